@@ -1,0 +1,23 @@
+# The door. `make demo` and `make test` set everything up first; `make setup` is quick when nothing is missing.
+.PHONY: setup demo test check format tiny-model
+
+setup:
+	@requirements/setup
+
+demo: setup
+	.venv/bin/caravan train -c configs/demo.yaml
+
+test: setup
+	.venv/bin/pytest
+
+check: setup
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+
+format: setup
+	.venv/bin/ruff format .
+	.venv/bin/ruff check --fix .
+
+tiny-model: setup
+	.venv/bin/python -m cluster.tiny
