@@ -1,0 +1,1 @@
+"""The wiring: configuration, problems, the training loop, its records on disk, and the command line."""

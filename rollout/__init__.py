@@ -1,0 +1,1 @@
+"""Samplers: vLLM engines in Ray actors that draw groups of completions under versioned LoRA adapters."""
