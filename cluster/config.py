@@ -1,0 +1,276 @@
+"""The configuration: one typed tree, filled from defaults < YAML file < environment < command line.
+
+Every section stands beside the code that reads it (rollout.settings, grader.settings, learner.settings, and below). Unknown
+keys, impossible values and contradictions are refused with the key, the value and what is allowed.
+"""
+
+import difflib
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from cluster.types import ConfigError
+from grader.settings import GraderSettings
+from learner.settings import LearnerSettings
+from rollout.settings import RolloutSettings
+
+STRICT = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
+
+
+class RunSettings(BaseModel):
+    """Where a run lives and what makes it repeatable."""
+
+    model_config = STRICT
+
+    name: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        description="folder under run.folder; default: the name of the configuration file",
+    )
+    folder: Path = Field(default=Path("runs"), description="where run folders are made")
+    seed: int = Field(default=0, ge=0, description="of the shuffle, the samples and the adapter's initial weights")
+
+
+class ModelSettings(BaseModel):
+    """The policy's base model."""
+
+    model_config = STRICT
+
+    path: str = Field(
+        default="Qwen/Qwen2.5-Coder-1.5B-Instruct",
+        description="a Hugging Face id, a local folder, or 'tiny' (the built-in model)",
+    )
+    adapter: Path | None = Field(default=None, description="eval and sample: a LoRA adapter folder in PEFT format")
+
+
+class DataSettings(BaseModel):
+    """The problems."""
+
+    model_config = STRICT
+
+    dataset: str = Field(
+        default="kiranpg/ocaml-training-problems",
+        description="a Hugging Face id, a local CSV, JSONL or Parquet file, or 'builtin'",
+    )
+    held_out: int = Field(default=100, ge=0, description="problems kept apart for evaluation")
+    split_seed: int = Field(default=0, ge=0, description="of the split into training and held-out problems")
+
+
+class LoopSettings(BaseModel):
+    """How sampling and learning take turns."""
+
+    model_config = STRICT
+
+    groups_per_step: int = Field(default=4, ge=1, description="groups in one optimizer step")
+    max_steps: int | None = Field(default=None, ge=1, description="optimizer steps; or give loop.epochs")
+    epochs: float | None = Field(default=None, gt=0, description="passes over the training problems; default 1")
+    max_staleness: int = Field(
+        default=0,
+        ge=0,
+        le=1,
+        description="how many policy versions a group may be behind when it is trained: 0 synchronous, 1 one step off",
+    )
+    drop_groups_without_signal: bool = Field(
+        default=False, description="leave out groups whose rewards are all equal, and sample others in their place"
+    )
+    save_every_steps: int = Field(default=20, ge=1, description="steps between checkpoints; the last step is saved too")
+
+    @model_validator(mode="after")
+    def _one_length(self) -> "LoopSettings":
+        if self.max_steps is not None and self.epochs is not None:
+            raise ValueError("loop.max_steps and loop.epochs contradict each other: give one of them")
+        return self
+
+
+class EvaluationSettings(BaseModel):
+    """The held-out evaluation before and after training."""
+
+    model_config = STRICT
+
+    num_problems: int = Field(default=100, ge=0, description="held-out problems; 0 leaves the evaluation out")
+    completions_per_problem: int = Field(default=4, ge=1)
+    greedy: bool = Field(
+        default=False, description="take the likeliest token each time, in place of sampling as in training"
+    )
+
+
+class Config(BaseModel):
+    """Everything a run can be told."""
+
+    model_config = STRICT
+
+    run: RunSettings = RunSettings()
+    model: ModelSettings = ModelSettings()
+    data: DataSettings = DataSettings()
+    loop: LoopSettings = LoopSettings()
+    rollout: RolloutSettings = RolloutSettings()
+    grader: GraderSettings = GraderSettings()
+    learner: LearnerSettings = LearnerSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+
+    def without_learner(self) -> "Config":
+        """The same with nothing reserved for a learner, for commands that do not train."""
+        return self.model_copy(update={"learner": self.learner.model_copy(update={"cpus": 0.0, "gpus": 0.0})})
+
+
+# The variables of the two training analyses that Caravan answers (README); GRPO_BATCH_SIZE counts prompts there: with a batch of
+# 4, frac_zero_std moves in quarters.
+ENVIRONMENT = {
+    "TRAINING_DATASET": "data.dataset",
+    "GRPO_BATCH_SIZE": "loop.groups_per_step",
+    "GRPO_NUM_GENERATIONS": "rollout.group_size",
+    "GRPO_TEMPERATURE": "rollout.temperature",
+    "GRPO_MAX_PROMPT": "rollout.max_prompt_tokens",
+    "GRPO_MAX_COMPLETION": "rollout.max_completion_tokens",
+    "GRPO_NUM_EPOCHS": "loop.epochs",
+    "GRPO_LEARNING_RATE": "learner.learning_rate",
+    "GRPO_MAX_GRAD_NORM": "learner.max_grad_norm",
+    "LORA_R": "learner.lora.r",
+    "LORA_ALPHA": "learner.lora.alpha",
+    "LORA_DROPOUT": "learner.lora.dropout",
+    "LORA_TARGET_MODULES": "learner.lora.target_modules",
+    "RUNAWAY_PENALTY_MULTIPLIER": "grader.runaway_multiplier",
+    "MIN_NON_EMPTY_LINES": "grader.min_code_lines",
+}
+
+
+def load_config(
+    path: Path | None, overrides: Sequence[str] = (), environment: Mapping[str, str] | None = None
+) -> Config:
+    """The tree from a YAML file (or None), ``key=value`` overrides and the environment (default: the process's).
+
+    Raises ConfigError naming the key, the value and what is allowed.
+    """
+    tree: dict[str, Any] = _read_yaml(path) if path else {}
+    for key, value in _environment_values(os.environ if environment is None else environment):
+        _assign(tree, key, value)
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator:
+            raise ConfigError(f"{override!r} is not an override: write key=value, for example rollout.temperature=1.1")
+        _assign(tree, resolve_key(key.strip()), yaml.safe_load(text))
+    if path:
+        tree.setdefault("run", {}).setdefault("name", path.stem)
+    return validate(tree)
+
+
+def validate(tree: Mapping[str, Any]) -> Config:
+    """A tree of plain values as a Config; raises ConfigError."""
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(problem) for problem in error.errors())) from None
+
+
+def flatten(config: BaseModel) -> dict[str, Any]:
+    """Dotted key -> plain value, for comparing and printing."""
+    return dict(_leaves(config.model_dump(mode="json"), ""))
+
+
+def dump_yaml(config: Config) -> str:
+    """The resolved configuration as YAML that load_config reads back."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
+    """Every dotted key of the tree."""
+    for name, info in model.model_fields.items():
+        section = info.annotation
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            yield from keys(section, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+def explain_keys(model: type[BaseModel] = Config, prefix: str = "") -> str:
+    """Every key with its default and its meaning, a line each."""
+    lines = []
+    for name, info in model.model_fields.items():
+        section = info.annotation
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            lines.append(explain_keys(section, f"{prefix}{name}."))
+        else:
+            lines.append(f"{prefix}{name} = {info.default}\n    {info.description or ''}".rstrip())
+    return "\n".join(lines)
+
+
+def resolve_key(key: str) -> str:
+    """A dotted key, or the end of one where it is unambiguous (``temperature`` for ``rollout.temperature``)."""
+    known = list(keys())
+    if key in known:
+        return key
+    matches = [candidate for candidate in known if candidate.endswith(f".{key}")]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise ConfigError(f"{key!r} is ambiguous: {', '.join(matches)}")
+    near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
+    near += [candidate for candidate in known if candidate.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
+    hint = f"; did you mean {', '.join(dict.fromkeys(near))}?" if near else ""
+    raise ConfigError(f"unknown key {key!r}{hint}")
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from None
+    if not isinstance(tree, dict | None):
+        raise ConfigError(f"{path} must hold sections such as 'rollout:', not {type(tree).__name__}")
+    return tree or {}
+
+
+def _environment_values(environment: Mapping[str, str]) -> Iterable[tuple[str, Any]]:
+    accumulation = environment.get("GRPO_GRAD_ACCUM_STEPS", "1")
+    if accumulation != "1":
+        raise ConfigError(
+            f"GRPO_GRAD_ACCUM_STEPS={accumulation}: a step is loop.groups_per_step groups here, however they are accumulated; "
+            "set GRPO_BATCH_SIZE to the product and learner.micro_batch_size to what fits in memory"
+        )
+    answered = {*ENVIRONMENT, "GRPO_GRAD_ACCUM_STEPS", "GRPO_LOGGING_STEPS"}  # every step is logged anyway
+    unknown = [name for name in environment if name.startswith("GRPO_") and name not in answered]
+    if unknown:
+        known = ", ".join(name for name in ENVIRONMENT if name.startswith("GRPO_"))
+        raise ConfigError(f"environment variable {unknown[0]} means nothing here; known are {known}")
+    for name, key in ENVIRONMENT.items():
+        if environment.get(name):
+            value = environment[name]
+            yield key, value.split(",") if key.endswith("target_modules") else value
+
+
+def _assign(tree: dict[str, Any], key: str, value: Any) -> None:
+    *sections, leaf = key.split(".")
+    for section in sections:
+        child = tree.setdefault(section, {})
+        if not isinstance(child, dict):
+            raise ConfigError(f"{section!r} is a section, it cannot be {child!r}")
+        tree = child
+    tree[leaf] = value
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _explain(problem: Any) -> str:
+    key = ".".join(str(part) for part in problem["loc"])
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    if problem["type"] == "extra_forbidden":
+        try:
+            resolve_key(key)
+        except ConfigError as error:
+            return str(error)
+        return f"unknown key {key!r}"
+    if problem["type"] == "value_error" and isinstance(problem["input"], dict):
+        return message  # a contradiction between two keys, which the message names
+    return f"{key}={problem['input']!r}: {message}"
