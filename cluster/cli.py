@@ -1,0 +1,146 @@
+"""The command line. Whatever is heavy is imported by the command that needs it: ``caravan --help`` answers at once."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from cluster.types import CaravanError, ConfigError
+
+INTERRUPTED = 130
+
+DESCRIPTION = """\
+Caravan trains code models on OCaml by reinforcement: vLLM engines sample groups of completions, CPU graders compile and test
+them with the real OCaml compiler, and a learner takes GRPO steps on a LoRA adapter that goes back to the samplers."""
+
+CONFIG_HELP = """\
+settings, each later one winning: defaults < the YAML file (-c) < environment (TRAINING_DATASET, GRPO_NUM_GENERATIONS,
+GRPO_TEMPERATURE, GRPO_LEARNING_RATE, ...) < key=value on the command line. A key is dotted (rollout.temperature) or its end
+where that is unambiguous (temperature). `caravan keys` lists all of them."""
+
+TRAIN_HELP = f"""\
+{CONFIG_HELP}
+
+examples:
+  caravan train -c configs/demo.yaml                       the built-in problems and model, on this machine
+  caravan train -c configs/demo.yaml run.name=warm temperature=1.2
+  caravan train -c configs/qwen1.5b-1gpu.yaml dataset=problems.jsonl max_steps=100
+
+The same command again goes on from the last checkpoint. Ctrl-C stops after the step under way and saves one."""
+
+EVAL_HELP = f"""\
+{CONFIG_HELP}
+
+examples:
+  caravan eval -c configs/demo.yaml                        the base model
+  caravan eval -c configs/demo.yaml model.adapter=runs/demo/adapter --out result.json
+  caravan eval -c configs/demo.yaml evaluation.greedy=true"""
+
+SAMPLE_HELP = f"""\
+{CONFIG_HELP}
+
+examples:
+  caravan sample -c configs/demo.yaml                      two completions each of three held-out problems
+  caravan sample -c configs/demo.yaml model.adapter=runs/demo/adapter --id ID --completions 8"""
+
+GRADE_HELP = """\
+Each line of FILE is {"id", "prompt", "tests", "completion"} and, where known, "finish_reason" ("stop" or "length"); ids may
+repeat. Each line of OUT, in the same order, holds id, verdict, reward, terms, type_errors, syntax_error, tests_passed,
+tests_total, diagnostics and seconds. A row that cannot be read is named with its line number; the others are graded.
+
+examples:
+  caravan grade completions.jsonl --out grades.jsonl
+  caravan grade completions.jsonl --out grades.jsonl --workers 8 --min-lines 1"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; returns its exit code: 0 done, 1 failed, 2 a wrong argument or setting, 130 interrupted."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.command(options))
+    except ConfigError as error:
+        print(f"caravan: {error}", file=sys.stderr)
+        return 2
+    except CaravanError as error:
+        print(f"caravan: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("caravan: interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="caravan", description=DESCRIPTION)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, command: object, summary: str, epilog: str) -> argparse.ArgumentParser:
+        one = commands.add_parser(
+            name, help=summary, description=summary, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        one.set_defaults(command=command)
+        return one
+
+    train = add("train", _train, "train an adapter, or go on with a run that was interrupted", TRAIN_HELP)
+    evaluate = add("eval", _eval, "measure a model or an adapter on the held-out problems", EVAL_HELP)
+    sample = add("sample", _sample, "look at graded completions of a few problems", SAMPLE_HELP)
+    for one in (train, evaluate, sample):
+        one.add_argument("-c", "--config", type=Path, metavar="FILE", help="a YAML file; configs/ has some")
+        one.add_argument("settings", nargs="*", metavar="key=value", help="settings that win over the file")
+    evaluate.add_argument("--out", type=Path, metavar="FILE", help="write the figures as JSON")
+    sample.add_argument("--id", action="append", default=[], dest="ids", metavar="ID", help="a problem; may be repeated")
+    sample.add_argument("--problems", type=_count, default=3, metavar="N", help="without --id: how many (default 3)")
+    sample.add_argument("--completions", type=_count, default=2, metavar="N", help="of each problem (default 2)")
+
+    grade = add("grade", _grade, "grade a file of completions: no GPU, no cluster, no model", GRADE_HELP)
+    grade.add_argument("file", type=Path, metavar="FILE.jsonl", help="the completions")
+    grade.add_argument("--out", type=Path, required=True, metavar="OUT.jsonl", help="where the grades go")
+    grade.add_argument("--workers", type=_count, metavar="N", help="programs graded at a time (default: the cores)")
+    grade.add_argument("--min-lines", type=int, metavar="N", help="code lines below which nothing is paid (default: the profile's)")
+    grade.add_argument("--reward", metavar="PROFILE", help="the reward profile (default: seeds)")
+
+    add("keys", _keys, "list every setting with its default and meaning", "")
+    return parser
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not a number of at least 1")
+    return value
+
+
+def _train(options: argparse.Namespace) -> int:
+    from cluster.config import load_config
+    from cluster.session import run_to_end
+    from cluster.train import train
+
+    config = load_config(options.config, options.settings)
+    return run_to_end(lambda view: train(config, view))
+
+
+def _eval(options: argparse.Namespace) -> int:
+    from cluster.config import load_config
+    from cluster.session import run_to_end
+    from cluster.tryout import evaluate
+
+    config = load_config(options.config, options.settings)
+    return run_to_end(lambda view: evaluate(config, view, options.out))
+
+
+def _sample(options: argparse.Namespace) -> int:
+    from cluster.config import load_config
+    from cluster.session import run_to_end
+    from cluster.tryout import sample
+
+    config = load_config(options.config, options.settings)
+    return run_to_end(lambda view: sample(config, view, options.ids, options.problems, options.completions))
+
+
+def _grade(options: argparse.Namespace) -> int:
+    raise NotImplementedError
+
+
+def _keys(options: argparse.Namespace) -> int:  # noqa: ARG001
+    from cluster.config import explain_keys
+
+    print(explain_keys())
+    return 0

@@ -1,0 +1,134 @@
+"""What a run shows while it works: a live bar where there is a terminal, a line per step where there is none."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from cluster.buffer import Dropped
+from cluster.types import Verdict
+
+SMOOTHING = 0.2  # weight of the newest step in the shown reward; one step is a small sample
+
+
+class View:
+    """Shows a run on stderr, so that stdout stays free for results."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True)
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[figures]}"),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            console=self.console,
+        )
+        self._task: TaskID | None = None
+        self._reward: float | None = None
+        self._num_steps = 0
+
+    def say(self, text: str) -> None:
+        """One line of news."""
+        self.console.print(text, highlight=False)
+
+    def warn(self, text: str) -> None:
+        """One line that should not be missed."""
+        self.console.print(f"[yellow]warning:[/] {text}", highlight=False)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Show that something long is going on, and afterwards how long it took."""
+        started = time.monotonic()
+        if self.console.is_terminal:
+            with self.console.status(name):
+                yield
+        else:
+            yield
+        self.say(f"{name}: {time.monotonic() - started:.1f} s")
+
+    @contextmanager
+    def counting(self, name: str, total: int) -> Iterator["Counter"]:
+        """A bar for ``total`` equal pieces of work."""
+        started = time.monotonic()
+        with self._bar:
+            task = self._bar.add_task(name, total=total, figures="")
+            yield Counter(self._bar, task)
+            self._bar.remove_task(task)
+        self.say(f"{name}: {total} in {time.monotonic() - started:.1f} s")
+
+    @contextmanager
+    def training(self, num_steps: int, done: int) -> Iterator[None]:
+        """The bar of the training steps."""
+        self._num_steps = num_steps
+        with self._bar:
+            self._task = self._bar.add_task("training", total=num_steps, completed=done, figures="")
+            try:
+                yield
+            finally:
+                self._bar.remove_task(self._task)
+                self._task = None
+
+    def step_done(self, step: int, epoch: float, metrics: Mapping[str, float]) -> None:
+        """Show a finished step."""
+        reward = metrics["reward"]
+        self._reward = reward if self._reward is None else (1 - SMOOTHING) * self._reward + SMOOTHING * reward
+        figures = (
+            f"reward {self._reward:.3f}  passed {metrics['pass_rate']:.0%}  no signal {metrics['frac_zero_std']:.0%}  "
+            f"{metrics['tokens_per_second']:,.0f} tok/s  {metrics['num_completions'] / metrics['step_seconds']:.1f} compl/s"
+        )
+        if self._task is not None:
+            self._bar.update(self._task, completed=step, figures=figures)
+        if not self.console.is_terminal:
+            self.say(f"step {step}/{self._num_steps}  epoch {epoch:.2f}  {figures}  {metrics['step_seconds']:.1f} s/step")
+
+    def group_dropped(self, dropped: Dropped) -> None:
+        """Dropped groups are counted in the metrics; live, they are not news."""
+
+
+class Counter:
+    """Moves one bar on."""
+
+    def __init__(self, bar: Progress, task: TaskID) -> None:
+        self._bar = bar
+        self._task = task
+
+    def advance(self) -> None:
+        """One more piece is done."""
+        self._bar.advance(self._task)
+
+
+def evaluation_table(results: Sequence[Mapping[str, Any]], title: str) -> Table:
+    """Held-out results side by side: one column each, the first is compared with the last."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for result in results:
+        table.add_column(str(result["name"]), justify="right")
+    compared = len(results) > 1
+    if compared:
+        table.add_column("change", justify="right")
+
+    def row(name: str, values: Sequence[str], change: str = "") -> None:
+        table.add_row(name, *values, *([change] if compared else []))
+
+    rewards = [result["reward"] for result in results]
+    passes = [result["pass_rate"] for result in results]
+    row(
+        "mean reward",
+        [f"{result['reward']:.3f} ± {result['reward_standard_error']:.3f}" for result in results],
+        f"{rewards[-1] - rewards[0]:+.3f}",
+    )
+    row("passed all tests", [f"{value:.1%}" for value in passes], f"{100 * (passes[-1] - passes[0]):+.1f} points")
+    row("problems solved at least once", [f"{result['solved_once']:.1%}" for result in results])
+    for verdict in Verdict:
+        shares = [result[f"verdict_{verdict}"] for result in results]
+        if verdict is not Verdict.PASSED and any(shares):
+            row(f"  {verdict.replace('_', ' ')}", [f"{share:.1%}" for share in shares])
+    row("problems", [str(result["num_problems"]) for result in results])
+    row("completions", [str(result["num_completions"]) for result in results])
+    return table

@@ -1,0 +1,64 @@
+"""Held-out evaluation: sample and grade a fixed set of problems under the samplers' current policy."""
+
+import asyncio
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from cluster.attempt import attempt
+from cluster.metrics import spread, verdict_shares
+from cluster.types import GraderPool, Group, GroupRequest, Problem, Prompt, SamplerPool, Sampling, UngradableError, Verdict
+
+
+async def attempt_all(
+    problems: Sequence[Problem],
+    prompts: Mapping[str, Prompt],
+    *,
+    samplers: SamplerPool,
+    graders: GraderPool,
+    sampling: Sampling,
+    completions_per_problem: int,
+    seed: int,
+    name: str,
+    on_done: Callable[[], None] = lambda: None,
+) -> list[Group]:
+    """Sample and grade every problem; ``on_done`` is called after each. The samplers queue what they cannot take yet."""
+
+    async def one(number: int, problem: Problem) -> Group:
+        request = GroupRequest(
+            group_id=f"{name}-{number:06d}",
+            prompt=prompts[problem.id],
+            group_size=completions_per_problem,
+            sampling=sampling,
+            seed=(seed << 32) + number * completions_per_problem,
+        )
+        group = await attempt(problem, request, samplers, graders)
+        on_done()
+        return group
+
+    async with asyncio.TaskGroup() as tasks:
+        attempts = [tasks.create_task(one(number, problem)) for number, problem in enumerate(problems)]
+    return [task.result() for task in attempts]
+
+
+def summarize(groups: Sequence[Group], name: str) -> dict[str, Any]:
+    """Figures over all graded completions; the standard error takes problems, not completions, as independent."""
+    graded = [[grade for grade in group.grades if grade is not None] for group in groups]
+    graded = [grades for grades in graded if grades]
+    grades = [grade for group in graded for grade in group]
+    if not grades:
+        raise UngradableError(f"not one completion of the evaluation {name!r} could be graded")
+    means = [statistics.fmean(grade.reward for grade in group) for group in graded]
+    solved = [any(grade.facts.verdict is Verdict.PASSED for grade in group) for group in graded]
+    return {
+        "name": name,
+        "reward": statistics.fmean(grade.reward for grade in grades),
+        "reward_standard_error": spread(means) / math.sqrt(len(means)),
+        "pass_rate": sum(grade.facts.verdict is Verdict.PASSED for grade in grades) / len(grades),
+        "solved_once": sum(solved) / len(solved),
+        "num_problems": len(graded),
+        "num_completions": len(grades),
+        "num_ungradable": sum(len(group.completions) for group in groups) - len(grades),
+        **verdict_shares(grades),
+    }

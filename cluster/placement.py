@@ -1,0 +1,76 @@
+"""Ray: joining the cluster that is there or starting one here, and whether everything fits before anything starts."""
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from cluster.config import Config
+from cluster.types import ResourcesError
+
+
+@contextmanager
+def ray_cluster() -> Iterator[Mapping[str, float]]:
+    """Join the cluster that RAY_ADDRESS (or ``ray start`` on this machine) names, else start one for this process alone.
+
+    Yields the resources of the whole cluster, by Ray's names. Whatever was started here is stopped in the end.
+    """
+    # Ray starts workers at nice 15: beside busy processes a vLLM engine then does not start within minutes.
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    # Ray 2.60 otherwise leaves CUDA_VISIBLE_DEVICES as it is for actors without a GPU, and warns about it.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+
+    ray.init(
+        include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False, namespace="caravan"
+    )
+    try:
+        yield ray.cluster_resources()
+    finally:
+        ray.shutdown()
+
+
+def place(config: Config, resources: Mapping[str, float]) -> Config:
+    """Fill in who gets which share of the GPUs, and refuse with arithmetic what the cluster cannot hold.
+
+    Where the configuration leaves GPU shares open, a cluster without GPUs runs on CPUs; otherwise each sampler and the
+    learner take a whole GPU where there are enough, else an equal share of what is there.
+    """
+    gpus = resources.get("GPU", 0.0)
+    num_samplers = config.rollout.num_samplers
+    share = min(1.0, int(100 * gpus / (num_samplers + 1)) / 100)
+    rollout = config.rollout.model_copy(
+        update={
+            "gpus_per_sampler": share if config.rollout.gpus_per_sampler is None else config.rollout.gpus_per_sampler
+        }
+    )
+    learner = config.learner.model_copy(update={"gpus": share if config.learner.gpus is None else config.learner.gpus})
+    placed = config.model_copy(update={"rollout": rollout, "learner": learner})
+    _check(placed, resources)
+    return placed
+
+
+def _check(config: Config, resources: Mapping[str, float]) -> None:
+    rollout, grader, learner = config.rollout, config.grader, config.learner
+    parts = {
+        "CPU": [
+            (f"{rollout.num_samplers} samplers x {rollout.cpus_per_sampler:g}", rollout.num_samplers * rollout.cpus_per_sampler),
+            (f"{grader.num_graders} graders x {grader.cpus_per_grader:g}", grader.num_graders * grader.cpus_per_grader),
+            (f"learner {learner.cpus:g}", learner.cpus),
+        ],
+        "GPU": [
+            (
+                f"{rollout.num_samplers} samplers x {rollout.gpus_per_sampler:g}",
+                rollout.num_samplers * (rollout.gpus_per_sampler or 0.0),
+            ),
+            (f"learner {learner.gpus:g}", learner.gpus or 0.0),
+        ],
+    }
+    for resource, wanted in parts.items():
+        total = sum(amount for _, amount in wanted)
+        there = resources.get(resource, 0.0)
+        if total > there + 1e-6:
+            raise ResourcesError(
+                f"needs {total:g} {resource} ({' + '.join(part for part, _ in wanted)}), but the cluster has {there:g}. "
+                "Lower rollout.num_samplers, grader.num_graders or what each of them takes, or add machines"
+            )

@@ -1,0 +1,181 @@
+"""The folder of a run: what lies where, who may write to it, and whether an earlier start can be gone on with.
+
+::
+
+    runs/<name>/
+        config.yaml                         the resolved configuration
+        learning.log                        one line per step
+        metrics.jsonl                       one object per step, every figure
+        evaluation.jsonl                    held-out results, one object per evaluation
+        reward_logs/completions.jsonl       every graded completion with its text
+        reward_logs/syntax_aware_breakdown.jsonl   its reward, term by term
+        rollouts/step-000001-….parquet      every completion with tokens, logprobs, facts and fate
+        checkpoints/                        the learner's, newest last
+        progress/step-000020.json           where the loop stood at each checkpoint
+        adapter/                            the final adapter in PEFT format
+        reward.png                          the reward curve
+        summary.json                        the results; there when the run is finished
+"""
+
+import errno
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cluster.config import Config, dump_yaml, flatten, validate
+from cluster.progress import Progress
+from cluster.types import ConfigError, RunFolderError
+
+# Keys that may differ between the start of a run and its continuation: they say where work is done, not what is learned.
+PLACEMENT_KEYS = (
+    "num_samplers",
+    "num_graders",
+    "cpus",
+    "gpus",
+    "cpus_per_",
+    "gpus_per_",
+    "gpu_memory_utilization",
+    "kv_cache_gib",
+    "max_concurrent_requests",
+    "num_threads",
+    "save_every_steps",
+    "save_total_limit",
+    "deadline_seconds",
+    "run.folder",
+)
+
+
+class RunFolder:
+    """One run on disk. Writing raises RunFolderError that names the file and the cause (a full disk, for example)."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.yaml"
+        self.learning_log = path / "learning.log"
+        self.metrics = path / "metrics.jsonl"
+        self.evaluation = path / "evaluation.jsonl"
+        self.completions = path / "reward_logs" / "completions.jsonl"
+        self.breakdown = path / "reward_logs" / "syntax_aware_breakdown.jsonl"
+        self.rollouts = path / "rollouts"
+        self.checkpoints = path / "checkpoints"
+        self.progress = path / "progress"
+        self.adapter = path / "adapter"
+        self.curve = path / "reward.png"
+        self.summary = path / "summary.json"
+
+    @contextmanager
+    def opened(self, config: Config) -> Iterator["RunFolder"]:
+        """Make the folder, or go on with it, and hold it against other processes until the block is left."""
+        with self.explained(self.path):
+            for folder in (self.completions.parent, self.rollouts, self.checkpoints, self.progress):
+                folder.mkdir(parents=True, exist_ok=True)
+            lock = (self.path / ".lock").open("a")
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunFolderError(
+                    f"{self.path} is in use by another process; wait for it, or start another run with run.name=NAME"
+                ) from None
+            self._check_config(config)
+            yield self
+
+    def load_progress(self, step: int) -> Progress:
+        """Where the loop stood at a checkpoint; raises RunFolderError where that is not known."""
+        if step == 0:
+            return Progress()
+        path = self._progress_file(step)
+        try:
+            return Progress.from_json(path.read_text())
+        except (OSError, ValueError) as error:
+            raise RunFolderError(f"cannot go on from step {step}: {path} cannot be read ({error})") from None
+
+    def save_progress(self, progress: Progress) -> None:
+        """Keep the state that belongs to the checkpoint of this step."""
+        self.write(self._progress_file(progress.step), progress.to_json())
+
+    def forget_after(self, step: int) -> None:
+        """Drop the rows of steps that a resumed run will do again, so that each step is reported once."""
+        for path in (self.metrics, self.completions, self.breakdown):
+            if path.exists():
+                kept = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
+                self.write(path, "".join(f"{line}\n" for line in kept))
+        if self.learning_log.exists():
+            lines = self.learning_log.read_text().splitlines()
+            self.write(self.learning_log, "".join(f"{line}\n" for line in lines[:step]))
+        for path in self.rollouts.glob("step-*.parquet"):
+            if int(path.name.split("-")[1]) > step:
+                path.unlink()
+
+    def append(self, path: Path, row: str) -> None:
+        """Add one line to a file."""
+        with self.explained(path), path.open("a", encoding="utf-8") as file:
+            file.write(f"{row}\n")
+
+    def append_json(self, path: Path, row: Mapping[str, Any]) -> None:
+        """Add one object to a JSONL file."""
+        self.append(path, json.dumps(row, ensure_ascii=False))
+
+    def write(self, path: Path, text: str) -> None:
+        """Write a file whole or not at all."""
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        with self.explained(path):
+            temporary.write_text(text, encoding="utf-8")
+            temporary.replace(path)
+
+    def evaluations(self) -> list[dict[str, Any]]:
+        """The held-out results so far, oldest first."""
+        if not self.evaluation.exists():
+            return []
+        return [json.loads(line) for line in self.evaluation.read_text().splitlines()]
+
+    def _progress_file(self, step: int) -> Path:
+        return self.progress / f"step-{step:06d}.json"
+
+    def _check_config(self, config: Config) -> None:
+        if not self.config.exists():
+            if any(self.checkpoints.iterdir()):
+                raise RunFolderError(f"{self.path} holds checkpoints but no config.yaml: not a run that can be gone on with")
+            self.write(self.config, dump_yaml(config))
+            return
+        try:
+            before = flatten(validate(yaml.safe_load(self.config.read_text())))
+        except (ConfigError, yaml.YAMLError) as error:
+            raise RunFolderError(f"{self.config} cannot be read back: {error}") from None
+        now = flatten(config)
+        changed = [
+            f"{key}={now[key]} (was {before.get(key)})"
+            for key in now
+            if now[key] != before.get(key) and not any(name in key for name in PLACEMENT_KEYS)
+        ]
+        if changed:
+            raise RunFolderError(
+                f"{self.path} was started with another configuration: {', '.join(changed)}. "
+                "Start another run with run.name=NAME, or give the old values to go on with this one"
+            )
+        self.write(self.config, dump_yaml(config))
+
+    @contextmanager
+    def explained(self, path: Path) -> Iterator[None]:
+        """Turn what goes wrong while writing a file into a RunFolderError."""
+        try:
+            yield
+        except OSError as error:
+            cause = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror
+            raise RunFolderError(
+                f"cannot write {path}: {cause}. What was written before is intact; make room or give another run.folder, "
+                "then start again to go on from the last checkpoint"
+            ) from error
+
+
+def _step_of(line: str) -> int:
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError):
+        return 1 << 62  # a line that was cut by a crash

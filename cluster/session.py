@@ -1,0 +1,158 @@
+"""A session: the parts of a run started together, used, and taken down again whatever happens."""
+
+import asyncio
+import json
+import signal
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.config import Config
+from cluster.console import View
+from cluster.problems import describe, load_problems, split
+from cluster.types import CaravanError, DatasetError, GraderPool, ModelError, PolicyVersion, Problem, Prompt, PromptTooLong, SamplerPool
+
+
+class Interruption:
+    """Ctrl-C and SIGTERM: the first one asks politely where that is possible, the next one cancels."""
+
+    def __init__(self, view: View) -> None:
+        self.requested = asyncio.Event()
+        self._polite = False
+        self._view = view
+        self._task = asyncio.current_task()
+        loop = asyncio.get_running_loop()
+        for name in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(name, self._interrupt)
+
+    @contextmanager
+    def politely(self) -> Iterator[None]:
+        """While in the block, the first signal only sets ``requested``, for someone who looks at it."""
+        self._polite = True
+        try:
+            yield
+        finally:
+            self._polite = False
+
+    def _interrupt(self) -> None:
+        if self._polite and not self.requested.is_set():
+            self._view.say("stopping after this step and saving a checkpoint; press Ctrl-C again to stop at once")
+            self.requested.set()
+        elif self._task:
+            self._task.cancel()
+
+
+def run_to_end(work: Callable[[View], Coroutine[Any, Any, int]]) -> int:
+    """Run a command in an event loop; returns its exit code. One CaravanError comes out of however many groups it is in."""
+    view = View()
+    try:
+        return asyncio.run(work(view))
+    except asyncio.CancelledError:
+        view.say("interrupted")
+        return 130
+    except BaseExceptionGroup as group:
+        known = group.subgroup(CaravanError)
+        if known is None:
+            raise
+        raise first_leaf(known) from None
+
+
+def first_leaf(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first exception that is no group."""
+    error = group.exceptions[0]
+    return first_leaf(error) if isinstance(error, BaseExceptionGroup) else error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Material:
+    """What a session works on."""
+
+    training: tuple[Problem, ...]
+    held_out: tuple[Problem, ...]
+    prompts: Mapping[str, Prompt]  # by problem id
+
+
+def model_path(config: Config) -> str:
+    """Where the model is, with ``tiny`` resolved."""
+    if config.model.path == "tiny":
+        from cluster.tiny import tiny_model_path
+
+        return str(tiny_model_path())
+    return config.model.path
+
+
+def load_material(config: Config, view: View) -> Material:
+    """Load and split the problems and render their prompts; says what was left out and why."""
+    loaded = load_problems(config.data.dataset)
+    if loaded.bad_rows:
+        view.warn(loaded.describe_bad_rows())
+    prompts, refused = render_prompts(config, loaded.problems)
+    if refused:
+        more = f"; and {len(refused) - 3} more" if len(refused) > 3 else ""
+        view.warn(f"{len(refused)} problems left out for their length: {'; '.join(refused[:3])}{more}")
+    usable = [problem for problem in loaded.problems if problem.id in prompts]
+    if not usable:
+        raise DatasetError(f"no problem of {config.data.dataset} fits rollout.max_prompt_tokens")
+    training, held_out = split(usable, config.data.held_out, config.data.split_seed)
+    view.say(f"{config.data.dataset}: {describe(training)} to train on, {len(held_out)} held out")
+    return Material(training=tuple(training), held_out=tuple(held_out), prompts=prompts)
+
+
+def render_prompts(config: Config, problems: Sequence[Problem]) -> tuple[dict[str, Prompt], list[str]]:
+    """Prompts by problem id, and a line for each problem whose prompt is too long. Raises ModelError without a tokenizer."""
+    from transformers import AutoTokenizer
+
+    from rollout.prompt import render
+
+    path = model_path(config)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(
+            f"model.path={config.model.path}: no tokenizer can be loaded ({reason}). Give a local folder, a model of the Hugging "
+            "Face hub (is there a network?), or 'tiny'"
+        ) from None
+    prompts: dict[str, Prompt] = {}
+    refused: list[str] = []
+    for problem in problems:
+        try:
+            prompts[problem.id] = render(
+                problem,
+                tokenizer,
+                num_few_shot=config.rollout.num_few_shot,
+                max_prompt_tokens=config.rollout.max_prompt_tokens,
+            )
+        except PromptTooLong as error:
+            refused.append(str(error))
+    return prompts, refused
+
+
+def read_adapter(folder: Path) -> tuple[PolicyVersion, int]:
+    """A PEFT adapter folder as a policy, and its rank; raises ModelError where it is none."""
+    try:
+        config = json.loads((folder / "adapter_config.json").read_text())
+        files = {name: (folder / name).read_bytes() for name in ("adapter_config.json", "adapter_model.safetensors")}
+        return PolicyVersion(number=1, adapter=files), int(config["r"])
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{folder} is no LoRA adapter in PEFT format: {error}") from None
+
+
+@asynccontextmanager
+async def samplers_and_graders(
+    config: Config, view: View, *, lora_rank: int, policy: PolicyVersion | None = None
+) -> AsyncIterator[tuple[SamplerPool, GraderPool]]:
+    """Start both pools, side by side; both are stopped when the block is left, whatever happened in it."""
+    from grader.pool import RayGraderPool
+    from rollout.pool import RaySamplerPool
+
+    samplers = RaySamplerPool(config.rollout, model=model_path(config), lora_rank=lora_rank)
+    graders = RayGraderPool(config.grader)
+    try:
+        with view.phase(f"starting {config.rollout.num_samplers} samplers and {config.grader.num_graders} graders"):
+            await asyncio.gather(samplers.start(policy), graders.start())
+        yield samplers, graders
+    finally:
+        await asyncio.gather(samplers.close(), graders.close())

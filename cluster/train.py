@@ -1,0 +1,151 @@
+"""``caravan train``: from a configuration to a trained adapter, a table and a curve."""
+
+import asyncio
+import json
+import math
+import time
+from typing import Any
+
+from cluster.config import Config
+from cluster.console import View, evaluation_table
+from cluster.curve import draw_curve
+from cluster.driver import Driver
+from cluster.evaluation import attempt_all, summarize
+from cluster.placement import place, ray_cluster
+from cluster.problems import ProblemStream
+from cluster.records import RunRecords
+from cluster.run_folder import RunFolder
+from cluster.session import Interruption, Material, load_material, model_path, samplers_and_graders
+from cluster.types import CaravanError, GraderPool, RunFolderError, SamplerPool, Sampling
+from grader.toolchain import find_toolchain
+
+INTERRUPTED = 130  # the exit code of a program that Ctrl-C ended
+
+
+async def train(config: Config, view: View) -> int:
+    """Train until the last step; returns the exit code. Started again, it goes on from the last checkpoint."""
+    folder = RunFolder(config.run.folder / (config.run.name or "run"))
+    interruption = Interruption(view)
+    with folder.opened(config):
+        if folder.summary.exists():
+            raise RunFolderError(
+                f"{folder.path} is finished: see {folder.summary} and {folder.curve}. "
+                "Start another run with run.name=NAME, or delete the folder to train again"
+            )
+        find_toolchain()  # a missing compiler should be known before anything large is loaded
+        material = load_material(config, view)
+        with ray_cluster() as resources:
+            return await Training(place(config, resources), folder, material, view, interruption).run()
+
+
+class Training:
+    """One start of a run: fresh, or from its last checkpoint."""
+
+    def __init__(
+        self, config: Config, folder: RunFolder, material: Material, view: View, interruption: Interruption
+    ) -> None:
+        self._config = config
+        self._folder = folder
+        self._material = material
+        self._view = view
+        self._interruption = interruption
+        steps_per_epoch = len(material.training) / config.loop.groups_per_step
+        self._max_steps = config.loop.max_steps or math.ceil((config.loop.epochs or 1.0) * steps_per_epoch)
+        self._evaluated = material.held_out[: config.evaluation.num_problems]
+
+    async def run(self) -> int:
+        """Start the parts, evaluate, train, evaluate again, and leave the results in the run folder."""
+        from learner.actor import RayLearner
+        from learner.plan import LearnerPlan
+
+        config, folder, view = self._config, self._folder, self._view
+        plan = LearnerPlan(
+            model=model_path(config),
+            temperature=config.rollout.temperature,
+            max_completion_tokens=config.rollout.max_completion_tokens,
+            max_steps=self._max_steps,
+            seed=config.run.seed,
+            checkpoints_dir=folder.checkpoints.resolve(),
+        )
+        learner = RayLearner(config.learner, plan)
+        started = time.monotonic()
+        learner_start = asyncio.create_task(learner.start())  # beside the pools: all of them load for long
+        try:
+            async with samplers_and_graders(config, view, lora_rank=config.learner.lora.r) as (samplers, graders):
+                policy = await learner_start
+                progress = folder.load_progress(policy.number if policy else 0)
+                folder.forget_after(progress.step)
+                if policy:
+                    view.say(f"going on from the checkpoint of step {policy.number}")
+                    await samplers.publish(policy)
+                if progress.step == 0:
+                    await self._evaluate("before", 0, samplers, graders)
+
+                driver = Driver(
+                    config,
+                    max_steps=self._max_steps,
+                    stream=ProblemStream(self._material.training, config.run.seed),
+                    prompts=self._material.prompts,
+                    samplers=samplers,
+                    graders=graders,
+                    learner=learner,
+                    records=RunRecords(folder, view),
+                    progress=progress,
+                    stop=self._interruption.requested,
+                )
+                with view.training(self._max_steps, progress.step), self._interruption.politely():
+                    await self._drive(driver)
+                if progress.step < self._max_steps:
+                    view.say(f"stopped after step {progress.step}; start again to go on: {folder.path}")
+                    return INTERRUPTED
+                await learner.export_adapter(str(folder.adapter.resolve()))
+                await self._evaluate("after", progress.step, samplers, graders)
+        finally:
+            learner_start.cancel()
+            await learner.close()
+        self._finish(progress.step, time.monotonic() - started)
+        return 0
+
+    async def _drive(self, driver: Driver) -> None:
+        """Train; when a part fails, try once more to keep the steps since the last checkpoint before saying so."""
+        try:
+            await driver.train()
+        except BaseExceptionGroup:
+            try:
+                await driver.save_checkpoint()
+            except CaravanError as error:
+                self._view.warn(f"the steps since the last checkpoint are lost: {error}")
+            raise
+
+    async def _evaluate(self, name: str, step: int, samplers: SamplerPool, graders: GraderPool) -> None:
+        config = self._config
+        if not self._evaluated or any(result["name"] == name for result in self._folder.evaluations()):
+            return
+        sampling = Sampling(
+            temperature=0.0 if config.evaluation.greedy else config.rollout.temperature,
+            max_completion_tokens=config.rollout.max_completion_tokens,
+        )
+        with self._view.counting(f"held-out problems {name} training", len(self._evaluated)) as counter:
+            groups = await attempt_all(
+                self._evaluated,
+                self._material.prompts,
+                samplers=samplers,
+                graders=graders,
+                sampling=sampling,
+                completions_per_problem=config.evaluation.completions_per_problem,
+                seed=config.run.seed + 1,
+                name=name,
+                on_done=counter.advance,
+            )
+        self._folder.append_json(self._folder.evaluation, {"step": step, **summarize(groups, name)})
+
+    def _finish(self, step: int, seconds: float) -> None:
+        folder, view = self._folder, self._view
+        results = folder.evaluations()
+        curve = draw_curve(folder)
+        summary: dict[str, Any] = {"steps": step, "seconds_of_last_start": round(seconds, 1), "held_out": results}
+        folder.write(folder.summary, json.dumps(summary, indent=2))
+        if results:
+            view.console.print(evaluation_table(results, f"{folder.path.name}: held-out problems"))
+        for what, path in (("reward curve", curve), ("adapter", folder.adapter), ("everything", folder.path)):
+            view.say(f"{what}: {path}")

@@ -1,0 +1,88 @@
+"""``caravan eval`` and ``caravan sample``: try a model or an adapter on problems, without training."""
+
+import json
+from pathlib import Path
+
+from rich.console import Console
+from rich.syntax import Syntax
+
+from cluster.config import Config
+from cluster.console import View, evaluation_table
+from cluster.evaluation import attempt_all, summarize
+from cluster.placement import place, ray_cluster
+from cluster.session import Interruption, Material, load_material, read_adapter, samplers_and_graders
+from cluster.types import DatasetError, Group, Problem, Sampling
+from grader.toolchain import find_toolchain
+
+
+async def evaluate(config: Config, view: View, out: Path | None) -> int:
+    """Sample and grade the held-out problems, print a table and, where ``out`` is given, write the figures as JSON."""
+    Interruption(view)
+    find_toolchain()
+    material = load_material(config, view)
+    problems = material.held_out[: config.evaluation.num_problems]
+    if not problems:
+        raise DatasetError("nothing to evaluate: data.held_out and evaluation.num_problems must both be at least 1")
+    name = config.model.adapter.name if config.model.adapter else Path(config.model.path).name
+    groups = await _attempt(config, view, material, problems, config.evaluation.completions_per_problem, name)
+    result = summarize(groups, name)
+    Console().print(evaluation_table([result], f"{config.data.dataset}: held-out problems"))
+    if out:
+        out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+async def sample(config: Config, view: View, ids: list[str], num_problems: int, num_completions: int) -> int:
+    """Print graded completions of the problems with these ids, or of the first held-out ones."""
+    Interruption(view)
+    find_toolchain()
+    material = load_material(config, view)
+    everything = {problem.id: problem for problem in (*material.held_out, *material.training)}
+    unknown = [problem_id for problem_id in ids if problem_id not in everything]
+    if unknown:
+        raise DatasetError(f"{config.data.dataset} has no problem {unknown[0]!r}; it has, for example, {next(iter(everything))!r}")
+    problems = tuple(everything[problem_id] for problem_id in ids) or tuple(everything.values())[:num_problems]
+    console = Console()
+    for group in await _attempt(config, view, material, problems, num_completions, "sample"):
+        console.rule(group.problem.id)
+        console.print(Syntax(group.problem.prompt, "ocaml", background_color="default", word_wrap=True))
+        _print_completions(console, group)
+    return 0
+
+
+async def _attempt(
+    config: Config, view: View, material: Material, problems: tuple[Problem, ...], num_completions: int, name: str
+) -> list[Group]:
+    policy, rank = read_adapter(config.model.adapter) if config.model.adapter else (None, config.learner.lora.r)
+    sampling = Sampling(
+        temperature=0.0 if config.evaluation.greedy else config.rollout.temperature,
+        max_completion_tokens=config.rollout.max_completion_tokens,
+    )
+    with ray_cluster() as resources:
+        placed = place(config.without_learner(), resources)
+        async with samplers_and_graders(placed, view, lora_rank=rank, policy=policy) as (samplers, graders):
+            with view.counting("problems", len(problems)) as counter:
+                return await attempt_all(
+                    problems,
+                    material.prompts,
+                    samplers=samplers,
+                    graders=graders,
+                    sampling=sampling,
+                    completions_per_problem=num_completions,
+                    seed=config.run.seed + 1,
+                    name=name,
+                    on_done=counter.advance,
+                )
+
+
+def _print_completions(console: Console, group: Group) -> None:
+    for completion, grade in zip(group.completions, group.grades, strict=True):
+        outcome = (
+            f"{grade.facts.verdict}  reward {grade.reward:.3f}  tests {grade.facts.tests_passed}/{grade.facts.tests_total}"
+            if grade
+            else "could not be graded"
+        )
+        console.print(f"\n[bold]{completion.id}[/]  {outcome}", highlight=False)
+        console.print(Syntax(completion.text.rstrip(), "ocaml", background_color="default", word_wrap=True))
+        if grade and grade.facts.diagnostics:
+            console.print(grade.facts.diagnostics.strip(), style="dim", highlight=False, markup=False)
