@@ -115,7 +115,7 @@ class Driver:
         async with asyncio.TaskGroup() as tasks:
             sampling = tasks.create_task(self._keep_sampling(tasks))
             published = time.monotonic()
-            while self._progress.step < self._max_steps:
+            while self._progress.step < self._max_steps and not self._stop.is_set():
                 groups = await self._unless_stopped(self._buffer.take())
                 if groups is None:
                     break

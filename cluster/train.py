@@ -98,7 +98,7 @@ class Training:
                 if progress.step < self._max_steps:
                     view.say(f"stopped after step {progress.step}; start again to go on: {folder.path}")
                     return INTERRUPTED
-                await learner.export_adapter(str(folder.adapter.resolve()))
+                await learner.export_adapter(folder.adapter.resolve())
                 await self._evaluate("after", progress.step, samplers, graders)
         finally:
             learner_start.cancel()

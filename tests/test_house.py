@@ -38,7 +38,9 @@ def test_a_role_imports_of_the_project_only_the_vocabulary_and_itself(package: s
 
 @pytest.mark.parametrize(("module", "package"), DOORS.items())
 def test_a_heavy_dependency_comes_in_by_one_door(module: str, package: str) -> None:
-    doors = [path.relative_to(ROOT).as_posix() for path in modules() if any(n.split(".")[0] == module for n in imports(path))]
+    doors = [
+        path.relative_to(ROOT).as_posix() for path in modules() if any(n.split(".")[0] == module for n in imports(path))
+    ]
     assert len(doors) == 1, doors
     assert doors[0].startswith(f"{package}/")
 

@@ -1,0 +1,119 @@
+import asyncio
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cluster.buffer import Buffer, Slots
+from cluster.types import Fate
+from tests.cluster.made import group
+
+
+def buffer(*, drop: bool = False, staleness: int = 0, size: int = 2) -> Buffer:
+    return Buffer(groups_per_step=size, max_staleness=staleness, drop_without_signal=drop)
+
+
+def test_a_batch_is_there_when_enough_groups_are_closed() -> None:
+    async def scenario() -> None:
+        waiting = buffer()
+        taking = asyncio.create_task(waiting.take())
+        waiting.add(group([0.0, 1.0]), 0)
+        await asyncio.sleep(0)
+        assert not taking.done()
+        waiting.add(group([0.0, 1.0]), 0)
+        assert len(await taking) == 2
+
+    asyncio.run(scenario())
+
+
+def test_groups_of_the_oldest_policy_are_taken_first() -> None:
+    async def scenario() -> list[int]:
+        mixed = buffer(staleness=1)
+        for version in (1, 0, 1, 0):
+            mixed.add(group([0.0, 1.0], version=version), 1)
+        return [one.policy_version for one in (*await mixed.take(), *await mixed.take())]
+
+    assert asyncio.run(scenario()) == [0, 0, 1, 1]
+
+
+def test_a_group_without_signal_is_dropped_only_when_asked() -> None:
+    assert buffer().add(group([0.5, 0.5]), 0) is None
+    dropped = buffer(drop=True).add(group([0.5, 0.5]), 0)
+    assert dropped is not None
+    assert (dropped.fate, dropped.reason) == (Fate.FILTERED, "no_signal")
+
+
+def test_a_group_with_fewer_than_two_grades_has_failed() -> None:
+    dropped = buffer().add(group([1.0, None]), 0)
+    assert dropped is not None
+    assert dropped.fate is Fate.FAILED
+
+
+def test_filtering_gives_up_when_nothing_has_signal() -> None:
+    stuck = buffer(drop=True, size=1)
+    outcomes = [stuck.add(group([0.0, 0.0]), 0) for _ in range(9)]
+    assert [outcome is None for outcome in outcomes] == [False] * 8 + [True]
+    assert stuck.gave_up_filtering
+
+
+def test_a_group_that_became_too_old_is_dropped_as_stale() -> None:
+    aging = buffer(staleness=1)
+    assert aging.add(group([0.0, 1.0], version=0), 1) is None
+    assert [dropped.fate for dropped in aging.drop_stale(learner_version=2)] == [Fate.STALE]
+    late = aging.add(group([0.0, 1.0], version=0), 2)
+    assert late is not None
+    assert late.fate is Fate.STALE
+
+
+@pytest.mark.parametrize(("staleness", "capacity"), [(0, 3), (1, 6)])
+def test_as_many_groups_are_under_way_as_the_staleness_allows(staleness: int, capacity: int) -> None:
+    async def scenario() -> int:
+        slots = Slots(groups_per_step=3, max_staleness=staleness, num_groups=100)
+        waiting = [asyncio.create_task(slots.acquire()) for _ in range(20)]
+        await asyncio.sleep(0.01)
+        held = slots.held
+        for task in waiting:
+            task.cancel()
+        return held
+
+    assert asyncio.run(scenario()) == capacity
+
+
+def test_no_group_starts_that_the_run_will_not_train() -> None:
+    async def scenario() -> int:
+        slots = Slots(groups_per_step=2, max_staleness=1, num_groups=3)
+        waiting = [asyncio.create_task(slots.acquire()) for _ in range(5)]
+        await asyncio.sleep(0.01)
+        await slots.release(trained=2)
+        await asyncio.sleep(0.01)
+        held = slots.held
+        for task in waiting:
+            task.cancel()
+        return held
+
+    assert asyncio.run(scenario()) == 1
+
+
+@given(st.integers(1, 4), st.integers(0, 1), st.integers(1, 6))
+def test_a_group_trained_in_order_is_never_staler_than_the_bound(size: int, staleness: int, steps: int) -> None:
+    async def scenario() -> None:
+        slots = Slots(groups_per_step=size, max_staleness=staleness, num_groups=size * steps)
+        loaded = 0
+        closed: list[int] = []
+
+        async def sample() -> None:
+            while True:
+                await slots.acquire()
+                closed.append(loaded)
+
+        sampling = asyncio.create_task(sample())
+        for step in range(steps):
+            while len(closed) < size:
+                await asyncio.sleep(0)
+            batch = [closed.pop(0) for _ in range(size)]
+            assert all(step - version <= staleness for version in batch)
+            loaded = step + 1
+            await slots.release(trained=size)
+        sampling.cancel()
+
+    asyncio.run(scenario())

@@ -1,0 +1,106 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cluster.config import Config, dump_yaml, explain_keys, keys, load_config, validate
+from cluster.types import ConfigError
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
+def test_the_shipped_configurations_load(path: Path) -> None:
+    assert load_config(path, environment={}).run.name == path.stem
+
+
+def test_later_sources_win(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("rollout: {temperature: 0.5, group_size: 4}\nlearner: {learning_rate: 1e-5}\n")
+    environment = {"GRPO_TEMPERATURE": "0.6", "GRPO_NUM_GENERATIONS": "8"}
+    config = load_config(path, ["rollout.temperature=0.7"], environment)
+    assert (config.rollout.temperature, config.rollout.group_size, config.learner.learning_rate) == (0.7, 8, 1e-5)
+
+
+def test_the_variables_of_the_analyses_are_read() -> None:
+    environment = {
+        "TRAINING_DATASET": "mine.jsonl",
+        "GRPO_BATCH_SIZE": "8",
+        "GRPO_NUM_GENERATIONS": "12",
+        "GRPO_TEMPERATURE": "1.1",
+        "GRPO_MAX_PROMPT": "500",
+        "GRPO_MAX_COMPLETION": "600",
+        "GRPO_NUM_EPOCHS": "2",
+        "GRPO_LEARNING_RATE": "8e-6",
+        "GRPO_MAX_GRAD_NORM": "0.5",
+        "LORA_R": "16",
+        "LORA_TARGET_MODULES": "q_proj,v_proj",
+        "RUNAWAY_PENALTY_MULTIPLIER": "0.5",
+        "MIN_NON_EMPTY_LINES": "4",
+    }
+    config = load_config(None, environment=environment)
+    assert (config.data.dataset, config.loop.groups_per_step, config.loop.epochs) == ("mine.jsonl", 8, 2.0)
+    assert (config.rollout.group_size, config.rollout.temperature) == (12, 1.1)
+    assert (config.rollout.max_prompt_tokens, config.rollout.max_completion_tokens) == (500, 600)
+    assert (config.learner.learning_rate, config.learner.max_grad_norm) == (8e-6, 0.5)
+    assert (config.learner.lora.r, config.learner.lora.target_modules) == (16, ("q_proj", "v_proj"))
+    assert (config.grader.runaway_multiplier, config.grader.min_code_lines) == (0.5, 4)
+
+
+def test_the_end_of_a_key_is_enough_where_it_is_unambiguous() -> None:
+    config = load_config(None, ["learning_rate=7e-6", "temperature=1.2"], environment={})
+    assert (config.learner.learning_rate, config.rollout.temperature) == (7e-6, 1.2)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["rollout.temprature=1"], "unknown key 'rollout.temprature'; did you mean rollout.temperature"),
+        (["nonsense=1"], "unknown key 'nonsense'"),
+        (["rollout.temperature"], "write key=value"),
+        (["group_size=1"], "group_size=1"),
+        (["temperature=-1"], "rollout.temperature=-1"),
+        (["temperature=warm"], "rollout.temperature='warm'"),
+        (["learner.lora.r=20"], "allowed are 1, 8, 16"),
+        (["max_steps=5", "epochs=2"], "loop.max_steps and loop.epochs contradict each other"),
+        (["run.name=../elsewhere"], "run.name"),
+        (["max_staleness=2"], "loop.max_staleness=2"),
+    ],
+)
+def test_an_impossible_setting_is_refused_with_key_and_reason(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, overrides, environment={})
+    assert message in str(caught.value)
+
+
+def test_an_unknown_section_in_a_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("rollouts: {temperature: 1}\n")
+    with pytest.raises(ConfigError, match="unknown key 'rollouts'"):
+        load_config(path, environment={})
+
+
+@pytest.mark.parametrize(("content", "message"), [("- a\n", "must hold sections"), ("a: [", "is not YAML")])
+def test_a_file_that_is_no_configuration_is_refused(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(content)
+    with pytest.raises(ConfigError, match=message):
+        load_config(path, environment={})
+
+
+def test_an_unknown_variable_of_the_same_family_is_refused() -> None:
+    with pytest.raises(ConfigError, match="GRPO_TEMPRATURE means nothing here"):
+        load_config(None, environment={"GRPO_TEMPRATURE": "1"})
+    with pytest.raises(ConfigError, match="set GRPO_BATCH_SIZE to the product"):
+        load_config(None, environment={"GRPO_GRAD_ACCUM_STEPS": "2"})
+
+
+def test_a_resolved_configuration_reads_back_as_itself() -> None:
+    config = load_config(CONFIGS / "demo.yaml", ["temperature=1.25"], environment={})
+    assert validate(yaml.safe_load(dump_yaml(config))) == config
+
+
+def test_every_key_is_explained() -> None:
+    explained = explain_keys()
+    assert all(f"{key} = " in explained for key in keys())
+    assert set(Config.model_fields) == {key.split(".")[0] for key in keys()}
