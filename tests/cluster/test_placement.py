@@ -1,0 +1,37 @@
+import pytest
+
+from cluster.config import Config, load_config
+from cluster.placement import place
+from cluster.types import ResourcesError
+
+
+def config(*overrides: str) -> Config:
+    return load_config(None, overrides, environment={})
+
+
+def test_a_cluster_without_gpus_runs_on_cpus() -> None:
+    placed = place(config(), {"CPU": 16.0})
+    assert (placed.rollout.gpus_per_sampler, placed.learner.gpus) == (0.0, 0.0)
+
+
+def test_one_gpu_is_shared_by_sampler_and_learner() -> None:
+    placed = place(config(), {"CPU": 16.0, "GPU": 1.0})
+    assert (placed.rollout.gpus_per_sampler, placed.learner.gpus) == (0.5, 0.5)
+    assert placed.rollout.gpu_memory_utilization < 0.5
+
+
+def test_enough_gpus_give_each_part_one_of_its_own() -> None:
+    placed = place(config("num_samplers=3"), {"CPU": 16.0, "GPU": 8.0})
+    assert (placed.rollout.gpus_per_sampler, placed.learner.gpus) == (1.0, 1.0)
+
+
+def test_what_is_set_stays() -> None:
+    placed = place(config("gpus_per_sampler=0.3", "gpu_memory_utilization=0.2"), {"CPU": 16.0, "GPU": 1.0})
+    assert (placed.rollout.gpus_per_sampler, placed.rollout.gpu_memory_utilization) == (0.3, 0.2)
+
+
+def test_more_samplers_than_resources_are_refused_with_arithmetic() -> None:
+    with pytest.raises(ResourcesError, match=r"needs 1\d+ CPU \(100 samplers x 1 .*the cluster has 2\. Lower"):
+        place(config("num_samplers=100"), {"CPU": 2.0})
+    with pytest.raises(ResourcesError, match=r"needs 2 GPU .*the cluster has 1"):
+        place(config("gpus_per_sampler=1", "learner.gpus=1"), {"CPU": 64.0, "GPU": 1.0})

@@ -1,0 +1,43 @@
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from cluster.buffer import Dropped
+from cluster.config import load_config
+from cluster.console import View
+from cluster.curve import draw_curve
+from cluster.metrics import group_metrics
+from cluster.records import RunRecords
+from cluster.run_folder import RunFolder
+from cluster.types import Fate
+from tests.cluster.made import group
+
+
+def test_every_completion_is_written_once_with_its_fate(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    with folder.opened(load_config(None, environment={})):
+        records = RunRecords(folder, View())
+        dropped = group([0.5, 0.5], group_id="g0000000")
+        trained = group([0.0, 1.0, None], group_id="g0000001")
+        records.group_dropped(Dropped(group=dropped, fate=Fate.FILTERED, reason="no_signal"), step=0)
+        timings = {"tokens_per_second": 1.0, "step_seconds": 1.0}
+        records.step_done(1, 0.1, [trained], {**group_metrics([trained]), **timings})
+
+        rows = pq.read_table(folder.rollouts).to_pylist()
+        assert [(row["completion_id"], row["fate"], row["reason"]) for row in rows] == [
+            ("g0000000-c0", "filtered", "no_signal"),
+            ("g0000000-c1", "filtered", "no_signal"),
+            ("g0000001-c0", "trained", ""),
+            ("g0000001-c1", "trained", ""),
+            ("g0000001-c2", "failed", "ungradable"),
+        ]
+        assert rows[2]["token_ids"] == [0, 1, 2, 3]
+        assert rows[4]["total_reward"] is None
+
+        logged = [json.loads(line) for line in folder.completions.read_text().splitlines()]
+        assert [row["completion_id"] for row in logged] == [row["completion_id"] for row in rows[:4]]
+        terms = [json.loads(line) for line in folder.breakdown.read_text().splitlines()]
+        assert terms[0].keys() >= {"step", "structural", "type_check", "compile", "tests", "total_reward", "tests_passed"}
+        assert folder.learning_log.read_text().startswith("[Epoch 0.10]  loss=nan")
+        assert draw_curve(folder).stat().st_size > 10_000

@@ -1,0 +1,85 @@
+import errno
+import json
+from pathlib import Path
+
+import pytest
+
+from cluster.config import load_config
+from cluster.progress import Progress
+from cluster.run_folder import RunFolder
+from cluster.types import RunFolderError
+
+
+def config(*overrides: str):  # type: ignore[no-untyped-def]
+    return load_config(None, overrides, environment={})
+
+
+def test_a_folder_is_held_by_one_process_at_a_time(tmp_path: Path) -> None:
+    with (
+        RunFolder(tmp_path / "run").opened(config()),
+        pytest.raises(RunFolderError, match="in use by another process"),
+        RunFolder(tmp_path / "run").opened(config()),
+    ):
+        pass
+    with RunFolder(tmp_path / "run").opened(config()):
+        pass
+
+
+def test_a_run_is_not_gone_on_with_under_other_settings(tmp_path: Path) -> None:
+    with RunFolder(tmp_path).opened(config("learning_rate=1e-5")):
+        pass
+    with (
+        pytest.raises(RunFolderError, match=r"learner\.learning_rate=2e-05 \(was 1e-05\)"),
+        RunFolder(tmp_path).opened(config("learning_rate=2e-5")),
+    ):
+        pass
+
+
+def test_a_run_may_go_on_in_another_place(tmp_path: Path) -> None:
+    with RunFolder(tmp_path).opened(config()):
+        pass
+    with RunFolder(tmp_path).opened(config("num_samplers=4", "num_graders=9", "learner.cpus=2", "learner.num_threads=3")):
+        pass
+
+
+def test_steps_that_are_done_again_are_reported_once(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    with folder.opened(config()):
+        for step in (1, 2, 3):
+            folder.append_json(folder.metrics, {"step": step})
+            folder.append(folder.learning_log, f"line {step}")
+            (folder.rollouts / f"step-{step:06d}-000001.parquet").touch()
+        with folder.metrics.open("a") as file:
+            file.write('{"step": 4, "rew')  # cut by a crash
+        folder.forget_after(2)
+    assert [json.loads(line)["step"] for line in folder.metrics.read_text().splitlines()] == [1, 2]
+    assert folder.learning_log.read_text() == "line 1\nline 2\n"
+    assert [path.name[:11] for path in sorted(folder.rollouts.iterdir())] == ["step-000001", "step-000002"]
+
+
+def test_progress_comes_back_as_it_was_saved(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    with folder.opened(config()):
+        progress = Progress(step=2, next_position=9, num_trained=4, started=[7, 8])
+        folder.save_progress(progress)
+        assert folder.load_progress(2).again == [7, 8]
+        assert folder.load_progress(0) == Progress()
+        with pytest.raises(RunFolderError, match="cannot go on from step 5"):
+            folder.load_progress(5)
+
+
+def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = RunFolder(tmp_path)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with folder.opened(config()):
+        monkeypatch.setattr(Path, "open", full)
+        with pytest.raises(RunFolderError, match="metrics.jsonl: the disk is full.*go on from the last checkpoint"):
+            folder.append(folder.metrics, "{}")
+
+
+def test_a_folder_that_cannot_be_made_is_named() -> None:
+    with pytest.raises(RunFolderError, match="cannot write"), RunFolder(Path("/proc/nowhere")).opened(config()):
+        pass

@@ -1,0 +1,79 @@
+"""Groups and learners for the tests."""
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cluster.types import Completion, Facts, FinishReason, Grade, Group, Problem, RewardTerms, Verdict
+from learner.plan import LearnerPlan
+from learner.settings import LearnerSettings, LoraSettings
+
+VOCABULARY = 96
+TEMPERATURE = 0.7
+
+
+def grade(reward: float) -> Grade:
+    facts = Facts(
+        verdict=Verdict.WRONG,
+        tests_passed=0,
+        tests_total=1,
+        type_errors=0,
+        syntax_error=False,
+        compiled=True,
+        type_checked=True,
+        has_end_marker=True,
+        hit_length_limit=False,
+        num_code_lines=1,
+    )
+    return Grade(facts=facts, terms=RewardTerms(structural=0, type_check=0, compile=0, tests=reward), reward=reward)
+
+
+def group(
+    rewards: Sequence[float | None], *, seed: int = 0, prompt_length: int | None = None, logprob: float = -4.5
+) -> Group:
+    """A group with random tokens; every token was sampled with the same ``logprob``."""
+    rng = random.Random(seed)
+    prompt_ids = tuple(rng.randrange(3, VOCABULARY) for _ in range(prompt_length or rng.randint(4, 9)))
+    completions = []
+    for index in range(len(rewards)):
+        token_ids = tuple(rng.randrange(3, VOCABULARY) for _ in range(rng.randint(2, 8)))
+        completions.append(
+            Completion(
+                id=f"g{seed}-c{index}",
+                group_id=f"g{seed}",
+                problem_id="p",
+                index=index,
+                prompt_ids=prompt_ids,
+                token_ids=token_ids,
+                sampler_logprobs=(logprob,) * len(token_ids),
+                text="",
+                finish_reason=FinishReason.STOP,
+                policy_version=0,
+                seconds=0.1,
+            )
+        )
+    return Group(
+        id=f"g{seed}",
+        problem=Problem(id="p", statement="", signature="", tests=""),
+        completions=tuple(completions),
+        grades=tuple(None if reward is None else grade(reward) for reward in rewards),
+    )
+
+
+def plan(model_folder: Path, checkpoints_dir: Path, *, max_steps: int = 20) -> LearnerPlan:
+    return LearnerPlan(
+        model=str(model_folder),
+        temperature=TEMPERATURE,
+        max_completion_tokens=8,
+        max_steps=max_steps,
+        seed=0,
+        checkpoints_dir=checkpoints_dir,
+    )
+
+
+def settings(**changes: Any) -> LearnerSettings:
+    """Settings that learn visibly in a few steps; dropout only where a test asks for it."""
+    dropout = changes.pop("dropout", 0.0)
+    lora = LoraSettings(r=8, alpha=16, dropout=dropout)
+    return LearnerSettings(**{"lora": lora, "learning_rate": 1e-2, "micro_batch_size": 64, **changes})

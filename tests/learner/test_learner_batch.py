@@ -1,0 +1,64 @@
+import pytest
+
+from cluster.types import LearnerError
+from learner.batch import micro_batches, trainable_rows
+from tests.learner.made import group
+
+pytestmark = pytest.mark.slow  # imports torch
+
+
+def cut(groups, *, size, loss_type="dapo"):
+    rows = trainable_rows(groups, scale="none")
+    return micro_batches(rows, micro_batch_size=size, pad_token_id=2, loss_type=loss_type)
+
+
+def test_prompts_are_padded_on_the_left_and_completions_on_the_right() -> None:
+    (batch,) = cut([group([1.0, 0.0], seed=1, prompt_length=3), group([1.0, 0.0], seed=2, prompt_length=5)], size=8)
+    for ids, mask in zip(batch["prompt_ids"].tolist(), batch["prompt_mask"].tolist(), strict=True):
+        assert mask == sorted(mask)
+        assert all((token == 2) == (kept == 0) for token, kept in zip(ids, mask, strict=True))
+    for ids, mask in zip(batch["completion_ids"].tolist(), batch["completion_mask"].tolist(), strict=True):
+        assert mask == sorted(mask, reverse=True)
+        assert all((token == 2) == (kept == 0) for token, kept in zip(ids, mask, strict=True))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 7, 8, 64])
+def test_every_row_is_in_exactly_one_micro_batch(size: int) -> None:
+    groups = [group([1.0, 0.0, 0.5, 0.25], seed=seed) for seed in range(2)]
+    found = [
+        tuple(token for token, kept in zip(ids, mask, strict=True) if kept)
+        for batch in cut(groups, size=size)
+        for ids, mask in zip(batch["completion_ids"].tolist(), batch["completion_mask"].tolist(), strict=True)
+    ]
+    assert sorted(found) == sorted(completion.token_ids for each in groups for completion in each.completions)
+
+
+@pytest.mark.parametrize("loss_type", ["grpo", "dr_grpo", "bnpo"])
+def test_the_shares_of_the_micro_batches_add_up_to_one(loss_type: str) -> None:
+    groups = [group([1.0, 0.0, 0.5], seed=seed) for seed in range(3)]
+    shares = [batch["loss_share"].item() for batch in cut(groups, size=4, loss_type=loss_type)]
+    assert len(shares) == 3
+    assert sum(shares) == pytest.approx(1.0)
+
+
+def test_the_normaliser_counts_the_tokens_of_the_whole_step() -> None:
+    groups = [group([1.0, 0.0, 0.5], seed=seed) for seed in range(3)]
+    num_tokens = sum(len(completion.token_ids) for each in groups for completion in each.completions)
+    assert {batch["num_items_in_batch"].item() for batch in cut(groups, size=4)} == {num_tokens}
+
+
+def test_rows_point_at_their_prompt() -> None:
+    (batch,) = cut([group([1.0, 0.0, 0.5], seed=seed) for seed in range(3)], size=16)
+    assert len(batch["first_rows"]) == 3
+    shared = batch["prompt_ids"][batch["first_rows"]][batch["prompt_of_row"]]
+    assert shared.tolist() == batch["prompt_ids"].tolist()
+
+
+def test_ungradable_completions_stay_out() -> None:
+    (batch,) = cut([group([1.0, None, 0.0])], size=8)
+    assert batch["advantages"].tolist() in ([0.5, -0.5], [-0.5, 0.5])
+
+
+def test_a_step_without_a_graded_completion_is_refused() -> None:
+    with pytest.raises(LearnerError, match="nothing to learn from"):
+        trainable_rows([group([None, None])], scale="group")

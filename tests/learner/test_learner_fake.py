@@ -1,0 +1,38 @@
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from cluster.types import Learner, LearnerError
+from learner.fake import FakeLearner
+from tests.learner.made import group
+
+
+def test_the_fake_numbers_its_policies_and_remembers_what_it_was_given() -> None:
+    fake = FakeLearner(max_steps=2)
+    learner: Learner = fake  # mypy holds it to the protocol
+    assert asyncio.run(learner.start()) is None
+    policy, report = asyncio.run(learner.step([group([1.0, 0.0])]))
+    assert (policy.number, report.step) == (1, 1)
+    asyncio.run(learner.step([group([1.0, 0.0], seed=1)]))
+    assert [each.id for step in fake.steps for each in step] == ["g0", "g1"]
+    with pytest.raises(LearnerError, match="max_steps"):
+        asyncio.run(learner.step([group([1.0, 0.0])]))
+
+
+def test_the_fake_resumes_from_what_it_saved(tmp_path: Path) -> None:
+    first = FakeLearner(tmp_path)
+    asyncio.run(first.step([group([1.0, 0.0])]))
+    assert asyncio.run(first.save_checkpoint()) == str(tmp_path / "checkpoint-1")
+    policy = asyncio.run(FakeLearner(tmp_path).start())
+    assert policy is not None
+    assert policy.number == 1
+
+
+def test_the_fake_refuses_what_the_real_one_refuses() -> None:
+    fake = FakeLearner()
+    with pytest.raises(LearnerError, match="nothing to learn from"):
+        asyncio.run(fake.step([group([None, None])]))
+    asyncio.run(fake.close())
+    with pytest.raises(LearnerError, match="closed"):
+        asyncio.run(fake.step([group([1.0, 0.0])]))

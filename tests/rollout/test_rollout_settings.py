@@ -1,0 +1,59 @@
+import pytest
+from pydantic import ValidationError
+
+from cluster.types import ConfigError
+from rollout.environment import engine_arguments, environment_variables
+from rollout.settings import LORA_RANKS, RolloutSettings, check_lora_rank
+
+
+def test_the_defaults_are_those_of_the_training_analyses():
+    settings = RolloutSettings()
+    assert (settings.group_size, settings.temperature) == (6, 0.9)
+    assert (settings.max_prompt_tokens, settings.max_completion_tokens) == (704, 512)
+
+
+def test_a_group_of_one_is_refused_and_told_why():
+    with pytest.raises(ValidationError, match="never has an advantage"):
+        RolloutSettings(group_size=1)
+
+
+@pytest.mark.parametrize("wrong", [{"temperature": 0.0}, {"num_few_shot": 4}, {"num_samplers": 0}, {"top_p": 0.9}])
+def test_values_out_of_bounds_and_unknown_keys_are_refused(wrong):
+    with pytest.raises(ValidationError):
+        RolloutSettings(**wrong)
+
+
+def test_every_field_says_what_it_means():
+    assert all(field.description for field in RolloutSettings.model_fields.values())
+
+
+def test_lora_ranks_that_vllm_refuses_are_refused_by_name():
+    with pytest.raises(ConfigError, match=r"12 cannot be served.*8, 16, 32"):
+        check_lora_rank(12)
+
+
+def test_the_lora_ranks_are_those_of_the_installed_vllm():
+    lora = pytest.importorskip("vllm.config.lora")
+    from typing import get_args
+
+    assert get_args(lora.MaxLoRARanks) == LORA_RANKS
+
+
+def test_cpu_samplers_are_float32_unpinned_and_bounded_in_memory(tmp_path):
+    settings = RolloutSettings(cpus_per_sampler=2.5, kv_cache_gib=0.5)
+    arguments = engine_arguments(settings, "org/model", 16)
+    assert arguments["dtype"] == "float32"
+    assert arguments["kv_cache_memory_bytes"] == 512 * 1024**2
+    variables = environment_variables(settings, "org/model")
+    assert variables["OMP_NUM_THREADS"] == "2"
+    assert variables["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
+    assert "HF_HUB_OFFLINE" not in variables
+    assert environment_variables(settings, str(tmp_path))["HF_HUB_OFFLINE"] == "1"
+
+
+def test_gpu_samplers_are_bfloat16_and_share_the_gpu():
+    settings = RolloutSettings(gpus_per_sampler=0.5, gpu_memory_utilization=0.4)
+    arguments = engine_arguments(settings, "org/model", 16)
+    assert (arguments["dtype"], arguments["gpu_memory_utilization"]) == ("bfloat16", 0.4)
+    assert "kv_cache_memory_bytes" not in arguments
+    assert "OMP_NUM_THREADS" not in environment_variables(settings, "org/model")

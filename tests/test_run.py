@@ -1,0 +1,202 @@
+"""The whole run, for real: vLLM, Ray, TRL and the OCaml compiler on this machine's CPU, through the command line."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).parent.parent
+CARAVAN = Path(sys.executable).parent / "caravan"
+SHARED = ROOT.parent / "shared" / "data"
+LOG_LINE = re.compile(
+    r"\[Epoch \d+\.\d\d\]  loss=-?\d+\.\d{4}  grad=\d+\.\d{4}  lr=\d\.\d\de[+-]\d\d  reward=\d\.\d{3}±\d\.\d{3}  "
+    r"syntax_rew=\d\.\d{3}±\d\.\d{3}  entropy=\d+\.\d{3}  frac_zero_std=\d\.\d\d"
+)
+# A Ray of its own, whatever else runs on this machine.
+ENVIRONMENT = {**os.environ, "RAY_ADDRESS": "local", "HF_HUB_OFFLINE": "1"}
+
+pytestmark = pytest.mark.slow
+
+
+def command(runs: Path, *settings: str) -> list[str]:
+    small = (
+        "groups_per_step=4",
+        "group_size=4",
+        "max_completion_tokens=48",
+        "save_every_steps=2",
+        "evaluation.num_problems=4",
+        "completions_per_problem=2",
+    )
+    return [str(CARAVAN), "train", "-c", str(ROOT / "configs/demo.yaml"), f"run.folder={runs}", *small, *settings]
+
+
+def caravan(arguments: list[str], *, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(arguments, capture_output=True, text=True, timeout=timeout, env=ENVIRONMENT, cwd=ROOT)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    runs = tmp_path_factory.mktemp("runs")
+    done = caravan(command(runs, "run.name=short", "max_steps=3"))
+    assert done.returncode == 0, done.stderr
+    assert "mean reward" in done.stderr
+    yield runs / "short"
+
+
+def rows(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_run_leaves_its_logs_in_the_seeds_format(finished: Path) -> None:
+    lines = finished.joinpath("learning.log").read_text().splitlines()
+    assert len(lines) == 3
+    assert all(LOG_LINE.fullmatch(line) for line in lines), lines
+    assert [row["step"] for row in rows(finished / "metrics.jsonl")] == [1, 2, 3]
+    assert [row["name"] for row in rows(finished / "evaluation.jsonl")] == ["before", "after"]
+    assert len(rows(finished / "reward_logs/completions.jsonl")) == 3 * 16
+    assert len(rows(finished / "reward_logs/syntax_aware_breakdown.jsonl")) == 3 * 16
+    assert (finished / "reward.png").read_bytes().startswith(b"\x89PNG")
+    assert {path.name for path in (finished / "checkpoints").iterdir()} == {"checkpoint-2", "checkpoint-3"}
+
+
+def test_samplers_and_learner_agree_on_the_tokens_log_probabilities(finished: Path) -> None:
+    for row in rows(finished / "metrics.jsonl"):
+        if row["mean_staleness"] == 0:
+            assert row["logprob_gap_mean"] < 1e-4, row
+
+
+def test_the_rollouts_open_as_a_data_set_and_every_completion_has_one_fate(finished: Path) -> None:
+    import datasets
+
+    files = [str(path) for path in (finished / "rollouts").glob("*.parquet")]
+    rollouts = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(finished / "cache"))
+    assert len(set(rollouts["completion_id"])) == len(rollouts) == 48
+    assert set(rollouts["fate"]) == {"trained"}
+    for row in rollouts:
+        assert len(row["token_ids"]) == len(row["sampler_logprobs"]) > 0
+
+
+def test_the_final_adapter_loads_in_transformers_and_in_plain_vllm(finished: Path) -> None:
+    script = """
+import sys
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from vllm import LLM, SamplingParams
+from vllm.lora.request import LoRARequest
+import torch
+
+base, adapter = sys.argv[1:]
+prompt = "(** Twice a number. *)\\nlet twice (n : int) : int =\\n"
+tokenizer = AutoTokenizer.from_pretrained(base)
+ids = tokenizer.encode(prompt, add_special_tokens=False)
+model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+plain = torch.log_softmax(model(torch.tensor([ids])).logits[0, -1], -1)
+tuned = torch.log_softmax(PeftModel.from_pretrained(model, adapter)(torch.tensor([ids])).logits[0, -1], -1)
+assert (plain - tuned).abs().max() > 1e-4, "the adapter changes nothing"
+if __name__ == "__main__":
+    engine = LLM(base, dtype="float32", enforce_eager=True, enable_lora=True, max_lora_rank=16, max_model_len=256,
+                 kv_cache_memory_bytes=1 << 28)
+    (output,) = engine.generate({"prompt_token_ids": ids}, SamplingParams(max_tokens=1, temperature=0, logprobs=1),
+                                lora_request=LoRARequest("tuned", 1, adapter))
+    (token,) = output.outputs[0].token_ids
+    served = output.outputs[0].logprobs[0][token].logprob
+    assert abs(served - tuned[token].item()) < 1e-3, (served, tuned[token].item(), plain[token].item())
+"""
+    path = finished / "load.py"
+    path.write_text(script)
+    environment = {**ENVIRONMENT, "OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    done = subprocess.run(
+        [sys.executable, str(path), str(ROOT / "assets/tiny"), str(finished / "adapter")],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_a_finished_run_is_not_started_again(finished: Path) -> None:
+    again = caravan(command(finished.parent, "run.name=short", "max_steps=3"))
+    assert again.returncode == 1
+    assert "is finished" in again.stderr
+    assert "Traceback" not in again.stderr
+
+
+def start_and_interrupt(arguments: list[str], metrics: Path, after_step: int) -> str:
+    """Start a run, press Ctrl-C once a step is done, and see that it ends cleanly; returns what it said."""
+    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT, cwd=ROOT)
+    try:
+        deadline = time.monotonic() + 240
+        while not (metrics.exists() and len(metrics.read_text().splitlines()) >= after_step):
+            assert process.poll() is None, process.communicate()[1]
+            assert time.monotonic() < deadline, "no step was done"
+            time.sleep(0.2)
+        family = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=120)
+        assert process.returncode == 130, said
+        _, alive = psutil.wait_procs(family, timeout=20)
+        assert not alive, alive
+        return said
+    finally:
+        process.kill()
+
+
+def test_ctrl_c_saves_a_checkpoint_leaves_no_process_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    arguments = command(tmp_path, "run.name=cut", "max_steps=1000")
+    metrics = tmp_path / "cut" / "metrics.jsonl"
+    said = start_and_interrupt(arguments, metrics, after_step=1)
+    stopped_at = rows(metrics)[-1]["step"]
+    assert f"stopped after step {stopped_at}" in said
+    said = start_and_interrupt(arguments, metrics, after_step=int(stopped_at) + 2)
+    assert f"going on from the checkpoint of step {stopped_at}" in said
+    steps = [row["step"] for row in rows(metrics)]
+    assert steps == list(range(1, len(steps) + 1))
+    assert len((tmp_path / "cut" / "learning.log").read_text().splitlines()) == len(steps)
+
+
+def test_real_problems_and_the_real_tokenizer_train(tmp_path: Path) -> None:
+    if not SHARED.exists():
+        pytest.skip("the shared data is not beside the repository")
+    import torch
+    from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
+
+    tokenizer = AutoTokenizer.from_pretrained(SHARED / "qwen2.5-tokenizer")
+    torch.manual_seed(0)
+    shape = Qwen2Config(
+        vocab_size=len(tokenizer) + 7,  # the real model's embedding is larger than its tokenizer too
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+        max_position_embeddings=2048,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    Qwen2ForCausalLM(shape).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    done = caravan(
+        command(
+            tmp_path,
+            "run.name=real",
+            "max_steps=2",
+            "num_few_shot=1",
+            "max_prompt_tokens=704",
+            f"model.path={tmp_path / 'model'}",
+            f"dataset={SHARED / 'ocaml_problems.jsonl'}",
+            "held_out=20",
+        )
+    )
+    assert done.returncode == 0, done.stderr
+    breakdown = rows(tmp_path / "real/reward_logs/syntax_aware_breakdown.jsonl")
+    assert len(breakdown) == 32
+    assert all(row["tests_total"] > 0 for row in breakdown)
