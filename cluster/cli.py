@@ -86,7 +86,9 @@ def _parser() -> argparse.ArgumentParser:
         one.add_argument("-c", "--config", type=Path, metavar="FILE", help="a YAML file; configs/ has some")
         one.add_argument("settings", nargs="*", metavar="key=value", help="settings that win over the file")
     evaluate.add_argument("--out", type=Path, metavar="FILE", help="write the figures as JSON")
-    sample.add_argument("--id", action="append", default=[], dest="ids", metavar="ID", help="a problem; may be repeated")
+    sample.add_argument(
+        "--id", action="append", default=[], dest="ids", metavar="ID", help="a problem; may be repeated"
+    )
     sample.add_argument("--problems", type=_count, default=3, metavar="N", help="without --id: how many (default 3)")
     sample.add_argument("--completions", type=_count, default=2, metavar="N", help="of each problem (default 2)")
 
@@ -94,7 +96,9 @@ def _parser() -> argparse.ArgumentParser:
     grade.add_argument("file", type=Path, metavar="FILE.jsonl", help="the completions")
     grade.add_argument("--out", type=Path, required=True, metavar="OUT.jsonl", help="where the grades go")
     grade.add_argument("--workers", type=_count, metavar="N", help="programs graded at a time (default: the cores)")
-    grade.add_argument("--min-lines", type=int, metavar="N", help="code lines below which nothing is paid (default: the profile's)")
+    grade.add_argument(
+        "--min-lines", type=int, metavar="N", help="code lines below which nothing is paid (default: the profile's)"
+    )
     grade.add_argument("--reward", metavar="PROFILE", help="the reward profile (default: seeds)")
 
     add("keys", _keys, "list every setting with its default and meaning", "")
@@ -105,6 +109,13 @@ def _count(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is not a number of at least 1")
+    return value
+
+
+def _whole(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{value} is negative")
     return value
 
 
@@ -136,7 +147,41 @@ def _sample(options: argparse.Namespace) -> int:
 
 
 def _grade(options: argparse.Namespace) -> int:
-    raise NotImplementedError
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    from grader.batch import grade_file
+    from grader.settings import GraderSettings
+
+    given = {"reward": options.reward, "min_code_lines": options.min_lines}
+    settings = GraderSettings(**{key: value for key, value in given.items() if value is not None})
+    console = Console(stderr=True)
+    columns = (TextColumn("grading"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("grading", total=None)
+        summary = grade_file(
+            options.file,
+            options.out,
+            settings=settings,
+            num_workers=options.workers,
+            on_progress=lambda done, total: bar.update(task, completed=done, total=total),
+            on_trouble=lambda message: console.print(message, markup=False, highlight=False),
+        )
+    skipped = len(summary.malformed) + len(summary.ungradable)
+    console.print(
+        f"{summary.num_graded} graded into {options.out}" + (f", {skipped} rows left out, named above" if skipped else ""),
+        highlight=False,
+    )
+    if summary.interrupted:
+        return INTERRUPTED
+    return 0 if summary.complete else 1
 
 
 def _keys(options: argparse.Namespace) -> int:  # noqa: ARG001

@@ -6,7 +6,15 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from cluster.buffer import Dropped
@@ -85,7 +93,9 @@ class View:
         if self._task is not None:
             self._bar.update(self._task, completed=step, figures=figures)
         if not self.console.is_terminal:
-            self.say(f"step {step}/{self._num_steps}  epoch {epoch:.2f}  {figures}  {metrics['step_seconds']:.1f} s/step")
+            self.say(
+                f"step {step}/{self._num_steps}  epoch {epoch:.2f}  {figures}  {metrics['step_seconds']:.1f} s/step"
+            )
 
     def group_dropped(self, dropped: Dropped) -> None:
         """Dropped groups are counted in the metrics; live, they are not news."""

@@ -39,7 +39,6 @@ from cluster.types import (
     Sampling,
 )
 
-
 Batch = tuple[Group, ...]
 
 

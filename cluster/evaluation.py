@@ -8,7 +8,17 @@ from typing import Any
 
 from cluster.attempt import attempt
 from cluster.metrics import spread, verdict_shares
-from cluster.types import GraderPool, Group, GroupRequest, Problem, Prompt, SamplerPool, Sampling, UngradableError, Verdict
+from cluster.types import (
+    GraderPool,
+    Group,
+    GroupRequest,
+    Problem,
+    Prompt,
+    SamplerPool,
+    Sampling,
+    UngradableError,
+    Verdict,
+)
 
 
 async def attempt_all(

@@ -4,9 +4,14 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import TypeVar
+
+from pydantic import BaseModel
 
 from cluster.config import Config
 from cluster.types import ResourcesError
+
+Section = TypeVar("Section", bound=BaseModel)
 
 
 @contextmanager
@@ -22,7 +27,11 @@ def ray_cluster() -> Iterator[Mapping[str, float]]:
     import ray
 
     ray.init(
-        include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False, namespace="caravan"
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        configure_logging=False,
+        namespace="caravan",
     )
     try:
         yield ray.cluster_resources()
@@ -33,37 +42,41 @@ def ray_cluster() -> Iterator[Mapping[str, float]]:
 def place(config: Config, resources: Mapping[str, float]) -> Config:
     """Fill in who gets which share of the GPUs, and refuse with arithmetic what the cluster cannot hold.
 
-    Where the configuration leaves GPU shares open, a cluster without GPUs runs on CPUs; otherwise each sampler and the
-    learner take a whole GPU where there are enough, else an equal share of what is there.
+    What the configuration sets, stays. Where it leaves shares open, a cluster without GPUs runs on CPUs; otherwise each
+    sampler and the learner take a whole GPU where there are enough, else an equal share of what is there.
     """
-    gpus = resources.get("GPU", 0.0)
-    num_samplers = config.rollout.num_samplers
-    share = min(1.0, int(100 * gpus / (num_samplers + 1)) / 100)
-    rollout = config.rollout.model_copy(
-        update={
-            "gpus_per_sampler": share if config.rollout.gpus_per_sampler is None else config.rollout.gpus_per_sampler
-        }
-    )
-    learner = config.learner.model_copy(update={"gpus": share if config.learner.gpus is None else config.learner.gpus})
+    share = int(100 * resources.get("GPU", 0.0) / (config.rollout.num_samplers + 1)) / 100
+    rollout = _fill_in(config.rollout, gpus_per_sampler=min(1.0, share))
+    if 0 < rollout.gpus_per_sampler < 1:  # an engine takes its fraction of the whole GPU, whatever Ray reserves
+        rollout = _fill_in(rollout, gpu_memory_utilization=round(0.85 * rollout.gpus_per_sampler, 3))
+    learner = _fill_in(config.learner, gpus=min(1.0, share))
     placed = config.model_copy(update={"rollout": rollout, "learner": learner})
     _check(placed, resources)
     return placed
+
+
+def _fill_in(section: Section, **values: float) -> Section:
+    """Values for the keys of a section that nobody has set."""
+    return section.model_copy(update={key: value for key, value in values.items() if key not in section.model_fields_set})
 
 
 def _check(config: Config, resources: Mapping[str, float]) -> None:
     rollout, grader, learner = config.rollout, config.grader, config.learner
     parts = {
         "CPU": [
-            (f"{rollout.num_samplers} samplers x {rollout.cpus_per_sampler:g}", rollout.num_samplers * rollout.cpus_per_sampler),
+            (
+                f"{rollout.num_samplers} samplers x {rollout.cpus_per_sampler:g}",
+                rollout.num_samplers * rollout.cpus_per_sampler,
+            ),
             (f"{grader.num_graders} graders x {grader.cpus_per_grader:g}", grader.num_graders * grader.cpus_per_grader),
             (f"learner {learner.cpus:g}", learner.cpus),
         ],
         "GPU": [
             (
                 f"{rollout.num_samplers} samplers x {rollout.gpus_per_sampler:g}",
-                rollout.num_samplers * (rollout.gpus_per_sampler or 0.0),
+                rollout.num_samplers * rollout.gpus_per_sampler,
             ),
-            (f"learner {learner.gpus:g}", learner.gpus or 0.0),
+            (f"learner {learner.gpus:g}", learner.gpus),
         ],
     }
     for resource, wanted in parts.items():

@@ -94,7 +94,9 @@ def breakdown(grade: Grade) -> dict[str, Any]:
 def rollout_rows(group: Group, step: int, fate: Fate, reason: str) -> list[dict[str, Any]]:
     """One row per completion of a group, as rollout_schema describes."""
     return [
-        _rollout_row(group.problem, completion, grade, step, fate if grade else Fate.FAILED, reason if grade else "ungradable")
+        _rollout_row(
+            group.problem, completion, grade, step, fate if grade else Fate.FAILED, reason if grade else "ungradable"
+        )
         for completion, grade in zip(group.completions, group.grades, strict=True)
     ]
 

@@ -141,7 +141,9 @@ class RunFolder:
     def _check_config(self, config: Config) -> None:
         if not self.config.exists():
             if any(self.checkpoints.iterdir()):
-                raise RunFolderError(f"{self.path} holds checkpoints but no config.yaml: not a run that can be gone on with")
+                raise RunFolderError(
+                    f"{self.path} holds checkpoints but no config.yaml: not a run that can be gone on with"
+                )
             self.write(self.config, dump_yaml(config))
             return
         try:

@@ -12,7 +12,17 @@ from typing import Any
 from cluster.config import Config
 from cluster.console import View
 from cluster.problems import describe, load_problems, split
-from cluster.types import CaravanError, DatasetError, GraderPool, ModelError, PolicyVersion, Problem, Prompt, PromptTooLong, SamplerPool
+from cluster.types import (
+    CaravanError,
+    DatasetError,
+    GraderPool,
+    ModelError,
+    PolicyVersion,
+    Problem,
+    Prompt,
+    PromptTooLong,
+    SamplerPool,
+)
 
 
 class Interruption:

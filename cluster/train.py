@@ -17,7 +17,7 @@ from cluster.records import RunRecords
 from cluster.run_folder import RunFolder
 from cluster.session import Interruption, Material, load_material, model_path, samplers_and_graders
 from cluster.types import CaravanError, GraderPool, RunFolderError, SamplerPool, Sampling
-from grader.toolchain import find_toolchain
+from grader.toolchain import prepare_toolchain
 
 INTERRUPTED = 130  # the exit code of a program that Ctrl-C ended
 
@@ -32,7 +32,7 @@ async def train(config: Config, view: View) -> int:
                 f"{folder.path} is finished: see {folder.summary} and {folder.curve}. "
                 "Start another run with run.name=NAME, or delete the folder to train again"
             )
-        find_toolchain()  # a missing compiler should be known before anything large is loaded
+        prepare_toolchain()  # a missing compiler should be known before anything large is loaded
         material = load_material(config, view)
         with ray_cluster() as resources:
             return await Training(place(config, resources), folder, material, view, interruption).run()

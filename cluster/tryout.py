@@ -1,7 +1,9 @@
 """``caravan eval`` and ``caravan sample``: try a model or an adapter on problems, without training."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.syntax import Syntax
@@ -11,14 +13,14 @@ from cluster.console import View, evaluation_table
 from cluster.evaluation import attempt_all, summarize
 from cluster.placement import place, ray_cluster
 from cluster.session import Interruption, Material, load_material, read_adapter, samplers_and_graders
-from cluster.types import DatasetError, Group, Problem, Sampling
-from grader.toolchain import find_toolchain
+from cluster.types import DatasetError, Group, Problem, RunFolderError, Sampling
+from grader.toolchain import prepare_toolchain
 
 
 async def evaluate(config: Config, view: View, out: Path | None) -> int:
     """Sample and grade the held-out problems, print a table and, where ``out`` is given, write the figures as JSON."""
     Interruption(view)
-    find_toolchain()
+    prepare_toolchain()
     material = load_material(config, view)
     problems = material.held_out[: config.evaluation.num_problems]
     if not problems:
@@ -28,19 +30,28 @@ async def evaluate(config: Config, view: View, out: Path | None) -> int:
     result = summarize(groups, name)
     Console().print(evaluation_table([result], f"{config.data.dataset}: held-out problems"))
     if out:
-        out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        _write_json(out, result)
     return 0
+
+
+def _write_json(path: Path, result: Mapping[str, Any]) -> None:
+    try:
+        path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise RunFolderError(f"cannot write {path}: {error.strerror}") from None
 
 
 async def sample(config: Config, view: View, ids: list[str], num_problems: int, num_completions: int) -> int:
     """Print graded completions of the problems with these ids, or of the first held-out ones."""
     Interruption(view)
-    find_toolchain()
+    prepare_toolchain()
     material = load_material(config, view)
     everything = {problem.id: problem for problem in (*material.held_out, *material.training)}
     unknown = [problem_id for problem_id in ids if problem_id not in everything]
     if unknown:
-        raise DatasetError(f"{config.data.dataset} has no problem {unknown[0]!r}; it has, for example, {next(iter(everything))!r}")
+        raise DatasetError(
+            f"{config.data.dataset} has no problem {unknown[0]!r}; it has, for example, {next(iter(everything))!r}"
+        )
     problems = tuple(everything[problem_id] for problem_id in ids) or tuple(everything.values())[:num_problems]
     console = Console()
     for group in await _attempt(config, view, material, problems, num_completions, "sample"):

@@ -70,7 +70,7 @@ def test_a_run_leaves_its_logs_in_the_seeds_format(finished: Path) -> None:
 def test_samplers_and_learner_agree_on_the_tokens_log_probabilities(finished: Path) -> None:
     for row in rows(finished / "metrics.jsonl"):
         if row["mean_staleness"] == 0:
-            assert row["logprob_gap_mean"] < 1e-4, row
+            assert row["sampling/sampling_logp_difference/mean"] < 1e-4, row
 
 
 def test_the_rollouts_open_as_a_data_set_and_every_completion_has_one_fate(finished: Path) -> None:

@@ -108,7 +108,7 @@ def test_a_group_trained_in_order_is_never_staler_than_the_bound(size: int, stal
 
         sampling = asyncio.create_task(sample())
         for step in range(steps):
-            while len(closed) < size:
+            while len(closed) < size:  # noqa: ASYNC110
                 await asyncio.sleep(0)
             batch = [closed.pop(0) for _ in range(size)]
             assert all(step - version <= staleness for version in batch)

@@ -76,7 +76,7 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
     with folder.opened(config()):
         monkeypatch.setattr(Path, "open", full)
-        with pytest.raises(RunFolderError, match="metrics.jsonl: the disk is full.*go on from the last checkpoint"):
+        with pytest.raises(RunFolderError, match=r"metrics\.jsonl: the disk is full.*go on from the last checkpoint"):
             folder.append(folder.metrics, "{}")
 
 
