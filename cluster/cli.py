@@ -176,7 +176,8 @@ def _grade(options: argparse.Namespace) -> int:
         )
     skipped = len(summary.malformed) + len(summary.ungradable)
     console.print(
-        f"{summary.num_graded} graded into {options.out}" + (f", {skipped} rows left out, named above" if skipped else ""),
+        f"{summary.num_graded} graded into {options.out}"
+        + (f", {skipped} rows left out, named above" if skipped else ""),
         highlight=False,
     )
     if summary.interrupted:

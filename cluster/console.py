@@ -16,6 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from cluster.buffer import Dropped
 from cluster.types import Verdict
@@ -43,11 +44,13 @@ class View:
 
     def say(self, text: str) -> None:
         """One line of news."""
-        self.console.print(text, highlight=False)
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def warn(self, text: str) -> None:
         """One line that should not be missed."""
-        self.console.print(f"[yellow]warning:[/] {text}", highlight=False)
+        self.console.print(
+            Text("warning: ", style="yellow"), text, sep="", highlight=False, markup=False, soft_wrap=True
+        )
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:

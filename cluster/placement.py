@@ -4,6 +4,8 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 from pydantic import BaseModel
@@ -14,11 +16,19 @@ from cluster.types import ResourcesError
 Section = TypeVar("Section", bound=BaseModel)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    """The Ray that a command works on."""
+
+    resources: Mapping[str, float]  # of all its machines together, by Ray's names
+    logs: Path  # what the processes on this machine print
+
+
 @contextmanager
-def ray_cluster() -> Iterator[Mapping[str, float]]:
+def ray_cluster() -> Iterator["Cluster"]:
     """Join the cluster that RAY_ADDRESS (or ``ray start`` on this machine) names, else start one for this process alone.
 
-    Yields the resources of the whole cluster, by Ray's names. Whatever was started here is stopped in the end.
+    Whatever was started here is stopped in the end.
     """
     # Ray starts workers at nice 15: beside busy processes a vLLM engine then does not start within minutes.
     os.environ.setdefault("RAY_worker_niceness", "0")
@@ -26,7 +36,7 @@ def ray_cluster() -> Iterator[Mapping[str, float]]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
 
-    ray.init(
+    context = ray.init(
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,
@@ -34,7 +44,7 @@ def ray_cluster() -> Iterator[Mapping[str, float]]:
         namespace="caravan",
     )
     try:
-        yield ray.cluster_resources()
+        yield Cluster(resources=ray.cluster_resources(), logs=Path(context.address_info["session_dir"]) / "logs")
     finally:
         ray.shutdown()
 
@@ -57,7 +67,9 @@ def place(config: Config, resources: Mapping[str, float]) -> Config:
 
 def _fill_in(section: Section, **values: float) -> Section:
     """Values for the keys of a section that nobody has set."""
-    return section.model_copy(update={key: value for key, value in values.items() if key not in section.model_fields_set})
+    return section.model_copy(
+        update={key: value for key, value in values.items() if key not in section.model_fields_set}
+    )
 
 
 def _check(config: Config, resources: Mapping[str, float]) -> None:

@@ -15,6 +15,7 @@
         adapter/                            the final adapter in PEFT format
         reward.png                          the reward curve
         summary.json                        the results; there when the run is finished
+        worker_logs                         a link to what samplers, graders and learner printed, while Ray keeps it
 """
 
 import errno
@@ -68,6 +69,7 @@ class RunFolder:
         self.adapter = path / "adapter"
         self.curve = path / "reward.png"
         self.summary = path / "summary.json"
+        self.worker_logs = path / "worker_logs"
 
     @contextmanager
     def opened(self, config: Config) -> Iterator["RunFolder"]:
@@ -112,6 +114,12 @@ class RunFolder:
         for path in self.rollouts.glob("step-*.parquet"):
             if int(path.name.split("-")[1]) > step:
                 path.unlink()
+
+    def link_worker_logs(self, logs: Path) -> None:
+        """Point to where Ray keeps what its workers print."""
+        with self.explained(self.worker_logs):
+            self.worker_logs.unlink(missing_ok=True)
+            self.worker_logs.symlink_to(logs)
 
     def append(self, path: Path, row: str) -> None:
         """Add one line to a file."""

@@ -34,8 +34,13 @@ async def train(config: Config, view: View) -> int:
             )
         prepare_toolchain()  # a missing compiler should be known before anything large is loaded
         material = load_material(config, view)
-        with ray_cluster() as resources:
-            return await Training(place(config, resources), folder, material, view, interruption).run()
+        with ray_cluster() as cluster:
+            folder.link_worker_logs(cluster.logs)
+            try:
+                return await Training(place(config, cluster.resources), folder, material, view, interruption).run()
+            except* CaravanError:
+                view.say(f"what the parts printed themselves: {folder.worker_logs}/worker-*")
+                raise
 
 
 class Training:

@@ -69,8 +69,8 @@ async def _attempt(
         temperature=0.0 if config.evaluation.greedy else config.rollout.temperature,
         max_completion_tokens=config.rollout.max_completion_tokens,
     )
-    with ray_cluster() as resources:
-        placed = place(config.without_learner(), resources)
+    with ray_cluster() as cluster:
+        placed = place(config.without_learner(), cluster.resources)
         async with samplers_and_graders(placed, view, lora_rank=rank, policy=policy) as (samplers, graders):
             with view.counting("problems", len(problems)) as counter:
                 return await attempt_all(
