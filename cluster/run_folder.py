@@ -147,29 +147,32 @@ class RunFolder:
         return self.progress / f"step-{step:06d}.json"
 
     def _check_config(self, config: Config) -> None:
-        if not self.config.exists():
-            if any(self.checkpoints.iterdir()):
+        """Refuse to go on under another configuration; without a checkpoint there is nothing to go on with yet."""
+        has_checkpoint = any(self.checkpoints.glob("checkpoint-*"))
+        if self.config.exists():
+            changed = self._changed(config)
+            if changed and has_checkpoint:
                 raise RunFolderError(
-                    f"{self.path} holds checkpoints but no config.yaml: not a run that can be gone on with"
+                    f"{self.path} was started with another configuration: {', '.join(changed)}. "
+                    "Start another run with run.name=NAME, or give the old values to go on with this one"
                 )
-            self.write(self.config, dump_yaml(config))
-            return
+            if changed:
+                self.evaluation.unlink(missing_ok=True)  # measured under the other configuration
+        elif has_checkpoint:
+            raise RunFolderError(f"{self.path} holds checkpoints but no config.yaml: not a run that can be gone on with")
+        self.write(self.config, dump_yaml(config))
+
+    def _changed(self, config: Config) -> list[str]:
+        """The keys that say something else about what is learned than when the run was started."""
         try:
             before = flatten(validate(yaml.safe_load(self.config.read_text())))
         except (ConfigError, yaml.YAMLError) as error:
             raise RunFolderError(f"{self.config} cannot be read back: {error}") from None
-        now = flatten(config)
-        changed = [
-            f"{key}={now[key]} (was {before.get(key)})"
-            for key in now
-            if now[key] != before.get(key) and not any(name in key for name in PLACEMENT_KEYS)
+        return [
+            f"{key}={value} (was {before.get(key)})"
+            for key, value in flatten(config).items()
+            if value != before.get(key) and not any(name in key for name in PLACEMENT_KEYS)
         ]
-        if changed:
-            raise RunFolderError(
-                f"{self.path} was started with another configuration: {', '.join(changed)}. "
-                "Start another run with run.name=NAME, or give the old values to go on with this one"
-            )
-        self.write(self.config, dump_yaml(config))
 
     @contextmanager
     def explained(self, path: Path) -> Iterator[None]:

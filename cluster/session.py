@@ -117,6 +117,8 @@ def render_prompts(config: Config, problems: Sequence[Problem]) -> tuple[dict[st
     from rollout.prompt import render
 
     path = model_path(config)
+    if path.startswith(("/", ".", "~")) and not Path(path).expanduser().is_dir():
+        raise ModelError(f"model.path={config.model.path}: there is no such folder")
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError, KeyError, ImportError) as error:

@@ -27,7 +27,7 @@ def test_a_folder_is_held_by_one_process_at_a_time(tmp_path: Path) -> None:
 
 def test_a_run_is_not_gone_on_with_under_other_settings(tmp_path: Path) -> None:
     with RunFolder(tmp_path).opened(config("learning_rate=1e-5")):
-        pass
+        (tmp_path / "checkpoints/checkpoint-1").mkdir()
     with (
         pytest.raises(RunFolderError, match=r"learner\.learning_rate=2e-05 \(was 1e-05\)"),
         RunFolder(tmp_path).opened(config("learning_rate=2e-5")),
@@ -37,9 +37,18 @@ def test_a_run_is_not_gone_on_with_under_other_settings(tmp_path: Path) -> None:
 
 def test_a_run_may_go_on_in_another_place(tmp_path: Path) -> None:
     with RunFolder(tmp_path).opened(config()):
-        pass
+        (tmp_path / "checkpoints/checkpoint-1").mkdir()
     with RunFolder(tmp_path).opened(config("num_samplers=4", "num_graders=9", "learner.cpus=2", "learner.num_threads=3")):
         pass
+
+
+def test_a_start_that_came_to_nothing_binds_nobody(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    with folder.opened(config("temperature=0.8")):
+        folder.append_json(folder.evaluation, {"name": "before"})
+    with folder.opened(config("temperature=0.7")):
+        assert folder.evaluations() == []
+        assert "temperature: 0.7" in folder.config.read_text()
 
 
 def test_steps_that_are_done_again_are_reported_once(tmp_path: Path) -> None:

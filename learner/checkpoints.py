@@ -1,0 +1,76 @@
+"""Checkpoint folders: each appears whole, under its final name, or not at all."""
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+NAME = re.compile(r"checkpoint-(\d+)")
+DRAFT = ".draft"
+
+
+def newest_checkpoint(root: Path) -> Path | None:
+    """The complete checkpoint of the highest step under ``root``, or None."""
+    found = _by_step(root)
+    return found[-1] if found else None
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step after which a checkpoint was written."""
+    return int(checkpoint.name.removeprefix("checkpoint-"))
+
+
+def write_checkpoint(root: Path, step: int, write: Callable[[Path], None], *, keep: int) -> Path:
+    """Have ``write`` fill a folder and publish it as the checkpoint of ``step``; then delete all but the newest ``keep``.
+
+    The folder gets its name by a rename once its content is on the disk, so that a process or machine that dies on the way leaves
+    a draft, which nobody reads and the next checkpoint removes. Raises whatever ``write`` raises, and leaves nothing then.
+    """
+    drafts = root / DRAFT
+    shutil.rmtree(drafts, ignore_errors=True)
+    drafts.mkdir(parents=True)
+    final = root / f"checkpoint-{step}"
+    draft = drafts / "new"
+    try:
+        write(draft)
+        _sync(draft)
+        if final.exists():  # the step was saved before; the new one holds the same state
+            final.rename(drafts / "replaced")
+        draft.rename(final)
+        _sync_folder(root)
+    finally:
+        shutil.rmtree(drafts, ignore_errors=True)
+    for old in _by_step(root)[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def write_files(files: Mapping[str, bytes], folder: Path) -> None:
+    """Write files, by name, into a folder, which is made where it is missing; a file is there whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        draft = folder / f".{name}"
+        draft.write_bytes(content)
+        draft.rename(folder / name)
+
+
+def _by_step(root: Path) -> list[Path]:
+    steps = {int(match[1]): path for path in root.glob("checkpoint-*") if (match := NAME.fullmatch(path.name))}
+    return [steps[step] for step in sorted(steps)]
+
+
+def _sync(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    _sync_folder(folder)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

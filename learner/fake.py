@@ -1,0 +1,63 @@
+"""A learner that learns nothing, at once: for tests and dry runs of everything around it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from cluster.types import Group, LearnerError, PolicyVersion, StepReport
+from learner.checkpoints import newest_checkpoint, step_of, write_checkpoint, write_files
+
+
+class FakeLearner:
+    """Behaves like learner.actor.RayLearner: numbers its policies, refuses what it refuses, and remembers what it was given.
+
+    With a ``checkpoints_dir`` it resumes from what an earlier one saved there.
+    """
+
+    def __init__(self, checkpoints_dir: Path | None = None, *, max_steps: int | None = None) -> None:
+        self.steps: list[tuple[Group, ...]] = []
+        self.closed = False
+        self._checkpoints_dir = checkpoints_dir
+        self._max_steps = max_steps
+        self._step = 0
+
+    async def start(self) -> PolicyVersion | None:
+        """Resume from the newest checkpoint if there is one."""
+        newest = newest_checkpoint(self._checkpoints_dir) if self._checkpoints_dir else None
+        self._step = step_of(newest) if newest else 0
+        return self._policy() if newest else None
+
+    async def step(self, groups: Sequence[Group]) -> tuple[PolicyVersion, StepReport]:
+        """Count a step; raises LearnerError without graded completions, after max_steps and after close."""
+        if self.closed:
+            raise LearnerError("the learner is closed")
+        if self._step == self._max_steps:
+            raise LearnerError("the run's max_steps are taken: there is no further step to take")
+        if not any(group.rewards for group in groups):
+            raise LearnerError(
+                f"nothing to learn from: none of the completions of {len(groups)} groups could be graded"
+            )
+        self.steps.append(tuple(groups))
+        self._step += 1
+        num_completions = sum(len(group.rewards) for group in groups)
+        metrics = {"loss": 0.0, "grad_norm": 0.0, "num_completions": float(num_completions), "seconds": 0.0}
+        return self._policy(), StepReport(step=self._step, metrics=metrics)
+
+    async def save_checkpoint(self) -> str:
+        """Write a checkpoint that holds the fake adapter."""
+        if self._checkpoints_dir is None:
+            raise LearnerError("this FakeLearner was made without a checkpoints_dir")
+        adapter = self._policy().adapter
+        return str(write_checkpoint(self._checkpoints_dir, self._step, lambda to: write_files(adapter, to), keep=3))
+
+    async def export_adapter(self, folder: Path) -> None:
+        """Write the fake adapter."""
+        write_files(self._policy().adapter, folder)
+
+    async def close(self) -> None:
+        """Refuse further steps."""
+        self.closed = True
+
+    def _policy(self) -> PolicyVersion:
+        return PolicyVersion(
+            number=self._step, adapter={"adapter_config.json": b"{}", "adapter_model.safetensors": b""}
+        )

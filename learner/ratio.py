@@ -1,0 +1,36 @@
+"""How far the trainer's policy is from the sampler's, over the tokens of one step."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(slots=True)
+class RatioStatistics:
+    """Sums over the completion tokens of a step, under the names that TRL gives to the same measures."""
+
+    num_tokens: int = 0
+    sum_of_differences: float = 0.0
+    largest_difference: float = 0.0
+    sum_of_ratios: float = 0.0
+
+    def add(self, trainer_logprobs: Tensor, sampler_logprobs: Tensor, mask: Tensor) -> None:
+        """Count a micro-batch: three tensors ``[B, T]``, on any device."""
+        device = trainer_logprobs.device
+        difference = (trainer_logprobs - sampler_logprobs.to(device))[mask.to(device).bool()]
+        if difference.numel():
+            self.num_tokens += difference.numel()
+            self.sum_of_differences += difference.abs().sum().item()
+            self.largest_difference = max(self.largest_difference, difference.abs().max().item())
+            self.sum_of_ratios += difference.exp().sum().item()
+
+    def metrics(self) -> dict[str, float]:
+        """The means and the maximum; empty before the first token."""
+        if not self.num_tokens:
+            return {}
+        return {
+            "num_completion_tokens": float(self.num_tokens),
+            "sampling/sampling_logp_difference/mean": self.sum_of_differences / self.num_tokens,
+            "sampling/sampling_logp_difference/max": self.largest_difference,
+            "sampling/importance_sampling_ratio/mean": self.sum_of_ratios / self.num_tokens,
+        }

@@ -1,0 +1,133 @@
+"""The learner itself, in one process: groups in, policy versions out. ``learner.actor`` puts it into a Ray actor."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from cluster.types import Group, LearnerError, PolicyVersion, StepReport
+from learner.adapter import pack_adapter
+from learner.batch import micro_batches, trainable_rows
+from learner.checkpoints import newest_checkpoint, step_of, write_checkpoint, write_files
+from learner.loop import Feed, TrainingLoop
+from learner.model import choose_place, load_model
+from learner.plan import LearnerPlan
+from learner.reason import reason
+from learner.settings import LearnerSettings
+from learner.trainer import build_trainer
+
+JOIN_SECONDS = 30  # how long close() waits for a step that is under way
+
+
+class LearnerWorker:
+    """Holds the model, and takes a step when it is given groups. Its calls block; they come one at a time."""
+
+    def __init__(self, settings: LearnerSettings, plan: LearnerPlan) -> None:
+        self._settings = settings
+        self._plan = plan
+        self._loop: TrainingLoop | None = None
+        self._trainer: Any = None
+
+    def start(self) -> PolicyVersion | None:
+        """Load the model and the newest complete checkpoint; return its policy, None where there is none.
+
+        Raises ModelError, or LearnerError where the checkpoint does not fit the settings.
+        """
+        checkpoint = newest_checkpoint(self._plan.checkpoints_dir)
+        step = step_of(checkpoint) if checkpoint else 0
+        self._place = choose_place(self._settings)
+        model, self._tokenizer = load_model(self._plan.model, self._place)
+        feed = Feed(num_batches=max(0, self._plan.max_steps - step) * self._settings.num_iterations)
+        self._trainer = build_trainer(
+            model, self._tokenizer, settings=self._settings, plan=self._plan, place=self._place, feed=feed
+        )
+        self._loop = TrainingLoop(self._trainer, feed, prepare_thread=self._use_threads)
+        self._loop.start(str(checkpoint) if checkpoint else None)
+        # Its first answer says that training has begun: the optimizer is made, the checkpoint is loaded.
+        try:
+            policy = self._loop.run(self._policy)
+            if policy.number != step:
+                raise LearnerError("it was written with another learner.num_iterations")
+        except LearnerError as error:
+            if checkpoint is None:
+                raise
+            raise LearnerError(
+                f"cannot go on from {checkpoint}: {error}. Start with the settings that it was written with (learner.lora above "
+                "all), or move it away to go on from the one before"
+            ) from error
+        return policy if checkpoint else None
+
+    def step(self, groups: Sequence[Group]) -> tuple[PolicyVersion, StepReport]:
+        """Train on whole groups: one optimizer step, or ``num_iterations``; what is measured is measured in the last.
+
+        Raises LearnerError where it diverges, where nothing can be learned from, and after the run's ``max_steps``.
+        """
+        began = time.perf_counter()
+        loop = self._running_loop()
+        rows = trainable_rows(groups, scale=self._settings.scale_rewards)
+        batch = micro_batches(
+            rows,
+            micro_batch_size=self._settings.micro_batch_size,
+            pad_token_id=self._tokenizer.pad_token_id,
+            loss_type=self._settings.loss_type,
+        )
+        for _ in range(self._settings.num_iterations):
+            loop.take_step(batch)
+        policy, measured = loop.run(lambda: (self._policy(), dict(self._trainer.measured)))
+        measured |= {"num_completions": float(len(rows)), "seconds": time.perf_counter() - began}
+        return policy, StepReport(step=policy.number, metrics=measured)
+
+    def save_checkpoint(self) -> str:
+        """Write adapter, optimizer, schedule, random state and step; return the folder."""
+        return self._running_loop().run(self._save)
+
+    def export_adapter(self, folder: str) -> None:
+        """Write the adapter as a PEFT folder, in the precision in which it is trained."""
+
+        def write() -> None:
+            try:
+                write_files(pack_adapter(self._trainer.model, dtype=torch.float32), Path(folder))
+            except OSError as error:
+                raise LearnerError(f"the adapter cannot be written to {folder}: {error.strerror}") from error
+
+        self._running_loop().run(write)
+
+    def close(self) -> None:
+        """End the training; may be called twice."""
+        if self._loop is not None:
+            self._loop.close(JOIN_SECONDS)
+
+    def _policy(self) -> PolicyVersion:
+        # Samplers cast an adapter to the precision of their weights anyway; casting it here halves what is sent.
+        adapter = pack_adapter(self._trainer.model, dtype=self._place.dtype)
+        return PolicyVersion(number=self._step_number(), adapter=adapter)
+
+    def _step_number(self) -> int:
+        number: int = self._trainer.state.global_step // self._settings.num_iterations
+        return number
+
+    def _save(self) -> str:
+        try:
+            folder = write_checkpoint(
+                self._plan.checkpoints_dir,
+                self._step_number(),
+                self._trainer.save_to,
+                keep=self._settings.save_total_limit,
+            )
+        # A full disk is an OSError to Python, but torch and safetensors each have a word of their own for it.
+        except (OSError, RuntimeError, SafetensorError) as error:
+            raise LearnerError(
+                f"the checkpoint cannot be written to {self._plan.checkpoints_dir}: {reason(error)}; earlier ones are intact"
+            ) from error
+        return str(folder)
+
+    def _running_loop(self) -> TrainingLoop:
+        if self._loop is None:
+            raise LearnerError("the learner has not been started")
+        return self._loop
+
+    def _use_threads(self) -> None:
+        torch.set_num_threads(self._settings.num_threads)
