@@ -69,7 +69,8 @@ def render(problem: Problem, tokenizer: Tokenizer, *, num_few_shot: int, max_pro
     Raises PromptTooLong where it takes more than ``max_prompt_tokens`` tokens; a prompt is never cut.
     """
     examples = FEW_SHOT_EXAMPLES[:num_few_shot]
-    if tokenizer.chat_template:
+    has_template = bool(tokenizer.chat_template)
+    if has_template:
         text = tokenizer.apply_chat_template(
             [{"role": "system", "content": INSTRUCTION}, {"role": "user", "content": question(problem, examples)}],
             tokenize=False,
@@ -77,8 +78,9 @@ def render(problem: Problem, tokenizer: Tokenizer, *, num_few_shot: int, max_pro
         )
     else:
         text = continuation(problem, examples)
-    # The chat template writes its special tokens as text; adding the tokenizer's own would double them.
-    token_ids = tokenizer.encode(text, add_special_tokens=False)
+    # A chat template writes its special tokens as text, and the tokenizer's own would double them; a text to be
+    # continued needs them (Llama's begin-of-text, for one).
+    token_ids = tokenizer.encode(text, add_special_tokens=not has_template)
     if len(token_ids) > max_prompt_tokens:
         raise PromptTooLong(
             f"the prompt of problem {problem.id!r} takes {len(token_ids)} tokens, "

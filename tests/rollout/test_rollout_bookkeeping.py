@@ -1,15 +1,19 @@
 """The pool's pure parts: routing, live policies, the adapter shelf, room in the cluster."""
 
 import asyncio
+import multiprocessing
+import os
+from multiprocessing.shared_memory import SharedMemory
 
 import pytest
 
-from cluster.types import SamplerError
+from cluster.types import ResourcesError, SamplerError
+from rollout.leftovers import SHARED_MEMORY, engine_files, sweep
 from rollout.policies import LivePolicies
 from rollout.room import num_that_fit
 from rollout.routing import Router, Seat
 from rollout.settings import RolloutSettings
-from rollout.shelf import AdapterShelf, sweep
+from rollout.shelf import AdapterShelf
 
 
 def test_the_least_loaded_sampler_gets_the_group():
@@ -126,7 +130,7 @@ def test_two_shelves_never_share_a_path(tmp_path):
 
 def test_an_adapter_that_cannot_be_written_leaves_nothing_half_done(tmp_path):
     shelf = AdapterShelf(tmp_path)
-    with pytest.raises(SamplerError, match="policy 1 cannot be written"):
+    with pytest.raises(ResourcesError, match="policy 1 cannot be written"):
         shelf.put(1, {"a": b"", "no/such/folder": b""})
     assert [path.name for path in shelf.path.iterdir()] == [".lock"]
 
@@ -138,6 +142,23 @@ def test_folders_of_killed_samplers_are_swept_and_those_in_use_are_not(tmp_path)
     sweep(tmp_path)
     assert alive.path.exists()
     assert not orphan.path.exists()
+
+
+def test_the_shared_memory_of_a_killed_sampler_is_swept_too(tmp_path):
+    memory = SharedMemory(create=True, size=4096)
+    semaphore = multiprocessing.get_context("spawn").Lock()  # keeps a name in shared memory, as vLLM's do
+    files = {SHARED_MEMORY / memory.name, SHARED_MEMORY / f"sem.{semaphore._semlock.name.lstrip('/')}"}
+    assert set(map(str, files)) <= set(engine_files(os.getpid()))
+    orphan = AdapterShelf(tmp_path)
+    sweep(tmp_path)
+    assert all(file.exists() for file in files)  # their owner lives
+    orphan._lock.close()
+    sweep(tmp_path)
+    assert not any(file.exists() for file in files)
+    for file in files:
+        file.touch()  # for Python to tidy up
+    memory.close()
+    memory.unlink()
 
 
 def test_samplers_fit_only_as_a_whole_on_one_machine():

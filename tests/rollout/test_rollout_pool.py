@@ -6,10 +6,12 @@ import signal
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from cluster.types import FinishReason, ModelError, PolicyVersion, ResourcesError, SamplerError
+from rollout.leftovers import engine_files
 from rollout.pool import RaySamplerPool
 from rollout.settings import RolloutSettings
 
@@ -134,6 +136,7 @@ def test_an_adapter_that_vllm_refuses_is_an_error_and_the_pool_works_on(pool, ru
     broken = PolicyVersion(number=4, adapter={**policies[4].adapter, "adapter_config.json": config})
     with pytest.raises(ModelError, match="policy 4"):
         run(pool.publish(broken))
+    assert run(inside(pool, shelved)) == [".lock", "policy-2", "policy-3"]
     assert {c.policy_version for c in run(collect(pool.sample_group(request_for("g"))))} == {3}
 
 
@@ -168,12 +171,16 @@ def test_a_killed_sampler_is_replaced_and_its_group_completed_once_under_the_sam
 ):
     async def scenario():
         pid = await inside(pool, lambda _: os.getpid())
+        leftovers.update([*engine_files(pid), str(await inside(pool, lambda sampler: sampler._shelf.path))])
         completions = pool.sample_group(request_for("g", size=32, tokens=64, stop=("i",)))
         first = await anext(completions)
         os.kill(pid, signal.SIGKILL)
         return [first, *await collect(completions)], await inside(pool, shelved)
 
+    leftovers = set()
     group, shelf = run(scenario())
+    assert len(leftovers) > 1
+    assert [file for file in leftovers if Path(file).exists()] == []
     assert sorted(completion.index for completion in group) == list(range(32))
     assert {completion.policy_version for completion in group} == {3}
     assert worst_gap(tiny_model, group, adapter_folders[3]) < TOLERANCE
@@ -188,7 +195,7 @@ def test_a_closed_pool_leaves_no_process_and_no_file(pool, run, request_for):
     assert len(family) > 2  # the engine and its worker
     run(pool.close())
     run(pool.close())
-    _, alive = psutil.wait_procs(family, timeout=10)
+    _, alive = psutil.wait_procs(family, timeout=30)
     assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
     assert not shelf.exists()
     with pytest.raises(SamplerError, match="closed"):

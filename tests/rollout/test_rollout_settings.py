@@ -1,8 +1,9 @@
 import pytest
 from pydantic import ValidationError
 
-from cluster.types import ConfigError
+from cluster.types import ConfigError, ModelError
 from rollout.environment import engine_arguments, environment_variables
+from rollout.model import check_model
 from rollout.settings import LORA_RANKS, RolloutSettings, check_lora_rank
 
 
@@ -37,6 +38,21 @@ def test_the_lora_ranks_are_those_of_the_installed_vllm():
     from typing import get_args
 
     assert get_args(lora.MaxLoRARanks) == LORA_RANKS
+
+
+def test_a_model_folder_without_weights_or_with_a_broken_configuration_is_refused_in_one_line(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ModelError, match=r"the folder holds no weights[^\n]*$"):
+        check_model(str(tmp_path), 10)
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(ModelError, match=r"cannot be loaded: [^\n]*give a Hugging Face id[^\n]*$"):
+        check_model(str(tmp_path), 10)
+
+
+def test_a_model_that_takes_fewer_tokens_than_are_asked_of_it_is_refused_with_both_numbers(tiny_model):
+    check_model(tiny_model.path, 512)
+    with pytest.raises(ModelError, match=r"takes 512 tokens at most.*max_completion_tokens = 513"):
+        check_model(tiny_model.path, 513)
 
 
 def test_cpu_samplers_are_float32_unpinned_and_bounded_in_memory(tmp_path):

@@ -1,0 +1,38 @@
+"""The Ray actor around one sampler."""
+
+from collections.abc import AsyncGenerator, Collection, Sequence
+from contextlib import aclosing
+
+from cluster.types import Completion, GroupRequest, PolicyVersion
+from rollout.sampler import Sampler
+from rollout.settings import RolloutSettings
+
+CONCURRENT_CALLS = 10_000
+"""Calls that an actor may hold at a time; what bounds the work is the pool's ``max_concurrent_requests``."""
+
+
+class SamplerActor:
+    """A sampler in a process of its own. All calls share one event loop, the one that the engine lives in."""
+
+    def __init__(self, settings: RolloutSettings, model: str, lora_rank: int) -> None:
+        self._sampler = Sampler(settings, model=model, lora_rank=lora_rank)
+
+    async def start(self) -> None:
+        """Start the engine; see Sampler.start."""
+        await self._sampler.start()
+
+    async def load_policy(self, policy: PolicyVersion, live_versions: Collection[int]) -> None:
+        """Load an adapter and drop idle ones; see Sampler.load_policy."""
+        await self._sampler.load_policy(policy, live_versions)
+
+    async def sample(
+        self, request: GroupRequest, indexes: Sequence[int], policy_version: int
+    ) -> AsyncGenerator[Completion]:
+        """Stream completions, each as it ends; see Sampler.sample."""
+        async with aclosing(self._sampler.sample(request, indexes, policy_version)) as completions:
+            async for completion in completions:
+                yield completion
+
+    async def shutdown(self) -> None:
+        """Stop the engine; see Sampler.shutdown."""
+        await self._sampler.shutdown()

@@ -1,0 +1,69 @@
+"""What differs between a sampler on the CPU and one on a GPU: environment variables and engine arguments.
+
+Plain data, so that it can be read and tested without vLLM.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from rollout.settings import RolloutSettings
+
+GIB = 1024**3
+
+CPU_KV_BLOCK_TOKENS = 32
+"""Prompts of a group share their KV cache in whole blocks; vLLM's 128 on the CPU is longer than many prompts."""
+
+CPU_BATCHED_TOKENS = 4096
+"""Tokens in one pass of an engine on the CPU: a few groups' prompts at a time."""
+
+
+def environment_variables(settings: RolloutSettings, model: str) -> dict[str, str]:
+    """Variables that must stand before vLLM (and with it torch) is imported in the sampler's process."""
+    variables = {
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # a forked child of a Ray worker inherits its threads' locks
+        "VLLM_NO_USAGE_STATS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONWARNINGS": "ignore",  # of the engine's processes: deprecations inside vLLM and torch
+        "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
+    }
+    if Path(model).is_dir():
+        variables["HF_HUB_OFFLINE"] = "1"  # a local model never needs the network; without one, vLLM would wait for it
+    if settings.gpus_per_sampler == 0:
+        variables["OMP_NUM_THREADS"] = str(max(1, int(settings.cpus_per_sampler)))
+        # Ray decides how many cores; pinning to the first ones would stack all samplers of a machine on them.
+        variables["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
+    return variables
+
+
+def engine_arguments(settings: RolloutSettings, model: str, lora_rank: int) -> dict[str, Any]:
+    """Keyword arguments of vLLM's ``AsyncEngineArgs``."""
+    arguments: dict[str, Any] = {
+        "model": model,
+        "max_model_len": settings.max_prompt_tokens + settings.max_completion_tokens,
+        "max_num_seqs": settings.max_concurrent_requests,
+        "enforce_eager": settings.enforce_eager,
+        "enable_prefix_caching": True,  # the prompt of a group is prefilled once
+        # Log-probabilities of the distribution that was sampled from, so after temperature; vLLM's default is before.
+        "logprobs_mode": "processed_logprobs",
+        "use_tqdm_on_load": False,
+        "enable_lora": True,
+        "max_lora_rank": lora_rank,
+        "max_loras": settings.max_live_policies,
+        "max_cpu_loras": settings.max_live_policies + 1,  # the next one is loaded while the others still sample
+        "disable_log_stats": True,
+        "enable_log_requests": False,
+    }
+    if settings.gpus_per_sampler == 0:
+        # float32 samples as fast as bfloat16 on most CPUs, and agrees with the learner to 1e-6 rather than 1e-2.
+        arguments["dtype"] = "float32" if settings.dtype == "auto" else settings.dtype
+        arguments["kv_cache_memory_bytes"] = int(settings.kv_cache_gib * GIB)
+        arguments["block_size"] = CPU_KV_BLOCK_TOKENS
+        # A prompt is prefilled whole or not yet: for one that is cut, vLLM 0.32 turns the request's generator back
+        # (_bookkeeping_sync in v1/worker/gpu_model_runner.py), which generators on the CPU cannot do, and the engine dies.
+        arguments["enable_chunked_prefill"] = False
+        arguments["max_num_batched_tokens"] = max(CPU_BATCHED_TOKENS, arguments["max_model_len"])
+    else:
+        arguments["dtype"] = "bfloat16" if settings.dtype == "auto" else settings.dtype
+        arguments["gpu_memory_utilization"] = settings.gpu_memory_utilization
+    return arguments

@@ -1,0 +1,51 @@
+"""Whether the Ray cluster has room for the samplers, in numbers."""
+
+import asyncio
+import math
+from collections.abc import Mapping, Sequence
+
+import ray
+
+from cluster.types import ResourcesError
+from rollout.settings import RolloutSettings
+
+SETTLE_SECONDS = 10.0
+"""How long resources may take to show up as free after whoever held them is gone."""
+
+
+async def require_room(settings: RolloutSettings) -> None:
+    """Raise ResourcesError, with the arithmetic, where Ray would leave a sampler waiting for ever."""
+    num_fitting = num_that_fit(settings, [node["Resources"] for node in ray.nodes() if node["Alive"]])
+    if num_fitting < settings.num_samplers:
+        raise ResourcesError(
+            f"{_wanted(settings)}; the cluster has {_amounts(ray.cluster_resources())} and holds {num_fitting}. "
+            "Lower rollout.num_samplers, rollout.cpus_per_sampler or rollout.gpus_per_sampler, or add machines"
+        )
+    for _ in range(int(SETTLE_SECONDS)):
+        free = ray.available_resources()
+        if num_that_fit(settings, [free]) >= settings.num_samplers:
+            return
+        await asyncio.sleep(1)
+    raise ResourcesError(
+        f"{_wanted(settings)}; of the cluster's {_amounts(ray.cluster_resources())}, {_amounts(free)} are free. "
+        "Wait for what else runs there, or lower rollout.num_samplers, grader.num_graders or what the learner takes"
+    )
+
+
+def num_that_fit(settings: RolloutSettings, nodes: Sequence[Mapping[str, float]]) -> int:
+    """Return how many samplers fit when each lies on one node as a whole."""
+    per_sampler = {"CPU": settings.cpus_per_sampler, "GPU": settings.gpus_per_sampler}
+    return sum(
+        # The summand keeps 0.1 + 0.2 from missing 0.3.
+        min(math.floor(node.get(name, 0.0) / amount + 1e-6) for name, amount in per_sampler.items() if amount > 0)
+        for node in nodes
+    )
+
+
+def _wanted(settings: RolloutSettings) -> str:
+    n, cpus, gpus = settings.num_samplers, settings.cpus_per_sampler, settings.gpus_per_sampler
+    return f"{n} samplers x ({cpus:g} CPU + {gpus:g} GPU) need {n * cpus:g} CPU and {n * gpus:g} GPU"
+
+
+def _amounts(resources: Mapping[str, float]) -> str:
+    return f"{resources.get('CPU', 0.0):g} CPU and {resources.get('GPU', 0.0):g} GPU"

@@ -1,0 +1,73 @@
+"""The ``rollout`` section of the configuration."""
+
+from typing import Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from cluster.types import ConfigError
+
+LoraRank = Literal[1, 8, 16, 32, 64, 128, 256, 320, 512]
+LORA_RANKS: tuple[int, ...] = get_args(LoraRank)
+
+
+class RolloutSettings(BaseModel):
+    """How many samplers there are, what they sample and how long anyone waits for them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_samplers: int = Field(1, ge=1, description="Ray actors with one vLLM engine each")
+    group_size: int = Field(6, description="completions per problem, compared with one another; at least 2")
+    temperature: float = Field(0.9, gt=0, le=2, description="sampling temperature of the training rollouts")
+    max_prompt_tokens: int = Field(
+        704, ge=1, description="tokens; problems with a longer prompt are refused, never cut"
+    )
+    max_completion_tokens: int = Field(512, ge=1, description="tokens after which a completion is stopped")
+    num_few_shot: int = Field(0, ge=0, le=3, description="solved examples shown before each problem")
+
+    cpus_per_sampler: float = Field(1.0, gt=0, description="CPU cores that Ray reserves for each sampler")
+    gpus_per_sampler: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="GPU (or the fraction of one) that Ray reserves for each sampler; 0 samples on the CPU",
+    )
+    gpu_memory_utilization: float = Field(
+        0.85, gt=0, le=1, description="fraction of the GPU's memory that an engine takes; less where GPUs are shared"
+    )
+    kv_cache_gib: float = Field(1.0, gt=0, description="GiB of KV cache per engine on the CPU; GPUs use what is left")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="of the served weights; auto is float32 on the CPU and bfloat16 on a GPU"
+    )
+    enforce_eager: bool = Field(False, description="skip compilation and CUDA graphs: quicker start, slower tokens")
+    max_concurrent_requests: int = Field(
+        64, ge=1, description="completions that an engine samples at a time; further groups wait in the pool"
+    )
+    max_live_policies: int = Field(
+        2,
+        ge=1,
+        description="policy versions that an engine samples from at a time without reloading: max_staleness + 1",
+    )
+
+    start_deadline_seconds: float = Field(
+        600, gt=0, description="seconds for a sampler to be placed and its engine to start"
+    )
+    request_deadline_seconds: float = Field(
+        600, gt=0, description="seconds until the next completion of a group must be there"
+    )
+    publish_deadline_seconds: float = Field(120, gt=0, description="seconds for every sampler to load a new policy")
+
+    @field_validator("group_size")
+    @classmethod
+    def _a_group_compares(cls, group_size: int) -> int:
+        if group_size < 2:
+            raise ValueError(
+                f"group_size={group_size}: GRPO scores a completion against the others of its group, "
+                "so that a group of one never has an advantage to learn from; use 2 or more (4 to 16 is usual)"
+            )
+        return group_size
+
+
+def check_lora_rank(rank: int) -> None:
+    """Refuse, with a ConfigError, a LoRA rank that vLLM cannot serve."""
+    if rank not in LORA_RANKS:
+        raise ConfigError(f"LoRA rank {rank} cannot be served by vLLM; it takes {', '.join(map(str, LORA_RANKS))}")
