@@ -147,42 +147,12 @@ def _sample(options: argparse.Namespace) -> int:
 
 
 def _grade(options: argparse.Namespace) -> int:
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    from grader.batch import grade_file
+    from grader.console import grade_with_progress
     from grader.settings import GraderSettings
 
     given = {"reward": options.reward, "min_code_lines": options.min_lines}
     settings = GraderSettings(**{key: value for key, value in given.items() if value is not None})
-    console = Console(stderr=True)
-    columns = (TextColumn("grading"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("grading", total=None)
-        summary = grade_file(
-            options.file,
-            options.out,
-            settings=settings,
-            num_workers=options.workers,
-            on_progress=lambda done, total: bar.update(task, completed=done, total=total),
-            on_trouble=lambda message: console.print(message, markup=False, highlight=False),
-        )
-    skipped = len(summary.malformed) + len(summary.ungradable)
-    console.print(
-        f"{summary.num_graded} graded into {options.out}"
-        + (f", {skipped} rows left out, named above" if skipped else ""),
-        highlight=False,
-    )
-    if summary.interrupted:
-        return INTERRUPTED
-    return 0 if summary.complete else 1
+    return grade_with_progress(options.file, options.out, settings=settings, num_workers=options.workers)
 
 
 def _keys(options: argparse.Namespace) -> int:  # noqa: ARG001

@@ -99,6 +99,22 @@ def test_a_completion_ends_at_its_length_or_with_the_end_token_among_its_ids(poo
     assert {completion.finish_reason for completion in group} == {FinishReason.STOP, FinishReason.LENGTH}
 
 
+def test_more_prompts_at_once_than_one_pass_of_the_engine_holds_are_all_sampled(pool, run, request_for):
+    # Prompts that share nothing, so that none comes out of the prefix cache.
+    requests = [
+        replace(
+            request,
+            prompt=replace(request.prompt, token_ids=tuple(1 + (7 * n + i * (n + 3)) % 300 for i in range(190))),
+        )
+        for n, request in enumerate(request_for(f"many-{n}", size=2, tokens=4) for n in range(60))
+    ]
+
+    async def all_at_once():
+        return await asyncio.gather(*(collect(pool.sample_group(request)) for request in requests))
+
+    assert [len(group) for group in run(all_at_once())] == [2] * 60
+
+
 def test_an_adapter_changes_the_logprobs_as_peft_says(pool, run, tiny_model, policies, adapter_folders, request_for):
     run(pool.publish(policies[1]))
     group = run(collect(pool.sample_group(request_for("g"))))

@@ -1,0 +1,63 @@
+"""``caravan grade`` as a person sees it: a progress bar, messages and a summary on stderr, and an exit status."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from grader.batch import GradingSummary, grade_file
+from grader.settings import GraderSettings
+
+EXIT_COMPLETE = 0
+EXIT_INCOMPLETE = 1
+EXIT_INTERRUPTED = 130
+
+
+def grade_with_progress(
+    in_path: Path, out_path: Path, *, settings: GraderSettings, num_workers: int | None = None
+) -> int:
+    """Grade a file as ``grade_file`` does and return the exit status.
+
+    0 where every row was graded, 1 where some were malformed or ungradable, 130 after Ctrl-C. Raises what ``grade_file``
+    raises.
+    """
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("grading"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("grading", total=None)
+        summary = grade_file(
+            in_path,
+            out_path,
+            settings=settings,
+            num_workers=num_workers,
+            on_progress=lambda done, total: progress.update(task, completed=done, total=total),
+            # Row text can hold what rich takes for markup.
+            on_trouble=lambda message: console.print(f"{in_path}: {message}", style="yellow", markup=False),
+        )
+    _print_summary(console, summary, out_path)
+    if summary.interrupted:
+        return EXIT_INTERRUPTED
+    return EXIT_COMPLETE if summary.complete else EXIT_INCOMPLETE
+
+
+def _print_summary(console: Console, summary: GradingSummary, out_path: Path) -> None:
+    console.print(summary.walls, markup=False, highlight=False)
+    verdicts = ", ".join(f"{count} {verdict}" for verdict, count in summary.verdicts.most_common())
+    console.print(
+        f"{summary.num_graded} graded, mean reward {summary.mean_reward:.3f} ({verdicts or 'none'}) -> {out_path}",
+        markup=False,
+        highlight=False,
+    )
+    left_out = (len(summary.malformed), "malformed"), (len(summary.ungradable), "could not be graded")
+    for count, what in left_out:
+        if count:
+            console.print(f"{count} rows {what} and left out", style="red", markup=False)
+    if summary.interrupted:
+        console.print("interrupted: the rows graded so far are kept", style="red", markup=False)

@@ -1,0 +1,56 @@
+"""A grader pool without OCaml or Ray, for tests of what stands around it; as honest in form as the real one."""
+
+from collections.abc import Callable
+
+from cluster.types import Completion, Facts, FinishReason, Grade, Problem, UngradableError, Verdict
+from grader.lexical import has_end_marker
+from grader.reward import profile_named, reward_terms, total_reward
+from grader.settings import GraderSettings
+
+NUM_TESTS = 10
+
+
+class FakeGraderPool:
+    """Grades by a function from completion to the share of its asserts that pass; a GraderPool."""
+
+    def __init__(
+        self, share_passed: Callable[[Problem, Completion], float | None], settings: GraderSettings | None = None
+    ) -> None:
+        """``share_passed`` gives 0.0 to 1.0, or None for a completion that cannot be graded."""
+        self._share_passed = share_passed
+        self._settings = settings or GraderSettings(min_code_lines=0)
+        self.num_graded = 0
+        self.closed = False
+
+    async def grade(self, problem: Problem, completion: Completion) -> Grade:
+        """Grade one completion; raises UngradableError where the function says None."""
+        share = self._share_passed(problem, completion)
+        if share is None:
+            raise UngradableError(f"completion {completion.id!r} is ungradable, as the test asked")
+        self.num_graded += 1
+        passed = round(share * NUM_TESTS)
+        facts = Facts(
+            verdict=Verdict.PASSED if passed == NUM_TESTS else Verdict.WRONG,
+            tests_passed=passed,
+            tests_total=NUM_TESTS,
+            type_errors=0,
+            syntax_error=False,
+            compiled=True,
+            type_checked=True,
+            has_end_marker=has_end_marker(completion.text),
+            hit_length_limit=completion.finish_reason is FinishReason.LENGTH,
+            num_code_lines=len(completion.text.splitlines()),
+            seconds={"compile": 0.0, "run": 0.0},
+        )
+        terms = reward_terms(facts, profile_named(self._settings.reward))
+        reward = total_reward(
+            facts,
+            terms,
+            min_code_lines=self._settings.min_code_lines,
+            runaway_multiplier=self._settings.runaway_multiplier,
+        )
+        return Grade(facts=facts, terms=terms, reward=reward)
+
+    async def close(self) -> None:
+        """Remember that it was closed."""
+        self.closed = True

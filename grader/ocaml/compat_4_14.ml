@@ -1,0 +1,7 @@
+(* What depends on the compiler's version, for OCaml 4.14. *)
+
+include Shared
+
+let type_structure env items =
+  let structure, signature, _names, _shape, env = Typemod.type_structure env items in
+  (structure, signature, env)

@@ -1,0 +1,196 @@
+(* Runs compiled completions, one fork each, against the tests that were compiled with them.
+
+   Bytecode, since it takes in code that it did not know when it was built.  The fork reports over a pipe of its own, which
+   nothing in the completion's reach can name: code that was type-checked under policy.ml has no way to a descriptor, to a
+   channel other than the standard ones (which lead nowhere), or to the functions below.  The fork leaves with [_exit]; its
+   exit status and its output mean nothing.
+
+   Time is CPU time, kept by interval timers with their default action, which ends the process: there is no handler for a
+   program to catch or outlive, and a loop inside the runtime (comparing cyclic values) ends as well.  When a fork dies in a
+   step, the next fork leaves out that step and those done before.
+
+   request: blob; number of steps; CPU seconds per step; CPU seconds for all; wall seconds for all
+   answer:  the report, one event per line:
+     start N | done N | raised N MESSAGE     a step
+     held K | false K | error K MESSAGE      an assert, the first time that it was true, false, or raised
+     init MESSAGE                            the completion's own top level, or set-up between steps, raised
+     end                                     the tests ran to their end
+     died N HOW                              the fork ended within step N (0: outside of every step); HOW: time, wall, killed *)
+
+external global_data : unit -> Obj.t array = "caml_get_global_data"
+external realloc_global_data : int -> unit = "caml_realloc_global"
+
+exception Assertion_failed
+
+type run = (int -> (unit -> unit) -> unit) -> (int -> (unit -> bool) -> unit) -> (int -> (unit -> bool) -> unit) -> (int -> exn) -> unit
+
+(* No printer of the completion's own runs here (policy.ml denies registering one); messages are cut, as an exception can
+   carry anything. *)
+let describe exn =
+  let cut text = if String.length text > 200 then String.sub text 0 200 ^ "..." else text in
+  match exn with
+  | Failure text -> "Failure " ^ String.escaped (cut text)
+  | Invalid_argument text -> "Invalid_argument " ^ String.escaped (cut text)
+  | _ -> (
+      let name = Printexc.exn_slot_name exn in
+      match String.rindex_opt name '.' with
+      | Some dot -> String.sub name (dot + 1) (String.length name - dot - 1)
+      | None -> name)
+
+let load blob =
+  let (code, literals, num_slots, unit_slot) : bytes * (int * Obj.t) list * int * int = Marshal.from_string blob 0 in
+  realloc_global_data num_slots;
+  List.iter (fun (slot, value) -> (global_data ()).(slot) <- value) literals;
+  let start = Load.start code in
+  let run () : run =
+    ignore (start ());
+    let exported = (global_data ()).(unit_slot) in
+    Obj.obj (Obj.field exported (Obj.size exported - 1))
+  in
+  run
+
+let arm timer seconds = ignore (Unix.setitimer timer { Unix.it_interval = 0.0; it_value = seconds })
+
+(* The fork: never returns. *)
+let run_completion ~pipe ~blob ~skipped ~step_seconds ~total_seconds =
+  (* Good news may wait for the next event; bad news and starts are written before anything else runs. *)
+  let waiting = Buffer.create 256 in
+  let note line = Buffer.add_string waiting line; Buffer.add_char waiting '\n' in
+  let report line =
+    note line;
+    Wire.write_all pipe (Buffer.to_bytes waiting) 0 (Buffer.length waiting);
+    Buffer.clear waiting
+  in
+  let reset_step_timer () = arm Unix.ITIMER_PROF step_seconds in
+  (* An assert in a loop speaks once of each kind. *)
+  let failures = Hashtbl.create 16 and successes = Hashtbl.create 16 in
+  let once seen index tell line =
+    if not (Hashtbl.mem seen index) then begin
+      Hashtbl.replace seen index ();
+      tell line
+    end
+  in
+  let held index = once successes index note (Printf.sprintf "held %d" index) in
+  let failed index = once failures index report (Printf.sprintf "false %d" index) in
+  let raised index exn = once failures index report (Printf.sprintf "error %d %s" index (describe exn)) in
+  let step id body =
+    if not skipped.(id) then begin
+      report (Printf.sprintf "start %d" id);
+      reset_step_timer ();
+      (match body () with
+      | () -> report (Printf.sprintf "done %d" id)
+      | exception exn -> report (Printf.sprintf "raised %d %s" id (describe exn)));
+      reset_step_timer ()
+    end
+  in
+  let check_through index condition = if condition () then held index else failed index in
+  let check index condition =
+    match condition () with
+    | true -> held index
+    | false -> failed index
+    | exception exn -> raised index exn
+  in
+  let failure index = failed index; Assertion_failed in
+  let start = load blob in
+  Wire.scrub blob;
+  arm Unix.ITIMER_VIRTUAL total_seconds;
+  reset_step_timer ();
+  (match (start ()) step check check_through failure with
+  | () -> report "end"
+  | exception exn -> report ("init " ^ describe exn));
+  Unix._exit 0
+
+type attempt = { events : string list; finished : bool; inside : int; how : string }
+
+(* The innermost step that was started and did not end. *)
+let innermost events =
+  let follow stack event =
+    match String.split_on_char ' ' event with
+    | "start" :: id :: _ -> int_of_string id :: stack
+    | ("done" | "raised") :: _ -> List.tl stack
+    | _ -> stack
+  in
+  match List.fold_left follow [] events with [] -> 0 | id :: _ -> id
+
+let collect pipe child ~wall_deadline =
+  let buffer = Buffer.create 1024 and chunk = Bytes.create 4096 in
+  let rec loop () =
+    let left = wall_deadline -. Unix.gettimeofday () in
+    match Unix.select [ pipe ] [] [] (Float.max 0.0 left) with
+    | [], _, _ -> Unix.kill child Sys.sigkill; "wall"
+    | _ -> (
+        match Unix.read pipe chunk 0 (Bytes.length chunk) with
+        | 0 -> "killed"
+        | count -> Buffer.add_subbytes buffer chunk 0 count; loop ())
+  in
+  let how = loop () in
+  let status = snd (Unix.waitpid [] child) in
+  let how =
+    match status with
+    | WSIGNALED signal when signal = Sys.sigprof || signal = Sys.sigvtalrm || signal = Sys.sigxcpu -> "time"
+    | _ -> how
+  in
+  (String.split_on_char '\n' (Buffer.contents buffer) |> List.filter (fun line -> line <> ""), how)
+
+let attempt ~requests ~answers ~wall_deadline start =
+  let reading, writing = Unix.pipe ~cloexec:true () in
+  match Unix.fork () with
+  | 0 ->
+      List.iter Unix.close [ reading; requests; answers ];
+      start writing
+  | child ->
+      Unix.close writing;
+      let events, how = collect reading child ~wall_deadline in
+      Unix.close reading;
+      let ends event = event = "end" || String.length event > 5 && String.sub event 0 5 = "init " in
+      { events; finished = List.exists ends events; inside = innermost events; how }
+
+let children_seconds () =
+  let times = Unix.times () in
+  times.tms_cutime +. times.tms_cstime
+
+let mark_done skipped event =
+  match String.split_on_char ' ' event with
+  | ("done" | "raised") :: id :: _ -> skipped.(int_of_string id) <- true
+  | _ -> ()
+
+let run_job ~requests ~answers ~blob ~num_steps ~step_seconds ~total_seconds ~wall_seconds =
+  let skipped = Array.make (num_steps + 1) false in
+  let wall_deadline = Unix.gettimeofday () +. wall_seconds and began = children_seconds () in
+  let rec again () =
+    let left = total_seconds -. (children_seconds () -. began) in
+    if left <= 0.0 then [ "died 0 time" ]
+    else if Unix.gettimeofday () >= wall_deadline then [ "died 0 wall" ]
+    else
+      let start pipe = run_completion ~pipe ~blob ~skipped ~step_seconds ~total_seconds:left in
+      let { events; finished; inside; how } = attempt ~requests ~answers ~wall_deadline start in
+      if finished then events
+      else begin
+        List.iter (mark_done skipped) events;
+        skipped.(inside) <- true;
+        let death = Printf.sprintf "died %d %s" inside how in
+        events @ (death :: (if inside = 0 then [] else again ()))
+      end
+  in
+  again ()
+
+let serve requests answers =
+  let rec loop () =
+    match Wire.receive requests with
+    | [ blob; num_steps; step_seconds; total_seconds; wall_seconds ] ->
+        let events =
+          run_job ~requests ~answers ~blob ~num_steps:(int_of_string num_steps)
+            ~step_seconds:(float_of_string step_seconds) ~total_seconds:(float_of_string total_seconds)
+            ~wall_seconds:(float_of_string wall_seconds)
+        in
+        Wire.send answers events;
+        loop ()
+    | _ -> failwith "malformed request"
+    | exception Wire.Closed -> ()
+  in
+  loop ()
+
+let () =
+  let requests, answers = Wire.take_over_standard_descriptors () in
+  Wire.send answers [ "ready"; Sys.ocaml_version ];
+  serve requests answers

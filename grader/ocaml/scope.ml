@@ -1,0 +1,144 @@
+(* Who sees which names.  The job is one structure:
+
+     module Std' = Stdlib          the real one, bound before anything can shadow it
+     module Predef' = struct ... end
+     module Given' = struct (type definitions of the statement) end
+     module Solution' = struct open Given' (the completion) end
+     let run' step' check' ... = let module Tests' = struct (opens, the problem's names, the tests) end in ()
+
+   (x' stands for an unlexable name).  The tests open Solution' and then Std' and Predef' over it, so that [=], [not],
+   [List], [true] and [list] are the real ones whatever the completion defines; only names that the problem itself asks
+   for are bound over those again. *)
+
+open Parsetree
+open Ast_helper
+
+let given = "Given "
+let solution = "Solution "
+let predefined = "Predef "
+let tests = "Tests "
+let run = "run "
+let located = Location.mknoloc
+let path_in modname name = located (Longident.Ldot (Longident.Lident modname, name))
+let open_module name = Str.open_ (Opn.mk ~override:Asttypes.Override (Mod.ident (located (Longident.Lident name))))
+let define_module name items = Str.module_ (Mb.mk (located (Some name)) (Mod.structure items))
+
+let predefined_source =
+  {|type nonrec int = int type nonrec char = char type nonrec string = string type nonrec bytes = bytes
+    type nonrec float = float type nonrec int32 = int32 type nonrec int64 = int64 type nonrec nativeint = nativeint
+    type nonrec bool = bool = false | true
+    type nonrec unit = unit = ()
+    type nonrec exn = exn
+    type nonrec 'a array = 'a array
+    type nonrec 'a lazy_t = 'a lazy_t
+    type 'a list = 'a Stdlib.List.t = [] | (::) of 'a * 'a list
+    type nonrec 'a option = 'a option = None | Some of 'a
+    exception Match_failure = Match_failure
+    exception Out_of_memory = Out_of_memory
+    exception Invalid_argument = Invalid_argument
+    exception Failure = Failure
+    exception Not_found = Not_found
+    exception Sys_error = Sys_error
+    exception End_of_file = End_of_file
+    exception Division_by_zero = Division_by_zero
+    exception Stack_overflow = Stack_overflow
+    exception Assert_failure = Assert_failure
+    exception Undefined_recursive_module = Undefined_recursive_module|}
+
+let foundations given_items =
+  let standard = Str.module_ (Mb.mk (located (Some Rewrite.std)) (Mod.ident (located (Longident.Lident "Stdlib")))) in
+  let predefined_items = Parse.implementation (Lexing.from_string predefined_source) in
+  [ standard; define_module predefined predefined_items; define_module given given_items ]
+
+let solution_module items = define_module solution (open_module given :: items)
+
+let rec pattern_names pattern =
+  match pattern.ppat_desc with
+  | Ppat_var { txt; _ } -> [ txt ]
+  | Ppat_alias (inner, { txt; _ }) -> txt :: pattern_names inner
+  | Ppat_tuple parts | Ppat_array parts -> List.concat_map pattern_names parts
+  | Ppat_record (fields, _) -> List.concat_map (fun (_, inner) -> pattern_names inner) fields
+  | Ppat_constraint (inner, _) | Ppat_lazy inner | Ppat_open (_, inner) -> pattern_names inner
+  | _ -> []
+
+(* The values that a structure binds at its top level. *)
+let rec defined_values items =
+  let in_item item =
+    match item.pstr_desc with
+    | Pstr_value (_, bindings) -> List.concat_map (fun binding -> pattern_names binding.pvb_pat) bindings
+    | Pstr_primitive { pval_name; _ } -> [ pval_name.txt ]
+    | Pstr_include { pincl_mod = { pmod_desc = Pmod_structure nested; _ }; _ } -> defined_values nested
+    | _ -> []
+  in
+  List.concat_map in_item items
+
+(* Whether the completion, once typed, has something at its top level. *)
+let solution_has signature is_it =
+  let inside = function
+    | Types.Sig_module (id, _, { md_type = Mty_signature items; _ }, _, _) when Ident.name id = solution ->
+        List.exists is_it items
+    | _ -> false
+  in
+  List.exists inside signature
+
+let binds_value signature name =
+  solution_has signature (function Types.Sig_value (id, _, _) -> Ident.name id = name | _ -> false)
+
+(* Where a name of the problem lives: the completion's own definition of it wins over the statement's. *)
+let home signature ~is_it = if solution_has signature is_it then solution else given
+
+let type_from signature ~clashes declarations =
+  let source declaration =
+    let name = declaration.ptype_name.txt in
+    let is_it = function Types.Sig_type (id, _, _, _) -> Ident.name id = name | _ -> false in
+    let parameters = List.map fst declaration.ptype_params in
+    let manifest = Typ.constr (path_in (home signature ~is_it) name) parameters in
+    { declaration with ptype_manifest = Some manifest; ptype_attributes = [] }
+  in
+  let constructors declaration =
+    match declaration.ptype_kind with
+    | Ptype_variant constructors -> List.map (fun constructor -> constructor.pcd_name.txt) constructors
+    | _ -> []
+  in
+  let clashing declaration = List.exists clashes (declaration.ptype_name.txt :: constructors declaration) in
+  if List.exists clashing declarations then [ List.map source declarations ] else []
+
+(* The problem's own names, bound over those of the standard library; [name] is empty where the signature binds a pattern. *)
+let problem_names ~environment ~signature ~given_items ~name =
+  let found find key = match find key environment with _ -> true | exception Not_found -> false in
+  let clashing_type key = found Env.find_type_by_name (Longident.Lident key) in
+  let clashing_constructor key = List.mem key [ "Some"; "None"; "Ok"; "Error"; "true"; "false"; "[]"; "::"; "()" ] in
+  let clashes key = clashing_type key || clashing_constructor key in
+  let rebind item =
+    match item.pstr_desc with
+    | Pstr_type (recursive, declarations) -> List.map (Str.type_ recursive) (type_from signature ~clashes declarations)
+    | Pstr_exception { ptyexn_constructor = { pext_name; _ }; _ } ->
+        let is_it = function Types.Sig_typext (id, _, _, _) -> Ident.name id = pext_name.txt | _ -> false in
+        let source = path_in (home signature ~is_it) pext_name.txt in
+        [ Str.exception_ (Te.mk_exception (Te.rebind pext_name source)) ]
+    | Pstr_module { pmb_name = { txt = Some modname; _ } as pmb_name; _ } ->
+        let is_it = function Types.Sig_module (id, _, _, _, _) -> Ident.name id = modname | _ -> false in
+        [ Str.module_ (Mb.mk pmb_name (Mod.ident (path_in (home signature ~is_it) modname))) ]
+    | _ -> []
+  in
+  let value = Str.value Asttypes.Nonrecursive [ Vb.mk (Pat.var (located name)) (Exp.ident (path_in solution name)) ] in
+  List.concat_map rebind given_items @ if name = "" then [] else [ value ]
+
+let run_function ~problem_names ~tests:items =
+  let scope = List.map open_module [ given; solution; Rewrite.std; predefined ] in
+  let body =
+    Exp.letmodule (located (Some tests)) (Mod.structure (scope @ problem_names @ items)) Rewrite.unit
+  in
+  let constr name = Typ.constr (located (Longident.Lident name)) [] in
+  let arrow = Typ.arrow Asttypes.Nolabel in
+  let lazily result = arrow (constr "int") (arrow (arrow (constr "unit") result) (constr "unit")) in
+  let parameter (name, typ) body = Compat.lambda (Pat.constraint_ (Pat.var (located name)) typ) body in
+  let parameters =
+    [
+      (Rewrite.step_name, lazily (constr "unit"));
+      (Rewrite.check_name, lazily (constr "bool"));
+      (Rewrite.check_through_name, lazily (constr "bool"));
+      (Rewrite.failure_name, arrow (constr "int") (constr "exn"));
+    ]
+  in
+  Str.value Asttypes.Nonrecursive [ Vb.mk (Pat.var (located run)) (List.fold_right parameter parameters body) ]

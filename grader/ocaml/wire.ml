@@ -1,0 +1,72 @@
+(* The frames that cross the pipes to and from Python: a 32-bit big-endian length, then that many bytes, which hold
+   fields of the same form.  Nothing else is ever written there. *)
+
+exception Closed
+
+let rec write_all fd bytes offset length =
+  if length > 0 then begin
+    let written = Unix.write fd bytes offset length in
+    write_all fd bytes (offset + written) (length - written)
+  end
+
+let read_exactly fd length =
+  let bytes = Bytes.create length in
+  let rec fill offset =
+    if offset < length then
+      match Unix.read fd bytes offset (length - offset) with
+      | 0 -> raise Closed
+      | count -> fill (offset + count)
+  in
+  fill 0;
+  Bytes.unsafe_to_string bytes
+
+let read_to_end fd =
+  let buffer = Buffer.create 65536 and chunk = Bytes.create 65536 in
+  let rec loop () =
+    match Unix.read fd chunk 0 (Bytes.length chunk) with
+    | 0 -> Buffer.contents buffer
+    | count -> Buffer.add_subbytes buffer chunk 0 count; loop ()
+  in
+  loop ()
+
+let length_at text offset = Int32.to_int (String.get_int32_be text offset) land 0xFFFF_FFFF
+
+let decode frame =
+  let rec fields offset =
+    if offset >= String.length frame then []
+    else
+      let length = length_at frame offset in
+      let field = String.sub frame (offset + 4) length in
+      field :: fields (offset + 4 + length)
+  in
+  fields 0
+
+let encode fields =
+  let buffer = Buffer.create 4096 in
+  let add field =
+    Buffer.add_int32_be buffer (Int32.of_int (String.length field));
+    Buffer.add_string buffer field
+  in
+  List.iter add fields;
+  Buffer.contents buffer
+
+let send fd fields =
+  let frame = encode [ encode fields ] in
+  write_all fd (Bytes.unsafe_of_string frame) 0 (String.length frame)
+
+(* Memory that is given out uninitialized ([Bytes.create]) must not show what it held: requests hold the tests. *)
+let scrub text = Bytes.fill (Bytes.unsafe_of_string text) 0 (String.length text) '\000'
+
+let receive fd =
+  let frame = read_exactly fd (length_at (read_exactly fd 4) 0) in
+  let fields = decode frame in
+  scrub frame;
+  fields
+
+(* The protocol moves to private descriptors, and the standard ones become the null device (which is what stderr is):
+   code that runs later in this process or in a fork of it has nothing of ours to print to. *)
+let take_over_standard_descriptors () =
+  let requests = Unix.dup ~cloexec:true Unix.stdin and answers = Unix.dup ~cloexec:true Unix.stdout in
+  Unix.dup2 Unix.stderr Unix.stdin;
+  Unix.dup2 Unix.stderr Unix.stdout;
+  (requests, answers)

@@ -1,0 +1,70 @@
+"""The rows of ``caravan grade``: what is read, what is written. Pure."""
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from cluster.types import FinishReason, Grade, Problem
+from grader.signature import split_prompt
+
+
+class MalformedRow(Exception):
+    """A row that cannot be graded; the message says what is wrong with it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One completion to be graded."""
+
+    line: int  # 1 for the first line of the file
+    id: str
+    problem: Problem
+    completion: str
+    finish_reason: FinishReason
+
+
+def parse_row(text: str, *, line: int) -> Row:
+    """Read ``{id, prompt, tests, completion[, finish_reason]}``; MalformedRow where that is not what it is."""
+    try:
+        row = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise MalformedRow(f"not JSON: {error}") from error
+    if not isinstance(row, dict):
+        raise MalformedRow("not a JSON object")
+    if "id" not in row or isinstance(row["id"], (dict, list, bool)) or row["id"] is None:
+        raise MalformedRow("no id (a string or a number)")
+    for key in ("prompt", "tests", "completion"):
+        if not isinstance(row.get(key), str):
+            raise MalformedRow(f"{key} is {'missing' if key not in row else 'not a string'}")
+    try:
+        statement, signature = split_prompt(row["prompt"])
+    except ValueError as error:
+        raise MalformedRow(str(error)) from error
+    finish_reason = row.get("finish_reason")
+    if finish_reason is not None and finish_reason not in set(FinishReason):
+        raise MalformedRow(f"finish_reason is {finish_reason!r}, not one of: {', '.join(FinishReason)}")
+    identifier = str(row["id"])
+    return Row(
+        line=line,
+        id=identifier,
+        problem=Problem(id=identifier, statement=statement, signature=signature, tests=row["tests"]),
+        completion=row["completion"],
+        finish_reason=FinishReason(finish_reason or FinishReason.STOP),
+    )
+
+
+def result_row(row: Row, grade: Grade) -> dict[str, Any]:
+    """The row that ``caravan grade`` writes."""
+    facts = grade.facts
+    return {
+        "id": row.id,
+        "verdict": str(facts.verdict),
+        "reward": grade.reward,
+        "terms": asdict(grade.terms),
+        "type_errors": facts.type_errors,
+        "syntax_error": facts.syntax_error,
+        "tests_passed": facts.tests_passed,
+        "tests_total": facts.tests_total,
+        "diagnostics": facts.diagnostics,
+        "seconds": {stage: round(seconds, 6) for stage, seconds in facts.seconds.items()},
+    }

@@ -1,0 +1,165 @@
+"""The OCaml toolchain: found on this machine, and our two programs built with it once and kept in a cache.
+
+``front`` is native and linked with the compiler's own libraries; ``runner`` is bytecode with its runtime, see the sources
+in ``grader/ocaml``. What depends on the compiler's version stands in one ``compat_*.ml`` per version.
+"""
+
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster.types import DeadlineExceeded, ToolchainError
+from grader.process import run_command
+from grader.walls import Program
+
+SOURCES = Path(__file__).parent / "ocaml"
+FRONT_MODULES = ("wire", "shared", "compat", "policy", "rewrite", "scope", "job", "front")
+RUNNER_MODULES = ("wire", "load", "runner")
+# Compiler version -> the files that know its libraries and its runtime, under the names that the others call them by.
+COMPAT = {
+    "4.13": {"shared": "shared_4.ml", "compat": "compat_4_13.ml", "load": "load_4.ml"},
+    "4.14": {"shared": "shared_4.ml", "compat": "compat_4_14.ml", "load": "load_4.ml"},
+    "5.3": {"compat": "compat_5_3.ml", "load": "load_5.ml"},
+}
+INSTALL_HINT = "install it with: apt-get install ocaml-nox gcc"
+# l: depth of a completion's stack, 64 MiB of words, as deep as native code on a usual machine, and quick to overflow.
+# d: OCaml 5 reserves address space for 128 domains otherwise, more than our limit; OCaml 4 does not know the letter.
+RUNTIME_PARAMETERS = {"4": "l=8M", "5": "d=1,l=8M"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Toolchain:
+    """The two programs, ready to be started, and the OCaml that built them."""
+
+    version: str
+    front: Program
+    runner: Program
+
+
+def prepare_toolchain(cache: Path | None = None) -> Toolchain:
+    """Find OCaml and build what is not in the cache yet (a second or two).
+
+    Raises ToolchainError naming the package to install where a part of OCaml is missing or of an unknown version.
+    """
+    compiler = _find("ocamlc")
+    version = _output_of([compiler, "-version"]).strip()
+    library = Path(_output_of([compiler, "-where"]).strip())
+    renamed = _compat_for(version)
+    if not (library / "compiler-libs" / "ocamlcommon.cmxa").exists():
+        raise ToolchainError(f"OCaml {version} in {library} comes without compiler-libs; {INSTALL_HINT}")
+    folder = (cache or _user_cache()) / f"ocaml-{version}-{_fingerprint(library)}"
+    if not folder.exists():
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with (folder.parent / "building").open("w") as lock:
+                # One of the graders that start together builds, the others wait for it.
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                if not folder.exists():
+                    _build(folder, library, renamed)
+        except OSError as error:
+            raise ToolchainError(f"the grader's OCaml programs cannot be built in {folder.parent}: {error}") from error
+    front, runner = folder / "front", folder / "runner"
+    environment = {"OCAMLRUNPARAM": RUNTIME_PARAMETERS[version[0]]}
+    return Toolchain(
+        version=version,
+        front=Program(
+            path=front,
+            libraries=_shared_libraries(front),
+            readable=(library,),
+            companion=runner,
+            environment=environment,
+        ),
+        runner=Program(path=runner, libraries=_shared_libraries(runner), environment=environment),
+    )
+
+
+def _find(name: str) -> str:
+    found = shutil.which(name)
+    if found is None:
+        raise ToolchainError(f"the OCaml compiler is missing: no {name} on PATH; {INSTALL_HINT}")
+    return found
+
+
+def _output_of(command: list[str]) -> str:
+    try:
+        done = run_command(command, deadline_seconds=60)
+    except (OSError, DeadlineExceeded) as error:
+        raise ToolchainError(f"{command[0]} does not run: {error}; {INSTALL_HINT}") from error
+    if done.status != 0:
+        raise ToolchainError(f"{' '.join(command)} fails: {done.output.strip()[:500]}; {INSTALL_HINT}")
+    return done.output
+
+
+def _compat_for(version: str) -> Mapping[str, str]:
+    major_minor = ".".join(version.split(".")[:2])
+    if major_minor not in COMPAT:
+        known = ", ".join(COMPAT)
+        raise ToolchainError(f"OCaml {version} is not supported: the grader knows the compiler libraries of {known}")
+    return COMPAT[major_minor]
+
+
+def _user_cache() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "caravan"
+
+
+def _fingerprint(library: Path) -> str:
+    """Names one build: our sources and the OCaml (its place too, as the programs hold it)."""
+    digest = hashlib.sha256(str(library).encode())
+    for source in sorted(SOURCES.glob("*.ml")):
+        digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def _build(folder: Path, library: Path, renamed: Mapping[str, str]) -> None:
+    """Build both programs beside ``folder`` and move them there in one step, whole or not at all."""
+    # OCaml 5 keeps the unix library in a folder of its own.
+    unix = ["-I", "+unix"] if (library / "unix").is_dir() else []
+    with tempfile.TemporaryDirectory(prefix="build-", dir=folder.parent) as name:
+        workplace = Path(name)
+        finished = workplace / "finished"
+        finished.mkdir()
+        front = _copy_sources(workplace, FRONT_MODULES, renamed)
+        runner = _copy_sources(workplace, RUNNER_MODULES, renamed)
+        libraries = ["-I", "+compiler-libs", "ocamlcommon.cmxa", "ocamlbytecomp.cmxa", "unix.cmxa"]
+        _compile([_find("ocamlopt"), *unix, *libraries, *front, "-o", "finished/front"], workplace)
+        _compile(
+            [_find("ocamlc"), *unix, "-custom", "-linkall", "unix.cma", *runner, "-o", "finished/runner"], workplace
+        )
+        finished.rename(folder)
+
+
+def _copy_sources(workplace: Path, modules: Sequence[str], renamed: Mapping[str, str]) -> list[str]:
+    """The source files of a program, those of this compiler's version under the names that the others call them by."""
+    # OCaml 5.3 has nothing to share with another version yet.
+    present = [module for module in modules if module in renamed or (SOURCES / f"{module}.ml").exists()]
+    for module in present:
+        shutil.copyfile(SOURCES / renamed.get(module, f"{module}.ml"), workplace / f"{module}.ml")
+    return [f"{module}.ml" for module in present]
+
+
+def _compile(command: list[str], folder: Path) -> None:
+    try:
+        done = run_command(command, deadline_seconds=300, folder=folder)
+    except DeadlineExceeded as error:
+        raise ToolchainError(f"building the grader's OCaml programs: {error}") from error
+    if done.status != 0:
+        raise ToolchainError(
+            f"the grader's OCaml programs cannot be built with {command[0]}: {done.output.strip()[:1500]}; "
+            "is a C compiler there? " + INSTALL_HINT
+        )
+
+
+def _shared_libraries(program: Path) -> tuple[Path, ...]:
+    """What the dynamic loader needs to start a program, the loader itself included."""
+    try:
+        done = run_command(["ldd", str(program)], deadline_seconds=60)
+    except FileNotFoundError:
+        return ()
+    return tuple(Path(path) for path in re.findall(r"(?:=>\s+)?(/\S+) \(0x", done.output))

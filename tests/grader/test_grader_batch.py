@@ -1,0 +1,161 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.types import DatasetError
+from grader.batch import grade_file
+from grader.console import grade_with_progress
+
+from .conftest import QUICK
+from .made import TWICE
+from .test_grader_containment import leftovers
+
+RIGHT, WRONG, LOOP = "let twice x = x + x", "let twice x = x", "let rec twice x = twice x"
+
+
+def row(identifier: object, completion: str, **more: object) -> dict[str, object]:
+    return {"id": identifier, "prompt": TWICE.prompt, "tests": TWICE.tests, "completion": completion, **more}
+
+
+def write(path: Path, rows: list[object]) -> Path:
+    path.write_text("".join((one if isinstance(one, str) else json.dumps(one)) + "\n" for one in rows))
+    return path
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("num_workers", [1, 3])
+def test_rows_come_out_in_input_order_with_all_their_fields(tmp_path: Path, num_workers: int) -> None:
+    rows: list[object] = [row("slow", LOOP), *(row(f"r{i % 3}", RIGHT if i % 2 else WRONG) for i in range(20))]
+    source = write(tmp_path / "in.jsonl", rows)
+    seen: list[tuple[int, int]] = []
+    summary = grade_file(
+        source,
+        tmp_path / "new" / "out.jsonl",
+        settings=QUICK,
+        num_workers=num_workers,
+        on_progress=lambda done, total: seen.append((done, total)),
+    )
+    out = read(tmp_path / "new" / "out.jsonl")
+    assert summary.complete and summary.num_graded == 21
+    assert [one["id"] for one in out] == ["slow", *(f"r{i % 3}" for i in range(20))]
+    assert out[0]["verdict"] == "timeout"
+    assert [one["verdict"] for one in out[1:]] == ["passed" if i % 2 else "wrong" for i in range(20)]
+    assert seen == [(i, 21) for i in range(1, 22)]
+    assert set(out[2]) == {
+        "id",
+        "verdict",
+        "reward",
+        "terms",
+        "type_errors",
+        "syntax_error",
+        "tests_passed",
+        "tests_total",
+        "diagnostics",
+        "seconds",
+    }
+    assert out[2]["terms"] == {"structural": 0.0, "type_check": 0.2, "compile": 0.1, "tests": 0.65}
+    assert (out[2]["reward"], out[2]["tests_passed"], out[2]["tests_total"]) == (0.95, 4, 4)
+
+
+def test_a_finish_reason_and_the_minimum_of_lines_count(tmp_path: Path) -> None:
+    source = write(tmp_path / "in.jsonl", [row(1, RIGHT, finish_reason="length"), row(2, RIGHT, finish_reason=None)])
+    grade_file(source, tmp_path / "out.jsonl", settings=QUICK, num_workers=1)
+    assert [one["reward"] for one in read(tmp_path / "out.jsonl")] == [pytest.approx(0.285), 0.95]
+    settings = QUICK.model_copy(update={"min_code_lines": 2})
+    grade_file(source, tmp_path / "out.jsonl", settings=settings, num_workers=1)
+    assert [one["reward"] for one in read(tmp_path / "out.jsonl")] == [0.0, 0.0]
+
+
+def test_malformed_rows_are_named_by_line_and_the_others_graded(tmp_path: Path) -> None:
+    rows: list[object] = [
+        row("a", RIGHT),
+        "{not json",
+        "",
+        "[1]",
+        {"id": "b", "prompt": TWICE.prompt, "tests": TWICE.tests},
+        row("c", RIGHT, prompt="no signature"),
+        row("d", RIGHT, finish_reason="boredom"),
+        {**row("e", RIGHT), "completion": 7},
+        {key: value for key, value in row("f", RIGHT).items() if key != "id"},
+        row("g", WRONG),
+    ]
+    told: list[str] = []
+    source = write(tmp_path / "in.jsonl", rows)
+    summary = grade_file(source, tmp_path / "out.jsonl", settings=QUICK, num_workers=2, on_trouble=told.append)
+    assert [one["id"] for one in read(tmp_path / "out.jsonl")] == ["a", "g"]
+    assert not summary.complete
+    assert told == summary.malformed
+    assert [message.split(":")[0] for message in told] == [f"line {n}" for n in (2, 4, 5, 6, 7, 8, 9)]
+    assert "completion is missing" in told[2] and "no signature" in told[3] and "boredom" in told[4]
+
+
+def test_a_file_that_is_not_there_or_is_the_output_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="cannot read"):
+        grade_file(tmp_path / "nowhere.jsonl", tmp_path / "out.jsonl", settings=QUICK)
+    source = write(tmp_path / "in.jsonl", [row("a", RIGHT)])
+    with pytest.raises(DatasetError, match="overwrite"):
+        grade_file(source, source, settings=QUICK)
+    assert len(read(source)) == 1
+
+
+def test_a_full_disk_is_one_message(tmp_path: Path) -> None:
+    source = write(tmp_path / "in.jsonl", [row("a", RIGHT)] * 3)
+    with pytest.raises(DatasetError, match="/dev/full: No space left"):
+        grade_file(source, Path("/dev/full"), settings=QUICK, num_workers=1)
+
+
+def test_a_person_sees_a_summary_and_the_exit_status_says_whether_all_was_graded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = write(tmp_path / "good.jsonl", [row("a", RIGHT), row("b", WRONG)])
+    bad = write(tmp_path / "bad.jsonl", [row("a", RIGHT), "{[markup]"])
+    assert grade_with_progress(good, tmp_path / "out.jsonl", settings=QUICK, num_workers=1) == 0
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "2 graded, mean reward 0.625 (1 passed, 1 wrong)" in " ".join(captured.err.split())
+    assert grade_with_progress(bad, tmp_path / "out.jsonl", settings=QUICK, num_workers=1) == 1
+    shown = " ".join(capsys.readouterr().err.split())
+    assert "line 2: not JSON" in shown and "1 rows malformed and left out" in shown
+
+
+def test_ctrl_c_keeps_what_is_done_and_leaves_no_process(tmp_path: Path) -> None:
+    source = write(tmp_path / "in.jsonl", [*(row(f"quick{i}", RIGHT) for i in range(5)), *[row("slow", LOOP)] * 60])
+    out = tmp_path / "out.jsonl"
+    script = (
+        "import sys; from pathlib import Path; from grader.batch import grade_file\n"
+        "from grader.settings import GraderSettings\n"
+        "summary = grade_file(Path(sys.argv[1]), Path(sys.argv[2]), settings=GraderSettings(), num_workers=2)\n"
+        "sys.exit(130 if summary.interrupted else 0)\n"
+    )
+    folders = leftovers()
+    child = subprocess.Popen([sys.executable, "-c", script, str(source), str(out)], start_new_session=True)
+    try:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and not (out.exists() and out.read_text().count("\n") >= 5):
+            time.sleep(0.05)
+        os.kill(child.pid, signal.SIGINT)
+        assert child.wait(timeout=30) == 130
+    finally:
+        child.kill()
+        child.wait()
+    rows = read(out)
+    assert 5 <= len(rows) < 65
+    assert [one["verdict"] for one in rows[:5]] == ["passed"] * 5
+    assert leftovers() <= folders
+
+
+def test_grading_a_file_imports_neither_ray_nor_torch() -> None:
+    heavy = ("ray", "torch", "vllm", "trl", "transformers")
+    script = f"import sys, grader.batch; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

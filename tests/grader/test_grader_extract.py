@@ -1,0 +1,130 @@
+import pytest
+
+from grader.extract import extract
+from grader.lexical import end_marker, num_code_lines, without_comments
+
+SIGNATURE = "let add (a : int) (b : int) : int ="
+STATEMENT = '(** Add two numbers, say "one and two.\n * >>> add 1 2\n * 3\n *)'
+CODE = "let add a b = a + b"
+
+
+def readings(text: str) -> list[str]:
+    found = extract(text, signature=SIGNATURE, name="add", statement=STATEMENT)
+    return [reading.program.strip() for reading in found.readings]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        CODE,
+        f"```ocaml\n{CODE}\n```",
+        f"```ml\n{CODE}\n```\n",
+        f"```OCaml\n{CODE}\n```",
+        f"```\n{CODE}\n```",
+        f"~~~ocaml\n{CODE}\n~~~",
+        f"  ```ocaml\n{CODE}\n  ```",
+        f"Here is the solution:\n\n```ocaml\n{CODE}\n```\n\nIt adds the numbers.",
+        f"```ocaml\n{CODE}",
+        f"{CODE}\n```\nThis adds the numbers.",
+        f"```ocaml\n{CODE}\n(* END *)\n```",
+        f"```ocaml\n{CODE}\n```\n(* END *)",
+        f"First an idea:\n```ocaml\nlet add a b = a\n```\nBetter:\n```ocaml\n{CODE}\n```\nUse it so:\n```ocaml\nadd 1 2\n```",
+        f"```python\ndef add(a, b): pass\n```\n```ocaml\n{CODE}\n```",
+        f"Run `dune build` first.\n```sh\ndune build\n```\n```ocaml\n{CODE}\n```",
+        f"{CODE}\n(* END *)\nThis works because addition is built in.",
+        f"{CODE}\r\n(* END *)\r\n",
+        f"{STATEMENT}\n{CODE}",
+        f"{CODE}<|im_end|>",
+        f"{CODE}\n<|endoftext|>\n",
+        CODE.replace(" ", "\u00a0"),
+    ],
+)
+def test_the_code_is_found_whatever_stands_around_it(text: str) -> None:
+    assert readings(text)[0] == CODE
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"Here is the solution:\n\n{CODE}",
+        f"{CODE}\n\nThis function adds both of its arguments.",
+        f"Sure, here is the code you asked for.\n\n{CODE}\n\n**Explanation**\n\n- It adds the two numbers.",
+        f"{CODE}\n\n## How it works\n\nIt adds.",
+    ],
+)
+def test_prose_without_fences_leaves_a_reading_without_it(text: str) -> None:
+    assert any(reading == CODE for reading in readings(text))
+
+
+def test_code_with_capitals_is_not_taken_for_prose() -> None:
+    text = "module M = struct\n\nlet x = 1\nend\n\nlet add a b =\n  match a with\n\n| 0 -> b\n\n| _ -> Some a b c"
+    assert text in readings(text)
+    assert len(readings(text)) == 2
+
+
+def test_a_body_has_the_signature_in_front_as_its_first_reading() -> None:
+    found = extract("  a + b", signature=SIGNATURE, name="add", statement=STATEMENT)
+    assert found.readings[0].has_signature
+    assert found.readings[0].program == f"{SIGNATURE}\n  a + b"
+
+
+def test_a_whole_definition_is_its_own_first_reading() -> None:
+    found = extract(CODE, signature=SIGNATURE, name="add", statement=STATEMENT)
+    assert not found.readings[0].has_signature
+
+
+@pytest.mark.parametrize(
+    "text", ["", "  \n", "(* END *)", "(* nothing *)", "```ocaml\n```", "<|im_end|>", f"(* END *)\n{CODE}"]
+)
+def test_no_code_has_no_reading(text: str) -> None:
+    assert readings(text) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "has_end"),
+    [
+        (f"{CODE}\n(* END *)", True),
+        (f"{CODE}\n(*END*)", True),
+        (f"```ocaml\n{CODE}\n```\n(* END *)", True),
+        (CODE, False),
+        ('let add a b = "(* END *)"', False),
+        ("let add a b = {|(* END *)|}", False),
+        ("let add a b = a (* and (* END *) *)", False),
+        ("let add a b = a (* END", False),
+        ("let add a b = '\"' (* END *)", True),
+        ("let add a' b' = a' (* END *)", True),
+    ],
+)
+def test_only_a_real_end_marker_counts(text: str, has_end: bool) -> None:
+    assert extract(text, signature=SIGNATURE, name="add", statement=STATEMENT).has_end_marker is has_end
+
+
+def test_what_follows_the_end_marker_is_no_program() -> None:
+    assert readings(f'{CODE}\n(* END *)\nlet () = exit 0\nlet s = "')[0] == CODE
+
+
+def test_no_break_spaces_in_strings_stay() -> None:
+    assert readings('let add\u00a0= "a\u00a0b"')[0] == 'let add = "a\u00a0b"'
+
+
+@pytest.mark.parametrize(
+    ("program", "lines"),
+    [
+        ("", 0),
+        ("let x = 1", 1),
+        ("let x = 1\n\n\nlet y = 2\n", 2),
+        ("(* a\n b\n c *)\nlet x = 1", 1),
+        ("let x = 1 (* same line *)\n(* own line *)\n", 1),
+        ('let s = "(* no comment\n*)"', 2),
+        ("(* (* nested *)\n *)", 0),
+        ("let c = '\"' (* x *)\n", 1),
+        ("(* unclosed\nlet x = 1", 0),
+    ],
+)
+def test_code_lines_leave_out_comments_and_blank_lines(program: str, lines: int) -> None:
+    assert num_code_lines(program) == lines
+
+
+def test_comments_hold_strings_that_hold_comment_ends() -> None:
+    assert without_comments('a (* "*)" *) b').split() == ["a", "b"]
+    assert end_marker('(* "(* END *)" *) x (* END *)') == 20

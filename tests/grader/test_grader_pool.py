@@ -1,0 +1,172 @@
+import asyncio
+import time
+from collections.abc import Coroutine, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from cluster.types import Completion, FinishReason, Grade, UngradableError, Verdict
+from grader.fake import FakeGraderPool
+
+from .conftest import QUICK
+from .made import SORTED, TWICE
+
+Result = TypeVar("Result")
+POOL_SETTINGS = QUICK.model_copy(update={"num_graders": 2, "cpus_per_grader": 0.5, "run_cpu_seconds": 0.4})
+
+
+def completion(text: str, index: int = 0) -> Completion:
+    return Completion(
+        id=f"s0-g0-c{index}",
+        group_id="s0-g0",
+        problem_id="twice",
+        index=index,
+        prompt_ids=(1,),
+        token_ids=(2,),
+        sampler_logprobs=(-0.1,),
+        text=text,
+        finish_reason=FinishReason.STOP,
+        policy_version=0,
+        seconds=0.1,
+    )
+
+
+@pytest.fixture(scope="module")
+def ray_here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    import ray
+
+    # Ray's sockets need a short path.
+    ray.init(
+        address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, _temp_dir="/tmp/caravan-pool-test"
+    )
+    yield
+    ray.shutdown()
+
+
+def run(work: Coroutine[Any, Any, Result]) -> Result:
+    return asyncio.run(asyncio.wait_for(work, 240))
+
+
+@pytest.mark.slow
+def test_a_pool_grades_many_completions_at_once(ray_here: None) -> None:
+    from grader.pool import RayGraderPool
+
+    async def scenario() -> list[Grade]:
+        pool = RayGraderPool(POOL_SETTINGS)
+        assert "grader walls" in await pool.start()
+        texts = [f"let twice x = {'x + x' if i % 2 else 'x'} + {i} - {i}" for i in range(40)]
+        grades = await asyncio.gather(*(pool.grade(TWICE, completion(text, i)) for i, text in enumerate(texts)))
+        assert pool.counts.graded == 40
+        # The same texts again: nothing is graded twice; another problem is another matter.
+        await asyncio.gather(*(pool.grade(TWICE, completion(text, i)) for i, text in enumerate(texts)))
+        assert (pool.counts.graded, pool.counts.reused) == (40, 40)
+        await pool.grade(SORTED, completion(texts[0]))
+        assert pool.counts.graded == 41
+        await asyncio.gather(*(pool.grade(TWICE, completion("let twice x = x * 2")) for _ in range(6)))
+        assert pool.counts.graded == 42
+        await pool.close()
+        await pool.close()
+        with pytest.raises(UngradableError, match="closed"):
+            await pool.grade(TWICE, completion("let twice x = 2 * x"))
+        return list(grades)
+
+    grades = run(scenario())
+    assert [grade.facts.verdict for grade in grades] == [Verdict.PASSED if i % 2 else Verdict.WRONG for i in range(40)]
+
+
+@pytest.mark.slow
+def test_a_dead_actor_is_replaced_and_its_jobs_are_graded_again(ray_here: None) -> None:
+    import ray
+
+    from grader.pool import RayGraderPool
+
+    async def scenario() -> None:
+        pool = RayGraderPool(POOL_SETTINGS)
+        await pool.start()
+        slow = [f"let rec twice x = twice (x + {i})" for i in range(4)]
+        jobs = [asyncio.create_task(pool.grade(TWICE, completion(text, i))) for i, text in enumerate(slow)]
+        await asyncio.sleep(0.2)
+        ray.kill(pool._members[0].handle)
+        grades = await asyncio.gather(*jobs)
+        assert [grade.facts.verdict for grade in grades] == [Verdict.TIMEOUT] * 4
+        assert pool.counts.replaced_actors == 1
+        assert pool.counts.retried >= 1
+        assert pool.counts.ungradable == 0
+        await pool.close()
+
+    run(scenario())
+
+
+@pytest.mark.slow
+def test_what_no_worker_can_grade_is_an_error_and_no_reward(ray_here: None) -> None:
+    import ray
+
+    from grader.pool import RayGraderPool
+
+    async def scenario() -> None:
+        pool = RayGraderPool(POOL_SETTINGS)
+        await pool.start()
+        job = asyncio.create_task(pool.grade(TWICE, completion("let rec twice x = twice x")))
+
+        async def kill_everything() -> None:
+            while not job.done():
+                for member in pool._members:
+                    ray.kill(member.handle)
+                await asyncio.sleep(0.05)
+
+        killer = asyncio.create_task(kill_everything())
+        with pytest.raises(UngradableError, match="3 workers"):
+            await job
+        await killer
+        assert pool.counts.ungradable == 1
+        # The pool itself goes on.
+        grade = await pool.grade(TWICE, completion("let twice x = x + x"))
+        assert grade.facts.verdict is Verdict.PASSED
+        await pool.close()
+
+    run(scenario())
+
+
+@pytest.mark.slow
+def test_a_closed_pool_leaves_no_ocaml_process(ray_here: None) -> None:
+    from grader.pool import RayGraderPool
+
+    def programs() -> int:
+        found = 0
+        for entry in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                found += b"caravan-grader-" in entry.read_bytes()
+            except OSError:
+                continue
+        return found
+
+    before = programs()
+
+    async def scenario() -> None:
+        pool = RayGraderPool(POOL_SETTINGS)
+        await pool.grade(TWICE, completion("let twice x = x + x"))
+        await pool.close()
+
+    run(scenario())
+    for _ in range(50):
+        if programs() <= before:
+            break
+        time.sleep(0.1)
+    assert programs() <= before
+
+
+def test_the_fake_pool_grades_by_its_function() -> None:
+    shares = {"good": 1.0, "half": 0.5, "bad": 0.0}
+    pool = FakeGraderPool(lambda _problem, one: shares.get(one.text.split()[0]))
+
+    async def scenario() -> None:
+        grades = [await pool.grade(TWICE, completion(f"{text} (* END *)")) for text in shares]
+        assert [grade.reward for grade in grades] == pytest.approx([1.0, 0.675, 0.35])
+        assert [grade.facts.verdict for grade in grades] == [Verdict.PASSED, Verdict.WRONG, Verdict.WRONG]
+        with pytest.raises(UngradableError):
+            await pool.grade(TWICE, completion("strange"))
+        await pool.close()
+
+    run(scenario())
+    assert pool.closed and pool.num_graded == 3

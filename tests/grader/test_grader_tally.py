@@ -1,0 +1,91 @@
+from cluster.types import Verdict
+from grader.tally import AssertOutcome, tally
+
+P, F, R, T, N = (
+    AssertOutcome.PASSED,
+    AssertOutcome.FALSE,
+    AssertOutcome.RAISED,
+    AssertOutcome.TIMEOUT,
+    AssertOutcome.NOT_RUN,
+)
+
+
+def test_every_assert_of_a_run_to_the_end_passes_unless_it_failed() -> None:
+    events = [
+        "start 1",
+        "held 1",
+        "done 1",
+        "start 2",
+        "false 2",
+        "done 2",
+        "start 3",
+        "error 3 Not_found",
+        "done 3",
+        "end",
+    ]
+    counted = tally([1, 2, 3], events)
+    assert counted.outcomes == (P, F, R)
+    assert counted.num_passed == 1
+    assert counted.verdict is Verdict.RAISED
+    assert counted.messages == ("assert 2: false", "assert 3: raised Not_found")
+
+
+def test_a_step_that_died_costs_its_own_assert() -> None:
+    events = [
+        "start 1",
+        "start 2",
+        "held 1",
+        "done 2",
+        "start 3",
+        "died 3 time",
+        "start 1",
+        "start 4",
+        "done 4",
+        "done 1",
+        "end",
+    ]
+    counted = tally([2, 3, 4], events)
+    assert counted.outcomes == (P, T, P)
+    assert counted.verdict is Verdict.TIMEOUT
+
+
+def test_nothing_is_earned_before_the_tests_begin() -> None:
+    assert tally([1, 2], ["init Exit"]).outcomes == (N, N)
+    assert tally([1, 2], ["init Exit"]).verdict is Verdict.RAISED
+    assert tally([1, 2], ["died 0 time"]).verdict is Verdict.TIMEOUT
+    assert tally([1, 2], ["died 0 killed"]).verdict is Verdict.RAISED
+    assert tally([1, 2], []).num_passed == 0
+
+
+def test_an_assert_after_an_exception_between_asserts_has_not_run() -> None:
+    events = ["start 1", "start 2", "held 1", "done 2", "raised 1 Not_found", "end"]
+    counted = tally([2, 3], events)
+    assert counted.outcomes == (P, N)
+    assert counted.verdict is Verdict.RAISED
+    assert "between the asserts: Not_found" in counted.messages
+
+
+def test_an_assert_on_a_branch_not_taken_passes_only_if_the_others_did() -> None:
+    assert tally([1, 1], ["start 1", "held 1", "done 1", "end"]).outcomes == (P, P)
+    assert tally([1, 1], ["start 1", "false 1", "done 1", "end"]).outcomes == (F, N)
+
+
+def test_an_assert_that_no_step_holds_needs_the_end_and_quiet_callers() -> None:
+    assert tally([0], ["start 1", "held 1", "done 1", "end"]).outcomes == (P,)
+    assert tally([0], ["start 1", "held 1", "done 1"]).outcomes == (N,)
+    assert tally([0], ["start 1", "held 1", "raised 1 Exit", "end"]).outcomes == (N,)
+    assert tally([0], ["start 1", "held 1", "died 1 time", "end"]).outcomes == (N,)
+    assert tally([0], ["start 1", "held 1", "false 1", "done 1", "end"]).outcomes == (F,)
+
+
+def test_a_failure_without_an_assert_is_one_failed_test_more() -> None:
+    counted = tally([1], ["start 1", "held 1", "done 1", "start 2", "raised 2 Failure bad", "end"])
+    assert counted.outcomes == (P, R)
+    assert counted.verdict is Verdict.RAISED
+    assert tally([1], ["start 1", "held 1", "done 1", "init Exit"]).outcomes == (P, R)
+    assert tally([1], ["start 1", "held 1", "done 1", "start 2", "died 2 time", "end"]).outcomes == (P, T)
+
+
+def test_no_assert_is_no_pass() -> None:
+    assert tally([], ["end"]).verdict is Verdict.WRONG
+    assert tally([], ["start 1", "raised 1 Exit", "end"]).verdict is Verdict.RAISED
