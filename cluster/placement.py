@@ -36,13 +36,9 @@ def ray_cluster() -> Iterator["Cluster"]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
 
-    context = ray.init(
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        configure_logging=False,
-        namespace="caravan",
-    )
+    # What goes wrong comes back as an exception; what Ray says besides would run through the progress bar.
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    context = ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, namespace="caravan")
     try:
         yield Cluster(resources=ray.cluster_resources(), logs=Path(context.address_info["session_dir"]) / "logs")
     finally:

@@ -159,7 +159,9 @@ class RunFolder:
             if changed:
                 self.evaluation.unlink(missing_ok=True)  # measured under the other configuration
         elif has_checkpoint:
-            raise RunFolderError(f"{self.path} holds checkpoints but no config.yaml: not a run that can be gone on with")
+            raise RunFolderError(
+                f"{self.path} holds checkpoints but no config.yaml: not a run that can be gone on with"
+            )
         self.write(self.config, dump_yaml(config))
 
     def _changed(self, config: Config) -> list[str]:

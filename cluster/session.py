@@ -164,7 +164,8 @@ async def samplers_and_graders(
     graders = RayGraderPool(config.grader)
     try:
         with view.phase(f"starting {config.rollout.num_samplers} samplers and {config.grader.num_graders} graders"):
-            await asyncio.gather(samplers.start(policy), graders.start())
+            _, walls = await asyncio.gather(samplers.start(policy), graders.start())
+        view.say(walls)
         yield samplers, graders
     finally:
         await asyncio.gather(samplers.close(), graders.close())
