@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from cluster.types import ConfigError
+from grader.reward import profile_named
 from grader.settings import GraderSettings
 from learner.settings import LearnerSettings
 from rollout.settings import RolloutSettings
@@ -111,6 +112,15 @@ class Config(BaseModel):
     grader: GraderSettings = GraderSettings()
     learner: LearnerSettings = LearnerSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+
+    @field_validator("grader")
+    @classmethod
+    def _the_profile_exists(cls, grader: GraderSettings) -> GraderSettings:
+        try:
+            profile_named(grader.reward)
+        except ConfigError as error:
+            raise ValueError(f"grader.reward={grader.reward!r}: {error}") from None
+        return grader
 
     def without_learner(self) -> "Config":
         """The same with nothing reserved for a learner, for commands that do not train."""
@@ -271,6 +281,6 @@ def _explain(problem: Any) -> str:
         except ConfigError as error:
             return str(error)
         return f"unknown key {key!r}"
-    if problem["type"] == "value_error" and isinstance(problem["input"], dict):
-        return message  # a contradiction between two keys, which the message names
+    if problem["type"] == "value_error" and not isinstance(problem["input"], str | int | float | None):
+        return message  # about a whole section, so that the message names the keys
     return f"{key}={problem['input']!r}: {message}"

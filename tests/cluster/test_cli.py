@@ -1,0 +1,96 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cluster.cli import main
+
+HEAVY = ("torch", "vllm", "ray", "transformers", "trl", "peft", "datasets", "pyarrow", "matplotlib")
+PROBLEM = {
+    "prompt": "(** Twice a number.\n * >>> twice 2\n * 4\n *)\nlet twice (n : int) : int =",
+    "tests": "let () =\n  assert (twice 2 = 4);\n  assert (twice (-3) = -6)",
+}
+
+
+def heavy_modules_after(arguments: list[str]) -> set[str]:
+    """What of the heavy packages a command has imported by the time it ends."""
+    script = (
+        "import sys\nfrom cluster.cli import main\n"
+        f"try:\n    main({arguments!r})\nexcept SystemExit:\n    pass\n"
+        f"print('imported', *[name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    return set(done.stdout.splitlines()[-1].split()[1:])
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["eval", "--help"], ["sample", "--help"], ["keys"]])
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+    assert heavy_modules_after(arguments) == set()
+
+
+def test_every_command_shows_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("train", "eval", "sample", "grade"):
+        with pytest.raises(SystemExit) as ended:
+            main([command, "--help"])
+        assert ended.value.code == 0
+        assert f"  caravan {command} " in capsys.readouterr().out.split("examples:")[1]
+
+
+def test_a_file_is_graded_in_order_without_anything_heavy(tmp_path: Path) -> None:
+    rows = [
+        {"id": "a", **PROBLEM, "completion": "  2 * n\n(* END *)"},
+        {"id": "a", **PROBLEM, "completion": "let twice n = n ^ 1"},
+        {"id": "b", **PROBLEM, "completion": "```ocaml\nlet twice n = n * n\n```", "finish_reason": "length"},
+    ]
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert heavy_modules_after(["grade", str(source), "--out", str(target), "--min-lines", "1"]) == set()
+    graded = [json.loads(line) for line in target.read_text().splitlines()]
+    assert [(row["id"], row["verdict"], row["tests_passed"]) for row in graded] == [
+        ("a", "passed", 2),
+        ("a", "type_error", 0),
+        ("b", "wrong", 1),
+    ]
+    assert graded[0]["reward"] == pytest.approx(1.0)
+    assert graded[2]["reward"] == pytest.approx(0.3 * (0.20 + 0.10 + 0.65 / 2))
+
+
+def test_a_malformed_row_is_named_and_the_others_are_graded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    good = json.dumps({"id": "a", **PROBLEM, "completion": "2 * n"})
+    source.write_text(f"{good}\n{{broken\n{good}\n")
+    assert main(["grade", str(source), "--out", str(target)]) == 1
+    assert "line 2" in capsys.readouterr().err
+    assert len(target.read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["train", "-c", "nowhere.yaml"], 2, "cannot read the configuration nowhere.yaml"),
+        (["train", "group_size=1"], 2, "rollout.group_size=1"),
+        (["train", "dataset=nowhere.jsonl", "model.path=tiny"], 1, "there is no such file"),
+        (["train", "dataset=builtin", "model.path=/nowhere"], 1, "there is no such folder"),
+        (["eval", "dataset=builtin", "model.path=tiny", "held_out=0"], 1, "nothing to evaluate"),
+        (["eval", "dataset=builtin", "model.path=tiny", "model.adapter=/nowhere"], 1, "no LoRA adapter in PEFT format"),
+        (["sample", "dataset=builtin", "model.path=tiny", "--id", "nobody"], 1, "no problem 'nobody'"),
+        (["grade", "nowhere.jsonl", "--out", "out.jsonl"], 1, "cannot read nowhere.jsonl"),
+        (["grade", __file__, "--out", "out.jsonl", "--reward", "fame"], 2, "no reward profile 'fame'"),
+        (["train", "grader.reward=fame"], 2, "grader.reward='fame': there is no reward profile 'fame'"),
+    ],
+)
+def test_what_cannot_be_done_ends_in_one_message(
+    arguments: list[str],
+    code: int,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == code
+    assert message in capsys.readouterr().err
