@@ -283,4 +283,7 @@ def _explain(problem: Any) -> str:
         return f"unknown key {key!r}"
     if problem["type"] == "value_error" and not isinstance(problem["input"], str | int | float | None):
         return message  # about a whole section, so that the message names the keys
+    named = message.partition("=")[0]
+    if named and key.endswith(named):  # the message names its key, but not the section
+        return f"{key.removesuffix(named)}{message}"
     return f"{key}={problem['input']!r}: {message}"
