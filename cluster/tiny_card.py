@@ -23,8 +23,9 @@ singly and no chat template. It exists so that a whole GRPO run fits on two CPU 
 
 Made by `python -m cluster.tiny`: {schedule.num_steps} supervised steps of {schedule.batch_size} pairs, AdamW at
 {schedule.learning_rate:g} with a cosine, seed {schedule.seed}, float32, saved in bfloat16. Each pair is the rendered
-prompt of a built-in problem and the body of its reference solution. Tokenizer and model have seen the
-{num_training:,} training problems only.
+prompt of a built-in problem and the body of its reference solution. The loss is that of the completions, with label
+smoothing {schedule.label_smoothing:g}, plus {schedule.prompt_loss_weight:g} times that of the prompts. Tokenizer and
+model have seen the {num_training:,} training problems only.
 
 The {num_held_out} held-out problems are `split(builtin_problems(), held_out={num_held_out}, seed={split_seed})[1]`,
 with `split` of `cluster.problems`; `configs/demo.yaml` uses the same. They come from the same families and templates as
@@ -39,7 +40,8 @@ functions, not how it meets new kinds of tasks.
 | verdicts | {shares} |
 
 Sampled with transformers; reward profile of the seeds, programs of one line allowed. The model is weak because its
-training is short, not because of anything wrong in what it was taught.
+training is short, not because of anything wrong in what it was taught, and label smoothing keeps it from being sure of
+what it knows: at temperature 1 it slips often. A good part of what GRPO teaches it is to slip less.
 
 Licence: Apache-2.0, like the rest of Caravan.
 """

@@ -3,16 +3,19 @@
 Models answer with code, with code in Markdown fences, with prose around it, or with only the body that continues the
 signature. Which reading is meant is not guessed from the looks of it: this module lists the readings, best first, and the
 front end takes the first that parses and binds the problem's name (``grader/ocaml/front.ml``).
+
+No time limit stands around this module: whatever it does to a text takes time and memory linear in its length.
 """
 
 import re
+from bisect import bisect_right
 from dataclasses import dataclass
 
 from grader import lexical
 from grader.lexical import Kind
 
 _FENCE = re.compile(r"^[ \t]*(?:```+|~~~+)[ \t]*([A-Za-z+#]*)[^\n`]*$", re.MULTILINE)
-_CHAT_TOKENS = re.compile(r"(?:<\|[A-Za-z0-9_]+\|>\s*)+\Z")
+_CHAT_TOKENS = re.compile(r"(?:<\|[A-Za-z0-9_]+\|>\s*)+")
 _OCAML_TAGS = frozenset({"ocaml", "ml", "caml", "reasonml"})
 _STARTER = re.compile(
     r"^(?:let|type|module|open|exception|include|external|class|\(\*|;;)(?![A-Za-z0-9_'])", re.MULTILINE
@@ -51,7 +54,7 @@ def extract(text: str, *, signature: str, name: str, statement: str) -> Extracti
         name: the name that the signature binds.
         statement: the problem's statement, so that a completion that repeats it can be told from one that answers it.
     """
-    text = _CHAT_TOKENS.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
+    text = _without_chat_tokens(text.replace("\r\n", "\n").replace("\r", "\n"))
     code, rest = _fenced(text, name)
     code = _without_repeated_statement(code, statement)
     end = lexical.end_marker(code)
@@ -76,9 +79,17 @@ def extract(text: str, *, signature: str, name: str, statement: str) -> Extracti
     return Extraction(readings=tuple(readings), has_end_marker=found_end)
 
 
+def _without_chat_tokens(text: str) -> str:
+    # An anchored search would try every token again as a start: each run of them is looked at once instead.
+    for run in _CHAT_TOKENS.finditer(text):
+        if run.end() == len(text):
+            return text[: run.start()]
+    return text
+
+
 def _mentions_definition(code: str, name: str) -> bool:
     bare = name if re.match(r"[a-z_]", name) else f"( {name} )"
-    pattern = rf"^\s*(?:let|and)\s+(?:rec\s+)?{re.escape(bare)}(?![A-Za-z0-9_'])"
+    pattern = rf"^[^\S\n]*(?:let|and)\s+(?:rec\s+)?{re.escape(bare)}(?![A-Za-z0-9_'])"
     return re.search(pattern, code, re.MULTILINE) is not None
 
 
@@ -94,14 +105,13 @@ def _fenced(text: str, name: str) -> tuple[str, str]:
             return before, text[fences[0].end() :]
     blocks = []
     for opening, closing in _pairs(fences):
-        end = len(text) if closing is None else closing.start()
-        after = "" if closing is None else text[closing.end() :]
+        end, after = (len(text), len(text)) if closing is None else closing.span()
         blocks.append((opening.group(1).lower(), text[opening.end() : end], after))
     blocks = [block for block in blocks if block[1].strip()] or blocks
     defining = [block for block in blocks if _mentions_definition(block[1], name)]
     tagged = [block for block in blocks if block[0] in _OCAML_TAGS]
     _, code, after = (defining or tagged or blocks)[-1]
-    return code, after
+    return code, text[after:]
 
 
 def _pairs(fences: list[re.Match[str]]) -> list[tuple[re.Match[str], re.Match[str] | None]]:
@@ -160,8 +170,9 @@ def _without_leading_prose(code: str) -> str:
 
 def _without_trailing_prose(code: str) -> str:
     """Cut from the first unindented line of prose, after an empty line, that no comment or literal holds."""
-    outside = [(span.start, span.end) for span in lexical.spans(code) if span.kind is Kind.CODE]
+    stretches = list(lexical.spans(code))
+    starts = [span.start for span in stretches]
     for found in re.finditer(r"(?<=\n\n)[^\s\n][^\n]*", code):
-        if _is_prose(found.group()) and any(start <= found.start() < end for start, end in outside):
+        if stretches[bisect_right(starts, found.start()) - 1].kind is Kind.CODE and _is_prose(found.group()):
             return code[: found.start()]
     return code

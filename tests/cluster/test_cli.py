@@ -25,7 +25,9 @@ def heavy_modules_after(arguments: list[str]) -> set[str]:
     return set(done.stdout.splitlines()[-1].split()[1:])
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["eval", "--help"], ["sample", "--help"], ["keys"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["train", "--help"], ["eval", "--help"], ["sample", "--help"], ["keys"]]
+)
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     assert heavy_modules_after(arguments) == set()
 
@@ -57,9 +59,7 @@ def test_a_file_is_graded_in_order_without_anything_heavy(tmp_path: Path) -> Non
     assert graded[2]["reward"] == pytest.approx(0.3 * (0.20 + 0.10 + 0.65 / 2))
 
 
-def test_a_malformed_row_is_named_and_the_others_are_graded(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_malformed_row_is_named_and_the_others_are_graded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     good = json.dumps({"id": "a", **PROBLEM, "completion": "2 * n"})
     source.write_text(f"{good}\n{{broken\n{good}\n")

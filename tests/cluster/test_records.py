@@ -38,6 +38,14 @@ def test_every_completion_is_written_once_with_its_fate(tmp_path: Path) -> None:
         logged = [json.loads(line) for line in folder.completions.read_text().splitlines()]
         assert [row["completion_id"] for row in logged] == [row["completion_id"] for row in rows[:4]]
         terms = [json.loads(line) for line in folder.breakdown.read_text().splitlines()]
-        assert terms[0].keys() >= {"step", "structural", "type_check", "compile", "tests", "total_reward", "tests_passed"}
+        assert terms[0].keys() >= {
+            "step",
+            "structural",
+            "type_check",
+            "compile",
+            "tests",
+            "total_reward",
+            "tests_passed",
+        }
         assert folder.learning_log.read_text().startswith("[Epoch 0.10]  loss=nan")
         assert draw_curve(folder).stat().st_size > 10_000

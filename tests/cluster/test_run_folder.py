@@ -38,7 +38,9 @@ def test_a_run_is_not_gone_on_with_under_other_settings(tmp_path: Path) -> None:
 def test_a_run_may_go_on_in_another_place(tmp_path: Path) -> None:
     with RunFolder(tmp_path).opened(config()):
         (tmp_path / "checkpoints/checkpoint-1").mkdir()
-    with RunFolder(tmp_path).opened(config("num_samplers=4", "num_graders=9", "learner.cpus=2", "learner.num_threads=3")):
+    with RunFolder(tmp_path).opened(
+        config("num_samplers=4", "num_graders=9", "learner.cpus=2", "learner.num_threads=3")
+    ):
         pass
 
 
