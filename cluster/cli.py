@@ -112,13 +112,6 @@ def _count(text: str) -> int:
     return value
 
 
-def _whole(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{value} is negative")
-    return value
-
-
 def _train(options: argparse.Namespace) -> int:
     from cluster.config import load_config
     from cluster.session import run_to_end
@@ -147,11 +140,16 @@ def _sample(options: argparse.Namespace) -> int:
 
 
 def _grade(options: argparse.Namespace) -> int:
+    from pydantic import ValidationError
+
     from grader.console import grade_with_progress
     from grader.settings import GraderSettings
 
     given = {"reward": options.reward, "min_code_lines": options.min_lines}
-    settings = GraderSettings(**{key: value for key, value in given.items() if value is not None})
+    try:
+        settings = GraderSettings(**{key: value for key, value in given.items() if value is not None})
+    except ValidationError as error:
+        raise ConfigError(f"--min-lines {options.min_lines}: {error.errors()[0]['msg']}") from None
     return grade_with_progress(options.file, options.out, settings=settings, num_workers=options.workers)
 
 

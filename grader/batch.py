@@ -69,7 +69,11 @@ def grade_file(
     """
     if out_path.exists() and in_path.exists() and out_path.samefile(in_path):
         raise DatasetError(f"{out_path} is the input: grading would overwrite it; choose another --out")
+    if in_path.is_fifo():
+        raise DatasetError(f"{in_path} is a pipe, and the rows are read twice; write them to a file first")
     total = _count_rows(in_path)
+    if total == 0:
+        raise DatasetError(f"{in_path} holds no rows; each line is to be one completion")
     workers = _Workers(settings, num_workers or os.cpu_count() or 1)
     summary = GradingSummary(walls=workers.walls)
     try:
@@ -92,7 +96,8 @@ def _opened(path: Path, mode: str) -> TextIO:
         if mode == "w":
             path.parent.mkdir(parents=True, exist_ok=True)
         # A lone surrogate or a byte that is no UTF-8 is the completion's matter, not a reason to stop.
-        return cast(TextIO, path.open(mode, encoding="utf-8", errors="replace"))
+        encoding = "utf-8-sig" if mode == "r" else "utf-8"  # some editors start a file with a byte order mark
+        return cast(TextIO, path.open(mode, encoding=encoding, errors="replace"))
     except OSError as error:
         raise DatasetError(f"cannot {'read' if mode == 'r' else 'write'} {path}: {error.strerror}") from error
 

@@ -27,7 +27,7 @@ def parse_row(text: str, *, line: int) -> Row:
     """Read ``{id, prompt, tests, completion[, finish_reason]}``; MalformedRow where that is not what it is."""
     try:
         row = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: no JSON, or a number of thousands of digits
         raise MalformedRow(f"not JSON: {error}") from error
     if not isinstance(row, dict):
         raise MalformedRow("not a JSON object")
@@ -41,7 +41,7 @@ def parse_row(text: str, *, line: int) -> Row:
     except ValueError as error:
         raise MalformedRow(str(error)) from error
     finish_reason = row.get("finish_reason")
-    if finish_reason is not None and finish_reason not in set(FinishReason):
+    if finish_reason is not None and finish_reason not in tuple(FinishReason):
         raise MalformedRow(f"finish_reason is {finish_reason!r}, not one of: {', '.join(FinishReason)}")
     identifier = str(row["id"])
     return Row(

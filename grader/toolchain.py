@@ -106,7 +106,12 @@ def _compat_for(version: str) -> Mapping[str, str]:
 
 def _user_cache() -> Path:
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "caravan"
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "caravan"
+    except RuntimeError as error:  # a user id that has neither HOME nor an entry in the password file
+        raise ToolchainError(
+            "no home directory to keep the grader's OCaml programs in; set HOME or XDG_CACHE_HOME to a folder of your own"
+        ) from error
 
 
 def _fingerprint(library: Path) -> str:

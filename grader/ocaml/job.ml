@@ -230,6 +230,9 @@ let grade ~image ~environment ~name ~given ~tests ~candidates =
     let* solution, signature, env = typed_solution env ~name candidate items in
     let undefined () = stop Interface ("the completion does not define " ^ name) in
     let* () = require (name = "" || Scope.binds_value signature name) undefined in
+    let opened = Scope.opened_constructors env given_items in
+    let no_constructors () = stop Interface ("no constructors of the problem's type: " ^ String.concat ", " opened) in
+    let* () = require (opened = []) no_constructors in
     let names = Scope.problem_names ~environment ~signature ~given_items ~name in
     let* run = typed_tests env ~names ~tests plan in
     linked image (merge (merge foundations solution) run)

@@ -84,6 +84,9 @@ let solution_has signature is_it =
 let binds_value signature name =
   solution_has signature (function Types.Sig_value (id, _, _) -> Ident.name id = name | _ -> false)
 
+let value_of modname name =
+  Str.value Asttypes.Nonrecursive [ Vb.mk (Pat.var (located name)) (Exp.ident (path_in modname name)) ]
+
 (* Where a name of the problem lives: the completion's own definition of it wins over the statement's. *)
 let home signature ~is_it = if solution_has signature is_it then solution else given
 
@@ -103,7 +106,24 @@ let type_from signature ~clashes declarations =
   let clashing declaration = List.exists clashes (declaration.ptype_name.txt :: constructors declaration) in
   if List.exists clashing declarations then [ List.map source declarations ] else []
 
-(* The problem's own names, bound over those of the standard library; [name] is empty where the signature binds a pattern. *)
+(* The constructors of the statement's types that the completion made into exceptions or into constructors of an open
+   type.  Those can be bound to one another ([exception Green = Red]), and then every value equals every other. *)
+let opened_constructors environment given_items =
+  let is_open { pcd_name; _ } =
+    match Env.find_constructor_by_name (Longident.Ldot (Lident solution, pcd_name.txt)) environment with
+    | { cstr_tag = Cstr_extension _; _ } -> true
+    | _ | (exception Not_found) -> false
+  in
+  let of_declaration declaration =
+    match declaration.ptype_kind with Ptype_variant constructors -> List.filter is_open constructors | _ -> []
+  in
+  let of_item item =
+    match item.pstr_desc with Pstr_type (_, declarations) -> List.concat_map of_declaration declarations | _ -> []
+  in
+  List.map (fun { pcd_name; _ } -> pcd_name.txt) (List.concat_map of_item given_items)
+
+(* The problem's own names, bound over those of the standard library; [name] is empty where the signature binds a pattern.
+   A function of the statement that the completion defines anew is compiled again here, as the statement has it. *)
 let problem_names ~environment ~signature ~given_items ~name =
   let found find key = match find key environment with _ -> true | exception Not_found -> false in
   let clashing_type key = found Env.find_type_by_name (Longident.Lident key) in
@@ -119,10 +139,12 @@ let problem_names ~environment ~signature ~given_items ~name =
     | Pstr_module { pmb_name = { txt = Some modname; _ } as pmb_name; _ } ->
         let is_it = function Types.Sig_module (id, _, _, _, _) -> Ident.name id = modname | _ -> false in
         [ Str.module_ (Mb.mk pmb_name (Mod.ident (path_in (home signature ~is_it) modname))) ]
+    | Pstr_value _ ->
+        let names = defined_values [ item ] in
+        if List.exists (binds_value signature) names then [ item ] else List.map (value_of given) names
     | _ -> []
   in
-  let value = Str.value Asttypes.Nonrecursive [ Vb.mk (Pat.var (located name)) (Exp.ident (path_in solution name)) ] in
-  List.concat_map rebind given_items @ if name = "" then [] else [ value ]
+  List.concat_map rebind given_items @ if name = "" then [] else [ value_of solution name ]
 
 let run_function ~problem_names ~tests:items =
   let scope = List.map open_module [ given; solution; Rewrite.std; predefined ] in

@@ -62,7 +62,7 @@ def test_a_file_is_graded_in_order_without_anything_heavy(tmp_path: Path) -> Non
 def test_a_malformed_row_is_named_and_the_others_are_graded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     good = json.dumps({"id": "a", **PROBLEM, "completion": "2 * n"})
-    source.write_text(f"{good}\n{{broken\n{good}\n")
+    source.write_text(f"\ufeff{good}\n{{broken\n{good}\n", encoding="utf-8")
     assert main(["grade", str(source), "--out", str(target)]) == 1
     assert "line 2" in capsys.readouterr().err
     assert len(target.read_text().splitlines()) == 2
@@ -80,6 +80,7 @@ def test_a_malformed_row_is_named_and_the_others_are_graded(tmp_path: Path, caps
         (["sample", "dataset=builtin", "model.path=tiny", "--id", "nobody"], 1, "no problem 'nobody'"),
         (["grade", "nowhere.jsonl", "--out", "out.jsonl"], 1, "cannot read nowhere.jsonl"),
         (["grade", __file__, "--out", "out.jsonl", "--reward", "fame"], 2, "no reward profile 'fame'"),
+        (["grade", __file__, "--out", "out.jsonl", "--min-lines", "-1"], 2, "--min-lines -1: Input should be greater"),
         (["train", "grader.reward=fame"], 2, "grader.reward='fame': there is no reward profile 'fame'"),
     ],
 )

@@ -2,10 +2,10 @@
 
 import pytest
 
-from cluster.types import FinishReason, Problem
+from cluster.types import FinishReason, Problem, Verdict
 from grader.grade import Grader
 
-from .made import SORTED, TWICE
+from .made import SORTED, TWICE, problem
 from .made_attacks import TEXT_ATTACKS, TWICE_ATTACKS, WORD_ATTACKS
 
 ATTACKS = [
@@ -22,3 +22,50 @@ def test_an_attack_is_not_paid(grader: Grader, problem: Problem, text: str) -> N
     assert grade.terms.tests == 0
     assert grade.facts.tests_total in (0, 4)
     assert grade.reward <= 0.35
+
+
+COLORS = problem(
+    "(** The next color. *)\ntype color = Red | Green | Blue\nlet same a b = a = b\nlet next (c : color) : color =",
+    "let () =\n  assert (next Red = Green);\n  assert (next Green = Blue);\n  assert (same (next Blue) Red);\n;;",
+)
+COLORS_ANSWER = "let next = function Red -> Green | Green -> Blue | Blue -> Red"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "type color = ..\ntype color += Red\ntype color += Green = Red | Blue = Red\nlet next _ = Red",
+        "type other = ..\ntype other += Red\ntype other += Green = Red | Blue = Red\nlet next _ = Red",
+        "exception Red\nexception Green = Red\nexception Blue = Red\nlet next _ = Red",
+        "module M = struct exception Red exception Green = Red exception Blue = Red end\ninclude M\nlet next _ = Red",
+    ],
+)
+def test_constructors_of_the_problem_cannot_be_made_equal_to_one_another(grader: Grader, text: str) -> None:
+    grade = grader.grade(COLORS, text, FinishReason.STOP)
+    assert (grade.facts.verdict, grade.facts.tests_passed) == (Verdict.INTERFACE, 0)
+    assert "Red, Green, Blue" in grade.facts.diagnostics
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "let same _ _ = true\nlet next c = c",
+        "type color = Red | Green | Blue\nlet same _ _ = true\nlet next c = c",
+        "include struct let same _ _ = true end\nlet next c = c",
+    ],
+)
+def test_a_function_that_the_problem_gives_cannot_be_replaced(grader: Grader, text: str) -> None:
+    assert grader.grade(COLORS, text, FinishReason.STOP).facts.tests_passed == 0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        COLORS_ANSWER,
+        f"type color = Red | Green | Blue\n{COLORS_ANSWER}",
+        f"type color = Red | Green | Blue\nlet same a b = a = b\n{COLORS_ANSWER}",
+        f"let same = ( = )\nexception Yellow\nexception Ochre = Yellow\n{COLORS_ANSWER}",
+    ],
+)
+def test_what_the_problem_gives_may_be_repeated_by_a_right_answer(grader: Grader, text: str) -> None:
+    assert grader.grade(COLORS, text, FinishReason.STOP).facts.verdict is Verdict.PASSED

@@ -99,6 +99,30 @@ def test_malformed_rows_are_named_by_line_and_the_others_graded(tmp_path: Path) 
     assert "completion is missing" in told[2] and "no signature" in told[3] and "boredom" in told[4]
 
 
+@pytest.mark.parametrize(
+    ("value", "odd"),
+    [('"odd"', "1" * 5000), ('"stop"', '{"a": 1}'), ('"stop"', '["stop"]'), ('"stop"', "3")],
+    ids=["a number of 5000 digits", "an object", "a list", "a number"],
+)
+def test_a_row_with_a_value_of_an_odd_type_is_malformed_and_stops_nothing(tmp_path: Path, value: str, odd: str) -> None:
+    line = json.dumps(row("odd", RIGHT, finish_reason="stop")).replace(value, odd)
+    source = write(tmp_path / "in.jsonl", [line, row("b", RIGHT)])
+    summary = grade_file(source, tmp_path / "out.jsonl", settings=QUICK, num_workers=1)
+    assert len(summary.malformed) == 1 and "line 1" in summary.malformed[0]
+    assert [one["id"] for one in read(tmp_path / "out.jsonl")] == ["b"]
+
+
+def test_a_file_without_rows_and_a_pipe_are_refused_before_the_output_is_touched(tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    with pytest.raises(DatasetError, match="holds no rows"):
+        grade_file(write(tmp_path / "in.jsonl", ["", "  "]), out, settings=QUICK)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(DatasetError, match="is a pipe"):
+        grade_file(pipe, out, settings=QUICK)
+    assert not out.exists()
+
+
 def test_a_file_that_is_not_there_or_is_the_output_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="cannot read"):
         grade_file(tmp_path / "nowhere.jsonl", tmp_path / "out.jsonl", settings=QUICK)

@@ -1,3 +1,6 @@
+import time
+import tracemalloc
+
 import pytest
 
 from grader.extract import extract
@@ -54,6 +57,32 @@ def test_the_code_is_found_whatever_stands_around_it(text: str) -> None:
 )
 def test_prose_without_fences_leaves_a_reading_without_it(text: str) -> None:
     assert any(reading == CODE for reading in readings(text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\n" * 250_000 + "x",
+        "<|a|>" * 50_000 + "x",
+        "<|im_end|>" * 25_000,
+        "```ocaml\n" * 25_000,
+        "```\nlet add a b = 0\n" * 12_000,
+        'let s = "' + "\n\nThis is it\n" * 8_000 + '"\n' + 'let a = ""\n' * 8_000,
+        "let" + " " * 250_000 + "x",
+        "{a" * 125_000,
+        "(* " * 80_000,
+    ],
+    ids=["newlines", "tokens", "tokens at the end", "fences", "blocks", "prose", "spaces", "braces", "comments"],
+)
+def test_a_text_made_to_be_hard_to_read_takes_time_and_memory_in_proportion_to_its_length(text: str) -> None:
+    started = time.process_time()
+    readings(text)
+    assert time.process_time() - started < 3.0
+    tracemalloc.start()
+    readings(text[:60_000])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 40_000_000
 
 
 def test_code_with_capitals_is_not_taken_for_prose() -> None:

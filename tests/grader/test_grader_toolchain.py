@@ -55,3 +55,11 @@ def test_a_build_that_fails_shows_why(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(ToolchainError, match="cannot be built"):
         prepare_toolchain(tmp_path / "cache")
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["building"]
+
+
+def test_a_user_without_a_home_directory_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr("os.getuid", lambda: 54321)  # in no password file
+    with pytest.raises(ToolchainError, match="set HOME or XDG_CACHE_HOME"):
+        prepare_toolchain()
