@@ -1,0 +1,1 @@
+"""The families of the built-in problems, one file each."""
