@@ -40,8 +40,8 @@ functions, not how it meets new kinds of tasks.
 | verdicts | {shares} |
 
 Sampled with transformers; reward profile of the seeds, programs of one line allowed. The model is weak because its
-training is short, not because of anything wrong in what it was taught, and label smoothing keeps it from being sure of
-what it knows: at temperature 1 it slips often. A good part of what GRPO teaches it is to slip less.
+training is short and because label smoothing keeps it from being sure of what it knows: at temperature 1 it slips often,
+and taking the likeliest token it does far better. A good part of what GRPO teaches it is to slip less.
 
 Licence: Apache-2.0, like the rest of Caravan.
 """
