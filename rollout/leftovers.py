@@ -36,7 +36,7 @@ def engine_files(pid: int) -> Collection[str]:
 
     They are told by their inodes: the name that a semaphore's maker has mapped is not the one that it goes by.
     """
-    import psutil  # type: ignore[import-untyped]
+    import psutil
 
     inodes: set[int] = set()
     for process in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
