@@ -43,6 +43,7 @@ class Extraction:
 
     readings: tuple[Reading, ...]
     has_end_marker: bool
+    together: Reading | None = None  # with the earlier blocks of code in front, for an answer that is given in parts
 
 
 def extract(text: str, *, signature: str, name: str, statement: str) -> Extraction:
@@ -55,7 +56,7 @@ def extract(text: str, *, signature: str, name: str, statement: str) -> Extracti
         statement: the problem's statement, so that a completion that repeats it can be told from one that answers it.
     """
     text = _without_chat_tokens(text.replace("\r\n", "\n").replace("\r", "\n"))
-    code, rest = _fenced(text, name)
+    earlier, code, rest = _fenced(text, name)
     code = _without_repeated_statement(code, statement)
     end = lexical.end_marker(code)
     found_end = end is not None or lexical.has_end_marker(rest)
@@ -76,7 +77,8 @@ def extract(text: str, *, signature: str, name: str, statement: str) -> Extracti
         readings.insert(0, body)
     else:
         readings.append(body)
-    return Extraction(readings=tuple(readings), has_end_marker=found_end)
+    together = Reading(program=f"{_plain_spaces(earlier)}\n{code}", has_signature=False) if earlier else None
+    return Extraction(readings=tuple(readings), has_end_marker=found_end, together=together)
 
 
 def _without_chat_tokens(text: str) -> str:
@@ -93,16 +95,19 @@ def _mentions_definition(code: str, name: str) -> bool:
     return re.search(pattern, code, re.MULTILINE) is not None
 
 
-def _fenced(text: str, name: str) -> tuple[str, str]:
-    """The code, and what follows it: the last fenced block that defines the name, else the last OCaml block."""
+def _fenced(text: str, name: str) -> tuple[str, str, str]:
+    """The OCaml blocks before the code, the code, and what follows it.
+
+    The code is the last fenced block that defines the name, else the last OCaml block.
+    """
     fences = list(_FENCE.finditer(text))
     if not fences:
-        return text, ""
+        return "", text, ""
     if len(fences) == 1 and not fences[0].group(1) and text[: fences[0].start()].strip():
         # A fence that was opened in the prompt, or never: what stands before it is the code.
         before = text[: fences[0].start()]
         if not _PROSE.match(before.lstrip()):
-            return before, text[fences[0].end() :]
+            return "", before, text[fences[0].end() :]
     blocks = []
     for opening, closing in _pairs(fences):
         end, after = (len(text), len(text)) if closing is None else closing.span()
@@ -110,8 +115,10 @@ def _fenced(text: str, name: str) -> tuple[str, str]:
     blocks = [block for block in blocks if block[1].strip()] or blocks
     defining = [block for block in blocks if _mentions_definition(block[1], name)]
     tagged = [block for block in blocks if block[0] in _OCAML_TAGS]
-    _, code, after = (defining or tagged or blocks)[-1]
-    return code, text[after:]
+    chosen = (defining or tagged or blocks)[-1]
+    earlier = [code for tag, code, _ in blocks[: blocks.index(chosen)] if not tag or tag in _OCAML_TAGS]
+    _, code, after = chosen
+    return "\n".join(earlier), code, text[after:]
 
 
 def _pairs(fences: list[re.Match[str]]) -> list[tuple[re.Match[str], re.Match[str] | None]]:

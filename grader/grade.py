@@ -66,7 +66,13 @@ class Grader:
         settings = self._settings
         extraction = self._extract(problem, text)
         started = time.perf_counter()
-        compiled = self._compile(problem, extraction.readings)
+        readings = extraction.readings
+        compiled = self._compile(problem, readings)
+        if compiled.verdict is Verdict.TYPE_ERROR and extraction.together:
+            # An answer in several blocks, a helper first, say: on its own the last one misses what the others define.
+            in_parts = self._compile(problem, [extraction.together])
+            if in_parts.blob:
+                compiled, readings = in_parts, (extraction.together,)
         seconds = {"compile": time.perf_counter() - started}
         diagnostics, verdict, passed, total = compiled.diagnostics, compiled.verdict, 0, len(compiled.owners)
         if compiled.blob:
@@ -75,7 +81,7 @@ class Grader:
             seconds["run"] = time.perf_counter() - started
             diagnostics, verdict = "\n".join(counted.messages), counted.verdict
             passed, total = counted.num_passed, len(counted.outcomes)
-        if not extraction.readings:
+        if not readings:
             diagnostics, verdict = "no code in the completion", Verdict.NO_CODE
         return Facts(
             verdict=verdict,
@@ -87,7 +93,7 @@ class Grader:
             type_checked=bool(compiled.blob) or verdict is Verdict.INTERFACE,
             has_end_marker=extraction.has_end_marker,
             hit_length_limit=finish_reason is FinishReason.LENGTH,
-            num_code_lines=num_code_lines(extraction.readings[compiled.chosen].program) if extraction.readings else 0,
+            num_code_lines=num_code_lines(readings[compiled.chosen].program) if readings else 0,
             diagnostics=_cut(diagnostics, settings.diagnostics_bytes),
             seconds=seconds,
         )

@@ -118,3 +118,19 @@ def test_the_same_program_gets_the_same_grade_in_any_order(grader: Grader) -> No
             first[text].facts.verdict,
             first[text].facts.diagnostics,
         )
+
+
+def test_an_answer_in_several_blocks_is_read_as_one_program(grader: Grader) -> None:
+    made = problem("(** Twice a number. *)\nlet twice (n : int) : int =", "let () = assert (twice 2 = 4)")
+    answer = (
+        "First a helper:\n```ocaml\nlet add a b = a + b\n```\nNow the function:\n"
+        "```ocaml\nlet twice n = add n n\n```\nRun it like this:\n```sh\nocaml twice.ml\n```\n"
+    )
+    facts = grader.grade(made, answer, FinishReason.STOP).facts
+    assert (facts.verdict, facts.tests_passed, facts.num_code_lines) == (Verdict.PASSED, 1, 2)
+
+
+def test_a_second_attempt_is_graded_without_the_first(grader: Grader) -> None:
+    made = problem("(** Twice a number. *)\nlet twice (n : int) : int =", "let () = assert (twice 2 = 4)")
+    answer = "```ocaml\nlet twice n = n ^ n in\n```\nNo, that is wrong:\n```ocaml\nlet twice n = 2 * n\n```\n"
+    assert grader.grade(made, answer, FinishReason.STOP).facts.verdict is Verdict.PASSED
