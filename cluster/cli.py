@@ -1,8 +1,10 @@
 """The command line. Whatever is heavy is imported by the command that needs it: ``caravan --help`` answers at once."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from cluster.types import CaravanError, ConfigError
 
@@ -50,6 +52,18 @@ tests_total, diagnostics and seconds. A row that cannot be read is named with it
 examples:
   caravan grade completions.jsonl --out grades.jsonl
   caravan grade completions.jsonl --out grades.jsonl --workers 8 --min-lines 1"""
+
+
+def run() -> NoReturn:
+    """The ``caravan`` program."""
+    code = main()
+    if "ray" in sys.modules:
+        # Threads of Ray 2.60 outlive ray.shutdown() and can crash in _raylet.so while Python takes its modules down: all the
+        # work is done by then, but the exit code would say otherwise. So Python is not given the time.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def main(arguments: list[str] | None = None) -> int:
