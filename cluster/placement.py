@@ -38,7 +38,16 @@ def ray_cluster() -> Iterator["Cluster"]:
 
     # What goes wrong comes back as an exception; what Ray says besides would run through the progress bar.
     logging.getLogger("ray").setLevel(logging.ERROR)
-    context = ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, namespace="caravan")
+    try:
+        context = ray.init(
+            include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, namespace="caravan"
+        )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        where = os.environ.get("RAY_ADDRESS", "this machine")
+        raise ResourcesError(
+            f"no Ray cluster answers at {where}: {error}. Start one (`ray start --head`), or set RAY_ADDRESS=local "
+            "to run on this machine alone"
+        ) from error
     try:
         yield Cluster(resources=ray.cluster_resources(), logs=Path(context.address_info["session_dir"]) / "logs")
     finally:

@@ -33,7 +33,7 @@ class GraderSettings(BaseModel):
     )
     run_cpu_seconds: float = Field(default=5.0, gt=0, le=3600, description="CPU seconds of one completion's whole run")
     wall_multiplier: float = Field(
-        default=10.0,
+        default=20.0,
         ge=1,
         le=100,
         description="wall seconds allowed per CPU second, the backstop for work that waits instead of computing",
