@@ -77,6 +77,9 @@ def main(arguments: list[str] | None = None) -> int:
     except CaravanError as error:
         print(f"caravan: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # whoever read the output, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print("caravan: interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -113,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     grade.add_argument(
         "--min-lines", type=int, metavar="N", help="code lines below which nothing is paid (default: the profile's)"
     )
-    grade.add_argument("--reward", metavar="PROFILE", help="the reward profile (default: seeds)")
+    grade.add_argument("--reward", metavar="PROFILE", help="the reward profile (default seed-5-20-10-65)")
 
     add("keys", _keys, "list every setting with its default and meaning", "")
     return parser

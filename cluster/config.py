@@ -197,14 +197,16 @@ def keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
 
 
 def explain_keys(model: type[BaseModel] = Config, prefix: str = "") -> str:
-    """Every key with its default and its meaning, a line each."""
+    """Every key with its default, the environment variable that sets it, and its meaning."""
     lines = []
     for name, info in model.model_fields.items():
         section = info.annotation
         if isinstance(section, type) and issubclass(section, BaseModel):
             lines.append(explain_keys(section, f"{prefix}{name}."))
         else:
-            lines.append(f"{prefix}{name} = {info.default}\n    {info.description or ''}".rstrip())
+            variables = [f"[{variable}]" for variable, key in ENVIRONMENT.items() if key == f"{prefix}{name}"]
+            lines.append(" ".join([f"{prefix}{name} = {info.default}", *variables]))
+            lines.extend([f"    {info.description}"] if info.description else [])
     return "\n".join(lines)
 
 

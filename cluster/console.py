@@ -21,7 +21,7 @@ from rich.text import Text
 from cluster.buffer import Dropped
 from cluster.types import Verdict
 
-SMOOTHING = 0.2  # weight of the newest step in the shown reward; one step is a small sample
+SMOOTHING = 0.2  # weight of the newest step in what is shown as "lately"; one step is a small sample
 
 
 class View:
@@ -90,7 +90,8 @@ class View:
         reward = metrics["reward"]
         self._reward = reward if self._reward is None else (1 - SMOOTHING) * self._reward + SMOOTHING * reward
         figures = (
-            f"reward {self._reward:.3f}  passed {metrics['pass_rate']:.0%}  no signal {metrics['frac_zero_std']:.0%}  "
+            f"reward {reward:.3f} (lately {self._reward:.3f})  passed {metrics['pass_rate']:.0%}  "
+            f"no signal {metrics['frac_zero_std']:.0%}  "
             f"{metrics['tokens_per_second']:,.0f} tok/s  {metrics['num_completions'] / metrics['step_seconds']:.1f} compl/s"
         )
         if self._task is not None:

@@ -102,5 +102,6 @@ def _check(config: Config, resources: Mapping[str, float]) -> None:
         if total > there + 1e-6:
             raise ResourcesError(
                 f"needs {total:g} {resource} ({' + '.join(part for part, _ in wanted)}), but the cluster has {there:g}. "
-                "Lower rollout.num_samplers, grader.num_graders or what each of them takes, or add machines"
+                "Lower rollout.num_samplers, grader.num_graders or what each part takes (rollout.cpus_per_sampler, "
+                "learner.gpus, ...; gpus 0 means the CPU), or add machines"
             )

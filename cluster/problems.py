@@ -151,9 +151,8 @@ def _rows(dataset: str) -> Sequence[Mapping[str, Any] | str]:
         rows = reader(path) if reader else _read_hub(dataset)
     except (OSError, ValueError, csv.Error) as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
-        raise DatasetError(
-            f"data.dataset={dataset} cannot be read: {reason} (no network? give a local file, or 'builtin')"
-        ) from None
+        hint = "" if reader else " (no network? give a local file, or 'builtin')"
+        raise DatasetError(f"data.dataset={dataset} cannot be read: {reason}{hint}") from None
     _check_columns(dataset, next((row.keys() for row in rows if not isinstance(row, str)), ()))
     return rows
 

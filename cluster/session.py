@@ -48,7 +48,9 @@ class Interruption:
 
     def _interrupt(self) -> None:
         if self._polite and not self.requested.is_set():
-            self._view.say("stopping after this step and saving a checkpoint; press Ctrl-C again to stop at once")
+            self._view.say(
+                "stopping: a step that is being learned is finished, then a checkpoint is saved; Ctrl-C again stops at once"
+            )
             self.requested.set()
         elif self._task:
             self._task.cancel()
@@ -112,9 +114,11 @@ def load_material(config: Config, view: View) -> Material:
 
 def render_prompts(config: Config, problems: Sequence[Problem]) -> tuple[dict[str, Prompt], list[str]]:
     """Prompts by problem id, and a line for each problem whose prompt is too long. Raises ModelError without a tokenizer."""
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, logging
 
     from rollout.prompt import render
+
+    logging.set_verbosity_error()  # it would warn of long prompts, which are refused and counted below
 
     path = model_path(config)
     if path.startswith(("/", ".", "~")) and not Path(path).expanduser().is_dir():

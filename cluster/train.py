@@ -16,7 +16,7 @@ from cluster.problems import ProblemStream
 from cluster.records import RunRecords
 from cluster.run_folder import RunFolder
 from cluster.session import Interruption, Material, load_material, model_path, samplers_and_graders
-from cluster.types import CaravanError, GraderPool, RunFolderError, SamplerPool, Sampling
+from cluster.types import CaravanError, ConfigError, GraderPool, RunFolderError, SamplerPool, Sampling
 from grader.toolchain import prepare_toolchain
 
 INTERRUPTED = 130  # the exit code of a program that Ctrl-C ended
@@ -24,6 +24,10 @@ INTERRUPTED = 130  # the exit code of a program that Ctrl-C ended
 
 async def train(config: Config, view: View) -> int:
     """Train until the last step; returns the exit code. Started again, it goes on from the last checkpoint."""
+    if config.model.adapter:
+        raise ConfigError(
+            f"model.adapter={config.model.adapter}: train starts from the base model; eval and sample take an adapter"
+        )
     folder = RunFolder(config.run.folder / (config.run.name or "run"))
     interruption = Interruption(view)
     with folder.opened(config):

@@ -20,6 +20,8 @@ from grader.toolchain import prepare_toolchain
 async def evaluate(config: Config, view: View, out: Path | None) -> int:
     """Sample and grade the held-out problems, print a table and, where ``out`` is given, write the figures as JSON."""
     Interruption(view)
+    if out:
+        _check_writable(out)
     prepare_toolchain()
     material = load_material(config, view)
     problems = material.held_out[: config.evaluation.num_problems]
@@ -32,6 +34,12 @@ async def evaluate(config: Config, view: View, out: Path | None) -> int:
     if out:
         _write_json(out, result)
     return 0
+
+
+def _check_writable(path: Path) -> None:
+    """Before the work rather than after it."""
+    if not path.absolute().parent.is_dir():
+        raise RunFolderError(f"cannot write {path}: there is no folder {path.parent}")
 
 
 def _write_json(path: Path, result: Mapping[str, Any]) -> None:

@@ -33,6 +33,7 @@ class GradingSummary:
     walls: str = ""  # one line: what stands around the completions
     rewards: float = 0.0  # their sum
     verdicts: Counter[str] = field(default_factory=Counter)
+    num_too_short: int = 0  # rows with fewer code lines than ``min_code_lines``: reward 0, whatever they pass
 
     @property
     def mean_reward(self) -> float:
@@ -79,7 +80,7 @@ def grade_file(
     try:
         with _opened(in_path, "r") as source, _opened(out_path, "w") as target:
             for done, ended in enumerate(_in_order(source, workers), start=1):
-                _record(ended, target, summary, on_trouble)
+                _record(ended, target, summary, settings.min_code_lines, on_trouble)
                 on_progress(done, total)
     except KeyboardInterrupt:
         summary.interrupted = True
@@ -180,13 +181,16 @@ def _in_order(source: TextIO, workers: _Workers) -> Iterator[_Ended]:
         yield pending.popleft().result()
 
 
-def _record(ended: _Ended, target: TextIO, summary: GradingSummary, on_trouble: Callable[[str], None]) -> None:
+def _record(
+    ended: _Ended, target: TextIO, summary: GradingSummary, min_code_lines: int, on_trouble: Callable[[str], None]
+) -> None:
     if ended.row is not None and ended.grade is not None:
         target.write(json.dumps(result_row(ended.row, ended.grade), ensure_ascii=True) + "\n")
         target.flush()
         summary.num_graded += 1
         summary.rewards += ended.grade.reward
         summary.verdicts[str(ended.grade.facts.verdict)] += 1
+        summary.num_too_short += ended.grade.facts.num_code_lines < min_code_lines
         return
     bucket = summary.malformed if ended.malformed else summary.ungradable
     message = f"line {ended.line}: {ended.malformed or ended.ungradable}"

@@ -39,22 +39,31 @@ def grade_with_progress(
             num_workers=num_workers,
             on_progress=lambda done, total: progress.update(task, completed=done, total=total),
             # Row text can hold what rich takes for markup.
-            on_trouble=lambda message: console.print(f"{in_path}: {message}", style="yellow", markup=False),
+            on_trouble=lambda message: console.print(
+                f"{in_path}: {message}", style="yellow", markup=False, soft_wrap=True
+            ),
         )
-    _print_summary(console, summary, out_path)
+    _print_summary(console, summary, settings, out_path)
     if summary.interrupted:
         return EXIT_INTERRUPTED
     return EXIT_COMPLETE if summary.complete else EXIT_INCOMPLETE
 
 
-def _print_summary(console: Console, summary: GradingSummary, out_path: Path) -> None:
-    console.print(summary.walls, markup=False, highlight=False)
+def _print_summary(console: Console, summary: GradingSummary, settings: GraderSettings, out_path: Path) -> None:
+    console.print(summary.walls, markup=False, highlight=False, soft_wrap=True)
     verdicts = ", ".join(f"{count} {verdict}" for verdict, count in summary.verdicts.most_common())
     console.print(
         f"{summary.num_graded} graded, mean reward {summary.mean_reward:.3f} ({verdicts or 'none'}) -> {out_path}",
         markup=False,
         highlight=False,
+        soft_wrap=True,
     )
+    if summary.num_too_short:
+        console.print(
+            f"{summary.num_too_short} of them have fewer than {settings.min_code_lines} code lines: reward 0 (--min-lines)",
+            highlight=False,
+            soft_wrap=True,
+        )
     left_out = (len(summary.malformed), "malformed"), (len(summary.ungradable), "could not be graded")
     for count, what in left_out:
         if count:
