@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
 
 from cluster.types import ConfigError
 from grader.reward import profile_named
@@ -186,27 +187,18 @@ def dump_yaml(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
+def keys() -> Iterator[str]:
     """Every dotted key of the tree."""
-    for name, info in model.model_fields.items():
-        section = info.annotation
-        if isinstance(section, type) and issubclass(section, BaseModel):
-            yield from keys(section, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}"
+    return (key for key, _ in _fields(Config))
 
 
-def explain_keys(model: type[BaseModel] = Config, prefix: str = "") -> str:
+def explain_keys() -> str:
     """Every key with its default, the environment variable that sets it, and its meaning."""
     lines = []
-    for name, info in model.model_fields.items():
-        section = info.annotation
-        if isinstance(section, type) and issubclass(section, BaseModel):
-            lines.append(explain_keys(section, f"{prefix}{name}."))
-        else:
-            variables = [f"[{variable}]" for variable, key in ENVIRONMENT.items() if key == f"{prefix}{name}"]
-            lines.append(" ".join([f"{prefix}{name} = {info.default}", *variables]))
-            lines.extend([f"    {info.description}"] if info.description else [])
+    for key, info in _fields(Config):
+        variables = [f"[{variable}]" for variable, named in ENVIRONMENT.items() if named == key]
+        lines.append(" ".join([f"{key} = {info.default}", *variables]))
+        lines.extend([f"    {info.description}"] if info.description else [])
     return "\n".join(lines)
 
 
@@ -224,6 +216,16 @@ def resolve_key(key: str) -> str:
     near += [candidate for candidate in known if candidate.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
     hint = f"; did you mean {', '.join(dict.fromkeys(near))}?" if near else ""
     raise ConfigError(f"unknown key {key!r}{hint}")
+
+
+def _fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Dotted key and field of every leaf of the tree."""
+    for name, info in model.model_fields.items():
+        section = info.annotation
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            yield from _fields(section, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", info
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -24,6 +24,8 @@ from cluster.types import (
     SamplerPool,
 )
 
+INTERRUPTED = 130  # the exit code of a program that Ctrl-C ended
+
 
 class Interruption:
     """Ctrl-C and SIGTERM: the first one asks politely where that is possible, the next one cancels."""
@@ -63,7 +65,7 @@ def run_to_end(work: Callable[[View], Coroutine[Any, Any, int]]) -> int:
         return asyncio.run(work(view))
     except asyncio.CancelledError:
         view.say("interrupted")
-        return 130
+        return INTERRUPTED
     except BaseExceptionGroup as group:
         known = group.subgroup(CaravanError)
         if known is None:

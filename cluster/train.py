@@ -15,11 +15,9 @@ from cluster.placement import place, ray_cluster
 from cluster.problems import ProblemStream
 from cluster.records import RunRecords
 from cluster.run_folder import RunFolder
-from cluster.session import Interruption, Material, load_material, model_path, samplers_and_graders
+from cluster.session import INTERRUPTED, Interruption, Material, load_material, model_path, samplers_and_graders
 from cluster.types import CaravanError, ConfigError, GraderPool, RunFolderError, SamplerPool, Sampling
 from grader.toolchain import prepare_toolchain
-
-INTERRUPTED = 130  # the exit code of a program that Ctrl-C ended
 
 
 async def train(config: Config, view: View) -> int:
