@@ -163,10 +163,12 @@ def load_config(
         key, separator, text = override.partition("=")
         if not separator:
             raise ConfigError(f"{override!r} is not an override: write key=value, for example rollout.temperature=1.1")
-        _assign(tree, resolve_key(key.strip()), yaml.safe_load(text))
-    if path:
-        tree.setdefault("run", {}).setdefault("name", path.stem)
-    return validate(tree)
+        _assign(tree, resolve_key(key.strip()), _parse_yaml(text, override))
+    config = validate(tree)
+    if path and config.run.name is None:
+        _assign(tree, "run.name", path.stem)
+        return validate(tree)
+    return config
 
 
 def validate(tree: Mapping[str, Any]) -> Config:
@@ -230,14 +232,20 @@ def _fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Fie
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = _parse_yaml(path.read_text(encoding="utf-8"), str(path))
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from None
     if not isinstance(tree, dict | None):
         raise ConfigError(f"{path} must hold sections such as 'rollout:', not {type(tree).__name__}")
-    return tree or {}
+    # A section whose keys are all commented out is None to YAML.
+    return {name: {} if section is None else section for name, section in (tree or {}).items()}
+
+
+def _parse_yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where} is not YAML: {error}") from None
 
 
 def _environment_values(environment: Mapping[str, str]) -> Iterable[tuple[str, Any]]:

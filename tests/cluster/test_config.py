@@ -58,6 +58,7 @@ def test_the_end_of_a_key_is_enough_where_it_is_unambiguous() -> None:
         (["rollout.temprature=1"], "unknown key 'rollout.temprature'; did you mean rollout.temperature"),
         (["nonsense=1"], "unknown key 'nonsense'"),
         (["rollout.temperature"], "write key=value"),
+        (["model.path=["], "model.path=[ is not YAML"),
         (["group_size=1"], "group_size=1"),
         (["temperature=-1"], "rollout.temperature=-1"),
         (["temperature=warm"], "rollout.temperature='warm'"),
@@ -85,6 +86,21 @@ def test_a_file_that_is_no_configuration_is_refused(tmp_path: Path, content: str
     path = tmp_path / "c.yaml"
     path.write_text(content)
     with pytest.raises(ConfigError, match=message):
+        load_config(path, environment={})
+
+
+def test_a_section_without_keys_keeps_its_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("run:\nrollout:\n  # temperature: 1.0\n")
+    config = load_config(path, environment={})
+    assert (config.run.name, config.rollout.temperature) == ("c", 0.9)
+
+
+@pytest.mark.parametrize("content", ["run: 5\n", "rollout: 5\n"])
+def test_a_section_that_is_a_number_is_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(content)
+    with pytest.raises(ConfigError):
         load_config(path, environment={})
 
 
