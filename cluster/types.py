@@ -99,6 +99,16 @@ class Verdict(StrEnum):
     WRONG = "wrong"  # an assert was false
 
 
+class AssertOutcome(StrEnum):
+    """What became of one assert of the tests."""
+
+    PASSED = "passed"
+    FAILED = "failed"  # it was false
+    RAISED = "raised"  # an exception, or the process was killed for memory or stack
+    TIMED_OUT = "timed_out"
+    NOT_RUN = "not_run"  # there is no program, or something before it, which it needs, did not end
+
+
 class Fate(StrEnum):
     """Where a completion ended; every completion ends in exactly one."""
 
@@ -172,23 +182,47 @@ class Completion:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CodeError:
+    """One error of a completion's code, as the compiler reports it."""
+
+    line: int  # of the completion's text, 1 for the first; 0 where it has no place
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
     """What the grader observed of one completion; holds no judgement, so that it can be re-scored."""
 
     verdict: Verdict
-    tests_passed: int
-    tests_total: int
-    type_errors: int  # 0 where it does not parse
+    asserts: tuple[AssertOutcome, ...]  # in the order of the tests; one more where all held and the tests broke off
+    shown: tuple[bool, ...] = ()  # per assert, whether the statement's examples give it away; empty: none of them
+    type_errors: int  # independent ones; 0 where it does not parse, and where it is a name that is denied
+    errors: tuple[CodeError, ...] = ()  # the first of them, a syntax error or a refusal too, with their lines
     syntax_error: bool
     compiled: bool  # solution and tests together made a program
     type_checked: bool  # the solution on its own type-checks
     has_end_marker: bool
     hit_length_limit: bool
     num_code_lines: int  # non-empty lines of the extracted program, comments not counted
+    degenerate: tuple[
+        str, ...
+    ] = ()  # signs of an answer that is none: "repetitive", "mostly_prose", "fence_spam", "stub"
+    num_code_blocks: int = 0  # fenced blocks in the completion
+    has_trailing_prose: bool = False  # text after the code
     diagnostics: str = ""  # compiler or run-time messages, bounded to a few KiB
     seconds: Mapping[str, float] = field(
         default_factory=dict
     )  # wall seconds per stage, e.g. {"compile": 0.02, "run": 0.01}
+
+    @property
+    def tests_passed(self) -> int:
+        """How many asserts passed."""
+        return sum(outcome is AssertOutcome.PASSED for outcome in self.asserts)
+
+    @property
+    def tests_total(self) -> int:
+        """How many asserts there are, 0 where the tests do not parse."""
+        return len(self.asserts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

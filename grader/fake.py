@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from cluster.types import Completion, Facts, FinishReason, Grade, Problem, UngradableError, Verdict
+from cluster.types import AssertOutcome, Completion, Facts, FinishReason, Grade, Problem, UngradableError, Verdict
 from grader.lexical import has_end_marker
 from grader.reward import profile_named, reward_terms, total_reward
 from grader.settings import GraderSettings
@@ -31,8 +31,7 @@ class FakeGraderPool:
         passed = round(share * NUM_TESTS)
         facts = Facts(
             verdict=Verdict.PASSED if passed == NUM_TESTS else Verdict.WRONG,
-            tests_passed=passed,
-            tests_total=NUM_TESTS,
+            asserts=(AssertOutcome.PASSED,) * passed + (AssertOutcome.FAILED,) * (NUM_TESTS - passed),
             type_errors=0,
             syntax_error=False,
             compiled=True,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
-from cluster.types import DeadlineExceeded, Facts, FinishReason, Grade, Problem, UngradableError, Verdict
+from cluster.types import AssertOutcome, DeadlineExceeded, Facts, FinishReason, Grade, Problem, UngradableError, Verdict
 from grader.compiled import Compiled, read_answer
 from grader.extract import Extraction, Reading, extract
 from grader.lexical import num_code_lines
@@ -74,19 +74,18 @@ class Grader:
             if in_parts.blob:
                 compiled, readings = in_parts, (extraction.together,)
         seconds = {"compile": time.perf_counter() - started}
-        diagnostics, verdict, passed, total = compiled.diagnostics, compiled.verdict, 0, len(compiled.owners)
+        diagnostics, verdict = compiled.diagnostics, compiled.verdict
+        asserts = (AssertOutcome.NOT_RUN,) * len(compiled.owners)
         if compiled.blob:
             started = time.perf_counter()
             counted = tally(compiled.owners, self._run(compiled))
             seconds["run"] = time.perf_counter() - started
-            diagnostics, verdict = "\n".join(counted.messages), counted.verdict
-            passed, total = counted.num_passed, len(counted.outcomes)
+            diagnostics, verdict, asserts = "\n".join(counted.messages), counted.verdict, counted.outcomes
         if not readings:
             diagnostics, verdict = "no code in the completion", Verdict.NO_CODE
         return Facts(
             verdict=verdict,
-            tests_passed=passed,
-            tests_total=total,
+            asserts=asserts,
             type_errors=compiled.type_errors,
             syntax_error=verdict is Verdict.SYNTAX_ERROR,
             compiled=bool(compiled.blob),
@@ -118,6 +117,7 @@ class Grader:
         return read_answer(
             self._front.ask(
                 [
+                    b"grade",
                     f"{cpu_seconds}".encode(),
                     _bytes(defined_name(problem.signature)),
                     _bytes(given_definitions(problem.statement)),

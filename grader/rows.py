@@ -65,6 +65,8 @@ def result_row(row: Row, grade: Grade) -> dict[str, Any]:
         "syntax_error": facts.syntax_error,
         "tests_passed": facts.tests_passed,
         "tests_total": facts.tests_total,
+        "asserts": [str(outcome) for outcome in facts.asserts],
+        "errors": [asdict(error) for error in facts.errors],
         "diagnostics": facts.diagnostics,
         "seconds": {stage: round(seconds, 6) for stage, seconds in facts.seconds.items()},
     }

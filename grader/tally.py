@@ -9,19 +9,8 @@ the plain program fails them.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 
-from cluster.types import Verdict
-
-
-class AssertOutcome(StrEnum):
-    """What became of one assert."""
-
-    PASSED = "passed"
-    FALSE = "false"
-    RAISED = "raised"
-    TIMEOUT = "timeout"
-    NOT_RUN = "not_run"  # something before it, which it needs, did not end
+from cluster.types import AssertOutcome, Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,11 +23,6 @@ class Tally:
     outcomes: tuple[AssertOutcome, ...]
     messages: tuple[str, ...]
     verdict: Verdict
-
-    @property
-    def num_passed(self) -> int:
-        """How many asserts passed."""
-        return sum(outcome is AssertOutcome.PASSED for outcome in self.outcomes)
 
 
 @dataclass(slots=True)
@@ -75,7 +59,7 @@ def tally(owners: Sequence[int], events: Sequence[str]) -> Tally:
         if message:
             messages.append(f"assert {index}: {message}")
     if all(outcome is AssertOutcome.PASSED for outcome in outcomes) and (silent_trouble or not report.ended):
-        outcomes.append(AssertOutcome.TIMEOUT if "time" in report.died.values() else AssertOutcome.RAISED)
+        outcomes.append(AssertOutcome.TIMED_OUT if "time" in report.died.values() else AssertOutcome.RAISED)
         messages.append("every assert held, but the tests did not run to their end")
     if report.set_up is not None:
         messages.insert(0, f"outside of the asserts: {report.set_up}")
@@ -97,7 +81,7 @@ def _read(events: Sequence[str]) -> _Report:
         elif kind == "held":
             report.held.add(int(number))
         elif kind == "false":
-            report.failed[int(number)] = (AssertOutcome.FALSE, "false")
+            report.failed[int(number)] = (AssertOutcome.FAILED, "false")
         elif kind == "error":
             report.failed[int(number)] = (AssertOutcome.RAISED, f"raised {message}")
         elif kind == "init":
@@ -116,7 +100,7 @@ def _outcome(report: _Report, index: int, owner: int, *, reached_end: bool) -> t
         return AssertOutcome.RAISED, f"raised {report.raised[owner]}"
     if owner and owner in report.died:
         if report.died[owner] == "time":
-            return AssertOutcome.TIMEOUT, "out of CPU time"
+            return AssertOutcome.TIMED_OUT, "out of CPU time"
         return AssertOutcome.RAISED, "the process was killed (memory or stack)"
     return AssertOutcome.NOT_RUN, "not run"
 
@@ -124,7 +108,7 @@ def _outcome(report: _Report, index: int, owner: int, *, reached_end: bool) -> t
 def _verdict(report: _Report, outcomes: Sequence[AssertOutcome]) -> Verdict:
     if outcomes and all(outcome is AssertOutcome.PASSED for outcome in outcomes):
         return Verdict.PASSED
-    if AssertOutcome.TIMEOUT in outcomes or "time" in report.died.values():
+    if AssertOutcome.TIMED_OUT in outcomes or "time" in report.died.values():
         return Verdict.TIMEOUT
     if AssertOutcome.RAISED in outcomes or report.raised or report.died or report.set_up is not None:
         return Verdict.RAISED

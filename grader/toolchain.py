@@ -19,8 +19,20 @@ from grader.process import run_command
 from grader.walls import Program
 
 SOURCES = Path(__file__).parent / "ocaml"
-FRONT_MODULES = ("wire", "shared", "compat", "policy", "rewrite", "scope", "job", "front")
-RUNNER_MODULES = ("wire", "load", "runner")
+FRONT_MODULES = (
+    "wire",
+    "contain",
+    "shared",
+    "compat",
+    "policy",
+    "rewrite",
+    "scope",
+    "errors",
+    "job",
+    "inspect",
+    "front",
+)
+RUNNER_MODULES = ("wire", "contain", "load", "runner")
 # Compiler version -> the files that know its libraries and its runtime, under the names that the others call them by.
 COMPAT = {
     "4.13": {"shared": "shared_4.ml", "compat": "compat_4_13.ml", "load": "load_4.ml"},

@@ -4,7 +4,8 @@
    anything behind, and a bomb costs only its own fork.
 
    usage: front RUNNER  (the runner's executable, whose slots the bytecode is linked against)
-   request:  compile CPU seconds; name; statement's definitions; tests; candidate sources ("s" whole program or
+   request:  "inspect"; CPU seconds; what inspect.ml asks for       answer: what inspect.ml says
+   request:  "grade"; compile CPU seconds; name; statement's definitions; tests; candidate sources ("s" whole program or
              "b" signature put in front, then the text) in order of preference
    answer:   outcome; chosen candidate; diagnostics; number of type errors; number of steps; owner of each assert; blob
              or "died"; how; owner of each assert *)
@@ -34,7 +35,14 @@ let in_fork work =
 let serve ~image ~environment requests answers =
   let rec loop () =
     match Wire.receive requests with
-    | seconds :: name :: given :: tests :: candidates ->
+    | "inspect" :: seconds :: fields ->
+        let work () =
+          cpu_deadline (float_of_string seconds);
+          Inspect.answer environment fields
+        in
+        Wire.send answers (in_fork work);
+        loop ()
+    | "grade" :: seconds :: name :: given :: tests :: candidates ->
         let work () =
           cpu_deadline (float_of_string seconds);
           Job.fields (Job.grade ~image ~environment ~name ~given ~tests ~candidates)

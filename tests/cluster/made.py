@@ -1,6 +1,6 @@
 """Small records for tests."""
 
-from cluster.types import Completion, Facts, FinishReason, Grade, Group, Problem, RewardTerms, Verdict
+from cluster.types import AssertOutcome, Completion, Facts, FinishReason, Grade, Group, Problem, RewardTerms, Verdict
 
 
 def problem(problem_id: str = "p", difficulty: str | None = None) -> Problem:
@@ -16,8 +16,7 @@ def problem(problem_id: str = "p", difficulty: str | None = None) -> Problem:
 def grade(reward: float, verdict: Verdict | None = None) -> Grade:
     facts = Facts(
         verdict=verdict or (Verdict.PASSED if reward == 1.0 else Verdict.WRONG),
-        tests_passed=int(reward == 1.0),
-        tests_total=1,
+        asserts=(AssertOutcome.PASSED if reward == 1.0 else AssertOutcome.FAILED,),
         type_errors=0,
         syntax_error=False,
         compiled=True,

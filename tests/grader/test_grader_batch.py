@@ -60,6 +60,8 @@ def test_rows_come_out_in_input_order_with_all_their_fields(tmp_path: Path, num_
         "syntax_error",
         "tests_passed",
         "tests_total",
+        "asserts",
+        "errors",
         "diagnostics",
         "seconds",
     }

@@ -4,15 +4,21 @@ from dataclasses import fields, replace
 
 import pytest
 
-from cluster.types import ConfigError, Facts, Verdict
+from cluster.types import AssertOutcome, ConfigError, Facts, Verdict
 from grader.reward import NOTHING, profile_named, reward_terms, total_reward
 from grader.settings import SEED_PROFILE, GraderSettings
 
 PROFILE = profile_named(SEED_PROFILE)
+NOT_RUN = (AssertOutcome.NOT_RUN,) * 8
+
+
+def outcomes(passed: int) -> tuple[AssertOutcome, ...]:
+    return (AssertOutcome.PASSED,) * passed + (AssertOutcome.FAILED,) * (8 - passed)
+
+
 PASSED = Facts(
     verdict=Verdict.PASSED,
-    tests_passed=8,
-    tests_total=8,
+    asserts=(AssertOutcome.PASSED,) * 8,
     type_errors=0,
     syntax_error=False,
     compiled=True,
@@ -22,7 +28,7 @@ PASSED = Facts(
     num_code_lines=8,
 )
 TYPE_ERROR = replace(
-    PASSED, verdict=Verdict.TYPE_ERROR, tests_passed=0, type_errors=1, compiled=False, type_checked=False
+    PASSED, verdict=Verdict.TYPE_ERROR, asserts=NOT_RUN, type_errors=1, compiled=False, type_checked=False
 )
 
 
@@ -43,7 +49,7 @@ def test_the_parts_of_a_perfect_completion_add_up_to_one() -> None:
 @pytest.mark.parametrize(("passed", "expected"), [(0, 0.35), (1, 0.43125), (4, 0.675), (7, 0.91875), (8, 1.0)])
 def test_tests_pay_by_the_fraction_of_asserts(passed: int, expected: float) -> None:
     verdict = Verdict.PASSED if passed == 8 else Verdict.WRONG
-    assert reward(replace(PASSED, tests_passed=passed, verdict=verdict)) == pytest.approx(expected)
+    assert reward(replace(PASSED, asserts=outcomes(passed), verdict=verdict)) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +68,7 @@ def test_a_syntax_error_earns_nothing_for_types_and_compilation() -> None:
 
 
 def test_a_program_that_does_not_fit_the_tests_gets_half_of_the_compile_credit() -> None:
-    facts = replace(PASSED, verdict=Verdict.INTERFACE, compiled=False, tests_passed=0)
+    facts = replace(PASSED, verdict=Verdict.INTERFACE, compiled=False, asserts=NOT_RUN)
     assert reward(facts) == pytest.approx(0.05 + 0.20 + 0.05)
 
 
@@ -96,7 +102,7 @@ def test_a_runaway_completion_gets_three_tenths() -> None:
 
 
 def test_tests_without_an_assert_pay_nothing() -> None:
-    assert reward_terms(replace(PASSED, tests_passed=0, tests_total=0), PROFILE).tests == 0.0
+    assert reward_terms(replace(PASSED, asserts=()), PROFILE).tests == 0.0
 
 
 def test_an_unknown_profile_names_those_that_there_are() -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cluster.types import Completion, Facts, FinishReason, Grade, Group, Problem, RewardTerms, Verdict
+from cluster.types import AssertOutcome, Completion, Facts, FinishReason, Grade, Group, Problem, RewardTerms, Verdict
 from learner.plan import LearnerPlan
 from learner.settings import LearnerSettings, LoraSettings
 
@@ -16,8 +16,7 @@ TEMPERATURE = 0.7
 def grade(reward: float) -> Grade:
     facts = Facts(
         verdict=Verdict.WRONG,
-        tests_passed=0,
-        tests_total=1,
+        asserts=(AssertOutcome.FAILED,),
         type_errors=0,
         syntax_error=False,
         compiled=True,
