@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cluster.types import UngradableError, Verdict
+from cluster.types import CodeError, UngradableError, Verdict
+from grader import wire
 
 _VERDICTS = {
     b"syntax_error": Verdict.SYNTAX_ERROR,
@@ -20,8 +21,8 @@ class Compiled:
 
     verdict: Verdict
     chosen: int  # index of the reading that it took
-    diagnostics: str
-    type_errors: int
+    message: str  # what is wrong between the program and the tests
+    errors: tuple[CodeError, ...]  # what is wrong with the program itself; lines count from the program's first
     num_steps: int  # statements of the tests
     owners: tuple[int, ...]  # per assert, the step that holds it
     blob: bytes  # bytecode for the runner, empty where there is none
@@ -36,21 +37,26 @@ def read_answer(fields: Sequence[bytes]) -> Compiled:
         return Compiled(
             verdict=Verdict.TIMEOUT,
             chosen=0,
-            diagnostics=f"the compiler gave up: {reason}",
-            type_errors=0,
+            message=f"the compiler gave up: {reason}",
+            errors=(),
             num_steps=0,
             owners=tuple(int(owner) for owner in fields[2].split()),
             blob=b"",
         )
     if len(fields) != 7 or fields[0] not in _VERDICTS:
         raise UngradableError("the OCaml front end answers in a form that this version does not know")
-    outcome, chosen, diagnostics, type_errors, num_steps, owners, blob = fields
+    outcome, chosen, message, errors, num_steps, owners, blob = fields
     return Compiled(
         verdict=_VERDICTS[outcome],
         chosen=int(chosen),
-        diagnostics=diagnostics.decode(errors="replace"),
-        type_errors=int(type_errors),
+        message=message.decode(errors="replace"),
+        errors=_errors(wire.decode(errors)),
         num_steps=int(num_steps),
         owners=tuple(int(owner) for owner in owners.split()),
         blob=blob,
     )
+
+
+def _errors(fields: Sequence[bytes]) -> tuple[CodeError, ...]:
+    pairs = zip(fields[::2], fields[1::2], strict=True)
+    return tuple(CodeError(line=int(line), message=message.decode(errors="replace")) for line, message in pairs)

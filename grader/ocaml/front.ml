@@ -1,62 +1,96 @@
 (* The compiler that serves one grader: parse, refuse, type-check, rewrite the tests, and produce bytecode in memory.
 
-   Started once with the standard library's interfaces loaded; every job runs in a fork of it, so that no job can leave
-   anything behind, and a bomb costs only its own fork.
+   Two processes.  The *supervisor*, started once with the standard library's interfaces loaded, hands requests on; the
+   *worker*, a fork of it, does the work of many jobs in a row, since a fork of its own would cost a job more than all of the
+   compiler does.  hygiene.ml keeps one job from seeing another.  A bomb costs the worker, and the supervisor forks the next.
 
    usage: front RUNNER  (the runner's executable, whose slots the bytecode is linked against)
    request:  "inspect"; CPU seconds; what inspect.ml asks for       answer: what inspect.ml says
    request:  "grade"; compile CPU seconds; name; statement's definitions; tests; candidate sources ("s" whole program or
              "b" signature put in front, then the text) in order of preference
-   answer:   outcome; chosen candidate; diagnostics; number of type errors; number of steps; owner of each assert; blob
+   answer:   outcome; chosen candidate; message; errors (line, message, line, message, ...); number of steps; owner of
+             each assert; blob
              or "died"; how; owner of each assert *)
 
-let cpu_deadline seconds =
-  ignore (Unix.setitimer Unix.ITIMER_PROF { Unix.it_interval = 0.0; it_value = seconds })
+let jobs_per_worker = 1000
+let large_heap_words = 8 * 1024 * 1024
 
-(* One job in a fork.  A fork that dies without an answer is the program's doing (a bomb for the parser or the checker). *)
-let in_fork work =
-  let reading, writing = Unix.pipe ~cloexec:true () in
+let cpu_deadline seconds = ignore (Unix.setitimer Unix.ITIMER_PROF { Unix.it_interval = 0.0; it_value = seconds })
+
+let owners tests = [ Job.owners (Job.plan_of (Job.parse ~file:"tests.ml" tests)) ]
+
+let answer ~image ~environment = function
+  | "inspect" :: _ :: fields -> Inspect.answer environment fields
+  | "owners" :: _ :: tests :: _ -> owners tests
+  | "grade" :: _ :: name :: given :: tests :: candidates ->
+      Job.fields (Job.grade ~image ~environment ~name ~given ~tests ~candidates)
+  | _ -> failwith "malformed request"
+
+(* The worker.  A death within a job is the program's doing: a bomb for the parser or the checker.  Each answer says in a
+   last field whether the worker stays. *)
+let work ~image ~environment requests answers =
+  Contain.compiler ~library:Config.standard_library;
+  let rec loop jobs_left =
+    let fields = Wire.decode (Wire.receive_frame requests) in
+    cpu_deadline (float_of_string (List.nth fields 1));
+    let answered = Hygiene.fresh (fun () -> answer ~image ~environment fields) in
+    cpu_deadline 0.0;
+    let stays = jobs_left > 1 && (Gc.quick_stat ()).heap_words < large_heap_words in
+    Wire.send answers [ Wire.encode answered; (if stays then "stays" else "leaves") ];
+    if stays then loop (jobs_left - 1)
+  in
+  match loop jobs_per_worker with () | (exception Wire.Closed) -> Unix._exit 0
+
+type worker = { pid : int; requests : Unix.file_descr; answers : Unix.file_descr }
+
+let start_worker ~inherited run =
+  let theirs_in, ours_out = Unix.pipe ~cloexec:true () and ours_in, theirs_out = Unix.pipe ~cloexec:true () in
   match Unix.fork () with
   | 0 ->
-      Unix.close reading;
-      let frame = Wire.encode (work ()) in
-      Wire.write_all writing (Bytes.unsafe_of_string frame) 0 (String.length frame);
-      Unix._exit 0
-  | child -> (
-      Unix.close writing;
-      let frame = Wire.read_to_end reading in
-      Unix.close reading;
-      match snd (Unix.waitpid [] child) with
-      | WEXITED 0 -> Wire.decode frame
-      | WEXITED code -> [ "died"; "it failed with exit status " ^ string_of_int code ]
-      | WSIGNALED signal when signal = Sys.sigprof -> [ "died"; "out of CPU time" ]
-      | WSIGNALED _ | WSTOPPED _ -> [ "died"; "out of memory or stack" ])
+      List.iter Unix.close (ours_out :: ours_in :: inherited);
+      run theirs_in theirs_out
+  | pid ->
+      List.iter Unix.close [ theirs_in; theirs_out ];
+      { pid; requests = ours_out; answers = ours_in }
 
-let serve ~image ~environment requests answers =
-  let rec loop () =
-    match Wire.receive requests with
-    | "inspect" :: seconds :: fields ->
-        let work () =
-          cpu_deadline (float_of_string seconds);
-          Inspect.answer environment fields
-        in
-        Wire.send answers (in_fork work);
-        loop ()
-    | "grade" :: seconds :: name :: given :: tests :: candidates ->
-        let work () =
-          cpu_deadline (float_of_string seconds);
-          Job.fields (Job.grade ~image ~environment ~name ~given ~tests ~candidates)
-        and count_asserts () =
-          cpu_deadline (float_of_string seconds);
-          [ Job.owners (Job.plan_of (Job.parse ~file:"tests.ml" tests)) ]
-        in
-        let answer = match in_fork work with "died" :: _ as death -> death @ in_fork count_asserts | answer -> answer in
-        Wire.send answers answer;
-        loop ()
-    | _ -> failwith "malformed request"
-    | exception Wire.Closed -> ()
+let end_of worker =
+  List.iter Unix.close [ worker.requests; worker.answers ];
+  match snd (Unix.waitpid [] worker.pid) with
+  | WEXITED code -> "it failed with exit status " ^ string_of_int code
+  | WSIGNALED signal when signal = Sys.sigprof || signal = Sys.sigxcpu -> "out of CPU time"
+  | WSIGNALED _ | WSTOPPED _ -> "out of memory or stack"
+
+(* The supervisor. *)
+let serve ~start requests answers =
+  let worker = ref (start ()) in
+  let renew () =
+    let how = end_of !worker in
+    worker := start ();
+    how
   in
-  loop ()
+  let ask frame =
+    match Wire.send_frame !worker.requests frame; Wire.decode (Wire.receive_frame !worker.answers) with
+    | [ answer; "stays" ] -> Ok answer
+    | answer :: _ -> ignore (renew ()); Ok answer
+    | [] | (exception (Wire.Closed | Unix.Unix_error (EPIPE, _, _))) -> Error (renew ())
+  in
+  let rec loop () =
+    let request = Wire.receive_frame requests in
+    let answer =
+      match ask request with
+      | Ok answer -> answer
+      | Error how ->
+          let counted =
+            match Wire.decode request with
+            | "grade" :: seconds :: _name :: _given :: tests :: _ -> ask (Wire.encode [ "owners"; seconds; tests ])
+            | _ -> Error ""
+          in
+          Wire.encode ("died" :: how :: (match counted with Ok answer -> Wire.decode answer | Error _ -> [ "" ]))
+    in
+    Wire.send_frame answers answer;
+    loop ()
+  in
+  try loop () with Wire.Closed -> ignore (Unix.close !worker.requests)
 
 (* Loads the interfaces that nearly every program needs before the first fork, once for all of them. *)
 let warm_up environment =
@@ -65,17 +99,20 @@ let warm_up environment =
      module M = Map.Make (Int) module S = Set.Make (String) let _ = (Char.code, Bytes.get, Queue.create, Stack.create)"
   in
   match Job.parse ~file:"warm_up.ml" source with
-  | Ok items -> ignore (Job.type_items environment items)
+  | Ok items -> Hygiene.fresh (fun () -> ignore (Job.type_items environment items))
   | Error exn -> raise exn
 
 let () =
   let requests, answers = Wire.take_over_standard_descriptors () in
+  Sys.set_signal Sys.sigpipe Sys.Signal_ignore;
   ignore (Warnings.parse_options false "-a");
   Clflags.error_style := Some Misc.Error_style.Short;
   Clflags.color := Some Misc.Color.Never;
   Compat.filter_loaded_interfaces Policy.filter_unit;
   let image = Compat.read_image Sys.argv.(1) in
-  let environment = Compat.initial_environment ~unit_name:Job.unit_name in
+  let environment = Job.base_environment () in
   warm_up environment;
-  Wire.send answers [ "ready"; Sys.ocaml_version ];
-  serve ~image ~environment requests answers
+  Gc.compact ();
+  Wire.send answers [ "ready"; Sys.ocaml_version; String.concat " " (Contain.describe ()) ];
+  let start () = start_worker ~inherited:[ requests; answers ] (work ~image ~environment) in
+  serve ~start requests answers

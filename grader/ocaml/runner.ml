@@ -137,6 +137,7 @@ let attempt ~requests ~answers ~wall_deadline start =
   match Unix.fork () with
   | 0 ->
       List.iter Unix.close [ reading; requests; answers ];
+      Contain.completion ();
       start writing
   | child ->
       Unix.close writing;
@@ -192,5 +193,5 @@ let serve requests answers =
 
 let () =
   let requests, answers = Wire.take_over_standard_descriptors () in
-  Wire.send answers [ "ready"; Sys.ocaml_version ];
+  Wire.send answers [ "ready"; Sys.ocaml_version; String.concat " " (Contain.describe ()) ];
   serve requests answers

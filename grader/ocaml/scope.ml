@@ -1,21 +1,18 @@
-(* Who sees which names.  The job is one structure:
+(* Who sees which names.  The job is one structure, typed where [Std'] is the real standard library:
 
-     module Std' = Stdlib          the real one, bound before anything can shadow it
-     module Predef' = struct ... end
-     module Given' = struct (type definitions of the statement) end
+     module Given' = struct (definitions of the statement) end
      module Solution' = struct open Given' (the completion) end
-     let run' step' check' ... = let module Tests' = struct (opens, the problem's names, the tests) end in ()
+     let run' step' check' ... = let module Tests' = struct (the problem's names, the tests) end in ()
 
-   (x' stands for an unlexable name).  The tests open Solution' and then Std' and Predef' over it, so that [=], [not],
-   [List], [true] and [list] are the real ones whatever the completion defines; only names that the problem itself asks
-   for are bound over those again. *)
+   (x' stands for an unlexable name).  The tests see Given', over it Solution', and over both the predefined names and the
+   standard library, so that [=], [not], [List], [true] and [list] are the real ones whatever the completion defines; only
+   names that the problem itself asks for are bound over those again. *)
 
 open Parsetree
 open Ast_helper
 
 let given = "Given "
 let solution = "Solution "
-let predefined = "Predef "
 let tests = "Tests "
 let run = "run "
 let located = Location.mknoloc
@@ -23,34 +20,12 @@ let path_in modname name = located (Longident.Ldot (Longident.Lident modname, na
 let open_module name = Str.open_ (Opn.mk ~override:Asttypes.Override (Mod.ident (located (Longident.Lident name))))
 let define_module name items = Str.module_ (Mb.mk (located (Some name)) (Mod.structure items))
 
-let predefined_source =
-  {|type nonrec int = int type nonrec char = char type nonrec string = string type nonrec bytes = bytes
-    type nonrec float = float type nonrec int32 = int32 type nonrec int64 = int64 type nonrec nativeint = nativeint
-    type nonrec bool = bool = false | true
-    type nonrec unit = unit = ()
-    type nonrec exn = exn
-    type nonrec 'a array = 'a array
-    type nonrec 'a lazy_t = 'a lazy_t
-    type 'a list = 'a Stdlib.List.t = [] | (::) of 'a * 'a list
-    type nonrec 'a option = 'a option = None | Some of 'a
-    exception Match_failure = Match_failure
-    exception Out_of_memory = Out_of_memory
-    exception Invalid_argument = Invalid_argument
-    exception Failure = Failure
-    exception Not_found = Not_found
-    exception Sys_error = Sys_error
-    exception End_of_file = End_of_file
-    exception Division_by_zero = Division_by_zero
-    exception Stack_overflow = Stack_overflow
-    exception Assert_failure = Assert_failure
-    exception Undefined_recursive_module = Undefined_recursive_module|}
+(* Bound once in the environment that every job starts from. *)
+let standard = Str.module_ (Mb.mk (located (Some Rewrite.std)) (Mod.ident (located (Longident.Lident "Stdlib"))))
 
-let foundations given_items =
-  let standard = Str.module_ (Mb.mk (located (Some Rewrite.std)) (Mod.ident (located (Longident.Lident "Stdlib")))) in
-  let predefined_items = Parse.implementation (Lexing.from_string predefined_source) in
-  [ standard; define_module predefined predefined_items; define_module given given_items ]
-
-let solution_module items = define_module solution (open_module given :: items)
+let given_module items = define_module given items
+let with_given ~given_items items = if given_items = [] then items else open_module given :: items
+let solution_module ~given_items items = define_module solution (with_given ~given_items items)
 
 let rec pattern_names pattern =
   match pattern.ppat_desc with
@@ -71,6 +46,18 @@ let rec defined_values items =
     | _ -> []
   in
   List.concat_map in_item items
+
+(* Whether a value is named anywhere in some bindings. *)
+let mentions name bindings =
+  let found = ref false in
+  let default = Ast_iterator.default_iterator in
+  let expr iterator expression =
+    match expression.pexp_desc with
+    | Pexp_ident { txt = Longident.Lident used; _ } when used = name -> found := true
+    | _ -> default.expr iterator expression
+  in
+  List.iter (fun binding -> expr { default with expr } binding.pvb_expr) bindings;
+  !found
 
 (* Whether the completion, once typed, has something at its top level. *)
 let solution_has signature is_it =
@@ -146,11 +133,17 @@ let problem_names ~environment ~signature ~given_items ~name =
   in
   List.concat_map rebind given_items @ if name = "" then [] else [ value_of solution name ]
 
+let environment_of_tests environment ~given_items =
+  let modules = if given_items = [] then [ solution ] else [ given; solution ] in
+  let path modname = fst (Env.find_module_by_name (Longident.Lident modname) environment) in
+  let opened environment path = Result.get_ok (Env.open_signature Asttypes.Override path environment) in
+  let standard = path Rewrite.std in
+  opened (Compat.add_predefined (List.fold_left opened environment (List.map path modules))) standard
+
 let run_function ~problem_names ~tests:items =
-  let scope = List.map open_module [ given; solution; Rewrite.std; predefined ] in
-  let body =
-    Exp.letmodule (located (Some tests)) (Mod.structure (scope @ problem_names @ items)) Rewrite.unit
-  in
+  (* Tests may spell out [Stdlib.compare]; a completion may have a module of that name. *)
+  let stdlib = Str.module_ (Mb.mk (located (Some "Stdlib")) (Mod.ident (located (Longident.Lident Rewrite.std)))) in
+  let body = Exp.letmodule (located (Some tests)) (Mod.structure ((stdlib :: problem_names) @ items)) Rewrite.unit in
   let constr name = Typ.constr (located (Longident.Lident name)) [] in
   let arrow = Typ.arrow Asttypes.Nolabel in
   let lazily result = arrow (constr "int") (arrow (arrow (constr "unit") result) (constr "unit")) in

@@ -27,6 +27,14 @@ let initial_environment ~unit_name =
   Env.set_unit_name unit_name;
   Compmisc.initial_env ()
 
+(* Binds the predefined types and exceptions again, over whatever has been bound to their names since. *)
+let add_predefined environment =
+  fst (Predef.build_initial_env (Env.add_type ~check:false) (Env.add_extension ~check:false ~rebind:false) environment)
+
+let reset_type_variables = Typetexp.reset_type_variables
+
+let no_structure environment : Typedtree.structure = { str_items = []; str_type = []; str_final_env = environment }
+
 let lambda pattern body = Ast_helper.Exp.fun_ Asttypes.Nolabel None pattern body
 
 let relocation = function

@@ -50,15 +50,21 @@ let encode fields =
   List.iter add fields;
   Buffer.contents buffer
 
-let send fd fields =
-  let frame = encode [ encode fields ] in
-  write_all fd (Bytes.unsafe_of_string frame) 0 (String.length frame)
+let framed payload =
+  let frame = Bytes.create (4 + String.length payload) in
+  Bytes.set_int32_be frame 0 (Int32.of_int (String.length payload));
+  Bytes.blit_string payload 0 frame 4 (String.length payload);
+  frame
+
+let send_frame fd payload = write_all fd (framed payload) 0 (4 + String.length payload)
+let send fd fields = send_frame fd (encode fields)
+let receive_frame fd = read_exactly fd (length_at (read_exactly fd 4) 0)
 
 (* Memory that is given out uninitialized ([Bytes.create]) must not show what it held: requests hold the tests. *)
 let scrub text = Bytes.fill (Bytes.unsafe_of_string text) 0 (String.length text) '\000'
 
 let receive fd =
-  let frame = read_exactly fd (length_at (read_exactly fd 4) 0) in
+  let frame = receive_frame fd in
   let fields = decode frame in
   scrub frame;
   fields

@@ -1,0 +1,61 @@
+(* Names that exist, but that completions may not use: how a program is found to use one. *)
+
+let in_tokens lexbuf =
+  Lexer.init ();
+  let rec scan () =
+    match Lexer.token lexbuf with
+    | Parser.EOF -> None
+    | token -> (
+        match Policy.denied_token token with Some what -> Some (what, Location.curr lexbuf) | None -> scan ())
+  in
+  scan ()
+
+(* A denied name is unbound for the type checker; the filter keeps it under a name that no source can spell. *)
+let by exn =
+  let hide : Longident.t -> Longident.t = function
+    | Lident name -> Lident (Policy.hidden name)
+    | Ldot (prefix, name) -> Ldot (prefix, Policy.hidden name)
+    | Lapply _ as other -> other
+  in
+  let exists find lid environment = match find (hide lid) environment with _ -> true | exception Not_found -> false in
+  let named lid = Some (String.concat "." (Longident.flatten lid)) in
+  match exn with
+  | Env.Error (Lookup_error (_, environment, Unbound_value (lid, _))) when exists Env.find_value_by_name lid environment
+    ->
+      named lid
+  | Env.Error (Lookup_error (_, environment, Unbound_module lid)) when exists Env.find_module_by_name lid environment ->
+      named lid
+  | Env.Error (Lookup_error (_, _, Unbound_module (Lident name))) when List.mem name Policy.foreign_units -> Some name
+  | _ -> None
+
+(* Unchecked functions of the library that are denied have checked twins of the same type, which serve an honest program
+   as well. *)
+let checked_twin = function
+  | "unsafe_chr" -> Some "chr"
+  | "unsafe_of_int" -> Some "of_int"
+  | "unsafe_to_char" -> Some "to_char"
+  | "unsafe_to_string" -> Some "to_string"
+  | "unsafe_of_string" -> Some "of_string"
+  | "unsafe_blit" -> Some "blit"
+  | "unsafe_blit_string" -> Some "blit_string"
+  | "unsafe_fill" -> Some "fill"
+  | _ -> None
+
+let twin exn : (Longident.t * Longident.t) option =
+  match (exn, by exn) with
+  | Env.Error (Lookup_error (_, _, Unbound_value ((Lident name as lid), _))), Some _ ->
+      Option.map (fun twin -> (lid, Longident.Lident twin)) (checked_twin name)
+  | Env.Error (Lookup_error (_, _, Unbound_value ((Ldot (prefix, name) as lid), _))), Some _ ->
+      Option.map (fun twin -> (lid, Longident.Ldot (prefix, twin))) (checked_twin name)
+  | _ -> None
+
+let replace (name, replacement) items =
+  let default = Ast_mapper.default_mapper in
+  let expr mapper (expression : Parsetree.expression) =
+    match expression.pexp_desc with
+    | Pexp_ident ({ txt; _ } as located) when txt = name ->
+        { expression with pexp_desc = Pexp_ident { located with txt = replacement } }
+    | _ -> default.expr mapper expression
+  in
+  let mapper = { default with expr } in
+  mapper.structure mapper items
