@@ -92,15 +92,17 @@ let serve ~start requests answers =
   in
   try loop () with Wire.Closed -> ignore (Unix.close !worker.requests)
 
-(* Loads the interfaces that nearly every program needs before the first fork, once for all of them. *)
+(* Loads every interface that a completion may name before the first fork: once for all workers, which then have no files
+   to read, and no job leaves another a module more. *)
 let warm_up environment =
-  let source =
-    "let _ = (List.map, Array.map, String.length, Hashtbl.hash, Printf.sprintf \"%d\" 1, Buffer.create, Option.map) \
-     module M = Map.Make (Int) module S = Set.Make (String) let _ = (Char.code, Bytes.get, Queue.create, Stack.create)"
+  let load (name, _) =
+    match Job.parse ~file:"warm_up.ml" (Printf.sprintf "let _ = let open! %s in ()" name) with
+    | Ok items -> ignore (Job.reported (fun () -> Job.type_items environment items))
+    | Error exn -> raise exn
   in
-  match Job.parse ~file:"warm_up.ml" source with
-  | Ok items -> Hygiene.fresh (fun () -> ignore (Job.type_items environment items))
-  | Error exn -> raise exn
+  let applied = "module M = Map.Make (Int) module S = Set.Make (String) module H = Hashtbl.Make (String) let f = Printf.sprintf \"%d\" 1" in
+  List.iter load Policy.modules;
+  ignore (Job.reported (fun () -> Job.type_items environment (Result.get_ok (Job.parse ~file:"warm_up.ml" applied))))
 
 let () =
   let requests, answers = Wire.take_over_standard_descriptors () in
@@ -112,6 +114,7 @@ let () =
   let image = Compat.read_image Sys.argv.(1) in
   let environment = Job.base_environment () in
   warm_up environment;
+  Hygiene.fresh ignore;
   Gc.compact ();
   Wire.send answers [ "ready"; Sys.ocaml_version; String.concat " " (Contain.describe ()) ];
   let start () = start_worker ~inherited:[ requests; answers ] (work ~image ~environment) in
