@@ -137,6 +137,14 @@ let typed_solution environment ~name ~given_items candidate items =
       | Some (what, where) -> may_not_use what where
       | None -> stop ~found:errors Type_error "")
 
+(* What a completion may not do to the names that the tests rely on. *)
+let honest_names base environment ~signature ~given_items ~tests items =
+  let none names what = require (names = []) (fun () -> stop Interface (what ^ ": " ^ String.concat ", " names)) in
+  let test_items = match tests with Ok items -> items | Error _ -> [] in
+  let* () = none (Scope.opened_constructors environment given_items) "no constructors of the problem's type" in
+  let* () = none (Scope.replaced_modules signature ~given_items items) "the statement's module is defined differently" in
+  none (Scope.rebound_constructors base ~tests:test_items items) "bound to another constructor"
+
 let typed_tests environment ~names ~tests plan =
   match tests with
   | Error exn -> stop Interface ("the problem's tests do not parse: " ^ Errors.message_of exn)
@@ -162,9 +170,7 @@ let grade ~image ~environment ~name ~given ~tests ~candidates =
     let* solution, signature, env = typed_solution env ~name ~given_items candidate items in
     let undefined () = stop Interface ("the completion does not define " ^ name) in
     let* () = require (name = "" || Scope.binds_value signature name) undefined in
-    let opened = Scope.opened_constructors env given_items in
-    let no_constructors () = stop Interface ("no constructors of the problem's type: " ^ String.concat ", " opened) in
-    let* () = require (opened = []) no_constructors in
+    let* () = honest_names environment env ~signature ~given_items ~tests items in
     let names = Scope.problem_names ~environment ~signature ~given_items ~name in
     let* run = typed_tests (Scope.environment_of_tests env ~given_items) ~names ~tests plan in
     linked image (merge (merge given solution) run)

@@ -109,6 +109,53 @@ let opened_constructors environment given_items =
   in
   List.map (fun { pcd_name; _ } -> pcd_name.txt) (List.concat_map of_item given_items)
 
+(* The modules of the statement that the completion defines as something else: the tests would ask those.  A copy of the
+   statement's definition, which the completion's own types may need, is welcome. *)
+let replaced_modules signature ~given_items items =
+  let definition name item =
+    match item.pstr_desc with
+    | Pstr_module ({ pmb_name = { txt = Some defined; _ }; _ } as binding) when defined = name ->
+        Some (Format.asprintf "%a" Pprintast.structure [ Str.module_ { binding with pmb_attributes = [] } ])
+    | _ -> None
+  in
+  let includes = List.exists (fun item -> match item.pstr_desc with Pstr_include _ -> true | _ -> false) items in
+  let replaced item =
+    match item.pstr_desc with
+    | Pstr_module { pmb_name = { txt = Some name; _ }; _ } ->
+        let is_it = function Types.Sig_module (id, _, _, _, _) -> Ident.name id = name | _ -> false in
+        let copies = List.filter_map (definition name) items in
+        let faithful = copies <> [] && List.for_all (fun copy -> Some copy = definition name item) copies in
+        if solution_has signature is_it && (includes || not faithful) then Some name else None
+    | _ -> None
+  in
+  List.filter_map replaced given_items
+
+(* The constructors that the tests name and that the completion binds to another one ([exception Green = Red]): then every
+   value equals every other. *)
+let rebound_constructors environment ~tests items =
+  let default = Ast_iterator.default_iterator in
+  let rebound = Hashtbl.create 8 and named = ref [] in
+  let extension_constructor iterator constructor =
+    (match constructor.pext_kind with Pext_rebind _ -> Hashtbl.replace rebound constructor.pext_name.txt () | _ -> ());
+    default.extension_constructor iterator constructor
+  in
+  let in_completion = { default with extension_constructor } in
+  in_completion.structure in_completion items;
+  let name (lid : Longident.t Location.loc) = named := Longident.last lid.txt :: !named in
+  let expr iterator expression =
+    (match expression.pexp_desc with Pexp_construct (lid, _) -> name lid | _ -> ());
+    default.expr iterator expression
+  and pat iterator pattern =
+    (match pattern.ppat_desc with Ppat_construct (lid, _) -> name lid | _ -> ());
+    default.pat iterator pattern
+  in
+  let in_tests = { default with expr; pat } in
+  if Hashtbl.length rebound > 0 then in_tests.structure in_tests tests;
+  let predefined name =
+    match Env.find_constructor_by_name (Longident.Lident name) environment with _ -> true | exception Not_found -> false
+  in
+  List.sort_uniq compare (List.filter (fun name -> Hashtbl.mem rebound name && not (predefined name)) !named)
+
 (* The problem's own names, bound over those of the standard library; [name] is empty where the signature binds a pattern.
    A function of the statement that the completion defines anew is compiled again here, as the statement has it. *)
 let problem_names ~environment ~signature ~given_items ~name =
