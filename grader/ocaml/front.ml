@@ -26,17 +26,22 @@ let answer ~image ~environment = function
       Job.fields (Job.grade ~image ~environment ~name ~given ~tests ~candidates)
   | _ -> failwith "malformed request"
 
-(* The worker.  A death within a job is the program's doing: a bomb for the parser or the checker.  Each answer says in a
-   last field whether the worker stays. *)
+(* The worker.  A death within a job is the program's doing: a bomb for the parser or the checker.  Before each
+   answer stands a byte that says whether the worker stays. *)
 let work ~image ~environment requests answers =
   Contain.compiler ~library:Config.standard_library;
+  (* A job allocates about half a million words.  With room for that, and a minor collection where nothing of it is alive any
+     more, the major heap stays as the supervisor left it, and shared with it. *)
+  Gc.set { (Gc.get ()) with minor_heap_size = 1024 * 1024; space_overhead = 100 };
   let rec loop jobs_left =
     let fields = Wire.decode (Wire.receive_frame requests) in
     cpu_deadline (float_of_string (List.nth fields 1));
     let answered = Hygiene.fresh (fun () -> answer ~image ~environment fields) in
     cpu_deadline 0.0;
     let stays = jobs_left > 1 && (Gc.quick_stat ()).heap_words < large_heap_words in
-    Wire.send answers [ Wire.encode answered; (if stays then "stays" else "leaves") ];
+    Wire.write_all answers (Bytes.of_string (if stays then "s" else "l")) 0 1;
+    Wire.send answers answered;
+    Gc.minor ();
     if stays then loop (jobs_left - 1)
   in
   match loop jobs_per_worker with () | (exception Wire.Closed) -> Unix._exit 0
@@ -62,35 +67,39 @@ let end_of worker =
 
 (* The supervisor. *)
 let serve ~start requests answers =
-  let worker = ref (start ()) in
+  let worker = ref (start ()) and request = Wire.parcel () and answer = Wire.parcel () in
   let renew () =
     let how = end_of !worker in
     worker := start ();
     how
   in
-  let ask frame =
-    match Wire.send_frame !worker.requests frame; Wire.decode (Wire.receive_frame !worker.answers) with
-    | [ answer; "stays" ] -> Ok answer
-    | answer :: _ -> ignore (renew ()); Ok answer
-    | [] | (exception (Wire.Closed | Unix.Unix_error (EPIPE, _, _))) -> Error (renew ())
+  let ask hand_over =
+    match
+      hand_over !worker.requests;
+      let stays = Wire.read_exactly !worker.answers 1 in
+      Wire.pick_up !worker.answers answer;
+      stays
+    with
+    | "s" -> Ok ()
+    | _ -> ignore (renew ()); Ok ()
+    | exception (Wire.Closed | Unix.Unix_error (EPIPE, _, _)) -> Error (renew ())
+  in
+  let count_asserts () =
+    match Wire.contents request with
+    | "grade" :: seconds :: _name :: _given :: tests :: _ -> (
+        match ask (fun pipe -> Wire.send pipe [ "owners"; seconds; tests ]) with
+        | Ok () -> Wire.contents answer
+        | Error _ -> [ "" ])
+    | _ -> [ "" ]
   in
   let rec loop () =
-    let request = Wire.receive_frame requests in
-    let answer =
-      match ask request with
-      | Ok answer -> answer
-      | Error how ->
-          let counted =
-            match Wire.decode request with
-            | "grade" :: seconds :: _name :: _given :: tests :: _ -> ask (Wire.encode [ "owners"; seconds; tests ])
-            | _ -> Error ""
-          in
-          Wire.encode ("died" :: how :: (match counted with Ok answer -> Wire.decode answer | Error _ -> [ "" ]))
-    in
-    Wire.send_frame answers answer;
+    Wire.pick_up requests request;
+    (match ask (fun pipe -> Wire.hand_over pipe request) with
+    | Ok () -> Wire.hand_over answers answer
+    | Error how -> Wire.send answers ("died" :: how :: count_asserts ()));
     loop ()
   in
-  try loop () with Wire.Closed -> ignore (Unix.close !worker.requests)
+  try loop () with Wire.Closed -> Unix.close !worker.requests
 
 (* Loads every interface that a completion may name before the first fork: once for all workers, which then have no files
    to read, and no job leaves another a module more. *)

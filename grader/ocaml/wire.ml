@@ -9,15 +9,15 @@ let rec write_all fd bytes offset length =
     write_all fd bytes (offset + written) (length - written)
   end
 
+let rec fill fd bytes offset length =
+  if length > 0 then
+    match Unix.read fd bytes offset length with
+    | 0 -> raise Closed
+    | count -> fill fd bytes (offset + count) (length - count)
+
 let read_exactly fd length =
   let bytes = Bytes.create length in
-  let rec fill offset =
-    if offset < length then
-      match Unix.read fd bytes offset (length - offset) with
-      | 0 -> raise Closed
-      | count -> fill (offset + count)
-  in
-  fill 0;
+  fill fd bytes 0 length;
   Bytes.unsafe_to_string bytes
 
 let read_to_end fd =
@@ -59,6 +59,24 @@ let framed payload =
 let send_frame fd payload = write_all fd (framed payload) 0 (4 + String.length payload)
 let send fd fields = send_frame fd (encode fields)
 let receive_frame fd = read_exactly fd (length_at (read_exactly fd 4) 0)
+
+(* A frame on its way from one pipe to another, in memory that is used again for the next one: a process that only hands frames
+   on has nothing to collect, and what it shares with its forks stays shared. *)
+type parcel = { mutable bytes : Bytes.t; mutable size : int }
+
+let usual_parcel = 256 * 1024
+let parcel () = { bytes = Bytes.create usual_parcel; size = 0 }
+
+let pick_up fd parcel =
+  let length = length_at (read_exactly fd 4) 0 in
+  let room = max usual_parcel (4 + length) in
+  if room > Bytes.length parcel.bytes || Bytes.length parcel.bytes > usual_parcel then parcel.bytes <- Bytes.create room;
+  Bytes.set_int32_be parcel.bytes 0 (Int32.of_int length);
+  fill fd parcel.bytes 4 length;
+  parcel.size <- 4 + length
+
+let hand_over fd parcel = write_all fd parcel.bytes 0 parcel.size
+let contents parcel = decode (Bytes.sub_string parcel.bytes 4 (parcel.size - 4))
 
 (* Memory that is given out uninitialized ([Bytes.create]) must not show what it held: requests hold the tests. *)
 let scrub text = Bytes.fill (Bytes.unsafe_of_string text) 0 (String.length text) '\000'
