@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from cluster.types import AssertOutcome, Completion, Facts, FinishReason, Grade, Problem, UngradableError, Verdict
 from grader.lexical import has_end_marker
-from grader.reward import profile_named, reward_terms, total_reward
+from grader.reward import profile_of, score
 from grader.settings import GraderSettings
 
 NUM_TESTS = 10
@@ -18,7 +18,7 @@ class FakeGraderPool:
     ) -> None:
         """``share_passed`` gives 0.0 to 1.0, or None for a completion that cannot be graded."""
         self._share_passed = share_passed
-        self._settings = settings or GraderSettings(min_code_lines=0)
+        self._profile = profile_of(settings or GraderSettings(min_code_lines=0))
         self.num_graded = 0
         self.closed = False
 
@@ -41,14 +41,7 @@ class FakeGraderPool:
             num_code_lines=len(completion.text.splitlines()),
             seconds={"compile": 0.0, "run": 0.0},
         )
-        terms = reward_terms(facts, profile_named(self._settings.reward))
-        reward = total_reward(
-            facts,
-            terms,
-            min_code_lines=self._settings.min_code_lines,
-            runaway_multiplier=self._settings.runaway_multiplier,
-        )
-        return Grade(facts=facts, terms=terms, reward=reward)
+        return score(facts, self._profile)
 
     async def close(self) -> None:
         """Remember that it was closed."""

@@ -2,7 +2,22 @@
 
 from pydantic import BaseModel, ConfigDict, Field
 
-SEED_PROFILE = "seed-5-20-10-65"
+from grader.profiles import SEED_PROFILE
+
+
+class WeightSettings(BaseModel):
+    """Weights in place of the profile's own; each is the most that its part can earn."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    structural: float | None = Field(default=None, ge=0, le=1, description="for the END marker")
+    type_check: float | None = Field(
+        default=None, ge=0, le=1, description="without a type error; scales the profile's table of type errors"
+    )
+    compile: float | None = Field(
+        default=None, ge=0, le=1, description="for a program that compiles; scales the profile's partial credit"
+    )
+    tests: float | None = Field(default=None, ge=0, le=1, description="where every assert holds")
 
 
 class GraderSettings(BaseModel):
@@ -14,22 +29,41 @@ class GraderSettings(BaseModel):
     cpus_per_grader: float = Field(
         default=0.25, gt=0, le=8, description="CPU cores that Ray reserves for one grader actor"
     )
-    reward: str = Field(default=SEED_PROFILE, description="name of the reward profile, see grader.reward.PROFILES")
-    min_code_lines: int = Field(
-        default=8,
+    reward: str = Field(
+        default=SEED_PROFILE,
+        description="name of the reward profile (`caravan grade --help` lists them); what is null below is the profile's own",
+    )
+    weights: WeightSettings = WeightSettings()
+    min_code_lines: int | None = Field(
+        default=None,
         ge=0,
         le=1000,
-        description="a program with fewer non-blank lines, comments not counted, gets reward 0 (the seeds' value: 8)",
+        description="a program with fewer non-blank lines, comments not counted, gets reward 0",
     )
-    runaway_multiplier: float = Field(
-        default=0.3,
+    runaway_multiplier: float | None = Field(
+        default=None,
         ge=0,
         le=1,
         description="factor on the reward of a completion that hit the length limit without an END marker",
     )
-    compile_cpu_seconds: float = Field(default=5.0, gt=0, le=600, description="CPU seconds to parse, check and compile")
+    degenerate_multiplier: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="factor on the reward of a completion that repeats itself, is mostly prose or fences, or a stub",
+    )
+    shown_assert_weight: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="weight of an assert that the statement's examples give away, beside 1 for any other",
+    )
+    compile_cpu_seconds: float = Field(default=2.0, gt=0, le=600, description="CPU seconds to parse, check and compile")
     assert_cpu_seconds: float = Field(
-        default=1.5, gt=0, le=600, description="CPU seconds of one statement of the tests"
+        default=1.0,
+        gt=0,
+        le=600,
+        description="CPU seconds of one statement of the tests; those after one that ran out of them get a fifth",
     )
     run_cpu_seconds: float = Field(default=5.0, gt=0, le=3600, description="CPU seconds of one completion's whole run")
     wall_multiplier: float = Field(

@@ -1,24 +1,31 @@
-"""The seed profile, by hand: 5% END marker, 20% types, 10% compilation, 65% tests."""
+"""Every profile, worked out by hand."""
 
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from cluster.types import AssertOutcome, ConfigError, Facts, Verdict
-from grader.reward import NOTHING, profile_named, reward_terms, total_reward
-from grader.settings import SEED_PROFILE, GraderSettings
+from cluster.types import AssertOutcome, ConfigError, Facts, RewardTerms, Verdict
+from grader.profiles import PROFILES, SEED_PROFILE, RewardProfile, profile_named
+from grader.reward import NOTHING, profile_of, score
+from grader.settings import GraderSettings, WeightSettings
+from tests.grader.made_facts import all_facts
 
-PROFILE = profile_named(SEED_PROFILE)
+SEED = profile_named(SEED_PROFILE)
+NO_END = profile_named("no-end-25-10-65")
+BINARY = profile_named("binary")
 NOT_RUN = (AssertOutcome.NOT_RUN,) * 8
+HELD, FALSE = AssertOutcome.PASSED, AssertOutcome.FAILED
 
 
 def outcomes(passed: int) -> tuple[AssertOutcome, ...]:
-    return (AssertOutcome.PASSED,) * passed + (AssertOutcome.FAILED,) * (8 - passed)
+    return (HELD,) * passed + (FALSE,) * (8 - passed)
 
 
 PASSED = Facts(
     verdict=Verdict.PASSED,
-    asserts=(AssertOutcome.PASSED,) * 8,
+    asserts=(HELD,) * 8,
     type_errors=0,
     syntax_error=False,
     compiled=True,
@@ -26,23 +33,30 @@ PASSED = Facts(
     has_end_marker=True,
     hit_length_limit=False,
     num_code_lines=8,
+    num_code_blocks=1,
 )
+HALF = replace(PASSED, verdict=Verdict.WRONG, asserts=outcomes(4))
 TYPE_ERROR = replace(
     PASSED, verdict=Verdict.TYPE_ERROR, asserts=NOT_RUN, type_errors=1, compiled=False, type_checked=False
 )
+INTERFACE = replace(PASSED, verdict=Verdict.INTERFACE, compiled=False, asserts=NOT_RUN)
+SYNTAX_ERROR = replace(TYPE_ERROR, verdict=Verdict.SYNTAX_ERROR, type_errors=0, syntax_error=True)
+BOMB = replace(TYPE_ERROR, verdict=Verdict.TIMEOUT, type_errors=0)
 
 
-def reward(facts: Facts) -> float:
-    terms = reward_terms(facts, PROFILE)
-    settings = GraderSettings()
-    return total_reward(
-        facts, terms, min_code_lines=settings.min_code_lines, runaway_multiplier=settings.runaway_multiplier
-    )
+def reward(facts: Facts, profile: RewardProfile = SEED) -> float:
+    return score(facts, profile).reward
+
+
+def terms(facts: Facts, profile: RewardProfile = SEED) -> RewardTerms:
+    return score(facts, profile).terms
+
+
+# The seed's profile
 
 
 def test_the_parts_of_a_perfect_completion_add_up_to_one() -> None:
-    terms = reward_terms(PASSED, PROFILE)
-    assert (terms.structural, terms.type_check, terms.compile, terms.tests) == (0.05, 0.20, 0.10, 0.65)
+    assert terms(PASSED) == RewardTerms(structural=0.05, type_check=0.20, compile=0.10, tests=0.65)
     assert reward(PASSED) == 1.0
 
 
@@ -57,41 +71,32 @@ def test_tests_pay_by_the_fraction_of_asserts(passed: int, expected: float) -> N
 )
 def test_type_errors_are_graduated(errors: int, types: float) -> None:
     facts = replace(TYPE_ERROR, type_errors=errors)
-    assert reward_terms(facts, PROFILE).type_check == types
+    assert terms(facts).type_check == types
     assert reward(facts) == pytest.approx(0.05 + types + 0.01)
 
 
-def test_a_syntax_error_earns_nothing_for_types_and_compilation() -> None:
-    facts = replace(TYPE_ERROR, verdict=Verdict.SYNTAX_ERROR, type_errors=0, syntax_error=True)
-    assert reward(facts) == 0.05
-    assert reward(replace(facts, has_end_marker=False)) == 0.0
+def test_a_syntax_error_earns_its_end_marker_and_nothing_else() -> None:
+    assert reward(SYNTAX_ERROR) == 0.05
+    assert reward(replace(SYNTAX_ERROR, has_end_marker=False)) == 0.0
 
 
 def test_a_program_that_does_not_fit_the_tests_gets_half_of_the_compile_credit() -> None:
-    facts = replace(PASSED, verdict=Verdict.INTERFACE, compiled=False, asserts=NOT_RUN)
-    assert reward(facts) == pytest.approx(0.05 + 0.20 + 0.05)
+    assert reward(INTERFACE) == pytest.approx(0.05 + 0.20 + 0.05)
 
 
 def test_tests_pay_only_where_it_compiles() -> None:
-    assert reward_terms(replace(PASSED, compiled=False, verdict=Verdict.INTERFACE), PROFILE).tests == 0.0
+    assert terms(replace(INTERFACE, asserts=PASSED.asserts)).tests == 0.0
 
 
 def test_a_bomb_for_the_compiler_earns_nothing_for_types() -> None:
-    facts = replace(TYPE_ERROR, verdict=Verdict.TIMEOUT, type_errors=0)
-    assert reward(facts) == pytest.approx(0.05 + 0.01)
-
-
-@pytest.mark.parametrize("verdict", [Verdict.NO_CODE, Verdict.DENIED])
-def test_empty_and_denied_completions_earn_nothing_at_all(verdict: Verdict) -> None:
-    assert reward_terms(replace(PASSED, verdict=verdict), PROFILE) == NOTHING
-    assert reward(replace(PASSED, verdict=verdict)) == 0.0
+    assert reward(BOMB) == pytest.approx(0.05 + 0.01)
 
 
 def test_a_program_shorter_than_the_minimum_gets_nothing_but_keeps_its_terms() -> None:
     short = replace(PASSED, num_code_lines=7)
     assert reward(short) == 0.0
-    assert reward_terms(short, PROFILE).tests == 0.65
-    assert total_reward(short, reward_terms(short, PROFILE), min_code_lines=7, runaway_multiplier=0.3) == 1.0
+    assert terms(short).tests == 0.65
+    assert reward(short, replace(SEED, min_code_lines=7)) == 1.0
 
 
 def test_a_runaway_completion_gets_three_tenths() -> None:
@@ -102,14 +107,236 @@ def test_a_runaway_completion_gets_three_tenths() -> None:
 
 
 def test_tests_without_an_assert_pay_nothing() -> None:
-    assert reward_terms(replace(PASSED, asserts=()), PROFILE).tests == 0.0
+    assert terms(replace(PASSED, asserts=())).tests == 0.0
+
+
+def test_the_seed_profile_knows_neither_style_nor_degenerate_answers() -> None:
+    facts = replace(PASSED, degenerate=("repetitive",), num_code_blocks=9, has_trailing_prose=True)
+    assert reward(facts) == 1.0
+
+
+# The profile without END marker
+
+
+def test_without_end_marker_types_are_worth_a_quarter() -> None:
+    assert terms(PASSED, NO_END) == RewardTerms(structural=0.0, type_check=0.25, compile=0.10, tests=0.65)
+    assert reward(PASSED, NO_END) == reward(replace(PASSED, has_end_marker=False), NO_END) == 1.0
+    assert reward(HALF, NO_END) == pytest.approx(0.25 + 0.10 + 0.325)
+    assert reward(INTERFACE, NO_END) == pytest.approx(0.25 + 0.05)
+    assert reward(SYNTAX_ERROR, NO_END) == 0.0
+    assert reward(BOMB, NO_END) == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize(
+    ("errors", "types"),
+    [
+        (1, 0.20),
+        (2, 0.15),
+        (3, 0.10),
+        (4, 0.05),
+        (5, 0.04),
+        (6, 0.03),
+        (7, 0.025),
+        (8, 0.02),
+        (9, 0.015),
+        (10, 0.01),
+        (99, 0.01),
+    ],
+)
+def test_without_end_marker_ten_type_errors_are_told_apart(errors: int, types: float) -> None:
+    assert reward(replace(TYPE_ERROR, type_errors=errors), NO_END) == pytest.approx(types + 0.01)
+
+
+def test_without_end_marker_a_run_away_cannot_be_told() -> None:
+    assert reward(replace(PASSED, hit_length_limit=True, has_end_marker=False), NO_END) == 1.0
+
+
+def test_without_end_marker_one_line_is_too_short() -> None:
+    assert reward(replace(PASSED, num_code_lines=1), NO_END) == 0.0
+    assert reward(replace(PASSED, num_code_lines=2), NO_END) == 1.0
+
+
+@pytest.mark.parametrize("signs", [("repetitive",), ("mostly_prose", "fence_spam", "stub")])
+def test_a_degenerate_answer_gets_three_tenths_however_many_signs_it_shows(signs: tuple[str, ...]) -> None:
+    assert reward(replace(HALF, degenerate=signs), NO_END) == pytest.approx(0.675 * 0.3)
+    assert reward(replace(TYPE_ERROR, degenerate=signs), NO_END) == pytest.approx(0.21 * 0.3)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "prose", "penalty"),
+    [(0, False, 0.0), (1, False, 0.0), (2, False, 0.02), (1, True, 0.03), (3, True, 0.07), (9, False, 0.10)],
+)
+def test_a_verbose_but_correct_answer_loses_a_little(blocks: int, prose: bool, penalty: float) -> None:
+    verbose = {"num_code_blocks": blocks, "has_trailing_prose": prose}
+    assert reward(replace(PASSED, **verbose), NO_END) == pytest.approx(1.0 - penalty)
+    assert reward(replace(HALF, **verbose), NO_END) == pytest.approx(0.675)
+
+
+def test_the_style_penalty_comes_before_the_multiplier() -> None:
+    facts = replace(PASSED, has_trailing_prose=True, degenerate=("repetitive",))
+    assert reward(facts, NO_END) == pytest.approx(0.97 * 0.3)
+
+
+def test_a_verbose_solution_stays_above_the_best_one_that_fails() -> None:
+    verbose = replace(PASSED, num_code_blocks=9, has_trailing_prose=True)
+    nearly = replace(PASSED, verdict=Verdict.WRONG, asserts=outcomes(6))
+    assert reward(verbose, NO_END) > reward(nearly, NO_END)
+
+
+# The binary profile
+
+
+def test_binary_pays_for_all_asserts_or_for_nothing() -> None:
+    assert reward(PASSED, BINARY) == 1.0
+    assert terms(PASSED, BINARY) == RewardTerms(structural=0.0, type_check=0.0, compile=0.0, tests=1.0)
+    for facts in (HALF, replace(HALF, asserts=outcomes(7)), INTERFACE, TYPE_ERROR, SYNTAX_ERROR, BOMB):
+        assert reward(facts, BINARY) == 0.0
+
+
+def test_binary_asks_for_no_lines_and_no_end_marker() -> None:
+    facts = replace(PASSED, num_code_lines=1, has_end_marker=False, hit_length_limit=True, degenerate=("stub",))
+    assert reward(facts, BINARY) == 1.0
+
+
+def test_tests_that_break_off_after_the_last_assert_are_not_passed() -> None:
+    facts = replace(PASSED, verdict=Verdict.RAISED, asserts=((HELD,) * 8 + (AssertOutcome.RAISED,)))
+    assert reward(facts, BINARY) == 0.0
+    assert terms(facts).tests == pytest.approx(0.65 * 8 / 9, abs=1e-6)
+
+
+# Asserts that the statement shows
+
+SHOWN = replace(
+    PASSED,
+    verdict=Verdict.WRONG,
+    asserts=(HELD, HELD, HELD, FALSE, HELD, FALSE, FALSE),
+    shown=(True, True, True, False, False, False, False),
+)
+
+
+@pytest.mark.parametrize(
+    ("weight", "fraction"),
+    [(1.0, 4 / 7), (0.5, (1.5 + 1) / (1.5 + 4)), (0.0, 1 / 4)],
+)
+def test_an_assert_that_the_statement_shows_counts_with_its_weight(weight: float, fraction: float) -> None:
+    profile = replace(SEED, shown_assert_weight=weight)
+    assert terms(SHOWN, profile).tests == pytest.approx(0.65 * fraction, abs=1e-6)
+    assert terms(replace(SHOWN, asserts=(HELD,) * 7), profile).tests == 0.65
+
+
+def test_where_all_asserts_are_shown_and_count_nothing_tests_pay_nothing() -> None:
+    facts = replace(PASSED, shown=(True,) * 8)
+    for profile in (SEED, NO_END, BINARY):
+        assert terms(facts, replace(profile, shown_assert_weight=0.0)).tests == 0.0
+        assert terms(facts, replace(profile, shown_assert_weight=0.01)).tests == profile.tests
+
+
+def test_all_or_nothing_wants_the_shown_asserts_too() -> None:
+    profile = replace(BINARY, shown_assert_weight=0.0)
+    asserts = (FALSE, *(HELD,) * 7)
+    facts = replace(PASSED, verdict=Verdict.WRONG, asserts=asserts, shown=(True, *(False,) * 7))
+    assert reward(facts, profile) == 0.0
+    assert reward(replace(facts, asserts=PASSED.asserts), profile) == 1.0
+
+
+def test_an_assert_beyond_those_that_were_looked_up_is_not_shown() -> None:
+    profile = replace(SEED, shown_assert_weight=0.0)
+    facts = replace(PASSED, verdict=Verdict.RAISED, asserts=(HELD, HELD, AssertOutcome.RAISED), shown=(True, False))
+    assert terms(facts, profile).tests == pytest.approx(0.65 / 2)
+    assert terms(replace(facts, asserts=(), shown=(True,)), profile).tests == 0.0
+
+
+# What holds under every profile
+
+
+@pytest.mark.parametrize("profile", PROFILES.values(), ids=PROFILES)
+@pytest.mark.parametrize("verdict", [Verdict.NO_CODE, Verdict.DENIED])
+def test_empty_and_denied_completions_earn_nothing_at_all(profile: RewardProfile, verdict: Verdict) -> None:
+    grade = score(replace(PASSED, verdict=verdict), profile)
+    assert (grade.terms, grade.reward) == (NOTHING, 0.0)
+
+
+@pytest.mark.parametrize("profile", PROFILES.values(), ids=PROFILES)
+def test_the_weights_of_a_profile_add_up_to_one(profile: RewardProfile) -> None:
+    assert profile.structural + profile.type_check[0] + profile.compiles + profile.tests == pytest.approx(1.0)
+    assert list(profile.type_check) == sorted(profile.type_check, reverse=True)
+    assert profile.compiles >= profile.type_checks >= profile.attempted
+
+
+@given(all_facts(), st.sampled_from(list(PROFILES)), st.floats(0, 1))
+def test_a_reward_is_between_nothing_and_one(facts: Facts, name: str, weight: float) -> None:
+    settings = GraderSettings(reward=name, shown_assert_weight=weight, degenerate_multiplier=weight, min_code_lines=0)
+    grade = score(facts, profile_of(settings))
+    assert 0.0 <= grade.reward <= 1.0
+    assert score(facts, profile_of(settings)) == grade
+    if facts.syntax_error:
+        assert (grade.terms.type_check, grade.terms.compile) == (0.0, 0.0)
+
+
+# From settings to a profile
+
+
+def test_settings_that_say_nothing_leave_the_profile_as_it_is() -> None:
+    assert {name: profile_of(GraderSettings(reward=name)) for name in PROFILES} == dict(PROFILES)
+
+
+def test_the_first_phase_of_the_curriculum_is_a_matter_of_weights() -> None:
+    weights = WeightSettings(structural=0.10, type_check=0.40, compile=0.30, tests=0.20)
+    phase = profile_of(GraderSettings(weights=weights))
+    assert phase.type_check == (0.40, 0.30, 0.20, 0.12, 0.06, 0.04)
+    assert (phase.compiles, phase.type_checks, phase.attempted) == (0.30, 0.15, 0.03)
+    assert reward(PASSED, phase) == 1.0
+    assert reward(replace(TYPE_ERROR, type_errors=3), phase) == pytest.approx(0.10 + 0.12 + 0.03)
+    assert reward(HALF, phase) == pytest.approx(0.10 + 0.40 + 0.30 + 0.10)
+
+
+def test_the_second_phase_of_the_curriculum_is_a_matter_of_weights() -> None:
+    weights = WeightSettings(structural=0.05, type_check=0.25, compile=0.20, tests=0.50)
+    phase = profile_of(GraderSettings(weights=weights))
+    assert phase.type_check == (0.25, 0.1875, 0.125, 0.075, 0.0375, 0.025)
+    assert reward(INTERFACE, phase) == pytest.approx(0.05 + 0.25 + 0.10)
+
+
+def test_a_weight_that_the_profile_does_not_have_takes_the_shape_of_the_seed() -> None:
+    weights = WeightSettings(structural=0.1, type_check=0.4, compile=0.2, tests=0.3)
+    profile = profile_of(GraderSettings(reward="binary", weights=weights))
+    assert profile.structural == 0.1
+    assert profile.type_check == (0.40, 0.30, 0.20, 0.12, 0.06, 0.04)
+    assert (profile.compiles, profile.type_checks, profile.attempted) == (0.20, 0.10, 0.02)
+    assert reward(HALF, profile) == pytest.approx(0.7)
+    assert reward(PASSED, profile) == 1.0
+
+
+def test_the_profiles_own_weight_given_again_changes_nothing() -> None:
+    weights = WeightSettings(structural=0.05, type_check=0.20, compile=0.10, tests=0.65)
+    assert profile_of(GraderSettings(weights=weights)) == SEED
+
+
+def test_a_weight_of_nothing_takes_its_part_away() -> None:
+    profile = profile_of(GraderSettings(weights=WeightSettings(type_check=0.0, compile=0.0)))
+    assert reward(PASSED, profile) == pytest.approx(0.70)
+    assert reward(TYPE_ERROR, profile) == 0.05
+
+
+def test_overrides_win_over_the_profile() -> None:
+    settings = GraderSettings(
+        min_code_lines=0, runaway_multiplier=0.5, degenerate_multiplier=0.0, shown_assert_weight=0.25
+    )
+    profile = profile_of(settings)
+    assert (profile.min_code_lines, profile.runaway_multiplier) == (0, 0.5)
+    assert (profile.degenerate_multiplier, profile.shown_assert_weight) == (0.0, 0.25)
+
+
+def test_weights_that_pay_more_than_one_are_refused_with_their_keys() -> None:
+    with pytest.raises(ConfigError, match=r"weights.structural 0.05 .* weights.tests 0.9 = 1.25"):
+        profile_of(GraderSettings(weights=WeightSettings(tests=0.9)))
+
+
+def test_weights_that_never_pay_are_refused() -> None:
+    with pytest.raises(ConfigError, match="nothing would ever be paid"):
+        profile_of(GraderSettings(reward="binary", weights=WeightSettings(tests=0.0)))
 
 
 def test_an_unknown_profile_names_those_that_there_are() -> None:
-    with pytest.raises(ConfigError, match=SEED_PROFILE):
-        profile_named("nonsense")
-
-
-def test_the_maxima_of_a_profile_are_one() -> None:
-    assert PROFILE.structural + PROFILE.type_check[0] + PROFILE.compiles + PROFILE.tests == pytest.approx(1.0)
-    assert len(fields(PROFILE)) == 6
+    with pytest.raises(ConfigError, match=f"binary, no-end-25-10-65, {SEED_PROFILE}"):
+        profile_of(GraderSettings(reward="nonsense"))

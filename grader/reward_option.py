@@ -1,0 +1,63 @@
+"""``--reward [NAME][,key=value...]`` on the command line: a profile, and what is to differ from it."""
+
+from typing import Any
+
+from pydantic import ValidationError
+
+from cluster.types import ConfigError
+from grader.profiles import profile_named
+from grader.reward import profile_of
+from grader.settings import GraderSettings, WeightSettings
+
+WEIGHTS = tuple(WeightSettings.model_fields)
+OVERRIDES = ("min_code_lines", "runaway_multiplier", "degenerate_multiplier", "shown_assert_weight")
+
+
+def parse_reward_option(text: str) -> dict[str, Any]:
+    """The GraderSettings that ``text`` names: ``reward`` where it has a NAME, ``weights`` and overrides as numbers.
+
+    Raises ConfigError saying what is allowed, for an unknown name or key, a key given twice, and a value out of range.
+    """
+    tree: dict[str, Any] = {}
+    first, *others = (part.strip() for part in text.split(","))
+    if "=" in first:
+        others.insert(0, first)
+    else:
+        tree["reward"] = first
+        profile_named(first)
+    given = set()
+    for part in others:
+        key, separator, value = (piece.strip() for piece in part.partition("="))
+        key = key.removeprefix("weights.")
+        if not separator or key not in (*WEIGHTS, *OVERRIDES):
+            raise ConfigError(f"--reward: {part!r} is not key=value with one of {', '.join((*WEIGHTS, *OVERRIDES))}")
+        if key in given:
+            raise ConfigError(f"--reward: {key} is given twice")
+        given.add(key)
+        (tree.setdefault("weights", {}) if key in WEIGHTS else tree)[key] = value
+    return _checked(tree).model_dump(exclude_unset=True)
+
+
+def with_reward_option(text: str, settings: GraderSettings) -> GraderSettings:
+    """Settings under the reward of ``text``; without a NAME, under their own reward with the given keys changed.
+
+    Raises ConfigError as parse_reward_option and profile_of do.
+    """
+    given = parse_reward_option(text)
+    kept = settings.model_dump()
+    if "reward" in given:
+        kept = {key: value for key, value in kept.items() if key not in ("weights", *OVERRIDES)}
+    changed = _checked({**kept, **given, "weights": {**kept.get("weights", {}), **given.get("weights", {})}})
+    try:
+        profile_of(changed)
+    except ConfigError as error:
+        raise ConfigError(f"--reward {text}: {error}") from None
+    return changed
+
+
+def _checked(tree: dict[str, Any]) -> GraderSettings:
+    try:
+        return GraderSettings.model_validate(tree)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise ConfigError(f"--reward: {problem['loc'][-1]}={problem['input']}: {problem['msg']}") from None
