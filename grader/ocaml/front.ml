@@ -32,7 +32,7 @@ let work ~image ~environment requests answers =
   Contain.compiler ~library:Config.standard_library;
   (* A job allocates about half a million words.  With room for that, and a minor collection where nothing of it is alive any
      more, the major heap stays as the supervisor left it, and shared with it. *)
-  Gc.set { (Gc.get ()) with minor_heap_size = 1024 * 1024; space_overhead = 100 };
+  Gc.set { (Gc.get ()) with minor_heap_size = Compat.roomy_minor_heap; space_overhead = 100 };
   let rec loop jobs_left =
     let fields = Wire.decode (Wire.receive_frame requests) in
     cpu_deadline (float_of_string (List.nth fields 1));
@@ -61,9 +61,10 @@ let start_worker ~inherited run =
 let end_of worker =
   List.iter Unix.close [ worker.requests; worker.answers ];
   match snd (Unix.waitpid [] worker.pid) with
-  | WEXITED code -> "it failed with exit status " ^ string_of_int code
+  (* Status 2 is OCaml's own for an exception that nothing caught: here Stack_overflow or Out_of_memory. *)
+  | WEXITED code when code <> 2 -> "it failed with exit status " ^ string_of_int code
   | WSIGNALED signal when signal = Sys.sigprof || signal = Sys.sigxcpu -> "out of CPU time"
-  | WSIGNALED _ | WSTOPPED _ -> "out of memory or stack"
+  | WEXITED _ | WSIGNALED _ | WSTOPPED _ -> "out of memory or stack"
 
 (* The supervisor. *)
 let serve ~start requests answers =

@@ -2,10 +2,10 @@
    so that a program gets the same grade whatever was graded before it. *)
 
 let fresh work =
-  let types = Btype.snapshot () and levels = Ctype.save_levels () and warnings = Warnings.backup () in
+  let types = Btype.snapshot () and restore_levels = Compat.saved_levels () and warnings = Warnings.backup () in
   let clean () =
     Btype.backtrack types;
-    Ctype.set_levels levels;
+    restore_levels ();
     Warnings.restore warnings;
     Compat.reset_type_variables ();
     Typecore.reset_delayed_checks ();

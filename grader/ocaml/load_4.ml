@@ -1,4 +1,4 @@
-(* Bytecode in memory -> the function that runs it, for OCaml 4. *)
+(* Bytecode in memory -> the function that runs it, for OCaml 4 and 5.1. *)
 
 type bytecode
 

@@ -1,4 +1,4 @@
-(* Bytecode in memory -> the function that runs it, for OCaml 5. *)
+(* Bytecode in memory -> the function that runs it, for OCaml 5.3. *)
 
 type code = (char, Bigarray.int8_unsigned_elt, Bigarray.c_layout) Bigarray.Array1.t
 type bytecode

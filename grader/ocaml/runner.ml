@@ -198,5 +198,7 @@ let serve requests answers =
 
 let () =
   let requests, answers = Wire.take_over_standard_descriptors () in
+  (* What a fork has to copy. *)
+  Gc.set { (Gc.get ()) with minor_heap_size = 64 * 1024 };
   Wire.send answers [ "ready"; Sys.ocaml_version; String.concat " " (Contain.describe ()) ];
   serve requests answers

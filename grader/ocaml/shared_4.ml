@@ -33,6 +33,16 @@ let add_predefined environment =
 
 let reset_type_variables = Typetexp.reset_type_variables
 
+(* The checker's levels, which an exception leaves as they are where it is raised: how to put back those of now. *)
+let saved_levels () =
+  let levels = Ctype.save_levels () in
+  fun () -> Ctype.set_levels levels
+
+let text_of (message : Location.msg) = Format.asprintf "%t" message.txt
+
+(* Words of a minor heap that a job's garbage fits into. *)
+let roomy_minor_heap = 1024 * 1024
+
 let no_structure environment : Typedtree.structure = { str_items = []; str_type = []; str_final_env = environment }
 
 let lambda pattern body = Ast_helper.Exp.fun_ Asttypes.Nolabel None pattern body

@@ -1,0 +1,42 @@
+(* What depends on the compiler's version and is the same in OCaml 5.1 and 5.3. *)
+
+type relocation = Literal of Obj.t | Get_global of string | Set_global of string | Primitive of string
+
+type bytecode = { code : bytes; relocations : (relocation * int) list }
+
+(* The slots of a bytecode executable: global name -> slot, number of slots, primitive name -> number. *)
+type image = { slots : (string, int) Hashtbl.t; num_slots : int; primitives : (string, int) Hashtbl.t }
+
+let rename_primitive (primitive : Primitive.description) name =
+  Primitive.make ~name ~alloc:true ~native_name:"" ~native_repr_args:primitive.prim_native_repr_args
+    ~native_repr_res:primitive.prim_native_repr_res
+
+(* Binds the predefined types and exceptions again, over whatever has been bound to their names since. *)
+let add_predefined environment =
+  Predef.build_initial_env (Env.add_type ~check:false) (Env.add_extension ~check:false ~rebind:false) environment
+
+let reset_type_variables = Typetexp.TyVarEnv.reset
+
+(* The checker puts its levels back itself, whatever it raises, but for this one. *)
+let saved_levels () = Ctype.reset_global_level
+
+let no_structure environment : Typedtree.structure = { str_items = []; str_type = []; str_final_env = environment }
+
+let type_structure env items =
+  let structure, signature, _names, _shape, env = Typemod.type_structure env items in
+  (structure, signature, env)
+
+let lambda_code ~unit_name structure =
+  let program = Translmod.transl_implementation unit_name (structure, Typedtree.Tcoerce_none) in
+  Simplif.simplify_lambda program.Lambda.code
+
+(* [read] gives the table of global names, by way of [add], and its size; they stand in the SYMB section. *)
+let read_image_with read file =
+  let channel = open_in_bin file in
+  let sections = Bytesections.read_toc channel in
+  let slots = Hashtbl.create 128 and primitives = Hashtbl.create 512 in
+  let num_slots = read sections channel ~add:(Hashtbl.replace slots) in
+  let names = String.split_on_char '\000' (Bytesections.read_section_string sections channel PRIM) in
+  close_in channel;
+  List.iteri (fun number name -> if name <> "" then Hashtbl.replace primitives name number) names;
+  { slots; num_slots; primitives }
