@@ -1,5 +1,5 @@
 # The door. `make demo` and `make test` set everything up first; `make setup` is quick when nothing is missing.
-.PHONY: setup demo test check format tiny-model
+.PHONY: setup demo test check format tiny-model bench bench-grader soak-grader
 
 setup:
 	@requirements/setup
@@ -21,3 +21,12 @@ format: setup
 
 tiny-model: setup
 	.venv/bin/python -m cluster.tiny
+
+# Each ends with one line of JSON.
+bench: bench-grader
+
+bench-grader: setup
+	@.venv/bin/python -m benchmarks.grader $(OPTIONS)
+
+soak-grader: setup
+	@.venv/bin/python -m benchmarks.grader_soak $(OPTIONS)

@@ -1,0 +1,270 @@
+"""``make bench-grader``: the grader beside two ways of grading with plain processes, in one run.
+
+A  ``ocamlc -c``, ``ocamlc -o``, the program; a folder per completion, as graders of this kind commonly do
+B  one ``ocamlc -o`` and the program, in memory
+C  ``grader.grade.Grader``: contained, a result per assert, every type error counted
+
+CPU milliseconds per completion are those of the client and of every process below it. Ratios are of CPU time within one
+run; on a machine that is busy with other things CPU time grows as well (caches), for all three alike.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from benchmarks.grader_tables import tables
+from benchmarks.meter import (
+    Memory,
+    Slice,
+    busy_seconds_of_the_machine,
+    measured,
+    memory_below,
+    own_cpu_seconds,
+    server_cpu_seconds,
+)
+from benchmarks.mix import SHARES, VERDICTS, Job, in_rounds, jobs, limit_bound
+from benchmarks.plain import OneCompiler, ThreeProcesses
+from benchmarks.side_by_side import Figures, Grade, measure
+from cluster.types import FinishReason, Verdict
+from grader.grade import Grader
+from grader.settings import GraderSettings
+
+# One long-lived worker from the first completion to the last, so that no server's CPU time is lost with it.
+SETTINGS = GraderSettings(min_code_lines=0, jobs_per_worker=10**9)
+MIN_COMPLETIONS = 50
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effort:
+    """How much is measured."""
+
+    completions: int
+    rounds: int
+    kind_rounds: int
+    kind_slice_seconds: float
+    limit_bound: int
+
+
+def with_grader(grader: Grader) -> Grade:
+    """Grade a completion; raises ValueError where the verdict is not that of its kind."""
+
+    def grade(job: Job) -> None:
+        facts = grader.grade(job.problem, job.text, FinishReason.STOP).facts
+        if facts.verdict not in VERDICTS[job.kind]:
+            raise ValueError(f"{job.kind}: the grader says {facts.verdict}: {facts.diagnostics}\n{job.text}")
+
+    return grade
+
+
+def with_plain(way: ThreeProcesses | OneCompiler) -> Grade:
+    """Grade a completion; raises ValueError where what comes out is not its kind."""
+
+    def grade(job: Job) -> None:
+        kind = way.grade(job.problem, job.text)
+        if kind != job.kind:
+            raise ValueError(f"{job.kind}: plain processes say {kind}\n{job.text}")
+
+    return grade
+
+
+def without_loops(made: Sequence[Job], grader: Grader) -> list[Job]:
+    """The completions but for those of which an assert loops: those are bound by a limit, and have their own figure."""
+
+    def loops(job: Job) -> bool:
+        verdict = grader.grade(job.problem, job.text, FinishReason.STOP).facts.verdict
+        return verdict is Verdict.TIMEOUT
+
+    return [job for job in made if not loops(job)]
+
+
+def start_up() -> dict[str, float]:
+    """What a worker costs until it has graded its first completion, best of three."""
+    job = jobs(len(SHARES) * 4)[0]
+    found: list[tuple[float, float]] = []
+    for _ in range(3):
+        spent, servers = Slice(), server_cpu_seconds()
+        with Grader(SETTINGS) as grader:
+            with measured(spent):
+                with_grader(grader)(job)
+            found.append((spent.wall_seconds, spent.cpu_seconds + server_cpu_seconds() - servers))
+    return {"wall_ms": 1e3 * min(found)[0], "cpu_ms": 1e3 * min(cpu for _, cpu in found)}
+
+
+def latency(figures: Figures) -> dict[str, float]:
+    """Percentiles of a completion's wall time; ``quiet_``: of each completion the quickest of its gradings."""
+    every = sorted(figures.wall_seconds)
+    quiet = sorted(min(seconds) for seconds in figures.by_job.values())
+    rows = {"": every, "quiet_": quiet}
+    found: dict[str, float] = {}
+    for prefix, values in rows.items():
+        p50, p99 = statistics.median(values), values[min(len(values) - 1, int(0.99 * len(values)))]
+        found |= {f"{prefix}p50_ms": 1e3 * p50, f"{prefix}p99_ms": 1e3 * p99, f"{prefix}max_ms": 1e3 * values[-1]}
+        found[f"{prefix}p99_over_p50"] = p99 / p50
+    return found
+
+
+def of_limit_bound(grader: Grader, number: int) -> dict[str, float]:
+    """Completions all of whose asserts loop: what the limits make of them."""
+    spent, servers, grade = Slice(), server_cpu_seconds(), with_grader(grader)
+    made = limit_bound(number)
+    with measured(spent):
+        for job in made:
+            grade(job)
+    cpu_seconds = spent.cpu_seconds + server_cpu_seconds() - servers
+    return {
+        "completions": number,
+        "cpu_ms": 1e3 * cpu_seconds / number,
+        "wall_ms": 1e3 * spent.wall_seconds / number,
+        "assert_cpu_seconds": SETTINGS.assert_cpu_seconds,
+        "run_cpu_seconds": SETTINGS.run_cpu_seconds,
+    }
+
+
+def two_workers(graders: Sequence[Grader], made: Sequence[Job], rounds: int) -> dict[str, float]:
+    """One worker and two in turns on the same completions; each worker is a thread with a grader of its own."""
+    walls: dict[int, list[float]] = {1: [], 2: []}
+    cpus: dict[int, list[float]] = {1: [], 2: []}
+    others = []
+    for index in range(rounds):
+        for number in (1, 2) if index % 2 == 0 else (2, 1):
+            busy, cpu, started = busy_seconds_of_the_machine(), _all_cpu_seconds(), time.perf_counter()
+            _grade_together(graders[:number], made)
+            walls[number].append(time.perf_counter() - started)
+            cpus[number].append(_all_cpu_seconds() - cpu)
+            of_others = busy_seconds_of_the_machine() - busy - cpus[number][-1]
+            others.append(max(0.0, of_others) / walls[number][-1])
+    ratios = [one / two for one, two in zip(walls[1], walls[2], strict=True)]
+    return {
+        "speedup": sum(walls[1]) / sum(walls[2]),
+        "best_speedup": max(ratios),
+        "one_per_second": len(made) * rounds / sum(walls[1]),
+        "two_per_second": len(made) * rounds / sum(walls[2]),
+        "one_cpu_ms": 1e3 * sum(cpus[1]) / rounds / len(made),
+        "two_cpu_ms": 1e3 * sum(cpus[2]) / rounds / len(made),
+        "cores_taken_by_others": statistics.mean(others),
+    }
+
+
+def _all_cpu_seconds() -> float:
+    return own_cpu_seconds() + server_cpu_seconds()
+
+
+def _grade_together(graders: Sequence[Grader], made: Sequence[Job]) -> None:
+    waiting = iter(made)  # taking the next one is a single step for Python's threads
+
+    def work(grader: Grader) -> None:
+        grade = with_grader(grader)
+        for job in waiting:
+            grade(job)
+
+    with ThreadPoolExecutor(max_workers=len(graders)) as pool:
+        for ended in [pool.submit(work, grader) for grader in graders]:
+            ended.result()
+
+
+def row(figures: Mapping[str, Figures]) -> dict[str, dict[str, float]]:
+    """The figures of the ways on one set of completions, and the ratios of CPU time."""
+    found: dict[str, dict[str, float]] = {
+        name: {"cpu_ms": of.cpu_ms, "per_core": of.per_core, "wall_ms": of.wall_ms, "gradings": of.num_completions}
+        for name, of in figures.items()
+    }
+    found["ratio"] = {f"{name}/C": figures[name].cpu_ms / figures["C"].cpu_ms for name in ("A", "B")}
+    return found
+
+
+def run(effort: Effort, say: Callable[[str], None]) -> dict[str, object]:
+    """Measure everything; the result is what the last line prints."""
+    say("making completions and checking each with plain ocamlc")
+    made = jobs(effort.completions)
+    say("starting workers")
+    with ExitStack() as stack:
+        starting = start_up()
+        ways: dict[str, Grade] = {"A": with_plain(ThreeProcesses())}
+        ways["B"] = with_plain(stack.enter_context(OneCompiler()))
+        grader = stack.enter_context(Grader(SETTINGS))
+        ways["C"] = with_grader(grader)
+        made = without_loops(made, grader)
+        return {"start": starting, **_measured_with(ways, grader, made, effort, say)}
+
+
+def _measured_with(
+    ways: Mapping[str, Grade], grader: Grader, made: Sequence[Job], effort: Effort, say: Callable[[str], None]
+) -> dict[str, object]:
+    def rounds_of(of: Sequence[Job], number: int) -> list[list[Job]]:
+        return [one for one in in_rounds(of, number) if one]
+
+    say("the mix, three ways in turns")
+    mix = measure(ways, rounds_of(made, effort.rounds), slice_seconds=1.0, on_round=lambda: None)
+    memory = memory_below()
+    kinds = {}
+    for kind in SHARES:
+        say(f"{kind.replace('_', ' ')}, three ways in turns")
+        of_kind = [job for job in made if job.kind == kind]
+        chunks = rounds_of(of_kind * effort.kind_rounds, effort.kind_rounds)
+        kinds[kind] = row(measure(ways, chunks, slice_seconds=effort.kind_slice_seconds, on_round=lambda: None))
+    say("completions that loop")
+    limits = of_limit_bound(grader, effort.limit_bound)
+    say("one worker and two")
+    with Grader(SETTINGS) as second:
+        # Its processes end with the thread that started them: that must not be one that lives for a single round.
+        with_grader(second)(made[0])
+        together = two_workers([grader, second], made[: min(len(made), 200)], max(2, effort.rounds))
+        both = memory_below()
+    return {
+        "completions": len(made),
+        "mix": row(mix),
+        "latency": latency(mix["C"]),
+        "kinds": kinds,
+        "limit_bound": limits,
+        "memory": _memory(memory, both),
+        "two_workers": together,
+        "machine": {
+            "cores": os.cpu_count(),
+            "arch": platform.machine(),
+            "ocaml": grader.toolchain.version,
+            "python": platform.python_version(),
+            "walls": grader.walls.describe(),
+        },
+    }
+
+
+def _memory(one: Memory, two: Memory) -> dict[str, float]:
+    return {**asdict(one), "second_worker_pss_mib": two.pss_mib - one.pss_mib, "two_workers_pss_mib": two.pss_mib}
+
+
+def main() -> None:
+    """Parse the options, measure, print."""
+    parser = argparse.ArgumentParser(prog="make bench-grader", description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--completions", type=int, default=400, help="different completions in the mix")
+    parser.add_argument("--quick", action="store_true", help="about 30 s instead of some minutes; rougher figures")
+    options = parser.parse_args()
+    if options.completions < MIN_COMPLETIONS:
+        parser.error(f"--completions is to be {MIN_COMPLETIONS} at least, so that every kind is among them")
+    effort = (
+        Effort(
+            completions=min(100, options.completions), rounds=2, kind_rounds=2, kind_slice_seconds=0.3, limit_bound=1
+        )
+        if options.quick
+        else Effort(completions=options.completions, rounds=4, kind_rounds=4, kind_slice_seconds=1.0, limit_bound=4)
+    )
+    console = Console(stderr=True)
+    with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console) as progress:
+        task = progress.add_task("starting", total=None)
+        result = run(effort, lambda stage: progress.update(task, description=stage))
+    for table in tables(result):
+        Console().print(table)
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

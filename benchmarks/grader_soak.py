@@ -1,0 +1,289 @@
+"""``make soak-grader``: many gradings through long-lived workers, some of them hostile; then, is anything left?
+
+The same completions are graded by fresh workers first: every later grading of one has to say the same. At the end no
+process, descriptor or folder may be left over and memory must not have grown; the exit status is 1 where it has.
+"""
+
+import argparse
+import json
+import random
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import psutil
+from rich.console import Console
+
+from benchmarks.hostile import hostile_jobs
+from benchmarks.meter import living_below
+from benchmarks.mix import Job, jobs
+from cluster.types import Facts, FinishReason, UngradableError
+from grader.grade import Grader
+from grader.settings import GraderSettings
+
+# Short limits: what is hostile ends at them, and there are many.
+SETTINGS = GraderSettings(
+    min_code_lines=0,
+    assert_cpu_seconds=0.05,
+    run_cpu_seconds=0.2,
+    compile_cpu_seconds=1.0,
+    wall_multiplier=100.0,
+    jobs_per_worker=20_000,  # some lives of a worker in a long soak, each long enough for a leak to show
+)
+HOSTILE_SHARE = 0.04
+MAX_GROWTH_MIB = 24.0  # of the largest in the second half over the largest in the first, of us and of the servers each
+NUM_STAGES = 10
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """What stands at one moment of the soak, between two gradings of each worker."""
+
+    gradings: int
+    own_mib: float  # resident memory of this process
+    servers_mib: float  # of all below it, shared pages divided
+    num_processes: int  # below this one
+    num_descriptors: int  # of this process
+    most_server_descriptors: int  # of the process below that has most
+
+
+@dataclass(slots=True)
+class Soak:
+    """What was seen."""
+
+    stages: list[Stage] = field(default_factory=list)
+    verdicts: Counter[str] = field(default_factory=Counter)
+    different: list[str] = field(default_factory=list)  # gradings that say otherwise than a fresh worker
+    ungradable: list[str] = field(default_factory=list)  # after all attempts
+    num_compared: int = 0
+    num_retried: int = 0
+    left: list[str] = field(default_factory=list)  # processes, descriptors, folders
+    grown: list[str] = field(default_factory=list)  # memory; a short soak grows while the workers are new
+    seconds: float = 0.0
+
+    @property
+    def clean(self) -> bool:
+        """Whether nothing is left and every grade is the same as that of a fresh worker."""
+        return not (self.left or self.grown or self.different or self.ungradable)
+
+
+def comparable(facts: Facts) -> Facts:
+    """What has to be the same in every grading of one completion: all but the seconds."""
+    return replace(facts, seconds={})
+
+
+def fresh_facts(made: Sequence[Job], settings: GraderSettings) -> dict[str, Facts]:
+    """Completion -> facts of a worker that has graded nothing else."""
+    found = {}
+    with Grader(settings) as grader:
+        for job in made:
+            grader.close()  # the next grading starts fresh processes
+            found[job.text] = comparable(grader.grade(job.problem, job.text, FinishReason.STOP).facts)
+    return found
+
+
+def soak(
+    gradings: int,
+    *,
+    num_workers: int,
+    friendly: Sequence[Job],
+    hostile: Sequence[Job],
+    settings: GraderSettings = SETTINGS,
+    on_stage: Callable[[Stage], None] = lambda _stage: None,
+) -> Soak:
+    """Grade that many completions in random order, then look at what is left.
+
+    Args:
+        gradings: how many; a small share of them hostile.
+        num_workers: threads with a grader each.
+        friendly: completions whose grades are compared with those of fresh workers.
+        hostile: completions that run into limits, whose grades depend on the machine's mood.
+        settings: limits of the graders.
+        on_stage: called ten times on the way.
+    """
+    found = Soak()
+    expected = fresh_facts(friendly, settings)
+    before, folders, files = {process.pid for process in living_below()}, _folders(), psutil.Process().num_fds()
+    workers = _Workers(found, expected, settings)
+    started = time.monotonic()
+    with ThreadPoolExecutor(max_workers=num_workers) as pool:
+        # The threads live as long as the pool: the workers' processes end with the thread that started them.
+        try:
+            for done, batch in _batches(gradings, friendly, hostile):
+                workers.grade(pool, num_workers, batch)
+                found.stages.append(_stage(done))
+                on_stage(found.stages[-1])
+        finally:
+            workers.close()
+    found.seconds = time.monotonic() - started
+    found.left = _left(found.stages, before, folders, files)
+    growth = growth_mib(found.stages)
+    found.grown = [f"{mib:.1f} MiB of memory of {name}" for name, mib in growth.items() if mib > MAX_GROWTH_MIB]
+    return found
+
+
+def _batches(gradings: int, friendly: Sequence[Job], hostile: Sequence[Job]) -> Iterator[tuple[int, list[Job]]]:
+    rng, done = random.Random(0), 0
+    for stage in range(1, NUM_STAGES + 1):
+        size = gradings * stage // NUM_STAGES - done
+        done += size
+        yield done, [rng.choice(hostile if rng.random() < HOSTILE_SHARE else friendly) for _ in range(size)]
+
+
+class _Workers:
+    """Graders that are lent to whichever thread asks."""
+
+    def __init__(self, found: Soak, expected: Mapping[str, Facts], settings: GraderSettings) -> None:
+        self._found = found
+        self._expected = expected
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._of_thread: dict[int, Grader] = {}
+
+    def grade(self, pool: ThreadPoolExecutor, num_workers: int, batch: Sequence[Job]) -> None:
+        """Grade a batch on every thread of the pool."""
+        waiting = iter(batch)
+
+        def work() -> None:
+            grader = self._own_grader()
+            for job in waiting:
+                self._grade_one(grader, job)
+
+        for ended in [pool.submit(work) for _ in range(num_workers)]:
+            ended.result()
+
+    def _own_grader(self) -> Grader:
+        thread = threading.get_ident()
+        with self._lock:
+            if thread not in self._of_thread:
+                self._of_thread[thread] = Grader(self._settings)
+            return self._of_thread[thread]
+
+    def _grade_one(self, grader: Grader, job: Job) -> None:
+        reason = ""
+        for attempt in range(self._settings.attempts):
+            try:
+                facts = grader.grade(job.problem, job.text, FinishReason.STOP).facts
+            except UngradableError as error:
+                reason = str(error)
+                continue
+            with self._lock:
+                self._found.num_retried += attempt
+                self._note(job, facts)
+            return
+        with self._lock:
+            self._found.ungradable.append(f"{job.kind}: {reason}")
+
+    def _note(self, job: Job, facts: Facts) -> None:
+        self._found.verdicts[str(facts.verdict)] += 1
+        wanted = self._expected.get(job.text)
+        if wanted is None:
+            return
+        self._found.num_compared += 1
+        if comparable(facts) != wanted:
+            self._found.different.append(f"{job.kind}: {comparable(facts)}\nfresh: {wanted}\n{job.text}")
+
+    def close(self) -> None:
+        """End every worker."""
+        for grader in self._of_thread.values():
+            grader.close()
+
+
+def _stage(done: int) -> Stage:
+    below = living_below()
+    return Stage(
+        gradings=done,
+        own_mib=psutil.Process().memory_info().rss / _MIB,
+        servers_mib=sum(process.memory_full_info().pss for process in below) / _MIB,
+        num_processes=len(below),
+        num_descriptors=psutil.Process().num_fds(),
+        most_server_descriptors=max((process.num_fds() for process in below), default=0),
+    )
+
+
+def _folders() -> set[Path]:
+    """The folders that graders of this machine have for the moment of their start."""
+    places = {Path("/dev/shm"), Path(tempfile.gettempdir())}
+    return {path for place in places for path in place.glob("caravan-grader-*")}
+
+
+def _left(stages: Sequence[Stage], before: set[int], folders: set[Path], files: int) -> list[str]:
+    left = [f"process {process.pid} ({process.name()})" for process in living_below() if process.pid not in before]
+    left += [f"folder {path}" for path in _folders() - folders]
+    if (now := psutil.Process().num_fds()) > files:
+        left.append(f"{now - files} descriptors of this process")
+    first, last = stages[0], stages[-1]
+    if last.num_processes > first.num_processes:
+        left.append(f"{last.num_processes - first.num_processes} processes more beside the working servers")
+    if last.most_server_descriptors > first.most_server_descriptors:
+        left.append(f"{last.most_server_descriptors - first.most_server_descriptors} descriptors of a server")
+    return left
+
+
+def growth_mib(stages: Sequence[Stage]) -> dict[str, float]:
+    """By how much the largest size in the second half is above that in the first: of this process and of the servers."""
+    half = len(stages) // 2
+
+    def growth(size: Callable[[Stage], float]) -> float:
+        return max(map(size, stages[half:])) - max(map(size, stages[:half]))
+
+    return {"us": growth(lambda stage: stage.own_mib), "the servers": growth(lambda stage: stage.servers_mib)}
+
+
+def report(found: Soak, gradings: int, num_workers: int) -> dict[str, object]:
+    """The figures of the last line."""
+    return {
+        "gradings": gradings,
+        "workers": num_workers,
+        "per_second": gradings / found.seconds,
+        "seconds": found.seconds,
+        "compared": found.num_compared,
+        "different": len(found.different),
+        "retried": found.num_retried,
+        "ungradable": len(found.ungradable),
+        "verdicts": dict(found.verdicts),
+        "growth_mib": growth_mib(found.stages),
+        "stages": [asdict(stage) for stage in found.stages],
+        "left": found.left,
+        "grown": found.grown,
+    }
+
+
+def main() -> int:
+    """Parse the options, soak, print; 1 where anything is left or differs."""
+    parser = argparse.ArgumentParser(prog="make soak-grader", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--gradings", type=int, default=2000)
+    parser.add_argument("--workers", type=int, default=2)
+    options = parser.parse_args()
+    console = Console(highlight=False, soft_wrap=True)
+
+    def say(stage: Stage) -> None:
+        console.print(
+            f"{stage.gradings:>7} gradings: {stage.own_mib:6.1f} MiB here, {stage.servers_mib:6.1f} MiB in "
+            f"{stage.num_processes} processes, descriptors {stage.num_descriptors} here, "
+            f"{stage.most_server_descriptors} at most in a server"
+        )
+
+    console.print("making completions and grading each by a fresh worker")
+    found = soak(
+        max(NUM_STAGES, options.gradings),
+        num_workers=options.workers,
+        friendly=jobs(200),
+        hostile=hostile_jobs(),
+        on_stage=say,
+    )
+    for trouble in (*found.left, *found.grown, *found.different[:5], *found.ungradable[:5]):
+        console.print(trouble, markup=False)
+    print(json.dumps(report(found, max(NUM_STAGES, options.gradings), options.workers)))
+    return 0 if found.clean else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

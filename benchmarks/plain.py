@@ -1,0 +1,99 @@
+"""Grading with processes, as it is commonly done: what the grader is measured against.
+
+No sandbox, no result per assert, one type error at most. The only place in ``benchmarks`` that starts processes itself.
+"""
+
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from types import TracebackType
+
+from cluster.types import Problem
+from grader.signature import given_definitions
+
+# As deep a stack as the grader gives: OCaml 5 would take a second and a gigabyte to overflow its own.
+ENVIRONMENT = {**os.environ, "OCAMLRUNPARAM": "l=1M"}
+DEADLINE_SECONDS = 1.0  # of each of the processes, which need some milliseconds
+
+
+def solution_source(problem: Problem, completion: str) -> str:
+    """The statement's own definitions and the completion, as one program."""
+    return f"{given_definitions(problem.statement)}\n{completion}\n"
+
+
+def _run(command: list[str], folder: Path) -> tuple[int, str]:
+    """Exit status and stderr; a status of -1 where it takes too long."""
+    try:
+        done = subprocess.run(
+            command,
+            cwd=folder,
+            env=ENVIRONMENT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            timeout=DEADLINE_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return -1, "timeout"
+    return done.returncode, done.stderr.decode(errors="replace")
+
+
+def _error_kind(message: str) -> str:
+    return "syntax_error" if "Syntax error" in message or "not terminated" in message else "type_error"
+
+
+def _outcome(status: int, message: str) -> str:
+    if status == 0:
+        return "right"
+    if status == -1:
+        return "timeout"
+    return "stack_overflow" if "Stack_overflow" in message or "Stack overflow" in message else "wrong"
+
+
+class ThreeProcesses:
+    """``ocamlc -c``, ``ocamlc -o`` and the program, in a folder of its own for every completion."""
+
+    def grade(self, problem: Problem, completion: str) -> str:
+        """The kind of a completion, as ``benchmarks.mix`` names them, or ``timeout``."""
+        source = solution_source(problem, completion)
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            (folder / "solution.ml").write_text(source, encoding="utf-8")
+            status, message = _run(["ocamlc", "-w", "-a", "-c", "solution.ml"], folder)
+            if status != 0:
+                return _error_kind(message)
+            (folder / "program.ml").write_text(f"{source}\n{problem.tests}\n", encoding="utf-8")
+            status, message = _run(["ocamlc", "-w", "-a", "-o", "program", "program.ml"], folder)
+            if status != 0:
+                return _error_kind(message)
+            return _outcome(*_run(["./program"], folder))
+
+
+class OneCompiler:
+    """One ``ocamlc -o`` and the program, in a folder in memory that is used again and again."""
+
+    def __init__(self) -> None:
+        memory = Path("/dev/shm")
+        self._folder = Path(tempfile.mkdtemp(prefix="bench-grader-", dir=memory if memory.is_dir() else None))
+
+    def grade(self, problem: Problem, completion: str) -> str:
+        """The kind of a completion, as ``benchmarks.mix`` names them, or ``timeout``."""
+        source = f"{solution_source(problem, completion)}\n{problem.tests}\n"
+        (self._folder / "program.ml").write_text(source, encoding="utf-8")
+        status, message = _run(["ocamlc", "-w", "-a", "-o", "program", "program.ml"], self._folder)
+        return _error_kind(message) if status != 0 else _outcome(*_run(["./program"], self._folder))
+
+    def close(self) -> None:
+        """Remove the folder."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def __enter__(self) -> "OneCompiler":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

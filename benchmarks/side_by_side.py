@@ -1,0 +1,70 @@
+"""Several ways to grade, measured in turns on the same completions, so that the machine's noise hits all alike."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from benchmarks.meter import Slice, lasting_servers, measured, server_cpu_seconds
+from benchmarks.mix import Job
+
+Grade = Callable[[Job], None]  # raises where the way does not find the completion's kind
+
+
+@dataclass(slots=True)
+class Figures:
+    """What one way took."""
+
+    spent: Slice = field(default_factory=Slice)
+    num_completions: int = 0
+    wall_seconds: list[float] = field(default_factory=list)  # of each completion
+    by_job: dict[str, list[float]] = field(default_factory=dict)  # completion -> wall seconds of each of its gradings
+
+    @property
+    def cpu_ms(self) -> float:
+        """CPU milliseconds per completion: ours and of every process below us."""
+        return 1e3 * self.spent.cpu_seconds / self.num_completions
+
+    @property
+    def per_core(self) -> float:
+        """Completions per second and core, were the core busy with nothing else."""
+        return 1e3 / self.cpu_ms
+
+    @property
+    def wall_ms(self) -> float:
+        """Wall milliseconds per completion, one after another."""
+        return 1e3 * self.spent.wall_seconds / self.num_completions
+
+
+def measure(
+    ways: Mapping[str, Grade], rounds: Sequence[Sequence[Job]], *, slice_seconds: float, on_round: Callable[[], None]
+) -> dict[str, Figures]:
+    """Grade every round's completions in every way.
+
+    In each round every way has its turn, in an order that shifts; a turn grades the whole round, again and again until
+    it has lasted ``slice_seconds``, so that a quick way is measured over as much of the noise as a slow one.
+    """
+    figures = {name: Figures() for name in ways}
+    names = list(ways)
+    with lasting_servers():
+        # Servers count in ticks of 10 ms: read them around everything one way does, while the others keep still.
+        for index, jobs in enumerate(rounds):
+            for name in names[index % len(names) :] + names[: index % len(names)]:
+                _turn(figures[name], ways[name], jobs, slice_seconds)
+            on_round()
+    return figures
+
+
+def _turn(figures: Figures, grade: Grade, jobs: Sequence[Job], slice_seconds: float) -> None:
+    servers, until = server_cpu_seconds(), time.monotonic() + slice_seconds
+    with measured(figures.spent):
+        while True:
+            for job in jobs:
+                started = time.perf_counter()
+                grade(job)
+                seconds = time.perf_counter() - started
+                figures.wall_seconds.append(seconds)
+                figures.by_job.setdefault(job.text, []).append(seconds)
+            figures.num_completions += len(jobs)
+            if time.monotonic() >= until:
+                break
+    figures.spent.cpu_seconds += server_cpu_seconds() - servers

@@ -1,0 +1,95 @@
+"""What plain ``ocamlc`` says of a program: the judge that the grader is held against, as simple as it can be.
+
+One bytecode program per solution, which runs the assert whose number it is given, in a process of its own.
+"""
+
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster.types import AssertOutcome, Verdict
+
+from .made_programs import Program
+
+# Stands before the solution, so that what the solution shadows does not matter to the choice of the assert.
+_CHOICE = """module Chosen__ = struct
+  let number = int_of_string Sys.argv.(1)
+  let is k = number = k || number = 0
+  let is_later k = number > k
+end
+"""
+_NO_ASSERT, _ALL_ASSERTS = "-1", "0"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What became of a program; the verdict is None where it runs, whatever its asserts do."""
+
+    refused: Verdict | None
+    asserts: tuple[AssertOutcome, ...]
+
+
+def written_tests(program: Program) -> str:
+    """The tests as a data set has them."""
+    return f"let () =\n  {program.set_up}\n  " + ";\n  ".join(f"assert ({one})" for one in program.asserts) + ";\n;;"
+
+
+def judge(program: Program, folder: Path) -> Finding:
+    """Compile and run a program in a folder that may be used again."""
+    not_run = (AssertOutcome.NOT_RUN,) * len(program.asserts)
+    head = f"{_CHOICE}{program.code}\n;;\n"
+    (folder / "program.ml").write_text(head + _choosing_tests(program))
+    if _ocamlc(folder, "-o", "program", "program.ml"):
+        run = _Run(folder, first_test_line=head.count("\n") + 1)
+        if run.outcome(_ALL_ASSERTS) is AssertOutcome.PASSED:
+            return Finding(None, (AssertOutcome.PASSED,) * len(not_run))
+        if run.outcome(_NO_ASSERT) is not AssertOutcome.PASSED:
+            return Finding(None, not_run)
+        return Finding(None, tuple(run.outcome(str(number)) for number in range(1, len(not_run) + 1)))
+    (folder / "solution.ml").write_text(program.code)
+    if not _ocamlc(folder, "-stop-after", "parsing", "solution.ml"):
+        return Finding(Verdict.SYNTAX_ERROR, not_run)
+    # -i asks for the types alone: a program whose weak types the tests would have settled is fine by itself.
+    return Finding(Verdict.INTERFACE if _ocamlc(folder, "-i", "solution.ml") else Verdict.TYPE_ERROR, not_run)
+
+
+def _choosing_tests(program: Program) -> str:
+    lines = []
+    for number, one in enumerate(program.asserts, start=1):
+        before = (
+            f" else if Chosen__.is_later {number} then (try assert ({one}) with _ -> ())" if program.in_order else ""
+        )
+        lines.append(f"(if Chosen__.is {number} then assert ({one}){before});")
+    return f"let () =\n  {program.set_up}\n  " + "\n  ".join(lines) + "\n;;"
+
+
+def _ocamlc(folder: Path, *arguments: str) -> bool:
+    done = subprocess.run(["ocamlc", "-w", "-a", *arguments], cwd=folder, capture_output=True, check=False)
+    return done.returncode == 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    folder: Path
+    first_test_line: int
+
+    def outcome(self, number: str) -> AssertOutcome:
+        """Run one assert."""
+        limited = 'ulimit -t 1 && ulimit -c 0 && ulimit -v 1048576 && exec ./program "$1"'
+        done = subprocess.run(
+            ["/bin/sh", "-c", limited, "sh", number], cwd=self.folder, capture_output=True, check=False, timeout=60
+        )
+        if done.returncode == 0:
+            return AssertOutcome.PASSED
+        if done.returncode < 0:
+            return AssertOutcome.TIMED_OUT
+        message = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        # The second spelling is that of programs which Printexc is linked into.
+        failed = re.match(
+            r'Fatal error: exception (?:Assert_failure\("program.ml", (\d+)|File "program.ml", line (\d+).*Assertion failed)',
+            message,
+        )
+        if failed and int(failed.group(1) or failed.group(2)) >= self.first_test_line:
+            return AssertOutcome.FAILED
+        return AssertOutcome.RAISED
