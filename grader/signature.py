@@ -4,6 +4,7 @@ Pure and lenient: real statements hold unterminated strings inside their comment
 """
 
 import re
+from functools import lru_cache
 
 _SPACES = dict.fromkeys(map(ord, "\u00a0\u2007\u202f\ufeff"), " ")
 _LET_AT_LINE_START = re.compile(r"(?:^|(?<=\*\)))[ \t\u00a0]*(let\b)", re.MULTILINE)
@@ -65,6 +66,12 @@ def _without_parentheses(text: str) -> str:
     return text
 
 
+def comments(statement: str) -> list[str]:
+    """The comments of a statement, the outermost ones."""
+    return [statement[start:end] for start, end in _comment_edges(statement)]
+
+
+@lru_cache(maxsize=1024)
 def given_definitions(statement: str) -> str:
     """The OCaml that stands in a statement outside of its comments: type definitions that the solution builds on."""
     kept: list[str] = []
@@ -76,6 +83,7 @@ def given_definitions(statement: str) -> str:
     return "\n".join(kept).translate(_SPACES).strip()
 
 
+@lru_cache(maxsize=1024)
 def defined_name(signature: str) -> str:
     """The name that a signature binds, ``max`` or ``+++``; empty where it binds none by itself."""
     found = _NAME.match(signature)

@@ -7,11 +7,17 @@ from grader.grade import Grader
 
 from .made import SORTED, TWICE, problem
 from .made_attacks import TEXT_ATTACKS, TWICE_ATTACKS, WORD_ATTACKS
+from .made_shape_attacks import SHAPES
 
 ATTACKS = [
     *(pytest.param(TWICE, text, id=name) for name, text in TWICE_ATTACKS.items()),
     *(pytest.param(SORTED, text, id=name) for name, text in WORD_ATTACKS.items()),
     *(pytest.param(TWICE, text, id=name) for name, text in TEXT_ATTACKS.items()),
+    *(
+        pytest.param(problem(prompt, tests, shape), text, id=f"{shape}-{name}")
+        for shape, (prompt, tests, _, attacks) in SHAPES.items()
+        for name, text in attacks.items()
+    ),
 ]
 
 
@@ -20,8 +26,15 @@ def test_an_attack_is_not_paid(grader: Grader, problem: Problem, text: str) -> N
     grade = grader.grade(problem, text, FinishReason.STOP)
     assert grade.facts.tests_passed == 0
     assert grade.terms.tests == 0
-    assert grade.facts.tests_total in (0, 4)
+    assert grade.facts.tests_total in (0, problem.tests.count("assert ("))
     assert grade.reward <= 0.35
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_an_attacked_problem_can_be_solved(grader: Grader, shape: str) -> None:
+    prompt, tests, answer, _ = SHAPES[shape]
+    facts = grader.grade(problem(prompt, tests, shape), answer, FinishReason.STOP).facts
+    assert facts.verdict is Verdict.PASSED, facts.diagnostics
 
 
 COLORS = problem(

@@ -3,6 +3,7 @@ import tracemalloc
 
 import pytest
 
+from grader.degeneracy import signals
 from grader.extract import extract
 from grader.lexical import end_marker, num_code_lines, without_comments
 
@@ -157,3 +158,72 @@ def test_code_lines_leave_out_comments_and_blank_lines(program: str, lines: int)
 def test_comments_hold_strings_that_hold_comment_ends() -> None:
     assert without_comments('a (* "*)" *) b').split() == ["a", "b"]
     assert end_marker('(* "(* END *)" *) x (* END *)') == 20
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        CODE,
+        f"\n\n{CODE}",
+        f"Here it is:\n\n```ocaml\n{CODE}\n```\n",
+        f"Here it is:\r\n\r\n```ocaml\r\n{CODE}\r\n```\r\n",
+        f"Here is the solution:\n\n{CODE}\nThis function adds both numbers.",
+        f"{STATEMENT}\n{CODE}",
+        f"```ocaml\n{STATEMENT}\n\n{CODE}\n```",
+        f"<|im_start|>assistant\n{CODE}<|im_end|>",
+        f"<think>\nlet add a b = a\n</think>\n\n{CODE}",
+        f"A draft:\n```ocaml\nlet add a b = a\n```\nBetter:\n```ocaml\n\n{CODE}\n```\nUsage:\n```ocaml\nadd 1 2\n```",
+        f"# let one = 1;;\nval one : int = 1\n# {CODE};;\n",
+        f"<answer>\n```ocaml\n{CODE}\n```\n</answer>",
+    ],
+)
+def test_each_line_of_a_program_is_traced_to_its_line_of_the_text(text: str) -> None:
+    lines = text.replace("\r\n", "\n").split("\n")
+    found = extract(text, signature=SIGNATURE, name="add", statement=STATEMENT)
+    for reading in found.readings:
+        program = reading.program.split("\n")
+        [number] = [number for number, line in enumerate(program, start=1) if CODE in line]
+        assert CODE in lines[reading.first_line + number - 2]
+
+
+def test_the_signature_in_front_stands_on_the_lines_before_the_text() -> None:
+    found = extract("  a +\n  b", signature=SIGNATURE, name="add", statement=STATEMENT)
+    assert found.readings[0].first_line == 0
+    found = extract("Sure:\n```\n  a +\n  b\n```", signature="let add\n  a b =", name="add", statement=STATEMENT)
+    reading = found.readings[0]
+    assert reading.program.split("\n")[3].strip() == "a +"
+    assert reading.first_line + 4 - 1 == 3
+
+
+def test_blocks_read_as_one_program_keep_their_lines() -> None:
+    text = "A helper:\n```ocaml\nlet plus = ( + )\n```\nThen:\n```ocaml\nlet add a b = plus a b\n```\n"
+    together = extract(text, signature=SIGNATURE, name="add", statement=STATEMENT).together
+    assert together is not None and together.first_line == 1
+    lines = [line.strip() for line in together.program.split("\n")]
+    assert lines == ["", "", "let plus = ( + )", "", "", "", "let add a b = plus a b", ""]
+
+
+def test_marks_that_stand_in_literals_of_a_program_leave_a_reading_of_the_whole() -> None:
+    text = f'let fence = "\n```\n"\n{CODE}'
+    assert text in readings(text)
+
+
+UNITS = [
+    "(*", "'", '"', "{|", "{a|", "(*\"", "(**)", "```ocaml\n", "```\n", "```", "~~~\n", "<think>", "<think>\n", "</think>",
+    "</think>\n", "<think></think>", "# ", "# let x\n", "utop # let x = 1\n", "- : int = 3\n", "This is it\n", "- This is it\n",
+    "add ", "let add ", "let add = ", "<answer>\n", "<code>x</code>\n", "[OCAML]\n", "\\begin{code}\n", "<|a|>", "<|im_end|>x",
+    "(* END *)", "A: ", "**A", "` ", "x' ", "\r\n", "\u2028", " \n", "1. ", "((((", "ignore x;", "raise (", "then ", "*)",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("before", ["", "let add a b = ", "```ocaml\n", "<think>"])
+def test_what_is_repeated_a_quarter_of_a_million_times_is_read_in_linear_time(unit: str, before: str) -> None:
+    def seconds(size: int) -> float:
+        text = before + unit * (size // len(unit))
+        started = time.process_time()
+        found = extract(text, signature=SIGNATURE, name="add", statement=STATEMENT)
+        signals(text, found.readings[0] if found.readings else None, name="add", statement=STATEMENT)
+        return time.process_time() - started
+
+    assert seconds(262_144) < max(2.0, 40 * seconds(26_214))

@@ -10,6 +10,7 @@ from grader.grade import Grader
 
 from .made import TWICE, problem
 from .made_honest import HONEST, TEST_SHAPES
+from .made_honest_texts import HONEST_TEXTS, PROMPT, TESTS
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 
@@ -22,6 +23,13 @@ def test_an_honest_program_passes(grader: Grader, name: str) -> None:
     grade = grader.grade(problem(prompt, tests, name), f"{completion}\n(* END *)", FinishReason.STOP)
     assert grade.facts.verdict is Verdict.PASSED, grade.facts.diagnostics
     assert grade.reward == 1.0
+
+
+@pytest.mark.parametrize("name", HONEST_TEXTS)
+def test_a_right_answer_passes_however_it_is_written_down(grader: Grader, name: str) -> None:
+    grade = grader.grade(problem(PROMPT, TESTS, name), HONEST_TEXTS[name], FinishReason.STOP)
+    assert grade.facts.verdict is Verdict.PASSED, grade.facts.diagnostics
+    assert grade.reward >= 0.95
 
 
 @pytest.mark.parametrize("name", TEST_SHAPES)
