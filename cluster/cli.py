@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from cluster.types import CaravanError, ConfigError
+from grader.profiles import PROFILES, SEED_PROFILE
 
 INTERRUPTED = 130
 
@@ -44,14 +45,53 @@ examples:
   caravan sample -c configs/demo.yaml                      two completions each of three held-out problems
   caravan sample -c configs/demo.yaml model.adapter=runs/demo/adapter --id ID --completions 8"""
 
-GRADE_HELP = """\
-Each line of FILE is {"id", "prompt", "tests", "completion"} and, where known, "finish_reason" ("stop" or "length"); ids may
+PROFILE_LINES = "\n".join(f"  {name:<16} {profile.meaning}" for name, profile in PROFILES.items())
+REWARD_HELP = f"""\
+rewards (--reward [NAME][,key=value...]):
+{PROFILE_LINES}
+Keys: structural, type_check, compile and tests are weights, the most that each part earns, together at most 1;
+min_code_lines (--min-lines too), runaway_multiplier, degenerate_multiplier; and shown_assert_weight, 0 to 1, of an assert that
+the examples of the statement give away."""
+
+GRADE_HELP = f"""\
+Each line of FILE is {{"id", "prompt", "tests", "completion"}} and, where known, "finish_reason" ("stop" or "length"); ids may
 repeat. Each line of OUT, in the same order, holds id, verdict, reward, terms, type_errors, syntax_error, tests_passed,
 tests_total, diagnostics and seconds. A row that cannot be read is named with its line number; the others are graded.
 
+{REWARD_HELP}
+
 examples:
   caravan grade completions.jsonl --out grades.jsonl
-  caravan grade completions.jsonl --out grades.jsonl --workers 8 --min-lines 1"""
+  caravan grade completions.jsonl --out grades.jsonl --workers 8 --min-lines 1
+  caravan grade completions.jsonl --out grades.jsonl --reward binary
+  caravan grade completions.jsonl --out grades.jsonl --reward {SEED_PROFILE},tests=0.5,shown_assert_weight=0"""
+
+REGRADE_HELP = f"""\
+Scores what a run has stored under RUN/rollouts once more, from the facts alone: nothing is sampled, compiled or run, and the run
+is not changed, so that it may go on meanwhile. Prints how mean reward, share of groups without signal and rank order within
+groups would change. Without a NAME, the reward is that of the run with the given keys changed; without --reward, it is that of
+the run, which must give what is stored.
+
+{REWARD_HELP}
+
+examples:
+  caravan regrade runs/demo --reward binary
+  caravan regrade runs/demo --reward shown_assert_weight=0
+  caravan regrade runs/demo --reward {SEED_PROFILE},structural=0.1,type_check=0.4,compile=0.3,tests=0.2 --out new.parquet"""
+
+
+AUDIT_HELP = """\
+Judges every problem without Ray, GPU or model. A cause says why no solution can pass: the tests do not parse or do not
+type-check under any implementation of the signature, two asserts contradict each other, ... A warning is for you to judge: the
+reference solution fails, a stub or a constant passes, asserts that the statement's examples give away, duplicates, ...
+`caravan train` leaves out what no solution can pass (data.drop_unpassable).
+
+Each row of OUT, in the order of the data: id, passable, causes and warnings, each a text "code: message".
+
+examples:
+  caravan audit problems.jsonl
+  caravan audit problems.parquet --out audit.jsonl --workers 8
+  caravan audit builtin"""
 
 
 def run() -> NoReturn:
@@ -116,7 +156,17 @@ def _parser() -> argparse.ArgumentParser:
     grade.add_argument(
         "--min-lines", type=int, metavar="N", help="code lines below which nothing is paid (default: the profile's)"
     )
-    grade.add_argument("--reward", metavar="PROFILE", help="the reward profile (default seed-5-20-10-65)")
+    grade.add_argument("--reward", metavar="REWARD", help=f"what is paid for (default {SEED_PROFILE})")
+
+    regrade = add("regrade", _regrade, "score the completions of a run under another reward", REGRADE_HELP)
+    regrade.add_argument("run", type=Path, metavar="RUN", help="the folder of a run, finished or not")
+    regrade.add_argument("--reward", metavar="REWARD", help="what is paid for (default: the run's own)")
+    regrade.add_argument("--out", type=Path, metavar="FILE", help="old and new rewards, as .jsonl or .parquet")
+
+    audit = add("audit", _audit, "find out which problems of a data set can be trusted", AUDIT_HELP)
+    audit.add_argument("dataset", metavar="DATASET", help="a CSV, JSONL or Parquet file, a Hugging Face id, or 'builtin'")
+    audit.add_argument("--out", type=Path, metavar="OUT", help="a row per problem, as .jsonl or .parquet")
+    audit.add_argument("--workers", type=_count, metavar="N", help="problems audited at a time (default: the cores)")
 
     add("keys", _keys, "list every setting with its default and meaning", "")
     return parser
@@ -160,14 +210,30 @@ def _grade(options: argparse.Namespace) -> int:
     from pydantic import ValidationError
 
     from grader.console import grade_with_progress
+    from grader.reward_option import with_reward_option
     from grader.settings import GraderSettings
 
-    given = {"reward": options.reward, "min_code_lines": options.min_lines}
-    try:
-        settings = GraderSettings(**{key: value for key, value in given.items() if value is not None})
-    except ValidationError as error:
-        raise ConfigError(f"--min-lines {options.min_lines}: {error.errors()[0]['msg']}") from None
+    settings = with_reward_option(options.reward, GraderSettings()) if options.reward is not None else GraderSettings()
+    if options.min_lines is not None:
+        if settings.min_code_lines not in (None, options.min_lines):
+            raise ConfigError("--min-lines and min_code_lines of --reward say different things: give one of them")
+        try:
+            settings = GraderSettings.model_validate({**settings.model_dump(), "min_code_lines": options.min_lines})
+        except ValidationError as error:
+            raise ConfigError(f"--min-lines {options.min_lines}: {error.errors()[0]['msg']}") from None
     return grade_with_progress(options.file, options.out, settings=settings, num_workers=options.workers)
+
+
+def _regrade(options: argparse.Namespace) -> int:
+    from cluster.regrade_report import regrade_and_report
+
+    return regrade_and_report(options.run, options.reward, options.out)
+
+
+def _audit(options: argparse.Namespace) -> int:
+    from cluster.audit_report import audit_and_report
+
+    return audit_and_report(options.dataset, options.out, num_workers=options.workers)
 
 
 def _keys(options: argparse.Namespace) -> int:  # noqa: ARG001

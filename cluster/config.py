@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic.fields import FieldInfo
 
 from cluster.types import ConfigError
-from grader.reward import profile_named
+from grader.reward import profile_of
 from grader.settings import GraderSettings
 from learner.settings import LearnerSettings
 from rollout.settings import RolloutSettings
@@ -60,6 +60,9 @@ class DataSettings(BaseModel):
     )
     held_out: int = Field(default=100, ge=0, description="problems kept apart for evaluation")
     split_seed: int = Field(default=0, ge=0, description="of the split into training and held-out problems")
+    drop_unpassable: bool = Field(
+        default=True, description="leave out problems whose tests no solution can pass, see `caravan audit`"
+    )
 
 
 class LoopSettings(BaseModel):
@@ -116,9 +119,9 @@ class Config(BaseModel):
 
     @field_validator("grader")
     @classmethod
-    def _the_profile_exists(cls, grader: GraderSettings) -> GraderSettings:
+    def _the_reward_is_possible(cls, grader: GraderSettings) -> GraderSettings:
         try:
-            profile_named(grader.reward)
+            profile_of(grader)
         except ConfigError as error:
             raise ValueError(f"grader.reward={grader.reward!r}: {error}") from None
         return grader

@@ -47,7 +47,7 @@ def load_problems(dataset: str) -> LoadedProblems:
         from cluster.builtin import builtin_problems
 
         return LoadedProblems(problems=tuple(builtin_problems()), bad_rows=())
-    loaded = read_rows(_rows(dataset))
+    loaded = read_rows(dataset_rows(dataset))
     if not loaded.problems:
         raise DatasetError(f"{dataset} has no usable problem: {loaded.describe_bad_rows() or 'it is empty'}")
     return loaded
@@ -140,7 +140,8 @@ def describe(problems: Sequence[Problem]) -> str:
     return f"{len(problems)} problems ({', '.join(f'{count} {name}' for name, count in counts.most_common())})"
 
 
-def _rows(dataset: str) -> Sequence[Mapping[str, Any] | str]:
+def dataset_rows(dataset: str) -> Sequence[Mapping[str, Any] | str]:
+    """The rows of a data set as they are; a text says why one could not be parsed. Raises DatasetError."""
     path = Path(dataset)
     reader = READERS.get(path.suffix.lower())
     if reader and not path.is_file():
@@ -153,7 +154,8 @@ def _rows(dataset: str) -> Sequence[Mapping[str, Any] | str]:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         hint = "" if reader else " (no network? give a local file, or 'builtin')"
         raise DatasetError(f"data.dataset={dataset} cannot be read: {reason}{hint}") from None
-    _check_columns(dataset, next((row.keys() for row in rows if not isinstance(row, str)), ()))
+    # A row may lack what the others have: that is one bad row, not a data set of another form.
+    _check_columns(dataset, dict.fromkeys(name for row in rows if not isinstance(row, str) for name in row))
     return rows
 
 

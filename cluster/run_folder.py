@@ -4,6 +4,7 @@
 
     runs/<name>/
         config.yaml                         the resolved configuration
+        audit.jsonl                         per problem, why no solution can pass it
         learning.log                        one line per step
         metrics.jsonl                       one object per step, every figure
         evaluation.jsonl                    held-out results, one object per evaluation
@@ -58,6 +59,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.config = path / "config.yaml"
+        self.audit = path / "audit.jsonl"
         self.learning_log = path / "learning.log"
         self.metrics = path / "metrics.jsonl"
         self.evaluation = path / "evaluation.jsonl"

@@ -5,13 +5,15 @@ import json
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cluster.config import Config
 from cluster.console import View
+from cluster.passable import Verdicts, audit_all, needs_audit, passable_problems
 from cluster.problems import describe, load_problems, split
+from cluster.run_folder import RunFolder
 from cluster.types import (
     CaravanError,
     DatasetError,
@@ -86,6 +88,15 @@ class Material:
     training: tuple[Problem, ...]
     held_out: tuple[Problem, ...]
     prompts: Mapping[str, Prompt]  # by problem id
+    unpassable: Mapping[str, str] = field(default_factory=dict)  # by problem id: why it was left out
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usable:
+    """The problems of a data set whose prompts fit, before anything is known of their tests."""
+
+    problems: tuple[Problem, ...]
+    prompts: Mapping[str, Prompt]  # by problem id
 
 
 def model_path(config: Config) -> str:
@@ -97,8 +108,8 @@ def model_path(config: Config) -> str:
     return config.model.path
 
 
-def load_material(config: Config, view: View) -> Material:
-    """Load and split the problems and render their prompts; says what was left out and why."""
+def load_usable(config: Config, view: View) -> Usable:
+    """Load the problems and render their prompts; says what was left out and why."""
     loaded = load_problems(config.data.dataset)
     if loaded.bad_rows:
         view.warn(loaded.describe_bad_rows())
@@ -106,12 +117,31 @@ def load_material(config: Config, view: View) -> Material:
     if refused:
         more = f"; and {len(refused) - 3} more" if len(refused) > 3 else ""
         view.warn(f"{len(refused)} problems left out for their length: {'; '.join(refused[:3])}{more}")
-    usable = [problem for problem in loaded.problems if problem.id in prompts]
+    usable = tuple(problem for problem in loaded.problems if problem.id in prompts)
     if not usable:
         raise DatasetError(f"no problem of {config.data.dataset} fits rollout.max_prompt_tokens")
-    training, held_out = split(usable, config.data.held_out, config.data.split_seed)
+    return Usable(problems=usable, prompts=prompts)
+
+
+async def load_material(config: Config, usable: Usable, view: View, folder: RunFolder | None = None) -> Material:
+    """Leave out what no solution can pass, and split the rest.
+
+    Graders judge it, since this node may have no OCaml: to be called in a Ray cluster, with the placed configuration. A
+    run's ``folder`` keeps the verdicts, so that its split stays the same. Raises DatasetError where nothing is left.
+    """
+    verdicts = Verdicts(folder)
+    if needs_audit(config, usable.problems, verdicts):
+        from grader.pool import RayGraderPool
+
+        graders = RayGraderPool(config.grader)
+        try:
+            await audit_all(graders, usable.problems, verdicts, view, at_once=4 * config.grader.num_graders)
+        finally:
+            await graders.close()
+    problems, unpassable = passable_problems(config, usable.problems, verdicts, view)
+    training, held_out = split(problems, config.data.held_out, config.data.split_seed)
     view.say(f"{config.data.dataset}: {describe(training)} to train on, {len(held_out)} held out")
-    return Material(training=tuple(training), held_out=tuple(held_out), prompts=prompts)
+    return Material(training=tuple(training), held_out=tuple(held_out), prompts=usable.prompts, unpassable=unpassable)
 
 
 def render_prompts(config: Config, problems: Sequence[Problem]) -> tuple[dict[str, Prompt], list[str]]:

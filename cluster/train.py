@@ -15,7 +15,15 @@ from cluster.placement import place, ray_cluster
 from cluster.problems import ProblemStream
 from cluster.records import RunRecords
 from cluster.run_folder import RunFolder
-from cluster.session import INTERRUPTED, Interruption, Material, load_material, model_path, samplers_and_graders
+from cluster.session import (
+    INTERRUPTED,
+    Interruption,
+    Material,
+    load_material,
+    load_usable,
+    model_path,
+    samplers_and_graders,
+)
 from cluster.types import CaravanError, ConfigError, GraderPool, RunFolderError, SamplerPool, Sampling
 from grader.toolchain import prepare_toolchain
 
@@ -35,11 +43,13 @@ async def train(config: Config, view: View) -> int:
                 "Start another run with run.name=NAME, or delete the folder to train again"
             )
         prepare_toolchain()  # a missing compiler should be known before anything large is loaded
-        material = load_material(config, view)
+        usable = load_usable(config, view)
         with ray_cluster() as cluster:
             folder.link_worker_logs(cluster.logs)
             try:
-                return await Training(place(config, cluster.resources), folder, material, view, interruption).run()
+                placed = place(config, cluster.resources)
+                material = await load_material(placed, usable, view, folder)
+                return await Training(placed, folder, material, view, interruption).run()
             except* CaravanError:
                 view.say(f"what the parts printed themselves: {folder.worker_logs}/worker-*")
                 raise
@@ -150,7 +160,14 @@ class Training:
         folder, view = self._folder, self._view
         results = folder.evaluations()
         curve = draw_curve(folder)
-        summary: dict[str, Any] = {"steps": step, "seconds_of_last_start": round(seconds, 1), "held_out": results}
+        material = self._material
+        problems = {"training": material.training, "held_out": material.held_out, "unpassable": material.unpassable}
+        summary: dict[str, Any] = {
+            "steps": step,
+            "seconds_of_last_start": round(seconds, 1),
+            "problems": {name: len(some) for name, some in problems.items()},
+            "held_out": results,
+        }
         folder.write(folder.summary, json.dumps(summary, indent=2))
         if results:
             view.console.print(evaluation_table(results, f"{folder.path.name}: held-out problems"))

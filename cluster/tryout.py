@@ -12,7 +12,7 @@ from cluster.config import Config
 from cluster.console import View, evaluation_table
 from cluster.evaluation import attempt_all, summarize
 from cluster.placement import place, ray_cluster
-from cluster.session import Interruption, Material, load_material, read_adapter, samplers_and_graders
+from cluster.session import Interruption, Material, load_material, load_usable, read_adapter, samplers_and_graders
 from cluster.types import DatasetError, Group, Problem, RunFolderError, Sampling
 from grader.toolchain import prepare_toolchain
 
@@ -23,12 +23,15 @@ async def evaluate(config: Config, view: View, out: Path | None) -> int:
     if out:
         _check_writable(out)
     prepare_toolchain()
-    material = load_material(config, view)
-    problems = material.held_out[: config.evaluation.num_problems]
-    if not problems:
+    if 0 in (config.data.held_out, config.evaluation.num_problems):
         raise DatasetError("nothing to evaluate: data.held_out and evaluation.num_problems must both be at least 1")
+    usable = load_usable(config, view)
     name = config.model.adapter.name if config.model.adapter else Path(config.model.path).name
-    groups = await _attempt(config, view, material, problems, config.evaluation.completions_per_problem, name)
+    with ray_cluster() as cluster:
+        placed = place(config.without_learner(), cluster.resources)
+        material = await load_material(placed, usable, view)
+        problems = material.held_out[: config.evaluation.num_problems]
+        groups = await _attempt(placed, view, material, problems, config.evaluation.completions_per_problem, name)
     result = summarize(groups, name)
     Console().print(evaluation_table([result], f"{config.data.dataset}: held-out problems"))
     if out:
@@ -53,16 +56,22 @@ async def sample(config: Config, view: View, ids: list[str], num_problems: int, 
     """Print graded completions of the problems with these ids, or of the first held-out ones."""
     Interruption(view)
     prepare_toolchain()
-    material = load_material(config, view)
-    everything = {problem.id: problem for problem in (*material.held_out, *material.training)}
+    usable = load_usable(config, view)
+    everything = {problem.id: problem for problem in usable.problems}
     unknown = [problem_id for problem_id in ids if problem_id not in everything]
     if unknown:
         raise DatasetError(
             f"{config.data.dataset} has no problem {unknown[0]!r}; it has, for example, {next(iter(everything))!r}"
         )
-    problems = tuple(everything[problem_id] for problem_id in ids) or tuple(everything.values())[:num_problems]
     console = Console()
-    for group in await _attempt(config, view, material, problems, num_completions, "sample"):
+    with ray_cluster() as cluster:
+        placed = place(config.without_learner(), cluster.resources)
+        material = await load_material(placed, usable, view)
+        # Asked for by its id, a problem is shown even where no solution can pass it.
+        asked = tuple(everything[problem_id] for problem_id in ids)
+        problems = asked or (*material.held_out, *material.training)[:num_problems]
+        groups = await _attempt(placed, view, material, problems, num_completions, "sample")
+    for group in groups:
         console.rule(group.problem.id)
         console.print(Syntax(group.problem.prompt, "ocaml", background_color="default", word_wrap=True))
         _print_completions(console, group)
@@ -72,26 +81,25 @@ async def sample(config: Config, view: View, ids: list[str], num_problems: int, 
 async def _attempt(
     config: Config, view: View, material: Material, problems: tuple[Problem, ...], num_completions: int, name: str
 ) -> list[Group]:
+    """Sample and grade, in a Ray cluster, with the placed configuration."""
     policy, rank = read_adapter(config.model.adapter) if config.model.adapter else (None, config.learner.lora.r)
     sampling = Sampling(
         temperature=0.0 if config.evaluation.greedy else config.rollout.temperature,
         max_completion_tokens=config.rollout.max_completion_tokens,
     )
-    with ray_cluster() as cluster:
-        placed = place(config.without_learner(), cluster.resources)
-        async with samplers_and_graders(placed, view, lora_rank=rank, policy=policy) as (samplers, graders):
-            with view.counting("problems", len(problems)) as counter:
-                return await attempt_all(
-                    problems,
-                    material.prompts,
-                    samplers=samplers,
-                    graders=graders,
-                    sampling=sampling,
-                    completions_per_problem=num_completions,
-                    seed=config.run.seed + 1,
-                    name=name,
-                    on_done=counter.advance,
-                )
+    async with samplers_and_graders(config, view, lora_rank=rank, policy=policy) as (samplers, graders):
+        with view.counting("problems", len(problems)) as counter:
+            return await attempt_all(
+                problems,
+                material.prompts,
+                samplers=samplers,
+                graders=graders,
+                sampling=sampling,
+                completions_per_problem=num_completions,
+                seed=config.run.seed + 1,
+                name=name,
+                on_done=counter.advance,
+            )
 
 
 def _print_completions(console: Console, group: Group) -> None:

@@ -1,25 +1,21 @@
 """``caravan grade``: grade a file of completions, without Ray, GPU or torch.
 
-Every worker is a thread with an OCaml compiler and runner of its own; the threads only wait, the work is done there.
 Results are appended in input order as soon as all before them are there, so that what is on disk is valid at any time.
 """
 
 import json
-import os
-import threading
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO, cast
 
 from cluster.types import DatasetError, Grade, UngradableError
+from grader.crew import Crew
 from grader.grade import Grader
+from grader.reward import profile_of
 from grader.rows import MalformedRow, Row, parse_row, result_row
 from grader.settings import GraderSettings
-
-_LOOK_AHEAD_PER_WORKER = 8
 
 
 @dataclass(slots=True)
@@ -75,12 +71,13 @@ def grade_file(
     total = _count_rows(in_path)
     if total == 0:
         raise DatasetError(f"{in_path} holds no rows; each line is to be one completion")
-    workers = _Workers(settings, num_workers or os.cpu_count() or 1)
-    summary = GradingSummary(walls=workers.walls)
+    min_code_lines = profile_of(settings).min_code_lines
+    crew = Crew(settings, num_workers)
+    summary = GradingSummary(walls=crew.walls)
     try:
         with _opened(in_path, "r") as source, _opened(out_path, "w") as target:
-            for done, ended in enumerate(_in_order(source, workers), start=1):
-                _record(ended, target, summary, settings.min_code_lines, on_trouble)
+            for done, ended in enumerate(_graded(source, crew, settings.attempts), start=1):
+                _record(ended, target, summary, min_code_lines, on_trouble)
                 on_progress(done, total)
     except KeyboardInterrupt:
         summary.interrupted = True
@@ -88,7 +85,7 @@ def grade_file(
         # Closing the file writes as well, so that the whole block is guarded; workers report their own errors otherwise.
         raise DatasetError(f"{in_path} into {out_path}: {error.strerror}; the rows before it are valid") from error
     finally:
-        workers.close()
+        crew.close()
     return summary
 
 
@@ -119,66 +116,24 @@ class _Ended:
     ungradable: str = ""
 
 
-class _Workers:
-    """Threads with a grader each."""
+def _graded(source: TextIO, crew: Crew, attempts: int) -> Iterator[_Ended]:
+    """Grade the lines of a file and yield them in the file's order."""
+    lines = ((line, text) for line, text in enumerate(source, start=1) if text.strip())
+    return crew.in_order(lines, lambda grader, numbered: _grade_line(grader, *numbered, attempts))
 
-    def __init__(self, settings: GraderSettings, num_workers: int) -> None:
-        # The first one is made here, so that a missing compiler is one message and not one per row.
-        self._graders = [Grader(settings)]
-        self._graders += [Grader(settings) for _ in range(num_workers - 1)]
-        self.walls = self._graders[0].walls.describe()
-        self._idle = deque(self._graders)
-        self._lock = threading.Lock()
-        self._attempts = settings.attempts
-        self._pool = ThreadPoolExecutor(max_workers=num_workers, thread_name_prefix="grader")
-        self.look_ahead = num_workers * _LOOK_AHEAD_PER_WORKER
 
-    def submit(self, line: int, text: str) -> "Future[_Ended]":
-        return self._pool.submit(self._work, line, text)
-
-    def _work(self, line: int, text: str) -> _Ended:
+def _grade_line(grader: Grader, line: int, text: str, attempts: int) -> _Ended:
+    try:
+        row = parse_row(text, line=line)
+    except MalformedRow as error:
+        return _Ended(line, None, None, malformed=str(error))
+    reason = ""
+    for _ in range(attempts):
         try:
-            row = parse_row(text, line=line)
-        except MalformedRow as error:
-            return _Ended(line, None, None, malformed=str(error))
-        with self._lock:
-            grader = self._idle.popleft()
-        try:
-            return self._graded(grader, row)
-        finally:
-            with self._lock:
-                self._idle.append(grader)
-
-    def _graded(self, grader: Grader, row: Row) -> _Ended:
-        reason = ""
-        for _ in range(self._attempts):
-            try:
-                return _Ended(row.line, row, grader.grade(row.problem, row.completion, row.finish_reason))
-            except UngradableError as error:
-                reason = str(error)
-        return _Ended(row.line, row, None, ungradable=reason)
-
-    def close(self) -> None:
-        """End every OCaml process first, so that no thread has anything left to wait for."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        for grader in self._graders:
-            grader.close()
-        self._pool.shutdown(wait=True)
-        for grader in self._graders:
-            grader.close()
-
-
-def _in_order(source: TextIO, workers: _Workers) -> Iterator[_Ended]:
-    """Grade the lines of a file, a bounded number of them ahead, and yield them in the file's order."""
-    pending: deque[Future[_Ended]] = deque()
-    for line, text in enumerate(source, start=1):
-        if not text.strip():
-            continue
-        pending.append(workers.submit(line, text))
-        if len(pending) >= workers.look_ahead:
-            yield pending.popleft().result()
-    while pending:
-        yield pending.popleft().result()
+            return _Ended(line, row, grader.grade(row.problem, row.completion, row.finish_reason))
+        except UngradableError as error:
+            reason = str(error)
+    return _Ended(line, row, None, ungradable=reason)
 
 
 def _record(

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from grader.batch import GradingSummary, grade_file
+from grader.reward import profile_of
 from grader.settings import GraderSettings
 
 EXIT_COMPLETE = 0
@@ -60,7 +61,8 @@ def _print_summary(console: Console, summary: GradingSummary, settings: GraderSe
     )
     if summary.num_too_short:
         console.print(
-            f"{summary.num_too_short} of them have fewer than {settings.min_code_lines} code lines: reward 0 (--min-lines)",
+            f"{summary.num_too_short} of them have fewer than {profile_of(settings).min_code_lines} code lines: "
+            "reward 0 (--min-lines)",
             highlight=False,
             soft_wrap=True,
         )

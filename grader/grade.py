@@ -1,99 +1,122 @@
 """One completion -> its grade: extract, compile, run, count, score. The effectful shell around the pure parts."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
 
-from cluster.types import AssertOutcome, DeadlineExceeded, Facts, FinishReason, Grade, Problem, UngradableError, Verdict
-from grader.compiled import Compiled, read_answer
+from cluster.types import (
+    AssertOutcome,
+    CodeError,
+    DeadlineExceeded,
+    Facts,
+    FinishReason,
+    Grade,
+    Problem,
+    UngradableError,
+    Verdict,
+)
+from grader.compiled import Compiled
+from grader.degeneracy import signals
 from grader.extract import Extraction, Reading, extract
-from grader.lexical import num_code_lines
-from grader.process import Server, probe_walls
-from grader.reward import profile_named, reward_terms, total_reward
+from grader.inspection import Inspection
+from grader.process import probe_walls
+from grader.reward import profile_of, score
 from grader.settings import GraderSettings
-from grader.signature import defined_name, given_definitions
+from grader.signature import defined_name
 from grader.tally import tally
 from grader.toolchain import Toolchain, prepare_toolchain
-from grader.walls import Limits, Walls
+from grader.walls import Walls
+from grader.worker import Worker
 
-# Memory of the compiler: its own 60 MiB or so, and room for a type that grows; bombs end here.
-COMPILER_MEMORY_MIB = 1024
+INSPECTIONS_REMEMBERED = 4096  # problems, a few KiB each
+MAX_ERRORS_KEPT = 20
+_Answer = TypeVar("_Answer")
 
 
 class Grader:
-    """Grades one completion at a time with a compiler and a runner of its own, both contained and long-lived."""
+    """Grades one completion at a time with a compiler and a runner of its own, both contained and long-lived.
+
+    Bubblewrap ends its processes with the *thread* that started them: use a grader from threads that live as long as it does.
+    """
 
     def __init__(self, settings: GraderSettings, *, cache: Path | None = None) -> None:
         """Find the toolchain and the walls; nothing is started yet.
 
-        Raises ToolchainError, SandboxError where one is required, ConfigError for an unknown reward profile.
+        Raises ToolchainError, SandboxError where one is required, ConfigError for an impossible reward.
         """
         self._settings = settings
-        self._profile = profile_named(settings.reward)
+        self._profile = profile_of(settings)
         self.walls: Walls = probe_walls(require_sandbox=settings.require_sandbox)
         self.toolchain: Toolchain = prepare_toolchain(cache)
-        self._front: Server | None = None
-        self._runner: Server | None = None
+        self.worker = Worker(settings, self.toolchain, self.walls)
         self._jobs = 0
+        self._inspections: dict[tuple[str, str, bool], Inspection] = {}
 
     def grade(self, problem: Problem, text: str, finish_reason: FinishReason) -> Grade:
         """Grade one completion's text.
 
         Raises UngradableError where the machine, not the completion, failed; the next call starts fresh processes.
         """
-        try:
-            facts = self._observe(problem, text, finish_reason)
-        except (UngradableError, DeadlineExceeded) as error:
-            self.close()
-            raise UngradableError(f"problem {problem.id!r} could not be graded: {error}") from error
+        facts = self._answered(problem, "graded", lambda: self._observe(problem, text, finish_reason))
         self._jobs += 1
         if self._jobs >= self._settings.jobs_per_worker:
             self.close()
-        return self._score(facts)
+        return score(facts, self._profile)
 
-    def _score(self, facts: Facts) -> Grade:
-        terms = reward_terms(facts, self._profile)
-        reward = total_reward(
-            facts,
-            terms,
-            min_code_lines=self._settings.min_code_lines,
-            runaway_multiplier=self._settings.runaway_multiplier,
-        )
-        return Grade(facts=facts, terms=terms, reward=reward)
+    def inspect(self, problem: Problem, *, everything: bool = True) -> Inspection:
+        """Say what a problem's own text shows: what its statement gives away and, with ``everything``, why none can pass.
+
+        The newest inspections are remembered. Raises UngradableError where the machine failed.
+        """
+        key = (problem.prompt, problem.tests, everything)
+        known = self._inspections.get(key)
+        if known is None:
+            known = self._answered(problem, "inspected", lambda: self.worker.inspect(problem, everything=everything))
+            self._inspections[key] = known
+            if len(self._inspections) > INSPECTIONS_REMEMBERED:
+                self._inspections.pop(next(iter(self._inspections)))
+        return known
+
+    def _answered(self, problem: Problem, done: str, work: Callable[[], _Answer]) -> _Answer:
+        try:
+            return work()
+        except (UngradableError, DeadlineExceeded) as error:
+            self.close()
+            raise UngradableError(f"problem {problem.id!r} could not be {done}: {error}") from error
 
     def _observe(self, problem: Problem, text: str, finish_reason: FinishReason) -> Facts:
-        settings = self._settings
-        extraction = self._extract(problem, text)
-        started = time.perf_counter()
-        readings = extraction.readings
-        compiled = self._compile(problem, readings)
-        if compiled.verdict is Verdict.TYPE_ERROR and extraction.together:
-            # An answer in several blocks, a helper first, say: on its own the last one misses what the others define.
-            in_parts = self._compile(problem, [extraction.together])
-            if in_parts.blob:
-                compiled, readings = in_parts, (extraction.together,)
-        seconds = {"compile": time.perf_counter() - started}
-        diagnostics, verdict = compiled.diagnostics, compiled.verdict
-        asserts = (AssertOutcome.NOT_RUN,) * len(compiled.owners)
+        seconds: dict[str, float] = {}
+        with _timed(seconds, "extract"):
+            extraction = self._extract(problem, text)
+        with _timed(seconds, "compile"):
+            compiled, reading = self._compile(problem, extraction)
+        verdict, asserts, messages = _without_a_run(compiled, reading)
         if compiled.blob:
-            started = time.perf_counter()
-            counted = tally(compiled.owners, self._run(compiled))
-            seconds["run"] = time.perf_counter() - started
-            diagnostics, verdict, asserts = "\n".join(counted.messages), counted.verdict, counted.outcomes
-        if not readings:
-            diagnostics, verdict = "no code in the completion", Verdict.NO_CODE
+            with _timed(seconds, "run"):
+                counted = tally(compiled.owners, self.worker.run(compiled))
+            verdict, asserts, messages = counted.verdict, counted.outcomes, counted.messages
+        errors = tuple(_in_the_text(error, reading) for error in compiled.errors) if reading else ()
+        looks = signals(text, reading, name=defined_name(problem.signature), statement=problem.statement)
         return Facts(
             verdict=verdict,
             asserts=asserts,
-            type_errors=compiled.type_errors,
+            shown=self.inspect(problem, everything=False).shown,
+            type_errors=len(errors) if verdict is Verdict.TYPE_ERROR else 0,
+            errors=errors[:MAX_ERRORS_KEPT],
             syntax_error=verdict is Verdict.SYNTAX_ERROR,
             compiled=bool(compiled.blob),
             type_checked=bool(compiled.blob) or verdict is Verdict.INTERFACE,
             has_end_marker=extraction.has_end_marker,
             hit_length_limit=finish_reason is FinishReason.LENGTH,
-            num_code_lines=num_code_lines(readings[compiled.chosen].program) if readings else 0,
-            diagnostics=_cut(diagnostics, settings.diagnostics_bytes),
+            num_code_lines=looks.num_code_lines,
+            degenerate=looks.degenerate,
+            num_code_blocks=looks.num_code_blocks,
+            has_trailing_prose=looks.has_trailing_prose,
+            diagnostics=_cut("\n".join([*map(_described, errors), *messages]), self._settings.diagnostics_bytes),
             seconds=seconds,
         )
 
@@ -108,54 +131,20 @@ class Grader:
             text, signature=problem.signature, name=defined_name(problem.signature), statement=problem.statement
         )
 
-    def _compile(self, problem: Problem, readings: Sequence[Reading]) -> Compiled:
-        if self._front is None:
-            self._front = Server(self.toolchain.front, Limits(memory_mib=COMPILER_MEMORY_MIB), self.walls)
-        cpu_seconds = self._settings.compile_cpu_seconds
-        # Without code, the tests are compiled all the same: their number is a fact about the problem.
-        sources = [_source(reading) for reading in readings] or [b"s"]
-        return read_answer(
-            self._front.ask(
-                [
-                    b"grade",
-                    f"{cpu_seconds}".encode(),
-                    _bytes(defined_name(problem.signature)),
-                    _bytes(given_definitions(problem.statement)),
-                    _bytes(problem.tests),
-                    *sources,
-                ],
-                deadline_seconds=cpu_seconds * self._settings.wall_multiplier,
-            )
-        )
-
-    def _run(self, compiled: Compiled) -> list[str]:
-        settings = self._settings
-        if self._runner is None:
-            self._runner = Server(self.toolchain.runner, Limits(memory_mib=settings.memory_mib), self.walls)
-        wall_seconds = settings.run_cpu_seconds * settings.wall_multiplier
-        events = self._runner.ask(
-            [
-                compiled.blob,
-                str(compiled.num_steps).encode(),
-                str(settings.assert_cpu_seconds).encode(),
-                str(settings.run_cpu_seconds).encode(),
-                str(wall_seconds).encode(),
-            ],
-            deadline_seconds=wall_seconds + 10.0,
-        )
-        decoded = [event.decode(errors="replace") for event in events]
-        if any(event.startswith("died ") and event.endswith(" wall") for event in decoded):
-            # A completion has nothing to wait for: where the wall time ran out first, the machine was busy elsewhere.
-            raise UngradableError(f"{wall_seconds:g} s of wall time did not give it its share of CPU time")
-        return decoded
+    def _compile(self, problem: Problem, extraction: Extraction) -> tuple[Compiled, Reading | None]:
+        """The compiler's answer, and the reading that it is about; None where there is no code."""
+        compiled = self.worker.compile(problem, extraction.readings)
+        if compiled.verdict is Verdict.TYPE_ERROR and extraction.together:
+            # An answer in several blocks, a helper first, say: on its own the last one misses what the others define.
+            in_parts = self.worker.compile(problem, [extraction.together])
+            if in_parts.blob:
+                return in_parts, extraction.together
+        return compiled, extraction.readings[compiled.chosen] if extraction.readings else None
 
     def close(self) -> None:
         """End both processes and remove what they left; may be called twice, and grading may go on after it."""
         self._jobs = 0
-        for server in (self._front, self._runner):
-            if server is not None:
-                server.close()
-        self._front = self._runner = None
+        self.worker.close()
 
     def __enter__(self) -> "Grader":
         return self
@@ -166,13 +155,31 @@ class Grader:
         self.close()
 
 
-def _bytes(text: str) -> bytes:
-    """UTF-8; a lone surrogate, which a broken tokenizer can produce, becomes a question mark and so a syntax error."""
-    return text.encode(errors="replace")
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    seconds[stage] = time.perf_counter() - started
 
 
-def _source(reading: Reading) -> bytes:
-    return (b"b" if reading.has_signature else b"s") + _bytes(reading.program)
+def _without_a_run(
+    compiled: Compiled, reading: Reading | None
+) -> tuple[Verdict, tuple[AssertOutcome, ...], Sequence[str]]:
+    asserts = (AssertOutcome.NOT_RUN,) * len(compiled.owners)
+    if reading is None:
+        return Verdict.NO_CODE, asserts, ["no code in the completion"]
+    return compiled.verdict, asserts, [compiled.message] if compiled.message else []
+
+
+def _in_the_text(error: CodeError, reading: Reading) -> CodeError:
+    """The error at the completion's own line; what concerns the signature that was put in front is told of its first."""
+    if error.line == 0:
+        return error
+    return replace(error, line=max(1, reading.first_line + error.line - 1))
+
+
+def _described(error: CodeError) -> str:
+    return f"line {error.line}: {error.message}" if error.line else error.message
 
 
 def _cut(text: str, limit: int) -> str:

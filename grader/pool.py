@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,7 @@ from cluster.types import (
     Problem,
     UngradableError,
 )
+from grader.audit import causes_of
 from grader.grade import Grader
 from grader.settings import GraderSettings
 
@@ -42,10 +44,17 @@ class GraderActor:
 
     def grade(self, problem: Problem, text: str, finish_reason: FinishReason) -> Grade:
         """Grade one completion; raises UngradableError."""
+        return self._started().grade(problem, text, finish_reason)
+
+    def causes_of(self, problem: Problem) -> tuple[str, ...]:
+        """Why no solution can pass a problem, empty where one may; raises UngradableError."""
+        return causes_of(self._started(), problem)
+
+    def _started(self) -> Grader:
         if self._grader is None:
             self.start()
         assert self._grader is not None
-        return self._grader.grade(problem, text, finish_reason)
+        return self._grader
 
     def close(self) -> None:
         """End the OCaml processes."""
@@ -150,7 +159,26 @@ class RayGraderPool:
         if not ended.cancelled() and ended.exception() is None:
             self._memory.put(key, ended.result())
 
+    async def causes_of(self, problem: Problem) -> tuple[str, ...]:
+        """Why no solution can pass a problem, empty where one may.
+
+        Raises UngradableError where ``settings.attempts`` workers failed at it, or the pool is closed.
+        """
+        causes: tuple[str, ...] = await self._with_retries(
+            lambda actor: actor.causes_of.remote(problem), f"problem {problem.id!r}", "audit a problem"
+        )
+        return causes
+
     async def _grade_once(self, problem: Problem, completion: Completion) -> Grade:
+        grade: Grade = await self._with_retries(
+            lambda actor: actor.grade.remote(problem, completion.text, completion.finish_reason),
+            f"completion {completion.id!r}",
+            "grade a completion",
+        )
+        self.counts.graded += 1
+        return grade
+
+    async def _with_retries(self, call: Callable[[Any], Any], subject: str, purpose: str) -> Any:
         if self._closed:
             raise UngradableError("the grader pool is closed")
         await self.start()
@@ -159,31 +187,24 @@ class RayGraderPool:
             for attempt in range(self._settings.attempts):
                 self.counts.retried += attempt > 0
                 try:
-                    grade = await self._on_least_loaded(problem, completion)
+                    return await self._on_least_loaded(call, purpose)
                 except (UngradableError, DeadlineExceeded) as error:
                     reason = str(error)
-                    continue
-                self.counts.graded += 1
-                return grade
         self.counts.ungradable += 1
-        raise UngradableError(
-            f"completion {completion.id!r} could not be graded by {self._settings.attempts} workers: {reason}"
-        )
+        raise UngradableError(f"{subject} could not be graded by {self._settings.attempts} workers: {reason}")
 
-    async def _on_least_loaded(self, problem: Problem, completion: Completion) -> Grade:
+    async def _on_least_loaded(self, call: Callable[[Any], Any], purpose: str) -> Any:
         if self._closed:
             raise UngradableError("the grader pool is closed")
         member = min(self._members, key=lambda one: one.load)
         member.load += 1
         try:
-            call = member.handle.grade.remote(problem, completion.text, completion.finish_reason)
-            answer: Grade = await _answer(call, self._job_seconds(), "grade a completion")
+            return await _answer(call(member.handle), self._job_seconds(), purpose)
         except (RayActorError, DeadlineExceeded) as error:
             self._replace(member)
             raise UngradableError(f"a grader actor died or hung: {error}") from error
         finally:
             member.load -= 1
-        return answer
 
     def _job_seconds(self) -> float:
         """Wall seconds within which a living actor has answered, the jobs before this one included."""

@@ -36,6 +36,8 @@ def parse_row(text: str, *, line: int) -> Row:
     for key in ("prompt", "tests", "completion"):
         if not isinstance(row.get(key), str):
             raise MalformedRow(f"{key} is {'missing' if key not in row else 'not a string'}")
+    if "assert" not in row["tests"]:
+        raise MalformedRow("the tests hold no assert")
     try:
         statement, signature = split_prompt(row["prompt"])
     except ValueError as error:

@@ -30,8 +30,20 @@ FRONT_MODULES = (
     "hygiene",
     "denied",
     "link",
+    "holes",
+    "messages",
+    "places",
+    "suspects",
+    "trial",
+    "repair",
+    "consequences",
     "errors",
     "job",
+    "forms",
+    "claims",
+    "shown",
+    "proofs",
+    "feasible",
     "inspect",
     "front",
 )
@@ -40,12 +52,15 @@ RUNNER_MODULES = ("wire", "contain", "load", "runner")
 COMPAT = {
     "4.13": {"shared": "shared_4.ml", "compat": "compat_4_13.ml", "load": "load_4.ml"},
     "4.14": {"shared": "shared_4.ml", "compat": "compat_4_14.ml", "load": "load_4.ml"},
-    "5.3": {"compat": "compat_5_3.ml", "load": "load_5.ml"},
+    "5.1": {"shared": "shared_5.ml", "compat": "compat_5_1.ml", "load": "load_4.ml"},
+    "5.3": {"shared": "shared_5.ml", "compat": "compat_5_3.ml", "load": "load_5.ml"},
 }
 INSTALL_HINT = "install it with: apt-get install ocaml-nox gcc"
-# l: depth of a completion's stack, 64 MiB of words, as deep as native code on a usual machine, and quick to overflow.
-# d: OCaml 5 reserves address space for 128 domains otherwise, more than our limit; OCaml 4 does not know the letter.
-RUNTIME_PARAMETERS = {"4": "l=8M", "5": "d=1,l=8M"}
+# l: depth of a completion's stack in words, what plain OCaml 4 gives a program; OCaml 5 would take a second and a gigabyte
+# to overflow.
+# d: OCaml 5 reserves address space for the minor heaps of 128 domains otherwise, too much of our limit; 5.1, which cannot
+# be told the number of domains, gets smaller ones (s).
+RUNTIME_PARAMETERS = {"4.13": "l=1M", "4.14": "l=1M", "5.1": "s=64k,l=1M", "5.3": "d=1,l=1M"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +95,7 @@ def prepare_toolchain(cache: Path | None = None) -> Toolchain:
         except OSError as error:
             raise ToolchainError(f"the grader's OCaml programs cannot be built in {folder.parent}: {error}") from error
     front, runner = folder / "front", folder / "runner"
-    environment = {"OCAMLRUNPARAM": RUNTIME_PARAMETERS[version[0]]}
+    environment = {"OCAMLRUNPARAM": RUNTIME_PARAMETERS[_major_minor(version)]}
     return Toolchain(
         version=version,
         front=Program(
@@ -112,11 +127,14 @@ def _output_of(command: list[str]) -> str:
 
 
 def _compat_for(version: str) -> Mapping[str, str]:
-    major_minor = ".".join(version.split(".")[:2])
-    if major_minor not in COMPAT:
+    if _major_minor(version) not in COMPAT:
         known = ", ".join(COMPAT)
         raise ToolchainError(f"OCaml {version} is not supported: the grader knows the compiler libraries of {known}")
-    return COMPAT[major_minor]
+    return COMPAT[_major_minor(version)]
+
+
+def _major_minor(version: str) -> str:
+    return ".".join(version.split(".")[:2])
 
 
 def _user_cache() -> Path:
@@ -157,11 +175,9 @@ def _build(folder: Path, library: Path, renamed: Mapping[str, str]) -> None:
 
 def _copy_sources(workplace: Path, modules: Sequence[str], renamed: Mapping[str, str]) -> list[str]:
     """The source files of a program, those of this compiler's version under the names that the others call them by."""
-    # OCaml 5.3 has nothing to share with another version yet.
-    present = [module for module in modules if module in renamed or (SOURCES / f"{module}.ml").exists()]
-    for module in present:
+    for module in modules:
         shutil.copyfile(SOURCES / renamed.get(module, f"{module}.ml"), workplace / f"{module}.ml")
-    return [f"{module}.ml" for module in present]
+    return [f"{module}.ml" for module in modules]
 
 
 def _compile(command: list[str], folder: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from cluster.cli import main
+from grader.profiles import PROFILES
 
 HEAVY = ("torch", "vllm", "ray", "transformers", "trl", "peft", "datasets", "pyarrow", "matplotlib")
 PROBLEM = {
@@ -26,14 +27,15 @@ def heavy_modules_after(arguments: list[str]) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["train", "--help"], ["eval", "--help"], ["sample", "--help"], ["keys"]]
+    "arguments",
+    [["--help"], ["train", "--help"], ["eval", "--help"], ["sample", "--help"], ["regrade", "--help"], ["keys"]],
 )
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     assert heavy_modules_after(arguments) == set()
 
 
 def test_every_command_shows_examples(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in ("train", "eval", "sample", "grade"):
+    for command in ("train", "eval", "sample", "grade", "regrade"):
         with pytest.raises(SystemExit) as ended:
             main([command, "--help"])
         assert ended.value.code == 0
@@ -59,6 +61,26 @@ def test_a_file_is_graded_in_order_without_anything_heavy(tmp_path: Path) -> Non
     assert graded[2]["reward"] == pytest.approx(0.3 * (0.20 + 0.10 + 0.65 / 2))
 
 
+def test_a_file_is_graded_under_the_reward_that_was_named(tmp_path: Path) -> None:
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text(json.dumps({"id": "a", **PROBLEM, "completion": "let twice n = n * n"}) + "\n")
+    for reward, expected in (
+        ("binary", 0.0),
+        ("no-end-25-10-65,min_code_lines=1", 0.25 + 0.10 + 0.325),
+        ("seed-5-20-10-65,tests=0.4,min_code_lines=1", 0.20 + 0.10 + 0.20),
+    ):
+        assert main(["grade", str(source), "--out", str(target), "--reward", reward]) == 0
+        assert json.loads(target.read_text())["reward"] == pytest.approx(expected)
+
+
+def test_the_help_lists_the_reward_profiles(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("grade", "regrade"):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        shown = capsys.readouterr().out
+        assert all(f"  {name} " in shown and profile.meaning in shown for name, profile in PROFILES.items())
+
+
 def test_a_malformed_row_is_named_and_the_others_are_graded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     good = json.dumps({"id": "a", **PROBLEM, "completion": "2 * n"})
@@ -81,6 +103,12 @@ def test_a_malformed_row_is_named_and_the_others_are_graded(tmp_path: Path, caps
         (["grade", "nowhere.jsonl", "--out", "out.jsonl"], 1, "cannot read nowhere.jsonl"),
         (["grade", __file__, "--out", "out.jsonl", "--reward", "fame"], 2, "no reward profile 'fame'"),
         (["grade", __file__, "--out", "out.jsonl", "--min-lines", "-1"], 2, "--min-lines -1: Input should be greater"),
+        (
+            ["grade", __file__, "--out", "out.jsonl", "--reward", "binary,min_code_lines=2", "--min-lines", "1"],
+            2,
+            "--min-lines and min_code_lines of --reward say different things",
+        ),
+        (["train", "weights.tests=0.9"], 2, "weights.compile 0.1 + weights.tests 0.9 = 1.25"),
         (["train", "grader.reward=fame"], 2, "grader.reward='fame': there is no reward profile 'fame'"),
     ],
 )

@@ -196,8 +196,8 @@ def test_what_a_killed_grader_left_is_swept_by_the_next_one() -> None:
 def test_a_killed_worker_is_an_error_of_the_machine_and_the_next_call_works() -> None:
     with Grader(QUICK) as grader:
         grader.grade(TWICE, "let twice x = x + x", FinishReason.STOP)
-        assert grader._runner is not None and grader._runner.pid is not None
-        os.kill(grader._runner.pid, 9)
+        runner = grader.worker.pids[-1]
+        os.kill(runner, 9)
         with pytest.raises(UngradableError, match="twice"):
             grader.grade(TWICE, "let twice x = x + x", FinishReason.STOP)
         assert grader.grade(TWICE, "let twice x = x + x", FinishReason.STOP).facts.verdict is Verdict.PASSED

@@ -1,0 +1,136 @@
+"""Whether a problem can be trusted: can any solution pass its tests, and what do they measure.
+
+A *cause* makes a problem unpassable: no solution can pass its tests. Causes are proven on the text alone (see
+``grader/ocaml/inspect.ml``), and a reference solution that passes refutes them. A *warning* is for a person to judge. Both are
+texts of the form ``code: message``.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cluster.types import Facts, FinishReason, Problem, UngradableError, Verdict
+from grader.examples import signature_readings
+from grader.grade import Grader
+from grader.inspection import InspectedAssert, Inspection
+
+STUB = '(failwith "stub")'
+_MAX_CONSTANTS = 8
+_CONSTANT_SHARE = 0.5  # of the asserts, from which on a constant's success is worth a warning
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProblemAudit:
+    """What the audit says about one problem."""
+
+    causes: tuple[str, ...]  # why no solution can pass it
+    warnings: tuple[str, ...]
+    asserts: tuple[str, ...] = ()  # their conditions in a normal form
+
+    @property
+    def passable(self) -> bool:
+        """Whether nothing speaks against some solution passing every test."""
+        return not self.causes
+
+
+def causes_of(grader: Grader, problem: Problem) -> tuple[str, ...]:
+    """Why no solution can pass a problem's tests: the part of the audit that training needs. Raises UngradableError."""
+    causes = grader.inspect(problem).causes
+    return () if causes and _reference_passes(grader, problem) else causes
+
+
+def audit_problem(grader: Grader, problem: Problem) -> ProblemAudit:
+    """Audit one problem; raises UngradableError where the machine failed."""
+    inspection = grader.inspect(problem)
+    causes, warnings = inspection.causes, [*inspection.warnings]
+    if problem.solution is not None:
+        facts = grader.grade(problem, problem.solution, FinishReason.STOP).facts
+        if facts.verdict is Verdict.PASSED:
+            warnings += [f"refuted_cause: the reference solution passes all the same; {cause}" for cause in causes]
+            causes = ()
+        else:
+            warnings.append(_failed_reference(facts))
+    warnings += _repetitions(inspection)
+    if not causes:
+        warnings += [*_stub(grader, problem), *_constants(grader, problem, inspection.asserts)]
+    return ProblemAudit(causes=causes, warnings=tuple(warnings), asserts=tuple(one.text for one in inspection.asserts))
+
+
+def audit_or_say(grader: Grader, problem: Problem, attempts: int) -> ProblemAudit | str:
+    """Audit one problem, several times where the machine fails; a text says why it could not be done."""
+    reason = ""
+    for _ in range(attempts):
+        try:
+            return audit_problem(grader, problem)
+        except UngradableError as error:
+            reason = str(error)
+    return reason
+
+
+def _reference_passes(grader: Grader, problem: Problem) -> bool:
+    if problem.solution is None:
+        return False
+    return grader.grade(problem, problem.solution, FinishReason.STOP).facts.verdict is Verdict.PASSED
+
+
+def _failed_reference(facts: Facts) -> str:
+    how = f"{facts.tests_passed} of {facts.tests_total} asserts pass"
+    if not facts.compiled:
+        first = facts.diagnostics.strip().splitlines()
+        how = f"it is no program that the tests can use ({facts.verdict}): {first[0] if first else 'no message'}"
+    return f"reference_fails: {how}"
+
+
+def _repetitions(inspection: Inspection) -> list[str]:
+    asserts, warnings = inspection.asserts, []
+    shown = sum(inspection.shown)
+    if shown:
+        warnings.append(f"shown_asserts: {shown} of {len(asserts)} asserts only repeat the statement's examples")
+    lines: dict[str, list[int]] = {}
+    for one in asserts:
+        lines.setdefault(one.text, []).append(one.line)
+    repeated = [(text, places) for text, places in lines.items() if len(places) > 1]
+    if repeated:
+        extra = sum(len(places) - 1 for _, places in repeated)
+        text, places = repeated[0]
+        where = ", ".join(map(str, places))
+        warnings.append(
+            f"duplicate_asserts: {extra} of {len(asserts)} asserts are there already: lines {where}: {text}"
+        )
+    return warnings
+
+
+def _passed_by(grader: Grader, problem: Problem, body: str) -> Facts:
+    """What the signature with this body passes; the first way to complete it that parses."""
+    facts = None
+    for program in dict.fromkeys(signature_readings(problem.signature, body)):
+        facts = grader.grade(problem, program, FinishReason.STOP).facts
+        if not facts.syntax_error:
+            break
+    assert facts is not None
+    return facts
+
+
+def _stub(grader: Grader, problem: Problem) -> list[str]:
+    facts = _passed_by(grader, problem, STUB)
+    if not facts.tests_passed:
+        return []
+    return [f"stub_passes: a solution that only raises passes {facts.tests_passed} of {facts.tests_total} asserts"]
+
+
+def _constants(grader: Grader, problem: Problem, asserts: Sequence[InspectedAssert]) -> list[str]:
+    """The constant that passes the most asserts, among the values that the asserts compare the function's result with."""
+    if len(asserts) < 2:
+        return []
+    values = Counter(one.value for one in asserts if one.value and one.direct)
+    # What an assert of another form makes of a constant is seen only by running it.
+    unclear = sum(not (one.value and one.direct) for one in asserts)
+    hopeful = [value for value, count in values.most_common() if count + unclear >= _CONSTANT_SHARE * len(asserts)]
+    best, passed, total = "", 0, len(asserts)
+    for value in hopeful[:_MAX_CONSTANTS]:
+        facts = _passed_by(grader, problem, f"({value})")
+        if facts.tests_passed > passed:
+            best, passed, total = value, facts.tests_passed, facts.tests_total
+    if passed == 0 or passed < _CONSTANT_SHARE * total or passed < 2:
+        return []
+    return [f"constant_passes: {best} whatever the arguments passes {passed} of {total} asserts ({passed / total:.0%})"]

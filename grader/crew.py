@@ -1,0 +1,63 @@
+"""Threads with a grader each: work on a stream of items side by side, results in the stream's order.
+
+The threads only wait; the work is done in the OCaml processes that each grader has of its own.
+"""
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+from grader.grade import Grader
+from grader.settings import GraderSettings
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_LOOK_AHEAD_PER_WORKER = 8
+
+
+class Crew:
+    """Some graders at work; ``close`` ends their processes."""
+
+    def __init__(self, settings: GraderSettings, num_workers: int | None = None) -> None:
+        """Make the graders, by default one per core; raises ToolchainError and SandboxError as Grader does."""
+        num_workers = num_workers or os.cpu_count() or 1
+        # The first one is made here, so that a missing compiler is one message and not one per row.
+        self._graders = [Grader(settings)]
+        self._graders += [Grader(settings) for _ in range(num_workers - 1)]
+        self.walls = self._graders[0].walls.describe()
+        self._idle = deque(self._graders)
+        self._lock = threading.Lock()
+        self._pool = ThreadPoolExecutor(max_workers=num_workers, thread_name_prefix="grader")
+        self._look_ahead = num_workers * _LOOK_AHEAD_PER_WORKER
+
+    def in_order(self, items: Iterable[Item], work: Callable[[Grader, Item], Result]) -> Iterator[Result]:
+        """Work on the items, a bounded number of them ahead, and yield what comes of them in their order."""
+        pending: deque[Future[Result]] = deque()
+        for item in items:
+            pending.append(self._pool.submit(self._with_grader, work, item))
+            if len(pending) >= self._look_ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+    def _with_grader(self, work: Callable[[Grader, Item], Result], item: Item) -> Result:
+        with self._lock:
+            grader = self._idle.popleft()
+        try:
+            return work(grader, item)
+        finally:
+            with self._lock:
+                self._idle.append(grader)
+
+    def close(self) -> None:
+        """End every OCaml process first, so that no thread has anything left to wait for."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        for grader in self._graders:
+            grader.close()
+        self._pool.shutdown(wait=True)
+        for grader in self._graders:
+            grader.close()

@@ -1,0 +1,77 @@
+"""Problems that are the same but for names: found by the asserts that they share, and by their statements. Pure."""
+
+import hashlib
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cluster.types import Problem
+from grader.signature import defined_name
+
+SHARE = 0.8  # of the asserts of both problems together (Jaccard index), from which on they are near-duplicates
+_COMMON = 50  # an assert that more problems have says nothing about two of them
+_MIN_STATEMENT_WORDS = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """What two problems are compared by: a few dozen bytes, however long the problem is."""
+
+    id: str
+    asserts: frozenset[bytes]  # digests of their conditions, without the function's name
+    statement: bytes  # digest of its words and examples, without the function's name; empty where there are few words
+
+
+def fingerprint(problem: Problem, asserts: Sequence[str]) -> Fingerprint:
+    """What a problem is recognised by; ``asserts`` are their conditions in a normal form."""
+    name = defined_name(problem.signature)
+    words = re.findall(r"[^\W_]+", _anonymous(problem.statement, name).lower())
+    return Fingerprint(
+        id=problem.id,
+        asserts=frozenset(_digest(_anonymous(text, name)) for text in asserts),
+        statement=_digest(" ".join(words)) if len(words) >= _MIN_STATEMENT_WORDS else b"",
+    )
+
+
+class Seen:
+    """The problems so far."""
+
+    def __init__(self) -> None:
+        self._fingerprints: list[Fingerprint] = []
+        self._by_assert: dict[bytes, list[int]] = defaultdict(list)
+        self._by_statement: dict[bytes, int] = {}
+
+    def add(self, new: Fingerprint) -> str:
+        """Take in a problem; a warning names an earlier one that it is nearly the same as, empty where there is none."""
+        warning = self._same_asserts(new) or self._same_statement(new)
+        number = len(self._fingerprints)
+        self._fingerprints.append(new)
+        for digest in new.asserts:
+            if len(self._by_assert[digest]) < _COMMON:
+                self._by_assert[digest].append(number)
+        if new.statement:
+            self._by_statement.setdefault(new.statement, number)
+        return warning
+
+    def _same_asserts(self, new: Fingerprint) -> str:
+        shared = Counter(other for digest in new.asserts for other in self._by_assert.get(digest, ()))
+        if not shared or len(new.asserts) < 2:
+            return ""
+        other, count = min(shared.items(), key=lambda item: (-item[1], item[0]))
+        union = len(new.asserts | self._fingerprints[other].asserts)
+        if count < SHARE * union:
+            return ""
+        return f"near_duplicate: of {self._fingerprints[other].id}, {count} of their {union} asserts are the same"
+
+    def _same_statement(self, new: Fingerprint) -> str:
+        other = self._by_statement.get(new.statement)
+        return "" if other is None else f"near_duplicate: of {self._fingerprints[other].id}, the same statement"
+
+
+def _anonymous(text: str, name: str) -> str:
+    return re.sub(rf"(?<![\w']){re.escape(name)}(?![\w'])", "solution", text) if name else text
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(errors="replace"), digest_size=8).digest()

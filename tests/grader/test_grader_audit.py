@@ -1,0 +1,87 @@
+import dataclasses
+
+from cluster.types import Problem
+from grader.audit import audit_problem, causes_of
+from grader.duplicates import Seen, fingerprint
+from grader.grade import Grader
+
+from .made import TWICE, problem
+from .made_audits import INT, one_line
+
+
+def solved(one: Problem, solution: str) -> Problem:
+    return dataclasses.replace(one, solution=solution)
+
+
+def warnings(grader: Grader, one: Problem) -> list[str]:
+    return list(audit_problem(grader, one).warnings)
+
+
+def test_a_sound_problem_is_told_what_its_statement_gives_away_and_nothing_else(grader: Grader) -> None:
+    audit = audit_problem(grader, solved(TWICE, "let twice x = x + x"))
+    assert audit.passable
+    assert audit.warnings == ("shown_asserts: 1 of 4 asserts only repeat the statement's examples",)
+
+
+def test_a_reference_solution_that_fails_is_a_warning(grader: Grader) -> None:
+    wrong = solved(one_line(INT, "assert (f 1 = 1); assert (f 2 = 4)"), "let f x = x")
+    assert warnings(grader, wrong) == ["reference_fails: 1 of 2 asserts pass"]
+    (warning,) = warnings(grader, dataclasses.replace(wrong, solution="let f x = x ^ x"))
+    assert warning.startswith("reference_fails: it is no program that the tests can use (")
+    assert audit_problem(grader, wrong).passable
+
+
+def test_a_reference_solution_that_passes_refutes_a_cause(grader: Grader) -> None:
+    odd = one_line("(** f *)\nlet f (x : list) =", "assert (f 1 = 1)")
+    assert causes_of(grader, odd)
+    assert causes_of(grader, solved(odd, "let f x = x")) == ()
+    audit = audit_problem(grader, solved(odd, "let f x = x"))
+    assert audit.passable
+    assert audit.warnings[0].startswith("refuted_cause: the reference solution passes all the same; signature_does_not")
+
+
+def test_what_a_stub_passes_is_a_warning(grader: Grader) -> None:
+    lenient = one_line(INT, "assert (f 1 = 1); assert (try ignore (f (-1)); false with _ -> true)")
+    assert warnings(grader, lenient) == ["stub_passes: a solution that only raises passes 1 of 2 asserts"]
+
+
+def test_a_stub_completes_a_function_by_cases_too(grader: Grader) -> None:
+    lenient = one_line(
+        "(** f *)\nlet f = function", "assert (f 1 = 1); assert (try ignore (f 2); false with _ -> true)"
+    )
+    assert "stub_passes: a solution that only raises passes 1 of 2 asserts" in warnings(grader, lenient)
+
+
+def test_a_constant_that_passes_half_of_the_asserts_is_a_warning(grader: Grader) -> None:
+    yes = one_line(
+        "(** f *)\nlet f (x : int) : bool =", "assert (f 1); assert (f 2 = true); assert (not (f 3)); assert (f 4)"
+    )
+    assert warnings(grader, yes) == ["constant_passes: true whatever the arguments passes 3 of 4 asserts (75%)"]
+    assert warnings(grader, one_line(INT, "assert (f 1 = 1); assert (f 2 = 2); assert (f 3 = 3)")) == []
+
+
+def test_asserts_of_other_forms_count_for_a_constant_as_well(grader: Grader) -> None:
+    large = one_line(INT, "assert (f 1 = -7); assert (f 2 < 0); assert (f 3 < 1)")
+    assert warnings(grader, large) == ["constant_passes: (-7) whatever the arguments passes 3 of 3 asserts (100%)"]
+
+
+def test_an_assert_that_is_there_twice_is_a_warning(grader: Grader) -> None:
+    twice = problem(INT, "let () =\n  assert (f 1 = 1);\n  assert (f 2 = 2);\n  assert ((f 1) = 0x1)")
+    assert warnings(grader, twice)[0] == ("duplicate_asserts: 1 of 3 asserts are there already: lines 2, 4: ((f 1) = 1)")
+
+
+def test_a_problem_that_is_another_one_under_a_new_name_is_recognised(grader: Grader) -> None:
+    seen = Seen()
+
+    def add(identifier: str, name: str, statement: str, values: tuple[int, ...]) -> str:
+        asserts = "; ".join(f"assert ({name} {i} = {value})" for i, value in enumerate(values))
+        one = dataclasses.replace(one_line(f"(** {statement} *)\nlet {name} (x : int) : int =", asserts), id=identifier)
+        return seen.add(fingerprint(one, audit_problem(grader, one).asserts))
+
+    assert add("first", "f", "Say what comes next, one two three.", (1, 2, 3, 4, 5, 6)) == ""
+    assert add("same", "g", "Another text.", (1, 2, 3, 4, 5, 6)).startswith("near_duplicate: of first, 6 of their 6")
+    assert add("near", "h", "Another text.", (1, 2, 3, 4, 5, 6, 7)).startswith("near_duplicate: of first, 6 of their 7")
+    assert add("other", "k", "Another text.", (1, 4, 9, 16, 25, 36)) == ""
+    assert add("text", "z", "Say what comes next: one, two, three!", (7, 7, 7)) == (
+        "near_duplicate: of first, the same statement"
+    )
