@@ -108,7 +108,7 @@ def audit_dataset(
     if not rows:
         raise DatasetError(f"{dataset} is empty: there is nothing to audit")
     summary = AuditSummary(num_rows=len(rows))
-    crew = Crew(settings, min(num_workers or len(rows), len(rows)) if num_workers else None)
+    crew = Crew(settings, num_workers)
     try:
         writer = _writer(out)
         try:

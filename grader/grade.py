@@ -100,6 +100,7 @@ class Grader:
                 counted = tally(compiled.owners, self.worker.run(compiled))
             verdict, asserts, messages = counted.verdict, counted.outcomes, counted.messages
         errors = tuple(_in_the_text(error, reading) for error in compiled.errors) if reading else ()
+        text = text[: self._settings.max_completion_bytes]
         looks = signals(text, reading, name=defined_name(problem.signature), statement=problem.statement)
         return Facts(
             verdict=verdict,
