@@ -157,6 +157,9 @@ def _parser() -> argparse.ArgumentParser:
         "--min-lines", type=int, metavar="N", help="code lines below which nothing is paid (default: the profile's)"
     )
     grade.add_argument("--reward", metavar="REWARD", help=f"what is paid for (default {SEED_PROFILE})")
+    grade.add_argument(
+        "--require-sandbox", action="store_true", help="refuse to grade where bubblewrap or seccomp does not stand"
+    )
 
     regrade = add("regrade", _regrade, "score the completions of a run under another reward", REGRADE_HELP)
     regrade.add_argument("run", type=Path, metavar="RUN", help="the folder of a run, finished or not")
@@ -164,7 +167,9 @@ def _parser() -> argparse.ArgumentParser:
     regrade.add_argument("--out", type=Path, metavar="FILE", help="old and new rewards, as .jsonl or .parquet")
 
     audit = add("audit", _audit, "find out which problems of a data set can be trusted", AUDIT_HELP)
-    audit.add_argument("dataset", metavar="DATASET", help="a CSV, JSONL or Parquet file, a Hugging Face id, or 'builtin'")
+    audit.add_argument(
+        "dataset", metavar="DATASET", help="a CSV, JSONL or Parquet file, a Hugging Face id, or 'builtin'"
+    )
     audit.add_argument("--out", type=Path, metavar="OUT", help="a row per problem, as .jsonl or .parquet")
     audit.add_argument("--workers", type=_count, metavar="N", help="problems audited at a time (default: the cores)")
 
@@ -221,6 +226,8 @@ def _grade(options: argparse.Namespace) -> int:
             settings = GraderSettings.model_validate({**settings.model_dump(), "min_code_lines": options.min_lines})
         except ValidationError as error:
             raise ConfigError(f"--min-lines {options.min_lines}: {error.errors()[0]['msg']}") from None
+    if options.require_sandbox:
+        settings = settings.model_copy(update={"require_sandbox": True})
     return grade_with_progress(options.file, options.out, settings=settings, num_workers=options.workers)
 
 

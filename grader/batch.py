@@ -26,7 +26,6 @@ class GradingSummary:
     malformed: list[str] = field(default_factory=list)  # "line 3: not JSON: ..."
     ungradable: list[str] = field(default_factory=list)  # "line 3: ..."
     interrupted: bool = False
-    walls: str = ""  # one line: what stands around the completions
     rewards: float = 0.0  # their sum
     verdicts: Counter[str] = field(default_factory=Counter)
     num_too_short: int = 0  # rows with fewer code lines than ``min_code_lines``: reward 0, whatever they pass
@@ -50,6 +49,7 @@ def grade_file(
     num_workers: int | None = None,
     on_progress: Callable[[int, int], None] = lambda _done, _total: None,
     on_trouble: Callable[[str], None] = lambda _message: None,
+    on_start: Callable[[str], None] = lambda _walls: None,
 ) -> GradingSummary:
     """Grade the rows of a JSONL file into another one.
 
@@ -60,6 +60,7 @@ def grade_file(
         num_workers: OCaml workers; by default one per core.
         on_progress: called with (rows ended, rows in the file) in the calling thread.
         on_trouble: called with one line about a row that could not be graded.
+        on_start: called with one line about the walls around the completions.
 
     A malformed row is reported and the others are graded. On Ctrl-C what is done is kept and the summary says so.
     Raises DatasetError where a file cannot be read or written, ToolchainError and SandboxError as Grader does.
@@ -73,7 +74,8 @@ def grade_file(
         raise DatasetError(f"{in_path} holds no rows; each line is to be one completion")
     min_code_lines = profile_of(settings).min_code_lines
     crew = Crew(settings, num_workers)
-    summary = GradingSummary(walls=crew.walls)
+    on_start(crew.walls)
+    summary = GradingSummary()
     try:
         with _opened(in_path, "r") as source, _opened(out_path, "w") as target:
             for done, ended in enumerate(_graded(source, crew, settings.attempts), start=1):

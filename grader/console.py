@@ -39,6 +39,7 @@ def grade_with_progress(
             settings=settings,
             num_workers=num_workers,
             on_progress=lambda done, total: progress.update(task, completed=done, total=total),
+            on_start=lambda walls: console.print(walls, markup=False, highlight=False, soft_wrap=True),
             # Row text can hold what rich takes for markup.
             on_trouble=lambda message: console.print(
                 f"{in_path}: {message}", style="yellow", markup=False, soft_wrap=True
@@ -51,7 +52,6 @@ def grade_with_progress(
 
 
 def _print_summary(console: Console, summary: GradingSummary, settings: GraderSettings, out_path: Path) -> None:
-    console.print(summary.walls, markup=False, highlight=False, soft_wrap=True)
     verdicts = ", ".join(f"{count} {verdict}" for verdict, count in summary.verdicts.most_common())
     console.print(
         f"{summary.num_graded} graded, mean reward {summary.mean_reward:.3f} ({verdicts or 'none'}) -> {out_path}",

@@ -50,8 +50,8 @@ class Grader:
         """
         self._settings = settings
         self._profile = profile_of(settings)
-        self.walls: Walls = probe_walls(require_sandbox=settings.require_sandbox)
         self.toolchain: Toolchain = prepare_toolchain(cache)
+        self.walls: Walls = probe_walls(require_sandbox=settings.require_sandbox, runner=self.toolchain.runner)
         self.worker = Worker(settings, self.toolchain, self.walls)
         self._jobs = 0
         self._inspections: dict[tuple[str, str, bool], Inspection] = {}

@@ -13,15 +13,25 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
 from cluster.types import DeadlineExceeded, SandboxError, UngradableError
 from grader import wire
-from grader.walls import Limits, Program, Walls, bubblewrap_options, limit_script, unprivileged_user_id
+from grader.walls import (
+    KERNEL_WALLS,
+    LIMITS_REFUSED,
+    Limits,
+    Program,
+    Walls,
+    bubblewrap_options,
+    limit_script,
+    unprivileged_user_id,
+)
 
 _PIPE_CHUNK = 1 << 16
+_PROBE_MEMORY_MIB = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,23 +68,45 @@ def run_command(
     return Finished(status=done.returncode, output=done.stdout.decode(errors="replace"))
 
 
-def probe_walls(*, require_sandbox: bool) -> Walls:
-    """Find out which walls stand; SandboxError where one is required and does not."""
-    found = shutil.which("bwrap")
-    reason = "bubblewrap (bwrap) is not installed"
-    if found is not None:
-        libraries = tuple(path for path in map(Path, ("/usr", "/lib", "/lib64")) if path.exists())
-        probe = [found, *bubblewrap_options(libraries), "--", shutil.which("true") or "/bin/true"]
-        with contextlib.suppress(DeadlineExceeded):
-            done = run_command(probe, deadline_seconds=20, folder=Path("/"), as_nobody=True)
-            if done.status == 0:
-                return Walls(bubblewrap=Path(found))
-            reason = f"bubblewrap does not work here: {done.output.strip()[:200]}"
-    if require_sandbox:
+def probe_walls(*, require_sandbox: bool, runner: Program | None = None) -> Walls:
+    """Find out which walls stand: bubblewrap is tried, and ``runner``, started behind it, says which the kernel gives.
+
+    Raises SandboxError where a sandbox is required and bubblewrap or seccomp does not stand, or the runner does not start.
+    """
+    walls = _probe_bubblewrap()
+    if runner is not None:
+        walls = replace(walls, kernel=_kernel_walls(runner, walls))
+    if require_sandbox and not walls.sandboxed:
         raise SandboxError(
-            f"{reason}; install bubblewrap and allow user namespaces, or set grader.require_sandbox to false"
+            f"a sandbox is required, and these walls do not stand: {', '.join(walls.missing)}. Install bubblewrap (bwrap), "
+            "allow user namespaces (sysctl user.max_user_namespaces, or the container's own settings) and the seccomp system "
+            "call on x86-64 or aarch64; or do not require it (--require-sandbox, grader.require_sandbox)"
         )
-    return Walls(bubblewrap=None)
+    return walls
+
+
+def _probe_bubblewrap() -> Walls:
+    found = shutil.which("bwrap")
+    if found is None:
+        return Walls(bubblewrap=None, why_no_bubblewrap="bwrap is not installed")
+    libraries = tuple(path for path in map(Path, ("/usr", "/lib", "/lib64")) if path.exists())
+    probe = [found, *bubblewrap_options(libraries), "--", shutil.which("true") or "/bin/true"]
+    try:
+        done = run_command(probe, deadline_seconds=20, folder=Path("/"), as_nobody=True)
+    except (OSError, DeadlineExceeded) as error:
+        return Walls(bubblewrap=None, why_no_bubblewrap=f"it does not run here: {error}")
+    if done.status != 0:
+        return Walls(bubblewrap=None, why_no_bubblewrap=f"it does not work here: {done.output.strip()[:200]}")
+    return Walls(bubblewrap=Path(found))
+
+
+def _kernel_walls(runner: Program, walls: Walls) -> tuple[str, ...]:
+    try:
+        with Server(runner, Limits(memory_mib=_PROBE_MEMORY_MIB), walls) as server:
+            named = server.greeting[-1].decode().split()
+    except (UngradableError, DeadlineExceeded) as error:
+        raise SandboxError(f"behind the walls of this machine no grading process starts: {error}") from error
+    return tuple(wall for wall in KERNEL_WALLS if wall in named)
 
 
 _FOLDER_PREFIX = "caravan-grader-"
@@ -116,6 +148,13 @@ class Server:
         except OSError as error:
             self.close()
             raise UngradableError(f"a grading process cannot be started: {error}") from error
+        except UngradableError as error:
+            status = self.close()
+            if status == LIMITS_REFUSED:
+                raise UngradableError(
+                    "the limits of a grading process cannot be set: is a hard limit of this user lower (ulimit -Ha)?"
+                ) from error
+            raise
         except BaseException:
             self.close()
             raise
@@ -207,17 +246,19 @@ class Server:
             raise UngradableError("the grading process is closed")
         return self._process.stdin.fileno(), self._process.stdout.fileno()
 
-    def close(self) -> None:
-        """Kill the whole process group, reap it and remove its folder; may be called twice."""
+    def close(self) -> int | None:
+        """Kill the whole process group, reap it and remove its folder; returns its exit status. May be called twice."""
         process, self._process = self._process, None
+        status = None
         if process is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
             for pipe in (process.stdin, process.stdout):
                 if pipe is not None:
                     pipe.close()
-            process.wait()
+            status = process.wait()
         shutil.rmtree(self._folder, ignore_errors=True)
+        return status
 
     def __enter__(self) -> "Server":
         return self

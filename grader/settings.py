@@ -85,7 +85,8 @@ class GraderSettings(BaseModel):
         default=5000, ge=1, description="completions after which a grader starts fresh OCaml processes"
     )
     require_sandbox: bool = Field(
-        default=False, description="refuse to start where bubblewrap cannot wall off files, network and processes"
+        default=False,
+        description="refuse to start where bubblewrap or seccomp does not wall off files, network and processes",
     )
     cache_size: int = Field(default=4096, ge=0, description="grades remembered for identical programs of one problem")
     attempts: int = Field(default=3, ge=1, le=10, description="workers tried before a completion counts as ungradable")

@@ -48,6 +48,7 @@ FRONT_MODULES = (
     "front",
 )
 RUNNER_MODULES = ("wire", "contain", "load", "runner")
+STUBS = ("contain_stubs.c",)  # of both programs
 # Compiler version -> the files that know its libraries and its runtime, under the names that the others call them by.
 COMPAT = {
     "4.13": {"shared": "shared_4.ml", "compat": "compat_4_13.ml", "load": "load_4.ml"},
@@ -150,7 +151,7 @@ def _user_cache() -> Path:
 def _fingerprint(library: Path) -> str:
     """Names one build: our sources and the OCaml (its place too, as the programs hold it)."""
     digest = hashlib.sha256(str(library).encode())
-    for source in sorted(SOURCES.glob("*.ml")):
+    for source in sorted([*SOURCES.glob("*.ml"), *SOURCES.glob("*.c")]):
         digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 
@@ -165,10 +166,13 @@ def _build(folder: Path, library: Path, renamed: Mapping[str, str]) -> None:
         finished.mkdir()
         front = _copy_sources(workplace, FRONT_MODULES, renamed)
         runner = _copy_sources(workplace, RUNNER_MODULES, renamed)
+        for stub in STUBS:
+            shutil.copyfile(SOURCES / stub, workplace / stub)
         libraries = ["-I", "+compiler-libs", "ocamlcommon.cmxa", "ocamlbytecomp.cmxa", "unix.cmxa"]
-        _compile([_find("ocamlopt"), *unix, *libraries, *front, "-o", "finished/front"], workplace)
+        _compile([_find("ocamlopt"), *unix, *libraries, *front, *STUBS, "-o", "finished/front"], workplace)
         _compile(
-            [_find("ocamlc"), *unix, "-custom", "-linkall", "unix.cma", *runner, "-o", "finished/runner"], workplace
+            [_find("ocamlc"), *unix, "-custom", "-linkall", "unix.cma", *runner, *STUBS, "-o", "finished/runner"],
+            workplace,
         )
         finished.rename(folder)
 

@@ -9,6 +9,8 @@ From the outside in:
 - an empty environment, a throw-away directory that is gone once the program runs, the null device as stderr;
 - bubblewrap, where it works: no network, own process table, a read-only file system that holds the program, the
   libraries it is linked with and what it must read, and nothing else;
+- seccomp, landlock and tighter limits around the processes that hold a completion (``grader/ocaml/contain.ml``): they
+  compute and talk over the pipes they have, with bubblewrap or without;
 - inside of all that, the language filter of ``grader/ocaml/policy.ml``: the one wall that stops reward hacking.
 """
 
@@ -18,6 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 NOBODY = 65534
+LIMITS_REFUSED = 125  # exit status of the shell that sets a server's limits, where it cannot
+STACK_KIB = 8192  # what Linux gives by default: the depth of a program that compiles must not depend on the machine
+KERNEL_WALLS = ("seccomp", "landlock")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,16 +51,39 @@ class Walls:
     """Which walls stand on this machine."""
 
     bubblewrap: Path | None
+    why_no_bubblewrap: str = ""
+    kernel: tuple[str, ...] | None = None  # those of KERNEL_WALLS that stand; None: not asked
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The walls that do not stand, each with its reason where that is known."""
+        bubblewrap = () if self.bubblewrap else (f"bubblewrap ({self.why_no_bubblewrap})",)
+        kernel = KERNEL_WALLS if self.kernel is None else self.kernel
+        return (*bubblewrap, *(f"{wall} (the kernel does not give it)" for wall in KERNEL_WALLS if wall not in kernel))
+
+    @property
+    def sandboxed(self) -> bool:
+        """Whether files, network and other processes are out of reach twice, whatever the language filter lets through."""
+        return self.bubblewrap is not None and (self.kernel is None or "seccomp" in self.kernel)
 
     def describe(self) -> str:
         """One line for the log."""
-        inside = "bubblewrap (no network, no files, own process table)" if self.bubblewrap else "NO bubblewrap"
-        return f"grader walls: language filter, rlimits, process group, unprivileged user, {inside}"
+        outside = ["bubblewrap (no network, no files, own process table)"] if self.bubblewrap else []
+        user = "an unprivileged user" if unprivileged_user_id() is not None else "the user's own rights"
+        standing = ", ".join([*outside, *(self.kernel or ()), "rlimits", "process group", user, "language filter"])
+        return f"grader walls: {standing}" + (f"; MISSING: {', '.join(self.missing)}" if self.missing else "")
 
 
 def unprivileged_user_id() -> int | None:
-    """The user to become: nobody where we are root, else nobody else than ourselves."""
-    return NOBODY if os.geteuid() == 0 else None
+    """The user to become: nobody where we are root and may, else nobody else than ourselves."""
+    return NOBODY if os.geteuid() == 0 and _has_user(NOBODY) else None
+
+
+def _has_user(user_id: int) -> bool:
+    """Whether there is such a user here: some containers have a root and nobody else."""
+    uid_map = Path("/proc/self/uid_map")
+    ranges = [tuple(map(int, line.split())) for line in uid_map.read_text().splitlines()] if uid_map.exists() else []
+    return not ranges or any(first <= user_id < first + count for first, _, count in ranges)
 
 
 def bubblewrap_options(readable: Sequence[Path]) -> list[str]:
@@ -74,11 +102,12 @@ def limit_script(limits: Limits) -> str:
         "-c": 0,
         "-f": limits.file_size_kib * 2,
         "-n": limits.num_files,
+        "-s": STACK_KIB,
     }
     fixed = " && ".join(f"ulimit {flag} {value}" for flag, value in settings.items())
     if unprivileged_user_id() is None:
         # Our own user's processes count as well, and may be more than any sensible limit already.
-        return f"{fixed} || exit 125"
+        return f"{fixed} || exit {LIMITS_REFUSED}"
     # dash spells the limit on processes -p, bash spells it -u.
     processes = f"{{ ulimit -p {limits.num_processes} || ulimit -u {limits.num_processes}; }} 2>/dev/null"
-    return f"{fixed} && {processes} || exit 125"
+    return f"{fixed} && {processes} || exit {LIMITS_REFUSED}"

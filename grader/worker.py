@@ -69,9 +69,12 @@ class Worker:
             [compiled.blob, *(str(number).encode() for number in numbers)], deadline_seconds=wall_seconds + 10.0
         )
         events = [event.decode(errors="replace") for event in answer]
-        if any(event.startswith("died ") and event.endswith(" wall") for event in events):
+        ends = {event.rpartition(" ")[2] for event in events if event.startswith("died ")}
+        if "wall" in ends:
             # A completion has nothing to wait for: where the wall time ran out first, the machine was busy elsewhere.
             raise UngradableError(f"{wall_seconds:g} s of wall time did not give it its share of CPU time")
+        if "walls" in ends:
+            raise UngradableError("the kernel refuses the walls around a completion that it gave at the start")
         return events
 
     @property

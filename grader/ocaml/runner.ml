@@ -15,7 +15,8 @@
      held K | false K | error K MESSAGE      an assert, the first time that it was true, false, or raised
      init MESSAGE                            the completion's own top level, or set-up between steps, raised
      end                                     the tests ran to their end
-     died N HOW                              the fork ended within step N (0: outside of every step); HOW: time, wall, killed *)
+     died N HOW                              the fork ended within step N (0: outside of every step); HOW: time, wall, killed; or walls, where
+                                             the kernel's walls could not be put up *)
 
 external global_data : unit -> Obj.t array = "caml_get_global_data"
 external realloc_global_data : int -> unit = "caml_realloc_global"
@@ -91,9 +92,10 @@ let run_completion ~pipe ~blob ~skipped ~step_seconds ~total_seconds =
     | exception exn -> raised index exn
   in
   let failure index = failed index; Assertion_failed in
+  arm Unix.ITIMER_VIRTUAL total_seconds;
+  Contain.completion ();
   let start = load blob in
   Wire.scrub blob;
-  arm Unix.ITIMER_VIRTUAL total_seconds;
   reset_step_timer ();
   (match (start ()) step check check_through failure with
   | () -> report "end"
@@ -128,6 +130,7 @@ let collect pipe child ~wall_deadline =
   let how =
     match status with
     | WSIGNALED signal when signal = Sys.sigprof || signal = Sys.sigvtalrm || signal = Sys.sigxcpu -> "time"
+    | WEXITED code when code = Contain.fallen_status -> "walls"
     | _ -> how
   in
   (String.split_on_char '\n' (Buffer.contents buffer) |> List.filter (fun line -> line <> ""), how)
@@ -137,7 +140,6 @@ let attempt ~requests ~answers ~wall_deadline start =
   match Unix.fork () with
   | 0 ->
       List.iter Unix.close [ reading; requests; answers ];
-      Contain.completion ();
       start writing
   | child ->
       Unix.close writing;

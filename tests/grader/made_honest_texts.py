@@ -1,9 +1,7 @@
 # ruff: noqa: E501  (completions, one per entry)
 """Right answers in the many ways in which models write them down: name -> completion, against GCD."""
 
-PROMPT = (
-    '(** Greatest common divisor, "Euclid.\n * >>> gcd 12 18\n * 6\n *)\nlet rec gcd (a : int) (b : int) : int ='
-)
+PROMPT = '(** Greatest common divisor, "Euclid.\n * >>> gcd 12 18\n * 6\n *)\nlet rec gcd (a : int) (b : int) : int ='
 TESTS = "let () = assert (gcd 12 18 = 6); assert (gcd 7 0 = 7); assert (gcd 17 5 = 1)"
 
 _STATEMENT, _SIGNATURE = PROMPT.rsplit("\n", 1)
@@ -37,7 +35,7 @@ HONEST_TEXTS: dict[str, str] = {
     "fence": f"```ocaml\n{_CODE}\n```",
     "fence_with_an_end_marker": f"```ocaml\n{_CODE}\n(* END *)\n```",
     "fence_before_an_end_marker": f"```ocaml\n{_CODE}\n```\n(*END*)",
-    "fence_with_attributes": f"```ocaml title=\"gcd.ml\"\n{_CODE}\n```",
+    "fence_with_attributes": f'```ocaml title="gcd.ml"\n{_CODE}\n```',
     "fence_of_four": f"````ocaml\n{_CODE}\n````",
     "fence_never_closed": f"Certainly!\n```ocaml\n{_CODE}\n",
     "fence_closed_on_the_last_line": f"```ocaml\n{_CODE}```",
@@ -58,7 +56,7 @@ HONEST_TEXTS: dict[str, str] = {
     "prose_right_before": f"Here is the solution you asked for:\n{_CODE}",
     "prose_in_lower_case_before": f"sure, here is the code:\n\n{_CODE}",
     "prose_of_two_lines_before": f"Here is a solution that uses the algorithm of Euclid, which\nis two thousand years old.\n\n{_CODE}",
-    "prose_with_an_apostrophe_and_a_quote_before": f'Here\'s what I\'d write for "gcd:\n{_CODE}\n(* END *)',
+    "prose_with_an_apostrophe_and_a_quote_before": f"Here's what I'd write for \"gcd:\n{_CODE}\n(* END *)",
     "prose_right_after": f"{_CODE}\nThis function computes the greatest common divisor.",
     "prose_after": f"{_CODE}\n\nThis function computes the greatest common divisor.",
     "an_explanation_with_items_after": f"{_CODE}\n**Explanation:**\n- If `b` is zero we are done.\n- Otherwise we recurse.",
@@ -110,7 +108,9 @@ HONEST_TEXTS: dict[str, str] = {
         "let rec gcd a b = match step a b with\nDone d -> d\n| Again (a, b) -> gcd a b"
     ),
     "modules_at_the_start_of_lines": "let rec gcd a b =\nif b = 0 then\nFun.id a\nelse\nFun.flip gcd (a mod b) b",
-    "markup_in_strings": f'let page = "\n# Title\n- This is it\n<code>\n```\n</code>\n"\n{_CODE}'.replace("\n```\n", "\n` ` `\n"),
+    "markup_in_strings": f'let page = "\n# Title\n- This is it\n<code>\n```\n</code>\n"\n{_CODE}'.replace(
+        "\n```\n", "\n` ` `\n"
+    ),
     "thoughts_in_strings": f'let tag = "<think>" ^ "</think>"\n{_CODE}',
     "prose_in_a_comment": f"(* This is the way it works.\n\nWe recurse until b is zero.\n- It's easy. *)\n{_CODE}",
 }

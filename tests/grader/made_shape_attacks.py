@@ -74,12 +74,12 @@ SHAPES: dict[str, tuple[str, str, str, dict[str, str]]] = {
         'let square n = if n < 0 then invalid_arg "square" else n * n',
         {
             "always_raises_it": 'let square _ = invalid_arg "square"',
-            "raises_one_of_the_same_name": "exception Invalid_argument of string\nlet square n = if n < 0 then raise (Invalid_argument \"\") else n * n",
+            "raises_one_of_the_same_name": 'exception Invalid_argument of string\nlet square n = if n < 0 then raise (Invalid_argument "") else n * n',
             "never_raises": "let square n = n * n",
             "raises_another": "let square n = if n < 0 then raise Not_found else n * n",
             "rebinds_it": "exception Invalid_argument = Not_found\nlet square n = if n < 0 then raise Not_found else n * n",
             "raises_a_failure_with_its_name": 'let square n = if n < 0 then failwith "Invalid_argument" else n * n',
-            "raises_late": 'let square n = if n < 0 then Lazy.force (lazy n) else n * n',
+            "raises_late": "let square n = if n < 0 then Lazy.force (lazy n) else n * n",
         },
     ),
     "an_exception_of_the_problem_named_like_the_library_s": (
@@ -273,12 +273,12 @@ SHAPES: dict[str, tuple[str, str, str, dict[str, str]]] = {
         },
     ),
     "labels_and_defaults": (
-        "(** Greets. *)\nlet greet ?(greeting = \"Hi\") ~name () : string =",
+        '(** Greets. *)\nlet greet ?(greeting = "Hi") ~name () : string =',
         'let () = assert (greet ~name:"A" () = "Hi A"); assert (greet ~greeting:"Yo" ~name:"B" () = "Yo B")',
         'let greet ?(greeting = "Hi") ~name () = greeting ^ " " ^ name',
         {
             "constant": 'let greet ?greeting ~name () = ignore greeting; ignore name; ""',
-            "shadowed_equality": 'let ( = ) _ _ = true\nlet greet ?greeting ~name () = ignore greeting; name',
+            "shadowed_equality": "let ( = ) _ _ = true\nlet greet ?greeting ~name () = ignore greeting; name",
             "a_string_of_its_own": "type string = S\nlet greet ?greeting ~name () = ignore greeting; ignore name; S",
             "leaves_in_the_default": "let greet ?(greeting = exit 0) ~name () = greeting ^ name",
         },

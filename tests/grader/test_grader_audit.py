@@ -67,7 +67,9 @@ def test_asserts_of_other_forms_count_for_a_constant_as_well(grader: Grader) -> 
 
 def test_an_assert_that_is_there_twice_is_a_warning(grader: Grader) -> None:
     twice = problem(INT, "let () =\n  assert (f 1 = 1);\n  assert (f 2 = 2);\n  assert ((f 1) = 0x1)")
-    assert warnings(grader, twice)[0] == ("duplicate_asserts: 1 of 3 asserts are there already: lines 2, 4: ((f 1) = 1)")
+    assert warnings(grader, twice)[0] == (
+        "duplicate_asserts: 1 of 3 asserts are there already: lines 2, 4: ((f 1) = 1)"
+    )
 
 
 def test_a_problem_that_is_another_one_under_a_new_name_is_recognised(grader: Grader) -> None:
