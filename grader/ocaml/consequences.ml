@@ -34,7 +34,7 @@ let under budget item ~limit earlier =
         match type_items ~probe:true env [ item.tree ] with
         | Ok _ -> Some { cuts = []; errors = []; trees = earlier @ [ item.tree ] }
         | Error error ->
-            Option.map with_earlier (Result.to_option (first_repair ~limit budget { item with env } [] [] error)))
+            Option.map with_earlier (Result.to_option (first_repair ~limit budget (after env item) [] [] error)))
   in
   Btype.backtrack snapshot;
   result

@@ -16,6 +16,22 @@ type cut =
   | Assume of string  (* a value of any type under this name *)
   | Assume_path of Longident.t
 
+let same first second =
+  match (first, second) with
+  | Loosen a, Loosen b | Dissolve a, Dissolve b | Forget a, Forget b -> a == b
+  | Any_pattern a, Any_pattern b | Loosen_pattern a, Loosen_pattern b -> a == b
+  | Any_type a, Any_type b | Opaque_type a, Opaque_type b -> a == b
+  | Assume a, Assume b -> a = b
+  | Assume_path a, Assume_path b -> a = b
+  | _ -> false
+
+(* Some number that is the same for cuts that are. *)
+let number = function
+  | Forget e | Loosen e | Dissolve e -> e.pexp_loc.loc_start.pos_cnum
+  | Any_pattern p | Loosen_pattern p -> p.ppat_loc.loc_start.pos_cnum
+  | Any_type t | Opaque_type t -> t.ptyp_loc.loc_start.pos_cnum
+  | Assume _ | Assume_path _ -> 0
+
 let value_name = "any value "
 let type_name = "?unknown?"
 let located = Location.mknoloc

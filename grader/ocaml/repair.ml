@@ -37,29 +37,27 @@ let rec first_repair ?(limit = max_errors) budget item cuts errors error =
     let usual, last = suspects item error in
     among (usual @ last)
 
-(* A repair of at most [bound] cuts that takes another cut than the first that changes anything no more than [slack]
-   times. *)
-let rec bounded_repair budget item ~bound ~slack cuts errors error =
-  let bound = if is_free error then bound else bound - 1 in
-  let rec among slack = function
-    | [] -> None
-    | _ when exhausted budget -> None
-    | cut :: rest -> (
-        match step budget item error (cut :: cuts) with
-        | Passes trees -> Some { cuts = cut :: cuts; errors = error :: errors; trees }
-        | Same -> among slack rest
-        | Stops_at next when slack >= 0 && (bound > 0 || is_free next) -> (
-            match bounded_repair budget item ~bound ~slack (cut :: cuts) (error :: errors) next with
-            | Some repair -> Some repair
-            | None -> if is_free error then None else among (slack - 1) rest)
-        | Stops_at _ -> among slack rest)
-  in
-  if bound < 0 then None else among slack (fst (suspects item error))
+(* In two: the nearer part is the smaller one, as what helps is mostly near. *)
+let parted list =
+  let is_near index _ = 4 * index < List.length list in
+  [ List.filteri is_near list; List.filteri (fun index cut -> not (is_near index cut)) list ]
 
-(* A repair by one cut, wherever it may be. *)
-let single_repair budget item cuts errors error =
-  let try_cut cut =
-    let cuts = cut :: cuts and errors = error :: errors in
+(* The first of all cuts with which alone [attempt] succeeds. Where it fails with all of a group together it is tried
+   with none of them: one cut more makes an item pass, and hardly ever stops it. *)
+let rec first_alone attempt groups =
+  let within group =
+    match (group, if group = [] then None else attempt group) with
+    | _, None -> None
+    | [ _ ], found -> found
+    | _, Some _ -> first_alone attempt (parted group)
+  in
+  List.find_map within groups
+
+(* A repair by one cut more: a suspect, or [anywhere]. *)
+let single_repair ?(anywhere = false) budget item cuts errors error =
+  let errors = error :: errors in
+  let attempt group =
+    let cuts = group @ cuts in
     match if exhausted budget then Same else step budget item error cuts with
     | Passes trees -> Some { cuts; errors; trees }
     | Stops_at next when is_free next ->
@@ -67,8 +65,31 @@ let single_repair budget item cuts errors error =
     | Stops_at _ | Same -> None
   in
   match place_of item error with
-  | Some place -> List.find_map try_cut (Suspects.everywhere (Lazy.force item.places) place)
   | None -> None
+  | Some place ->
+      let places = Lazy.force item.places in
+      let joins = Suspects.joins item.tree places in
+      let likely, alone = List.partition joins (fst (suspects item error)) in
+      let others = if anywhere then List.filter joins (Suspects.everywhere places place) else [] in
+      first_alone attempt ((likely :: List.map (fun cut -> [ cut ]) alone) @ parted others)
+
+(* A repair of at most [bound] cuts that takes another cut than the first that changes anything no more than [slack]
+   times. *)
+let rec bounded_repair budget item ~bound ~slack cuts errors error =
+  let rec among slack = function
+    | [] -> None
+    | _ when exhausted budget -> None
+    | cut :: rest -> (
+        match step budget item error (cut :: cuts) with
+        | Passes trees -> Some { cuts = cut :: cuts; errors = error :: errors; trees }
+        | Same -> among slack rest
+        | Stops_at next when slack >= 0 -> (
+            match bounded_repair budget item ~bound:(bound - 1) ~slack (cut :: cuts) (error :: errors) next with
+            | Some repair -> Some repair
+            | None -> among (slack - 1) rest)
+        | Stops_at _ -> among slack rest)
+  in
+  if bound <= 1 then single_repair budget item cuts errors error else among slack (fst (suspects item error))
 
 (* Commits at each error to the cut after which the fewest errors follow, when from then on the first cut that helps is
    taken. *)
@@ -109,15 +130,20 @@ let rec first_found = function
   | [] -> None
   | search :: rest -> ( match search () with Some found -> Some found | None -> first_found rest)
 
-(* The errors alone where no repair is found. *)
+(* The errors alone where no repair is found. One error needs no search, and the first repair is followed to its end
+   only where no single cut does. *)
 let of_item budget item error =
-  let first = first_repair budget item [] [] error in
-  let below = match first with Ok repair -> cost repair.errors - 1 | Error errors -> cost errors in
-  if below < 1 then first
-  else
-    let cuts, errors, error = past_free budget item [] [] error in
-    let stage at_least search () = if below < at_least then None else staged budget search in
-    let at_most bound = stage bound (fun part -> bounded_repair part item ~bound ~slack:2 cuts errors error) in
-    let single = stage 1 (fun part -> single_repair part item cuts errors error) in
-    let consequences = stage 2 (fun part -> by_consequences part item ~below cuts errors error) in
-    match first_found [ at_most 1; single; at_most 2; consequences ] with Some repair -> Ok repair | None -> first
+  match first_repair ~limit:1 budget item [] [] error with
+  | Ok repair -> Ok repair
+  | Error _ -> (
+      let cuts, errors, last = past_free budget item [] [] error in
+      let single part = single_repair ~anywhere:true part item cuts errors last in
+      match staged budget single with
+      | Some repair -> Ok repair
+      | None -> (
+          let first = first_repair budget item [] [] error in
+          let below = match first with Ok repair -> cost repair.errors - 1 | Error errors -> cost errors in
+          let at_most_2 part = bounded_repair part item ~bound:2 ~slack:2 cuts errors last in
+          let consequences part = by_consequences part item ~below cuts errors last in
+          let search stage () = if below < 2 then None else staged budget stage in
+          match first_found [ search at_most_2; search consequences ] with Some repair -> Ok repair | None -> first))

@@ -152,15 +152,6 @@ let of_type t above =
   let declared = List.exists (fun { node; _ } -> match node with Declaration -> true | _ -> false) above in
   if declared then [ Opaque_type t; Any_type t ] else [ Any_type t; Opaque_type t ]
 
-let same first second =
-  match (first, second) with
-  | Loosen a, Loosen b | Dissolve a, Dissolve b | Forget a, Forget b -> a == b
-  | Any_pattern a, Any_pattern b | Loosen_pattern a, Loosen_pattern b -> a == b
-  | Any_type a, Any_type b | Opaque_type a, Opaque_type b -> a == b
-  | Assume a, Assume b -> a = b
-  | Assume_path a, Assume_path b -> a = b
-  | _ -> false
-
 let rec distinct = function
   | [] -> []
   | cut :: rest -> cut :: distinct (List.filter (fun other -> not (same cut other)) rest)
@@ -201,6 +192,30 @@ let everywhere places (here : place) =
     | Pat p -> if whole_or_pattern p place.above = None then Some (Loosen_pattern p) else None
   in
   List.filter_map cut nearest
+
+(* Whether a cut may be tried together with others: one that never passes alone would fail for all of them. *)
+let joins item places =
+  let exprs = List.filter_map (fun place -> match place.node with Expr e -> Some e | _ -> None) places in
+  let values bindings = List.map (fun binding -> binding.pvb_expr) bindings in
+  let fixed e =
+    match e.pexp_desc with
+    | Pexp_let (Recursive, bindings, _) -> values bindings
+    | Pexp_construct (_, Some ({ pexp_desc = Pexp_tuple _; _ } as arguments)) -> [ arguments ]
+    | _ -> []
+  in
+  let of_item = match item.pstr_desc with Pstr_value (Recursive, bindings) -> values bindings | _ -> [] in
+  let fixed = of_item @ List.concat_map fixed exprs in
+  let patterns_of_cases = lazy (List.concat_map (fun e -> List.map (fun c -> c.pc_lhs) (below e).cases) exprs) in
+  let is_declaration { node; _ } = match node with Declaration -> true | _ -> false in
+  let is_declared t place =
+    match place.node with Type other -> other == t && List.exists is_declaration place.above | _ -> false
+  in
+  function
+  | Loosen e -> not (List.memq e fixed)
+  (* Elsewhere nothing binds its variables again. *)
+  | Any_pattern p | Loosen_pattern p -> variables p = [] || List.exists (inside p) (Lazy.force patterns_of_cases)
+  | Any_type t -> not (List.exists (is_declared t) places)
+  | Forget _ | Dissolve _ | Opaque_type _ | Assume _ | Assume_path _ -> true
 
 (* What makes an error go away together with more than it should: only where nothing else does. *)
 let last_resorts place =

@@ -39,17 +39,19 @@ let typed env items =
 (* Types items. On [probe] nothing of it stays, as after an error: the weak variables of earlier items know no more. *)
 let type_items ?(probe = false) env items =
   let snapshot = Btype.snapshot () and restore_levels = Compat.saved_levels () in
+  (* The typed trees that are kept for .cmt files would be copied by the next collection. *)
+  let undo () = Btype.backtrack snapshot; Cmt_format.clear () in
   Typecore.reset_delayed_checks ();
   match typed env items with
   | env ->
-      if probe then Btype.backtrack snapshot;
+      if probe then undo ();
       Ok env
   | exception ((Out_of_memory | Stack_overflow) as exn) -> raise exn
   | exception cause ->
       restore_levels ();
       (* Before the types that it speaks of are undone. *)
       let error = error_of cause in
-      Btype.backtrack snapshot;
+      undo ();
       Error error
 
 let says error part = Messages.index_of error.message part <> None
@@ -103,17 +105,29 @@ let is_consequence error =
 let is_free error = unbound error <> None || is_consequence error
 let cost errors = List.length (List.filter (fun error -> not (is_free error)) errors)
 
+(* By cuts in any order. *)
+module Tried = Hashtbl.Make (struct
+  type t = Holes.cut list
+
+  let equal a b = List.compare_lengths a b = 0 && List.for_all (fun cut -> List.exists (Holes.same cut) b) a
+  let hash cuts = List.fold_left (fun sum cut -> sum + Holes.number cut) 0 cuts
+end)
+
 type item = {
   tree : structure_item;
   env : Env.t;
   helpers : string list;  (* values that the program's earlier items define *)
   places : Places.place list Lazy.t;
   size : int Lazy.t;
+  tried : (structure * (Env.t, error) result) Tried.t;  (* the ways to search often ask the same *)
 }
 
 let item_of ~env ~helpers tree =
   let places = lazy (Places.item_places tree) in
-  { tree; env; helpers; places; size = lazy (List.length (Lazy.force places)) }
+  { tree; env; helpers; places; size = lazy (List.length (Lazy.force places)); tried = Tried.create 8 }
+
+(* The item after other items than those that stand before it. *)
+let after env item = { item with env; tried = Tried.create 8 }
 
 let place_of item error = Places.smallest_covering error.where (Lazy.force item.places)
 
@@ -124,9 +138,14 @@ let same_place first second =
   && first.where.loc_end.pos_cnum = second.where.loc_end.pos_cnum
 
 let attempt budget item cuts =
-  budget.nodes <- budget.nodes - Lazy.force item.size;
-  let trees = Holes.apply cuts item.tree in
-  (trees, type_items ~probe:true item.env trees)
+  match Tried.find_opt item.tried cuts with
+  | Some result -> result
+  | None ->
+      budget.nodes <- budget.nodes - Lazy.force item.size;
+      let trees = Holes.apply cuts item.tree in
+      let result = (trees, type_items ~probe:true item.env trees) in
+      Tried.replace item.tried cuts result;
+      result
 
 let step budget item error cuts =
   match attempt budget item cuts with
