@@ -10,6 +10,20 @@ let in_tokens lexbuf =
   in
   scan ()
 
+(* Nearly every program is free of what such tokens are spelled with, and need not be cut into tokens a second time. *)
+let in_source ~lexbuf source =
+  let spelled word =
+    let rec search from =
+      match String.index_from_opt source from word.[0] with
+      | None -> false
+      | Some at ->
+          (at + String.length word <= String.length source && String.sub source at (String.length word) = word)
+          || search (at + 1)
+    in
+    search 0
+  in
+  if List.exists spelled Policy.spellings_of_denied_tokens then in_tokens (lexbuf source) else None
+
 (* A denied name is unbound for the type checker; the filter keeps it under a name that no source can spell. *)
 let by exn =
   let hide : Longident.t -> Longident.t = function

@@ -122,7 +122,7 @@ let parsed candidate =
   match candidate.parsed with
   | Error exn -> stop ~found:[ Errors.of_exn exn ] Syntax_error ""
   | Ok items -> (
-      match Denied.in_tokens (lexbuf_of ~file:"completion.ml" candidate.source) with
+      match Denied.in_source ~lexbuf:(lexbuf_of ~file:"completion.ml") candidate.source with
       | Some (what, where) -> may_not_use what where
       | None -> Ok items)
 
@@ -160,9 +160,21 @@ let linked image structure =
   | Error exn -> stop Interface (Errors.message_of exn)
   | exception Link.Forbidden_primitive name -> may_not_use name Location.none
 
+(* The tests of a problem come once for each of its completions. *)
+let planned =
+  let known = Hashtbl.create 64 in
+  fun source ->
+    match Hashtbl.find_opt known source with
+    | Some planned -> planned
+    | None ->
+        let tests = parse ~file:"tests.ml" source in
+        if Hashtbl.length known >= 64 then Hashtbl.reset known;
+        let planned = (tests, plan_of tests) in
+        Hashtbl.replace known source planned;
+        planned
+
 let grade ~image ~environment ~name ~given ~tests ~candidates =
-  let tests = parse ~file:"tests.ml" tests in
-  let plan = plan_of tests in
+  let tests, plan = planned tests in
   let candidate = choose ~name candidates in
   let outcome =
     let* items = parsed candidate in

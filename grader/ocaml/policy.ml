@@ -133,6 +133,9 @@ let foreign_units =
   [ "Unix"; "UnixLabels"; "Thread"; "Mutex"; "Condition"; "Event"; "Dynlink"; "Toploop"; "Topdirs"; "Obj"; "Marshal";
     "Domain"; "Effect"; "Semaphore"; "Runtime_events"; "Callback" ]
 
+(* No token that the next function denies is without one of these. *)
+let spellings_of_denied_tokens = [ "external"; "[%"; "{%"; "Camlinternal"; "Stdlib__" ]
+
 let denied_token : Parser.token -> string option = function
   | EXTERNAL -> Some "external"
   | LBRACKETPERCENT | LBRACKETPERCENTPERCENT | QUOTED_STRING_EXPR _ | QUOTED_STRING_ITEM _ -> Some "an extension node"

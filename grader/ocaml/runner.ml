@@ -71,15 +71,15 @@ let run_completion ~pipe ~blob ~skipped ~step_seconds ~total_seconds =
       tell line
     end
   in
-  let held index = once successes index note (Printf.sprintf "held %d" index) in
-  let failed index = once failures index report (Printf.sprintf "false %d" index) in
+  let held index = once successes index note ("held " ^ string_of_int index) in
+  let failed index = once failures index report ("false " ^ string_of_int index) in
   let raised index exn = once failures index report (Printf.sprintf "error %d %s" index (describe exn)) in
   let step id body =
     if not skipped.(id) then begin
-      report (Printf.sprintf "start %d" id);
+      report ("start " ^ string_of_int id);
       reset_step_timer ();
       (match body () with
-      | () -> report (Printf.sprintf "done %d" id)
+      | () -> report ("done " ^ string_of_int id)
       | exception exn -> report (Printf.sprintf "raised %d %s" id (describe exn)));
       reset_step_timer ()
     end
