@@ -30,8 +30,8 @@ from grader.settings import GraderSettings
 # Short limits: what is hostile ends at them, and there are many.
 SETTINGS = GraderSettings(
     min_code_lines=0,
-    assert_cpu_seconds=0.05,
-    run_cpu_seconds=0.2,
+    assert_cpu_seconds=0.25,
+    run_cpu_seconds=0.6,
     compile_cpu_seconds=1.0,
     wall_multiplier=100.0,
     jobs_per_worker=20_000,  # some lives of a worker in a long soak, each long enough for a leak to show

@@ -50,13 +50,14 @@ REWARD_HELP = f"""\
 rewards (--reward [NAME][,key=value...]):
 {PROFILE_LINES}
 Keys: structural, type_check, compile and tests are weights, the most that each part earns, together at most 1;
-min_code_lines (--min-lines too), runaway_multiplier, degenerate_multiplier; and shown_assert_weight, 0 to 1, of an assert that
+min_code_lines, runaway_multiplier, degenerate_multiplier; and shown_assert_weight, 0 to 1, of an assert that
 the examples of the statement give away."""
 
 GRADE_HELP = f"""\
 Each line of FILE is {{"id", "prompt", "tests", "completion"}} and, where known, "finish_reason" ("stop" or "length"); ids may
-repeat. Each line of OUT, in the same order, holds id, verdict, reward, terms, type_errors, syntax_error, tests_passed,
-tests_total, diagnostics and seconds. A row that cannot be read is named with its line number; the others are graded.
+repeat. Each line of OUT, in the same order, holds id, line (of FILE), verdict, reward, terms, type_errors, syntax_error,
+tests_passed, tests_total, asserts (the outcome of each), errors (each with its line), diagnostics, has_end_marker, hit_length_limit,
+num_code_lines, degenerate and seconds. A row that cannot be read is named with its line number; the others are graded.
 
 {REWARD_HELP}
 
@@ -178,10 +179,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not a number of at least 1")
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 1")
+    return int(text)
 
 
 def _train(options: argparse.Namespace) -> int:

@@ -93,8 +93,8 @@ def read_row(row: Mapping[str, Any]) -> Problem:
         statement=statement,
         signature=signature,
         tests=tests,
-        difficulty=values["difficulty"],
-        solution=values["solution"],
+        difficulty=None if values["difficulty"] is None else str(values["difficulty"]),
+        solution=None if values["solution"] is None else str(values["solution"]),
     )
 
 
@@ -173,7 +173,7 @@ def _read_jsonl(path: Path) -> list[Mapping[str, Any] | str]:
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # ValueError: no JSON, or a number of thousands of digits
             rows.append(f"not JSON: {error}")
             continue
         rows.append(row if isinstance(row, dict) else f"not an object but {type(row).__name__}")
@@ -181,10 +181,9 @@ def _read_jsonl(path: Path) -> list[Mapping[str, Any] | str]:
 
 
 def _read_parquet(path: Path) -> list[Mapping[str, Any] | str]:
-    import datasets
+    import pyarrow.parquet as pq
 
-    datasets.disable_progress_bars()
-    return list(datasets.Dataset.from_parquet(str(path), keep_in_memory=True))
+    return list(pq.read_table(path).to_pylist())
 
 
 def _read_hub(dataset: str) -> list[Mapping[str, Any] | str]:

@@ -60,6 +60,7 @@ def result_row(row: Row, grade: Grade) -> dict[str, Any]:
     facts = grade.facts
     return {
         "id": row.id,
+        "line": row.line,
         "verdict": str(facts.verdict),
         "reward": grade.reward,
         "terms": asdict(grade.terms),
@@ -70,5 +71,9 @@ def result_row(row: Row, grade: Grade) -> dict[str, Any]:
         "asserts": [str(outcome) for outcome in facts.asserts],
         "errors": [asdict(error) for error in facts.errors],
         "diagnostics": facts.diagnostics,
+        "has_end_marker": facts.has_end_marker,
+        "hit_length_limit": facts.hit_length_limit,
+        "num_code_lines": facts.num_code_lines,
+        "degenerate": list(facts.degenerate),
         "seconds": {stage: round(seconds, 6) for stage, seconds in facts.seconds.items()},
     }

@@ -25,6 +25,9 @@ class Tally:
     verdict: Verdict
 
 
+_ASSERT_FALSE = "Assertion_failed"  # what `assert false` raises in grader/ocaml/runner.ml, beside saying which it was
+
+
 @dataclass(slots=True)
 class _Report:
     """The runner's events, by what they speak of."""
@@ -36,6 +39,10 @@ class _Report:
     failed: dict[int, tuple[AssertOutcome, str]] = field(default_factory=dict)  # assert -> outcome, message
     set_up: str | None = None  # the exception that ended everything
     ended: bool = False
+    # Of the asserts that no step holds:
+    steps_of: dict[int, set[int]] = field(default_factory=dict)  # assert -> the steps that it was begun in
+    open: set[int] = field(default_factory=set)  # begun and not left, or begun too often to say
+    blamed: dict[int, set[int]] = field(default_factory=dict)  # step that died -> those that were open then
 
 
 def tally(owners: Sequence[int], events: Sequence[str]) -> Tally:
@@ -52,7 +59,13 @@ def tally(owners: Sequence[int], events: Sequence[str]) -> Tally:
     outcomes: list[AssertOutcome] = []
     messages: list[str] = []
     for index, owner in enumerate(owners, start=1):
-        outcome, message = _outcome(report, index, owner, reached_end=report.ended and not silent_trouble)
+        outcome, message = _outcome(
+            report,
+            index,
+            owner,
+            reached_end=report.ended and not silent_trouble,
+            apart_from_trouble=_apart_from_trouble(report, index, silent_trouble),
+        )
         if outcome is AssertOutcome.PASSED and owner in troubled and index not in report.held:
             outcome, message = AssertOutcome.NOT_RUN, "not run"
         outcomes.append(outcome)
@@ -69,15 +82,32 @@ def tally(owners: Sequence[int], events: Sequence[str]) -> Tally:
 
 def _read(events: Sequence[str]) -> _Report:
     report = _Report()
+    inside: list[int] = []  # the steps that are under way
+    busy: set[int] = set()
     for event in events:
         kind, _, rest = event.partition(" ")
         number, _, message = rest.partition(" ")
+        if kind == "start":
+            inside.append(int(number))
+        elif kind in ("done", "raised") and inside:
+            inside.pop()
         if kind == "done":
             report.done.add(int(number))
         elif kind == "raised":
             report.raised[int(number)] = message
         elif kind == "died":
             report.died[int(number)] = message
+            report.blamed[int(number)] = set(report.open)
+            for index in report.open:
+                report.failed.setdefault(index, _end_of(message))
+            report.open &= busy
+            inside.clear()
+        elif kind in ("begin", "busy"):
+            report.open.add(int(number))
+            busy |= {int(number)} if kind == "busy" else set()
+            report.steps_of.setdefault(int(number), set()).add(inside[-1] if inside else 0)
+        elif kind == "left":
+            report.open -= {int(number)} - busy
         elif kind == "held":
             report.held.add(int(number))
         elif kind == "false":
@@ -91,7 +121,22 @@ def _read(events: Sequence[str]) -> _Report:
     return report
 
 
-def _outcome(report: _Report, index: int, owner: int, *, reached_end: bool) -> tuple[AssertOutcome, str]:
+def _apart_from_trouble(report: _Report, index: int, silent_trouble: Sequence[int]) -> bool:
+    """Whether whatever went wrong is the doing of other asserts, which this one shares no step with.
+
+    Asserts of one function, called by several steps, do share one: the call that died would have come to this one as well.
+    """
+    own_steps = report.steps_of.get(index, set())
+    for step in silent_trouble:
+        others = report.blamed.get(step, set())
+        if not others or any(own_steps & ({step} | report.steps_of[other]) for other in others):
+            return False
+    return report.ended
+
+
+def _outcome(
+    report: _Report, index: int, owner: int, *, reached_end: bool, apart_from_trouble: bool
+) -> tuple[AssertOutcome, str]:
     if index in report.failed:
         return report.failed[index]
     if owner in report.done or (owner == 0 and reached_end):
@@ -99,10 +144,16 @@ def _outcome(report: _Report, index: int, owner: int, *, reached_end: bool) -> t
     if owner and owner in report.raised:
         return AssertOutcome.RAISED, f"raised {report.raised[owner]}"
     if owner and owner in report.died:
-        if report.died[owner] == "time":
-            return AssertOutcome.TIMED_OUT, "out of CPU time"
-        return AssertOutcome.RAISED, "the process was killed (memory or stack)"
+        return _end_of(report.died[owner])
+    if owner == 0 and index in report.held and apart_from_trouble:
+        return AssertOutcome.PASSED, ""
     return AssertOutcome.NOT_RUN, "not run"
+
+
+def _end_of(how: str) -> tuple[AssertOutcome, str]:
+    if how == "time":
+        return AssertOutcome.TIMED_OUT, "out of CPU time"
+    return AssertOutcome.RAISED, "the process was killed (memory or stack)"
 
 
 def _verdict(report: _Report, outcomes: Sequence[AssertOutcome]) -> Verdict:
@@ -110,6 +161,7 @@ def _verdict(report: _Report, outcomes: Sequence[AssertOutcome]) -> Verdict:
         return Verdict.PASSED
     if AssertOutcome.TIMED_OUT in outcomes or "time" in report.died.values():
         return Verdict.TIMEOUT
-    if AssertOutcome.RAISED in outcomes or report.raised or report.died or report.set_up is not None:
+    raised = [message for message in report.raised.values() if message != _ASSERT_FALSE]
+    if AssertOutcome.RAISED in outcomes or raised or report.died or report.set_up is not None:
         return Verdict.RAISED
     return Verdict.WRONG

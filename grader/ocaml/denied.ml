@@ -24,6 +24,52 @@ let in_source ~lexbuf source =
   in
   if List.exists spelled Policy.spellings_of_denied_tokens then in_tokens (lexbuf source) else None
 
+(* OCaml compiles a match as if nothing changed meanwhile.  A guard or a lazy pattern that changes a mutable field, or an array,
+   between two looks at it gets a value of one type taken for another (OCaml issue 7241), and with that everything.  So a match
+   may not look into what can change for the arguments of constructors, and run code between its cases. *)
+let unsound_match ~given_items items =
+  let open Parsetree in
+  let default = Ast_iterator.default_iterator in
+  let mutable_labels = Hashtbl.create 8 and found = ref None in
+  Hashtbl.replace mutable_labels "contents" ();
+  let label_declaration iterator (label : label_declaration) =
+    if label.pld_mutable = Asttypes.Mutable then Hashtbl.replace mutable_labels label.pld_name.txt ();
+    default.label_declaration iterator label
+  in
+  let labels = { default with label_declaration } in
+  labels.structure labels (given_items @ items);
+  let exists_in is_it pattern =
+    let seen = ref false in
+    let pat iterator pattern = if is_it pattern then seen := true else default.pat iterator pattern in
+    let iterator = { default with pat } in
+    iterator.pat iterator pattern;
+    !seen
+  in
+  let has_arguments pattern =
+    match pattern.ppat_desc with Ppat_construct (_, Some _) | Ppat_variant (_, Some _) -> true | _ -> false
+  in
+  let is_lazy pattern = match pattern.ppat_desc with Ppat_lazy _ -> true | _ -> false in
+  let looks_into_mutable pattern =
+    match pattern.ppat_desc with
+    | Ppat_array parts -> List.exists (exists_in has_arguments) parts
+    | Ppat_record (fields, _) ->
+        let can_change (label : Longident.t Location.loc) = Hashtbl.mem mutable_labels (Longident.last label.txt) in
+        List.exists (fun (label, inner) -> can_change label && exists_in has_arguments inner) fields
+    | _ -> false
+  in
+  let cases iterator (all : case list) =
+    let runs_code case = case.pc_guard <> None || exists_in is_lazy case.pc_lhs in
+    let looks case = exists_in looks_into_mutable case.pc_lhs in
+    (match List.find_opt looks all with
+    | Some case when List.exists runs_code all ->
+        found := Some ("a match on something mutable, with a guard or a lazy pattern,", case.pc_lhs.ppat_loc)
+    | _ -> ());
+    default.cases iterator all
+  in
+  let iterator = { default with cases } in
+  iterator.structure iterator items;
+  !found
+
 (* A denied name is unbound for the type checker; the filter keeps it under a name that no source can spell. *)
 let by exn =
   let hide : Longident.t -> Longident.t = function

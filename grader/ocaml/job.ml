@@ -116,7 +116,7 @@ let require condition failure = if condition then Ok () else failure ()
 
 let may_not_use what where =
   let message = what ^ " may not be used" in
-  stop ~found:[ { Errors.where; message; cause = Not_found } ] Denied message
+  stop ~found:[ { Errors.where; message; cause = Not_found } ] Denied ""
 
 let parsed candidate =
   match candidate.parsed with
@@ -138,12 +138,12 @@ let typed_solution environment ~name ~given_items candidate items =
       | None -> stop ~found:errors Type_error "")
 
 (* What a completion may not do to the names that the tests rely on. *)
-let honest_names base environment ~signature ~given_items ~tests items =
+let honest_names environment ~signature ~given_items ~tests items =
   let none names what = require (names = []) (fun () -> stop Interface (what ^ ": " ^ String.concat ", " names)) in
   let test_items = match tests with Ok items -> items | Error _ -> [] in
   let* () = none (Scope.opened_constructors environment given_items) "no constructors of the problem's type" in
-  let* () = none (Scope.replaced_modules signature ~given_items items) "the statement's module is defined differently" in
-  none (Scope.rebound_constructors base ~tests:test_items items) "bound to another constructor"
+  let* () = none (Scope.replaced_modules signature ~given_items items) "the statement's own is defined differently" in
+  none (Scope.rebound_constructors ~tests:test_items items) "bound to another constructor"
 
 let typed_tests environment ~names ~tests plan =
   match tests with
@@ -179,10 +179,13 @@ let grade ~image ~environment ~name ~given ~tests ~candidates =
   let outcome =
     let* items = parsed candidate in
     let given_items, (given, env) = type_given environment given in
+    let* () =
+      match Denied.unsound_match ~given_items items with Some (what, where) -> may_not_use what where | None -> Ok ()
+    in
     let* solution, signature, env = typed_solution env ~name ~given_items candidate items in
     let undefined () = stop Interface ("the completion does not define " ^ name) in
     let* () = require (name = "" || Scope.binds_value signature name) undefined in
-    let* () = honest_names environment env ~signature ~given_items ~tests items in
+    let* () = honest_names env ~signature ~given_items ~tests items in
     let names = Scope.problem_names ~environment ~signature ~given_items ~name in
     let* run = typed_tests (Scope.environment_of_tests env ~given_items) ~names ~tests plan in
     linked image (merge (merge given solution) run)

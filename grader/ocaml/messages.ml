@@ -64,6 +64,25 @@ let renumbered text =
   copy 0;
   Buffer.contents result
 
+(* [M/5441]: the compiler numbers names that it cannot tell apart otherwise, counting all that it has ever seen. *)
+let without_stamps text =
+  let length = String.length text and result = Buffer.create (String.length text) in
+  let is_digit index = index < length && text.[index] >= '0' && text.[index] <= '9' in
+  let ends_name index =
+    index >= 0 && match text.[index] with 'a' .. 'z' | 'A' .. 'Z' | '0' .. '9' | '_' | '\'' -> true | _ -> false
+  in
+  let rec skip_digits index = if is_digit index then skip_digits (index + 1) else index in
+  let rec copy index =
+    if index < length then
+      if text.[index] = '/' && ends_name (index - 1) && is_digit (index + 1) then copy (skip_digits (index + 1))
+      else begin
+        Buffer.add_char result text.[index];
+        copy (index + 1)
+      end
+  in
+  copy 0;
+  Buffer.contents result
+
 let printed report =
   let buffer = Buffer.create 200 in
   let out text start length =
@@ -77,7 +96,7 @@ let printed report =
   | exception Enough ->
       Buffer.truncate buffer max_bytes;
       Buffer.add_string buffer " ...");
-  renumbered (without_headers (Buffer.contents buffer))
+  without_stamps (renumbered (without_headers (Buffer.contents buffer)))
 
 (* Where, without asking for the text. *)
 let place = function

@@ -32,9 +32,11 @@ let is_false expression =
 
 type state = { mutable owners_so_far : int list; mutable steps : int; mutable owner : int; mutable inside_try : bool }
 
+(* The number of an assert; negative where no step holds it, since then only it can say when it begins and ends. *)
 let next_assert state =
   state.owners_so_far <- state.owner :: state.owners_so_far;
-  List.length state.owners_so_far
+  let index = List.length state.owners_so_far in
+  if state.owner = 0 then -index else index
 
 let rec is_exception_pattern pattern =
   match pattern.ppat_desc with

@@ -13,6 +13,7 @@
    answer:  the report, one event per line:
      start N | done N | raised N MESSAGE     a step
      held K | false K | error K MESSAGE      an assert, the first time that it was true, false, or raised
+     begin K | left K | busy K               an assert that no step holds, the first times; busy: the last of them
      init MESSAGE                            the completion's own top level, or set-up between steps, raised
      end                                     the tests ran to their end
      died N HOW                              the fork ended within step N (0: outside of every step); HOW: time, wall, killed; or walls, where
@@ -52,6 +53,8 @@ let load blob =
 
 let arm timer seconds = ignore (Unix.setitimer timer { Unix.it_interval = 0.0; it_value = seconds })
 
+let announced_times = 50
+
 (* The fork: never returns. *)
 let run_completion ~pipe ~blob ~skipped ~step_seconds ~total_seconds =
   (* Good news may wait for the next event; bad news and starts are written before anything else runs. *)
@@ -84,14 +87,30 @@ let run_completion ~pipe ~blob ~skipped ~step_seconds ~total_seconds =
       reset_step_timer ()
     end
   in
-  let check_through index condition = if condition () then held index else failed index in
-  let check index condition =
-    match condition () with
-    | true -> held index
-    | false -> failed index
-    | exception exn -> raised index exn
+  (* An assert that no step holds (in a function that steps call) says when it begins and ends, the first times. *)
+  let begun = Hashtbl.create 16 in
+  let announced index condition =
+    if index > 0 then condition ()
+    else begin
+      let times = 1 + Option.value (Hashtbl.find_opt begun index) ~default:0 in
+      Hashtbl.replace begun index times;
+      if times > announced_times then condition ()
+      else begin
+        report ((if times = announced_times then "busy " else "begin ") ^ string_of_int (-index));
+        Fun.protect condition ~finally:(fun () -> note ("left " ^ string_of_int (-index)))
+      end
+    end
   in
-  let failure index = failed index; Assertion_failed in
+  let check_through index condition =
+    if announced index condition then held (abs index) else failed (abs index)
+  in
+  let check index condition =
+    match announced index condition with
+    | true -> held (abs index)
+    | false -> failed (abs index)
+    | exception exn -> raised (abs index) exn
+  in
+  let failure index = failed (abs index); Assertion_failed in
   arm Unix.ITIMER_VIRTUAL total_seconds;
   Contain.completion ();
   let start = load blob in

@@ -24,7 +24,12 @@ let define_module name items = Str.module_ (Mb.mk (located (Some name)) (Mod.str
 let standard = Str.module_ (Mb.mk (located (Some Rewrite.std)) (Mod.ident (located (Longident.Lident "Stdlib"))))
 
 let given_module items = define_module given items
-let with_given ~given_items items = if given_items = [] then items else open_module given :: items
+let is_open item = match item.pstr_desc with Pstr_open _ -> true | _ -> false
+
+(* What the statement opens is not part of what it defines, and is opened again where its definitions are. *)
+let with_given ~given_items items =
+  if given_items = [] then items else (open_module given :: List.filter is_open given_items) @ items
+
 let solution_module ~given_items items = define_module solution (with_given ~given_items items)
 
 let rec pattern_names pattern =
@@ -109,7 +114,7 @@ let opened_constructors environment given_items =
   in
   List.map (fun { pcd_name; _ } -> pcd_name.txt) (List.concat_map of_item given_items)
 
-(* The modules of the statement that the completion defines as something else: the tests would ask those.  A copy of the
+(* The modules and classes of the statement that the completion defines as something else: the tests would ask those.  A copy of the
    statement's definition, which the completion's own types may need, is welcome. *)
 let replaced_modules signature ~given_items items =
   let definition name item =
@@ -125,14 +130,24 @@ let replaced_modules signature ~given_items items =
         let is_it = function Types.Sig_module (id, _, _, _, _) -> Ident.name id = name | _ -> false in
         let copies = List.filter_map (definition name) items in
         let faithful = copies <> [] && List.for_all (fun copy -> Some copy = definition name item) copies in
-        if solution_has signature is_it && (includes || not faithful) then Some name else None
-    | _ -> None
+        if solution_has signature is_it && (includes || not faithful) then [ name ] else []
+    | Pstr_recmodule bindings ->
+        let name binding = Option.to_list binding.pmb_name.txt in
+        let is_it name = function Types.Sig_module (id, _, _, _, _) -> Ident.name id = name | _ -> false in
+        List.filter (fun name -> solution_has signature (is_it name)) (List.concat_map name bindings)
+    | Pstr_class declarations ->
+        let is_it name = function Types.Sig_class (id, _, _, _) -> Ident.name id = name | _ -> false in
+        List.filter
+          (fun name -> solution_has signature (is_it name))
+          (List.map (fun declaration -> declaration.pci_name.txt) declarations)
+    | _ -> []
   in
-  List.filter_map replaced given_items
+  List.concat_map replaced given_items
 
 (* The constructors that the tests name and that the completion binds to another one ([exception Green = Red]): then every
-   value equals every other. *)
-let rebound_constructors environment ~tests items =
+   value equals every other.  Predefined ones as well: [type b += false = true], and the type of [f 3] says which [false] it is
+   that the test compares it with. *)
+let rebound_constructors ~tests items =
   let default = Ast_iterator.default_iterator in
   let rebound = Hashtbl.create 8 and named = ref [] in
   let extension_constructor iterator constructor =
@@ -151,10 +166,7 @@ let rebound_constructors environment ~tests items =
   in
   let in_tests = { default with expr; pat } in
   if Hashtbl.length rebound > 0 then in_tests.structure in_tests tests;
-  let predefined name =
-    match Env.find_constructor_by_name (Longident.Lident name) environment with _ -> true | exception Not_found -> false
-  in
-  List.sort_uniq compare (List.filter (fun name -> Hashtbl.mem rebound name && not (predefined name)) !named)
+  List.sort_uniq compare (List.filter (Hashtbl.mem rebound) !named)
 
 (* The problem's own names, bound over those of the standard library; [name] is empty where the signature binds a pattern.
    A function of the statement that the completion defines anew is compiled again here, as the statement has it. *)
@@ -176,6 +188,9 @@ let problem_names ~environment ~signature ~given_items ~name =
     | Pstr_value _ ->
         let names = defined_values [ item ] in
         if List.exists (binds_value signature) names then [ item ] else List.map (value_of given) names
+    | Pstr_include { pincl_mod = { pmod_desc = Pmod_structure nested; _ }; _ } ->
+        List.map (value_of given) (defined_values nested)
+    | Pstr_open _ -> [ item ]
     | _ -> []
   in
   List.concat_map rebind given_items @ if name = "" then [] else [ value_of solution name ]

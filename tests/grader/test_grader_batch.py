@@ -64,6 +64,11 @@ def test_rows_come_out_in_input_order_with_all_their_fields(tmp_path: Path, num_
         "errors",
         "diagnostics",
         "seconds",
+        "line",
+        "has_end_marker",
+        "hit_length_limit",
+        "num_code_lines",
+        "degenerate",
     }
     assert out[2]["terms"] == {"structural": 0.0, "type_check": 0.2, "compile": 0.1, "tests": 0.65}
     assert (out[2]["reward"], out[2]["tests_passed"], out[2]["tests_total"]) == (0.95, 4, 4)

@@ -78,6 +78,26 @@ def test_an_assert_that_no_step_holds_needs_the_end_and_quiet_callers() -> None:
     assert tally([0], ["start 1", "held 1", "false 1", "done 1", "end"]).outcomes == (F,)
 
 
+def test_an_assert_that_no_step_holds_loses_only_itself_where_others_share_no_step_with_it() -> None:
+    def step(number: int, index: int, *rest: str) -> list[str]:
+        return [f"start {number}", f"begin {index}", *(rest or (f"left {index}", f"held {index}", f"done {number}"))]
+
+    looped = [*step(1, 1), *step(2, 2, "died 2 time"), *step(3, 3), "end"]
+    assert tally([0, 0, 0], looped).outcomes == (P, T, P)
+    in_one_step = ["start 1", "begin 1", "left 1", "held 1", "begin 2", "died 1 time", "end"]
+    assert tally([0, 0, 0], in_one_step).outcomes == (N, T, N)
+    of_one_function = ["start 1", "begin 1", "left 1", "held 1", "begin 2", "left 2", "held 2", "done 1"]
+    assert tally([0, 0], [*of_one_function, *step(2, 1, "died 2 time"), "end"]).outcomes == (T, N)
+    between = [*step(1, 1), "start 2", "died 2 time", "end"]
+    assert tally([0], between).outcomes == (N,)
+    busy = ["start 1", "busy 1", "left 1", "held 1", "done 1", "start 2", "died 2 time", "end"]
+    assert tally([0], busy).outcomes == (T,)
+
+
+def test_assert_false_is_a_wrong_answer_and_no_exception() -> None:
+    assert tally([1], ["start 1", "false 1", "raised 1 Assertion_failed", "end"]).verdict is Verdict.WRONG
+
+
 def test_a_failure_without_an_assert_is_one_failed_test_more() -> None:
     counted = tally([1], ["start 1", "held 1", "done 1", "start 2", "raised 2 Failure bad", "end"])
     assert counted.outcomes == (P, R)
