@@ -69,6 +69,8 @@ def grade_file(
         raise DatasetError(f"{out_path} is the input: grading would overwrite it; choose another --out")
     if in_path.is_fifo():
         raise DatasetError(f"{in_path} is a pipe, and the rows are read twice; write them to a file first")
+    if in_path.suffix.lower() in (".parquet", ".csv"):
+        raise DatasetError(f"{in_path} is to be JSONL, one completion a line; write it as that first")
     total = _count_rows(in_path)
     if total == 0:
         raise DatasetError(f"{in_path} holds no rows; each line is to be one completion")

@@ -5,6 +5,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from cluster.types import Verdict
 from grader.batch import GradingSummary, grade_file
 from grader.reward import profile_of
 from grader.settings import GraderSettings
@@ -63,6 +64,12 @@ def _print_summary(console: Console, summary: GradingSummary, settings: GraderSe
         console.print(
             f"{summary.num_too_short} of them have fewer than {profile_of(settings).min_code_lines} code lines: "
             "reward 0 (--min-lines)",
+            highlight=False,
+            soft_wrap=True,
+        )
+    if summary.verdicts[str(Verdict.INTERFACE)]:
+        console.print(
+            f"{summary.verdicts[str(Verdict.INTERFACE)]} do not fit their tests; `caravan audit` says whether any program can",
             highlight=False,
             soft_wrap=True,
         )

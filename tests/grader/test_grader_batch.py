@@ -123,6 +123,8 @@ def test_a_file_without_rows_and_a_pipe_are_refused_before_the_output_is_touched
     out = tmp_path / "out.jsonl"
     with pytest.raises(DatasetError, match="holds no rows"):
         grade_file(write(tmp_path / "in.jsonl", ["", "  "]), out, settings=QUICK)
+    with pytest.raises(DatasetError, match="JSONL"):
+        grade_file(tmp_path / "in.parquet", out, settings=QUICK)
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     with pytest.raises(DatasetError, match="is a pipe"):
