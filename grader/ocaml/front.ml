@@ -13,7 +13,7 @@
              or "died"; how; owner of each assert *)
 
 let jobs_per_worker = 1000
-let large_heap_words = 8 * 1024 * 1024
+let large_heap_words = 4 * 1024 * 1024
 
 let cpu_deadline seconds = ignore (Unix.setitimer Unix.ITIMER_PROF { Unix.it_interval = 0.0; it_value = seconds })
 

@@ -184,6 +184,10 @@ def test_ctrl_c_keeps_what_is_done_and_leaves_no_process(tmp_path: Path) -> None
     rows = read(out)
     assert 5 <= len(rows) < 65
     assert [one["verdict"] for one in rows[:5]] == ["passed"] * 5
+    # Graders of others on this machine have a folder too, for the moment in which they start.
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline and not leftovers() <= folders:
+        time.sleep(0.05)
     assert leftovers() <= folders
 
 
