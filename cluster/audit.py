@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cluster.problems import COLUMNS, dataset_rows, read_row
-from cluster.types import DatasetError, Problem
-from grader.audit import ProblemAudit, audit_or_say
-from grader.crew import Crew
+from cluster.types import DatasetError, Problem, UngradableError
+from grader.audit import ProblemAudit, audit_problem
+from grader.crew import Crew, attempted
 from grader.duplicates import Seen, fingerprint
 from grader.grade import Grader
 from grader.settings import GraderSettings
@@ -166,15 +166,16 @@ _ROW_CAUSES = {"hold no assert": "no_assert", "no signature": "no_signature"}
 
 
 def _audited(entries: Sequence[_Entry], crew: Crew, attempts: int) -> Iterator[AuditedRow]:
-    def work(grader: Grader, entry: _Entry) -> tuple[_Entry, ProblemAudit | str]:
-        if entry.problem is None:
+    def work(grader: Grader, entry: _Entry) -> tuple[_Entry, ProblemAudit | UngradableError]:
+        problem = entry.problem
+        if problem is None:
             return entry, ProblemAudit(causes=(entry.cause,), warnings=())
-        return entry, audit_or_say(grader, entry.problem, attempts)
+        return entry, attempted(attempts, lambda: audit_problem(grader, problem))
 
     seen = Seen()
     for entry, audit in crew.in_order(entries, work):
-        if isinstance(audit, str):
-            yield AuditedRow(id=entry.id, causes=(), warnings=(f"not_audited: {audit}",), ungradable=audit)
+        if isinstance(audit, UngradableError):
+            yield AuditedRow(id=entry.id, causes=(), warnings=(f"not_audited: {audit}",), ungradable=str(audit))
             continue
         near = seen.add(fingerprint(entry.problem, audit.asserts)) if entry.problem else ""
         warnings = (*entry.warnings, *audit.warnings, *((near,) if near else ()))

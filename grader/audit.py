@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cluster.types import Facts, FinishReason, Problem, UngradableError, Verdict
+from cluster.types import Facts, FinishReason, Problem, Verdict
 from grader.examples import signature_readings
 from grader.grade import Grader
 from grader.inspection import InspectedAssert, Inspection
@@ -54,17 +54,6 @@ def audit_problem(grader: Grader, problem: Problem) -> ProblemAudit:
     if not causes:
         warnings += [*_stub(grader, problem), *_constants(grader, problem, inspection.asserts)]
     return ProblemAudit(causes=causes, warnings=tuple(warnings), asserts=tuple(one.text for one in inspection.asserts))
-
-
-def audit_or_say(grader: Grader, problem: Problem, attempts: int) -> ProblemAudit | str:
-    """Audit one problem, several times where the machine fails; a text says why it could not be done."""
-    reason = ""
-    for _ in range(attempts):
-        try:
-            return audit_problem(grader, problem)
-        except UngradableError as error:
-            reason = str(error)
-    return reason
 
 
 def _reference_passes(grader: Grader, problem: Problem) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TextIO, cast
 
 from cluster.types import DatasetError, Grade, UngradableError
-from grader.crew import Crew
+from grader.crew import Crew, attempted
 from grader.grade import Grader
 from grader.reward import profile_of
 from grader.rows import MalformedRow, Row, parse_row, result_row
@@ -131,13 +131,10 @@ def _grade_line(grader: Grader, line: int, text: str, attempts: int) -> _Ended:
         row = parse_row(text, line=line)
     except MalformedRow as error:
         return _Ended(line, None, None, malformed=str(error))
-    reason = ""
-    for _ in range(attempts):
-        try:
-            return _Ended(line, row, grader.grade(row.problem, row.completion, row.finish_reason))
-        except UngradableError as error:
-            reason = str(error)
-    return _Ended(line, row, None, ungradable=reason)
+    grade = attempted(attempts, lambda: grader.grade(row.problem, row.completion, row.finish_reason))
+    if isinstance(grade, UngradableError):
+        return _Ended(line, row, None, ungradable=str(grade))
+    return _Ended(line, row, grade)
 
 
 def _record(

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from cluster.types import UngradableError
 from grader.grade import Grader
 from grader.settings import GraderSettings
 
@@ -17,6 +18,17 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _LOOK_AHEAD_PER_WORKER = 8
+
+
+def attempted(attempts: int, work: Callable[[], Result]) -> Result | UngradableError:
+    """What comes of the work, tried again where the machine fails at it; the last error where it always does."""
+    error = UngradableError("it was never tried")
+    for _ in range(attempts):
+        try:
+            return work()
+        except UngradableError as caught:
+            error = caught
+    return error
 
 
 class Crew:

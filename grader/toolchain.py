@@ -22,6 +22,7 @@ SOURCES = Path(__file__).parent / "ocaml"
 FRONT_MODULES = (
     "wire",
     "contain",
+    "every_version",
     "shared",
     "compat",
     "policy",

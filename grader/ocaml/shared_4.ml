@@ -1,15 +1,6 @@
 (* What depends on the compiler's version and is the same in OCaml 4.13 and 4.14. *)
 
-type relocation = Literal of Obj.t | Get_global of string | Set_global of string | Primitive of string
-
-type bytecode = { code : bytes; relocations : (relocation * int) list }
-
-(* The slots of a bytecode executable: global name -> slot, number of slots, primitive name -> number. *)
-type image = { slots : (string, int) Hashtbl.t; num_slots : int; primitives : (string, int) Hashtbl.t }
-
-let rename_primitive (primitive : Primitive.description) name =
-  Primitive.make ~name ~alloc:true ~native_name:"" ~native_repr_args:primitive.prim_native_repr_args
-    ~native_repr_res:primitive.prim_native_repr_res
+include Every_version
 
 let filter_loaded_interfaces filter =
   let load = !Persistent_env.Persistent_signature.load in
@@ -42,8 +33,6 @@ let text_of (message : Location.msg) = Format.asprintf "%t" message.txt
 
 (* Words of a minor heap that a job's garbage fits into. *)
 let roomy_minor_heap = 1024 * 1024
-
-let no_structure environment : Typedtree.structure = { str_items = []; str_type = []; str_final_env = environment }
 
 let lambda pattern body = Ast_helper.Exp.fun_ Asttypes.Nolabel None pattern body
 

@@ -1,15 +1,6 @@
 (* What depends on the compiler's version and is the same in OCaml 5.1 and 5.3. *)
 
-type relocation = Literal of Obj.t | Get_global of string | Set_global of string | Primitive of string
-
-type bytecode = { code : bytes; relocations : (relocation * int) list }
-
-(* The slots of a bytecode executable: global name -> slot, number of slots, primitive name -> number. *)
-type image = { slots : (string, int) Hashtbl.t; num_slots : int; primitives : (string, int) Hashtbl.t }
-
-let rename_primitive (primitive : Primitive.description) name =
-  Primitive.make ~name ~alloc:true ~native_name:"" ~native_repr_args:primitive.prim_native_repr_args
-    ~native_repr_res:primitive.prim_native_repr_res
+include Every_version
 
 (* Binds the predefined types and exceptions again, over whatever has been bound to their names since. *)
 let add_predefined environment =
@@ -19,8 +10,6 @@ let reset_type_variables = Typetexp.TyVarEnv.reset
 
 (* The checker puts its levels back itself, whatever it raises, but for this one. *)
 let saved_levels () = Ctype.reset_global_level
-
-let no_structure environment : Typedtree.structure = { str_items = []; str_type = []; str_final_env = environment }
 
 let type_structure env items =
   let structure, signature, _names, _shape, env = Typemod.type_structure env items in
