@@ -15,12 +15,13 @@ The errors, so that whoever catches one knows what else there is::
     ├── RunFolderError      the run folder is in use, foreign or cannot be written
     ├── PromptTooLong       one problem whose prompt exceeds max_prompt_tokens
     ├── SamplerError        a sampler died or refused its work
+    │   └── GroupFailed     one group at which several samplers died; the others can go on
     ├── UngradableError     the machine (not the completion) failed to grade
     ├── LearnerError        the learner died or diverged
     └── DeadlineExceeded    a remote call did not answer in time
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -64,6 +65,10 @@ class PromptTooLong(CaravanError):
 
 class SamplerError(CaravanError):
     """A sampler died or refused its work."""
+
+
+class GroupFailed(SamplerError):
+    """One group at which several samplers died: it is taken for the cause and given up; the pool itself works on."""
 
 
 class UngradableError(CaravanError):
@@ -146,10 +151,13 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How completions are drawn. ``top_p=1, top_k=0, min_p=0``: anything else would bias the importance ratio."""
+    """How completions are drawn. Training cuts no tail off: ``top_p``, ``top_k`` and ``min_p`` are for evaluation."""
 
     temperature: float  # > 0 for training; 0 is greedy, for evaluation
     max_completion_tokens: int
+    top_p: float = 1.0  # 1 is off
+    top_k: int = 0  # 0 is off
+    min_p: float = 0.0  # 0 is off
     stop: tuple[str, ...] = ("(* END *)",)  # kept in the text
 
 
@@ -165,6 +173,14 @@ class GroupRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VersionSpan:
+    """Consecutive tokens of a completion that one policy version sampled."""
+
+    policy_version: int
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
     """One sampled answer."""
 
@@ -177,8 +193,18 @@ class Completion:
     sampler_logprobs: tuple[float, ...]  # [T], natural log, after temperature ("processed")
     text: str
     finish_reason: FinishReason
-    policy_version: int  # the adapter that sampled every token of it; 0 = base model
+    policy_version: int  # the adapter that sampled its last token; 0 = base model
+    version_spans: tuple[
+        VersionSpan, ...
+    ] = ()  # where the policy changed on the way; empty: one version sampled it all
     seconds: float  # from the request reaching the engine to its last token
+
+    @property
+    def token_versions(self) -> tuple[int, ...]:
+        """The policy version that sampled each token, ``[T]``."""
+        if not self.version_spans:
+            return (self.policy_version,) * len(self.token_ids)
+        return tuple(span.policy_version for span in self.version_spans for _ in range(span.num_tokens))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,13 +271,23 @@ class Grade:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Hops:
+    """When a completion passed from one part to the next, in Unix seconds by the driver's clock."""
+
+    asked: float  # its group was asked for
+    sampled: float  # it came from the sampler, and went to the graders
+    graded: float  # its grade was there
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
     """All completions of one problem sampled together, with their grades."""
 
     id: str
     problem: Problem
-    completions: tuple[Completion, ...]  # [G]
+    completions: tuple[Completion, ...]  # [G]; fewer where the group was given up before all had ended
     grades: tuple[Grade | None, ...]  # [G]; None where it could not be graded: no reward, not in the baseline
+    hops: tuple[Hops, ...] = ()  # [G]; empty where nobody measured
 
     @property
     def rewards(self) -> tuple[float, ...]:
@@ -260,7 +296,7 @@ class Group:
 
     @property
     def policy_version(self) -> int:
-        """The oldest policy version among the completions."""
+        """The version that staleness is counted from: the oldest among the completions."""
         return min(completion.policy_version for completion in self.completions)
 
     @property
@@ -271,11 +307,32 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Canary:
+    """Fixed tokens as the learner scores them: a sampler that serves the same policy scores them alike."""
+
+    token_ids: tuple[int, ...]  # [N]
+    logprobs: tuple[
+        float, ...
+    ]  # [N - 1], natural log, at temperature 1: of each token but the first, given those before
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyVersion:
-    """One published LoRA adapter."""
+    """One published LoRA adapter, and what proves that a sampler serves it."""
 
     number: int  # 1 after the first learner step
     adapter: Mapping[str, bytes]  # file name -> content of a PEFT adapter folder
+    modules: tuple[str, ...] = ()  # full names of the modules that carry trained weights; empty: not told
+    canary: Canary | None = None  # None: nothing to score (an adapter from elsewhere)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Swap:
+    """How one sampler took over a policy."""
+
+    sampler: str
+    seconds: float  # from being told to serving it, proof included
+    canary_gap: float | None  # mean absolute difference to the learner's logprobs, nats; None without a canary
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -284,17 +341,40 @@ class StepReport:
 
     step: int  # 1 after the first step
     metrics: Mapping[str, float]  # TRL's names where TRL measures it (loss, grad_norm, learning_rate, entropy, kl, ...)
+    advantages: Mapping[str, float] = field(default_factory=dict)  # by completion id, of those that entered the loss
+    left_out: Mapping[str, str] = field(default_factory=dict)  # by completion id, why it did not ("ungradable", ...)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What a pool's members did since it was made; the difference of two says what they did in between."""
+
+    num_members: int  # samplers or graders that are given work now
+    busy_seconds: float  # seconds in which a member had work, summed over members
+    num_running: int  # completions that members have now
+    num_waiting: int  # completions that wait for a member now
 
 
 class SamplerPool(Protocol):
     """Samples groups; the real one is rollout.pool, the fake one rollout.fake."""
 
-    def sample_group(self, request: GroupRequest) -> AsyncIterator[Completion]:
-        """Yield the ``G`` completions of a group, each as it ends, in any order, all under one policy version."""
+    def sample_group(self, request: GroupRequest, started: Callable[[int], None] = ...) -> AsyncIterator[Completion]:
+        """Yield the ``G`` completions of a group, each as it ends, in any order.
+
+        ``started`` is called with the policy version once a sampler has been found. Closing the iterator takes the rest
+        out of the engine. Raises GroupFailed where only this group cannot be sampled, SamplerError where none can.
+        """
         ...
 
-    async def publish(self, policy: PolicyVersion) -> None:
-        """Load a policy on every sampler; on return new groups are sampled under it, running ones finish on theirs."""
+    async def publish(self, policy: PolicyVersion) -> Sequence[Swap]:
+        """Load a policy on every sampler and have each prove it; on return new groups are sampled under it.
+
+        Running ones finish on theirs, or change over on the way where the samplers swap in flight.
+        """
+        ...
+
+    def usage(self) -> Usage:
+        """What the samplers did so far."""
         ...
 
     async def close(self) -> None:
@@ -307,6 +387,10 @@ class GraderPool(Protocol):
 
     async def grade(self, problem: Problem, completion: Completion) -> Grade:
         """Grade one completion; raises UngradableError when several workers failed at it."""
+        ...
+
+    def usage(self) -> Usage:
+        """What the graders did so far."""
         ...
 
     async def close(self) -> None:
@@ -322,7 +406,10 @@ class Learner(Protocol):
         ...
 
     async def step(self, groups: Sequence[Group]) -> tuple[PolicyVersion, StepReport]:
-        """Take one optimizer step on whole groups."""
+        """Take one optimizer step on whole groups.
+
+        A learner that dies on the way is started again, brought back to where it was, and takes the step then.
+        """
         ...
 
     async def save_checkpoint(self) -> str:

@@ -2,7 +2,17 @@
 
 from collections.abc import Callable
 
-from cluster.types import AssertOutcome, Completion, Facts, FinishReason, Grade, Problem, UngradableError, Verdict
+from cluster.types import (
+    AssertOutcome,
+    Completion,
+    Facts,
+    FinishReason,
+    Grade,
+    Problem,
+    UngradableError,
+    Usage,
+    Verdict,
+)
 from grader.lexical import has_end_marker
 from grader.reward import profile_of, score
 from grader.settings import GraderSettings
@@ -42,6 +52,10 @@ class FakeGraderPool:
             seconds={"compile": 0.0, "run": 0.0},
         )
         return score(facts, self._profile)
+
+    def usage(self) -> Usage:
+        """One grader that was never busy."""
+        return Usage(num_members=1, busy_seconds=0.0, num_running=0, num_waiting=0)
 
     async def close(self) -> None:
         """Remember that it was closed."""

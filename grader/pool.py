@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from cluster.types import (
     Grade,
     Problem,
     UngradableError,
+    Usage,
 )
 from grader.audit import causes_of
 from grader.grade import Grader
@@ -68,6 +70,21 @@ class _Member:
 
     handle: Any
     load: int = 0
+    busy_since: float | None = None  # monotonic seconds; None while it has nothing to do
+
+    def take(self) -> None:
+        """One more job."""
+        self.load += 1
+        if self.busy_since is None:
+            self.busy_since = time.monotonic()
+
+    def give_back(self) -> float:
+        """One job less; returns the seconds that it was busy if it is idle now, else 0."""
+        self.load -= 1
+        if self.load or self.busy_since is None:
+            return 0.0
+        began, self.busy_since = self.busy_since, None
+        return time.monotonic() - began
 
 
 @dataclass(slots=True)
@@ -113,6 +130,8 @@ class RayGraderPool:
         self._in_flight: dict[bytes, asyncio.Task[Grade]] = {}
         self._memory = _Memory(settings.cache_size)
         self._closed = False
+        self._busy_seconds = 0.0  # of members that are idle now or gone
+        self._num_asked = 0
         self.counts = PoolCounts()
 
     async def start(self) -> str:
@@ -182,6 +201,13 @@ class RayGraderPool:
         if self._closed:
             raise UngradableError("the grader pool is closed")
         await self.start()
+        self._num_asked += 1
+        try:
+            return await self._attempts(call, subject, purpose)
+        finally:
+            self._num_asked -= 1
+
+    async def _attempts(self, call: Callable[[Any], Any], subject: str, purpose: str) -> Any:
         reason = ""
         async with self._slots:
             for attempt in range(self._settings.attempts):
@@ -197,14 +223,14 @@ class RayGraderPool:
         if self._closed:
             raise UngradableError("the grader pool is closed")
         member = min(self._members, key=lambda one: one.load)
-        member.load += 1
+        member.take()
         try:
             return await _answer(call(member.handle), self._job_seconds(), purpose)
         except (RayActorError, DeadlineExceeded) as error:
             self._replace(member)
             raise UngradableError(f"a grader actor died or hung: {error}") from error
         finally:
-            member.load -= 1
+            self._busy_seconds += member.give_back()
 
     def _job_seconds(self) -> float:
         """Wall seconds within which a living actor has answered, the jobs before this one included."""
@@ -219,6 +245,18 @@ class RayGraderPool:
         ray.kill(member.handle)
         self._members[self._members.index(member)] = self._new_member()
         self.counts.replaced_actors += 1
+
+    def usage(self) -> Usage:
+        """What the graders did so far."""
+        now = time.monotonic()
+        running = sum(member.load for member in self._members)
+        under_way = sum(now - member.busy_since for member in self._members if member.busy_since is not None)
+        return Usage(
+            num_members=len(self._members),
+            busy_seconds=self._busy_seconds + under_way,
+            num_running=running,
+            num_waiting=max(0, self._num_asked - running),
+        )
 
     async def close(self) -> None:
         """End every actor and its processes; may be called twice."""

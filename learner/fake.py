@@ -38,9 +38,12 @@ class FakeLearner:
             )
         self.steps.append(tuple(groups))
         self._step += 1
-        num_completions = sum(len(group.rewards) for group in groups)
-        metrics = {"loss": 0.0, "grad_norm": 0.0, "num_completions": float(num_completions), "seconds": 0.0}
-        return self._policy(), StepReport(step=self._step, metrics=metrics)
+        completions = [pair for group in groups for pair in zip(group.completions, group.grades, strict=True)]
+        advantages = {completion.id: 0.0 for completion, grade in completions if grade is not None}
+        left_out = {completion.id: "ungradable" for completion, grade in completions if grade is None}
+        metrics = {"loss": 0.0, "grad_norm": 0.0, "num_completions": float(len(advantages)), "seconds": 0.0}
+        report = StepReport(step=self._step, metrics=metrics, advantages=advantages, left_out=left_out)
+        return self._policy(), report
 
     async def save_checkpoint(self) -> str:
         """Write a checkpoint that holds the fake adapter."""

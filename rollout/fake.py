@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 
-from cluster.types import Completion, FinishReason, GroupRequest, PolicyVersion, SamplerError
+from cluster.types import Completion, FinishReason, GroupRequest, PolicyVersion, SamplerError, Swap, Usage
 
 CompletionText = Callable[[GroupRequest, int, int], str]
 """Text of a completion, from the request, the completion's index and the policy version."""
@@ -39,25 +39,33 @@ class FakeSamplerPool:
         if policy is not None:
             await self.publish(policy)
 
-    async def sample_group(self, request: GroupRequest) -> AsyncGenerator[Completion]:
+    async def sample_group(
+        self, request: GroupRequest, started: Callable[[int], None] = lambda _version: None
+    ) -> AsyncGenerator[Completion]:
         """Yield the completions in the order of their delays, all under the version at the time of asking."""
         if self.is_closed:
             raise SamplerError("the sampler pool is closed")
         self.requests.append(request)
         version = self.version
+        started(version)
         waited = 0.0
         for delay, index in sorted((self._delay_seconds(request, index), index) for index in range(request.group_size)):
             await asyncio.sleep(delay - waited)
             waited = delay
             yield self._completion(request, index, version, delay)
 
-    async def publish(self, policy: PolicyVersion) -> None:
+    async def publish(self, policy: PolicyVersion) -> tuple[Swap, ...]:
         """Take ``publish_seconds``, then sample new groups under the policy."""
         if policy.number <= self.version:
             raise SamplerError(f"policy {policy.number} comes after policy {self.version} was published")
         await asyncio.sleep(self._publish_seconds)
         self.version = policy.number
         self.published.append(policy.number)
+        return (Swap(sampler="sampler 0", seconds=self._publish_seconds, canary_gap=None),)
+
+    def usage(self) -> Usage:
+        """One sampler that was never busy."""
+        return Usage(num_members=1, busy_seconds=0.0, num_running=0, num_waiting=0)
 
     async def close(self) -> None:
         """Refuse all further groups; may be called twice."""
