@@ -1,40 +1,47 @@
 """How many groups may be under way, and which of the closed ones are trained.
 
-Staleness is arithmetic on slots. A group takes a slot before its first token is sampled and gives it back only when the policy
-that learned from it is loaded on the samplers (or when the group is dropped). With ``(max_staleness + 1) * groups_per_step``
-slots, no group can start that would be trained more than ``max_staleness`` versions later, unless others overtake it; those
-that were overtaken are dropped here as stale.
+Staleness is arithmetic on slots. A group takes a slot before its first token is sampled, and the slot of a trained group is given
+back only when the policy that learned from it is loaded on the samplers. With ``(max_staleness + 1) * groups_per_step`` slots, no
+group can start that would be trained more than ``max_staleness`` versions later, unless others overtake it. Those are given up
+as soon as they are doomed: when a batch is taken, whatever is left can be trained by the next step at the earliest, so that a
+group too old for *that* need not be paid for any longer. Its slot is given back with the next policy too, since a group that
+took it sooner would be as old. The slot of a filtered group is free at once: whoever replaces it is no older than it was.
+
+``oversampling`` adds slots, so that a batch need not wait for replacements of filtered groups one after the other.
 """
 
 import asyncio
+import math
 from collections import deque
 from dataclasses import dataclass
 
+from cluster.filters import GroupFilter
 from cluster.types import Fate, Group
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dropped:
-    """A closed group that will not be trained, and why."""
+    """A group that will not be trained, and why."""
 
-    group: Group
+    group: Group  # what there was of it
+    group_size: int  # what was asked for
     fate: Fate
-    reason: str  # "no_signal", "stale" or "ungradable"
+    reason: str  # of cluster.filters, or "stale", "too_slow", "ungradable", "sampler_failed: ..."
 
 
 class Slots:
     """Counts groups from their start until their policy is loaded; ``acquire`` waits, ``release`` gives back."""
 
-    def __init__(self, *, groups_per_step: int, max_staleness: int, num_groups: int) -> None:
+    def __init__(self, *, groups_per_step: int, max_staleness: int, num_groups: int, oversampling: float = 1.0) -> None:
         """``num_groups``: how many groups the rest of the run will train; no group is started beyond them."""
-        self.capacity = (max_staleness + 1) * groups_per_step
+        self.capacity = (max_staleness + 1) * math.ceil(groups_per_step * oversampling)
         self._remaining = num_groups
         self._held = 0
         self._changed = asyncio.Condition()
 
     @property
     def held(self) -> int:
-        """Groups being sampled, graded, buffered or trained."""
+        """Groups being sampled, graded, buffered or trained, or given up since the last policy."""
         return self._held
 
     async def acquire(self) -> None:
@@ -54,51 +61,67 @@ class Slots:
 class Buffer:
     """Closed groups on their way to the learner, oldest policy first."""
 
-    def __init__(self, *, groups_per_step: int, max_staleness: int, drop_without_signal: bool) -> None:
+    def __init__(
+        self, *, groups_per_step: int, max_staleness: int, keep: GroupFilter, max_filtered_per_step: int
+    ) -> None:
+        """After ``max_filtered_per_step`` filtered groups the filter is off until a batch is taken."""
         self._groups_per_step = groups_per_step
         self._max_staleness = max_staleness
-        self._drop_without_signal = drop_without_signal
-        # A policy that earns the same reward everywhere would be sampled from for ever: once this many groups were dropped
-        # for one step, groups without signal are kept again.
-        self._max_dropped_per_step = 8 * groups_per_step
-        self._dropped_without_signal = 0
+        self._keep = keep
+        self._max_filtered_per_step = max_filtered_per_step
+        self._num_filtered = 0
         self._ready: deque[Group] = deque()
         self._closed = asyncio.Event()
 
     @property
     def gave_up_filtering(self) -> bool:
-        """Whether so many groups were dropped for the current step that groups without signal are kept again."""
-        return self._dropped_without_signal >= self._max_dropped_per_step
+        """Whether so many groups were filtered for the current step that all are kept: the problems have run out.
 
-    def add(self, group: Group, learner_version: int) -> Dropped | None:
+        A policy that earns the same reward everywhere would be sampled from for ever otherwise.
+        """
+        return self._num_filtered >= self._max_filtered_per_step
+
+    def foregone(self, graded: Group, group_size: int) -> str | None:
+        """Why a group will be filtered whatever its other completions are; None while that is open."""
+        return None if self.gave_up_filtering else self._keep.foregone(graded, group_size)
+
+    def filtered(self) -> None:
+        """Count a group that was filtered before it closed."""
+        self._num_filtered += 1
+
+    def add(self, group: Group) -> Dropped | None:
         """Take a closed group, or say why not."""
-        if self._is_stale(group, learner_version):
-            return Dropped(group=group, fate=Fate.STALE, reason="stale")
+        size = len(group.completions)
         if len(group.rewards) < 2:
-            return Dropped(group=group, fate=Fate.FAILED, reason="ungradable")
-        if self._drop_without_signal and not group.has_signal and not self.gave_up_filtering:
-            self._dropped_without_signal += 1
-            return Dropped(group=group, fate=Fate.FILTERED, reason="no_signal")
+            return Dropped(group=group, group_size=size, fate=Fate.FAILED, reason="ungradable")
+        reason = None if self.gave_up_filtering else self._keep.reason(group)
+        if reason:
+            self._num_filtered += 1
+            return Dropped(group=group, group_size=size, fate=Fate.FILTERED, reason=reason)
         self._ready.append(group)
         self._closed.set()
         return None
 
-    def drop_stale(self, learner_version: int) -> list[Dropped]:
-        """Remove the groups that have become too old for a learner at this version."""
-        stale = [group for group in self._ready if self._is_stale(group, learner_version)]
-        self._ready = deque(group for group in self._ready if not self._is_stale(group, learner_version))
-        return [Dropped(group=group, fate=Fate.STALE, reason="stale") for group in stale]
+    def is_doomed(self, policy_version: int, next_version: int) -> bool:
+        """Whether a group of this policy is too old for a learner at ``next_version``."""
+        return next_version - policy_version > self._max_staleness
 
-    def _is_stale(self, group: Group, learner_version: int) -> bool:
-        return learner_version - group.policy_version > self._max_staleness
+    def drop_doomed(self, next_version: int) -> list[Group]:
+        """Remove the groups that are too old for a learner at ``next_version``."""
+        doomed = [group for group in self._ready if self.is_doomed(group.policy_version, next_version)]
+        self._ready = deque(group for group in self._ready if not self.is_doomed(group.policy_version, next_version))
+        return doomed
 
     async def take(self) -> tuple[Group, ...]:
-        """Wait for one step's worth of groups, and take those sampled under the oldest policies."""
+        """Wait for one step's worth of groups, and take those of the oldest policies, in the order they were asked for.
+
+        Of one policy, the first closed are the first taken.
+        """
         while len(self._ready) < self._groups_per_step:
             self._closed.clear()
             await self._closed.wait()
-        ordered = sorted(self._ready, key=lambda group: group.policy_version)  # stable: first closed, first taken
-        batch = tuple(ordered[: self._groups_per_step])
-        self._ready = deque(ordered[self._groups_per_step :])
-        self._dropped_without_signal = 0
-        return batch
+        by_age = sorted(self._ready, key=lambda group: group.policy_version)  # stable
+        self._ready = deque(by_age[self._groups_per_step :])
+        self._num_filtered = 0
+        # Who closed first is chance; a sum over the batch should not depend on it.
+        return tuple(sorted(by_age[: self._groups_per_step], key=lambda group: group.id))

@@ -96,6 +96,22 @@ examples:
   caravan audit builtin"""
 
 
+REPLAY_HELP = """\
+Trains once more from what a run has stored under RUN/rollouts, without samplers, graders or Ray, and compares the adapter with
+the run's own. On the CPU a synchronous run is reached bit for bit. The exit status is 1 where the adapters differ.
+
+examples:
+  caravan replay runs/demo
+  caravan replay runs/demo --out replayed-adapter"""
+
+TRACE_HELP = """\
+Writes when each completion was sampled and graded, each step learned and each policy published, as a Chrome trace: open it at
+https://ui.perfetto.dev or chrome://tracing. The run may still be going on.
+
+examples:
+  caravan trace runs/demo --out trace.json"""
+
+
 def run() -> NoReturn:
     """The ``caravan`` program."""
     code = main()
@@ -175,6 +191,14 @@ def _parser() -> argparse.ArgumentParser:
     audit.add_argument("--out", type=Path, metavar="OUT", help="a row per problem, as .jsonl or .parquet")
     audit.add_argument("--workers", type=_count, metavar="N", help="problems audited at a time (default: the cores)")
 
+    replay = add("replay", _replay, "train once more from the stored completions of a run", REPLAY_HELP)
+    replay.add_argument("run", type=Path, metavar="RUN", help="the folder of a run")
+    replay.add_argument("--out", type=Path, metavar="FOLDER", help="where to keep the adapter, in PEFT format")
+
+    trace = add("trace", _trace, "draw where the time of a run went, for Perfetto", TRACE_HELP)
+    trace.add_argument("run", type=Path, metavar="RUN", help="the folder of a run, finished or not")
+    trace.add_argument("--out", type=Path, required=True, metavar="FILE.json", help="where the trace goes")
+
     add("keys", _keys, "list every setting with its default and meaning", "")
     return parser
 
@@ -236,6 +260,20 @@ def _regrade(options: argparse.Namespace) -> int:
     from cluster.regrade_report import regrade_and_report
 
     return regrade_and_report(options.run, options.reward, options.out)
+
+
+def _replay(options: argparse.Namespace) -> int:
+    from cluster.replay import replay_and_report
+
+    return replay_and_report(options.run, options.out)
+
+
+def _trace(options: argparse.Namespace) -> int:
+    from cluster.trace import write_trace
+
+    num_spans = write_trace(options.run, options.out)
+    print(f"{options.out}: {num_spans} spans; open it at https://ui.perfetto.dev")
+    return 0
 
 
 def _audit(options: argparse.Namespace) -> int:

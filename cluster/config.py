@@ -76,11 +76,34 @@ class LoopSettings(BaseModel):
     max_staleness: int = Field(
         default=0,
         ge=0,
-        le=1,
-        description="how many policy versions a group may be behind when it is trained: 0 synchronous, 1 one step off",
+        description="how many policy versions a token may be behind when it is trained: 0 synchronous, 1 one step off, more "
+        "fully asynchronous",
+    )
+    oversampling: float = Field(
+        default=1.0,
+        ge=1,
+        le=8,
+        description="groups sampled at a time, as a multiple of those that a step needs: more where many are filtered",
     )
     drop_groups_without_signal: bool = Field(
         default=False, description="leave out groups whose rewards are all equal, and sample others in their place"
+    )
+    max_truncated_share: float = Field(
+        default=1.0,
+        ge=0,
+        le=1,
+        description="leave out groups of which more were cut at max_completion_tokens; 1 is off",
+    )
+    min_mean_reward: float = Field(
+        default=0.0, ge=0, le=1, description="leave out groups whose mean reward is lower, as too hard; 0 is off"
+    )
+    max_mean_reward: float = Field(
+        default=1.0, ge=0, le=1, description="leave out groups whose mean reward is higher, as too easy; 1 is off"
+    )
+    max_filtered_per_step: int | None = Field(
+        default=None,
+        ge=1,
+        description="groups left out for one step before all are kept again, with a warning; default 8 x groups_per_step",
     )
     save_every_steps: int = Field(default=20, ge=1, description="steps between checkpoints; the last step is saved too")
 
@@ -88,6 +111,15 @@ class LoopSettings(BaseModel):
     def _one_length(self) -> "LoopSettings":
         if self.max_steps is not None and self.epochs is not None:
             raise ValueError("loop.max_steps and loop.epochs contradict each other: give one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _some_group_can_pass(self) -> "LoopSettings":
+        if self.min_mean_reward >= self.max_mean_reward:
+            raise ValueError(
+                f"loop.min_mean_reward={self.min_mean_reward:g} leaves nothing below "
+                f"loop.max_mean_reward={self.max_mean_reward:g}: raise the second or lower the first"
+            )
         return self
 
 
@@ -100,6 +132,16 @@ class EvaluationSettings(BaseModel):
     completions_per_problem: int = Field(default=4, ge=1)
     greedy: bool = Field(
         default=False, description="take the likeliest token each time, in place of sampling as in training"
+    )
+    top_p: float = Field(
+        default=1.0, gt=0, le=1, description="sample from the likeliest tokens that make up this share; 1 is off"
+    )
+    top_k: int = Field(default=0, ge=0, description="sample from this many likeliest tokens; 0 is off")
+    min_p: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="leave out tokens less likely than this share of the likeliest one's; 0 is off",
     )
 
 
@@ -149,6 +191,15 @@ ENVIRONMENT = {
     "LORA_TARGET_MODULES": "learner.lora.target_modules",
     "RUNAWAY_PENALTY_MULTIPLIER": "grader.runaway_multiplier",
     "MIN_NON_EMPTY_LINES": "grader.min_code_lines",
+}
+
+
+# Keys that other trainers have and that would do harm here.
+REFUSED = {
+    f"rollout.{name}": "completions that are trained are sampled from the whole distribution. Where a tail is cut off, what the "
+    "samplers drew from is not the policy that the learner's ratio compares with, and the gradient is biased. "
+    f"Lower rollout.temperature instead; evaluation.{name} cuts the tail in evaluations"
+    for name in ("top_p", "top_k", "min_p")
 }
 
 
@@ -212,7 +263,9 @@ def resolve_key(key: str) -> str:
     known = list(keys())
     if key in known:
         return key
-    matches = [candidate for candidate in known if candidate.endswith(f".{key}")]
+    if key in REFUSED:
+        raise ConfigError(f"{key}: {REFUSED[key]}")
+    matches = [candidate for candidate in (*known, *REFUSED) if candidate.endswith(f".{key}")]
     if len(matches) == 1:
         return matches[0]
     if matches:

@@ -18,7 +18,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from cluster.buffer import Dropped
+from cluster.timeline import busy_line
 from cluster.types import Verdict
 
 SMOOTHING = 0.2  # weight of the newest step in what is shown as "lately"; one step is a small sample
@@ -98,11 +98,9 @@ class View:
             self._bar.update(self._task, completed=step, figures=figures)
         if not self.console.is_terminal:
             self.say(
-                f"step {step}/{self._num_steps}  epoch {epoch:.2f}  {figures}  {metrics['step_seconds']:.1f} s/step"
+                f"step {step}/{self._num_steps}  epoch {epoch:.2f}  {figures}  {metrics['step_seconds']:.1f} s/step  "
+                f"{busy_line(metrics)}"
             )
-
-    def group_dropped(self, dropped: Dropped) -> None:
-        """Dropped groups are counted in the metrics; live, they are not news."""
 
 
 class Counter:

@@ -7,26 +7,30 @@
         │          is graded as it ends  └─ filtered, stale ──┐      │
         └───────────────── slots are given back <─────────────┴──────┘
 
-    sampling  waits for a slot                unblocked by publish, or by a dropped group
+    sampling  waits for a slot                unblocked by publish, or by a filtered group
     grading   waits for a completion to end   unblocked by a sampler
     learning  waits for groups_per_step       unblocked by the last grade of a group
-    publish   waits for every sampler         unblocked when the adapter is loaded
+    publish   waits for every sampler         unblocked when each has proved that it serves the policy
 
 Synchronous GRPO is ``max_staleness`` 0: there are only as many slots as one step needs, so sampling waits for publish. With 1 the
-next batch is sampled while the learner works on this one. There is no other loop.
+next batch is sampled while the learner works on this one, with k there are k more. There is no other loop.
 """
 
 import asyncio
 import time
 from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
-from cluster.attempt import attempt
+from cluster.attempt import Attempt
 from cluster.buffer import Buffer, Dropped, Slots
 from cluster.config import Config
+from cluster.fates import endings_of_dropped, endings_of_trained
+from cluster.filters import GroupFilter
 from cluster.metrics import step_metrics
 from cluster.problems import ProblemStream
 from cluster.progress import Progress
+from cluster.timeline import Timeline
 from cluster.types import (
     Fate,
     GraderPool,
@@ -37,9 +41,14 @@ from cluster.types import (
     Prompt,
     SamplerPool,
     Sampling,
+    StepReport,
+    Swap,
 )
 
 Batch = tuple[Group, ...]
+
+MAX_ATTEMPTS = 3
+"""How often a group is asked for that others overtake until it is too old; then its problem is left out as too slow."""
 
 
 class Records(Protocol):
@@ -49,15 +58,21 @@ class Records(Protocol):
         """A group ended without being trained; ``step`` is the last one done."""
         ...
 
-    def step_done(self, step: int, epoch: float, groups: Sequence[Group], metrics: Mapping[str, float]) -> None:
-        """A step is done and its policy is loaded on every sampler."""
+    def step_done(
+        self, epoch: float, groups: Sequence[Group], report: StepReport, metrics: Mapping[str, float]
+    ) -> None:
+        """The learner has taken a step."""
+        ...
+
+    def policy_published(self, version: int, swaps: Sequence[Swap], began_at: float, seconds: float) -> None:
+        """Every sampler serves the policy of a step; ``began_at`` in Unix seconds."""
         ...
 
     def filtering_gave_up(self, step: int) -> None:
-        """So many groups without signal were dropped for one step that they are kept again."""
+        """So many groups were filtered for one step that all are kept now."""
         ...
 
-    def save_progress(self, progress: Progress) -> None:
+    def save_progress(self, step: int, state: str) -> None:
         """Keep what resuming from the checkpoint of this step needs."""
         ...
 
@@ -84,8 +99,11 @@ class Driver:
         self._group_size = config.rollout.group_size
         self._seed = config.run.seed
         self._sampling = Sampling(
-            temperature=config.rollout.temperature, max_completion_tokens=config.rollout.max_completion_tokens
+            temperature=config.rollout.temperature,
+            max_completion_tokens=config.rollout.max_completion_tokens,
+            stop=config.rollout.stop,
         )
+        self._changes_policy_in_flight = config.rollout.policy_swap != "versions"
         self._save_every_steps = loop.save_every_steps
         self._max_steps = max_steps
         self._stream = stream
@@ -95,83 +113,142 @@ class Driver:
         self._learner = learner
         self._records = records
         self._progress = progress
+        self._state_of_step = progress.to_json()  # the progress as it was when the last step was done
         self._stop = stop
         self._learning: asyncio.Task[PolicyVersion] | None = None
-        self._under_way: set[asyncio.Task[None]] = set()
+        self._attempts: dict[asyncio.Task[None], Attempt] = {}  # under way
+        self._dropped: list[Dropped] = []  # since the last step
+        self._num_held_slots = 0  # of groups that were given up for their age, until the next policy
+        self._timeline = Timeline()
         self._slots = Slots(
             groups_per_step=loop.groups_per_step,
             max_staleness=loop.max_staleness,
             num_groups=(max_steps - progress.step) * loop.groups_per_step,
+            oversampling=loop.oversampling,
         )
         self._buffer = Buffer(
             groups_per_step=loop.groups_per_step,
             max_staleness=loop.max_staleness,
-            drop_without_signal=loop.drop_groups_without_signal,
+            keep=GroupFilter(
+                drop_without_signal=loop.drop_groups_without_signal,
+                max_truncated_share=loop.max_truncated_share,
+                min_mean_reward=loop.min_mean_reward,
+                max_mean_reward=loop.max_mean_reward,
+            ),
+            max_filtered_per_step=loop.max_filtered_per_step or 8 * loop.groups_per_step,
         )
 
     async def train(self) -> int:
         """Run to the last step, or until stopped; returns the last step done, which has a checkpoint."""
         async with asyncio.TaskGroup() as tasks:
             sampling = tasks.create_task(self._keep_sampling(tasks))
-            published = time.monotonic()
+            publishing: asyncio.Task[None] | None = None
             while self._progress.step < self._max_steps and not self._stop.is_set():
                 groups = await self._unless_stopped(self._buffer.take())
                 if groups is None:
                     break
+                await self._give_up_doomed()
                 # Shielded: when another part fails meanwhile, the step is still taken and accounted for.
-                self._learning = asyncio.create_task(self._learn(groups, waiting_since=published))
+                self._learning = asyncio.create_task(self._learn(groups))
                 policy = await asyncio.shield(self._learning)
-                await self._samplers.publish(policy)
-                published = time.monotonic()
-                await self._slots.release(trained=len(groups))
-                for dropped in self._buffer.drop_stale(policy.number):
-                    await self._drop(dropped)
+                if publishing:
+                    await publishing
+                publishing = tasks.create_task(self._publish(policy, num_trained=len(groups)))
                 if policy.number % self._save_every_steps == 0:
                     await self.save_checkpoint()
+            if publishing:
+                await publishing
             sampling.cancel()
-            for under_way in self._under_way:
-                under_way.cancel()
+            for task in self._attempts:
+                task.cancel()
         await self.save_checkpoint()
         return self._progress.step
 
     async def _keep_sampling(self, tasks: asyncio.TaskGroup) -> None:
         while True:
             await self._slots.acquire()
-            position = self._progress.start_next()
-            task = tasks.create_task(self._sample_and_grade(position))
-            self._under_way.add(task)
-            task.add_done_callback(self._under_way.discard)
+            attempt = self._next_attempt()
+            task = tasks.create_task(self._sample_and_grade(attempt))
+            self._attempts[task] = attempt
+            task.add_done_callback(self._attempts.pop)
 
-    async def _sample_and_grade(self, position: int) -> None:
-        """One group from its problem to the buffer; each completion is graded while the others are still sampled."""
+    def _next_attempt(self) -> Attempt:
+        position = self._progress.start_next(self._group_size)
         problem = self._stream.at(position)
+        number = self._progress.attempt_of(position)
         request = GroupRequest(
-            group_id=f"g{position:07d}",
+            group_id=f"g{position:07d}" if number == 1 else f"g{position:07d}-{number}",
             prompt=self._prompts[problem.id],
             group_size=self._group_size,
             sampling=self._sampling,
             seed=(self._seed << 32) + position * self._group_size,
         )
-        group = await attempt(problem, request, self._samplers, self._graders)
-        dropped = self._buffer.add(group, learner_version=self._progress.step)
-        if dropped:
+        return Attempt(problem, request, watcher=self._timeline, foregone=self._buffer.foregone)
+
+    async def _sample_and_grade(self, attempt: Attempt) -> None:
+        """One group from its problem to the buffer."""
+        group = await attempt.run(self._samplers, self._graders)
+        if attempt.given_up:
+            end = attempt.given_up
+            if end.fate is Fate.FILTERED:
+                self._buffer.filtered()
+            await self._drop(Dropped(group=group, group_size=self._group_size, fate=end.fate, reason=end.reason))
+        elif dropped := self._buffer.add(group):
             await self._drop(dropped)
 
-    async def _learn(self, groups: Batch, *, waiting_since: float) -> PolicyVersion:
-        began = time.monotonic()
-        policy, report = await self._learner.step(groups)
-        timings = {"gather_seconds": began - waiting_since, "learn_seconds": time.monotonic() - began}
+    async def _give_up_doomed(self) -> None:
+        """End what would be too old for the next step, now that the batch of this one is complete."""
+        next_version = self._progress.step + 1
+        for attempt in self._attempts.values():
+            # Where policies change in flight, only what has ended keeps its age.
+            version = attempt.oldest_version if self._changes_policy_in_flight else attempt.version
+            if version is not None and self._buffer.is_doomed(version, next_version):
+                attempt.give_up(Fate.STALE, "stale")
+        for group in self._buffer.drop_doomed(next_version):
+            await self._drop(Dropped(group=group, group_size=self._group_size, fate=Fate.STALE, reason="stale"))
+
+    async def _learn(self, groups: Batch) -> PolicyVersion:
+        began_at = time.time()
+        with self._timeline.learning():
+            policy, report = await self._learner.step(groups)
         self._progress.step_done([_position(group.id) for group in groups])
-        epoch = self._progress.epoch(len(self._stream))
-        self._records.step_done(report.step, epoch, groups, step_metrics(groups, report, timings))
+        for group in groups:
+            for fate, _ in endings_of_trained(group, report):
+                self._progress.count(fate, 1)
+        self._state_of_step = self._progress.to_json()
+        figures = self._timeline.cut({"samplers": self._samplers.usage(), "graders": self._graders.usage()})
+        figures |= {"learn_began_at": began_at, "learned_at": time.time()}
+        metrics = step_metrics(groups, self._dropped, report, self._progress, figures)
+        self._dropped.clear()
+        self._records.step_done(self._progress.epoch(len(self._stream)), groups, report, metrics)
         return policy
 
+    async def _publish(self, policy: PolicyVersion, *, num_trained: int) -> None:
+        began_at, began = time.time(), time.monotonic()
+        with self._timeline.publishing():
+            swaps = await self._samplers.publish(policy)
+        self._records.policy_published(policy.number, swaps, began_at, time.monotonic() - began)
+        num_held, self._num_held_slots = self._num_held_slots, 0
+        await self._slots.release(trained=num_trained, dropped=num_held)
+
     async def _drop(self, dropped: Dropped) -> None:
-        self._progress.dropped(_position(dropped.group.id))
+        position = _position(dropped.group.id)
+        if dropped.fate is Fate.STALE and self._progress.attempt_of(position) == MAX_ATTEMPTS:
+            dropped = replace(dropped, fate=Fate.FILTERED, reason="too_slow")
+        if dropped.fate is Fate.STALE:
+            self._progress.stale(position)
+        else:
+            self._progress.dropped(position)
+        for fate, _ in endings_of_dropped(dropped):
+            self._progress.count(fate, 1)
+        self._dropped.append(dropped)
         self._records.group_dropped(dropped, self._progress.step)
         if dropped.fate is Fate.FILTERED and self._buffer.gave_up_filtering:
             self._records.filtering_gave_up(self._progress.step)
-        await self._slots.release(dropped=1)
+        if dropped.reason in ("stale", "too_slow"):  # before the next policy, who took the slot would be as old
+            self._num_held_slots += 1
+        else:
+            await self._slots.release(dropped=1)
 
     async def _unless_stopped(self, work: Coroutine[Any, Any, Batch]) -> Batch | None:
         """The result of the work, or None when the run is asked to stop before it is there."""
@@ -189,10 +266,11 @@ class Driver:
         if self._learning:
             await asyncio.wait({self._learning})
         if self._progress.step > self._progress.saved_step:
-            self._records.save_progress(self._progress)
+            self._records.save_progress(self._progress.step, self._state_of_step)
             await self._learner.save_checkpoint()
             self._progress.saved_step = self._progress.step
 
 
 def _position(group_id: str) -> int:
-    return int(group_id.removeprefix("g"))
+    """Of the problem stream, from ``g<position>`` or ``g<position>-<attempt>``."""
+    return int(group_id.removeprefix("g").partition("-")[0])

@@ -6,7 +6,8 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from cluster.attempt import attempt
+from cluster.attempt import Attempt
+from cluster.config import Config
 from cluster.metrics import spread, verdict_shares
 from cluster.types import (
     GraderPool,
@@ -19,6 +20,19 @@ from cluster.types import (
     UngradableError,
     Verdict,
 )
+
+
+def evaluation_sampling(config: Config) -> Sampling:
+    """How completions are drawn when a policy is measured."""
+    evaluation, rollout = config.evaluation, config.rollout
+    return Sampling(
+        temperature=0.0 if evaluation.greedy else rollout.temperature,
+        max_completion_tokens=rollout.max_completion_tokens,
+        top_p=evaluation.top_p,
+        top_k=evaluation.top_k,
+        min_p=evaluation.min_p,
+        stop=rollout.stop,
+    )
 
 
 async def attempt_all(
@@ -43,7 +57,7 @@ async def attempt_all(
             sampling=sampling,
             seed=(seed << 32) + number * completions_per_problem,
         )
-        group = await attempt(problem, request, samplers, graders)
+        group = await Attempt(problem, request).run(samplers, graders)
         on_done()
         return group
 

@@ -3,16 +3,24 @@
 Standard deviations are TRL's: with one degree of freedom taken off, 0 for a single value.
 """
 
+import math
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from cluster.types import FinishReason, Grade, Group, StepReport, Verdict
+from cluster.buffer import Dropped
+from cluster.progress import Progress
+from cluster.types import Fate, FinishReason, Grade, Group, StepReport, Verdict
 
 
 def spread(values: Sequence[float]) -> float:
     """Sample standard deviation; 0 for fewer than two values."""
     return statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The smallest of the values that this share (0 to 1) of them does not exceed."""
+    return sorted(values)[math.ceil(share * len(values)) - 1]
 
 
 def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
@@ -65,16 +73,53 @@ def learning_log_line(epoch: float, metrics: Mapping[str, float]) -> str:
     )
 
 
-def step_metrics(groups: Sequence[Group], report: StepReport, timings: Mapping[str, float]) -> dict[str, float]:
-    """Everything about one step in one flat mapping: groups, learner, seconds, staleness."""
+def step_metrics(
+    groups: Sequence[Group],
+    dropped: Sequence[Dropped],
+    report: StepReport,
+    progress: Progress,
+    figures: Mapping[str, float],
+) -> dict[str, float]:
+    """Everything about one step in one flat mapping; ``figures`` are the timeline's, with ``step_seconds`` among them."""
     staleness = [report.step - 1 - group.policy_version for group in groups]
-    seconds = sum(timings.values())
+    seconds = figures["step_seconds"]
     metrics = group_metrics(groups)
+    num_tokens = metrics["completion_tokens"]
+    wasted = wasted_tokens(dropped)
     return {
         **metrics,
         **report.metrics,
-        **timings,
-        "step_seconds": seconds,
-        "tokens_per_second": metrics["completion_tokens"] / seconds if seconds else 0.0,
+        **figures,
+        **wasted,
+        **hop_seconds(groups),
+        "tokens_per_second": num_tokens / seconds if seconds else 0.0,
+        "completions_per_second": metrics["num_completions"] / seconds if seconds else 0.0,
+        "frac_tokens_wasted": sum(wasted.values()) / (num_tokens + sum(wasted.values())),
         "mean_staleness": statistics.fmean(staleness),
+        "max_staleness": float(max(staleness)),
+        "num_asked_so_far": float(progress.num_asked),
+        "num_under_way": float(progress.num_under_way),
+        **{f"num_{fate}_so_far": float(progress.fates.get(fate, 0)) for fate in Fate},
+    }
+
+
+def wasted_tokens(dropped: Sequence[Dropped]) -> dict[str, float]:
+    """Completion tokens that were sampled and not trained, under ``wasted_tokens_<fate>``."""
+    tokens: Counter[str] = Counter()
+    for one in dropped:
+        tokens[one.fate] += sum(len(completion.token_ids) for completion in one.group.completions)
+    return {f"wasted_tokens_{fate}": float(tokens[fate]) for fate in Fate if fate is not Fate.TRAINED}
+
+
+def hop_seconds(groups: Sequence[Group]) -> dict[str, float]:
+    """Mean seconds of a completion in each part, and from being asked for to its reward."""
+    hops = [hop for group in groups for hop in group.hops if hop.graded is not None]
+    if not hops:
+        return {}
+    to_reward = [hop.graded - hop.asked for hop in hops if hop.graded is not None]
+    return {
+        "sampling_seconds": statistics.fmean(hop.sampled - hop.asked for hop in hops),
+        "grading_seconds": statistics.fmean(hop.graded - hop.sampled for hop in hops if hop.graded is not None),
+        "time_to_reward_seconds": statistics.fmean(to_reward),
+        "time_to_reward_p95_seconds": percentile(to_reward, 0.95),
     }

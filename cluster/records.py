@@ -1,52 +1,83 @@
 """What a run writes down as it goes: the seeds' logs, the metrics, and every completion with its fate."""
 
-from collections.abc import Mapping, Sequence
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cluster.buffer import Dropped
 from cluster.console import View
-from cluster.metrics import learning_log_line
-from cluster.progress import Progress
-from cluster.rollouts import breakdown, rollout_rows, rollout_schema
+from cluster.metrics import learning_log_line, percentile
+from cluster.rollouts import breakdown, dropped_rows, rollout_schema, trained_rows
 from cluster.run_folder import RunFolder
-from cluster.types import Fate, Group
+from cluster.timeline import busy_line
+from cluster.types import Group, StepReport, Swap
+
+FLUSH_SECONDS = 5.0
+"""How long the rows of dropped groups may wait for others to share a file with."""
 
 
 class RunRecords:
-    """The Records of the driver, on disk; ``view`` shows the same to whoever watches."""
+    """The Records of the driver, on disk; ``view`` shows the same to whoever watches, ``export`` to other programs."""
 
-    def __init__(self, folder: RunFolder, view: View) -> None:
+    def __init__(self, folder: RunFolder, view: View, export: Callable[[Mapping[str, float | None]], None]) -> None:
         self._folder = folder
         self._view = view
+        self._export = export
         self._part = 0  # Parquet files written by this process, so that names never repeat
         self._pending: list[dict[str, Any]] = []
+        self._flushed_at = time.monotonic()
 
     def group_dropped(self, dropped: Dropped, step: int) -> None:
         """Keep a group that will not be trained, under the step that comes next."""
         self._log_rewards(dropped.group, step + 1)
-        self._pending.extend(rollout_rows(dropped.group, step + 1, dropped.fate, dropped.reason))
-        self._view.group_dropped(dropped)
+        self._pending.extend(dropped_rows(dropped, step + 1))
+        if time.monotonic() - self._flushed_at > FLUSH_SECONDS:
+            self._write_rollouts(step + 1)
 
-    def step_done(self, step: int, epoch: float, groups: Sequence[Group], metrics: Mapping[str, float]) -> None:
-        """Write everything about one step; the step's file of rollouts is readable as soon as this returns."""
+    def step_done(
+        self, epoch: float, groups: Sequence[Group], report: StepReport, metrics: Mapping[str, float]
+    ) -> None:
+        """Write everything about one step; its rollouts are readable as soon as this returns."""
+        step = report.step
         for group in groups:
             self._log_rewards(group, step)
-            self._pending.extend(rollout_rows(group, step, Fate.TRAINED, ""))
+            self._pending.extend(trained_rows(group, report))
         self._write_rollouts(step)
         self._folder.append_json(self._folder.metrics, {"step": step, "epoch": epoch, **metrics})
         self._folder.append(self._folder.learning_log, learning_log_line(epoch, metrics))
+        self._folder.append(
+            self._folder.time_log, f"[Step {step}]  {metrics['step_seconds']:.1f} s  {busy_line(metrics)}"
+        )
+        self._export({**metrics, "step": step, "epoch": epoch})
         self._view.step_done(step, epoch, metrics)
+
+    def policy_published(self, version: int, swaps: Sequence[Swap], began_at: float, seconds: float) -> None:
+        """Write how the samplers took a policy over."""
+        latencies = [swap.seconds for swap in swaps]
+        gaps = [swap.canary_gap for swap in swaps if swap.canary_gap is not None]
+        figures = {
+            "publish_seconds": seconds,
+            "swap_p50_seconds": statistics.median(latencies),
+            "swap_p95_seconds": percentile(latencies, 0.95),
+            "canary_gap_mean": statistics.fmean(gaps) if gaps else None,
+            "canary_gap_max": max(gaps) if gaps else None,
+        }
+        by_sampler = {swap.sampler: swap.seconds for swap in swaps}
+        row = {"step": version, "began_at": began_at, **figures, "seconds_by_sampler": by_sampler}
+        self._folder.append_json(self._folder.publishes, row)
+        self._export(figures)
 
     def filtering_gave_up(self, step: int) -> None:
         """Say that the filter no longer filters."""
         self._view.warn(
-            f"step {step + 1}: so many groups had no signal that they are kept again; "
-            "raise rollout.temperature or rollout.group_size, or take easier problems"
+            f"problems ran out at step {step + 1}: so many groups were filtered that all are kept until it has its batch "
+            "(loop.max_filtered_per_step); raise rollout.temperature or rollout.group_size, or take other problems"
         )
 
-    def save_progress(self, progress: Progress) -> None:
+    def save_progress(self, step: int, state: str) -> None:
         """Keep what resuming from this step needs."""
-        self._folder.save_progress(progress)
+        self._folder.save_progress(step, state)
 
     def _log_rewards(self, group: Group, step: int) -> None:
         for completion, grade in zip(group.completions, group.grades, strict=True):
@@ -70,3 +101,4 @@ class RunRecords:
             pq.write_table(pa.Table.from_pylist(self._pending, schema=rollout_schema()), temporary)
             temporary.replace(path)
         self._pending.clear()
+        self._flushed_at = time.monotonic()

@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from cluster.types import AssertOutcome, Completion, Facts, Fate, Grade, Group, Problem, Verdict
+from cluster.buffer import Dropped
+from cluster.fates import Ending, endings_of_dropped, endings_of_trained
+from cluster.types import AssertOutcome, Facts, Grade, Group, StepReport, Verdict
 
 # Columns that hold a fact as it is, beside those of breakdown().
 FURTHER_FACTS = (
@@ -48,27 +50,50 @@ def breakdown(grade: Grade) -> dict[str, Any]:
     }
 
 
-def rollout_rows(group: Group, step: int, fate: Fate, reason: str) -> list[dict[str, Any]]:
-    """One row per completion of a group, as rollout_schema describes."""
+def trained_rows(group: Group, report: StepReport) -> list[dict[str, Any]]:
+    """One row per completion of a group that was part of a step, as rollout_schema describes."""
     return [
-        _rollout_row(
-            group.problem, completion, grade, step, fate if grade else Fate.FAILED, reason if grade else "ungradable"
+        _row(group, index, report.step, ending) | {"advantage": report.advantages.get(completion.id)}
+        for index, (completion, ending) in enumerate(
+            zip(group.completions, endings_of_trained(group, report), strict=True)
         )
-        for completion, grade in zip(group.completions, group.grades, strict=True)
     ]
 
 
-def _rollout_row(
-    problem: Problem, completion: Completion, grade: Grade | None, step: int, fate: Fate, reason: str
-) -> dict[str, Any]:
+def dropped_rows(dropped: Dropped, step: int) -> list[dict[str, Any]]:
+    """One row per completion that was asked for, those that were never sampled included, without tokens."""
+    group, endings = dropped.group, endings_of_dropped(dropped)
+    num_sampled = len(group.completions)
+    sampled = {completion.index for completion in group.completions}
+    missing = [index for index in range(dropped.group_size) if index not in sampled]
+    return [_row(group, index, step, ending) for index, ending in enumerate(endings[:num_sampled])] + [
+        {
+            "step": step,
+            "fate": fate,
+            "reason": reason,
+            "problem_id": group.problem.id,
+            "group_id": group.id,
+            "completion_id": f"{group.id}-c{index}",
+            "token_ids": (),
+            "sampler_logprobs": (),
+            "version_spans": (),
+        }
+        for index, (fate, reason) in zip(missing, endings[num_sampled:], strict=True)
+    ]
+
+
+def _row(group: Group, index: int, step: int, ending: Ending) -> dict[str, Any]:
+    completion, grade = group.completions[index], group.grades[index]
+    fate, reason = ending
     row: dict[str, Any] = {
         "step": step,
         "fate": fate,
         "reason": reason,
-        "problem_id": problem.id,
-        "group_id": completion.group_id,
+        "problem_id": group.problem.id,
+        "group_id": group.id,
         "completion_id": completion.id,
         "policy_version": completion.policy_version,
+        "version_spans": [asdict(span) for span in completion.version_spans],
         "prompt_ids": completion.prompt_ids,
         "token_ids": completion.token_ids,
         "sampler_logprobs": completion.sampler_logprobs,
@@ -76,6 +101,9 @@ def _rollout_row(
         "finish_reason": completion.finish_reason,
         "sampling_seconds": completion.seconds,
     }
+    if group.hops:
+        hops = group.hops[index]
+        row |= {"asked_at": hops.asked, "sampled_at": hops.sampled, "graded_at": hops.graded}
     if grade:
         facts = grade.facts
         row |= breakdown(grade)
@@ -87,7 +115,10 @@ def _rollout_row(
 
 
 def rollout_schema() -> Any:
-    """The pyarrow schema of ``rollouts/*.parquet``; grade columns are null where a completion could not be graded."""
+    """The pyarrow schema of ``rollouts/*.parquet``.
+
+    Grade columns are null where a completion has no grade; one that was never sampled has no tokens, and null for the rest.
+    """
     import pyarrow as pa
 
     text, number, real, flag = pa.string(), pa.int64(), pa.float64(), pa.bool_()
@@ -96,16 +127,21 @@ def rollout_schema() -> Any:
             "step": number,  # the step that trained it, or the step under way when it was dropped
             "fate": text,  # cluster.types.Fate
             "reason": text,  # why it was not trained; empty where it was
+            "advantage": real,  # null where it did not enter the loss
             "problem_id": text,
             "group_id": text,
             "completion_id": text,
-            "policy_version": number,
+            "policy_version": number,  # that sampled the last token; null where none was sampled
+            "version_spans": pa.list_(pa.struct({"policy_version": number, "num_tokens": number})),  # empty: all by one
             "prompt_ids": pa.list_(pa.int32()),  # [P]
             "token_ids": pa.list_(pa.int32()),  # [T]
             "sampler_logprobs": pa.list_(pa.float32()),  # [T]
             "text": text,
             "finish_reason": text,
-            "sampling_seconds": real,
+            "sampling_seconds": real,  # in the engine
+            "asked_at": real,  # Unix seconds by the driver's clock, as the next two
+            "sampled_at": real,
+            "graded_at": real,  # null where it was given up before
             "total_reward": real,
             "structural": real,
             "type_check": real,

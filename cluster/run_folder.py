@@ -6,7 +6,9 @@
         config.yaml                         the resolved configuration
         audit.jsonl                         per problem, why no solution can pass it
         learning.log                        one line per step
+        time.log                            one line per step: who was busy, who waited for whom
         metrics.jsonl                       one object per step, every figure
+        publishes.jsonl                     one object per policy: how long the samplers took to load and prove it
         evaluation.jsonl                    held-out results, one object per evaluation
         reward_logs/completions.jsonl       every graded completion with its text
         reward_logs/syntax_aware_breakdown.jsonl   its reward, term by term
@@ -61,7 +63,9 @@ class RunFolder:
         self.config = path / "config.yaml"
         self.audit = path / "audit.jsonl"
         self.learning_log = path / "learning.log"
+        self.time_log = path / "time.log"
         self.metrics = path / "metrics.jsonl"
+        self.publishes = path / "publishes.jsonl"
         self.evaluation = path / "evaluation.jsonl"
         self.completions = path / "reward_logs" / "completions.jsonl"
         self.breakdown = path / "reward_logs" / "syntax_aware_breakdown.jsonl"
@@ -100,19 +104,19 @@ class RunFolder:
         except (OSError, ValueError) as error:
             raise RunFolderError(f"cannot go on from step {step}: {path} cannot be read ({error})") from None
 
-    def save_progress(self, progress: Progress) -> None:
+    def save_progress(self, step: int, state: str) -> None:
         """Keep the state that belongs to the checkpoint of this step."""
-        self.write(self._progress_file(progress.step), progress.to_json())
+        self.write(self._progress_file(step), state)
 
     def forget_after(self, step: int) -> None:
         """Drop the rows of steps that a resumed run will do again, so that each step is reported once."""
-        for path in (self.metrics, self.completions, self.breakdown):
+        for path in (self.metrics, self.publishes, self.completions, self.breakdown):
             if path.exists():
                 kept = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
                 self.write(path, "".join(f"{line}\n" for line in kept))
-        if self.learning_log.exists():
-            lines = self.learning_log.read_text().splitlines()
-            self.write(self.learning_log, "".join(f"{line}\n" for line in lines[:step]))
+        for path in (self.learning_log, self.time_log):
+            if path.exists():
+                self.write(path, "".join(f"{line}\n" for line in path.read_text().splitlines()[:step]))
         for path in self.rollouts.glob("step-*.parquet"):
             if int(path.name.split("-")[1]) > step:
                 path.unlink()

@@ -196,7 +196,9 @@ async def samplers_and_graders(
     from grader.pool import RayGraderPool
     from rollout.pool import RaySamplerPool
 
-    samplers = RaySamplerPool(config.rollout, model=model_path(config), lora_rank=lora_rank)
+    samplers = RaySamplerPool(
+        config.rollout, model=model_path(config), lora_rank=lora_rank, max_staleness=config.loop.max_staleness
+    )
     graders = RayGraderPool(config.grader)
     try:
         with view.phase(f"starting {config.rollout.num_samplers} samplers and {config.grader.num_graders} graders"):

@@ -4,13 +4,15 @@ import asyncio
 import json
 import math
 import time
+from pathlib import Path
 from typing import Any
 
 from cluster.config import Config
 from cluster.console import View, evaluation_table
 from cluster.curve import draw_curve
 from cluster.driver import Driver
-from cluster.evaluation import attempt_all, summarize
+from cluster.evaluation import attempt_all, evaluation_sampling, summarize
+from cluster.gauges import Gauges
 from cluster.placement import place, ray_cluster
 from cluster.problems import ProblemStream
 from cluster.records import RunRecords
@@ -24,8 +26,9 @@ from cluster.session import (
     model_path,
     samplers_and_graders,
 )
-from cluster.types import CaravanError, ConfigError, GraderPool, RunFolderError, SamplerPool, Sampling
+from cluster.types import CaravanError, ConfigError, GraderPool, RunFolderError, SamplerPool
 from grader.toolchain import prepare_toolchain
+from learner.plan import LearnerPlan
 
 
 async def train(config: Config, view: View) -> int:
@@ -52,7 +55,22 @@ async def train(config: Config, view: View) -> int:
                 return await Training(placed, folder, material, view, interruption).run()
             except* CaravanError:
                 view.say(f"what the parts printed themselves: {folder.worker_logs}/worker-*")
+                view.say("what was trained is kept up to the last checkpoint: the same command goes on from there")
                 raise
+
+
+def learner_plan(config: Config, *, max_steps: int, canary_ids: tuple[int, ...], checkpoints_dir: Path) -> LearnerPlan:
+    """What the learner has to know of the run; ``canary_ids`` are tokens that it scores under every policy."""
+    return LearnerPlan(
+        model=model_path(config),
+        temperature=config.rollout.temperature,
+        max_completion_tokens=config.rollout.max_completion_tokens,
+        max_staleness=config.loop.max_staleness,
+        max_steps=max_steps,
+        seed=config.run.seed,
+        checkpoints_dir=checkpoints_dir.resolve(),
+        canary_ids=canary_ids,
+    )
 
 
 class Training:
@@ -73,16 +91,13 @@ class Training:
     async def run(self) -> int:
         """Start the parts, evaluate, train, evaluate again, and leave the results in the run folder."""
         from learner.actor import RayLearner
-        from learner.plan import LearnerPlan
 
         config, folder, view = self._config, self._folder, self._view
-        plan = LearnerPlan(
-            model=model_path(config),
-            temperature=config.rollout.temperature,
-            max_completion_tokens=config.rollout.max_completion_tokens,
+        plan = learner_plan(
+            config,
             max_steps=self._max_steps,
-            seed=config.run.seed,
-            checkpoints_dir=folder.checkpoints.resolve(),
+            canary_ids=self._material.prompts[self._material.training[0].id].token_ids,
+            checkpoints_dir=folder.checkpoints,
         )
         learner = RayLearner(config.learner, plan)
         started = time.monotonic()
@@ -106,7 +121,7 @@ class Training:
                     samplers=samplers,
                     graders=graders,
                     learner=learner,
-                    records=RunRecords(folder, view),
+                    records=RunRecords(folder, view, Gauges(folder.path.name).show),
                     progress=progress,
                     stop=self._interruption.requested,
                 )
@@ -138,17 +153,13 @@ class Training:
         config = self._config
         if not self._evaluated or any(result["name"] == name for result in self._folder.evaluations()):
             return
-        sampling = Sampling(
-            temperature=0.0 if config.evaluation.greedy else config.rollout.temperature,
-            max_completion_tokens=config.rollout.max_completion_tokens,
-        )
         with self._view.counting(f"held-out problems {name} training", len(self._evaluated)) as counter:
             groups = await attempt_all(
                 self._evaluated,
                 self._material.prompts,
                 samplers=samplers,
                 graders=graders,
-                sampling=sampling,
+                sampling=evaluation_sampling(config),
                 completions_per_problem=config.evaluation.completions_per_problem,
                 seed=config.run.seed + 1,
                 name=name,

@@ -10,10 +10,10 @@ from rich.syntax import Syntax
 
 from cluster.config import Config
 from cluster.console import View, evaluation_table
-from cluster.evaluation import attempt_all, summarize
+from cluster.evaluation import attempt_all, evaluation_sampling, summarize
 from cluster.placement import place, ray_cluster
 from cluster.session import Interruption, Material, load_material, load_usable, read_adapter, samplers_and_graders
-from cluster.types import DatasetError, Group, Problem, RunFolderError, Sampling
+from cluster.types import DatasetError, Group, Problem, RunFolderError
 from grader.toolchain import prepare_toolchain
 
 
@@ -83,10 +83,6 @@ async def _attempt(
 ) -> list[Group]:
     """Sample and grade, in a Ray cluster, with the placed configuration."""
     policy, rank = read_adapter(config.model.adapter) if config.model.adapter else (None, config.learner.lora.r)
-    sampling = Sampling(
-        temperature=0.0 if config.evaluation.greedy else config.rollout.temperature,
-        max_completion_tokens=config.rollout.max_completion_tokens,
-    )
     async with samplers_and_graders(config, view, lora_rank=rank, policy=policy) as (samplers, graders):
         with view.counting("problems", len(problems)) as counter:
             return await attempt_all(
@@ -94,7 +90,7 @@ async def _attempt(
                 material.prompts,
                 samplers=samplers,
                 graders=graders,
-                sampling=sampling,
+                sampling=evaluation_sampling(config),
                 completions_per_problem=num_completions,
                 seed=config.run.seed + 1,
                 name=name,

@@ -21,7 +21,7 @@ The errors, so that whoever catches one knows what else there is::
     └── DeadlineExceeded    a remote call did not answer in time
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -276,7 +276,7 @@ class Hops:
 
     asked: float  # its group was asked for
     sampled: float  # it came from the sampler, and went to the graders
-    graded: float  # its grade was there
+    graded: float | None  # its grade was there; None: it never was
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -358,7 +358,7 @@ class Usage:
 class SamplerPool(Protocol):
     """Samples groups; the real one is rollout.pool, the fake one rollout.fake."""
 
-    def sample_group(self, request: GroupRequest, started: Callable[[int], None] = ...) -> AsyncIterator[Completion]:
+    def sample_group(self, request: GroupRequest, started: Callable[[int], None] = ...) -> AsyncGenerator[Completion]:
         """Yield the ``G`` completions of a group, each as it ends, in any order.
 
         ``started`` is called with the policy version once a sampler has been found. Closing the iterator takes the rest

@@ -65,7 +65,10 @@ def test_the_end_of_a_key_is_enough_where_it_is_unambiguous() -> None:
         (["learner.lora.r=20"], "allowed are 1, 8, 16"),
         (["max_steps=5", "epochs=2"], "loop.max_steps and loop.epochs contradict each other"),
         (["run.name=../elsewhere"], "run.name"),
-        (["max_staleness=2"], "loop.max_staleness=2"),
+        (["max_staleness=-1"], "loop.max_staleness=-1"),
+        (["min_mean_reward=0.9", "max_mean_reward=0.5"], "loop.min_mean_reward=0.9"),
+        (["rollout.top_p=0.9"], "the gradient is biased"),
+        (["top_p=0.9"], "'top_p' is ambiguous: evaluation.top_p, rollout.top_p"),
     ],
 )
 def test_an_impossible_setting_is_refused_with_key_and_reason(overrides: list[str], message: str) -> None:

@@ -1,17 +1,37 @@
 """The loop, with fakes beside it: which groups are trained, under which policy, and what becomes of the others."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from pathlib import Path
+from random import Random
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
 from cluster.buffer import Dropped
 from cluster.config import Config, load_config
 from cluster.driver import Driver
 from cluster.problems import ProblemStream
 from cluster.progress import Progress
-from cluster.types import Completion, Fate, Grade, Group, GroupRequest, LearnerError, Problem, Prompt, UngradableError
+from cluster.types import (
+    Completion,
+    Fate,
+    Grade,
+    Group,
+    GroupFailed,
+    GroupRequest,
+    LearnerError,
+    PolicyVersion,
+    Problem,
+    Prompt,
+    StepReport,
+    Swap,
+    UngradableError,
+    Usage,
+)
 from learner.fake import FakeLearner
 from rollout.fake import FakeSamplerPool
 from tests.cluster.made import grade, problem
@@ -23,18 +43,26 @@ class MemoryRecords:
         self.dropped: list[Dropped] = []
         self.saved: dict[int, str] = {}
         self.gave_up = 0
+        self.metrics: list[Mapping[str, float]] = []
+        self.published: list[int] = []
 
     def group_dropped(self, dropped: Dropped, step: int) -> None:
         self.dropped.append(dropped)
 
-    def step_done(self, step: int, epoch: float, groups: Sequence[Group], metrics: Mapping[str, float]) -> None:
+    def step_done(
+        self, epoch: float, groups: Sequence[Group], report: StepReport, metrics: Mapping[str, float]
+    ) -> None:
         self.steps.append(tuple(groups))
+        self.metrics.append(metrics)
+
+    def policy_published(self, version: int, swaps: Sequence[Swap], began_at: float, seconds: float) -> None:
+        self.published.append(version)
 
     def filtering_gave_up(self, step: int) -> None:
         self.gave_up += 1
 
-    def save_progress(self, progress: Progress) -> None:
-        self.saved[progress.step] = progress.to_json()
+    def save_progress(self, step: int, state: str) -> None:
+        self.saved[step] = state
 
 
 class Judge:
@@ -48,6 +76,9 @@ class Judge:
         if reward is None:
             raise UngradableError("no grader is alive")
         return grade(reward)
+
+    def usage(self) -> Usage:
+        return Usage(num_members=1, busy_seconds=0.0, num_running=0, num_waiting=0)
 
     async def close(self) -> None:
         pass
@@ -93,7 +124,7 @@ def run(driver: Driver) -> int:
 
 
 def positions(steps: Sequence[Sequence[Group]]) -> list[int]:
-    return sorted(int(one.id.removeprefix("g")) for step in steps for one in step)
+    return sorted(int(one.id.removeprefix("g").partition("-")[0]) for step in steps for one in step)
 
 
 def test_a_synchronous_run_trains_every_group_under_the_newest_policy(tmp_path: Path) -> None:
@@ -155,27 +186,29 @@ def test_an_ungradable_completion_leaves_the_group_and_an_ungradable_group_is_re
 
     def reward(completion: Completion) -> float | None:
         broken = completion.group_id == "g0000001" or (completion.group_id == "g0000000" and completion.index == 0)
-        return None if broken else float(completion.index)
+        return None if broken else completion.index / 2
 
     config = settings("group_size=3")
     run(make_driver(config, learner=FakeLearner(tmp_path), reward=reward, records=records))
     assert [dropped.fate for dropped in records.dropped] == [Fate.FAILED]
     (first,) = [group for groups in records.steps for group in groups if group.id == "g0000000"]
     assert first.grades[0] is None
-    assert first.rewards == (1.0, 2.0)
+    assert first.rewards == (0.5, 1.0)
 
 
 def test_a_stop_saves_the_last_step_and_a_resume_skips_and_repeats_nothing(tmp_path: Path) -> None:
     records, stop = MemoryRecords(), asyncio.Event()
 
     class StopsAfterThree(MemoryRecords):
-        def step_done(self, step: int, epoch: float, groups: Sequence[Group], metrics: Mapping[str, float]) -> None:
-            records.step_done(step, epoch, groups, metrics)
-            if step == 3:
+        def step_done(
+            self, epoch: float, groups: Sequence[Group], report: StepReport, metrics: Mapping[str, float]
+        ) -> None:
+            records.step_done(epoch, groups, report, metrics)
+            if report.step == 3:
                 stop.set()
 
-        def save_progress(self, progress: Progress) -> None:
-            records.save_progress(progress)
+        def save_progress(self, step: int, state: str) -> None:
+            records.save_progress(step, state)
 
     config = settings("max_staleness=1")
     driver = make_driver(config, learner=FakeLearner(tmp_path), records=StopsAfterThree(), stop=stop, max_steps=6)
@@ -198,7 +231,7 @@ def test_a_stop_saves_the_last_step_and_a_resume_skips_and_repeats_nothing(tmp_p
 
 def test_a_dying_sampler_ends_the_run_and_the_step_under_way_can_still_be_saved(tmp_path: Path) -> None:
     class DyingSamplers(FakeSamplerPool):
-        async def publish(self, policy: object) -> None:
+        async def publish(self, policy: PolicyVersion) -> tuple[Swap, ...]:
             raise LearnerError("gone")
 
     records = MemoryRecords()
@@ -223,3 +256,152 @@ def test_no_task_is_left_behind_when_a_run_ends(tmp_path: Path) -> None:
         return asyncio.all_tasks() - {asyncio.current_task()}  # type: ignore[arg-type]
 
     assert not asyncio.run(scenario())
+
+
+def ended(records: MemoryRecords) -> list[int]:
+    """The stream positions that were trained, filtered or failed, each as often as it was."""
+    final = [dropped.group for dropped in records.dropped if dropped.fate is not Fate.STALE]
+    return positions([*records.steps, final])
+
+
+@hypothesis_settings(max_examples=40, deadline=None)
+@given(
+    st.integers(0, 3),
+    st.sampled_from([1.0, 1.5, 3.0]),
+    st.booleans(),
+    st.randoms(use_true_random=False),
+)
+def test_whoever_overtakes_whom_the_staleness_is_bounded_and_every_completion_ends_once(
+    max_staleness: int, oversampling: float, filtering: bool, chance: Random
+) -> None:
+    delays: dict[tuple[str, int], float] = {}
+
+    def delay(request: GroupRequest, index: int) -> float:
+        return delays.setdefault((request.group_id, index), chance.choice([0.0, 0.001, 0.002, 0.02]))
+
+    def reward(completion: Completion) -> float | None:
+        position = int(completion.group_id[1:8])
+        if position % 7 == 3:
+            return None
+        return 0.0 if position % 3 == 1 else float(completion.index % 2)
+
+    records = MemoryRecords()
+    config = settings(
+        f"max_staleness={max_staleness}", f"oversampling={oversampling}", f"drop_groups_without_signal={filtering}"
+    )
+    samplers = FakeSamplerPool(lambda *_: "n + 1", delay_seconds=delay, publish_seconds=0.001)
+    with TemporaryDirectory() as folder:
+        learner = FakeLearner(Path(folder))
+        run(make_driver(config, samplers=samplers, learner=learner, reward=reward, records=records, max_steps=6))
+
+    assert [len(groups) for groups in records.steps] == [2] * 6
+    assert records.published == list(range(1, 7))
+    for step, groups in enumerate(records.steps):
+        assert all(0 <= step - group.policy_version <= max_staleness for group in groups)
+    assert len(ended(records)) == len(set(ended(records)))
+    asked = {request.group_id for request in samplers.requests}
+    assert len(asked) == len(samplers.requests)
+    for metrics in records.metrics:
+        fates = sum(metrics[f"num_{fate}_so_far"] for fate in Fate)
+        assert metrics["num_asked_so_far"] == fates + metrics["num_under_way"]
+    # At the end nothing is under way: each group that was asked for is trained or dropped.
+    decided = [one.id for groups in records.steps for one in groups] + [one.group.id for one in records.dropped]
+    assert sorted(decided) == sorted(asked)
+
+
+def test_a_group_that_others_overtook_is_given_up_before_the_learner_ends_and_comes_again(tmp_path: Path) -> None:
+    class SlowLearner(FakeLearner):
+        async def step(self, groups: Sequence[Group]) -> tuple[PolicyVersion, StepReport]:
+            await asyncio.sleep(0.01)
+            stale_while_learning.append([dropped.group.id for dropped in records.dropped])
+            return await super().step(groups)
+
+    def delay(request: GroupRequest, index: int) -> float:
+        return 5.0 if request.group_id == "g0000000" else 0.001
+
+    stale_while_learning: list[list[str]] = []
+    records = MemoryRecords()
+    samplers = FakeSamplerPool(lambda *_: "n + 1", delay_seconds=delay)
+    config = settings("max_staleness=1")
+    run(make_driver(config, samplers=samplers, learner=SlowLearner(tmp_path), records=records))
+    # Trained by step 2 it would have been one version old, by step 3 two: it is doomed when the batch of step 2 is taken.
+    assert stale_while_learning[:3] == [[], ["g0000000"], ["g0000000"]]
+    (dropped,) = records.dropped
+    assert (dropped.fate, dropped.reason, dropped.group_size, dropped.group.completions) == (Fate.STALE, "stale", 2, ())
+    assert "g0000000-2" in {group.id for groups in records.steps for group in groups}
+
+
+def test_a_problem_that_is_always_overtaken_is_left_out_as_too_slow(tmp_path: Path) -> None:
+    def delay(request: GroupRequest, index: int) -> float:
+        return 5.0 if request.group_id.startswith("g0000000") else 0.0
+
+    records = MemoryRecords()
+    samplers = FakeSamplerPool(lambda *_: "n + 1", delay_seconds=delay)
+    run(
+        make_driver(
+            settings("max_staleness=1"), samplers=samplers, learner=FakeLearner(tmp_path), records=records, max_steps=9
+        )
+    )
+    assert [(one.group.id, one.fate, one.reason) for one in records.dropped] == [
+        ("g0000000", Fate.STALE, "stale"),
+        ("g0000000-2", Fate.STALE, "stale"),
+        ("g0000000-3", Fate.FILTERED, "too_slow"),
+    ]
+
+
+def test_a_group_whose_fate_is_decided_is_not_sampled_to_its_end(tmp_path: Path) -> None:
+    def delay(request: GroupRequest, index: int) -> float:
+        return 5.0 if request.group_id == "g0000000" and index == 3 else 0.0
+
+    def reward(completion: Completion) -> float:
+        return 0.0 if completion.group_id == "g0000000" else float(completion.index % 2)
+
+    records = MemoryRecords()
+    samplers = FakeSamplerPool(lambda *_: "n + 1", delay_seconds=delay)
+    config = settings("group_size=4", "min_mean_reward=0.3")
+    run(make_driver(config, samplers=samplers, learner=FakeLearner(tmp_path), reward=reward, records=records))
+    (dropped,) = records.dropped
+    assert (dropped.group.id, dropped.fate, dropped.reason) == ("g0000000", Fate.FILTERED, "too_hard")
+    assert len(dropped.group.completions) == 3
+
+
+def test_a_group_at_which_samplers_die_has_failed_and_the_run_goes_on(tmp_path: Path) -> None:
+    class Fragile(FakeSamplerPool):
+        async def sample_group(
+            self, request: GroupRequest, started: Callable[[int], None] = lambda _: None
+        ) -> AsyncGenerator[Completion]:
+            async for completion in super().sample_group(request, started):
+                yield completion
+                if request.group_id == "g0000001":
+                    raise GroupFailed("three samplers died")
+
+    records = MemoryRecords()
+    run(make_driver(settings(), samplers=Fragile(lambda *_: "n + 1"), learner=FakeLearner(tmp_path), records=records))
+    (dropped,) = records.dropped
+    assert (dropped.group.id, dropped.fate, dropped.reason) == (
+        "g0000001",
+        Fate.FAILED,
+        "sampler_failed: three samplers died",
+    )
+    assert len(records.steps) == 4
+
+
+def test_the_state_of_a_checkpoint_is_that_of_its_step_whatever_ended_since(tmp_path: Path) -> None:
+    """A group that is dropped while the checkpoint of a step is written belongs to the next step."""
+
+    class SlowToSave(FakeLearner):
+        async def save_checkpoint(self) -> str:
+            await asyncio.sleep(0.02)
+            return await super().save_checkpoint()
+
+    def reward(completion: Completion) -> float:
+        return 0.0 if int(completion.group_id[1:8]) % 2 else float(completion.index)
+
+    records = MemoryRecords()
+    config = settings("max_staleness=1", "drop_groups_without_signal=true", "save_every_steps=1")
+    samplers = FakeSamplerPool(lambda *_: "n + 1", delay_seconds=lambda *_: 0.001)
+    run(make_driver(config, samplers=samplers, learner=SlowToSave(tmp_path), reward=reward, records=records))
+    for step, state in records.saved.items():
+        progress = Progress.from_json(state)
+        metrics = records.metrics[step - 1]
+        assert sum(progress.fates.values()) == sum(metrics[f"num_{fate}_so_far"] for fate in Fate)

@@ -10,19 +10,19 @@ from cluster.curve import draw_curve
 from cluster.metrics import group_metrics
 from cluster.records import RunRecords
 from cluster.run_folder import RunFolder
-from cluster.types import Fate
+from cluster.types import Fate, StepReport
 from tests.cluster.made import group
 
 
 def test_every_completion_is_written_once_with_its_fate(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     with folder.opened(load_config(None, environment={})):
-        records = RunRecords(folder, View())
+        records = RunRecords(folder, View(), lambda _: None)
         dropped = group([0.5, 0.5], group_id="g0000000")
         trained = group([0.0, 1.0, None], group_id="g0000001")
-        records.group_dropped(Dropped(group=dropped, fate=Fate.FILTERED, reason="no_signal"), step=0)
+        records.group_dropped(Dropped(group=dropped, group_size=2, fate=Fate.FILTERED, reason="no_signal"), step=0)
         timings = {"tokens_per_second": 1.0, "step_seconds": 1.0}
-        records.step_done(1, 0.1, [trained], {**group_metrics([trained]), **timings})
+        records.step_done(0.1, [trained], StepReport(step=1, metrics={}), {**group_metrics([trained]), **timings})
 
         rows = pq.read_table(folder.rollouts).to_pylist()
         assert [(row["completion_id"], row["fate"], row["reason"]) for row in rows] == [

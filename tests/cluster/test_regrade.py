@@ -19,7 +19,7 @@ from cluster.records import RunRecords
 from cluster.regrade import grader_settings_of, regrade
 from cluster.rollouts import FACT_COLUMNS, facts_of
 from cluster.run_folder import RunFolder
-from cluster.types import AssertOutcome, Facts, Fate, Group, Verdict
+from cluster.types import AssertOutcome, Facts, Fate, Group, StepReport, Verdict
 from grader.profiles import PROFILES
 from grader.reward import profile_of, score
 from tests.cluster.made import completion, grade, problem
@@ -56,9 +56,11 @@ def made_run(path: Path, groups: Iterable[Sequence[Facts | None]], overrides: Se
     """The folder of a run that trained these groups, one in each step."""
     folder, config = RunFolder(path), load_config(None, overrides, environment={})
     with folder.opened(config):
-        records = RunRecords(folder, View())
+        records = RunRecords(folder, View(), lambda _: None)
         for step, facts in enumerate(groups, start=1):
-            records.step_done(step, 0.1, [group_of(facts, config, f"s{step:06d}-g00")], METRICS)
+            records.step_done(
+                0.1, [group_of(facts, config, f"s{step:06d}-g00")], StepReport(step=step, metrics={}), METRICS
+            )
     return folder
 
 
@@ -182,13 +184,15 @@ def test_a_run_that_goes_on_or_was_killed_can_be_regraded(tmp_path: Path) -> Non
     config = load_config(None, RUN_REWARD, environment={})
     folder = RunFolder(tmp_path)
     with folder.opened(config):  # the lock is held, as by the run itself
-        records = RunRecords(folder, View())
-        records.step_done(1, 0.1, [group_of([PASSED], config, "a")], METRICS)
+        records = RunRecords(folder, View(), lambda _: None)
+        records.step_done(0.1, [group_of([PASSED], config, "a")], StepReport(step=1, metrics={}), METRICS)
         (folder.rollouts / "step-000002-000002.tmp").write_bytes(b"PAR1 cut here")
         assert len(regrade(folder, PROFILES["binary"]).completions) == 1
-        dropped = Dropped(group=group_of([WRONG, WRONG], config, "b"), fate=Fate.FILTERED, reason="no_signal")
+        dropped = Dropped(
+            group=group_of([WRONG, WRONG], config, "b"), group_size=2, fate=Fate.FILTERED, reason="no_signal"
+        )
         records.group_dropped(dropped, step=1)
-        records.step_done(2, 0.1, [group_of([PASSED], config, "c")], METRICS)
+        records.step_done(0.1, [group_of([PASSED], config, "c")], StepReport(step=2, metrics={}), METRICS)
         assert [one.group_id for one in regrade(folder, PROFILES["binary"]).completions] == ["a", "b", "b", "c"]
 
 

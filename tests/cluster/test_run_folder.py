@@ -72,7 +72,7 @@ def test_progress_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     with folder.opened(config()):
         progress = Progress(step=2, next_position=9, num_trained=4, started=[7, 8])
-        folder.save_progress(progress)
+        folder.save_progress(progress.step, progress.to_json())
         assert folder.load_progress(2).again == [7, 8]
         assert folder.load_progress(0) == Progress()
         with pytest.raises(RunFolderError, match="cannot go on from step 5"):

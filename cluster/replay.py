@@ -1,0 +1,198 @@
+"""``caravan replay``: train a run's steps again from its ledger, without samplers, graders or Ray.
+
+The learner is a function of the batches that it gets, in their order, and the ledger has all that it reads of them. So it must
+reach the adapter of the run: on the CPU bit for bit, however often the run was interrupted or its learner replaced.
+"""
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from cluster.config import Config, validate
+from cluster.replay_ledger import batch_of
+from cluster.run_folder import RunFolder
+from cluster.train import learner_plan
+from cluster.types import ConfigError, RunFolderError
+from learner.checkpoints import newest_checkpoint, step_of
+from learner.quiet import hush
+
+if TYPE_CHECKING:
+    import numpy as np
+
+WEIGHTS_FILE = "adapter_model.safetensors"
+Weights = Mapping[str, "np.ndarray[Any, Any]"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Goal:
+    """The adapter that a replay should reach."""
+
+    adapter: Path  # its folder
+    step: int  # after which it was written
+    max_steps: int  # of the whole run, where its learning rate schedule ends
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replayed:
+    """How near a replay came."""
+
+    num_differing: int  # tensors that are not the same bit for bit
+    largest_difference: float  # between two weights; 0 where nothing differs
+    first_step_apart: int | None  # the first whose loss is not the one that the run logged; None: no step
+
+
+def replay_and_report(run: Path, out: Path | None) -> int:
+    """Train from a run's ledger and print how near that comes; returns 0 where the adapter is the same bit for bit, else 1.
+
+    ``out`` is a folder for the adapter. Raises RunFolderError where the run cannot be replayed, ConfigError for ``out``, and
+    what the learner raises.
+    """
+    folder = RunFolder(run)
+    config = _config_of(folder)
+    goal = find_goal(folder, config)
+    if out and run.resolve() in (out.resolve(), *out.resolve().parents):
+        raise ConfigError(f"--out {out}: lies in the folder of the run itself; choose another one")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("replaying steps", total=goal.step)
+        outcome = replay(folder, config, goal, out=out, on_step=lambda: progress.advance(task))
+    console = Console()
+    for line in _findings(goal, outcome, out):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    return 1 if outcome.num_differing else 0
+
+
+def find_goal(folder: RunFolder, config: Config) -> Goal:
+    """The final adapter of a run, or that of its newest checkpoint; raises RunFolderError where there is neither."""
+    newest = newest_checkpoint(folder.checkpoints)
+    if newest is None and not (folder.adapter / WEIGHTS_FILE).is_file():
+        raise RunFolderError(
+            f"{folder.path} holds neither adapter nor checkpoint that a replay could be compared with: let the run come to its "
+            "first checkpoint (loop.save_every_steps), or give the folder of another run"
+        )
+    max_steps = config.loop.max_steps or _max_steps_of(newest, config.learner.num_iterations)
+    if (folder.adapter / WEIGHTS_FILE).is_file():
+        return Goal(adapter=folder.adapter, step=max_steps, max_steps=max_steps)
+    assert newest is not None
+    return Goal(adapter=newest, step=step_of(newest), max_steps=max_steps)
+
+
+def replay(
+    folder: RunFolder,
+    config: Config,
+    goal: Goal,
+    *,
+    out: Path | None = None,
+    on_step: Callable[[], None] = lambda: None,
+) -> Replayed:
+    """Train from the first step to the goal's; calls ``on_step`` after each. Raises RunFolderError and LearnerError."""
+    hush()
+    from learner.worker import LearnerWorker
+
+    expected = _read_weights(goal.adapter)
+    losses = _losses(folder)
+    first_step_apart = None
+    with tempfile.TemporaryDirectory(prefix="caravan-replay-") as scratch:
+        plan = learner_plan(
+            config, max_steps=goal.max_steps, canary_ids=(), checkpoints_dir=Path(scratch) / "checkpoints"
+        )
+        learner = LearnerWorker(config.learner, plan)
+        reached_folder = out or Path(scratch) / "adapter"
+        try:
+            learner.start()
+            learner.export_adapter(str(reached_folder))
+            _check_same_shapes(expected, _read_weights(reached_folder), plan.model, goal)
+            for step in range(1, goal.step + 1):
+                _, report = learner.step(batch_of(folder, step))
+                if first_step_apart is None and report.metrics["loss"] != losses.get(step):
+                    first_step_apart = step
+                on_step()
+            learner.export_adapter(str(reached_folder))
+        finally:
+            learner.close()
+        reached = _read_weights(reached_folder)
+    differing = [name for name in expected if expected[name].tobytes() != reached[name].tobytes()]
+    return Replayed(
+        num_differing=len(differing),
+        largest_difference=max((float(abs(expected[name] - reached[name]).max()) for name in differing), default=0.0),
+        first_step_apart=first_step_apart,
+    )
+
+
+def _findings(goal: Goal, outcome: Replayed, out: Path | None) -> list[str]:
+    if outcome.num_differing:
+        apart = f"; the loss is another from step {outcome.first_step_apart} on" if outcome.first_step_apart else ""
+        lines = [
+            f"after {goal.step} steps the adapter is not that of {goal.adapter}: {outcome.num_differing} tensors differ, by "
+            f"{outcome.largest_difference:.3g} at most{apart}"
+        ]
+    else:
+        lines = [f"after {goal.step} steps the adapter equals that of {goal.adapter} bit for bit"]
+    return lines + ([f"adapter: {out}"] if out else [])
+
+
+def _config_of(folder: RunFolder) -> Config:
+    try:
+        return validate(yaml.safe_load(folder.config.read_text(encoding="utf-8")))
+    except OSError as error:
+        cause = error.strerror
+    except (yaml.YAMLError, ConfigError) as error:
+        cause = " ".join(str(error).split())
+    raise RunFolderError(f"{folder.path} cannot be replayed: {folder.config} cannot be read ({cause})")
+
+
+def _max_steps_of(checkpoint: Path | None, num_iterations: int) -> int:
+    """The length of a run whose configuration counts in epochs, as its trainer was told it."""
+    if checkpoint is None:
+        raise RunFolderError(
+            "cannot tell how many steps the run was to have: loop.max_steps is not set, and no checkpoint is left"
+        )
+    state = checkpoint / "trainer_state.json"
+    try:
+        return int(json.loads(state.read_text())["max_steps"]) // num_iterations
+    except (OSError, ValueError, KeyError) as error:
+        raise RunFolderError(
+            f"cannot tell how many steps the run was to have: {state} cannot be read ({error})"
+        ) from None
+
+
+def _losses(folder: RunFolder) -> dict[int, float]:
+    """Step -> the loss that the run logged."""
+    try:
+        rows = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+        return {row["step"]: row["loss"] for row in rows}
+    except (OSError, ValueError, KeyError) as error:
+        raise RunFolderError(f"{folder.metrics} cannot be read ({error})") from None
+
+
+def _read_weights(adapter: Path) -> Weights:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    path = adapter / WEIGHTS_FILE
+    try:
+        weights: Weights = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise RunFolderError(f"{path} cannot be read: {error}") from None
+    return weights
+
+
+def _check_same_shapes(expected: Weights, there: Weights, model: str, goal: Goal) -> None:
+    """Refuse, before hours are spent, to train on a model that cannot be the run's."""
+    other = [
+        name
+        for name in sorted(expected.keys() | there.keys())
+        if name not in expected or name not in there or expected[name].shape != there[name].shape
+    ]
+    if other:
+        raise RunFolderError(
+            f"{goal.adapter} was not trained on {model} as it is now: {len(other)} of its tensors have no counterpart of "
+            f"their shape, {other[0]} for one. Give the model that the run had"
+        )

@@ -1,0 +1,110 @@
+"""The batches of a run, step by step, as its ledger of rollouts tells them."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from cluster.rollouts import FACT_COLUMNS, TERMS, facts_of
+from cluster.run_folder import RunFolder
+from cluster.types import (
+    Completion,
+    Fate,
+    FinishReason,
+    Grade,
+    Group,
+    Problem,
+    RewardTerms,
+    RunFolderError,
+    VersionSpan,
+)
+
+COLUMNS = (
+    "fate",
+    "problem_id",
+    "group_id",
+    "completion_id",
+    "policy_version",
+    "version_spans",
+    "prompt_ids",
+    "token_ids",
+    "sampler_logprobs",
+    "text",
+    "finish_reason",
+    "sampling_seconds",
+    "total_reward",
+    *TERMS,
+    *FACT_COLUMNS,
+)
+Row = Mapping[str, Any]
+
+
+def batch_of(folder: RunFolder, step: int) -> tuple[Group, ...]:
+    """The groups that a step was trained on, in their order; problems are known by their id alone.
+
+    A group was part of the step where any of its completions was trained; those of it that were not (that could not be graded,
+    say) belong to it all the same. Raises RunFolderError where the ledger does not tell.
+    """
+    rows_of_group: dict[str, list[Row]] = {}
+    for path in sorted(folder.rollouts.glob(f"step-{step:06d}-*.parquet")):
+        for row in _rows(path):
+            rows_of_group.setdefault(row["group_id"], []).append(row)
+    groups = tuple(
+        _group(group_id, rows)
+        for group_id, rows in rows_of_group.items()
+        if any(row["fate"] == Fate.TRAINED for row in rows)
+    )
+    if not groups:
+        raise RunFolderError(
+            f"{folder.rollouts} holds no completion that step {step} was trained on: without it, no later step can be replayed"
+        )
+    return groups
+
+
+def _rows(path: Path) -> Iterator[Row]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            missing = [name for name in COLUMNS if name not in file.schema_arrow.names]
+            if missing:
+                raise RunFolderError(f"{path} does not say {', '.join(missing)}: an older Caravan wrote it; run anew")
+            for batch in file.iter_batches(columns=list(COLUMNS)):
+                yield from batch.to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise RunFolderError(f"{path} cannot be read as Parquet ({error}), and its step cannot be replayed") from None
+
+
+def _group(group_id: str, rows: list[Row]) -> Group:
+    return Group(
+        id=group_id,
+        problem=Problem(id=rows[0]["problem_id"], statement="", signature="", tests=""),
+        completions=tuple(map(_completion, rows)),
+        grades=tuple(map(_grade, rows)),
+    )
+
+
+def _completion(row: Row) -> Completion:
+    return Completion(
+        id=row["completion_id"],
+        group_id=row["group_id"],
+        problem_id=row["problem_id"],
+        index=int(row["completion_id"].rpartition("-c")[2]),
+        prompt_ids=tuple(row["prompt_ids"]),
+        token_ids=tuple(row["token_ids"]),
+        # float32 there, which is what vLLM computes and what the learner takes.
+        sampler_logprobs=tuple(row["sampler_logprobs"]),
+        text=row["text"],
+        finish_reason=FinishReason(row["finish_reason"]),
+        policy_version=row["policy_version"],
+        version_spans=tuple(VersionSpan(**span) for span in row["version_spans"]),
+        seconds=row["sampling_seconds"],
+    )
+
+
+def _grade(row: Row) -> Grade | None:
+    if row["verdict"] is None:
+        return None
+    return Grade(
+        facts=facts_of(row), terms=RewardTerms(**{name: row[name] for name in TERMS}), reward=row["total_reward"]
+    )
