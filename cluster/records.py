@@ -30,7 +30,7 @@ class RunRecords:
 
     def group_dropped(self, dropped: Dropped, step: int) -> None:
         """Keep a group that will not be trained, under the step that comes next."""
-        self._log_rewards(dropped.group, step + 1)
+        self._log_rewards([dropped.group], step + 1)
         self._pending.extend(dropped_rows(dropped, step + 1))
         if time.monotonic() - self._flushed_at > FLUSH_SECONDS:
             self._write_rollouts(step + 1)
@@ -40,9 +40,8 @@ class RunRecords:
     ) -> None:
         """Write everything about one step; its rollouts are readable as soon as this returns."""
         step = report.step
-        for group in groups:
-            self._log_rewards(group, step)
-            self._pending.extend(trained_rows(group, report))
+        self._log_rewards(groups, step)
+        self._pending.extend(row for group in groups for row in trained_rows(group, report))
         self._write_rollouts(step)
         self._folder.append_json(self._folder.metrics, {"step": step, "epoch": epoch, **metrics})
         self._folder.append(self._folder.learning_log, learning_log_line(epoch, metrics))
@@ -79,16 +78,21 @@ class RunRecords:
         """Keep what resuming from this step needs."""
         self._folder.save_progress(step, state)
 
-    def _log_rewards(self, group: Group, step: int) -> None:
-        for completion, grade in zip(group.completions, group.grades, strict=True):
-            if grade is None:
-                continue
-            row = {"step": step, "problem_id": group.problem.id, "completion_id": completion.id}
-            self._folder.append_json(
-                self._folder.completions,
-                {**row, "reward": grade.reward, "verdict": grade.facts.verdict, "completion": completion.text},
-            )
-            self._folder.append_json(self._folder.breakdown, {**row, **breakdown(grade)})
+    def _log_rewards(self, groups: Sequence[Group], step: int) -> None:
+        graded = [
+            ({"step": step, "problem_id": group.problem.id, "completion_id": completion.id}, completion, grade)
+            for group in groups
+            for completion, grade in zip(group.completions, group.grades, strict=True)
+            if grade is not None
+        ]
+        self._folder.append_json(
+            self._folder.completions,
+            *(
+                {**row, "reward": grade.reward, "verdict": grade.facts.verdict, "completion": completion.text}
+                for row, completion, grade in graded
+            ),
+        )
+        self._folder.append_json(self._folder.breakdown, *({**row, **breakdown(grade)} for row, _, grade in graded))
 
     def _write_rollouts(self, step: int) -> None:
         import pyarrow as pa

@@ -57,8 +57,8 @@ def replay_and_report(run: Path, out: Path | None) -> int:
     folder = RunFolder(run)
     config = _config_of(folder)
     goal = find_goal(folder, config)
-    if out and run.resolve() in (out.resolve(), *out.resolve().parents):
-        raise ConfigError(f"--out {out}: lies in the folder of the run itself; choose another one")
+    if out:
+        _prepare(out, folder)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task("replaying steps", total=goal.step)
@@ -104,20 +104,20 @@ def replay(
             config, max_steps=goal.max_steps, canary_ids=(), checkpoints_dir=Path(scratch) / "checkpoints"
         )
         learner = LearnerWorker(config.learner, plan)
-        reached_folder = out or Path(scratch) / "adapter"
+        untrained, trained = Path(scratch) / "untrained", out or Path(scratch) / "trained"
         try:
             learner.start()
-            learner.export_adapter(str(reached_folder))
-            _check_same_shapes(expected, _read_weights(reached_folder), plan.model, goal)
+            learner.export_adapter(str(untrained))
+            _check_same_shapes(expected, _read_weights(untrained), plan.model, goal)
             for step in range(1, goal.step + 1):
                 _, report = learner.step(batch_of(folder, step))
                 if first_step_apart is None and report.metrics["loss"] != losses.get(step):
                     first_step_apart = step
                 on_step()
-            learner.export_adapter(str(reached_folder))
+            learner.export_adapter(str(trained))
         finally:
             learner.close()
-        reached = _read_weights(reached_folder)
+        reached = _read_weights(trained)
     differing = [name for name in expected if expected[name].tobytes() != reached[name].tobytes()]
     return Replayed(
         num_differing=len(differing),
@@ -136,6 +136,16 @@ def _findings(goal: Goal, outcome: Replayed, out: Path | None) -> list[str]:
     else:
         lines = [f"after {goal.step} steps the adapter equals that of {goal.adapter} bit for bit"]
     return lines + ([f"adapter: {out}"] if out else [])
+
+
+def _prepare(out: Path, folder: RunFolder) -> None:
+    """Refuse, before anything is trained, a folder that cannot be written or that belongs to the run; ConfigError."""
+    if folder.path.resolve() in (out.resolve(), *out.resolve().parents):
+        raise ConfigError(f"--out {out}: lies in the folder of the run itself; choose another one")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out {out}: cannot be made ({error.strerror}); choose another folder") from None
 
 
 def _config_of(folder: RunFolder) -> Config:

@@ -132,9 +132,10 @@ class RunFolder:
         with self.explained(path), path.open("a", encoding="utf-8") as file:
             file.write(f"{row}\n")
 
-    def append_json(self, path: Path, row: Mapping[str, Any]) -> None:
-        """Add one object to a JSONL file."""
-        self.append(path, json.dumps(row, ensure_ascii=False))
+    def append_json(self, path: Path, *rows: Mapping[str, Any]) -> None:
+        """Add objects to a JSONL file, all at once."""
+        if rows:
+            self.append(path, "\n".join(json.dumps(row, ensure_ascii=False) for row in rows))
 
     def write(self, path: Path, text: str) -> None:
         """Write a file whole or not at all."""

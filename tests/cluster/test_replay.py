@@ -1,0 +1,192 @@
+"""A ledger of a real learner's run, and the run again from its ledger."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cluster.buffer import Dropped
+from cluster.config import Config, load_config
+from cluster.console import View
+from cluster.metrics import group_metrics
+from cluster.records import RunRecords
+from cluster.replay import replay_and_report
+from cluster.replay_ledger import batch_of
+from cluster.run_folder import RunFolder
+from cluster.train import learner_plan
+from cluster.types import ConfigError, Fate, Group, ModelError, RunFolderError
+from tests.learner.made import group, swapped_in_flight
+
+pytestmark = pytest.mark.slow
+
+MAX_STEPS = 4
+SETTINGS = (
+    "model.path=tiny",
+    "loop.epochs=1",  # so that the number of steps, on which the schedule depends, is not in the configuration
+    "loop.max_staleness=1",
+    "learner.learning_rate=1e-3",
+    "lr_scheduler_type=linear",
+    "learner.kl_coefficient=0.01",
+    "learner.lora.r=8",
+    "learner.lora.dropout=0.1",
+    "learner.micro_batch_size=4",
+)
+
+
+def config() -> Config:
+    return load_config(None, SETTINGS, environment={})
+
+
+def batch(step: int, *, seed: int = 0) -> list[Group]:
+    """Two groups as the step would get them: one that changed policies on the way, one with an ungradable completion."""
+    first, second = seed + 10 * step, seed + 10 * step + 1
+    changed = group([1.0, 0.0, 0.3], seed=first, logprob=-3.14159265358979)
+    return [
+        swapped_in_flight(changed, [1, 1, 0], old=max(0, step - 3), new=max(0, step - 2)),
+        swapped_in_flight(
+            group([0.1 + 0.2, None, 0.0], seed=second, logprob=-2.71828182845905), [0, 0, 0], old=0, new=step - 1
+        ),
+    ]
+
+
+class Start:
+    """One start of a run: a real learner that is fed by hand, and a real ledger."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        from learner.worker import LearnerWorker
+
+        self._folder = folder
+        self._records = RunRecords(folder, View(), lambda _: None)
+        self.learner = LearnerWorker(
+            config().learner,
+            learner_plan(config(), max_steps=MAX_STEPS, canary_ids=(5, 6, 7), checkpoints_dir=folder.checkpoints),
+        )
+        policy = self.learner.start()
+        folder.forget_after(policy.number if policy else 0)
+
+    def step(self, groups: Sequence[Group]) -> None:
+        _, report = self.learner.step(groups)
+        dropped = group([0.5, 0.5], seed=1000 + report.step)
+        self._records.group_dropped(
+            Dropped(group=dropped, group_size=3, fate=Fate.FILTERED, reason="no_signal"), report.step - 1
+        )
+        metrics = {**group_metrics(groups), **report.metrics, "tokens_per_second": 1.0, "step_seconds": 1.0}
+        self._records.step_done(0.1, groups, report, metrics)
+
+
+@pytest.fixture(scope="module")
+def unfinished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was interrupted once, took a step again on other completions, and was killed a step after a checkpoint."""
+    folder = RunFolder(tmp_path_factory.mktemp("runs") / "run")
+    with folder.opened(config()):
+        first = Start(folder)
+        first.step(batch(1))
+        first.learner.save_checkpoint()
+        first.step(batch(2, seed=500))  # lost: after the checkpoint
+        first.learner.close()
+        second = Start(folder)
+        second.step(batch(2))
+        second.step(batch(3))
+        second.learner.save_checkpoint()
+        second.step(batch(4))
+        second.learner.close()
+    return folder.path
+
+
+@pytest.fixture(scope="module")
+def finished(unfinished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = RunFolder(tmp_path_factory.mktemp("runs") / "run")
+    shutil.copytree(unfinished, folder.path)
+    with folder.opened(config()):
+        last = Start(folder)
+        last.step(batch(4))
+        last.learner.save_checkpoint()
+        last.learner.export_adapter(str(folder.adapter))
+        last.learner.close()
+    return folder.path
+
+
+def test_a_replay_reaches_the_adapter_of_the_run_bit_for_bit(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert replay_and_report(finished, tmp_path / "again") == 0
+    assert "after 4 steps the adapter equals that of" in capsys.readouterr().out
+    written = {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()}
+    assert written == {path.name: path.read_bytes() for path in (finished / "adapter").iterdir()}
+
+
+def test_a_run_without_a_final_adapter_is_replayed_to_its_newest_checkpoint(
+    unfinished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert replay_and_report(unfinished, None) == 0
+    assert "after 3 steps" in (told := capsys.readouterr().out)
+    assert "checkpoint-3 bit for bit" in told
+
+
+def test_a_ledger_that_tells_something_else_gives_another_adapter_and_says_from_where_on(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+
+    (path,) = (run / "rollouts").glob("step-000003-*.parquet")
+    table = pq.read_table(path)
+    table = table.set_column(
+        table.schema.get_field_index("sampler_logprobs"),
+        "sampler_logprobs",
+        pa.array(
+            [[value + 0.1 for value in row] for row in table["sampler_logprobs"].to_pylist()], pa.list_(pa.float32())
+        ),
+    )
+    pq.write_table(table, path)
+    assert replay_and_report(run, None) == 1
+    told = capsys.readouterr().out
+    assert "tensors differ, by" in told
+    assert "the loss is another from step 3 on" in told
+
+
+def test_the_ledger_gives_back_the_batch_as_the_learner_got_it(finished: Path) -> None:
+    for step in (1, 2, 3, 4):
+        for read, trained in zip(batch_of(RunFolder(finished), step), batch(step), strict=True):
+            assert read.rewards == trained.rewards
+            for one, other in zip(read.completions, trained.completions, strict=True):
+                assert (one.id, one.index, one.prompt_ids, one.token_ids, one.token_versions) == (
+                    other.id,
+                    other.index,
+                    other.prompt_ids,
+                    other.token_ids,
+                    other.token_versions,
+                )
+                assert one.sampler_logprobs == pytest.approx(other.sampler_logprobs, rel=1e-7)  # float32 of both
+
+
+def test_what_cannot_be_replayed_is_named_in_one_line(finished: Path, tmp_path: Path) -> None:
+    def refused(run: Path, out: Path | None = None, error: type[Exception] = RunFolderError) -> str:
+        with pytest.raises(error) as caught:
+            replay_and_report(run, out)
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    assert "config.yaml cannot be read (No such file" in refused(tmp_path / "nowhere")
+    assert "lies in the folder of the run" in refused(finished, finished / "adapter", ConfigError)
+
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    (lost,) = (run / "rollouts").glob("step-000002-*.parquet")
+    lost.rename(tmp_path / "lost.parquet")
+    assert "no completion that step 2 was trained on" in refused(run)
+    lost.write_bytes(b"PAR1")
+    assert "cannot be read as Parquet" in refused(run)
+
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(text.replace("path: tiny", f"path: {tmp_path}/gone"))
+    assert "there is no such folder" in refused(run, error=ModelError)
+    (run / "config.yaml").write_text(text.replace("    r: 8\n", "    r: 16\n"))
+    assert "was not trained on" in refused(run)
+    (run / "config.yaml").write_text(text)
+    shutil.rmtree(run / "adapter")
+    shutil.rmtree(run / "checkpoints")
+    assert "neither adapter nor checkpoint" in refused(run)
