@@ -5,6 +5,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from cluster.buffer import Dropped
 from cluster.console import View
 from cluster.metrics import learning_log_line, percentile
@@ -95,9 +98,6 @@ class RunRecords:
         self._folder.append_json(self._folder.breakdown, *({**row, **breakdown(grade)} for row, _, grade in graded))
 
     def _write_rollouts(self, step: int) -> None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         self._part += 1
         path = self._folder.rollouts / f"step-{step:06d}-{self._part:06d}.parquet"
         temporary = path.with_suffix(".tmp")
