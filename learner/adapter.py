@@ -9,6 +9,7 @@ from safetensors.torch import save
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
+PREFIX = "base_model.model."  # before the base model's own name of a module, in PEFT's keys
 
 
 def pack_adapter(model: Any, *, dtype: torch.dtype) -> dict[str, bytes]:
@@ -24,3 +25,9 @@ def pack_adapter(model: Any, *, dtype: torch.dtype) -> dict[str, bytes]:
         CONFIG_FILE: json.dumps(config, indent=2, sort_keys=True, default=sorted).encode(),
         WEIGHTS_FILE: save({name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in weights.items()}),
     }
+
+
+def trained_modules(model: Any) -> tuple[str, ...]:
+    """Full names, in the base model, of the modules that carry an adapter: ``model.layers.0.self_attn.q_proj``, ..."""
+    weights = get_peft_model_state_dict(model, save_embedding_layers=False)
+    return tuple(sorted({name.removeprefix(PREFIX).partition(".lora_")[0] for name in weights}))

@@ -1,60 +1,28 @@
-"""Groups -> the tensors that TRL's loss reads, cut into micro-batches that together are exactly one step."""
+"""Rows -> the tensors that TRL's loss reads, cut into micro-batches that together are exactly one step."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from cluster.types import Group, LearnerError
-from learner.advantages import group_advantages
-from learner.settings import LossType, ScaleRewards
+from learner.selection import Row
+from learner.settings import LossType
 
 MicroBatch = dict[str, Tensor]
 """What ``GRPOTrainer._compute_loss`` reads, for B completions of P prompt and T completion tokens::
 
     prompt_ids, prompt_mask            [B, P]  padded on the left
     completion_ids, completion_mask    [B, T]  padded on the right
+    tool_mask                          [B, T]  0 for tokens that are read and not learned from: those too old for the loss
     advantages                         [B]
     old_per_token_logps                [B, T]  the sampler's logprobs: the policy that the ratio compares with
-    num_items_in_batch                 []      completion tokens of the whole step
+    num_items_in_batch                 []      completion tokens of the whole step that enter the loss
     loss_share                         []      ours: what the micro-batch's loss counts in the step's (see _loss_share)
     first_rows, prompt_of_row     [U], [B]     ours: one row per distinct prompt, and the distinct prompt of each row
+
+A stale token is not taken out of ``completion_mask``, which is also the attention mask: the tokens after it were sampled by a
+policy that read it.
 """
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One completion that enters the loss."""
-
-    prompt_ids: tuple[int, ...]  # [P]
-    token_ids: tuple[int, ...]  # [T]
-    sampler_logprobs: tuple[float, ...]  # [T]
-    advantage: float
-
-
-def trainable_rows(groups: Sequence[Group], *, scale: ScaleRewards) -> list[Row]:
-    """The completions of a step that were graded and have tokens, each with its advantage.
-
-    Raises LearnerError where none is left.
-    """
-    advantages = group_advantages(
-        [[None if grade is None else grade.reward for grade in group.grades] for group in groups], scale=scale
-    )
-    rows = [
-        Row(
-            prompt_ids=completion.prompt_ids,
-            token_ids=completion.token_ids,
-            sampler_logprobs=completion.sampler_logprobs,
-            advantage=advantage,
-        )
-        for group, group_advantage in zip(groups, advantages, strict=True)
-        for completion, grade, advantage in zip(group.completions, group.grades, group_advantage, strict=True)
-        if grade is not None and completion.token_ids
-    ]
-    if not rows:
-        raise LearnerError(f"nothing to learn from: none of the completions of {len(groups)} groups could be graded")
-    return rows
 
 
 def micro_batches(
@@ -67,7 +35,7 @@ def micro_batches(
     """
     ordered = sorted(rows, key=lambda row: (len(row.prompt_ids), row.prompt_ids, len(row.token_ids)), reverse=True)
     chunks = [ordered[start : start + micro_batch_size] for start in range(0, len(rows), micro_batch_size)]
-    num_tokens = sum(len(row.token_ids) for row in rows)
+    num_tokens = sum(row.num_fresh for row in rows)
     return [
         {
             **_tensors(chunk, pad_token_id),
@@ -82,11 +50,12 @@ def _loss_share(chunk: Sequence[Row], loss_type: LossType, *, num_rows: int, num
     """By what the loss that TRL computes for a micro-batch is weighed, so that the sum is the loss of the step as one batch.
 
     dapo divides by the tokens of the step already; bnpo by the tokens, grpo and dr_grpo by the rows of the micro-batch.
+    Tokens are those that enter the loss, here as in TRL.
     """
     if loss_type == "dapo":
         return 1.0
     if loss_type == "bnpo":
-        return sum(len(row.token_ids) for row in chunk) / num_tokens
+        return sum(row.num_fresh for row in chunk) / num_tokens
     return len(chunk) / num_rows
 
 
@@ -97,12 +66,14 @@ def _tensors(chunk: Sequence[Row], pad_token_id: int) -> MicroBatch:
     prompt_mask = torch.zeros_like(prompt_ids)
     completion_ids = torch.full((len(chunk), num_completion_tokens), pad_token_id)
     completion_mask = torch.zeros_like(completion_ids)
+    loss_mask = torch.zeros_like(completion_ids)
     sampler_logprobs = torch.zeros(completion_ids.shape)
     for index, row in enumerate(chunk):
         prompt_ids[index, num_prompt_tokens - len(row.prompt_ids) :] = torch.tensor(row.prompt_ids)
         prompt_mask[index, num_prompt_tokens - len(row.prompt_ids) :] = 1
         completion_ids[index, : len(row.token_ids)] = torch.tensor(row.token_ids)
         completion_mask[index, : len(row.token_ids)] = 1
+        loss_mask[index, : len(row.token_ids)] = torch.tensor(row.is_fresh)
         sampler_logprobs[index, : len(row.token_ids)] = torch.tensor(row.sampler_logprobs)
     prompts = list(dict.fromkeys(row.prompt_ids for row in chunk))
     prompt_of_row = [prompts.index(row.prompt_ids) for row in chunk]
@@ -111,6 +82,7 @@ def _tensors(chunk: Sequence[Row], pad_token_id: int) -> MicroBatch:
         "prompt_mask": prompt_mask,
         "completion_ids": completion_ids,
         "completion_mask": completion_mask,
+        "tool_mask": loss_mask,
         "advantages": torch.tensor([row.advantage for row in chunk]),
         "old_per_token_logps": sampler_logprobs,
         "first_rows": torch.tensor([prompt_of_row.index(number) for number in range(len(prompts))]),

@@ -1,23 +1,29 @@
 """A learner that learns nothing, at once: for tests and dry runs of everything around it."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from cluster.types import Group, LearnerError, PolicyVersion, StepReport
 from learner.checkpoints import newest_checkpoint, step_of, write_checkpoint, write_files
+from learner.selection import select
 
 
 class FakeLearner:
     """Behaves like learner.actor.RayLearner: numbers its policies, refuses what it refuses, and remembers what it was given.
 
-    With a ``checkpoints_dir`` it resumes from what an earlier one saved there.
+    With a ``checkpoints_dir`` it resumes from what an earlier one saved there. Its reports say which completions would have
+    entered the loss, with their advantages; without a ``max_staleness`` no token is too old.
     """
 
-    def __init__(self, checkpoints_dir: Path | None = None, *, max_steps: int | None = None) -> None:
+    def __init__(
+        self, checkpoints_dir: Path | None = None, *, max_steps: int | None = None, max_staleness: int = sys.maxsize
+    ) -> None:
         self.steps: list[tuple[Group, ...]] = []
         self.closed = False
         self._checkpoints_dir = checkpoints_dir
         self._max_steps = max_steps
+        self._max_staleness = max_staleness
         self._step = 0
 
     async def start(self) -> PolicyVersion | None:
@@ -27,22 +33,26 @@ class FakeLearner:
         return self._policy() if newest else None
 
     async def step(self, groups: Sequence[Group]) -> tuple[PolicyVersion, StepReport]:
-        """Count a step; raises LearnerError without graded completions, after max_steps and after close."""
+        """Count a step; raises LearnerError where no completion would enter the loss, after max_steps and after close."""
         if self.closed:
             raise LearnerError("the learner is closed")
         if self._step == self._max_steps:
             raise LearnerError("the run's max_steps are taken: there is no further step to take")
-        if not any(group.rewards for group in groups):
-            raise LearnerError(
-                f"nothing to learn from: none of the completions of {len(groups)} groups could be graded"
-            )
+        selection = select(groups, scale="group", learner_version=self._step, max_staleness=self._max_staleness)
         self.steps.append(tuple(groups))
         self._step += 1
-        completions = [pair for group in groups for pair in zip(group.completions, group.grades, strict=True)]
-        advantages = {completion.id: 0.0 for completion, grade in completions if grade is not None}
-        left_out = {completion.id: "ungradable" for completion, grade in completions if grade is None}
-        metrics = {"loss": 0.0, "grad_norm": 0.0, "num_completions": float(len(advantages)), "seconds": 0.0}
-        report = StepReport(step=self._step, metrics=metrics, advantages=advantages, left_out=left_out)
+        report = StepReport(
+            step=self._step,
+            metrics={
+                "loss": 0.0,
+                "grad_norm": 0.0,
+                "num_completions": float(len(selection.rows)),
+                "stale_token_share": selection.stale_share,
+                "seconds": 0.0,
+            },
+            advantages={row.completion_id: row.advantage for row in selection.rows},
+            left_out=selection.left_out,
+        )
         return self._policy(), report
 
     async def save_checkpoint(self) -> str:

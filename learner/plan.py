@@ -11,6 +11,8 @@ class LearnerPlan:
     model: str  # a local folder or a Hugging Face id
     temperature: float  # of the sampler; the learner's logprobs are taken at the same one
     max_completion_tokens: int  # what dr_grpo divides by
+    max_staleness: int  # tokens sampled more versions before the policy in training do not enter the loss
     max_steps: int  # steps (batches) of the whole run: where the learning rate schedule ends
     seed: int  # of the adapter's initial weights and of dropout
     checkpoints_dir: Path
+    canary_ids: tuple[int, ...]  # tokens scored under every policy, for samplers to compare with; empty: none

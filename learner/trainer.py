@@ -11,7 +11,7 @@ The ratio that is clipped compares the trainer's logprobs with the *sampler's* (
 the numerical difference of the two engines are both corrected for, and no second forward pass is needed to get there.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ class GroupTrainer(GRPOTrainer):  # type: ignore[misc]
         losses = []
         for micro_batch in inputs:
             losses.append(super().training_step(model, micro_batch, num_items_in_batch))
-            self._ratio.add(self._trainer_logprobs, micro_batch["old_per_token_logps"], micro_batch["completion_mask"])
+            self._ratio.add(self._trainer_logprobs, micro_batch["old_per_token_logps"], micro_batch["tool_mask"])
         loss = torch.stack(losses).sum()
         self._check_finite(loss)
         return loss
@@ -100,6 +100,21 @@ class GroupTrainer(GRPOTrainer):  # type: ignore[misc]
         self.args.output_dir = str(folder.parent)
         self._save_checkpoint(self.model, trial=None)
         (folder.parent / f"checkpoint-{self.state.global_step}").rename(folder)
+
+    def score(self, token_ids: Sequence[int]) -> list[float]:
+        """Logprobs at temperature 1 of each token but the first, given those before: ``[N]`` -> ``[N - 1]``.
+
+        Without dropout, and so without touching the random state: scoring changes nothing of what is learned.
+        """
+        model = self.accelerator.unwrap_model(self.model)
+        ids = torch.tensor([token_ids], device=self.accelerator.device)
+        was_training = model.training
+        model.eval()
+        with torch.no_grad(), self.accelerator.autocast():
+            scores = model(input_ids=ids).logits[0, :-1].float().log_softmax(-1)
+        model.train(was_training)
+        found: list[float] = scores.gather(-1, ids[0, 1:, None])[:, 0].tolist()
+        return found
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Leave it out: a checkpoint is no release."""

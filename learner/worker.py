@@ -8,14 +8,15 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from cluster.types import Group, LearnerError, PolicyVersion, StepReport
-from learner.adapter import pack_adapter
-from learner.batch import micro_batches, trainable_rows
+from cluster.types import Canary, Group, LearnerError, PolicyVersion, StepReport
+from learner.adapter import pack_adapter, trained_modules
+from learner.batch import micro_batches
 from learner.checkpoints import newest_checkpoint, step_of, write_checkpoint, write_files
 from learner.loop import Feed, TrainingLoop
 from learner.model import choose_place, load_model
 from learner.plan import LearnerPlan
 from learner.reason import reason
+from learner.selection import select
 from learner.settings import LearnerSettings
 from learner.trainer import build_trainer
 
@@ -67,9 +68,14 @@ class LearnerWorker:
         """
         began = time.perf_counter()
         loop = self._running_loop()
-        rows = trainable_rows(groups, scale=self._settings.scale_rewards)
+        selection = select(
+            groups,
+            scale=self._settings.scale_rewards,
+            learner_version=loop.run(self._step_number),
+            max_staleness=self._plan.max_staleness,
+        )
         batch = micro_batches(
-            rows,
+            selection.rows,
             micro_batch_size=self._settings.micro_batch_size,
             pad_token_id=self._tokenizer.pad_token_id,
             loss_type=self._settings.loss_type,
@@ -77,8 +83,17 @@ class LearnerWorker:
         for _ in range(self._settings.num_iterations):
             loop.take_step(batch)
         policy, measured = loop.run(lambda: (self._policy(), dict(self._trainer.measured)))
-        measured |= {"num_completions": float(len(rows)), "seconds": time.perf_counter() - began}
-        return policy, StepReport(step=policy.number, metrics=measured)
+        measured |= {
+            "num_completions": float(len(selection.rows)),
+            "stale_token_share": selection.stale_share,
+            "seconds": time.perf_counter() - began,
+        }
+        return policy, StepReport(
+            step=policy.number,
+            metrics=measured,
+            advantages={row.completion_id: row.advantage for row in selection.rows},
+            left_out=selection.left_out,
+        )
 
     def save_checkpoint(self) -> str:
         """Write adapter, optimizer, schedule, random state and step; return the folder."""
@@ -103,7 +118,16 @@ class LearnerWorker:
     def _policy(self) -> PolicyVersion:
         # Samplers cast an adapter to the precision of their weights anyway; casting it here halves what is sent.
         adapter = pack_adapter(self._trainer.model, dtype=self._place.dtype)
-        return PolicyVersion(number=self._step_number(), adapter=adapter)
+        return PolicyVersion(
+            number=self._step_number(),
+            adapter=adapter,
+            modules=trained_modules(self._trainer.model),
+            canary=self._canary(),
+        )
+
+    def _canary(self) -> Canary | None:
+        ids = self._plan.canary_ids
+        return Canary(token_ids=ids, logprobs=tuple(self._trainer.score(ids))) if ids else None
 
     def _step_number(self) -> int:
         number: int = self._trainer.state.global_step // self._settings.num_iterations

@@ -42,13 +42,16 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def make_learner(model_folder: Path, tmp_path: Path) -> Iterator[Callable[..., Any]]:
-    """``make_learner(max_steps=..., checkpoints="name", **settings)`` -> a started LearnerWorker."""
+    """``make_learner(max_steps=..., checkpoints="name", planned={...}, **settings)`` -> a started LearnerWorker."""
     from learner.worker import LearnerWorker
 
     made = []
 
-    def make(*, max_steps: int = 20, checkpoints: str = "checkpoints", **changes: Any) -> LearnerWorker:
-        learner = LearnerWorker(settings(**changes), plan(model_folder, tmp_path / checkpoints, max_steps=max_steps))
+    def make(
+        *, max_steps: int = 20, checkpoints: str = "checkpoints", planned: Any = None, **changes: Any
+    ) -> LearnerWorker:
+        where = plan(model_folder, tmp_path / checkpoints, max_steps=max_steps, **(planned or {}))
+        learner = LearnerWorker(settings(**changes), where)
         made.append(learner)
         learner.start()
         return learner

@@ -2,15 +2,28 @@
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cluster.types import AssertOutcome, Completion, Facts, FinishReason, Grade, Group, Problem, RewardTerms, Verdict
+from cluster.types import (
+    AssertOutcome,
+    Completion,
+    Facts,
+    FinishReason,
+    Grade,
+    Group,
+    Problem,
+    RewardTerms,
+    Verdict,
+    VersionSpan,
+)
 from learner.plan import LearnerPlan
 from learner.settings import LearnerSettings, LoraSettings
 
 VOCABULARY = 96
 TEMPERATURE = 0.7
+MAX_COMPLETION_TOKENS = 8
 
 
 def grade(reward: float) -> Grade:
@@ -36,7 +49,7 @@ def group(
     prompt_ids = tuple(rng.randrange(3, VOCABULARY) for _ in range(prompt_length or rng.randint(4, 9)))
     completions = []
     for index in range(len(rewards)):
-        token_ids = tuple(rng.randrange(3, VOCABULARY) for _ in range(rng.randint(2, 8)))
+        token_ids = tuple(rng.randrange(3, VOCABULARY) for _ in range(rng.randint(2, MAX_COMPLETION_TOKENS)))
         completions.append(
             Completion(
                 id=f"g{seed}-c{index}",
@@ -60,14 +73,37 @@ def group(
     )
 
 
-def plan(model_folder: Path, checkpoints_dir: Path, *, max_steps: int = 20) -> LearnerPlan:
-    return LearnerPlan(
-        model=str(model_folder),
-        temperature=TEMPERATURE,
-        max_completion_tokens=8,
-        max_steps=max_steps,
-        seed=0,
-        checkpoints_dir=checkpoints_dir,
+def swapped_in_flight(group: Group, num_old_tokens: Sequence[int], *, old: int, new: int) -> Group:
+    """The group with the first tokens of each completion sampled by policy ``old`` and the others by ``new``."""
+    return replace(
+        group,
+        completions=tuple(
+            replace(
+                each,
+                policy_version=new,
+                version_spans=(
+                    VersionSpan(policy_version=old, num_tokens=count),
+                    VersionSpan(policy_version=new, num_tokens=len(each.token_ids) - count),
+                ),
+            )
+            for each, count in zip(group.completions, num_old_tokens, strict=True)
+        ),
+    )
+
+
+def plan(model_folder: Path, checkpoints_dir: Path, **changes: Any) -> LearnerPlan:
+    return replace(
+        LearnerPlan(
+            model=str(model_folder),
+            temperature=TEMPERATURE,
+            max_completion_tokens=MAX_COMPLETION_TOKENS,
+            max_staleness=1000,  # groups here are all of version 0, however many steps were taken
+            max_steps=20,
+            seed=0,
+            checkpoints_dir=checkpoints_dir,
+            canary_ids=(),
+        ),
+        **changes,
     )
 
 

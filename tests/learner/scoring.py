@@ -10,16 +10,19 @@ from transformers import AutoModelForCausalLM
 
 from cluster.types import Completion, Group
 from learner.advantages import group_advantages
-from tests.learner.made import TEMPERATURE
+from learner.settings import LossType
+from tests.learner.made import MAX_COMPLETION_TOKENS, TEMPERATURE
 
 
-def logprobs(model_folder: Path, completion: Completion, adapter: Path | None = None) -> list[float]:
+def logprobs(
+    model_folder: Path, completion: Completion, adapter: Path | None = None, *, temperature: float = TEMPERATURE
+) -> list[float]:
     model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
     if adapter is not None:
         model = PeftModel.from_pretrained(model, adapter)
     tokens = torch.tensor([[*completion.prompt_ids, *completion.token_ids]])
     with torch.no_grad():
-        scores = (model.eval()(tokens).logits[0, len(completion.prompt_ids) - 1 : -1] / TEMPERATURE).log_softmax(-1)
+        scores = (model.eval()(tokens).logits[0, len(completion.prompt_ids) - 1 : -1] / temperature).log_softmax(-1)
     found: list[float] = scores.gather(-1, torch.tensor(completion.token_ids)[:, None])[:, 0].tolist()
     return found
 
@@ -35,14 +38,31 @@ def sampled_by(model_folder: Path, group: Group, *, shift: float = 0.0) -> Group
     )
 
 
-def grpo_loss(model_folder: Path, groups: Sequence[Group], *, epsilon: float = 0.2) -> float:
-    """The clipped objective over all tokens of a step, divided by their number (dapo)."""
+def grpo_loss(
+    model_folder: Path,
+    groups: Sequence[Group],
+    *,
+    loss_type: LossType = "dapo",
+    oldest_version: int = 0,
+    adapter: Path | None = None,
+    epsilon: float = 0.2,
+) -> float:
+    """The clipped objective over the tokens of a step that a policy from ``oldest_version`` on sampled."""
     advantages = group_advantages([group.rewards for group in groups], scale="group")
-    terms = []
+    rows: list[list[float]] = []  # what each token of each row adds
     for group, group_values in zip(groups, advantages, strict=True):
         for each, advantage in zip(group.completions, group_values, strict=True):
-            for now, sampled in zip(logprobs(model_folder, each), each.sampler_logprobs, strict=True):
+            row = []
+            for now, sampled, version in zip(
+                logprobs(model_folder, each, adapter), each.sampler_logprobs, each.token_versions, strict=True
+            ):
                 ratio = torch.tensor(now - sampled).exp().item()
                 clipped = min(max(ratio, 1 - epsilon), 1 + epsilon)
-                terms.append(-min(ratio * advantage, clipped * advantage))
-    return sum(terms) / len(terms)
+                if version >= oldest_version:
+                    row.append(-min(ratio * advantage, clipped * advantage))
+            if row:
+                rows.append(row)
+    if loss_type == "grpo":
+        return sum(sum(row) / len(row) for row in rows) / len(rows)
+    total = sum(map(sum, rows))
+    return total / (len(rows) * MAX_COMPLETION_TOKENS if loss_type == "dr_grpo" else sum(map(len, rows)))

@@ -3,14 +3,17 @@
 import asyncio
 import os
 import shutil
+import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
-from cluster.types import DeadlineExceeded, Learner, LearnerError, ModelError
-from learner.settings import LearnerSettings
+from cluster.types import Learner, LearnerError, ModelError, PolicyVersion, ResourcesError, StepReport
+from learner.actor import RayLearner
 from tests.learner.made import group, plan, settings
 
 pytestmark = pytest.mark.slow
@@ -37,13 +40,40 @@ def local_ray() -> Iterator[None]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def impatient(**changes: float) -> LearnerSettings:
-    return settings().model_copy(update=changes)
+STEPS = [[group([1.0, 0.0, 0.3], seed=seed), group([0.5, None, 0.0], seed=10 + seed)] for seed in range(6)]
+OPTIONS: dict[str, Any] = {
+    "dropout": 0.3,
+    "lr_scheduler_type": "cosine",
+    "warmup_steps": 2,
+}  # all that a checkpoint holds
+
+
+class Deadly:
+    """A group that kills the process that receives it."""
+
+    def __reduce__(self) -> Any:
+        return eval, ("__import__('os').kill(__import__('os').getpid(), 9)",)
+
+
+def process_id(learner: RayLearner) -> int:
+    import ray
+
+    number: int = ray.get(learner._actor.__ray_call__.remote(lambda _: os.getpid()))
+    return number
+
+
+def kill(learner: RayLearner) -> None:
+    os.kill(process_id(learner), signal.SIGKILL)
+
+
+def same(one: tuple[PolicyVersion, StepReport], other: tuple[PolicyVersion, StepReport]) -> bool:
+    """Bit for bit the same policy, from the same loss."""
+    return one[0] == other[0] and all(
+        one[1].metrics[name] == other[1].metrics[name] for name in ("loss", "learning_rate", "grad_norm")
+    )
 
 
 def test_the_actor_learns_saves_exports_resumes_and_dies_with_a_word(model_folder: Path, tmp_path: Path) -> None:
-    from learner.actor import RayLearner
-
     async def scenario() -> None:
         learner = RayLearner(settings(), plan(model_folder, tmp_path / "checkpoints"))
         seam: Learner = learner  # mypy holds it to the protocol
@@ -67,6 +97,7 @@ def test_the_actor_learns_saves_exports_resumes_and_dies_with_a_word(model_folde
             await learner.step([group([1.0, 0.0], logprob=float("nan"))])
         with pytest.raises(LearnerError, match="step 2 diverged"):  # it says so again, and does not hang
             await learner.step([group([1.0, 0.0])])
+        assert learner.num_restarts == 0  # what the learner itself refuses is no reason to try again
         await learner.close()
         await learner.close()
         with pytest.raises(LearnerError, match="not running"):
@@ -74,17 +105,90 @@ def test_the_actor_learns_saves_exports_resumes_and_dies_with_a_word(model_folde
 
         again = RayLearner(settings(), plan(model_folder, tmp_path / "checkpoints"))
         assert await again.start() == policy
-        again._settings = impatient(step_deadline_seconds=0.001)
-        with pytest.raises(DeadlineExceeded, match=r"within 0.001 s; .*learner.step_deadline_seconds"):
-            await again.step([group([1.0, 0.0])])
-        again._settings = settings()
         waiting = asyncio.ensure_future(again.step([group([1.0, 0.0], seed=seed) for seed in range(500)]))
         await asyncio.sleep(0.1)
-        import ray
-
-        ray.kill(again._actor)
-        with pytest.raises(LearnerError, match="process died during step"):
-            await waiting
         await again.close()
+        with pytest.raises(LearnerError, match="closed during step"):  # and nobody starts it again
+            await waiting
+        assert again.num_restarts == 0
 
     asyncio.run(scenario())
+
+
+def test_a_learner_that_is_killed_comes_back_with_the_same_adapter_bit_for_bit(
+    model_folder: Path, make_learner: Callable[..., Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    undisturbed = make_learner(checkpoints="undisturbed", max_steps=6, **OPTIONS)
+    expected = [undisturbed.step(groups) for groups in STEPS]
+
+    async def scenario() -> None:
+        learner = RayLearner(settings(**OPTIONS), plan(model_folder, tmp_path / "checkpoints", max_steps=6))
+        await learner.start()
+        outcomes = [await learner.step(STEPS[0])]
+
+        kill(learner)  # between two steps, with no checkpoint yet
+        outcomes.append(await learner.step(STEPS[1]))
+        assert learner.num_restarts == 1
+        assert "started again from step 0, steps to take again: 1" in caplog.text
+        await learner.save_checkpoint()
+
+        outcomes.append(await learner.step(STEPS[2]))
+        victim = process_id(learner)
+        os.kill(victim, signal.SIGSTOP)  # so that the kill surely meets it in the middle of a step
+        stepping = asyncio.ensure_future(learner.step(STEPS[3]))
+        await asyncio.sleep(0.2)
+        os.kill(victim, signal.SIGKILL)
+        outcomes.append(await stepping)
+        assert learner.num_restarts == 2
+        assert "started again from step 2, steps to take again: 1" in caplog.text
+
+        await learner._actor.save_checkpoint.remote()
+        kill(learner)  # after it has written a checkpoint, and before anybody knows of it
+        outcomes.append(await learner.step(STEPS[4]))
+        assert (await learner.save_checkpoint()).endswith("checkpoint-5")
+        outcomes.append(await learner.step(STEPS[5]))
+        await learner.close()
+
+        assert [policy.number for policy, _ in outcomes] == [1, 2, 3, 4, 5, 6]
+        assert [same(one, other) for one, other in zip(outcomes, expected, strict=True)] == [True] * 6
+
+    with caplog.at_level("WARNING", logger="learner.actor"):
+        asyncio.run(scenario())
+
+
+def test_a_learner_that_hangs_is_replaced_once_and_one_that_is_lost_again_ends_with_a_word(
+    model_folder: Path, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        patience = settings().model_copy(update={"step_deadline_seconds": 20})
+        learner = RayLearner(patience, plan(model_folder, tmp_path / "checkpoints"))
+        await learner.start()
+        await learner.step(STEPS[0])
+        await learner.save_checkpoint()
+        hanging = process_id(learner)
+        os.kill(hanging, signal.SIGSTOP)
+        policy, _ = await learner.step(STEPS[1])
+        assert policy.number == 2
+        assert learner.num_restarts == 1
+        assert not psutil.pid_exists(hanging)
+
+        with pytest.raises(LearnerError) as caught:
+            await learner.step([Deadly()])  # type: ignore[list-item]
+        message = str(caught.value)
+        assert message.count("process died during step") == 2
+        assert "Start again with the same command to go on from checkpoint step 1" in message
+        assert "\n" not in message
+        assert learner.num_restarts == 2
+        with pytest.raises(LearnerError, match="not running"):  # and nothing is left that could be saved by mistake
+            await learner.save_checkpoint()
+
+    asyncio.run(scenario())
+
+
+def test_a_learner_without_room_says_what_it_needs(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("learner.room.PLACEMENT_SECONDS", 1.0)
+    learner = RayLearner(settings(cpus=64), plan(model_folder, tmp_path))
+    with pytest.raises(ResourcesError, match=r"needs 64 CPU on one machine.*no machine.*learner\.cpus"):
+        asyncio.run(learner.start())

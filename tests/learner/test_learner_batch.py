@@ -1,14 +1,14 @@
 import pytest
 
-from cluster.types import LearnerError
-from learner.batch import micro_batches, trainable_rows
-from tests.learner.made import group
+from learner.batch import micro_batches
+from learner.selection import select
+from tests.learner.made import group, swapped_in_flight
 
 pytestmark = pytest.mark.slow  # imports torch
 
 
-def cut(groups, *, size, loss_type="dapo"):
-    rows = trainable_rows(groups, scale="none")
+def cut(groups, *, size, loss_type="dapo", version=0):
+    rows = select(groups, scale="none", learner_version=version, max_staleness=0).rows
     return micro_batches(rows, micro_batch_size=size, pad_token_id=2, loss_type=loss_type)
 
 
@@ -54,11 +54,19 @@ def test_rows_point_at_their_prompt() -> None:
     assert shared.tolist() == batch["prompt_ids"].tolist()
 
 
-def test_ungradable_completions_stay_out() -> None:
-    (batch,) = cut([group([1.0, None, 0.0])], size=8)
-    assert batch["advantages"].tolist() in ([0.5, -0.5], [-0.5, 0.5])
+def test_stale_tokens_are_read_but_neither_learned_from_nor_counted() -> None:
+    mixed = swapped_in_flight(group([1.0, 0.0, 0.5, 0.25]), [1, 0, 2, 1], old=3, new=4)
+    lengths = [len(completion.token_ids) for completion in mixed.completions]
+    (batch,) = cut([mixed], size=8, version=4)
+    assert sorted(batch["completion_mask"].sum(dim=1).tolist()) == sorted(lengths)
+    fresh = [length - old for length, old in zip(lengths, [1, 0, 2, 1], strict=True) if length > old]
+    assert sorted(batch["tool_mask"].sum(dim=1).tolist()) == sorted(fresh)
+    assert batch["num_items_in_batch"].item() == sum(fresh)
 
 
-def test_a_step_without_a_graded_completion_is_refused() -> None:
-    with pytest.raises(LearnerError, match="nothing to learn from"):
-        trainable_rows([group([None, None])], scale="group")
+def test_the_shares_of_bnpo_count_the_tokens_that_enter_the_loss() -> None:
+    # Lengths are those of group(seed=0); the micro-batches hold one row each.
+    mixed = swapped_in_flight(group([1.0, 0.0]), [1, 0], old=0, new=1)
+    fresh = [len(mixed.completions[0].token_ids) - 1, len(mixed.completions[1].token_ids)]
+    shares = [batch["loss_share"].item() for batch in cut([mixed], size=1, loss_type="bnpo", version=1)]
+    assert sorted(shares) == pytest.approx(sorted(count / sum(fresh) for count in fresh))

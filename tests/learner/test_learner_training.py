@@ -5,6 +5,7 @@ import json
 import re
 import resource
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from safetensors.torch import load
 
 from cluster.types import LearnerError, ModelError, PolicyVersion
 from learner.settings import LossType
-from tests.learner.made import group, plan, settings
+from tests.learner.made import group, plan, settings, swapped_in_flight
 from tests.learner.scoring import grpo_loss, logprobs, sampled_by
 
 pytestmark = pytest.mark.slow
@@ -95,9 +96,11 @@ def test_how_a_step_is_cut_into_micro_batches_changes_nothing(
 def test_sharing_a_prompt_gives_the_gradient_of_taking_each_row_alone(
     model_folder: Path, make_learner: MakeLearner
 ) -> None:
-    from learner.batch import micro_batches, trainable_rows
+    from learner.batch import micro_batches
+    from learner.selection import select
 
-    rows = trainable_rows(some_groups(model_folder, shift=0.1), scale="group")
+    groups = some_groups(model_folder, shift=0.1)
+    rows = select(groups, scale="group", learner_version=0, max_staleness=0).rows
     (batch,) = micro_batches(rows, micro_batch_size=64, pad_token_id=2, loss_type="dapo")
     learner = make_learner()
     learner.step(some_groups(model_folder))  # so that neither half of the adapter is zero
@@ -114,12 +117,75 @@ def test_sharing_a_prompt_gives_the_gradient_of_taking_each_row_alone(
         torch.testing.assert_close(with_sharing, alone, rtol=1e-4, atol=1e-6)
 
 
+def test_the_report_names_the_advantages_that_entered_the_loss_and_what_was_left_out(make_learner: MakeLearner) -> None:
+    _, report = make_learner(scale_rewards="none").step([group([1.0, None, 0.0])])
+    assert report.advantages == {"g0-c0": 0.5, "g0-c2": -0.5}
+    assert report.left_out == {"g0-c1": "ungradable"}
+
+
 def test_what_could_not_be_graded_changes_no_gradient(make_learner: MakeLearner) -> None:
     graded = group([1.0, 0.0, 0.5])
     ungraded = group([1.0, 0.0, 0.5, None])
     assert ungraded.completions[:3] == graded.completions
     policies = [make_learner(checkpoints=name).step([each])[0] for name, each in (("a", graded), ("b", ungraded))]
     assert policies[0].adapter == policies[1].adapter
+
+
+@pytest.mark.parametrize("micro_batch_size", [64, 2])
+@pytest.mark.parametrize("loss_type", ["dapo", "grpo", "bnpo", "dr_grpo"])
+def test_tokens_that_are_too_old_are_read_and_not_learned_from(
+    loss_type: LossType, micro_batch_size: int, model_folder: Path, make_learner: MakeLearner, tmp_path: Path
+) -> None:
+    learner = make_learner(planned={"max_staleness": 0}, loss_type=loss_type, micro_batch_size=micro_batch_size)
+    learner.step(some_groups(model_folder))
+    learner.export_adapter(str(tmp_path / "first"))  # the adapter that the second step starts from
+    lengths = [[len(each.token_ids) for each in one.completions] for one in some_groups(model_folder)]
+    groups = [
+        swapped_in_flight(one, [min(2, length) for length in of_group], old=0, new=1)
+        for one, of_group in zip(some_groups(model_folder, shift=0.1), lengths, strict=True)
+    ]
+    expected = grpo_loss(model_folder, groups, loss_type=loss_type, oldest_version=1, adapter=tmp_path / "first")
+    _, report = learner.step(groups)
+    num_tokens, num_stale = sum(map(sum, lengths)), sum(min(2, length) for each in lengths for length in each)
+    assert report.metrics["loss"] == pytest.approx(expected, abs=1e-4)
+    assert report.metrics["num_completion_tokens"] == num_tokens - num_stale
+    assert report.metrics["stale_token_share"] == pytest.approx(num_stale / num_tokens)
+    too_short = {c.id for one in groups for c in one.completions if len(c.token_ids) <= 2}
+    assert report.left_out == dict.fromkeys(too_short, "stale")
+    assert report.metrics["num_completions"] == len(report.advantages) == 15 - len(too_short)
+
+
+def test_the_canary_is_the_policys_score_of_fixed_tokens_at_temperature_one(
+    model_folder: Path, make_learner: MakeLearner, tmp_path: Path
+) -> None:
+    ids = (5, 40, 7, 90, 3, 3)
+    planned = {"canary_ids": ids}
+    learner = make_learner(dropout=0.3, planned=planned)
+    policy, _ = learner.step([group([1.0, 0.0])])
+    learner.step([group([1.0, 0.0])])
+    learner.export_adapter(str(tmp_path / "second"))
+    policy, _ = learner.step([group([1.0, 0.0])])
+    learner.export_adapter(str(tmp_path / "third"))
+    fixed = replace(group([1.0]).completions[0], prompt_ids=ids[:1], token_ids=ids[1:])
+    assert policy.canary is not None
+    assert policy.canary.token_ids == ids
+    scored = {name: logprobs(model_folder, fixed, tmp_path / name, temperature=1.0) for name in ("second", "third")}
+    assert policy.canary.logprobs == pytest.approx(scored["third"], abs=1e-5)
+    assert (
+        max(abs(one - other) for one, other in zip(*scored.values(), strict=True)) > 1e-3
+    )  # so that it tells them apart
+    learner.save_checkpoint()
+    resumed = make_learner(dropout=0.3, planned=planned)
+    assert resumed._loop.run(resumed._policy) == policy
+
+
+def test_scoring_a_canary_changes_nothing_of_what_is_learned(make_learner: MakeLearner) -> None:
+    def adapter_after_three_steps(name: str, canary_ids: tuple[int, ...]) -> Any:
+        # One learner after the other: dropout draws from the random state of the process.
+        learner = make_learner(checkpoints=name, dropout=0.3, planned={"canary_ids": canary_ids})
+        return [learner.step([group([1.0, 0.0, 0.3], seed=seed)])[0].adapter for seed in range(3)]
+
+    assert adapter_after_three_steps("with", (5, 40, 7)) == adapter_after_three_steps("without", ())
 
 
 def test_steps_make_rewarded_completions_likelier(
@@ -139,11 +205,16 @@ def test_steps_make_rewarded_completions_likelier(
     assert after[1] < before[1] - 0.1
 
 
-def test_the_policy_is_a_peft_folder_with_the_keys_that_vllm_binds(make_learner: MakeLearner) -> None:
+def test_the_policy_is_a_peft_folder_with_the_keys_that_vllm_binds(
+    model_folder: Path, make_learner: MakeLearner
+) -> None:
+    from transformers import AutoModelForCausalLM
+
     policy, _ = make_learner().step([group([1.0, 0.0])])
     config = json.loads(policy.adapter["adapter_config.json"])
     assert (config["peft_type"], config["r"], config["lora_alpha"], config["bias"]) == ("LORA", 8, 16, "none")
     assert config["inference_mode"] is True
+    assert policy.canary is None
     attention = [f"self_attn.{name}_proj" for name in "qkvo"]
     feed_forward = [f"mlp.{name}_proj" for name in ("gate", "up", "down")]
     assert set(weights(policy)) == {
@@ -152,6 +223,11 @@ def test_the_policy_is_a_peft_folder_with_the_keys_that_vllm_binds(make_learner:
         for module in attention + feed_forward
         for side in "AB"
     }
+    assert set(policy.modules) == {
+        f"model.layers.{layer}.{module}" for layer in range(2) for module in attention + feed_forward
+    }
+    base = AutoModelForCausalLM.from_pretrained(model_folder)
+    assert all(base.get_submodule(name).weight.ndim == 2 for name in policy.modules)
 
 
 def test_the_adapter_says_what_peft_itself_would_have_written(make_learner: MakeLearner, tmp_path: Path) -> None:
@@ -300,7 +376,9 @@ def test_the_learning_rate_warms_up_and_decays_over_the_steps_of_the_run(make_le
 def test_in_bfloat16_the_ratio_stays_near_one_and_the_adapter_is_published_so_but_kept_in_float32(
     model_folder: Path, make_learner: MakeLearner, tmp_path: Path
 ) -> None:
-    learner = make_learner(dtype="bfloat16", kl_coefficient=0.1)
+    fixed = group([1.0]).completions[0]
+    canary_ids = (*fixed.prompt_ids[-1:], *fixed.token_ids)
+    learner = make_learner(dtype="bfloat16", kl_coefficient=0.1, planned={"canary_ids": canary_ids})
     policy, report = learner.step(some_groups(model_folder))
     assert report.metrics["sampling/sampling_logp_difference/mean"] < 0.05
     assert report.metrics["sampling/importance_sampling_ratio/mean"] == pytest.approx(1.0, abs=0.05)
@@ -309,6 +387,10 @@ def test_in_bfloat16_the_ratio_stays_near_one_and_the_adapter_is_published_so_bu
     kept = load((tmp_path / "adapter_model.safetensors").read_bytes())
     assert {tensor.dtype for tensor in kept.values()} == {torch.float32}
     assert all(torch.equal(kept[name].bfloat16(), tensor) for name, tensor in weights(policy).items())
+    assert policy.canary is not None
+    in_float32 = logprobs(model_folder, replace(fixed, prompt_ids=fixed.prompt_ids[-1:]), tmp_path, temperature=1.0)
+    gaps = [abs(one - other) for one, other in zip(policy.canary.logprobs, in_float32, strict=True)]
+    assert sum(gaps) / len(gaps) < 0.05
 
 
 def test_gradient_checkpointing_gives_the_same_step(make_learner: MakeLearner) -> None:
