@@ -20,6 +20,8 @@ from cluster.types import (
     SamplerPool,
     UngradableError,
 )
+from grader.reward import profile_of, score
+from grader.settings import GraderSettings
 
 
 class Watcher(Protocol):
@@ -50,6 +52,12 @@ Foregone = Callable[[Group, int], str | None]
 """Why a group of that many completions will be left out, whatever those are that are not graded yet; None: it may not."""
 
 
+def rescoring(settings: GraderSettings) -> Callable[[Grade], Grade]:
+    """A function that scores the facts of a grade under other settings than those that the graders were started with."""
+    profile = profile_of(settings)
+    return lambda grade: score(grade.facts, profile)
+
+
 class Attempt:
     """Samples a group, and grades each completion as soon as it ends, while the others are still being sampled."""
 
@@ -60,13 +68,16 @@ class Attempt:
         *,
         watcher: Watcher | None = None,
         foregone: Foregone | None = None,
+        rewarded: Callable[[Grade], Grade] | None = None,
     ) -> None:
+        """``rewarded`` gives a grade the reward that counts, where that is not the graders' own."""
         self.problem = problem
         self.request = request
         self.version: int | None = None  # the policy that it is sampled under; None while it waits for a sampler
         self.given_up: GivenUp | None = None
         self._watcher = watcher
         self._foregone = foregone
+        self._rewarded = rewarded
         self._completions: dict[int, Completion] = {}  # by index, as the following
         self._grades: dict[int, Grade | None] = {}
         self._sampled_at: dict[int, float] = {}
@@ -124,7 +135,9 @@ class Attempt:
 
     async def _grade(self, graders: GraderPool, completion: Completion) -> None:
         try:
-            grade = await graders.grade(self.problem, completion)
+            grade: Grade | None = await graders.grade(self.problem, completion)
+            if grade and self._rewarded:
+                grade = self._rewarded(grade)
         except UngradableError:
             grade = None  # not the completion's fault: it gets no reward, stays out of the baseline, and is counted
         self._grades[completion.index] = grade

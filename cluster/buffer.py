@@ -5,7 +5,8 @@ back only when the policy that learned from it is loaded on the samplers. With `
 group can start that would be trained more than ``max_staleness`` versions later, unless others overtake it. Those are given up
 as soon as they are doomed: when a batch is taken, whatever is left can be trained by the next step at the earliest, so that a
 group too old for *that* need not be paid for any longer. Its slot is given back with the next policy too, since a group that
-took it sooner would be as old. The slot of a filtered group is free at once: whoever replaces it is no older than it was.
+took it sooner would be as old. The slot of a filtered group is free at once: whoever replaces it is no older than it was (and
+waits where even a group that starts now would be too old).
 
 ``oversampling`` adds slots, so that a batch need not wait for replacements of filtered groups one after the other.
 """
@@ -13,6 +14,7 @@ took it sooner would be as old. The slot of a filtered group is free at once: wh
 import asyncio
 import math
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from cluster.filters import GroupFilter
@@ -26,15 +28,23 @@ class Dropped:
     group: Group  # what there was of it
     group_size: int  # what was asked for
     fate: Fate
-    reason: str  # of cluster.filters, or "stale", "too_slow", "ungradable", "sampler_failed: ..."
+    reason: str  # of cluster.filters, or "stale", "not_started", "too_slow", "ungradable", "sampler_failed: ..."
 
 
 class Slots:
     """Counts groups from their start until their policy is loaded; ``acquire`` waits, ``release`` gives back."""
 
-    def __init__(self, *, groups_per_step: int, max_staleness: int, num_groups: int, oversampling: float = 1.0) -> None:
-        """``num_groups``: how many groups the rest of the run will train; no group is started beyond them."""
+    def __init__(
+        self, *, groups_per_step: int, max_staleness: int, num_groups: int, version: int = 0, oversampling: float = 1.0
+    ) -> None:
+        """``num_groups``: how many groups the rest of the run will train; no group is started beyond them.
+
+        ``version``: the policy that the samplers begin with.
+        """
         self.capacity = (max_staleness + 1) * math.ceil(groups_per_step * oversampling)
+        self.published = version  # what a group that starts now is sampled under, or newer
+        self.next_version = version  # of the learner, when it takes the next batch
+        self._max_staleness = max_staleness
         self._remaining = num_groups
         self._held = 0
         self._changed = asyncio.Condition()
@@ -44,15 +54,22 @@ class Slots:
         """Groups being sampled, graded, buffered or trained, or given up since the last policy."""
         return self._held
 
+    def is_doomed(self, policy_version: int) -> bool:
+        """Whether a group of this policy is too old for the next batch."""
+        return self.next_version - policy_version > self._max_staleness
+
     async def acquire(self) -> None:
         """Wait until one more group may start."""
         async with self._changed:
-            await self._changed.wait_for(lambda: self._held < min(self.capacity, self._remaining))
+            await self._changed.wait_for(
+                lambda: self._held < min(self.capacity, self._remaining) and not self.is_doomed(self.published)
+            )
             self._held += 1
 
-    async def release(self, *, trained: int = 0, dropped: int = 0) -> None:
-        """Give back the slots of groups whose policy is loaded, or that were dropped and need a replacement."""
+    async def release(self, *, trained: int = 0, dropped: int = 0, published: int | None = None) -> None:
+        """Give back the slots of groups whose policy is ``published`` now, or that were dropped and need a replacement."""
         async with self._changed:
+            self.published = self.published if published is None else published
             self._held -= trained + dropped
             self._remaining -= trained
             self._changed.notify_all()
@@ -61,13 +78,10 @@ class Slots:
 class Buffer:
     """Closed groups on their way to the learner, oldest policy first."""
 
-    def __init__(
-        self, *, groups_per_step: int, max_staleness: int, keep: GroupFilter, max_filtered_per_step: int
-    ) -> None:
+    def __init__(self, *, groups_per_step: int, keep: GroupFilter, max_filtered_per_step: int) -> None:
         """After ``max_filtered_per_step`` filtered groups the filter is off until a batch is taken."""
         self._groups_per_step = groups_per_step
-        self._max_staleness = max_staleness
-        self._keep = keep
+        self.keep = keep  # may be replaced at any time
         self._max_filtered_per_step = max_filtered_per_step
         self._num_filtered = 0
         self._ready: deque[Group] = deque()
@@ -83,7 +97,7 @@ class Buffer:
 
     def foregone(self, graded: Group, group_size: int) -> str | None:
         """Why a group will be filtered whatever its other completions are; None while that is open."""
-        return None if self.gave_up_filtering else self._keep.foregone(graded, group_size)
+        return None if self.gave_up_filtering else self.keep.foregone(graded, group_size)
 
     def filtered(self) -> None:
         """Count a group that was filtered before it closed."""
@@ -94,7 +108,7 @@ class Buffer:
         size = len(group.completions)
         if len(group.rewards) < 2:
             return Dropped(group=group, group_size=size, fate=Fate.FAILED, reason="ungradable")
-        reason = None if self.gave_up_filtering else self._keep.reason(group)
+        reason = None if self.gave_up_filtering else self.keep.reason(group)
         if reason:
             self._num_filtered += 1
             return Dropped(group=group, group_size=size, fate=Fate.FILTERED, reason=reason)
@@ -102,14 +116,10 @@ class Buffer:
         self._closed.set()
         return None
 
-    def is_doomed(self, policy_version: int, next_version: int) -> bool:
-        """Whether a group of this policy is too old for a learner at ``next_version``."""
-        return next_version - policy_version > self._max_staleness
-
-    def drop_doomed(self, next_version: int) -> list[Group]:
-        """Remove the groups that are too old for a learner at ``next_version``."""
-        doomed = [group for group in self._ready if self.is_doomed(group.policy_version, next_version)]
-        self._ready = deque(group for group in self._ready if not self.is_doomed(group.policy_version, next_version))
+    def remove(self, is_doomed: Callable[[int], bool]) -> list[Group]:
+        """Take out the groups whose policy version is doomed."""
+        doomed = [group for group in self._ready if is_doomed(group.policy_version)]
+        self._ready = deque(group for group in self._ready if not is_doomed(group.policy_version))
         return doomed
 
     async def take(self) -> tuple[Group, ...]:

@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
+from cluster.phases import PRESETS, Phase, Schedule, check_order, preset
 from cluster.types import ConfigError
 from grader.reward import profile_of
 from grader.settings import GraderSettings
@@ -158,6 +159,45 @@ class Config(BaseModel):
     grader: GraderSettings = GraderSettings()
     learner: LearnerSettings = LearnerSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    phases: tuple[Phase, ...] = Field(
+        default=(),
+        description="what changes over the run: a list of {from_epoch | from_step, set: {key: value}, ramp: false}, or a preset "
+        f"({', '.join(PRESETS)})",
+    )
+
+    @field_validator("phases", mode="before")
+    @classmethod
+    def _presets_by_name(cls, phases: Any) -> Any:
+        return preset(phases) if isinstance(phases, str) else phases
+
+    @model_validator(mode="after")
+    def _every_phase_is_possible(self) -> "Config":
+        check_order(self.phases)
+        base, plain = flatten(self), self.model_dump(exclude={"phases"}, exclude_unset=True)
+        limit = self.rollout.max_completion_tokens
+        for phase in self.phases:
+            for key, value in phase.set.items():
+                if phase.ramp and base[key] is None:
+                    raise ValueError(f"phases: a ramp of {key} needs a number to begin with; set {key} for the run")
+                if key == "rollout.max_completion_tokens" and isinstance(value, int) and value > limit:
+                    raise ValueError(
+                        f"phases: {key}={value} is more than the engines are started for; set {key} of the run to the largest"
+                    )
+                base[key] = value
+                _assign(plain, key, value)
+            validate(plain)  # raises ConfigError, which names the key and the value
+        return self
+
+    def schedule(self) -> Schedule:
+        """The values of what the phases change, at any point of the run."""
+        return Schedule(self.phases, flatten(self.model_copy(update={"phases": ()})))
+
+    def changed(self, values: Mapping[str, Any]) -> "Config":
+        """The same with these values, by dotted key, and without phases."""
+        plain = self.model_dump(exclude={"phases"}, exclude_unset=True)
+        for key, value in values.items():
+            _assign(plain, key, value)
+        return validate(plain)
 
     @field_validator("grader")
     @classmethod

@@ -22,7 +22,7 @@ from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
-from cluster.attempt import Attempt
+from cluster.attempt import Attempt, rescoring
 from cluster.buffer import Buffer, Dropped, Slots
 from cluster.config import Config
 from cluster.fates import endings_of_dropped, endings_of_trained
@@ -47,6 +47,9 @@ from cluster.types import (
 
 Batch = tuple[Group, ...]
 
+MAX_GROUP_SIZE = 1 << 12
+"""Seeds of one group's completions are consecutive, and those of different groups differ while no group is larger than this."""
+
 MAX_ATTEMPTS = 3
 """How often a group is asked for that others overtake until it is too old; then its problem is left out as too slow."""
 
@@ -59,9 +62,18 @@ class Records(Protocol):
         ...
 
     def step_done(
-        self, epoch: float, groups: Sequence[Group], report: StepReport, metrics: Mapping[str, float]
+        self,
+        epoch: float,
+        groups: Sequence[Group],
+        report: StepReport,
+        metrics: Mapping[str, float],
+        in_force: Mapping[str, Any],
     ) -> None:
-        """The learner has taken a step."""
+        """The learner has taken a step, with these settings of its own in force."""
+        ...
+
+    def phase_entered(self, step: int, values: Mapping[str, Any]) -> None:
+        """After this step, settings have new values, by dotted key."""
         ...
 
     def policy_published(self, version: int, swaps: Sequence[Swap], began_at: float, seconds: float) -> None:
@@ -96,13 +108,10 @@ class Driver:
     ) -> None:
         """``prompts`` by problem id; ``progress`` from where to go on; ``stop`` ends the run after the current step."""
         loop = config.loop
-        self._group_size = config.rollout.group_size
+        self._config = config  # as the phases have it now
+        self._schedule = config.schedule()
+        self._phase: dict[str, Any] = {}  # what they have set
         self._seed = config.run.seed
-        self._sampling = Sampling(
-            temperature=config.rollout.temperature,
-            max_completion_tokens=config.rollout.max_completion_tokens,
-            stop=config.rollout.stop,
-        )
         self._changes_policy_in_flight = config.rollout.policy_swap != "versions"
         self._save_every_steps = loop.save_every_steps
         self._max_steps = max_steps
@@ -124,19 +133,15 @@ class Driver:
             groups_per_step=loop.groups_per_step,
             max_staleness=loop.max_staleness,
             num_groups=(max_steps - progress.step) * loop.groups_per_step,
+            version=progress.step,
             oversampling=loop.oversampling,
         )
         self._buffer = Buffer(
             groups_per_step=loop.groups_per_step,
-            max_staleness=loop.max_staleness,
-            keep=GroupFilter(
-                drop_without_signal=loop.drop_groups_without_signal,
-                max_truncated_share=loop.max_truncated_share,
-                min_mean_reward=loop.min_mean_reward,
-                max_mean_reward=loop.max_mean_reward,
-            ),
+            keep=_filter(config),
             max_filtered_per_step=loop.max_filtered_per_step or 8 * loop.groups_per_step,
         )
+        self._enter_phase()
 
     async def train(self) -> int:
         """Run to the last step, or until stopped; returns the last step done, which has a checkpoint."""
@@ -172,18 +177,33 @@ class Driver:
             self._attempts[task] = attempt
             task.add_done_callback(self._attempts.pop)
 
+    def _enter_phase(self) -> None:
+        """Take over what the phases say at this point of the run: for all groups that start from now on, and the next step."""
+        phase = self._schedule.at(step=self._progress.step, epoch=self._progress.epoch(len(self._stream)))
+        if phase != self._phase:
+            self._records.phase_entered(
+                self._progress.step, {k: v for k, v in phase.items() if v != self._phase.get(k)}
+            )
+            self._phase = phase
+            self._config = self._config.changed(phase)
+            self._buffer.keep = _filter(self._config)
+
     def _next_attempt(self) -> Attempt:
-        position = self._progress.start_next(self._group_size)
+        rollout = self._config.rollout
+        position = self._progress.start_next(rollout.group_size)
         problem = self._stream.at(position)
         number = self._progress.attempt_of(position)
         request = GroupRequest(
             group_id=f"g{position:07d}" if number == 1 else f"g{position:07d}-{number}",
             prompt=self._prompts[problem.id],
-            group_size=self._group_size,
-            sampling=self._sampling,
-            seed=(self._seed << 32) + position * self._group_size,
+            group_size=rollout.group_size,
+            sampling=Sampling(
+                temperature=rollout.temperature, max_completion_tokens=rollout.max_completion_tokens, stop=rollout.stop
+            ),
+            seed=(self._seed << 32) + position * MAX_GROUP_SIZE,
         )
-        return Attempt(problem, request, watcher=self._timeline, foregone=self._buffer.foregone)
+        rewarded = rescoring(self._config.grader) if self._phase else None
+        return Attempt(problem, request, watcher=self._timeline, foregone=self._buffer.foregone, rewarded=rewarded)
 
     async def _sample_and_grade(self, attempt: Attempt) -> None:
         """One group from its problem to the buffer."""
@@ -192,25 +212,32 @@ class Driver:
             end = attempt.given_up
             if end.fate is Fate.FILTERED:
                 self._buffer.filtered()
-            await self._drop(Dropped(group=group, group_size=self._group_size, fate=end.fate, reason=end.reason))
+            await self._drop(
+                Dropped(group=group, group_size=attempt.request.group_size, fate=end.fate, reason=end.reason)
+            )
         elif dropped := self._buffer.add(group):
             await self._drop(dropped)
 
     async def _give_up_doomed(self) -> None:
         """End what would be too old for the next step, now that the batch of this one is complete."""
-        next_version = self._progress.step + 1
+        self._slots.next_version = self._progress.step + 1
         for attempt in self._attempts.values():
+            if attempt.version is None:
+                if self._slots.is_doomed(self._slots.published):
+                    attempt.give_up(Fate.STALE, "not_started")
+                continue
             # Where policies change in flight, only what has ended keeps its age.
             version = attempt.oldest_version if self._changes_policy_in_flight else attempt.version
-            if version is not None and self._buffer.is_doomed(version, next_version):
+            if version is not None and self._slots.is_doomed(version):
                 attempt.give_up(Fate.STALE, "stale")
-        for group in self._buffer.drop_doomed(next_version):
-            await self._drop(Dropped(group=group, group_size=self._group_size, fate=Fate.STALE, reason="stale"))
+        for group in self._buffer.remove(self._slots.is_doomed):
+            await self._drop(Dropped(group=group, group_size=len(group.completions), fate=Fate.STALE, reason="stale"))
 
     async def _learn(self, groups: Batch) -> PolicyVersion:
         began_at = time.time()
+        in_force = {key.removeprefix("learner."): v for key, v in self._phase.items() if key.startswith("learner.")}
         with self._timeline.learning():
-            policy, report = await self._learner.step(groups)
+            policy, report = await self._learner.step(groups, in_force)
         self._progress.step_done([_position(group.id) for group in groups])
         for group in groups:
             for fate, _ in endings_of_trained(group, report):
@@ -220,7 +247,8 @@ class Driver:
         figures |= {"learn_began_at": began_at, "learned_at": time.time()}
         metrics = step_metrics(groups, self._dropped, report, self._progress, figures)
         self._dropped.clear()
-        self._records.step_done(self._progress.epoch(len(self._stream)), groups, report, metrics)
+        self._records.step_done(self._progress.epoch(len(self._stream)), groups, report, metrics, in_force)
+        self._enter_phase()
         return policy
 
     async def _publish(self, policy: PolicyVersion, *, num_trained: int) -> None:
@@ -229,11 +257,11 @@ class Driver:
             swaps = await self._samplers.publish(policy)
         self._records.policy_published(policy.number, swaps, began_at, time.monotonic() - began)
         num_held, self._num_held_slots = self._num_held_slots, 0
-        await self._slots.release(trained=num_trained, dropped=num_held)
+        await self._slots.release(trained=num_trained, dropped=num_held, published=policy.number)
 
     async def _drop(self, dropped: Dropped) -> None:
         position = _position(dropped.group.id)
-        if dropped.fate is Fate.STALE and self._progress.attempt_of(position) == MAX_ATTEMPTS:
+        if dropped.reason == "stale" and self._progress.attempt_of(position) >= MAX_ATTEMPTS:
             dropped = replace(dropped, fate=Fate.FILTERED, reason="too_slow")
         if dropped.fate is Fate.STALE:
             self._progress.stale(position)
@@ -245,7 +273,11 @@ class Driver:
         self._records.group_dropped(dropped, self._progress.step)
         if dropped.fate is Fate.FILTERED and self._buffer.gave_up_filtering:
             self._records.filtering_gave_up(self._progress.step)
-        if dropped.reason in ("stale", "too_slow"):  # before the next policy, who took the slot would be as old
+        if dropped.reason in (
+            "stale",
+            "not_started",
+            "too_slow",
+        ):  # before the next policy, who took the slot would be as old
             self._num_held_slots += 1
         else:
             await self._slots.release(dropped=1)
@@ -269,6 +301,16 @@ class Driver:
             self._records.save_progress(self._progress.step, self._state_of_step)
             await self._learner.save_checkpoint()
             self._progress.saved_step = self._progress.step
+
+
+def _filter(config: Config) -> GroupFilter:
+    loop = config.loop
+    return GroupFilter(
+        drop_without_signal=loop.drop_groups_without_signal,
+        max_truncated_share=loop.max_truncated_share,
+        min_mean_reward=loop.min_mean_reward,
+        max_mean_reward=loop.max_mean_reward,
+    )
 
 
 def _position(group_id: str) -> int:

@@ -42,11 +42,11 @@ def ray_cluster() -> Iterator["Cluster"]:
         context = ray.init(
             include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, namespace="caravan"
         )
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except Exception as error:  # where its own node does not start in time, Ray raises just that
         where = os.environ.get("RAY_ADDRESS", "this machine")
         raise ResourcesError(
             f"no Ray cluster answers at {where}: {error}. Start one (`ray start --head`), or set RAY_ADDRESS=local "
-            "to run on this machine alone"
+            "to run on this machine alone; on a machine that is busy with other work, try again"
         ) from error
     try:
         yield Cluster(resources=ray.cluster_resources(), logs=Path(context.address_info["session_dir"]) / "logs")

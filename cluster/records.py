@@ -39,20 +39,34 @@ class RunRecords:
             self._write_rollouts(step + 1)
 
     def step_done(
-        self, epoch: float, groups: Sequence[Group], report: StepReport, metrics: Mapping[str, float]
+        self,
+        epoch: float,
+        groups: Sequence[Group],
+        report: StepReport,
+        metrics: Mapping[str, float],
+        in_force: Mapping[str, Any],
     ) -> None:
         """Write everything about one step; its rollouts are readable as soon as this returns."""
         step = report.step
         self._log_rewards(groups, step)
         self._pending.extend(row for group in groups for row in trained_rows(group, report))
         self._write_rollouts(step)
-        self._folder.append_json(self._folder.metrics, {"step": step, "epoch": epoch, **metrics})
+        figures = {"step": step, "epoch": epoch, **metrics}
+        self._folder.append_json(self._folder.metrics, figures | ({"in_force": dict(in_force)} if in_force else {}))
         self._folder.append(self._folder.learning_log, learning_log_line(epoch, metrics))
         self._folder.append(
             self._folder.time_log, f"[Step {step}]  {metrics['step_seconds']:.1f} s  {busy_line(metrics)}"
         )
-        self._export({**metrics, "step": step, "epoch": epoch})
+        self._export(figures)
         self._view.step_done(step, epoch, metrics)
+
+    def phase_entered(self, step: int, values: Mapping[str, Any]) -> None:
+        """Say and keep which settings change."""
+        self._folder.append_json(self._folder.phases, {"step": step, "set": dict(values)})
+        told = ", ".join(
+            f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in values.items()
+        )
+        self._view.say(f"after step {step}: {told}")
 
     def policy_published(self, version: int, swaps: Sequence[Swap], began_at: float, seconds: float) -> None:
         """Write how the samplers took a policy over."""

@@ -8,6 +8,7 @@
         learning.log                        one line per step
         time.log                            one line per step: who was busy, who waited for whom
         metrics.jsonl                       one object per step, every figure
+        phases.jsonl                        what changed after which step
         publishes.jsonl                     one object per policy: how long the samplers took to load and prove it
         evaluation.jsonl                    held-out results, one object per evaluation
         reward_logs/completions.jsonl       every graded completion with its text
@@ -66,6 +67,7 @@ class RunFolder:
         self.time_log = path / "time.log"
         self.metrics = path / "metrics.jsonl"
         self.publishes = path / "publishes.jsonl"
+        self.phases = path / "phases.jsonl"
         self.evaluation = path / "evaluation.jsonl"
         self.completions = path / "reward_logs" / "completions.jsonl"
         self.breakdown = path / "reward_logs" / "syntax_aware_breakdown.jsonl"
@@ -110,7 +112,7 @@ class RunFolder:
 
     def forget_after(self, step: int) -> None:
         """Drop the rows of steps that a resumed run will do again, so that each step is reported once."""
-        for path in (self.metrics, self.publishes, self.completions, self.breakdown):
+        for path in (self.metrics, self.publishes, self.phases, self.completions, self.breakdown):
             if path.exists():
                 kept = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
                 self.write(path, "".join(f"{line}\n" for line in kept))

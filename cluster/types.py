@@ -24,7 +24,7 @@ The errors, so that whoever catches one knows what else there is::
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class CaravanError(Exception):
@@ -198,6 +198,7 @@ class Completion:
         VersionSpan, ...
     ] = ()  # where the policy changed on the way; empty: one version sampled it all
     seconds: float  # from the request reaching the engine to its last token
+    temperature: float | None = None  # that it was sampled at; None: the run's
 
     @property
     def token_versions(self) -> tuple[int, ...]:
@@ -405,9 +406,13 @@ class Learner(Protocol):
         """Load the model, resume from the newest complete checkpoint if any; return its policy, None when fresh."""
         ...
 
-    async def step(self, groups: Sequence[Group]) -> tuple[PolicyVersion, StepReport]:
+    async def step(
+        self, groups: Sequence[Group], in_force: Mapping[str, Any] = ...
+    ) -> tuple[PolicyVersion, StepReport]:
         """Take one optimizer step on whole groups.
 
+        ``in_force``: settings of the ``learner`` section, by dotted key below it, that hold for this step in place of those that
+        the learner was started with.
         A learner that dies on the way is started again, brought back to where it was, and takes the step then.
         """
         ...

@@ -1,8 +1,10 @@
 """A learner that learns nothing, at once: for tests and dry runs of everything around it."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from cluster.types import Group, LearnerError, PolicyVersion, StepReport
 from learner.checkpoints import newest_checkpoint, step_of, write_checkpoint, write_files
@@ -20,6 +22,7 @@ class FakeLearner:
         self, checkpoints_dir: Path | None = None, *, max_steps: int | None = None, max_staleness: int = sys.maxsize
     ) -> None:
         self.steps: list[tuple[Group, ...]] = []
+        self.in_force: list[Mapping[str, Any]] = []  # per step
         self.closed = False
         self._checkpoints_dir = checkpoints_dir
         self._max_steps = max_steps
@@ -32,7 +35,9 @@ class FakeLearner:
         self._step = step_of(newest) if newest else 0
         return self._policy() if newest else None
 
-    async def step(self, groups: Sequence[Group]) -> tuple[PolicyVersion, StepReport]:
+    async def step(
+        self, groups: Sequence[Group], in_force: Mapping[str, Any] = MappingProxyType({})
+    ) -> tuple[PolicyVersion, StepReport]:
         """Count a step; raises LearnerError where no completion would enter the loss, after max_steps and after close."""
         if self.closed:
             raise LearnerError("the learner is closed")
@@ -40,6 +45,7 @@ class FakeLearner:
             raise LearnerError("the run's max_steps are taken: there is no further step to take")
         selection = select(groups, scale="group", learner_version=self._step, max_staleness=self._max_staleness)
         self.steps.append(tuple(groups))
+        self.in_force.append(in_force)
         self._step += 1
         report = StepReport(
             step=self._step,

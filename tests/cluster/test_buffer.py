@@ -10,10 +10,9 @@ from cluster.types import Fate
 from tests.cluster.made import group
 
 
-def buffer(*, drop: bool = False, staleness: int = 0, size: int = 2) -> Buffer:
+def buffer(*, drop: bool = False, size: int = 2) -> Buffer:
     return Buffer(
         groups_per_step=size,
-        max_staleness=staleness,
         keep=GroupFilter(drop_without_signal=drop),
         max_filtered_per_step=8 * size,
     )
@@ -34,7 +33,7 @@ def test_a_batch_is_there_when_enough_groups_are_closed() -> None:
 
 def test_groups_of_the_oldest_policy_are_taken_first() -> None:
     async def scenario() -> list[int]:
-        mixed = buffer(staleness=1)
+        mixed = buffer()
         for version in (1, 0, 1, 0):
             mixed.add(group([0.0, 1.0], version=version))
         return [one.policy_version for one in (*await mixed.take(), *await mixed.take())]
@@ -63,13 +62,31 @@ def test_filtering_gives_up_when_nothing_has_signal() -> None:
 
 
 def test_a_group_that_the_next_step_could_not_train_is_doomed() -> None:
-    aging = buffer(staleness=1)
+    slots = Slots(groups_per_step=2, max_staleness=1, num_groups=10)
+    aging = buffer()
     old, fresh = group([0.0, 1.0], version=0), group([0.0, 1.0], version=1)
     aging.add(old)
     aging.add(fresh)
-    assert aging.drop_doomed(next_version=1) == []
-    assert aging.drop_doomed(next_version=2) == [old]
-    assert aging.drop_doomed(next_version=2) == []
+    slots.next_version = 1
+    assert aging.remove(slots.is_doomed) == []
+    slots.next_version = 2
+    assert aging.remove(slots.is_doomed) == [old]
+    assert aging.remove(slots.is_doomed) == []
+
+
+def test_nothing_starts_that_would_be_too_old_from_its_first_token() -> None:
+    async def scenario() -> list[int]:
+        slots = Slots(groups_per_step=2, max_staleness=0, num_groups=10, oversampling=2)
+        await slots.acquire()
+        slots.next_version = 1  # the learner works on version 1 while the samplers still serve 0
+        waiting = asyncio.create_task(slots.acquire())
+        await asyncio.sleep(0.01)
+        held = [slots.held]
+        await slots.release(published=1)
+        await waiting
+        return [*held, slots.held]
+
+    assert asyncio.run(scenario()) == [1, 2]
 
 
 def test_a_batch_is_in_the_order_of_asking_whoever_closed_first() -> None:
@@ -132,9 +149,10 @@ def test_a_group_trained_in_order_is_never_staler_than_the_bound(size: int, stal
             while len(closed) < size:  # noqa: ASYNC110
                 await asyncio.sleep(0)
             batch = [closed.pop(0) for _ in range(size)]
+            slots.next_version = step + 1
             assert all(step - version <= staleness for version in batch)
             loaded = step + 1
-            await slots.release(trained=size)
+            await slots.release(trained=size, published=loaded)
         sampling.cancel()
 
     asyncio.run(scenario())

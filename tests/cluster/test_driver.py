@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
+from types import MappingProxyType
 
 import pytest
 from hypothesis import given
@@ -45,15 +46,24 @@ class MemoryRecords:
         self.gave_up = 0
         self.metrics: list[Mapping[str, float]] = []
         self.published: list[int] = []
+        self.phases: list[tuple[int, dict[str, object]]] = []
 
     def group_dropped(self, dropped: Dropped, step: int) -> None:
         self.dropped.append(dropped)
 
     def step_done(
-        self, epoch: float, groups: Sequence[Group], report: StepReport, metrics: Mapping[str, float]
+        self,
+        epoch: float,
+        groups: Sequence[Group],
+        report: StepReport,
+        metrics: Mapping[str, float],
+        in_force: Mapping[str, object],
     ) -> None:
         self.steps.append(tuple(groups))
         self.metrics.append(metrics)
+
+    def phase_entered(self, step: int, values: Mapping[str, object]) -> None:
+        self.phases.append((step, dict(values)))
 
     def policy_published(self, version: int, swaps: Sequence[Swap], began_at: float, seconds: float) -> None:
         self.published.append(version)
@@ -201,9 +211,14 @@ def test_a_stop_saves_the_last_step_and_a_resume_skips_and_repeats_nothing(tmp_p
 
     class StopsAfterThree(MemoryRecords):
         def step_done(
-            self, epoch: float, groups: Sequence[Group], report: StepReport, metrics: Mapping[str, float]
+            self,
+            epoch: float,
+            groups: Sequence[Group],
+            report: StepReport,
+            metrics: Mapping[str, float],
+            in_force: Mapping[str, object],
         ) -> None:
-            records.step_done(epoch, groups, report, metrics)
+            records.step_done(epoch, groups, report, metrics, in_force)
             if report.step == 3:
                 stop.set()
 
@@ -311,10 +326,12 @@ def test_whoever_overtakes_whom_the_staleness_is_bounded_and_every_completion_en
 
 def test_a_group_that_others_overtook_is_given_up_before_the_learner_ends_and_comes_again(tmp_path: Path) -> None:
     class SlowLearner(FakeLearner):
-        async def step(self, groups: Sequence[Group]) -> tuple[PolicyVersion, StepReport]:
+        async def step(
+            self, groups: Sequence[Group], in_force: Mapping[str, object] = MappingProxyType({})
+        ) -> tuple[PolicyVersion, StepReport]:
             await asyncio.sleep(0.01)
             stale_while_learning.append([dropped.group.id for dropped in records.dropped])
-            return await super().step(groups)
+            return await super().step(groups, in_force)
 
     def delay(request: GroupRequest, index: int) -> float:
         return 5.0 if request.group_id == "g0000000" else 0.001
@@ -405,3 +422,31 @@ def test_the_state_of_a_checkpoint_is_that_of_its_step_whatever_ended_since(tmp_
         progress = Progress.from_json(state)
         metrics = records.metrics[step - 1]
         assert sum(progress.fates.values()) == sum(metrics[f"num_{fate}_so_far"] for fate in Fate)
+
+
+def test_phases_change_groups_filters_rewards_and_learner_at_their_step(tmp_path: Path) -> None:
+    phases = (
+        "phases=[{from_step: 1, set: {rollout.temperature: 1.5, rollout.group_size: 3, grader.weights.tests: 0.1}}, "
+        "{from_step: 3, set: {learner.learning_rate: 1.0e-6}}]"
+    )
+    records, samplers, learner = MemoryRecords(), FakeSamplerPool(lambda *_: "n + 1"), FakeLearner(tmp_path)
+    run(
+        make_driver(
+            settings("temperature=0.8", "learning_rate=5e-6", phases),
+            samplers=samplers,
+            learner=learner,
+            records=records,
+        )
+    )
+    first, *later = [samplers.requests[start : start + 2] for start in (0, 2, 4, 6)]
+    assert {(one.sampling.temperature, one.group_size) for one in first} == {(0.8, 2)}
+    assert {(one.sampling.temperature, one.group_size) for batch in later for one in batch} == {(1.5, 3)}
+    assert [one["learning_rate"] for one in learner.in_force] == [5e-6, 5e-6, 5e-6, 1e-6]
+    assert [step for step, _ in records.phases] == [0, 1, 3]
+    assert records.phases[1][1] == {"rollout.temperature": 1.5, "rollout.group_size": 3, "grader.weights.tests": 0.1}
+    paid = [max(grade.terms.tests for group in groups for grade in group.grades if grade) for groups in records.steps]
+    assert paid == [0.65, 0.1, 0.1, 0.1]
+    assert (
+        len({request.seed + index for request in samplers.requests for index in range(request.group_size)})
+        == 2 * 2 + 6 * 3
+    )

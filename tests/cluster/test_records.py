@@ -22,7 +22,7 @@ def test_every_completion_is_written_once_with_its_fate(tmp_path: Path) -> None:
         trained = group([0.0, 1.0, None], group_id="g0000001")
         records.group_dropped(Dropped(group=dropped, group_size=2, fate=Fate.FILTERED, reason="no_signal"), step=0)
         timings = {"tokens_per_second": 1.0, "step_seconds": 1.0}
-        records.step_done(0.1, [trained], StepReport(step=1, metrics={}), {**group_metrics([trained]), **timings})
+        records.step_done(0.1, [trained], StepReport(step=1, metrics={}), {**group_metrics([trained]), **timings}, {})
 
         rows = pq.read_table(folder.rollouts).to_pylist()
         assert [(row["completion_id"], row["fate"], row["reason"]) for row in rows] == [

@@ -59,7 +59,7 @@ def made_run(path: Path, groups: Iterable[Sequence[Facts | None]], overrides: Se
         records = RunRecords(folder, View(), lambda _: None)
         for step, facts in enumerate(groups, start=1):
             records.step_done(
-                0.1, [group_of(facts, config, f"s{step:06d}-g00")], StepReport(step=step, metrics={}), METRICS
+                0.1, [group_of(facts, config, f"s{step:06d}-g00")], StepReport(step=step, metrics={}), METRICS, {}
             )
     return folder
 
@@ -185,14 +185,14 @@ def test_a_run_that_goes_on_or_was_killed_can_be_regraded(tmp_path: Path) -> Non
     folder = RunFolder(tmp_path)
     with folder.opened(config):  # the lock is held, as by the run itself
         records = RunRecords(folder, View(), lambda _: None)
-        records.step_done(0.1, [group_of([PASSED], config, "a")], StepReport(step=1, metrics={}), METRICS)
+        records.step_done(0.1, [group_of([PASSED], config, "a")], StepReport(step=1, metrics={}), METRICS, {})
         (folder.rollouts / "step-000002-000002.tmp").write_bytes(b"PAR1 cut here")
         assert len(regrade(folder, PROFILES["binary"]).completions) == 1
         dropped = Dropped(
             group=group_of([WRONG, WRONG], config, "b"), group_size=2, fate=Fate.FILTERED, reason="no_signal"
         )
         records.group_dropped(dropped, step=1)
-        records.step_done(0.1, [group_of([PASSED], config, "c")], StepReport(step=2, metrics={}), METRICS)
+        records.step_done(0.1, [group_of([PASSED], config, "c")], StepReport(step=2, metrics={}), METRICS, {})
         assert [one.group_id for one in regrade(folder, PROFILES["binary"]).completions] == ["a", "b", "b", "c"]
 
 

@@ -26,7 +26,7 @@ def test_a_trace_shows_every_completion_step_and_publish_in_lanes_that_do_not_ov
         records.group_dropped(Dropped(group=stale, group_size=2, fate=Fate.STALE, reason="stale"), step=0)
         report = StepReport(step=1, metrics={"loss": 0.5})
         figures = {"step_seconds": 4.0, "learn_began_at": 102.0, "learned_at": 103.5}
-        records.step_done(0.1, [trained], report, step_metrics([trained], [], report, Progress(), figures))
+        records.step_done(0.1, [trained], report, step_metrics([trained], [], report, Progress(), figures), {})
         records.policy_published(1, [Swap(sampler="sampler 0", seconds=0.1, canary_gap=1e-6)], 103.5, 0.25)
     out = tmp_path / "trace.json"
     assert write_trace(folder.path, out) == 3 + 2 + 1 + 1
