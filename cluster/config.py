@@ -18,6 +18,7 @@ from cluster.phases import PRESETS, Phase, Schedule, check_order, preset
 from cluster.types import ConfigError
 from grader.reward import profile_of
 from grader.settings import GraderSettings
+from learner.refused import REFUSED as NO_OPTIONS_OF_THE_LEARNER
 from learner.settings import LearnerSettings
 from rollout.settings import RolloutSettings
 
@@ -305,6 +306,10 @@ def resolve_key(key: str) -> str:
         return key
     if key in REFUSED:
         raise ConfigError(f"{key}: {REFUSED[key]}")
+    if (option := key.removeprefix("learner.")) in NO_OPTIONS_OF_THE_LEARNER and not (
+        key == option and any(candidate.endswith(f".{key}") for candidate in known)
+    ):
+        raise ConfigError(f"learner.{option}: {NO_OPTIONS_OF_THE_LEARNER[option]}")
     matches = [candidate for candidate in (*known, *REFUSED) if candidate.endswith(f".{key}")]
     if len(matches) == 1:
         return matches[0]

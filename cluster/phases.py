@@ -9,6 +9,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from learner.in_force import CHANGEABLE as CHANGEABLE_IN_THE_LEARNER
+
 CHANGEABLE = (
     "grader.weights.structural",
     "grader.weights.type_check",
@@ -18,9 +20,7 @@ CHANGEABLE = (
     "grader.runaway_multiplier",
     "grader.degenerate_multiplier",
     "grader.shown_assert_weight",
-    "learner.kl_coefficient",
-    "learner.learning_rate",
-    "learner.max_grad_norm",
+    *(f"learner.{key}" for key in CHANGEABLE_IN_THE_LEARNER),
     "loop.drop_groups_without_signal",
     "loop.max_mean_reward",
     "loop.max_truncated_share",

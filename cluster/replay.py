@@ -97,7 +97,7 @@ def replay(
     from learner.worker import LearnerWorker
 
     expected = _read_weights(goal.adapter)
-    losses = _losses(folder)
+    logged = _logged(folder)
     first_step_apart = None
     with tempfile.TemporaryDirectory(prefix="caravan-replay-") as scratch:
         plan = learner_plan(
@@ -110,8 +110,9 @@ def replay(
             learner.export_adapter(str(untrained))
             _check_same_shapes(expected, _read_weights(untrained), plan.model, goal)
             for step in range(1, goal.step + 1):
-                _, report = learner.step(batch_of(folder, step))
-                if first_step_apart is None and report.metrics["loss"] != losses.get(step):
+                in_force, loss = logged.get(step, ({}, None))
+                _, report = learner.step(batch_of(folder, step), in_force)
+                if first_step_apart is None and report.metrics["loss"] != loss:
                     first_step_apart = step
                 on_step()
             learner.export_adapter(str(trained))
@@ -173,11 +174,11 @@ def _max_steps_of(checkpoint: Path | None, num_iterations: int) -> int:
         ) from None
 
 
-def _losses(folder: RunFolder) -> dict[int, float]:
-    """Step -> the loss that the run logged."""
+def _logged(folder: RunFolder) -> dict[int, tuple[Mapping[str, Any], float]]:
+    """Step -> the settings of the learner that were in force there, and the loss that the run logged."""
     try:
         rows = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
-        return {row["step"]: row["loss"] for row in rows}
+        return {row["step"]: (row.get("in_force", {}), row["loss"]) for row in rows}
     except (OSError, ValueError, KeyError) as error:
         raise RunFolderError(f"{folder.metrics} cannot be read ({error})") from None
 

@@ -17,9 +17,11 @@ from cluster.types import (
     RunFolderError,
     VersionSpan,
 )
+from learner.selection import LEFT_OUT_BY_SETTINGS
 
 COLUMNS = (
     "fate",
+    "reason",
     "problem_id",
     "group_id",
     "completion_id",
@@ -30,6 +32,7 @@ COLUMNS = (
     "sampler_logprobs",
     "text",
     "finish_reason",
+    "temperature",
     "sampling_seconds",
     "total_reward",
     *TERMS,
@@ -41,8 +44,8 @@ Row = Mapping[str, Any]
 def batch_of(folder: RunFolder, step: int) -> tuple[Group, ...]:
     """The groups that a step was trained on, in their order; problems are known by their id alone.
 
-    A group was part of the step where any of its completions was trained; those of it that were not (that could not be graded,
-    say) belong to it all the same. Raises RunFolderError where the ledger does not tell.
+    A group was part of the step where any of its completions was trained, or left out by the learner's settings; those of it that
+    were not (that could not be graded, say) belong to it all the same. Raises RunFolderError where the ledger does not tell.
     """
     rows_of_group: dict[str, list[Row]] = {}
     for path in sorted(folder.rollouts.glob(f"step-{step:06d}-*.parquet")):
@@ -51,7 +54,7 @@ def batch_of(folder: RunFolder, step: int) -> tuple[Group, ...]:
     groups = tuple(
         _group(group_id, rows)
         for group_id, rows in rows_of_group.items()
-        if any(row["fate"] == Fate.TRAINED for row in rows)
+        if any(row["fate"] == Fate.TRAINED or row["reason"] in LEFT_OUT_BY_SETTINGS for row in rows)
     )
     if not groups:
         raise RunFolderError(
@@ -99,6 +102,7 @@ def _completion(row: Row) -> Completion:
         policy_version=row["policy_version"],
         version_spans=tuple(VersionSpan(**span) for span in row["version_spans"]),
         seconds=row["sampling_seconds"],
+        temperature=row["temperature"],
     )
 
 

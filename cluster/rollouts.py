@@ -99,6 +99,7 @@ def _row(group: Group, index: int, step: int, ending: Ending) -> dict[str, Any]:
         "sampler_logprobs": completion.sampler_logprobs,
         "text": completion.text,
         "finish_reason": completion.finish_reason,
+        "temperature": completion.temperature,
         "sampling_seconds": completion.seconds,
     }
     if group.hops:
@@ -138,6 +139,7 @@ def rollout_schema() -> Any:
             "sampler_logprobs": pa.list_(pa.float32()),  # [T]
             "text": text,
             "finish_reason": text,
+            "temperature": real,  # that it was sampled at; null: the run's
             "sampling_seconds": real,  # in the engine
             "asked_at": real,  # Unix seconds by the driver's clock, as the next two
             "sampled_at": real,

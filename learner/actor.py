@@ -2,9 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import ray
@@ -42,9 +43,9 @@ class LearnerActor:
         """See LearnerWorker."""
         return self._worker.start()
 
-    def step(self, groups: Sequence[Group]) -> tuple[PolicyVersion, StepReport]:
+    def step(self, groups: Sequence[Group], in_force: Mapping[str, Any]) -> tuple[PolicyVersion, StepReport]:
         """See LearnerWorker."""
-        return self._worker.step(groups)
+        return self._worker.step(groups, in_force)
 
     def save_checkpoint(self) -> str:
         """See LearnerWorker."""
@@ -82,7 +83,8 @@ class RayLearner:
         self._actor: Any = None
         self._is_closed = False
         self._saved_step = 0  # of the newest complete checkpoint
-        self._batches: list[ray.ObjectRef] = []  # one per step taken since then, oldest first
+        # One per step taken since then, oldest first, each with the settings that were in force.
+        self._batches: list[tuple[ray.ObjectRef, dict[str, Any]]] = []
 
     async def start(self) -> PolicyVersion | None:
         """Place the actor, load the model and the newest complete checkpoint; return its policy, None when fresh.
@@ -98,11 +100,13 @@ class RayLearner:
         self._saved_step = policy.number if policy else 0
         return policy
 
-    async def step(self, groups: Sequence[Group]) -> tuple[PolicyVersion, StepReport]:
-        """Train on whole groups; raises LearnerError where it diverges or nothing can be learned from."""
+    async def step(
+        self, groups: Sequence[Group], in_force: Mapping[str, Any] = MappingProxyType({})
+    ) -> tuple[PolicyVersion, StepReport]:
+        """Train on whole groups, with these settings in force; raises LearnerError where it diverges or cannot learn."""
         batch = await asyncio.to_thread(ray.put, groups)
-        outcome: tuple[PolicyVersion, StepReport] = await self._answer("step", batch)
-        self._batches.append(batch)
+        outcome: tuple[PolicyVersion, StepReport] = await self._answer("step", batch, dict(in_force))
+        self._batches.append((batch, dict(in_force)))
         return outcome
 
     async def save_checkpoint(self) -> str:
@@ -167,8 +171,8 @@ class RayLearner:
                 "somebody else, or is not the same folder on every machine"
             )
         try:
-            for batch in self._batches[num_saved:]:
-                await self._call("step", batch)
+            for batch, in_force in self._batches[num_saved:]:
+                await self._call("step", batch, in_force)
         except BaseException:
             self._kill()  # half of the way is a state that nobody may save
             raise

@@ -1,6 +1,7 @@
 """Rows -> the tensors that TRL's loss reads, cut into micro-batches that together are exactly one step."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -15,9 +16,12 @@ MicroBatch = dict[str, Tensor]
     completion_ids, completion_mask    [B, T]  padded on the right
     tool_mask                          [B, T]  0 for tokens that are read and not learned from: those too old for the loss
     advantages                         [B]
-    old_per_token_logps                [B, T]  the sampler's logprobs: the policy that the ratio compares with
+    sampling_per_token_logps           [B, T]  the sampler's logprobs
+    old_per_token_logps                [B, T]  of the policy that the ratio compares with: the sampler's too
     num_items_in_batch                 []      completion tokens of the whole step that enter the loss
     loss_share                         []      ours: what the micro-batch's loss counts in the step's (see _loss_share)
+    token_share, row_share             []      ours: its share of the step's tokens that enter the loss, and of its rows
+    temperature                        []      ours: at which all its completions were sampled
     first_rows, prompt_of_row     [U], [B]     ours: one row per distinct prompt, and the distinct prompt of each row
 
 A stale token is not taken out of ``completion_mask``, which is also the attention mask: the tokens after it were sampled by a
@@ -28,31 +32,44 @@ policy that read it.
 def micro_batches(
     rows: Sequence[Row], *, micro_batch_size: int, pad_token_id: int, loss_type: LossType
 ) -> list[MicroBatch]:
-    """Cut the rows of a step into micro-batches; every row is in exactly one, the last may be smaller.
+    """Cut the rows of a step into micro-batches; every row is in exactly one, some may be smaller than others.
 
-    Rows of one prompt stay together, and prompts of similar length share a micro-batch, so that little is computed twice or
-    on padding.
+    Rows of one temperature stay together, because logprobs are taken at one; then rows of one prompt, and prompts of similar
+    length, so that little is computed twice or on padding.
     """
-    ordered = sorted(rows, key=lambda row: (len(row.prompt_ids), row.prompt_ids, len(row.token_ids)), reverse=True)
-    chunks = [ordered[start : start + micro_batch_size] for start in range(0, len(rows), micro_batch_size)]
+    ordered = sorted(rows, key=_sort_key, reverse=True)
     num_tokens = sum(row.num_fresh for row in rows)
     return [
         {
             **_tensors(chunk, pad_token_id),
             "num_items_in_batch": torch.tensor(float(num_tokens)),
             "loss_share": torch.tensor(_loss_share(chunk, loss_type, num_rows=len(rows), num_tokens=num_tokens)),
+            "token_share": torch.tensor(sum(row.num_fresh for row in chunk) / num_tokens),
+            "row_share": torch.tensor(len(chunk) / len(rows)),
+            "temperature": torch.tensor(chunk[0].temperature, dtype=torch.float64),
         }
-        for chunk in chunks
+        for chunk in _chunks(ordered, micro_batch_size)
     ]
+
+
+def _chunks(rows: Sequence[Row], size: int) -> Iterator[list[Row]]:
+    """Consecutive rows of one temperature, at most ``size`` at a time."""
+    for _, sampled_alike in itertools.groupby(rows, key=lambda row: row.temperature):
+        while chunk := list(itertools.islice(sampled_alike, size)):
+            yield chunk
+
+
+def _sort_key(row: Row) -> tuple[float, int, tuple[int, ...], int]:
+    return (row.temperature, len(row.prompt_ids), row.prompt_ids, len(row.token_ids))
 
 
 def _loss_share(chunk: Sequence[Row], loss_type: LossType, *, num_rows: int, num_tokens: int) -> float:
     """By what the loss that TRL computes for a micro-batch is weighed, so that the sum is the loss of the step as one batch.
 
-    dapo divides by the tokens of the step already; bnpo by the tokens, grpo and dr_grpo by the rows of the micro-batch.
+    dapo, cispo and vespo divide by the tokens of the step already; bnpo by the tokens, the others by the rows of the micro-batch.
     Tokens are those that enter the loss, here as in TRL.
     """
-    if loss_type == "dapo":
+    if loss_type in ("dapo", "cispo", "vespo"):
         return 1.0
     if loss_type == "bnpo":
         return sum(row.num_fresh for row in chunk) / num_tokens
@@ -84,6 +101,7 @@ def _tensors(chunk: Sequence[Row], pad_token_id: int) -> MicroBatch:
         "completion_mask": completion_mask,
         "tool_mask": loss_mask,
         "advantages": torch.tensor([row.advantage for row in chunk]),
+        "sampling_per_token_logps": sampler_logprobs,
         "old_per_token_logps": sampler_logprobs,
         "first_rows": torch.tensor([prompt_of_row.index(number) for number in range(len(prompts))]),
         "prompt_of_row": torch.tensor(prompt_of_row),

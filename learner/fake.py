@@ -8,7 +8,9 @@ from typing import Any
 
 from cluster.types import Group, LearnerError, PolicyVersion, StepReport
 from learner.checkpoints import newest_checkpoint, step_of, write_checkpoint, write_files
+from learner.in_force import in_force as settings_in_force
 from learner.selection import select
+from learner.settings import LearnerSettings
 
 
 class FakeLearner:
@@ -19,12 +21,18 @@ class FakeLearner:
     """
 
     def __init__(
-        self, checkpoints_dir: Path | None = None, *, max_steps: int | None = None, max_staleness: int = sys.maxsize
+        self,
+        checkpoints_dir: Path | None = None,
+        *,
+        settings: LearnerSettings = LearnerSettings(),  # noqa: B008 - frozen
+        max_steps: int | None = None,
+        max_staleness: int = sys.maxsize,
     ) -> None:
         self.steps: list[tuple[Group, ...]] = []
         self.in_force: list[Mapping[str, Any]] = []  # per step
         self.closed = False
         self._checkpoints_dir = checkpoints_dir
+        self._settings = settings
         self._max_steps = max_steps
         self._max_staleness = max_staleness
         self._step = 0
@@ -43,7 +51,13 @@ class FakeLearner:
             raise LearnerError("the learner is closed")
         if self._step == self._max_steps:
             raise LearnerError("the run's max_steps are taken: there is no further step to take")
-        selection = select(groups, scale="group", learner_version=self._step, max_staleness=self._max_staleness)
+        selection = select(
+            groups,
+            settings=settings_in_force(self._settings, in_force),
+            learner_version=self._step,
+            max_staleness=self._max_staleness,
+            temperature=1.0,
+        )
         self.steps.append(tuple(groups))
         self.in_force.append(in_force)
         self._step += 1

@@ -1,8 +1,11 @@
-"""How far the trainer's policy is from the sampler's, over the tokens of one step."""
+"""How far the trainer's policy is from the sampler's, over the tokens of one step, and weights that correct for it."""
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor
+
+from learner.settings import CorrectionMode
 
 
 @dataclass(slots=True)
@@ -34,3 +37,29 @@ class RatioStatistics:
             "sampling/sampling_logp_difference/max": self.largest_difference,
             "sampling/importance_sampling_ratio/mean": self.sum_of_ratios / self.num_tokens,
         }
+
+
+def correction(
+    trainer_logprobs: Tensor,
+    sampler_logprobs: Tensor,
+    mask: Tensor,
+    *,
+    mode: CorrectionMode,
+    smallest: float | None,
+    largest: float | None,
+) -> Tensor:
+    """How likelier the trainer's policy is than the sampler's, as weights for the loss that stay within bounds.
+
+    All tensors are ``[B, T]``; ``mask`` is 1 for tokens that enter the loss. Modes ``token_*`` give a weight per token,
+    ``[B, T]``, which is 1 for the others; ``sequence_*`` one per completion, ``[B, 1]``. Weights out of bounds become the bound
+    (``*_truncate``) or 0 (``*_mask``). TRL's own computation stands inside its generation, where it cannot be called.
+    """
+    differences = (trainer_logprobs - sampler_logprobs) * mask
+    if mode.startswith("sequence"):
+        differences = differences.sum(dim=1, keepdim=True)
+    weights = differences.exp()
+    if mode.endswith("truncate"):
+        return weights.clamp(min=smallest, max=largest)
+    too_small = weights < (-math.inf if smallest is None else smallest)
+    too_large = weights > (math.inf if largest is None else largest)
+    return weights.masked_fill(too_small | too_large, 0.0)

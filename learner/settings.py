@@ -2,12 +2,20 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 LORA_RANKS_OF_VLLM = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
-LossType = Literal["dapo", "grpo", "bnpo", "dr_grpo"]
+LossType = Literal["dapo", "grpo", "bnpo", "dr_grpo", "cispo", "sapo", "luspo", "vespo"]
 ScaleRewards = Literal["group", "batch", "none"]
+CorrectionMode = Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"]
+CLIPPED_LOSSES = (
+    "dapo",
+    "grpo",
+    "bnpo",
+    "dr_grpo",
+    "luspo",
+)  # those that clip the ratio to 1 - epsilon .. 1 + epsilon_high
 
 
 class LoraSettings(BaseModel):
@@ -60,33 +68,144 @@ class LearnerSettings(BaseModel):
 
     loss_type: LossType = Field(
         "dapo",
-        description="what the sum over tokens is divided by; dapo: the tokens of the whole step, so that every token weighs the "
-        "same however long its completion is and however the step is cut into micro-batches",
+        description="what is summed over the tokens, and what the sum is divided by; dapo: the clipped ratio, by the tokens of "
+        "the whole step, so that every token weighs the same however long its completion is",
     )
-    epsilon: float = Field(0.2, gt=0, lt=1, description="the ratio of a token is clipped to 1 - epsilon .. 1 + epsilon")
+    epsilon: float = Field(0.2, gt=0, lt=1, description="the ratio of a token is clipped to 1 - epsilon at the least")
+    epsilon_high: float | None = Field(
+        None, gt=0, description="and to 1 + epsilon_high at the most (DAPO: 0.28); null: epsilon. cispo: the cap itself"
+    )
+    delta: float | None = Field(
+        None, gt=0, description="a second bound for the ratio of tokens with a negative advantage; null: none"
+    )
+    importance_sampling_level: Literal["token", "sequence"] = Field(
+        "token",
+        description="one ratio for each token, or for each completion (the geometric mean over its tokens: GSPO)",
+    )
+    sapo_temperature_neg: float = Field(
+        1.05, gt=0, description="sapo: of the gate for advantages that are not positive"
+    )
+    sapo_temperature_pos: float = Field(1.0, gt=0, description="sapo: of the gate for positive advantages")
+    vespo_k_pos: float = Field(2.0, ge=0, description="vespo: power of the ratio, for advantages from 0 on")
+    vespo_lambda_pos: float = Field(3.0, ge=0, description="vespo: decay with the ratio, for advantages from 0 on")
+    vespo_k_neg: float = Field(3.0, ge=0, description="vespo: power of the ratio, for negative advantages")
+    vespo_lambda_neg: float = Field(2.0, ge=0, description="vespo: decay with the ratio, for negative advantages")
     num_iterations: int = Field(
         1,
         ge=1,
         description="optimizer steps on each batch; from the second on, the clipped ratio holds the policy back",
     )
+
+    vllm_importance_sampling_correction: bool = Field(
+        False,
+        description="clip the ratio to the policy at the start of the step, and weigh by that policy's ratio to the sampler, "
+        "bounded; false: clip the ratio to the sampler itself, which needs no further forward pass",
+    )
+    vllm_importance_sampling_mode: CorrectionMode = Field(
+        "sequence_mask",
+        description="of the correction: a weight for each token or for each completion, bounded or, where it is out of bounds, 0",
+    )
+    vllm_importance_sampling_clip_max: float | None = Field(
+        3.0, gt=0, description="upper bound of the correction's weights; null: none"
+    )
+    vllm_importance_sampling_clip_min: float | None = Field(
+        None, gt=0, description="lower bound of the correction's weights; null: none"
+    )
+    off_policy_mask_threshold: float | None = Field(
+        None,
+        gt=0,
+        description="completions with a negative advantage leave the loss where the sampler's mean logprob of their tokens is "
+        "more nats than this above the trainer's; null: none does",
+    )
+
+    top_entropy_quantile: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="share of the step's tokens, those of highest entropy, that are learned from; 1: all",
+    )
+    entropy_coef: float = Field(
+        0.0, ge=0, description="weight of a bonus for the mean entropy of the step's tokens, against collapse"
+    )
+
     kl_coefficient: float = Field(
         0.0,
         ge=0,
         description="weight of the KL divergence to the model without adapter (TRL: beta); 0 skips its forward pass",
     )
+    kl_target: float | None = Field(
+        None,
+        gt=0,
+        description="steer kl_coefficient to hold the divergence here, in nats per token (Ziegler et al. 2019); null: fixed",
+    )
+    kl_horizon: int = Field(
+        10_000, ge=1, description="completions over which kl_coefficient moves by at most a fifth towards kl_target"
+    )
+    use_bias_correction_kl: bool = Field(
+        True, description="weigh the divergence by the ratio, which makes its gradient unbiased (DeepSeek-V3.2)"
+    )
+
     scale_rewards: ScaleRewards = Field(
         "group",
         description="divide advantages by the standard deviation of their group's rewards, of the step's, or not at all",
     )
+    reward_weight: float = Field(
+        1.0,
+        gt=0,
+        description="advantages are multiplied by it; what counts is its proportion to kl_coefficient and entropy_coef",
+    )
+    reward_threshold: float | None = Field(
+        None,
+        description="completions with a lower reward leave the loss, but not the baseline of their group; null: none does",
+    )
+    train_top_k: int | None = Field(
+        None,
+        ge=1,
+        description="only so many completions of each group, those of highest reward, enter the loss; 1 is best-of-n training; "
+        "the baseline is that of the whole group; null: all",
+    )
+    mask_truncated_completions: bool = Field(
+        False,
+        description="completions cut off by max_completion_tokens leave the loss, but not the baseline of their group",
+    )
 
-    learning_rate: float = Field(5e-6, gt=0, description="peak learning rate of AdamW")
-    lr_scheduler_type: Literal["constant", "constant_with_warmup", "linear", "cosine"] = Field(
-        "linear", description="how the learning rate goes on after the warm-up, over all steps of the run"
+    learning_rate: float = Field(5e-6, gt=0, description="peak learning rate of the optimizer")
+    lr_scheduler_type: Literal[
+        "constant",
+        "constant_with_warmup",
+        "linear",
+        "cosine",
+        "cosine_with_restarts",
+        "cosine_with_min_lr",
+        "polynomial",
+        "inverse_sqrt",
+    ] = Field("linear", description="how the learning rate goes on after the warm-up, over all steps of the run")
+    lr_scheduler_kwargs: dict[str, float] | None = Field(
+        None, description="of the schedule: {min_lr_rate: 0.1} of cosine_with_min_lr, num_cycles, power, lr_end"
     )
     warmup_steps: float = Field(
         0.0, ge=0, description="optimizer steps of linear warm-up from 0; below 1: the fraction of the run's steps"
     )
+    optim: Literal["adamw_torch_fused", "adamw_torch", "adafactor", "sgd"] = Field(
+        "adamw_torch_fused", description="the optimizer; others need packages that are not installed here"
+    )
+    adam_beta1: float = Field(0.9, ge=0, lt=1, description="of AdamW: decay of the mean of the gradients")
+    adam_beta2: float = Field(0.999, ge=0, lt=1, description="of AdamW: decay of the mean of their squares")
+    adam_epsilon: float = Field(1e-8, gt=0, description="of AdamW: added to the divisor")
+    weight_decay: float = Field(0.0, ge=0, description="decoupled decay of the adapter's weights")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this norm where theirs is larger")
+
+    stop_at_grad_norm: float | None = Field(
+        1000.0,
+        gt=0,
+        description="a step whose gradient, before it is scaled down, has a larger norm is not taken: the run stops; null: never",
+    )
+    stop_at_kl: float | None = Field(
+        10.0,
+        gt=0,
+        description="nor is one at a larger divergence from the model without adapter, in nats per token; it is measured where "
+        "kl_coefficient is above 0; null: never",
+    )
 
     micro_batch_size: int = Field(
         8,
@@ -113,3 +232,57 @@ class LearnerSettings(BaseModel):
     )
     step_deadline_seconds: float = Field(1800, gt=0, description="seconds for one optimizer step")
     save_deadline_seconds: float = Field(600, gt=0, description="seconds to write a checkpoint or an adapter")
+
+    @model_validator(mode="after")
+    def _its_options_fit_together(self) -> "LearnerSettings":
+        for refused in (self._against_the_loss(), self._against_the_correction(), self._against_the_rest()):
+            if refused:
+                raise ValueError(f"learner.{refused}")
+        return self
+
+    def _against_the_loss(self) -> str | None:
+        if self.loss_type == "cispo" and self.epsilon_high is None:
+            return "loss_type=cispo: caps the ratio at epsilon_high itself; set learner.epsilon_high (ScaleRL: 5.0)"
+        if self.loss_type == "luspo" and self.importance_sampling_level != "sequence":
+            return "loss_type=luspo: weighs whole completions; set learner.importance_sampling_level=sequence"
+        if self.loss_type == "vespo" and self.importance_sampling_level != "token":
+            return "loss_type=vespo: takes the ratio of whole completions itself; set learner.importance_sampling_level=token"
+        if self.delta is not None and self.loss_type not in CLIPPED_LOSSES:
+            return f"delta={self.delta}: {self.loss_type} has no such bound; leave it out, or take {', '.join(CLIPPED_LOSSES)}"
+        upper = 1 + (self.epsilon if self.epsilon_high is None else self.epsilon_high)
+        if self.delta is not None and self.delta <= upper:
+            return f"delta={self.delta}: must be above 1 + epsilon_high, which is {upper:g}"
+        return None
+
+    def _against_the_correction(self) -> str | None:
+        low, high = self.vllm_importance_sampling_clip_min, self.vllm_importance_sampling_clip_max
+        mode = self.vllm_importance_sampling_mode
+        if low is not None and high is not None and low >= high:
+            return f"vllm_importance_sampling_clip_min={low}: must be below learner.vllm_importance_sampling_clip_max={high}"
+        if not self.vllm_importance_sampling_correction:
+            return None
+        if low is None and high is None:
+            return f"vllm_importance_sampling_mode={mode}: has no bound; set vllm_importance_sampling_clip_max or _clip_min"
+        if self.loss_type == "vespo" and mode.startswith("sequence"):
+            return (
+                f"vllm_importance_sampling_mode={mode}: vespo takes weights of tokens; set token_truncate or token_mask"
+            )
+        return None
+
+    def _against_the_rest(self) -> str | None:
+        if self.kl_target is not None and self.kl_coefficient == 0:
+            return (
+                "kl_target: steers kl_coefficient, which would stay at 0; start from learner.kl_coefficient=0.05, say"
+            )
+        if self.kl_target is not None and self.stop_at_kl is not None and self.stop_at_kl <= self.kl_target:
+            return f"stop_at_kl={self.stop_at_kl}: must be above learner.kl_target={self.kl_target}"
+        if self.entropy_coef > 0 and self.top_entropy_quantile < 1:
+            return (
+                f"entropy_coef={self.entropy_coef}: its mean would be over the tokens that learner.top_entropy_quantile picks, "
+                "and how many they are is not known before the whole step is computed; use one of the two"
+            )
+        if self.lr_scheduler_type == "cosine_with_min_lr" and not {"min_lr", "min_lr_rate"} & set(
+            self.lr_scheduler_kwargs or ()
+        ):
+            return "lr_scheduler_type=cosine_with_min_lr: where does it end? Set learner.lr_scheduler_kwargs={min_lr_rate: 0.1}"
+        return None

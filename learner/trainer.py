@@ -8,10 +8,18 @@ samplers and graders of Caravan in place of TRL's own generation. Three seams ca
 - ``_prepare_inputs``, where TRL would generate and score, only adds the reference's logprobs.
 
 The ratio that is clipped compares the trainer's logprobs with the *sampler's* (TRL's ``old_per_token_logps``). So staleness and
-the numerical difference of the two engines are both corrected for, and no second forward pass is needed to get there.
+the numerical difference of the two engines are both corrected for, and no second forward pass is needed to get there. With
+``vllm_importance_sampling_correction`` the two are taken apart, as TRL does: the ratio to the policy at the start of the step is
+clipped, and that policy's ratio to the sampler weighs the loss.
+
+TRL takes means and quantiles over a micro-batch. Where one of the whole step is meant (the loss itself, the entropy bonus, the
+entropy quantile, what is measured), the shares that learner.batch gives each micro-batch make it one.
 """
 
+import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -24,31 +32,56 @@ from transformers import PrinterCallback
 
 from cluster.types import LearnerError
 from learner.batch import MicroBatch
+from learner.divergence import Diverged
+from learner.kl import AdaptiveKl
 from learner.model import Place
 from learner.plan import LearnerPlan
-from learner.ratio import RatioStatistics
+from learner.ratio import RatioStatistics, correction
 from learner.settings import LearnerSettings, LoraSettings
 from learner.shared_prompt import sharing_prompts
 
 # TRL would import the whole of vLLM, seconds and 200 MB, for a client that the learner never uses.
 trl_imports.is_vllm_available = lambda *_, **__: False
 from trl import GRPOConfig, GRPOTrainer  # noqa: E402
+from trl.trainer.utils import add_fused_lm_head  # noqa: E402
 
 # Without one of these a resumed run would not be the run that was interrupted.
 CHECKPOINT_FILES = ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
+ADAPTIVE_KL_FILE = "adaptive_kl.json"  # where kl_coefficient is steered: its value for the next step
+
+# Of the same name in TRL and in our settings, but not TRL's to know: it sees single steps, and the worker writes checkpoints.
+NOT_FOR_TRL = ("num_iterations", "save_total_limit")
 
 
 class GroupTrainer(GRPOTrainer):  # type: ignore[misc]
     """TRL's GRPO on batches that were sampled and graded elsewhere."""
 
-    def __init__(self, *, feed: Iterable[list[MicroBatch]], **trl_arguments: Any) -> None:
+    def __init__(self, *, feed: Iterable[list[MicroBatch]], settings: LearnerSettings, **trl_arguments: Any) -> None:
         super().__init__(**trl_arguments)
         self.measured: Mapping[str, float] = {}  # what the last step measured, under TRL's names where TRL has one
         self._feed = feed
+        self._settings = settings
+        self._adaptive_kl = AdaptiveKl(settings.kl_coefficient)
+        self.temperature: float  # that the fused head divides by; TRL has set it
+        self._entropy_threshold: float | None = None  # nats; tokens below are not learned from; None: TRL finds its own
         self._ratio = RatioStatistics()
         self._trainer_logprobs = torch.empty(0)  # [B, T] of the micro-batch that was last computed
         self._prompts: dict[str, Tensor] | None = None  # which rows share a prompt; None: each is taken alone
+        self.use_vllm = settings.vllm_importance_sampling_correction  # to TRL: weigh by the correction
         self.remove_callback(PrinterCallback)
+
+    def use(self, settings: LearnerSettings) -> None:
+        """Let settings that may change while running hold from the next step on; only between two steps."""
+        self._settings = settings
+        self.beta = self._adaptive_kl.coefficient if settings.kl_target else settings.kl_coefficient
+        self.epsilon_low = settings.epsilon
+        self.epsilon_high = settings.epsilon if settings.epsilon_high is None else settings.epsilon_high
+        self.top_entropy_quantile = settings.top_entropy_quantile
+        self.off_policy_mask_threshold = settings.off_policy_mask_threshold
+        self._entropy_bonus_enabled = settings.entropy_coef > 0
+        self.args.delta = settings.delta
+        self.args.max_grad_norm = settings.max_grad_norm
+        self._set_peak_learning_rate(settings.learning_rate)
 
     def get_train_dataloader(self) -> Iterable[list[MicroBatch]]:
         """Our feed, one step per item; nothing of it is shuffled, skipped or prefetched."""
@@ -60,30 +93,50 @@ class GroupTrainer(GRPOTrainer):  # type: ignore[misc]
             missing = [name for name in CHECKPOINT_FILES if not (Path(resume_from_checkpoint) / name).is_file()]
             if missing:
                 raise LearnerError(f"it has no {', '.join(missing)}")
+            steered = Path(resume_from_checkpoint) / ADAPTIVE_KL_FILE
+            if steered.is_file():
+                self._adaptive_kl.coefficient = json.loads(steered.read_text())["kl_coefficient"]
         return super().train(resume_from_checkpoint, **kwargs)
 
     def training_step(self, model: Any, inputs: list[MicroBatch], num_items_in_batch: Any = None) -> Tensor:
-        """Accumulate the gradient of all micro-batches of a step; raises LearnerError where it is not finite."""
+        """Accumulate the gradient of all micro-batches of a step, none of them where nothing entered the loss.
+
+        Raises Diverged where loss or gradient are no numbers or too large.
+        """
         self._ratio = RatioStatistics()
-        losses = []
+        if self._settings.vllm_importance_sampling_correction:
+            self._correct(inputs)
+        self._entropy_threshold = self._threshold_of(inputs) if self.top_entropy_quantile < 1 else None
+        losses = [torch.zeros((), device=self.accelerator.device)]
         for micro_batch in inputs:
             losses.append(super().training_step(model, micro_batch, num_items_in_batch))
-            self._ratio.add(self._trainer_logprobs, micro_batch["old_per_token_logps"], micro_batch["tool_mask"])
+            self._ratio.add(self._trainer_logprobs, micro_batch["sampling_per_token_logps"], micro_batch["tool_mask"])
         loss = torch.stack(losses).sum()
-        self._check_finite(loss)
+        if inputs:
+            self._measure_the_step(inputs)
+        self._check(loss)
+        if inputs and self._settings.kl_target:
+            self._adaptive_kl.observe(
+                self._metrics["train"]["kl"][0],
+                target=self._settings.kl_target,
+                num_completions=sum(len(micro_batch["advantages"]) for micro_batch in inputs),
+                horizon=self._settings.kl_horizon,
+            )
         return loss
 
     def _prepare_inputs(self, generation_batch: MicroBatch) -> MicroBatch:
-        micro_batch = {name: tensor.to(self.accelerator.device) for name, tensor in generation_batch.items()}
-        self._prompts = self._shareable_prompts(micro_batch)
+        micro_batch = self._placed(generation_batch)
         if self.beta != 0.0:
-            micro_batch["ref_per_token_logps"] = self._reference_logprobs(micro_batch)
+            with self.accelerator.unwrap_model(self.model).disable_adapter():
+                micro_batch["ref_per_token_logps"], _ = self._scores(micro_batch)
         return micro_batch
 
     def compute_loss(
         self, model: Any, inputs: MicroBatch, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor:
         """TRL's loss of a micro-batch, as its share of the step's."""
+        # TRL's bonus is the mean over the micro-batch's tokens, whatever the loss is divided by.
+        self.entropy_coef = self._settings.entropy_coef * (inputs["token_share"] / inputs["loss_share"]).item()
         loss: Tensor = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         return loss * inputs["loss_share"]
 
@@ -91,15 +144,19 @@ class GroupTrainer(GRPOTrainer):  # type: ignore[misc]
         """Keep what a step measured; the summary at the end of the training is not a step."""
         super().log(logs, start_time)
         if "grad_norm" in logs:
-            of_the_loop = ("epoch", "step_time")  # the feed has no epochs, and the worker times whole steps
-            measured = {name: value for name, value in logs.items() if name not in of_the_loop and value is not None}
-            self.measured = measured | self._ratio.metrics()
+            # The feed has no epochs, the worker times whole steps, and the coefficient is that of the last micro-batch.
+            of_trl_alone = ("epoch", "step_time", "policy_loss", "entropy_coef")
+            measured = {name: value for name, value in logs.items() if name not in of_trl_alone and value is not None}
+            self.measured = measured | self._ratio.metrics() | ({"kl_coefficient": self.beta} if self.beta else {})
 
     def save_to(self, folder: Path) -> None:
         """Write adapter, optimizer, schedule, random state and step; only between two steps."""
         self.args.output_dir = str(folder.parent)
         self._save_checkpoint(self.model, trial=None)
         (folder.parent / f"checkpoint-{self.state.global_step}").rename(folder)
+        if self._settings.kl_target:
+            state = {"kl_coefficient": self._adaptive_kl.coefficient}
+            (folder / ADAPTIVE_KL_FILE).write_text(json.dumps(state))
 
     def score(self, token_ids: Sequence[int]) -> list[float]:
         """Logprobs at temperature 1 of each token but the first, given those before: ``[N]`` -> ``[N - 1]``.
@@ -131,17 +188,90 @@ class GroupTrainer(GRPOTrainer):  # type: ignore[misc]
         self._trainer_logprobs = found[0].detach()
         return found  # type: ignore[no-any-return]
 
-    def _reference_logprobs(self, micro_batch: MicroBatch) -> Tensor:
-        """Logprobs ``[B, T]`` of the model without its adapter."""
+    def get_high_entropy_mask(self, entropies: Tensor, mask: Tensor, threshold: float) -> Tensor:
+        """Which tokens have the highest entropies of the step; TRL's own are those of the micro-batch."""
+        if self._entropy_threshold is None:
+            found: Tensor = super().get_high_entropy_mask(entropies, mask, threshold)
+            return found
+        return (entropies >= self._entropy_threshold) & mask.bool()
+
+    def _threshold_of(self, micro_batches: list[MicroBatch]) -> float | None:
+        """The entropy that the chosen share of the step's tokens reaches; None where one micro-batch is the step."""
+        if len(micro_batches) < 2:
+            return None
+        found = []
+        for micro_batch in micro_batches:
+            _, entropies = self._scores(self._placed(micro_batch))
+            found.append(entropies.cpu()[micro_batch["tool_mask"].bool()].float())
+        return torch.cat(found).quantile(1 - self.top_entropy_quantile).item()
+
+    def _correct(self, micro_batches: list[MicroBatch]) -> None:
+        """Have the ratio compare with the policy as it is before the step's first iteration, and weigh by the correction."""
+        for micro_batch in micro_batches:
+            if "importance_sampling_ratio" not in micro_batch:
+                logprobs, _ = self._scores(self._placed(micro_batch))
+                micro_batch["old_per_token_logps"] = logprobs.cpu()
+                micro_batch["importance_sampling_ratio"] = correction(
+                    logprobs.cpu(),
+                    micro_batch["sampling_per_token_logps"],
+                    micro_batch["tool_mask"],
+                    mode=self._settings.vllm_importance_sampling_mode,
+                    smallest=self._settings.vllm_importance_sampling_clip_min,
+                    largest=self._settings.vllm_importance_sampling_clip_max,
+                )
+
+    def _placed(self, micro_batch: MicroBatch) -> MicroBatch:
+        """The micro-batch on the learner's device, which is made ready for its forward passes."""
+        placed = {name: tensor.to(self.accelerator.device) for name, tensor in micro_batch.items()}
+        self._prompts = self._shareable_prompts(placed)
+        self._take_logprobs_at(micro_batch["temperature"].item())
+        return placed
+
+    def _scores(self, micro_batch: MicroBatch) -> tuple[Tensor, Tensor]:
+        """Logprobs and entropies ``[B, T]`` under the model as it is, without dropout and gradient."""
         tokens, mask = (
             torch.cat([micro_batch[f"prompt_{name}"], micro_batch[f"completion_{name}"]], dim=1)
             for name in ("ids", "mask")
         )
-        with torch.no_grad(), self.accelerator.unwrap_model(self.model).disable_adapter():
-            logprobs, _, _ = self._get_per_token_logps_and_entropies(
-                self.model, tokens, mask, micro_batch["completion_ids"].size(1)
+        was_training = self.model.training
+        self.model.eval()
+        with torch.no_grad():
+            logprobs, entropies, _ = self._get_per_token_logps_and_entropies(
+                self.model, tokens, mask, micro_batch["completion_ids"].size(1), compute_entropy=True
             )
-        return logprobs
+        self.model.train(was_training)
+        assert entropies is not None
+        return logprobs, entropies
+
+    def _take_logprobs_at(self, temperature: float) -> None:
+        """Have the model's fused head, which TRL makes for one temperature, divide by this one."""
+        if temperature != self.temperature:
+            model = self.accelerator.unwrap_model(self.model).get_base_model()
+            del model.forward  # the fused one stands before the class's own
+            add_fused_lm_head(model, temperature=temperature, outputs=("log_probs", "entropy"))
+            self.temperature = temperature
+
+    def _set_peak_learning_rate(self, peak: float) -> None:
+        """Scale the schedule to another peak; how far it has come stays as it is."""
+        schedule = self.lr_scheduler
+        schedule.base_lrs = [peak] * len(schedule.base_lrs)
+        schedule._last_lr = [peak * factor(schedule.last_epoch) for factor in schedule.lr_lambdas]
+        for group, rate in zip(self.optimizer.param_groups, schedule._last_lr, strict=True):
+            group["lr"] = rate
+
+    def _measure_the_step(self, micro_batches: list[MicroBatch]) -> None:
+        """Make one measure of the step out of TRL's measures of its micro-batches."""
+        of_tokens = [each["token_share"].item() for each in micro_batches]
+        of_rows = [each["row_share"].item() for each in micro_batches]
+        for name, values in self._metrics["train"].items():
+            by_token = name in ("kl", "entropy") or self.importance_sampling_level == "token"
+            if name.endswith("_min"):
+                values[:] = [min(values)]
+            elif name.endswith("_max"):
+                values[:] = [max(values)]
+            elif len(values) == len(micro_batches):
+                shares = of_tokens if by_token else of_rows
+                values[:] = [sum(share * value for share, value in zip(shares, values, strict=True))]
 
     def _shareable_prompts(self, micro_batch: MicroBatch) -> dict[str, Tensor] | None:
         """Arguments for sharing_prompts; None where each row must be computed on its own."""
@@ -153,14 +283,24 @@ class GroupTrainer(GRPOTrainer):  # type: ignore[misc]
             return None
         return {"first_rows": first_rows, "prompt_of_row": prompt_of_row}
 
-    def _check_finite(self, loss: Tensor) -> None:
+    def _check(self, loss: Tensor) -> None:
+        """Raise Diverged where the step must not be taken."""
+        settings = self._settings
         gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        if not (torch.isfinite(loss) and torch.isfinite(norm)):
-            raise LearnerError(
-                f"step {self.state.global_step + 1} diverged: loss {loss.item()}, gradient norm {norm.item()}. The step was not "
-                "taken and the checkpoints are intact; go on from the last one with a lower learner.learning_rate or "
-                "learner.max_grad_norm"
+        norm = torch.nn.utils.get_total_norm(gradients).item()
+        kl = self._metrics["train"]["kl"][0] if self._metrics["train"].get("kl") else 0.0
+        trouble = None
+        if not math.isfinite(loss.item()) or not math.isfinite(norm):
+            trouble = f"loss {loss.item()}, gradient norm {norm}"
+        elif settings.stop_at_grad_norm is not None and norm > settings.stop_at_grad_norm:
+            trouble = f"gradient norm {norm:.4g}, above learner.stop_at_grad_norm={settings.stop_at_grad_norm:g}"
+        elif settings.stop_at_kl is not None and not kl <= settings.stop_at_kl:
+            trouble = f"KL divergence {kl:.4g}, above learner.stop_at_kl={settings.stop_at_kl:g}"
+        if trouble:
+            raise Diverged(
+                f"step {self.state.global_step + 1} diverged: {trouble}. The step was not taken and the checkpoints are intact; "
+                "go on from the last one with a lower learner.learning_rate or learner.max_grad_norm, or a higher "
+                "learner.kl_coefficient"
             )
 
 
@@ -180,6 +320,7 @@ def build_trainer(
     try:
         return GroupTrainer(
             feed=feed,
+            settings=settings,
             model=model,
             processing_class=tokenizer,
             args=_arguments(settings, plan, place),
@@ -193,20 +334,15 @@ def build_trainer(
 
 
 def _arguments(settings: LearnerSettings, plan: LearnerPlan, place: Place) -> GRPOConfig:
+    names = {field.name for field in fields(GRPOConfig)} & LearnerSettings.model_fields.keys() - set(NOT_FOR_TRL)
     return GRPOConfig(
+        **settings.model_dump(include=names),
         output_dir=str(plan.checkpoints_dir),
         max_steps=plan.max_steps * settings.num_iterations,
         seed=plan.seed,
         temperature=plan.temperature,
         max_completion_length=plan.max_completion_tokens,
-        loss_type=settings.loss_type,
-        epsilon=settings.epsilon,
         beta=settings.kl_coefficient,
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type=settings.lr_scheduler_type,
-        warmup_steps=settings.warmup_steps,
-        max_grad_norm=settings.max_grad_norm,
-        gradient_checkpointing=settings.gradient_checkpointing,
         use_cpu=place.use_cpu,
         bf16=place.dtype == torch.bfloat16,
         # Micro-batches are ours (training_step): to TRL a step is one pass, and the sizes below are never read.

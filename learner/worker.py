@@ -1,8 +1,9 @@
 """The learner itself, in one process: groups in, policy versions out. ``learner.actor`` puts it into a Ray actor."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -12,11 +13,13 @@ from cluster.types import Canary, Group, LearnerError, PolicyVersion, StepReport
 from learner.adapter import pack_adapter, trained_modules
 from learner.batch import micro_batches
 from learner.checkpoints import newest_checkpoint, step_of, write_checkpoint, write_files
+from learner.divergence import FOLDER, Diverged, write_aside
+from learner.in_force import in_force as settings_in_force
 from learner.loop import Feed, TrainingLoop
 from learner.model import choose_place, load_model
 from learner.plan import LearnerPlan
 from learner.reason import reason
-from learner.selection import select
+from learner.selection import Selection, select
 from learner.settings import LearnerSettings
 from learner.trainer import build_trainer
 
@@ -61,27 +64,38 @@ class LearnerWorker:
             ) from error
         return policy if checkpoint else None
 
-    def step(self, groups: Sequence[Group]) -> tuple[PolicyVersion, StepReport]:
+    def step(
+        self, groups: Sequence[Group], in_force: Mapping[str, Any] = MappingProxyType({})
+    ) -> tuple[PolicyVersion, StepReport]:
         """Train on whole groups: one optimizer step, or ``num_iterations``; what is measured is measured in the last.
 
-        Raises LearnerError where it diverges, where nothing can be learned from, and after the run's ``max_steps``.
+        ``in_force``: settings for this step, see learner.in_force. Where they leave nothing for the loss, the step changes
+        nothing, and counts. Raises LearnerError where it diverges, where nothing can be learned from, and after the run's
+        ``max_steps``.
         """
         began = time.perf_counter()
         loop = self._running_loop()
+        settings = settings_in_force(self._settings, in_force)
+        step = loop.run(self._step_number)
         selection = select(
             groups,
-            scale=self._settings.scale_rewards,
-            learner_version=loop.run(self._step_number),
+            settings=settings,
+            learner_version=step,
             max_staleness=self._plan.max_staleness,
+            temperature=self._plan.temperature,
         )
         batch = micro_batches(
             selection.rows,
-            micro_batch_size=self._settings.micro_batch_size,
+            micro_batch_size=settings.micro_batch_size,
             pad_token_id=self._tokenizer.pad_token_id,
-            loss_type=self._settings.loss_type,
+            loss_type=settings.loss_type,
         )
-        for _ in range(self._settings.num_iterations):
-            loop.take_step(batch)
+        try:
+            for _ in range(settings.num_iterations):
+                loop.run(lambda: self._trainer.use(settings))
+                loop.take_step(batch)
+        except Diverged as error:
+            raise LearnerError(f"{error}. {self._kept_aside(groups, selection, step + 1)}") from error
         policy, measured = loop.run(lambda: (self._policy(), dict(self._trainer.measured)))
         measured |= {
             "num_completions": float(len(selection.rows)),
@@ -147,6 +161,14 @@ class LearnerWorker:
                 f"the checkpoint cannot be written to {self._plan.checkpoints_dir}: {reason(error)}; earlier ones are intact"
             ) from error
         return str(folder)
+
+    def _kept_aside(self, groups: Sequence[Group], selection: Selection, step: int) -> str:
+        """Write the batch of a step that was not taken beside the checkpoints, and say where."""
+        folder = self._plan.checkpoints_dir.parent / FOLDER
+        try:
+            return f"Its batch: {write_aside(groups, selection, folder, step)}"
+        except OSError as error:
+            return f"Its batch could not be written to {folder}: {error.strerror}"
 
     def _running_loop(self) -> TrainingLoop:
         if self._loop is None:

@@ -2,13 +2,15 @@ import pytest
 
 from learner.batch import micro_batches
 from learner.selection import select
+from learner.settings import LearnerSettings
 from tests.learner.made import group, swapped_in_flight
 
 pytestmark = pytest.mark.slow  # imports torch
 
 
 def cut(groups, *, size, loss_type="dapo", version=0):
-    rows = select(groups, scale="none", learner_version=version, max_staleness=0).rows
+    plain = LearnerSettings(scale_rewards="none")
+    rows = select(groups, settings=plain, learner_version=version, max_staleness=0, temperature=0.7).rows
     return micro_batches(rows, micro_batch_size=size, pad_token_id=2, loss_type=loss_type)
 
 

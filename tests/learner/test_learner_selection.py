@@ -1,14 +1,22 @@
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from cluster.types import Group, LearnerError
-from learner.selection import fresh_tokens, select
+from learner.selection import Selection, fresh_tokens, select
+from learner.settings import LearnerSettings
 from tests.learner.made import group, swapped_in_flight
 
 
-def selected(groups: list[Group], *, version: int = 0, max_staleness: int = 0):  # type: ignore[no-untyped-def]
-    return select(groups, scale="none", learner_version=version, max_staleness=max_staleness)
+def selected(groups: list[Group], *, version: int = 0, max_staleness: int = 0, **settings: Any) -> Selection:
+    return select(
+        groups,
+        settings=LearnerSettings(scale_rewards="none", **settings),
+        learner_version=version,
+        max_staleness=max_staleness,
+        temperature=0.7,
+    )
 
 
 @pytest.mark.parametrize(

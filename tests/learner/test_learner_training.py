@@ -15,7 +15,7 @@ from safetensors.torch import load
 
 from cluster.types import LearnerError, ModelError, PolicyVersion
 from learner.settings import LossType
-from tests.learner.made import group, plan, settings, swapped_in_flight
+from tests.learner.made import TEMPERATURE, group, plan, settings, swapped_in_flight
 from tests.learner.scoring import grpo_loss, logprobs, sampled_by
 
 pytestmark = pytest.mark.slow
@@ -100,7 +100,7 @@ def test_sharing_a_prompt_gives_the_gradient_of_taking_each_row_alone(
     from learner.selection import select
 
     groups = some_groups(model_folder, shift=0.1)
-    rows = select(groups, scale="group", learner_version=0, max_staleness=0).rows
+    rows = select(groups, settings=settings(), learner_version=0, max_staleness=0, temperature=TEMPERATURE).rows
     (batch,) = micro_batches(rows, micro_batch_size=64, pad_token_id=2, loss_type="dapo")
     learner = make_learner()
     learner.step(some_groups(model_folder))  # so that neither half of the adapter is zero

@@ -1,0 +1,82 @@
+"""Settings that may change while the learner runs: what a step is told to use in place of what the run began with."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from cluster.types import LearnerError
+from learner.settings import LearnerSettings
+
+CHANGEABLE = (
+    "delta",
+    "entropy_coef",
+    "epsilon",
+    "epsilon_high",
+    "kl_coefficient",
+    "kl_horizon",
+    "kl_target",
+    "learning_rate",
+    "mask_truncated_completions",
+    "max_grad_norm",
+    "off_policy_mask_threshold",
+    "reward_threshold",
+    "reward_weight",
+    "scale_rewards",
+    "stop_at_grad_norm",
+    "stop_at_kl",
+    "top_entropy_quantile",
+    "train_top_k",
+    "vllm_importance_sampling_clip_max",
+    "vllm_importance_sampling_clip_min",
+)
+"""Keys below ``learner`` that are read anew at every step."""
+
+
+def check_changeable(key: str) -> None:
+    """Raise ValueError, which names key and reason, where a key below ``learner`` cannot change while a run is going on."""
+    if key not in CHANGEABLE:
+        raise ValueError(
+            f"learner.{key} cannot change while a run is going on: {_why_fixed(key)}; these can: {', '.join(CHANGEABLE)}"
+        )
+
+
+def in_force(settings: LearnerSettings, changes: Mapping[str, Any]) -> LearnerSettings:
+    """The settings of a step: those of the run, but for ``changes`` by dotted key below ``learner``.
+
+    Raises LearnerError, in one line, for a key that cannot change and for a value that the settings refuse.
+    """
+    if not changes:
+        return settings
+    try:
+        for key in changes:
+            check_changeable(key)
+        changed = LearnerSettings.model_validate({**settings.model_dump(), **changes})
+        if changed.kl_target is not None and changed.kl_coefficient != settings.kl_coefficient:
+            raise ValueError(
+                "learner.kl_coefficient cannot be changed while it is steered by learner.kl_target; change the target"
+            )
+    except ValidationError as error:
+        raise LearnerError("; ".join(_explain(problem) for problem in error.errors())) from None
+    except ValueError as error:
+        raise LearnerError(str(error)) from None
+    return changed
+
+
+def _why_fixed(key: str) -> str:
+    if key.startswith("lora"):
+        return "checkpoints and samplers hold adapters of one shape"
+    if key not in LearnerSettings.model_fields:
+        return "there is no such setting"
+    if key == "num_iterations":
+        return "the learning rate schedule and the checkpoints count by it"
+    if key.startswith(("adam_", "optim", "weight_decay", "lr_scheduler", "warmup")):
+        return "the optimizer and its schedule are built with it"
+    return "the learner's process is started with it"
+
+
+def _explain(problem: Any) -> str:
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    if not problem["loc"]:  # about several keys, which the message names
+        return message
+    return f"learner.{'.'.join(map(str, problem['loc']))}={problem['input']!r}: {message}"
