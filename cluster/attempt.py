@@ -87,6 +87,8 @@ class Attempt:
 
     async def run(self, samplers: SamplerPool, graders: GraderPool) -> Group:
         """Return the group, which lacks what had not ended where it was given up on the way (see ``given_up``)."""
+        if self.given_up:  # before its turn came
+            return self._so_far({})
         task = self._task = asyncio.current_task()
         self._asked_at = time.time()
         if self._watcher:
@@ -115,9 +117,10 @@ class Attempt:
 
     def give_up(self, fate: Fate, reason: str) -> None:
         """End the group now; what its sampler and graders are still at is called back."""
-        if self.given_up is None and self._task is not None:
+        if self.given_up is None:
             self.given_up = GivenUp(fate=fate, reason=reason)
-            self._task.cancel()
+            if self._task is not None:
+                self._task.cancel()
 
     @property
     def oldest_version(self) -> int | None:

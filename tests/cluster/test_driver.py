@@ -321,7 +321,9 @@ def test_whoever_overtakes_whom_the_staleness_is_bounded_and_every_completion_en
         assert metrics["num_asked_so_far"] == fates + metrics["num_under_way"]
     # At the end nothing is under way: each group that was asked for is trained or dropped.
     decided = [one.id for groups in records.steps for one in groups] + [one.group.id for one in records.dropped]
-    assert sorted(decided) == sorted(asked)
+    never_began = {one.group.id for one in records.dropped if one.reason == "not_started"}
+    assert len(decided) == len(set(decided))
+    assert set(decided) - never_began <= asked <= set(decided)
 
 
 def test_a_group_that_others_overtook_is_given_up_before_the_learner_ends_and_comes_again(tmp_path: Path) -> None:
