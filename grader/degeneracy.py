@@ -106,8 +106,8 @@ def _num_chars(text: str) -> int:
 
 def _is_mostly_prose(program: str, code: str, outside: str) -> bool:
     inside = sum(_num_chars(line) for line in _UPPER_LINE.findall(f"\n{code}") if is_prose(line))
-    num_code = _num_chars(code) - inside
-    num_comments = _num_chars(program) - _num_chars(code)
+    num_chars = _num_chars(code)
+    num_code, num_comments = num_chars - inside, _num_chars(program) - num_chars
     num_prose = _num_chars(outside) + inside + max(0, num_comments - int(MAX_COMMENT_RATIO * num_code))
     return num_prose > MIN_PROSE_CHARS and num_code < MIN_CODE_SHARE * (num_code + num_prose)
 
@@ -116,8 +116,8 @@ def _is_repetitive(text: str) -> bool:
     text = " ".join(text.split())
     if len(text) <= MIN_REPETITIVE_CHARS:
         return False
-    windows = [text[start : start + WINDOW] for start in range(0, len(text) - WINDOW + 1, STRIDE)]
-    if len(set(windows)) < MIN_DISTINCT * len(windows):
+    starts = range(0, len(text) - WINDOW + 1, STRIDE)
+    if len({text[start : start + WINDOW] for start in starts}) < MIN_DISTINCT * len(starts):
         return True
     # A loop into which the windows fall differently each time: how far back does the text repeat its own end?
     last = len(text) - WINDOW

@@ -144,7 +144,14 @@ def without_comments(text: str) -> str:
     """The text with every comment replaced by a space."""
     if "(*" not in text:
         return text
-    return "".join([" " if span.kind is Kind.COMMENT else text[span.start : span.end] for span in spans(text)])
+    parts, position = [], 0
+    for token in _TOKEN.finditer(text):
+        if token.lastgroup is not None:  # one that the pattern alone cannot follow
+            return "".join([" " if span.kind is Kind.COMMENT else text[span.start : span.end] for span in spans(text)])
+        if text[token.start()] == "(":
+            parts.append(text[position : token.start()])
+            position = token.end()
+    return " ".join([*parts, text[position:]])
 
 
 def num_lines(text: str) -> int:

@@ -140,6 +140,7 @@ class Server:
     def __init__(self, program: Program, limits: Limits, walls: Walls, *, start_seconds: float = 30.0) -> None:
         """Start it and wait for its greeting; UngradableError or DeadlineExceeded where it does not come."""
         self._process: subprocess.Popen[bytes] | None = None
+        self._received = b""  # of what comes next
         self._folder = _throw_away_folder()
         try:
             command = [str(self._reachable(path)) for path in (program.path, program.companion) if path is not None]
@@ -221,25 +222,30 @@ class Server:
                 raise UngradableError("a grading process has died") from error
 
     def _receive(self, deadline: float) -> list[bytes]:
-        length = wire.payload_length(self._read(wire.HEADER_BYTES, deadline))
+        while len(self._received) < wire.HEADER_BYTES:
+            self._received += self._read(deadline)
+        length = wire.payload_length(self._received[: wire.HEADER_BYTES])
         if length > wire.MAX_FRAME_BYTES:
             raise UngradableError(f"a grading process announces an answer of {length} bytes")
-        return wire.decode(self._read(length, deadline))
+        parts = [self._received]
+        missing = wire.HEADER_BYTES + length - len(self._received)
+        while missing > 0:
+            parts.append(self._read(deadline))
+            missing -= len(parts[-1])
+        frame = b"".join(parts)
+        end = wire.HEADER_BYTES + length
+        self._received = frame[end:]
+        return wire.decode(frame[wire.HEADER_BYTES : end])
 
-    def _read(self, length: int, deadline: float) -> bytes:
+    def _read(self, deadline: float) -> bytes:
         pipe = self._pipes()[1]
-        parts: list[bytes] = []
-        missing = length
-        while missing:
-            ready, _, _ = select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))
-            if not ready:
-                raise DeadlineExceeded("a grading process does not answer")
-            part = os.read(pipe, min(missing, _PIPE_CHUNK))
-            if not part:
-                raise UngradableError("a grading process has died")
-            parts.append(part)
-            missing -= len(part)
-        return b"".join(parts)
+        ready, _, _ = select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))
+        if not ready:
+            raise DeadlineExceeded("a grading process does not answer")
+        part = os.read(pipe, _PIPE_CHUNK)
+        if not part:
+            raise UngradableError("a grading process has died")
+        return part
 
     def _pipes(self) -> tuple[int, int]:
         if self._process is None or self._process.stdin is None or self._process.stdout is None:

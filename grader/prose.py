@@ -6,6 +6,7 @@ Nothing is cut out: what goes is overwritten with spaces, so that every line of 
 import re
 from bisect import bisect_right
 from collections.abc import Sequence
+from functools import lru_cache
 
 from grader.lexical import Kind, Span
 
@@ -19,7 +20,6 @@ _TURN_END = re.compile(
     r"<(?:\|(?:im_end|im_start|endoftext|eot_id|end_of_text|eom_id|end|eos|return)\|>|/s>|eos>|end_of_turn>)"
     r"(?=[ \t]*(?:\n|<|\Z))"
 )
-_THOUGHT_WORDS = ("think", "thought", "reasoning", "scratchpad", "THINK")
 _THOUGHT = re.compile(r"[<\[](/?)(?:think|thinking|thought|thoughts|reasoning|scratchpad|THINK)[>\]]")
 # How far back the start of a line is looked for, so that a text of one huge line costs no more than others.
 _REACH = 80
@@ -54,10 +54,11 @@ def blank(text: str) -> str:
     return _NOT_NEWLINES.sub(lambda line: " " * len(line.group()), text)
 
 
+@lru_cache(maxsize=4)
 def answer(text: str) -> str:
     """The completion without thoughts and chat tokens, every line ended by a newline alone.
 
-    A ``<think>`` that is never closed leaves nothing: the answer was never reached.
+    A ``<think>`` that is never closed leaves nothing: the answer was never reached. Each grading asks twice.
     """
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
@@ -65,7 +66,7 @@ def answer(text: str) -> str:
         text = " " + text[1:]
     if "<|" in text or "/s>" in text or "eos>" in text or "of_turn>" in text:
         text = _without_chat_tokens(text)
-    return _without_thoughts(text) if any(word in text for word in _THOUGHT_WORDS) else text
+    return _without_thoughts(text) if _THOUGHT.search(text) else text
 
 
 def _without_chat_tokens(text: str) -> str:

@@ -89,11 +89,13 @@ def _read(events: Sequence[str]) -> _Report:
         number, _, message = rest.partition(" ")
         if kind == "start":
             inside.append(int(number))
-        elif kind in ("done", "raised") and inside:
-            inside.pop()
-        if kind == "done":
+        elif kind == "held":
+            report.held.add(int(number))
+        elif kind == "done":
+            del inside[-1:]
             report.done.add(int(number))
         elif kind == "raised":
+            del inside[-1:]
             report.raised[int(number)] = message
         elif kind == "died":
             report.died[int(number)] = message
@@ -108,8 +110,6 @@ def _read(events: Sequence[str]) -> _Report:
             report.steps_of.setdefault(int(number), set()).add(inside[-1] if inside else 0)
         elif kind == "left":
             report.open -= {int(number)} - busy
-        elif kind == "held":
-            report.held.add(int(number))
         elif kind == "false":
             report.failed[int(number)] = (AssertOutcome.FAILED, "false")
         elif kind == "error":

@@ -48,8 +48,9 @@ FRONT_MODULES = (
     "inspect",
     "front",
 )
-RUNNER_MODULES = ("wire", "contain", "load", "runner")
+RUNNER_MODULES = ("wire", "contain", "load", "report", "runner")
 STUBS = ("contain_stubs.c",)  # of both programs
+RUNNER_STUBS = (*STUBS, "runner_stubs.c")
 # Compiler version -> the files that know its libraries and its runtime, under the names that the others call them by.
 COMPAT = {
     "4.13": {"shared": "shared_4.ml", "compat": "compat_4_13.ml", "load": "load_4.ml"},
@@ -167,12 +168,12 @@ def _build(folder: Path, library: Path, renamed: Mapping[str, str]) -> None:
         finished.mkdir()
         front = _copy_sources(workplace, FRONT_MODULES, renamed)
         runner = _copy_sources(workplace, RUNNER_MODULES, renamed)
-        for stub in STUBS:
+        for stub in RUNNER_STUBS:
             shutil.copyfile(SOURCES / stub, workplace / stub)
         libraries = ["-I", "+compiler-libs", "ocamlcommon.cmxa", "ocamlbytecomp.cmxa", "unix.cmxa"]
         _compile([_find("ocamlopt"), *unix, *libraries, *front, *STUBS, "-o", "finished/front"], workplace)
         _compile(
-            [_find("ocamlc"), *unix, "-custom", "-linkall", "unix.cma", *runner, *STUBS, "-o", "finished/runner"],
+            [_find("ocamlc"), *unix, "-custom", "-linkall", "unix.cma", *runner, *RUNNER_STUBS, "-o", "finished/runner"],
             workplace,
         )
         finished.rename(folder)

@@ -1,6 +1,6 @@
 (* Runs compiled completions, one fork each, against the tests that were compiled with them.
 
-   Bytecode, since it takes in code that it did not know when it was built.  The fork reports over a pipe of its own, which
+   Bytecode, since it takes in code that it did not know when it was built.  The fork reports through memory (report.ml) that
    nothing in the completion's reach can name: code that was type-checked under policy.ml has no way to a descriptor, to a
    channel other than the standard ones (which lead nowhere), or to the functions below.  The fork leaves with [_exit]; its
    exit status and its output mean nothing.
@@ -21,6 +21,9 @@
 
 external global_data : unit -> Obj.t array = "caml_get_global_data"
 external realloc_global_data : int -> unit = "caml_realloc_global"
+
+(* To the depth that it may have.  Grown in a fork, it would be copied over and over; here it takes no memory until it is used. *)
+external grow_stack : unit -> unit = "caravan_stack_grow"
 
 exception Assertion_failed
 
@@ -56,13 +59,13 @@ let arm timer seconds = ignore (Unix.setitimer timer { Unix.it_interval = 0.0; i
 let announced_times = 50
 
 (* The fork: never returns. *)
-let run_completion ~pipe ~blob ~skipped ~step_seconds ~total_seconds =
+let run_completion ~blob ~skipped ~step_seconds ~total_seconds =
   (* Good news may wait for the next event; bad news and starts are written before anything else runs. *)
   let waiting = Buffer.create 256 in
   let note line = Buffer.add_string waiting line; Buffer.add_char waiting '\n' in
   let report line =
     note line;
-    Wire.write_all pipe (Buffer.to_bytes waiting) 0 (Buffer.length waiting);
+    Report.add (Buffer.contents waiting);
     Buffer.clear waiting
   in
   let reset_step_timer () = arm Unix.ITIMER_PROF step_seconds in
@@ -133,37 +136,31 @@ let innermost events =
   in
   match List.fold_left follow [] events with [] -> 0 | id :: _ -> id
 
-let collect pipe child ~wall_deadline =
-  let buffer = Buffer.create 1024 and chunk = Bytes.create 4096 in
-  let rec loop () =
+(* Waits for the fork, which alone holds the other end of [lifeline], to end. *)
+let how_it_ends lifeline child ~wall_deadline =
+  let rec wait () =
     let left = wall_deadline -. Unix.gettimeofday () in
-    match Unix.select [ pipe ] [] [] (Float.max 0.0 left) with
+    match Unix.select [ lifeline ] [] [] (Float.max 0.0 left) with
     | [], _, _ -> Unix.kill child Sys.sigkill; "wall"
-    | _ -> (
-        match Unix.read pipe chunk 0 (Bytes.length chunk) with
-        | 0 -> "killed"
-        | count -> Buffer.add_subbytes buffer chunk 0 count; loop ())
+    | _ -> if Unix.read lifeline (Bytes.create 1) 0 1 = 0 then "killed" else wait ()
   in
-  let how = loop () in
-  let status = snd (Unix.waitpid [] child) in
-  let how =
-    match status with
-    | WSIGNALED signal when signal = Sys.sigprof || signal = Sys.sigvtalrm || signal = Sys.sigxcpu -> "time"
-    | WEXITED code when code = Contain.fallen_status -> "walls"
-    | _ -> how
-  in
-  (String.split_on_char '\n' (Buffer.contents buffer) |> List.filter (fun line -> line <> ""), how)
+  let how = wait () in
+  match snd (Unix.waitpid [] child) with
+  | WSIGNALED signal when signal = Sys.sigprof || signal = Sys.sigvtalrm || signal = Sys.sigxcpu -> "time"
+  | WEXITED code when code = Contain.fallen_status -> "walls"
+  | _ -> how
 
 let attempt ~requests ~answers ~wall_deadline start =
-  let reading, writing = Unix.pipe ~cloexec:true () in
+  let lifeline, held = Unix.pipe ~cloexec:true () in
   match Unix.fork () with
   | 0 ->
-      List.iter Unix.close [ reading; requests; answers ];
-      start writing
+      List.iter Unix.close [ lifeline; requests; answers ];
+      start ()
   | child ->
-      Unix.close writing;
-      let events, how = collect reading child ~wall_deadline in
-      Unix.close reading;
+      Unix.close held;
+      let how = how_it_ends lifeline child ~wall_deadline in
+      Unix.close lifeline;
+      let events = List.filter (fun line -> line <> "") (String.split_on_char '\n' (Report.take ())) in
       let ends event = event = "end" || String.length event > 5 && String.sub event 0 5 = "init " in
       { events; finished = List.exists ends events; inside = innermost events; how }
 
@@ -188,7 +185,7 @@ let run_job ~requests ~answers ~blob ~num_steps ~first_step_seconds ~total_secon
     if left <= 0.0 then [ "died 0 time" ]
     else if Unix.gettimeofday () >= wall_deadline then [ "died 0 wall" ]
     else
-      let start pipe = run_completion ~pipe ~blob ~skipped ~step_seconds ~total_seconds:left in
+      let start () = run_completion ~blob ~skipped ~step_seconds ~total_seconds:left in
       let { events; finished; inside; how } = attempt ~requests ~answers ~wall_deadline start in
       if finished then events
       else begin
@@ -221,5 +218,7 @@ let () =
   let requests, answers = Wire.take_over_standard_descriptors () in
   (* What a fork has to copy. *)
   Gc.set { (Gc.get ()) with minor_heap_size = 64 * 1024 };
+  Report.open_ ();
+  grow_stack ();
   Wire.send answers [ "ready"; Sys.ocaml_version; String.concat " " (Contain.describe ()) ];
   serve requests answers

@@ -1,0 +1,76 @@
+/* What the runner needs of memory: a report that outlives the fork that writes it, and a stack that need not grow. */
+
+#define _GNU_SOURCE
+#define CAML_INTERNALS
+#define CAML_NAME_SPACE
+#include <caml/alloc.h>
+#include <caml/fail.h>
+#include <caml/mlvalues.h>
+#include <caml/version.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/mman.h>
+#if OCAML_VERSION >= 50000
+#include <caml/fiber.h>
+#else
+#include <caml/stacks.h>
+extern uintnat caml_max_stack_size; /* words; no header of OCaml 4 has it */
+#endif
+
+/* ---- the report (report.ml) ---- */
+
+struct report {
+  volatile size_t length;
+  char text[1 << 20]; /* of which only what is written takes memory */
+};
+static struct report *report;
+
+value caravan_report_open(value unit) {
+  void *shared = mmap(NULL, sizeof *report, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  if (shared == MAP_FAILED) caml_failwith("no memory for reports");
+  report = shared;
+  return unit;
+}
+
+value caravan_report_add(value text) {
+  size_t start = report->length, length = caml_string_length(text);
+  if (length > sizeof report->text - start) caml_failwith("the report is too long");
+  memcpy(report->text + start, String_val(text), length);
+  report->length = start + length; /* last: a fork may be killed anywhere */
+  return Val_unit;
+}
+
+value caravan_report_take(value unit) {
+  size_t length = report->length;
+  if (length > sizeof report->text) caml_failwith("the report is damaged");
+  value text = caml_alloc_initialized_string(length, report->text);
+  report->length = 0;
+  (void)unit;
+  return text;
+}
+
+/* ---- the stack ---- */
+
+#define HUGE_PAGE ((uintptr_t)2 << 20)
+#define USUAL_STACK ((uintptr_t)256 << 10) /* bytes that stay in small pages: few programs need more */
+
+value caravan_stack_grow(value unit) {
+#if OCAML_VERSION >= 50000
+  struct stack_info *stack = Caml_state->current_stack;
+  asize_t used = Stack_high(stack) - (value *)stack->sp;
+  if (caml_max_stack_wsize > used) caml_try_realloc_stack(caml_max_stack_wsize - used);
+  uintptr_t low = (uintptr_t)Stack_base(Caml_state->current_stack);
+  uintptr_t high = (uintptr_t)Stack_high(Caml_state->current_stack);
+#else
+  asize_t used = Caml_state->stack_high - Caml_state->extern_sp;
+  asize_t size = Caml_state->stack_high - Caml_state->stack_low;
+  if (caml_max_stack_size > size) caml_realloc_stack(caml_max_stack_size - used);
+  uintptr_t low = (uintptr_t)Caml_state->stack_low, high = (uintptr_t)Caml_state->stack_high;
+#endif
+#ifdef MADV_HUGEPAGE
+  low = (low + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
+  high = (high - USUAL_STACK) / HUGE_PAGE * HUGE_PAGE;
+  if (low < high) madvise((void *)low, high - low, MADV_HUGEPAGE);
+#endif
+  return unit;
+}
