@@ -173,7 +173,17 @@ def _build(folder: Path, library: Path, renamed: Mapping[str, str]) -> None:
         libraries = ["-I", "+compiler-libs", "ocamlcommon.cmxa", "ocamlbytecomp.cmxa", "unix.cmxa"]
         _compile([_find("ocamlopt"), *unix, *libraries, *front, *STUBS, "-o", "finished/front"], workplace)
         _compile(
-            [_find("ocamlc"), *unix, "-custom", "-linkall", "unix.cma", *runner, *RUNNER_STUBS, "-o", "finished/runner"],
+            [
+                _find("ocamlc"),
+                *unix,
+                "-custom",
+                "-linkall",
+                "unix.cma",
+                *runner,
+                *RUNNER_STUBS,
+                "-o",
+                "finished/runner",
+            ],
             workplace,
         )
         finished.rename(folder)
