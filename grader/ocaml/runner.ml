@@ -21,8 +21,6 @@
 
 external global_data : unit -> Obj.t array = "caml_get_global_data"
 external realloc_global_data : int -> unit = "caml_realloc_global"
-
-(* To the depth that it may have.  Grown in a fork, it would be copied over and over; here it takes no memory until it is used. *)
 external grow_stack : unit -> unit = "caravan_stack_grow"
 
 exception Assertion_failed

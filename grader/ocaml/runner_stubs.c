@@ -12,6 +12,7 @@
 #include <sys/mman.h>
 #if OCAML_VERSION >= 50000
 #include <caml/fiber.h>
+#include <caml/gc_ctrl.h>
 #else
 #include <caml/stacks.h>
 extern uintnat caml_max_stack_size; /* words; no header of OCaml 4 has it */
@@ -54,17 +55,20 @@ value caravan_report_take(value unit) {
 #define HUGE_PAGE ((uintptr_t)2 << 20)
 #define USUAL_STACK ((uintptr_t)256 << 10) /* bytes that stay in small pages: few programs need more */
 
+/* To its limit, before the first fork: it takes no memory until it is used.  A fork that grew it would copy it over and over,
+   and take a page fault for every 4 KiB of all the copies; large pages make it a few. */
+
 value caravan_stack_grow(value unit) {
+  /* In words; the stack doubles until there is room for as much as the limit allows. */
 #if OCAML_VERSION >= 50000
-  struct stack_info *stack = Caml_state->current_stack;
-  asize_t used = Stack_high(stack) - (value *)stack->sp;
-  if (caml_max_stack_wsize > used) caml_try_realloc_stack(caml_max_stack_wsize - used);
-  uintptr_t low = (uintptr_t)Stack_base(Caml_state->current_stack);
-  uintptr_t high = (uintptr_t)Stack_high(Caml_state->current_stack);
+  struct stack_info *now = Caml_state->current_stack;
+  asize_t limit = caml_max_stack_wsize, size = Stack_high(now) - Stack_base(now);
+  if (size < limit) caml_try_realloc_stack(limit - (Stack_high(now) - (value *)now->sp));
+  now = Caml_state->current_stack;
+  uintptr_t low = (uintptr_t)Stack_base(now), high = (uintptr_t)Stack_high(now);
 #else
-  asize_t used = Caml_state->stack_high - Caml_state->extern_sp;
-  asize_t size = Caml_state->stack_high - Caml_state->stack_low;
-  if (caml_max_stack_size > size) caml_realloc_stack(caml_max_stack_size - used);
+  asize_t limit = caml_max_stack_size, size = Caml_state->stack_high - Caml_state->stack_low;
+  if (size < limit) caml_realloc_stack(limit - (Caml_state->stack_high - Caml_state->extern_sp));
   uintptr_t low = (uintptr_t)Caml_state->stack_low, high = (uintptr_t)Caml_state->stack_high;
 #endif
 #ifdef MADV_HUGEPAGE
