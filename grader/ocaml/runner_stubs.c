@@ -10,6 +10,7 @@
 #include <stdint.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 #if OCAML_VERSION >= 50000
 #include <caml/fiber.h>
 #include <caml/gc_ctrl.h>
@@ -52,12 +53,8 @@ value caravan_report_take(value unit) {
 
 /* ---- the stack ---- */
 
-#define HUGE_PAGE ((uintptr_t)2 << 20)
-#define USUAL_STACK ((uintptr_t)256 << 10) /* bytes that stay in small pages: few programs need more */
-
 /* To its limit, before the first fork: it takes no memory until it is used.  A fork that grew it would copy it over and over,
    and take a page fault for every 4 KiB of all the copies; large pages make it a few. */
-
 value caravan_stack_grow(value unit) {
   /* In words; the stack doubles until there is room for as much as the limit allows. */
 #if OCAML_VERSION >= 50000
@@ -72,9 +69,10 @@ value caravan_stack_grow(value unit) {
   uintptr_t low = (uintptr_t)Caml_state->stack_low, high = (uintptr_t)Caml_state->stack_high;
 #endif
 #ifdef MADV_HUGEPAGE
-  low = (low + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
-  high = (high - USUAL_STACK) / HUGE_PAGE * HUGE_PAGE;
-  if (low < high) madvise((void *)low, high - low, MADV_HUGEPAGE);
+  low -= low % sysconf(_SC_PAGESIZE); /* a hint: what is refused costs time only */
+  madvise((void *)low, high - low, MADV_HUGEPAGE);
+#else
+  (void)low, (void)high;
 #endif
   return unit;
 }
