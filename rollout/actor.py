@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import aclosing
 
 from cluster.types import Completion, GroupRequest, PolicyVersion
+from rollout.attestation import Attestation
 from rollout.sampler import Sampler
 from rollout.settings import RolloutSettings
 
@@ -14,24 +15,28 @@ CONCURRENT_CALLS = 10_000
 class SamplerActor:
     """A sampler in a process of its own. All calls share one event loop, the one that the engine lives in."""
 
-    def __init__(self, settings: RolloutSettings, model: str, lora_rank: int) -> None:
-        self._sampler = Sampler(settings, model=model, lora_rank=lora_rank)
+    def __init__(
+        self, settings: RolloutSettings, *, model: str, lora_rank: int, max_staleness: int, pool_id: str
+    ) -> None:
+        self._sampler = Sampler(
+            settings, model=model, lora_rank=lora_rank, max_staleness=max_staleness, pool_id=pool_id
+        )
 
     async def start(self) -> None:
         """Start the engine; see Sampler.start."""
         await self._sampler.start()
 
-    async def load_policy(self, policy: PolicyVersion, live_versions: Collection[int]) -> None:
-        """Load an adapter and drop idle ones; see Sampler.load_policy."""
-        await self._sampler.load_policy(policy, live_versions)
+    async def load_policy(self, policy: PolicyVersion, live_versions: Collection[int]) -> Attestation:
+        """Take a policy and drop idle ones; see Sampler.load_policy."""
+        return await self._sampler.load_policy(policy, live_versions)
 
     async def sample(
         self, request: GroupRequest, indexes: Sequence[int], policy_version: int
-    ) -> AsyncGenerator[Completion]:
-        """Stream completions, each as it ends; see Sampler.sample."""
-        async with aclosing(self._sampler.sample(request, indexes, policy_version)) as completions:
-            async for completion in completions:
-                yield completion
+    ) -> AsyncGenerator[tuple[Completion, ...]]:
+        """Stream completions as they end; see Sampler.sample."""
+        async with aclosing(self._sampler.sample(request, indexes, policy_version)) as ended:
+            async for completions in ended:
+                yield completions
 
     async def shutdown(self) -> None:
         """Stop the engine; see Sampler.shutdown."""

@@ -27,8 +27,11 @@ async def answer(reference: ray.ObjectRef, call: str, deadline_seconds: float) -
         raise SamplerError(f"{call} failed: its process is gone ({_first_line(error)})") from error
 
 
-async def next_answer(stream: ray.ObjectRefGenerator, call: str, deadline_seconds: float) -> Completion:
-    """Return the next completion of a stream; raises what ``answer`` raises, SamplerError where it ends too soon."""
+async def next_answer(stream: ray.ObjectRefGenerator, call: str, deadline_seconds: float) -> tuple[Completion, ...]:
+    """Return the completions that a stream hands over next.
+
+    Raises what ``answer`` raises, SamplerError where the stream ends too soon.
+    """
     try:
         async with asyncio.timeout(deadline_seconds):
             reference = await anext(stream)
@@ -38,8 +41,8 @@ async def next_answer(stream: ray.ObjectRefGenerator, call: str, deadline_second
         ) from error
     except StopAsyncIteration:
         raise SamplerError(f"{call} ended before the group was complete") from None
-    completion: Completion = await answer(reference, call, deadline_seconds)
-    return completion
+    completions: tuple[Completion, ...] = await answer(reference, call, deadline_seconds)
+    return completions
 
 
 def _first_line(error: BaseException) -> str:

@@ -36,7 +36,12 @@ def environment_variables(settings: RolloutSettings, model: str) -> dict[str, st
     return variables
 
 
-def engine_arguments(settings: RolloutSettings, model: str, lora_rank: int) -> dict[str, Any]:
+MAX_ADAPTERS = 9
+"""Adapters that one forward pass may hold: each takes its size of the accelerator's memory, used or not. Completions
+under still older policies are not lost: vLLM lets them wait for a place."""
+
+
+def engine_arguments(settings: RolloutSettings, model: str, lora_rank: int, max_staleness: int) -> dict[str, Any]:
     """Keyword arguments of vLLM's ``AsyncEngineArgs``."""
     arguments: dict[str, Any] = {
         "model": model,
@@ -47,16 +52,20 @@ def engine_arguments(settings: RolloutSettings, model: str, lora_rank: int) -> d
         # Log-probabilities of the distribution that was sampled from, so after temperature; vLLM's default is before.
         "logprobs_mode": "processed_logprobs",
         "use_tqdm_on_load": False,
-        "enable_lora": True,
-        "max_lora_rank": lora_rank,
-        "max_loras": settings.max_live_policies,
-        "max_cpu_loras": settings.max_live_policies + 1,  # the next one is loaded while the others still sample
         "disable_log_stats": True,
         "enable_log_requests": False,
+        "dtype": settings.served_dtype,
     }
+    if settings.policy_swap != "merged":
+        arguments["worker_extension_cls"] = "rollout.bound.BoundModules"
+        arguments["enable_lora"] = True
+        arguments["max_lora_rank"] = lora_rank
+        # Groups are under way with max_staleness + 1 policies at most, and the next one is proved beside them.
+        window = max_staleness + 2 if settings.policy_swap == "versions" else 1
+        # One place more than is used: vLLM's CPU kernels compute requests without an adapter with what is in the last one.
+        arguments["max_loras"] = min(window, MAX_ADAPTERS) + 1
+        arguments["max_cpu_loras"] = window + 1
     if settings.gpus_per_sampler == 0:
-        # float32 samples as fast as bfloat16 on most CPUs, and agrees with the learner to 1e-6 rather than 1e-2.
-        arguments["dtype"] = "float32" if settings.dtype == "auto" else settings.dtype
         arguments["kv_cache_memory_bytes"] = int(settings.kv_cache_gib * GIB)
         arguments["block_size"] = CPU_KV_BLOCK_TOKENS
         # A prompt is prefilled whole or not yet: for one that is cut, vLLM 0.32 turns the request's generator back
@@ -64,6 +73,5 @@ def engine_arguments(settings: RolloutSettings, model: str, lora_rank: int) -> d
         arguments["enable_chunked_prefill"] = False
         arguments["max_num_batched_tokens"] = max(CPU_BATCHED_TOKENS, arguments["max_model_len"])
     else:
-        arguments["dtype"] = "bfloat16" if settings.dtype == "auto" else settings.dtype
         arguments["gpu_memory_utilization"] = settings.gpu_memory_utilization
     return arguments

@@ -1,12 +1,23 @@
-"""A sampler pool without engines, for tests of what stands around it: completions come from a function."""
+"""A sampler pool without engines, for tests and simulations of what stands around it: completions come from a function."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 
-from cluster.types import Completion, FinishReason, GroupRequest, PolicyVersion, SamplerError, Swap, Usage
+from cluster.types import (
+    Completion,
+    FinishReason,
+    GroupFailed,
+    GroupRequest,
+    PolicyVersion,
+    SamplerError,
+    Swap,
+    Usage,
+    VersionSpan,
+)
+from rollout.routing import Router, Seat
 
 CompletionText = Callable[[GroupRequest, int, int], str]
-"""Text of a completion, from the request, the completion's index and the policy version."""
+"""Text of a completion, from the request, the completion's index and the policy version that its group began with."""
 
 LOGPROB = -1.0
 """Log-probability of every token that the fake samples."""
@@ -15,8 +26,11 @@ LOGPROB = -1.0
 class FakeSamplerPool:
     """Samples by calling a function; tokens are the UTF-8 bytes of its text, cut at ``max_completion_tokens``.
 
-    ``delay_seconds(request, index)`` says when a completion ends, counted from when its group was asked for, so that
-    completions can end in any order. What happened can be read from ``requests``, ``published`` and ``is_closed``.
+    ``delay_seconds(request, index)`` says when a completion ends, counted from when a sampler took its group, so that
+    completions can end in any order. A sampler takes groups while it runs fewer than ``max_concurrent_requests``
+    completions. ``fails(request)`` says which groups no sampler survives. With ``in_flight`` running completions change
+    over to a policy as it is published, and say so in their spans. What happened can be read from ``requests``,
+    ``published`` and ``is_closed``.
     """
 
     def __init__(
@@ -25,10 +39,21 @@ class FakeSamplerPool:
         *,
         delay_seconds: Callable[[GroupRequest, int], float] = lambda _request, _index: 0.0,
         publish_seconds: float = 0.0,
+        num_samplers: int = 1,
+        max_concurrent_requests: int = 10**9,
+        fails: Callable[[GroupRequest], bool] = lambda _request: False,
+        in_flight: bool = False,
     ) -> None:
         self._complete = complete
         self._delay_seconds = delay_seconds
         self._publish_seconds = publish_seconds
+        self._fails = fails
+        self._in_flight = in_flight
+        self._router: Router[Seat] = Router(max_concurrent_requests)
+        self._seats = [Seat(name=f"sampler {index}") for index in range(num_samplers)]
+        for seat in self._seats:
+            self._router.open(seat)
+        self._changes: list[tuple[float, int]] = []  # when each policy was there, by the event loop's clock
         self.version = 0
         self.requests: list[GroupRequest] = []
         self.published: list[int] = []
@@ -42,17 +67,25 @@ class FakeSamplerPool:
     async def sample_group(
         self, request: GroupRequest, started: Callable[[int], None] = lambda _version: None
     ) -> AsyncGenerator[Completion]:
-        """Yield the completions in the order of their delays, all under the version at the time of asking."""
-        if self.is_closed:
-            raise SamplerError("the sampler pool is closed")
+        """Yield the completions in the order of their delays, under the version when a sampler took the group."""
         self.requests.append(request)
-        version = self.version
-        started(version)
-        waited = 0.0
-        for delay, index in sorted((self._delay_seconds(request, index), index) for index in range(request.group_size)):
-            await asyncio.sleep(delay - waited)
-            waited = delay
-            yield self._completion(request, index, version, delay)
+        seat = await self._router.take(request.group_size)
+        num_charged = request.group_size
+        try:
+            version, begin = self.version, asyncio.get_running_loop().time()
+            started(version)
+            if self._fails(request):
+                raise GroupFailed(f"group {request.group_id} failed on every sampler: it was told to")
+            waited = 0.0
+            delays = sorted((self._delay_seconds(request, index), index) for index in range(request.group_size))
+            for delay, index in delays:
+                await asyncio.sleep(delay - waited)
+                waited = delay
+                num_charged -= 1
+                self._router.give_back(seat, 1)
+                yield self._completion(request, index, version, begin, delay)
+        finally:
+            self._router.give_back(seat, num_charged)
 
     async def publish(self, policy: PolicyVersion) -> tuple[Swap, ...]:
         """Take ``publish_seconds``, then sample new groups under the policy."""
@@ -61,19 +94,23 @@ class FakeSamplerPool:
         await asyncio.sleep(self._publish_seconds)
         self.version = policy.number
         self.published.append(policy.number)
-        return (Swap(sampler="sampler 0", seconds=self._publish_seconds, canary_gap=None),)
+        self._changes.append((asyncio.get_running_loop().time(), policy.number))
+        gap = None if policy.canary is None else 0.0
+        return tuple(Swap(sampler=seat.name, seconds=self._publish_seconds, canary_gap=gap) for seat in self._seats)
 
     def usage(self) -> Usage:
-        """One sampler that was never busy."""
-        return Usage(num_members=1, busy_seconds=0.0, num_running=0, num_waiting=0)
+        """What the samplers did so far; to be asked in the event loop that the pool lives in."""
+        return self._router.usage()
 
     async def close(self) -> None:
         """Refuse all further groups; may be called twice."""
         self.is_closed = True
+        self._router.fail(SamplerError("the sampler pool is closed"))
 
-    def _completion(self, request: GroupRequest, index: int, version: int, seconds: float) -> Completion:
+    def _completion(self, request: GroupRequest, index: int, version: int, begin: float, seconds: float) -> Completion:
         tokens = self._complete(request, index, version).encode()
         limit = request.sampling.max_completion_tokens
+        spans = self._spans(len(tokens[:limit]), version, begin, seconds) if self._in_flight else ()
         return Completion(
             id=f"{request.group_id}-c{index}",
             group_id=request.group_id,
@@ -84,6 +121,20 @@ class FakeSamplerPool:
             sampler_logprobs=(LOGPROB,) * len(tokens[:limit]),
             text=tokens[:limit].decode(errors="ignore"),
             finish_reason=FinishReason.LENGTH if len(tokens) > limit else FinishReason.STOP,
-            policy_version=version,
+            policy_version=spans[-1].policy_version if spans else version,
+            version_spans=spans if len(spans) > 1 else (),
             seconds=seconds,
+            temperature=request.sampling.temperature,
+        )
+
+    def _spans(self, num_tokens: int, version: int, begin: float, seconds: float) -> tuple[VersionSpan, ...]:
+        """Tokens come at an even pace, each under the policy of its moment."""
+        changes = [(moment, number) for moment, number in self._changes if begin < moment < begin + seconds]
+        starts = [0, *(round(num_tokens * (moment - begin) / seconds) for moment, _ in changes)]
+        versions = [version, *(number for _, number in changes)]
+        ends = [*starts[1:], num_tokens]
+        return tuple(
+            VersionSpan(policy_version=number, num_tokens=end - start)
+            for number, start, end in zip(versions, starts, ends, strict=True)
+            if end > start
         )

@@ -1,33 +1,76 @@
 """What a killed sampler leaves on its machine, and how the next one to start there removes it.
 
-Every sampler keeps a folder whose lock file it holds locked for as long as it lives. The kernel takes the lock away
-when the process is killed, in another container too, and the lock file then says what else there is to delete.
+The samplers of a pool on one machine share a folder, in which each holds a file of its own locked for as long as it
+lives. The kernel takes the lock away when the process is killed, in another container too, and the file then says what
+else there is to end and to delete: the engine's processes, which a hung sampler cannot end itself, and the shared memory
+that they had mapped.
 """
 
 import contextlib
 import fcntl
 import os
 import shutil
-from collections.abc import Collection
+import signal
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TextIO
 
 FOLDER_PREFIX = "caravan-adapters-"
-LOCK_NAME = ".lock"
+MUTEX_NAME = ".mutex"
+SAMPLER_PREFIX = ".sampler-"
 
 SHARED_MEMORY = Path("/dev/shm")
 
 
-def hold(folder: Path) -> TextIO:
-    """Lock a folder until the returned file is closed or the process ends."""
-    lock = (folder / LOCK_NAME).open("w")
-    fcntl.flock(lock, fcntl.LOCK_EX)
+@contextlib.contextmanager
+def sole_access(folder: Path) -> Iterator[None]:
+    """Wait until nobody else changes what lies in a folder, which is made where there is none, and keep others out."""
+    mutex = _lock_mutex(folder)
+    while mutex is None:
+        mutex = _lock_mutex(folder)
+    with mutex:
+        yield
+
+
+def _lock_mutex(folder: Path) -> TextIO | None:
+    """The folder's mutex, locked; None where the folder was deleted while this waited."""
+    folder.mkdir(exist_ok=True)
+    try:
+        mutex = (folder / MUTEX_NAME).open("w")
+        fcntl.flock(mutex, fcntl.LOCK_EX)
+        if (folder / MUTEX_NAME).stat().st_ino == os.fstat(mutex.fileno()).st_ino:
+            return mutex
+        mutex.close()
+    except FileNotFoundError:
+        pass
+    return None
+
+
+def is_held(file: Path) -> bool:
+    """Whether a living process holds a lock on a file, shared or its own."""
+    with file.open() as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def hold(file: Path, *, shared: bool = False) -> TextIO:
+    """Lock a file, which is made where there is none, until what is returned is closed or the process ends."""
+    lock = file.open("a")
+    fcntl.flock(lock, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
     return lock
 
 
-def record_engine_files(lock: TextIO) -> None:
-    """Note, in a lock file, the shared memory that this process and its children have mapped."""
-    lock.write("\n".join(sorted(engine_files(os.getpid()))))
+def record_engine(lock: TextIO) -> None:
+    """Note, in a sampler's file, the descendants of this process and the shared memory that they have mapped."""
+    import psutil
+
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # ended meanwhile
+            lock.write(f"process {process.pid} {process.create_time()}\n")
+    lock.writelines(f"file {name}\n" for name in sorted(engine_files(os.getpid())))
     lock.flush()
 
 
@@ -53,13 +96,27 @@ def engine_files(pid: int) -> Collection[str]:
 
 
 def sweep(root: Path) -> None:
-    """Delete the folders below ``root`` whose samplers are gone, and the shared memory that they noted."""
+    """Remove what dead samplers left below ``root``, and the folders of which no sampler lives any more."""
     for folder in root.glob(f"{FOLDER_PREFIX}*"):
-        try:
-            with (folder / LOCK_NAME).open("r+") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                for name in lock.read().splitlines():
-                    Path(name).unlink(missing_ok=True)
-                shutil.rmtree(folder, ignore_errors=True)
-        except OSError:
-            continue  # in use, or somebody else's
+        with contextlib.suppress(OSError), sole_access(folder):  # somebody else's
+            samplers = list(folder.glob(f"{SAMPLER_PREFIX}*"))
+            dead = [sampler for sampler in samplers if not is_held(sampler)]
+            for sampler in dead:
+                _remove_engine(sampler.read_text())
+                sampler.unlink()
+            if len(dead) == len(samplers):
+                shutil.rmtree(folder)
+
+
+def _remove_engine(record: str) -> None:
+    import psutil
+
+    for line in record.splitlines():
+        kind, _, what = line.partition(" ")
+        if kind == "file":
+            Path(what).unlink(missing_ok=True)
+        else:
+            pid, create_time = what.split()
+            with contextlib.suppress(psutil.Error, ProcessLookupError):  # it ended by itself
+                if psutil.Process(int(pid)).create_time() == float(create_time):
+                    os.kill(int(pid), signal.SIGKILL)

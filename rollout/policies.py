@@ -1,7 +1,7 @@
 """Which policy versions a pool has to keep: the current one, and those that groups are still sampled under."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Generic, TypeVar
 
 Handle = TypeVar("Handle")
@@ -42,6 +42,6 @@ class LivePolicies(Generic[Handle]):
         """Sample new groups under a version from now on."""
         self.current = version
 
-    def handles(self) -> Iterable[tuple[int, Handle]]:
+    def handles(self) -> Sequence[tuple[int, Handle]]:
         """All versions that are kept, oldest first."""
         return tuple(self._handles.items())

@@ -22,6 +22,9 @@ class RolloutSettings(BaseModel):
         704, ge=1, description="tokens; problems with a longer prompt are refused, never cut"
     )
     max_completion_tokens: int = Field(512, ge=1, description="tokens after which a completion is stopped")
+    stop: tuple[str, ...] = Field(
+        ("(* END *)",), description="strings that end a completion; the one that does is kept in its text"
+    )
     num_few_shot: int = Field(0, ge=0, le=3, description="solved examples shown before each problem")
 
     cpus_per_sampler: float = Field(1.0, gt=0, description="CPU cores that Ray reserves for each sampler")
@@ -42,17 +45,25 @@ class RolloutSettings(BaseModel):
     max_concurrent_requests: int = Field(
         64, ge=1, description="completions that an engine samples at a time; further groups wait in the pool"
     )
-    max_live_policies: int = Field(
-        2,
-        ge=1,
-        description="policy versions that an engine samples from at a time without reloading: max_staleness + 1",
+    policy_swap: Literal["versions", "in_flight", "merged"] = Field(
+        "versions",
+        description="what a new policy does to running completions: versions lets each end on the policy it began with; "
+        "in_flight puts the new adapter under them, merged new weights (no LoRA in the engine: faster on the CPU)",
+    )
+    canary_tolerance: float | None = Field(
+        None,
+        gt=0,
+        description="mean difference, in nats per token, to the learner's log-probabilities at which a sampler fails to "
+        "prove that it serves a policy; unset: 0.001 in float32, 0.05 in bfloat16",
     )
 
     start_deadline_seconds: float = Field(
         600, gt=0, description="seconds for a sampler to be placed and its engine to start"
     )
     request_deadline_seconds: float = Field(
-        600, gt=0, description="seconds until the next completion of a group must be there"
+        600,
+        gt=0,
+        description="seconds until the next completion of a group must be there; then its sampler is restarted",
     )
     publish_deadline_seconds: float = Field(120, gt=0, description="seconds for every sampler to load a new policy")
 
@@ -65,6 +76,20 @@ class RolloutSettings(BaseModel):
                 "so that a group of one never has an advantage to learn from; use 2 or more (4 to 16 is usual)"
             )
         return group_size
+
+    @field_validator("stop")
+    @classmethod
+    def _a_stop_string_has_characters(cls, stop: tuple[str, ...]) -> tuple[str, ...]:
+        if "" in stop:
+            raise ValueError("stop: an empty string would end every completion before its first character")
+        return stop
+
+    @property
+    def served_dtype(self) -> Literal["float32", "bfloat16"]:
+        """What the engine computes in: float32 samples as fast as bfloat16 on most CPUs, and agrees with the learner."""
+        if self.dtype != "auto":
+            return self.dtype
+        return "float32" if self.gpus_per_sampler == 0 else "bfloat16"
 
 
 def check_lora_rank(rank: int) -> None:

@@ -1,59 +1,106 @@
-"""The folder in which one sampler keeps its adapters, in shared memory where the machine has it."""
+"""Where the samplers of one machine keep the policies that they serve: in shared memory where the machine has it."""
 
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
+from typing import TextIO
+from uuid import uuid4
 
 from cluster.types import ResourcesError
-from rollout.leftovers import FOLDER_PREFIX, SHARED_MEMORY, hold, record_engine_files, sweep
+from rollout.leftovers import (
+    FOLDER_PREFIX,
+    SAMPLER_PREFIX,
+    SHARED_MEMORY,
+    hold,
+    is_held,
+    record_engine,
+    sole_access,
+    sweep,
+)
 
 ROOM_BYTES = 1024**3  # several adapters of a 1.5B model; containers often give /dev/shm no more than 64 MiB
+USERS_NAME = ".users"
 
 
-class AdapterShelf:
-    """Adapter folders of one sampler: each appears whole, under a path that is never used twice.
+class Shelf:
+    """One sampler's view of a folder that all samplers of a pool on a machine share.
 
-    To be made once the engine runs: it notes the engine's shared memory for the case that this process is killed.
+    The first one to want a version writes it, whole before it appears; the others find it. Each holds a version locked
+    while it serves it, so that whoever lets go last deletes it, and a killed sampler holds nothing.
     """
 
-    def __init__(self, root: Path | None = None) -> None:
+    def __init__(self, pool_id: str, root: Path | None = None) -> None:
+        """Join the samplers of a pool, and remove what killed samplers left on this machine."""
         root = root or fastest_root()
         sweep(root)
-        draft = Path(tempfile.mkdtemp(prefix=f".{FOLDER_PREFIX}", dir=root))
-        self._lock = hold(draft)
-        record_engine_files(self._lock)
-        self.path = draft.rename(root / draft.name.removeprefix("."))  # from here on others see it: locked
+        self.path = root / f"{FOLDER_PREFIX}{pool_id}"
+        self._served: dict[int, TextIO] = {}
+        with sole_access(self.path):
+            self._lock = hold(self.path / f"{SAMPLER_PREFIX}{uuid4().hex}")
 
-    def put(self, version: int, files: Mapping[str, bytes]) -> Path:
-        """Write the adapter of a version and return its folder, which appears under that name only when complete.
+    def record_engine(self) -> None:
+        """Note the engine's processes and shared memory for the case that this process is killed."""
+        record_engine(self._lock)
+
+    def put(self, version: int, write: Callable[[Path], None]) -> Path:
+        """Return the folder of a version, which ``write`` fills where it is not there yet.
 
         Raises ResourcesError where there is no room.
         """
         folder = self.path / f"policy-{version}"
         draft = self.path / f".policy-{version}"
+        with sole_access(self.path):
+            self._delete_unused()
+            if not folder.exists():
+                shutil.rmtree(draft, ignore_errors=True)  # of a sampler that was killed while it wrote
+                self._write(version, draft, write)
+                draft.rename(folder)
+            if version not in self._served:
+                self._served[version] = hold(folder / USERS_NAME, shared=True)
+        return folder
+
+    def __contains__(self, version: int) -> bool:
+        """Whether this sampler holds a version."""
+        return version in self._served
+
+    def remove(self, version: int) -> None:
+        """Let go of a version, which the engine must no longer know; it is deleted when nobody else serves it."""
+        with sole_access(self.path):
+            self._served.pop(version).close()
+            self._delete_unused()
+
+    def close(self) -> None:
+        """Let go of everything; may be called twice."""
+        if self._lock.closed:
+            return
+        for held in self._served.values():
+            held.close()
+        self._served.clear()
+        with sole_access(self.path):
+            Path(self._lock.name).unlink()
+            self._lock.close()
+            self._delete_unused()
+            if not list(self.path.glob(f"{SAMPLER_PREFIX}*")):
+                shutil.rmtree(self.path)
+
+    def _write(self, version: int, draft: Path, write: Callable[[Path], None]) -> None:
         try:
             draft.mkdir()
-            for name, content in files.items():
-                (draft / name).write_bytes(content)
-            draft.rename(folder)
+            (draft / USERS_NAME).touch()
+            write(draft)
         except OSError as error:
             shutil.rmtree(draft, ignore_errors=True)
             raise ResourcesError(
-                f"the adapter of policy {version} cannot be written to {self.path} ({error.strerror}); "
+                f"policy {version} cannot be written to {self.path} ({error.strerror or error}); "
                 "free some room there and resume the run"
             ) from error
-        return folder
 
-    def remove(self, version: int) -> None:
-        """Delete the adapter of a version; the engine must no longer know it."""
-        shutil.rmtree(self.path / f"policy-{version}")
-
-    def close(self) -> None:
-        """Delete everything; may be called twice."""
-        shutil.rmtree(self.path, ignore_errors=True)
-        self._lock.close()
+    def _delete_unused(self) -> None:
+        for folder in self.path.glob("policy-*"):
+            if not is_held(folder / USERS_NAME):
+                shutil.rmtree(folder)
 
 
 def fastest_root() -> Path:

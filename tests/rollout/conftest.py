@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from cluster.types import Completion, GroupRequest, PolicyVersion, Prompt, Sampling
+from cluster.types import Canary, Completion, GroupRequest, PolicyVersion, Prompt, Sampling
 from rollout.prompt import FEW_SHOT_EXAMPLES
 
 LORA_RANK = 8
@@ -98,13 +98,32 @@ def adapter_folders(tiny_model: TinyModel, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture(scope="session")
-def policies(adapter_folders: dict[int, Path]) -> dict[int, PolicyVersion]:
-    return {
-        version: PolicyVersion(
-            number=version, adapter={f.name: f.read_bytes() for f in folder.iterdir() if f.name.startswith("adapter_")}
+def policies(tiny_model: TinyModel, adapter_folders: dict[int, Path]) -> dict[int, PolicyVersion]:
+    """The adapters as a learner publishes them, with the modules and the canary that prove them."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    policies = {}
+    token_ids = [(7 * position) % 300 for position in range(1, 65)]
+    for version, folder in adapter_folders.items():
+        model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model.path), folder)
+        with torch.no_grad():
+            scores = model(torch.tensor([token_ids])).logits[0, :-1].log_softmax(-1)
+        policies[version] = PolicyVersion(
+            number=version,
+            adapter={file.name: file.read_bytes() for file in folder.iterdir() if file.name.startswith("adapter_")},
+            modules=tuple(
+                f"model.layers.{layer}.{'mlp' if name in PROJECTIONS[4:] else 'self_attn'}.{name}"
+                for layer in range(2)
+                for name in PROJECTIONS
+            ),
+            canary=Canary(
+                token_ids=tuple(token_ids),
+                logprobs=tuple(scores.gather(-1, torch.tensor(token_ids[1:])[:, None])[:, 0].tolist()),
+            ),
         )
-        for version, folder in adapter_folders.items()
-    }
+    return policies
 
 
 @pytest.fixture(scope="module")

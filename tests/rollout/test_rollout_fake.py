@@ -1,8 +1,18 @@
 import asyncio
+from dataclasses import replace
 
 import pytest
 
-from cluster.types import FinishReason, GroupRequest, PolicyVersion, Prompt, SamplerError, SamplerPool, Sampling
+from cluster.types import (
+    FinishReason,
+    GroupFailed,
+    GroupRequest,
+    PolicyVersion,
+    Prompt,
+    SamplerError,
+    SamplerPool,
+    Sampling,
+)
 from rollout.fake import FakeSamplerPool
 
 
@@ -17,7 +27,11 @@ def request(size: int = 3, tokens: int = 100) -> GroupRequest:
 
 
 async def collect(pool: SamplerPool, asked: GroupRequest) -> list:
-    return [completion async for completion in pool.sample_group(asked)]
+    return await collect_from(pool.sample_group(asked))
+
+
+async def collect_from(completions) -> list:
+    return [completion async for completion in completions]
 
 
 def test_the_fake_samples_what_its_function_says():
@@ -59,5 +73,62 @@ def test_a_closed_fake_refuses_groups():
         await pool.close()
         with pytest.raises(SamplerError, match="closed"):
             await collect(pool, request())
+
+    asyncio.run(scenario())
+
+
+def test_the_fakes_samplers_take_no_more_than_they_hold_and_the_rest_waits():
+    async def scenario():
+        pool = FakeSamplerPool(lambda *_: "x", delay_seconds=lambda *_: 0.05, num_samplers=2, max_concurrent_requests=3)
+        begun = []
+        groups = [
+            asyncio.create_task(collect_from(pool.sample_group(request(), lambda version: begun.append(version))))
+            for _ in range(3)
+        ]
+        await asyncio.sleep(0.02)
+        usage = pool.usage()
+        assert (usage.num_members, usage.num_running, usage.num_waiting, begun) == (2, 6, 3, [0, 0])
+        await asyncio.gather(*groups)
+        usage = pool.usage()
+        assert (usage.num_running, usage.num_waiting, len(begun)) == (0, 0, 3)
+        assert usage.busy_seconds >= 0.15
+
+    asyncio.run(scenario())
+
+
+def test_a_group_that_is_told_to_fail_does_and_leaves_its_place():
+    async def scenario():
+        pool = FakeSamplerPool(lambda *_: "x", fails=lambda asked: asked.seed == 1, max_concurrent_requests=1)
+        with pytest.raises(GroupFailed):
+            await collect(pool, replace(request(), seed=1))
+        assert len(await collect(pool, request())) == 3
+
+    asyncio.run(scenario())
+
+
+def test_a_completion_that_was_under_way_at_a_publish_says_which_tokens_are_whose():
+    async def scenario():
+        pool = FakeSamplerPool(lambda *_: "x" * 100, delay_seconds=lambda *_: 0.2, in_flight=True)
+        running = asyncio.create_task(collect(pool, request(size=1, tokens=200)))
+        await asyncio.sleep(0.1)
+        await pool.publish(PolicyVersion(number=1, adapter={}))
+        (completion,) = await running
+        assert completion.policy_version == 1
+        assert [span.policy_version for span in completion.version_spans] == [0, 1]
+        assert len(completion.token_versions) == 100
+        assert 20 < completion.token_versions.index(1) < 80
+        (later,) = await collect(pool, request(size=1))
+        assert (later.policy_version, later.version_spans) == (1, ())
+
+    asyncio.run(scenario())
+
+
+def test_a_group_that_is_given_up_leaves_its_place():
+    async def scenario():
+        pool = FakeSamplerPool(lambda *_: "x", delay_seconds=lambda _, index: 0.01 * index, max_concurrent_requests=1)
+        completions = pool.sample_group(request())
+        await anext(completions)
+        await completions.aclose()
+        assert pool.usage().num_running == 0
 
     asyncio.run(scenario())

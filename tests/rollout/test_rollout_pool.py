@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import signal
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -42,7 +41,11 @@ async def inside(pool, look):
 
 
 def shelved(sampler) -> list[str]:
-    return sorted(path.name for path in sampler._shelf.path.iterdir())
+    return sorted(path.name for path in sampler._shelf.path.glob("policy-*"))
+
+
+def is_alive(process) -> bool:
+    return process.is_running() and process.status() != "zombie"
 
 
 def worst_gap(tiny_model, completions, adapter_folder=None) -> float:
@@ -115,8 +118,17 @@ def test_more_prompts_at_once_than_one_pass_of_the_engine_holds_are_all_sampled(
     assert [len(group) for group in run(all_at_once())] == [2] * 60
 
 
+def test_the_options_of_evaluation_reach_the_engine(pool, run, tiny_model, request_for):
+    (greedy,) = run(collect(pool.sample_group(request_for("g", size=1, temperature=0.0, stop=()))))
+    for option in ({"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1.0}):
+        group = run(collect(pool.sample_group(request_for("g", size=2, stop=(), **option))))
+        assert {completion.token_ids for completion in group} == {greedy.token_ids}, option
+
+
 def test_an_adapter_changes_the_logprobs_as_peft_says(pool, run, tiny_model, policies, adapter_folders, request_for):
-    run(pool.publish(policies[1]))
+    (swap,) = run(pool.publish(policies[1]))
+    assert swap.canary_gap < 1e-5
+    assert 0 < swap.seconds < 30
     group = run(collect(pool.sample_group(request_for("g"))))
     assert {completion.policy_version for completion in group} == {1}
     assert worst_gap(tiny_model, group, adapter_folders[1]) < TOLERANCE
@@ -127,10 +139,11 @@ def test_a_running_group_ends_on_its_version_while_new_ones_use_the_next(
     pool, run, tiny_model, policies, adapter_folders, request_for
 ):
     async def scenario():
-        running = pool.sample_group(request_for("old", size=8, tokens=64, stop=()))
+        begun = []
+        running = pool.sample_group(request_for("old", size=8, tokens=64, stop=()), begun.append)
         asked = asyncio.create_task(anext(running))  # in the engine once the event loop has turned
         await asyncio.sleep(0.02)
-        assert not asked.done()
+        assert begun == [1]
         await pool.publish(policies[2])
         new = asyncio.create_task(collect(pool.sample_group(request_for("new", size=8, tokens=64))))
         return [await asked, *await collect(running)], await new
@@ -144,7 +157,7 @@ def test_a_running_group_ends_on_its_version_while_new_ones_use_the_next(
 
 def test_superseded_adapters_are_deleted_and_the_last_two_kept(pool, run, policies):
     run(pool.publish(policies[3]))
-    assert run(inside(pool, shelved)) == [".lock", "policy-2", "policy-3"]
+    assert run(inside(pool, shelved)) == ["policy-2", "policy-3"]
 
 
 def test_an_adapter_that_vllm_refuses_is_an_error_and_the_pool_works_on(pool, run, policies, request_for):
@@ -152,7 +165,7 @@ def test_an_adapter_that_vllm_refuses_is_an_error_and_the_pool_works_on(pool, ru
     broken = PolicyVersion(number=4, adapter={**policies[4].adapter, "adapter_config.json": config})
     with pytest.raises(ModelError, match="policy 4"):
         run(pool.publish(broken))
-    assert run(inside(pool, shelved)) == [".lock", "policy-2", "policy-3"]
+    assert run(inside(pool, shelved)) == ["policy-2", "policy-3"]
     assert {c.policy_version for c in run(collect(pool.sample_group(request_for("g"))))} == {3}
 
 
@@ -182,20 +195,30 @@ def test_a_group_that_the_engine_was_not_started_for_is_refused(pool, run, reque
         run(collect(pool.sample_group(long)))
 
 
-def test_a_killed_sampler_is_replaced_and_its_group_completed_once_under_the_same_version(
-    pool, run, tiny_model, adapter_folders, request_for
+def test_a_sampler_whose_engine_hangs_is_replaced_and_its_group_completed_once_under_the_same_version(
+    pool, run, tiny_model, adapter_folders, request_for, monkeypatch
 ):
+    import psutil
+
     async def scenario():
         pid = await inside(pool, lambda _: os.getpid())
-        leftovers.update([*engine_files(pid), str(await inside(pool, lambda sampler: sampler._shelf.path))])
+        family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+        leftovers = engine_files(pid)
         completions = pool.sample_group(request_for("g", size=32, tokens=64, stop=("i",)))
         first = await anext(completions)
-        os.kill(pid, signal.SIGKILL)
-        return [first, *await collect(completions)], await inside(pool, shelved)
+        for process in family[1:]:
+            process.suspend()
+        monkeypatch.setattr(pool, "_settings", SETTINGS.model_copy(update={"request_deadline_seconds": 3.0}))
+        rest = asyncio.create_task(collect(completions))
+        while pool.usage().num_members:  # noqa: ASYNC110 - nobody tells when it was noticed
+            await asyncio.sleep(0.05)
+        monkeypatch.setattr(pool, "_settings", SETTINGS)
+        return [first, *await rest], await inside(pool, shelved), family, leftovers
 
-    leftovers = set()
-    group, shelf = run(scenario())
-    assert len(leftovers) > 1
+    group, shelf, family, leftovers = run(scenario())
+    assert len(family) > 2
+    assert [process for process in family if is_alive(process)] == []
+    assert len(leftovers) > 0
     assert [file for file in leftovers if Path(file).exists()] == []
     assert sorted(completion.index for completion in group) == list(range(32))
     assert {completion.policy_version for completion in group} == {3}

@@ -18,7 +18,18 @@ def test_a_group_of_one_is_refused_and_told_why():
         RolloutSettings(group_size=1)
 
 
-@pytest.mark.parametrize("wrong", [{"temperature": 0.0}, {"num_few_shot": 4}, {"num_samplers": 0}, {"top_p": 0.9}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"temperature": 0.0},
+        {"num_few_shot": 4},
+        {"num_samplers": 0},
+        {"top_p": 0.9},
+        {"policy_swap": "hot"},
+        {"canary_tolerance": 0.0},
+        {"stop": ("(* END *)", "")},
+    ],
+)
 def test_values_out_of_bounds_and_unknown_keys_are_refused(wrong):
     with pytest.raises(ValidationError):
         RolloutSettings(**wrong)
@@ -57,7 +68,7 @@ def test_a_model_that_takes_fewer_tokens_than_are_asked_of_it_is_refused_with_bo
 
 def test_cpu_samplers_are_float32_unpinned_and_bounded_in_memory(tmp_path):
     settings = RolloutSettings(cpus_per_sampler=2.5, kv_cache_gib=0.5)
-    arguments = engine_arguments(settings, "org/model", 16)
+    arguments = engine_arguments(settings, "org/model", 16, max_staleness=0)
     assert arguments["dtype"] == "float32"
     assert arguments["kv_cache_memory_bytes"] == 512 * 1024**2
     variables = environment_variables(settings, "org/model")
@@ -69,7 +80,23 @@ def test_cpu_samplers_are_float32_unpinned_and_bounded_in_memory(tmp_path):
 
 def test_gpu_samplers_are_bfloat16_and_share_the_gpu():
     settings = RolloutSettings(gpus_per_sampler=0.5, gpu_memory_utilization=0.4)
-    arguments = engine_arguments(settings, "org/model", 16)
+    arguments = engine_arguments(settings, "org/model", 16, max_staleness=0)
     assert (arguments["dtype"], arguments["gpu_memory_utilization"]) == ("bfloat16", 0.4)
     assert "kv_cache_memory_bytes" not in arguments
     assert "OMP_NUM_THREADS" not in environment_variables(settings, "org/model")
+
+
+@pytest.mark.parametrize(("max_staleness", "num_places"), [(0, 3), (1, 4), (4, 7), (100, 10)])
+def test_there_is_a_place_for_every_policy_that_groups_may_run_under_one_to_prove_and_one_that_stays_empty(
+    max_staleness, num_places
+):
+    arguments = engine_arguments(RolloutSettings(), "org/model", 16, max_staleness)
+    assert arguments["max_loras"] == num_places
+    assert arguments["max_cpu_loras"] == max_staleness + 3
+
+
+def test_an_engine_that_exchanges_its_adapter_holds_one_and_a_merged_one_none():
+    in_flight = engine_arguments(RolloutSettings(policy_swap="in_flight"), "org/model", 16, max_staleness=4)
+    assert (in_flight["max_loras"], in_flight["max_cpu_loras"]) == (2, 2)
+    merged = engine_arguments(RolloutSettings(policy_swap="merged"), "org/model", 16, max_staleness=4)
+    assert not [name for name in merged if "lora" in name]

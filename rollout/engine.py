@@ -1,0 +1,248 @@
+"""The vLLM engine behind the few calls that a sampler makes; the only file that imports vLLM."""
+
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from cluster.types import Canary, FinishReason, ModelError, SamplerError, Sampling, VersionSpan
+from rollout.attestation import BoundAdapter
+from rollout.environment import engine_arguments, environment_variables
+from rollout.model import check_model, one_line
+from rollout.settings import RolloutSettings
+
+if TYPE_CHECKING:
+    from vllm import RequestOutput, SamplingParams
+    from vllm.lora.request import LoRARequest
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+SHUTDOWN_SECONDS = 12.0
+"""Time for the engine's processes to end in good order (some 6 s on the CPU), which leaves no shared memory behind."""
+
+BASE_VERSION = 0
+
+AnswerT = TypeVar("AnswerT")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adapter:
+    """An adapter as vLLM names it.
+
+    vLLM caches by ``version`` and ``folder``, so that neither may ever stand for other weights; by ``slot`` it knows
+    what is loaded, so that a new adapter in the same slot changes running requests over.
+    """
+
+    version: int
+    slot: int
+    folder: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampled:
+    """What the engine sampled for one request."""
+
+    token_ids: tuple[int, ...]  # [T]
+    logprobs: tuple[float, ...]  # [T]
+    text: str
+    finish_reason: FinishReason
+    spans: tuple[VersionSpan, ...]  # as Engine.exchange labelled them, of T tokens together
+    seconds: float
+
+
+class Engine:
+    """One vLLM engine and its processes."""
+
+    def __init__(self, engine: "AsyncLLM", max_tokens: int) -> None:
+        self._engine = engine
+        self._max_tokens = max_tokens  # of a prompt and its completion together
+
+    @classmethod
+    async def start(cls, settings: RolloutSettings, *, model: str, lora_rank: int, max_staleness: int) -> "Engine":
+        """Load the model and start the engine; raises ModelError with one line where that fails."""
+        os.environ.update(environment_variables(settings, model))
+        max_tokens = settings.max_prompt_tokens + settings.max_completion_tokens
+        check_model(model, max_tokens)
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        try:
+            arguments = AsyncEngineArgs(**engine_arguments(settings, model, lora_rank, max_staleness))
+            engine = cls(AsyncLLM.from_engine_args(arguments), max_tokens)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise ModelError(
+                f"vLLM does not start with model {model!r}: {one_line(error)} (more in the sampler's log)"
+            ) from error
+        await engine._engine.update_weight_version(str(BASE_VERSION))
+        return engine
+
+    async def sample(
+        self, token_ids: Sequence[int], sampling: Sampling, *, seed: int, request_id: str, adapter: Adapter | None
+    ) -> Sampled:
+        """Sample one completion of a prompt; cancelling the call takes it out of the engine.
+
+        A stop string may end inside a token: the text is cut there, the tokens are not, so that the learner is given
+        all that was sampled. The end-of-sequence token is among the tokens and not in the text. Raises SamplerError.
+        """
+        begin = time.monotonic()
+        output = await self._run(token_ids, _sampling_params(sampling, seed=seed), request_id, adapter)
+        completion = output.outputs[0]
+        if completion.finish_reason not in tuple(FinishReason):
+            raise SamplerError(f"the engine broke {request_id} off: {completion.finish_reason}")
+        sampled = Sampled(
+            token_ids=tuple(completion.token_ids),
+            logprobs=tuple(completion.logprobs.logprobs),
+            text=completion.text,
+            finish_reason=FinishReason(completion.finish_reason),
+            spans=tuple(
+                VersionSpan(policy_version=int(span.version), num_tokens=span.end - span.start)
+                for span in completion.weight_versions
+                if span.end > span.start
+            ),
+            seconds=time.monotonic() - begin,
+        )
+        num_in_spans = sum(span.num_tokens for span in sampled.spans)
+        if tuple(completion.logprobs.token_ids) != sampled.token_ids or num_in_spans != len(sampled.token_ids):
+            raise SamplerError(
+                f"{request_id} came back with {len(sampled.token_ids)} tokens, {len(sampled.logprobs)} log-probabilities "
+                f"and versions of {num_in_spans} tokens: this vLLM is not the version Caravan pins"
+            )
+        return sampled
+
+    async def score(self, canary: Canary, *, request_id: str, adapter: Adapter | None) -> tuple[float, ...]:
+        """Return the log-probabilities of a canary's tokens but the first, ``[N - 1]``, at temperature 1.
+
+        It goes the way of every request; only the prefix cache is not read, for that holds no log-probabilities.
+        Raises ModelError for a canary that is too long, SamplerError.
+        """
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        if len(canary.token_ids) >= self._max_tokens:
+            raise ModelError(
+                f"a canary of {len(canary.token_ids)} tokens does not fit an engine that was started for "
+                f"{self._max_tokens}, of which it samples one (rollout.max_prompt_tokens + rollout.max_completion_tokens)"
+            )
+        params = SamplingParams(
+            temperature=1.0,
+            max_tokens=1,
+            prompt_logprobs=0,  # of the canary's own tokens alone
+            flat_logprobs=True,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        output = await self._run(canary.token_ids, params, request_id, adapter)
+        scored = output.prompt_logprobs
+        if tuple(scored.token_ids) != canary.token_ids[1:]:
+            raise SamplerError(f"{request_id} came back with other tokens: this vLLM is not the version Caravan pins")
+        return tuple(scored.logprobs)
+
+    async def load(self, adapter: Adapter) -> None:
+        """Load an adapter into its slot, in place of what is there.
+
+        Raises ModelError where vLLM refuses it, SamplerError where the engine died.
+        """
+        await _ask(
+            self._engine.add_lora(_lora_request(adapter, load_inplace=True)),
+            f"does not load the adapter of policy {adapter.version}",
+        )
+
+    async def drop(self, adapter: Adapter) -> None:
+        """Forget an adapter; no request may name it any more."""
+        await _ask(self._engine.remove_lora(adapter.slot), f"does not drop the adapter of policy {adapter.version}")
+
+    async def bound(self, adapter: Adapter) -> BoundAdapter:
+        """What the engine holds of a loaded adapter."""
+        call = self._engine.collective_rpc("bound_modules", args=(adapter.slot, str(adapter.folder)))
+        ((named, bound, differing),) = await _ask(call, f"does not show the adapter of policy {adapter.version}")
+        return BoundAdapter(named=tuple(named), bound=tuple(bound), differing=tuple(differing))
+
+    async def reload(self, folder: Path, version: int) -> None:
+        """Replace the weights of the model by those of a folder.
+
+        Raises SamplerError where that fails on the way, for then nobody knows what the engine serves.
+        """
+        call = self._engine.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
+        try:
+            await _ask(call, f"does not load the merged weights of policy {version}")
+        except ModelError as error:
+            raise SamplerError(str(error)) from error
+
+    @asynccontextmanager
+    async def exchange(self, version: int) -> AsyncIterator[None]:
+        """Hold all requests while their weights are exchanged; from then on their tokens are labelled ``version``.
+
+        What was computed under the old weights is thrown away: running requests are prefilled again. With their old KV
+        cache, tokens would come from neither policy.
+        """
+        await _ask(self._engine.pause_generation(mode="keep", clear_cache=True), "does not pause")
+        try:
+            yield
+            await _ask(self._engine.update_weight_version(str(version)), "does not take a new version label")
+        finally:
+            await _ask(self._engine.resume_generation(), "does not go on after a pause")
+
+    def shutdown(self) -> None:
+        """Stop the engine and its processes; takes up to SHUTDOWN_SECONDS."""
+        self._engine.shutdown(SHUTDOWN_SECONDS)
+
+    async def _run(
+        self, token_ids: Sequence[int], params: "SamplingParams", request_id: str, adapter: Adapter | None
+    ) -> "RequestOutput":
+        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+        try:
+            async for output in self._engine.generate(
+                {"prompt_token_ids": list(token_ids)},
+                params,
+                request_id=request_id,
+                lora_request=None if adapter is None else _lora_request(adapter),
+            ):
+                ended = output
+        except (EngineDeadError, EngineGenerateError) as error:
+            raise SamplerError(f"the engine failed at {request_id}: {one_line(error)}") from error
+        return ended
+
+
+def _lora_request(adapter: Adapter, *, load_inplace: bool = False) -> "LoRARequest":
+    from vllm.lora.request import LoRARequest
+
+    return LoRARequest(
+        lora_name=f"policy-{adapter.version}",
+        lora_int_id=adapter.slot,
+        lora_path=str(adapter.folder),
+        load_inplace=load_inplace,  # never on a request that samples: vLLM would load it again for every token
+    )
+
+
+async def _ask(call: Awaitable[AnswerT], refusal: str) -> AnswerT:
+    """Await a call to the engine's worker; raises ModelError where it refuses, SamplerError where it is dead."""
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    try:
+        return await call
+    except EngineDeadError as error:
+        raise SamplerError(f"vLLM {refusal}: its engine died") from error
+    except Exception as error:  # vLLM hands over whatever its worker raised as a plain Exception
+        raise ModelError(f"vLLM {refusal}: {one_line(error)}") from error
+
+
+def _sampling_params(sampling: Sampling, *, seed: int) -> "SamplingParams":
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        min_p=sampling.min_p,
+        seed=seed,
+        max_tokens=sampling.max_completion_tokens,
+        stop=list(sampling.stop),
+        include_stop_str_in_output=True,
+        logprobs=0,  # of the sampled token alone
+        flat_logprobs=True,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )

@@ -1,0 +1,79 @@
+"""A model's weights with an adapter added in: what a sampler serves that has no LoRA in its engine."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, load_file, save_file
+
+from cluster.types import ModelError
+from rollout.attestation import BoundAdapter
+from rollout.bound import module_name
+from rollout.model import one_line
+
+MERGED_FILE = "model.safetensors"
+
+
+def weights_folder(model: str) -> Path:
+    """Where the weights of a model lie: its own folder, or the local copy of what the hub has under that id."""
+    if Path(model).expanduser().is_dir():
+        return Path(model).expanduser()
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(model, local_files_only=True))
+
+
+def write_merged(base: Path, adapter: Mapping[str, bytes], folder: Path, dtype: str) -> None:
+    """Write base weights + adapter, summed in float32 and then cast, as one safetensors file.
+
+    Every version is added to the base anew, so that rounding does not add up; a bfloat16 sum still loses what is
+    smaller than 1/256 of a weight. Raises ModelError where the adapter names a weight that the base has not.
+    """
+    weights: dict[str, torch.Tensor] = {}
+    for file in sorted(base.glob("*.safetensors")):
+        weights |= load_file(file)
+    if not weights:
+        raise ModelError(
+            f"{base} has no *.safetensors: rollout.policy_swap=merged adds adapters to those; use versions"
+        )
+    for module, delta in deltas(adapter).items():
+        name = f"{module}.weight"
+        if name not in weights or weights[name].shape != delta.shape:
+            raise ModelError(f"the adapter trains {module}, and {base} has no weight of that name and shape")
+        weights[name] = weights[name].float() + delta
+    save_file(
+        {name: tensor.to(getattr(torch, dtype)).contiguous() for name, tensor in weights.items()}, folder / MERGED_FILE
+    )
+
+
+def deltas(adapter: Mapping[str, bytes]) -> Mapping[str, torch.Tensor]:
+    """What an adapter in PEFT format adds to the weight of each module, float32 ``[out, in]``."""
+    try:
+        config = json.loads(adapter["adapter_config.json"])
+        tensors = load(adapter["adapter_model.safetensors"])
+    except (KeyError, ValueError, SafetensorError) as error:
+        raise ModelError(f"the adapter cannot be read: {one_line(error)}") from error
+    if (
+        config.get("use_dora")
+        or config.get("rank_pattern")
+        or config.get("alpha_pattern")
+        or config.get("fan_in_fan_out")
+    ):
+        raise ModelError(
+            "rollout.policy_swap=merged adds plain LoRA only: one rank and one alpha, no DoRA; use versions"
+        )
+    scale = config["lora_alpha"] / (math.sqrt(config["r"]) if config.get("use_rslora") else config["r"])
+    return {
+        module_name(key): scale * (tensors[key.replace("lora_A", "lora_B")].float() @ tensors[key].float())
+        for key in tensors
+        if key.endswith(".lora_A.weight")
+    }
+
+
+def merged_modules(adapter: Mapping[str, bytes]) -> BoundAdapter:
+    """The modules that ``write_merged`` adds to: all that the adapter names, or it would have refused it."""
+    names = tuple(sorted({module_name(key) for key in load(adapter["adapter_model.safetensors"])}))
+    return BoundAdapter(named=names, bound=names, differing=())

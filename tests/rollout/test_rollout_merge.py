@@ -1,0 +1,64 @@
+"""Adapters added into weights, against peft's own merge."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load, load_file, save
+
+from cluster.types import ModelError
+from rollout.merge import MERGED_FILE, merged_modules, weights_folder, write_merged
+
+
+def test_merged_weights_are_those_that_peft_merges(tiny_model, adapter_folders, policies, tmp_path):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    write_merged(weights_folder(tiny_model.path), policies[1].adapter, tmp_path, "float32")
+    merged = load_file(tmp_path / MERGED_FILE)
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model.path), adapter_folders[1])
+    expected = model.merge_and_unload().state_dict()
+    assert set(merged) == set(expected) - {"lm_head.weight"}  # tied to the embeddings
+    assert all(torch.allclose(merged[name], expected[name], atol=1e-6) for name in merged)
+
+
+def test_what_was_merged_is_what_the_adapter_names(policies):
+    adapter = merged_modules(policies[1].adapter)
+    assert adapter.bound == tuple(sorted(policies[1].modules))
+
+
+def test_every_version_is_added_to_the_base_anew_and_cast_at_the_end(tiny_model, policies, tmp_path):
+    base = load_file(weights_folder(tiny_model.path) / "model.safetensors")
+    for _ in range(2):
+        write_merged(weights_folder(tiny_model.path), policies[1].adapter, tmp_path, "bfloat16")
+    weights = load_file(tmp_path / MERGED_FILE)
+    assert {tensor.dtype for tensor in weights.values()} == {torch.bfloat16}
+    name = "model.layers.0.self_attn.q_proj"
+    adapter = load(policies[1].adapter["adapter_model.safetensors"])
+    a, b = (adapter[f"base_model.model.{name}.lora_{part}.weight"] for part in "AB")
+    assert torch.equal(weights[f"{name}.weight"], (base[f"{name}.weight"] + 2.0 * (b @ a)).bfloat16())
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [(b'"use_dora": true', "adds plain LoRA only"), (b'"rank_pattern": {"q_proj": 4}', "one rank")],
+)
+def test_an_adapter_that_is_no_plain_lora_is_refused(tiny_model, policies, tmp_path, config, message):
+    adapter = {**policies[1].adapter, "adapter_config.json": b'{"r": 8, "lora_alpha": 16, ' + config + b"}"}
+    with pytest.raises(ModelError, match=message):
+        write_merged(weights_folder(tiny_model.path), adapter, tmp_path, "float32")
+
+
+def test_an_adapter_for_weights_that_the_base_has_not_is_refused_by_name(tiny_model, policies, tmp_path):
+    weights = load(policies[1].adapter["adapter_model.safetensors"])
+    other = {name.replace("layers.1", "layers.7"): tensor for name, tensor in weights.items()}
+    policy = replace(policies[1], adapter={**policies[1].adapter, "adapter_model.safetensors": save(other)})
+    with pytest.raises(ModelError, match=r"trains model.layers.7.\S+, and"):
+        write_merged(weights_folder(tiny_model.path), policy.adapter, tmp_path, "float32")
+
+
+@pytest.mark.parametrize("broken", [b"no safetensors", b""])
+def test_a_file_that_is_no_adapter_is_refused(tiny_model, policies, tmp_path, broken):
+    adapter = {**policies[1].adapter, "adapter_model.safetensors": broken}
+    with pytest.raises(ModelError, match="cannot be read"):
+        write_merged(weights_folder(tiny_model.path), adapter, tmp_path, "float32")
