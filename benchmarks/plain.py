@@ -1,6 +1,6 @@
 """Grading with processes, as it is commonly done: what the grader is measured against.
 
-No sandbox, no result per assert, one type error at most. The only place in ``benchmarks`` that starts processes itself.
+No sandbox, no result per assert, one type error at most. The only place in ``benchmarks`` that runs other programs.
 """
 
 import os

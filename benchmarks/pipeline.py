@@ -1,0 +1,292 @@
+"""``make bench-pipeline``: the real driver with samplers, graders and a learner that only take time, at many sizes.
+
+From 1 to 256 samplers and 8 to 4,096 graders, in virtual time (``benchmarks.virtual_time``), with service times that were
+measured (``benchmarks.service_times``). For each size: how busy each part is, who waits, how old the trained completions
+are, and which part has the least to spare.
+
+A run has one learner and one driver, and each of them is enough for so many samplers and no more. To show what the other
+parts do beyond that, most sizes have as many learners as keep up (data parallelism at its best) and, beyond what one
+driver's process can look after, as many of those; the last rows show the limits that Caravan has.
+
+The loop itself is real: the CPU time that it takes per completion, the simulation's own included, is measured.
+"""
+
+import argparse
+import asyncio
+import json
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress as Bar
+from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from benchmarks.pipeline_tables import tables
+from benchmarks.service_times import TINY_ON_CPU, ServiceTimes
+from benchmarks.simulated import DriverTime, SimulatedGraders, SimulatedLearner, SimulatedSamplers, now
+from benchmarks.virtual_time import simulate
+from cluster.buffer import Dropped
+from cluster.config import load_config
+from cluster.driver import Driver
+from cluster.problems import ProblemStream
+from cluster.progress import Progress
+from cluster.types import Group, Problem, Prompt, StepReport, Swap
+
+GROUP_SIZE = 8
+FILLINGS = 2.0
+"""Groups in a step, as a multiple of those that fill the samplers: some of them are always graded, or wait to be learned."""
+SETTLING_STEPS = 2  # steps before anything is counted: the pipeline fills
+LOAD = 0.5  # how busy learners and drivers are that keep up
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    """What is simulated."""
+
+    samplers: int
+    graders: int
+    allowed_staleness: int = 1  # loop.max_staleness
+    fillings: float = FILLINGS
+    one_learner: bool = False  # else as many as keep up
+    one_driver: bool = False  # else as many as keep up
+
+    def groups_per_step(self, times: ServiceTimes) -> int:
+        """Groups in a step."""
+        return max(1, round(self.fillings * self.samplers * times.max_running / GROUP_SIZE))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """What a simulation showed; shares are 0 to 1, of all members of a part over the time that is counted."""
+
+    sampler_busy: float  # has something to sample
+    sampler_output: float  # of what samplers give that are full all the time
+    grader_busy: float
+    learner_busy: float
+    driver_busy: float
+    learners: float
+    drivers: float
+    learner_waits_seconds: float  # per step
+    step_seconds: float
+    completions_per_second: float
+    mean_staleness: float
+    max_staleness: int
+    stale_share: float  # of the groups that ended, those that were too old
+    saturated: str  # the part that has the least to spare
+    loop_cpu_us: float  # real CPU time per completion, of the loop and the simulation
+    real_seconds: float
+
+
+@dataclass(slots=True)
+class QuietRecords:
+    """A Records that counts."""
+
+    num_stale: int = 0
+    num_trained: int = 0
+
+    def group_dropped(self, dropped: Dropped, step: int) -> None:
+        """Nothing is filtered here: it was too old."""
+        del dropped, step
+        self.num_stale += 1
+
+    def step_done(
+        self,
+        epoch: float,
+        groups: Sequence[Group],
+        report: StepReport,
+        metrics: Mapping[str, float],
+        in_force: Mapping[str, Any],
+    ) -> None:
+        """Count the groups."""
+        del epoch, report, metrics, in_force
+        self.num_trained += len(groups)
+
+    def phase_entered(self, step: int, values: Mapping[str, Any]) -> None:
+        """Cannot happen: there are no phases."""
+
+    def policy_published(self, version: int, swaps: Sequence[Swap], began_at: float, seconds: float) -> None:
+        """Not asked for."""
+
+    def filtering_gave_up(self, step: int) -> None:
+        """Cannot happen: there is no filter."""
+
+    def save_progress(self, step: int, state: str) -> None:
+        """Nothing is kept."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moment:
+    """Totals at one moment of a simulation, in seconds."""
+
+    at: float
+    samplers: float  # with something to sample, summed over samplers
+    output: float  # what the samplers gave, in seconds of full ones
+    graders: float
+    learner: float
+    driver: float
+    cpu: float
+    num_graded: int
+
+
+class Pipeline:
+    """One size of a run, with everything but the driver simulated."""
+
+    def __init__(self, size: Size, times: ServiceTimes, num_steps: int, seed: int = 0) -> None:
+        """``num_steps`` are counted, after ``SETTLING_STEPS`` that are not."""
+        self._size = size
+        self._num_steps = num_steps
+        self._num_groups = size.groups_per_step(times)
+        self._seed = seed
+        self._learners = 1.0 if size.one_learner else keeping_up(size.samplers / times.samplers_per_learner)
+        self._drivers = 1.0 if size.one_driver else keeping_up(size.samplers / times.samplers_per_driver)
+        self._time = DriverTime(self._drivers)
+        self._samplers = SimulatedSamplers(size.samplers, times, self._time, seed, on_publish=self._note)
+        self._graders = SimulatedGraders(size.graders, times, self._time, seed)
+        self._learner = SimulatedLearner(times, self._learners)
+        self._records = QuietRecords()
+        self._moments: list[Moment] = []  # when policies were there
+
+    async def run(self) -> Figures:
+        """Drive it to its end; to be called in virtual time."""
+        began = time.perf_counter()
+        # Towards its end a run has nothing left to sample: that is not counted either.
+        max_steps = SETTLING_STEPS + self._num_steps + self._size.allowed_staleness + 1
+        overrides = [
+            f"loop.groups_per_step={self._num_groups}",
+            f"loop.max_staleness={self._size.allowed_staleness}",
+            f"loop.save_every_steps={max_steps}",
+            f"rollout.group_size={GROUP_SIZE}",
+        ]
+        problem = Problem(id="p", statement="", signature="let f (n : int) : int =", tests="")
+        driver = Driver(
+            load_config(None, overrides, environment={}),
+            max_steps=max_steps,
+            stream=ProblemStream([problem], self._seed),
+            prompts={"p": Prompt(problem_id="p", text="", token_ids=())},
+            samplers=self._samplers,
+            graders=self._graders,
+            learner=self._learner,
+            records=self._records,
+            progress=Progress(),
+            stop=asyncio.Event(),
+        )
+        await driver.train()
+        return self._figures(time.perf_counter() - began)
+
+    def _note(self) -> None:
+        busy, output = self._samplers.busy_and_output_seconds()
+        self._moments.append(
+            Moment(
+                at=now(),
+                samplers=busy,
+                output=output,
+                graders=self._graders.usage().busy_seconds,
+                learner=self._learner.busy_seconds,
+                driver=self._time.busy_seconds,
+                cpu=time.process_time(),
+                num_graded=self._graders.num_graded,
+            )
+        )
+
+    def _figures(self, real_seconds: float) -> Figures:
+        first, last = self._moments[SETTLING_STEPS - 1], self._moments[SETTLING_STEPS - 1 + self._num_steps]
+        seconds, size = last.at - first.at, self._size
+        completions = last.num_graded - first.num_graded
+        shares = {
+            "samplers": (last.output - first.output) / (size.samplers * seconds),
+            "graders": (last.graders - first.graders) / (size.graders * seconds),
+            "learner": (last.learner - first.learner) / seconds,
+            "driver": (last.driver - first.driver) / seconds,
+        }
+        staleness = self._learner.staleness[SETTLING_STEPS * self._num_groups * GROUP_SIZE :]
+        return Figures(
+            sampler_busy=(last.samplers - first.samplers) / (size.samplers * seconds),
+            sampler_output=shares["samplers"],
+            grader_busy=shares["graders"],
+            learner_busy=shares["learner"],
+            driver_busy=shares["driver"],
+            learners=self._learners,
+            drivers=self._drivers,
+            learner_waits_seconds=(1 - shares["learner"]) * seconds / self._num_steps,
+            step_seconds=seconds / self._num_steps,
+            completions_per_second=completions / seconds,
+            mean_staleness=statistics.fmean(staleness),
+            max_staleness=max(staleness),
+            stale_share=self._records.num_stale / (self._records.num_stale + self._records.num_trained),
+            saturated=max(shares, key=lambda part: shares[part]),
+            loop_cpu_us=1e6 * (last.cpu - first.cpu) / completions,
+            real_seconds=real_seconds,
+        )
+
+
+def keeping_up(needed: float) -> float:
+    """How many learners or drivers are busy ``LOAD`` of the time where that many would be all of it; one at least."""
+    return max(1.0, needed / LOAD)
+
+
+def sizes(quick: bool) -> dict[str, list[Size]]:
+    """What is simulated, by what it is to show."""
+    many = (1, 16, 64) if quick else (1, 4, 16, 64, 256)
+    graders = (8, 64, 4096) if quick else (8, 64, 512, 4096)
+    ladder = (4, 16, 256) if quick else (4, 8, 16, 32, 64, 128, 256)
+    limits = (4, 16, 64) if quick else (2, 4, 8, 16, 32, 64, 128)
+    return {
+        "1 grader per 4 samplers": [Size(samplers=samplers, graders=samplers // 4) for samplers in ladder],
+        "from 8 to 4,096 graders": [Size(samplers=samplers, graders=number) for samplers in many for number in graders],
+        "staleness and size of a step": [
+            Size(samplers=16, graders=4, allowed_staleness=staleness, fillings=fillings)
+            for fillings in (1.0, 2.0, 4.0)
+            for staleness in (0, 1, 2, 4)
+        ],
+        "one driver, as Caravan has": [
+            Size(samplers=samplers, graders=samplers, one_driver=True) for samplers in limits
+        ],
+        "one learner, as Caravan has": [
+            Size(samplers=samplers, graders=samplers, one_learner=True) for samplers in limits
+        ],
+    }
+
+
+def run(times: ServiceTimes, quick: bool, say: Callable[[str], None]) -> dict[str, Any]:
+    """Simulate every size; the result is what the last line prints."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    known: dict[Size, dict[str, Any]] = {}
+    for title, some in sizes(quick).items():
+        for size in some:
+            say(f"{title}: {size.samplers} samplers, {size.graders} graders, staleness {size.allowed_staleness}")
+            if size not in known:
+                # A large run is long enough after few steps: each has thousands of completions.
+                num_steps = 3 if quick or size.samplers > 32 else 8
+                figures = simulate(Pipeline(size, times, num_steps).run())
+                known[size] = {"groups_per_step": size.groups_per_step(times), **asdict(size), **asdict(figures)}
+        found[title] = [known[size] for size in some]
+    return {
+        "times": times.name,
+        "completions_per_second_of_a_full_sampler": times.completions_per_second,
+        "tokens_per_completion": times.mean_tokens,
+        "graders_per_sampler": times.graders_per_sampler,
+        "samplers_per_learner": times.samplers_per_learner,
+        "samplers_per_driver": times.samplers_per_driver,
+        "sizes": found,
+    }
+
+
+def main() -> None:
+    """Parse the options, simulate, print."""
+    parser = argparse.ArgumentParser(prog="make bench-pipeline", description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--quick", action="store_true", help="some 2 minutes instead of 8: fewer sizes and steps")
+    options = parser.parse_args()
+    console = Console(stderr=True)
+    with Bar(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console) as bar:
+        task = bar.add_task("starting", total=None)
+        result = run(TINY_ON_CPU, options.quick, lambda stage: bar.update(task, description=stage))
+    for table in tables(result):
+        Console().print(table)
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,278 @@
+"""``make bench-rollout``: Caravan's sampling beside bare vLLM, and its GRPO steps beside TRL's own trainer, in one run.
+
+1. Tokens per second of the sampler pool (one sampler) and of ``vllm.LLM.generate``: the same engine arguments, prompts,
+   sampling settings, seeds and adapter, in rounds that alternate. Under the base model and under an adapter.
+2. Completions per second over whole steps (sample, grade, learn, publish) of ``caravan train`` with ``max_staleness`` 0
+   and 1, and of TRL's ``GRPOTrainer``, which generates with transformers and grades with three processes per completion.
+
+All on the tiny model and the built-in problems, with the settings of ``configs/demo.yaml``. What another program takes of
+the machine meanwhile hits whoever's turn it is; so the rounds alternate, and what counts is the median of many.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from benchmarks.contestants import Contestant
+from benchmarks.rollout_tables import tables
+from benchmarks.sampling_ways import Setting, bare, in_a_process, make_adapter, pooled
+from benchmarks.step_ways import caravan, plain_trl
+from cluster.config import Config, load_config
+from cluster.console import View
+from cluster.session import load_usable, model_path
+from cluster.types import GroupRequest, Prompt, Sampling
+
+CONFIG = Path(__file__).parents[1] / "configs" / "demo.yaml"
+ROUND_SECONDS = 300.0  # no round may take longer
+RUN_SECONDS = 1200.0  # nor a run of steps
+SETTLING_STEPS = 2  # of each run, which are not counted: caches fill, the pipeline too
+NUM_RUNNING = (1, 4, 16, 64)  # completions under way for which an engine step is timed
+SAMPLING_WAYS: Mapping[str, tuple[Callable[..., None], str]] = {  # with rollout.policy_swap
+    "vLLM": (bare, "versions"),
+    "Caravan": (pooled, "versions"),
+    "Caravan, merged": (pooled, "merged"),
+}
+BUSY_SHARES = ("samplers_busy_share", "graders_busy_share", "learner_busy_share")
+STEP_WAYS: Mapping[str, tuple[Callable[..., None], int]] = {
+    "TRL, 1 thread": (plain_trl, 1),
+    "TRL, 2 threads": (plain_trl, 2),
+    "Caravan, staleness 0": (caravan, 0),
+    "Caravan, staleness 1": (caravan, 1),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effort:
+    """How much is measured."""
+
+    rounds: int  # per way of sampling, with and without adapter
+    groups: int  # in a round
+    turns: int  # runs of steps per way
+    steps: int  # counted ones in each run
+
+
+def compare_sampling(config: Config, effort: Effort, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
+    """Rounds of both ways in turns, without and with an adapter."""
+    adapter, rank = folder / "adapter", config.learner.lora.r
+    usable = load_usable(config, View())
+    prompts = list(usable.prompts.values())
+    in_a_process(make_adapter, model_path(config), rank, adapter, prompts[0].token_ids, 0)
+
+    def start(name: str) -> Contestant:
+        main, policy_swap = SAMPLING_WAYS[name]
+        setting = Setting(
+            rollout=config.rollout.model_copy(update={"policy_swap": policy_swap}),
+            grader=config.grader,
+            model=model_path(config),
+            lora_rank=rank,
+            max_staleness=config.loop.max_staleness,
+            adapters=(adapter,),
+        )
+        return stack.enter_context(Contestant(name, main, setting, log=folder / f"{name.replace(' ', '-')}.log"))
+
+    found: dict[str, Any] = {}
+    with ExitStack() as stack:
+        ways = []
+        for name in SAMPLING_WAYS:
+            say(f"starting an engine: {name}")
+            ways.append(start(name))
+            ways[-1].wait_until_ready()  # one after the other: on few cores, engines that start together take longer
+        seeds = itertools.count()
+        for what, with_adapter in (("base", False), ("adapter", True)):
+            say(f"sampling from the {what}, in turns")
+            rounds = [
+                _play_round(ways[:: 1 if number % 2 else -1], requests, with_adapter)
+                for number, requests in enumerate(_rounds(prompts, config, effort, seeds))
+            ]
+            found[what] = sampling_figures(rounds[1:])  # in the first one caches and kernels warm up
+        vllm, caravan_pool, prompt_ids = ways[0], ways[1], prompts[0].token_ids
+        say("grading what was sampled last")
+        graded = caravan_pool.play(ROUND_SECONDS, problems={problem.id: problem for problem in usable.problems})
+        ms = 1e3 / graded["num_completions"]
+        found["grading"] = {
+            "driver_cpu_ms_per_completion": ms * graded["driver_cpu_seconds"],
+            "wall_ms_per_completion": ms * graded["seconds"],
+            "completions": graded["num_completions"],
+        }
+        say("timing an engine's step")
+        found["step_seconds"] = {
+            str(number): min(
+                vllm.play(ROUND_SECONDS, num_running=number, num_live=1, prompt_ids=prompt_ids)["step_seconds"]
+                for _ in range(3)
+            )
+            for number in NUM_RUNNING
+        }
+        found["prompt_tokens"] = prompt_tokens(found)
+    return found
+
+
+def prompt_tokens(found: Mapping[str, Any]) -> float:
+    """What a completion costs besides its tokens (its prompt, the call), in tokens of an engine that is full."""
+    row, full = found["adapter"]["vLLM"], NUM_RUNNING[-1]
+    seconds_per_token = found["step_seconds"][str(full)] / full
+    tokens = row["tokens_per_second"] / row["completions_per_second"]
+    return float(1 / row["completions_per_second"] / seconds_per_token - tokens)
+
+
+def _rounds(
+    prompts: Sequence[Prompt], config: Config, effort: Effort, seeds: Iterator[int]
+) -> Iterator[list[GroupRequest]]:
+    sampling = Sampling(
+        temperature=config.rollout.temperature, max_completion_tokens=config.rollout.max_completion_tokens
+    )
+    endless = itertools.cycle(prompts)
+    for _ in range(effort.rounds + 1):
+        numbered = [(next(seeds), prompt) for prompt in itertools.islice(endless, effort.groups)]
+        yield [
+            GroupRequest(
+                group_id=f"g{number:07d}",
+                prompt=prompt,
+                group_size=config.rollout.group_size,
+                sampling=sampling,
+                seed=number * config.rollout.group_size,
+            )
+            for number, prompt in numbered
+        ]
+
+
+def _play_round(
+    ways: Sequence[Contestant], requests: Sequence[GroupRequest], with_adapter: bool
+) -> dict[str, Mapping[str, Any]]:
+    return {way.name: way.play(ROUND_SECONDS, requests=requests, with_adapter=with_adapter) for way in ways}
+
+
+def sampling_figures(rounds: Sequence[Mapping[str, Mapping[str, Any]]]) -> dict[str, Any]:
+    """Medians over rounds, by way; ratios to vLLM are taken within each round, then their median."""
+    return {way: _way_figures([one[way] for one in rounds], [one["vLLM"] for one in rounds]) for way in rounds[0]}
+
+
+def _way_figures(played: Sequence[Mapping[str, Any]], by_vllm: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def speed(one: Mapping[str, Any]) -> float:
+        return float(one["num_tokens"] / one["seconds"])
+
+    def cpu_us(some: Sequence[Mapping[str, Any]]) -> float:
+        return float(1e6 * sum(one["cpu_seconds"] for one in some) / sum(one["num_tokens"] for one in some))
+
+    lengths = [len(tokens) for one in played for tokens in one["sampled"].values()]
+    ratios = sorted(speed(ours) / speed(theirs) for ours, theirs in zip(played, by_vllm, strict=True))
+    same = [
+        tokens == theirs["sampled"][name]
+        for ours, theirs in zip(played, by_vllm, strict=True)
+        for name, tokens in ours["sampled"].items()
+    ]
+    found = {
+        "tokens_per_second": statistics.median(map(speed, played)),
+        "best_tokens_per_second": max(map(speed, played)),
+        "completions_per_second": statistics.median(len(one["sampled"]) / one["seconds"] for one in played),
+        "cpu_us_per_token": cpu_us(played),
+        "token_deciles": [min(lengths), *statistics.quantiles(lengths, n=10, method="inclusive"), max(lengths)],
+        "ratio": statistics.median(ratios),
+        "lowest_ratio": ratios[0],
+        "highest_ratio": ratios[-1],
+        "cpu_ratio": cpu_us(played) / cpu_us(by_vllm),
+        "same_completions": statistics.fmean(same),
+    }
+    if "driver_cpu_seconds" in played[0]:
+        driver = sum(one["driver_cpu_seconds"] for one in played)
+        found["driver_cpu_ms_per_completion"] = 1e3 * driver / len(lengths)
+    return found
+
+
+def compare_steps(effort: Effort, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
+    """Runs of GRPO steps, one way after the other, as often as there are turns."""
+    runs: dict[str, list[Mapping[str, Any]]] = {name: [] for name in STEP_WAYS}
+    for turn in range(effort.turns):
+        for name in list(STEP_WAYS)[:: 1 if turn % 2 == 0 else -1]:
+            say(f"GRPO steps: {name}, run {turn + 1} of {effort.turns}")
+            main, argument = STEP_WAYS[name]
+            log = folder / f"{name.replace(' ', '-')}-{turn}.log"
+            with Contestant(name, main, argument, CONFIG, log=log) as way:
+                way.wait_until_ready()
+                runs[name].append(way.play(RUN_SECONDS, num_steps=SETTLING_STEPS + effort.steps))
+    figures = {name: step_figures(some) for name, some in runs.items()}
+    # Whichever number of threads suits TRL's trainer better on this machine, now.
+    plain = max(row["completions_per_second"] for name, row in figures.items() if name.startswith("TRL"))
+    return {name: {**row, "ratio": row["completions_per_second"] / plain} for name, row in figures.items()}
+
+
+def step_figures(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Medians over the steps of all runs, those left out in which the run settles."""
+    took = [after - before for run in runs for before, after in itertools.pairwise(run["done"][SETTLING_STEPS - 1 :])]
+    size = runs[0]["completions_per_step"]
+    found = {
+        "step_seconds": statistics.median(took),
+        "slowest_step_seconds": max(took),
+        "completions_per_second": size / statistics.median(took),
+        # Over whole runs: steps that come in pairs, one late and one early, do not flatter it.
+        "completions_per_second_of_runs": size * len(took) / sum(took),
+        "steps": len(took),
+    }
+    rows = [row for run in runs for row in run.get("metrics", ())[SETTLING_STEPS:]]
+    if rows:
+        found |= {key: statistics.fmean(row[key] for row in rows) for key in BUSY_SHARES}
+        seconds, tokens = (sum(row[key] for row in rows) for key in ("learner_busy_seconds", "completion_tokens"))
+        found["learner_ms_per_token"] = 1e3 * seconds / tokens
+        found["mean_reward"] = statistics.fmean(row["reward"] for row in rows)
+        found["tokens_per_completion"] = statistics.fmean(row["mean_length"] for row in rows)
+    if "reward_seconds" in runs[0]:
+        found["reward_seconds"] = statistics.median(
+            seconds for run in runs for seconds in run["reward_seconds"][SETTLING_STEPS:]
+        )
+        found["tokens_per_completion"] = statistics.mean(
+            number for run in runs for number in run["tokens_per_completion"]
+        )
+        found["mean_reward"] = statistics.mean(number for run in runs for number in run["rewards"])
+    return found
+
+
+def run(effort: Effort, only: str | None, say: Callable[[str], None]) -> dict[str, Any]:
+    """Measure; the result is what the last line prints."""
+    config = load_config(CONFIG, environment={})
+    began = time.monotonic()
+    found: dict[str, Any] = {}
+    # The logs stay where something went wrong.
+    folder = Path(tempfile.mkdtemp(prefix="bench-rollout-"))
+    if only != "steps":
+        found["sampling"] = compare_sampling(config, effort, folder, say)
+    if only != "sampling":
+        found["steps"] = compare_steps(effort, folder, say)
+    found["machine"] = {"cores": os.cpu_count(), "seconds": time.monotonic() - began, "logs": str(folder)}
+    return found
+
+
+def main() -> None:
+    """Parse the options, measure, print."""
+    parser = argparse.ArgumentParser(prog="make bench-rollout", description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--quick", action="store_true", help="some 4 minutes instead of 12; rougher figures")
+    parser.add_argument("--only", choices=("sampling", "steps"), help="one of the two comparisons")
+    options = parser.parse_args()
+    effort = (
+        Effort(rounds=3, groups=32, turns=1, steps=6)
+        if options.quick
+        else Effort(rounds=8, groups=64, turns=2, steps=12)
+    )
+    # Neither this process nor a contestant needs the network: the model and the problems are here.
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    console = Console(stderr=True)
+    with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console) as progress:
+        task = progress.add_task("starting", total=None)
+        result = run(effort, options.only, lambda stage: progress.update(task, description=stage))
+    for table in tables(result):
+        Console().print(table)
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,222 @@
+"""Ways to sample the same groups: bare ``vllm.LLM.generate``, and Caravan's sampler pool.
+
+Each ``main`` runs in a process of its own (``benchmarks.contestants``) and answers turns:
+
+- ``{"requests": [...], "with_adapter": bool}`` samples groups and says what that took;
+- ``{"num_running": n, "num_live": v}`` (bare vLLM alone) times the engine's step with n completions under v adapters;
+- ``{"problems": [...]}`` (Caravan alone) grades what was sampled last, and says what that took of the driver's process.
+"""
+
+import asyncio
+import itertools
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.contestants import ContestError, Link
+from cluster.session import read_adapter
+from cluster.types import Canary, Completion, GroupRequest, PolicyVersion, Problem, Sampling
+from grader.settings import GraderSettings
+from rollout.environment import engine_arguments, environment_variables
+from rollout.settings import RolloutSettings
+
+CALIBRATION_TOKENS = 64
+_SEEDS = 1 << 40  # of the calibration, away from those of the rounds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """What a way samples with."""
+
+    rollout: RolloutSettings
+    grader: GraderSettings
+    model: str
+    lora_rank: int
+    max_staleness: int
+    adapters: tuple[Path, ...]  # PEFT folders; one is enough where policies do not change
+
+
+def answer(seconds: float, sampled: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    """A turn's answer; ``sampled`` tokens by completion id, so that the two ways can be compared."""
+    return {"seconds": seconds, "sampled": sampled, "num_tokens": sum(map(len, sampled.values()))}
+
+
+def bare(link: Link, setting: Setting) -> None:
+    """``vllm.LLM.generate`` on all completions of a round at once, with Caravan's engine arguments."""
+    os.environ.update(environment_variables(setting.rollout, setting.model))
+    from vllm import LLM, SamplingParams
+    from vllm.lora.request import LoRARequest
+    from vllm.sampling_params import RequestOutputKind
+
+    arguments = engine_arguments(setting.rollout, setting.model, setting.lora_rank, setting.max_staleness)
+    del arguments["enable_log_requests"]  # only AsyncLLM has it
+    engine = LLM(**arguments)
+    adapters = [
+        LoRARequest(f"policy-{number}", number, str(path)) for number, path in enumerate(setting.adapters, start=1)
+    ]
+
+    def parameters(sampling: Sampling, seed: int, **more: Any) -> SamplingParams:
+        return SamplingParams(
+            temperature=sampling.temperature,
+            top_p=1.0,
+            top_k=0,
+            min_p=0.0,
+            seed=seed,
+            max_tokens=sampling.max_completion_tokens,
+            stop=list(sampling.stop),
+            include_stop_str_in_output=True,
+            logprobs=0,
+            flat_logprobs=True,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+            **more,
+        )
+
+    def play(turn: Mapping[str, Any]) -> dict[str, Any]:
+        if "num_running" in turn:
+            return step_seconds(turn["num_running"], turn["num_live"], turn["prompt_ids"])
+        requests: Sequence[GroupRequest] = turn["requests"]
+        asked = [(request, index) for request in requests for index in range(request.group_size)]
+        began = time.perf_counter()
+        outputs = engine.generate(
+            [{"prompt_token_ids": list(request.prompt.token_ids)} for request, _ in asked],
+            [parameters(request.sampling, request.seed + index) for request, index in asked],
+            use_tqdm=False,
+            lora_request=adapters[0] if turn["with_adapter"] else None,
+        )
+        seconds = time.perf_counter() - began
+        names = [f"{request.group_id}-c{index}" for request, index in asked]
+        return answer(
+            seconds,
+            {name: tuple(output.outputs[0].token_ids) for name, output in zip(names, outputs, strict=True)},
+        )
+
+    def step_seconds(num_running: int, num_live: int, prompt_ids: Sequence[int]) -> dict[str, Any]:
+        """Seconds of an engine step under so many adapters: a run of ``CALIBRATION_TOKENS`` against one of a quarter."""
+        live = list(itertools.islice(itertools.cycle(adapters[:num_live]), num_running))
+        took = []
+        for num_tokens in (CALIBRATION_TOKENS // 4, CALIBRATION_TOKENS):
+            sampling = Sampling(temperature=1.0, max_completion_tokens=num_tokens, stop=())
+            began = time.perf_counter()
+            engine.generate(
+                [{"prompt_token_ids": list(prompt_ids)}] * num_running,
+                [parameters(sampling, _SEEDS + index, ignore_eos=True) for index in range(num_running)],
+                use_tqdm=False,
+                lora_request=live,
+            )
+            took.append(time.perf_counter() - began)
+        return {"step_seconds": (took[1] - took[0]) / (CALIBRATION_TOKENS * 3 // 4)}
+
+    link.serve(play)
+    engine.llm_engine.engine_core.shutdown()  # else this process waits for the engine's
+
+
+def pooled(link: Link, setting: Setting) -> None:
+    """Caravan's sampler pool with one sampler, fed with all groups of a round at once."""
+    asyncio.run(_pooled(link, setting))
+
+
+async def _pooled(link: Link, setting: Setting) -> None:
+    from cluster.placement import ray_cluster
+    from rollout.pool import RaySamplerPool
+
+    os.environ["RAY_ADDRESS"] = "local"  # a Ray of its own, whatever else runs on this machine
+    with ray_cluster():
+        pool = RaySamplerPool(
+            setting.rollout,
+            model=setting.model,
+            lora_rank=setting.lora_rank,
+            max_staleness=setting.max_staleness,
+        )
+        try:
+            await pool.start()
+            link.send({})
+            has_adapter = False
+            completions: list[Completion] = []
+            while (turn := await asyncio.to_thread(link.receive)) is not None:
+                if "problems" in turn:
+                    link.send(await _grade(setting.grader, completions, turn["problems"]))
+                    continue
+                if turn["with_adapter"] and not has_adapter:
+                    await pool.publish(policy_from(setting.adapters[0], 1))
+                    has_adapter = True
+                own = time.process_time()
+                began = time.perf_counter()
+                groups = await asyncio.gather(*(_group(pool, request) for request in turn["requests"]))
+                seconds = time.perf_counter() - began
+                completions = [completion for group in groups for completion in group]
+                driver = {"driver_cpu_seconds": time.process_time() - own}
+                link.send({**answer(seconds, {one.id: one.token_ids for one in completions}), **driver})
+        finally:
+            await pool.close()
+
+
+async def _grade(
+    settings: GraderSettings, completions: Sequence[Completion], problems: Mapping[str, Problem]
+) -> dict[str, Any]:
+    """Grade all at once with one grader; texts that a problem has twice are graded once, and count once."""
+    from grader.pool import RayGraderPool
+
+    pool = RayGraderPool(settings.model_copy(update={"num_graders": 1}))
+    try:
+        await pool.start()
+        different = {(completion.problem_id, completion.text): completion for completion in completions}.values()
+        own, began = time.process_time(), time.perf_counter()
+        await asyncio.gather(*(pool.grade(problems[completion.problem_id], completion) for completion in different))
+        return {
+            "num_completions": len(different),
+            "driver_cpu_seconds": time.process_time() - own,
+            "seconds": time.perf_counter() - began,
+        }
+    finally:
+        await pool.close()
+
+
+async def _group(pool: Any, request: GroupRequest) -> list[Completion]:
+    return [completion async for completion in pool.sample_group(request)]
+
+
+def make_adapter(model: str, rank: int, folder: Path, canary_ids: Sequence[int], seed: int) -> None:
+    """A LoRA adapter as after some steps of training, small weights in every projection that Caravan trains.
+
+    ``folder`` gets a PEFT adapter, and a ``canary.json`` with what transformers says of the canary under it.
+    """
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    from learner.settings import LoraSettings
+
+    torch.manual_seed(seed)
+    targets = list(LoraSettings().target_modules)
+    lora = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets, task_type="CAUSAL_LM")
+    tuned = get_peft_model(AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32), lora)
+    for name, parameter in tuned.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter.data, std=1e-3)
+    tuned.save_pretrained(folder)
+    ids = torch.tensor([list(canary_ids)])
+    with torch.no_grad():
+        scores = tuned.eval()(ids).logits[0, :-1].log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0]
+    canary = {"token_ids": list(canary_ids), "logprobs": scores.tolist()}
+    (folder / "canary.json").write_text(json.dumps(canary))
+
+
+def policy_from(folder: Path, number: int) -> PolicyVersion:
+    """What ``make_adapter`` made, as a policy."""
+    policy, _ = read_adapter(folder)
+    canary = {name: tuple(values) for name, values in json.loads((folder / "canary.json").read_text()).items()}
+    return replace(policy, number=number, canary=Canary(**canary))
+
+
+def in_a_process(work: Callable[..., None], *arguments: object) -> None:
+    """Call a function in a process of its own, so that what it imports and starts is gone afterwards."""
+    process = multiprocessing.get_context("spawn").Process(target=work, args=arguments)
+    process.start()
+    process.join()
+    if process.exitcode != 0:
+        raise ContestError(f"{work.__name__} ended with exit code {process.exitcode}")

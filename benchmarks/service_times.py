@@ -1,0 +1,119 @@
+"""How long each part of a run takes for its work: measured, with the source beside it. What the simulation draws from."""
+
+import bisect
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """Completions that take alike to grade."""
+
+    share: float
+    cpu_ms: float
+    reward: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceTimes:
+    """What one sampler, one grader core and one learner take, in seconds of their own time."""
+
+    name: str
+    token_quantiles: tuple[
+        float, ...
+    ]  # tokens of a completion at equally spaced shares, from the shortest to the longest
+    step_seconds: tuple[tuple[int, float], ...]  # completions under way -> seconds in which each gets one more token
+    prefill_tokens: (
+        float  # what a completion costs besides its tokens (its prompt, the call), in tokens of a full engine
+    )
+    max_running: int  # completions that an engine samples at a time
+    kinds: tuple[Kind, ...]
+    grading_spread: float  # deviation of the logarithm of a grading's time from that of its kind's mean
+    learner_seconds_per_token: float  # sampled tokens; prompts are in it
+    publish_seconds: tuple[float, ...]  # of one sampler, equally likely
+    driver_seconds_per_sampled: float  # CPU seconds of the driver's process for a completion that comes from a sampler
+    driver_seconds_per_graded: float  # and for one that is graded
+
+    def num_tokens(self, source: random.Random) -> int:
+        """Tokens of a completion."""
+        return max(1, round(at_share(self.token_quantiles, source.random())))
+
+    def kind(self, source: random.Random) -> Kind:
+        """What a completion turns out to be."""
+        (drawn,) = source.choices(self.kinds, [kind.share for kind in self.kinds])
+        return drawn
+
+    def grading_seconds(self, kind: Kind, source: random.Random) -> float:
+        """CPU seconds of one grading."""
+        return 1e-3 * kind.cpu_ms * source.lognormvariate(-(self.grading_spread**2) / 2, self.grading_spread)
+
+    def seconds_per_token(self, num_running: int) -> float:
+        """Seconds of an engine's step, between the measured numbers on the straight line."""
+        numbers = [number for number, _ in self.step_seconds]
+        after = min(max(1, bisect.bisect_left(numbers, num_running)), len(numbers) - 1)
+        (low, fast), (high, slow) = self.step_seconds[after - 1], self.step_seconds[after]
+        return fast + (slow - fast) * (num_running - low) / (high - low)
+
+    @property
+    def mean_tokens(self) -> float:
+        """Of a completion."""
+        inner = self.token_quantiles[1:-1]
+        ends = (self.token_quantiles[0] + self.token_quantiles[-1]) / 2
+        return (sum(inner) + ends) / (len(self.token_quantiles) - 1)
+
+    @property
+    def completions_per_second(self) -> float:
+        """Of a sampler that is full all the time."""
+        seconds = self.seconds_per_token(self.max_running) / self.max_running
+        return 1 / (seconds * (self.mean_tokens + self.prefill_tokens))
+
+    @property
+    def grading_cpu_seconds(self) -> float:
+        """Of a completion, on average."""
+        return 1e-3 * sum(kind.share * kind.cpu_ms for kind in self.kinds)
+
+    @property
+    def graders_per_sampler(self) -> float:
+        """Cores that grade as fast as a full sampler samples."""
+        return self.completions_per_second * self.grading_cpu_seconds
+
+    @property
+    def samplers_per_learner(self) -> float:
+        """Full samplers that sample as fast as one learner learns."""
+        return 1 / (self.completions_per_second * self.mean_tokens * self.learner_seconds_per_token)
+
+    @property
+    def samplers_per_driver(self) -> float:
+        """Full samplers whose completions keep the driver's process busy all the time."""
+        seconds = self.driver_seconds_per_sampled + self.driver_seconds_per_graded
+        return 1 / (self.completions_per_second * seconds) if seconds else math.inf
+
+
+def at_share(quantiles: Sequence[float], share: float) -> float:
+    """The value at a share (0 to 1) of a distribution that is given by equally spaced quantiles."""
+    place = share * (len(quantiles) - 1)
+    low = min(int(place), len(quantiles) - 2)
+    return quantiles[low] + (quantiles[low + 1] - quantiles[low]) * (place - low)
+
+
+TINY_ON_CPU = ServiceTimes(
+    name="the tiny model on a CPU",
+    token_quantiles=(5, 12, 15, 18, 21, 25, 30, 36, 45, 60, 96),
+    step_seconds=((1, 0.0076), (4, 0.0103), (16, 0.0146), (64, 0.0262)),
+    prefill_tokens=35,
+    max_running=64,
+    kinds=(
+        Kind(share=0.45, cpu_ms=4.1, reward=1.0),
+        Kind(share=0.22, cpu_ms=4.4, reward=0.5),
+        Kind(share=0.20, cpu_ms=3.8, reward=0.1),
+        Kind(share=0.09, cpu_ms=0.7, reward=0.0),
+        Kind(share=0.04, cpu_ms=16.1, reward=0.4),
+    ),
+    grading_spread=0.4,
+    learner_seconds_per_token=0.0004,
+    publish_seconds=(0.03, 0.04, 0.05),
+    driver_seconds_per_sampled=0.0008,
+    driver_seconds_per_graded=0.0008,
+)

@@ -1,0 +1,354 @@
+"""Samplers, graders and a learner that take the time that real ones take, by the event loop's clock, and do nothing else.
+
+They stand behind the interfaces of ``cluster.types``, so that the real driver runs them; the seats are given out by the
+real ``rollout.routing``. A sampler is an engine with continuous batching: all that it has under way gets its next token in
+one step, and a step takes the longer the more there are.
+"""
+
+import asyncio
+import heapq
+import itertools
+import random
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from types import MappingProxyType
+from typing import Any
+
+from benchmarks.service_times import Kind, ServiceTimes
+from cluster.types import (
+    AssertOutcome,
+    Completion,
+    Facts,
+    FinishReason,
+    Grade,
+    Group,
+    GroupRequest,
+    PolicyVersion,
+    Problem,
+    RewardTerms,
+    StepReport,
+    Swap,
+    Usage,
+    Verdict,
+)
+from rollout.routing import Router, Seat
+
+QUEUED_AHEAD = 1.25
+"""As in rollout.pool: completions that an engine is given, as a multiple of those that it samples at a time."""
+
+
+def now() -> float:
+    """Simulated seconds."""
+    return asyncio.get_running_loop().time()
+
+
+@dataclass(slots=True, order=True)
+class _Work:
+    """One completion in an engine; ``end`` in tokens that a completion which never ends would have by then."""
+
+    end: float
+    number: int
+    done: asyncio.Future[None] = field(compare=False)
+
+
+class Engine:
+    """Continuous batching: ``max_running`` completions share the engine, others wait in the order they came."""
+
+    def __init__(self, times: ServiceTimes) -> None:
+        self._times = times
+        self._seconds_per_token = [0.0, *(times.seconds_per_token(n) for n in range(1, times.max_running + 1))]
+        self._running: list[_Work] = []  # a heap: who ends next comes first
+        self._waiting: deque[tuple[float, asyncio.Future[None]]] = deque()
+        self._numbers = itertools.count()
+        self._tokens = 0.0  # that a completion which was there from the start would have by now
+        self._last_change = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self.busy_seconds = 0.0  # with something under way
+        self.output_seconds = 0.0  # that a full engine takes for what it gave
+
+    async def sample(self, num_tokens: float) -> None:
+        """Return when that many tokens are sampled."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((num_tokens, done))
+        self._advance()
+        self._set_timer()
+        try:
+            await done
+        except asyncio.CancelledError:
+            self._advance()
+            self._running = [work for work in self._running if work.done is not done]
+            heapq.heapify(self._running)
+            self._waiting = deque(pair for pair in self._waiting if pair[1] is not done)
+            self._admit()
+            self._set_timer()
+            raise
+
+    def advance(self) -> None:
+        """Bring the figures up to the present."""
+        self._advance()
+        self._set_timer()
+
+    def _advance(self) -> None:
+        """Account for the time since the last change, end what has ended and admit what fits."""
+        elapsed, self._last_change = now() - self._last_change, now()
+        num_running = len(self._running)
+        if num_running:
+            tokens = elapsed / self._seconds_per_token[num_running]
+            self._tokens += tokens
+            self.busy_seconds += elapsed
+            full = self._times.max_running
+            self.output_seconds += tokens * num_running * self._seconds_per_token[full] / full
+        while self._running and self._running[0].end <= self._tokens + 1e-6:
+            work = heapq.heappop(self._running)
+            if not work.done.done():
+                work.done.set_result(None)
+        self._admit()
+
+    def _admit(self) -> None:
+        while self._waiting and len(self._running) < self._times.max_running:
+            num_tokens, done = self._waiting.popleft()
+            heapq.heappush(self._running, _Work(self._tokens + num_tokens, next(self._numbers), done))
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._running:
+            tokens = max(0.0, self._running[0].end - self._tokens)
+            seconds = tokens * self._seconds_per_token[len(self._running)]
+            self._timer = asyncio.get_running_loop().call_later(seconds, self.advance)
+
+
+@dataclass(slots=True, eq=False)
+class _Station(Seat):
+    """A seat with its engine."""
+
+    engine: Engine = field(kw_only=True)
+
+
+class DriverTime:
+    """The driver's process: what takes its time, it does one after the other."""
+
+    def __init__(self, num_drivers: float) -> None:
+        """``num_drivers`` that share everything evenly."""
+        self._num_drivers = num_drivers
+        self.busy_seconds = 0.0
+        self._free_at = 0.0
+
+    async def spend(self, seconds: float) -> None:
+        """Return when the driver has come to it and has done it."""
+        share = seconds / self._num_drivers
+        self._free_at = max(now(), self._free_at) + share
+        self.busy_seconds += share
+        await asyncio.sleep(self._free_at - now())
+
+
+class SimulatedSamplers:
+    """A SamplerPool of engines; what completions say is left out."""
+
+    def __init__(
+        self, num_samplers: int, times: ServiceTimes, driver: DriverTime, seed: int, on_publish: Callable[[], None]
+    ) -> None:
+        """``on_publish`` is called whenever a policy is there."""
+        self._times = times
+        self._driver = driver
+        self._source = random.Random(f"samplers {seed}")
+        self._router: Router[_Station] = Router(int(QUEUED_AHEAD * times.max_running))
+        self._stations = [_Station(f"sampler {index}", engine=Engine(times)) for index in range(num_samplers)]
+        for station in self._stations:
+            self._router.open(station)
+        self._version = 0
+        self._on_publish = on_publish
+
+    async def sample_group(
+        self, request: GroupRequest, started: Callable[[int], None] = lambda _version: None
+    ) -> AsyncGenerator[Completion]:
+        """Yield completions as they end; their lengths are drawn."""
+        station = await self._router.take(request.group_size)
+        version = self._version
+        started(version)
+        began = now()
+        ended: asyncio.Queue[tuple[int, int]] = asyncio.Queue()
+
+        async def sample(index: int) -> None:
+            num_tokens = self._times.num_tokens(self._source)
+            await station.engine.sample(num_tokens + self._times.prefill_tokens)
+            ended.put_nowait((index, num_tokens))
+
+        tasks = [asyncio.create_task(sample(index)) for index in range(request.group_size)]
+        num_left = request.group_size
+        try:
+            while num_left:
+                index, num_tokens = await ended.get()
+                num_left -= 1
+                self._router.give_back(station, 1)
+                await self._driver.spend(self._times.driver_seconds_per_sampled)
+                yield _completion(request, index, num_tokens, version, now() - began)
+        finally:
+            self._router.give_back(station, num_left)
+            for task in tasks:
+                task.cancel()
+
+    async def publish(self, policy: PolicyVersion) -> Sequence[Swap]:
+        """Take as long as the slowest sampler."""
+        took = [self._source.choice(self._times.publish_seconds) for _ in self._stations]
+        await asyncio.sleep(max(took))
+        self._version = policy.number
+        self._on_publish()
+        return [
+            Swap(sampler=station.name, seconds=seconds, canary_gap=None)
+            for station, seconds in zip(self._stations, took, strict=True)
+        ]
+
+    def busy_and_output_seconds(self) -> tuple[float, float]:
+        """Summed over samplers: seconds with work, and what full engines take for what was sampled."""
+        for station in self._stations:
+            station.engine.advance()
+        engines = [station.engine for station in self._stations]
+        return sum(engine.busy_seconds for engine in engines), sum(engine.output_seconds for engine in engines)
+
+    def usage(self) -> Usage:
+        """As the router sees it."""
+        busy, _ = self.busy_and_output_seconds()
+        of_router = self._router.usage()
+        return Usage(
+            num_members=len(self._stations),
+            busy_seconds=busy,
+            num_running=of_router.num_running,
+            num_waiting=of_router.num_waiting,
+        )
+
+    async def close(self) -> None:
+        """Nothing to stop."""
+
+
+class SimulatedGraders:
+    """A GraderPool: every grader grades one completion at a time, others wait in the order they came."""
+
+    def __init__(self, num_graders: int, times: ServiceTimes, driver: DriverTime, seed: int) -> None:
+        self._times = times
+        self._driver = driver
+        self._source = random.Random(f"graders {seed}")
+        self._num_graders = num_graders
+        self._free = asyncio.Semaphore(num_graders)
+        self._num_asked = 0
+        self._running: dict[object, float] = {}  # since when
+        self._busy_seconds = 0.0
+        self.num_graded = 0
+
+    async def grade(self, problem: Problem, completion: Completion) -> Grade:  # noqa: ARG002
+        """Take the time of a kind that is drawn."""
+        kind = self._times.kind(self._source)
+        seconds = self._times.grading_seconds(kind, self._source)
+        self._num_asked += 1
+        try:
+            async with self._free:
+                job = object()
+                self._running[job] = now()
+                try:
+                    await asyncio.sleep(seconds)
+                finally:
+                    self._busy_seconds += now() - self._running.pop(job)
+        finally:
+            self._num_asked -= 1
+        await self._driver.spend(self._times.driver_seconds_per_graded)
+        self.num_graded += 1
+        return _grade(kind)
+
+    def usage(self) -> Usage:
+        """Exact."""
+        under_way = sum(now() - since for since in self._running.values())
+        return Usage(
+            num_members=self._num_graders,
+            busy_seconds=self._busy_seconds + under_way,
+            num_running=len(self._running),
+            num_waiting=self._num_asked - len(self._running),
+        )
+
+    async def close(self) -> None:
+        """Nothing to stop."""
+
+
+class SimulatedLearner:
+    """A Learner that takes its time; ``num_learners`` share each step evenly, as data parallelism at its best would."""
+
+    def __init__(self, times: ServiceTimes, num_learners: float) -> None:
+        self._seconds_per_token = times.learner_seconds_per_token / num_learners
+        self._step = 0
+        self._busy_seconds = 0.0
+        self._busy_since: float | None = None
+        self.staleness: list[int] = []  # of each completion that was trained
+
+    @property
+    def busy_seconds(self) -> float:
+        """Seconds of all steps so far, the one under way included."""
+        return self._busy_seconds + (0.0 if self._busy_since is None else now() - self._busy_since)
+
+    async def start(self) -> PolicyVersion | None:
+        """Always fresh."""
+        return None
+
+    async def step(
+        self, groups: Sequence[Group], in_force: Mapping[str, Any] = MappingProxyType({})
+    ) -> tuple[PolicyVersion, StepReport]:
+        """Take as long as the tokens take."""
+        del in_force
+        completions = [completion for group in groups for completion in group.completions]
+        self.staleness += [self._step - completion.policy_version for completion in completions]
+        seconds = sum(len(completion.token_ids) for completion in completions) * self._seconds_per_token
+        self._busy_since = now()
+        await asyncio.sleep(seconds)
+        self._busy_seconds, self._busy_since = self.busy_seconds, None
+        self._step += 1
+        advantages = {completion.id: 0.0 for completion in completions}
+        return PolicyVersion(number=self._step, adapter={}), StepReport(
+            step=self._step, metrics={}, advantages=advantages
+        )
+
+    async def save_checkpoint(self) -> str:
+        """Nothing is kept."""
+        return ""
+
+    async def close(self) -> None:
+        """Nothing to stop."""
+
+
+def _completion(request: GroupRequest, index: int, num_tokens: int, version: int, seconds: float) -> Completion:
+    token_ids, logprobs = _tokens(num_tokens)
+    return Completion(
+        id=f"{request.group_id}-c{index}",
+        group_id=request.group_id,
+        problem_id=request.prompt.problem_id,
+        index=index,
+        prompt_ids=request.prompt.token_ids,
+        token_ids=token_ids,
+        sampler_logprobs=logprobs,
+        text="",
+        finish_reason=FinishReason.STOP,
+        policy_version=version,
+        seconds=seconds,
+    )
+
+
+@cache
+def _tokens(number: int) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    return tuple(range(number)), (-1.0,) * number
+
+
+@cache
+def _grade(kind: Kind) -> Grade:
+    facts = Facts(
+        verdict=Verdict.PASSED if kind.reward == 1.0 else Verdict.WRONG,
+        asserts=(AssertOutcome.PASSED if kind.reward == 1.0 else AssertOutcome.FAILED,),
+        type_errors=0,
+        syntax_error=False,
+        compiled=True,
+        type_checked=True,
+        has_end_marker=True,
+        hit_length_limit=False,
+        num_code_lines=10,
+    )
+    terms = RewardTerms(structural=0.0, type_check=0.0, compile=0.0, tests=kind.reward)
+    return Grade(facts=facts, terms=terms, reward=kind.reward)

@@ -1,0 +1,165 @@
+"""Two ways to take GRPO steps on the same model and problems: TRL's own ``GRPOTrainer``, and ``caravan train``.
+
+Each ``main`` runs in a process of its own (``benchmarks.contestants``) and answers ``{"num_steps": n}`` with the moments
+at which its steps were done. TRL's trainer generates with transformers, and is given the reward function that is usual:
+``ocamlc -c``, ``ocamlc -o`` and the program, one completion after the other.
+"""
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.contestants import Link
+from benchmarks.plain import ThreeProcesses
+from cluster.config import Config, load_config
+from cluster.console import View
+from cluster.problems import split
+from cluster.session import load_usable, model_path
+from cluster.types import Problem
+
+# What the programs of the two training analyses pay, roughly: it parses, it compiles, its asserts hold.
+REWARDS = {"syntax_error": 0.0, "type_error": 0.1, "wrong": 0.35, "stack_overflow": 0.35, "timeout": 0.35, "right": 1.0}
+POLL_SECONDS = 0.01
+
+
+def plain_reward(problems: Mapping[str, Problem], spent: list[float]) -> Any:
+    """A TRL reward function that runs three processes for each completion; seconds of each call go to ``spent``."""
+    way = ThreeProcesses()
+
+    def reward(completions: Sequence[str], problem_id: Sequence[str], **_: object) -> list[float]:
+        began = time.perf_counter()
+        rewards = []
+        for text, name in zip(completions, problem_id, strict=True):
+            problem = problems[name]
+            rewards.append(REWARDS[way.grade(problem, f"{problem.signature}\n{text}")])
+        spent.append(time.perf_counter() - began)
+        return rewards
+
+    return reward
+
+
+def plain_trl(link: Link, num_threads: int, config_file: Path) -> None:
+    """TRL's trainer with the settings of a Caravan configuration, everything else as TRL has it."""
+    os.environ["OMP_NUM_THREADS"] = str(
+        num_threads
+    )  # of torch; on a machine with other work, more can be slower by far
+    config = load_config(config_file, environment={})
+    turn = _first_turn(link)
+    import torch
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+    from trl import GRPOConfig, GRPOTrainer
+
+    usable = load_usable(config, View())
+    training, _ = split(usable.problems, config.data.held_out, config.data.split_seed)
+    batch_size = _step_size(config)
+    reward_seconds: list[float] = []
+    done: list[float] = []
+
+    class Clock(TrainerCallback):  # type: ignore[misc]
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            done.append(time.monotonic())
+
+    lora, learner = config.learner.lora, config.learner
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = GRPOTrainer(
+            model=AutoModelForCausalLM.from_pretrained(model_path(config), dtype=torch.float32),
+            processing_class=AutoTokenizer.from_pretrained(model_path(config)),
+            reward_funcs=plain_reward({problem.id: problem for problem in training}, reward_seconds),
+            train_dataset=Dataset.from_list(
+                [{"prompt": usable.prompts[problem.id].text, "problem_id": problem.id} for problem in training]
+            ),
+            peft_config=LoraConfig(
+                r=lora.r,
+                lora_alpha=lora.alpha,
+                lora_dropout=lora.dropout,
+                target_modules=list(lora.target_modules),
+                task_type="CAUSAL_LM",
+            ),
+            args=GRPOConfig(
+                output_dir=folder,
+                max_steps=turn["num_steps"],
+                per_device_train_batch_size=batch_size,
+                num_generations=config.rollout.group_size,
+                max_completion_length=config.rollout.max_completion_tokens,
+                temperature=config.rollout.temperature,
+                learning_rate=learner.learning_rate,
+                lr_scheduler_type=learner.lr_scheduler_type,
+                loss_type=learner.loss_type,
+                beta=learner.kl_coefficient,
+                use_cpu=True,
+                bf16=False,
+                gradient_checkpointing=False,
+                use_vllm=False,
+                logging_steps=1,
+                save_strategy="no",
+                report_to="none",
+                disable_tqdm=True,
+                seed=config.run.seed,
+            ),
+            callbacks=[Clock()],
+        )
+        trainer.train()
+    logs = [row for row in trainer.state.log_history if "reward" in row]
+    link.send(
+        {
+            "done": done,
+            "completions_per_step": batch_size,
+            "reward_seconds": reward_seconds,
+            "tokens_per_completion": [row["completions/mean_length"] for row in logs],
+            "rewards": [row["reward"] for row in logs],
+        }
+    )
+
+
+def caravan(link: Link, max_staleness: int, config_file: Path) -> None:
+    """``caravan train``, watched through its ``metrics.jsonl``."""
+    turn = _first_turn(link)
+    os.environ["RAY_ADDRESS"] = "local"  # a Ray of its own, whatever else runs on this machine
+    from threading import Thread
+
+    from cluster.cli import main
+
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = ["train", "-c", str(config_file), f"run.folder={folder}", "run.name=bench"]
+        arguments += [f"max_staleness={max_staleness}", f"max_steps={turn['num_steps']}"]
+        # What is measured is the steps: no evaluation, audit or checkpoint between them.
+        arguments += ["evaluation.num_problems=0", "drop_unpassable=false", "save_every_steps=100000"]
+        metrics = Path(folder) / "bench" / "metrics.jsonl"
+        done: list[float] = []
+        Thread(target=_watch, args=(metrics, done, turn["num_steps"]), daemon=True).start()
+        status = main(arguments)
+        if status != 0:
+            raise RuntimeError(f"caravan {' '.join(arguments)} ended with status {status}")
+        rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    link.send(
+        {"done": done, "completions_per_step": _step_size(load_config(config_file, environment={})), "metrics": rows}
+    )
+
+
+def _watch(metrics: Path, done: list[float], num_steps: int) -> None:
+    """Note when each line of the metrics appears."""
+    while len(done) < num_steps:
+        time.sleep(POLL_SECONDS)
+        try:
+            num_lines = metrics.read_bytes().count(b"\n")
+        except FileNotFoundError:
+            continue
+        done.extend([time.monotonic()] * (num_lines - len(done)))
+
+
+def _step_size(config: Config) -> int:
+    return config.loop.groups_per_step * config.rollout.group_size
+
+
+def _first_turn(link: Link) -> Mapping[str, Any]:
+    link.send({})
+    turn = link.receive()
+    if turn is None:
+        raise SystemExit(0)
+    return turn

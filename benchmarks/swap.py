@@ -1,0 +1,211 @@
+"""``make bench-swap``: what a new policy costs the samplers, and what several live ones cost them.
+
+1. Seconds from telling a sampler of a policy to its serving it, proof included, in each way to swap (``rollout.policy_swap``):
+   while it is idle, and while it samples; and tokens per second with swaps under way and without.
+2. Seconds of an engine's step with completions under 1, 2 and 4 adapters at a time.
+
+On the tiny model, or any other: ``OPTIONS="model.path=FOLDER rollout.gpus_per_sampler=1 rollout.dtype=bfloat16"``.
+"""
+
+import argparse
+import asyncio
+import itertools
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from benchmarks.contestants import Contestant, Link
+from benchmarks.rollout import CONFIG
+from benchmarks.sampling_ways import Setting, bare, in_a_process, make_adapter, policy_from
+from cluster.config import load_config
+from cluster.console import View
+from cluster.session import load_usable, model_path
+from cluster.types import GroupRequest, Prompt, Sampling, Swap
+
+WAYS = ("versions", "in_flight", "merged")
+NUM_LIVE = (1, 2, 4)
+NUM_RUNNING = 32
+NUM_GROUPS = 6  # under way at a time, enough to keep an engine busy
+TURN_SECONDS = 600.0
+SECONDS_BETWEEN_SWAPS = 1.0
+
+
+def swapping(link: Link, setting: Setting, prompts: Sequence[Prompt], group_size: int) -> None:
+    """A contestant that publishes policies in one way and says what each swap took."""
+    asyncio.run(_swapping(link, setting, prompts, group_size))
+
+
+async def _swapping(link: Link, setting: Setting, prompts: Sequence[Prompt], group_size: int) -> None:
+    from cluster.placement import ray_cluster
+    from rollout.pool import RaySamplerPool
+
+    os.environ["RAY_ADDRESS"] = "local"  # a Ray of its own, whatever else runs on this machine
+    with ray_cluster():
+        pool = RaySamplerPool(
+            setting.rollout, model=setting.model, lora_rank=setting.lora_rank, max_staleness=setting.max_staleness
+        )
+        try:
+            await pool.start()
+            link.send({})
+            numbers, adapters = itertools.count(1), itertools.cycle(setting.adapters)
+
+            async def swap() -> Swap:
+                (taken,) = await pool.publish(policy_from(next(adapters), next(numbers)))
+                return taken
+
+            while (turn := await asyncio.to_thread(link.receive)) is not None:
+                num_swaps = turn["num_swaps"]
+                await swap()  # the first one compiles and allocates
+                idle = [(await swap()).seconds for _ in range(num_swaps)]
+                seconds = num_swaps * SECONDS_BETWEEN_SWAPS
+                busy: list[float] = []
+                async with _kept_busy(pool, prompts, group_size, setting) as tokens:
+                    await asyncio.sleep(SECONDS_BETWEEN_SWAPS)
+                    before, began = tokens(), time.monotonic()
+                    await asyncio.sleep(seconds)
+                    undisturbed = (tokens() - before) / (time.monotonic() - began)
+                    before, began = tokens(), time.monotonic()
+                    for _ in range(num_swaps):
+                        busy.append((await swap()).seconds)
+                        await asyncio.sleep(SECONDS_BETWEEN_SWAPS)
+                    disturbed = (tokens() - before) / (time.monotonic() - began)
+                link.send({"idle": idle, "busy": busy, "undisturbed": undisturbed, "disturbed": disturbed})
+        finally:
+            await pool.close()
+
+
+@asynccontextmanager
+async def _kept_busy(
+    pool: Any, prompts: Sequence[Prompt], group_size: int, setting: Setting
+) -> AsyncIterator[Callable[[], int]]:
+    """While in the block, ``NUM_GROUPS`` groups are under way; gives a function that says how many tokens came."""
+    numbers, num_tokens = itertools.count(), 0
+    sampling = Sampling(temperature=1.0, max_completion_tokens=setting.rollout.max_completion_tokens)
+
+    async def keep_sampling() -> None:
+        nonlocal num_tokens
+        while True:
+            number = next(numbers)
+            request = GroupRequest(
+                group_id=f"g{number:07d}",
+                prompt=prompts[number % len(prompts)],
+                group_size=group_size,
+                sampling=sampling,
+                seed=number * group_size,
+            )
+            async with aclosing(pool.sample_group(request)) as completions:
+                async for completion in completions:
+                    num_tokens += len(completion.token_ids)
+
+    tasks = [asyncio.create_task(keep_sampling()) for _ in range(NUM_GROUPS)]
+    try:
+        yield lambda: num_tokens
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def percentiles(seconds: Sequence[float]) -> dict[str, float]:
+    """Milliseconds."""
+    ordered = sorted(seconds)
+    p95 = ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]
+    return {"p50_ms": 1e3 * statistics.median(ordered), "p95_ms": 1e3 * p95}
+
+
+def run(settings: Sequence[str], num_swaps: int, say: Callable[[str], None]) -> dict[str, Any]:
+    """Measure; the result is what the last line prints."""
+    config = load_config(CONFIG, settings, environment={})
+    folder = Path(tempfile.mkdtemp(prefix="bench-swap-"))  # the logs stay where something went wrong
+    prompts = list(load_usable(config, View()).prompts.values())
+    rank = config.learner.lora.r
+    adapters = tuple(folder / f"adapter-{number}" for number in range(max(NUM_LIVE)))
+    for seed, adapter in enumerate(adapters):
+        say(f"making adapter {seed + 1}")
+        in_a_process(make_adapter, model_path(config), rank, adapter, prompts[0].token_ids, seed)
+
+    def setting(policy_swap: str) -> Setting:
+        return Setting(
+            rollout=config.rollout.model_copy(update={"policy_swap": policy_swap}),
+            grader=config.grader,
+            model=model_path(config),
+            lora_rank=rank,
+            max_staleness=max(NUM_LIVE) - 1,
+            adapters=adapters,
+        )
+
+    found: dict[str, Any] = {"swap": {}, "live": {}}
+    for way in WAYS:
+        say(f"swapping: {way}")
+        size = config.rollout.group_size
+        with Contestant(way, swapping, setting(way), prompts[:64], size, log=folder / f"{way}.log") as swapper:
+            swapper.wait_until_ready()
+            took = swapper.play(TURN_SECONDS, num_swaps=num_swaps)
+        found["swap"][way] = {
+            "idle": percentiles(took["idle"]),
+            "busy": percentiles(took["busy"]),
+            "tokens_per_second": took["undisturbed"],
+            "tokens_per_second_with_swaps": took["disturbed"],
+            "seconds_between_swaps": SECONDS_BETWEEN_SWAPS,
+        }
+    say("live versions")
+    with Contestant("vLLM", bare, setting("versions"), log=folder / "vLLM.log") as vllm:
+        vllm.wait_until_ready()
+        prompt_ids = prompts[0].token_ids
+        rounds = [
+            {
+                number: vllm.play(TURN_SECONDS, num_running=NUM_RUNNING, num_live=number, prompt_ids=prompt_ids)
+                for number in NUM_LIVE
+            }
+            for _ in range(4)
+        ]
+    for number in NUM_LIVE:  # the first round warms up
+        found["live"][str(number)] = min(one[number]["step_seconds"] for one in rounds[1:])
+    return {**found, "model": config.model.path, "logs": str(folder)}
+
+
+def tables(found: Mapping[str, Any]) -> list[Table]:
+    """The result of ``run``, for a person to read."""
+    swaps = Table(title=f"A sampler takes a policy ({found['model']}): milliseconds, proof included")
+    for name in ("", "idle p50", "idle p95", "busy p50", "busy p95", "tokens/s", "with swaps"):
+        swaps.add_column(name, justify="right" if name else "left")
+    for way, row in found["swap"].items():
+        times = [f"{row[when][share]:.0f}" for when in ("idle", "busy") for share in ("p50_ms", "p95_ms")]
+        kept = row["tokens_per_second_with_swaps"] / row["tokens_per_second"]
+        swaps.add_row(way, *times, f"{row['tokens_per_second']:,.0f}", f"{kept:.0%}")
+    live = Table(title=f"An engine's step with {NUM_RUNNING} completions, by live versions")
+    for number in found["live"]:
+        live.add_column(number, justify="right")
+    one = found["live"]["1"]
+    live.add_row(*(f"{1e3 * seconds:.1f} ms ({seconds / one:.2f}x)" for seconds in found["live"].values()))
+    return [swaps, live]
+
+
+def main() -> None:
+    """Parse the options, measure, print."""
+    parser = argparse.ArgumentParser(prog="make bench-swap", description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--quick", action="store_true", help="fewer swaps")
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="as for `caravan train`")
+    options = parser.parse_args()
+    console = Console(stderr=True)
+    with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console) as progress:
+        task = progress.add_task("starting", total=None)
+        num_swaps = 6 if options.quick else 30
+        result = run(options.settings, num_swaps, lambda stage: progress.update(task, description=stage))
+    for table in tables(result):
+        Console().print(table)
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
