@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
+import pyarrow.dataset
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -22,6 +23,8 @@ LOG_LINE = re.compile(
 )
 # A Ray of its own, whatever else runs on this machine.
 ENVIRONMENT = {**os.environ, "RAY_ADDRESS": "local", "HF_HUB_OFFLINE": "1"}
+
+SYNCHRONOUS = ("max_steps=3", "max_staleness=0")
 
 pytestmark = pytest.mark.slow
 
@@ -45,7 +48,7 @@ def caravan(arguments: list[str], *, timeout: float = 540) -> subprocess.Complet
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     runs = tmp_path_factory.mktemp("runs")
-    done = caravan(command(runs, "run.name=short", "max_steps=3"))
+    done = caravan(command(runs, "run.name=short", *SYNCHRONOUS))
     assert done.returncode == 0, done.stderr
     assert "mean reward" in done.stderr
     yield runs / "short"
@@ -124,10 +127,51 @@ if __name__ == "__main__":
 
 
 def test_a_finished_run_is_not_started_again(finished: Path) -> None:
-    again = caravan(command(finished.parent, "run.name=short", "max_steps=3"))
+    again = caravan(command(finished.parent, "run.name=short", *SYNCHRONOUS))
     assert again.returncode == 1
     assert "is finished" in again.stderr
     assert "Traceback" not in again.stderr
+
+
+def sampled(run: Path) -> dict[str, tuple[object, ...]]:
+    """What was sampled and how it was rewarded, by completion, of a run that is over."""
+    columns = ["completion_id", "step", "token_ids", "sampler_logprobs", "total_reward", "advantage"]
+    table = pyarrow.dataset.dataset(run / "rollouts", format="parquet").to_table(columns=columns)
+    return {str(row.pop("completion_id")): tuple(row.values()) for row in table.to_pylist()}
+
+
+def weights(run: Path) -> bytes:
+    return (run / "adapter/adapter_model.safetensors").read_bytes()
+
+
+def test_a_synchronous_run_killed_after_its_checkpoint_ends_bit_for_bit_as_the_one_that_was_not(finished: Path) -> None:
+    arguments = command(finished.parent, "run.name=killed", *SYNCHRONOUS)
+    killed = finished.parent / "killed"
+    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT, cwd=ROOT)
+    try:
+        deadline = time.monotonic() + 240
+        while not (killed / "checkpoints/checkpoint-2").exists():
+            assert process.poll() is None, process.communicate()[1]
+            assert time.monotonic() < deadline, "no checkpoint was written"
+            time.sleep(0.05)
+        family = psutil.Process(process.pid).children(recursive=True)
+        parts = [one for one in family if "Agent" not in one.name()]  # Ray's own agents go a minute later
+    finally:
+        process.kill()
+    process.communicate()
+    _, alive = psutil.wait_procs(parts, timeout=60)
+    assert not alive, alive
+    again = caravan(arguments)
+    assert again.returncode == 0, again.stderr
+    assert "going on from the checkpoint of step 2" in again.stderr
+    assert sampled(killed) == sampled(finished)
+    assert weights(killed) == weights(finished)
+
+
+def test_the_ledger_alone_trains_the_adapter_again_bit_for_bit(finished: Path) -> None:
+    done = caravan([str(CARAVAN), "replay", str(finished)])
+    assert done.returncode == 0, done.stderr
+    assert "bit for bit" in done.stdout
 
 
 def start_and_interrupt(arguments: list[str], metrics: Path, after_step: int) -> str:
