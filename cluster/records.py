@@ -30,6 +30,7 @@ class RunRecords:
         self._part = 0  # Parquet files written by this process, so that names never repeat
         self._pending: list[dict[str, Any]] = []
         self._flushed_at = time.monotonic()
+        pa.array([0])  # the first conversion loads pandas, which takes more than a second: now, rather than between two steps
 
     def group_dropped(self, dropped: Dropped, step: int) -> None:
         """Keep a group that will not be trained, under the step that comes next."""
