@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from cluster.regrade import Regrading, check_out, grader_settings_of, regrade, write_rewards
+from cluster.regrade import Regrading, check_out, grader_settings_of, regrade, steps_of_reward_changes, write_rewards
 from cluster.regrade_figures import Figures, compare
 from cluster.run_folder import RunFolder
 from cluster.types import RunFolderError
@@ -38,7 +38,7 @@ def regrade_and_report(run: Path, reward: str | None, out: Path | None) -> int:
     figures = compare(result.completions)
     console.print(_summary_table(figures))
     console.print(_verdict_table(figures))
-    for line in _remarks(result, figures, profile, own=reward is None):
+    for line in _remarks(result, figures, profile, steps_of_reward_changes(folder), own=reward is None):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if out:
         console.print(f"{figures.num_completions} rewards -> {out}", markup=False, highlight=False, soft_wrap=True)
@@ -110,7 +110,15 @@ def _verdict_table(figures: Figures) -> Table:
     return table
 
 
-def _remarks(result: Regrading, figures: Figures, profile: RewardProfile, *, own: bool) -> Iterator[str]:
+def _remarks(
+    result: Regrading, figures: Figures, profile: RewardProfile, changed_after: tuple[int, ...], *, own: bool
+) -> Iterator[str]:
+    if changed_after:
+        steps = ", ".join(map(str, changed_after[:5])) + (", ..." if len(changed_after) > 5 else "")
+        yield (
+            f"phases changed the run's reward {len(changed_after)} times (after step {steps}; phases.jsonl): old rewards are "
+            "those of their steps, new ones are all by one profile"
+        )
     too_short = sum(one.num_code_lines < profile.min_code_lines for one in result.completions)
     if too_short:
         yield (
@@ -127,6 +135,7 @@ def _remarks(result: Regrading, figures: Figures, profile: RewardProfile, *, own
             "every reward is as stored"
             if figures.largest_change == 0
             else f"not as stored: rewards differ by up to {figures.largest_change:g}; the run was graded by other rules"
+            + (", those of its phases" if changed_after else "")
         )
 
 

@@ -149,6 +149,18 @@ def test_a_run_that_was_graded_by_other_rules_is_told_apart(tmp_path: Path, caps
     assert "2 completions have fewer than 2 code lines: reward 0" in shown
 
 
+def test_a_run_whose_phases_changed_the_reward_is_told_apart(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = made_run(tmp_path, [[PASSED, WRONG]])
+    folder.append_json(folder.phases, {"step": 2, "set": {"learner.kl_coefficient": 0.1}})
+    assert main(["regrade", str(tmp_path)]) == 0
+    assert "phases" not in capsys.readouterr().out
+    folder.append_json(folder.phases, {"step": 5, "set": {"grader.weights.tests": 0.9, "rollout.temperature": 1.0}})
+    assert main(["regrade", str(tmp_path)]) == 0
+    assert "phases changed the run's reward 1 times (after step 5; phases.jsonl)" in capsys.readouterr().out
+
+
 def test_keys_without_a_name_change_the_runs_own_reward(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made_run(tmp_path, [[PASSED, WRONG]])
     assert main(["regrade", str(tmp_path), "--reward", "shown_assert_weight=0"]) == 0
