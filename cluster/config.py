@@ -132,6 +132,10 @@ class EvaluationSettings(BaseModel):
 
     num_problems: int = Field(default=100, ge=0, description="held-out problems; 0 leaves the evaluation out")
     completions_per_problem: int = Field(default=4, ge=1)
+    at_checkpoints: bool = Field(
+        default=False,
+        description="measure at every checkpoint too (learning waits meanwhile), and keep the best: checkpoints/best.json",
+    )
     greedy: bool = Field(
         default=False, description="take the likeliest token each time, in place of sampling as in training"
     )
@@ -166,6 +170,11 @@ class Config(BaseModel):
         f"({', '.join(PRESETS)})",
     )
 
+    branches: tuple[Phase, ...] = Field(
+        default=(),
+        description="what was changed where the run was resumed: written by `caravan train --resume RUN key=value`",
+    )
+
     @field_validator("phases", mode="before")
     @classmethod
     def _presets_by_name(cls, phases: Any) -> Any:
@@ -174,15 +183,15 @@ class Config(BaseModel):
     @model_validator(mode="after")
     def _every_phase_is_possible(self) -> "Config":
         check_order(self.phases)
-        base, plain = flatten(self), self.model_dump(exclude={"phases"}, exclude_unset=True)
+        base, plain = flatten(self), self.model_dump(exclude={"phases", "branches"}, exclude_unset=True)
         limit = self.rollout.max_completion_tokens
-        for phase in self.phases:
+        for phase in (*self.phases, *self.branches):
             for key, value in phase.set.items():
                 if phase.ramp and base[key] is None:
                     raise ValueError(f"phases: a ramp of {key} needs a number to begin with; set {key} for the run")
                 if key == "rollout.max_completion_tokens" and isinstance(value, int) and value > limit:
                     raise ValueError(
-                        f"phases: {key}={value} is more than the engines are started for; set {key} of the run to the largest"
+                        f"{key}={value} is more than the engines are started for; set {key} of the run to the largest"
                     )
                 base[key] = value
                 _assign(plain, key, value)
@@ -191,11 +200,13 @@ class Config(BaseModel):
 
     def schedule(self) -> Schedule:
         """The values of what the phases change, at any point of the run."""
-        return Schedule(self.phases, flatten(self.model_copy(update={"phases": ()})))
+        return Schedule(
+            self.phases, flatten(self.model_copy(update={"phases": (), "branches": ()})), branches=self.branches
+        )
 
     def changed(self, values: Mapping[str, Any]) -> "Config":
         """The same with these values, by dotted key, and without phases."""
-        plain = self.model_dump(exclude={"phases"}, exclude_unset=True)
+        plain = self.model_dump(exclude={"phases", "branches"}, exclude_unset=True)
         for key, value in values.items():
             _assign(plain, key, value)
         return validate(plain)
@@ -255,15 +266,20 @@ def load_config(
     for key, value in _environment_values(os.environ if environment is None else environment):
         _assign(tree, key, value)
     for override in overrides:
-        key, separator, text = override.partition("=")
-        if not separator:
-            raise ConfigError(f"{override!r} is not an override: write key=value, for example rollout.temperature=1.1")
-        _assign(tree, resolve_key(key.strip()), _parse_yaml(text, override))
+        _assign(tree, *parse_override(override))
     config = validate(tree)
     if path and config.run.name is None:
         _assign(tree, "run.name", path.stem)
         return validate(tree)
     return config
+
+
+def parse_override(override: str) -> tuple[str, Any]:
+    """Dotted key and plain value of a ``key=value``; raises ConfigError."""
+    key, separator, text = override.partition("=")
+    if not separator:
+        raise ConfigError(f"{override!r} is not an override: write key=value, for example rollout.temperature=1.1")
+    return resolve_key(key.strip()), _parse_yaml(text, override)
 
 
 def validate(tree: Mapping[str, Any]) -> Config:
@@ -354,7 +370,7 @@ def _environment_values(environment: Mapping[str, str]) -> Iterable[tuple[str, A
     if accumulation != "1":
         raise ConfigError(
             f"GRPO_GRAD_ACCUM_STEPS={accumulation}: a step is loop.groups_per_step groups here, however they are accumulated; "
-            "set GRPO_BATCH_SIZE to the product and learner.micro_batch_size to what fits in memory"
+            "set GRPO_BATCH_SIZE to the product and learner.micro_batch_tokens to what fits in memory"
         )
     answered = {*ENVIRONMENT, "GRPO_GRAD_ACCUM_STEPS", "GRPO_LOGGING_STEPS"}  # every step is logged anyway
     unknown = [name for name in environment if name.startswith("GRPO_") and name not in answered]

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from rich.console import Console
@@ -67,10 +67,12 @@ class View:
     def counting(self, name: str, total: int) -> Iterator["Counter"]:
         """A bar for ``total`` equal pieces of work."""
         started = time.monotonic()
-        with self._bar:
+        with nullcontext() if self._bar.live.is_started else self._bar:  # beside the bar of the training
             task = self._bar.add_task(name, total=total, figures="")
-            yield Counter(self._bar, task)
-            self._bar.remove_task(task)
+            try:
+                yield Counter(self._bar, task)
+            finally:
+                self._bar.remove_task(task)
         self.say(f"{name}: {total} in {time.monotonic() - started:.1f} s")
 
     @contextmanager

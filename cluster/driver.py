@@ -18,9 +18,9 @@ next batch is sampled while the learner works on this one, with k there are k mo
 
 import asyncio
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from cluster.attempt import Attempt, rescoring
 from cluster.buffer import Buffer, Dropped, Slots
@@ -46,6 +46,7 @@ from cluster.types import (
 )
 
 Batch = tuple[Group, ...]
+ResultT = TypeVar("ResultT")
 
 MAX_GROUP_SIZE = 1 << 12
 """Seeds of one group's completions are consecutive, and those of different groups differ while no group is larger than this."""
@@ -105,8 +106,12 @@ class Driver:
         records: Records,
         progress: Progress,
         stop: asyncio.Event,
+        measure: Callable[[int], Coroutine[Any, Any, None]] | None = None,
     ) -> None:
-        """``prompts`` by problem id; ``progress`` from where to go on; ``stop`` ends the run after the current step."""
+        """``prompts`` by problem id; ``progress`` from where to go on; ``stop`` ends the run after the current step.
+
+        ``measure`` is called with the step of each checkpoint but the last, while the samplers serve just that policy.
+        """
         loop = config.loop
         self._config = config  # as the phases have it now
         self._schedule = config.schedule()
@@ -124,6 +129,7 @@ class Driver:
         self._progress = progress
         self._state_of_step = progress.to_json()  # the progress as it was when the last step was done
         self._stop = stop
+        self._measure = measure
         self._learning: asyncio.Task[PolicyVersion] | None = None
         self._attempts: dict[asyncio.Task[None], Attempt] = {}  # under way
         self._dropped: list[Dropped] = []  # since the last step
@@ -161,6 +167,9 @@ class Driver:
                 publishing = tasks.create_task(self._publish(policy, num_trained=len(groups)))
                 if policy.number % self._save_every_steps == 0:
                     await self.save_checkpoint()
+                    if self._measure and policy.number < self._max_steps:
+                        await publishing
+                        await self._unless_stopped(self._measure(policy.number))
             if publishing:
                 await publishing
             sampling.cancel()
@@ -282,7 +291,7 @@ class Driver:
         else:
             await self._slots.release(dropped=1)
 
-    async def _unless_stopped(self, work: Coroutine[Any, Any, Batch]) -> Batch | None:
+    async def _unless_stopped(self, work: Coroutine[Any, Any, ResultT]) -> ResultT | None:
         """The result of the work, or None when the run is asked to stop before it is there."""
         stopping = asyncio.create_task(self._stop.wait())
         working = asyncio.create_task(work)

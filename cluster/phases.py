@@ -1,7 +1,8 @@
-"""Settings that change over a run: one mechanism for curricula, schedules and ramps.
+"""Settings that change over a run: one mechanism for curricula, schedules, ramps, and what is changed when a run is resumed.
 
 A phase begins at a step or an epoch and sets keys; a key keeps its value until another phase sets it. With ``ramp`` a number goes
-to its new value in a straight line, from where the phase before it that set the key (or the run) began.
+to its new value in a straight line, from where the phase before it that set the key (or the run) began. A branch is a phase that
+began where the run was resumed: what it sets stays, whatever other phases say of the key.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from learner.in_force import CHANGEABLE as CHANGEABLE_IN_THE_LEARNER
+from learner.in_force import check_changeable as check_changeable_in_the_learner
 
 CHANGEABLE = (
     "grader.weights.structural",
@@ -47,10 +49,7 @@ class Phase(BaseModel):
         if (self.from_step is None) == (self.from_epoch is None):
             raise ValueError("phases: each phase has either from_step or from_epoch")
         for key, value in self.set.items():
-            if key not in CHANGEABLE:
-                raise ValueError(
-                    f"phases: {key} cannot change while a run is going on; these can: {', '.join(CHANGEABLE)}"
-                )
+            check_changeable(key)
             if self.ramp and not _is_number(value):
                 raise ValueError(f"phases: {key}={value!r} is no number and cannot be reached by a ramp")
         return self
@@ -82,17 +81,21 @@ PRESETS: Mapping[str, Sequence[Mapping[str, Any]]] = {
 class Schedule:
     """The values of the keys that phases set, at any point of a run."""
 
-    def __init__(self, phases: Sequence[Phase], base: Mapping[str, Any]) -> None:
+    def __init__(self, phases: Sequence[Phase], base: Mapping[str, Any], branches: Sequence[Phase] = ()) -> None:
         """``base``: the run's values by dotted key; ``phases`` count either steps or epochs, and begin one after the other."""
         self._phases = phases
+        self._branches = branches
         self._base = base
-        self._keys = sorted({key for phase in phases for key in phase.set})
+        self._keys = sorted({key for phase in (*phases, *branches) for key in phase.set})
 
     def at(self, *, step: int, epoch: float) -> dict[str, Any]:
         """Values by dotted key after that many steps and epochs; keys that no phase sets are not among them."""
         return {key: self._value(key, step=step, epoch=epoch) for key in self._keys}
 
     def _value(self, key: str, *, step: int, epoch: float) -> Any:
+        for branch in reversed(self._branches):
+            if key in branch.set and branch.begins_at <= step:
+                return branch.set[key]
         began_at, value = 0.0, self._base[key]
         for phase in self._phases:
             if key not in phase.set:
@@ -107,6 +110,14 @@ class Schedule:
             else:
                 break
         return value
+
+
+def check_changeable(key: str) -> None:
+    """Raise ValueError, which says what can change, for a key that cannot change while a run is going on."""
+    if key.startswith("learner."):
+        check_changeable_in_the_learner(key.removeprefix("learner."))
+    elif key not in CHANGEABLE:
+        raise ValueError(f"{key} cannot change while a run is going on; these can: {', '.join(CHANGEABLE)}")
 
 
 def check_order(phases: Sequence[Phase]) -> None:

@@ -30,7 +30,10 @@ class RunRecords:
         self._part = 0  # Parquet files written by this process, so that names never repeat
         self._pending: list[dict[str, Any]] = []
         self._flushed_at = time.monotonic()
-        pa.array([0])  # the first conversion loads pandas, which takes more than a second: now, rather than between two steps
+        self._set = folder.set_by_phases()
+        pa.array(
+            [0]
+        )  # the first conversion loads pandas, which takes more than a second: now, rather than between two steps
 
     def group_dropped(self, dropped: Dropped, step: int) -> None:
         """Keep a group that will not be trained, under the step that comes next."""
@@ -62,8 +65,12 @@ class RunRecords:
         self._view.step_done(step, epoch, metrics)
 
     def phase_entered(self, step: int, values: Mapping[str, Any]) -> None:
-        """Say and keep which settings change."""
-        self._folder.append_json(self._folder.phases, {"step": step, "set": dict(values)})
+        """Say and keep which settings change; those that were kept before a run was resumed are not said again."""
+        values = {key: value for key, value in values.items() if key not in self._set or self._set[key] != value}
+        if not values:
+            return
+        self._set |= values
+        self._folder.append_json(self._folder.phases, {"step": step, "set": values})
         told = ", ".join(
             f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in values.items()
         )

@@ -14,7 +14,7 @@
         reward_logs/completions.jsonl       every graded completion with its text
         reward_logs/syntax_aware_breakdown.jsonl   its reward, term by term
         rollouts/step-000001-….parquet      every completion with tokens, logprobs, facts and fate
-        checkpoints/                        the learner's, newest last
+        checkpoints/                        the learner's, newest last; best.json says which was measured best
         progress/step-000020.json           where the loop stood at each checkpoint
         adapter/                            the final adapter in PEFT format
         reward.png                          the reward curve
@@ -54,6 +54,11 @@ PLACEMENT_KEYS = (
     "deadline_seconds",
     "run.folder",
 )
+
+
+def says_where(key: str) -> bool:
+    """Whether a dotted key says where work is done."""
+    return any(name in key for name in PLACEMENT_KEYS)
 
 
 class RunFolder:
@@ -112,7 +117,7 @@ class RunFolder:
 
     def forget_after(self, step: int) -> None:
         """Drop the rows of steps that a resumed run will do again, so that each step is reported once."""
-        for path in (self.metrics, self.publishes, self.phases, self.completions, self.breakdown):
+        for path in (self.metrics, self.publishes, self.phases, self.evaluation, self.completions, self.breakdown):
             if path.exists():
                 kept = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
                 self.write(path, "".join(f"{line}\n" for line in kept))
@@ -146,6 +151,11 @@ class RunFolder:
             temporary.write_text(text, encoding="utf-8")
             temporary.replace(path)
 
+    def set_by_phases(self) -> dict[str, Any]:
+        """What phases have set so far, by dotted key."""
+        lines = self.phases.read_text().splitlines() if self.phases.exists() else []
+        return {key: value for line in lines for key, value in json.loads(line)["set"].items()}
+
     def evaluations(self) -> list[dict[str, Any]]:
         """The held-out results so far, oldest first."""
         if not self.evaluation.exists():
@@ -163,7 +173,8 @@ class RunFolder:
             if changed and has_checkpoint:
                 raise RunFolderError(
                     f"{self.path} was started with another configuration: {', '.join(changed)}. "
-                    "Start another run with run.name=NAME, or give the old values to go on with this one"
+                    "Start another run with run.name=NAME, or give the old values to go on with this one; `caravan train "
+                    f"--resume {self.path} key=value` changes what may change on the way"
                 )
             if changed:
                 self.evaluation.unlink(missing_ok=True)  # measured under the other configuration
@@ -179,10 +190,14 @@ class RunFolder:
             before = flatten(validate(yaml.safe_load(self.config.read_text())))
         except (ConfigError, yaml.YAMLError) as error:
             raise RunFolderError(f"{self.config} cannot be read back: {error}") from None
+        now = flatten(config)
+        was = before["branches"]
+        if now["branches"][: len(was)] == was:  # further ones are how a run is meant to change
+            del now["branches"]
         return [
             f"{key}={value} (was {before.get(key)})"
-            for key, value in flatten(config).items()
-            if value != before.get(key) and not any(name in key for name in PLACEMENT_KEYS)
+            for key, value in now.items()
+            if value != before.get(key) and not says_where(key)
         ]
 
     @contextmanager

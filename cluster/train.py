@@ -4,6 +4,7 @@ import asyncio
 import json
 import math
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from cluster.session import (
 )
 from cluster.types import CaravanError, ConfigError, GraderPool, RunFolderError, SamplerPool
 from grader.toolchain import prepare_toolchain
+from learner.checkpoints import best_step, mark_best
 from learner.plan import LearnerPlan
 
 
@@ -104,6 +106,7 @@ class Training:
         learner_start = asyncio.create_task(learner.start())  # beside the pools: all of them load for long
         try:
             async with samplers_and_graders(config, view, lora_rank=config.learner.lora.r) as (samplers, graders):
+                measure = partial(self._measure, samplers, graders) if config.evaluation.at_checkpoints else None
                 policy = await learner_start
                 progress = folder.load_progress(policy.number if policy else 0)
                 folder.forget_after(progress.step)
@@ -112,7 +115,8 @@ class Training:
                     await samplers.publish(policy)
                 if progress.step == 0:
                     await self._evaluate("before", 0, samplers, graders)
-
+                elif measure and progress.step < self._max_steps:  # where it was interrupted before that
+                    await measure(progress.step)
                 driver = Driver(
                     config,
                     max_steps=self._max_steps,
@@ -124,6 +128,7 @@ class Training:
                     records=RunRecords(folder, view, Gauges(folder.path.name).show),
                     progress=progress,
                     stop=self._interruption.requested,
+                    measure=measure,
                 )
                 with view.training(self._max_steps, progress.step), self._interruption.politely():
                     await self._drive(driver)
@@ -132,6 +137,7 @@ class Training:
                     return INTERRUPTED
                 await learner.export_adapter(folder.adapter.resolve())
                 await self._evaluate("after", progress.step, samplers, graders)
+                self._mark_best()
         finally:
             learner_start.cancel()
             await learner.close()
@@ -149,11 +155,25 @@ class Training:
                 self._view.warn(f"the steps since the last checkpoint are lost: {error}")
             raise
 
+    async def _measure(self, samplers: SamplerPool, graders: GraderPool, step: int) -> None:
+        await self._evaluate(f"step {step}", step, samplers, graders)
+        self._mark_best()
+
+    def _mark_best(self) -> None:
+        """Have the checkpoint that was measured last be kept where it is the best so far."""
+        last = self._folder.evaluations()[-1:]
+        if last and self._config.evaluation.at_checkpoints:
+            step, reward = last[0]["step"], last[0]["reward"]
+            with self._folder.explained(self._folder.checkpoints):
+                if mark_best(self._folder.checkpoints, step, reward):
+                    self._view.say(f"held-out reward {reward:.3f} after step {step}: the best so far")
+
     async def _evaluate(self, name: str, step: int, samplers: SamplerPool, graders: GraderPool) -> None:
         config = self._config
         if not self._evaluated or any(result["name"] == name for result in self._folder.evaluations()):
             return
-        with self._view.counting(f"held-out problems {name} training", len(self._evaluated)) as counter:
+        when = f"{name} training" if name in ("before", "after") else f"after {name}"
+        with self._view.counting(f"held-out problems {when}", len(self._evaluated)) as counter:
             groups = await attempt_all(
                 self._evaluated,
                 self._material.prompts,
@@ -170,6 +190,7 @@ class Training:
     def _finish(self, step: int, seconds: float) -> None:
         folder, view = self._folder, self._view
         results = folder.evaluations()
+        best = best_step(folder.checkpoints)
         curve = draw_curve(folder)
         material = self._material
         problems = {"training": material.training, "held_out": material.held_out, "unpassable": material.unpassable}
@@ -178,9 +199,11 @@ class Training:
             "seconds_of_last_start": round(seconds, 1),
             "problems": {name: len(some) for name, some in problems.items()},
             "held_out": results,
+            "best_step": best,
         }
         folder.write(folder.summary, json.dumps(summary, indent=2))
-        if results:
-            view.console.print(evaluation_table(results, f"{folder.path.name}: held-out problems"))
+        shown = [one for one in results if one["name"] in ("before", "after") or one["step"] == best]
+        if shown:
+            view.console.print(evaluation_table(shown, f"{folder.path.name}: held-out problems"))
         for what, path in (("reward curve", curve), ("adapter", folder.adapter), ("everything", folder.path)):
             view.say(f"{what}: {path}")

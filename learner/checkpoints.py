@@ -1,5 +1,6 @@
 """Checkpoint folders: each appears whole, under its final name, or not at all."""
 
+import json
 import os
 import re
 import shutil
@@ -8,6 +9,7 @@ from pathlib import Path
 
 NAME = re.compile(r"checkpoint-(\d+)")
 DRAFT = ".draft"
+BEST = "best.json"
 
 
 def newest_checkpoint(root: Path) -> Path | None:
@@ -21,8 +23,25 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("checkpoint-"))
 
 
+def best_step(root: Path) -> int | None:
+    """The step whose checkpoint was measured best, as ``mark_best`` was told; None where nothing was."""
+    try:
+        return int(json.loads((root / BEST).read_text())["step"])
+    except FileNotFoundError:
+        return None
+
+
+def mark_best(root: Path, step: int, reward: float) -> bool:
+    """Say how a checkpoint was measured; it is kept where none was better. Returns whether it is the best."""
+    path = root / BEST
+    if path.exists() and json.loads(path.read_text())["reward"] >= reward:
+        return False
+    write_files({BEST: json.dumps({"step": step, "reward": reward}).encode()}, root)
+    return True
+
+
 def write_checkpoint(root: Path, step: int, write: Callable[[Path], None], *, keep: int) -> Path:
-    """Have ``write`` fill a folder and publish it as the checkpoint of ``step``; then delete all but the newest ``keep``.
+    """Have ``write`` fill a folder and publish it as the checkpoint of ``step``; keep the newest ``keep`` and the best one.
 
     The folder gets its name by a rename once its content is on the disk, so that a process or machine that dies on the way leaves
     a draft, which nobody reads and the next checkpoint removes. Raises whatever ``write`` raises, and leaves nothing then.
@@ -41,8 +60,10 @@ def write_checkpoint(root: Path, step: int, write: Callable[[Path], None], *, ke
         _sync_folder(root)
     finally:
         shutil.rmtree(drafts, ignore_errors=True)
+    best = best_step(root)
     for old in _by_step(root)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+        if step_of(old) != best:
+            shutil.rmtree(old, ignore_errors=True)
     return final
 
 

@@ -232,7 +232,8 @@ def test_real_problems_and_the_real_tokenizer_train(tmp_path: Path) -> None:
         command(
             tmp_path,
             "run.name=real",
-            "max_steps=2",
+            "max_steps=3",
+            "evaluation.at_checkpoints=true",
             "num_few_shot=1",
             "max_prompt_tokens=704",
             f"model.path={tmp_path / 'model'}",
@@ -242,5 +243,9 @@ def test_real_problems_and_the_real_tokenizer_train(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     breakdown = rows(tmp_path / "real/reward_logs/syntax_aware_breakdown.jsonl")
-    assert len(breakdown) == 32
+    assert len(breakdown) == 3 * 16
     assert all(row["tests_total"] > 0 for row in breakdown)
+    measured = rows(tmp_path / "real/evaluation.jsonl")
+    assert [(row["name"], row["step"]) for row in measured] == [("before", 0), ("step 2", 2), ("after", 3)]
+    best = json.loads((tmp_path / "real/checkpoints/best.json").read_text())
+    assert best["reward"] == max(row["reward"] for row in measured[1:])

@@ -1,11 +1,12 @@
 """The loop, with fakes beside it: which groups are trained, under which policy, and what becomes of the others."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -113,6 +114,7 @@ def make_driver(
     progress: Progress | None = None,
     stop: asyncio.Event | None = None,
     num_problems: int = 5,
+    measure: Callable[[int], Coroutine[Any, Any, None]] | None = None,
 ) -> Driver:
     problems = [problem(f"p{number}") for number in range(num_problems)]
     return Driver(
@@ -126,6 +128,7 @@ def make_driver(
         records=records or MemoryRecords(),
         progress=progress or Progress(),
         stop=stop or asyncio.Event(),
+        measure=measure,
     )
 
 
@@ -153,6 +156,34 @@ def test_one_step_off_trains_groups_at_most_one_version_old_while_sampling_goes_
     staleness = [step - group.policy_version for step, groups in enumerate(records.steps) for group in groups]
     assert set(staleness) == {0, 1}
     assert positions(records.steps) == list(range(12))
+
+
+@pytest.mark.parametrize("staleness", [0, 2])
+def test_checkpoints_are_measured_while_the_samplers_serve_just_their_policy(tmp_path: Path, staleness: int) -> None:
+    samplers = FakeSamplerPool(lambda *_: "n + 1", publish_seconds=0.002)
+    records = MemoryRecords()
+    seen = []
+
+    async def measure(step: int) -> None:
+        before = samplers.version
+        await asyncio.sleep(0.02)
+        seen.append((step, before, samplers.version, step in records.saved, len(records.steps)))
+
+    config = settings(f"max_staleness={staleness}")
+    learner = FakeLearner(tmp_path)
+    run(make_driver(config, samplers=samplers, learner=learner, records=records, max_steps=6, measure=measure))
+    assert seen == [(2, 2, 2, True, 2), (4, 4, 4, True, 4)]  # the last one is measured when the run is over
+    assert positions(records.steps) == list(range(12))
+
+
+def test_a_run_that_is_stopped_does_not_wait_for_a_measurement(tmp_path: Path) -> None:
+    stop = asyncio.Event()
+
+    async def measure(_step: int) -> None:
+        stop.set()
+        await asyncio.sleep(60)
+
+    assert run(make_driver(settings(), learner=FakeLearner(tmp_path), stop=stop, measure=measure)) == 2
 
 
 def test_the_same_seed_asks_for_the_same_groups(tmp_path: Path) -> None:

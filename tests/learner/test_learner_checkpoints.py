@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from learner.checkpoints import newest_checkpoint, step_of, write_checkpoint, write_files
+from learner.checkpoints import best_step, mark_best, newest_checkpoint, step_of, write_checkpoint, write_files
 
 
 def save(root: Path, step: int, *, keep: int = 3, content: bytes = b"weights") -> Path:
@@ -23,6 +23,19 @@ def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     for step in (1, 2, 3, 4):
         save(tmp_path, step, keep=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-3", "checkpoint-4"]
+
+
+def test_the_best_is_kept_beside_the_newest(tmp_path: Path) -> None:
+    assert best_step(tmp_path) is None
+    for step, reward in ((1, 0.3), (2, 0.6), (3, 0.5), (4, 0.6)):
+        save(tmp_path, step, keep=1)
+        assert mark_best(tmp_path, step, reward) == (step < 3)
+    assert best_step(tmp_path) == 2
+    save(tmp_path, 5, keep=1)
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-5"]
+    assert mark_best(tmp_path, 5, 0.7)
+    save(tmp_path, 6, keep=1)
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-5", "checkpoint-6"]
 
 
 def test_a_write_that_fails_leaves_the_earlier_checkpoints_and_nothing_else(tmp_path: Path) -> None:
