@@ -15,7 +15,9 @@ from grader.signature import given_definitions
 
 # As deep a stack as the grader gives: OCaml 5 would take a second and a gigabyte to overflow its own.
 ENVIRONMENT = {**os.environ, "OCAMLRUNPARAM": "l=1M"}
-DEADLINE_SECONDS = 1.0  # of each of the processes, which need some milliseconds
+# The processes need some milliseconds. A compiler always ends; on a busy machine that may take long.
+COMPILER_DEADLINE_SECONDS = 60.0
+PROGRAM_DEADLINE_SECONDS = 2.0
 
 
 def solution_source(problem: Problem, completion: str) -> str:
@@ -23,7 +25,7 @@ def solution_source(problem: Problem, completion: str) -> str:
     return f"{given_definitions(problem.statement)}\n{completion}\n"
 
 
-def _run(command: list[str], folder: Path) -> tuple[int, str]:
+def _run(command: list[str], folder: Path, deadline_seconds: float = COMPILER_DEADLINE_SECONDS) -> tuple[int, str]:
     """Exit status and stderr; a status of -1 where it takes too long."""
     try:
         done = subprocess.run(
@@ -33,7 +35,7 @@ def _run(command: list[str], folder: Path) -> tuple[int, str]:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            timeout=DEADLINE_SECONDS,
+            timeout=deadline_seconds,
             check=False,
         )
     except subprocess.TimeoutExpired:
@@ -69,7 +71,7 @@ class ThreeProcesses:
             status, message = _run(["ocamlc", "-w", "-a", "-o", "program", "program.ml"], folder)
             if status != 0:
                 return _error_kind(message)
-            return _outcome(*_run(["./program"], folder))
+            return _outcome(*_run(["./program"], folder, PROGRAM_DEADLINE_SECONDS))
 
 
 class OneCompiler:
@@ -84,7 +86,7 @@ class OneCompiler:
         source = f"{solution_source(problem, completion)}\n{problem.tests}\n"
         (self._folder / "program.ml").write_text(source, encoding="utf-8")
         status, message = _run(["ocamlc", "-w", "-a", "-o", "program", "program.ml"], self._folder)
-        return _error_kind(message) if status != 0 else _outcome(*_run(["./program"], self._folder))
+        return _error_kind(message) if status != 0 else _outcome(*_run(["./program"], self._folder, PROGRAM_DEADLINE_SECONDS))
 
     def close(self) -> None:
         """Remove the folder."""

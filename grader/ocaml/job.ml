@@ -145,36 +145,69 @@ let honest_names environment ~signature ~given_items ~tests items =
   let* () = none (Scope.replaced_modules signature ~given_items items) "the statement's own is defined differently" in
   none (Scope.rebound_constructors ~tests:test_items items) "bound to another constructor"
 
+let type_run environment ~names plan =
+  let run = Scope.run_function ~problem_names:names ~tests:plan.Rewrite.structure in
+  reported (fun () ->
+      let run, _, _ = type_items environment [ run ] in
+      run)
+
 let typed_tests environment ~names ~tests plan =
   match tests with
   | Error exn -> stop Interface ("the problem's tests do not parse: " ^ Errors.message_of exn)
   | Ok _ -> (
-      let run = Scope.run_function ~problem_names:names ~tests:plan.Rewrite.structure in
-      match reported (fun () -> type_items environment [ run ]) with
-      | Ok (run, _, _) -> Ok run
+      match type_run environment ~names plan with
+      | Ok run -> Ok run
       | Error exn -> stop Interface ("the tests do not fit: " ^ Errors.message_of exn))
 
-let linked image structure =
-  match reported (fun () -> Link.link image ~unit_name (Compat.compile ~unit_name structure)) with
+let linked image units =
+  match reported (fun () -> Link.link image ~unit_name (List.map (fun compile -> compile ()) units)) with
   | Ok blob -> Ok blob
   | Error exn -> stop Interface (Errors.message_of exn)
   | exception Link.Forbidden_primitive name -> may_not_use name Location.none
 
-(* The tests of a problem come once for each of its completions. *)
-let planned =
-  let known = Hashtbl.create 64 in
-  fun source ->
-    match Hashtbl.find_opt known source with
-    | Some planned -> planned
-    | None ->
-        let tests = parse ~file:"tests.ml" source in
-        if Hashtbl.length known >= 64 then Hashtbl.reset known;
-        let planned = (tests, plan_of tests) in
-        Hashtbl.replace known source planned;
-        planned
+let compiled ~unit_name structure () = (unit_name, Compat.compile ~unit_name structure)
 
-let grade ~image ~environment ~name ~given ~tests ~candidates =
-  let tests, plan = planned tests in
+(* What is worked out once for the completions of a problem: the table is small, and starts again when it is full. *)
+let recalled table key work =
+  match Hashtbl.find_opt table key with
+  | Some result -> result
+  | None ->
+      let result = work () in
+      if Hashtbl.length table >= 64 then Hashtbl.reset table;
+      Hashtbl.replace table key result;
+      result
+
+let plans = Hashtbl.create 64
+
+let planned source =
+  recalled plans source (fun () ->
+      let tests = parse ~file:"tests.ml" source in
+      (tests, plan_of tests))
+
+(* Tests apart.  Of a completion that defines nothing but values the tests can see one, the problem's own: over all others
+   stand those of the standard library, and what is none of both does not fit a completion that has only that one.  Tests that do
+   fit such a completion are a unit of their own, compiled once for every function of one type. *)
+
+let tests_unit = "Tests"
+let units_of_tests = Hashtbl.create 64
+
+(* The item that makes the problem's value the second one of the job's unit, behind the completion, and what is known of it. *)
+let only_value environment ~signature ~given_items ~tests ~name =
+  if Result.is_error tests || given_items <> [] || name = "" || not (Scope.defines_only_values signature) then None
+  else
+    match type_items environment [ Scope.value_of Scope.solution name ] with
+    | item, [ Types.Sig_value (_, value, _) ], _ -> Option.map (fun text -> (item, value, text)) (Messages.spelled value)
+    | _ -> None
+
+let tests_apart environment ~name ~source plan value text =
+  recalled units_of_tests (source, name, text) (fun () ->
+      let seen = Scope.environment_of_tests (Scope.with_only_value environment ~name value) ~given_items:[] in
+      let run = type_run seen ~names:[ Scope.value_of Scope.solution name ] plan in
+      let compile run = reported (compiled ~unit_name:tests_unit run) in
+      Result.to_option (Result.bind run compile))
+
+let grade ~image ~environment ~name ~given ~tests:source ~candidates =
+  let tests, plan = planned source in
   let candidate = choose ~name candidates in
   let outcome =
     let* items = parsed candidate in
@@ -186,9 +219,15 @@ let grade ~image ~environment ~name ~given ~tests ~candidates =
     let undefined () = stop Interface ("the completion does not define " ^ name) in
     let* () = require (name = "" || Scope.binds_value signature name) undefined in
     let* () = honest_names env ~signature ~given_items ~tests items in
-    let names = Scope.problem_names ~environment ~signature ~given_items ~name in
-    let* run = typed_tests (Scope.environment_of_tests env ~given_items) ~names ~tests plan in
-    linked image (merge (merge given solution) run)
+    let apart (item, value, text) =
+      Option.map (fun tests -> (item, tests)) (tests_apart environment ~name ~source plan value text)
+    in
+    match Option.bind (only_value env ~signature ~given_items ~tests ~name) apart with
+    | Some (item, tests) -> linked image [ compiled ~unit_name (merge solution item); Fun.const tests ]
+    | None ->
+        let names = Scope.problem_names ~environment ~signature ~given_items ~name in
+        let* run = typed_tests (Scope.environment_of_tests env ~given_items) ~names ~tests plan in
+        linked image [ compiled ~unit_name (merge (merge given solution) run) ]
   in
   let answer verdict message errors = { verdict; chosen = candidate.index; message; errors; plan } in
   match outcome with

@@ -112,3 +112,16 @@ let described exn =
 
 let describe exn =
   match within_patience (fun () -> described exn) with Some described -> described | None -> (place exn, too_large)
+
+(* The type of a value, spelled out, where nothing about it is still to be found out and it is not huge (small ones can stand for
+   trees of exponential size). *)
+let spelled (value : Types.value_description) =
+  let nodes_left = ref 1000 in
+  let rec look t =
+    decr nodes_left;
+    if !nodes_left < 0 || Compat.level_of t <> Btype.generic_level then raise Exit;
+    Btype.iter_type_expr look t
+  in
+  match look value.val_type with
+  | () -> Some (Format.asprintf "%a" Printtyp.type_scheme value.val_type)
+  | exception Exit -> None

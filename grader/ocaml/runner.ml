@@ -41,13 +41,13 @@ let describe exn =
       | None -> name)
 
 let load blob =
-  let (code, literals, num_slots, unit_slot) : bytes * (int * Obj.t) list * int * int = Marshal.from_string blob 0 in
+  let (codes, literals, num_slots, last_slot) : bytes list * (int * Obj.t) list * int * int = Marshal.from_string blob 0 in
   realloc_global_data num_slots;
   List.iter (fun (slot, value) -> (global_data ()).(slot) <- value) literals;
-  let start = Load.start code in
+  let starts = List.map Load.start codes in
   let run () : run =
-    ignore (start ());
-    let exported = (global_data ()).(unit_slot) in
+    List.iter (fun start -> ignore (start ())) starts;
+    let exported = (global_data ()).(last_slot) in
     Obj.obj (Obj.field exported (Obj.size exported - 1))
   in
   run

@@ -64,14 +64,17 @@ let mentions name bindings =
   List.iter (fun binding -> expr { default with expr } binding.pvb_expr) bindings;
   !found
 
-(* Whether the completion, once typed, has something at its top level. *)
-let solution_has signature is_it =
+(* What the completion, once typed, has at its top level. *)
+let defined_in_solution signature =
   let inside = function
-    | Types.Sig_module (id, _, { md_type = Mty_signature items; _ }, _, _) when Ident.name id = solution ->
-        List.exists is_it items
-    | _ -> false
+    | Types.Sig_module (id, _, { md_type = Mty_signature items; _ }, _, _) when Ident.name id = solution -> items
+    | _ -> []
   in
-  List.exists inside signature
+  List.concat_map inside signature
+
+let solution_has signature is_it = List.exists is_it (defined_in_solution signature)
+let defines_only_values signature =
+  List.for_all (function Types.Sig_value _ -> true | _ -> false) (defined_in_solution signature)
 
 let binds_value signature name =
   solution_has signature (function Types.Sig_value (id, _, _) -> Ident.name id = name | _ -> false)
@@ -201,6 +204,13 @@ let environment_of_tests environment ~given_items =
   let opened environment path = Result.get_ok (Env.open_signature Asttypes.Override path environment) in
   let standard = path Rewrite.std in
   opened (Compat.add_predefined (List.fold_left opened environment (List.map path modules))) standard
+
+(* A solution with that one value, laid out as the unit of a job whose tests are compiled apart: link.ml knows the unit by the
+   solution's name as well. *)
+let with_only_value environment ~name value =
+  let field name = Types.Sig_value (Ident.create_local name, value, Types.Exported) in
+  let seen = Types.Mty_signature [ field solution; field name ] in
+  Env.add_module (Ident.create_persistent solution) Types.Mp_present seen environment
 
 let run_function ~problem_names ~tests:items =
   (* Tests may spell out [Stdlib.compare]; a completion may have a module of that name. *)

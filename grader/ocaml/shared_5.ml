@@ -29,3 +29,5 @@ let read_image_with read file =
   close_in channel;
   List.iteri (fun number name -> if name <> "" then Hashtbl.replace primitives name number) names;
   { slots; num_slots; primitives }
+
+let level_of = Types.get_level
