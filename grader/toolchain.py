@@ -48,7 +48,7 @@ FRONT_MODULES = (
     "inspect",
     "front",
 )
-RUNNER_MODULES = ("wire", "contain", "load", "report", "runner")
+RUNNER_MODULES = ("wire", "contain", "load", "request", "report", "runner")
 STUBS = ("contain_stubs.c",)  # of both programs
 RUNNER_STUBS = (*STUBS, "runner_stubs.c")
 # Compiler version -> the files that know its libraries and its runtime, under the names that the others call them by.

@@ -41,7 +41,7 @@ let describe exn =
       | None -> name)
 
 let load blob =
-  let (codes, literals, num_slots, last_slot) : bytes list * (int * Obj.t) list * int * int = Marshal.from_string blob 0 in
+  let (codes, literals, num_slots, last_slot) : bytes list * (int * Obj.t) list * int * int = Request.unmarshalled blob in
   realloc_global_data num_slots;
   List.iter (fun (slot, value) -> (global_data ()).(slot) <- value) literals;
   let starts = List.map Load.start codes in
@@ -115,7 +115,7 @@ let run_completion ~blob ~skipped ~step_seconds ~total_seconds =
   arm Unix.ITIMER_VIRTUAL total_seconds;
   Contain.completion ();
   let start = load blob in
-  Wire.scrub blob;
+  Request.forget ();
   reset_step_timer ();
   (match (start ()) step check check_through failure with
   | () -> report "end"
@@ -198,8 +198,8 @@ let run_job ~requests ~answers ~blob ~num_steps ~first_step_seconds ~total_secon
 
 let serve requests answers =
   let rec loop () =
-    match Wire.receive requests with
-    | [ blob; num_steps; step_seconds; total_seconds; wall_seconds ] ->
+    match Request.receive requests with
+    | blob, [ num_steps; step_seconds; total_seconds; wall_seconds ] ->
         let events =
           run_job ~requests ~answers ~blob ~num_steps:(int_of_string num_steps)
             ~first_step_seconds:(float_of_string step_seconds) ~total_seconds:(float_of_string total_seconds)

@@ -1,12 +1,14 @@
-/* What the runner needs of memory: a report that outlives the fork that writes it, and a stack that need not grow. */
+/* What the runner needs of memory: a request and a report that it shares with its forks, and a stack that need not grow. */
 
 #define _GNU_SOURCE
 #define CAML_INTERNALS
 #define CAML_NAME_SPACE
 #include <caml/alloc.h>
 #include <caml/fail.h>
+#include <caml/intext.h>
 #include <caml/mlvalues.h>
 #include <caml/version.h>
+#include <errno.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -19,6 +21,62 @@
 extern uintnat caml_max_stack_size; /* words; no header of OCaml 4 has it */
 #endif
 
+static void *shared_memory(size_t size) {
+  void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) caml_failwith("no memory to share with forks");
+  return memory;
+}
+
+/* ---- the request (request.ml) ---- */
+
+#define USUAL_REQUEST (256 * 1024)
+
+static struct {
+  char *bytes;
+  size_t room;
+} request;
+
+static void make_room(size_t length) {
+  size_t room = length < USUAL_REQUEST ? USUAL_REQUEST : length;
+  if (room <= request.room && request.room == USUAL_REQUEST) return;
+  if (request.room > 0) munmap(request.bytes, request.room);
+  request.room = 0;
+  request.bytes = shared_memory(room);
+  request.room = room;
+}
+
+/* False where the pipe ends before. */
+value caravan_request_read(value pipe, value wanted) {
+  size_t length = Long_val(wanted), done = 0;
+  make_room(length);
+  while (done < length) {
+    ssize_t count = read(Int_val(pipe), request.bytes + done, length - done);
+    if (count > 0) done += count;
+    else if (count == 0 || errno != EINTR) return Val_false;
+  }
+  return Val_true;
+}
+
+static char *part_of_request(value start, value length) {
+  size_t from = Long_val(start), size = Long_val(length);
+  if (from > request.room || size > request.room - from) caml_failwith("the request ends before");
+  return request.bytes + from;
+}
+
+value caravan_request_text(value start, value length) {
+  return caml_alloc_initialized_string(Long_val(length), part_of_request(start, length));
+}
+
+value caravan_request_value(value start, value length) {
+  return caml_input_value_from_block(part_of_request(start, length), Long_val(length));
+}
+
+value caravan_request_forget(value unit) {
+  munmap(request.bytes, request.room);
+  request.room = 0;
+  return unit;
+}
+
 /* ---- the report (report.ml) ---- */
 
 struct report {
@@ -28,9 +86,7 @@ struct report {
 static struct report *report;
 
 value caravan_report_open(value unit) {
-  void *shared = mmap(NULL, sizeof *report, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-  if (shared == MAP_FAILED) caml_failwith("no memory for reports");
-  report = shared;
+  report = shared_memory(sizeof *report);
   return unit;
 }
 

@@ -20,15 +20,6 @@ let read_exactly fd length =
   fill fd bytes 0 length;
   Bytes.unsafe_to_string bytes
 
-let read_to_end fd =
-  let buffer = Buffer.create 65536 and chunk = Bytes.create 65536 in
-  let rec loop () =
-    match Unix.read fd chunk 0 (Bytes.length chunk) with
-    | 0 -> Buffer.contents buffer
-    | count -> Buffer.add_subbytes buffer chunk 0 count; loop ()
-  in
-  loop ()
-
 let length_at text offset = Int32.to_int (String.get_int32_be text offset) land 0xFFFF_FFFF
 
 let decode frame =
@@ -77,15 +68,6 @@ let pick_up fd parcel =
 
 let hand_over fd parcel = write_all fd parcel.bytes 0 parcel.size
 let contents parcel = decode (Bytes.sub_string parcel.bytes 4 (parcel.size - 4))
-
-(* Memory that is given out uninitialized ([Bytes.create]) must not show what it held: requests hold the tests. *)
-let scrub text = Bytes.fill (Bytes.unsafe_of_string text) 0 (String.length text) '\000'
-
-let receive fd =
-  let frame = receive_frame fd in
-  let fields = decode frame in
-  scrub frame;
-  fields
 
 (* The protocol moves to private descriptors, and the standard ones become the null device (which is what stderr is):
    code that runs later in this process or in a fork of it has nothing of ours to print to. *)
