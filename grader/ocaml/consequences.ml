@@ -9,9 +9,7 @@ let alternatives budget item cuts errors =
   let instead index error =
     let replaced cut = List.mapi (fun at other -> if at = index then cut else other) cuts in
     let passing cut =
-      lazy
-        (if exhausted budget then None
-        else match attempt budget item (replaced cut) with trees, Ok _ -> Some trees | _, Error _ -> None)
+      lazy (if exhausted budget then None else Result.to_option (attempt budget item (replaced cut)))
     in
     let anywhere =
       match place_of item error with

@@ -119,7 +119,7 @@ type item = {
   helpers : string list;  (* values that the program's earlier items define *)
   places : Places.place list Lazy.t;
   size : int Lazy.t;
-  tried : (structure * (Env.t, error) result) Tried.t;  (* the ways to search often ask the same *)
+  tried : (structure, error) result Tried.t;  (* the ways to search often ask the same *)
 }
 
 let item_of ~env ~helpers tree =
@@ -143,12 +143,12 @@ let attempt budget item cuts =
   | None ->
       budget.nodes <- budget.nodes - Lazy.force item.size;
       let trees = Holes.apply cuts item.tree in
-      let result = (trees, type_items ~probe:true item.env trees) in
+      let result = Result.map (fun _ -> trees) (type_items ~probe:true item.env trees) in
       Tried.replace item.tried cuts result;
       result
 
 let step budget item error cuts =
   match attempt budget item cuts with
-  | trees, Ok _ -> Passes trees
-  | _, Error next when same_place next error -> Same
-  | _, Error next -> Stops_at next
+  | Ok trees -> Passes trees
+  | Error next when same_place next error -> Same
+  | Error next -> Stops_at next
