@@ -86,7 +86,9 @@ class OneCompiler:
         source = f"{solution_source(problem, completion)}\n{problem.tests}\n"
         (self._folder / "program.ml").write_text(source, encoding="utf-8")
         status, message = _run(["ocamlc", "-w", "-a", "-o", "program", "program.ml"], self._folder)
-        return _error_kind(message) if status != 0 else _outcome(*_run(["./program"], self._folder, PROGRAM_DEADLINE_SECONDS))
+        if status != 0:
+            return _error_kind(message)
+        return _outcome(*_run(["./program"], self._folder, PROGRAM_DEADLINE_SECONDS))
 
     def close(self) -> None:
         """Remove the folder."""

@@ -77,7 +77,7 @@ def signals(text: str, reading: Reading | None, *, name: str, statement: str) ->
         "repetitive": _is_repetitive(text),
         "mostly_prose": _is_mostly_prose(program, code, outside),
         "fence_spam": num_fences > MAX_FENCE_LINES,
-        "stub": lexical.num_lines(code) <= MAX_STUB_LINES and _is_stub(program, name),
+        "stub": num_code_lines <= MAX_STUB_LINES and _is_stub(program, name),
     }
     return Signals(
         degenerate=tuple(sign for sign, is_there in found.items() if is_there),

@@ -128,6 +128,36 @@ def test_the_same_program_gets_the_same_grade_in_any_order(grader: Grader) -> No
         )
 
 
+def test_tests_mean_for_each_completion_what_they_mean_for_it_alone(grader: Grader) -> None:
+    """Tests are compiled once for all completions of which they can see no more than one type."""
+    pair = problem(
+        "(** Twice the same. *)\nlet pair x =",
+        'let () = assert (pair 1 = (1, 1))\nlet () = assert (pair "a" = ("a", "a"))',
+    )
+    of_pair = {
+        "let pair x = (x, x)": Verdict.PASSED,
+        "let pair (x : int) = (x, x)": Verdict.INTERFACE,
+        "let pair = List.hd [ (fun x -> (x, x)) ]": Verdict.INTERFACE,
+        "let pair x = (x, [ x ])": Verdict.INTERFACE,
+        "let ( = ) _ _ = false\nlet fst = 1\nlet pair x = (x, x)": Verdict.PASSED,
+        "type t = A\nlet pair x = (x, x)": Verdict.PASSED,
+        "let pair : 'a. 'a -> 'a * 'a = fun x -> ignore (failwith \"no\"); (x, x)": Verdict.RAISED,
+    }
+    helped = problem(
+        "(** Twice. *)\nlet twice x =", "let () = assert (twice 2 = 4)\nlet () = assert (four = 4)\nlet four = 5"
+    )
+    of_helped = {
+        "let four = 4\nlet twice x = x + x": Verdict.PASSED,
+        "let twice x = x + x": Verdict.INTERFACE,
+        "let four = 5\nlet twice x = x + x": Verdict.WRONG,
+        'let four = "4"\nlet twice x = x + x': Verdict.INTERFACE,
+    }
+    cases = [(pair, *case) for case in of_pair.items()] + [(helped, *case) for case in of_helped.items()]
+    for made, text, verdict in [*cases, *reversed(cases)]:
+        facts = grader.grade(made, text, FinishReason.STOP).facts
+        assert facts.verdict is verdict, (text, facts.diagnostics)
+
+
 def test_an_answer_in_several_blocks_is_read_as_one_program(grader: Grader) -> None:
     made = problem("(** Twice a number. *)\nlet twice (n : int) : int =", "let () = assert (twice 2 = 4)")
     answer = (
