@@ -75,6 +75,7 @@ class Attempt:
         self.request = request
         self.version: int | None = None  # the policy that it is sampled under; None while it waits for a sampler
         self.given_up: GivenUp | None = None
+        self.ungradable: str | None = None  # why the graders failed at one of its completions
         self._watcher = watcher
         self._foregone = foregone
         self._rewarded = rewarded
@@ -141,7 +142,8 @@ class Attempt:
             grade: Grade | None = await graders.grade(self.problem, completion)
             if grade and self._rewarded:
                 grade = self._rewarded(grade)
-        except UngradableError:
+        except UngradableError as error:
+            self.ungradable = str(error)
             grade = None  # not the completion's fault: it gets no reward, stays out of the baseline, and is counted
         self._grades[completion.index] = grade
         self._graded_at[completion.index] = time.time()

@@ -32,6 +32,7 @@ from cluster.problems import ProblemStream
 from cluster.progress import Progress
 from cluster.timeline import Timeline
 from cluster.types import (
+    CaravanError,
     Fate,
     GraderPool,
     Group,
@@ -39,6 +40,7 @@ from cluster.types import (
     Learner,
     PolicyVersion,
     Prompt,
+    RunFolderError,
     SamplerPool,
     Sampling,
     StepReport,
@@ -53,6 +55,9 @@ MAX_GROUP_SIZE = 1 << 12
 
 MAX_ATTEMPTS = 3
 """How often a group is asked for that others overtake until it is too old; then its problem is left out as too slow."""
+
+MAX_FAILED_ROUNDS = 3
+"""How many times as many groups as there are slots may fail one after another; then something else than they is broken."""
 
 
 class Records(Protocol):
@@ -128,11 +133,13 @@ class Driver:
         self._records = records
         self._progress = progress
         self._state_of_step = progress.to_json()  # the progress as it was when the last step was done
+        self._recorded_step = progress.step  # the last step that the records have
         self._stop = stop
         self._measure = measure
         self._learning: asyncio.Task[PolicyVersion] | None = None
         self._attempts: dict[asyncio.Task[None], Attempt] = {}  # under way
         self._dropped: list[Dropped] = []  # since the last step
+        self._num_failed = 0  # groups, since the last one that did not fail
         self._num_held_slots = 0  # of groups that were given up for their age, until the next policy
         self._timeline = Timeline()
         self._slots = Slots(
@@ -221,11 +228,24 @@ class Driver:
             end = attempt.given_up
             if end.fate is Fate.FILTERED:
                 self._buffer.filtered()
-            await self._drop(
-                Dropped(group=group, group_size=attempt.request.group_size, fate=end.fate, reason=end.reason)
+            dropped: Dropped | None = Dropped(
+                group=group, group_size=attempt.request.group_size, fate=end.fate, reason=end.reason
             )
-        elif dropped := self._buffer.add(group):
+        else:
+            dropped = self._buffer.add(group)
+        if dropped:
             await self._drop(dropped)
+        self._require_progress(attempt, dropped)
+
+    def _require_progress(self, attempt: Attempt, dropped: Dropped | None) -> None:
+        """Raise CaravanError where groups do nothing but fail: others would fail for ever in their place."""
+        if dropped is None or dropped.fate is Fate.FILTERED:
+            self._num_failed = 0
+        elif dropped.fate is Fate.FAILED:
+            self._num_failed += 1
+            if self._num_failed >= MAX_FAILED_ROUNDS * self._slots.capacity:
+                why = f"{dropped.reason}: {attempt.ungradable}" if attempt.ungradable else dropped.reason
+                raise CaravanError(f"{self._num_failed} groups failed one after another, the last with: {why}")
 
     async def _give_up_doomed(self) -> None:
         """End what would be too old for the next step, now that the batch of this one is complete."""
@@ -251,12 +271,13 @@ class Driver:
         for group in groups:
             for fate, _ in endings_of_trained(group, report):
                 self._progress.count(fate, 1)
-        self._state_of_step = self._progress.to_json()
+        state = self._progress.to_json()
         figures = self._timeline.cut({"samplers": self._samplers.usage(), "graders": self._graders.usage()})
         figures |= {"learn_began_at": began_at, "learned_at": time.time()}
         metrics = step_metrics(groups, self._dropped, report, self._progress, figures)
         self._dropped.clear()
         self._records.step_done(self._progress.epoch(len(self._stream)), groups, report, metrics, in_force)
+        self._state_of_step, self._recorded_step = state, self._progress.step
         self._enter_phase()
         return policy
 
@@ -303,9 +324,16 @@ class Driver:
         return working.result() if working.done() and not working.cancelled() else None
 
     async def save_checkpoint(self) -> None:
-        """Save the last step done, unless it is saved already; a step under way is waited for."""
+        """Save the last step done, unless it is saved already; a step under way is waited for.
+
+        Raises RunFolderError where the records lack that step: who went on from there would lack it for ever.
+        """
         if self._learning:
             await asyncio.wait({self._learning})
+        if self._recorded_step < self._progress.step:
+            raise RunFolderError(
+                f"step {self._progress.step} could not be written to the ledger, and is not saved without it"
+            )
         if self._progress.step > self._progress.saved_step:
             self._records.save_progress(self._progress.step, self._state_of_step)
             await self._learner.save_checkpoint()

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.run_folder import RunFolder
-from cluster.types import RunFolderError
+from cluster.types import ConfigError, RunFolderError
 
 COLUMNS = [
     *("completion_id", "problem_id", "step", "fate", "reason", "policy_version", "verdict", "total_reward"),
@@ -38,28 +38,33 @@ class Span:
 
 
 def write_trace(run: Path, out: Path) -> int:
-    """Write the trace of a run, finished or not; returns the number of spans. Raises RunFolderError."""
+    """Write the trace of a run, finished or not; returns the number of spans. Raises RunFolderError, ConfigError for ``out``."""
     folder = RunFolder(run)
+    if not folder.config.is_file():
+        raise RunFolderError(f"{run} is not the folder of a run: it holds no {folder.config.name}")
     spans = sorted(spans_of(folder))
     if not spans:
         raise RunFolderError(
             f"{run} holds nothing to draw: a run writes rollouts and metrics as each of its steps ends"
         )
-    with folder.explained(out), out.open("w", encoding="utf-8") as file:
-        events = map(json.dumps, trace_events(spans))
-        file.write('{"displayTimeUnit": "ms", "traceEvents": [\n')
-        file.write(",\n".join(events))
-        file.write("\n]}\n")
+    events = ",\n".join(map(json.dumps, trace_events(spans)))
+    try:
+        out.write_text(f'{{"displayTimeUnit": "ms", "traceEvents": [\n{events}\n]}}\n', encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"--out {out}: cannot be written ({error.strerror}); choose another file") from None
     return len(spans)
 
 
 def spans_of(folder: RunFolder) -> Iterator[Span]:
     """Everything that the run's files know the times of, in no order."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     for path in sorted(folder.rollouts.glob("step-*.parquet")):
-        with folder.explained(path):
+        try:
             rows = pq.read_table(path, columns=COLUMNS).to_pylist()
+        except (pa.ArrowException, OSError) as error:
+            raise RunFolderError(f"{path} cannot be read as Parquet ({error}); move it away to leave it out") from None
         for row in rows:
             yield from _completion_spans(row)
     for row in _json_rows(folder.metrics):

@@ -1,5 +1,6 @@
 """The vLLM engine behind the few calls that a sampler makes; the only file that imports vLLM."""
 
+import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Sequence
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 SHUTDOWN_SECONDS = 12.0
 """Time for the engine's processes to end in good order (some 6 s on the CPU), which leaves no shared memory behind."""
+
+DEATH_POLL_SECONDS = 1.0
+"""How often a call that is waited for looks whether the engine still lives."""
 
 BASE_VERSION = 0
 
@@ -144,19 +148,21 @@ class Engine:
 
         Raises ModelError where vLLM refuses it, SamplerError where the engine died.
         """
-        await _ask(
+        await self._ask(
             self._engine.add_lora(_lora_request(adapter, load_inplace=True)),
             f"does not load the adapter of policy {adapter.version}",
         )
 
     async def drop(self, adapter: Adapter) -> None:
         """Forget an adapter; no request may name it any more."""
-        await _ask(self._engine.remove_lora(adapter.slot), f"does not drop the adapter of policy {adapter.version}")
+        await self._ask(
+            self._engine.remove_lora(adapter.slot), f"does not drop the adapter of policy {adapter.version}"
+        )
 
     async def bound(self, adapter: Adapter) -> BoundAdapter:
         """What the engine holds of a loaded adapter."""
         call = self._engine.collective_rpc("bound_modules", args=(adapter.slot, str(adapter.folder)))
-        ((named, bound, differing),) = await _ask(call, f"does not show the adapter of policy {adapter.version}")
+        ((named, bound, differing),) = await self._ask(call, f"does not show the adapter of policy {adapter.version}")
         return BoundAdapter(named=tuple(named), bound=tuple(bound), differing=tuple(differing))
 
     async def reload(self, folder: Path, version: int) -> None:
@@ -166,7 +172,7 @@ class Engine:
         """
         call = self._engine.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
         try:
-            await _ask(call, f"does not load the merged weights of policy {version}")
+            await self._ask(call, f"does not load the merged weights of policy {version}")
         except ModelError as error:
             raise SamplerError(str(error)) from error
 
@@ -177,16 +183,36 @@ class Engine:
         What was computed under the old weights is thrown away: running requests are prefilled again. With their old KV
         cache, tokens would come from neither policy.
         """
-        await _ask(self._engine.pause_generation(mode="keep", clear_cache=True), "does not pause")
+        await self._ask(self._engine.pause_generation(mode="keep", clear_cache=True), "does not pause")
         try:
             yield
-            await _ask(self._engine.update_weight_version(str(version)), "does not take a new version label")
+            await self._ask(self._engine.update_weight_version(str(version)), "does not take a new version label")
         finally:
-            await _ask(self._engine.resume_generation(), "does not go on after a pause")
+            await self._ask(self._engine.resume_generation(), "does not go on after a pause")
 
     def shutdown(self) -> None:
         """Stop the engine and its processes; takes up to SHUTDOWN_SECONDS."""
         self._engine.shutdown(SHUTDOWN_SECONDS)
+
+    async def _ask(self, call: Awaitable[AnswerT], refusal: str) -> AnswerT:
+        """Await a call to the engine's worker; raises ModelError where it refuses, SamplerError where it is dead.
+
+        vLLM leaves a call unanswered for ever whose engine died on the way, so that is looked at while it is waited for.
+        """
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        answer = asyncio.ensure_future(call)
+        try:
+            while not (await asyncio.wait({answer}, timeout=DEATH_POLL_SECONDS))[0]:
+                if self._engine.errored:
+                    raise EngineDeadError
+            return await answer
+        except EngineDeadError as error:
+            raise SamplerError(f"vLLM {refusal}: its engine died") from error
+        except Exception as error:  # vLLM hands over whatever its worker raised as a plain Exception
+            raise ModelError(f"vLLM {refusal}: {one_line(error)}") from error
+        finally:
+            answer.cancel()
 
     async def _run(
         self, token_ids: Sequence[int], params: "SamplingParams", request_id: str, adapter: Adapter | None
@@ -215,18 +241,6 @@ def _lora_request(adapter: Adapter, *, load_inplace: bool = False) -> "LoRAReque
         lora_path=str(adapter.folder),
         load_inplace=load_inplace,  # never on a request that samples: vLLM would load it again for every token
     )
-
-
-async def _ask(call: Awaitable[AnswerT], refusal: str) -> AnswerT:
-    """Await a call to the engine's worker; raises ModelError where it refuses, SamplerError where it is dead."""
-    from vllm.v1.engine.exceptions import EngineDeadError
-
-    try:
-        return await call
-    except EngineDeadError as error:
-        raise SamplerError(f"vLLM {refusal}: its engine died") from error
-    except Exception as error:  # vLLM hands over whatever its worker raised as a plain Exception
-        raise ModelError(f"vLLM {refusal}: {one_line(error)}") from error
 
 
 def _sampling_params(sampling: Sampling, *, seed: int) -> "SamplingParams":

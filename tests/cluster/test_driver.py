@@ -19,6 +19,7 @@ from cluster.driver import Driver
 from cluster.problems import ProblemStream
 from cluster.progress import Progress
 from cluster.types import (
+    CaravanError,
     Completion,
     Fate,
     Grade,
@@ -29,6 +30,7 @@ from cluster.types import (
     PolicyVersion,
     Problem,
     Prompt,
+    RunFolderError,
     StepReport,
     Swap,
     UngradableError,
@@ -483,3 +485,37 @@ def test_phases_change_groups_filters_rewards_and_learner_at_their_step(tmp_path
         len({request.seed + index for request in samplers.requests for index in range(request.group_size)})
         == 2 * 2 + 6 * 3
     )
+
+
+def test_a_step_that_could_not_be_written_down_is_not_saved_so_that_a_resume_takes_it_again(tmp_path: Path) -> None:
+    class FullDisk(MemoryRecords):
+        def step_done(
+            self,
+            epoch: float,
+            groups: Sequence[Group],
+            report: StepReport,
+            metrics: Mapping[str, float],
+            in_force: Mapping[str, object],
+        ) -> None:
+            if report.step == 3:
+                raise RunFolderError("the disk is full")
+            super().step_done(epoch, groups, report, metrics, in_force)
+
+    async def scenario(driver: Driver) -> None:
+        with pytest.raises(ExceptionGroup):
+            await driver.train()
+        with pytest.raises(RunFolderError, match="step 3"):
+            await driver.save_checkpoint()
+
+    records = FullDisk()
+    asyncio.run(asyncio.wait_for(scenario(make_driver(settings(), learner=FakeLearner(tmp_path), records=records)), 10))
+    assert list(records.saved) == [2]
+
+
+def test_a_run_whose_graders_all_fail_ends_and_says_why(tmp_path: Path) -> None:
+    records = MemoryRecords()
+    driver = make_driver(settings(), learner=FakeLearner(tmp_path), reward=lambda _: None, records=records)
+    with pytest.raises(ExceptionGroup) as failure:
+        run(driver)
+    assert failure.group_contains(CaravanError, match="failed one after another, .*: ungradable: no grader is alive")
+    assert {dropped.fate for dropped in records.dropped} == {Fate.FAILED}

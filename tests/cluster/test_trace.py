@@ -42,5 +42,21 @@ def test_a_trace_shows_every_completion_step_and_publish_in_lanes_that_do_not_ov
 
 
 def test_a_run_without_steps_has_no_trace(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    with folder.opened(load_config(None, environment={})):
+        pass
     with pytest.raises(RunFolderError, match="nothing to draw"):
+        write_trace(folder.path, tmp_path / "trace.json")
+
+
+def test_a_folder_that_is_no_run_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match="not the folder of a run"):
         write_trace(tmp_path, tmp_path / "trace.json")
+
+
+def test_a_damaged_file_of_the_ledger_is_named(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    with folder.opened(load_config(None, environment={})):
+        (folder.rollouts / "step-000001-000001.parquet").write_bytes(b"PAR1 cut")
+    with pytest.raises(RunFolderError, match="cannot be read as Parquet"):
+        write_trace(folder.path, tmp_path / "trace.json")
