@@ -330,7 +330,8 @@ def resolve_key(key: str) -> str:
     if len(matches) == 1:
         return matches[0]
     if matches:
-        raise ConfigError(f"{key!r} is ambiguous: {', '.join(matches)}")
+        reasons = "".join(f"; {one} cannot be set: {REFUSED[one]}" for one in matches if one in REFUSED)
+        raise ConfigError(f"{key!r} is ambiguous: {', '.join(matches)}{reasons}")
     near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
     near += [candidate for candidate in known if candidate.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
     hint = f"; did you mean {', '.join(dict.fromkeys(near))}?" if near else ""
@@ -362,7 +363,10 @@ def _parse_yaml(text: str, where: str) -> Any:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{where} is not YAML: {error}") from None
+        problem = getattr(error, "problem", None) or "cannot be read"
+        mark = getattr(error, "problem_mark", None)
+        place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
+        raise ConfigError(f"{where} is not YAML: {problem}{place}") from None
 
 
 def _environment_values(environment: Mapping[str, str]) -> Iterable[tuple[str, Any]]:

@@ -124,8 +124,8 @@ class RunFolder:
         for path in (self.learning_log, self.time_log):
             if path.exists():
                 self.write(path, "".join(f"{line}\n" for line in path.read_text().splitlines()[:step]))
-        for path in self.rollouts.glob("step-*.parquet"):
-            if int(path.name.split("-")[1]) > step:
+        for path in self.rollouts.glob("step-*"):
+            if path.suffix == ".tmp" or int(path.name.split("-")[1]) > step:
                 path.unlink()
 
     def link_worker_logs(self, logs: Path) -> None:

@@ -68,6 +68,15 @@ def test_steps_that_are_done_again_are_reported_once(tmp_path: Path) -> None:
     assert [path.name[:11] for path in sorted(folder.rollouts.iterdir())] == ["step-000001", "step-000002"]
 
 
+def test_what_a_killed_run_was_writing_is_removed(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    with folder.opened(config()):
+        for name in ("step-000001-000001.parquet", "step-000002-000001.parquet", "step-000001-000002.tmp"):
+            (folder.rollouts / name).touch()
+        folder.forget_after(1)
+    assert [path.name for path in folder.rollouts.iterdir()] == ["step-000001-000001.parquet"]
+
+
 def test_progress_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     with folder.opened(config()):
