@@ -36,7 +36,12 @@ class RunSettings(BaseModel):
         description="folder under run.folder; default: the name of the configuration file",
     )
     folder: Path = Field(default=Path("runs"), description="where run folders are made")
-    seed: int = Field(default=0, ge=0, description="of the shuffle, the samples and the adapter's initial weights")
+    seed: int = Field(
+        default=0,
+        ge=0,
+        le=2_000_000_000,  # every request has a seed of 64 bits, of which these are the upper 32
+        description="of the shuffle, the samples and the adapter's initial weights",
+    )
 
 
 class ModelSettings(BaseModel):
