@@ -1,6 +1,7 @@
 """The command line. Whatever is heavy is imported by the command that needs it: ``caravan --help`` answers at once."""
 
 import argparse
+import math
 import os
 import sys
 from pathlib import Path
@@ -28,7 +29,11 @@ examples:
   caravan train -c configs/demo.yaml run.name=warm temperature=1.2
   caravan train -c configs/qwen1.5b-1gpu.yaml dataset=problems.jsonl max_steps=100
 
-The same command again goes on from the last checkpoint. Ctrl-C stops after the step under way and saves one."""
+  caravan train --resume runs/warm                         go on; the same as the first command again
+  caravan train --resume runs/warm learning_rate=7e-6 temperature=1.2
+
+The same command again goes on from the last checkpoint. Ctrl-C stops after the step under way and saves one. --resume may change
+what may change on the way (phases may change the same keys), from that checkpoint on; config.yaml keeps it under `branches`."""
 
 EVAL_HELP = f"""\
 {CONFIG_HELP}
@@ -104,6 +109,30 @@ examples:
   caravan replay runs/demo
   caravan replay runs/demo --out replayed-adapter"""
 
+EXPORT_HELP = """\
+OUT gets the adapter in PEFT format or, with --merge, a whole model that transformers and vLLM load as it is, and a model card
+(README.md) with data, configuration, curve and evaluation. A merged model is compared, on completions of the run, with model and
+adapter side by side: it may differ by 0.0001 nats per token in float32 and by 0.05 in bfloat16. Nothing leaves this machine
+unless --push-to-hub says so.
+
+examples:
+  caravan export runs/demo demo-adapter
+  caravan export runs/demo --step 40 --merge demo-model
+  caravan export runs/demo --merge demo-model --dtype bfloat16 --push-to-hub me/ocaml-demo"""
+
+SFT_HELP = f"""\
+Teaches the model to write the reference solutions of the training problems, by TRL's SFTTrainer: the loss is that of the
+completions alone. The held-out problems stay unseen, so that a run with the same data settings can be measured on them. OUT
+becomes a whole model for model.path; without --full an adapter (learner.lora) is trained and added in, and kept in OUT/adapter.
+Of the settings, those of model, data, the prompt (rollout) and the learner's lora, dtype, gpus, num_threads and
+gradient_checkpointing count.
+
+{CONFIG_HELP}
+
+examples:
+  caravan sft -c configs/qwen1.5b-1gpu.yaml --out qwen-ocaml model.path=Qwen/Qwen2.5-Coder-1.5B
+  caravan sft -c configs/demo.yaml --out taught --full --steps 100 --learning-rate 3e-4"""
+
 TRACE_HELP = """\
 Writes when each completion was sampled and graded, each step learned and each policy published, as a Chrome trace: open it at
 https://ui.perfetto.dev or chrome://tracing. The run may still be going on.
@@ -160,6 +189,7 @@ def _parser() -> argparse.ArgumentParser:
     for one in (train, evaluate, sample):
         one.add_argument("-c", "--config", type=Path, metavar="FILE", help="a YAML file; configs/ has some")
         one.add_argument("settings", nargs="*", metavar="key=value", help="settings that win over the file")
+    train.add_argument("--resume", type=Path, metavar="RUN", help="the folder of a run, whose configuration it goes by")
     evaluate.add_argument("--out", type=Path, metavar="FILE", help="write the figures as JSON")
     sample.add_argument(
         "--id", action="append", default=[], dest="ids", metavar="ID", help="a problem; may be repeated"
@@ -195,6 +225,33 @@ def _parser() -> argparse.ArgumentParser:
     replay.add_argument("run", type=Path, metavar="RUN", help="the folder of a run")
     replay.add_argument("--out", type=Path, metavar="FOLDER", help="where to keep the adapter, in PEFT format")
 
+    sft = add("sft", _sft, "teach a model the reference solutions of problems, before training", SFT_HELP)
+    sft.add_argument("-c", "--config", type=Path, metavar="FILE", help="a YAML file; configs/ has some")
+    sft.add_argument("settings", nargs="*", metavar="key=value", help="settings that win over the file")
+    sft.add_argument("--out", type=Path, required=True, metavar="OUT", help="an empty folder, or one that is made")
+    sft.add_argument("--full", action="store_true", help="train all weights in place of an adapter")
+    sft.add_argument("--epochs", type=_positive, default=1.0, metavar="E", help="passes over the pairs (default 1)")
+    sft.add_argument("--steps", type=_count, metavar="N", help="optimizer steps, in place of --epochs")
+    sft.add_argument("--batch-size", type=_count, default=16, metavar="N", help="pairs in a step (default 16)")
+    sft.add_argument("--micro-batch-size", type=_count, default=4, metavar="N", help="pairs in a pass (default 4)")
+    sft.add_argument("--learning-rate", type=_positive, default=1e-4, metavar="R", help="at its highest (default 1e-4)")
+    sft.add_argument("--warmup-steps", type=int, default=10, metavar="N", help="of linear warm-up (default 10)")
+
+    export = add("export", _export, "make a folder of a run's adapter, or of model and adapter in one", EXPORT_HELP)
+    export.add_argument("run", type=Path, metavar="RUN", help="the folder of a run, finished or not")
+    export.add_argument("out", type=Path, metavar="OUT", help="an empty folder, or one that is made")
+    export.add_argument("--step", type=_count, metavar="N", help="of a checkpoint (default: the last)")
+    export.add_argument("--merge", action="store_true", help="add the adapter into the weights of the model")
+    export.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        default="bfloat16",
+        help="of the merged weights (default %(default)s)",
+    )
+    export.add_argument(
+        "--push-to-hub", metavar="NAME", help="upload OUT to the Hugging Face hub, as a private repository"
+    )
+
     trace = add("trace", _trace, "draw where the time of a run went, for Perfetto", TRACE_HELP)
     trace.add_argument("run", type=Path, metavar="RUN", help="the folder of a run, finished or not")
     trace.add_argument("--out", type=Path, required=True, metavar="FILE.json", help="where the trace goes")
@@ -209,12 +266,29 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _positive(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return number
+
+
 def _train(options: argparse.Namespace) -> int:
     from cluster.config import load_config
+    from cluster.resume import resumed_config
     from cluster.session import run_to_end
     from cluster.train import train
 
-    config = load_config(options.config, options.settings)
+    if options.resume and options.config:
+        raise ConfigError("--resume goes by the run's own configuration: leave out -c")
+    config = (
+        resumed_config(options.resume, options.settings)
+        if options.resume
+        else load_config(options.config, options.settings)
+    )
     return run_to_end(lambda view: train(config, view))
 
 
@@ -266,6 +340,37 @@ def _replay(options: argparse.Namespace) -> int:
     from cluster.replay import replay_and_report
 
     return replay_and_report(options.run, options.out)
+
+
+def _sft(options: argparse.Namespace) -> int:
+    from cluster.config import load_config
+    from cluster.sft import sft
+    from learner.warm_start import Schedule
+
+    config = load_config(options.config, options.settings)
+    schedule = Schedule(
+        num_steps=options.steps,
+        num_epochs=options.epochs,
+        batch_size=options.batch_size,
+        micro_batch_size=min(options.micro_batch_size, options.batch_size),
+        learning_rate=options.learning_rate,
+        num_warm_up_steps=options.warmup_steps,
+        seed=config.run.seed,
+    )
+    return sft(config, options.out, schedule, full=options.full)
+
+
+def _export(options: argparse.Namespace) -> int:
+    from cluster.export import export_and_report
+
+    return export_and_report(
+        options.run,
+        options.out,
+        step=options.step,
+        merge=options.merge,
+        dtype=options.dtype,
+        push_to_hub=options.push_to_hub,
+    )
 
 
 def _trace(options: argparse.Namespace) -> int:

@@ -11,10 +11,11 @@ from typing import Any
 
 from cluster.builtin import builtin_problems
 from cluster.problems import split
+from cluster.sft_pairs import answer, pairs_of
 from cluster.tiny_card import card, measure
 from cluster.types import ModelError, Problem
-from learner.warm_start import Pair, Schedule, Shape, warm_start
-from rollout.prompt import END_MARKER, continuation, render
+from learner.warm_start import Schedule, Shape, warm_start
+from rollout.prompt import continuation
 
 FOLDER = Path(__file__).parents[1] / "assets" / "tiny"
 NUM_HELD_OUT = 200
@@ -51,7 +52,7 @@ def make(
     import torch
 
     training, _ = training_split()
-    tokenizer = train_tokenizer([continuation(problem, ()) + completion_text(problem) for problem in training])
+    tokenizer = train_tokenizer([continuation(problem, ()) + answer(problem, is_chat=False) for problem in training])
     shape = Shape(
         vocab_size=VOCAB_SIZE,
         hidden_size=192,
@@ -63,7 +64,9 @@ def make(
         eos_id=tokenizer.eos_token_id,
         pad_id=tokenizer.pad_token_id,
     )
-    model = warm_start(training_pairs(training, tokenizer), shape, schedule, on_step)
+    model = warm_start(
+        pairs_of(training, tokenizer, num_few_shot=0, max_prompt_tokens=MAX_TOKENS), tokenizer, shape, schedule, on_step
+    )
     model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
@@ -96,24 +99,6 @@ def train_tokenizer(texts: Sequence[str]) -> Any:
         model_max_length=MAX_TOKENS,
         clean_up_tokenization_spaces=False,
     )
-
-
-def completion_text(problem: Problem) -> str:
-    """What the model should write after the prompt: the body of the reference solution and the END marker."""
-    if problem.solution is None:
-        raise ModelError(f"problem {problem.id!r} has no reference solution to learn from")
-    return f"{problem.solution.removeprefix(problem.signature).lstrip(chr(10))}\n{END_MARKER}"
-
-
-def training_pairs(problems: Sequence[Problem], tokenizer: Any) -> list[Pair]:
-    """Prompt ids and completion ids (with the end-of-sequence token) of each problem."""
-    return [
-        (
-            render(problem, tokenizer, num_few_shot=0, max_prompt_tokens=MAX_TOKENS).token_ids,
-            [*tokenizer.encode(completion_text(problem), add_special_tokens=False), tokenizer.eos_token_id],
-        )
-        for problem in problems
-    ]
 
 
 def main() -> None:

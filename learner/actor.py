@@ -154,7 +154,7 @@ class RayLearner:
         except _Lost as again:
             self._kill()
             raise LearnerError(
-                f"{lost}; it was started again, and {again}. If memory ran out, lower learner.micro_batch_size or set "
+                f"{lost}; it was started again, and {again}. If memory ran out, lower learner.micro_batch_tokens or set "
                 f"learner.gradient_checkpointing. Start again with the same command to go on from {self._newest()}"
             ) from again
 

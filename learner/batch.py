@@ -1,11 +1,11 @@
-"""Rows -> the tensors that TRL's loss reads, cut into micro-batches that together are exactly one step."""
+"""Rows -> the tensors that TRL's loss reads, in micro-batches that together are exactly one step."""
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from learner.cuts import Cut
 from learner.selection import Row
 from learner.settings import LossType
 
@@ -29,38 +29,21 @@ policy that read it.
 """
 
 
-def micro_batches(
-    rows: Sequence[Row], *, micro_batch_size: int, pad_token_id: int, loss_type: LossType
-) -> list[MicroBatch]:
-    """Cut the rows of a step into micro-batches; every row is in exactly one, some may be smaller than others.
-
-    Rows of one temperature stay together, because logprobs are taken at one; then rows of one prompt, and prompts of similar
-    length, so that little is computed twice or on padding.
-    """
-    ordered = sorted(rows, key=_sort_key, reverse=True)
+def micro_batches(cuts: Sequence[Cut], *, pad_token_id: int, loss_type: LossType) -> list[MicroBatch]:
+    """The tensors of each micro-batch of a step."""
+    rows = [row for each in cuts for row in each.rows]
     num_tokens = sum(row.num_fresh for row in rows)
     return [
         {
-            **_tensors(chunk, pad_token_id),
+            **_tensors(each.rows, pad_token_id),
             "num_items_in_batch": torch.tensor(float(num_tokens)),
-            "loss_share": torch.tensor(_loss_share(chunk, loss_type, num_rows=len(rows), num_tokens=num_tokens)),
-            "token_share": torch.tensor(sum(row.num_fresh for row in chunk) / num_tokens),
-            "row_share": torch.tensor(len(chunk) / len(rows)),
-            "temperature": torch.tensor(chunk[0].temperature, dtype=torch.float64),
+            "loss_share": torch.tensor(_loss_share(each.rows, loss_type, num_rows=len(rows), num_tokens=num_tokens)),
+            "token_share": torch.tensor(sum(row.num_fresh for row in each.rows) / num_tokens),
+            "row_share": torch.tensor(len(each.rows) / len(rows)),
+            "temperature": torch.tensor(each.rows[0].temperature, dtype=torch.float64),
         }
-        for chunk in _chunks(ordered, micro_batch_size)
+        for each in cuts
     ]
-
-
-def _chunks(rows: Sequence[Row], size: int) -> Iterator[list[Row]]:
-    """Consecutive rows of one temperature, at most ``size`` at a time."""
-    for _, sampled_alike in itertools.groupby(rows, key=lambda row: row.temperature):
-        while chunk := list(itertools.islice(sampled_alike, size)):
-            yield chunk
-
-
-def _sort_key(row: Row) -> tuple[float, int, tuple[int, ...], int]:
-    return (row.temperature, len(row.prompt_ids), row.prompt_ids, len(row.token_ids))
 
 
 def _loss_share(chunk: Sequence[Row], loss_type: LossType, *, num_rows: int, num_tokens: int) -> float:

@@ -14,6 +14,7 @@ class AdaptiveKl:
     """
 
     coefficient: float
+    was_steered: bool = False  # whether a run that goes on must know the coefficient
 
     def observe(self, kl: float, *, target: float, num_completions: int, horizon: int) -> None:
         """Take in what an optimizer step measured; divergence and target in nats per token.
@@ -21,5 +22,6 @@ class AdaptiveKl:
         Multiplies the coefficient by ``1 + clip(kl / target - 1, -0.2, 0.2) * num_completions / horizon``; a step of more
         completions than the horizon counts as one of the horizon's.
         """
+        self.was_steered = True
         error = min(max(kl / target - 1, -LARGEST_ERROR), LARGEST_ERROR)
         self.coefficient *= 1 + error * min(1.0, num_completions / horizon)

@@ -10,10 +10,10 @@ _HERE = {
     "num_generations": "rollout.group_size",
     "num_generations_eval": "evaluation.completions_per_problem",
     "num_train_epochs": "loop.epochs",
-    "per_device_train_batch_size": "learner.micro_batch_size (and loop.groups_per_step for the size of a step)",
+    "per_device_train_batch_size": "learner.micro_batch_tokens (and loop.groups_per_step for the size of a step)",
     "generation_batch_size": "loop.groups_per_step",
     "gradient_checkpointing_kwargs": "learner.gradient_checkpointing, which is on or off",
-    "torch_empty_cache_steps": "learner.micro_batch_size, where memory is short",
+    "torch_empty_cache_steps": "learner.micro_batch_tokens, where memory is short",
     "save_steps": "loop.save_every_steps",
     "seed": "run.seed",
     "temperature": "rollout.temperature",
@@ -38,7 +38,7 @@ _REASONS = {
         "vllm_group_port", "vllm_mode", "vllm_model_impl", "vllm_server_base_url", "vllm_server_host",
         "vllm_server_port", "vllm_server_timeout", "vllm_structured_outputs_regex",
     ),
-    "a step is the sum of its micro-batches, whatever their number: set loop.groups_per_step and learner.micro_batch_size": (
+    "a step is the sum of its micro-batches, whatever their number: set loop.groups_per_step and learner.micro_batch_tokens": (
         "auto_find_batch_size", "average_tokens_across_devices", "gradient_accumulation_steps",
     ),
     "the reward is one number by the time that the learner sees it; its terms are weighed in the grader section": (

@@ -207,10 +207,11 @@ class LearnerSettings(BaseModel):
         "kl_coefficient is above 0; null: never",
     )
 
-    micro_batch_size: int = Field(
-        8,
+    micro_batch_tokens: int = Field(
+        2048,
         ge=1,
-        description="completions in one forward and backward pass; a question of memory only: a step is the sum of its passes",
+        description="token positions in one forward and backward pass, padding included and a shared prompt counted once: a "
+        "question of memory only, since a step is the sum of its passes; a completion that has more of them is a pass of its own",
     )
     gradient_checkpointing: bool = Field(
         False, description="recompute activations in the backward pass: less memory, about a third slower"
@@ -225,7 +226,9 @@ class LearnerSettings(BaseModel):
     cpus: float = Field(1.0, ge=0, description="CPU cores that Ray reserves")
     num_threads: int = Field(1, ge=1, description="threads of torch on the CPU; more than free cores make it slower")
 
-    save_total_limit: int = Field(3, ge=1, description="checkpoints that are kept; older ones are deleted")
+    save_total_limit: int = Field(
+        3, ge=1, description="newest checkpoints that are kept, beside the one that was measured best (evaluation.at_checkpoints)"
+    )
 
     start_deadline_seconds: float = Field(
         900, gt=0, description="seconds for the learner to be placed and to load its model"

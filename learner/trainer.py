@@ -42,12 +42,22 @@ from learner.shared_prompt import sharing_prompts
 
 # TRL would import the whole of vLLM, seconds and 200 MB, for a client that the learner never uses.
 trl_imports.is_vllm_available = lambda *_, **__: False
-from trl import GRPOConfig, GRPOTrainer  # noqa: E402
+from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer  # noqa: E402
 from trl.trainer.utils import add_fused_lm_head  # noqa: E402
+
+__all__ = [
+    "GRPOConfig",
+    "GRPOTrainer",
+    "GroupTrainer",
+    "SFTConfig",
+    "SFTTrainer",
+    "build_trainer",
+    "lora_config",
+]  # learner.sft has TRL from here
 
 # Without one of these a resumed run would not be the run that was interrupted.
 CHECKPOINT_FILES = ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
-ADAPTIVE_KL_FILE = "adaptive_kl.json"  # where kl_coefficient is steered: its value for the next step
+ADAPTIVE_KL_FILE = "adaptive_kl.json"  # once kl_coefficient was steered: its value for the next step
 
 # Of the same name in TRL and in our settings, but not TRL's to know: it sees single steps, and the worker writes checkpoints.
 NOT_FOR_TRL = ("num_iterations", "save_total_limit")
@@ -95,7 +105,7 @@ class GroupTrainer(GRPOTrainer):  # type: ignore[misc]
                 raise LearnerError(f"it has no {', '.join(missing)}")
             steered = Path(resume_from_checkpoint) / ADAPTIVE_KL_FILE
             if steered.is_file():
-                self._adaptive_kl.coefficient = json.loads(steered.read_text())["kl_coefficient"]
+                self._adaptive_kl = AdaptiveKl(json.loads(steered.read_text())["kl_coefficient"], was_steered=True)
         return super().train(resume_from_checkpoint, **kwargs)
 
     def training_step(self, model: Any, inputs: list[MicroBatch], num_items_in_batch: Any = None) -> Tensor:
@@ -154,7 +164,7 @@ class GroupTrainer(GRPOTrainer):  # type: ignore[misc]
         self.args.output_dir = str(folder.parent)
         self._save_checkpoint(self.model, trial=None)
         (folder.parent / f"checkpoint-{self.state.global_step}").rename(folder)
-        if self._settings.kl_target:
+        if self._adaptive_kl.was_steered:
             state = {"kl_coefficient": self._adaptive_kl.coefficient}
             (folder / ADAPTIVE_KL_FILE).write_text(json.dumps(state))
 
@@ -324,7 +334,7 @@ def build_trainer(
             model=model,
             processing_class=tokenizer,
             args=_arguments(settings, plan, place),
-            peft_config=_lora(settings.lora),
+            peft_config=lora_config(settings.lora),
             # TRL insists on a source of prompts and one of rewards; it reads neither here.
             train_dataset=Dataset.from_dict({"prompt": [""]}),
             reward_funcs=_no_reward,
@@ -360,7 +370,8 @@ def _arguments(settings: LearnerSettings, plan: LearnerPlan, place: Place) -> GR
     )
 
 
-def _lora(settings: LoraSettings) -> LoraConfig:
+def lora_config(settings: LoraSettings) -> LoraConfig:
+    """The adapter as PEFT is told of it."""
     return LoraConfig(
         r=settings.r,
         lora_alpha=settings.alpha,

@@ -1,16 +1,13 @@
-"""Supervised training of a small model from nothing, on pairs of a prompt and the completion that it should get.
+"""Supervised training, told without its heavy imports: what is learned, for how long, and a fresh model to begin with.
 
-It knows token ids and nothing of problems or text.
+``learner.sft`` does it.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    import torch
-
-IGNORED = -1  # a position whose token is not to be learned
+from pathlib import Path
+from typing import Any
 
 Pair = tuple[Sequence[int], Sequence[int]]  # prompt ids [P], completion ids [T], the end-of-sequence token included
 
@@ -32,64 +29,57 @@ class Shape:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
-    """How long and how fast to train: AdamW, a short warm-up, then a cosine down to a tenth of the learning rate."""
+    """How long and how fast to train: AdamW, a linear warm-up, then a cosine down to a tenth of the learning rate."""
 
-    num_steps: int
-    batch_size: int  # pairs in a step
+    num_steps: int | None = None  # None: as many as the epochs take
+    num_epochs: float = 1.0
+    batch_size: int = 16  # pairs in a step
+    micro_batch_size: int = (
+        16  # pairs in one forward and backward pass, which divides the batch size; a question of memory only
+    )
     learning_rate: float  # at its highest
     num_warm_up_steps: int = 50
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
     label_smoothing: float = 0.0  # share of each target's probability that is spread over the whole vocabulary
     prompt_loss_weight: float = (
-        0.0  # of the loss on prompt tokens; a little of it makes copying from prompts come sooner
+        0.0  # of the mean loss on prompt tokens; a little of it makes copying from prompts come sooner
     )
-    seed: int = 0  # of the initial weights and of the order of the pairs
+    seed: int = 0  # of the order of the pairs, of dropout and of a new adapter's weights
 
 
 def warm_start(
     pairs: Sequence[Pair],
+    tokenizer: Any,
     shape: Shape,
     schedule: Schedule,
     on_step: Callable[[int, float], None] = lambda _step, _loss: None,
 ) -> Any:
-    """Train a fresh Qwen2 model on the completions of the pairs, in float32.
+    """Train a fresh Qwen2 model on the completions of the pairs, on the CPU in float32.
 
     Calls ``on_step(step, loss)`` after each step, counted from 1; the loss is in nats per token. Returns a
     transformers ``Qwen2ForCausalLM``; the same pairs, shape and schedule give the same weights on the same machine.
     """
+    from learner.quiet import hush
+
+    hush()
     import torch
-    from transformers import get_cosine_with_min_lr_schedule_with_warmup
+
+    from learner.model import Place
+    from learner.sft import fine_tune
 
     torch.manual_seed(schedule.seed)
-    model = fresh_model(shape)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=schedule.learning_rate, betas=(0.9, 0.98), weight_decay=schedule.weight_decay
-    )
-    rate = get_cosine_with_min_lr_schedule_with_warmup(
-        optimizer, schedule.num_warm_up_steps, schedule.num_steps, min_lr_rate=0.1
-    )
-    model.train()
-    lengths = [len(prompt) + len(completion) for prompt, completion in pairs]
-    for step, chosen in enumerate(_batches(lengths, schedule), start=1):
-        input_ids, attention_mask, targets = _collate([pairs[i] for i in chosen], shape.pad_id)
-        hidden = model.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state[:, :-1]
-        learned = targets[:, 1:] != IGNORED
-        loss = torch.nn.functional.cross_entropy(
-            model.lm_head(hidden[learned]), targets[:, 1:][learned], label_smoothing=schedule.label_smoothing
-        )
-        if schedule.prompt_loss_weight > 0:
-            read = (attention_mask[:, 1:] == 1) & ~learned
-            loss += schedule.prompt_loss_weight * torch.nn.functional.cross_entropy(
-                model.lm_head(hidden[read]), input_ids[:, 1:][read]
-            )
-        torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), schedule.max_grad_norm)
-        optimizer.step()
-        rate.step()
-        optimizer.zero_grad(set_to_none=True)
-        on_step(step, loss.item())
-    return model.eval()
+    with tempfile.TemporaryDirectory(prefix="caravan-sft-") as scratch:
+        return fine_tune(
+            fresh_model(shape),
+            tokenizer,
+            pairs,
+            schedule,
+            lora=None,
+            place=Place(use_cpu=True, dtype=torch.float32),
+            scratch=Path(scratch),
+            on_step=on_step,
+        ).eval()
 
 
 def fresh_model(shape: Shape) -> Any:
@@ -112,36 +102,3 @@ def fresh_model(shape: Shape) -> Any:
             pad_token_id=shape.pad_id,
         )
     )
-
-
-def _batches(lengths: Sequence[int], schedule: Schedule) -> Iterator[list[int]]:
-    """Indices of the pairs of each step, of similar lengths so that little is padding; each pair once per epoch."""
-    import random
-
-    rng = random.Random(schedule.seed)
-    size = schedule.batch_size
-    taken = 0
-    while taken < schedule.num_steps:
-        epoch = rng.sample(range(len(lengths)), len(lengths))
-        drawer = size * 8  # pairs are sorted within drawers only, so that batches differ from epoch to epoch
-        drawers = [sorted(epoch[i : i + drawer], key=lengths.__getitem__) for i in range(0, len(epoch), drawer)]
-        batches = [pairs[i : i + size] for pairs in drawers for i in range(0, len(pairs), size)]
-        rng.shuffle(batches)
-        yield from batches[: schedule.num_steps - taken]
-        taken += len(batches)
-
-
-def _collate(pairs: Sequence[Pair], pad_id: int) -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor]":
-    """Right-padded input ids, attention mask and targets, each ``[B, P + T]``; prompts and padding are no targets."""
-    import torch
-
-    width = max(len(prompt) + len(completion) for prompt, completion in pairs)
-    input_ids = torch.full((len(pairs), width), pad_id)
-    targets = torch.full((len(pairs), width), IGNORED)
-    attention_mask = torch.zeros((len(pairs), width), dtype=torch.long)
-    for row, (prompt, completion) in enumerate(pairs):
-        end = len(prompt) + len(completion)
-        input_ids[row, :end] = torch.tensor([*prompt, *completion])
-        targets[row, len(prompt) : end] = torch.tensor(list(completion))
-        attention_mask[row, :end] = 1
-    return input_ids, attention_mask, targets

@@ -1,5 +1,6 @@
 """The learner itself, in one process: groups in, policy versions out. ``learner.actor`` puts it into a Ray actor."""
 
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from cluster.types import Canary, Group, LearnerError, PolicyVersion, StepReport
 from learner.adapter import pack_adapter, trained_modules
 from learner.batch import micro_batches
 from learner.checkpoints import newest_checkpoint, step_of, write_checkpoint, write_files
+from learner.cuts import cut, padding_share
 from learner.divergence import FOLDER, Diverged, write_aside
 from learner.in_force import in_force as settings_in_force
 from learner.loop import Feed, TrainingLoop
@@ -84,12 +86,12 @@ class LearnerWorker:
             max_staleness=self._plan.max_staleness,
             temperature=self._plan.temperature,
         )
-        batch = micro_batches(
+        cuts = cut(
             selection.rows,
-            micro_batch_size=settings.micro_batch_size,
-            pad_token_id=self._tokenizer.pad_token_id,
-            loss_type=settings.loss_type,
+            max_positions=settings.micro_batch_tokens,
+            shares_prompts=not settings.gradient_checkpointing,
         )
+        batch = micro_batches(cuts, pad_token_id=self._tokenizer.pad_token_id, loss_type=settings.loss_type)
         try:
             for _ in range(settings.num_iterations):
                 loop.run(lambda: self._trainer.use(settings))
@@ -100,6 +102,8 @@ class LearnerWorker:
         measured |= {
             "num_completions": float(len(selection.rows)),
             "stale_token_share": selection.stale_share,
+            "num_micro_batches": float(len(cuts)),
+            "padding_share": padding_share(cuts),
             "seconds": time.perf_counter() - began,
         }
         return policy, StepReport(
@@ -157,8 +161,10 @@ class LearnerWorker:
             )
         # A full disk is an OSError to Python, but torch and safetensors each have a word of their own for it.
         except (OSError, RuntimeError, SafetensorError) as error:
+            free_mib = shutil.disk_usage(self._plan.checkpoints_dir).free / 2**20
             raise LearnerError(
-                f"the checkpoint cannot be written to {self._plan.checkpoints_dir}: {reason(error)}; earlier ones are intact"
+                f"the checkpoint cannot be written to {self._plan.checkpoints_dir}, where {free_mib:.0f} MiB are free: "
+                f"{reason(error)}; earlier ones are intact"
             ) from error
         return str(folder)
 

@@ -1,112 +1,29 @@
 """A ledger of a real learner's run, and the run again from its ledger."""
 
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cluster.buffer import Dropped
-from cluster.config import Config, load_config
-from cluster.console import View
-from cluster.metrics import group_metrics
-from cluster.records import RunRecords
 from cluster.replay import replay_and_report
 from cluster.replay_ledger import batch_of
 from cluster.run_folder import RunFolder
-from cluster.train import learner_plan
-from cluster.types import ConfigError, Fate, Group, ModelError, RunFolderError
-from tests.learner.made import group, swapped_in_flight
+from cluster.types import ConfigError, ModelError, RunFolderError
+from tests.cluster.made_run import batch, make_finished, make_unfinished
 
 pytestmark = pytest.mark.slow
-
-MAX_STEPS = 4
-SETTINGS = (
-    "model.path=tiny",
-    "loop.epochs=1",  # so that the number of steps, on which the schedule depends, is not in the configuration
-    "loop.max_staleness=1",
-    "learner.learning_rate=1e-3",
-    "lr_scheduler_type=linear",
-    "learner.kl_coefficient=0.01",
-    "learner.lora.r=8",
-    "learner.lora.dropout=0.1",
-    "learner.micro_batch_size=4",
-)
-
-
-def config() -> Config:
-    return load_config(None, SETTINGS, environment={})
-
-
-def batch(step: int, *, seed: int = 0) -> list[Group]:
-    """Two groups as the step would get them: one that changed policies on the way, one with an ungradable completion."""
-    first, second = seed + 10 * step, seed + 10 * step + 1
-    changed = group([1.0, 0.0, 0.3], seed=first, logprob=-3.14159265358979)
-    return [
-        swapped_in_flight(changed, [1, 1, 0], old=max(0, step - 3), new=max(0, step - 2)),
-        swapped_in_flight(
-            group([0.1 + 0.2, None, 0.0], seed=second, logprob=-2.71828182845905), [0, 0, 0], old=0, new=step - 1
-        ),
-    ]
-
-
-class Start:
-    """One start of a run: a real learner that is fed by hand, and a real ledger."""
-
-    def __init__(self, folder: RunFolder) -> None:
-        from learner.worker import LearnerWorker
-
-        self._folder = folder
-        self._records = RunRecords(folder, View(), lambda _: None)
-        self.learner = LearnerWorker(
-            config().learner,
-            learner_plan(config(), max_steps=MAX_STEPS, canary_ids=(5, 6, 7), checkpoints_dir=folder.checkpoints),
-        )
-        policy = self.learner.start()
-        folder.forget_after(policy.number if policy else 0)
-
-    def step(self, groups: Sequence[Group]) -> None:
-        _, report = self.learner.step(groups)
-        dropped = group([0.5, 0.5], seed=1000 + report.step)
-        self._records.group_dropped(
-            Dropped(group=dropped, group_size=3, fate=Fate.FILTERED, reason="no_signal"), report.step - 1
-        )
-        metrics = {**group_metrics(groups), **report.metrics, "tokens_per_second": 1.0, "step_seconds": 1.0}
-        self._records.step_done(0.1, groups, report, metrics)
 
 
 @pytest.fixture(scope="module")
 def unfinished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that was interrupted once, took a step again on other completions, and was killed a step after a checkpoint."""
-    folder = RunFolder(tmp_path_factory.mktemp("runs") / "run")
-    with folder.opened(config()):
-        first = Start(folder)
-        first.step(batch(1))
-        first.learner.save_checkpoint()
-        first.step(batch(2, seed=500))  # lost: after the checkpoint
-        first.learner.close()
-        second = Start(folder)
-        second.step(batch(2))
-        second.step(batch(3))
-        second.learner.save_checkpoint()
-        second.step(batch(4))
-        second.learner.close()
-    return folder.path
+    return make_unfinished(tmp_path_factory.mktemp("runs") / "run")
 
 
 @pytest.fixture(scope="module")
 def finished(unfinished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = RunFolder(tmp_path_factory.mktemp("runs") / "run")
-    shutil.copytree(unfinished, folder.path)
-    with folder.opened(config()):
-        last = Start(folder)
-        last.step(batch(4))
-        last.learner.save_checkpoint()
-        last.learner.export_adapter(str(folder.adapter))
-        last.learner.close()
-    return folder.path
+    return make_finished(unfinished, tmp_path_factory.mktemp("runs") / "run")
 
 
 def test_a_replay_reaches_the_adapter_of_the_run_bit_for_bit(

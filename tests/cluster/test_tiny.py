@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from cluster import tiny
+from cluster.sft_pairs import answer, pairs_of
 from cluster.tiny_card import measure
 from cluster.types import ModelError, Problem, Verdict
 
@@ -17,7 +18,7 @@ PROBLEM = Problem(
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return tiny.train_tokenizer([problem.prompt + tiny.completion_text(problem) for problem in TRAINING[:300]])
+    return tiny.train_tokenizer([problem.prompt + answer(problem, is_chat=False) for problem in TRAINING[:300]])
 
 
 def test_every_digit_is_a_token_of_its_own(tokenizer) -> None:
@@ -41,17 +42,17 @@ def test_any_text_comes_back_from_its_tokens(tokenizer) -> None:
 
 
 def test_the_completion_is_the_body_and_the_end_marker() -> None:
-    assert tiny.completion_text(PROBLEM) == "  n * 2\n(* END *)"
+    assert answer(PROBLEM, is_chat=False) == "  n * 2\n(* END *)"
 
 
 def test_a_problem_without_a_solution_cannot_be_learned_from() -> None:
     unsolved = Problem(id="u", statement="", signature="let f x =", tests="")
     with pytest.raises(ModelError, match="'u' has no reference solution"):
-        tiny.completion_text(unsolved)
+        answer(unsolved, is_chat=False)
 
 
 def test_pairs_are_the_rendered_prompt_and_the_completion_with_its_end_of_sequence(tokenizer) -> None:
-    ((prompt, completion),) = tiny.training_pairs([PROBLEM], tokenizer)
+    ((prompt, completion),) = pairs_of([PROBLEM], tokenizer, num_few_shot=0, max_prompt_tokens=1024)
     assert tokenizer.decode(prompt).endswith("let twice (n : int) : int =\n")
     assert tokenizer.decode(completion) == "  n * 2\n(* END *)<|endoftext|>"
 
@@ -74,7 +75,9 @@ def test_the_shipped_model_is_small_and_its_card_names_the_split() -> None:
 def test_prompts_of_the_built_in_problems_are_short_for_the_shipped_tokenizer() -> None:
     from transformers import AutoTokenizer
 
-    pairs = tiny.training_pairs(TRAINING, AutoTokenizer.from_pretrained(tiny.tiny_model_path()))
+    pairs = pairs_of(
+        TRAINING, AutoTokenizer.from_pretrained(tiny.tiny_model_path()), num_few_shot=0, max_prompt_tokens=1024
+    )
     lengths = sorted(len(prompt) for prompt, _ in pairs)
     assert lengths[len(lengths) // 2] < 130
     assert lengths[-1] < 320

@@ -111,4 +111,4 @@ def settings(**changes: Any) -> LearnerSettings:
     """Settings that learn visibly in a few steps; dropout only where a test asks for it."""
     dropout = changes.pop("dropout", 0.0)
     lora = LoraSettings(r=8, alpha=16, dropout=dropout)
-    return LearnerSettings(**{"lora": lora, "learning_rate": 1e-2, "micro_batch_size": 64, **changes})
+    return LearnerSettings(**{"lora": lora, "learning_rate": 1e-2, **changes})

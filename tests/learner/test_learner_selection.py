@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from cluster.types import Group, LearnerError
+from cluster.types import FinishReason, Group, LearnerError
 from learner.selection import Selection, fresh_tokens, select
 from learner.settings import LearnerSettings
 from tests.learner.made import group, swapped_in_flight
@@ -77,3 +77,42 @@ def test_every_completion_is_either_in_the_loss_or_left_out() -> None:
 def test_a_step_with_nothing_for_the_loss_is_refused_with_the_reasons() -> None:
     with pytest.raises(LearnerError, match=r"nothing to learn from: .* 2 groups .*\(2 ungradable, 1 stale\)"):
         selected([group([None, None]), group([0.5], seed=1)], version=1)
+
+
+def test_completions_under_the_threshold_leave_the_loss_and_not_the_baseline() -> None:
+    selection = selected([group([1.0, 0.2, 0.1, 0.3])], reward_threshold=0.2)
+    # The mean is 0.4, with the one that is left out; a reward at the threshold stays.
+    assert {row.completion_id: row.advantage for row in selection.rows} == pytest.approx(
+        {"g0-c0": 0.6, "g0-c1": -0.2, "g0-c3": -0.1}
+    )
+    assert selection.left_out == {"g0-c2": "below_threshold"}
+
+
+def test_of_the_best_of_n_only_the_best_enter_with_the_advantage_over_the_whole_group() -> None:
+    selection = selected([group([0.1, 0.9, 0.5, 0.5]), group([0.0, 0.4], seed=1)], train_top_k=2)
+    assert {row.completion_id: row.advantage for row in selection.rows} == pytest.approx(
+        {"g0-c1": 0.4, "g0-c2": 0.0, "g1-c0": -0.2, "g1-c1": 0.2}  # of equal ones the first
+    )
+    assert selection.left_out == {"g0-c0": "not_in_top_k", "g0-c3": "not_in_top_k"}
+
+
+def test_what_cannot_enter_takes_no_place_among_the_best() -> None:
+    each = group([1.0, 0.9, 0.5, None])
+    stale = replace(each.completions[0], policy_version=0)
+    fresh = [replace(one, policy_version=3) for one in each.completions[1:]]
+    cut_off = replace(fresh[0], finish_reason=FinishReason.LENGTH)
+    each = replace(each, completions=(stale, cut_off, *fresh[1:]))
+    selection = selected([each], version=3, train_top_k=1, mask_truncated_completions=True)
+    assert {row.completion_id: row.advantage for row in selection.rows} == pytest.approx({"g0-c2": -0.3})
+    assert selection.left_out == {"g0-c0": "stale", "g0-c1": "masked_truncated", "g0-c3": "ungradable"}
+
+
+def test_advantages_are_weighed() -> None:
+    rows = selected([group([1.0, 0.0])], reward_weight=2.0).rows
+    assert [row.advantage for row in rows] == [1.0, -1.0]
+
+
+def test_settings_may_leave_a_step_with_nothing_for_the_loss() -> None:
+    selection = selected([group([0.1, 0.0])], reward_threshold=0.5)
+    assert selection.rows == ()
+    assert selection.left_out == {"g0-c0": "below_threshold", "g0-c1": "below_threshold"}

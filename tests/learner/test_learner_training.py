@@ -85,7 +85,7 @@ def test_how_a_step_is_cut_into_micro_batches_changes_nothing(
     loss_type: LossType, model_folder: Path, make_learner: MakeLearner
 ) -> None:
     groups = some_groups(model_folder, shift=0.1)
-    outcomes = [make_learner(loss_type=loss_type, micro_batch_size=size).step(groups) for size in (64, 4, 1)]
+    outcomes = [make_learner(loss_type=loss_type, micro_batch_tokens=tokens).step(groups) for tokens in (10_000, 60, 1)]
     whole_policy, whole = outcomes[0]
     for policy, report in outcomes[1:]:
         assert report.metrics["loss"] == pytest.approx(whole.metrics["loss"], abs=1e-5)
@@ -97,11 +97,13 @@ def test_sharing_a_prompt_gives_the_gradient_of_taking_each_row_alone(
     model_folder: Path, make_learner: MakeLearner
 ) -> None:
     from learner.batch import micro_batches
+    from learner.cuts import cut
     from learner.selection import select
 
     groups = some_groups(model_folder, shift=0.1)
     rows = select(groups, settings=settings(), learner_version=0, max_staleness=0, temperature=TEMPERATURE).rows
-    (batch,) = micro_batches(rows, micro_batch_size=64, pad_token_id=2, loss_type="dapo")
+    cuts = cut(rows, max_positions=10_000, shares_prompts=True)
+    (batch,) = micro_batches(cuts, pad_token_id=2, loss_type="dapo")
     learner = make_learner()
     learner.step(some_groups(model_folder))  # so that neither half of the adapter is zero
     trainer = learner._trainer
@@ -131,12 +133,12 @@ def test_what_could_not_be_graded_changes_no_gradient(make_learner: MakeLearner)
     assert policies[0].adapter == policies[1].adapter
 
 
-@pytest.mark.parametrize("micro_batch_size", [64, 2])
+@pytest.mark.parametrize("micro_batch_tokens", [10_000, 30])
 @pytest.mark.parametrize("loss_type", ["dapo", "grpo", "bnpo", "dr_grpo"])
 def test_tokens_that_are_too_old_are_read_and_not_learned_from(
-    loss_type: LossType, micro_batch_size: int, model_folder: Path, make_learner: MakeLearner, tmp_path: Path
+    loss_type: LossType, micro_batch_tokens: int, model_folder: Path, make_learner: MakeLearner, tmp_path: Path
 ) -> None:
-    learner = make_learner(planned={"max_staleness": 0}, loss_type=loss_type, micro_batch_size=micro_batch_size)
+    learner = make_learner(planned={"max_staleness": 0}, loss_type=loss_type, micro_batch_tokens=micro_batch_tokens)
     learner.step(some_groups(model_folder))
     learner.export_adapter(str(tmp_path / "first"))  # the adapter that the second step starts from
     lengths = [[len(each.token_ids) for each in one.completions] for one in some_groups(model_folder)]

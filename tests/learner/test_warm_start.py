@@ -21,10 +21,18 @@ def successor_pairs(count: int) -> list[Pair]:
     return [([prompt], [prompt + 1, EOS]) for prompt in prompts]
 
 
+def tokenizer():
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({f"w{number}": number for number in range(16)}, unk_token="w0"))
+    return PreTrainedTokenizerFast(tokenizer_object=words, eos_token="w0", pad_token="w1")
+
+
 def train(pairs: list[Pair], num_steps: int, **schedule: float):
     losses: list[float] = []
-    settings = Schedule(num_steps=num_steps, batch_size=16, learning_rate=1e-2, num_warm_up_steps=5, **schedule)
-    model = warm_start(pairs, SHAPE, settings, lambda _step, loss: losses.append(loss))
+    settings = Schedule(num_steps=num_steps, batch_size=16, learning_rate=1e-2, num_warm_up_steps=5, **schedule)  # type: ignore[arg-type]
+    model = warm_start(pairs, tokenizer(), SHAPE, settings, lambda _step, loss: losses.append(loss))
     return model, losses
 
 
@@ -56,15 +64,62 @@ def test_prompts_carry_no_loss() -> None:
     assert train(pairs, 40)[1][-1] < 0.3
 
 
-def test_every_pair_is_used_once_before_any_comes_again() -> None:
-    from learner.warm_start import _batches
-
-    batches = list(_batches([3, 1, 4, 1, 5, 9, 2], Schedule(num_steps=8, batch_size=2, learning_rate=1e-2)))
-    assert len(batches) == 8
-    assert sorted(index for batch in batches[:4] for index in batch) == list(range(7))
-    assert sorted(index for batch in batches[4:] for index in batch) == list(range(7))
-
-
 def test_label_smoothing_leaves_the_model_less_sure() -> None:
     pairs = successor_pairs(200)
     assert train(pairs, 40, label_smoothing=0.1)[1][-1] > train(pairs, 40)[1][-1] + 0.2
+
+
+def test_prompts_are_learned_where_their_loss_has_a_weight() -> None:
+    """Prompts that are always the same: with a weight the model knows their second token, without it it does not care."""
+    import torch
+
+    pairs: list[Pair] = [([5, 9], [7, EOS])] * 64
+    scores = [
+        train(pairs, 40, prompt_loss_weight=weight)[0](input_ids=torch.tensor([[5]])).logits[0, -1].log_softmax(-1)[9]
+        for weight in (0.0, 1.0)
+    ]
+    assert scores[1] > -0.5 > scores[0]
+
+
+def test_how_a_step_is_cut_into_micro_batches_changes_nothing() -> None:
+    import torch
+
+    rng = random.Random(1)
+    pairs: list[Pair] = [
+        ([rng.randrange(2, 15)] * rng.randint(1, 6), [rng.randrange(2, 15)] * rng.randint(1, 5) + [EOS])
+        for _ in range(64)
+    ]
+    for changes in ({}, {"label_smoothing": 0.1}):
+        whole, small = (train(pairs, 3, micro_batch_size=size, **changes)[0].state_dict() for size in (16, 4))
+        assert all(torch.allclose(whole[name], small[name], atol=2e-3) for name in whole), changes
+        assert not all(torch.equal(whole[name], small[name]) for name in whole)
+
+
+def test_every_pair_is_used_once_before_any_comes_again() -> None:
+    from learner.sft import _CompletionTrainer
+
+    seen: list[int] = []
+    original = _CompletionTrainer.compute_loss
+
+    def spy(self, model, inputs, *args, **kwargs):
+        seen.extend(inputs["input_ids"][:, 0].tolist())
+        return original(self, model, inputs, *args, **kwargs)
+
+    _CompletionTrainer.compute_loss = spy
+    try:
+        train([([number], [7, EOS]) for number in range(2, 14)] * 4, 6)
+    finally:
+        _CompletionTrainer.compute_loss = original
+    assert sorted(seen[:48]) == sorted(list(range(2, 14)) * 4)
+    assert sorted(seen[48:]) == sorted(list(range(2, 14)) * 4)
+
+
+def test_what_cannot_be_trained_is_refused_in_one_line() -> None:
+    from cluster.types import LearnerError
+
+    with pytest.raises(LearnerError, match="no pair"):
+        train([], 3)
+    with pytest.raises(LearnerError, match="cannot be cut into micro-batches of 5"):
+        train(successor_pairs(20), 3, micro_batch_size=5)
+    with pytest.raises(LearnerError, match=r"step \d+ diverged"):
+        train(successor_pairs(200), 30, weight_decay=1e30)

@@ -1,0 +1,193 @@
+"""``make bench-learner``: one optimizer step of the learner beside one of plain TRL GRPOTrainer, on the same batch and model.
+
+Both take LoRA steps of the same loss (which they must agree on), without gradient checkpointing, in micro-batches of the same
+number of positions at most; each is a process of its own, and they take turns. Tokens per second are completion tokens; the
+quickest step counts. Memory is the process's largest resident set on the CPU, torch's largest allocation on a GPU. On uneven
+lengths, the learner alone with other ``learner.micro_batch_tokens``: what the default was chosen by.
+
+The model is a random Qwen2 of 9 million parameters, or ``--model``.
+"""
+
+import argparse
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from benchmarks.contestants import Contestant, ContestError
+from benchmarks.learner_ways import Work, caravan, make_groups, plain_trl
+from cluster.tiny import tiny_model_path
+from learner.settings import LearnerSettings, LoraSettings
+
+WAYS: Mapping[str, Callable[..., None]] = {"TRL": plain_trl, "Caravan": caravan}
+TURN_SECONDS = 1800.0
+SAME_LOSS = {"float32": 1e-4, "bfloat16": 2e-2}
+
+
+def make_model(folder: Path) -> int:
+    """Write a random Qwen2 with the tiny model's tokenizer into a folder; returns the size of its vocabulary."""
+    import torch
+    from transformers import AutoTokenizer
+
+    from learner.warm_start import Shape, fresh_model
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_path())
+    torch.manual_seed(0)
+    shape = Shape(
+        vocab_size=16_384,
+        hidden_size=256,
+        num_layers=6,
+        num_heads=4,
+        num_kv_heads=2,
+        intermediate_size=768,
+        max_position_embeddings=2048,
+        eos_id=tokenizer.eos_token_id,
+        pad_id=tokenizer.pad_token_id,
+    )
+    fresh_model(shape).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return shape.vocab_size
+
+
+def contest(ways: Mapping[str, tuple[Callable[..., None], Work]], num_turns: int, logs: Path) -> dict[str, Any]:
+    """Turns of each, alternating; per contestant what it took at its best."""
+    contestants: list[Contestant] = []
+    turns: dict[str, list[Mapping[str, Any]]] = {name: [] for name in ways}
+    try:
+        for name, (main, work) in ways.items():
+            contestants.append(Contestant(name, main, work, log=logs / f"{name}.log"))
+            contestants[-1].wait_until_ready()
+        for _ in range(num_turns):
+            for one in contestants:
+                turns[one.name].append(one.play(TURN_SECONDS))
+    finally:
+        for one in contestants:
+            one.close()
+    found = {}
+    for name, (_, work) in ways.items():
+        num_tokens = sum(len(each.token_ids) for group in work.groups for each in group.completions)
+        wall, cpu = (min(seconds for turn in turns[name] for seconds in turn[clock]) for clock in ("wall", "cpu"))
+        found[name] = {
+            "tokens_per_second": num_tokens / wall,
+            "tokens_per_cpu_second": num_tokens / cpu,
+            "peak_mib": max(turn["peak_mib"] for turn in turns[name]),
+            "loaded_mib": turns[name][0]["loaded_mib"],
+            "padding_share": turns[name][0]["padding_share"],
+            "first_loss": turns[name][0]["losses"][0],
+        }
+    return found
+
+
+def run(options: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]:
+    """Measure; the result is what the last line prints."""
+    scratch = Path(tempfile.mkdtemp(prefix="bench-learner-"))
+    model, vocabulary = options.model, options.vocabulary
+    if model is None:
+        model = str(scratch / "model")
+        vocabulary = make_model(Path(model))
+    dtype = "bfloat16" if options.gpu else "float32"
+
+    def work(lengths: str, micro_batch_tokens: int) -> Work:
+        return Work(
+            model=model,
+            settings=LearnerSettings(
+                lora=LoraSettings(dropout=0.0),
+                micro_batch_tokens=micro_batch_tokens,
+                gpus=1.0 if options.gpu else 0.0,
+                dtype=dtype,
+                num_threads=options.threads,
+            ),
+            groups=make_groups(
+                num_groups=options.groups,
+                group_size=options.group_size,
+                vocabulary=vocabulary,
+                uneven=lengths == "uneven",
+            ),
+            num_steps=options.steps,
+            scratch=scratch,
+        )
+
+    found: dict[str, Any] = {}
+    for lengths in ("uneven", "even"):
+        say(f"{lengths} lengths, two in turns")
+        ways = {name: (main, work(lengths, options.micro_batch_tokens)) for name, main in WAYS.items()}
+        both = found[lengths] = contest(ways, options.turns, scratch)
+        losses = [both[name]["first_loss"] for name in WAYS]
+        if abs(losses[0] - losses[1]) > SAME_LOSS[dtype]:
+            raise ContestError(f"{lengths} lengths: the losses of the first step differ: {losses}")
+        clock = "tokens_per_second" if options.gpu else "tokens_per_cpu_second"
+        both["speedup"] = both["Caravan"][clock] / both["TRL"][clock]
+        both["wall_speedup"] = both["Caravan"]["tokens_per_second"] / both["TRL"]["tokens_per_second"]
+    found["micro_batch_tokens"] = {}
+    for size in options.sizes:
+        say(f"micro-batches of {size} positions")
+        name = f"{size}"
+        found["micro_batch_tokens"][name] = contest({name: (caravan, work("uneven", size))}, 1, scratch)[name]
+    return {
+        **found,
+        "machine": {"cores": os.cpu_count(), "threads": options.threads, "gpu": options.gpu, "dtype": dtype},
+        "model": options.model or "random Qwen2, 9M",
+        "batch": {name: getattr(options, name) for name in ("groups", "group_size", "micro_batch_tokens")},
+    }
+
+
+def tables(found: Mapping[str, Any]) -> list[Table]:
+    """The result of ``run``, for a person to read."""
+    batch = found["batch"]
+    steps = Table(title=f"One step on {batch['groups']} x {batch['group_size']} completions ({found['model']})")
+    columns = ("", "tokens/s", "tokens/CPU s", "padding", "peak MiB", "above the model")
+    sizes = Table(title="The learner by learner.micro_batch_tokens, uneven lengths")
+    for table in (steps, sizes):
+        for name in columns:
+            table.add_column(name, justify="right" if name else "left")
+    for lengths in ("uneven", "even"):
+        for name in WAYS:
+            steps.add_row(f"{lengths}: {name}", *_cells(found[lengths][name]))
+        row = found[lengths]
+        steps.add_row("speedup", f"{row['wall_speedup']:.2f}x", f"{row['speedup']:.2f}x", "", "", "", end_section=True)
+    for name, row in found["micro_batch_tokens"].items():
+        sizes.add_row(name, *_cells(row))
+    return [steps, sizes]
+
+
+def _cells(row: Mapping[str, float]) -> Sequence[str]:
+    return (
+        f"{row['tokens_per_second']:,.0f}",
+        f"{row['tokens_per_cpu_second']:,.0f}",
+        f"{row['padding_share']:.0%}",
+        f"{row['peak_mib']:,.0f}",
+        f"{row['peak_mib'] - row['loaded_mib']:,.0f}",
+    )
+
+
+def main() -> None:
+    """Parse the options, measure, print."""
+    parser = argparse.ArgumentParser(prog="make bench-learner", description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--model", metavar="MODEL", help="a folder or Hugging Face id in place of the random model")
+    parser.add_argument("--vocabulary", type=int, default=1000, help="with --model: tokens are drawn below this")
+    parser.add_argument("--gpu", action="store_true", help="in bfloat16 on a GPU")
+    parser.add_argument("--threads", type=int, default=1, help="of torch on the CPU (default 1)")
+    parser.add_argument("--groups", type=int, default=4, help="in a step (default 4)")
+    parser.add_argument("--group-size", type=int, default=8, help="completions of each (default 8)")
+    parser.add_argument("--micro-batch-tokens", type=int, default=2048, help="positions at a time (default 2048)")
+    parser.add_argument("--quick", action="store_true", help="one turn of one step, no other sizes")
+    options = parser.parse_args()
+    options.turns, options.steps = (1, 1) if options.quick else (3, 1)
+    options.sizes = () if options.quick else (512, 1024, 2048, 4096, 8192)
+    console = Console(stderr=True)
+    with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console) as progress:
+        task = progress.add_task("making a model", total=None)
+        result = run(options, lambda stage: progress.update(task, description=stage))
+    for table in tables(result):
+        Console().print(table)
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

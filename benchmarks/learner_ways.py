@@ -1,0 +1,277 @@
+"""The two who learn in ``make bench-learner``, each in a process of its own, from the same groups and the same model."""
+
+import random
+import resource
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.contestants import Link
+from cluster.types import (
+    AssertOutcome,
+    Completion,
+    Facts,
+    FinishReason,
+    Grade,
+    Group,
+    Problem,
+    RewardTerms,
+    Verdict,
+)
+from learner.plan import LearnerPlan
+from learner.quiet import hush
+from learner.settings import LearnerSettings
+
+MAX_COMPLETION_TOKENS = 512
+WARM_UP_STEPS = 1
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What every contestant is given."""
+
+    model: str  # a folder, or a Hugging Face id
+    settings: LearnerSettings
+    groups: tuple[Group, ...]
+    num_steps: int  # timed, in each turn
+    scratch: Path
+
+
+def make_groups(*, num_groups: int, group_size: int, vocabulary: int, uneven: bool, seed: int = 0) -> tuple[Group, ...]:
+    """Groups of random tokens with rewards that differ.
+
+    Uneven lengths are those of real ones: prompts of OCaml problems in Qwen2.5's chat format and tokens (log-normal, median 220,
+    deviation 0.4), completions as their solutions are (median 100, deviation 0.65), of which one in twenty runs into the limit
+    of 512 tokens. Even ones are 256 tokens each.
+    """
+    rng = random.Random(seed)
+
+    def prompt_length() -> int:
+        return min(700, round(rng.lognormvariate(5.39, 0.4))) if uneven else 256
+
+    def completion_length() -> int:
+        if not uneven:
+            return 256
+        if rng.random() < 0.05:
+            return MAX_COMPLETION_TOKENS
+        return min(MAX_COMPLETION_TOKENS, max(8, round(rng.lognormvariate(4.6, 0.65))))
+
+    def tokens(count: int) -> tuple[int, ...]:
+        return tuple(rng.randrange(3, vocabulary) for _ in range(count))
+
+    groups = []
+    for number in range(num_groups):
+        prompt = tokens(prompt_length())
+        completions, grades = [], []
+        for index in range(group_size):
+            token_ids = tokens(completion_length())
+            completions.append(
+                Completion(
+                    id=f"g{number}-c{index}",
+                    group_id=f"g{number}",
+                    problem_id="p",
+                    index=index,
+                    prompt_ids=prompt,
+                    token_ids=token_ids,
+                    sampler_logprobs=tuple(rng.gauss(-9.5, 0.5) for _ in token_ids),
+                    text="",
+                    finish_reason=FinishReason.STOP,
+                    policy_version=0,
+                    seconds=0.0,
+                )
+            )
+            grades.append(_grade(rng.random()))
+        problem = Problem(id="p", statement="", signature="", tests="")
+        groups.append(Group(id=f"g{number}", problem=problem, completions=tuple(completions), grades=tuple(grades)))
+    return tuple(groups)
+
+
+def caravan(link: Link, work: Work) -> None:
+    """The learner: ``step`` on the groups."""
+    hush()
+    from learner.worker import LearnerWorker
+
+    worker = LearnerWorker(work.settings, _plan(work))
+    worker.start()
+    memory = _Memory(work.settings)
+
+    def play(_: Mapping[str, Any]) -> Mapping[str, Any]:
+        wall, cpu, losses, padding = [], [], [], 0.0
+        for step in range(WARM_UP_STEPS + work.num_steps):
+            began, began_cpu = time.perf_counter(), time.process_time()
+            report = worker.step(work.groups)[1]
+            if step >= WARM_UP_STEPS:
+                wall.append(time.perf_counter() - began)
+                cpu.append(time.process_time() - began_cpu)
+            losses.append(report.metrics["loss"])
+            padding = report.metrics["padding_share"]
+        return {"wall": wall, "cpu": cpu, "losses": losses, "padding_share": padding, **memory.figures()}
+
+    link.serve(play)
+
+
+def plain_trl(link: Link, work: Work) -> None:
+    """TRL's GRPOTrainer, its own micro-batches and padding; only what it would sample and score is handed to it."""
+    hush()
+    import torch
+    from datasets import Dataset
+    from transformers import TrainerCallback
+
+    from learner.advantages import group_advantages
+    from learner.model import choose_place, load_model
+    from learner.trainer import GRPOConfig, GRPOTrainer, lora_config
+
+    torch.set_num_threads(work.settings.num_threads)
+    place = choose_place(work.settings)
+    model, tokenizer = load_model(work.model, place)
+    rows = [
+        (each, advantage)
+        for group, values in zip(
+            work.groups, group_advantages([g.rewards for g in work.groups], scale="group"), strict=True
+        )
+        for each, advantage in zip(group.completions, values, strict=True)
+    ]
+    batch = _padded(rows, tokenizer.pad_token_id)
+    width = batch["prompt_ids"].size(1) + batch["completion_ids"].size(1)
+    size = rows_that_fit(len(rows), width, work.settings.micro_batch_tokens)
+    wall: list[float] = []
+    cpu: list[float] = []
+
+    class Plain(GRPOTrainer):  # type: ignore[misc]
+        """TRL with its generation left out."""
+
+        def _generate_and_score_completions(self, _: Any) -> Any:
+            return {name: tensor.to(self.accelerator.device) for name, tensor in batch.items()}
+
+    class Clock(TrainerCallback):  # type: ignore[misc]
+        """From a step's first micro-batch to its optimizer step."""
+
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            self.began, self.began_cpu = time.perf_counter(), time.process_time()
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            wall.append(time.perf_counter() - self.began)
+            cpu.append(time.process_time() - self.began_cpu)
+
+    trainer = Plain(
+        model=model,
+        processing_class=tokenizer,
+        args=GRPOConfig(
+            output_dir=str(work.scratch / "trl"),
+            max_steps=WARM_UP_STEPS + work.num_steps,
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=len(rows) // size,
+            num_generations=len(work.groups[0].completions),
+            max_completion_length=MAX_COMPLETION_TOKENS,
+            learning_rate=work.settings.learning_rate,
+            gradient_checkpointing=False,
+            use_cpu=place.use_cpu,
+            bf16=place.dtype == torch.bfloat16,
+            logging_steps=1,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+        ),
+        peft_config=lora_config(work.settings.lora),
+        train_dataset=Dataset.from_dict({"prompt": ["-"] * len(rows)}),
+        reward_funcs=lambda **_: [],
+        callbacks=[Clock()],
+    )
+    memory = _Memory(work.settings)
+
+    def play(_: Mapping[str, Any]) -> Mapping[str, Any]:
+        wall.clear()
+        cpu.clear()
+        trainer.train()
+        losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+        real = sum(len(each.prompt_ids) + len(each.token_ids) for each, _ in rows)
+        return {
+            "wall": wall[WARM_UP_STEPS:],
+            "cpu": cpu[WARM_UP_STEPS:],
+            "losses": losses,
+            "padding_share": 1 - real / (len(rows) * width),
+            "rows": size,
+            **memory.figures(),
+        }
+
+    link.serve(play)
+
+
+def rows_that_fit(num_rows: int, width: int, max_positions: int) -> int:
+    """The most rows of a micro-batch of TRL's, all padded to one width, that divide the batch and fit."""
+    return max(
+        size for size in range(1, num_rows + 1) if num_rows % size == 0 and (size * width <= max_positions or size == 1)
+    )
+
+
+class _Memory:
+    """What the process takes at most: of the GPU where it learns on one, else of main memory."""
+
+    def __init__(self, settings: LearnerSettings) -> None:
+        import psutil
+        import torch
+
+        self._torch = torch if settings.gpus else None
+        self._loaded = float(torch.cuda.memory_allocated() if settings.gpus else psutil.Process().memory_info().rss)
+
+    def figures(self) -> dict[str, float]:
+        """MiB at the highest, and how much of that was there before the first step."""
+        peak = (
+            self._torch.cuda.max_memory_allocated()
+            if self._torch
+            else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        )
+        return {"peak_mib": peak / MIB, "loaded_mib": self._loaded / MIB}
+
+
+def _plan(work: Work) -> LearnerPlan:
+    return LearnerPlan(
+        model=work.model,
+        temperature=1.0,
+        max_completion_tokens=MAX_COMPLETION_TOKENS,
+        max_staleness=1 << 30,
+        max_steps=1 << 20,
+        seed=0,
+        checkpoints_dir=work.scratch / "checkpoints",
+        canary_ids=(),
+    )
+
+
+def _padded(rows: Sequence[tuple[Completion, float]], pad: int) -> dict[str, Any]:
+    """The batch as TRL's own generation would hand it over: every row padded to the longest."""
+    import torch
+
+    num_prompt = max(len(each.prompt_ids) for each, _ in rows)
+    num_completion = max(len(each.token_ids) for each, _ in rows)
+    found: dict[str, list[Any]] = {}
+    for each, advantage in rows:
+        left, right = num_prompt - len(each.prompt_ids), num_completion - len(each.token_ids)
+        for name, value in {
+            "prompt_ids": [pad] * left + list(each.prompt_ids),
+            "prompt_mask": [0] * left + [1] * len(each.prompt_ids),
+            "completion_ids": list(each.token_ids) + [pad] * right,
+            "completion_mask": [1] * len(each.token_ids) + [0] * right,
+            "old_per_token_logps": list(each.sampler_logprobs) + [0.0] * right,
+            "advantages": advantage,
+        }.items():
+            found.setdefault(name, []).append(value)
+    tensors = {name: torch.tensor(values) for name, values in found.items()}
+    return tensors | {"num_items_in_batch": tensors["completion_mask"].sum().float()}
+
+
+def _grade(reward: float) -> Grade:
+    facts = Facts(
+        verdict=Verdict.WRONG,
+        asserts=(AssertOutcome.FAILED,),
+        type_errors=0,
+        syntax_error=False,
+        compiled=True,
+        type_checked=True,
+        has_end_marker=True,
+        hit_length_limit=False,
+        num_code_lines=8,
+    )
+    return Grade(facts=facts, terms=RewardTerms(structural=0, type_check=0, compile=0, tests=reward), reward=reward)

@@ -1,0 +1,100 @@
+"""TRL's own trainer on one batch, cut into nothing and fed with nothing of Caravan's but the adapter's weights."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, set_peft_model_state_dict
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from cluster.types import Group
+from tests.learner.made import MAX_COMPLETION_TOKENS, TEMPERATURE
+
+
+def loss_and_gradient_norm(
+    model_folder: Path,
+    adapter: Path,
+    groups: Sequence[Group],
+    advantages: Sequence[float],
+    *,
+    weights: Tensor | None = None,
+    **options: Any,
+) -> tuple[float, float]:
+    """Of GRPOTrainer with these options on all completions as one batch, ``advantages`` one for each.
+
+    The ratio compares with the samplers' logprobs; with ``weights [B, T]`` it compares with the policy itself, and the weights
+    are TRL's ``importance_sampling_ratio``.
+    """
+    from datasets import Dataset
+
+    from learner.trainer import GRPOConfig, GRPOTrainer
+
+    trainer = GRPOTrainer(
+        model=AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32),
+        processing_class=AutoTokenizer.from_pretrained(model_folder),
+        args=GRPOConfig(
+            output_dir=str(adapter.parent / "plain"),
+            temperature=TEMPERATURE,
+            max_completion_length=MAX_COMPLETION_TOKENS,
+            per_device_train_batch_size=2,
+            num_generations=2,
+            use_cpu=True,
+            bf16=False,
+            gradient_checkpointing=False,
+            report_to="none",
+            **options,
+        ),
+        peft_config=LoraConfig(
+            r=8,
+            lora_alpha=16,
+            target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+            task_type="CAUSAL_LM",
+        ),
+        train_dataset=Dataset.from_dict({"prompt": [""]}),
+        reward_funcs=lambda **_: [],
+    )
+    set_peft_model_state_dict(trainer.model, load_file(adapter / "adapter_model.safetensors"))
+    trainer.current_gradient_accumulation_steps = 1  # which train() would have set
+    trainer.model.train()
+    inputs = _inputs(groups, advantages)
+    if weights is not None:
+        trainer.use_vllm = True
+        inputs |= {"importance_sampling_ratio": weights}
+        del inputs["old_per_token_logps"]
+    if trainer.beta:
+        tokens = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
+        mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
+        with torch.no_grad(), trainer.model.disable_adapter():
+            inputs["ref_per_token_logps"], _, _ = trainer._get_per_token_logps_and_entropies(
+                trainer.model, tokens, mask, inputs["completion_ids"].size(1)
+            )
+    loss = trainer._compute_loss(trainer.model, inputs)
+    loss.backward()
+    gradients = [p.grad for p in trainer.model.parameters() if p.grad is not None]
+    return loss.item(), torch.nn.utils.get_total_norm(gradients).item()
+
+
+def _inputs(groups: Sequence[Group], advantages: Sequence[float]) -> dict[str, Tensor]:
+    completions = [each for group in groups for each in group.completions]
+    num_prompt = max(len(each.prompt_ids) for each in completions)
+    num_completion = max(len(each.token_ids) for each in completions)
+    found: dict[str, list[list[Any]]] = {
+        name: []
+        for name in ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "sampling_per_token_logps")
+    }
+    for each in completions:
+        left, right = num_prompt - len(each.prompt_ids), num_completion - len(each.token_ids)
+        found["prompt_ids"].append([2] * left + list(each.prompt_ids))
+        found["prompt_mask"].append([0] * left + [1] * len(each.prompt_ids))
+        found["completion_ids"].append(list(each.token_ids) + [2] * right)
+        found["completion_mask"].append([1] * len(each.token_ids) + [0] * right)
+        found["sampling_per_token_logps"].append(list(each.sampler_logprobs) + [0.0] * right)
+    tensors = {name: torch.tensor(rows) for name, rows in found.items()}
+    return tensors | {
+        "old_per_token_logps": tensors["sampling_per_token_logps"],
+        "advantages": torch.tensor(advantages),
+        "num_items_in_batch": tensors["completion_mask"].sum().float(),
+    }

@@ -1,0 +1,102 @@
+"""How near the logprobs of the real vLLM and of the real learner are, on tokens that vLLM sampled under the learner's adapter."""
+
+import asyncio
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from cluster.tiny import tiny_model_path
+from cluster.types import Completion, Group, GroupRequest, PolicyVersion, Problem, Prompt, Sampling
+from tests.learner.made import grade, group
+
+pytestmark = pytest.mark.slow
+
+# Nats per token: of the mean and of the largest difference, and of the mean ratio to 1.
+BOUNDS = {"float32": (1e-5, 1e-3, 1e-4), "bfloat16": (0.02, 0.5, 0.02)}
+TEXT = "(** Twice a number.\n * >>> twice 2\n * 4\n *)\nlet twice (n : int) : int =\n"
+
+
+@pytest.fixture(scope="module")
+def local_ray() -> Iterator[None]:
+    import ray
+
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - Ray spells it so
+    folder = tempfile.mkdtemp(prefix="caravan-ray-", dir="/tmp")  # a short path: Ray puts sockets into it
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, _temp_dir=folder)
+    yield
+    ray.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@asynccontextmanager
+async def sampling(dtype: str, policy: PolicyVersion) -> AsyncIterator[Any]:
+    from rollout.pool import RaySamplerPool
+    from rollout.settings import RolloutSettings
+
+    settings = RolloutSettings(
+        max_prompt_tokens=192, max_completion_tokens=64, enforce_eager=True, kv_cache_gib=0.25, dtype=dtype
+    )
+    pool = RaySamplerPool(settings, model=str(tiny_model_path()), lora_rank=8)
+    try:
+        await pool.start()
+        await pool.publish(policy)
+        yield pool
+    finally:
+        await pool.close()
+
+
+async def sampled(dtype: str, policy: PolicyVersion, prompts: list[tuple[int, ...]]) -> list[list[Completion]]:
+    async with sampling(dtype, policy) as pool:
+        return [
+            sorted(
+                [
+                    each
+                    async for each in pool.sample_group(
+                        GroupRequest(
+                            group_id=f"g{number}",
+                            prompt=Prompt(problem_id="p", text="", token_ids=ids),
+                            group_size=4,
+                            sampling=Sampling(temperature=1.2, max_completion_tokens=48),
+                            seed=100 * number,
+                        )
+                    )
+                ],
+                key=lambda each: each.index,
+            )
+            for number, ids in enumerate(prompts)
+        ]
+
+
+@pytest.mark.parametrize("dtype", BOUNDS)
+def test_learner_and_sampler_agree_on_the_tokens_of_an_adapter(
+    dtype: str, make_learner: Callable[..., Any], local_ray: None
+) -> None:
+    from transformers import AutoTokenizer
+
+    planned = {"model": str(tiny_model_path()), "temperature": 1.2, "max_completion_tokens": 48}
+    learner = make_learner(dtype=dtype, planned=planned, learning_rate=3e-3, micro_batch_tokens=400)
+    policy, _ = learner.step([group([1.0, 0.0, 0.5])])
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_path())
+    prompts = [tuple(tokenizer.encode(TEXT.replace("2", str(number)))) for number in range(3)]
+    groups = [
+        Group(
+            id=completions[0].group_id,
+            problem=Problem(id="p", statement="", signature="", tests=""),
+            completions=tuple(completions),
+            grades=tuple(grade(reward) for reward in (1.0, 0.0, 0.5, 0.25)),
+        )
+        for completions in asyncio.run(sampled(dtype, policy, prompts))
+    ]
+    metrics = learner.step(groups)[1].metrics
+    assert metrics["num_completion_tokens"] > 100
+    found = [
+        metrics["sampling/sampling_logp_difference/mean"],
+        metrics["sampling/sampling_logp_difference/max"],
+        abs(metrics["sampling/importance_sampling_ratio/mean"] - 1),
+    ]
+    assert all(value <= bound for value, bound in zip(found, BOUNDS[dtype], strict=True)), found
