@@ -160,7 +160,7 @@ def test_a_learner_that_hangs_is_replaced_once_and_one_that_is_lost_again_ends_w
     model_folder: Path, tmp_path: Path
 ) -> None:
     async def scenario() -> None:
-        patience = settings().model_copy(update={"step_deadline_seconds": 20})
+        patience = settings().model_copy(update={"step_deadline_seconds": 40})
         learner = RayLearner(patience, plan(model_folder, tmp_path / "checkpoints"))
         await learner.start()
         await learner.step(STEPS[0])
