@@ -56,8 +56,8 @@ MAX_GROUP_SIZE = 1 << 12
 MAX_ATTEMPTS = 3
 """How often a group is asked for that others overtake until it is too old; then its problem is left out as too slow."""
 
-MAX_FAILED_ROUNDS = 3
-"""How many times as many groups as there are slots may fail one after another; then something else than they is broken."""
+MAX_FAILED_IN_A_ROW = 8
+"""Groups that may fail one after another, or as many as there are slots; then something else than they is broken."""
 
 
 class Records(Protocol):
@@ -243,7 +243,7 @@ class Driver:
             self._num_failed = 0
         elif dropped.fate is Fate.FAILED:
             self._num_failed += 1
-            if self._num_failed >= MAX_FAILED_ROUNDS * self._slots.capacity:
+            if self._num_failed > max(MAX_FAILED_IN_A_ROW, self._slots.capacity):
                 why = f"{dropped.reason}: {attempt.ungradable}" if attempt.ungradable else dropped.reason
                 raise CaravanError(f"{self._num_failed} groups failed one after another, the last with: {why}")
 

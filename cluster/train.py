@@ -29,7 +29,7 @@ from cluster.session import (
 )
 from cluster.types import CaravanError, ConfigError, GraderPool, RunFolderError, SamplerPool
 from grader.toolchain import prepare_toolchain
-from learner.checkpoints import best_step, mark_best
+from learner.checkpoints import best_step, mark_best, newest_checkpoint, step_of
 from learner.plan import LearnerPlan
 
 
@@ -40,7 +40,6 @@ async def train(config: Config, view: View) -> int:
             f"model.adapter={config.model.adapter}: train starts from the base model; eval and sample take an adapter"
         )
     folder = RunFolder(config.run.folder / (config.run.name or "run"))
-    interruption = Interruption(view)
     with folder.opened(config):
         if folder.summary.exists():
             raise RunFolderError(
@@ -49,6 +48,8 @@ async def train(config: Config, view: View) -> int:
             )
         prepare_toolchain()  # a missing compiler should be known before anything large is loaded
         usable = load_usable(config, view)
+        # Only now: until here nothing has to be taken down, and Ctrl-C need not wait for whatever keeps the event loop.
+        interruption = Interruption(view)
         with ray_cluster() as cluster:
             folder.link_worker_logs(cluster.logs)
             try:
@@ -57,7 +58,10 @@ async def train(config: Config, view: View) -> int:
                 return await Training(placed, folder, material, view, interruption).run()
             except* CaravanError:
                 view.say(f"what the parts printed themselves: {folder.worker_logs}/worker-*")
-                view.say("what was trained is kept up to the last checkpoint: the same command goes on from there")
+                if newest := newest_checkpoint(folder.checkpoints):
+                    view.say(
+                        f"what was trained is kept up to step {step_of(newest)}: the same command goes on from there"
+                    )
                 raise
 
 

@@ -227,7 +227,9 @@ class LearnerSettings(BaseModel):
     num_threads: int = Field(1, ge=1, description="threads of torch on the CPU; more than free cores make it slower")
 
     save_total_limit: int = Field(
-        3, ge=1, description="newest checkpoints that are kept, beside the one that was measured best (evaluation.at_checkpoints)"
+        3,
+        ge=1,
+        description="newest checkpoints that are kept, beside the one that was measured best (evaluation.at_checkpoints)",
     )
 
     start_deadline_seconds: float = Field(
