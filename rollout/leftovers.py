@@ -67,10 +67,13 @@ def record_engine(lock: TextIO) -> None:
     """Note, in a sampler's file, the descendants of this process and the shared memory that they have mapped."""
     import psutil
 
+    lines = []
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):  # ended meanwhile
-            lock.write(f"process {process.pid} {process.create_time()}\n")
-    lock.writelines(f"file {name}\n" for name in sorted(engine_files(os.getpid())))
+            lines.append(f"process {process.pid} {process.create_time()}\n")
+    lines += [f"file {name}\n" for name in sorted(engine_files(os.getpid()))]
+    lock.truncate(0)
+    lock.write("".join(lines))
     lock.flush()
 
 
@@ -88,11 +91,12 @@ def engine_files(pid: int) -> Collection[str]:
                 _range, _access, _offset, _device, inode, *path = line.split(maxsplit=5)
                 if path and path[0].startswith(str(SHARED_MEMORY)):
                     inodes.add(int(inode))
-    return [
-        str(file)
-        for file in SHARED_MEMORY.iterdir()
-        if file.name.startswith(("psm_", "sem.mp-")) and file.stat().st_ino in inodes
-    ]
+    found = []
+    for file in SHARED_MEMORY.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+            if file.name.startswith(("psm_", "sem.mp-")) and file.stat().st_ino in inodes:
+                found.append(str(file))
+    return found
 
 
 def sweep(root: Path) -> None:

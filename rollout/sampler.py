@@ -36,10 +36,10 @@ class Sampler:
     async def start(self) -> None:
         """Load the model and start the engine; raises ModelError with one line where that fails."""
         self._shelf = await asyncio.to_thread(Shelf, self._pool_id)
-        self._engine = await Engine.start(
-            self._settings, model=self._model, lora_rank=self._lora_rank, max_staleness=self._max_staleness
-        )
-        await asyncio.to_thread(self._shelf.record_engine)
+        with self._shelf.recording_engine():
+            self._engine = await Engine.start(
+                self._settings, model=self._model, lora_rank=self._lora_rank, max_staleness=self._max_staleness
+            )
         self._serving = serving(self._settings, self._engine, self._shelf, self._model)
         self._proved.set()
 

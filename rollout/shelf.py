@@ -3,7 +3,9 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 from uuid import uuid4
@@ -22,6 +24,7 @@ from rollout.leftovers import (
 
 ROOM_BYTES = 1024**3  # several adapters of a 1.5B model; containers often give /dev/shm no more than 64 MiB
 USERS_NAME = ".users"
+RECORD_SECONDS = 1.0
 
 
 class Shelf:
@@ -40,9 +43,26 @@ class Shelf:
         with sole_access(self.path):
             self._lock = hold(self.path / f"{SAMPLER_PREFIX}{uuid4().hex}")
 
-    def record_engine(self) -> None:
-        """Note the engine's processes and shared memory for the case that this process is killed."""
-        record_engine(self._lock)
+    @contextmanager
+    def recording_engine(self) -> Iterator[None]:
+        """Note the processes and shared memory of the engine that the block starts, for the case that this process is killed.
+
+        They are noted as they appear, in a thread, because an engine that starts keeps the event loop; and again at the end.
+        """
+        started = threading.Event()
+
+        def record() -> None:
+            while not started.wait(RECORD_SECONDS):
+                record_engine(self._lock)
+            record_engine(self._lock)
+
+        recorder = threading.Thread(target=record, name="leftovers", daemon=True)
+        recorder.start()
+        try:
+            yield
+        finally:
+            started.set()
+            recorder.join()
 
     def put(self, version: int, write: Callable[[Path], None]) -> Path:
         """Return the folder of a version, which ``write`` fills where it is not there yet.

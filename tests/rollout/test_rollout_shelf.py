@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import time
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 
@@ -99,7 +100,8 @@ def test_the_shared_memory_of_a_killed_sampler_is_swept_too(tmp_path):
     files = {SHARED_MEMORY / memory.name, SHARED_MEMORY / f"sem.{semaphore._semlock.name.lstrip('/')}"}
     assert set(map(str, files)) <= set(engine_files(os.getpid()))
     orphan = Shelf("pool", tmp_path)
-    orphan.record_engine()
+    with orphan.recording_engine():
+        pass
     sweep(tmp_path)
     assert all(file.exists() for file in files)  # their owner lives
     kill(orphan)
@@ -115,14 +117,39 @@ def test_the_shared_memory_of_a_killed_sampler_is_swept_too(tmp_path):
 
 def test_the_processes_of_a_killed_sampler_are_ended_even_where_they_hang(tmp_path):
     shelf = Shelf("pool", tmp_path)
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    child.send_signal(19)  # stopped
-    shelf.record_engine()
+    with shelf.recording_engine():
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+        child.send_signal(19)  # stopped
     sweep(tmp_path)
     assert child.poll() is None  # its sampler lives
     kill(shelf)
     sweep(tmp_path)
     assert child.wait(timeout=10) == -9
+
+
+STARTING = """
+import subprocess, sys, time
+from pathlib import Path
+from rollout.shelf import Shelf
+
+with Shelf("pool", Path(sys.argv[1])).recording_engine():
+    print(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]).pid, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_the_processes_of_a_sampler_that_is_killed_while_its_engine_starts_are_ended_too(tmp_path):
+    sampler = subprocess.Popen([sys.executable, "-c", STARTING, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    engine = psutil.Process(int(sampler.stdout.readline()))
+    deadline = time.monotonic() + 30
+    while not any(str(engine.pid) in record.read_text() for record in tmp_path.glob("*/.sampler-*")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    sampler.kill()
+    sampler.wait()
+    sweep(tmp_path)
+    psutil.wait_procs([engine], timeout=10)
+    assert not engine.is_running() or engine.status() == "zombie"
 
 
 def test_a_process_that_only_has_the_number_of_a_killed_samplers_is_spared(tmp_path):
