@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 
 import psutil
@@ -68,6 +69,12 @@ def test_a_run_leaves_its_logs_in_the_seeds_format(finished: Path) -> None:
     assert len(rows(finished / "reward_logs/syntax_aware_breakdown.jsonl")) == 3 * 16
     assert (finished / "reward.png").read_bytes().startswith(b"\x89PNG")
     assert {path.name for path in (finished / "checkpoints").iterdir()} == {"checkpoint-2", "checkpoint-3"}
+
+
+def test_every_figure_of_a_step_is_documented(finished: Path) -> None:
+    documented = re.findall(r"`([^` ]+)`", (ROOT / "docs/metrics.md").read_text())
+    figures = {name for row in rows(finished / "metrics.jsonl") for name in row}
+    assert not [name for name in figures if not any(fnmatch(name, pattern) for pattern in documented)]
 
 
 def test_samplers_and_learner_agree_on_the_tokens_log_probabilities(finished: Path) -> None:
