@@ -10,16 +10,12 @@ from typing import Any
 
 from benchmarks.contestants import Link
 from cluster.types import (
-    AssertOutcome,
     Completion,
-    Facts,
     FinishReason,
-    Grade,
     Group,
     Problem,
-    RewardTerms,
-    Verdict,
 )
+from grader.fake import grade_of
 from learner.plan import LearnerPlan
 from learner.quiet import hush
 from learner.settings import LearnerSettings
@@ -83,7 +79,7 @@ def make_groups(*, num_groups: int, group_size: int, vocabulary: int, uneven: bo
                     seconds=0.0,
                 )
             )
-            grades.append(_grade(rng.random()))
+            grades.append(grade_of(rng.random()))
         problem = Problem(id="p", statement="", signature="", tests="")
         groups.append(Group(id=f"g{number}", problem=problem, completions=tuple(completions), grades=tuple(grades)))
     return tuple(groups)
@@ -134,7 +130,7 @@ def plain_trl(link: Link, work: Work) -> None:
         )
         for each, advantage in zip(group.completions, values, strict=True)
     ]
-    batch = _padded(rows, tokenizer.pad_token_id)
+    batch = padded(rows, tokenizer.pad_token_id)
     width = batch["prompt_ids"].size(1) + batch["completion_ids"].size(1)
     size = rows_that_fit(len(rows), width, work.settings.micro_batch_tokens)
     wall: list[float] = []
@@ -240,8 +236,8 @@ def _plan(work: Work) -> LearnerPlan:
     )
 
 
-def _padded(rows: Sequence[tuple[Completion, float]], pad: int) -> dict[str, Any]:
-    """The batch as TRL's own generation would hand it over: every row padded to the longest."""
+def padded(rows: Sequence[tuple[Completion, float]], pad: int) -> dict[str, Any]:
+    """Completions and their advantages as TRL's own generation would hand them over: every row padded to the longest."""
     import torch
 
     num_prompt = max(len(each.prompt_ids) for each, _ in rows)
@@ -260,18 +256,3 @@ def _padded(rows: Sequence[tuple[Completion, float]], pad: int) -> dict[str, Any
             found.setdefault(name, []).append(value)
     tensors = {name: torch.tensor(values) for name, values in found.items()}
     return tensors | {"num_items_in_batch": tensors["completion_mask"].sum().float()}
-
-
-def _grade(reward: float) -> Grade:
-    facts = Facts(
-        verdict=Verdict.WRONG,
-        asserts=(AssertOutcome.FAILED,),
-        type_errors=0,
-        syntax_error=False,
-        compiled=True,
-        type_checked=True,
-        has_end_marker=True,
-        hit_length_limit=False,
-        num_code_lines=8,
-    )
-    return Grade(facts=facts, terms=RewardTerms(structural=0, type_check=0, compile=0, tests=reward), reward=reward)

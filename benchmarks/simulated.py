@@ -16,23 +16,20 @@ from functools import cache
 from types import MappingProxyType
 from typing import Any
 
-from benchmarks.service_times import Kind, ServiceTimes
+from benchmarks.service_times import ServiceTimes
 from cluster.types import (
-    AssertOutcome,
     Completion,
-    Facts,
     FinishReason,
     Grade,
     Group,
     GroupRequest,
     PolicyVersion,
     Problem,
-    RewardTerms,
     StepReport,
     Swap,
     Usage,
-    Verdict,
 )
+from grader.fake import grade_of
 from rollout.routing import Router, Seat
 
 QUEUED_AHEAD = 1.25
@@ -255,7 +252,7 @@ class SimulatedGraders:
             self._num_asked -= 1
         await self._driver.spend(self._times.driver_seconds_per_graded)
         self.num_graded += 1
-        return _grade(kind)
+        return _grade(kind.reward)
 
     def usage(self) -> Usage:
         """Exact."""
@@ -337,18 +334,4 @@ def _tokens(number: int) -> tuple[tuple[int, ...], tuple[float, ...]]:
     return tuple(range(number)), (-1.0,) * number
 
 
-@cache
-def _grade(kind: Kind) -> Grade:
-    facts = Facts(
-        verdict=Verdict.PASSED if kind.reward == 1.0 else Verdict.WRONG,
-        asserts=(AssertOutcome.PASSED if kind.reward == 1.0 else AssertOutcome.FAILED,),
-        type_errors=0,
-        syntax_error=False,
-        compiled=True,
-        type_checked=True,
-        has_end_marker=True,
-        hit_length_limit=False,
-        num_code_lines=10,
-    )
-    terms = RewardTerms(structural=0.0, type_check=0.0, compile=0.0, tests=kind.reward)
-    return Grade(facts=facts, terms=terms, reward=kind.reward)
+_grade = cache(grade_of)

@@ -1,8 +1,6 @@
 """The reward curve of a run as a PNG."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 from cluster.run_folder import RunFolder
 
@@ -16,7 +14,7 @@ def draw_curve(folder: RunFolder) -> Path:
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    rows: list[dict[str, Any]] = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+    rows = folder.rows(folder.metrics)
     steps = [row["step"] for row in rows]
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
     for key, label, colour in (("reward", "mean reward", "C0"), ("pass_rate", "passed all tests", "C2")):

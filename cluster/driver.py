@@ -60,6 +60,10 @@ MAX_FAILED_IN_A_ROW = 8
 """Groups that may fail one after another, or as many as there are slots; then something else than they is broken."""
 
 
+TOO_OLD = ("stale", "not_started", "too_slow")
+"""Why a group was given up whose age, or whose wait for a sampler, was the trouble."""
+
+
 class Records(Protocol):
     """Where the loop reports what happened; the real one is cluster.records."""
 
@@ -303,11 +307,7 @@ class Driver:
         self._records.group_dropped(dropped, self._progress.step)
         if dropped.fate is Fate.FILTERED and self._buffer.gave_up_filtering:
             self._records.filtering_gave_up(self._progress.step)
-        if dropped.reason in (
-            "stale",
-            "not_started",
-            "too_slow",
-        ):  # before the next policy, who took the slot would be as old
+        if dropped.reason in TOO_OLD:  # before the next policy, who took the slot would be as old
             self._num_held_slots += 1
         else:
             await self._slots.release(dropped=1)

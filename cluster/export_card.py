@@ -9,7 +9,6 @@ import yaml
 
 from cluster.config import Config, flatten
 from cluster.run_folder import RunFolder
-from cluster.types import RunFolderError
 
 NUM_STEPS_SHOWN = 8  # rows of the training table
 FIGURES = {
@@ -36,7 +35,7 @@ NOT_SHOWN = (
 
 def card(folder: RunFolder, config: Config, *, step: int, merged_dtype: str | None) -> str:
     """The card of the model after ``step``; ``merged_dtype`` is None where it is an adapter. Raises RunFolderError."""
-    rows = [row for row in _rows(folder) if row["step"] <= step]
+    rows = [row for row in folder.rows(folder.metrics) if row["step"] <= step]
     evaluations = [row for row in folder.evaluations() if row["step"] <= step]
     parts = [
         _front_matter(config, merged=merged_dtype is not None),
@@ -114,13 +113,6 @@ def _settings(config: Config) -> str:
         if defaults.get(key) != value and not any(name in key for name in NOT_SHOWN)
     }
     return str(yaml.safe_dump(changed, sort_keys=False))
-
-
-def _rows(folder: RunFolder) -> list[dict[str, Any]]:
-    try:
-        return [json.loads(line) for line in folder.metrics.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError) as error:
-        raise RunFolderError(f"{folder.metrics} cannot be read ({error})") from None
 
 
 def _line(*cells: str) -> str:

@@ -78,11 +78,10 @@ def grader_settings_of(folder: RunFolder) -> GraderSettings:
 
 def steps_of_reward_changes(folder: RunFolder) -> tuple[int, ...]:
     """The steps after which phases changed how the run rewards; RunFolderError where phases.jsonl cannot be read."""
+    changes = folder.rows(folder.phases, missing_ok=True)
     try:
-        lines = folder.phases.read_text(encoding="utf-8").splitlines() if folder.phases.exists() else []
-        changes = [json.loads(line) for line in lines]
         return tuple(change["step"] for change in changes if any(key.startswith("grader.") for key in change["set"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise RunFolderError(f"{folder.phases} cannot be read ({error})") from None
 
 

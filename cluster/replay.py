@@ -176,10 +176,10 @@ def _max_steps_of(checkpoint: Path | None, num_iterations: int) -> int:
 
 def _logged(folder: RunFolder) -> dict[int, tuple[Mapping[str, Any], float]]:
     """Step -> the settings of the learner that were in force there, and the loss that the run logged."""
+    rows = folder.rows(folder.metrics)
     try:
-        rows = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
         return {row["step"]: (row.get("in_force", {}), row["loss"]) for row in rows}
-    except (OSError, ValueError, KeyError) as error:
+    except KeyError as error:
         raise RunFolderError(f"{folder.metrics} cannot be read ({error})") from None
 
 

@@ -153,14 +153,20 @@ class RunFolder:
 
     def set_by_phases(self) -> dict[str, Any]:
         """What phases have set so far, by dotted key."""
-        lines = self.phases.read_text().splitlines() if self.phases.exists() else []
-        return {key: value for line in lines for key, value in json.loads(line)["set"].items()}
+        return {key: value for row in self.rows(self.phases, missing_ok=True) for key, value in row["set"].items()}
 
     def evaluations(self) -> list[dict[str, Any]]:
         """The held-out results so far, oldest first."""
-        if not self.evaluation.exists():
+        return self.rows(self.evaluation, missing_ok=True)
+
+    def rows(self, path: Path, *, missing_ok: bool = False) -> list[dict[str, Any]]:
+        """The objects of one of the run's JSONL files; RunFolderError where it cannot be read."""
+        if missing_ok and not path.exists():
             return []
-        return [json.loads(line) for line in self.evaluation.read_text().splitlines()]
+        try:
+            return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        except (OSError, ValueError) as error:
+            raise RunFolderError(f"{path} cannot be read ({error})") from None
 
     def _progress_file(self, step: int) -> Path:
         return self.progress / f"step-{step:06d}.json"

@@ -9,6 +9,7 @@ from cluster.types import (
     FinishReason,
     Grade,
     Problem,
+    RewardTerms,
     UngradableError,
     Usage,
     Verdict,
@@ -18,6 +19,24 @@ from grader.reward import profile_of, score
 from grader.settings import GraderSettings
 
 NUM_TESTS = 10
+
+
+def grade_of(reward: float) -> Grade:
+    """A grade with that reward, all of it for the tests; full reward passed its one assert, less failed it."""
+    passed = reward == 1.0
+    facts = Facts(
+        verdict=Verdict.PASSED if passed else Verdict.WRONG,
+        asserts=(AssertOutcome.PASSED if passed else AssertOutcome.FAILED,),
+        type_errors=0,
+        syntax_error=False,
+        compiled=True,
+        type_checked=True,
+        has_end_marker=True,
+        hit_length_limit=False,
+        num_code_lines=1,
+    )
+    terms = RewardTerms(structural=0.0, type_check=0.0, compile=0.0, tests=reward)
+    return Grade(facts=facts, terms=terms, reward=reward)
 
 
 class FakeGraderPool:

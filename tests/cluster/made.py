@@ -1,6 +1,9 @@
 """Small records for tests."""
 
-from cluster.types import AssertOutcome, Completion, Facts, FinishReason, Grade, Group, Problem, RewardTerms, Verdict
+from dataclasses import replace
+
+from cluster.types import Completion, FinishReason, Grade, Group, Problem, RewardTerms, Verdict
+from grader.fake import grade_of
 
 
 def problem(problem_id: str = "p", difficulty: str | None = None) -> Problem:
@@ -14,19 +17,11 @@ def problem(problem_id: str = "p", difficulty: str | None = None) -> Problem:
 
 
 def grade(reward: float, verdict: Verdict | None = None) -> Grade:
-    facts = Facts(
-        verdict=verdict or (Verdict.PASSED if reward == 1.0 else Verdict.WRONG),
-        asserts=(AssertOutcome.PASSED if reward == 1.0 else AssertOutcome.FAILED,),
-        type_errors=0,
-        syntax_error=False,
-        compiled=True,
-        type_checked=True,
-        has_end_marker=True,
-        hit_length_limit=False,
-        num_code_lines=1,
-    )
-    return Grade(
-        facts=facts, terms=RewardTerms(structural=0.05, type_check=0.2, compile=0.1, tests=reward), reward=reward
+    made = grade_of(reward)
+    return replace(
+        made,
+        facts=replace(made.facts, verdict=verdict or made.facts.verdict),
+        terms=RewardTerms(structural=0.05, type_check=0.2, compile=0.1, tests=reward),
     )
 
 

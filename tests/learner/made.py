@@ -7,38 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from cluster.types import (
-    AssertOutcome,
     Completion,
-    Facts,
     FinishReason,
-    Grade,
     Group,
     Problem,
-    RewardTerms,
-    Verdict,
     VersionSpan,
 )
+from grader.fake import grade_of
 from learner.plan import LearnerPlan
 from learner.settings import LearnerSettings, LoraSettings
 
 VOCABULARY = 96
 TEMPERATURE = 0.7
 MAX_COMPLETION_TOKENS = 8
-
-
-def grade(reward: float) -> Grade:
-    facts = Facts(
-        verdict=Verdict.WRONG,
-        asserts=(AssertOutcome.FAILED,),
-        type_errors=0,
-        syntax_error=False,
-        compiled=True,
-        type_checked=True,
-        has_end_marker=True,
-        hit_length_limit=False,
-        num_code_lines=1,
-    )
-    return Grade(facts=facts, terms=RewardTerms(structural=0, type_check=0, compile=0, tests=reward), reward=reward)
 
 
 def group(
@@ -69,7 +50,7 @@ def group(
         id=f"g{seed}",
         problem=Problem(id="p", statement="", signature="", tests=""),
         completions=tuple(completions),
-        grades=tuple(None if reward is None else grade(reward) for reward in rewards),
+        grades=tuple(None if reward is None else grade_of(reward) for reward in rewards),
     )
 
 

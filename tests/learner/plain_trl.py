@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from benchmarks.learner_ways import padded
 from cluster.types import Group
 from tests.learner.made import MAX_COMPLETION_TOKENS, TEMPERATURE
 
@@ -79,22 +80,5 @@ def loss_and_gradient_norm(
 
 def _inputs(groups: Sequence[Group], advantages: Sequence[float]) -> dict[str, Tensor]:
     completions = [each for group in groups for each in group.completions]
-    num_prompt = max(len(each.prompt_ids) for each in completions)
-    num_completion = max(len(each.token_ids) for each in completions)
-    found: dict[str, list[list[Any]]] = {
-        name: []
-        for name in ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "sampling_per_token_logps")
-    }
-    for each in completions:
-        left, right = num_prompt - len(each.prompt_ids), num_completion - len(each.token_ids)
-        found["prompt_ids"].append([2] * left + list(each.prompt_ids))
-        found["prompt_mask"].append([0] * left + [1] * len(each.prompt_ids))
-        found["completion_ids"].append(list(each.token_ids) + [2] * right)
-        found["completion_mask"].append([1] * len(each.token_ids) + [0] * right)
-        found["sampling_per_token_logps"].append(list(each.sampler_logprobs) + [0.0] * right)
-    tensors = {name: torch.tensor(rows) for name, rows in found.items()}
-    return tensors | {
-        "old_per_token_logps": tensors["sampling_per_token_logps"],
-        "advantages": torch.tensor(advantages),
-        "num_items_in_batch": tensors["completion_mask"].sum().float(),
-    }
+    tensors = padded(list(zip(completions, advantages, strict=True)), pad=2)
+    return tensors | {"sampling_per_token_logps": tensors["old_per_token_logps"]}

@@ -12,7 +12,8 @@ import pytest
 
 from cluster.tiny import tiny_model_path
 from cluster.types import Completion, Group, GroupRequest, PolicyVersion, Problem, Prompt, Sampling
-from tests.learner.made import grade, group
+from grader.fake import grade_of
+from tests.learner.made import group
 
 pytestmark = pytest.mark.slow
 
@@ -88,7 +89,7 @@ def test_learner_and_sampler_agree_on_the_tokens_of_an_adapter(
             id=completions[0].group_id,
             problem=Problem(id="p", statement="", signature="", tests=""),
             completions=tuple(completions),
-            grades=tuple(grade(reward) for reward in (1.0, 0.0, 0.5, 0.25)),
+            grades=tuple(grade_of(reward) for reward in (1.0, 0.0, 0.5, 0.25)),
         )
         for completions in asyncio.run(sampled(dtype, policy, prompts))
     ]
