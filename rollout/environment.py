@@ -18,6 +18,11 @@ CPU_BATCHED_TOKENS = 4096
 """Tokens in one pass of an engine on the CPU: a few groups' prompts at a time."""
 
 
+CPU_EXECUTOR = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
+"""The model runs in the engine's own process. By default vLLM puts a CPU worker beside it, to set that one's OpenMP threads
+(``environment_variables`` does); the two then wait for one another in busy loops, and keep a core each."""
+
+
 def environment_variables(settings: RolloutSettings, model: str) -> dict[str, str]:
     """Variables that must stand before vLLM (and with it torch) is imported in the sampler's process."""
     variables = {
@@ -66,6 +71,7 @@ def engine_arguments(settings: RolloutSettings, model: str, lora_rank: int, max_
         arguments["max_loras"] = min(window, MAX_ADAPTERS) + 1
         arguments["max_cpu_loras"] = window + 1
     if settings.gpus_per_sampler == 0:
+        arguments["distributed_executor_backend"] = CPU_EXECUTOR
         arguments["kv_cache_memory_bytes"] = int(settings.kv_cache_gib * GIB)
         arguments["block_size"] = CPU_KV_BLOCK_TOKENS
         # A prompt is prefilled whole or not yet: for one that is cut, vLLM 0.32 turns the request's generator back
