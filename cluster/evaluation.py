@@ -3,13 +3,17 @@
 import asyncio
 import math
 import statistics
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cluster.attempt import Attempt
 from cluster.config import Config
+from cluster.estimates import interval, pass_at_k
 from cluster.metrics import spread, verdict_shares
+from cluster.rollouts import TERMS
 from cluster.types import (
+    Grade,
     GraderPool,
     Group,
     GroupRequest,
@@ -85,4 +89,59 @@ def summarize(groups: Sequence[Group], name: str) -> dict[str, Any]:
         "num_completions": len(grades),
         "num_ungradable": sum(len(group.completions) for group in groups) - len(grades),
         **verdict_shares(grades),
+        **{f"reward_{term}": statistics.fmean(getattr(grade.terms, term) for grade in grades) for term in TERMS},
+        "pass_at": _pass_at(graded),
+        "by_difficulty": _by_difficulty(groups),
+        "by_problem": by_problem(groups),
+    }
+
+
+def by_problem(groups: Sequence[Group]) -> list[dict[str, Any]]:
+    """A row per problem of which a completion was graded, in their order."""
+    rows = []
+    for group in groups:
+        grades = [grade for grade in group.grades if grade is not None]
+        if grades:
+            verdicts = Counter(str(grade.facts.verdict) for grade in grades)
+            rows.append(
+                {
+                    "id": group.problem.id,
+                    "difficulty": group.problem.difficulty,
+                    "num_completions": len(grades),
+                    "num_passed": verdicts[Verdict.PASSED],
+                    "reward": statistics.fmean(grade.reward for grade in grades),
+                    "verdicts": dict(verdicts),
+                }
+            )
+    return rows
+
+
+def _pass_at(graded: Sequence[Sequence[Grade]]) -> dict[str, dict[str, float]]:
+    """pass@k for k = 1, 2, 4, ... up to what every problem has, each with its 95% interval over problems."""
+    found = {}
+    k, fewest = 1, min(map(len, graded))
+    while k <= fewest:
+        values = [
+            pass_at_k(len(grades), sum(grade.facts.verdict is Verdict.PASSED for grade in grades), k)
+            for grades in graded
+        ]
+        low, high = interval(values)
+        found[str(k)] = {"value": statistics.fmean(values), "low": low, "high": high}
+        k *= 2
+    return found
+
+
+def _by_difficulty(groups: Sequence[Group]) -> dict[str, dict[str, float]]:
+    """Problems, mean reward and pass rate by difficulty, problems counting the same; empty where none has one."""
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for row in by_problem(groups):
+        if row["difficulty"] is not None:
+            rows.setdefault(row["difficulty"], []).append(row)
+    return {
+        name: {
+            "num_problems": len(some),
+            "reward": statistics.fmean(row["reward"] for row in some),
+            "pass_rate": statistics.fmean(row["num_passed"] / row["num_completions"] for row in some),
+        }
+        for name, some in sorted(rows.items())
     }

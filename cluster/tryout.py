@@ -9,34 +9,70 @@ from rich.console import Console
 from rich.syntax import Syntax
 
 from cluster.config import Config
-from cluster.console import View, evaluation_table
+from cluster.console import View, difficulty_table, evaluation_table
 from cluster.evaluation import attempt_all, evaluation_sampling, summarize
 from cluster.placement import place, ray_cluster
 from cluster.session import Interruption, Material, load_material, load_usable, read_adapter, samplers_and_graders
 from cluster.types import DatasetError, Group, Problem, RunFolderError
 from grader.toolchain import prepare_toolchain
 
+BASE_PASS_RATE = 0.20
+"""Below it the first training analysis ("Test Base Model Capability") takes a stronger model or easier problems."""
 
-async def evaluate(config: Config, view: View, out: Path | None) -> int:
-    """Sample and grade the held-out problems, print a table and, where ``out`` is given, write the figures as JSON."""
+TOO_WEAK = 3
+"""The exit code of a base check that fails."""
+
+
+async def evaluate(
+    config: Config, view: View, out: Path | None, *, on: str = "held-out", base_check: bool = False
+) -> int:
+    """Sample and grade problems, print tables and, where ``out`` is given, write the figures as JSON.
+
+    ``on``: "held-out" problems, those for "training", or "all". With ``base_check`` the exit code is TOO_WEAK where fewer than
+    BASE_PASS_RATE of the completions pass.
+    """
     Interruption(view)
     if out:
         _check_writable(out)
     prepare_toolchain()
-    if 0 in (config.data.held_out, config.evaluation.num_problems):
+    if config.evaluation.num_problems == 0 or (on == "held-out" and config.data.held_out == 0):
         raise DatasetError("nothing to evaluate: data.held_out and evaluation.num_problems must both be at least 1")
     usable = load_usable(config, view)
     name = config.model.adapter.name if config.model.adapter else Path(config.model.path).name
     with ray_cluster() as cluster:
         placed = place(config.without_learner(), cluster.resources)
         material = await load_material(placed, usable, view)
-        problems = material.held_out[: config.evaluation.num_problems]
+        problems = _chosen(material, on)[: config.evaluation.num_problems]
         groups = await _attempt(placed, view, material, problems, config.evaluation.completions_per_problem, name)
     result = summarize(groups, name)
-    Console().print(evaluation_table([result], f"{config.data.dataset}: held-out problems"))
+    console = Console()
+    console.print(evaluation_table([result], f"{config.data.dataset}: {on} problems"))
+    if len(result["by_difficulty"]) > 1:
+        console.print(difficulty_table(result["by_difficulty"]))
     if out:
         _write_json(out, result)
-    return 0
+    return _check_base(console, result["pass_rate"]) if base_check else 0
+
+
+def _chosen(material: Material, on: str) -> tuple[Problem, ...]:
+    if on == "all":
+        return (*material.held_out, *material.training)
+    return tuple(material.training if on == "training" else material.held_out)
+
+
+def _check_base(console: Console, pass_rate: float) -> int:
+    found = f"base check: {pass_rate:.1%} of the completions pass"
+    if pass_rate >= BASE_PASS_RATE:
+        console.print(f"{found}, at least {BASE_PASS_RATE:.0%}: there is something to reinforce.", highlight=False)
+        return 0
+    console.print(
+        f"{found}, fewer than {BASE_PASS_RATE:.0%}: most groups would teach nothing. Take a stronger model, show it more solved "
+        "examples (rollout.num_few_shot), teach it the reference solutions first (`caravan sft`), or keep the problems that it "
+        "sometimes solves (`caravan eval --on all --out FILE`, then `caravan filter`).",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return TOO_WEAK
 
 
 def _check_writable(path: Path) -> None:

@@ -1,0 +1,129 @@
+"""The machines of a cluster, there or only thought of: cores, GPUs, and what a GPU can do."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cluster.types import ConfigError
+
+ACCELERATOR = "accelerator_type:"  # Ray gives a machine with GPUs a resource of this name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gpu:
+    """One GPU; what is None is not known, and nothing is estimated from it."""
+
+    name: str
+    gib: float | None  # of memory
+    tflops: float | None = None  # dense bfloat16
+    tb_per_second: float | None = None  # of its memory
+
+
+GPUS = {
+    gpu.name: gpu
+    for gpu in (  # NVIDIA's data sheets; GiB as the driver reports them
+        Gpu(name="H200", gib=139.8, tflops=989, tb_per_second=4.8),
+        Gpu(name="H100", gib=79.1, tflops=989, tb_per_second=3.35),
+        Gpu(name="A100-80G", gib=79.2, tflops=312, tb_per_second=2.0),
+        Gpu(name="A100", gib=39.4, tflops=312, tb_per_second=1.56),
+        Gpu(name="L40S", gib=44.5, tflops=362, tb_per_second=0.86),
+        Gpu(name="A10G", gib=22.1, tflops=70, tb_per_second=0.6),
+        Gpu(name="L4", gib=22.0, tflops=121, tb_per_second=0.3),
+        Gpu(name="RTX4090", gib=23.6, tflops=165, tb_per_second=1.01),
+        Gpu(name="RTX3090", gib=23.6, tflops=71, tb_per_second=0.94),
+    )
+}
+"""By the names that Ray has for them, where it has one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """One machine of the cluster."""
+
+    name: str
+    cpus: float
+    num_gpus: int = 0
+    gpu: Gpu | None = None  # the kind of its GPUs
+
+
+def parse_machines(texts: Sequence[str]) -> list[Machine]:
+    """Machines from texts like ``cpus=96,gpus=8,gpu=H100,count=4``; raises ConfigError for what cannot be read.
+
+    ``gpu_gib`` stands in place of ``gpu`` where a GPU has no name here; ``count`` defaults to 1.
+    """
+    machines: list[Machine] = []
+    for text in texts:
+        values = _values(text)
+        gpu = _gpu(values, text)
+        num_gpus = int(_number(values, "gpus", text, default=1 if gpu else 0))
+        if num_gpus and gpu is None:
+            raise ConfigError(f"--machine {text}: say which GPUs, gpu={'|'.join(GPUS)} or gpu_gib=NUMBER")
+        cpus = _number(values, "cpus", text, default=None)
+        for _ in range(int(_number(values, "count", text, default=1))):
+            machines.append(Machine(name=f"machine {len(machines) + 1}", cpus=cpus, num_gpus=num_gpus, gpu=gpu))
+    return machines
+
+
+def machines_of(nodes: Sequence[Mapping[str, Any]]) -> list[Machine]:
+    """The machines of a Ray cluster, as ``ray.nodes()`` tells them."""
+    return [_machine_of(node) for node in nodes if node["Alive"]]
+
+
+def totals(machines: Sequence[Machine]) -> dict[str, float]:
+    """What the machines have together, by Ray's names."""
+    return {
+        "CPU": sum(machine.cpus for machine in machines),
+        "GPU": float(sum(machine.num_gpus for machine in machines)),
+    }
+
+
+def _machine_of(node: Mapping[str, Any]) -> Machine:
+    resources: Mapping[str, float] = node["Resources"]
+    num_gpus = int(resources.get("GPU", 0))
+    kind = next((name.removeprefix(ACCELERATOR) for name in resources if name.startswith(ACCELERATOR)), "unknown kind")
+    return Machine(
+        name=node["NodeManagerAddress"],
+        cpus=resources.get("CPU", 0.0),
+        num_gpus=num_gpus,
+        gpu=GPUS.get(kind, Gpu(name=kind, gib=None)) if num_gpus else None,
+    )
+
+
+def _values(text: str) -> dict[str, str]:
+    allowed = ("count", "cpus", "gpus", "gpu", "gpu_gib")
+    values: dict[str, str] = {}
+    for part in text.split(","):
+        key, equals, value = part.strip().partition("=")
+        if key not in allowed or not equals or key in values:
+            raise ConfigError(
+                f"--machine {text}: {part.strip()!r} is not one of {', '.join(f'{name}=...' for name in allowed)}, each once; "
+                "an example: --machine cpus=96,gpus=8,gpu=H100"
+            )
+        values[key] = value.strip()
+    return values
+
+
+def _number(values: Mapping[str, str], key: str, text: str, *, default: float | None) -> float:
+    if key not in values and default is not None:
+        return default
+    try:
+        number = float(values[key])
+    except (KeyError, ValueError):
+        raise ConfigError(f"--machine {text}: {key}=NUMBER is missing or no number") from None
+    if not 0 <= number < 1e6 or (key in ("count", "gpus") and number != int(number)):
+        raise ConfigError(f"--machine {text}: there is no machine with {key}={values[key]}")
+    return number
+
+
+def _gpu(values: Mapping[str, str], text: str) -> Gpu | None:
+    if "gpu_gib" in values:
+        gib = _number(values, "gpu_gib", text, default=None)
+        return Gpu(name=values.get("gpu", "GPU"), gib=gib)
+    if "gpu" not in values:
+        return None
+    if values["gpu"] not in GPUS:
+        raise ConfigError(
+            f"--machine {text}: gpu={values['gpu']} is not known here (known: {', '.join(GPUS)}); "
+            "give gpu_gib=NUMBER beside it, its memory in GiB"
+        )
+    return GPUS[values["gpu"]]

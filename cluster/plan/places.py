@@ -1,0 +1,201 @@
+"""Who goes where, and whether it fits: a plan made from the configuration and the machines, before anything starts."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from cluster.config import Config
+from cluster.placement import place
+from cluster.plan.machines import Gpu, Machine, totals
+from cluster.plan.memory import Memory, SamplerMemory, learner_memory, sampler_memory
+from cluster.plan.model_shape import ModelShape
+from cluster.plan.pace import Pace, pace
+from cluster.types import ResourcesError
+
+ROUNDING = 1e-6  # so that 0.1 + 0.2 fits into 0.3
+FEW_SEQUENCES = 0.5  # of max_concurrent_requests; with less cache than for these an engine is far from its best
+BUSY_SHARE = 0.5  # a part that is busy for less of a step is more than is needed
+
+
+@dataclass(slots=True)
+class Seats:
+    """What is placed on one machine, and what it has left."""
+
+    machine: Machine
+    cpus: float
+    gpus: list[float]  # left of each
+    on_gpus: list[list[str]] = field(default_factory=list)
+    num_graders: int = 0
+    others: list[str] = field(default_factory=list)  # that take no GPU
+
+    def take(self, name: str, cpus: float, gpu: float) -> bool:
+        """Place one part here, if there is room: on the first GPU that has enough left."""
+        if cpus > self.cpus + ROUNDING:
+            return False
+        if gpu:
+            number = next((n for n, left in enumerate(self.gpus) if gpu <= left + ROUNDING), None)
+            if number is None:
+                return False
+            self.gpus[number] -= gpu
+            self.on_gpus[number].append(name if gpu == 1 else f"{name} ({gpu:g})")
+        else:
+            self.others.append(name)
+        self.cpus -= cpus
+        return True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuPlan:
+    """What the GPUs hold, and how fast that goes."""
+
+    gpu: Gpu
+    sampler: SamplerMemory | None  # None: samplers run on CPUs
+    learner: Memory | None
+    pace: Pace | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A configuration on machines."""
+
+    config: Config  # with every share filled in
+    seats: Sequence[Seats]
+    on_gpus: GpuPlan | None  # None where there are no GPUs in use, or nobody knows their memory
+    advice: Sequence[str]
+
+
+def make_plan(config: Config, shape: ModelShape, machines: Sequence[Machine]) -> Plan:
+    """Place every part; raises ResourcesError, with the arithmetic, where one does not fit."""
+    placed = place(config, totals(machines))
+    seats = _seat(placed, machines)
+    on_gpus = _on_gpus(placed, shape, machines)
+    advice = [] if on_gpus is None else [*_memory_advice(placed, on_gpus), *_pace_advice(placed, on_gpus.pace)]
+    return Plan(config=placed, seats=seats, on_gpus=on_gpus, advice=advice)
+
+
+def _seat(config: Config, machines: Sequence[Machine]) -> list[Seats]:
+    """Each part where there is room: the learner first, then samplers; graders rather where there are no GPUs."""
+    seats = [
+        Seats(
+            machine=machine,
+            cpus=machine.cpus,
+            gpus=[1.0] * machine.num_gpus,
+            on_gpus=[[] for _ in range(machine.num_gpus)],
+        )
+        for machine in machines
+    ]
+    rollout, learner, grader = config.rollout, config.learner, config.grader
+    ranks = ["learner"] if learner.num_ranks == 1 else [f"learner {rank}" for rank in range(learner.num_ranks)]
+    for name in ranks:
+        _place(seats, name, learner.cpus, learner.gpus)
+    for number in range(rollout.num_samplers):
+        _place(seats, f"sampler {number}", rollout.cpus_per_sampler, rollout.gpus_per_sampler)
+    for number in range(grader.num_graders):
+        # Evenly over the machines without a GPU; Ray, too, keeps what needs none away from the others while it can.
+        free = sorted(seats, key=lambda seat: (seat.machine.num_gpus > 0, -seat.cpus))
+        _place(free, f"grader {number}", grader.cpus_per_grader, 0.0).num_graders += 1
+    for seat in seats:
+        seat.others = [name for name in seat.others if not name.startswith("grader ")]
+    return seats
+
+
+def _place(seats: Sequence[Seats], name: str, cpus: float, gpu: float) -> Seats:
+    for seat in seats:
+        if seat.take(name, cpus, gpu):
+            return seat
+    left = "; ".join(
+        f"{seat.machine.name}: {seat.cpus:g} CPU" + "".join(f", {gpu:g} GPU" for gpu in seat.gpus) for seat in seats
+    )
+    raise ResourcesError(
+        f"{name} needs {cpus:g} CPU and {gpu:g} GPU on one machine, and after the parts before it there is left: {left}. "
+        "Lower what the parts take (rollout.gpus_per_sampler, learner.gpus, *.cpus...) or their numbers, or add machines"
+    )
+
+
+def _on_gpus(config: Config, shape: ModelShape, machines: Sequence[Machine]) -> GpuPlan | None:
+    """Check memory on the smallest GPU there is: any part may come to lie on it."""
+    kinds = [machine.gpu for machine in machines if machine.gpu is not None and machine.gpu.gib is not None]
+    if not kinds or not (config.rollout.gpus_per_sampler or config.learner.gpus):
+        return None
+    gpu = min(kinds, key=lambda kind: kind.gib or 0.0)
+    gib = gpu.gib or 0.0
+    sampler = sampler_memory(config, shape, gib) if config.rollout.gpus_per_sampler else None
+    shared = 0 < config.rollout.gpus_per_sampler < 1 and 0 < config.learner.gpus < 1
+    of_the_samplers = sampler.limit if sampler and shared else 0.0
+    learner = learner_memory(config, shape, gib - of_the_samplers) if config.learner.gpus else None
+    grading_cpus = sum(machine.cpus for machine in machines)
+    speed = pace(config, shape, gpu, sampler, grading_cpus=grading_cpus) if sampler and learner else None
+    plan = GpuPlan(gpu=gpu, sampler=sampler, learner=learner, pace=speed)
+    _refuse_what_does_not_fit(config, plan)
+    return plan
+
+
+def _refuse_what_does_not_fit(config: Config, plan: GpuPlan) -> None:
+    sampler, learner = plan.sampler, plan.learner
+    if sampler is not None and sampler.num_sequences < 1:
+        raise ResourcesError(
+            f"a sampler does not fit: of {sampler.limit:.1f} GiB (rollout.gpu_memory_utilization="
+            f"{config.rollout.gpu_memory_utilization:g} of {plan.gpu.gib:g} GiB) it takes {_sum(sampler)}, which leaves "
+            f"{sampler.cache:.1f} GiB of KV cache, less than one completion needs. Give it more of a GPU, lower "
+            "rollout.max_completion_tokens, max_concurrent_requests or the model, or policy_swap=merged, which holds no adapters"
+        )
+    if learner is not None and learner.total > learner.limit:
+        raise ResourcesError(
+            f"the learner does not fit: it takes {_sum(learner)}, and has {learner.limit:.1f} GiB. Lower "
+            "learner.micro_batch_tokens (activations and logits go with it), set learner.gradient_checkpointing=true, lower "
+            "rollout.gpu_memory_utilization where they share a GPU, or spread the weights over ranks with learner.shard_base"
+        )
+
+
+def _sum(memory: Memory) -> str:
+    return " + ".join(f"{name} {gib:.1f}" for name, gib in memory.parts.items()) + f" = {memory.total:.1f} GiB"
+
+
+def _memory_advice(config: Config, plan: GpuPlan) -> list[str]:
+    advice = []
+    wanted = config.rollout.max_concurrent_requests
+    if plan.sampler is not None and plan.sampler.num_sequences < FEW_SEQUENCES * wanted:
+        advice.append(
+            f"The KV cache holds {plan.sampler.num_sequences:.0f} completions of full length, not the {wanted} of "
+            "rollout.max_concurrent_requests: raise rollout.gpu_memory_utilization, or lower the latter."
+        )
+    if plan.learner is not None and plan.learner.total < plan.learner.limit / 3:
+        times = int((plan.learner.limit - 2) / plan.learner.total)
+        advice.append(
+            f"The learner takes {plan.learner.total:.0f} of {plan.learner.limit:.0f} GiB: learner.micro_batch_tokens could be "
+            f"{times}x as large, with fewer passes."
+        )
+    return advice
+
+
+def _pace_advice(config: Config, speed: Pace | None) -> list[str]:
+    if speed is None:
+        return ["What these GPUs can do is not known here, so that no pace is estimated."]
+    advice = []
+    if speed.bottleneck == "learning":
+        advice.append(
+            f"The learner is waited for: sampling takes {speed.sampling:.1f} s of a step, learning {speed.learning:.1f} s. "
+            "Add ranks (learner.num_ranks) before samplers."
+        )
+    elif speed.bottleneck == "sampling":
+        balanced = math.ceil(config.rollout.num_samplers * speed.sampling / max(speed.learning, speed.grading))
+        advice.append(
+            f"The samplers are waited for: sampling takes {speed.sampling:.1f} s of a step, learning {speed.learning:.1f} s. "
+            f"{count(balanced, 'sampler')} would keep pace."
+        )
+    else:
+        advice.append(
+            f"The graders may be waited for: up to {speed.grading:.1f} s of a step. Add graders and machines for them."
+        )
+    rollouts = max(speed.sampling, speed.grading)
+    if not speed.overlaps and min(rollouts, speed.learning) > 0.2 * speed.step:
+        advice.append("Samplers and learner wait for one another: with loop.max_staleness=1 they work side by side.")
+    enough = math.ceil(config.grader.num_graders * speed.grading / speed.step / BUSY_SHARE)
+    if enough < config.grader.num_graders:
+        advice.append(f"{count(enough, 'grader')} would do.")
+    return advice
+
+
+def count(number: int, thing: str) -> str:
+    """``1 grader``, ``2 graders``."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"

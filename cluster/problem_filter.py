@@ -1,0 +1,128 @@
+"""``caravan filter``: the rows of a data set that are worth training on, by what was measured of them."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.problems import dataset_rows, load_problems, read_row
+from cluster.types import ConfigError, DatasetError, Problem
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What a problem must be like to stay; None: that does not matter."""
+
+    pass_rates: Mapping[str, float] | None = None  # measured, by problem id
+    min_pass: float = 0.0
+    max_pass: float = 1.0
+    passable: Mapping[str, bool] | None = None  # by the audit, by problem id
+    max_prompt_chars: int | None = None
+
+    def reason_against(self, problem: Problem) -> str | None:
+        """Why a problem does not stay; None where it does."""
+        if self.max_prompt_chars is not None and len(problem.prompt) > self.max_prompt_chars:
+            return "prompt too long"
+        if self.passable is not None:
+            if problem.id not in self.passable:
+                return "not audited"
+            if not self.passable[problem.id]:
+                return "no solution can pass it"
+        if self.pass_rates is not None:
+            if problem.id not in self.pass_rates:
+                return "not measured"
+            if self.pass_rates[problem.id] < self.min_pass:
+                return "too hard"
+            if self.pass_rates[problem.id] > self.max_pass:
+                return "too easy"
+        return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """What stays of a data set."""
+
+    rows: Sequence[Mapping[str, Any]]  # as they were
+    left_out: Mapping[str, int]  # rows by the reason why
+
+
+def select_rows(dataset: str, wanted: Wanted) -> Selection:
+    """The rows of a data set that are wanted; raises DatasetError where it cannot be read."""
+    rows: list[Mapping[str, Any]] = []
+    left_out: Counter[str] = Counter()
+    seen: set[str] = set()
+    for row in _rows(dataset):
+        try:
+            problem = read_row(row) if isinstance(row, Mapping) else None
+        except ValueError:
+            problem = None
+        if problem is None or problem.id in seen:
+            left_out["bad row"] += 1
+            continue
+        seen.add(problem.id)
+        if reason := wanted.reason_against(problem):
+            left_out[reason] += 1
+        elif isinstance(row, Mapping):
+            rows.append(row)
+    return Selection(rows=rows, left_out=left_out)
+
+
+def read_pass_rates(path: Path) -> dict[str, float]:
+    """Pass rates by problem, of a file that ``caravan eval --out`` wrote; raises DatasetError."""
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))["by_problem"]
+        return {row["id"]: row["num_passed"] / row["num_completions"] for row in rows}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DatasetError(f"{path} is not a result of `caravan eval --out`: {error!r}") from None
+
+
+def read_passable(path: Path) -> dict[str, bool]:
+    """Which problems some solution can pass, of a file that ``caravan audit --out`` wrote; raises DatasetError."""
+    from cluster.problems import READERS
+
+    reader = READERS.get(path.suffix.lower())
+    try:
+        if reader is None:
+            raise ValueError("its name ends neither in .jsonl nor in .parquet")
+        # A problem that the machine failed to judge is null, and stays out.
+        return {row["id"]: bool(row["passable"]) for row in reader(path) if isinstance(row, Mapping)}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DatasetError(f"{path} is not a result of `caravan audit --out`: {error!r}") from None
+
+
+def filter_and_report(dataset: str, out: Path, wanted: Wanted) -> int:
+    """Write what stays to ``out`` (.jsonl or .parquet) and say what does not; returns the exit code."""
+    if out.suffix.lower() not in (".jsonl", ".parquet"):
+        raise ConfigError(f"--out {out}: the name must end in .jsonl or .parquet")
+    if wanted.min_pass > wanted.max_pass:
+        raise ConfigError(f"--min-pass {wanted.min_pass:g} is above --max-pass {wanted.max_pass:g}: nothing would stay")
+    selection = select_rows(dataset, wanted)
+    for reason, number in selection.left_out.items():
+        print(f"{number:6} left out: {reason}")
+    if not selection.rows:
+        raise DatasetError(f"nothing of {dataset} stays, and {out} is not written")
+    try:
+        _write(out, selection.rows)
+    except OSError as error:
+        raise DatasetError(f"cannot write {out}: {error.strerror or error}") from None
+    print(f"{len(selection.rows):6} kept, in {out}")
+    return 0
+
+
+def _rows(dataset: str) -> Iterable[Mapping[str, Any] | str]:
+    if dataset != "builtin":
+        return dataset_rows(dataset)
+    return [{"prompt": problem.prompt, **asdict(problem)} for problem in load_problems("builtin").problems]
+
+
+def _write(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    if out.suffix.lower() == ".jsonl":
+        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        out.write_text("".join(lines), encoding="utf-8")
+        return
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.Table.from_pylist([dict(row) for row in rows]), out)
