@@ -31,6 +31,7 @@ from benchmarks.virtual_time import simulate
 from cluster.buffer import Dropped
 from cluster.config import load_config
 from cluster.driver import Driver
+from cluster.health.watch import Response
 from cluster.problems import ProblemStream
 from cluster.progress import Progress
 from cluster.types import Group, Problem, Prompt, StepReport, Swap
@@ -106,6 +107,9 @@ class QuietRecords:
 
     def phase_entered(self, step: int, values: Mapping[str, Any]) -> None:
         """Cannot happen: there are no phases."""
+
+    def health_noted(self, step: int, response: Response) -> None:
+        """Cannot happen: nobody watches."""
 
     def policy_published(self, version: int, swaps: Sequence[Swap], began_at: float, seconds: float) -> None:
         """Not asked for."""

@@ -5,16 +5,17 @@ keys, impossible values and contradictions are refused with the key, the value a
 """
 
 import difflib
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
-from cluster.phases import PRESETS, Phase, Schedule, check_order, preset
+from cluster.phases import LENGTH, PRESETS, Branch, Phase, Schedule, check_order, preset
 from cluster.types import ConfigError
 from grader.reward import profile_of
 from grader.settings import GraderSettings
@@ -36,6 +37,10 @@ class RunSettings(BaseModel):
         description="folder under run.folder; default: the name of the configuration file",
     )
     folder: Path = Field(default=Path("runs"), description="where run folders are made")
+    tracker: Literal["tensorboard", "wandb", "mlflow", "trackio", "none"] = Field(
+        default="tensorboard",
+        description="where figures go besides metrics.jsonl: tensorboard/ in the run's folder, or a tracker that is installed",
+    )
     seed: int = Field(
         default=0,
         ge=0,
@@ -78,8 +83,15 @@ class LoopSettings(BaseModel):
     model_config = STRICT
 
     groups_per_step: int = Field(default=4, ge=1, description="groups in one optimizer step")
-    max_steps: int | None = Field(default=None, ge=1, description="optimizer steps; or give loop.epochs")
-    epochs: float | None = Field(default=None, gt=0, description="passes over the training problems; default 1")
+    max_steps: int | None = Field(
+        default=None,
+        ge=1,
+        description="optimizer steps; or give loop.epochs. A run, finished or not, is extended by `caravan train --resume RUN "
+        "max_steps=MORE`: the learning rate then goes on as in a run that was so long from the start",
+    )
+    epochs: float | None = Field(
+        default=None, gt=0, description="passes over the training problems; default 1. Extended likewise"
+    )
     max_staleness: int = Field(
         default=0,
         ge=0,
@@ -156,6 +168,19 @@ class EvaluationSettings(BaseModel):
     )
 
 
+class HealthSettings(BaseModel):
+    """What a run does about its own health."""
+
+    model_config = STRICT
+
+    on_unhealthy: Literal["warn", "stop", "adapt"] = Field(
+        default="warn",
+        description="`caravan health` after every step: warn says what is wrong; stop ends the run, with a checkpoint, where a "
+        "rule says stop; adapt changes temperature, group size, learning rate and KL as the analyses would, within their bounds, "
+        "and stops where that is used up",
+    )
+
+
 class Config(BaseModel):
     """Everything a run can be told."""
 
@@ -169,13 +194,14 @@ class Config(BaseModel):
     grader: GraderSettings = GraderSettings()
     learner: LearnerSettings = LearnerSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    health: HealthSettings = HealthSettings()
     phases: tuple[Phase, ...] = Field(
         default=(),
         description="what changes over the run: a list of {from_epoch | from_step, set: {key: value}, ramp: false}, or a preset "
         f"({', '.join(PRESETS)})",
     )
 
-    branches: tuple[Phase, ...] = Field(
+    branches: tuple[Branch, ...] = Field(
         default=(),
         description="what was changed where the run was resumed: written by `caravan train --resume RUN key=value`",
     )
@@ -190,9 +216,12 @@ class Config(BaseModel):
         check_order(self.phases)
         base, plain = flatten(self), self.model_dump(exclude={"phases", "branches"}, exclude_unset=True)
         limit = self.rollout.max_completion_tokens
-        for phase in (*self.phases, *self.branches):
+        changes: tuple[Phase | Branch, ...] = (*self.phases, *self.branches)
+        for phase in changes:
+            for key in LENGTH if any(key in phase.set for key in LENGTH) else ():
+                _assign(plain, key, None)  # one of them takes the place of both
             for key, value in phase.set.items():
-                if phase.ramp and base[key] is None:
+                if isinstance(phase, Phase) and phase.ramp and base[key] is None:
                     raise ValueError(f"phases: a ramp of {key} needs a number to begin with; set {key} for the run")
                 if key == "rollout.max_completion_tokens" and isinstance(value, int) and value > limit:
                     raise ValueError(
@@ -203,11 +232,26 @@ class Config(BaseModel):
             validate(plain)  # raises ConfigError, which names the key and the value
         return self
 
-    def schedule(self) -> Schedule:
-        """The values of what the phases change, at any point of the run."""
-        return Schedule(
-            self.phases, flatten(self.model_copy(update={"phases": (), "branches": ()})), branches=self.branches
-        )
+    def schedule(self, interventions: Sequence[Branch] = ()) -> Schedule:
+        """The values of what the phases change, at any point of the run; ``interventions`` are what its health made it change."""
+        branches = sorted(
+            (*interventions, *self.branches), key=lambda branch: branch.from_step
+        )  # stable: who resumes decides
+        base = flatten(self.model_copy(update={"phases": (), "branches": ()}))
+        return Schedule(self.phases, base, branches=branches)
+
+    def length(self) -> dict[str, Any]:
+        """loop.max_steps and loop.epochs, of which one or none is given, as the branches have them."""
+        length = {"loop.max_steps": self.loop.max_steps, "loop.epochs": self.loop.epochs}
+        for branch in self.branches:
+            if changed := {key: branch.set[key] for key in LENGTH if key in branch.set}:
+                length = {**dict.fromkeys(LENGTH), **changed}
+        return length
+
+    def num_steps(self, num_problems: int) -> int:
+        """Optimizer steps of the whole run, on so many training problems."""
+        max_steps, epochs = (self.length()[key] for key in LENGTH)
+        return max_steps or math.ceil((epochs or 1.0) * num_problems / self.loop.groups_per_step)
 
     def changed(self, values: Mapping[str, Any]) -> "Config":
         """The same with these values, by dotted key, and without phases."""

@@ -18,6 +18,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from cluster.health.epochs import Compared, as_cells
 from cluster.timeline import busy_line
 from cluster.types import Verdict
 
@@ -117,6 +118,17 @@ class Counter:
         self._bar.advance(self._task)
 
 
+def comparison_table(compared: Sequence[Compared]) -> Table:
+    """An epoch against the one before it, with a word for each figure."""
+    table = Table(title=compared[0].change.between if compared else None, title_justify="left")
+    for name in ("", "before", "now", "change", "status"):
+        table.add_column(name, justify="right" if name in ("before", "now", "change") else "left")
+    for one, (*cells, word) in zip(compared, as_cells(compared), strict=True):
+        style = "" if one.is_good is None else "green" if one.is_good else "red"
+        table.add_row(*cells, Text(word, style=style))
+    return table
+
+
 def evaluation_table(results: Sequence[Mapping[str, Any]], title: str) -> Table:
     """Held-out results side by side: one column each, the first is compared with the last."""
     table = Table(title=title, title_justify="left")
@@ -139,10 +151,28 @@ def evaluation_table(results: Sequence[Mapping[str, Any]], title: str) -> Table:
     )
     row("passed all tests", [f"{value:.1%}" for value in passes], f"{100 * (passes[-1] - passes[0]):+.1f} points")
     row("problems solved at least once", [f"{result['solved_once']:.1%}" for result in results])
+    for k in results[0].get("pass_at", {}):
+        if all(k in result.get("pass_at", {}) for result in results):
+            some = [result["pass_at"][k] for result in results]
+            spreads = (
+                "" if compared else f" ({some[0]['low']:.1%} to {some[0]['high']:.1%})"
+            )  # side by side: see compare
+            row(f"pass@{k}", [f"{one['value']:.1%}{spreads}" for one in some])
     for verdict in Verdict:
         shares = [result[f"verdict_{verdict}"] for result in results]
         if verdict is not Verdict.PASSED and any(shares):
             row(f"  {verdict.replace('_', ' ')}", [f"{share:.1%}" for share in shares])
     row("problems", [str(result["num_problems"]) for result in results])
     row("completions", [str(result["num_completions"]) for result in results])
+    return table
+
+
+def difficulty_table(by_difficulty: Mapping[str, Mapping[str, float]]) -> Table:
+    """One evaluation, by how hard its problems are said to be."""
+    table = Table(title="by difficulty", title_justify="left")
+    table.add_column("")
+    for column in ("problems", "mean reward", "passed"):
+        table.add_column(column, justify="right")
+    for name, row in by_difficulty.items():
+        table.add_row(name, f"{row['num_problems']:.0f}", f"{row['reward']:.3f}", f"{row['pass_rate']:.1%}")
     return table

@@ -27,6 +27,7 @@ from cluster.buffer import Buffer, Dropped, Slots
 from cluster.config import Config
 from cluster.fates import endings_of_dropped, endings_of_trained
 from cluster.filters import GroupFilter
+from cluster.health.watch import HealthWatch, Response
 from cluster.metrics import step_metrics
 from cluster.problems import ProblemStream
 from cluster.progress import Progress
@@ -86,6 +87,10 @@ class Records(Protocol):
         """After this step, settings have new values, by dotted key."""
         ...
 
+    def health_noted(self, step: int, response: Response) -> None:
+        """After this step, something was found about the run's health, or done for it."""
+        ...
+
     def policy_published(self, version: int, swaps: Sequence[Swap], began_at: float, seconds: float) -> None:
         """Every sampler serves the policy of a step; ``began_at`` in Unix seconds."""
         ...
@@ -116,14 +121,18 @@ class Driver:
         progress: Progress,
         stop: asyncio.Event,
         measure: Callable[[int], Coroutine[Any, Any, None]] | None = None,
+        watch: HealthWatch | None = None,
     ) -> None:
         """``prompts`` by problem id; ``progress`` from where to go on; ``stop`` ends the run after the current step.
 
-        ``measure`` is called with the step of each checkpoint but the last, while the samplers serve just that policy.
+        ``measure`` is called with the step of each checkpoint but the last, while the samplers serve just that policy. ``watch``
+        judges every step, and may change settings or end the run.
         """
         loop = config.loop
         self._config = config  # as the phases have it now
-        self._schedule = config.schedule()
+        self._scheduled = config.schedule
+        self._watch = watch
+        self._schedule = config.schedule(watch.interventions if watch else ())
         self._phase: dict[str, Any] = {}  # what they have set
         self._seed = config.run.seed
         self._changes_policy_in_flight = config.rollout.policy_swap != "versions"
@@ -277,19 +286,34 @@ class Driver:
                 self._progress.count(fate, 1)
         state = self._progress.to_json()
         figures = self._timeline.cut({"samplers": self._samplers.usage(), "graders": self._graders.usage()})
-        figures |= {"learn_began_at": began_at, "learned_at": time.time()}
+        figures |= {"learn_began_at": began_at, "learned_at": time.time(), "max_steps": float(self._max_steps)}
         metrics = step_metrics(groups, self._dropped, report, self._progress, figures)
         self._dropped.clear()
         self._records.step_done(self._progress.epoch(len(self._stream)), groups, report, metrics, in_force)
         self._state_of_step, self._recorded_step = state, self._progress.step
+        self._look_after(metrics)
         self._enter_phase()
         return policy
+
+    def _look_after(self, metrics: Mapping[str, float]) -> None:
+        """Have the run's health judged after a step, and do what follows from it."""
+        if self._watch is None:
+            return
+        step, epoch = self._progress.step, self._progress.epoch(len(self._stream))
+        response = self._watch.after_step({"step": step, "epoch": epoch, **metrics}, self._config)
+        self._records.health_noted(step, response)
+        if response.remedy:
+            self._schedule = self._scheduled(self._watch.interventions)
+        if response.stop:
+            self._stop.set()
 
     async def _publish(self, policy: PolicyVersion, *, num_trained: int) -> None:
         began_at, began = time.time(), time.monotonic()
         with self._timeline.publishing():
             swaps = await self._samplers.publish(policy)
         self._records.policy_published(policy.number, swaps, began_at, time.monotonic() - began)
+        if self._watch:
+            self._watch.published(max((swap.canary_gap for swap in swaps if swap.canary_gap is not None), default=None))
         num_held, self._num_held_slots = self._num_held_slots, 0
         await self._slots.release(trained=num_trained, dropped=num_held, published=policy.number)
 

@@ -99,15 +99,17 @@ def export(folder: RunFolder, out: Path, *, step: int | None, merge: bool, dtype
 
 
 def find_source(folder: RunFolder, step: int | None) -> Source:
-    """The final adapter of a run or, with a ``step``, that of a checkpoint; RunFolderError where there is none."""
+    """The final adapter of a run or, with a ``step``, that of a checkpoint or a former end; RunFolderError without one."""
     checkpoints = {step_of(path): path for path in folder.checkpoints.glob("checkpoint-*")}
     last = max(checkpoints, default=None)
     final = _steps_of_finished(folder) or last  # the checkpoints of a finished run may be gone
     if _has_adapter(folder.adapter) and final is not None and step in (None, final):
         return Source(folder=folder.adapter, step=final)
     wanted = last if step is None else step
-    if wanted is not None and wanted in checkpoints and _has_adapter(checkpoints[wanted]):
-        return Source(folder=checkpoints[wanted], step=wanted)
+    if wanted is not None:
+        for adapter in (checkpoints.get(wanted), folder.former_adapter(wanted)):
+            if adapter and _has_adapter(adapter):
+                return Source(folder=adapter, step=wanted)
     there = ", ".join(map(str, sorted(checkpoints))) or "none"
     asked = "an adapter to export" if step is None else f"an adapter of step {step}"
     raise RunFolderError(f"{folder.path} does not hold {asked}; steps of which it has a checkpoint: {there}")

@@ -84,7 +84,8 @@ def _evaluation(rows: Sequence[Mapping[str, Any]]) -> str:
         reward = f"{row['reward']:.3f} ± {row['reward_standard_error']:.3f}"
         shares = [f"{row[name]:.1%}" for name in HELD_OUT if name != "reward"]
         counts = [str(row[name]) for name in ("num_problems", "num_completions")]
-        lines.append(_line(f"{row['name']} training (step {row['step']})", reward, *shares, *counts))
+        when = f"{row['name']} training (step {row['step']})" if row["name"] in ("before", "after") else row["name"]
+        lines.append(_line(when, reward, *shares, *counts))
     return "\n".join(lines) + "\n\nThe error is the standard error over problems."
 
 

@@ -90,7 +90,8 @@ def compare_and_report(first: str, second: str) -> int:
     console = Console()
     console.print(evaluation_table(results, "held-out problems"))
     console.print(_differences_table(comparison))
-    console.print(_problems_table(comparison))
+    if moved := _moved(comparison):
+        console.print(_problems_table(moved))
     if comparison.num_unpaired:
         console.print(f"{comparison.num_unpaired} problems that only one of them has are left out of the test.")
     return 0
@@ -113,14 +114,18 @@ def _differences_table(comparison: Comparison) -> Table:
     return table
 
 
-def _problems_table(comparison: Comparison) -> Table:
+def _moved(comparison: Comparison) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    """The problems that lost most, and those that gained most; at most NUM_SHOWN of either."""
     ordered = sorted(comparison.by_problem.values(), key=lambda pair: pair[1]["reward"] - pair[0]["reward"])
     moved = [pair for pair in ordered if pair[0]["reward"] != pair[1]["reward"]]
-    shown = moved if len(moved) <= 2 * NUM_SHOWN else [*moved[:NUM_SHOWN], *moved[-NUM_SHOWN:]]
+    return moved if len(moved) <= 2 * NUM_SHOWN else [*moved[:NUM_SHOWN], *moved[-NUM_SHOWN:]]
+
+
+def _problems_table(moved: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> Table:
     table = Table(title="problems that lost and gained most", title_justify="left")
     for column in ("problem", "reward", "passed"):
         table.add_column(column, justify="left" if column == "problem" else "right")
-    for before, after in shown:
+    for before, after in moved:
         table.add_row(
             before["id"],
             f"{before['reward']:.3f} -> {after['reward']:.3f}",

@@ -1,8 +1,8 @@
 """Settings that change over a run: one mechanism for curricula, schedules, ramps, and what is changed when a run is resumed.
 
 A phase begins at a step or an epoch and sets keys; a key keeps its value until another phase sets it. With ``ramp`` a number goes
-to its new value in a straight line, from where the phase before it that set the key (or the run) began. A branch is a phase that
-began where the run was resumed: what it sets stays, whatever other phases say of the key.
+to its new value in a straight line, from where the phase before it that set the key (or the run) began. A branch begins where the
+run was resumed: what it sets stays, whatever phases say of the key. It alone may set the length of the run as well.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,6 +33,9 @@ CHANGEABLE = (
 )
 """What is read anew for every group, grade or step; everything else is built into the parts when they start."""
 
+LENGTH = ("loop.max_steps", "loop.epochs")
+"""How long the run is, by one of them: the parts are told when they start, so that it can change where the run is resumed."""
+
 
 class Phase(BaseModel):
     """From when on which keys have which values."""
@@ -60,6 +63,22 @@ class Phase(BaseModel):
         return self.from_epoch if self.from_step is None else self.from_step  # type: ignore[return-value]
 
 
+class Branch(BaseModel):
+    """What was changed where the run was resumed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    from_step: int = Field(ge=0, description="steps done when the run was resumed")
+    set: dict[str, Any] = Field(min_length=1, description="values by dotted key")
+
+    @model_validator(mode="after")
+    def _sets_what_may_change(self) -> "Branch":
+        for key in self.set:
+            if key not in LENGTH:
+                check_changeable(key)
+        return self
+
+
 PRESETS: Mapping[str, Sequence[Mapping[str, Any]]] = {
     # The staged rewards of the first training analysis (its option A): syntax, then the transition, then correctness.
     "staged-rewards": [
@@ -81,12 +100,13 @@ PRESETS: Mapping[str, Sequence[Mapping[str, Any]]] = {
 class Schedule:
     """The values of the keys that phases set, at any point of a run."""
 
-    def __init__(self, phases: Sequence[Phase], base: Mapping[str, Any], branches: Sequence[Phase] = ()) -> None:
+    def __init__(self, phases: Sequence[Phase], base: Mapping[str, Any], branches: Sequence[Branch] = ()) -> None:
         """``base``: the run's values by dotted key; ``phases`` count either steps or epochs, and begin one after the other."""
         self._phases = phases
         self._branches = branches
         self._base = base
-        self._keys = sorted({key for phase in (*phases, *branches) for key in phase.set})
+        changes: tuple[Phase | Branch, ...] = (*phases, *branches)
+        self._keys = sorted({key for change in changes for key in change.set if key not in LENGTH})
 
     def at(self, *, step: int, epoch: float) -> dict[str, Any]:
         """Values by dotted key after that many steps and epochs; keys that no phase sets are not among them."""
@@ -94,7 +114,7 @@ class Schedule:
 
     def _value(self, key: str, *, step: int, epoch: float) -> Any:
         for branch in reversed(self._branches):
-            if key in branch.set and branch.begins_at <= step:
+            if key in branch.set and branch.from_step <= step:
                 return branch.set[key]
         began_at, value = 0.0, self._base[key]
         for phase in self._phases:

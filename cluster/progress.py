@@ -73,6 +73,10 @@ class Progress:
         """Passes over the training problems so far."""
         return (self.num_trained + self.num_dropped) / problems_per_epoch
 
+    def problems_per_epoch(self, epoch: float) -> int:
+        """How many training problems there are, where this progress is that many epochs: the other way round."""
+        return round((self.num_trained + self.num_dropped) / epoch)
+
     def to_json(self) -> str:
         """The state that goes beside a checkpoint of this step."""
         return json.dumps(asdict(self))

@@ -9,8 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster.buffer import Dropped
-from cluster.console import View
-from cluster.metrics import learning_log_line, percentile
+from cluster.console import View, comparison_table
+from cluster.health.epochs import compare
+from cluster.health.history import Epochs, Stretch
+from cluster.health.run import whole_rows
+from cluster.health.watch import Response
+from cluster.learning_log import learning_log_line
+from cluster.metrics import percentile
 from cluster.rollouts import breakdown, dropped_rows, rollout_schema, trained_rows
 from cluster.run_folder import RunFolder
 from cluster.timeline import busy_line
@@ -31,6 +36,10 @@ class RunRecords:
         self._pending: list[dict[str, Any]] = []
         self._flushed_at = time.monotonic()
         self._set = folder.set_by_phases()
+        self._epochs = Epochs()
+        self._last_epoch: Stretch | None = None
+        for row in whole_rows(folder.metrics):
+            self._last_epoch = self._epochs.add(row) or self._last_epoch
         pa.array(
             [0]
         )  # the first conversion loads pandas, which takes more than a second: now, rather than between two steps
@@ -63,6 +72,15 @@ class RunRecords:
         )
         self._export(figures)
         self._view.step_done(step, epoch, metrics)
+        if closed := self._epochs.add(figures):
+            self._epoch_done(step, closed)
+
+    def _epoch_done(self, step: int, epoch: Stretch) -> None:
+        """Keep the means of an epoch, and show how it differs from the one before."""
+        self._folder.append_json(self._folder.epochs, {"step": step, "name": epoch.name, **epoch.as_row()})
+        if self._last_epoch:
+            self._view.console.print(comparison_table(compare((self._last_epoch, epoch))))
+        self._last_epoch = epoch
 
     def phase_entered(self, step: int, values: Mapping[str, Any]) -> None:
         """Say and keep which settings change; those that were kept before a run was resumed are not said again."""
@@ -75,6 +93,17 @@ class RunRecords:
             f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in values.items()
         )
         self._view.say(f"after step {step}: {told}")
+
+    def health_noted(self, step: int, response: Response) -> None:
+        """Say and keep what was found about the run's health, and what is done for it."""
+        for finding in response.news:
+            judgement = finding.judgement
+            self._view.warn(f"health after step {step}: {finding.rule.id}: {judgement.evidence}. {judgement.action}")
+            self._folder.append_json(self._folder.health, {"step": step, **finding.as_row()})
+        if remedy := response.remedy:
+            finding = remedy.finding
+            self._folder.append_json(self._folder.health, {"step": step, **finding.as_row(), "set": remedy.set})
+            self._view.warn(f"settings change after step {step} for {finding.rule.id}: {finding.judgement.evidence}")
 
     def policy_published(self, version: int, swaps: Sequence[Swap], began_at: float, seconds: float) -> None:
         """Write how the samplers took a policy over."""
@@ -90,7 +119,7 @@ class RunRecords:
         by_sampler = {swap.sampler: swap.seconds for swap in swaps}
         row = {"step": version, "began_at": began_at, **figures, "seconds_by_sampler": by_sampler}
         self._folder.append_json(self._folder.publishes, row)
-        self._export(figures)
+        self._export({"step": version, **figures})
 
     def filtering_gave_up(self, step: int) -> None:
         """Say that the filter no longer filters."""

@@ -4,10 +4,10 @@ The learner is a function of the batches that it gets, in their order, and the l
 reach the adapter of the run: on the CPU bit for bit, however often the run was interrupted or its learner replaced.
 """
 
-import json
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +36,15 @@ class Goal:
 
     adapter: Path  # its folder
     step: int  # after which it was written
-    max_steps: int  # of the whole run, where its learning rate schedule ends
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Logged:
+    """What the run wrote down about a step."""
+
+    in_force: Mapping[str, Any]  # settings of the learner that were changed for it
+    loss: float
+    max_steps: int  # that the run was to have then, where the learning rate schedule ends
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,20 +64,26 @@ def replay_and_report(run: Path, out: Path | None) -> int:
     """
     folder = RunFolder(run)
     config = _config_of(folder)
-    goal = find_goal(folder, config)
+    if config.learner.num_ranks > 1:
+        raise RunFolderError(
+            f"{folder.path} cannot be replayed: its steps were shared by learner.num_ranks={config.learner.num_ranks} processes, "
+            "whose sums are rounded otherwise than those of the one that replays"
+        )
+    logged = _logged(folder)
+    goal = find_goal(folder, last_step=max(logged, default=0))
     if out:
         _prepare(out, folder)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task("replaying steps", total=goal.step)
-        outcome = replay(folder, config, goal, out=out, on_step=lambda: progress.advance(task))
+        outcome = replay(folder, config, goal, logged, out=out, on_step=lambda: progress.advance(task))
     console = Console()
     for line in _findings(goal, outcome, out):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     return 1 if outcome.num_differing else 0
 
 
-def find_goal(folder: RunFolder, config: Config) -> Goal:
+def find_goal(folder: RunFolder, *, last_step: int) -> Goal:
     """The final adapter of a run, or that of its newest checkpoint; raises RunFolderError where there is neither."""
     newest = newest_checkpoint(folder.checkpoints)
     if newest is None and not (folder.adapter / WEIGHTS_FILE).is_file():
@@ -77,17 +91,17 @@ def find_goal(folder: RunFolder, config: Config) -> Goal:
             f"{folder.path} holds neither adapter nor checkpoint that a replay could be compared with: let the run come to its "
             "first checkpoint (loop.save_every_steps), or give the folder of another run"
         )
-    max_steps = config.loop.max_steps or _max_steps_of(newest, config.learner.num_iterations)
     if (folder.adapter / WEIGHTS_FILE).is_file():
-        return Goal(adapter=folder.adapter, step=max_steps, max_steps=max_steps)
+        return Goal(adapter=folder.adapter, step=last_step)
     assert newest is not None
-    return Goal(adapter=newest, step=step_of(newest), max_steps=max_steps)
+    return Goal(adapter=newest, step=step_of(newest))
 
 
 def replay(
     folder: RunFolder,
     config: Config,
     goal: Goal,
+    logged: Mapping[int, Logged],
     *,
     out: Path | None = None,
     on_step: Callable[[], None] = lambda: None,
@@ -97,27 +111,27 @@ def replay(
     from learner.worker import LearnerWorker
 
     expected = _read_weights(goal.adapter)
-    logged = _logged(folder)
     first_step_apart = None
     with tempfile.TemporaryDirectory(prefix="caravan-replay-") as scratch:
-        plan = learner_plan(
-            config, max_steps=goal.max_steps, canary_ids=(), checkpoints_dir=Path(scratch) / "checkpoints"
-        )
-        learner = LearnerWorker(config.learner, plan)
         untrained, trained = Path(scratch) / "untrained", out or Path(scratch) / "trained"
-        try:
-            learner.start()
-            learner.export_adapter(str(untrained))
-            _check_same_shapes(expected, _read_weights(untrained), plan.model, goal)
-            for step in range(1, goal.step + 1):
-                in_force, loss = logged.get(step, ({}, None))
-                _, report = learner.step(batch_of(folder, step), in_force)
-                if first_step_apart is None and report.metrics["loss"] != loss:
-                    first_step_apart = step
-                on_step()
-            learner.export_adapter(str(trained))
-        finally:
-            learner.close()
+        for max_steps, steps in _stretches(folder, logged, goal.step):
+            plan = learner_plan(
+                config, max_steps=max_steps, canary_ids=(), checkpoints_dir=Path(scratch) / "checkpoints"
+            )
+            learner = LearnerWorker(config.learner, plan)
+            try:
+                if learner.start() is None:
+                    learner.export_adapter(str(untrained))
+                    _check_same_shapes(expected, _read_weights(untrained), plan.model, goal)
+                for step in steps:
+                    _, report = learner.step(batch_of(folder, step), logged[step].in_force)
+                    if first_step_apart is None and report.metrics["loss"] != logged[step].loss:
+                        first_step_apart = step
+                    on_step()
+                learner.save_checkpoint()  # where the next stretch goes on, as the run did
+                learner.export_adapter(str(trained))
+            finally:
+                learner.close()
         reached = _read_weights(trained)
     differing = [name for name in expected if expected[name].tobytes() != reached[name].tobytes()]
     return Replayed(
@@ -159,28 +173,25 @@ def _config_of(folder: RunFolder) -> Config:
     raise RunFolderError(f"{folder.path} cannot be replayed: {folder.config} cannot be read ({cause})")
 
 
-def _max_steps_of(checkpoint: Path | None, num_iterations: int) -> int:
-    """The length of a run whose configuration counts in epochs, as its trainer was told it."""
-    if checkpoint is None:
-        raise RunFolderError(
-            "cannot tell how many steps the run was to have: loop.max_steps is not set, and no checkpoint is left"
-        )
-    state = checkpoint / "trainer_state.json"
-    try:
-        return int(json.loads(state.read_text())["max_steps"]) // num_iterations
-    except (OSError, ValueError, KeyError) as error:
-        raise RunFolderError(
-            f"cannot tell how many steps the run was to have: {state} cannot be read ({error})"
-        ) from None
-
-
-def _logged(folder: RunFolder) -> dict[int, tuple[Mapping[str, Any], float]]:
-    """Step -> the settings of the learner that were in force there, and the loss that the run logged."""
+def _logged(folder: RunFolder) -> dict[int, Logged]:
+    """By step; raises RunFolderError."""
     rows = folder.rows(folder.metrics)
     try:
-        return {row["step"]: (row.get("in_force", {}), row["loss"]) for row in rows}
+        return {
+            row["step"]: Logged(in_force=row.get("in_force", {}), loss=row["loss"], max_steps=int(row["max_steps"]))
+            for row in rows
+        }
     except KeyError as error:
-        raise RunFolderError(f"{folder.metrics} cannot be read ({error})") from None
+        raise RunFolderError(f"{folder.metrics} cannot be read: a row lacks {error}") from None
+
+
+def _stretches(folder: RunFolder, logged: Mapping[int, Logged], last_step: int) -> list[tuple[int, list[int]]]:
+    """The length that the run was to have, with the steps that it took under it; another one where it was extended."""
+    missing = [step for step in range(1, last_step + 1) if step not in logged]
+    if missing:
+        raise RunFolderError(f"{folder.metrics} lacks step {missing[0]}: no later one can be replayed")
+    by_length = groupby(range(1, last_step + 1), key=lambda step: logged[step].max_steps)
+    return [(max_steps, list(steps)) for max_steps, steps in by_length]
 
 
 def _read_weights(adapter: Path) -> Weights:

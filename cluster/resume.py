@@ -1,11 +1,11 @@
-"""``caravan train --resume RUN``: the configuration of a run once more, with what may change on the way."""
+"""``caravan train --resume RUN``: the configuration of a run once more, with what may change on the way, its length included."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from cluster.config import Config, flatten, load_config, parse_override, validate
-from cluster.phases import check_changeable
+from cluster.phases import LENGTH, check_changeable
 from cluster.run_folder import RunFolder, says_where
 from cluster.types import ConfigError, RunFolderError
 from learner.checkpoints import newest_checkpoint, step_of
@@ -15,8 +15,8 @@ def resumed_config(run: Path, overrides: Sequence[str]) -> Config:
     """The configuration in the run's folder; what ``overrides`` change holds from the newest checkpoint on.
 
     Keys that say where work is done (num_samplers, ...) are just set. Others become a branch of the run, in its config.yaml, that
-    every further start goes by. Raises RunFolderError where there is nothing to go on with, and ConfigError, which names the key,
-    where one cannot change.
+    every further start goes by; so does a new length, by which a finished run can be extended. Raises RunFolderError where there
+    is nothing to go on with, and ConfigError, which names the key, where one cannot change.
     """
     folder = RunFolder(run)
     if not folder.config.exists():
@@ -28,7 +28,7 @@ def resumed_config(run: Path, overrides: Sequence[str]) -> Config:
     wanted = {key: value for key, value in parsed.values() if not says_where(key)}
     if not wanted:
         return config
-    for key in wanted:
+    for key in (key for key in wanted if key not in LENGTH):
         try:
             check_changeable(key)
         except ValueError as error:
@@ -38,16 +38,44 @@ def resumed_config(run: Path, overrides: Sequence[str]) -> Config:
         raise RunFolderError(
             f"{run} has no checkpoint to go on from: start it again with `caravan train`, which may give it any settings"
         )
-    plain = flatten(config.changed(wanted))  # checked, and numbers as numbers
-    changes = {key: plain[key] for key in wanted if plain[key] != _in_force(config, key)}
+    length = dict.fromkeys(LENGTH) if any(key in wanted for key in LENGTH) else {}  # one takes the place of the other
+    plain = flatten(config.changed({**length, **wanted}))  # checked, and numbers as numbers
+    adapted = _adapted(config, folder)
+    changes = {key: plain[key] for key in wanted if key in adapted or plain[key] != _in_force(config, key)}
     if not changes:
         return config
-    branch = {"from_step": step_of(checkpoint), "set": changes}
-    return validate({**config.model_dump(), "branches": [*config.branches, branch]})
+    done = step_of(checkpoint)
+    branch = {"from_step": done, "set": changes}
+    branched = validate({**config.model_dump(), "branches": [*config.branches, branch]})
+    if length:
+        _check_long_enough(branched, folder, done)
+    return branched
+
+
+def _check_long_enough(config: Config, folder: RunFolder, done: int) -> None:
+    """Raise ConfigError where the run would end before the steps that it has done."""
+    length = config.length()
+    key = "loop.epochs" if length["loop.max_steps"] is None else "loop.max_steps"
+    value = length[key] or 1.0
+    num_steps = value if key == "loop.max_steps" else config.num_steps(folder.num_problems(done))
+    if num_steps < done:
+        raise ConfigError(
+            f"{key}={value}: {folder.path} has done {done} steps, more than the {num_steps} that this makes. They cannot be "
+            "undone: give more, or start another run: run.name=NAME"
+        )
+
+
+def _adapted(config: Config, folder: RunFolder) -> set[str]:
+    """Keys that were changed for the run's health, and by nobody since."""
+    branched_at = {key: branch.from_step for branch in config.branches for key in branch.set}
+    rows = folder.rows(folder.health, missing_ok=True)
+    return {key for row in rows for key in row.get("set", ()) if row["step"] > branched_at.get(key, -1)}
 
 
 def _in_force(config: Config, key: str) -> Any:
     """What the run has the key at, where that is the same at every step to come."""
+    if key in LENGTH:
+        return config.length()[key]
     for branch in reversed(config.branches):
         if key in branch.set:
             return branch.set[key]

@@ -8,7 +8,9 @@
         learning.log                        one line per step
         time.log                            one line per step: who was busy, who waited for whom
         metrics.jsonl                       one object per step, every figure
+        epochs.jsonl                        one object per complete epoch, the means of its figures
         phases.jsonl                        what changed after which step
+        health.jsonl                        trouble that was found, and settings that were changed for it
         publishes.jsonl                     one object per policy: how long the samplers took to load and prove it
         evaluation.jsonl                    held-out results, one object per evaluation
         reward_logs/completions.jsonl       every graded completion with its text
@@ -17,8 +19,11 @@
         checkpoints/                        the learner's, newest last; best.json says which was measured best
         progress/step-000020.json           where the loop stood at each checkpoint
         adapter/                            the final adapter in PEFT format
+        adapter-20/                         that of a former end, where the run was extended at step 20
         reward.png                          the reward curve
         summary.json                        the results; there when the run is finished
+        tensorboard/                        the figures once more, for TensorBoard
+        scaling/                            what `caravan scale` asks, and is answered
         worker_logs                         a link to what samplers, graders and learner printed, while Ray keeps it
 """
 
@@ -26,6 +31,7 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,10 +43,14 @@ from cluster.config import Config, dump_yaml, flatten, validate
 from cluster.progress import Progress
 from cluster.types import ConfigError, RunFolderError
 
-# Keys that may differ between the start of a run and its continuation: they say where work is done, not what is learned.
+# Keys that may differ between the start of a run and its continuation: they say where work is done or who looks after it, not
+# what is learned (what was changed for the run's health stands in health.jsonl, and stays).
 PLACEMENT_KEYS = (
+    "health.",
     "num_samplers",
-    "num_graders",
+    "_graders",
+    "num_ranks",
+    "shard_base",
     "cpus",
     "gpus",
     "cpus_per_",
@@ -53,6 +63,7 @@ PLACEMENT_KEYS = (
     "save_total_limit",
     "deadline_seconds",
     "run.folder",
+    "run.tracker",
 )
 
 
@@ -71,8 +82,10 @@ class RunFolder:
         self.learning_log = path / "learning.log"
         self.time_log = path / "time.log"
         self.metrics = path / "metrics.jsonl"
+        self.epochs = path / "epochs.jsonl"
         self.publishes = path / "publishes.jsonl"
         self.phases = path / "phases.jsonl"
+        self.health = path / "health.jsonl"
         self.evaluation = path / "evaluation.jsonl"
         self.completions = path / "reward_logs" / "completions.jsonl"
         self.breakdown = path / "reward_logs" / "syntax_aware_breakdown.jsonl"
@@ -82,6 +95,9 @@ class RunFolder:
         self.adapter = path / "adapter"
         self.curve = path / "reward.png"
         self.summary = path / "summary.json"
+        self.tensorboard = path / "tensorboard"
+        self.tracker_id = path / ".tracker"
+        self.scaling = path / "scaling"
         self.worker_logs = path / "worker_logs"
 
     @contextmanager
@@ -101,6 +117,21 @@ class RunFolder:
             self._check_config(config)
             yield self
 
+    def is_going_on(self) -> bool:
+        """Whether a process holds the folder; raises RunFolderError where no run has ever been started in it."""
+        try:
+            lock = (self.path / ".lock").open()
+        except OSError as error:
+            raise RunFolderError(
+                f"{self.path} is no folder of a run: .lock cannot be read ({error.strerror})"
+            ) from None
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
     def load_progress(self, step: int) -> Progress:
         """Where the loop stood at a checkpoint; raises RunFolderError where that is not known."""
         if step == 0:
@@ -117,16 +148,54 @@ class RunFolder:
 
     def forget_after(self, step: int) -> None:
         """Drop the rows of steps that a resumed run will do again, so that each step is reported once."""
-        for path in (self.metrics, self.publishes, self.phases, self.evaluation, self.completions, self.breakdown):
+        for path in (
+            self.metrics,
+            self.epochs,
+            self.publishes,
+            self.phases,
+            self.health,
+            self.evaluation,
+            self.completions,
+            self.breakdown,
+        ):
             if path.exists():
-                kept = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
+                kept = [line for line in _lines(path) if _step_of(line) <= step]
                 self.write(path, "".join(f"{line}\n" for line in kept))
         for path in (self.learning_log, self.time_log):
             if path.exists():
-                self.write(path, "".join(f"{line}\n" for line in path.read_text().splitlines()[:step]))
+                self.write(path, "".join(f"{line}\n" for line in _lines(path)[:step]))
         for path in self.rollouts.glob("step-*"):
             if path.suffix == ".tmp" or int(path.name.split("-")[1]) > step:
                 path.unlink()
+
+    def num_problems(self, step: int) -> int:
+        """How many training problems the run has, by what it wrote down at a step that has a checkpoint."""
+        try:
+            lines = _lines(self.metrics)
+        except OSError as error:
+            raise RunFolderError(f"{self.metrics} cannot be read ({error.strerror})") from None
+        line = next((line for line in lines if _step_of(line) == step), None)
+        if line is None:
+            raise RunFolderError(f"{self.metrics} does not tell of step {step}, which has a checkpoint")
+        return self.load_progress(step).problems_per_epoch(json.loads(line)["epoch"])
+
+    def former_adapter(self, step: int) -> Path:
+        """Where the adapter is of a run that ended at a step, and was extended."""
+        return self.path / f"{self.adapter.name}-{step}"
+
+    def reopen(self, step: int) -> None:
+        """Let the end of a run that goes on be a step like others: its adapter and its evaluation are named after it."""
+        former = self.former_adapter(step)
+        with self.explained(self.path):
+            if self.adapter.exists():
+                shutil.rmtree(former, ignore_errors=True)  # the run ended there before; it holds the same
+                self.adapter.rename(former)
+            self.curve.unlink(missing_ok=True)
+            self.summary.unlink(missing_ok=True)
+        results = self.evaluations()
+        if any(row["name"] == "after" for row in results):
+            rows = [row | {"name": f"step {row['step']}"} if row["name"] == "after" else row for row in results]
+            self.write(self.evaluation, "".join(f"{json.dumps(row)}\n" for row in rows))
 
     def link_worker_logs(self, logs: Path) -> None:
         """Point to where Ray keeps what its workers print."""
@@ -164,7 +233,7 @@ class RunFolder:
         if missing_ok and not path.exists():
             return []
         try:
-            return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            return [json.loads(line) for line in _lines(path)]
         except (OSError, ValueError) as error:
             raise RunFolderError(f"{path} cannot be read ({error})") from None
 
@@ -217,6 +286,12 @@ class RunFolder:
                 f"cannot write {path}: {cause}. What was written before is intact; make room or give another run.folder, "
                 "then start again to go on from the last checkpoint"
             ) from error
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a file. Only a newline ends one: a completion may hold what else str.splitlines would cut at (U+2028, ...)."""
+    *lines, last = path.read_text(encoding="utf-8").split("\n")
+    return [*lines, last] if last else lines
 
 
 def _step_of(line: str) -> int:

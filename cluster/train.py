@@ -2,8 +2,8 @@
 
 import asyncio
 import json
-import math
 import time
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,19 @@ from cluster.curve import draw_curve
 from cluster.driver import Driver
 from cluster.evaluation import attempt_all, evaluation_sampling, summarize
 from cluster.gauges import Gauges
+from cluster.health.command import EXIT_CODES
+from cluster.health.judging import Finding
+from cluster.health.rules import Health
+from cluster.health.watch import watch_of
+from cluster.phases import LENGTH
 from cluster.placement import place, ray_cluster
+from cluster.plan.machines import machines_of
+from cluster.plan.model_shape import shape_of
+from cluster.plan.places import make_plan
 from cluster.problems import ProblemStream
 from cluster.records import RunRecords
 from cluster.run_folder import RunFolder
+from cluster.scale import answering_scale_requests
 from cluster.session import (
     INTERRUPTED,
     Interruption,
@@ -27,10 +36,14 @@ from cluster.session import (
     model_path,
     samplers_and_graders,
 )
+from cluster.trackers import Figures, Show, tracking
 from cluster.types import CaravanError, ConfigError, GraderPool, RunFolderError, SamplerPool
 from grader.toolchain import prepare_toolchain
 from learner.checkpoints import best_step, mark_best, newest_checkpoint, step_of
 from learner.plan import LearnerPlan
+
+# Learning-rate schedules that are the same in a longer run.
+UNAWARE_OF_THE_LENGTH = ("constant", "constant_with_warmup", "inverse_sqrt")
 
 
 async def train(config: Config, view: View) -> int:
@@ -40,29 +53,52 @@ async def train(config: Config, view: View) -> int:
             f"model.adapter={config.model.adapter}: train starts from the base model; eval and sample take an adapter"
         )
     folder = RunFolder(config.run.folder / (config.run.name or "run"))
+    _require_more_to_do(config, folder)
     with folder.opened(config):
-        if folder.summary.exists():
-            raise RunFolderError(
-                f"{folder.path} is finished: see {folder.summary} and {folder.curve}. "
-                "Start another run with run.name=NAME, or delete the folder to train again"
-            )
         prepare_toolchain()  # a missing compiler should be known before anything large is loaded
         usable = load_usable(config, view)
         # Only now: until here nothing has to be taken down, and Ctrl-C need not wait for whatever keeps the event loop.
         interruption = Interruption(view)
-        with ray_cluster() as cluster:
+        newest = newest_checkpoint(folder.checkpoints)
+        with tracking(config, folder, step=step_of(newest) if newest else 0) as show, ray_cluster() as cluster:
             folder.link_worker_logs(cluster.logs)
             try:
                 placed = place(config, cluster.resources)
+                _say_what_may_not_fit(config, cluster.nodes, view)
                 material = await load_material(placed, usable, view, folder)
-                return await Training(placed, folder, material, view, interruption).run()
+                return await Training(placed, folder, material, view, interruption, show).run()
             except* CaravanError:
                 view.say(f"what the parts printed themselves: {folder.worker_logs}/worker-*")
                 if newest := newest_checkpoint(folder.checkpoints):
                     view.say(
-                        f"what was trained is kept up to step {step_of(newest)}: the same command goes on from there"
+                        f"what was trained is kept up to step {step_of(newest)}; to go on from there: caravan train --resume "
+                        f"{folder.path}"
                     )
                 raise
+
+
+def _say_what_may_not_fit(config: Config, nodes: Sequence[Mapping[str, Any]], view: View) -> None:
+    """Warn of GPUs that look too small. Estimates on the careful side should not keep a run from trying."""
+    machines = machines_of(nodes)
+    if any(machine.gpu is not None for machine in machines):
+        try:
+            make_plan(config, shape_of(model_path(config)), machines)
+        except CaravanError as error:
+            view.warn(f"by `caravan plan`, {error}")
+
+
+def _require_more_to_do(config: Config, folder: RunFolder) -> None:
+    """Raise RunFolderError where the run is finished, unless it is longer now and there is something to go on from."""
+    if not folder.summary.exists():
+        return
+    summary = json.loads(folder.summary.read_text(encoding="utf-8"))
+    is_extended = config.num_steps(summary["problems"]["training"]) > summary["steps"]
+    if not is_extended or newest_checkpoint(folder.checkpoints) is None:
+        raise RunFolderError(
+            f"{folder.path} is finished after {summary['steps']} steps: see {folder.summary} and {folder.curve}. Extend it with "
+            f"`caravan train --resume {folder.path} max_steps=MORE`, start another run with run.name=NAME, or delete the folder "
+            "to train again"
+        )
 
 
 def learner_plan(config: Config, *, max_steps: int, canary_ids: tuple[int, ...], checkpoints_dir: Path) -> LearnerPlan:
@@ -83,15 +119,22 @@ class Training:
     """One start of a run: fresh, or from its last checkpoint."""
 
     def __init__(
-        self, config: Config, folder: RunFolder, material: Material, view: View, interruption: Interruption
+        self,
+        config: Config,
+        folder: RunFolder,
+        material: Material,
+        view: View,
+        interruption: Interruption,
+        show: Show,
     ) -> None:
+        """``show`` takes figures to the tracker."""
         self._config = config
         self._folder = folder
         self._material = material
         self._view = view
         self._interruption = interruption
-        steps_per_epoch = len(material.training) / config.loop.groups_per_step
-        self._max_steps = config.loop.max_steps or math.ceil((config.loop.epochs or 1.0) * steps_per_epoch)
+        self._show = show
+        self._max_steps = config.num_steps(len(material.training))
         self._evaluated = material.held_out[: config.evaluation.num_problems]
 
     async def run(self) -> int:
@@ -109,11 +152,16 @@ class Training:
         started = time.monotonic()
         learner_start = asyncio.create_task(learner.start())  # beside the pools: all of them load for long
         try:
-            async with samplers_and_graders(config, view, lora_rank=config.learner.lora.r) as (samplers, graders):
+            async with (
+                samplers_and_graders(config, view, lora_rank=config.learner.lora.r) as (samplers, graders),
+                answering_scale_requests(folder, graders, view),
+            ):
                 measure = partial(self._measure, samplers, graders) if config.evaluation.at_checkpoints else None
                 policy = await learner_start
                 progress = folder.load_progress(policy.number if policy else 0)
                 folder.forget_after(progress.step)
+                if progress.step < self._max_steps:
+                    folder.reopen(progress.step)
                 if policy:
                     view.say(f"going on from the checkpoint of step {policy.number}")
                     await samplers.publish(policy)
@@ -121,6 +169,7 @@ class Training:
                     await self._evaluate("before", 0, samplers, graders)
                 elif measure and progress.step < self._max_steps:  # where it was interrupted before that
                     await measure(progress.step)
+                watch = watch_of(folder, config)
                 driver = Driver(
                     config,
                     max_steps=self._max_steps,
@@ -129,15 +178,18 @@ class Training:
                     samplers=samplers,
                     graders=graders,
                     learner=learner,
-                    records=RunRecords(folder, view, Gauges(folder.path.name).show),
+                    records=self._records(progress.step),
                     progress=progress,
                     stop=self._interruption.requested,
                     measure=measure,
+                    watch=watch,
                 )
                 with view.training(self._max_steps, progress.step), self._interruption.politely():
                     await self._drive(driver)
                 if progress.step < self._max_steps:
-                    view.say(f"stopped after step {progress.step}; start again to go on: {folder.path}")
+                    if watch.stopped_for:
+                        return self._stopped_for(watch.stopped_for, progress.step)
+                    view.say(f"stopped after step {progress.step}; to go on: caravan train --resume {folder.path}")
                     return INTERRUPTED
                 await learner.export_adapter(folder.adapter.resolve())
                 await self._evaluate("after", progress.step, samplers, graders)
@@ -147,6 +199,33 @@ class Training:
             await learner.close()
         self._finish(progress.step, time.monotonic() - started)
         return 0
+
+    def _records(self, step: int) -> RunRecords:
+        """Where the loop reports; they say what the run's length is where that was changed."""
+        config = self._config
+        gauges = Gauges(self._folder.path.name)
+
+        def export(figures: Figures) -> None:
+            gauges.show(figures)
+            self._show(figures)
+
+        records = RunRecords(self._folder, self._view, export)
+        if any(key in branch.set for branch in config.branches for key in LENGTH):
+            records.phase_entered(step, {key: value for key, value in config.length().items() if value is not None})
+            if config.learner.lr_scheduler_type not in UNAWARE_OF_THE_LENGTH:
+                self._view.say(
+                    f"the learning rate goes on as in a run of {self._max_steps} steps: {config.learner.lr_scheduler_type}"
+                )
+        return records
+
+    def _stopped_for(self, finding: Finding, step: int) -> int:
+        """Say why the run ended before its last step."""
+        self._view.warn(
+            f"health.on_unhealthy={self._config.health.on_unhealthy}: stopped after step {step} for {finding.rule.id}: "
+            f"{finding.judgement.evidence}. {finding.judgement.action}. To go on from here with other settings: caravan train "
+            f"--resume {self._folder.path} KEY=VALUE; without being stopped again: --resume {self._folder.path} on_unhealthy=warn"
+        )
+        return EXIT_CODES[Health.STOP]
 
     async def _drive(self, driver: Driver) -> None:
         """Train; when a part fails, try once more to keep the steps since the last checkpoint before saying so."""
@@ -189,7 +268,10 @@ class Training:
                 name=name,
                 on_done=counter.advance,
             )
-        self._folder.append_json(self._folder.evaluation, {"step": step, **summarize(groups, name)})
+        results = {"step": step, **summarize(groups, name)}
+        self._folder.append_json(self._folder.evaluation, results)
+        measured = ("reward", "pass_rate", "solved_once")
+        self._show({"step": step, **{f"held_out/{figure}": results[figure] for figure in measured}})
 
     def _finish(self, step: int, seconds: float) -> None:
         folder, view = self._folder, self._view
@@ -202,11 +284,12 @@ class Training:
             "steps": step,
             "seconds_of_last_start": round(seconds, 1),
             "problems": {name: len(some) for name, some in problems.items()},
-            "held_out": results,
+            "held_out": [{key: value for key, value in one.items() if key != "by_problem"} for one in results],
             "best_step": best,
         }
         folder.write(folder.summary, json.dumps(summary, indent=2))
-        shown = [one for one in results if one["name"] in ("before", "after") or one["step"] == best]
+        all_are_few = not self._config.evaluation.at_checkpoints  # one more for each time that the run was extended
+        shown = [one for one in results if all_are_few or one["name"] in ("before", "after") or one["step"] == best]
         if shown:
             view.console.print(evaluation_table(shown, f"{folder.path.name}: held-out problems"))
         for what, path in (("reward curve", curve), ("adapter", folder.adapter), ("everything", folder.path)):

@@ -3,7 +3,9 @@
 It knows token ids and nothing of problems or text. Only completions carry the loss, unless a weight for prompts says otherwise.
 """
 
-from collections.abc import Callable, Sequence
+import random
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +20,45 @@ from learner.trainer import SFTConfig, SFTTrainer, lora_config
 from learner.warm_start import Pair, Schedule
 
 IGNORED = -100  # a label that is not to be learned
+NUM_STEPS_SORTED = 8  # steps' worth of pairs, drawn at random, that are sorted by length before they are cut into steps
+
+
+class StepsOfSimilarLengths(torch.utils.data.Sampler[int]):
+    """Every pair once; those of a step have similar lengths, so that little is padding, and steps come in random order.
+
+    What transformers groups by length goes from the longest pairs to the shortest and begins again, dozens of steps each time:
+    the weights swing along.
+    """
+
+    def __init__(self, lengths: Sequence[int], *, step_size: int, seed: int) -> None:
+        self._lengths = lengths
+        self._step_size = step_size
+        self._random = random.Random(seed)
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        drawn = self._random.sample(range(len(self)), len(self))
+        size = NUM_STEPS_SORTED * self._step_size
+        stretches = (drawn[start : start + size] for start in range(0, len(drawn), size))
+        in_order = [pair for stretch in stretches for pair in sorted(stretch, key=self._lengths.__getitem__)]
+        *whole, last = (in_order[start : start + self._step_size] for start in range(0, len(drawn), self._step_size))
+        self._random.shuffle(whole)
+        yield from chain(*whole, last)  # the last one may be smaller, and would cut all after it elsewhere
 
 
 class _CompletionTrainer(SFTTrainer):  # type: ignore[misc]
     """TRL's SFT with two losses that it has not, or is about to drop; both need the logits of a pass in full."""
 
-    def __init__(self, *, schedule: Schedule, **arguments: Any) -> None:
+    def __init__(self, *, schedule: Schedule, sampler: StepsOfSimilarLengths, **arguments: Any) -> None:
         super().__init__(**arguments)
         self._schedule = schedule
+        self._sampler = sampler
         self.remove_callback(PrinterCallback)
+
+    def _get_train_sampler(self, _: Dataset | None = None) -> StepsOfSimilarLengths:
+        return self._sampler
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -85,6 +117,9 @@ def fine_tune(
     try:
         trainer = _CompletionTrainer(
             schedule=schedule,
+            sampler=StepsOfSimilarLengths(
+                [len(ids) for ids in rows["input_ids"]], step_size=schedule.batch_size, seed=schedule.seed
+            ),
             model=model,
             processing_class=tokenizer,
             args=_arguments(schedule, place, scratch, gradient_checkpointing),
@@ -135,7 +170,6 @@ def _arguments(schedule: Schedule, place: Place, scratch: Path, gradient_checkpo
         bf16=place.dtype == torch.bfloat16,
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},  # they are token ids and labels already
-        train_sampling_strategy="group_by_length",
         logging_nan_inf_filter=False,
         logging_steps=1,
         save_strategy="no",

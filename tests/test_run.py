@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 CARAVAN = Path(sys.executable).parent / "caravan"
 SHARED = ROOT.parent / "shared" / "data"
 LOG_LINE = re.compile(
-    r"\[Epoch \d+\.\d\d\]  loss=-?\d+\.\d{4}  grad=\d+\.\d{4}  lr=\d\.\d\de[+-]\d\d  reward=\d\.\d{3}±\d\.\d{3}  "
+    r"\[Epoch \d+\.\d\d\]  loss=-?\d+\.\d{4} ?  grad=\d+\.\d{4}  lr=\d\.\d\de[+-]\d\d  reward=\d\.\d{3}±\d\.\d{3}  "
     r"syntax_rew=\d\.\d{3}±\d\.\d{3}  entropy=\d+\.\d{3}  frac_zero_std=\d\.\d\d"
 )
 # A Ray of its own, whatever else runs on this machine.
@@ -46,12 +46,17 @@ def caravan(arguments: list[str], *, timeout: float = 540) -> subprocess.Complet
     return subprocess.run(arguments, capture_output=True, text=True, timeout=timeout, env=ENVIRONMENT, cwd=ROOT)
 
 
+def completed(arguments: list[str]) -> str:
+    """Run a command that must go well; returns what it said."""
+    done = caravan(arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     runs = tmp_path_factory.mktemp("runs")
-    done = caravan(command(runs, "run.name=short", *SYNCHRONOUS))
-    assert done.returncode == 0, done.stderr
-    assert "mean reward" in done.stderr
+    assert "mean reward" in completed(command(runs, "run.name=short", *SYNCHRONOUS))
     yield runs / "short"
 
 
@@ -168,11 +173,33 @@ def test_a_synchronous_run_killed_after_its_checkpoint_ends_bit_for_bit_as_the_o
     process.communicate()
     _, alive = psutil.wait_procs(parts, timeout=60)
     assert not alive, alive
-    again = caravan(arguments)
-    assert again.returncode == 0, again.stderr
-    assert "going on from the checkpoint of step 2" in again.stderr
+    assert "going on from the checkpoint of step 2" in completed(arguments)
     assert sampled(killed) == sampled(finished)
     assert weights(killed) == weights(finished)
+
+
+def test_a_finished_run_that_is_extended_ends_bit_for_bit_as_one_that_was_as_long_from_the_start(
+    finished: Path,
+) -> None:
+    run = finished.parent / "extended"
+    completed(command(finished.parent, "run.name=extended", "max_steps=2", "max_staleness=0"))
+    former = weights(run)
+    said = completed([str(CARAVAN), "train", "--resume", str(run), "max_steps=3"])
+    assert "going on from the checkpoint of step 2" in said
+    assert "after step 2: loop.max_steps=3" in said
+    assert sampled(run) == sampled(finished)
+    assert weights(run) == weights(finished) != former
+    assert (run / "adapter-2/adapter_model.safetensors").read_bytes() == former
+    assert [row["max_steps"] for row in rows(run / "metrics.jsonl")] == [2, 2, 3]
+    assert rows(run / "phases.jsonl") == [{"step": 2, "set": {"loop.max_steps": 3}}]
+    measured = [(row["name"], row["step"]) for row in rows(run / "evaluation.jsonl")]
+    assert measured == [("before", 0), ("step 2", 2), ("after", 3)]
+    summary = json.loads((run / "summary.json").read_text())
+    assert (summary["steps"], len(summary["held_out"])) == (3, 3)
+    assert "bit for bit" in caravan([str(CARAVAN), "replay", str(run)]).stdout
+    again = caravan([str(CARAVAN), "train", "--resume", str(run), "max_steps=2"])
+    assert (again.returncode, again.stderr.count("\n")) == (2, 1)
+    assert "has done 3 steps" in again.stderr
 
 
 def test_the_ledger_alone_trains_the_adapter_again_bit_for_bit(finished: Path) -> None:

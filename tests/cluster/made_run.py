@@ -52,15 +52,16 @@ def batch(step: int, *, seed: int = 0) -> list[Group]:
 class Start:
     """One start of the run."""
 
-    def __init__(self, folder: RunFolder) -> None:
+    def __init__(self, folder: RunFolder, *, max_steps: int = MAX_STEPS) -> None:
         from learner.worker import LearnerWorker
 
         self._folder = folder
         self._records = RunRecords(folder, View(), lambda _: None)
         self.learner = LearnerWorker(
             config().learner,
-            learner_plan(config(), max_steps=MAX_STEPS, canary_ids=(5, 6, 7), checkpoints_dir=folder.checkpoints),
+            learner_plan(config(), max_steps=max_steps, canary_ids=(5, 6, 7), checkpoints_dir=folder.checkpoints),
         )
+        self._max_steps = max_steps
         policy = self.learner.start()
         self._num_steps = policy.number if policy else 0
         folder.forget_after(self._num_steps)
@@ -74,6 +75,7 @@ class Start:
             Dropped(group=dropped, group_size=3, fate=Fate.FILTERED, reason="no_signal"), report.step - 1
         )
         metrics = {**group_metrics(groups), **report.metrics, "tokens_per_second": 1.0, "step_seconds": 1.0}
+        metrics["max_steps"] = float(self._max_steps)
         self._records.step_done(0.1, groups, report, metrics, in_force)
 
 
@@ -105,4 +107,19 @@ def make_finished(unfinished: Path, path: Path) -> Path:
         last.learner.save_checkpoint()
         last.learner.export_adapter(str(folder.adapter))
         last.learner.close()
+    return folder.path
+
+
+def make_extended(finished: Path, path: Path) -> Path:
+    """The same run, finished, and then made longer by two steps; its learning rate goes down linearly all the way."""
+    folder = RunFolder(path)
+    shutil.copytree(finished, folder.path)
+    with folder.opened(config()):
+        folder.reopen(MAX_STEPS)
+        longer = Start(folder, max_steps=MAX_STEPS + 2)
+        for step in (MAX_STEPS + 1, MAX_STEPS + 2):
+            longer.step(batch(step))
+        longer.learner.save_checkpoint()
+        longer.learner.export_adapter(str(folder.adapter))
+        longer.learner.close()
     return folder.path

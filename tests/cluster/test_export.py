@@ -13,7 +13,7 @@ from cluster.cli import main
 from cluster.run_folder import RunFolder
 from cluster.tiny import tiny_model_path
 from cluster.types import ConfigError, ModelError, RunFolderError
-from tests.cluster.made_run import make_finished, make_unfinished
+from tests.cluster.made_run import make_extended, make_finished, make_unfinished
 
 pytestmark = pytest.mark.slow
 
@@ -98,6 +98,18 @@ def test_a_merged_model_that_says_something_else_is_refused_and_leaves_nothing(
     with pytest.raises(ModelError, match=r"the merged model is .* nats per token away .* is what float32 may cost"):
         exporting.export(RunFolder(finished), tmp_path / "out", step=None, merge=True, dtype="float32")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_end_that_a_run_had_before_it_was_extended_can_be_exported_when_its_checkpoint_is_gone(
+    finished: Path, tmp_path: Path
+) -> None:
+    run = make_extended(finished, tmp_path / "run")
+    shutil.rmtree(run / "checkpoints/checkpoint-4")
+    for step, adapter in ((None, run / "adapter"), ("4", finished / "adapter")):
+        out = tmp_path / f"out-{step}"
+        assert main(["export", str(run), str(out), *(["--step", step] if step else [])]) == 0
+        name = "adapter_model.safetensors"
+        assert (out / name).read_bytes() == (adapter / name).read_bytes()
 
 
 def test_a_step_is_that_of_its_checkpoint(unfinished: Path, tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
 import math
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from cluster.buffer import Dropped
-from cluster.metrics import group_metrics, hop_seconds, learning_log_line, step_metrics, wasted_tokens
+from cluster.metrics import group_metrics, histogram, hop_seconds, signal_shares, step_metrics, wasted_tokens
 from cluster.progress import Progress
 from cluster.types import Fate, Hops, StepReport
 from tests.cluster.made import group
@@ -17,23 +19,6 @@ def test_rewards_are_averaged_over_graded_completions_only() -> None:
     assert metrics["frac_zero_std"] == 0.5
     assert metrics["best_of_n"] == pytest.approx(0.75)
     assert metrics["reward_std"] == pytest.approx(math.sqrt(0.5) / 2)
-
-
-def test_a_line_of_the_learning_log_has_the_analyses_format() -> None:
-    metrics = {
-        "loss": -0.0469,
-        "grad_norm": 0.0838,
-        "learning_rate": 3.58e-6,
-        "reward": 0.102,
-        "reward_std": 0.077,
-        "reward_batch_std": 0.078,
-        "entropy": 0.155,
-        "frac_zero_std": 0.0,
-    }
-    assert learning_log_line(0.28, metrics) == (
-        "[Epoch 0.28]  loss=-0.0469  grad=0.0838  lr=3.58e-06  reward=0.102±0.077  "
-        "syntax_rew=0.102±0.078  entropy=0.155  frac_zero_std=0.00"
-    )
 
 
 def test_staleness_is_counted_from_the_version_that_the_step_started_from() -> None:
@@ -72,3 +57,46 @@ def test_the_time_to_reward_is_taken_from_the_completions_that_have_one() -> Non
         "time_to_reward_seconds": 4,
         "time_to_reward_p95_seconds": 5,
     }
+
+
+def test_every_figure_of_a_step_is_explained() -> None:
+    page = Path("docs/metrics.md").read_text(encoding="utf-8")
+    explained = [re.escape(name).replace(r"\*", ".*") for name in re.findall(r"`([a-z0-9_*/]+)`", page)]
+    silent = Dropped(group=group([0.0, 0.0]), group_size=2, fate=Fate.FILTERED, reason="no_signal")
+    hops = (Hops(asked=10, sampled=12, graded=13),) * 2
+    groups = [replace(group([0.0, 1.0]), hops=hops)]
+    metrics = step_metrics(groups, [silent], StepReport(step=1, metrics={}), Progress(), {"step_seconds": 1})
+    unexplained = [name for name in metrics if not any(re.fullmatch(one, name) for one in explained)]
+    assert not unexplained
+
+
+def test_groups_without_signal_count_when_they_were_dropped_for_it() -> None:
+    silent = Dropped(group=group([0.2, 0.2]), group_size=2, fate=Fate.FILTERED, reason="no_signal")
+    stale = Dropped(group=group([0.2, 0.2]), group_size=2, fate=Fate.STALE, reason="stale")
+    shares = signal_shares([group([0.0, 1.0]), group([0.3, 0.3])], [silent, stale])
+    assert shares == {"frac_zero_std_sampled": pytest.approx(2 / 3), "frac_zero_std_solved": 0.0}
+
+
+def test_a_group_that_passes_as_a_whole_is_solved() -> None:
+    shares = signal_shares([group([1.0, 1.0]), group([0.0, 1.0]), group([0.0, 0.0]), group([None, None])], [])
+    assert shares == {"frac_zero_std_sampled": 0.75, "frac_zero_std_solved": 0.25}
+
+
+def test_passes_are_counted_by_completion_and_by_group() -> None:
+    metrics = group_metrics([group([1.0, 0.0]), group([1.0, 1.0]), group([0.0, 0.0])])
+    assert metrics["pass_rate"] == 0.5
+    assert metrics["pass_at_group_size"] == pytest.approx(2 / 3)
+    assert metrics["pass_at_all"] == pytest.approx(1 / 3)
+
+
+def test_rewards_fall_into_tenths() -> None:
+    shares = histogram([0.0, 0.05, 0.1, 0.3, 0.999, 1.0, 0.7, 0.6])
+    assert [round(8 * shares[f"reward_histogram/{tenth}"]) for tenth in range(10)] == [2, 1, 0, 1, 0, 0, 1, 1, 0, 2]
+
+
+def test_spread_and_gap_follow_from_the_rewards() -> None:
+    metrics = group_metrics([group([0.0, 1.0]), group([0.5, 0.5])])
+    assert metrics["reward_cv"] == pytest.approx(math.sqrt(0.5) / 2 / 0.5)
+    assert metrics["best_of_n_gap"] == pytest.approx(0.25)
+    assert metrics["reward_variance"] == pytest.approx(1 / 6)
+    assert group_metrics([group([0.0, 0.0])])["reward_cv"] == 0

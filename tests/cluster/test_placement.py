@@ -25,6 +25,22 @@ def test_enough_gpus_give_each_part_one_of_its_own() -> None:
     assert (placed.rollout.gpus_per_sampler, placed.learner.gpus) == (1.0, 1.0)
 
 
+def test_each_rank_of_the_learner_takes_a_whole_gpu_and_the_samplers_share_the_others() -> None:
+    placed = place(config("num_samplers=4", "num_ranks=2"), {"CPU": 16.0, "GPU": 4.0})
+    assert (placed.rollout.gpus_per_sampler, placed.learner.gpus) == (0.5, 1.0)
+    placed = place(config("num_samplers=6", "num_ranks=2"), {"CPU": 16.0, "GPU": 8.0})
+    assert (placed.rollout.gpus_per_sampler, placed.learner.gpus) == (1.0, 1.0)
+    placed = place(config("num_samplers=4", "num_ranks=2", "learner.gpus=0"), {"CPU": 16.0, "GPU": 4.0})
+    assert (placed.rollout.gpus_per_sampler, placed.learner.gpus) == (1.0, 0.0)
+    placed = place(config("num_ranks=2"), {"CPU": 16.0})
+    assert (placed.rollout.gpus_per_sampler, placed.learner.gpus) == (0.0, 0.0)
+    wanted = (
+        r"needs 3 GPU \(1 samplers x 1 \+ 2 ranks of the learner x 1\), but the cluster has 2\. .*learner\.num_ranks"
+    )
+    with pytest.raises(ResourcesError, match=wanted):
+        place(config("num_ranks=2"), {"CPU": 16.0, "GPU": 2.0})
+
+
 def test_what_is_set_stays() -> None:
     placed = place(config("gpus_per_sampler=0.3", "gpu_memory_utilization=0.2"), {"CPU": 16.0, "GPU": 1.0})
     assert (placed.rollout.gpus_per_sampler, placed.rollout.gpu_memory_utilization) == (0.3, 0.2)

@@ -1,3 +1,5 @@
+import pytest
+
 from cluster.progress import Progress
 from cluster.types import Fate
 
@@ -36,6 +38,13 @@ def test_an_epoch_counts_dropped_groups_too() -> None:
     progress.step_done([0, 1])
     progress.dropped(2)
     assert progress.epoch(problems_per_epoch=6) == 0.5
+
+
+@pytest.mark.parametrize("num_problems", [1, 7, 2575, 5060, 999_983])
+def test_the_number_of_training_problems_follows_from_progress_and_epoch(num_problems: int) -> None:
+    for num_groups in (1, 3, 4_001):
+        progress = Progress(num_trained=num_groups, num_dropped=num_groups // 3)
+        assert progress.problems_per_epoch(progress.epoch(num_problems)) == num_problems
 
 
 def test_a_stale_position_comes_again_and_is_counted_until_it_ends() -> None:

@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import pytest
 
 from cluster.buffer import Dropped
 from cluster.config import load_config
@@ -49,3 +50,26 @@ def test_every_completion_is_written_once_with_its_fate(tmp_path: Path) -> None:
         }
         assert folder.learning_log.read_text().startswith("[Epoch 0.10]  loss=nan")
         assert draw_curve(folder).stat().st_size > 10_000
+
+
+def test_an_epoch_is_written_with_its_means_once_it_is_complete_whether_or_not_the_run_was_interrupted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = RunFolder(tmp_path)
+    trained = group([0.0, 1.0])
+    with folder.opened(load_config(None, environment={})):
+        records = RunRecords(folder, View(), lambda _: None)
+        for step in range(1, 9):
+            if step == 4:  # interrupted after step 3
+                folder.forget_after(3)
+                records = RunRecords(folder, View(), lambda _: None)
+            figures = {**group_metrics([trained]), "tokens_per_second": 1.0, "step_seconds": 1.0, "reward": 0.1 * step}
+            records.step_done(0.3 * step, [trained], StepReport(step=step, metrics={}), figures, {})
+    first, second = (json.loads(line) for line in folder.epochs.read_text().splitlines())
+    assert (first["name"], first["step"], first["num_steps"]) == ("epoch 1", 4, 3)
+    assert first["means"]["reward"] == pytest.approx(0.2)
+    assert (second["name"], second["num_steps"]) == ("epoch 2", 3)
+    assert second["means"]["reward"] == pytest.approx(0.5)
+    shown = capsys.readouterr().err
+    assert "epoch 1 -> epoch 2" in shown
+    assert "improving" in shown

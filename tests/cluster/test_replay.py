@@ -11,7 +11,7 @@ from cluster.replay import replay_and_report
 from cluster.replay_ledger import batch_of
 from cluster.run_folder import RunFolder
 from cluster.types import ConfigError, ModelError, RunFolderError
-from tests.cluster.made_run import batch, make_finished, make_unfinished
+from tests.cluster.made_run import batch, make_extended, make_finished, make_unfinished
 
 pytestmark = pytest.mark.slow
 
@@ -35,12 +35,35 @@ def test_a_replay_reaches_the_adapter_of_the_run_bit_for_bit(
     assert written == {path.name: path.read_bytes() for path in (finished / "adapter").iterdir()}
 
 
+def test_a_run_that_was_extended_is_replayed_with_the_length_that_it_had_at_each_step(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_extended(finished, tmp_path / "run")
+    assert replay_and_report(run, None) == 0
+    assert "after 6 steps the adapter equals that of" in capsys.readouterr().out
+
+    metrics = run / "metrics.jsonl"
+    metrics.write_text(metrics.read_text().replace('"max_steps": 4.0', '"max_steps": 6.0'))
+    assert replay_and_report(run, None) == 1  # the learning rate would have gone down more slowly
+    assert "the loss is another from step" in capsys.readouterr().out
+
+
 def test_a_run_without_a_final_adapter_is_replayed_to_its_newest_checkpoint(
     unfinished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert replay_and_report(unfinished, None) == 0
     assert "after 3 steps" in (told := capsys.readouterr().out)
     assert "checkpoint-3 bit for bit" in told
+
+
+def test_a_run_whose_steps_several_ranks_shared_is_refused_with_the_reason(unfinished: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(unfinished, run)
+    config = (run / "config.yaml").read_text()
+    assert config.count("num_ranks: 1") == 1
+    (run / "config.yaml").write_text(config.replace("num_ranks: 1", "num_ranks: 2"))
+    with pytest.raises(RunFolderError, match=r"learner\.num_ranks=2 processes, whose sums are rounded otherwise"):
+        replay_and_report(run, None)
 
 
 def test_a_ledger_that_tells_something_else_gives_another_adapter_and_says_from_where_on(
@@ -88,6 +111,13 @@ def test_what_cannot_be_replayed_is_named_in_one_line(finished: Path, tmp_path: 
         return str(caught.value)
 
     assert "config.yaml cannot be read (No such file" in refused(tmp_path / "nowhere")
+    (tmp_path / "torn").mkdir()
+    for name in ("config.yaml", "adapter"):
+        (tmp_path / "torn" / name).symlink_to(finished / name)
+    (tmp_path / "torn/metrics.jsonl").write_text(
+        "".join(f"{line}\n" for line in (finished / "metrics.jsonl").read_text().splitlines()[1:])
+    )
+    assert "metrics.jsonl lacks step 1" in refused(tmp_path / "torn")
     assert "lies in the folder of the run" in refused(finished, finished / "adapter", ConfigError)
 
     run = tmp_path / "run"

@@ -1,11 +1,18 @@
+import asyncio
+import json
 from pathlib import Path
 
 import pytest
 
 from cluster.config import Config, load_config
+from cluster.console import View
+from cluster.progress import Progress
 from cluster.resume import resumed_config
 from cluster.run_folder import RunFolder
+from cluster.train import train
 from cluster.types import ConfigError, RunFolderError
+from learner.settings import LearnerSettings, LoraSettings
+from tests.learner.made import group, plan
 
 
 def started(folder: Path, *overrides: str, checkpoint: int | None = 20) -> Config:
@@ -82,9 +89,139 @@ def test_what_cannot_change_is_refused_and_the_run_is_as_it_was(tmp_path: Path, 
     assert (tmp_path / "a/config.yaml").read_text() == before
 
 
+def finish(folder: Path, *, step: int, num_problems: int) -> None:
+    """What a run leaves behind at its end, where it has a checkpoint of that step."""
+    run = RunFolder(folder)
+    run.write(run.summary, json.dumps({"steps": step, "problems": {"training": num_problems}}))
+    run.append_json(run.evaluation, {"step": 0, "name": "before"}, {"step": step, "name": "after"})
+    run.adapter.mkdir()
+    (run.adapter / "adapter_model.safetensors").write_text("weights")
+    run.curve.touch()
+
+
+def test_a_longer_run_is_a_branch_and_no_setting_of_its_steps(tmp_path: Path) -> None:
+    started(tmp_path / "a", "max_steps=60")
+    extended = go_on(tmp_path / "a", "max_steps=100", "temperature=1.2")
+    assert [branch.model_dump() for branch in extended.branches] == [
+        {"from_step": 20, "set": {"loop.max_steps": 100, "rollout.temperature": 1.2}}
+    ]
+    assert (extended.loop.max_steps, extended.num_steps(1000)) == (60, 100)
+    assert extended.schedule().at(step=20, epoch=0.0) == {"rollout.temperature": 1.2}
+    assert go_on(tmp_path / "a", "max_steps=100") == extended  # the same command again
+    assert go_on(tmp_path / "a", "max_steps=60").num_steps(1000) == 60  # and back
+
+
+def test_steps_and_epochs_take_the_place_of_one_another(tmp_path: Path) -> None:
+    started(tmp_path / "a", "epochs=2", "groups_per_step=4")
+    run = RunFolder(tmp_path / "a")
+    run.append_json(run.metrics, {"step": 20, "epoch": 2.0})
+    run.save_progress(20, Progress(step=20, num_trained=80).to_json())  # so that there are 40 problems
+    assert go_on(tmp_path / "a").num_steps(40) == 20
+    assert go_on(tmp_path / "a", "epochs=3").num_steps(40) == 30
+    assert go_on(tmp_path / "a", "max_steps=25").num_steps(40) == 25
+    assert go_on(tmp_path / "a", "epochs=2.5").num_steps(40) == 25
+    assert go_on(tmp_path / "a", "epochs=2").num_steps(40) == 20  # what the configuration began with
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("max_steps=19", r"loop\.max_steps=19: .* has done 20 steps, more than the 19"),
+        ("epochs=1.75", r"loop\.epochs=1\.75: .* has done 20 steps, more than the 18"),
+        ("max_steps=0", r"loop\.max_steps"),
+    ],
+)
+def test_a_run_cannot_become_shorter_than_it_is_already(tmp_path: Path, override: str, message: str) -> None:
+    started(tmp_path / "a", "epochs=2", "groups_per_step=4")
+    run = RunFolder(tmp_path / "a")
+    run.append_json(run.metrics, {"step": 20, "epoch": 2.0})
+    run.append(run.metrics, '{"step": 21, "epo')  # cut by a crash
+    run.save_progress(20, Progress(step=20, num_trained=70, num_dropped=10).to_json())
+    before = run.config.read_text()
+    with pytest.raises(ConfigError, match=message):
+        resumed_config(tmp_path / "a", [override])
+    assert run.config.read_text() == before
+
+
+def test_both_lengths_at_once_contradict_each_other(tmp_path: Path) -> None:
+    started(tmp_path / "a", "max_steps=60")
+    with pytest.raises(ConfigError, match=r"loop\.max_steps and loop\.epochs contradict each other"):
+        resumed_config(tmp_path / "a", ["max_steps=100", "epochs=2"])
+
+
+@pytest.mark.parametrize("length", ["max_steps=20", "epochs=2"])
+def test_a_finished_run_is_refused_untouched_unless_it_becomes_longer(tmp_path: Path, length: str) -> None:
+    config = started(tmp_path / "a", length, "groups_per_step=4")
+    finish(tmp_path / "a", step=20, num_problems=40)
+    before = (tmp_path / "a/config.yaml").read_text()
+    for tried in (config, resumed_config(tmp_path / "a", ["temperature=1.2"])):
+        with pytest.raises(RunFolderError, match=r"finished after 20 steps.*--resume .*a max_steps=MORE"):
+            asyncio.run(train(tried, View()))
+    assert (tmp_path / "a/config.yaml").read_text() == before
+
+
+def test_a_finished_run_without_checkpoints_is_not_begun_anew(tmp_path: Path) -> None:
+    started(tmp_path / "a", "max_steps=20", checkpoint=None)
+    finish(tmp_path / "a", step=20, num_problems=40)
+    longer = load_config(None, [f"run.folder={tmp_path}", "run.name=a", "max_steps=30"], environment={})
+    with pytest.raises(RunFolderError, match="is finished"):
+        asyncio.run(train(longer, View()))
+
+
+def test_the_former_end_of_an_extended_run_keeps_its_adapter_and_its_evaluation(tmp_path: Path) -> None:
+    started(tmp_path / "a", "max_steps=20")
+    finish(tmp_path / "a", step=20, num_problems=40)
+    run = RunFolder(tmp_path / "a")
+    for _ in range(2):  # an interruption, and the start after it
+        run.reopen(20)
+        assert [(row["step"], row["name"]) for row in run.evaluations()] == [(0, "before"), (20, "step 20")]
+        assert (tmp_path / "a/adapter-20/adapter_model.safetensors").read_text() == "weights"
+        assert not any(path.exists() for path in (run.adapter, run.summary, run.curve))
+
+
 def test_a_folder_with_nothing_to_go_on_with_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match=r"has no config\.yaml"):
         resumed_config(tmp_path / "none", [])
     started(tmp_path / "a", checkpoint=None)
     with pytest.raises(RunFolderError, match="has no checkpoint to go on from"):
         resumed_config(tmp_path / "a", ["temperature=1.2"])
+
+
+def trained(folder: Path, *lengths: int, schedule: str) -> tuple[dict[str, bytes], list[float]]:
+    """Adapter and learning rates of a run of real steps that had the first length, and was extended to each other one."""
+    from cluster.tiny import tiny_model_path
+    from learner.worker import LearnerWorker
+
+    settings = LearnerSettings(learning_rate=1e-2, lr_scheduler_type=schedule, lora=LoraSettings(r=8, dropout=0.1))
+    rates: list[float] = []
+    for length in lengths:
+        learner = LearnerWorker(settings, plan(tiny_model_path(), folder / "checkpoints", max_steps=length))
+        try:
+            learner.start()
+            for step in range(len(rates), length):
+                _, report = learner.step([group([1.0, 0.0, 0.3], seed=step), group([0.0, 0.2], seed=10 + step)])
+                rates.append(report.metrics["learning_rate"])
+            learner.save_checkpoint()
+            learner.export_adapter(str(folder / "adapter"))
+        finally:
+            learner.close()
+    return {path.name: path.read_bytes() for path in (folder / "adapter").iterdir()}, rates
+
+
+@pytest.mark.slow
+def test_with_a_constant_learning_rate_an_extended_run_ends_bit_for_bit_as_one_that_was_as_long_from_the_start(
+    tmp_path: Path,
+) -> None:
+    whole, _ = trained(tmp_path / "whole", 4, schedule="constant")
+    short, _ = trained(tmp_path / "short", 2, schedule="constant")
+    extended, _ = trained(tmp_path / "extended", 2, 4, schedule="constant")
+    assert extended == whole
+    assert extended != short
+
+
+@pytest.mark.slow
+def test_from_the_extension_on_the_learning_rate_is_that_of_a_run_as_long_from_the_start(tmp_path: Path) -> None:
+    _, whole = trained(tmp_path / "whole", 6, schedule="linear")
+    _, extended = trained(tmp_path / "extended", 3, 6, schedule="linear")
+    assert extended[3:] == whole[3:]
+    assert extended[:3] != whole[:3]

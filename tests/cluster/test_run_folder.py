@@ -103,3 +103,12 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_a_folder_that_cannot_be_made_is_named() -> None:
     with pytest.raises(RunFolderError, match="cannot write"), RunFolder(Path("/proc/nowhere")).opened(config()):
         pass
+
+
+@pytest.mark.parametrize("text", ["a\u2028b", "a\u0085b", "a\x0cb", "a\r\nb", "\u2029"])
+def test_a_completion_may_hold_any_separator(text: str, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.completions.parent.mkdir()
+    folder.append_json(folder.completions, *({"step": step, "completion": text} for step in (1, 2, 3)))
+    folder.forget_after(2)
+    assert folder.rows(folder.completions) == [{"step": step, "completion": text} for step in (1, 2)]

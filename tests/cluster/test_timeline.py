@@ -48,8 +48,10 @@ def test_every_second_is_put_down_to_the_part_that_held_the_others_up() -> None:
         "learner_busy_share": 0.2,
         "samplers_busy_share": pytest.approx(0.4),
         "samplers_waiting": 3,
+        "num_samplers": 2,
         "graders_busy_share": pytest.approx(0.05),
         "graders_waiting": 3,
+        "num_graders": 2,
     }
     assert busy_line(figures) == (
         "busy: samplers 40%, graders 5%, learner 20%; learner waited for samplers 4.0 s, graders waited for samplers 4.0 s, "
@@ -68,6 +70,30 @@ def test_a_cut_starts_from_nothing_and_counts_what_the_pools_did_since() -> None
     figures = timeline.cut({"samplers": usage(7.5, num_members=1)})
     assert figures["step_seconds"] == 5
     assert figures["samplers_busy_share"] == 0.5
+
+
+def test_a_pool_whose_members_come_and_go_is_measured_by_the_time_that_they_were_there() -> None:
+    clock = Clock()
+    timeline = Timeline(clock)
+
+    def graders(busy_seconds: float, capacity_seconds: float, num_members: int) -> dict[str, Usage]:
+        one = Usage(
+            num_members=num_members,
+            busy_seconds=busy_seconds,
+            num_running=0,
+            num_waiting=0,
+            capacity_seconds=capacity_seconds,
+        )
+        return {"graders": one}
+
+    timeline.cut(graders(0.0, 0.0, num_members=1))
+    clock.now += 10  # one for 10 s, three more for the last of them, all of them busy
+    assert timeline.cut(graders(13.0, 13.0, num_members=4))["graders_busy_share"] == 1.0
+    clock.now += 10  # three of them leave halfway, and none has had work
+    figures = timeline.cut(graders(13.0, 13.0 + 25.0, num_members=1))
+    assert (figures["graders_busy_share"], figures["num_graders"]) == (0.0, 1.0)
+    clock.now += 4
+    assert timeline.cut(graders(15.0, 42.0, num_members=1))["graders_busy_share"] == 0.5
 
 
 def test_completions_that_are_no_longer_wanted_hold_nobody_up() -> None:

@@ -2,6 +2,7 @@
 
 import math
 import random
+from itertools import pairwise
 
 import pytest
 
@@ -112,6 +113,23 @@ def test_every_pair_is_used_once_before_any_comes_again() -> None:
         _CompletionTrainer.compute_loss = original
     assert sorted(seen[:48]) == sorted(list(range(2, 14)) * 4)
     assert sorted(seen[48:]) == sorted(list(range(2, 14)) * 4)
+
+
+def test_the_pairs_of_a_step_have_similar_lengths_and_steps_come_in_no_order_of_length() -> None:
+    from learner.sft import StepsOfSimilarLengths
+
+    rng = random.Random(0)
+    lengths = [rng.randint(5, 300) for _ in range(2570)]
+    sampler = StepsOfSimilarLengths(lengths, step_size=16, seed=1)
+    epochs = [list(sampler) for _ in range(2)]
+    assert epochs[0] != epochs[1]
+    for pairs in epochs:
+        assert sorted(pairs) == list(range(len(lengths)))
+        steps = [[lengths[pair] for pair in pairs[start : start + 16]] for start in range(0, len(pairs), 16)]
+        padded = sum(max(step) * len(step) for step in steps)
+        assert sum(lengths) > 0.8 * padded  # shuffled, it would be half
+        shorter_next = sum(one[0] > other[0] for one, other in pairwise(steps))
+        assert 0.4 < shorter_next / len(steps) < 0.6
 
 
 def test_what_cannot_be_trained_is_refused_in_one_line() -> None:

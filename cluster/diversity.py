@@ -1,0 +1,76 @@
+"""How much the programs of a group differ: as they are, and up to the names of what they define. Pure."""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+from cluster.types import Group, Verdict
+from grader.lexical import without_comments
+
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+"|[A-Za-z_][A-Za-z0-9_\']*+|[0-9][0-9A-Za-z_.]*+|\S')
+_NAME = re.compile(r"[a-z_][A-Za-z0-9_']*+")
+# What a program means by these does not depend on it: keywords, and the values of Stdlib that short programs use.
+_FIXED_NAMES = """
+and as assert asr begin class constraint do done downto else end exception external false for fun function functor if in
+include inherit initializer land lazy let lor lsl lsr lxor match method mod module mutable new nonrec object of open or
+private rec sig struct then to true try type val virtual when while with
+abs abs_float acos asin at_exit atan atan2 bool_of_string bool_of_string_opt ceil char_of_int classify_float compare cos
+cosh decr epsilon_float exit exp failwith float float_of_int float_of_string floor fst ignore in_channel incr infinity
+int_of_char int_of_float int_of_string int_of_string_opt invalid_arg log log10 max max_float max_int min min_float min_int
+mod_float nan not pred print_char print_endline print_float print_int print_newline print_string raise raise_notrace ref
+snd sqrt string_of_bool string_of_float string_of_int succ truncate
+array bool bytes char exn format int list option result string unit
+"""
+_FIXED = frozenset(_FIXED_NAMES.split())
+
+
+def canonical(program: str) -> str:
+    """The program without comments and layout, its own lower-case names replaced by numbers in the order of appearance.
+
+    Two programs that differ in nothing but what they call their variables have the same one. Names after a dot (``List.map``)
+    and labels stay as they are.
+    """
+    numbers: dict[str, str] = {}
+    tokens: list[str] = []
+    before = ""
+    for token in _TOKEN.findall(without_comments(program)):
+        if before not in (".", "~", "?") and _NAME.fullmatch(token) and token not in _FIXED and token != "_":
+            tokens.append(numbers.setdefault(token, f"v{len(numbers)}"))
+        else:
+            tokens.append(token)
+        before = token
+    return " ".join(tokens)
+
+
+def diversity(groups: Sequence[Group]) -> dict[str, float]:
+    """Shares, 0 to 1, of a step: distinct completions within groups (mean over groups), and the largest crowds over all.
+
+    ``top_program_share`` is the share of completions that are one and the same program, up to renaming, that does not pass and
+    answers more than one problem; ``top_reward_share`` the share that earn the same reward without passing.
+    """
+    exact: list[float] = []
+    renamed: list[float] = []
+    asked_by: dict[str, set[str]] = defaultdict(set)  # canonical program that does not pass -> problems
+    programs: Counter[str] = Counter()
+    rewards: Counter[float] = Counter()
+    num_graded = 0
+    for group in groups:
+        texts = [completion.text.strip() for completion in group.completions]
+        canonicals = {text: canonical(text) for text in dict.fromkeys(texts)}
+        exact.append(len(canonicals) / len(texts))
+        renamed.append(len(set(canonicals.values())) / len(texts))
+        for text, grade in zip(texts, group.grades, strict=True):
+            if grade is None:
+                continue
+            num_graded += 1
+            if grade.facts.verdict is not Verdict.PASSED:
+                programs[canonicals[text]] += 1
+                asked_by[canonicals[text]].add(group.problem.id)
+                rewards[round(grade.reward, 6)] += 1
+    crowds = [count for program, count in programs.items() if len(asked_by[program]) > 1]
+    return {
+        "distinct_share": sum(exact) / len(groups),
+        "distinct_share_renamed": sum(renamed) / len(groups),
+        "top_program_share": max(crowds, default=0) / num_graded,
+        "top_reward_share": max(rewards.values(), default=0) / num_graded,
+    }

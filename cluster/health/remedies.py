@@ -1,0 +1,99 @@
+"""What ``health.on_unhealthy: adapt`` may change, by how much, and how far: the remedies of the two training analyses."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from cluster.health.history import History
+from cluster.health.judging import Finding
+from cluster.health.rules import GRADIENT, HEALTHY_ZERO_STD, HIGH_ENTROPY
+
+MAX_TEMPERATURE = 1.3  # second analysis, "Phase 1: Exploration [...] Higher temperature (1.3)"
+GROUP_GROWTH = Fraction(4, 3)  # first analysis, Action 2: 6 -> 8
+MAX_LEARNING_RATE_GROWTH = 1.6  # first analysis, Action 3: 5e-6 -> 8e-6
+MIN_KL_COEFFICIENT = 0.05  # second analysis, Option B: 0.1 -> 0.05
+
+Settings = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patient:
+    """A run, with its settings by dotted key: as they are in force, and as the run was configured."""
+
+    history: History
+    now: Settings
+    configured: Settings
+
+    def above(self, name: str, limit: float) -> bool:
+        """Whether a figure is known and above a limit."""
+        level = self.history.level(name)
+        return level is not None and level > limit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remedy:
+    """New values of settings, and what they are for."""
+
+    finding: Finding
+    set: dict[str, Any]  # by dotted key
+
+
+Step = Callable[[Patient], dict[str, Any]]
+
+
+def remedy_for(finding: Finding, patient: Patient) -> Remedy | None:
+    """What the analyses would change for this finding; None where they change nothing, or all of it is at its bound."""
+    values: dict[str, Any] = {}
+    for step in REMEDIES.get(finding.rule.id, ()):
+        values |= step(patient)
+    return Remedy(finding=finding, set=values) if values else None
+
+
+def raise_temperature(by: float, *, where_programs_differ: bool = True) -> Step:
+    """More exploration, unless the policy is too unsure already or, without the option, the programs differ well as they are."""
+
+    def step(patient: Patient) -> dict[str, Any]:
+        now = patient.now["rollout.temperature"]
+        raised = round(min(now + by, MAX_TEMPERATURE), 6)
+        differs = not where_programs_differ and patient.above("distinct_share_renamed", 1 - HEALTHY_ZERO_STD)
+        is_unsure = patient.above("entropy", HIGH_ENTROPY)
+        return {"rollout.temperature": raised} if raised > now and not differs and not is_unsure else {}
+
+    return step
+
+
+def grow_groups(patient: Patient) -> dict[str, Any]:
+    """More completions of each problem to compare, once."""
+    largest = math.ceil(patient.configured["rollout.group_size"] * GROUP_GROWTH)
+    return {"rollout.group_size": largest} if patient.now["rollout.group_size"] < largest else {}
+
+
+def learn_faster(by: float) -> Step:
+    """A higher peak of the learning rate, unless gradients are large as it is."""
+
+    def step(patient: Patient) -> dict[str, Any]:
+        now, configured = patient.now["learner.learning_rate"], patient.configured["learner.learning_rate"]
+        raised = min(now * by, configured * MAX_LEARNING_RATE_GROWTH)
+        is_steep = patient.above("grad_norm", GRADIENT[1])
+        return {"learner.learning_rate": raised} if raised > now * (1 + 1e-9) and not is_steep else {}
+
+    return step
+
+
+def ease_kl(patient: Patient) -> dict[str, Any]:
+    """Half the KL coefficient, unless learner.kl_target steers it."""
+    now = patient.now["learner.kl_coefficient"]
+    eased = max(now / 2, MIN_KL_COEFFICIENT)
+    return {"learner.kl_coefficient": eased} if eased < now and patient.now["learner.kl_target"] is None else {}
+
+
+REMEDIES: Mapping[str, tuple[Step, ...]] = {
+    "mode_collapse": (raise_temperature(0.2, where_programs_differ=False), grow_groups),  # first analysis, Priority 1
+    "filibuster": (grow_groups,),
+    "reward_level": (learn_faster(1.6),),  # first analysis, Priority 2
+    "kl_dominates": (ease_kl, learn_faster(1.4), raise_temperature(0.1)),  # second analysis, Priorities 1, 2 and 5
+    "entropy": (raise_temperature(0.2),),
+}
+"""By rule; a rule that is not here has no remedy that could be applied without a person."""

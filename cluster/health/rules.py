@@ -1,0 +1,225 @@
+"""What a rule of health is, and the rules about how much there is to learn: rewards, their spread, the policy's certainty.
+
+The thresholds are those of the two training analyses that Caravan answers (README, "Why"); judging.py quotes them, and
+docs/health.md walks through the rules. Rules about trends stand in trends.py, about completions in samples.py.
+"""
+
+import math
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import pairwise
+
+from cluster.health.history import LEVEL_STEPS, History
+
+
+class Health(StrEnum):
+    """What a rule says, from best to worst."""
+
+    NO_DATA = "not-enough-data"
+    OK = "ok"
+    WARN = "warn"
+    STOP = "stop"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """What a rule found."""
+
+    health: Health
+    evidence: str = ""  # the figures, in one line
+    action: str = ""  # what the source recommends; empty where all is well
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """One rule, as data."""
+
+    id: str
+    measures: str
+    threshold: str
+    source: str
+    judge: Callable[[History], Judgement]
+
+
+FIRST, SECOND = "first analysis", "second analysis"
+OCAMLER = "github.com/kirang89/ocamler-grpo"
+NO_DATA = Judgement(health=Health.NO_DATA)
+
+JUDGED_EPOCH = 1.0
+"""Epochs after which the first analysis decides whether to stop ("Stop if at Epoch 1.0")."""
+
+STEPS_TO_SHOW = 100
+"""Steps that anything has to take effect ("should drop below 0.10 within 100 steps"); a small data set has its epochs sooner."""
+
+HEALTHY_ZERO_STD, STOP_ZERO_STD = 0.10, 0.30
+FALLING_ZERO_STD = (0.50, 0.3)  # "Epoch 0.0-0.3: frac_zero_std drops from 0.50 -> 0.10": from what, until which epoch
+LOW_ENTROPY, HIGH_ENTROPY = 0.10, 0.25
+HEALTHY_CV, EXPECTED_CV = 0.30, 0.50
+REWARD_TARGETS = ((0.0, 0.05), (0.3, 0.15), (0.5, 0.20), (1.0, 0.35))  # (epoch, mean reward)
+STOP_REWARD = 0.15
+PASS_TARGETS = ((0.5, 0.05), (1.0, 0.10))  # (epoch, share of completions that pass)
+GRADIENT = (0.01, 0.5, 10.0)  # smallest, largest, exploding
+
+RAISE_DIVERSITY = "raise rollout.temperature by 0.2 (0.9 -> 1.1) and rollout.group_size by a third (6 -> 8)"
+LEARN_FASTER = "raise learner.learning_rate (5e-6 -> 8e-6) and rollout.max_completion_tokens (512 -> 600)"
+PLAN_B = (
+    "take phases=staged-rewards, measure the base model (below 20%: a stronger model, or easier problems), and read the "
+    "completions"
+)
+REBALANCE = (
+    "learner.reward_weight=2.0, or learner.kl_coefficient=0.05; learner.learning_rate x 1.4 (5e-6 -> 7e-6); "
+    "rollout.temperature + 0.1"
+)
+BE_CONSISTENT = "learner.reward_threshold=0.2; if that does not help, learner.train_top_k=1 (best-of-n training)"
+
+
+def judged(health: Health, evidence: str, action: str) -> Judgement:
+    """A judgement; nothing is recommended where all is well."""
+    return Judgement(health=health, evidence=evidence, action="" if health is Health.OK else action)
+
+
+def is_due(history: History) -> bool:
+    """Whether the run has come so far that the first analysis would stop it where it is not well."""
+    epoch = history.epoch
+    has_had_time = not history.steps or history.steps[-1]["step"] >= STEPS_TO_SHOW
+    return epoch is not None and epoch >= JUDGED_EPOCH and has_had_time
+
+
+def numbers(history: History) -> Judgement:
+    """Loss, gradient, reward and entropy are numbers."""
+    if history.diverged_at is not None:
+        return judged(
+            Health.STOP,
+            f"step {history.diverged_at} diverged and was not taken",
+            "go on from the last checkpoint with a lower learner.learning_rate or learner.max_grad_norm",
+        )
+    if not history.steps:
+        return NO_DATA
+    for row in history.steps[-LEVEL_STEPS:]:
+        bad = [name for name in ("loss", "grad_norm", "reward", "entropy") if not math.isfinite(row.get(name, 0.0))]
+        if bad and row["step"] > history.changed_at:
+            return judged(
+                Health.STOP,
+                f"step {row['step']:g}: {', '.join(f'{name}={row[name]}' for name in bad)}",
+                "go on from the checkpoint before it with a lower learner.learning_rate or learner.max_grad_norm",
+            )
+    return judged(Health.OK, f"at all of the last {min(LEVEL_STEPS, len(history.steps))} steps", "")
+
+
+def mode_collapse(history: History) -> Judgement:
+    """Groups whose completions all earn the same without solving the problem."""
+    name = "frac_zero_std_sampled" if history.level("frac_zero_std_sampled") is not None else "frac_zero_std"
+    silent, epoch = history.level(name), history.epoch
+    if silent is None or epoch is None:
+        return NO_DATA
+    solved = history.level("frac_zero_std_solved") or 0.0
+    collapsed = max(0.0, silent - solved)
+    start, end = FALLING_ZERO_STD
+    allowed = max(HEALTHY_ZERO_STD, start - (start - HEALTHY_ZERO_STD) * epoch / end)
+    evidence = f"{collapsed:.0%} of groups at epoch {epoch:.2f}, {allowed:.0%} would be healthy there"
+    action = RAISE_DIVERSITY
+    distinct = history.level("distinct_share_renamed")
+    if distinct is not None:
+        evidence += f"; {distinct:.0%} of a group's programs differ"
+        if distinct > 1 - HEALTHY_ZERO_STD:
+            action = f"the programs differ and only their rewards do not: the problems are too hard. {PLAN_B}"
+    if is_due(history) and collapsed > STOP_ZERO_STD:
+        return judged(Health.STOP, evidence, f"{action}. {PLAN_B}" if PLAN_B not in action else action)
+    return judged(Health.WARN if collapsed >= allowed else Health.OK, evidence, action)
+
+
+def solved_groups(history: History) -> Judgement:
+    """Groups that teach nothing since all of their completions pass."""
+    solved = history.level("frac_zero_std_solved")
+    if solved is None:
+        return NO_DATA
+    return judged(
+        Health.WARN if solved >= HEALTHY_ZERO_STD else Health.OK,
+        f"{solved:.0%} of the groups that were sampled",
+        "these problems teach nothing any more: loop.drop_groups_without_signal=true or loop.max_mean_reward=0.95, or harder "
+        "problems",
+    )
+
+
+def reward_level(history: History) -> Judgement:
+    """The mean reward against what the first analysis expects at this point of the run."""
+    reward, epoch = history.level("reward"), history.epoch
+    if reward is None or epoch is None:
+        return NO_DATA
+    target = _interpolated(REWARD_TARGETS, epoch)
+    evidence = f"{reward:.3f} at epoch {epoch:.2f}, {target:.3f} expected"
+    if is_due(history) and reward < STOP_REWARD:
+        return judged(Health.STOP, evidence, PLAN_B)
+    return judged(Health.WARN if reward < target else Health.OK, evidence, LEARN_FASTER)
+
+
+def passes(history: History) -> Judgement:
+    """The share of completions that pass all tests."""
+    passed, epoch = history.level("pass_rate"), history.epoch
+    if passed is None or epoch is None:
+        return NO_DATA
+    wanted = max((share for since, share in PASS_TARGETS if epoch >= since), default=0.0)
+    evidence = f"{passed:.1%} at epoch {epoch:.2f}, {wanted:.0%} expected"
+    if is_due(history) and passed == 0:
+        return judged(Health.STOP, evidence, PLAN_B)
+    return judged(Health.WARN if passed < wanted else Health.OK, evidence, PLAN_B)
+
+
+def reward_spread(history: History) -> Judgement:
+    """The coefficient of variation of rewards within groups."""
+    spread, reward = history.level("reward_std"), history.level("reward")
+    if spread is None or not reward:
+        return NO_DATA
+    ratio = spread / reward
+    return judged(
+        Health.WARN if ratio > EXPECTED_CV else Health.OK,
+        f"{ratio:.2f} ({spread:.3f} / {reward:.3f}); below {HEALTHY_CV:.2f} is healthy",
+        "more completions of each problem (rollout.group_size) make better estimates; rewards of 0 or 1 alone have a spread of "
+        "this size at any pass rate below 80%, and then it is no trouble",
+    )
+
+
+def entropy(history: History) -> Judgement:
+    """How unsure the policy is of its next token."""
+    rows = history.level_steps("entropy")
+    if not rows:
+        return NO_DATA
+    values = sorted(row["entropy"] for row in rows)
+    mean = statistics.fmean(values)
+    num_low, num_high = sum(one < LOW_ENTROPY for one in values), sum(one > HIGH_ENTROPY for one in values)
+    evidence = (
+        f"{mean:.3f} nats, {values[0]:.3f} to {values[-1]:.3f} in {len(values)} steps; "
+        f"{num_low} below {LOW_ENTROPY:.2f}, {num_high} above {HIGH_ENTROPY:.2f}"
+    )
+    few = 0.1 * len(values)
+    if mean < LOW_ENTROPY or (num_low > few and num_low >= num_high):
+        return judged(Health.WARN, f"too sure: {evidence}", RAISE_DIVERSITY)
+    if mean > HIGH_ENTROPY or num_high > few:
+        action = "lower rollout.temperature, or raise learner.kl_coefficient (phases=explore-refine does both)"
+        return judged(Health.WARN, f"too unsure: {evidence}", action)
+    return judged(Health.OK, evidence, "")
+
+
+def gradient(history: History) -> Judgement:
+    """The norm of the gradient, before it is scaled down; the median, since one spike is no trend."""
+    rows = history.level_steps("grad_norm")
+    if not rows:
+        return NO_DATA
+    norm = statistics.median(row["grad_norm"] for row in rows)
+    smallest, largest, exploding = GRADIENT
+    evidence = f"median {norm:.4f}, {smallest:g} to {largest:g} expected"
+    if norm > exploding:
+        return judged(Health.STOP, evidence, "lower learner.learning_rate and learner.max_grad_norm")
+    if norm > largest:
+        return judged(Health.WARN, evidence, "lower learner.learning_rate or learner.max_grad_norm")
+    return judged(Health.WARN if norm < smallest else Health.OK, evidence, f"nothing is learned: {RAISE_DIVERSITY}")
+
+
+def _interpolated(points: tuple[tuple[float, float], ...], at: float) -> float:
+    """On straight lines between points, and flat beyond the last."""
+    for (left, low), (right, high) in pairwise(points):
+        if at <= right:
+            return low + (high - low) * (at - left) / (right - left)
+    return points[-1][1]

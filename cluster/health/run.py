@@ -1,0 +1,98 @@
+"""The history of a run from its folder, finished or going on; and of another trainer's run from its learning.log."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cluster.health.history import LEVEL_STEPS, History, epochs_of
+from cluster.health.judging import last_change
+from cluster.learning_log import read_learning_log
+from cluster.run_folder import RunFolder
+from cluster.types import RunFolderError
+from learner.divergence import FOLDER as DIVERGED
+
+SETTINGS = (
+    "learner.kl_coefficient",
+    "learner.learning_rate",
+    "learner.reward_weight",
+    "rollout.group_size",
+    "rollout.temperature",
+)
+"""What rules and remedies want to know of the configuration."""
+
+
+def history_of(run: Path) -> History:
+    """What a run's folder tells; raises RunFolderError where that is nothing.
+
+    A folder without metrics.jsonl but with a learning.log in the format of the analyses is judged by that.
+    """
+    folder = RunFolder(run)
+    if not folder.metrics.is_file() and not folder.learning_log.is_file():
+        raise RunFolderError(
+            f"{run} holds neither {folder.metrics.name} nor {folder.learning_log.name}: no run began there"
+        )
+    steps = list(whole_rows(folder.metrics)) or list(_logged(folder.learning_log))
+    phases = list(whole_rows(folder.phases))
+    settings = settings_of(folder) | {
+        key: value for row in phases for key, value in row["set"].items() if key in SETTINGS
+    }
+    return History(
+        steps=steps,
+        epochs=epochs_of(steps),
+        settings=settings,
+        changed_at=last_change(phases),
+        canary_gaps=canary_gaps(list(whole_rows(folder.publishes))),
+        diverged_at=_diverged_at(folder, steps),
+    )
+
+
+def canary_gaps(publishes: Sequence[Mapping[str, Any]]) -> list[float]:
+    """The largest gap between a sampler and the learner at each of the latest publishes, nats per token."""
+    return [row["canary_gap_max"] for row in publishes[-LEVEL_STEPS:] if row.get("canary_gap_max") is not None]
+
+
+def settings_of(folder: RunFolder) -> dict[str, Any]:
+    """The settings that rules want to know, by dotted key, as config.yaml has them; empty where it cannot be read."""
+    try:
+        tree = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError):
+        return {}
+    found = {}
+    for key in SETTINGS:
+        section, _, name = key.partition(".")
+        if name in (tree.get(section) or {}):
+            found[key] = tree[section][name]
+    return found
+
+
+def whole_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a JSONL file that may be written to right now; none where there is no file.
+
+    A last line without its end is not there yet. Raises RunFolderError for any other that cannot be read.
+    """
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                yield json.loads(line)
+            except ValueError as error:
+                raise RunFolderError(f"{path}, line {number}: cannot be read ({error})") from None
+
+
+def _logged(path: Path) -> Iterator[dict[str, float]]:
+    if path.is_file():
+        with path.open(encoding="utf-8", errors="replace") as file:
+            yield from read_learning_log(file)
+
+
+def _diverged_at(folder: RunFolder, steps: Sequence[Mapping[str, Any]]) -> int | None:
+    """The step that the learner refused, unless the run has gone past it since."""
+    done = int(steps[-1]["step"]) if steps else 0
+    refused = [int(path.stem.removeprefix("step-")) for path in (folder.path / DIVERGED).glob("step-*.parquet")]
+    return max((step for step in refused if step > done), default=None)
