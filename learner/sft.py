@@ -114,6 +114,7 @@ def fine_tune(
         "input_ids": [[*prompt, *completion] for prompt, completion in pairs],
         "labels": [[*[IGNORED] * len(prompt), *completion] for prompt, completion in pairs],
     }
+    uses_cache = model.config.use_cache
     try:
         trainer = _CompletionTrainer(
             schedule=schedule,
@@ -130,7 +131,9 @@ def fine_tune(
         trainer.train()
     except ValueError as error:  # of TRL and PEFT: settings that do not go with the model
         raise LearnerError(f"supervised training cannot be set up: {error}") from error
-    return trainer.accelerator.unwrap_model(trainer.model)
+    trained = trainer.accelerator.unwrap_model(trainer.model)
+    trained.config.use_cache = uses_cache  # the trainer turned it off; saved so, the model would generate without a cache
+    return trained
 
 
 class _Teller(TrainerCallback):  # type: ignore[misc]

@@ -49,6 +49,11 @@ def test_the_model_learns_what_the_completions_say() -> None:
         assert int(logits.argmax()) == completion[0]
 
 
+def test_a_trained_model_still_generates_with_a_cache() -> None:
+    model, _ = train(successor_pairs(20), 1)
+    assert model.config.use_cache
+
+
 def test_equal_seeds_give_equal_weights_and_others_do_not() -> None:
     import torch
 
