@@ -127,7 +127,7 @@ def _remarks(
         )
     if result.num_ungradable:
         yield (
-            f"left out: {result.num_ungradable} completions that could not be graded, "
+            f"left out: {result.num_ungradable} completions without a grade, "
             f"{result.num_groups_without_grade} groups of nothing else"
         )
     if own:

@@ -131,7 +131,7 @@ def test_the_changes_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert rows["type_error"] == ["2", "0.2100", "0.0000"]
     assert "tests: 0.65 -> 1.0" in shown
     assert "min_code_lines: 1 -> 0" in shown
-    assert "left out: 3 completions that could not be graded, 1 groups of nothing else" in shown
+    assert "left out: 3 completions without a grade, 1 groups of nothing else" in shown
 
 
 def test_without_a_reward_the_stored_ones_are_confirmed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
