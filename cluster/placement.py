@@ -2,11 +2,11 @@
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
@@ -21,6 +21,7 @@ class Cluster:
     """The Ray that a command works on."""
 
     resources: Mapping[str, float]  # of all its machines together, by Ray's names
+    nodes: Sequence[Mapping[str, Any]]  # as ray.nodes() tells them
     logs: Path  # what the processes on this machine print
 
 
@@ -43,13 +44,22 @@ def ray_cluster() -> Iterator["Cluster"]:
             include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, namespace="caravan"
         )
     except Exception as error:  # where its own node does not start in time, Ray raises just that
-        where = os.environ.get("RAY_ADDRESS", "this machine")
+        reason = str(error).strip().rstrip(".")
+        where = os.environ.get("RAY_ADDRESS", "local")
+        if where == "local":
+            raise ResourcesError(
+                f"Ray does not start on this machine: {reason}. Where the machine is busy with other work, try again"
+            ) from error
         raise ResourcesError(
-            f"no Ray cluster answers at {where}: {error}. Start one (`ray start --head`), or set RAY_ADDRESS=local "
-            "to run on this machine alone; on a machine that is busy with other work, try again"
+            f"no Ray cluster answers at {where}: {reason}. Start one (`ray start --head`), or set RAY_ADDRESS=local to run on "
+            "this machine alone"
         ) from error
     try:
-        yield Cluster(resources=ray.cluster_resources(), logs=Path(context.address_info["session_dir"]) / "logs")
+        yield Cluster(
+            resources=ray.cluster_resources(),
+            nodes=ray.nodes(),
+            logs=Path(context.address_info["session_dir"]) / "logs",
+        )
     finally:
         ray.shutdown()
 
@@ -58,13 +68,20 @@ def place(config: Config, resources: Mapping[str, float]) -> Config:
     """Fill in who gets which share of the GPUs, and refuse with arithmetic what the cluster cannot hold.
 
     What the configuration sets, stays. Where it leaves shares open, a cluster without GPUs runs on CPUs; otherwise each
-    sampler and the learner take a whole GPU where there are enough, else an equal share of what is there.
+    sampler and the learner take a whole GPU where there are enough, else an equal share of what is there. Several ranks of the
+    learner take a whole one each in any case, and the samplers share the others.
     """
-    share = int(100 * resources.get("GPU", 0.0) / (config.rollout.num_samplers + 1)) / 100
+    num_gpus, num_samplers, learner = resources.get("GPU", 0.0), config.rollout.num_samplers, config.learner
+    if num_gpus > 0 and learner.num_ranks > 1:
+        learner = _fill_in(learner, gpus=1.0)
+        left = num_gpus - learner.num_ranks * learner.gpus
+        share = int(100 * left / num_samplers) / 100 if left > 0 else 1.0  # too many are refused below
+    else:
+        share = int(100 * num_gpus / (num_samplers + 1)) / 100
+        learner = _fill_in(learner, gpus=min(1.0, share))
     rollout = _fill_in(config.rollout, gpus_per_sampler=min(1.0, share))
     if 0 < rollout.gpus_per_sampler < 1:  # an engine takes its fraction of the whole GPU, whatever Ray reserves
         rollout = _fill_in(rollout, gpu_memory_utilization=round(0.85 * rollout.gpus_per_sampler, 3))
-    learner = _fill_in(config.learner, gpus=min(1.0, share))
     placed = config.model_copy(update={"rollout": rollout, "learner": learner})
     _check(placed, resources)
     return placed
@@ -85,15 +102,15 @@ def _check(config: Config, resources: Mapping[str, float]) -> None:
                 f"{rollout.num_samplers} samplers x {rollout.cpus_per_sampler:g}",
                 rollout.num_samplers * rollout.cpus_per_sampler,
             ),
-            (f"{grader.num_graders} graders x {grader.cpus_per_grader:g}", grader.num_graders * grader.cpus_per_grader),
-            (f"learner {learner.cpus:g}", learner.cpus),
+            (f"{grader.floor} graders x {grader.cpus_per_grader:g}", grader.floor * grader.cpus_per_grader),
+            (_of_the_learner(learner.num_ranks, learner.cpus), learner.num_ranks * learner.cpus),
         ],
         "GPU": [
             (
                 f"{rollout.num_samplers} samplers x {rollout.gpus_per_sampler:g}",
                 rollout.num_samplers * rollout.gpus_per_sampler,
             ),
-            (f"learner {learner.gpus:g}", learner.gpus),
+            (_of_the_learner(learner.num_ranks, learner.gpus), learner.num_ranks * learner.gpus),
         ],
     }
     for resource, wanted in parts.items():
@@ -102,6 +119,20 @@ def _check(config: Config, resources: Mapping[str, float]) -> None:
         if total > there + 1e-6:
             raise ResourcesError(
                 f"needs {total:g} {resource} ({' + '.join(part for part, _ in wanted)}), but the cluster has {there:g}. "
-                "Lower rollout.num_samplers, grader.num_graders or what each part takes (rollout.cpus_per_sampler, "
-                "learner.gpus, ...; gpus 0 means the CPU), or add machines"
+                "Lower rollout.num_samplers, grader.num_graders, learner.num_ranks or what each part takes "
+                "(rollout.cpus_per_sampler, learner.gpus, ...; gpus 0 means the CPU), or add machines"
             )
+
+
+def beside_graders(config: Config) -> list[dict[str, float]]:
+    """What the parts of a placed run other than graders reserve, a bundle of Ray's resources each."""
+    rollout, learner = config.rollout, config.learner
+    sampler = {"CPU": rollout.cpus_per_sampler, "GPU": rollout.gpus_per_sampler}
+    rank = {"CPU": learner.cpus, "GPU": learner.gpus}
+    bundles = [sampler] * rollout.num_samplers + [rank] * learner.num_ranks
+    reserved = ({name: amount for name, amount in bundle.items() if amount > 0} for bundle in bundles)
+    return [bundle for bundle in reserved if bundle]
+
+
+def _of_the_learner(num_ranks: int, amount: float) -> str:
+    return f"learner {amount:g}" if num_ranks == 1 else f"{num_ranks} ranks of the learner x {amount:g}"

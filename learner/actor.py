@@ -1,4 +1,4 @@
-"""The learner as the driver sees it: a Ray actor, and the client that starts another one where it is lost."""
+"""The learner as the driver sees it: a Ray actor for each rank, and the client that starts others where one is lost."""
 
 import asyncio
 import logging
@@ -21,7 +21,11 @@ from learner.settings import LearnerSettings
 
 logger = logging.getLogger(__name__)
 
+GRACE_SECONDS = 30.0
+"""How long the other ranks are listened to where one has failed: they may know more, or wait for it and never answer."""
+
 DEADLINES = {
+    "open_meeting": "start_deadline_seconds",
     "start": "start_deadline_seconds",
     "step": "step_deadline_seconds",
     "save_checkpoint": "save_deadline_seconds",
@@ -31,70 +35,94 @@ DEADLINES = {
 
 
 class LearnerActor:
-    """Runs inside the actor's process, where the heavy imports happen."""
+    """Runs inside the process of one rank, where the heavy imports happen. Rank 0 answers for all; the others answer None."""
 
-    def __init__(self, settings: LearnerSettings, plan: LearnerPlan) -> None:
+    def __init__(self, settings: LearnerSettings, plan: LearnerPlan, number: int) -> None:
         hush()
+        self._settings = settings
+        self._plan = plan
+        self._number = number
+        self._host: str = ray.util.get_node_ip_address()
+        self._meeting: Any = None  # that rank 0 keeps open
+        self._worker: Any = None
+
+    def open_meeting(self) -> tuple[str, int]:
+        """Host and port where the other ranks find this one."""
+        from learner.ranks import open_meeting
+
+        self._meeting = open_meeting(self._host, self._settings.num_ranks)
+        return self._host, self._meeting.port
+
+    def start(self, meeting: tuple[str, int] | None) -> PolicyVersion | None:
+        """See LearnerWorker; several ranks first meet at rank 0's host and port."""
+        from learner.ranks import ALONE, join
         from learner.worker import LearnerWorker
 
-        self._worker = LearnerWorker(settings, plan)
+        ranks = ALONE
+        if meeting is not None:
+            ranks = join(
+                self._number,
+                self._settings.num_ranks,
+                meeting if self._meeting is None else self._meeting,
+                host=self._host,
+                uses_gpu=self._settings.gpus > 0,
+                deadline_seconds=max(getattr(self._settings, name) for name in DEADLINES.values()),
+            )
+        self._worker = LearnerWorker(self._settings, self._plan, ranks)
+        policy: PolicyVersion | None = self._worker.start()
+        return policy if self._number == 0 else None
 
-    def start(self) -> PolicyVersion | None:
+    def step(self, groups: Sequence[Group], in_force: Mapping[str, Any]) -> tuple[PolicyVersion, StepReport] | None:
         """See LearnerWorker."""
-        return self._worker.start()
+        outcome: tuple[PolicyVersion, StepReport] = self._worker.step(groups, in_force)
+        return outcome if self._number == 0 else None
 
-    def step(self, groups: Sequence[Group], in_force: Mapping[str, Any]) -> tuple[PolicyVersion, StepReport]:
+    def save_checkpoint(self) -> str | None:
         """See LearnerWorker."""
-        return self._worker.step(groups, in_force)
-
-    def save_checkpoint(self) -> str:
-        """See LearnerWorker."""
-        return self._worker.save_checkpoint()
+        folder: str | None = self._worker.save_checkpoint()
+        return folder
 
     def export_adapter(self, folder: str) -> None:
         """See LearnerWorker."""
-        self._worker.export_adapter(folder)
-
-    def close(self) -> None:
-        """See LearnerWorker."""
-        self._worker.close()
+        if self._number == 0:
+            self._worker.export_adapter(folder)
 
 
 class _Lost(Exception):
-    """The learner's process died, or does not answer; what it knew is in the checkpoints."""
+    """A process of the learner died, or does not answer; what it knew is in the checkpoints."""
 
 
 class RayLearner:
-    """A cluster.types.Learner in a Ray actor of its own.
+    """A cluster.types.Learner in Ray actors of its own, one for each of ``learner.num_ranks``.
 
-    Where its process dies or does not answer in time, another one takes its place: it goes on from the newest complete
-    checkpoint, takes the steps since then again on the same batches (which wait in the object store until the next checkpoint),
-    and answers the call that was interrupted. So a batch is trained once in what leads to the current policy, and a policy
-    number always means the same adapter. That is done once per call: LearnerError where the successor is lost before it answers.
+    Where a process dies or does not answer in time, others take the place of all: they go on from the newest complete
+    checkpoint, take the steps since then again on the same batches (which wait in the object store until the next checkpoint),
+    and answer the call that was interrupted. So a batch is trained once in what leads to the current policy, and a policy
+    number always means the same adapter. That is done once per call: LearnerError where a successor is lost before it answers.
 
-    Every call also raises what the learner itself raised, and ResourcesError where the cluster has no room for the process. The
-    process ends with ``close()``, whatever state it is in.
+    Every call also raises what the learner itself raised, and ResourcesError where the cluster has no room for the processes.
+    They end with ``close()``, whatever state they are in.
     """
 
     def __init__(self, settings: LearnerSettings, plan: LearnerPlan) -> None:
         self.num_restarts = 0  # how often a process was lost and replaced
         self._settings = settings
         self._plan = _with_absolute_paths(plan)
-        self._actor: Any = None
+        self._actors: list[Any] = []  # by rank
         self._is_closed = False
         self._saved_step = 0  # of the newest complete checkpoint
         # One per step taken since then, oldest first, each with the settings that were in force.
         self._batches: list[tuple[ray.ObjectRef, dict[str, Any]]] = []
 
     async def start(self) -> PolicyVersion | None:
-        """Place the actor, load the model and the newest complete checkpoint; return its policy, None when fresh.
+        """Place the actors, load the model and the newest complete checkpoint; return its policy, None when fresh.
 
         Raises ModelError where the model cannot be loaded, ResourcesError where the cluster has no room.
         """
         newest = newest_checkpoint(self._plan.checkpoints_dir)
         self._saved_step = step_of(newest) if newest else 0
         try:
-            policy = await self._start_actor()
+            policy = await self._start_actors()
         except _Lost as lost:
             policy = await self._replace(lost)
         self._saved_step = policy.number if policy else 0
@@ -121,13 +149,13 @@ class RayLearner:
         await self._answer("export_adapter", str(Path.cwd() / folder))
 
     async def close(self) -> None:
-        """End the actor's process; may be called twice. A call that is under way raises LearnerError."""
+        """End the actors' processes; may be called twice. A call that is under way raises LearnerError."""
         self._is_closed = True
         self._kill()
 
     async def _answer(self, method: str, *arguments: Any) -> Any:
         """What the learner answers, or its successor where it is lost."""
-        if self._actor is None:
+        if not self._actors:
             raise LearnerError(f"learner.{method}: the learner is not running (not started, lost, or closed)")
         try:
             return await self._call(method, *arguments)
@@ -137,16 +165,16 @@ class RayLearner:
             return await self._replace(lost, method, *arguments)
 
     async def _replace(self, lost: _Lost, method: str | None = None, *arguments: Any) -> Any:
-        """Start another process, bring it to where the lost one was, and return what it answers to the interrupted call.
+        """Start others, bring them to where the lost ones were, and return what they answer to the interrupted call.
 
-        Without a ``method`` that call is the start. Raises LearnerError, with nothing left running, where it is lost too.
+        Without a ``method`` that call is the start. Raises LearnerError, with nothing left running, where one is lost too.
         """
         self.num_restarts += 1
         logger.warning(
             "%s; it is started again from step %d, steps to take again: %d", lost, self._saved_step, len(self._batches)
         )
         try:
-            policy = await self._start_actor()
+            policy = await self._start_actors()
             if method is None:
                 return policy
             await self._take_again(policy)
@@ -177,39 +205,68 @@ class RayLearner:
             self._kill()  # half of the way is a state that nobody may save
             raise
 
-    async def _start_actor(self) -> PolicyVersion | None:
+    async def _start_actors(self) -> PolicyVersion | None:
         self._kill()
-        await wait_for_room(self._settings, hint=f"start again with the same command to go on from {self._newest()}")
+        settings = self._settings
+        await wait_for_room(settings, hint=f"start again with the same command to go on from {self._newest()}")
         if self._is_closed:
             raise LearnerError("the learner was closed while it was started")
-        environment = {**ENVIRONMENT, "OMP_NUM_THREADS": str(self._settings.num_threads)}
+        environment = {**ENVIRONMENT, "OMP_NUM_THREADS": str(settings.num_threads)}
         remote_class = ray.remote(LearnerActor).options(
-            num_cpus=self._settings.cpus, num_gpus=self._settings.gpus, runtime_env={"env_vars": environment}
+            num_cpus=settings.cpus, num_gpus=settings.gpus, runtime_env={"env_vars": environment}
         )
-        self._actor = remote_class.remote(self._settings, self._plan)
-        policy: PolicyVersion | None = await self._call("start")
+        self._actors = [remote_class.remote(settings, self._plan, number) for number in range(settings.num_ranks)]
+        meeting = await self._call("open_meeting", ranks=1) if settings.num_ranks > 1 else None
+        policy: PolicyVersion | None = await self._call("start", meeting)
         return policy
 
-    async def _call(self, method: str, *arguments: Any) -> Any:
-        """One answer of the process there is; raises _Lost where it does not give one."""
-        deadline = DEADLINES[method]
-        seconds = getattr(self._settings, deadline)
+    async def _call(self, method: str, *arguments: Any, ranks: int | None = None) -> Any:
+        """Rank 0's answer, once all ranks (or the first so many) have given theirs.
+
+        Raises _Lost where one gives none, else what a rank raised; where others wait for that one, nothing is left running.
+        """
+        asked = [
+            asyncio.ensure_future(self._ask(number, getattr(actor, method).remote(*arguments), method))
+            for number, actor in enumerate(self._actors[:ranks])
+        ]
         try:
-            return await asyncio.wait_for(getattr(self._actor, method).remote(*arguments), seconds)
-        except TimeoutError:
-            raise _Lost(
-                f"learner.{method} did not answer within {seconds:g} s (if it was only slow, raise learner.{deadline})"
-            ) from None
+            deadline = DEADLINES[method]
+            seconds = getattr(self._settings, deadline)
+            done, waiting = await asyncio.wait(asked, timeout=seconds, return_when=asyncio.FIRST_EXCEPTION)
+            early = [error for each in done if (error := each.exception())]
+            if waiting and early and not any(isinstance(error, _Lost) for error in early):
+                _, waiting = await asyncio.wait(waiting, timeout=GRACE_SECONDS)
+            failures = [error for each in asked if each.done() and (error := each.exception())]
+            # A rank whose peer died has lost its connection, and says no more than that.
+            failures.sort(key=lambda error: not isinstance(error, _Lost))
+            if waiting and not failures:
+                raise _Lost(
+                    f"learner.{method} did not answer within {seconds:g} s (if it was only slow, raise learner.{deadline})"
+                )
+            if waiting:
+                self._kill()
+            if failures:
+                raise failures[0]
+            return asked[0].result()
+        finally:
+            for each in asked:
+                each.cancel()
+
+    async def _ask(self, number: int, answer: Any, method: str) -> Any:
+        """What one rank answers."""
+        try:
+            return await answer
         except RayTaskError as error:
             if isinstance(error.cause, CaravanError):
                 raise error.cause from None
             raise LearnerError(f"learner.{method} failed: {reason(error.cause)}") from error
         except RayError as error:
-            raise _Lost(f"the learner's process died during {method} ({reason(error)})") from error
+            which = f" (rank {number} of {self._settings.num_ranks})" if self._settings.num_ranks > 1 else ""
+            raise _Lost(f"the learner's process{which} died during {method} ({reason(error)})") from error
 
     def _kill(self) -> None:
-        actor, self._actor = self._actor, None
-        if actor is not None:
+        actors, self._actors = self._actors, []
+        for actor in actors:
             ray.kill(actor, no_restart=True)
 
     def _newest(self) -> str:

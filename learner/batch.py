@@ -21,6 +21,7 @@ MicroBatch = dict[str, Tensor]
     num_items_in_batch                 []      completion tokens of the whole step that enter the loss
     loss_share                         []      ours: what the micro-batch's loss counts in the step's (see _loss_share)
     token_share, row_share             []      ours: its share of the step's tokens that enter the loss, and of its rows
+    weight                             []      ours: 1, or 0 where it is only computed and counts for nothing (see padded)
     temperature                        []      ours: at which all its completions were sampled
     first_rows, prompt_of_row     [U], [B]     ours: one row per distinct prompt, and the distinct prompt of each row
 
@@ -40,10 +41,16 @@ def micro_batches(cuts: Sequence[Cut], *, pad_token_id: int, loss_type: LossType
             "loss_share": torch.tensor(_loss_share(each.rows, loss_type, num_rows=len(rows), num_tokens=num_tokens)),
             "token_share": torch.tensor(sum(row.num_fresh for row in each.rows) / num_tokens),
             "row_share": torch.tensor(len(each.rows) / len(rows)),
+            "weight": torch.tensor(1.0),
             "temperature": torch.tensor(each.rows[0].temperature, dtype=torch.float64),
         }
         for each in cuts
     ]
+
+
+def padded(share: Sequence[MicroBatch], filler: MicroBatch, length: int) -> list[MicroBatch]:
+    """A rank's micro-batches, and as many times the filler, with no weight, as it takes for ranks to compute equally many."""
+    return [*share, *({**filler, "weight": torch.tensor(0.0)} for _ in range(length - len(share)))]
 
 
 def _loss_share(chunk: Sequence[Row], loss_type: LossType, *, num_rows: int, num_tokens: int) -> float:

@@ -1,6 +1,7 @@
 """How far the trainer's policy is from the sampler's, over the tokens of one step, and weights that correct for it."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -16,6 +17,16 @@ class RatioStatistics:
     sum_of_differences: float = 0.0
     largest_difference: float = 0.0
     sum_of_ratios: float = 0.0
+
+    @classmethod
+    def joined(cls, parts: "Sequence[RatioStatistics]") -> "RatioStatistics":
+        """Those of several ranks as one."""
+        return cls(
+            num_tokens=sum(part.num_tokens for part in parts),
+            sum_of_differences=sum(part.sum_of_differences for part in parts),
+            largest_difference=max(part.largest_difference for part in parts),
+            sum_of_ratios=sum(part.sum_of_ratios for part in parts),
+        )
 
     def add(self, trainer_logprobs: Tensor, sampler_logprobs: Tensor, mask: Tensor) -> None:
         """Count a micro-batch: three tensors ``[B, T]``, on any device."""

@@ -5,6 +5,8 @@ _HERE = {
     "bf16": "learner.dtype=bfloat16 (or float32)",
     "bf16_full_eval": "learner.dtype",
     "data_seed": "run.seed",
+    "fsdp": "learner.shard_base",
+    "fsdp_config": "learner.shard_base",
     "max_completion_length": "rollout.max_completion_tokens",
     "max_steps": "loop.max_steps",
     "num_generations": "rollout.group_size",
@@ -79,9 +81,9 @@ _REASONS = {
     "a run publishes nothing": (
         "hub_always_push", "hub_model_id", "hub_private_repo", "hub_revision", "hub_strategy", "hub_token", "push_to_hub",
     ),
-    "the learner is one process; Ray places it": (
+    "its processes are Ray's to place: learner.num_ranks says how many share a step": (
         "accelerator_config", "ddp_backend", "ddp_broadcast_buffers", "ddp_bucket_cap_mb", "ddp_find_unused_parameters",
-        "ddp_static_graph", "ddp_timeout", "deepspeed", "fsdp", "fsdp_config", "local_rank", "parallelism_config",
+        "ddp_static_graph", "ddp_timeout", "deepspeed", "local_rank", "parallelism_config",
     ),
 }  # fmt: skip
 

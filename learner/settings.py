@@ -220,6 +220,17 @@ class LearnerSettings(BaseModel):
         "auto",
         description="of the frozen weights and the forward pass; auto is float32 on the CPU and bfloat16 on a GPU",
     )
+    num_ranks: int = Field(
+        1,
+        ge=1,
+        description="processes that share the micro-batches of each step, on one machine or on several; each holds the model, "
+        "and has learner.gpus and learner.cpus of its own",
+    )
+    shard_base: bool = Field(
+        False,
+        description="spread the frozen weights of the layers over the ranks (FSDP), for models that one GPU cannot hold; slower, "
+        "and a prompt is then computed once for each of its completions",
+    )
     gpus: float = Field(
         0.0, ge=0, le=1, description="GPU (or the fraction of one) that Ray reserves; 0 learns on the CPU"
     )
@@ -275,6 +286,10 @@ class LearnerSettings(BaseModel):
         return None
 
     def _against_the_rest(self) -> str | None:
+        if self.shard_base and self.num_ranks == 1:
+            return "shard_base: there is one rank, which must hold all; set learner.num_ranks"
+        if self.num_ranks > 1 and 0 < self.gpus < 1:
+            return f"num_ranks={self.num_ranks}: ranks on GPUs talk by NCCL, which needs a whole one for each; set learner.gpus=1"
         if self.kl_target is not None and self.kl_coefficient == 0:
             return (
                 "kl_target: steers kl_coefficient, which would stay at 0; start from learner.kl_coefficient=0.05, say"

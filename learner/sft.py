@@ -132,7 +132,9 @@ def fine_tune(
     except ValueError as error:  # of TRL and PEFT: settings that do not go with the model
         raise LearnerError(f"supervised training cannot be set up: {error}") from error
     trained = trainer.accelerator.unwrap_model(trainer.model)
-    trained.config.use_cache = uses_cache  # the trainer turned it off; saved so, the model would generate without a cache
+    trained.config.use_cache = (
+        uses_cache  # the trainer turned it off; saved so, the model would generate without a cache
+    )
     return trained
 
 

@@ -14,10 +14,15 @@ clipped, and that policy's ratio to the sampler weighs the loss.
 
 TRL takes means and quantiles over a micro-batch. Where one of the whole step is meant (the loss itself, the entropy bonus, the
 entropy quantile, what is measured), the shares that learner.batch gives each micro-batch make it one.
+
+Where several ranks share a step (learner.ranks), each computes some of its micro-batches. ``training_step`` is where they hear of
+each other: what comes after it is computed on every rank, from the same gradients and measures.
 """
 
 import json
 import math
+import random
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -28,16 +33,19 @@ import trl.import_utils as trl_imports
 from datasets import Dataset
 from peft import LoraConfig
 from torch import Tensor
-from transformers import PrinterCallback
+from transformers import PrinterCallback, set_seed
 
 from cluster.types import LearnerError
 from learner.batch import MicroBatch
 from learner.divergence import Diverged
 from learner.kl import AdaptiveKl
+from learner.measures import Measures, joined, of_the_step
 from learner.model import Place
 from learner.plan import LearnerPlan
+from learner.ranks import Ranks
 from learner.ratio import RatioStatistics, correction
 from learner.settings import LearnerSettings, LoraSettings
+from learner.sharding import shard_base
 from learner.shared_prompt import sharing_prompts
 
 # TRL would import the whole of vLLM, seconds and 200 MB, for a client that the learner never uses.
@@ -57,6 +65,7 @@ __all__ = [
 
 # Without one of these a resumed run would not be the run that was interrupted.
 CHECKPOINT_FILES = ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
+RANDOM_STATE_FILE = "rng_state.pth"  # of rank 0, under TRL's name; that of rank 1 is in rng_state_1.pth, and so on
 ADAPTIVE_KL_FILE = "adaptive_kl.json"  # once kl_coefficient was steered: its value for the next step
 
 # Of the same name in TRL and in our settings, but not TRL's to know: it sees single steps, and the worker writes checkpoints.
@@ -66,8 +75,14 @@ NOT_FOR_TRL = ("num_iterations", "save_total_limit")
 class GroupTrainer(GRPOTrainer):  # type: ignore[misc]
     """TRL's GRPO on batches that were sampled and graded elsewhere."""
 
-    def __init__(self, *, feed: Iterable[list[MicroBatch]], settings: LearnerSettings, **trl_arguments: Any) -> None:
+    def __init__(
+        self, *, feed: Iterable[list[MicroBatch]], settings: LearnerSettings, ranks: Ranks, **trl_arguments: Any
+    ) -> None:
+        self._ranks = ranks
+        self._shards_base = settings.shard_base  # read while the model is placed, which the next line does
         super().__init__(**trl_arguments)
+        # The adapter is made, and the same on all ranks; what they draw from now on is their own.
+        set_seed(self.args.seed + ranks.number)
         self.measured: Mapping[str, float] = {}  # what the last step measured, under TRL's names where TRL has one
         self._feed = feed
         self._settings = settings
@@ -93,6 +108,11 @@ class GroupTrainer(GRPOTrainer):  # type: ignore[misc]
         self.args.max_grad_norm = settings.max_grad_norm
         self._set_peak_learning_rate(settings.learning_rate)
 
+    def _move_model_to_device(self, model: Any, device: torch.device) -> None:
+        if self._shards_base:
+            shard_base(model, num_ranks=self._ranks.count, device_type=device.type)
+        super()._move_model_to_device(model, device)
+
     def get_train_dataloader(self) -> Iterable[list[MicroBatch]]:
         """Our feed, one step per item; nothing of it is shuffled, skipped or prefetched."""
         return self._feed
@@ -113,26 +133,58 @@ class GroupTrainer(GRPOTrainer):  # type: ignore[misc]
 
         Raises Diverged where loss or gradient are no numbers or too large.
         """
-        self._ratio = RatioStatistics()
+        model.train()  # TRL's own does so too, but not for a rank without a micro-batch, whose measures it would misplace
+        num_micro_batches = sum(self._ranks.all_gather(len(inputs)))
         if self._settings.vllm_importance_sampling_correction:
             self._correct(inputs)
-        self._entropy_threshold = self._threshold_of(inputs) if self.top_entropy_quantile < 1 else None
-        losses = [torch.zeros((), device=self.accelerator.device)]
-        for micro_batch in inputs:
-            losses.append(super().training_step(model, micro_batch, num_items_in_batch))
-            self._ratio.add(self._trainer_logprobs, micro_batch["sampling_per_token_logps"], micro_batch["tool_mask"])
-        loss = torch.stack(losses).sum()
-        if inputs:
-            self._measure_the_step(inputs)
+        # Where one micro-batch is the step, TRL's own threshold is the step's.
+        by_quantile = self.top_entropy_quantile < 1 and num_micro_batches > 1
+        self._entropy_threshold = self._threshold_of(inputs) if by_quantile else None
+        measures = joined(self._ranks.all_gather(self._computed(model, inputs, num_items_in_batch)))
+        self._ratio = measures.ratio
+        self._metrics["train"].clear()
+        if num_micro_batches:
+            self._sum_gradients()
+            self._metrics["train"].update(
+                of_the_step(measures, ratio_of_tokens=self.importance_sampling_level == "token")
+            )
+        loss = torch.tensor(measures.losses).sum().to(self.accelerator.device)
         self._check(loss)
-        if inputs and self._settings.kl_target:
+        if num_micro_batches and self._settings.kl_target:
             self._adaptive_kl.observe(
                 self._metrics["train"]["kl"][0],
                 target=self._settings.kl_target,
-                num_completions=sum(len(micro_batch["advantages"]) for micro_batch in inputs),
+                num_completions=measures.num_completions,
                 horizon=self._settings.kl_horizon,
             )
         return loss
+
+    def _computed(self, model: Any, micro_batches: list[MicroBatch], num_items_in_batch: Any) -> Measures:
+        """Accumulate this rank's part of the step's gradient, and say what was measured on the way."""
+        losses, ratio = [], RatioStatistics()
+        counting = [each for each in micro_batches if each["weight"].item()]  # they come first
+        for micro_batch in micro_batches:
+            losses.append(super().training_step(model, micro_batch, num_items_in_batch))
+            if len(losses) <= len(counting):
+                ratio.add(self._trainer_logprobs, micro_batch["sampling_per_token_logps"], micro_batch["tool_mask"])
+        return Measures(
+            losses=[loss.item() for loss in losses[: len(counting)]],
+            token_shares=[each["token_share"].item() for each in counting],
+            row_shares=[each["row_share"].item() for each in counting],
+            num_completions=sum(len(each["advantages"]) for each in counting),
+            of_trl={name: values[: len(counting)] for name, values in self._metrics["train"].items()},
+            ratio=ratio,
+        )
+
+    def _sum_gradients(self) -> None:
+        """Give every rank the gradient of the whole step; one that had no micro-batch adds zeros."""
+        if self._ranks.count == 1:
+            return
+        parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        self._ranks.all_reduce([parameter.grad for parameter in parameters if parameter.grad is not None])
 
     def _prepare_inputs(self, generation_batch: MicroBatch) -> MicroBatch:
         micro_batch = self._placed(generation_batch)
@@ -148,7 +200,7 @@ class GroupTrainer(GRPOTrainer):  # type: ignore[misc]
         # TRL's bonus is the mean over the micro-batch's tokens, whatever the loss is divided by.
         self.entropy_coef = self._settings.entropy_coef * (inputs["token_share"] / inputs["loss_share"]).item()
         loss: Tensor = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        return loss * inputs["loss_share"]
+        return loss * inputs["loss_share"] * inputs["weight"]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Keep what a step measured; the summary at the end of the training is not a step."""
@@ -159,11 +211,19 @@ class GroupTrainer(GRPOTrainer):  # type: ignore[misc]
             measured = {name: value for name, value in logs.items() if name not in of_trl_alone and value is not None}
             self.measured = measured | self._ratio.metrics() | ({"kl_coefficient": self.beta} if self.beta else {})
 
-    def save_to(self, folder: Path) -> None:
-        """Write adapter, optimizer, schedule, random state and step; only between two steps."""
+    def random_state(self) -> bytes:
+        """That of this rank, as ``save_to`` takes it; only between two steps."""
+        with tempfile.TemporaryDirectory() as folder:
+            super()._save_rng_state(folder)
+            return (Path(folder) / RANDOM_STATE_FILE).read_bytes()
+
+    def save_to(self, folder: Path, random_states_of_others: Sequence[bytes]) -> None:
+        """Write adapter, optimizer, schedule, step and the random state of each rank, of which this is the first."""
         self.args.output_dir = str(folder.parent)
         self._save_checkpoint(self.model, trial=None)
         (folder.parent / f"checkpoint-{self.state.global_step}").rename(folder)
+        for number, random_state in enumerate(random_states_of_others, start=1):
+            (folder / _random_state_file(number)).write_bytes(random_state)
         if self._adaptive_kl.was_steered:
             state = {"kl_coefficient": self._adaptive_kl.coefficient}
             (folder / ADAPTIVE_KL_FILE).write_text(json.dumps(state))
@@ -182,6 +242,26 @@ class GroupTrainer(GRPOTrainer):  # type: ignore[misc]
         model.train(was_training)
         found: list[float] = scores.gather(-1, ids[0, 1:, None])[:, 0].tolist()
         return found
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """Go on from this rank's own random state; a rank that the checkpoint does not know begins with a new one."""
+        if checkpoint is None or self._ranks.number == 0:
+            super()._load_rng_state(checkpoint)
+            return
+        own = Path(checkpoint) / _random_state_file(self._ranks.number)
+        if not own.is_file():
+            place = f"{self.args.seed} {self.state.global_step} {self._ranks.number}"
+            set_seed(random.Random(place).getrandbits(32))
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / RANDOM_STATE_FILE).write_bytes(own.read_bytes())
+            super()._load_rng_state(folder)
+
+    def checksum(self) -> int:
+        """Of all bits of the adapter, computed where it lies."""
+        bits = [each.detach().view(torch.int32) for each in self.model.parameters() if each.requires_grad]
+        sums: list[int] = torch.stack([each.sum(dtype=torch.int64) for each in bits]).tolist()
+        return sum(number * each for number, each in enumerate(sums, start=1))
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Leave it out: a checkpoint is no release."""
@@ -205,15 +285,14 @@ class GroupTrainer(GRPOTrainer):  # type: ignore[misc]
             return found
         return (entropies >= self._entropy_threshold) & mask.bool()
 
-    def _threshold_of(self, micro_batches: list[MicroBatch]) -> float | None:
-        """The entropy that the chosen share of the step's tokens reaches; None where one micro-batch is the step."""
-        if len(micro_batches) < 2:
-            return None
-        found = []
+    def _threshold_of(self, micro_batches: list[MicroBatch]) -> float:
+        """The entropy that the chosen share of the step's tokens, those of all ranks, reaches."""
+        found = [torch.empty(0)]
         for micro_batch in micro_batches:
             _, entropies = self._scores(self._placed(micro_batch))
-            found.append(entropies.cpu()[micro_batch["tool_mask"].bool()].float())
-        return torch.cat(found).quantile(1 - self.top_entropy_quantile).item()
+            found.append(entropies.cpu()[micro_batch["tool_mask"].bool() & micro_batch["weight"].bool()].float())
+        of_all = torch.cat(self._ranks.all_gather(torch.cat(found)))
+        return of_all.quantile(1 - self.top_entropy_quantile).item()
 
     def _correct(self, micro_batches: list[MicroBatch]) -> None:
         """Have the ratio compare with the policy as it is before the step's first iteration, and weigh by the correction."""
@@ -269,27 +348,14 @@ class GroupTrainer(GRPOTrainer):  # type: ignore[misc]
         for group, rate in zip(self.optimizer.param_groups, schedule._last_lr, strict=True):
             group["lr"] = rate
 
-    def _measure_the_step(self, micro_batches: list[MicroBatch]) -> None:
-        """Make one measure of the step out of TRL's measures of its micro-batches."""
-        of_tokens = [each["token_share"].item() for each in micro_batches]
-        of_rows = [each["row_share"].item() for each in micro_batches]
-        for name, values in self._metrics["train"].items():
-            by_token = name in ("kl", "entropy") or self.importance_sampling_level == "token"
-            if name.endswith("_min"):
-                values[:] = [min(values)]
-            elif name.endswith("_max"):
-                values[:] = [max(values)]
-            elif len(values) == len(micro_batches):
-                shares = of_tokens if by_token else of_rows
-                values[:] = [sum(share * value for share, value in zip(shares, values, strict=True))]
-
     def _shareable_prompts(self, micro_batch: MicroBatch) -> dict[str, Tensor] | None:
         """Arguments for sharing_prompts; None where each row must be computed on its own."""
         first_rows, prompt_of_row = micro_batch["first_rows"], micro_batch["prompt_of_row"]
         every_row_differs = len(first_rows) == len(prompt_of_row)
         a_prompt_is_too_short = bool((micro_batch["prompt_mask"].sum(dim=1) < 2).any())
-        # Checkpointed layers keep no keys and values.
-        if every_row_differs or a_prompt_is_too_short or self.args.gradient_checkpointing:
+        # Checkpointed layers keep no keys and values; and ranks that share layers must all pass through them equally often.
+        cannot = self.args.gradient_checkpointing or self._shards_base
+        if every_row_differs or a_prompt_is_too_short or cannot:
             return None
         return {"first_rows": first_rows, "prompt_of_row": prompt_of_row}
 
@@ -322,8 +388,9 @@ def build_trainer(
     plan: LearnerPlan,
     place: Place,
     feed: Iterator[list[MicroBatch]],
+    ranks: Ranks,
 ) -> GroupTrainer:
-    """A trainer whose ``train()`` takes one optimizer step per item of ``feed``.
+    """A trainer whose ``train()`` takes one optimizer step per item of ``feed``: this rank's micro-batches of the step.
 
     Raises LearnerError where TRL or PEFT refuses the settings.
     """
@@ -331,6 +398,7 @@ def build_trainer(
         return GroupTrainer(
             feed=feed,
             settings=settings,
+            ranks=ranks,
             model=model,
             processing_class=tokenizer,
             args=_arguments(settings, plan, place),
@@ -341,6 +409,11 @@ def build_trainer(
         )
     except ValueError as error:
         raise LearnerError(f"the learner cannot be set up for model {plan.model!r}: {error}") from error
+
+
+def _random_state_file(rank: int) -> str:
+    """Of a rank but the first, whose file TRL writes and reads."""
+    return f"rng_state_{rank}.pth"
 
 
 def _arguments(settings: LearnerSettings, plan: LearnerPlan, place: Place) -> GRPOConfig:

@@ -1,4 +1,7 @@
-"""The learner itself, in one process: groups in, policy versions out. ``learner.actor`` puts it into a Ray actor."""
+"""The learner itself, in one process: groups in, policy versions out. ``learner.actor`` puts it into a Ray actor.
+
+Where several ranks share the steps, each is a worker of its own, and is called as all others are, with the same arguments.
+"""
 
 import shutil
 import time
@@ -12,17 +15,19 @@ from safetensors import SafetensorError
 
 from cluster.types import Canary, Group, LearnerError, PolicyVersion, StepReport
 from learner.adapter import pack_adapter, trained_modules
-from learner.batch import micro_batches
+from learner.batch import MicroBatch, micro_batches, padded
 from learner.checkpoints import newest_checkpoint, step_of, write_checkpoint, write_files
-from learner.cuts import cut, padding_share
+from learner.cuts import Cut, padding_share
 from learner.divergence import FOLDER, Diverged, write_aside
 from learner.in_force import in_force as settings_in_force
 from learner.loop import Feed, TrainingLoop
 from learner.model import choose_place, load_model
 from learner.plan import LearnerPlan
+from learner.ranks import ALONE, Ranks
 from learner.reason import reason
 from learner.selection import Selection, select
 from learner.settings import LearnerSettings
+from learner.shares import cut_for_ranks, idle_share, shares
 from learner.trainer import build_trainer
 
 JOIN_SECONDS = 30  # how long close() waits for a step that is under way
@@ -31,9 +36,10 @@ JOIN_SECONDS = 30  # how long close() waits for a step that is under way
 class LearnerWorker:
     """Holds the model, and takes a step when it is given groups. Its calls block; they come one at a time."""
 
-    def __init__(self, settings: LearnerSettings, plan: LearnerPlan) -> None:
+    def __init__(self, settings: LearnerSettings, plan: LearnerPlan, ranks: Ranks = ALONE) -> None:
         self._settings = settings
         self._plan = plan
+        self._ranks = ranks
         self._loop: TrainingLoop | None = None
         self._trainer: Any = None
 
@@ -48,7 +54,13 @@ class LearnerWorker:
         model, self._tokenizer = load_model(self._plan.model, self._place)
         feed = Feed(num_batches=max(0, self._plan.max_steps - step) * self._settings.num_iterations)
         self._trainer = build_trainer(
-            model, self._tokenizer, settings=self._settings, plan=self._plan, place=self._place, feed=feed
+            model,
+            self._tokenizer,
+            settings=self._settings,
+            plan=self._plan,
+            place=self._place,
+            feed=feed,
+            ranks=self._ranks,
         )
         self._loop = TrainingLoop(self._trainer, feed, prepare_thread=self._use_threads)
         self._loop.start(str(checkpoint) if checkpoint else None)
@@ -64,6 +76,12 @@ class LearnerWorker:
                 f"cannot go on from {checkpoint}: {error}. Start with the settings that it was written with (learner.lora above "
                 "all), or move it away to go on from the one before"
             ) from error
+        self._loop.run(
+            lambda: self._agree(
+                "began with",
+                f"is {self._plan.checkpoints_dir} one folder, and {self._plan.model} one model, on all their machines?",
+            )
+        )
         return policy if checkpoint else None
 
     def step(
@@ -86,18 +104,20 @@ class LearnerWorker:
             max_staleness=self._plan.max_staleness,
             temperature=self._plan.temperature,
         )
-        cuts = cut(
+        cuts = cut_for_ranks(
             selection.rows,
+            num_ranks=self._ranks.count,
             max_positions=settings.micro_batch_tokens,
-            shares_prompts=not settings.gradient_checkpointing,
+            shares_prompts=not settings.gradient_checkpointing and not settings.shard_base,
         )
-        batch = micro_batches(cuts, pad_token_id=self._tokenizer.pad_token_id, loss_type=settings.loss_type)
+        share = self._share(cuts, settings)
         try:
             for _ in range(settings.num_iterations):
                 loop.run(lambda: self._trainer.use(settings))
-                loop.take_step(batch)
+                loop.take_step(share)
         except Diverged as error:
             raise LearnerError(f"{error}. {self._kept_aside(groups, selection, step + 1)}") from error
+        loop.run(lambda: self._agree("computed", "are their machines of one kind, with the same packages?"))
         policy, measured = loop.run(lambda: (self._policy(), dict(self._trainer.measured)))
         measured |= {
             "num_completions": float(len(selection.rows)),
@@ -106,6 +126,8 @@ class LearnerWorker:
             "padding_share": padding_share(cuts),
             "seconds": time.perf_counter() - began,
         }
+        if self._ranks.count > 1:
+            measured["rank_idle_share"] = idle_share(cuts, self._ranks.count)
         return policy, StepReport(
             step=policy.number,
             metrics=measured,
@@ -113,8 +135,18 @@ class LearnerWorker:
             left_out=selection.left_out,
         )
 
-    def save_checkpoint(self) -> str:
-        """Write adapter, optimizer, schedule, random state and step; return the folder."""
+    def _share(self, cuts: Sequence[Cut], settings: LearnerSettings) -> list[MicroBatch]:
+        """What this rank computes of a step."""
+        batch = micro_batches(cuts, pad_token_id=self._tokenizer.pad_token_id, loss_type=settings.loss_type)
+        of_ranks = shares(cuts, self._ranks.count)
+        own = [batch[index] for index in of_ranks[self._ranks.number]]
+        if not settings.shard_base or not cuts:
+            return own
+        smallest = min(range(len(cuts)), key=lambda index: cuts[index].num_positions)
+        return padded(own, batch[smallest], max(map(len, of_ranks)))
+
+    def save_checkpoint(self) -> str | None:
+        """Write adapter, optimizer, schedule, random states and step; return the folder. Rank 0 writes, for all."""
         return self._running_loop().run(self._save)
 
     def export_adapter(self, folder: str) -> None:
@@ -151,12 +183,24 @@ class LearnerWorker:
         number: int = self._trainer.state.global_step // self._settings.num_iterations
         return number
 
-    def _save(self) -> str:
+    def _agree(self, did: str, question: str) -> None:
+        """Raise LearnerError, on every rank, where ranks do not hold the same adapter after the same number of steps."""
+        if self._ranks.count == 1:
+            return
+        found = self._ranks.all_gather((self._step_number(), self._trainer.checksum()))
+        if len(set(found)) > 1:
+            steps = ", ".join(str(step) for step, _ in found)
+            raise LearnerError(f"the learner's ranks {did} different adapters (after steps {steps}): {question}")
+
+    def _save(self) -> str | None:
+        others = self._ranks.all_gather(self._trainer.random_state() if self._ranks.number > 0 else b"")[1:]
+        if self._ranks.number > 0:
+            return None
         try:
             folder = write_checkpoint(
                 self._plan.checkpoints_dir,
                 self._step_number(),
-                self._trainer.save_to,
+                lambda draft: self._trainer.save_to(draft, others),
                 keep=self._settings.save_total_limit,
             )
         # A full disk is an OSError to Python, but torch and safetensors each have a word of their own for it.
@@ -169,7 +213,9 @@ class LearnerWorker:
         return str(folder)
 
     def _kept_aside(self, groups: Sequence[Group], selection: Selection, step: int) -> str:
-        """Write the batch of a step that was not taken beside the checkpoints, and say where."""
+        """Have rank 0 write the batch of a step that was not taken beside the checkpoints, and say where."""
+        if self._ranks.number > 0:
+            return "Its batch is kept by rank 0"
         folder = self._plan.checkpoints_dir.parent / FOLDER
         try:
             return f"Its batch: {write_aside(groups, selection, folder, step)}"

@@ -93,7 +93,12 @@ def _seat(config: Config, machines: Sequence[Machine]) -> list[Seats]:
     for number in range(grader.num_graders):
         # Evenly over the machines without a GPU; Ray, too, keeps what needs none away from the others while it can.
         free = sorted(seats, key=lambda seat: (seat.machine.num_gpus > 0, -seat.cpus))
-        _place(free, f"grader {number}", grader.cpus_per_grader, 0.0).num_graders += 1
+        try:
+            _place(free, f"grader {number}", grader.cpus_per_grader, 0.0).num_graders += 1
+        except ResourcesError:
+            if number < grader.floor:
+                raise
+            break  # the others start where room comes to be
     for seat in seats:
         seat.others = [name for name in seat.others if not name.startswith("grader ")]
     return seats

@@ -12,9 +12,10 @@ from typing import Any
 import psutil
 import pytest
 
-from cluster.types import Learner, LearnerError, ModelError, PolicyVersion, ResourcesError, StepReport
+from cluster.types import Group, Learner, LearnerError, ModelError, PolicyVersion, ResourcesError, StepReport
 from learner.actor import RayLearner
 from tests.learner.made import group, plan, settings
+from tests.learner.made_ranks import crew
 
 pytestmark = pytest.mark.slow
 
@@ -55,15 +56,24 @@ class Deadly:
         return eval, ("__import__('os').kill(__import__('os').getpid(), 9)",)
 
 
-def process_id(learner: RayLearner) -> int:
+def process_id(learner: RayLearner, rank: int = 0) -> int:
     import ray
 
-    number: int = ray.get(learner._actor.__ray_call__.remote(lambda _: os.getpid()))
+    number: int = ray.get(learner._actors[rank].__ray_call__.remote(lambda _: os.getpid()))
     return number
 
 
-def kill(learner: RayLearner) -> None:
-    os.kill(process_id(learner), signal.SIGKILL)
+def kill(learner: RayLearner, rank: int = 0) -> None:
+    os.kill(process_id(learner, rank), signal.SIGKILL)
+
+
+def processes_of(learner: RayLearner) -> list[psutil.Process]:
+    return [psutil.Process(process_id(learner, rank)) for rank in range(len(learner._actors))]
+
+
+def gone(processes: list[psutil.Process]) -> bool:
+    _, alive = psutil.wait_procs(processes, timeout=60)
+    return not alive
 
 
 def same(one: tuple[PolicyVersion, StepReport], other: tuple[PolicyVersion, StepReport]) -> bool:
@@ -142,7 +152,7 @@ def test_a_learner_that_is_killed_comes_back_with_the_same_adapter_bit_for_bit(
         assert learner.num_restarts == 2
         assert "started again from step 2, steps to take again: 1" in caplog.text
 
-        await learner._actor.save_checkpoint.remote()
+        await learner._actors[0].save_checkpoint.remote()
         kill(learner)  # after it has written a checkpoint, and before anybody knows of it
         outcomes.append(await learner.step(STEPS[4]))
         assert (await learner.save_checkpoint()).endswith("checkpoint-5")
@@ -185,10 +195,95 @@ def test_a_learner_that_hangs_is_replaced_once_and_one_that_is_lost_again_ends_w
     asyncio.run(scenario())
 
 
+class FailsOnTheSecondRank:
+    """A group that the second of two ranks cannot read."""
+
+    def __init__(self, group: Group) -> None:
+        self.group = group
+
+    def __reduce__(self) -> Any:
+        return _unless_second_rank, (self.group,)
+
+
+def _unless_second_rank(group: Group) -> Group:
+    import torch.distributed
+
+    if torch.distributed.get_rank() == 1:
+        raise ValueError("no memory here")
+    return group
+
+
+def test_where_one_of_two_ranks_is_killed_both_come_back_with_the_same_adapter_bit_for_bit(
+    model_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = settings(**OPTIONS, num_ranks=2, micro_batch_tokens=40, cpus=0.5)
+
+    with crew(model_folder, 2) as undisturbed:
+        undisturbed.begin(tmp_path / "undisturbed", max_steps=5, micro_batch_tokens=40, **OPTIONS)
+        expected = [undisturbed.step(groups) for groups in STEPS[:4]]
+
+    async def scenario() -> list[tuple[PolicyVersion, StepReport]]:
+        learner = RayLearner(made, plan(model_folder, tmp_path / "checkpoints", max_steps=5))
+        assert await learner.start() is None
+        outcomes = [await learner.step(STEPS[0])]
+        assert await learner.save_checkpoint() == str(tmp_path / "checkpoints" / "checkpoint-1")
+        await learner.export_adapter(tmp_path / "final")
+        outcomes.append(await learner.step(STEPS[1]))
+
+        victim = process_id(learner, rank=1)
+        os.kill(victim, signal.SIGSTOP)  # the first rank is then in the middle of a step, waiting for the second
+        stepping = asyncio.ensure_future(learner.step(STEPS[2]))
+        await asyncio.sleep(3)
+        assert not stepping.done()
+        os.kill(victim, signal.SIGKILL)
+        outcomes.append(await stepping)
+        assert learner.num_restarts == 1
+        assert "process (rank 1 of 2) died during step" in caplog.text
+        assert "started again from step 1, steps to take again: 1" in caplog.text
+        processes = processes_of(learner)
+        outcomes.append(await learner.step(STEPS[3]))
+        await learner.close()
+        assert gone(processes)
+        return outcomes
+
+    with caplog.at_level("WARNING", logger="learner.actor"):
+        outcomes = asyncio.run(scenario())
+    assert [policy.number for policy, _ in outcomes] == [1, 2, 3, 4]
+    assert [same(one, other) for one, other in zip(outcomes, expected, strict=True)] == [True] * 4
+
+
+def test_a_rank_that_fails_while_the_other_waits_for_it_ends_both_with_its_word(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("learner.actor.GRACE_SECONDS", 3.0)
+
+    async def scenario() -> None:
+        made = settings(num_ranks=2, micro_batch_tokens=40, cpus=0.5)
+        learner = RayLearner(made, plan(model_folder, tmp_path / "checkpoints"))
+        await learner.start()
+        await learner.step(STEPS[0])
+        with pytest.raises(LearnerError, match="nothing to learn from"):  # all say so, and go on
+            await learner.step([group([None, None])])
+        processes = processes_of(learner)
+        trouble: Any = FailsOnTheSecondRank(group([1.0, 0.0]))
+        with pytest.raises(LearnerError, match="no memory here"):
+            await learner.step([trouble])
+        with pytest.raises(LearnerError, match="not running"):
+            await learner.save_checkpoint()
+        assert gone(processes)
+        assert learner.num_restarts == 0
+
+    asyncio.run(scenario())
+
+
 def test_a_learner_without_room_says_what_it_needs(
     model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("learner.room.PLACEMENT_SECONDS", 1.0)
     learner = RayLearner(settings(cpus=64), plan(model_folder, tmp_path))
     with pytest.raises(ResourcesError, match=r"needs 64 CPU on one machine.*no machine.*learner\.cpus"):
+        asyncio.run(learner.start())
+    learner = RayLearner(settings(num_ranks=3), plan(model_folder, tmp_path))
+    wanted = r"needs 1 CPU on one machine for each of 3 ranks.*machines have no room for all; .*learner\.num_ranks"
+    with pytest.raises(ResourcesError, match=wanted):
         asyncio.run(learner.start())

@@ -1,0 +1,105 @@
+"""Processes that share the learner's steps, without Ray."""
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from tests.learner.made import plan, settings
+
+LOCALHOST = "127.0.0.1"
+DEADLINE_SECONDS = 120.0
+
+
+class Crew:
+    """A LearnerWorker on each rank; its calls are theirs."""
+
+    def __init__(self, model_folder: Path, pipes: list[Connection]) -> None:
+        self._model_folder = model_folder
+        self._pipes = pipes
+
+    def begin(
+        self, *checkpoints: Path, max_steps: int = 20, canary_ids: tuple[int, ...] = (), **changes: Any
+    ) -> list[Any]:
+        """Start other learners in the same processes, with one folder of checkpoints or with one for each rank."""
+        made = settings(num_ranks=len(self._pipes), **changes)
+        of_ranks = checkpoints if len(checkpoints) > 1 else checkpoints * len(self._pipes)
+        plans = [plan(self._model_folder, each, max_steps=max_steps, canary_ids=canary_ids) for each in of_ranks]
+        return self.each("begin", [(made, each) for each in plans])
+
+    def __call__(self, method: str | Callable[..., Any], *arguments: Any) -> list[Any]:
+        """What each rank's worker (or a function of it) answers, or the error that it raised."""
+        return self.each(method, [arguments] * len(self._pipes))
+
+    def each(self, method: str | Callable[..., Any], arguments_of_ranks: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """The same, with arguments for each rank."""
+        for pipe, arguments in zip(self._pipes, arguments_of_ranks, strict=True):
+            pipe.send((method, arguments))
+        answers = []
+        for pipe in self._pipes:
+            assert pipe.poll(DEADLINE_SECONDS), f"a rank does not answer {method}"
+            answers.append(pipe.recv())
+        return answers
+
+    def step(self, groups: Any, in_force: Any = None) -> Any:
+        """The step as rank 0 reports it, when all ranks came to the same."""
+        outcomes = self("step", groups, in_force or {})
+        assert not [one for one in outcomes if isinstance(one, Exception)], outcomes
+        policies = [policy for policy, _ in outcomes]
+        assert all(policy == policies[0] for policy in policies)
+        of_the_rank = {"seconds", "train_runtime"}
+        metrics = [{k: v for k, v in report.metrics.items() if k not in of_the_rank} for _, report in outcomes]
+        assert all(one == metrics[0] for one in metrics)
+        return outcomes[0]
+
+
+@contextmanager
+def crew(model_folder: Path, num_ranks: int) -> Iterator[Crew]:
+    context = multiprocessing.get_context("spawn")
+    pipes, processes = [], []
+    from learner.ranks import open_meeting
+
+    meeting = open_meeting(LOCALHOST, num_ranks)
+    for number in range(num_ranks):
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_rank, args=(number, num_ranks, meeting.port, theirs), daemon=True)
+        process.start()
+        pipes.append(ours)
+        processes.append(process)
+    try:
+        yield Crew(model_folder, pipes)
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+
+
+def _rank(number: int, count: int, port: int, pipe: Connection) -> None:
+    from learner.quiet import hush
+
+    hush()
+    import torch
+
+    torch.set_num_threads(1)
+    from learner.ranks import join
+    from learner.worker import LearnerWorker
+
+    ranks = join(number, count, (LOCALHOST, port), host=LOCALHOST, uses_gpu=False, deadline_seconds=DEADLINE_SECONDS)
+    worker: Any = None
+    while True:
+        method, arguments = pipe.recv()
+        try:
+            if method == "begin":
+                if worker is not None:
+                    worker.close()
+                worker = LearnerWorker(*arguments, ranks)
+                answer = worker.start()
+            elif isinstance(method, str):
+                answer = getattr(worker, method)(*arguments)
+            else:
+                answer = method(worker, *arguments)
+        except Exception as error:  # noqa: BLE001 - it belongs to the test
+            answer = error
+        pipe.send(answer)
