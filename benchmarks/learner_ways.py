@@ -117,8 +117,9 @@ def plain_trl(link: Link, work: Work) -> None:
     from transformers import TrainerCallback
 
     from learner.advantages import group_advantages
+    from learner.building import lora_config
     from learner.model import choose_place, load_model
-    from learner.trainer import GRPOConfig, GRPOTrainer, lora_config
+    from learner.trainer import GRPOConfig, GRPOTrainer
 
     torch.set_num_threads(work.settings.num_threads)
     place = choose_place(work.settings)

@@ -14,9 +14,10 @@ from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback
 
 from cluster.types import LearnerError
+from learner.building import lora_config
 from learner.model import Place
 from learner.settings import LoraSettings
-from learner.trainer import SFTConfig, SFTTrainer, lora_config
+from learner.trainer import SFTConfig, SFTTrainer
 from learner.warm_start import Pair, Schedule
 
 IGNORED = -100  # a label that is not to be learned

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from cluster.types import Canary, Group, LearnerError, PolicyVersion, StepReport
 from learner.adapter import pack_adapter, trained_modules
 from learner.batch import MicroBatch, micro_batches, padded
+from learner.building import build_trainer
 from learner.checkpoints import newest_checkpoint, step_of, write_checkpoint, write_files
 from learner.cuts import Cut, padding_share
 from learner.divergence import FOLDER, Diverged, write_aside
@@ -28,7 +29,6 @@ from learner.reason import reason
 from learner.selection import Selection, select
 from learner.settings import LearnerSettings
 from learner.shares import cut_for_ranks, idle_share, shares
-from learner.trainer import build_trainer
 
 JOIN_SECONDS = 30  # how long close() waits for a step that is under way
 

@@ -31,8 +31,9 @@ def test_the_settings_of_trls_name_reach_trl() -> None:
     """All that are passed on, with values that are not TRL's defaults where a value is free."""
     import torch
 
+    from learner.building import NOT_FOR_TRL, trl_arguments
     from learner.model import Place
-    from learner.trainer import NOT_FOR_TRL, GRPOConfig, _arguments
+    from learner.trainer import GRPOConfig
     from tests.learner.made import plan
 
     changed: dict[str, Any] = {
@@ -71,7 +72,7 @@ def test_the_settings_of_trls_name_reach_trl() -> None:
     passed_on = {field.name for field in fields(GRPOConfig)} & set(LearnerSettings.model_fields) - set(NOT_FOR_TRL)
     assert changed.keys() | not_with_these.keys() == passed_on
     for values in (changed, not_with_these):
-        arguments = _arguments(
+        arguments = trl_arguments(
             LearnerSettings(**values),
             plan(Path("model"), Path("checkpoints")),
             Place(use_cpu=True, dtype=torch.float32),
