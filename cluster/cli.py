@@ -31,9 +31,11 @@ examples:
 
   caravan train --resume runs/warm                         go on; the same as the first command again
   caravan train --resume runs/warm learning_rate=7e-6 temperature=1.2
+  caravan train --resume runs/warm max_steps=200           a longer run, finished or not
 
 The same command again goes on from the last checkpoint. Ctrl-C stops after the step under way and saves one. --resume may change
-what may change on the way (phases may change the same keys), from that checkpoint on; config.yaml keeps it under `branches`."""
+what may change on the way (phases may change the same keys) and the length of the run, from that checkpoint on; config.yaml keeps
+it under `branches`."""
 
 EVAL_HELP = f"""\
 {CONFIG_HELP}
@@ -41,7 +43,32 @@ EVAL_HELP = f"""\
 examples:
   caravan eval -c configs/demo.yaml                        the base model
   caravan eval -c configs/demo.yaml model.adapter=runs/demo/adapter --out result.json
-  caravan eval -c configs/demo.yaml evaluation.greedy=true"""
+  caravan eval -c configs/demo.yaml evaluation.greedy=true
+  caravan eval -c configs/qwen1.5b-1gpu.yaml --base-check
+  caravan eval -c configs/demo.yaml --on all num_problems=100000 --out rates.json
+
+With --base-check the exit status is 3 where fewer than 20% of the completions pass: then there is too little to reinforce."""
+
+COMPARE_HELP = """\
+Two evaluations of the same problems side by side, and how sure the difference is: 95% intervals by bootstrap over problems, and a
+sign-flip test of the pairs. Each is a file of `caravan eval --out`, RUN (its last evaluation), or RUN:NAME, as in
+RUN/evaluation.jsonl: before, after, "step 40" (evaluation.at_checkpoints).
+
+examples:
+  caravan compare runs/demo:before runs/demo:after
+  caravan compare runs/demo runs/warm
+  caravan compare base.json trained.json"""
+
+FILTER_HELP = """\
+Writes the rows of a data set that are worth training on, as they are, and says how many are left out, and why. What was not
+measured or audited, where that is asked for, stays out.
+
+examples:
+  caravan eval -c my.yaml --on all num_problems=100000 --out rates.json
+  caravan filter problems.jsonl --out kept.jsonl --eval rates.json --min-pass 0.05 --max-pass 0.95
+
+  caravan audit problems.jsonl --out audit.jsonl
+  caravan filter problems.jsonl --out kept.parquet --audit audit.jsonl --max-prompt-chars 2000"""
 
 SAMPLE_HELP = f"""\
 {CONFIG_HELP}
@@ -133,6 +160,51 @@ examples:
   caravan sft -c configs/qwen1.5b-1gpu.yaml --out qwen-ocaml model.path=Qwen/Qwen2.5-Coder-1.5B
   caravan sft -c configs/demo.yaml --out taught --full --steps 100 --learning-rate 3e-4"""
 
+HEALTH_HELP = """\
+Judges a run, finished or going on, by rules with the thresholds of the two training analyses: collapse, reward, passes, trends,
+KL, entropy, gradient, truncation, hacking, the samplers against the learner. Each verdict has its evidence, its threshold with
+the source, and what the source recommends. A folder of another trainer that has a learning.log is judged by that.
+
+The exit status is 0 where all is well, 3 for warnings, 4 where the run should be stopped, 5 where it is too early to say.
+`health.on_unhealthy` lets a run stop, or change its settings, by the same rules.
+
+examples:
+  caravan health runs/demo
+  caravan health runs/demo --json"""
+
+REPORT_HELP = """\
+Writes OUT/report.html, one page that opens without a network: health, curves, outcomes and rewards over time, what changed on
+the way, an epoch against the one before it, the hardest and slowest problems, and completions: the best, the worst, and those
+that are suspected of earning without solving. Beside it report.md and the curves as PNG. The run may still be going on.
+
+examples:
+  caravan report runs/demo                                 into runs/demo/report
+  caravan report runs/demo runs/warm --out compared"""
+
+PLAN_HELP = f"""\
+Says who would go where, what each GPU's memory would hold, which part of a step would be waited for, and what could be changed;
+where something does not fit, it says by how much. Without --machine the Ray cluster is asked that RAY_ADDRESS names, or this
+machine. Nothing is started.
+
+--machine cpus=N[,gpus=N,gpu=KIND|gpu_gib=N][,count=N]: a machine to plan for, in place of those that are there; may be repeated.
+
+{CONFIG_HELP}
+
+examples:
+  caravan plan -c configs/cluster.yaml --machine cpus=96,gpus=8,gpu=H100,count=2 --machine cpus=64,count=4
+  caravan plan -c configs/qwen1.5b-1gpu.yaml --machine cpus=16,gpus=1,gpu_gib=24
+  caravan plan -c configs/cluster.yaml num_samplers=4"""
+
+SCALE_HELP = """\
+Tells a run that is going on how many graders it should have. graders=N alone holds until the next call, or the end of the run;
+with min_graders or max_graders the run scales on its own between them. Graders that are to go end what they have; new ones start
+as soon as the cluster has room, and its autoscaler is asked for it. Nothing is graded twice or lost. A run that is started again
+goes by its configuration (grader.num_graders, min_graders, max_graders).
+
+examples:
+  caravan scale runs/warm graders=64
+  caravan scale runs/warm min_graders=4 max_graders=256"""
+
 TRACE_HELP = """\
 Writes when each completion was sampled and graded, each step learned and each policy published, as a Chrome trace: open it at
 https://ui.perfetto.dev or chrome://tracing. The run may still be going on.
@@ -155,7 +227,7 @@ def run() -> NoReturn:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns its exit code: 0 done, 1 failed, 2 a wrong argument or setting, 130 interrupted."""
-    options = _parser().parse_args(arguments)
+    options = _options(arguments)
     try:
         return int(options.command(options))
     except ConfigError as error:
@@ -172,6 +244,18 @@ def main(arguments: list[str] | None = None) -> int:
         return INTERRUPTED
 
 
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    """What was asked for. argparse takes positional arguments in one place only; settings may stand between options."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    others = rest if "settings" not in options else [one for one in rest if one.startswith("-") or "=" not in one]
+    if others:
+        parser.error(f"unrecognized arguments: {' '.join(others)}")
+    if rest:
+        options.settings = [*options.settings, *rest]
+    return options
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="caravan", description=DESCRIPTION)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -186,11 +270,19 @@ def _parser() -> argparse.ArgumentParser:
     train = add("train", _train, "train an adapter, or go on with a run that was interrupted", TRAIN_HELP)
     evaluate = add("eval", _eval, "measure a model or an adapter on the held-out problems", EVAL_HELP)
     sample = add("sample", _sample, "look at graded completions of a few problems", SAMPLE_HELP)
-    for one in (train, evaluate, sample):
+    plan = add("plan", _plan, "see whether a run fits a cluster, and what would be waited for", PLAN_HELP)
+    plan.add_argument(
+        "--machine", action="append", default=[], metavar="cpus=N,...", help="a machine to plan for; may be repeated"
+    )
+    for one in (train, evaluate, sample, plan):
         one.add_argument("-c", "--config", type=Path, metavar="FILE", help="a YAML file; configs/ has some")
         one.add_argument("settings", nargs="*", metavar="key=value", help="settings that win over the file")
     train.add_argument("--resume", type=Path, metavar="RUN", help="the folder of a run, whose configuration it goes by")
-    evaluate.add_argument("--out", type=Path, metavar="FILE", help="write the figures as JSON")
+    evaluate.add_argument("--out", type=Path, metavar="FILE", help="write the figures, also those by problem, as JSON")
+    evaluate.add_argument(
+        "--on", choices=("held-out", "training", "all"), default="held-out", help="which problems (default: held-out)"
+    )
+    evaluate.add_argument("--base-check", action="store_true", help="whether the model solves enough to begin with")
     sample.add_argument(
         "--id", action="append", default=[], dest="ids", metavar="ID", help="a problem; may be repeated"
     )
@@ -220,6 +312,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     audit.add_argument("--out", type=Path, metavar="OUT", help="a row per problem, as .jsonl or .parquet")
     audit.add_argument("--workers", type=_count, metavar="N", help="problems audited at a time (default: the cores)")
+
+    choose = add("filter", _filter, "keep the problems of a data set that are worth training on", FILTER_HELP)
+    choose.add_argument("dataset", metavar="DATASET", help="as for audit")
+    choose.add_argument("--out", type=Path, required=True, metavar="OUT", help="what is kept, as .jsonl or .parquet")
+    choose.add_argument(
+        "--eval", type=Path, metavar="FILE", dest="measured", help="pass rates, by `caravan eval --out`"
+    )
+    choose.add_argument("--min-pass", type=_share, default=0.0, metavar="P", help="lowest pass rate kept (default 0)")
+    choose.add_argument("--max-pass", type=_share, default=1.0, metavar="P", help="highest pass rate kept (default 1)")
+    choose.add_argument("--audit", type=Path, metavar="FILE", help="verdicts, by `caravan audit --out`")
+    choose.add_argument("--max-prompt-chars", type=_count, metavar="N", help="longest prompt kept")
+
+    compare = add("compare", _compare, "two evaluations, problem by problem, with a test", COMPARE_HELP)
+    compare.add_argument("first", metavar="FIRST", help="a file of `caravan eval --out`, RUN, or RUN:NAME")
+    compare.add_argument("second", metavar="SECOND", help="likewise")
 
     replay = add("replay", _replay, "train once more from the stored completions of a run", REPLAY_HELP)
     replay.add_argument("run", type=Path, metavar="RUN", help="the folder of a run")
@@ -252,9 +359,21 @@ def _parser() -> argparse.ArgumentParser:
         "--push-to-hub", metavar="NAME", help="upload OUT to the Hugging Face hub, as a private repository"
     )
 
+    health = add("health", _health, "judge a run by the rules of the training analyses", HEALTH_HELP)
+    health.add_argument("run", type=Path, metavar="RUN", help="the folder of a run, finished or not")
+    health.add_argument("--json", action="store_true", help="one JSON object in place of the table")
+
+    report = add("report", _report, "write a page about one run or several", REPORT_HELP)
+    report.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="the folder of a run, finished or not")
+    report.add_argument("--out", type=Path, metavar="OUT", help="a folder (default: RUN/report)")
+
     trace = add("trace", _trace, "draw where the time of a run went, for Perfetto", TRACE_HELP)
     trace.add_argument("run", type=Path, metavar="RUN", help="the folder of a run, finished or not")
     trace.add_argument("--out", type=Path, required=True, metavar="FILE.json", help="where the trace goes")
+
+    scale = add("scale", _scale, "change the number of graders of a run that is going on", SCALE_HELP)
+    scale.add_argument("run", type=Path, metavar="RUN", help="the folder of the run")
+    scale.add_argument("settings", nargs="+", metavar="key=N", help="graders, min_graders, max_graders")
 
     add("keys", _keys, "list every setting with its default and meaning", "")
     return parser
@@ -273,6 +392,16 @@ def _positive(text: str) -> float:
         number = 0.0
     if not 0 < number < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return number
+
+
+def _share(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share from 0 to 1")
     return number
 
 
@@ -298,7 +427,7 @@ def _eval(options: argparse.Namespace) -> int:
     from cluster.tryout import evaluate
 
     config = load_config(options.config, options.settings)
-    return run_to_end(lambda view: evaluate(config, view, options.out))
+    return run_to_end(lambda view: evaluate(config, view, options.out, on=options.on, base_check=options.base_check))
 
 
 def _sample(options: argparse.Namespace) -> int:
@@ -373,12 +502,67 @@ def _export(options: argparse.Namespace) -> int:
     )
 
 
+def _health(options: argparse.Namespace) -> int:
+    from cluster.health.command import health_and_report
+
+    return health_and_report(options.run, as_json=options.json)
+
+
+def _report(options: argparse.Namespace) -> int:
+    from cluster.report.write import write_report
+
+    print(write_report(options.runs, options.out))
+    return 0
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from cluster.config import load_config
+    from cluster.placement import ray_cluster
+    from cluster.plan.machines import machines_of, parse_machines
+    from cluster.plan.report import plan_and_report
+
+    config = load_config(options.config, options.settings)
+    if options.machine:
+        return plan_and_report(config, parse_machines(options.machine))
+    with ray_cluster() as cluster:
+        return plan_and_report(config, machines_of(cluster.nodes))
+
+
+def _filter(options: argparse.Namespace) -> int:
+    from cluster.problem_filter import Wanted, filter_and_report, read_pass_rates, read_passable
+
+    if options.measured is None and (options.min_pass, options.max_pass) != (0.0, 1.0):
+        raise ConfigError(
+            "--min-pass and --max-pass need --eval FILE: pass rates are measured by `caravan eval --out FILE`"
+        )
+    wanted = Wanted(
+        pass_rates=read_pass_rates(options.measured) if options.measured else None,
+        min_pass=options.min_pass,
+        max_pass=options.max_pass,
+        passable=read_passable(options.audit) if options.audit else None,
+        max_prompt_chars=options.max_prompt_chars,
+    )
+    return filter_and_report(options.dataset, options.out, wanted)
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from cluster.paired import compare_and_report
+
+    return compare_and_report(options.first, options.second)
+
+
 def _trace(options: argparse.Namespace) -> int:
     from cluster.trace import write_trace
 
     num_spans = write_trace(options.run, options.out)
     print(f"{options.out}: {num_spans} spans; open it at https://ui.perfetto.dev")
     return 0
+
+
+def _scale(options: argparse.Namespace) -> int:
+    from cluster.scale import scale_and_report
+
+    return scale_and_report(options.run, options.settings)
 
 
 def _audit(options: argparse.Namespace) -> int:

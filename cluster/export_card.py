@@ -26,7 +26,7 @@ NOT_SHOWN = (
     "gpus",
     "cpus",
     "num_samplers",
-    "num_graders",
+    "_graders",
     "num_threads",
     "run.folder",
     "kv_cache_gib",

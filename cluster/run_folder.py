@@ -23,7 +23,6 @@
         reward.png                          the reward curve
         summary.json                        the results; there when the run is finished
         tensorboard/                        the figures once more, for TensorBoard
-        scaling/                            what `caravan scale` asks, and is answered
         worker_logs                         a link to what samplers, graders and learner printed, while Ray keeps it
 """
 
@@ -97,7 +96,7 @@ class RunFolder:
         self.summary = path / "summary.json"
         self.tensorboard = path / "tensorboard"
         self.tracker_id = path / ".tracker"
-        self.scaling = path / "scaling"
+        self.scaling = path / ".scaling"
         self.worker_logs = path / "worker_logs"
 
     @contextmanager

@@ -12,12 +12,13 @@ from typing import Any
 from cluster.config import Config
 from cluster.console import View
 from cluster.passable import Verdicts, audit_all, needs_audit, passable_problems
+from cluster.placement import beside_graders
 from cluster.problems import describe, load_problems, split
 from cluster.run_folder import RunFolder
+from cluster.scale import ScalableGraderPool
 from cluster.types import (
     CaravanError,
     DatasetError,
-    GraderPool,
     ModelError,
     PolicyVersion,
     Problem,
@@ -133,7 +134,7 @@ async def load_material(config: Config, usable: Usable, view: View, folder: RunF
     if needs_audit(config, usable.problems, verdicts):
         from grader.pool import RayGraderPool
 
-        graders = RayGraderPool(config.grader)
+        graders = RayGraderPool(config.grader, beside=beside_graders(config))
         try:
             await audit_all(graders, usable.problems, verdicts, view, at_once=4 * config.grader.num_graders)
         finally:
@@ -191,7 +192,7 @@ def read_adapter(folder: Path) -> tuple[PolicyVersion, int]:
 @asynccontextmanager
 async def samplers_and_graders(
     config: Config, view: View, *, lora_rank: int, policy: PolicyVersion | None = None
-) -> AsyncIterator[tuple[SamplerPool, GraderPool]]:
+) -> AsyncIterator[tuple[SamplerPool, ScalableGraderPool]]:
     """Start both pools, side by side; both are stopped when the block is left, whatever happened in it."""
     from grader.pool import RayGraderPool
     from rollout.pool import RaySamplerPool
@@ -199,7 +200,7 @@ async def samplers_and_graders(
     samplers = RaySamplerPool(
         config.rollout, model=model_path(config), lora_rank=lora_rank, max_staleness=config.loop.max_staleness
     )
-    graders = RayGraderPool(config.grader)
+    graders = RayGraderPool(config.grader, beside=beside_graders(config), tell=view.say)
     try:
         with view.phase(f"starting {config.rollout.num_samplers} samplers and {config.grader.num_graders} graders"):
             _, walls = await asyncio.gather(samplers.start(policy), graders.start())

@@ -354,9 +354,7 @@ class Usage:
     busy_seconds: float  # seconds in which a member had work, summed over members
     num_running: int  # completions that members have now
     num_waiting: int  # completions that wait for a member now
-    capacity_seconds: float | None = (
-        None  # seconds of being given work, summed over members; None: their number is constant
-    )
+    capacity_seconds: float | None = None  # seconds of being there, summed over members; None: none comes or goes
 
 
 class SamplerPool(Protocol):

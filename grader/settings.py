@@ -1,8 +1,11 @@
 """The ``grader`` section of the configuration."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from grader.profiles import SEED_PROFILE
+
+MAX_GRADERS = 4096
+"""Actors that one driver calls by turns without being held up by it."""
 
 
 class WeightSettings(BaseModel):
@@ -25,7 +28,19 @@ class GraderSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    num_graders: int = Field(default=2, ge=1, le=4096, description="grader actors in the pool")
+    num_graders: int = Field(default=2, ge=1, le=MAX_GRADERS, description="grader actors in the pool, at the start")
+    min_graders: int | None = Field(
+        default=None,
+        ge=1,
+        le=MAX_GRADERS,
+        description="the pool shrinks to so many where graders idle; null: num_graders",
+    )
+    max_graders: int | None = Field(
+        default=None,
+        ge=1,
+        le=MAX_GRADERS,
+        description="the pool grows to so many where completions wait and there are CPUs; null: num_graders",
+    )
     cpus_per_grader: float = Field(
         default=0.25, gt=0, le=8, description="CPU cores that Ray reserves for one grader actor"
     )
@@ -90,3 +105,22 @@ class GraderSettings(BaseModel):
     )
     cache_size: int = Field(default=4096, ge=0, description="grades remembered for identical programs of one problem")
     attempts: int = Field(default=3, ge=1, le=10, description="workers tried before a completion counts as ungradable")
+
+    @property
+    def floor(self) -> int:
+        """The smallest number of graders that the pool has on its own."""
+        return self.num_graders if self.min_graders is None else self.min_graders
+
+    @property
+    def ceiling(self) -> int:
+        """The largest number of graders that the pool has on its own."""
+        return self.num_graders if self.max_graders is None else self.max_graders
+
+    @model_validator(mode="after")
+    def _the_start_is_between_floor_and_ceiling(self) -> "GraderSettings":
+        if not self.floor <= self.num_graders <= self.ceiling:
+            raise ValueError(
+                f"grader.num_graders={self.num_graders} has to lie between grader.min_graders={self.floor} and "
+                f"grader.max_graders={self.ceiling}"
+            )
+        return self

@@ -1,7 +1,7 @@
 import pytest
 
 from cluster.config import Config, load_config
-from cluster.placement import place
+from cluster.placement import beside_graders, place
 from cluster.types import ResourcesError
 
 
@@ -51,3 +51,21 @@ def test_more_samplers_than_resources_are_refused_with_arithmetic() -> None:
         place(config("num_samplers=100"), {"CPU": 2.0})
     with pytest.raises(ResourcesError, match=r"needs 2 GPU .*the cluster has 1"):
         place(config("gpus_per_sampler=1", "learner.gpus=1"), {"CPU": 64.0, "GPU": 1.0})
+
+
+def test_the_least_number_of_graders_has_to_fit_and_the_others_need_not() -> None:
+    many = ("num_graders=400", "cpus_per_grader=1", "max_graders=4000")
+    placed = place(config(*many, "min_graders=2"), {"CPU": 16.0})
+    assert (placed.grader.floor, placed.grader.num_graders, placed.grader.ceiling) == (2, 400, 4000)
+    with pytest.raises(ResourcesError, match=r"50 graders x 1 .*but the cluster has 16"):
+        place(config(*many, "min_graders=50"), {"CPU": 16.0})
+    with pytest.raises(ResourcesError, match=r"400 graders x 1 "):
+        place(config(*many), {"CPU": 16.0})
+
+
+def test_more_graders_leave_to_the_other_parts_what_they_reserve() -> None:
+    placed = place(config("num_samplers=2", "num_ranks=2", "cpus_per_sampler=3"), {"CPU": 16.0, "GPU": 4.0})
+    rank = {"CPU": placed.learner.cpus, "GPU": 1.0}
+    assert beside_graders(placed) == [{"CPU": 3.0, "GPU": 1.0}] * 2 + [rank] * 2
+    without_gpus = place(config("num_samplers=1").without_learner(), {"CPU": 16.0})
+    assert beside_graders(without_gpus) == [{"CPU": without_gpus.rollout.cpus_per_sampler}]

@@ -87,7 +87,7 @@ def test_a_dead_actor_is_replaced_and_its_jobs_are_graded_again(ray_here: None) 
         slow = [f"let rec twice x = twice (x + {i})" for i in range(4)]
         jobs = [asyncio.create_task(pool.grade(TWICE, completion(text, i))) for i, text in enumerate(slow)]
         await asyncio.sleep(0.2)
-        ray.kill(pool._members[0].handle)
+        ray.kill(pool._roster.members[0].handle)
         grades = await asyncio.gather(*jobs)
         assert [grade.facts.verdict for grade in grades] == [Verdict.TIMEOUT] * 4
         assert pool.counts.replaced_actors == 1
@@ -111,7 +111,7 @@ def test_what_no_worker_can_grade_is_an_error_and_no_reward(ray_here: None) -> N
 
         async def kill_everything() -> None:
             while not job.done():
-                for member in pool._members:
+                for member in [*pool._roster.members]:
                     ray.kill(member.handle)
                 await asyncio.sleep(0.05)
 

@@ -1,0 +1,53 @@
+"""One grader as a Ray actor, and how it is waited for."""
+
+import asyncio
+from typing import Any
+
+from ray.exceptions import RayTaskError
+
+from cluster.types import CaravanError, DeadlineExceeded, FinishReason, Grade, Problem
+from grader.audit import causes_of
+from grader.grade import Grader
+from grader.settings import GraderSettings
+
+
+class GraderActor:
+    """What runs in each actor's process."""
+
+    def __init__(self, settings: GraderSettings) -> None:
+        self._settings = settings
+        self._grader: Grader | None = None
+
+    def start(self) -> str:
+        """Make the grader ready and return one line about its walls; raises ToolchainError or SandboxError."""
+        self._grader = Grader(self._settings)
+        return self._grader.walls.describe()
+
+    def grade(self, problem: Problem, text: str, finish_reason: FinishReason) -> Grade:
+        """Grade one completion; raises UngradableError."""
+        return self._started().grade(problem, text, finish_reason)
+
+    def causes_of(self, problem: Problem) -> tuple[str, ...]:
+        """Why no solution can pass a problem, empty where one may; raises UngradableError."""
+        return causes_of(self._started(), problem)
+
+    def _started(self) -> Grader:
+        assert self._grader is not None, "a grader gets work once it has started"
+        return self._grader
+
+    def close(self) -> None:
+        """End the OCaml processes."""
+        if self._grader is not None:
+            self._grader.close()
+
+
+async def answer(call: Any, seconds: float, purpose: str) -> Any:
+    """Await a remote call: DeadlineExceeded when late, our own errors as they were raised over there."""
+    try:
+        return await asyncio.wait_for(asyncio.wrap_future(call.future()), seconds)
+    except TimeoutError as error:
+        raise DeadlineExceeded(f"a grader actor did not {purpose} within {seconds:g} s") from error
+    except RayTaskError as error:
+        if isinstance(error.cause, CaravanError):
+            raise error.cause from error
+        raise
