@@ -52,7 +52,7 @@ class AuditSummary:
     num_ungradable: int = 0
     causes: Counter[str] = field(default_factory=Counter)  # rows that have it
     warnings: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, str] = field(default_factory=dict)  # code -> id of the first row that has it
+    examples: dict[str, str] = field(default_factory=dict)  # code -> id of the first row that has it, or its number
     interrupted: bool = False
 
     def add(self, row: AuditedRow) -> None:
@@ -63,7 +63,7 @@ class AuditSummary:
         for counter, texts in ((self.causes, row.causes), (self.warnings, row.warnings)):
             for code in {code_of(text) for text in texts}:
                 counter[code] += 1
-                self.examples.setdefault(code, str(row.id))
+                self.examples.setdefault(code, f"row {self.num_audited}" if row.id is None else str(row.id))
 
 
 class Writer(Protocol):

@@ -210,7 +210,7 @@ Writes when each completion was sampled and graded, each step learned and each p
 https://ui.perfetto.dev or chrome://tracing. The run may still be going on.
 
 examples:
-  caravan trace runs/demo --out trace.json"""
+  caravan trace runs/demo                                  into runs/demo/trace.json"""
 
 
 def run() -> NoReturn:
@@ -369,7 +369,7 @@ def _parser() -> argparse.ArgumentParser:
 
     trace = add("trace", _trace, "draw where the time of a run went, for Perfetto", TRACE_HELP)
     trace.add_argument("run", type=Path, metavar="RUN", help="the folder of a run, finished or not")
-    trace.add_argument("--out", type=Path, required=True, metavar="FILE.json", help="where the trace goes")
+    trace.add_argument("--out", type=Path, metavar="FILE.json", help="where the trace goes (default: RUN/trace.json)")
 
     scale = add("scale", _scale, "change the number of graders of a run that is going on", SCALE_HELP)
     scale.add_argument("run", type=Path, metavar="RUN", help="the folder of the run")
@@ -554,8 +554,9 @@ def _compare(options: argparse.Namespace) -> int:
 def _trace(options: argparse.Namespace) -> int:
     from cluster.trace import write_trace
 
-    num_spans = write_trace(options.run, options.out)
-    print(f"{options.out}: {num_spans} spans; open it at https://ui.perfetto.dev")
+    out = options.out or options.run / "trace.json"
+    num_spans = write_trace(options.run, out)
+    print(f"{out}: {num_spans} spans; open it at https://ui.perfetto.dev")
     return 0
 
 

@@ -176,3 +176,8 @@ def difficulty_table(by_difficulty: Mapping[str, Mapping[str, float]]) -> Table:
     for name, row in by_difficulty.items():
         table.add_row(name, f"{row['num_problems']:.0f}", f"{row['reward']:.3f}", f"{row['pass_rate']:.1%}")
     return table
+
+
+def count(number: int, thing: str) -> str:
+    """``1 grader``, ``2 graders``."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"

@@ -25,6 +25,16 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def interval_of_shares(values: Sequence[float]) -> tuple[float, float]:
+    """The same of values between 0 and 1; where all are 0 or all 1, the exact interval (Clopper and Pearson 1934)."""
+    rest = ((1 - CONFIDENCE) / 2) ** (1 / len(values))
+    if all(value == 0 for value in values):
+        return 0.0, 1 - rest
+    if all(value == 1 for value in values):
+        return rest, 1.0
+    return interval(values)
+
+
 def sign_flip_p(differences: Sequence[float]) -> float:
     """Chance of a mean difference at least as far from 0, were each pair as likely to differ the other way round (Fisher 1935).
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from cluster.attempt import Attempt
 from cluster.config import Config
-from cluster.estimates import interval, pass_at_k
+from cluster.estimates import interval_of_shares, pass_at_k
 from cluster.metrics import spread, verdict_shares
 from cluster.rollouts import TERMS
 from cluster.types import (
@@ -125,7 +125,7 @@ def _pass_at(graded: Sequence[Sequence[Grade]]) -> dict[str, dict[str, float]]:
             pass_at_k(len(grades), sum(grade.facts.verdict is Verdict.PASSED for grade in grades), k)
             for grades in graded
         ]
-        low, high = interval(values)
+        low, high = interval_of_shares(values)
         found[str(k)] = {"value": statistics.fmean(values), "low": low, "high": high}
         k *= 2
     return found

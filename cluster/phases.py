@@ -5,6 +5,7 @@ to its new value in a straight line, from where the phase before it that set the
 run was resumed: what it sets stays, whatever phases say of the key. It alone may set the length of the run as well.
 """
 
+import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -134,6 +135,11 @@ class Schedule:
 
 def check_changeable(key: str) -> None:
     """Raise ValueError, which says what can change, for a key that cannot change while a run is going on."""
+    # A key's end, as the command line takes it, or a slip of the hand; another key that exists is refused with the reason.
+    ends = [name for name in CHANGEABLE if name.endswith(f".{key}")]
+    meant = ends or difflib.get_close_matches(key, CHANGEABLE, n=1, cutoff=0.9)
+    if key not in CHANGEABLE and meant:
+        raise ValueError(f"{key} is no key that can change while a run is going on; did you mean {' or '.join(meant)}?")
     if key.startswith("learner."):
         check_changeable_in_the_learner(key.removeprefix("learner."))
     elif key not in CHANGEABLE:

@@ -1,6 +1,7 @@
 """``caravan filter``: the rows of a data set that are worth training on, by what was measured of them."""
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -9,6 +10,8 @@ from typing import Any
 
 from cluster.problems import dataset_rows, load_problems, read_row
 from cluster.types import ConfigError, DatasetError, Problem
+
+NUM_SHOWN = 3  # bad rows that are named
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +49,7 @@ class Selection:
 
     rows: Sequence[Mapping[str, Any]]  # as they were
     left_out: Mapping[str, int]  # rows by the reason why
+    bad_rows: Sequence[str]  # a line for each: which, and why
 
 
 def select_rows(dataset: str, wanted: Wanted) -> Selection:
@@ -53,29 +57,33 @@ def select_rows(dataset: str, wanted: Wanted) -> Selection:
     rows: list[Mapping[str, Any]] = []
     left_out: Counter[str] = Counter()
     seen: set[str] = set()
-    for row in _rows(dataset):
+    bad_rows: list[str] = []
+    for number, row in enumerate(_rows(dataset), start=1):
         try:
-            problem = read_row(row) if isinstance(row, Mapping) else None
-        except ValueError:
-            problem = None
-        if problem is None or problem.id in seen:
+            if isinstance(row, str):
+                raise ValueError(row)
+            problem = read_row(row)
+            if problem.id in seen:
+                raise ValueError(f"duplicate id {problem.id!r}")
+        except ValueError as error:
+            bad_rows.append(f"row {number}: {error}")
             left_out["bad row"] += 1
             continue
         seen.add(problem.id)
         if reason := wanted.reason_against(problem):
             left_out[reason] += 1
-        elif isinstance(row, Mapping):
+        else:
             rows.append(row)
-    return Selection(rows=rows, left_out=left_out)
+    return Selection(rows=rows, left_out=left_out, bad_rows=bad_rows)
 
 
 def read_pass_rates(path: Path) -> dict[str, float]:
     """Pass rates by problem, of a file that ``caravan eval --out`` wrote; raises DatasetError."""
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))["by_problem"]
-        return {row["id"]: row["num_passed"] / row["num_completions"] for row in rows}
+        return {str(row["id"]): row["num_passed"] / row["num_completions"] for row in rows}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DatasetError(f"{path} is not a result of `caravan eval --out`: {error!r}") from None
+        raise DatasetError(f"{path} is not a result of `caravan eval --out`: {_why(error)}") from None
 
 
 def read_passable(path: Path) -> dict[str, bool]:
@@ -87,9 +95,14 @@ def read_passable(path: Path) -> dict[str, bool]:
         if reader is None:
             raise ValueError("its name ends neither in .jsonl nor in .parquet")
         # A problem that the machine failed to judge is null, and stays out.
-        return {row["id"]: bool(row["passable"]) for row in reader(path) if isinstance(row, Mapping)}
+        # Ids are compared as texts, which is what problems have; in a data set they may be numbers.
+        return {str(row["id"]): bool(row["passable"]) for row in reader(path) if isinstance(row, Mapping)}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DatasetError(f"{path} is not a result of `caravan audit --out`: {error!r}") from None
+        raise DatasetError(f"{path} is not a result of `caravan audit --out`: {_why(error)}") from None
+
+
+def _why(error: Exception) -> str:
+    return f"it has no {error}" if isinstance(error, KeyError) else str(error)
 
 
 def filter_and_report(dataset: str, out: Path, wanted: Wanted) -> int:
@@ -98,7 +111,11 @@ def filter_and_report(dataset: str, out: Path, wanted: Wanted) -> int:
         raise ConfigError(f"--out {out}: the name must end in .jsonl or .parquet")
     if wanted.min_pass > wanted.max_pass:
         raise ConfigError(f"--min-pass {wanted.min_pass:g} is above --max-pass {wanted.max_pass:g}: nothing would stay")
+    if out.exists() and dataset != "builtin" and Path(dataset).exists() and out.samefile(dataset):
+        raise ConfigError(f"--out {out} is the data set itself, whose other rows would be lost: choose another name")
     selection = select_rows(dataset, wanted)
+    for line in selection.bad_rows[:NUM_SHOWN]:
+        print(f"       bad row: {line}")
     for reason, number in selection.left_out.items():
         print(f"{number:6} left out: {reason}")
     if not selection.rows:
@@ -118,11 +135,16 @@ def _rows(dataset: str) -> Iterable[Mapping[str, Any] | str]:
 
 
 def _write(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    if out.suffix.lower() == ".jsonl":
-        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        out.write_text("".join(lines), encoding="utf-8")
-        return
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    """Whole or not at all."""
+    temporary = out.with_name(f".{out.name}.{os.getpid()}")
+    try:
+        if out.suffix.lower() == ".jsonl":
+            temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        else:
+            import pyarrow as pa
+            import pyarrow.parquet as pq
 
-    pq.write_table(pa.Table.from_pylist([dict(row) for row in rows]), out)
+            pq.write_table(pa.Table.from_pylist([dict(row) for row in rows]), temporary)
+        temporary.replace(out)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -102,7 +102,8 @@ def split(problems: Sequence[Problem], held_out: int, seed: int) -> tuple[list[P
     """Training and held-out problems; the same for the same problems, number and seed, wherever it runs."""
     if held_out >= len(problems):
         raise DatasetError(
-            f"data.held_out={held_out} leaves nothing to train on: the data set has {len(problems)} usable problems"
+            f"data.held_out={held_out} leaves nothing to train on: the data set has {len(problems)} usable problems; "
+            "lower data.held_out"
         )
     shuffled = sorted(problems, key=lambda problem: problem.id)
     random.Random(f"split {seed}").shuffle(shuffled)

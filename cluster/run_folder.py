@@ -76,6 +76,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._kept = ""  # the configuration that the run goes on with
         self.config = path / "config.yaml"
         self.audit = path / "audit.jsonl"
         self.learning_log = path / "learning.log"
@@ -256,7 +257,13 @@ class RunFolder:
             raise RunFolderError(
                 f"{self.path} holds checkpoints but no config.yaml: not a run that can be gone on with"
             )
-        self.write(self.config, dump_yaml(config))
+        self._kept = dump_yaml(config)
+        if not has_checkpoint:
+            self.keep_config()
+
+    def keep_config(self) -> None:
+        """Have config.yaml say what the run goes on with: once it does, so that a start that fails changes nothing."""
+        self.write(self.config, self._kept)
 
     def _changed(self, config: Config) -> list[str]:
         """The keys that say something else about what is learned than when the run was started."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.config import Config
-from cluster.console import View
+from cluster.console import View, count
 from cluster.passable import Verdicts, audit_all, needs_audit, passable_problems
 from cluster.placement import beside_graders
 from cluster.problems import describe, load_problems, split
@@ -202,7 +202,8 @@ async def samplers_and_graders(
     )
     graders = RayGraderPool(config.grader, beside=beside_graders(config), tell=view.say)
     try:
-        with view.phase(f"starting {config.rollout.num_samplers} samplers and {config.grader.num_graders} graders"):
+        parts = f"{count(config.rollout.num_samplers, 'sampler')} and {count(config.grader.num_graders, 'grader')}"
+        with view.phase(f"starting {parts}"):
             _, walls = await asyncio.gather(samplers.start(policy), graders.start())
         view.say(walls)
         yield samplers, graders

@@ -160,6 +160,7 @@ class Training:
                 policy = await learner_start
                 progress = folder.load_progress(policy.number if policy else 0)
                 folder.forget_after(progress.step)
+                folder.keep_config()
                 if progress.step < self._max_steps:
                     folder.reopen(progress.step)
                 if policy:

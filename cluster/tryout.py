@@ -41,7 +41,10 @@ async def evaluate(
     name = config.model.adapter.name if config.model.adapter else Path(config.model.path).name
     with ray_cluster() as cluster:
         placed = place(config.without_learner(), cluster.resources)
-        material = await load_material(placed, usable, view)
+        whole = (
+            placed.changed({"data.held_out": 0}) if on == "all" else placed
+        )  # a split could leave nothing to train on
+        material = await load_material(whole, usable, view)
         problems = _chosen(material, on)[: config.evaluation.num_problems]
         groups = await _attempt(placed, view, material, problems, config.evaluation.completions_per_problem, name)
     result = summarize(groups, name)

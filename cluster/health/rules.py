@@ -197,7 +197,7 @@ def entropy(history: History) -> Judgement:
     if mean < LOW_ENTROPY or (num_low > few and num_low >= num_high):
         return judged(Health.WARN, f"too sure: {evidence}", RAISE_DIVERSITY)
     if mean > HIGH_ENTROPY or num_high > few:
-        action = "lower rollout.temperature, or raise learner.kl_coefficient (phases=explore-refine does both)"
+        action = "lower rollout.temperature, or raise learner.kl_coefficient"
         return judged(Health.WARN, f"too unsure: {evidence}", action)
     return judged(Health.OK, evidence, "")
 

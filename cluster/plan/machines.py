@@ -1,7 +1,7 @@
 """The machines of a cluster, there or only thought of: cores, GPUs, and what a GPU can do."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cluster.types import ConfigError
@@ -34,6 +34,8 @@ GPUS = {
     )
 }
 """By the names that Ray has for them, where it has one."""
+
+_KNOWN = {name.upper(): gpu for name, gpu in GPUS.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +111,8 @@ def _number(values: Mapping[str, str], key: str, text: str, *, default: float | 
     try:
         number = float(values[key])
     except (KeyError, ValueError):
-        raise ConfigError(f"--machine {text}: {key}=NUMBER is missing or no number") from None
+        found = f"{key}={values[key]!r} is no number" if key in values else f"{key}=NUMBER is missing"
+        raise ConfigError(f"--machine {text}: {found}") from None
     if not 0 <= number < 1e6 or (key in ("count", "gpus") and number != int(number)):
         raise ConfigError(f"--machine {text}: there is no machine with {key}={values[key]}")
     return number
@@ -118,12 +121,14 @@ def _number(values: Mapping[str, str], key: str, text: str, *, default: float | 
 def _gpu(values: Mapping[str, str], text: str) -> Gpu | None:
     if "gpu_gib" in values:
         gib = _number(values, "gpu_gib", text, default=None)
-        return Gpu(name=values.get("gpu", "GPU"), gib=gib)
+        known = _KNOWN.get(values.get("gpu", "").upper())
+        return replace(known, gib=gib) if known else Gpu(name=values.get("gpu", "GPU"), gib=gib)
     if "gpu" not in values:
         return None
-    if values["gpu"] not in GPUS:
+    known = _KNOWN.get(values["gpu"].upper())
+    if known is None:
         raise ConfigError(
             f"--machine {text}: gpu={values['gpu']} is not known here (known: {', '.join(GPUS)}); "
-            "give gpu_gib=NUMBER beside it, its memory in GiB"
+            "give gpu_gib=NUMBER beside it, its memory in GiB; how many there are is gpus=NUMBER"
         )
-    return GPUS[values["gpu"]]
+    return known

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from cluster.config import Config
+from cluster.console import count
 from cluster.placement import place
 from cluster.plan.machines import Gpu, Machine, totals
 from cluster.plan.memory import Memory, SamplerMemory, learner_memory, sampler_memory
@@ -139,17 +140,21 @@ def _refuse_what_does_not_fit(config: Config, plan: GpuPlan) -> None:
     sampler, learner = plan.sampler, plan.learner
     if sampler is not None and sampler.num_sequences < 1:
         raise ResourcesError(
-            f"a sampler does not fit: of {sampler.limit:.1f} GiB (rollout.gpu_memory_utilization="
+            f"a sampler does not fit on a {_smallest(plan)}: of {sampler.limit:.1f} GiB (rollout.gpu_memory_utilization="
             f"{config.rollout.gpu_memory_utilization:g} of {plan.gpu.gib:g} GiB) it takes {_sum(sampler)}, which leaves "
             f"{sampler.cache:.1f} GiB of KV cache, less than one completion needs. Give it more of a GPU, lower "
             "rollout.max_completion_tokens, max_concurrent_requests or the model, or policy_swap=merged, which holds no adapters"
         )
     if learner is not None and learner.total > learner.limit:
         raise ResourcesError(
-            f"the learner does not fit: it takes {_sum(learner)}, and has {learner.limit:.1f} GiB. Lower "
+            f"the learner does not fit on a {_smallest(plan)}: it takes {_sum(learner)}, and has {learner.limit:.1f} GiB. Lower "
             "learner.micro_batch_tokens (activations and logits go with it), set learner.gradient_checkpointing=true, lower "
             "rollout.gpu_memory_utilization where they share a GPU, or spread the weights over ranks with learner.shard_base"
         )
+
+
+def _smallest(plan: GpuPlan) -> str:
+    return f"{plan.gpu.name} (the smallest GPU: any part may come to lie on it)"
 
 
 def _sum(memory: Memory) -> str:
@@ -192,6 +197,10 @@ def _pace_advice(config: Config, speed: Pace | None) -> list[str]:
         advice.append(
             f"The graders may be waited for: up to {speed.grading:.1f} s of a step. Add graders and machines for them."
         )
+    # More samplers share the same completions: fewer run at a time on each, for hardly less time.
+    if speed.overlaps and speed.sampling < BUSY_SHARE * speed.step and config.rollout.num_samplers > 1:
+        fewer = math.ceil(config.rollout.num_samplers * speed.sampling / speed.step / BUSY_SHARE)
+        advice.append(f"{count(fewer, 'sampler')} would do, with more completions at a time on each.")
     rollouts = max(speed.sampling, speed.grading)
     if not speed.overlaps and min(rollouts, speed.learning) > 0.2 * speed.step:
         advice.append("Samplers and learner wait for one another: with loop.max_staleness=1 they work side by side.")
@@ -199,8 +208,3 @@ def _pace_advice(config: Config, speed: Pace | None) -> list[str]:
     if enough < config.grader.num_graders:
         advice.append(f"{count(enough, 'grader')} would do.")
     return advice
-
-
-def count(number: int, thing: str) -> str:
-    """``1 grader``, ``2 graders``."""
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"

@@ -6,10 +6,11 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster.config import Config
+from cluster.console import count
 from cluster.plan.machines import Machine
 from cluster.plan.memory import Memory
 from cluster.plan.model_shape import shape_of
-from cluster.plan.places import GpuPlan, Plan, Seats, count, make_plan
+from cluster.plan.places import GpuPlan, Plan, Seats, make_plan
 from cluster.session import model_path
 
 

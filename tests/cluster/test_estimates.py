@@ -6,7 +6,7 @@ import statistics
 
 import pytest
 
-from cluster.estimates import RESAMPLES, interval, pass_at_k, sign_flip_p
+from cluster.estimates import RESAMPLES, interval, interval_of_shares, pass_at_k, sign_flip_p
 
 
 @pytest.mark.parametrize(("num", "passed"), [(4, 0), (4, 1), (6, 3), (5, 5)])
@@ -33,6 +33,13 @@ def test_an_interval_covers_the_true_mean_about_as_often_as_it_says():
 
 def test_an_interval_of_equal_values_is_a_point():
     assert interval([0.25] * 7) == (0.25, 0.25)
+
+
+def test_shares_that_are_all_0_or_all_1_still_leave_room_for_chance():
+    low, high = interval_of_shares([0.0] * 40)
+    assert low == 0 and (1 - high) ** 40 == pytest.approx(0.025)
+    assert interval_of_shares([1.0] * 40) == (pytest.approx(1 - high), 1.0)
+    assert interval_of_shares([0.0, 1.0] * 20) == interval([0.0, 1.0] * 20)
 
 
 def test_a_difference_in_every_pair_is_no_chance_and_none_at_all_is():

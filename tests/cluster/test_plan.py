@@ -145,6 +145,18 @@ def test_parts_that_fit_in_sum_but_on_no_machine_are_refused_with_what_is_left()
         make_plan(config_of(CONFIGS / "demo.yaml", "learner.cpus=4"), SHAPE, machines)
 
 
+def test_a_gpu_is_known_in_either_case_and_may_have_other_memory():
+    (machine,) = parse_machines(["cpus=8,gpus=1,gpu=h100,gpu_gib=94"])
+    assert (machine.gpu.gib, machine.gpu.tflops) == (94, GPUS["H100"].tflops)
+    assert parse_machines(["cpus=8,gpu=a100-80g"])[0].gpu == GPUS["A100-80G"]
+
+
+def test_samplers_that_bring_nothing_are_named():
+    config = config_of(CLUSTER, "num_samplers=31")
+    plan = make_plan(config, SHAPE, parse_machines(["cpus=96,gpus=8,gpu=H100,count=4"]))
+    assert any("samplers would do" in line for line in plan.advice)
+
+
 def test_more_ranks_and_more_samplers_shorten_their_own_part():
     gpu, config = GPUS["H100"], config_of(CLUSTER)
 

@@ -1,6 +1,7 @@
 """Keeping the problems that are worth training on."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -80,6 +81,28 @@ def test_the_built_in_problems_can_be_filtered(tmp_path):
     assert main(["filter", "builtin", "--out", str(out), "--max-prompt-chars", "150"]) == 0
     short, whole = load_problems(str(out)).problems, load_problems("builtin").problems
     assert list(short) == [one for one in whole if len(one.prompt) <= 150]
+
+
+def test_ids_that_are_numbers_are_found_in_what_was_measured(tmp_path):
+    dataset, audit, rates = tmp_path / "p.jsonl", tmp_path / "audit.jsonl", tmp_path / "rates.json"
+    dataset.write_text(json.dumps(row(7)))
+    audit.write_text(json.dumps({"id": 7, "passable": True}))
+    rates.write_text(json.dumps({"by_problem": [{"id": 7, "num_passed": 1, "num_completions": 2}]}))
+    wanted = Wanted(passable=read_passable(audit), pass_rates=read_pass_rates(rates), min_pass=0.5)
+    assert kept(select_rows(str(dataset), wanted)) == [7]
+
+
+def test_the_data_set_itself_is_never_overwritten(dataset, capsys):
+    before = Path(dataset).read_text()
+    assert main(["filter", dataset, "--out", dataset, "--max-prompt-chars", "200"]) == 2
+    assert "the data set itself" in capsys.readouterr().err
+    assert Path(dataset).read_text() == before
+
+
+def test_bad_rows_are_named(dataset, tmp_path, capsys):
+    assert main(["filter", dataset, "--out", str(tmp_path / "kept.jsonl")]) == 0
+    said = capsys.readouterr().out
+    assert "row 6: no prompt" in said and "row 7: duplicate id 'easy'" in said and "row 8: not JSON" in said
 
 
 def test_nothing_left_writes_nothing(dataset, tmp_path, capsys):

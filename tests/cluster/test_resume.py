@@ -25,8 +25,18 @@ def started(folder: Path, *overrides: str, checkpoint: int | None = 20) -> Confi
 
 def go_on(folder: Path, *overrides: str) -> Config:
     config = resumed_config(folder, overrides)
-    with RunFolder(folder).opened(config):
+    with RunFolder(folder).opened(config) as opened:
+        opened.keep_config()
         return config
+
+
+def test_a_start_that_fails_leaves_no_change_behind(tmp_path: Path) -> None:
+    before = started(tmp_path / "a")
+    changed = resumed_config(tmp_path / "a", ["temperature=1.2"])
+    assert changed.branches
+    with RunFolder(tmp_path / "a").opened(changed):
+        pass  # its parts did not start
+    assert resumed_config(tmp_path / "a", []) == before
 
 
 def test_without_changes_a_run_goes_on_as_it_was_wherever_its_folder_is_now(tmp_path: Path) -> None:
