@@ -2,8 +2,9 @@
 
 1. Tokens per second of the sampler pool (one sampler) and of ``vllm.LLM.generate``: the same engine arguments, prompts,
    sampling settings, seeds and adapter, in rounds that alternate. Under the base model and under an adapter.
-2. Completions per second over whole steps (sample, grade, learn, publish) of ``caravan train`` with ``max_staleness`` 0
-   and 1, and of TRL's ``GRPOTrainer``, which generates with transformers and grades with three processes per completion.
+2. Completions per second over whole steps (sample, grade, learn, publish) of ``caravan train`` with ``max_staleness`` 0 and 1
+   (and 1 with merged weights), and of TRL's ``GRPOTrainer``, which generates with transformers and grades with three processes
+   per completion.
 
 All on the tiny model and the built-in problems, with the settings of ``configs/demo.yaml``. What another program takes of
 the machine meanwhile hits whoever's turn it is; so the rounds alternate, and what counts is the median of many.
@@ -45,11 +46,12 @@ SAMPLING_WAYS: Mapping[str, tuple[Callable[..., None], str]] = {  # with rollout
     "Caravan, merged": (pooled, "merged"),
 }
 BUSY_SHARES = ("samplers_busy_share", "graders_busy_share", "learner_busy_share")
-STEP_WAYS: Mapping[str, tuple[Callable[..., None], int]] = {
+STEP_WAYS: Mapping[str, tuple[Callable[..., None], int | tuple[str, ...]]] = {
     "TRL, 1 thread": (plain_trl, 1),
     "TRL, 2 threads": (plain_trl, 2),
-    "Caravan, staleness 0": (caravan, 0),
-    "Caravan, staleness 1": (caravan, 1),
+    "Caravan, staleness 0": (caravan, ("max_staleness=0",)),
+    "Caravan, staleness 1": (caravan, ("max_staleness=1",)),
+    "Caravan, merged": (caravan, ("max_staleness=1", "policy_swap=merged")),
 }
 
 
@@ -255,7 +257,7 @@ def run(effort: Effort, only: str | None, say: Callable[[str], None]) -> dict[st
 def main() -> None:
     """Parse the options, measure, print."""
     parser = argparse.ArgumentParser(prog="make bench-rollout", description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--quick", action="store_true", help="some 4 minutes instead of 12; rougher figures")
+    parser.add_argument("--quick", action="store_true", help="some 10 minutes instead of 30; rougher figures")
     parser.add_argument("--only", choices=("sampling", "steps"), help="one of the two comparisons")
     options = parser.parse_args()
     effort = (

@@ -117,8 +117,8 @@ def plain_trl(link: Link, num_threads: int, config_file: Path) -> None:
     )
 
 
-def caravan(link: Link, max_staleness: int, config_file: Path) -> None:
-    """``caravan train``, watched through its ``metrics.jsonl``."""
+def caravan(link: Link, settings: Sequence[str], config_file: Path) -> None:
+    """``caravan train`` with these settings besides, watched through its ``metrics.jsonl``."""
     turn = _first_turn(link)
     os.environ["RAY_ADDRESS"] = "local"  # a Ray of its own, whatever else runs on this machine
     from threading import Thread
@@ -127,7 +127,7 @@ def caravan(link: Link, max_staleness: int, config_file: Path) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         arguments = ["train", "-c", str(config_file), f"run.folder={folder}", "run.name=bench"]
-        arguments += [f"max_staleness={max_staleness}", f"max_steps={turn['num_steps']}"]
+        arguments += [*settings, f"max_steps={turn['num_steps']}"]
         # What is measured is the steps: no evaluation, audit or checkpoint between them.
         arguments += ["evaluation.num_problems=0", "drop_unpassable=false", "save_every_steps=100000"]
         metrics = Path(folder) / "bench" / "metrics.jsonl"

@@ -312,10 +312,8 @@ def load_config(
     Raises ConfigError naming the key, the value and what is allowed.
     """
     tree: dict[str, Any] = _read_yaml(path) if path else {}
-    for key, value in _environment_values(os.environ if environment is None else environment):
-        _assign(tree, key, value)
-    for override in overrides:
-        _assign(tree, *parse_override(override))
+    _overlay(tree, _environment_values(os.environ if environment is None else environment))
+    _overlay(tree, [parse_override(override) for override in overrides])
     config = validate(tree)
     if path and config.run.name is None:
         _assign(tree, "run.name", path.stem)
@@ -434,6 +432,16 @@ def _environment_values(environment: Mapping[str, str]) -> Iterable[tuple[str, A
         if environment.get(name):
             value = environment[name]
             yield key, value.split(",") if key.endswith("target_modules") else value
+
+
+def _overlay(tree: dict[str, Any], values: Iterable[tuple[str, Any]]) -> None:
+    """Put values over those below. The length of a run has two keys, of which the one that is given last counts."""
+    above = list(values)
+    if any(key in LENGTH for key, _ in above):
+        for key in LENGTH:
+            _assign(tree, key, None)
+    for key, value in above:
+        _assign(tree, key, value)
 
 
 def _assign(tree: dict[str, Any], key: str, value: Any) -> None:

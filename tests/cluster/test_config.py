@@ -9,6 +9,17 @@ from cluster.types import ConfigError
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
+def test_the_length_that_is_given_last_counts(tmp_path: Path) -> None:
+    file = tmp_path / "long.yaml"
+    file.write_text("loop: {epochs: 3.0}\n")
+    loop = load_config(file, ["max_steps=5"], environment={}).loop
+    assert (loop.max_steps, loop.epochs) == (5, None)
+    loop = load_config(file, [], environment={"GRPO_NUM_EPOCHS": "2"}).loop
+    assert (loop.max_steps, loop.epochs) == (None, 2.0)
+    loop = load_config(file, ["max_steps=5"], environment={"GRPO_NUM_EPOCHS": "2"}).loop
+    assert (loop.max_steps, loop.epochs) == (5, None)
+
+
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
 def test_the_shipped_configurations_load(path: Path) -> None:
     assert load_config(path, environment={}).run.name == path.stem
