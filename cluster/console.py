@@ -61,6 +61,7 @@ class View:
             with self.console.status(name):
                 yield
         else:
+            self.say(f"{name} ...")
             yield
         self.say(f"{name}: {time.monotonic() - started:.1f} s")
 

@@ -59,9 +59,10 @@ def export_and_report(
     console = Console()
     agreement = export(RunFolder(run), out, step=step, merge=merge, dtype=dtype)
     if agreement:
+        rounding = "" if dtype == "float32" else f". That is the rounding of {dtype}, which --dtype float32 is without"
         console.print(
             f"merged: {agreement.mean:.2g} nats per token from model and adapter side by side (largest {agreement.largest:.2g}, "
-            f"over {agreement.num_tokens} tokens); the model without adapter is {agreement.base:.2g} away",
+            f"over {agreement.num_tokens} tokens); the model without adapter is {agreement.base:.2g} away{rounding}",
             highlight=False,
             soft_wrap=True,
         )
