@@ -71,9 +71,9 @@ def test_the_staged_rewards_of_the_first_analysis_change_what_is_paid_at_half_an
     paid = rewards(run, WEIGHTS)
     assert {step for step, _, _ in paid} == {1, 2, 3}
     assert all(stored == pytest.approx(expected) for _, stored, expected in paid)
-    for other in (WEIGHTS[1:] + WEIGHTS[:1], WEIGHTS[2:] + WEIGHTS[:2]):  # no step was paid by another's weights
-        for step in (1, 2, 3):
-            assert any(stored != pytest.approx(wrong) for s, stored, wrong in rewards(run, other) if s == step)
+    # The weights of other steps would have paid differently; not in every step, since what passes earns 1 by any of them.
+    for other in (WEIGHTS[1:] + WEIGHTS[:1], WEIGHTS[2:] + WEIGHTS[:2]):
+        assert any(stored != pytest.approx(wrong) for _, stored, wrong in rewards(run, other))
 
 
 def test_the_two_phases_of_the_second_analysis_explore_for_three_epochs_and_then_refine(tmp_path: Path) -> None:
