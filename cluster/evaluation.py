@@ -13,7 +13,6 @@ from cluster.estimates import interval_of_shares, pass_at_k
 from cluster.metrics import spread, verdict_shares
 from cluster.rollouts import TERMS
 from cluster.types import (
-    Grade,
     GraderPool,
     Group,
     GroupRequest,
@@ -77,6 +76,7 @@ def summarize(groups: Sequence[Group], name: str) -> dict[str, Any]:
     grades = [grade for group in graded for grade in group]
     if not grades:
         raise UngradableError(f"not one completion of the evaluation {name!r} could be graded")
+    problems = by_problem(groups)
     means = [statistics.fmean(grade.reward for grade in group) for group in graded]
     solved = [any(grade.facts.verdict is Verdict.PASSED for grade in group) for group in graded]
     return {
@@ -90,9 +90,9 @@ def summarize(groups: Sequence[Group], name: str) -> dict[str, Any]:
         "num_ungradable": sum(len(group.completions) for group in groups) - len(grades),
         **verdict_shares(grades),
         **{f"reward_{term}": statistics.fmean(getattr(grade.terms, term) for grade in grades) for term in TERMS},
-        "pass_at": _pass_at(graded),
-        "by_difficulty": _by_difficulty(groups),
-        "by_problem": by_problem(groups),
+        "pass_at": _pass_at(problems),
+        "by_difficulty": _by_difficulty(problems),
+        "by_problem": problems,
     }
 
 
@@ -116,25 +116,22 @@ def by_problem(groups: Sequence[Group]) -> list[dict[str, Any]]:
     return rows
 
 
-def _pass_at(graded: Sequence[Sequence[Grade]]) -> dict[str, dict[str, float]]:
+def _pass_at(problems: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
     """pass@k for k = 1, 2, 4, ... up to what every problem has, each with its 95% interval over problems."""
     found = {}
-    k, fewest = 1, min(map(len, graded))
+    k, fewest = 1, min(row["num_completions"] for row in problems)
     while k <= fewest:
-        values = [
-            pass_at_k(len(grades), sum(grade.facts.verdict is Verdict.PASSED for grade in grades), k)
-            for grades in graded
-        ]
+        values = [pass_at_k(row["num_completions"], row["num_passed"], k) for row in problems]
         low, high = interval_of_shares(values)
         found[str(k)] = {"value": statistics.fmean(values), "low": low, "high": high}
         k *= 2
     return found
 
 
-def _by_difficulty(groups: Sequence[Group]) -> dict[str, dict[str, float]]:
+def _by_difficulty(problems: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
     """Problems, mean reward and pass rate by difficulty, problems counting the same; empty where none has one."""
-    rows: dict[str, list[dict[str, Any]]] = {}
-    for row in by_problem(groups):
+    rows: dict[str, list[Mapping[str, Any]]] = {}
+    for row in problems:
         if row["difficulty"] is not None:
             rows.setdefault(row["difficulty"], []).append(row)
     return {

@@ -7,12 +7,18 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any, TypeGuard
 
 from cluster.buffer import Dropped
 from cluster.diversity import diversity
 from cluster.filters import NO_SIGNAL
 from cluster.progress import Progress
 from cluster.types import Fate, FinishReason, Grade, Group, StepReport, Verdict
+
+
+def is_finite(value: Any) -> TypeGuard[float]:
+    """Whether this is a number to compute with: neither missing nor infinite nor NaN."""
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def spread(values: Sequence[float]) -> float:

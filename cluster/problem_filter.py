@@ -1,7 +1,6 @@
 """``caravan filter``: the rows of a data set that are worth training on, by what was measured of them."""
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.problems import dataset_rows, load_problems, read_row
+from cluster.row_files import SUFFIXES, write_rows
 from cluster.types import ConfigError, DatasetError, Problem
 
 NUM_SHOWN = 3  # bad rows that are named
@@ -107,8 +107,8 @@ def _why(error: Exception) -> str:
 
 def filter_and_report(dataset: str, out: Path, wanted: Wanted) -> int:
     """Write what stays to ``out`` (.jsonl or .parquet) and say what does not; returns the exit code."""
-    if out.suffix.lower() not in (".jsonl", ".parquet"):
-        raise ConfigError(f"--out {out}: the name must end in .jsonl or .parquet")
+    if out.suffix.lower() not in SUFFIXES:
+        raise ConfigError(f"--out {out}: the name must end in {' or '.join(SUFFIXES)}")
     if wanted.min_pass > wanted.max_pass:
         raise ConfigError(f"--min-pass {wanted.min_pass:g} is above --max-pass {wanted.max_pass:g}: nothing would stay")
     if out.exists() and dataset != "builtin" and Path(dataset).exists() and out.samefile(dataset):
@@ -121,7 +121,7 @@ def filter_and_report(dataset: str, out: Path, wanted: Wanted) -> int:
     if not selection.rows:
         raise DatasetError(f"nothing of {dataset} stays, and {out} is not written")
     try:
-        _write(out, selection.rows)
+        write_rows(out, selection.rows)
     except OSError as error:
         raise DatasetError(f"cannot write {out}: {error.strerror or error}") from None
     print(f"{len(selection.rows):6} kept, in {out}")
@@ -132,19 +132,3 @@ def _rows(dataset: str) -> Iterable[Mapping[str, Any] | str]:
     if dataset != "builtin":
         return dataset_rows(dataset)
     return [{"prompt": problem.prompt, **asdict(problem)} for problem in load_problems("builtin").problems]
-
-
-def _write(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Whole or not at all."""
-    temporary = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
-        if out.suffix.lower() == ".jsonl":
-            temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-        else:
-            import pyarrow as pa
-            import pyarrow.parquet as pq
-
-            pq.write_table(pa.Table.from_pylist([dict(row) for row in rows]), temporary)
-        temporary.replace(out)
-    finally:
-        temporary.unlink(missing_ok=True)

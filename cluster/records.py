@@ -12,12 +12,11 @@ from cluster.buffer import Dropped
 from cluster.console import View, comparison_table
 from cluster.health.epochs import compare
 from cluster.health.history import Epochs, Stretch
-from cluster.health.run import whole_rows
 from cluster.health.watch import Response
 from cluster.learning_log import learning_log_line
 from cluster.metrics import percentile
 from cluster.rollouts import breakdown, dropped_rows, rollout_schema, trained_rows
-from cluster.run_folder import RunFolder
+from cluster.run_folder import RunFolder, whole_rows
 from cluster.timeline import busy_line
 from cluster.types import Group, StepReport, Swap
 

@@ -1,12 +1,6 @@
-"""``caravan regrade``: the completions that a run has stored, scored under another reward from their facts alone.
+"""``caravan regrade``: the completions that a run has stored, scored under another reward from their facts alone."""
 
-A step's file of rollouts appears whole or not at all, so that a run that is going on, or was killed, can be read at any time.
-"""
-
-import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +9,9 @@ import yaml
 from pydantic import ValidationError
 
 from cluster.regrade_figures import Regraded
+from cluster.rollout_files import opened_rollouts
 from cluster.rollouts import FACT_COLUMNS, TERMS, facts_of
+from cluster.row_files import SUFFIXES, write_rows
 from cluster.run_folder import RunFolder
 from cluster.types import ConfigError, RewardTerms, RunFolderError
 from grader.profiles import RewardProfile
@@ -23,7 +19,6 @@ from grader.reward import score
 from grader.settings import GraderSettings
 
 COLUMNS = ("group_id", "completion_id", "total_reward", *TERMS, *FACT_COLUMNS)
-SUFFIXES = (".jsonl", ".parquet")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +82,7 @@ def steps_of_reward_changes(folder: RunFolder) -> tuple[int, ...]:
 
 def check_out(out: Path, folder: RunFolder) -> None:
     """Refuse, before anything is read, a file that could not be written or that belongs to the run; ConfigError."""
-    if out.suffix not in SUFFIXES:
+    if out.suffix.lower() not in SUFFIXES:
         raise ConfigError(f"--out {out}: the name must end in {' or '.join(SUFFIXES)}")
     place = out.resolve()
     logs = {path.resolve() for path in (folder.metrics, folder.evaluation, folder.completions, folder.breakdown)}
@@ -109,27 +104,17 @@ def write_rewards(completions: Sequence[Regraded], out: Path) -> None:
         }
         for one in completions
     ]
-    temporary = out.with_name(f".{out.name}.{os.getpid()}")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        if out.suffix == ".jsonl":
-            temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        else:
-            import pyarrow as pa
-            import pyarrow.parquet as pq
-
-            pq.write_table(pa.Table.from_pylist(rows), temporary)
-        temporary.replace(out)
+        write_rows(out, rows)
     except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
         raise RunFolderError(f"cannot write {out}: {error.strerror}") from error
 
 
 def _rollout_files(folder: RunFolder) -> list[Path]:
     if not folder.path.is_dir():
         raise RunFolderError(f"{folder.path} is not the folder of a run: there is no such folder")
-    paths = sorted(folder.rollouts.glob("step-*.parquet"))
+    paths = folder.rollout_files()
     if not paths:
         raise RunFolderError(
             f"{folder.path} holds no rollouts yet: a run writes rollouts/step-*.parquet as each of its steps ends"
@@ -138,23 +123,13 @@ def _rollout_files(folder: RunFolder) -> list[Path]:
 
 
 def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as file:
-            missing = [name for name in COLUMNS if name not in file.schema_arrow.names]
-            if missing:
-                raise RunFolderError(
-                    f"{path} does not say {', '.join(missing)}: an older Caravan wrote it, and what it left out cannot be "
-                    "had without grading again; grade its texts with `caravan grade`, or run anew"
-                )
-            for batch in file.iter_batches(columns=list(COLUMNS)):
-                yield from batch.to_pylist()
-    except FileNotFoundError:
-        raise RunFolderError(f"{path} went away while it was read: the run was started again; try once more") from None
-    except (pa.ArrowException, OSError) as error:
-        raise RunFolderError(f"{path} cannot be read as Parquet ({error}); move it away to leave it out") from None
+    older = (
+        "an older Caravan wrote it, and what it left out cannot be had without grading again; grade its texts with "
+        "`caravan grade`, or run anew"
+    )
+    with opened_rollouts(path, COLUMNS, if_older=older) as file:
+        for batch in file.iter_batches(columns=list(COLUMNS)):
+            yield from batch.to_pylist()
 
 
 def _regraded(path: Path, row: Mapping[str, Any], profile: RewardProfile) -> Regraded:

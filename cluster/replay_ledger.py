@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from cluster.rollout_files import opened_rollouts
 from cluster.rollouts import FACT_COLUMNS, TERMS, facts_of
 from cluster.run_folder import RunFolder
 from cluster.types import (
@@ -48,7 +49,7 @@ def batch_of(folder: RunFolder, step: int) -> tuple[Group, ...]:
     were not (that could not be graded, say) belong to it all the same. Raises RunFolderError where the ledger does not tell.
     """
     rows_of_group: dict[str, list[Row]] = {}
-    for path in sorted(folder.rollouts.glob(f"step-{step:06d}-*.parquet")):
+    for path in folder.rollout_files(step):
         for row in _rows(path):
             rows_of_group.setdefault(row["group_id"], []).append(row)
     groups = tuple(
@@ -64,18 +65,10 @@ def batch_of(folder: RunFolder, step: int) -> tuple[Group, ...]:
 
 
 def _rows(path: Path) -> Iterator[Row]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as file:
-            missing = [name for name in COLUMNS if name not in file.schema_arrow.names]
-            if missing:
-                raise RunFolderError(f"{path} does not say {', '.join(missing)}: an older Caravan wrote it; run anew")
-            for batch in file.iter_batches(columns=list(COLUMNS)):
-                yield from batch.to_pylist()
-    except (pa.ArrowException, OSError) as error:
-        raise RunFolderError(f"{path} cannot be read as Parquet ({error}), and its step cannot be replayed") from None
+    older, broken = "an older Caravan wrote it; run anew", ", and its step cannot be replayed"
+    with opened_rollouts(path, COLUMNS, if_older=older, if_broken=broken) as file:
+        for batch in file.iter_batches(columns=list(COLUMNS)):
+            yield from batch.to_pylist()
 
 
 def _group(group_id: str, rows: list[Row]) -> Group:

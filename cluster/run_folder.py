@@ -237,6 +237,28 @@ class RunFolder:
         except (OSError, ValueError) as error:
             raise RunFolderError(f"{path} cannot be read ({error})") from None
 
+    def rollout_files(self, step: int | None = None) -> list[Path]:
+        """The files of rollouts so far, or those of one step, in the order in which they were written."""
+        return sorted(self.rollouts.glob("step-*.parquet" if step is None else f"step-{step:06d}-*.parquet"))
+
+    def settings(self, *keys: str) -> dict[str, Any]:
+        """What config.yaml says under these dotted keys; nothing of what it does not say, or where it cannot be read.
+
+        It cannot in the folder of another trainer, which may have a config.yaml of its own.
+        """
+        try:
+            tree = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError):
+            return {}
+        found = {}
+        for key in keys:
+            value = tree
+            for part in key.split("."):
+                value = value.get(part) if isinstance(value, dict) else None
+            if value is not None:
+                found[key] = value
+        return found
+
     def _progress_file(self, step: int) -> Path:
         return self.progress / f"step-{step:06d}.json"
 
@@ -292,6 +314,23 @@ class RunFolder:
                 f"cannot write {path}: {cause}. What was written before is intact; make room or give another run.folder, "
                 "then start again to go on from the last checkpoint"
             ) from error
+
+
+def whole_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a JSONL file that may be written to right now; none where there is no file.
+
+    A last line without its end is not there yet. Raises RunFolderError for any other that cannot be read.
+    """
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                yield json.loads(line)
+            except ValueError as error:
+                raise RunFolderError(f"{path}, line {number}: cannot be read ({error})") from None
 
 
 def _lines(path: Path) -> list[str]:

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cluster.run_folder import RunFolder
+from cluster.rollout_files import read_rollouts
+from cluster.run_folder import RunFolder, whole_rows
 from cluster.types import ConfigError, RunFolderError
 
 COLUMNS = [
@@ -57,17 +58,10 @@ def write_trace(run: Path, out: Path) -> int:
 
 def spans_of(folder: RunFolder) -> Iterator[Span]:
     """Everything that the run's files know the times of, in no order."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    for path in sorted(folder.rollouts.glob("step-*.parquet")):
-        try:
-            rows = pq.read_table(path, columns=COLUMNS).to_pylist()
-        except (pa.ArrowException, OSError) as error:
-            raise RunFolderError(f"{path} cannot be read as Parquet ({error}); move it away to leave it out") from None
-        for row in rows:
+    for path in folder.rollout_files():
+        for row in read_rollouts(path, COLUMNS).to_pylist():
             yield from _completion_spans(row)
-    for row in _json_rows(folder.metrics):
+    for row in whole_rows(folder.metrics):
         if "learned_at" in row:
             figures = {name: row.get(name) for name in ("reward", "loss", "mean_staleness", "num_completions")}
             yield Span(
@@ -77,7 +71,7 @@ def spans_of(folder: RunFolder) -> Iterator[Span]:
                 name=f"step {row['step']}",
                 details=figures,
             )
-    for row in _json_rows(folder.publishes):
+    for row in whole_rows(folder.publishes):
         yield Span(
             began_at=row["began_at"],
             ended_at=row["began_at"] + row["publish_seconds"],
@@ -135,12 +129,3 @@ def trace_events(spans: Iterable[Span]) -> Iterator[dict[str, Any]]:
             "dur": round(1e6 * (span.ended_at - span.began_at)),
             "args": dict(span.details),
         }
-
-
-def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
-    if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                yield json.loads(line)
-            except ValueError:
-                continue  # the line under which a crash cut the file

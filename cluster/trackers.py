@@ -4,7 +4,6 @@ Only TensorBoard's writer comes with Caravan; the others are used where they are
 MLFLOW_TRACKING_URI, ...).
 """
 
-import math
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -12,6 +11,7 @@ from importlib import import_module
 from typing import Any
 
 from cluster.config import Config, flatten
+from cluster.metrics import is_finite
 from cluster.run_folder import RunFolder
 from cluster.types import ConfigError
 
@@ -56,19 +56,29 @@ def _tensorboard(_: Config, folder: RunFolder, step: int) -> Iterator[Show]:
 @contextmanager
 def _wandb(config: Config, folder: RunFolder, _: int) -> Iterator[Show]:
     known = {"id": _id(folder), "name": folder.path.name, "config": flatten(config), "dir": str(folder.path)}
-    run = _installed("wandb").init(project=PROJECT, resume="allow", **known)
-    try:
-        yield lambda figures: run.log(_parts(figures)[1], step=_parts(figures)[0])
-    finally:
-        run.finish()
+    with _logging_to(_installed("wandb").init(project=PROJECT, resume="allow", **known)) as show:
+        yield show
 
 
 @contextmanager
 def _trackio(config: Config, folder: RunFolder, _: int) -> Iterator[Show]:
     name = f"{folder.path.name}-{_id(folder)}"  # trackio knows runs by their names
-    run = _installed("trackio").init(project=PROJECT, resume="allow", name=name, config=flatten(config))
+    with _logging_to(
+        _installed("trackio").init(project=PROJECT, resume="allow", name=name, config=flatten(config))
+    ) as show:
+        yield show
+
+
+@contextmanager
+def _logging_to(run: Any) -> Iterator[Show]:
+    """A run of wandb, whose interface trackio shares."""
+
+    def show(figures: Figures) -> None:
+        at, values = _parts(figures)
+        run.log(values, step=at)
+
     try:
-        yield lambda figures: run.log(_parts(figures)[1], step=_parts(figures)[0])
+        yield show
     finally:
         run.finish()
 
@@ -83,8 +93,14 @@ def _mlflow(config: Config, folder: RunFolder, _: int) -> Iterator[Show]:
     )
     with mlflow.start_run(run_id=found[0].info.run_id if found else None, run_name=folder.path.name, tags=tags):
         mlflow.log_dict(config.model_dump(mode="json"), "config.json")
-        # In the background: a server that is slow or away must not hold up a step.
-        yield lambda figures: mlflow.log_metrics(_parts(figures)[1], step=_parts(figures)[0], synchronous=False)
+
+        def show(figures: Figures) -> None:
+            at, values = _parts(figures)
+            mlflow.log_metrics(
+                values, step=at, synchronous=False
+            )  # a server that is slow or away must not hold up a step
+
+        yield show
 
 
 TRACKERS: Mapping[str, Callable[[Config, RunFolder, int], AbstractContextManager[Show]]] = {
@@ -98,11 +114,7 @@ TRACKERS: Mapping[str, Callable[[Config, RunFolder, int], AbstractContextManager
 
 def _parts(figures: Figures) -> tuple[int, dict[str, float]]:
     """The step, and what there is to show of it."""
-    values = {
-        name: value
-        for name, value in figures.items()
-        if name != "step" and isinstance(value, int | float) and math.isfinite(value)
-    }
+    values = {name: value for name, value in figures.items() if name != "step" and is_finite(value)}
     return int(figures["step"] or 0), values
 
 

@@ -78,6 +78,6 @@ def as_cells(compared: Sequence[Compared]) -> list[tuple[str, str, str, str, str
     cells = []
     for one in compared:
         before, now = one.change.before, one.change.now
-        relative = f" ({(now - before) / abs(before):+.1%})" if before else ""
-        cells.append((one.figure.label, f"{before:.4f}", f"{now:.4f}", f"{now - before:+.4f}{relative}", one.word))
+        difference = f"{now - before:+.4f}{one.change.relative}"
+        cells.append((one.figure.label, f"{before:.4f}", f"{now:.4f}", difference, one.word))
     return cells

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from cluster.metrics import is_finite
+
 LEVEL_STEPS = 20
 """Steps that a level is the mean of."""
 
@@ -42,7 +44,7 @@ class Stretch:
     @classmethod
     def of(cls, name: str, rows: Sequence[Row], figures: Iterable[str]) -> "Stretch":
         """These figures of at least one step; values that are no numbers are left out."""
-        values = {key: [row[key] for row in rows if _is_number(row.get(key))] for key in figures}
+        values = {key: [row[key] for row in rows if is_finite(row.get(key))] for key in figures}
         return cls(
             name=name,
             means={key: statistics.fmean(found) for key, found in values.items() if found},
@@ -81,9 +83,13 @@ class Change:
         """Whether it is higher now, by more than chance."""
         return self.now > self.before and self.now - self.before > SIGNIFICANT * self.error
 
+    @property
+    def relative(self) -> str:
+        """The difference as a share of what it was before, in brackets behind a space; empty where that was 0."""
+        return f" ({(self.now - self.before) / abs(self.before):+.1%})" if self.before else ""
+
     def __str__(self) -> str:
-        relative = f" ({(self.now - self.before) / abs(self.before):+.1%})" if self.before else ""
-        return f"{self.before:.4f} -> {self.now:.4f}{relative}, {self.between}"
+        return f"{self.before:.4f} -> {self.now:.4f}{self.relative}, {self.between}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +119,7 @@ class History:
         rows = [
             row
             for row in self.steps[-LEVEL_STEPS:]
-            if row["step"] > self.changed_at and all(_is_number(row.get(name)) for name in names)
+            if row["step"] > self.changed_at and all(is_finite(row.get(name)) for name in names)
         ]
         num_groups = sum(row.get("num_groups", MIN_LEVEL_GROUPS / MIN_LEVEL_STEPS) for row in rows)
         return rows if len(rows) >= MIN_LEVEL_STEPS and num_groups >= MIN_LEVEL_GROUPS else []
@@ -129,7 +135,7 @@ class History:
 
     def first_level(self, name: str) -> float | None:
         """The mean of a figure over the first steps of the run, where the latest ones are others; None: not known."""
-        rows = [row for row in self.steps[:LEVEL_STEPS] if _is_number(row.get(name))]
+        rows = [row for row in self.steps[:LEVEL_STEPS] if is_finite(row.get(name))]
         return statistics.fmean(row[name] for row in rows) if len(self.steps) >= 2 * LEVEL_STEPS and rows else None
 
     def pairs(self, *figures: str) -> list[tuple[Stretch, Stretch]]:
@@ -206,10 +212,6 @@ def _standard_error(values: Sequence[float]) -> float:
     """Of the mean; statistics.stdev computes in fractions, which takes longer than a step should wait."""
     mean = statistics.fmean(values)
     return math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values))
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _steps(rows: Sequence[Row]) -> str:

@@ -1,16 +1,13 @@
 """The history of a run from its folder, finished or going on; and of another trainer's run from its learning.log."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from cluster.health.history import LEVEL_STEPS, History, epochs_of
 from cluster.health.judging import last_change
 from cluster.learning_log import read_learning_log
-from cluster.run_folder import RunFolder
+from cluster.run_folder import RunFolder, whole_rows
 from cluster.types import RunFolderError
 from learner.divergence import FOLDER as DIVERGED
 
@@ -36,7 +33,7 @@ def history_of(run: Path) -> History:
         )
     steps = list(whole_rows(folder.metrics)) or list(_logged(folder.learning_log))
     phases = list(whole_rows(folder.phases))
-    settings = settings_of(folder) | {
+    settings = folder.settings(*SETTINGS) | {
         key: value for row in phases for key, value in row["set"].items() if key in SETTINGS
     }
     return History(
@@ -52,37 +49,6 @@ def history_of(run: Path) -> History:
 def canary_gaps(publishes: Sequence[Mapping[str, Any]]) -> list[float]:
     """The largest gap between a sampler and the learner at each of the latest publishes, nats per token."""
     return [row["canary_gap_max"] for row in publishes[-LEVEL_STEPS:] if row.get("canary_gap_max") is not None]
-
-
-def settings_of(folder: RunFolder) -> dict[str, Any]:
-    """The settings that rules want to know, by dotted key, as config.yaml has them; empty where it cannot be read."""
-    try:
-        tree = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError):
-        return {}
-    found = {}
-    for key in SETTINGS:
-        section, _, name = key.partition(".")
-        if name in (tree.get(section) or {}):
-            found[key] = tree[section][name]
-    return found
-
-
-def whole_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a JSONL file that may be written to right now; none where there is no file.
-
-    A last line without its end is not there yet. Raises RunFolderError for any other that cannot be read.
-    """
-    if not path.is_file():
-        return
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.endswith(b"\n"):
-                return
-            try:
-                yield json.loads(line)
-            except ValueError as error:
-                raise RunFolderError(f"{path}, line {number}: cannot be read ({error})") from None
 
 
 def _logged(path: Path) -> Iterator[dict[str, float]]:

@@ -9,9 +9,9 @@ from cluster.health.history import LEVEL_STEPS, Epochs, History, Row, Stretch
 from cluster.health.judging import FIGURES, RULES, Finding, judge, last_change, steps_of_changes
 from cluster.health.remedies import Patient, Remedy, remedy_for
 from cluster.health.rules import STEPS_TO_SHOW, Health
-from cluster.health.run import SETTINGS, canary_gaps, whole_rows
+from cluster.health.run import SETTINGS, canary_gaps
 from cluster.phases import CHANGEABLE, Branch
-from cluster.run_folder import RunFolder
+from cluster.run_folder import RunFolder, whole_rows
 from cluster.types import ConfigError
 
 Mode = Literal["warn", "stop", "adapt"]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.health.history import Row
+from cluster.metrics import is_finite
 from cluster.types import Verdict
 
 MAX_POINTS = 500
@@ -195,7 +196,7 @@ COMPARED = (
 def pictures(drawn: Drawn) -> Iterator[tuple[str, str, Mapping[str, bytes]]]:
     """Name, title and the pictures by format ("svg", "png") of what a run has figures for."""
     for picture in PICTURES:
-        if any(_is_number(row.get(picture.needs)) for row in drawn.rows):
+        if any(is_finite(row.get(picture.needs)) for row in drawn.rows):
             with _figure(drawn.marks) as (axes, saved):
                 picture.draw(axes, drawn)
                 axes.set_title(picture.title, loc="left", fontsize="medium")
@@ -205,7 +206,7 @@ def pictures(drawn: Drawn) -> Iterator[tuple[str, str, Mapping[str, bytes]]]:
 def compared(runs: Sequence[Drawn]) -> Iterator[tuple[str, str, Mapping[str, bytes]]]:
     """As pictures(): one figure of several runs in each."""
     for name, title in COMPARED:
-        if any(_is_number(row.get(name)) for drawn in runs for row in drawn.rows):
+        if any(is_finite(row.get(name)) for drawn in runs for row in drawn.rows):
             with _figure({}) as (axes, saved):
                 for drawn in runs:
                     steps, values = thinned(drawn.rows, name)
@@ -242,7 +243,7 @@ def _figure(marks: Mapping[int, str]) -> Iterator[tuple[Any, dict[str, bytes]]]:
 
 def thinned(rows: Sequence[Row], name: str) -> tuple[list[float], list[float]]:
     """Steps and values of a figure, where it is a number; of long runs, means of neighbours."""
-    points = [(float(row["step"]), float(row[name])) for row in rows if _is_number(row.get(name))]
+    points = [(float(row["step"]), float(row[name])) for row in rows if is_finite(row.get(name))]
     width = max(1, -(-len(points) // MAX_POINTS))
     buckets = [points[start : start + width] for start in range(0, len(points), width)]
     steps = [sum(step for step, _ in bucket) / len(bucket) for bucket in buckets]
@@ -253,10 +254,6 @@ def smooth(values: Sequence[float]) -> list[float]:
     """The mean of each value and up to SMOOTHED_STEPS - 1 before it."""
     windows = (values[max(0, end - SMOOTHED_STEPS) : end] for end in range(1, len(values) + 1))
     return [sum(window) / len(window) for window in windows]
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and value == value and abs(value) != float("inf")
 
 
 def _plain(text: str) -> str:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from cluster.diversity import canonical
+from cluster.rollout_files import read_rollouts
 from cluster.run_folder import RunFolder
-from cluster.types import RunFolderError, Verdict
+from cluster.types import Verdict
 
 COLUMNS = ("problem_id", "total_reward", "verdict", "sampling_seconds", "grading_seconds", "degenerate")
 EXAMPLE_COLUMNS = (
@@ -99,7 +100,7 @@ def read_ledger(folder: RunFolder, *, num_examples: int = 6) -> Ledger:
     problems: dict[str, OfProblem] = {}
     best, worst, suspects = _Chosen(), _Chosen(), _Chosen()
     num = num_graded = 0
-    paths = sorted(folder.rollouts.glob("step-*.parquet"))
+    paths = folder.rollout_files()
     for path in paths:
         columns = _read(path, COLUMNS)
         for index, (problem, reward, verdict, sampling, grading, signs) in enumerate(
@@ -165,7 +166,7 @@ def _examples(places: Sequence[Place], why: str) -> list[Example]:
     """The completions at these places; each file is read once, and only rows that are shown become texts."""
     rows: dict[Place, Mapping[str, Any]] = {}
     for path in {path for path, _ in places}:
-        table = _table(path, EXAMPLE_COLUMNS)
+        table = read_rollouts(path, EXAMPLE_COLUMNS)
         for index in (index for other, index in places if other == path):
             rows[path, index] = {name: table.column(name)[index].as_py() for name in EXAMPLE_COLUMNS}
     return [Example(why=why, row=rows[place]) for place in places]
@@ -177,19 +178,5 @@ def shortened(text: str) -> str:
 
 
 def _read(path: Path, columns: Sequence[str]) -> dict[str, list[Any]]:
-    table = _table(path, columns)
+    table = read_rollouts(path, columns)
     return {name: table.column(name).to_pylist() for name in columns}
-
-
-def _table(path: Path, columns: Sequence[str]) -> Any:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as file:
-            missing = [name for name in columns if name not in file.schema_arrow.names]
-            if missing:
-                raise RunFolderError(f"{path} does not say {', '.join(missing)}: an older Caravan wrote it")
-            return file.read(columns=list(columns))
-    except (pa.ArrowException, OSError) as error:
-        raise RunFolderError(f"{path} cannot be read as Parquet ({error}); move it away to leave it out") from None

@@ -5,16 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from cluster.health.epochs import Compared, compare, latest
 from cluster.health.history import History
 from cluster.health.judging import Finding, judge, worst
 from cluster.health.rules import Health
-from cluster.health.run import history_of, whole_rows
+from cluster.health.run import history_of
 from cluster.report.figures import Drawn
 from cluster.report.ledger import Ledger, read_ledger
-from cluster.run_folder import RunFolder
+from cluster.run_folder import RunFolder, whole_rows
 
 FACTS = (
     "model.path",
@@ -73,7 +71,7 @@ def gather(run: Path) -> RunReport:
     pair = latest(history)
     return RunReport(
         name=run.resolve().name,
-        facts=_facts(folder),
+        facts=folder.settings(*FACTS),
         history=history,
         findings=judge(history),
         compared=compare(pair) if pair else (),
@@ -82,22 +80,6 @@ def gather(run: Path) -> RunReport:
         ledger=read_ledger(folder),
         is_finished=folder.summary.is_file(),
     )
-
-
-def _facts(folder: RunFolder) -> dict[str, Any]:
-    """From config.yaml; empty where there is none that can be read, as in the folder of another trainer."""
-    try:
-        tree = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError):
-        return {}
-    found = {}
-    for key in FACTS:
-        value = tree
-        for part in key.split("."):
-            value = value.get(part) if isinstance(value, dict) else None
-        if value is not None:
-            found[key] = value
-    return found
 
 
 def _changes(folder: RunFolder) -> list[Change]:

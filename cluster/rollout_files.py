@@ -1,0 +1,45 @@
+"""Reading a run's rollouts again, file by file.
+
+A step's file appears whole or not at all, so that a run that is going on, or was killed, can be read at any time.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from cluster.types import RunFolderError
+
+
+@contextmanager
+def opened_rollouts(
+    path: Path,
+    columns: Sequence[str],
+    *,
+    if_older: str = "an older Caravan wrote it",
+    if_broken: str = "; move it away to leave it out",
+) -> Iterator[Any]:
+    """A file of rollouts as a ``pyarrow.parquet.ParquetFile`` that has the columns.
+
+    Raises RunFolderError, with what to do about it, where it has not (``if_older``) or cannot be read (``if_broken``), also while
+    it is read in the block.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            missing = [name for name in columns if name not in file.schema_arrow.names]
+            if missing:
+                raise RunFolderError(f"{path} does not say {', '.join(missing)}: {if_older}")
+            yield file
+    except FileNotFoundError:
+        raise RunFolderError(f"{path} went away while it was read: the run was started again; try once more") from None
+    except (pa.ArrowException, OSError) as error:
+        raise RunFolderError(f"{path} cannot be read as Parquet ({error}){if_broken}") from None
+
+
+def read_rollouts(path: Path, columns: Sequence[str]) -> Any:
+    """These columns of a file of rollouts, as a ``pyarrow.Table``; raises RunFolderError."""
+    with opened_rollouts(path, columns) as file:
+        return file.read(columns=list(columns))
