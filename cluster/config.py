@@ -151,7 +151,7 @@ class EvaluationSettings(BaseModel):
     completions_per_problem: int = Field(default=4, ge=1)
     at_checkpoints: bool = Field(
         default=False,
-        description="measure at every checkpoint too (learning waits meanwhile), and keep the best: checkpoints/best.json",
+        description="measure at every checkpoint too, beside sampling and learning, and keep the best: checkpoints/best.json",
     )
     greedy: bool = Field(
         default=False, description="take the likeliest token each time, in place of sampling as in training"

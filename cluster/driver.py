@@ -10,7 +10,8 @@
     sampling  waits for a slot                unblocked by publish, or by a filtered group
     grading   waits for a completion to end   unblocked by a sampler
     learning  waits for groups_per_step       unblocked by the last grade of a group
-    publish   waits for every sampler         unblocked when each has proved that it serves the policy
+    publish   waits for every sampler         unblocked when each has proved that it serves the policy, and the evaluation of
+                                              the policy before, if there is one, has ended
 
 Synchronous GRPO is ``max_staleness`` 0: there are only as many slots as one step needs, so sampling waits for publish. With 1 the
 next batch is sampled while the learner works on this one, with k there are k more. There is no other loop.
@@ -49,6 +50,7 @@ from cluster.types import (
 )
 
 Batch = tuple[Group, ...]
+Measure = Callable[[int], Coroutine[Any, Any, None]]
 ResultT = TypeVar("ResultT")
 
 MAX_GROUP_SIZE = 1 << 12
@@ -120,13 +122,13 @@ class Driver:
         records: Records,
         progress: Progress,
         stop: asyncio.Event,
-        measure: Callable[[int], Coroutine[Any, Any, None]] | None = None,
+        measure: Measure | None = None,
         watch: HealthWatch | None = None,
     ) -> None:
         """``prompts`` by problem id; ``progress`` from where to go on; ``stop`` ends the run after the current step.
 
-        ``measure`` is called with the step of each checkpoint but the last, while the samplers serve just that policy. ``watch``
-        judges every step, and may change settings or end the run.
+        ``measure`` is called with the step of each checkpoint but the last, while the samplers serve just that policy: the next
+        one is published when it is done. ``watch`` judges every step, and may change settings or end the run.
         """
         loop = config.loop
         self._config = config  # as the phases have it now
@@ -174,6 +176,7 @@ class Driver:
         async with asyncio.TaskGroup() as tasks:
             sampling = tasks.create_task(self._keep_sampling(tasks))
             publishing: asyncio.Task[None] | None = None
+            measuring: asyncio.Task[None] | None = None
             while self._progress.step < self._max_steps and not self._stop.is_set():
                 groups = await self._unless_stopped(self._buffer.take())
                 if groups is None:
@@ -184,12 +187,13 @@ class Driver:
                 policy = await asyncio.shield(self._learning)
                 if publishing:
                     await publishing
+                if measuring:  # what is being measured stays with the samplers that long
+                    await measuring
                 publishing = tasks.create_task(self._publish(policy, num_trained=len(groups)))
                 if policy.number % self._save_every_steps == 0:
                     await self.save_checkpoint()
                     if self._measure and policy.number < self._max_steps:
-                        await publishing
-                        await self._unless_stopped(self._measure(policy.number))
+                        measuring = tasks.create_task(self._measure_published(publishing, self._measure, policy.number))
             if publishing:
                 await publishing
             sampling.cancel()
@@ -316,6 +320,12 @@ class Driver:
             self._watch.published(max((swap.canary_gap for swap in swaps if swap.canary_gap is not None), default=None))
         num_held, self._num_held_slots = self._num_held_slots, 0
         await self._slots.release(trained=num_trained, dropped=num_held, published=policy.number)
+
+    async def _measure_published(self, publishing: asyncio.Task[None], measure: Measure, step: int) -> None:
+        """Measure the policy that is being published, beside what is sampled and learned next."""
+        await publishing
+        with self._timeline.measuring():
+            await self._unless_stopped(measure(step))
 
     async def _drop(self, dropped: Dropped) -> None:
         position = _position(dropped.group.id)

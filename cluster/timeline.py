@@ -5,7 +5,7 @@ do waits for what comes before it in the loop::
 
     samplers have nothing to sample    while the learner learns, a policy is published, or the graders are still at it
     graders have nothing to grade      while completions are sampled
-    the learner has nothing to learn   while a policy is published, completions are sampled, or only graded
+    the learner has nothing to learn   while a policy is published or measured, completions are sampled, or only graded
 """
 
 import time
@@ -16,7 +16,7 @@ from cluster.types import Usage
 
 SECONDS = (
     "learner_busy_seconds",
-    *(f"learner_waited_for_{part}_seconds" for part in ("samplers", "graders", "publish", "driver")),
+    *(f"learner_waited_for_{part}_seconds" for part in ("samplers", "graders", "publish", "evaluation", "driver")),
     *(f"samplers_waited_for_{part}_seconds" for part in ("learner", "publish", "graders", "driver")),
     "graders_waited_for_samplers_seconds",
 )
@@ -31,6 +31,7 @@ class Timeline:
         self._num_grading = 0  # completions that came and are not graded
         self._num_learning = 0
         self._num_publishing = 0
+        self._num_measuring = 0
         self._seconds = dict.fromkeys(SECONDS, 0.0)
         self._last_change = clock()
         self._cut_at = self._last_change
@@ -80,6 +81,17 @@ class Timeline:
             self._advance()
             self._num_publishing -= 1
 
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        """While in the block, the samplers have an evaluation to sample, and the next policy waits for its end."""
+        self._advance()
+        self._num_measuring += 1
+        try:
+            yield
+        finally:
+            self._advance()
+            self._num_measuring -= 1
+
     def cut(self, usage: Mapping[str, Usage]) -> dict[str, float]:
         """The figures since the last cut: busy shares (0 to 1) and seconds waited; ``usage`` by pool."""
         self._advance()
@@ -106,7 +118,7 @@ class Timeline:
             self._seconds["learner_busy_seconds"] += elapsed
         else:
             self._seconds[f"learner_waited_for_{self._who_holds_up_the_learner()}_seconds"] += elapsed
-        if not self._num_sampling:
+        if not self._num_sampling and not self._num_measuring:
             self._seconds[f"samplers_waited_for_{self._who_holds_up_the_samplers()}_seconds"] += elapsed
         if not self._num_grading and self._num_sampling:
             self._seconds["graders_waited_for_samplers_seconds"] += elapsed
@@ -116,7 +128,9 @@ class Timeline:
             return "samplers"
         if self._num_grading:
             return "graders"
-        return "publish" if self._num_publishing else "driver"
+        if self._num_publishing:
+            return "publish"
+        return "evaluation" if self._num_measuring else "driver"
 
     def _who_holds_up_the_samplers(self) -> str:
         if self._num_learning:

@@ -44,6 +44,7 @@ from tests.cluster.made import grade, problem
 class MemoryRecords:
     def __init__(self) -> None:
         self.steps: list[tuple[Group, ...]] = []
+        self.learned = asyncio.Event()
         self.dropped: list[Dropped] = []
         self.saved: dict[int, str] = {}
         self.gave_up = 0
@@ -64,6 +65,7 @@ class MemoryRecords:
     ) -> None:
         self.steps.append(tuple(groups))
         self.metrics.append(metrics)
+        self.learned.set()
 
     def phase_entered(self, step: int, values: Mapping[str, object]) -> None:
         self.phases.append((step, dict(values)))
@@ -161,20 +163,25 @@ def test_one_step_off_trains_groups_at_most_one_version_old_while_sampling_goes_
 
 
 @pytest.mark.parametrize("staleness", [0, 2])
-def test_checkpoints_are_measured_while_the_samplers_serve_just_their_policy(tmp_path: Path, staleness: int) -> None:
+def test_checkpoints_are_measured_beside_the_next_step_while_the_samplers_serve_just_their_policy(
+    tmp_path: Path, staleness: int
+) -> None:
     samplers = FakeSamplerPool(lambda *_: "n + 1", publish_seconds=0.002)
     records = MemoryRecords()
     seen = []
 
     async def measure(step: int) -> None:
         before = samplers.version
+        while len(records.steps) == step:  # the next one is learned meanwhile
+            records.learned.clear()
+            await records.learned.wait()
         await asyncio.sleep(0.02)
         seen.append((step, before, samplers.version, step in records.saved, len(records.steps)))
 
     config = settings(f"max_staleness={staleness}")
     learner = FakeLearner(tmp_path)
     run(make_driver(config, samplers=samplers, learner=learner, records=records, max_steps=6, measure=measure))
-    assert seen == [(2, 2, 2, True, 2), (4, 4, 4, True, 4)]  # the last one is measured when the run is over
+    assert seen == [(2, 2, 2, True, 3), (4, 4, 4, True, 5)]  # the last one is measured when the run is over
     assert positions(records.steps) == list(range(12))
 
 

@@ -43,6 +43,7 @@ def test_every_second_is_put_down_to_the_part_that_held_the_others_up() -> None:
         "samplers_waited_for_learner_seconds": 2,
         "learner_waited_for_publish_seconds": 3,
         "samplers_waited_for_publish_seconds": 3,
+        "learner_waited_for_evaluation_seconds": 0,
         "learner_waited_for_driver_seconds": 0,
         "samplers_waited_for_driver_seconds": 0,
         "learner_busy_share": 0.2,
@@ -94,6 +95,18 @@ def test_a_pool_whose_members_come_and_go_is_measured_by_the_time_that_they_were
     assert (figures["graders_busy_share"], figures["num_graders"]) == (0.0, 1.0)
     clock.now += 4
     assert timeline.cut(graders(15.0, 42.0, num_members=1))["graders_busy_share"] == 0.5
+
+
+def test_an_evaluation_keeps_the_samplers_busy_and_the_learner_waiting() -> None:
+    clock = Clock()
+    timeline = Timeline(clock)
+    with timeline.measuring():
+        with timeline.learning():
+            clock.now += 2
+        clock.now += 3
+    figures = timeline.cut({})
+    assert figures["learner_waited_for_evaluation_seconds"] == 3
+    assert {name for name, seconds in figures.items() if name.startswith("samplers_waited") and seconds} == set()
 
 
 def test_completions_that_are_no_longer_wanted_hold_nobody_up() -> None:
