@@ -23,7 +23,7 @@ from cluster.placement import place, ray_cluster
 from cluster.plan.machines import machines_of
 from cluster.plan.model_shape import shape_of
 from cluster.plan.places import make_plan
-from cluster.problems import ProblemStream
+from cluster.problems import ProblemStream, split
 from cluster.records import RunRecords
 from cluster.run_folder import RunFolder
 from cluster.scale import answering_scale_requests
@@ -36,6 +36,7 @@ from cluster.session import (
     model_path,
     samplers_and_graders,
 )
+from cluster.submit_folder import require_lasting
 from cluster.trackers import Figures, Show, tracking
 from cluster.types import CaravanError, ConfigError, GraderPool, RunFolderError, SamplerPool
 from grader.toolchain import prepare_toolchain
@@ -52,11 +53,13 @@ async def train(config: Config, view: View) -> int:
         raise ConfigError(
             f"model.adapter={config.model.adapter}: train starts from the base model; eval and sample take an adapter"
         )
+    require_lasting(config.run.folder)
     folder = RunFolder(config.run.folder / (config.run.name or "run"))
     _require_more_to_do(config, folder)
     with folder.opened(config):
         prepare_toolchain()  # a missing compiler should be known before anything large is loaded
         usable = load_usable(config, view)
+        split(usable.problems, config.data.held_out, config.data.split_seed)  # too few should be known before, too
         # Only now: until here nothing has to be taken down, and Ctrl-C need not wait for whatever keeps the event loop.
         interruption = Interruption(view)
         newest = newest_checkpoint(folder.checkpoints)
@@ -154,7 +157,7 @@ class Training:
         try:
             async with (
                 samplers_and_graders(config, view, lora_rank=config.learner.lora.r) as (samplers, graders),
-                answering_scale_requests(folder, graders, view),
+                answering_scale_requests(folder, samplers, graders, view),
             ):
                 measure = partial(self._measure, samplers, graders) if config.evaluation.at_checkpoints else None
                 policy = await learner_start

@@ -1,4 +1,4 @@
-"""The learner as the driver sees it: a Ray actor for each rank, and the client that starts others where one is lost."""
+"""The learner as the driver sees it: the client of the ranks, keeps their checkpoints, and starts others where one is lost."""
 
 import asyncio
 import logging
@@ -12,11 +12,15 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from cluster.types import CaravanError, Group, LearnerError, PolicyVersion, StepReport
-from learner.checkpoints import newest_checkpoint, step_of
+from learner import room
+from learner.checkpoints import newest_checkpoint, read_files, step_of, unwritable, write_checkpoint, write_files
+from learner.divergence import FOLDER, Diverged, write_aside
+from learner.in_force import in_force as settings_in_force
 from learner.plan import LearnerPlan
-from learner.quiet import ENVIRONMENT, hush
+from learner.quiet import ENVIRONMENT
+from learner.rank import LearnerActor
 from learner.reason import reason
-from learner.room import wait_for_room
+from learner.selection import select
 from learner.settings import LearnerSettings
 
 logger = logging.getLogger(__name__)
@@ -29,63 +33,9 @@ DEADLINES = {
     "start": "start_deadline_seconds",
     "step": "step_deadline_seconds",
     "save_checkpoint": "save_deadline_seconds",
-    "export_adapter": "save_deadline_seconds",
+    "adapter_files": "save_deadline_seconds",
 }
 """The setting, by method of the actor, that says how long anyone waits for its answer."""
-
-
-class LearnerActor:
-    """Runs inside the process of one rank, where the heavy imports happen. Rank 0 answers for all; the others answer None."""
-
-    def __init__(self, settings: LearnerSettings, plan: LearnerPlan, number: int) -> None:
-        hush()
-        self._settings = settings
-        self._plan = plan
-        self._number = number
-        self._host: str = ray.util.get_node_ip_address()
-        self._meeting: Any = None  # that rank 0 keeps open
-        self._worker: Any = None
-
-    def open_meeting(self) -> tuple[str, int]:
-        """Host and port where the other ranks find this one."""
-        from learner.ranks import open_meeting
-
-        self._meeting = open_meeting(self._host, self._settings.num_ranks)
-        return self._host, self._meeting.port
-
-    def start(self, meeting: tuple[str, int] | None) -> PolicyVersion | None:
-        """See LearnerWorker; several ranks first meet at rank 0's host and port."""
-        from learner.ranks import ALONE, join
-        from learner.worker import LearnerWorker
-
-        ranks = ALONE
-        if meeting is not None:
-            ranks = join(
-                self._number,
-                self._settings.num_ranks,
-                meeting if self._meeting is None else self._meeting,
-                host=self._host,
-                uses_gpu=self._settings.gpus > 0,
-                deadline_seconds=max(getattr(self._settings, name) for name in DEADLINES.values()),
-            )
-        self._worker = LearnerWorker(self._settings, self._plan, ranks)
-        policy: PolicyVersion | None = self._worker.start()
-        return policy if self._number == 0 else None
-
-    def step(self, groups: Sequence[Group], in_force: Mapping[str, Any]) -> tuple[PolicyVersion, StepReport] | None:
-        """See LearnerWorker."""
-        outcome: tuple[PolicyVersion, StepReport] = self._worker.step(groups, in_force)
-        return outcome if self._number == 0 else None
-
-    def save_checkpoint(self) -> str | None:
-        """See LearnerWorker."""
-        folder: str | None = self._worker.save_checkpoint()
-        return folder
-
-    def export_adapter(self, folder: str) -> None:
-        """See LearnerWorker."""
-        if self._number == 0:
-            self._worker.export_adapter(folder)
 
 
 class _Lost(Exception):
@@ -133,20 +83,34 @@ class RayLearner:
     ) -> tuple[PolicyVersion, StepReport]:
         """Train on whole groups, with these settings in force; raises LearnerError where it diverges or cannot learn."""
         batch = await asyncio.to_thread(ray.put, groups)
-        outcome: tuple[PolicyVersion, StepReport] = await self._answer("step", batch, dict(in_force))
+        try:
+            outcome: tuple[PolicyVersion, StepReport] = await self._answer("step", batch, dict(in_force))
+        except Diverged as error:
+            raise LearnerError(f"{error}. {self._kept_aside(groups, in_force)}") from error
         self._batches.append((batch, dict(in_force)))
         return outcome
 
     async def save_checkpoint(self) -> str:
         """Write a complete checkpoint for the current step and return its folder."""
-        folder: str = await self._answer("save_checkpoint")
+        step, files = await self._answer("save_checkpoint")
+        root, keep = self._plan.checkpoints_dir, self._settings.save_total_limit
+        try:
+            folder = await asyncio.to_thread(
+                write_checkpoint, root, step, lambda draft: write_files(files, draft), keep=keep
+            )
+        except OSError as error:
+            raise unwritable(root, error) from error
         self._saved_step += len(self._batches)
         self._batches.clear()
-        return folder
+        return str(folder)
 
     async def export_adapter(self, folder: Path) -> None:
         """Write the current adapter in PEFT format, as peft, transformers and vLLM load it."""
-        await self._answer("export_adapter", str(Path.cwd() / folder))
+        files = await self._answer("adapter_files")
+        try:
+            await asyncio.to_thread(write_files, files, folder)
+        except OSError as error:
+            raise LearnerError(f"the adapter cannot be written to {folder}: {error.strerror}") from error
 
     async def close(self) -> None:
         """End the actors' processes; may be called twice. A call that is under way raises LearnerError."""
@@ -189,14 +153,14 @@ class RayLearner:
     async def _take_again(self, policy: PolicyVersion | None) -> None:
         """Repeat the steps since the checkpoint that a new process has loaded."""
         step = policy.number if policy else 0
-        # One that died after it had written a checkpoint, and before it could say so, left a newer one than we know of.
+        # A call that was cancelled while it wrote a checkpoint left a newer one than we know of.
         num_saved = step - self._saved_step
         if not 0 <= num_saved <= len(self._batches):
             self._kill()
             raise LearnerError(
                 f"the learner was started again and found its newest checkpoint at step {step}, where it should be at step "
                 f"{self._saved_step} to {self._saved_step + len(self._batches)}: {self._plan.checkpoints_dir} was changed by "
-                "somebody else, or is not the same folder on every machine"
+                "somebody else"
             )
         try:
             for batch, in_force in self._batches[num_saved:]:
@@ -208,7 +172,10 @@ class RayLearner:
     async def _start_actors(self) -> PolicyVersion | None:
         self._kill()
         settings = self._settings
-        await wait_for_room(settings, hint=f"start again with the same command to go on from {self._newest()}")
+        hint = f"start again with the same command to go on from {self._newest()}"
+        # Where a machine was lost, another may take its place.
+        seconds = room.PLACEMENT_SECONDS if self.num_restarts == 0 else settings.start_deadline_seconds
+        await room.wait_for_room(settings, hint=hint, seconds=seconds)
         if self._is_closed:
             raise LearnerError("the learner was closed while it was started")
         environment = {**ENVIRONMENT, "OMP_NUM_THREADS": str(settings.num_threads)}
@@ -217,8 +184,29 @@ class RayLearner:
         )
         self._actors = [remote_class.remote(settings, self._plan, number) for number in range(settings.num_ranks)]
         meeting = await self._call("open_meeting", ranks=1) if settings.num_ranks > 1 else None
-        policy: PolicyVersion | None = await self._call("start", meeting)
+        policy: PolicyVersion | None = await self._call("start", meeting, await asyncio.to_thread(self._checkpoint))
         return policy
+
+    def _checkpoint(self) -> ray.ObjectRef | None:
+        """The newest complete one, in the object store."""
+        newest = newest_checkpoint(self._plan.checkpoints_dir)
+        return ray.put((step_of(newest), read_files(newest))) if newest else None
+
+    def _kept_aside(self, groups: Sequence[Group], in_force: Mapping[str, Any]) -> str:
+        """Write the batch of a step that was not taken beside the checkpoints, and say where."""
+        step = self._saved_step + len(self._batches)
+        selection = select(
+            groups,
+            settings=settings_in_force(self._settings, in_force),
+            learner_version=step,
+            max_staleness=self._plan.max_staleness,
+            temperature=self._plan.temperature,
+        )
+        folder = self._plan.checkpoints_dir.parent / FOLDER
+        try:
+            return f"Its batch: {write_aside(groups, selection, folder, step + 1)}"
+        except OSError as error:
+            return f"Its batch could not be written to {folder}: {error.strerror}"
 
     async def _call(self, method: str, *arguments: Any, ranks: int | None = None) -> Any:
         """Rank 0's answer, once all ranks (or the first so many) have given theirs.

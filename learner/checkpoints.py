@@ -7,6 +7,9 @@ import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from cluster.types import LearnerError
+from learner.reason import reason
+
 NAME = re.compile(r"checkpoint-(\d+)")
 DRAFT = ".draft"
 BEST = "best.json"
@@ -74,6 +77,19 @@ def write_files(files: Mapping[str, bytes], folder: Path) -> None:
         draft = folder / f".{name}"
         draft.write_bytes(content)
         draft.rename(folder / name)
+
+
+def read_files(folder: Path) -> dict[str, bytes]:
+    """The files of a folder, which has none below it, by name."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def unwritable(root: Path, error: Exception) -> LearnerError:
+    """What to say where a checkpoint could not be written."""
+    free_mib = shutil.disk_usage(root).free / 2**20
+    return LearnerError(
+        f"the checkpoint cannot be written to {root}, where {free_mib:.0f} MiB are free: {reason(error)}; earlier ones are intact"
+    )
 
 
 def _by_step(root: Path) -> list[Path]:

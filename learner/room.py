@@ -10,11 +10,11 @@ from cluster.types import ResourcesError
 from learner.settings import LearnerSettings
 
 PLACEMENT_SECONDS = 60.0
-"""How long room may take to be free: whoever held it is going, or a machine is coming back."""
+"""How long room may take to be free at the start of a run: whoever held it is going."""
 
 
-async def wait_for_room(settings: LearnerSettings, *, hint: str) -> None:
-    """Return once machines have room for all ranks and as much is free; ResourcesError, with ``hint``, if that takes long."""
+async def wait_for_room(settings: LearnerSettings, *, hint: str, seconds: float) -> None:
+    """Return once machines have room for all ranks and as much is free; ResourcesError, with ``hint``, after so many seconds."""
     wanted = {name: amount for name, amount in (("CPU", settings.cpus), ("GPU", settings.gpus)) if amount > 0}
     num_ranks = settings.num_ranks
     of_all = {name: num_ranks * amount for name, amount in wanted.items()}
@@ -25,7 +25,7 @@ async def wait_for_room(settings: LearnerSettings, *, hint: str) -> None:
         fits = sum(min(num_ranks, _how_often(machine, wanted)) for machine in machines) >= num_ranks
         if fits and _how_often(free, of_all):
             return
-        if time.monotonic() - began > PLACEMENT_SECONDS:
+        if time.monotonic() - began > seconds:
             break
         await asyncio.sleep(0.5)
     needs = " + ".join(f"{amount:g} {name}" for name, amount in wanted.items())
@@ -38,7 +38,7 @@ async def wait_for_room(settings: LearnerSettings, *, hint: str) -> None:
         )
     many, fewer = (f" for each of {num_ranks} ranks", ", learner.num_ranks") if num_ranks > 1 else ("", "")
     raise ResourcesError(
-        f"the learner needs {needs} on one machine{many}, and for {PLACEMENT_SECONDS:g} s {short}; "
+        f"the learner needs {needs} on one machine{many}, and for {seconds:g} s {short}; "
         f"wait for what else runs there, or lower learner.cpus{fewer} or learner.gpus; {hint}"
     )
 

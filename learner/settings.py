@@ -249,6 +249,11 @@ class LearnerSettings(BaseModel):
     step_deadline_seconds: float = Field(1800, gt=0, description="seconds for one optimizer step")
     save_deadline_seconds: float = Field(600, gt=0, description="seconds to write a checkpoint or an adapter")
 
+    @property
+    def longest_deadline_seconds(self) -> float:
+        """Of all calls of the learner."""
+        return max(self.start_deadline_seconds, self.step_deadline_seconds, self.save_deadline_seconds)
+
     @model_validator(mode="after")
     def _its_options_fit_together(self) -> "LearnerSettings":
         for refused in (self._against_the_loss(), self._against_the_correction(), self._against_the_rest()):

@@ -3,7 +3,6 @@
 Where several ranks share the steps, each is a worker of its own, and is called as all others are, with the same arguments.
 """
 
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,16 +16,14 @@ from cluster.types import Canary, Group, LearnerError, PolicyVersion, StepReport
 from learner.adapter import pack_adapter, trained_modules
 from learner.batch import MicroBatch, micro_batches, padded
 from learner.building import build_trainer
-from learner.checkpoints import newest_checkpoint, step_of, write_checkpoint, write_files
+from learner.checkpoints import newest_checkpoint, step_of, unwritable, write_checkpoint, write_files
 from learner.cuts import Cut, padding_share
-from learner.divergence import FOLDER, Diverged, write_aside
 from learner.in_force import in_force as settings_in_force
 from learner.loop import Feed, TrainingLoop
 from learner.model import choose_place, load_model
 from learner.plan import LearnerPlan
 from learner.ranks import ALONE, Ranks
-from learner.reason import reason
-from learner.selection import Selection, select
+from learner.selection import select
 from learner.settings import LearnerSettings
 from learner.shares import cut_for_ranks, idle_share, shares
 
@@ -79,7 +76,7 @@ class LearnerWorker:
         self._loop.run(
             lambda: self._agree(
                 "began with",
-                f"is {self._plan.checkpoints_dir} one folder, and {self._plan.model} one model, on all their machines?",
+                f"is {self._plan.model} one model on all their machines?",
             )
         )
         return policy if checkpoint else None
@@ -90,8 +87,8 @@ class LearnerWorker:
         """Train on whole groups: one optimizer step, or ``num_iterations``; what is measured is measured in the last.
 
         ``in_force``: settings for this step, see learner.in_force. Where they leave nothing for the loss, the step changes
-        nothing, and counts. Raises LearnerError where it diverges, where nothing can be learned from, and after the run's
-        ``max_steps``.
+        nothing, and counts. Raises Diverged where its numbers go wrong, LearnerError where nothing can be learned from, and after
+        the run's ``max_steps``.
         """
         began = time.perf_counter()
         loop = self._running_loop()
@@ -111,12 +108,9 @@ class LearnerWorker:
             shares_prompts=not settings.gradient_checkpointing and not settings.shard_base,
         )
         share = self._share(cuts, settings)
-        try:
-            for _ in range(settings.num_iterations):
-                loop.run(lambda: self._trainer.use(settings))
-                loop.take_step(share)
-        except Diverged as error:
-            raise LearnerError(f"{error}. {self._kept_aside(groups, selection, step + 1)}") from error
+        for _ in range(settings.num_iterations):
+            loop.run(lambda: self._trainer.use(settings))
+            loop.take_step(share)
         loop.run(lambda: self._agree("computed", "are their machines of one kind, with the same packages?"))
         policy, measured = loop.run(lambda: (self._policy(), dict(self._trainer.measured)))
         measured |= {
@@ -149,16 +143,13 @@ class LearnerWorker:
         """Write adapter, optimizer, schedule, random states and step; return the folder. Rank 0 writes, for all."""
         return self._running_loop().run(self._save)
 
+    def adapter_files(self) -> dict[str, bytes]:
+        """The adapter as the files of a PEFT folder, in the precision in which it is trained."""
+        return self._running_loop().run(lambda: pack_adapter(self._trainer.model, dtype=torch.float32))
+
     def export_adapter(self, folder: str) -> None:
-        """Write the adapter as a PEFT folder, in the precision in which it is trained."""
-
-        def write() -> None:
-            try:
-                write_files(pack_adapter(self._trainer.model, dtype=torch.float32), Path(folder))
-            except OSError as error:
-                raise LearnerError(f"the adapter cannot be written to {folder}: {error.strerror}") from error
-
-        self._running_loop().run(write)
+        """Write ``adapter_files`` into a folder."""
+        write_files(self.adapter_files(), Path(folder))
 
     def close(self) -> None:
         """End the training; may be called twice."""
@@ -205,22 +196,8 @@ class LearnerWorker:
             )
         # A full disk is an OSError to Python, but torch and safetensors each have a word of their own for it.
         except (OSError, RuntimeError, SafetensorError) as error:
-            free_mib = shutil.disk_usage(self._plan.checkpoints_dir).free / 2**20
-            raise LearnerError(
-                f"the checkpoint cannot be written to {self._plan.checkpoints_dir}, where {free_mib:.0f} MiB are free: "
-                f"{reason(error)}; earlier ones are intact"
-            ) from error
+            raise unwritable(self._plan.checkpoints_dir, error) from error
         return str(folder)
-
-    def _kept_aside(self, groups: Sequence[Group], selection: Selection, step: int) -> str:
-        """Have rank 0 write the batch of a step that was not taken beside the checkpoints, and say where."""
-        if self._ranks.number > 0:
-            return "Its batch is kept by rank 0"
-        folder = self._plan.checkpoints_dir.parent / FOLDER
-        try:
-            return f"Its batch: {write_aside(groups, selection, folder, step)}"
-        except OSError as error:
-            return f"Its batch could not be written to {folder}: {error.strerror}"
 
     def _running_loop(self) -> TrainingLoop:
         if self._loop is None:

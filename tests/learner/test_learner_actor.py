@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pyarrow.parquet as pq
 import pytest
 
 from cluster.types import Group, Learner, LearnerError, ModelError, PolicyVersion, ResourcesError, StepReport
 from learner.actor import RayLearner
+from learner.checkpoints import write_checkpoint, write_files
 from tests.learner.made import group, plan, settings
 from tests.learner.made_ranks import crew
 
@@ -67,6 +69,10 @@ def kill(learner: RayLearner, rank: int = 0) -> None:
     os.kill(process_id(learner, rank), signal.SIGKILL)
 
 
+def left_on_disk(learner: RayLearner) -> list[Path]:
+    return list(Path(tempfile.gettempdir()).glob(f"caravan-learner-{process_id(learner)}"))
+
+
 def processes_of(learner: RayLearner) -> list[psutil.Process]:
     return [psutil.Process(process_id(learner, rank)) for rank in range(len(learner._actors))]
 
@@ -100,10 +106,26 @@ def test_the_actor_learns_saves_exports_resumes_and_dies_with_a_word(model_folde
         assert await learner.save_checkpoint() == str(tmp_path / "checkpoints" / "checkpoint-1")
         await learner.export_adapter(tmp_path / "final")
         assert (tmp_path / "final" / "adapter_config.json").is_file()
+        assert left_on_disk(learner) == []
 
         with pytest.raises(LearnerError, match="nothing to learn from"):
             await learner.step([group([None, None])])
-        with pytest.raises(LearnerError, match="step 2 diverged"):
+        with pytest.raises(LearnerError, match="step 2 diverged") as caught:
+            await learner.step([group([1.0, None, 0.0], seed=1, logprob=float("nan"))])
+        (aside,) = (tmp_path / "diverged").iterdir()
+        assert str(caught.value).endswith(f"Its batch: {aside}")
+        rows = pq.read_table(aside).to_pylist()
+        assert [(row["completion_id"], row["left_out"]) for row in rows] == [
+            ("g1-c0", None),
+            ("g1-c1", "ungradable"),
+            ("g1-c2", None),
+        ]
+        assert rows[0]["advantage"] > 0 > rows[2]["advantage"]
+        assert rows[0]["token_ids"] == list(group([1.0], seed=1).completions[0].token_ids)
+        aside.unlink()
+        aside.parent.rmdir()
+        aside.parent.write_text("in the way")
+        with pytest.raises(LearnerError, match=r"step 2 diverged.* could not be written to .*diverged: File exists"):
             await learner.step([group([1.0, 0.0], logprob=float("nan"))])
         with pytest.raises(LearnerError, match="step 2 diverged"):  # it says so again, and does not hang
             await learner.step([group([1.0, 0.0])])
@@ -152,8 +174,9 @@ def test_a_learner_that_is_killed_comes_back_with_the_same_adapter_bit_for_bit(
         assert learner.num_restarts == 2
         assert "started again from step 2, steps to take again: 1" in caplog.text
 
-        await learner._actors[0].save_checkpoint.remote()
-        kill(learner)  # after it has written a checkpoint, and before anybody knows of it
+        step, files = await learner._actors[0].save_checkpoint.remote()
+        write_checkpoint(tmp_path / "checkpoints", step, lambda draft: write_files(files, draft), keep=3)
+        kill(learner)  # after a checkpoint was written, and before anybody knows of it
         outcomes.append(await learner.step(STEPS[4]))
         assert (await learner.save_checkpoint()).endswith("checkpoint-5")
         outcomes.append(await learner.step(STEPS[5]))
