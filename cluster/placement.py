@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ def ray_cluster() -> Iterator["Cluster"]:
 
     # What goes wrong comes back as an exception; what Ray says besides would run through the progress bar.
     logging.getLogger("ray").setLevel(logging.ERROR)
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         context = ray.init(
             include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, namespace="caravan"
@@ -54,6 +56,9 @@ def ray_cluster() -> Iterator["Cluster"]:
             f"no Ray cluster answers at {where}: {reason}. Start one (`ray start --head`), or set RAY_ADDRESS=local to run on "
             "this machine alone"
         ) from error
+    if callable(on_sigterm):
+        # Ray 2.60 has put its own in place, which ends the process at once; a run that is stopped saves a checkpoint first.
+        signal.signal(signal.SIGTERM, on_sigterm)
     try:
         yield Cluster(
             resources=ray.cluster_resources(),
@@ -69,10 +74,14 @@ def place(config: Config, resources: Mapping[str, float]) -> Config:
 
     What the configuration sets, stays. Where it leaves shares open, a cluster without GPUs runs on CPUs; otherwise each
     sampler and the learner take a whole GPU where there are enough, else an equal share of what is there. Several ranks of the
-    learner take a whole one each in any case, and the samplers share the others.
+    learner take a whole one each in any case, and the samplers share the others. Where an engine is split over several GPUs
+    (``rollout.tensor_parallel_size``), all parts take whole ones.
     """
     num_gpus, num_samplers, learner = resources.get("GPU", 0.0), config.rollout.num_samplers, config.learner
-    if num_gpus > 0 and learner.num_ranks > 1:
+    if num_gpus > 0 and config.rollout.tensor_parallel_size > 1:
+        learner = _fill_in(learner, gpus=1.0)
+        share = 1.0
+    elif num_gpus > 0 and learner.num_ranks > 1:
         learner = _fill_in(learner, gpus=1.0)
         left = num_gpus - learner.num_ranks * learner.gpus
         share = int(100 * left / num_samplers) / 100 if left > 0 else 1.0  # too many are refused below
@@ -96,21 +105,16 @@ def _fill_in(section: Section, **values: float) -> Section:
 
 def _check(config: Config, resources: Mapping[str, float]) -> None:
     rollout, grader, learner = config.rollout, config.grader, config.learner
+    of_a_sampler = rollout.bundle
     parts = {
         "CPU": [
-            (
-                f"{rollout.num_samplers} samplers x {rollout.cpus_per_sampler:g}",
-                rollout.num_samplers * rollout.cpus_per_sampler,
-            ),
-            (f"{grader.floor} graders x {grader.cpus_per_grader:g}", grader.floor * grader.cpus_per_grader),
-            (_of_the_learner(learner.num_ranks, learner.cpus), learner.num_ranks * learner.cpus),
+            _of("samplers", rollout.floor, of_a_sampler["CPU"]),
+            _of("graders", grader.floor, grader.cpus_per_grader),
+            _of_the_learner(learner.num_ranks, learner.cpus),
         ],
         "GPU": [
-            (
-                f"{rollout.num_samplers} samplers x {rollout.gpus_per_sampler:g}",
-                rollout.num_samplers * rollout.gpus_per_sampler,
-            ),
-            (_of_the_learner(learner.num_ranks, learner.gpus), learner.num_ranks * learner.gpus),
+            _of("samplers", rollout.floor, of_a_sampler.get("GPU", 0.0)),
+            _of_the_learner(learner.num_ranks, learner.gpus),
         ],
     }
     for resource, wanted in parts.items():
@@ -119,20 +123,14 @@ def _check(config: Config, resources: Mapping[str, float]) -> None:
         if total > there + 1e-6:
             raise ResourcesError(
                 f"needs {total:g} {resource} ({' + '.join(part for part, _ in wanted)}), but the cluster has {there:g}. "
-                "Lower rollout.num_samplers, grader.num_graders, learner.num_ranks or what each part takes "
-                "(rollout.cpus_per_sampler, learner.gpus, ...; gpus 0 means the CPU), or add machines"
+                "Lower rollout.num_samplers, grader.num_graders (or min_samplers, min_graders), learner.num_ranks or what each "
+                "part takes (rollout.cpus_per_sampler, learner.gpus, ...; gpus 0 means the CPU), or add machines"
             )
 
 
-def beside_graders(config: Config) -> list[dict[str, float]]:
-    """What the parts of a placed run other than graders reserve, a bundle of Ray's resources each."""
-    rollout, learner = config.rollout, config.learner
-    sampler = {"CPU": rollout.cpus_per_sampler, "GPU": rollout.gpus_per_sampler}
-    rank = {"CPU": learner.cpus, "GPU": learner.gpus}
-    bundles = [sampler] * rollout.num_samplers + [rank] * learner.num_ranks
-    reserved = ({name: amount for name, amount in bundle.items() if amount > 0} for bundle in bundles)
-    return [bundle for bundle in reserved if bundle]
+def _of(parts: str, number: int, amount: float) -> tuple[str, float]:
+    return f"{number} {parts} x {amount:g}", number * amount
 
 
-def _of_the_learner(num_ranks: int, amount: float) -> str:
-    return f"learner {amount:g}" if num_ranks == 1 else f"{num_ranks} ranks of the learner x {amount:g}"
+def _of_the_learner(num_ranks: int, amount: float) -> tuple[str, float]:
+    return (f"learner {amount:g}", amount) if num_ranks == 1 else _of("ranks of the learner", num_ranks, amount)

@@ -46,8 +46,9 @@ from cluster.types import ConfigError, RunFolderError
 # what is learned (what was changed for the run's health stands in health.jsonl, and stays).
 PLACEMENT_KEYS = (
     "health.",
-    "num_samplers",
+    "_samplers",
     "_graders",
+    "tensor_parallel_size",
     "num_ranks",
     "shard_base",
     "cpus",

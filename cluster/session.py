@@ -12,10 +12,9 @@ from typing import Any
 from cluster.config import Config
 from cluster.console import View, count
 from cluster.passable import Verdicts, audit_all, needs_audit, passable_problems
-from cluster.placement import beside_graders
 from cluster.problems import describe, load_problems, split
 from cluster.run_folder import RunFolder
-from cluster.scale import ScalableGraderPool
+from cluster.scale import ScalableGraderPool, ScalableSamplerPool
 from cluster.types import (
     CaravanError,
     DatasetError,
@@ -24,7 +23,6 @@ from cluster.types import (
     Problem,
     Prompt,
     PromptTooLong,
-    SamplerPool,
 )
 
 INTERRUPTED = 130  # the exit code of a program that Ctrl-C ended
@@ -132,9 +130,10 @@ async def load_material(config: Config, usable: Usable, view: View, folder: RunF
     """
     verdicts = Verdicts(folder)
     if needs_audit(config, usable.problems, verdicts):
+        from cluster.claims import Claims
         from grader.pool import RayGraderPool
 
-        graders = RayGraderPool(config.grader, beside=beside_graders(config))
+        graders = RayGraderPool(config.grader, claim=Claims(config).graders)
         try:
             await audit_all(graders, usable.problems, verdicts, view, at_once=4 * config.grader.num_graders)
         finally:
@@ -192,15 +191,22 @@ def read_adapter(folder: Path) -> tuple[PolicyVersion, int]:
 @asynccontextmanager
 async def samplers_and_graders(
     config: Config, view: View, *, lora_rank: int, policy: PolicyVersion | None = None
-) -> AsyncIterator[tuple[SamplerPool, ScalableGraderPool]]:
+) -> AsyncIterator[tuple[ScalableSamplerPool, ScalableGraderPool]]:
     """Start both pools, side by side; both are stopped when the block is left, whatever happened in it."""
+    from cluster.claims import Claims
     from grader.pool import RayGraderPool
     from rollout.pool import RaySamplerPool
 
+    claims = Claims(config, view.say)
     samplers = RaySamplerPool(
-        config.rollout, model=model_path(config), lora_rank=lora_rank, max_staleness=config.loop.max_staleness
+        config.rollout,
+        model=model_path(config),
+        lora_rank=lora_rank,
+        max_staleness=config.loop.max_staleness,
+        claim=claims.samplers,
+        tell=view.say,
     )
-    graders = RayGraderPool(config.grader, beside=beside_graders(config), tell=view.say)
+    graders = RayGraderPool(config.grader, claim=claims.graders, tell=view.say)
     try:
         parts = f"{count(config.rollout.num_samplers, 'sampler')} and {count(config.grader.num_graders, 'grader')}"
         with view.phase(f"starting {parts}"):

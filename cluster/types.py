@@ -357,6 +357,52 @@ class Usage:
     capacity_seconds: float | None = None  # seconds of being there, summed over members; None: none comes or goes
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """Between which numbers of members a pool scales on its own; equal: it does not."""
+
+    floor: int  # at least 1
+    ceiling: int  # not below the floor
+
+    def clamp(self, number: int) -> int:
+        """The nearest number within."""
+        return max(self.floor, min(self.ceiling, number))
+
+    def changed(self, pool: str, number: int | None, floor: int | None, ceiling: int | None) -> "Bounds":
+        """These with what somebody asks for, of which None is not asked for: a number alone is floor and ceiling.
+
+        Beside a number, the bound that is not given makes room for it. ``pool`` is what the keys are named after. Raises
+        ConfigError for contradictions.
+        """
+        if number is not None and floor is None and ceiling is None:
+            return Bounds(floor=number, ceiling=number)
+        least = self.floor if number is None else min(self.floor, number)
+        most = self.ceiling if number is None else max(self.ceiling, number)
+        bounds = Bounds(floor=least if floor is None else floor, ceiling=most if ceiling is None else ceiling)
+        if bounds.floor > bounds.ceiling or (number is not None and bounds.clamp(number) != number):
+            asked = "" if number is None else f" and {pool}={number}"
+            raise ConfigError(
+                f"min_{pool}={bounds.floor} and max_{pool}={bounds.ceiling}{asked} contradict each other (what is not given "
+                f"holds on: the run scales between {self.floor} and {self.ceiling}); give all that is to change"
+            )
+        return bounds
+
+
+class Claim(Protocol):
+    """What one pool of a run claims of the cluster, beside the run's other parts; the real one is cluster.claims.
+
+    Both methods ask Ray, and may block for some milliseconds.
+    """
+
+    def left(self, num_present: int) -> int:
+        """How many more members than so many have room now, with what other parts are to keep left free."""
+        ...
+
+    def want(self, number: int, *, lacking: int) -> None:
+        """So many members are wanted, of which some have no room: machines for those are asked for, once that lasts."""
+        ...
+
+
 class SamplerPool(Protocol):
     """Samples groups; the real one is rollout.pool, the fake one rollout.fake."""
 

@@ -5,20 +5,20 @@
     pool       completions -> grades, identical ones once, another attempt where a grader failed
     roster     which grader gets which job, and who waits
     staffing   how many graders there are: starts, ends and replaces them
-    scaling    how many there should be          room      whether they have a place
+    scaling    how many there should be
 """
 
 import asyncio
 import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from ray.exceptions import RayActorError
 
-from cluster.types import Completion, DeadlineExceeded, Grade, Problem, UngradableError, Usage
+from cluster.types import Claim, Completion, DeadlineExceeded, Grade, Problem, UngradableError, Usage
 from grader.actor import answer
 from grader.roster import JOBS_PER_MEMBER, Roster
 from grader.scaling import Pace
@@ -67,7 +67,7 @@ class RayGraderPool:
         self,
         settings: GraderSettings,
         *,
-        beside: Sequence[Mapping[str, float]] = (),
+        claim: Claim | None = None,
         tell: Callable[[str], None] = lambda _line: None,
         pace: Pace | None = None,
     ) -> None:
@@ -75,13 +75,13 @@ class RayGraderPool:
 
         Args:
             settings: limits, walls, reward, and between which numbers the pool scales.
-            beside: what the run's other parts reserve, a bundle of Ray's resources each; more graders leave it free.
+            claim: to the cluster, beside the run's other parts; None where the pool has the cluster alone.
             tell: takes a line when the number of graders changes, or cannot.
             pace: when the number changes.
         """
         self._settings = settings
         self._roster = Roster()
-        self._staffing = Staffing(settings, self._roster, beside=beside, tell=tell, pace=pace or Pace())
+        self._staffing = Staffing(settings, self._roster, claim=claim, tell=tell, pace=pace or Pace())
         self._starting: asyncio.Task[str] | None = None
         self._in_flight: dict[bytes, asyncio.Task[Grade]] = {}
         self._memory = _Memory(settings.cache_size)

@@ -4,37 +4,7 @@ import math
 from collections import deque
 from dataclasses import dataclass
 
-from cluster.types import ConfigError, Usage
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bounds:
-    """Between which numbers of graders the pool scales on its own; equal: it does not."""
-
-    floor: int  # at least 1
-    ceiling: int  # not below the floor
-
-    def clamp(self, number: int) -> int:
-        """The nearest number within."""
-        return max(self.floor, min(self.ceiling, number))
-
-    def changed(self, number: int | None, floor: int | None, ceiling: int | None) -> "Bounds":
-        """These with what somebody asks for, of which None is not asked for: a number alone is floor and ceiling.
-
-        Beside a number, the bound that is not given makes room for it. Raises ConfigError for contradictions.
-        """
-        if number is not None and floor is None and ceiling is None:
-            return Bounds(floor=number, ceiling=number)
-        least = self.floor if number is None else min(self.floor, number)
-        most = self.ceiling if number is None else max(self.ceiling, number)
-        bounds = Bounds(floor=least if floor is None else floor, ceiling=most if ceiling is None else ceiling)
-        if bounds.floor > bounds.ceiling or (number is not None and bounds.clamp(number) != number):
-            asked = "" if number is None else f" and graders={number}"
-            raise ConfigError(
-                f"min_graders={bounds.floor} and max_graders={bounds.ceiling}{asked} contradict each other (what is not given "
-                f"holds on: the run scales between {self.floor} and {self.ceiling}); give all that is to change"
-            )
-        return bounds
+from cluster.types import Bounds, Usage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,18 +6,19 @@ for machines until everybody has a place or is no longer wanted.
 """
 
 import asyncio
+import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 
 import ray
 from ray.exceptions import RayError
 
-from cluster.types import CaravanError, UngradableError
+from cluster.types import Bounds, CaravanError, Claim, UngradableError
 from grader.actor import GraderActor, answer
-from grader.room import Room
+from grader.hidden import without_secrets
 from grader.roster import Member, Roster
-from grader.scaling import Bounds, Pace, Window, decide
-from grader.settings import GraderSettings
+from grader.scaling import Pace, Window, decide
+from grader.settings import MAX_GRADERS, GraderSettings
 
 START_SECONDS = 300.0
 """For placing an actor on a busy cluster and building the OCaml programs on a node that has never graded."""
@@ -37,17 +38,19 @@ class Staffing:
         settings: GraderSettings,
         roster: Roster,
         *,
-        beside: Sequence[Mapping[str, float]],
+        claim: Claim | None,
         tell: Callable[[str], None],
         pace: Pace,
     ) -> None:
-        """``beside``: what the run's other parts reserve, a bundle of Ray's resources each; ``tell`` takes a line of news."""
+        """``claim``: to the cluster, beside the run's other parts, None for a pool that has it alone; ``tell`` takes a line."""
         self._settings = settings
         self._roster = roster
-        self._room = Room(settings.cpus_per_grader, beside, tell)
+        self._claim = claim
         self._tell = tell
         self._pace = pace
-        self._actor_class = ray.remote(num_cpus=settings.cpus_per_grader, max_restarts=0)(GraderActor)
+        self._actor_class = ray.remote(
+            num_cpus=settings.cpus_per_grader, max_restarts=0, runtime_env=without_secrets(os.environ)
+        )(GraderActor)
         self._bounds = Bounds(floor=settings.floor, ceiling=settings.ceiling)
         self._wanted = settings.num_graders
         self._window = Window(pace.window_seconds)
@@ -78,7 +81,7 @@ class Staffing:
         A number alone holds until the next call; with a bound, the pool scales on from there. Raises ConfigError where what is
         asked for contradicts itself or the bounds that hold.
         """
-        bounds = self._bounds.changed(number, floor, ceiling)
+        bounds = self._bounds.changed("graders", number, floor, ceiling)
         before, self._bounds = self._wanted, bounds
         self._wanted = bounds.clamp(before if number is None else number)
         self._wake.set()
@@ -86,7 +89,7 @@ class Staffing:
         if bounds.floor < bounds.ceiling:
             line += f", from now on between {bounds.floor} and {bounds.ceiling}"
         try:
-            possible = self._num_present() + await asyncio.to_thread(self._room.left, self._num_present())
+            possible = self._num_present() + await self._left()
         except RayError:  # the keeper says so
             possible = self._wanted
         if self._wanted > possible:
@@ -109,7 +112,7 @@ class Staffing:
             task.cancel()
         members = self._roster.close(UngradableError("the grader pool is closed"))
         await asyncio.gather(*tasks, *(_end(member) for member in members), return_exceptions=True)
-        await asyncio.to_thread(self._room.take_back)
+        await self._want(0, lacking=0)
 
     async def _keep(self) -> None:
         while True:
@@ -153,14 +156,24 @@ class Staffing:
     async def _hire(self) -> None:
         missing = self._wanted - len(self._roster.members) - len(self._starting)
         if missing <= 0 and not self._starting:
-            await asyncio.to_thread(self._room.take_back)
+            await self._want(self._wanted, lacking=0)
         elif missing > 0 and time.monotonic() >= self._start_again_at:
-            left = await asyncio.to_thread(self._room.left, self._num_present())
+            left = await self._left()
             for _ in range(min(missing, left)):
                 task = asyncio.create_task(self._start_one())
                 self._starting.append(task)
                 task.add_done_callback(self._check_started)
-            await asyncio.to_thread(self._room.ask, self._wanted, lacking=max(0, missing - left))
+            await self._want(self._wanted, lacking=max(0, missing - left))
+
+    async def _left(self) -> int:
+        """How many more graders have room now."""
+        if self._claim is None:
+            return MAX_GRADERS
+        return await asyncio.to_thread(self._claim.left, self._num_present())
+
+    async def _want(self, number: int, *, lacking: int) -> None:
+        if self._claim is not None:
+            await asyncio.to_thread(self._claim.want, number, lacking=lacking)
 
     def _num_present(self) -> int:
         return len(self._roster.members) + len(self._roster.leaving) + len(self._starting)

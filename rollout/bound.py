@@ -29,13 +29,18 @@ class BoundModules:
         for packed_name, layer in adapters.modules.items():
             parent, _, last = packed_name.rpartition(".")
             parts = adapters.packed_modules_mapping.get(last, [last])
-            for part, stacked_a, stacked_b in zip(parts, layer.lora_a_stacked, layer.lora_b_stacked, strict=True):
-                name, a, b = f"{parent}.{part}", stacked_a[slot, 0], stacked_b[slot, 0]
+            names = [f"{parent}.{part}" for part in parts]
+            files = split(
+                layer,
+                [weights.get(f"{PEFT_PREFIX}{name}.lora_A.weight") for name in names],
+                [weights.get(f"{PEFT_PREFIX}{name}.lora_B.weight") for name in names],
+            )
+            stacked = zip(layer.lora_a_stacked, layer.lora_b_stacked, strict=True)
+            for name, (stacked_a, stacked_b), (file_a, file_b) in zip(names, stacked, files, strict=True):
+                a, b = stacked_a[slot, 0], stacked_b[slot, 0]
                 if not (a.any() or b.any()):
                     continue
                 bound.append(name)
-                file_a = weights.get(f"{PEFT_PREFIX}{name}.lora_A.weight")
-                file_b = weights.get(f"{PEFT_PREFIX}{name}.lora_B.weight")
                 # vLLM's places are as wide as the highest rank, and the adapter's scale is multiplied into its B.
                 if (
                     file_a is None
@@ -44,6 +49,18 @@ class BoundModules:
                 ):
                     differing.append(name)
         return named, bound, differing
+
+
+def split(
+    layer: Any, files_a: list[torch.Tensor | None], files_b: list[torch.Tensor | None]
+) -> list[tuple[torch.Tensor | None, torch.Tensor | None]]:
+    """A and B of each part of a layer as this worker holds them: where the model is split over several, its slices."""
+    if layer.tp_size > 1:
+        if len(files_a) > 1:  # vLLM slices what it has packed as a whole, and leaves out what is not there
+            files_a, files_b = layer.slice_lora_a(files_a), layer.slice_lora_b(files_b)
+        elif files_a[0] is not None and files_b[0] is not None:
+            files_a, files_b = [layer.slice_lora_a(files_a[0])], [layer.slice_lora_b(files_b[0])]
+    return list(zip(files_a, files_b, strict=True))
 
 
 def module_name(key: str) -> str:

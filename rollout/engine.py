@@ -68,7 +68,7 @@ class Engine:
         """Load the model and start the engine; raises ModelError with one line where that fails."""
         os.environ.update(environment_variables(settings, model))
         max_tokens = settings.max_prompt_tokens + settings.max_completion_tokens
-        check_model(model, max_tokens)
+        check_model(model, max_tokens, settings.tensor_parallel_size)
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -163,8 +163,13 @@ class Engine:
     async def bound(self, adapter: Adapter) -> BoundAdapter:
         """What the engine holds of a loaded adapter."""
         call = self._engine.collective_rpc("bound_modules", args=(adapter.slot, str(adapter.folder)))
-        ((named, bound, differing),) = await self._ask(call, f"does not show the adapter of policy {adapter.version}")
-        return BoundAdapter(named=tuple(named), bound=tuple(bound), differing=tuple(differing))
+        shown = await self._ask(call, f"does not show the adapter of policy {adapter.version}")
+        named, bound, differing = zip(*shown, strict=True)  # of each rank, of which each has its part of every module
+        return BoundAdapter(
+            named=tuple(named[0]),
+            bound=tuple(sorted(set.intersection(*map(set, bound)))),
+            differing=tuple(sorted(set.union(*map(set, differing)))),
+        )
 
     async def reload(self, folder: Path, version: int) -> None:
         """Replace the weights of the model by those of a folder.

@@ -35,7 +35,7 @@ def environment_variables(settings: RolloutSettings, model: str) -> dict[str, st
     if Path(model).is_dir():
         variables["HF_HUB_OFFLINE"] = "1"  # a local model never needs the network; without one, vLLM would wait for it
     if settings.gpus_per_sampler == 0:
-        variables["OMP_NUM_THREADS"] = str(max(1, int(settings.cpus_per_sampler)))
+        variables["OMP_NUM_THREADS"] = str(max(1, int(settings.cpus_per_sampler / settings.tensor_parallel_size)))
         # Ray decides how many cores; pinning to the first ones would stack all samplers of a machine on them.
         variables["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
     return variables
@@ -70,9 +70,16 @@ def engine_arguments(settings: RolloutSettings, model: str, lora_rank: int, max_
         # One place more than is used: vLLM's CPU kernels compute requests without an adapter with what is in the last one.
         arguments["max_loras"] = min(window, MAX_ADAPTERS) + 1
         arguments["max_cpu_loras"] = window + 1
+    num_ranks = settings.tensor_parallel_size
+    if num_ranks > 1:
+        arguments["tensor_parallel_size"] = num_ranks
+        arguments["distributed_executor_backend"] = (
+            "mp"  # on this machine: Ray has given the sampler all of its GPUs here
+        )
     if settings.gpus_per_sampler == 0:
-        arguments["distributed_executor_backend"] = CPU_EXECUTOR
-        arguments["kv_cache_memory_bytes"] = int(settings.kv_cache_gib * GIB)
+        if num_ranks == 1:
+            arguments["distributed_executor_backend"] = CPU_EXECUTOR
+        arguments["kv_cache_memory_bytes"] = int(settings.kv_cache_gib * GIB / num_ranks)  # of each rank
         arguments["block_size"] = CPU_KV_BLOCK_TOKENS
         # A prompt is prefilled whole or not yet: for one that is cut, vLLM 0.32 turns the request's generator back
         # (_bookkeeping_sync in v1/worker/gpu_model_runner.py), which generators on the CPU cannot do, and the engine dies.

@@ -9,8 +9,9 @@ from cluster.types import ModelError
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt")
 
 
-def check_model(model: str, num_tokens: int) -> None:
-    """Refuse a model that is not there, has no weights or readable configuration, or takes fewer tokens than wanted.
+def check_model(model: str, num_tokens: int, tensor_parallel_size: int = 1) -> None:
+    """Refuse a model that is not there, has no weights or readable configuration, takes fewer tokens than wanted, or cannot
+    be split over so many GPUs.
 
     Raises ModelError.
     """
@@ -35,6 +36,24 @@ def check_model(model: str, num_tokens: int) -> None:
         raise ModelError(
             f"model {model!r} takes {limit} tokens at most, fewer than rollout.max_prompt_tokens + "
             f"rollout.max_completion_tokens = {num_tokens}; lower one of them"
+        )
+    heads = getattr(config, "num_attention_heads", None)
+    if heads is not None:
+        check_split(
+            model, tensor_parallel_size, heads=heads, kv_heads=getattr(config, "num_key_value_heads", None) or heads
+        )
+
+
+def check_split(model: str, num_gpus: int, *, heads: int, kv_heads: int) -> None:
+    """Refuse, with a ModelError, a model whose attention heads cannot be split evenly.
+
+    Each GPU has as many heads as any other; of keys and values, of which there may be fewer, several GPUs may have the same.
+    """
+    if heads % num_gpus or (kv_heads % num_gpus and num_gpus % kv_heads):
+        fitting = [n for n in range(1, heads + 1) if not heads % n and not (kv_heads % n and n % kv_heads)]
+        raise ModelError(
+            f"rollout.tensor_parallel_size={num_gpus} does not split model {model!r}, which has {heads} attention heads and "
+            f"{kv_heads} heads of keys and values: {', '.join(map(str, fitting))} would"
         )
 
 

@@ -14,36 +14,37 @@ SETTLE_SECONDS = 10.0
 
 
 async def require_room(settings: RolloutSettings) -> None:
-    """Raise ResourcesError, with the arithmetic, where Ray would leave a sampler waiting for ever."""
-    num_fitting = num_that_fit(settings, [node["Resources"] for node in ray.nodes() if node["Alive"]])
-    if num_fitting < settings.num_samplers:
+    """Raise ResourcesError, with the arithmetic, where Ray would leave one of the least samplers waiting for ever."""
+    least = settings.floor
+    num_fitting = num_that_fit(settings.bundle, [node["Resources"] for node in ray.nodes() if node["Alive"]])
+    if num_fitting < least:
         raise ResourcesError(
             f"{_wanted(settings)}; the cluster has {_amounts(ray.cluster_resources())} and holds {num_fitting}. "
-            "Lower rollout.num_samplers, rollout.cpus_per_sampler or rollout.gpus_per_sampler, or add machines"
+            "Lower rollout.num_samplers (or min_samplers), cpus_per_sampler or gpus_per_sampler, or add machines"
         )
     for _ in range(int(SETTLE_SECONDS)):
         free = ray.available_resources()
-        if num_that_fit(settings, [free]) >= settings.num_samplers:
+        if num_that_fit(settings.bundle, [free]) >= least:
             return
         await asyncio.sleep(1)
     raise ResourcesError(
         f"{_wanted(settings)}; of the cluster's {_amounts(ray.cluster_resources())}, {_amounts(free)} are free. "
-        "Wait for what else runs there, or lower rollout.num_samplers, grader.num_graders or what the learner takes"
+        "Wait for what else runs there, or lower rollout.num_samplers (or min_samplers), grader.num_graders or what the "
+        "learner takes"
     )
 
 
-def num_that_fit(settings: RolloutSettings, nodes: Sequence[Mapping[str, float]]) -> int:
-    """Return how many samplers fit when each lies on one node as a whole."""
-    per_sampler = {"CPU": settings.cpus_per_sampler, "GPU": settings.gpus_per_sampler}
+def num_that_fit(bundle: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> int:
+    """Return how many parts that each take a bundle of resources fit, when each lies on one node as a whole."""
     return sum(
         # The summand keeps 0.1 + 0.2 from missing 0.3.
-        min(math.floor(node.get(name, 0.0) / amount + 1e-6) for name, amount in per_sampler.items() if amount > 0)
+        min(math.floor(node.get(name, 0.0) / amount + 1e-6) for name, amount in bundle.items())
         for node in nodes
     )
 
 
 def _wanted(settings: RolloutSettings) -> str:
-    n, cpus, gpus = settings.num_samplers, settings.cpus_per_sampler, settings.gpus_per_sampler
+    n, cpus, gpus = settings.floor, settings.bundle["CPU"], settings.bundle.get("GPU", 0.0)
     return f"{n} samplers x ({cpus:g} CPU + {gpus:g} GPU) need {n * cpus:g} CPU and {n * gpus:g} GPU"
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar, cast
 
 from cluster.types import CaravanError, Usage
@@ -17,6 +17,10 @@ class Seat:
     is_open: bool = False  # given work
     kept_for: "Waiting | None" = None  # the group that runs here alone, or will once the others have ended
     busy_since: float = 0.0  # when it last was given work having none, by the event loop's clock
+    idle: asyncio.Event = field(default_factory=asyncio.Event)  # set while nothing runs on it
+
+    def __post_init__(self) -> None:
+        self.idle.set()
 
 
 @dataclass(slots=True, eq=False)
@@ -25,6 +29,7 @@ class Waiting:
 
     num_completions: int
     alone: bool
+    since: float  # by the event loop's clock
     seat: asyncio.Future[Seat]
 
 
@@ -65,7 +70,7 @@ class Router(Generic[SeatT]):
         self._serve()
 
     def shut(self, seat: SeatT) -> None:
-        """Give a sampler no more work."""
+        """Give a sampler no more work; what runs on it may end."""
         seat.is_open = False
         if seat.kept_for is not None and not seat.kept_for.seat.done():
             self._waiting.appendleft(seat.kept_for)
@@ -73,6 +78,11 @@ class Router(Generic[SeatT]):
         if not self.num_open and self._failure is None:
             self._settled.clear()
         self._serve()
+
+    def remove(self, seat: SeatT) -> None:
+        """Forget a sampler that was shut and on which nothing runs."""
+        if seat in self._seats:
+            self._seats.remove(seat)
 
     def fail(self, error: CaravanError) -> None:
         """Refuse all work from now on, that of everyone who waits included."""
@@ -101,7 +111,7 @@ class Router(Generic[SeatT]):
         router failed with.
         """
         self.raise_if_failed()
-        waiting = Waiting(num_completions, alone, asyncio.get_running_loop().create_future())
+        waiting = Waiting(num_completions, alone, _now(), asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
         self._serve()
         try:
@@ -117,9 +127,14 @@ class Router(Generic[SeatT]):
         seat.num_running -= num_completions
         if seat.num_running == 0:
             self._busy_seconds += _now() - seat.busy_since
+            seat.idle.set()
             if seat.kept_for is not None and seat.kept_for.seat.done():
                 seat.kept_for = None
         self._serve()
+
+    def oldest_wait_seconds(self) -> float:
+        """How long the group has waited that waits longest for any seat with room; 0 where none does."""
+        return max((_now() - one.since for one in self._waiting if not one.alone and not one.seat.done()), default=0.0)
 
     def usage(self) -> Usage:
         """What the seats did so far; to be asked in the event loop that the router lives in."""
@@ -158,6 +173,7 @@ class Router(Generic[SeatT]):
     def _give(self, seat: SeatT, waiting: Waiting) -> None:
         if seat.num_running == 0:
             seat.busy_since = _now()
+            seat.idle.clear()
         seat.num_running += waiting.num_completions
         waiting.seat.set_result(seat)
 

@@ -2,12 +2,15 @@
 
 from typing import Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from cluster.types import ConfigError
 
 LoraRank = Literal[1, 8, 16, 32, 64, 128, 256, 320, 512]
 LORA_RANKS: tuple[int, ...] = get_args(LoraRank)
+
+MAX_SAMPLERS = 1024
+"""Engines of one run; far fewer keep one driver busy."""
 
 
 class RolloutSettings(BaseModel):
@@ -15,7 +18,22 @@ class RolloutSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    num_samplers: int = Field(1, ge=1, description="Ray actors with one vLLM engine each")
+    num_samplers: int = Field(
+        1, ge=1, le=MAX_SAMPLERS, description="Ray actors with one vLLM engine each, at the start"
+    )
+    min_samplers: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_SAMPLERS,
+        description="the pool starts where there is room for so many, and shrinks to them where samplers idle; "
+        "null: num_samplers",
+    )
+    max_samplers: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_SAMPLERS,
+        description="the pool grows to so many where groups wait for samplers and there is room; null: num_samplers",
+    )
     group_size: int = Field(6, description="completions per problem, compared with one another; at least 2")
     temperature: float = Field(0.9, gt=0, le=2, description="sampling temperature of the training rollouts")
     max_prompt_tokens: int = Field(
@@ -32,7 +50,11 @@ class RolloutSettings(BaseModel):
         0.0,
         ge=0,
         le=1,
-        description="GPU (or the fraction of one) that Ray reserves for each sampler; 0 samples on the CPU",
+        description="GPU (or the fraction of one) that Ray reserves for each sampler, tensor_parallel_size times; "
+        "0 samples on the CPU",
+    )
+    tensor_parallel_size: int = Field(
+        1, ge=1, le=64, description="GPUs of one machine, whole ones, that each engine's weights are split over"
     )
     gpu_memory_utilization: float = Field(
         0.85, gt=0, le=1, description="fraction of the GPU's memory that an engine takes; less where GPUs are shared"
@@ -83,6 +105,40 @@ class RolloutSettings(BaseModel):
         if "" in stop:
             raise ValueError("stop: an empty string would end every completion before its first character")
         return stop
+
+    @model_validator(mode="after")
+    def _the_start_is_between_floor_and_ceiling(self) -> "RolloutSettings":
+        if not self.floor <= self.num_samplers <= self.ceiling:
+            raise ValueError(
+                f"rollout.num_samplers={self.num_samplers} has to lie between rollout.min_samplers={self.floor} and "
+                f"rollout.max_samplers={self.ceiling}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _an_engine_is_split_over_whole_gpus(self) -> "RolloutSettings":
+        if self.tensor_parallel_size > 1 and self.gpus_per_sampler not in (0, 1):
+            raise ValueError(
+                f"rollout.tensor_parallel_size={self.tensor_parallel_size} splits an engine over whole GPUs, and "
+                f"rollout.gpus_per_sampler={self.gpus_per_sampler:g} is a fraction of one: leave it out, or set it to 1"
+            )
+        return self
+
+    @property
+    def floor(self) -> int:
+        """The smallest number of samplers that the pool has on its own."""
+        return self.num_samplers if self.min_samplers is None else self.min_samplers
+
+    @property
+    def ceiling(self) -> int:
+        """The largest number of samplers that the pool has on its own."""
+        return self.num_samplers if self.max_samplers is None else self.max_samplers
+
+    @property
+    def bundle(self) -> dict[str, float]:
+        """What each sampler takes of one machine, by Ray's names of resources."""
+        gpus = self.tensor_parallel_size * self.gpus_per_sampler
+        return {"CPU": self.cpus_per_sampler} | ({"GPU": gpus} if gpus else {})
 
     @property
     def served_dtype(self) -> Literal["float32", "bfloat16"]:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import ray
 from ray.actor import ActorHandle
@@ -33,9 +33,16 @@ class Station(Seat):
     """One sampler of a pool; when its actor dies, another one takes the place."""
 
     actor: ActorHandle | None = None
+    starting: asyncio.Task[None] | None = None  # while an actor is being started and brought to the live policies
+    there_since: float | None = (
+        None  # monotonic seconds, since when it was given work and ended it; None: it is not there
+    )
+    down_since: float = field(default_factory=time.monotonic)  # while no work is given to it
+    start_again_at: float = 0.0  # monotonic seconds
+    trouble: str = "there was no room for it"  # why it is down
+    num_failed: int = 0  # starts, one after another
     num_barren: int = 0  # actors that died here one after another without handing over a completion
     num_unproved: int = 0  # engines that failed their attestation here one after another
-    replacement: asyncio.Task[None] | None = None
 
     async def start(self, plan: SamplerPlan) -> None:
         """Start an actor and its engine; raises ModelError, SamplerError, DeadlineExceeded."""
@@ -43,8 +50,8 @@ class Station(Seat):
         self.actor = (
             ray.remote(SamplerActor)
             .options(
-                num_cpus=settings.cpus_per_sampler,
-                num_gpus=settings.gpus_per_sampler,
+                num_cpus=settings.bundle["CPU"],
+                num_gpus=settings.bundle.get("GPU", 0.0),
                 max_concurrency=CONCURRENT_CALLS,
             )
             .remote(
@@ -81,6 +88,11 @@ class Station(Seat):
         """Stop the engine in good order; raises SamplerError, DeadlineExceeded."""
         if self.actor is not None:
             await answer(self.actor.shutdown.remote(), f"the shutdown of {self.name}", SHUTDOWN_SECONDS)
+
+    def stop_starting(self) -> None:
+        """Give up a start that is under way; the actor is still there."""
+        if self.starting is not None:
+            self.starting.cancel()
 
     def kill(self) -> None:
         """End the actor at once."""

@@ -41,8 +41,12 @@ class SamplerMemory(Memory):
 
 
 def sampler_memory(config: Config, shape: ModelShape, gpu_gib: float) -> SamplerMemory:
-    """Of one engine on a GPU of so many GiB."""
+    """Of one engine on a GPU of so many GiB, or on each of those that it is split over.
+
+    Weights and heads are divided; adapters and activations, which are so in part, are counted as if they were not.
+    """
     rollout = config.rollout
+    num_gpus = rollout.tensor_parallel_size
     bytes_each = BYTES[rollout.served_dtype]
     arguments = engine_arguments(rollout, config.model.path, config.learner.lora.r, config.loop.max_staleness)
     adapter = shape.num_adapter_parameters(config.learner.lora.r, config.learner.lora.target_modules) * bytes_each
@@ -52,7 +56,7 @@ def sampler_memory(config: Config, shape: ModelShape, gpu_gib: float) -> Sampler
         3 * 4 * rollout.max_concurrent_requests * shape.vocabulary
     )  # as they come, at temperature, as probabilities
     parts = {
-        "weights": shape.num_parameters * bytes_each / GIB,
+        "weights": shape.num_parameters * bytes_each / num_gpus / GIB,
         "adapters": arguments.get("max_loras", 0) * adapter / GIB,
         "activations": activations / GIB,
         "logits": logits / GIB,
@@ -60,7 +64,7 @@ def sampler_memory(config: Config, shape: ModelShape, gpu_gib: float) -> Sampler
     }
     limit = rollout.gpu_memory_utilization * gpu_gib
     cache = limit - sum(parts.values())
-    of_a_sequence = arguments["max_model_len"] * shape.cache_bytes_per_token(rollout.served_dtype) / GIB
+    of_a_sequence = arguments["max_model_len"] * shape.cache_bytes_per_token(rollout.served_dtype, num_gpus) / GIB
     return SamplerMemory(parts=parts, limit=limit, cache=cache, num_sequences=max(0.0, cache) / of_a_sequence)
 
 

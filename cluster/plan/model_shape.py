@@ -51,9 +51,9 @@ class ModelShape:
         sizes = (self.projections[name] for name in targets if name in self.projections)
         return self.layers * rank * sum(inputs + outputs for inputs, outputs in sizes)
 
-    def cache_bytes_per_token(self, dtype: str) -> int:
-        """Of the keys and values of one token."""
-        return 2 * self.layers * self.kv_heads * self.head_dim * BYTES[dtype]
+    def cache_bytes_per_token(self, dtype: str, num_gpus: int = 1) -> int:
+        """Of the keys and values of one token, on each of the GPUs that the model is split over: of one head at least."""
+        return 2 * self.layers * max(1, self.kv_heads // num_gpus) * self.head_dim * BYTES[dtype]
 
 
 def shape_of(model: str) -> ModelShape:

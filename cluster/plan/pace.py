@@ -54,7 +54,7 @@ def pace(config: Config, shape: ModelShape, gpu: Gpu, memory: SamplerMemory, *, 
     flops_per_second = SHARE_OF_TFLOPS * gpu.tflops * 1e12
     read = shape.num_parameters * BYTES[rollout.served_dtype]
     read += int(num_running * (prompt + completion / 2) * shape.cache_bytes_per_token(rollout.served_dtype))
-    share = min(1.0, rollout.gpus_per_sampler)
+    share = rollout.tensor_parallel_size * min(1.0, rollout.gpus_per_sampler)  # what GPUs tell one another is left out
     of_a_pass = read / (SHARE_OF_BANDWIDTH * gpu.tb_per_second * 1e12) / share + SECONDS_PER_PASS
     of_a_pass += 2 * shape.num_parameters * num_running / flops_per_second / share
     prefill = loop.groups_per_step * prompt * 2 * shape.num_parameters / flops_per_second / share

@@ -12,6 +12,7 @@ from cluster.plan.memory import Memory, SamplerMemory, learner_memory, sampler_m
 from cluster.plan.model_shape import ModelShape
 from cluster.plan.pace import Pace, pace
 from cluster.types import ResourcesError
+from rollout.model import check_split
 
 ROUNDING = 1e-6  # so that 0.1 + 0.2 fits into 0.3
 FEW_SEQUENCES = 0.5  # of max_concurrent_requests; with less cache than for these an engine is far from its best
@@ -27,22 +28,20 @@ class Seats:
     gpus: list[float]  # left of each
     on_gpus: list[list[str]] = field(default_factory=list)
     num_graders: int = 0
-    others: list[str] = field(default_factory=list)  # that take no GPU
+    others: list[str] = field(default_factory=list)  # that take no GPU, but for graders
 
-    def take(self, name: str, cpus: float, gpu: float) -> bool:
-        """Place one part here, if there is room: on the first GPU that has enough left."""
-        if cpus > self.cpus + ROUNDING:
-            return False
-        if gpu:
-            number = next((n for n, left in enumerate(self.gpus) if gpu <= left + ROUNDING), None)
-            if number is None:
-                return False
-            self.gpus[number] -= gpu
-            self.on_gpus[number].append(name if gpu == 1 else f"{name} ({gpu:g})")
-        else:
-            self.others.append(name)
+    def take(self, cpus: float, gpu: float, num_gpus: int = 1) -> list[int] | None:
+        """Take a share of each of so many GPUs, if there is room: the numbers of the first that have enough left.
+
+        None where the part has no place here; without GPUs for one that needs none.
+        """
+        free = [number for number, left in enumerate(self.gpus) if gpu and gpu <= left + ROUNDING][:num_gpus]
+        if cpus > self.cpus + ROUNDING or (gpu and len(free) < num_gpus):
+            return None
         self.cpus -= cpus
-        return True
+        for number in free:
+            self.gpus[number] -= gpu
+        return free
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,8 +65,12 @@ class Plan:
 
 
 def make_plan(config: Config, shape: ModelShape, machines: Sequence[Machine]) -> Plan:
-    """Place every part; raises ResourcesError, with the arithmetic, where one does not fit."""
+    """Place every part; raises ResourcesError, with the arithmetic, where one does not fit.
+
+    Raises ModelError for a model that cannot be split over as many GPUs as is asked for.
+    """
     placed = place(config, totals(machines))
+    check_split(config.model.path, config.rollout.tensor_parallel_size, heads=shape.heads, kv_heads=shape.kv_heads)
     seats = _seat(placed, machines)
     on_gpus = _on_gpus(placed, shape, machines)
     advice = [] if on_gpus is None else [*_memory_advice(placed, on_gpus), *_pace_advice(placed, on_gpus.pace)]
@@ -90,30 +93,51 @@ def _seat(config: Config, machines: Sequence[Machine]) -> list[Seats]:
     for name in ranks:
         _place(seats, name, learner.cpus, learner.gpus)
     for number in range(rollout.num_samplers):
-        _place(seats, f"sampler {number}", rollout.cpus_per_sampler, rollout.gpus_per_sampler)
+        try:
+            _place(
+                seats,
+                f"sampler {number}",
+                rollout.cpus_per_sampler,
+                rollout.gpus_per_sampler,
+                num_gpus=rollout.tensor_parallel_size,
+            )
+        except ResourcesError:
+            if number < rollout.floor:
+                raise
+            break  # the others start where room comes to be
     for number in range(grader.num_graders):
         # Evenly over the machines without a GPU; Ray, too, keeps what needs none away from the others while it can.
         free = sorted(seats, key=lambda seat: (seat.machine.num_gpus > 0, -seat.cpus))
-        try:
-            _place(free, f"grader {number}", grader.cpus_per_grader, 0.0).num_graders += 1
-        except ResourcesError:
-            if number < grader.floor:
-                raise
-            break  # the others start where room comes to be
-    for seat in seats:
-        seat.others = [name for name in seat.others if not name.startswith("grader ")]
+        seat = next((seat for seat in free if seat.take(grader.cpus_per_grader, 0.0) is not None), None)
+        if seat is not None:
+            seat.num_graders += 1
+        elif number < grader.floor:
+            raise _no_place(seats, f"grader {number}", grader.cpus_per_grader, 0.0)
+        else:
+            break
     return seats
 
 
-def _place(seats: Sequence[Seats], name: str, cpus: float, gpu: float) -> Seats:
+def _place(seats: Sequence[Seats], name: str, cpus: float, gpu: float, *, num_gpus: int = 1) -> None:
+    """Place one part on the first machine that has room for it, and put its name down there."""
     for seat in seats:
-        if seat.take(name, cpus, gpu):
-            return seat
+        on_gpus = seat.take(cpus, gpu, num_gpus)
+        if on_gpus is None:
+            continue
+        for number in on_gpus:
+            seat.on_gpus[number].append(name if gpu == 1 else f"{name} ({gpu:g})")
+        if not on_gpus:
+            seat.others.append(name)
+        return
+    raise _no_place(seats, name, cpus, gpu * num_gpus if gpu else 0.0)
+
+
+def _no_place(seats: Sequence[Seats], name: str, cpus: float, gpus: float) -> ResourcesError:
     left = "; ".join(
         f"{seat.machine.name}: {seat.cpus:g} CPU" + "".join(f", {gpu:g} GPU" for gpu in seat.gpus) for seat in seats
     )
-    raise ResourcesError(
-        f"{name} needs {cpus:g} CPU and {gpu:g} GPU on one machine, and after the parts before it there is left: {left}. "
+    return ResourcesError(
+        f"{name} needs {cpus:g} CPU and {gpus:g} GPU on one machine, and after the parts before it there is left: {left}. "
         "Lower what the parts take (rollout.gpus_per_sampler, learner.gpus, *.cpus...) or their numbers, or add machines"
     )
 

@@ -1,7 +1,7 @@
 import pytest
 
 from cluster.config import Config, load_config
-from cluster.placement import beside_graders, place
+from cluster.placement import place
 from cluster.types import ResourcesError
 
 
@@ -63,9 +63,17 @@ def test_the_least_number_of_graders_has_to_fit_and_the_others_need_not() -> Non
         place(config(*many), {"CPU": 16.0})
 
 
-def test_more_graders_leave_to_the_other_parts_what_they_reserve() -> None:
-    placed = place(config("num_samplers=2", "num_ranks=2", "cpus_per_sampler=3"), {"CPU": 16.0, "GPU": 4.0})
-    rank = {"CPU": placed.learner.cpus, "GPU": 1.0}
-    assert beside_graders(placed) == [{"CPU": 3.0, "GPU": 1.0}] * 2 + [rank] * 2
-    without_gpus = place(config("num_samplers=1").without_learner(), {"CPU": 16.0})
-    assert beside_graders(without_gpus) == [{"CPU": without_gpus.rollout.cpus_per_sampler}]
+def test_the_least_number_of_samplers_has_to_fit_and_the_others_need_not() -> None:
+    placed = place(config("num_samplers=40", "min_samplers=2", "max_samplers=80"), {"CPU": 16.0})
+    assert (placed.rollout.floor, placed.rollout.num_samplers, placed.rollout.ceiling) == (2, 40, 80)
+    with pytest.raises(ResourcesError, match=r"20 samplers x 1 .*but the cluster has 16.*min_samplers"):
+        place(config("num_samplers=40", "min_samplers=20"), {"CPU": 16.0})
+
+
+def test_an_engine_that_is_split_takes_so_many_whole_gpus_and_the_learner_a_whole_one() -> None:
+    placed = place(config("num_samplers=2", "tensor_parallel_size=4"), {"CPU": 16.0, "GPU": 9.0})
+    assert placed.rollout.bundle == {"CPU": 1.0, "GPU": 4.0}
+    assert (placed.rollout.gpu_memory_utilization, placed.learner.gpus) == (0.85, 1.0)
+    with pytest.raises(ResourcesError, match=r"needs 9 GPU \(2 samplers x 4 \+ learner 1\), but the cluster has 8\."):
+        place(config("num_samplers=2", "tensor_parallel_size=4"), {"CPU": 16.0, "GPU": 8.0})
+    assert place(config("tensor_parallel_size=2"), {"CPU": 16.0}).rollout.bundle == {"CPU": 1.0}

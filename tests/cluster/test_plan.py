@@ -26,6 +26,7 @@ QWEN_1_5B = {
 }
 SHAPE = shape_from(QWEN_1_5B)
 CONFIGS = Path(__file__).parents[2] / "configs"
+SPLIT = ("tensor_parallel_size=2", "gpus_per_sampler=1", "gpu_memory_utilization=0.45")
 ONE_GPU, CLUSTER = CONFIGS / "qwen1.5b-1gpu.yaml", CONFIGS / "cluster.yaml"
 
 
@@ -137,6 +138,45 @@ def test_no_machine_is_given_more_than_it_has():
         assert len(names) + 0.25 * seat.num_graders + seat.cpus == pytest.approx(seat.machine.cpus)
         assert seat.cpus >= -1e-6
     assert sum(seat.num_graders for seat in plan.seats) == 40
+
+
+def test_an_engine_that_is_split_over_gpus_keeps_of_weights_and_cache_its_part_on_each():
+    whole, split = (sampler_memory(config_of(ONE_GPU, *some), SHAPE, 80.0) for some in ((), SPLIT))
+    assert split.parts["weights"] == pytest.approx(whole.parts["weights"] / 2)
+    assert split.parts["adapters"] == whole.parts["adapters"]
+    assert SHAPE.cache_bytes_per_token("bfloat16", 2) == SHAPE.cache_bytes_per_token("bfloat16") / 2
+    # There are two heads of keys and values: on four GPUs each has one of them.
+    assert SHAPE.cache_bytes_per_token("bfloat16", 4) == SHAPE.cache_bytes_per_token("bfloat16", 2)
+
+
+def test_an_engine_that_is_split_has_its_gpus_on_one_machine():
+    machines = parse_machines(["cpus=32,gpus=3,gpu=H100,count=2"])
+    plan = make_plan(config_of(CLUSTER, "num_samplers=2", "tensor_parallel_size=2"), SHAPE, machines)
+    assert [seat.on_gpus for seat in plan.seats] == [
+        [["learner"], ["sampler 0"], ["sampler 0"]],
+        [["sampler 1"], ["sampler 1"], []],
+    ]
+    with pytest.raises(
+        ResourcesError, match=r"sampler 0 needs 1 CPU and 4 GPU on one machine.*machine 1: \d+ CPU, 0 GPU, 1 GPU"
+    ):
+        make_plan(config_of(CLUSTER, "num_samplers=1", "tensor_parallel_size=4"), SHAPE, machines)
+
+
+def test_a_model_whose_heads_cannot_be_split_is_refused_with_what_would():
+    machines = parse_machines(["cpus=32,gpus=9,gpu=H100"])
+    with pytest.raises(
+        ModelError, match=r"=8 does not split .* 12 attention heads and 2 heads .*: 1, 2, 4, 6, 12 would"
+    ):
+        make_plan(config_of(CLUSTER, "num_samplers=1", "tensor_parallel_size=8"), SHAPE, machines)
+
+
+def test_samplers_beyond_the_least_number_need_no_place():
+    machines = parse_machines(["cpus=32,gpus=3,gpu=H100"])
+    plan = make_plan(config_of(CLUSTER, "num_samplers=8", "min_samplers=2", "max_samplers=8"), SHAPE, machines)
+    (seat,) = plan.seats
+    assert seat.on_gpus == [["learner"], ["sampler 0"], ["sampler 1"]]
+    with pytest.raises(ResourcesError, match="3 samplers x 1 "):
+        make_plan(config_of(CLUSTER, "num_samplers=8", "min_samplers=3", "max_samplers=8"), SHAPE, machines)
 
 
 def test_parts_that_fit_in_sum_but_on_no_machine_are_refused_with_what_is_left():

@@ -14,6 +14,7 @@ from cluster.console import View
 from cluster.run_folder import RunFolder, says_where
 from cluster.scale import answering_scale_requests, parse_numbers
 from cluster.types import Completion, ConfigError, Grade, Problem, Usage
+from rollout.fake import FakeSamplerPool
 
 
 class Graders:
@@ -40,13 +41,29 @@ class Graders:
         raise NotImplementedError
 
 
+class Samplers(FakeSamplerPool):
+    """Remembers how it was scaled."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda *_: "")
+        self.asked: list[tuple[int | None, int | None, int | None]] = []
+
+    async def scale(
+        self, number: int | None = None, *, min_samplers: int | None = None, max_samplers: int | None = None
+    ) -> str:
+        self.asked.append((number, min_samplers, max_samplers))
+        return f"scaling 1 -> {number} samplers"
+
+
 @contextlib.asynccontextmanager
-async def going_on(path: Path, graders: Graders, *, answering: bool = True) -> AsyncIterator[RunFolder]:
+async def going_on(
+    path: Path, graders: Graders, *, samplers: Samplers | None = None, answering: bool = True
+) -> AsyncIterator[RunFolder]:
     with RunFolder(path).opened(load_config(None, (), environment={})) as folder:
         if not answering:
             yield folder
             return
-        async with answering_scale_requests(folder, graders, View()):
+        async with answering_scale_requests(folder, samplers or Samplers(), graders, View()):
             yield folder
 
 
@@ -70,6 +87,28 @@ def test_a_run_that_goes_on_is_scaled_and_says_so(tmp_path: Path, capsys: pytest
     assert capsys.readouterr().out.splitlines()[0] == "scaling 4 -> 64 graders"
 
 
+def test_samplers_and_graders_are_scaled_by_one_call_and_what_one_refuses_does_not_keep_the_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    graders, samplers = Graders(), Samplers()
+
+    async def scenario() -> None:
+        async with going_on(tmp_path / "run", graders, samplers=samplers):
+            for ask, code in (
+                (["samplers=2"], 0),
+                (["max_samplers=8", "graders=7"], 0),
+                (["samplers=3", "graders=101"], 2),
+            ):
+                assert await asyncio.to_thread(main, ["scale", str(tmp_path / "run"), *ask]) == code
+
+    asyncio.run(scenario())
+    assert samplers.asked == [(2, None, None), (None, None, 8), (3, None, None)]
+    assert graders.asked == [(7, None, None)]
+    said = capsys.readouterr()
+    assert said.out.splitlines()[-1] == "scaling 1 -> 3 samplers"
+    assert said.err == "caravan: that contradicts something\n"
+
+
 def test_what_the_run_refuses_is_told_as_a_wrong_setting(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     graders = Graders()
 
@@ -91,13 +130,17 @@ def test_what_the_run_refuses_is_told_as_a_wrong_setting(tmp_path: Path, capsys:
         ["graders=many"],
         ["graders="],
         ["graders"],
-        ["samplers=3"],
+        ["samplers=1025"],
+        ["samplers=0"],
+        ["learners=3"],
         ["num_graders=3"],
+        ["num_samplers=3"],
         ["graders=1.5"],
     ],
 )
-def test_what_is_no_number_of_graders_is_refused_by_name(wrong: list[str]) -> None:
-    with pytest.raises(ConfigError, match=rf"^'{wrong[0]}' is not KEY=N with one of graders, .* from 1 to 4096$"):
+def test_what_is_no_number_of_samplers_or_graders_is_refused_by_name(wrong: list[str]) -> None:
+    most = 1024 if "samplers" in wrong[0] else 4096
+    with pytest.raises(ConfigError, match=rf"^'{wrong[0]}' is not KEY=N with one of samplers, .* from 1 to {most}$"):
         parse_numbers(wrong)
 
 
@@ -142,7 +185,7 @@ def test_what_was_asked_before_the_run_was_ready_or_is_not_readable_changes_noth
         async with going_on(tmp_path / "run", graders, answering=False) as folder:
             folder.scaling.mkdir()
             (folder.scaling / "0-0.request").write_text('{"graders": 7}')
-            async with answering_scale_requests(folder, graders, View()):
+            async with answering_scale_requests(folder, Samplers(), graders, View()):
                 for number, text in enumerate(("", "[1]", '{"graders": "many"}', '{"workers": 3}'), start=1):
                     (folder.scaling / f"{number}.request").write_text(text)
                     answer = folder.scaling / f"{number}.answer"
@@ -154,5 +197,6 @@ def test_what_was_asked_before_the_run_was_ready_or_is_not_readable_changes_noth
     assert graders.asked == []
 
 
-def test_a_run_may_go_on_with_other_numbers_of_graders() -> None:
-    assert all(says_where(f"grader.{key}") for key in ("num_graders", "min_graders", "max_graders"))
+def test_a_run_may_go_on_with_other_numbers_of_samplers_and_graders() -> None:
+    bounds = ("num", "min", "max")
+    assert all(says_where(f"grader.{bound}_graders") and says_where(f"rollout.{bound}_samplers") for bound in bounds)

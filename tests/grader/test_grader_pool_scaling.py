@@ -1,6 +1,7 @@
 """The real pool with real graders while their number changes: every completion is graded, and once."""
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
@@ -11,6 +12,8 @@ from typing import Any
 import psutil
 import pytest
 
+from cluster.claims import Claims
+from cluster.config import load_config
 from cluster.types import ConfigError, Grade, UngradableError, Verdict
 from grader.roster import JOBS_PER_MEMBER
 from grader.scaling import Pace
@@ -53,6 +56,17 @@ def slow_jobs(pool: Any, num: int, start: int = 0) -> "list[asyncio.Task[Grade]]
     """Completions that run until their time is up, no two of them alike."""
     texts = [f"let rec twice x = twice (x + {start + index})" for index in range(num)]
     return [asyncio.create_task(pool.grade(TWICE, completion(text, index))) for index, text in enumerate(texts)]
+
+
+class FullCluster:
+    """A claim for which there is no room until somebody says so."""
+
+    is_full = True
+
+    def left(self, num_present: int) -> int:
+        return 0 if self.is_full else 1
+
+    def want(self, number: int, *, lacking: int) -> None: ...
 
 
 def num_free_cpus() -> float:
@@ -103,9 +117,11 @@ def test_graders_that_are_killed_while_their_number_changes_lose_and_repeat_noth
 
     def kill_one() -> None:
         """kill -9, which no actor can answer; of this test's own Ray alone."""
-        family = psutil.Process().children(recursive=True)
-        graders = [one for one in family if "".join(one.cmdline()[:1]).startswith("ray::GraderActor")]
-        graders[0].kill()
+        for one in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):  # ended meanwhile
+                if "".join(one.cmdline()[:1]).startswith("ray::GraderActor"):
+                    one.kill()
+                    return
 
     async def scenario() -> None:
         pool = RayGraderPool(SETTINGS)
@@ -135,12 +151,14 @@ def test_what_has_no_room_waits_for_it_and_leaves_the_other_parts_their_share(
 ) -> None:
     from grader.pool import RayGraderPool
 
-    monkeypatch.setattr("grader.room.PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr("cluster.claims.PATIENCE_SECONDS", 0.2)
+    config = load_config(None, ("cpus_per_sampler=1", "cpus_per_grader=0.5", "num_graders=1"), environment={})
 
     async def scenario() -> None:
         told: list[str] = []
         # A sampler that is down at the moment: its CPU is free, and is to stay so.
-        pool = RayGraderPool(SETTINGS, beside=[{"CPU": 1.0}], tell=told.append)
+        claims = Claims(config.without_learner(), told.append)
+        pool = RayGraderPool(SETTINGS, claim=claims.graders, tell=told.append)
         await pool.start()
         line = await pool.scale(3)
         assert line == "scaling 1 -> 3 graders; the cluster has room for 2 now, the others start when machines join"
@@ -183,16 +201,17 @@ def test_with_no_grader_left_and_no_room_for_another_completions_fail_with_the_c
     from grader.pool import RayGraderPool
 
     async def scenario() -> None:
-        pool = RayGraderPool(SETTINGS)
+        claim = FullCluster()
+        pool = RayGraderPool(SETTINGS, claim=claim)
         await pool.start()
         monkeypatch.setattr("grader.staffing.START_SECONDS", 1.0)
-        monkeypatch.setattr("grader.room.Room.left", lambda _self, _num_present: 0)
         ray.kill(pool._roster.members[0].handle)
         with pytest.raises(
             UngradableError, match="no grader has been there for 1 s; the last trouble: there was no room"
         ):
             await pool.grade(TWICE, completion("let twice x = x + x"))
         monkeypatch.undo()
+        claim.is_full = False
         assert (await pool.grade(TWICE, completion("let twice x = x + x"))).facts.verdict is Verdict.PASSED
         await pool.close()
 

@@ -6,9 +6,9 @@ import itertools
 import pytest
 from pydantic import ValidationError
 
-from cluster.types import ConfigError, UngradableError, Usage
+from cluster.types import Bounds, ConfigError, UngradableError, Usage
 from grader.roster import JOBS_PER_MEMBER, Roster
-from grader.scaling import Bounds, Load, Pace, Window, decide
+from grader.scaling import Load, Pace, Window, decide
 from grader.settings import GraderSettings
 
 PACE = Pace()
@@ -126,15 +126,15 @@ def test_the_number_follows_the_load_up_and_down_without_going_to_and_fro() -> N
 
 
 def test_what_is_asked_for_becomes_bounds_or_is_refused() -> None:
-    assert BOUNDS.changed(64, None, None) == Bounds(floor=64, ceiling=64)
-    assert BOUNDS.changed(None, 4, None) == Bounds(floor=4, ceiling=16)
-    assert BOUNDS.changed(None, None, 3) == Bounds(floor=2, ceiling=3)
-    assert BOUNDS.changed(32, 8, None) == Bounds(floor=8, ceiling=32)
-    assert BOUNDS.changed(1, None, 64) == Bounds(floor=1, ceiling=64)
+    assert BOUNDS.changed("graders", 64, None, None) == Bounds(floor=64, ceiling=64)
+    assert BOUNDS.changed("graders", None, 4, None) == Bounds(floor=4, ceiling=16)
+    assert BOUNDS.changed("graders", None, None, 3) == Bounds(floor=2, ceiling=3)
+    assert BOUNDS.changed("graders", 32, 8, None) == Bounds(floor=8, ceiling=32)
+    assert BOUNDS.changed("graders", 1, None, 64) == Bounds(floor=1, ceiling=64)
     with pytest.raises(ConfigError, match="min_graders=20 and max_graders=16 contradict"):
-        BOUNDS.changed(None, 20, None)
+        BOUNDS.changed("graders", None, 20, None)
     with pytest.raises(ConfigError, match="min_graders=2 and max_graders=8 and graders=9 contradict"):
-        BOUNDS.changed(9, None, 8)
+        BOUNDS.changed("graders", 9, None, 8)
 
 
 def test_settings_whose_start_is_out_of_bounds_are_refused_with_all_three_keys() -> None:

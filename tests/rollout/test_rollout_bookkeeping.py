@@ -28,8 +28,10 @@ def test_the_current_policy_is_kept_while_the_next_is_loaded():
 
 
 def test_samplers_fit_only_as_a_whole_on_one_machine():
-    settings = RolloutSettings(cpus_per_sampler=3, gpus_per_sampler=0.3)
-    assert num_that_fit(settings, [{"CPU": 4.0, "GPU": 1.0}, {"CPU": 2.0, "GPU": 1.0}]) == 1
-    assert num_that_fit(settings, [{"CPU": 16.0, "GPU": 0.9}]) == 3
-    assert num_that_fit(settings, [{"CPU": 16.0}]) == 0
-    assert num_that_fit(RolloutSettings(), [{"CPU": 4.0}]) == 4
+    bundle = RolloutSettings(cpus_per_sampler=3, gpus_per_sampler=0.3).bundle
+    assert num_that_fit(bundle, [{"CPU": 4.0, "GPU": 1.0}, {"CPU": 2.0, "GPU": 1.0}]) == 1
+    assert num_that_fit(bundle, [{"CPU": 16.0, "GPU": 0.9}]) == 3
+    assert num_that_fit(bundle, [{"CPU": 16.0}]) == 0
+    assert num_that_fit(RolloutSettings().bundle, [{"CPU": 4.0}]) == 4
+    split = RolloutSettings(tensor_parallel_size=4, gpus_per_sampler=1).bundle
+    assert num_that_fit(split, [{"CPU": 16.0, "GPU": 7.0}, {"CPU": 16.0, "GPU": 8.0}]) == 3

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import rollout.pool
+import rollout.service
 import rollout.station
 from cluster.types import (
     Completion,
@@ -107,7 +107,7 @@ class ScriptedActor:
 @pytest.fixture(autouse=True)
 def _scripted(monkeypatch):
     monkeypatch.setattr(rollout.station, "SamplerActor", ScriptedActor)
-    monkeypatch.setattr(rollout.pool, "BACK_OFF_SECONDS", (0.0, 0.1))
+    monkeypatch.setattr(rollout.service, "BACK_OFF_SECONDS", (0.0, 0.1))
 
 
 @pytest.fixture
@@ -267,4 +267,4 @@ def test_a_pool_that_cannot_start_says_why_and_leaves_nothing(local_ray, run, mo
     pool = RaySamplerPool(settings, model=model, lora_rank=8)
     with pytest.raises(error, match=message):
         run(pool.start())
-    assert [station.actor for station in pool._stations] == [None]
+    assert [station.actor for station in pool._service.stations] == [None]

@@ -37,7 +37,7 @@ async def collect(completions: AsyncIterator) -> list:
 
 async def inside(pool, look):
     """What a function sees inside the actor."""
-    return await pool._stations[0].actor.__ray_call__.remote(lambda actor: look(actor._sampler))
+    return await pool._service.stations[0].actor.__ray_call__.remote(lambda actor: look(actor._sampler))
 
 
 def shelved(sampler) -> list[str]:
@@ -183,7 +183,7 @@ def test_a_group_that_is_no_longer_wanted_leaves_the_engine(pool, run, request_f
         deadline = time.monotonic() + 5
         while sum((await inside(pool, lambda sampler: sampler._num_running)).values()):
             assert time.monotonic() < deadline
-        assert pool._stations[0].num_running == 0
+        assert pool._service.stations[0].num_running == 0
 
     run(scenario())
 

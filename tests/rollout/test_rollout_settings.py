@@ -24,6 +24,10 @@ def test_a_group_of_one_is_refused_and_told_why():
         {"temperature": 0.0},
         {"num_few_shot": 4},
         {"num_samplers": 0},
+        {"num_samplers": 2, "max_samplers": 1},
+        {"num_samplers": 2, "min_samplers": 3},
+        {"tensor_parallel_size": 0},
+        {"tensor_parallel_size": 2, "gpus_per_sampler": 0.5},
         {"top_p": 0.9},
         {"policy_swap": "hot"},
         {"canary_tolerance": 0.0},
@@ -100,3 +104,42 @@ def test_an_engine_that_exchanges_its_adapter_holds_one_and_a_merged_one_none():
     assert (in_flight["max_loras"], in_flight["max_cpu_loras"]) == (2, 2)
     merged = engine_arguments(RolloutSettings(policy_swap="merged"), "org/model", 16, max_staleness=4)
     assert not [name for name in merged if "lora" in name]
+
+
+def test_without_bounds_nothing_scales_and_with_them_the_start_lies_between():
+    assert (RolloutSettings(num_samplers=3).floor, RolloutSettings(num_samplers=3).ceiling) == (3, 3)
+    between = RolloutSettings(num_samplers=3, min_samplers=1, max_samplers=8)
+    assert (between.floor, between.ceiling) == (1, 8)
+    with pytest.raises(ValidationError, match=r"num_samplers=3 .* rollout.min_samplers=4 .* rollout.max_samplers=8"):
+        RolloutSettings(num_samplers=3, min_samplers=4, max_samplers=8)
+
+
+def test_an_engine_that_is_split_takes_whole_gpus_and_a_process_for_each():
+    settings = RolloutSettings(tensor_parallel_size=4, gpus_per_sampler=1, cpus_per_sampler=2)
+    assert settings.bundle == {"CPU": 2.0, "GPU": 4.0}
+    arguments = engine_arguments(settings, "org/model", 16, max_staleness=0)
+    assert (arguments["tensor_parallel_size"], arguments["distributed_executor_backend"]) == (4, "mp")
+    assert "distributed_executor_backend" not in engine_arguments(
+        RolloutSettings(gpus_per_sampler=1), "org/model", 16, max_staleness=0
+    )
+    with pytest.raises(
+        ValidationError, match=r"gpus_per_sampler=0.25 is a fraction of one: leave it out, or set it to 1"
+    ):
+        RolloutSettings(tensor_parallel_size=4, gpus_per_sampler=0.25)
+
+
+def test_ranks_of_an_engine_on_the_cpu_share_its_cores_and_its_cache():
+    settings = RolloutSettings(tensor_parallel_size=2, cpus_per_sampler=6, kv_cache_gib=1)
+    assert settings.bundle == {"CPU": 6.0}
+    arguments = engine_arguments(settings, "org/model", 16, max_staleness=0)
+    assert (arguments["kv_cache_memory_bytes"], arguments["distributed_executor_backend"]) == (512 * 1024**2, "mp")
+    assert environment_variables(settings, "org/model")["OMP_NUM_THREADS"] == "3"
+
+
+def test_a_model_whose_heads_cannot_be_split_is_refused_with_what_would(tiny_model):
+    check_model(tiny_model.path, 512, 2)
+    check_model(tiny_model.path, 512, 4)  # two heads of keys and values: two GPUs each have the same
+    with pytest.raises(
+        ModelError, match=r"tensor_parallel_size=3 does not split .* 4 attention heads .*: 1, 2, 4 would$"
+    ):
+        check_model(tiny_model.path, 512, 3)

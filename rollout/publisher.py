@@ -1,0 +1,73 @@
+"""Brings policies to samplers: a new one to all that serve, and to one that starts all that may still be sampled from."""
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+import ray
+from ray.actor import ActorHandle
+
+from cluster.types import CaravanError, DeadlineExceeded, PolicyVersion, SamplerError, Swap
+from rollout.policies import LivePolicies
+from rollout.settings import RolloutSettings
+from rollout.station import Station
+
+Dismiss = Callable[[Station, ActorHandle | None, CaravanError], None]
+"""Takes a station out of service whose actor, the one given, failed."""
+
+
+class Publisher:
+    """The live policies of a pool, and how they reach its samplers."""
+
+    def __init__(self, settings: RolloutSettings) -> None:
+        self._settings = settings
+        self.policies: LivePolicies[ray.ObjectRef] = LivePolicies()
+        self.lock = asyncio.Lock()  # whoever is given work while it is held misses no policy
+        self.swaps: list[Swap] = []  # to the newest policy
+
+    async def publish(self, policy: PolicyVersion, serving: Callable[[], Iterable[Station]], dismiss: Dismiss) -> None:
+        """Load a policy on every sampler that serves, and dismiss those that fail or cannot prove it.
+
+        Raises ModelError where vLLM refuses the adapter, SamplerError for one that is out of order, ResourcesError.
+        """
+        async with self.lock:
+            if policy.number <= self.policies.current:
+                raise SamplerError(f"policy {policy.number} comes after policy {self.policies.current} was published")
+            # Once into the object store, from where every node fetches it; as an argument it would be copied per call.
+            handle = await asyncio.to_thread(ray.put, policy)
+            live = self.policies.add(policy.number, handle)
+            self.swaps = []
+            swaps = (self._swap(station, handle, live, dismiss) for station in serving())
+            refusals = [error for error in await asyncio.gather(*swaps, return_exceptions=True) if error is not None]
+            if refusals:
+                self.policies.discard(policy.number)
+                raise refusals[0]
+
+    async def catch_up(self, station: Station) -> str | None:
+        """Bring a fresh engine to every live policy; return how it failed to prove one, None where it did not.
+
+        To be called with the lock held, until it is given work. Raises what Station.load raises.
+        """
+        handles = self.policies.handles()
+        live = frozenset(version for version, _ in handles)
+        # An engine that exchanges its weights serves one policy.
+        for version, handle in handles if self._settings.policy_swap == "versions" else handles[-1:]:
+            swap, attestation = await station.load(handle, live, self._settings.publish_deadline_seconds)
+            if attestation.failure is not None:
+                return attestation.failure
+            if version == max(live):
+                self.swaps.append(swap)
+        return None
+
+    async def _swap(self, station: Station, handle: ray.ObjectRef, live: frozenset[int], dismiss: Dismiss) -> None:
+        actor = station.actor
+        try:
+            swap, attestation = await station.load(handle, live, self._settings.publish_deadline_seconds)
+        except (SamplerError, DeadlineExceeded) as error:
+            dismiss(station, actor, error)
+            return
+        if attestation.failure is None:
+            station.num_unproved = 0
+            self.swaps.append(swap)
+        else:
+            station.num_unproved += 1
+            dismiss(station, actor, SamplerError(f"it {attestation.failure}"))

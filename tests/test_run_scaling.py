@@ -1,0 +1,116 @@
+"""A short real run whose number of samplers changes under way: each of them proves the policies, each completion ends once."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pyarrow.dataset
+import pytest
+
+ROOT = Path(__file__).parent.parent
+CARAVAN = Path(sys.executable).parent / "caravan"
+# A Ray of its own, whatever else runs on this machine.
+ENVIRONMENT = {**os.environ, "RAY_ADDRESS": "local", "HF_HUB_OFFLINE": "1"}
+MAX_STALENESS = 1
+SETTINGS = {
+    "run.name": "scaled",
+    "groups_per_step": 4,
+    "group_size": 4,
+    "max_staleness": MAX_STALENESS,
+    "max_steps": 1000,
+    "max_completion_tokens": 48,
+    "evaluation.num_problems": 0,
+    "drop_unpassable": "false",
+}
+
+pytestmark = pytest.mark.slow
+
+
+def rows(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def scale(run: Path, *settings: str) -> str:
+    done = subprocess.run(
+        [str(CARAVAN), "scale", str(run), *settings], capture_output=True, text=True, timeout=120, env=ENVIRONMENT
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_samplers_come_and_go_while_a_run_goes_on(tmp_path: Path) -> None:
+    command = [str(CARAVAN), "train", "-c", str(ROOT / "configs/demo.yaml"), f"run.folder={tmp_path}"]
+    command += [f"{key}={value}" for key, value in SETTINGS.items()]
+    run = tmp_path / "scaled"
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT, cwd=ROOT)
+
+    def until(condition: Callable[[], bool], what: str) -> None:
+        deadline = time.monotonic() + 240
+        while not condition():
+            assert process.poll() is None, f"the run ended early: {process.communicate()[1]}"
+            assert time.monotonic() < deadline, f"not within 240 s: {what}"
+            time.sleep(0.1)
+
+    def num_samplers() -> int:
+        return int(str((rows(run / "metrics.jsonl") or [{"num_samplers": 0}])[-1]["num_samplers"]).partition(".")[0])
+
+    def publishers() -> set[str]:
+        """Who took over the newest policy."""
+        seconds = (rows(run / "publishes.jsonl") or [{"seconds_by_sampler": {}}])[-1]["seconds_by_sampler"]
+        assert isinstance(seconds, dict)
+        return set(seconds)
+
+    def num_engines() -> int:
+        titles = []
+        for one in psutil.Process(process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.Error):  # ended meanwhile
+                titles.append(" ".join(one.cmdline()))
+        return sum(title.startswith("VLLM::EngineCore") for title in titles)
+
+    try:
+        until(lambda: num_samplers() == 1, "the first step")
+        assert scale(run, "samplers=2").startswith("scaling 1 -> 2 samplers")
+        until(lambda: num_samplers() == 2, "a step with two samplers")
+        until(lambda: len(publishers()) == 2, "a policy that both take over")
+        assert scale(run, "samplers=1").startswith("scaling 2 -> 1 samplers")
+        until(lambda: num_samplers() == 1, "a step with one sampler again")
+        until(lambda: len(publishers()) == 1, "a policy that one takes over")
+        until(lambda: num_engines() == 1, "the end of the other engine")
+        num_steps = len(rows(run / "metrics.jsonl"))
+        until(lambda: len(rows(run / "metrics.jsonl")) > num_steps + 1, "steps without it")
+        family = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=240)
+        assert process.returncode == 130, said
+    finally:
+        process.kill()
+    _, alive = psutil.wait_procs(family, timeout=20)
+    assert not alive, alive
+
+    # The new one had proved what was published before it came; every policy after that was proved by both, to a hair.
+    assert "sampler 1 is given work after" in said and ": it has proved policy " in said
+    assert "has ended what it had, and is gone" in said
+    assert all(float(str(row["canary_gap_max"])) < 1e-3 for row in rows(run / "publishes.jsonl"))
+
+    columns = ["group_id", "completion_id", "step", "fate", "policy_version"]
+    ledger = pyarrow.dataset.dataset(run / "rollouts", format="parquet").to_table(columns=columns).to_pylist()
+    assert max(Counter(row["completion_id"] for row in ledger).values()) == 1
+    metrics = rows(run / "metrics.jsonl")
+    assert [row["step"] for row in metrics] == list(range(1, len(metrics) + 1))
+    fates = Counter(row["fate"] for row in ledger)
+    last = metrics[-1]
+    assert fates["trained"] == last["num_trained_so_far"] == len(metrics) * 4 * 4
+    assert fates["failed"] == last["num_failed_so_far"] == 0
+    ended = sum(float(str(last[f"num_{fate}_so_far"])) for fate in ("trained", "filtered", "stale", "failed"))
+    assert last["num_asked_so_far"] == ended + float(str(last["num_under_way"]))
+    for row in ledger:
+        if row["fate"] == "trained":
+            assert 0 <= row["step"] - 1 - row["policy_version"] <= MAX_STALENESS, row
