@@ -48,6 +48,11 @@ class RunSettings(BaseModel):
         description="of the shuffle, the samples and the adapter's initial weights",
     )
 
+    @field_validator("folder")
+    @classmethod
+    def _of_the_user(cls, folder: Path) -> Path:
+        return folder.expanduser()
+
 
 class ModelSettings(BaseModel):
     """The policy's base model."""

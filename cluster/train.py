@@ -36,7 +36,7 @@ from cluster.session import (
     model_path,
     samplers_and_graders,
 )
-from cluster.submit_folder import require_lasting
+from cluster.submit.lasting import require_lasting
 from cluster.trackers import Figures, Show, tracking
 from cluster.types import CaravanError, ConfigError, GraderPool, RunFolderError, SamplerPool
 from grader.toolchain import prepare_toolchain

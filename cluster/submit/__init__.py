@@ -1,0 +1,1 @@
+"""``caravan submit``: a run as a job of a Ray cluster."""
