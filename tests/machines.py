@@ -1,0 +1,139 @@
+"""Machines of their own on this one: each with its own processes, its own network and its own /tmp and home, so that what one
+writes, no other sees. Made of Linux namespaces, which takes root."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+SUBNET = "10.77.0"
+RAY = str(Path(sys.executable).parent / "ray")
+
+
+def cannot() -> str | None:
+    """Why there can be no such machines here; None where there can."""
+    if os.geteuid() != 0:
+        return "machines of their own are made of namespaces, which takes root"
+    missing = [name for name in ("ip", "unshare", "nsenter", "mount") if shutil.which(name) is None]
+    return f"not installed: {', '.join(missing)} (Debian: iproute2, util-linux, mount)" if missing else None
+
+
+def run(*command: str) -> None:
+    subprocess.run(command, check=True, capture_output=True, text=True)
+
+
+@dataclass
+class Machine:
+    """One of them, until it is turned off."""
+
+    address: str
+    folder: Path  # its /tmp, as it is seen from here
+    power: subprocess.Popen[bytes]
+    init: int  # process id of its first process, as it is seen from here
+
+    def command(self, *words: str, **environment: str) -> list[str]:
+        """What runs a command in it."""
+        own = {"HOME": "/tmp/home", "TMPDIR": "/tmp", **environment}
+        enter = ["nsenter", f"--target={self.init}", "--mount", "--pid", "--net"]
+        return [*enter, "env", "-u", "XDG_CACHE_HOME", *(f"{key}={value}" for key, value in own.items()), *words]
+
+    def start_ray(self, *options: str) -> None:
+        """Let it join or begin a Ray cluster."""
+        words = [
+            RAY,
+            "start",
+            f"--node-ip-address={self.address}",
+            "--disable-usage-stats",
+            "--object-store-memory=200000000",
+        ]
+        subprocess.run(
+            self.command(*words, *options, RAY_worker_niceness="0"),
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+    def processes(self) -> list[psutil.Process]:
+        """All that run in it."""
+        return psutil.Process(self.init).children(recursive=True)
+
+    def turn_off(self) -> None:
+        """As if its power failed: every process of it is gone at once, and nobody is told."""
+        self.power.kill()
+        self.power.wait()
+
+
+class Network:
+    """What the machines are plugged into."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._name = f"caravan-{os.getpid()}"
+        self._machines: list[Machine] = []
+
+    def start_machine(self) -> Machine:
+        """A new machine, with nothing running on it."""
+        number = len(self._machines) + 1
+        name = f"{self._name}-{number}"
+        if number == 1:
+            run("ip", "netns", "add", self._name)
+            run("ip", "-n", self._name, "link", "add", "switch", "type", "bridge")
+            run("ip", "-n", self._name, "link", "set", "switch", "up")
+        run("ip", "netns", "add", name)
+        run(
+            "ip",
+            "-n",
+            name,
+            "link",
+            "add",
+            "eth0",
+            "type",
+            "veth",
+            "peer",
+            "name",
+            f"port{number}",
+            "netns",
+            self._name,
+        )
+        run("ip", "-n", self._name, "link", "set", f"port{number}", "master", "switch", "up")
+        address = f"{SUBNET}.{number}"
+        run("ip", "-n", name, "addr", "add", f"{address}/24", "dev", "eth0")
+        for device in ("eth0", "lo"):
+            run("ip", "-n", name, "link", "set", device, "up")
+        folder = self._folder / f"machine-{number}"
+        (folder / "home").mkdir(parents=True)
+        begin = f"mount --bind {folder} /tmp && mount -t tmpfs tmpfs /dev/shm && while true; do sleep 3600 & wait; done"
+        unshare = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-c", begin]
+        power = subprocess.Popen(["ip", "netns", "exec", name, *unshare])
+        while not (children := psutil.Process(power.pid).children()) or not (folder / "home").exists():
+            time.sleep(0.02)
+        machine = Machine(address=address, folder=folder, power=power, init=children[0].pid)
+        self._machines.append(machine)
+        return machine
+
+    def close(self) -> None:
+        """Turn all machines off, and take the network away."""
+        for machine in self._machines:
+            machine.turn_off()
+        for number in range(len(self._machines) + 1):
+            subprocess.run(
+                ["ip", "netns", "del", f"{self._name}-{number}" if number else self._name], capture_output=True
+            )
+
+
+@contextmanager
+def network(folder: Path) -> Iterator[Network]:
+    """A network for machines, whose disks are folders in ``folder``; all is gone when the block is left."""
+    made = Network(folder)
+    try:
+        yield made
+    finally:
+        made.close()

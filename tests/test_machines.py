@@ -1,0 +1,128 @@
+"""A run over machines that share nothing but a network, of which one fails, one joins, and the driver is killed."""
+
+import json
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow.dataset
+import pytest
+
+from tests.machines import Machine, Network, cannot, network
+
+ROOT = Path(__file__).parent.parent
+CARAVAN = str(Path(sys.executable).parent / "caravan")
+NUM_STEPS = 6
+GROUPS_PER_STEP = 4
+GROUP_SIZE = 4
+SETTINGS = {
+    "run.folder": "/tmp/runs",  # of the driver's machine; the others have another /tmp
+    "run.name": "shared-nothing",
+    "groups_per_step": GROUPS_PER_STEP,
+    "group_size": GROUP_SIZE,
+    "max_steps": NUM_STEPS,
+    "max_completion_tokens": 48,
+    "save_every_steps": 2,
+    "evaluation.num_problems": 0,
+    "drop_unpassable": "false",
+    "num_samplers": 1,
+    "num_graders": 2,
+    "cpus_per_sampler": 1,
+    "learner.cpus": 1,
+    "cpus_per_grader": 1,
+}
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(cannot() is not None, reason=str(cannot()))]
+
+
+class Driver:
+    """``caravan train`` on a machine."""
+
+    def __init__(self, machine: Machine) -> None:
+        settings = (f"{key}={value}" for key, value in SETTINGS.items())
+        train = (CARAVAN, "train", "-c", str(ROOT / "configs/demo.yaml"), *settings)
+        self.command = machine.command(*train, RAY_ADDRESS=f"{machine.address}:6379", HF_HUB_OFFLINE="1")
+        self.folder = machine.folder / "runs" / str(SETTINGS["run.name"])
+        self.process: subprocess.Popen[str]
+
+    def start(self) -> None:
+        """Start, or go on."""
+        self.process = subprocess.Popen(self.command, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        path = self.folder / name
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def wait_for_step(self, step: int, *, seconds: float = 240) -> None:
+        deadline = time.monotonic() + seconds
+        while len(self.rows("metrics.jsonl")) < step:
+            assert self.process.poll() is None, f"the run ended early: {self.process.communicate()[1]}"
+            assert time.monotonic() < deadline, f"step {step} was not done within {seconds:g} s"
+            time.sleep(0.1)
+
+    def kill(self) -> None:
+        """kill -9."""
+        for process in [*psutil.Process(self.process.pid).children(recursive=True), self.process]:
+            process.kill()
+        self.process.communicate()
+
+
+@pytest.fixture
+def plugged(tmp_path: Path) -> Iterator[Network]:
+    with network(tmp_path) as made:
+        yield made
+
+
+def join(plugged: Network, head: Machine, *, number: int) -> list[Machine]:
+    """So many machines with two CPUs each, in the cluster of ``head``."""
+    machines = [plugged.start_machine() for _ in range(number)]
+    with ThreadPoolExecutor() as threads:
+        list(threads.map(lambda one: one.start_ray(f"--address={head.address}:6379", "--num-cpus=2"), machines))
+    return machines
+
+
+def has(machine: Machine, part: str) -> bool:
+    return any(part in " ".join(process.cmdline()) for process in machine.processes())
+
+
+def test_a_run_goes_on_where_the_machine_of_the_learner_fails_and_another_joins_and_its_driver_is_killed(
+    plugged: Network,
+) -> None:
+    head = plugged.start_machine()
+    head.start_ray("--head", "--port=6379", "--num-cpus=0", "--include-dashboard=false")
+    machines = join(plugged, head, number=3)
+    driver = Driver(head)
+    driver.start()
+    try:
+        driver.wait_for_step(3)
+        (victim,) = [machine for machine in machines if has(machine, "ray::LearnerActor")]
+        victim.turn_off()
+        driver.wait_for_step(4)
+        driver.kill()
+        assert len(driver.rows("metrics.jsonl")) < NUM_STEPS
+
+        join(plugged, head, number=1)
+        driver.start()
+        _, said = driver.process.communicate(timeout=240)
+        assert driver.process.returncode == 0, said
+        assert "going on from the checkpoint of step" in said
+    finally:
+        driver.process.kill()
+
+    assert [row["step"] for row in driver.rows("metrics.jsonl")] == list(range(1, NUM_STEPS + 1))
+    rows = pyarrow.dataset.dataset(driver.folder / "rollouts", format="parquet").to_table().to_pylist()
+    trained = Counter(row["completion_id"] for row in rows if row["fate"] == "trained")
+    assert len(trained) == NUM_STEPS * GROUPS_PER_STEP * GROUP_SIZE
+    assert set(trained.values()) == {1}
+    # Nothing of the run is anywhere else: the checkpoints came to the driver.
+    assert not any((machine.folder / "runs").exists() for machine in machines)
+    replayed = subprocess.run(
+        [CARAVAN, "replay", str(driver.folder)], capture_output=True, text=True, timeout=240, cwd=ROOT, check=False
+    )
+    assert replayed.returncode == 0, replayed.stdout + replayed.stderr
