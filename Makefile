@@ -1,5 +1,5 @@
 # The door. `make demo` and `make test` set everything up first; `make setup` is quick when nothing is missing.
-.PHONY: setup demo test check format tiny-model bench bench-grader bench-learner bench-rollout bench-pipeline bench-swap soak-grader
+.PHONY: setup demo test check format tiny-model bench bench-grader bench-ledger bench-learner bench-rollout bench-pipeline bench-swap soak-grader
 
 setup:
 	@requirements/setup
@@ -23,10 +23,13 @@ tiny-model: setup
 	.venv/bin/python -m cluster.tiny
 
 # Each ends with one line of JSON.
-bench: bench-grader bench-learner bench-rollout bench-pipeline bench-swap
+bench: bench-grader bench-ledger bench-learner bench-rollout bench-pipeline bench-swap
 
 bench-grader: setup
 	@.venv/bin/python -m benchmarks.grader $(OPTIONS)
+
+bench-ledger: setup
+	@.venv/bin/python -m benchmarks.ledger $(OPTIONS)
 
 bench-learner: setup
 	@.venv/bin/python -m benchmarks.learner $(OPTIONS)

@@ -37,6 +37,20 @@ The same command again goes on from the last checkpoint. Ctrl-C stops after the 
 what may change on the way (phases may change the same keys) and the length of the run, from that checkpoint on; config.yaml keeps
 it under `branches`."""
 
+SUBMIT_HELP = f"""\
+{CONFIG_HELP}
+
+What travels to the cluster is this folder, by ray_job.yaml. Before the run, a job of seconds plans it on the cluster's nodes, and
+looks on each for OCaml and the model; what is missing is named. Ctrl-C while the log is followed leaves the run
+alone. `ray job stop` stops it with a checkpoint; the same command again goes on. A cluster that asks for a token gets that of
+RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token.
+
+The exit status is that of the run; 130 where somebody stopped it, or following it.
+
+examples:
+  caravan submit -c configs/cluster.yaml run.folder=/data/runs --address http://localhost:8265
+  caravan submit -c configs/cluster.yaml max_steps=200 --no-wait"""
+
 EVAL_HELP = f"""\
 {CONFIG_HELP}
 
@@ -181,6 +195,15 @@ examples:
   caravan report runs/demo                                 into runs/demo/report
   caravan report runs/demo runs/warm --out compared"""
 
+DASHBOARD_HELP = """\
+Serves the report of a run as a page that keeps up with it, and a browser of its completions: by problem, outcome, reward, step
+and text, and groups side by side. It reads RUN alone and never writes there, so that it works while the run goes on, after it,
+and on a copy. On this machine alone unless --host says otherwise; from elsewhere, `ssh -L 8642:localhost:8642 MACHINE`.
+
+examples:
+  caravan dashboard runs/demo
+  caravan dashboard runs/demo --port 0                     any port that is free"""
+
 PLAN_HELP = f"""\
 Says who would go where, what each GPU's memory would hold, which part of a step would be waited for, and what could be changed;
 where something does not fit, it says by how much. Without --machine the Ray cluster is asked that RAY_ADDRESS names, or this
@@ -196,13 +219,14 @@ examples:
   caravan plan -c configs/cluster.yaml num_samplers=4"""
 
 SCALE_HELP = """\
-Tells a run that is going on how many graders it should have. graders=N alone holds until the next call, or the end of the run;
-with min_graders or max_graders the run scales on its own between them. Graders that are to go end what they have; new ones start
-as soon as the cluster has room, and its autoscaler is asked for it. Nothing is graded twice or lost. A run that is started again
-goes by its configuration (grader.num_graders, min_graders, max_graders).
+Tells a run that is going on how many samplers and graders it should have. graders=N alone holds until the next call, or the end
+of the run; with min_graders or max_graders the run scales on its own between them; so for samplers. Those that are to go end what
+they have; new ones start as soon as the cluster has room, and its autoscaler is asked for it. Nothing is sampled or graded twice
+or lost. A run that is started again goes by its configuration (num_samplers, min_samplers, max_samplers, num_graders, ...).
 
 examples:
   caravan scale runs/warm graders=64
+  caravan scale runs/warm samplers=4
   caravan scale runs/warm min_graders=4 max_graders=256"""
 
 TRACE_HELP = """\
@@ -268,6 +292,13 @@ def _parser() -> argparse.ArgumentParser:
         return one
 
     train = add("train", _train, "train an adapter, or go on with a run that was interrupted", TRAIN_HELP)
+    submit = add("submit", _submit, "train as a job of a Ray cluster, once it was asked whether it can", SUBMIT_HELP)
+    submit.add_argument("-c", "--config", type=Path, required=True, metavar="FILE", help="a YAML file in this folder")
+    submit.add_argument("settings", nargs="*", metavar="key=value", help="settings that win over the file")
+    submit.add_argument(
+        "--address", metavar="URL", help="of the cluster's dashboard (default: RAY_API_SERVER_ADDRESS, or this machine)"
+    )
+    submit.add_argument("--no-wait", action="store_true", help="do not follow the job's log")
     evaluate = add("eval", _eval, "measure a model or an adapter on the held-out problems", EVAL_HELP)
     sample = add("sample", _sample, "look at graded completions of a few problems", SAMPLE_HELP)
     plan = add("plan", _plan, "see whether a run fits a cluster, and what would be waited for", PLAN_HELP)
@@ -367,13 +398,18 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="the folder of a run, finished or not")
     report.add_argument("--out", type=Path, metavar="OUT", help="a folder (default: RUN/report)")
 
+    dashboard = add("dashboard", _dashboard, "look at a run and its completions in the browser", DASHBOARD_HELP)
+    dashboard.add_argument("run", type=Path, metavar="RUN", help="the folder of a run, finished or not")
+    dashboard.add_argument("--port", type=_port, default=8642, metavar="N", help="0: any (default %(default)s)")
+    dashboard.add_argument("--host", default="127.0.0.1", metavar="H", help="where to listen (default %(default)s)")
+
     trace = add("trace", _trace, "draw where the time of a run went, for Perfetto", TRACE_HELP)
     trace.add_argument("run", type=Path, metavar="RUN", help="the folder of a run, finished or not")
     trace.add_argument("--out", type=Path, metavar="FILE.json", help="where the trace goes (default: RUN/trace.json)")
 
-    scale = add("scale", _scale, "change the number of graders of a run that is going on", SCALE_HELP)
+    scale = add("scale", _scale, "change the number of samplers or graders of a run that is going on", SCALE_HELP)
     scale.add_argument("run", type=Path, metavar="RUN", help="the folder of the run")
-    scale.add_argument("settings", nargs="+", metavar="key=N", help="graders, min_graders, max_graders")
+    scale.add_argument("settings", nargs="+", metavar="key=N", help="samplers, graders, and min_ or max_ before either")
 
     add("keys", _keys, "list every setting with its default and meaning", "")
     return parser
@@ -382,6 +418,12 @@ def _parser() -> argparse.ArgumentParser:
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 1")
+    return int(text)
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port from 0 to 65535")
     return int(text)
 
 
@@ -419,6 +461,12 @@ def _train(options: argparse.Namespace) -> int:
         else load_config(options.config, options.settings)
     )
     return run_to_end(lambda view: train(config, view))
+
+
+def _submit(options: argparse.Namespace) -> int:
+    from cluster.submit.command import submit_and_report
+
+    return submit_and_report(options.config, options.settings, address=options.address, wait=not options.no_wait)
 
 
 def _eval(options: argparse.Namespace) -> int:
@@ -513,6 +561,12 @@ def _report(options: argparse.Namespace) -> int:
 
     print(write_report(options.runs, options.out))
     return 0
+
+
+def _dashboard(options: argparse.Namespace) -> int:
+    from cluster.dashboard.command import serve
+
+    return serve(options.run, options.host, options.port)
 
 
 def _plan(options: argparse.Namespace) -> int:

@@ -28,8 +28,9 @@ def opened_rollouts(
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(path) as file:
-            missing = [name for name in columns if name not in file.schema_arrow.names]
+        with pq.ParquetFile(path, pre_buffer=False) as file:  # a step's file is too small for reading ahead to pay
+            known = set(file.schema_arrow.names)
+            missing = [name for name in columns if name not in known]
             if missing:
                 raise RunFolderError(f"{path} does not say {', '.join(missing)}: {if_older}")
             yield file
@@ -42,4 +43,4 @@ def opened_rollouts(
 def read_rollouts(path: Path, columns: Sequence[str]) -> Any:
     """These columns of a file of rollouts, as a ``pyarrow.Table``; raises RunFolderError."""
     with opened_rollouts(path, columns) as file:
-        return file.read(columns=list(columns))
+        return file.read(columns=list(columns), use_threads=False)

@@ -184,6 +184,13 @@ PICTURES = (
     ),
 )
 
+DARK = {
+    **dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor", "legend.facecolor"), "#12161c"),
+    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), "#d7dde6"),
+    **dict.fromkeys(("grid.color", "legend.edgecolor"), "#7b8796"),
+}
+"""Settings of matplotlib for a page that is dark."""
+
 COMPARED = (
     ("reward", "Mean reward"),
     ("pass_rate", "Passed all tests"),
@@ -195,19 +202,28 @@ COMPARED = (
 
 def pictures(drawn: Drawn) -> Iterator[tuple[str, str, Mapping[str, bytes]]]:
     """Name, title and the pictures by format ("svg", "png") of what a run has figures for."""
-    for picture in PICTURES:
-        if any(is_finite(row.get(picture.needs)) for row in drawn.rows):
-            with _figure(drawn.marks) as (axes, saved):
-                picture.draw(axes, drawn)
-                axes.set_title(picture.title, loc="left", fontsize="medium")
-            yield picture.name, picture.title, saved
+    for picture in drawable(drawn):
+        yield picture.name, picture.title, draw(picture, drawn, ("svg", "png"))
+
+
+def drawable(drawn: Drawn) -> list[Picture]:
+    """The pictures that a run has figures for."""
+    return [picture for picture in PICTURES if any(is_finite(row.get(picture.needs)) for row in drawn.rows)]
+
+
+def draw(picture: Picture, drawn: Drawn, formats: Sequence[str], *, is_dark: bool = False) -> Mapping[str, bytes]:
+    """One of a run's pictures, by format. Not to be called by two threads at a time: matplotlib can be used by one."""
+    with _figure(drawn.marks, formats, DARK if is_dark else {}) as (axes, saved):
+        picture.draw(axes, drawn)
+        axes.set_title(picture.title, loc="left", fontsize="medium")
+    return saved
 
 
 def compared(runs: Sequence[Drawn]) -> Iterator[tuple[str, str, Mapping[str, bytes]]]:
     """As pictures(): one figure of several runs in each."""
     for name, title in COMPARED:
         if any(is_finite(row.get(name)) for drawn in runs for row in drawn.rows):
-            with _figure({}) as (axes, saved):
+            with _figure({}, ("svg", "png"), {}) as (axes, saved):
                 for drawn in runs:
                     steps, values = thinned(drawn.rows, name)
                     axes.plot(steps, smooth(values), label=_plain(drawn.name), linewidth=1.6)
@@ -217,7 +233,9 @@ def compared(runs: Sequence[Drawn]) -> Iterator[tuple[str, str, Mapping[str, byt
 
 
 @contextmanager
-def _figure(marks: Mapping[int, str]) -> Iterator[tuple[Any, dict[str, bytes]]]:
+def _figure(
+    marks: Mapping[int, str], formats: Sequence[str], colours: Mapping[str, str]
+) -> Iterator[tuple[Any, dict[str, bytes]]]:
     """Axes to draw into, and where the files will be when the block is left."""
     import matplotlib as mpl
 
@@ -225,18 +243,19 @@ def _figure(marks: Mapping[int, str]) -> Iterator[tuple[Any, dict[str, bytes]]]:
     import matplotlib.pyplot as plt
 
     saved: dict[str, bytes] = {}
-    with mpl.rc_context({"svg.hashsalt": "caravan"}):  # the same picture is the same file
+    with mpl.rc_context({"svg.hashsalt": "caravan", **colours}):  # the same picture is the same file
         figure, axes = plt.subplots(figsize=(7.2, 3.4), layout="constrained")
         try:
             yield axes, saved
             for step in marks:
-                axes.axvline(step + 0.5, color="black", linewidth=0.8, linestyle=":")
+                axes.axvline(step + 0.5, color=mpl.rcParams["text.color"], linewidth=0.8, linestyle=":")
             axes.set_xlabel("step")
             axes.grid(alpha=0.25)
-            for form in ("svg", "png"):
+            for form in formats:
                 file = io.BytesIO()
                 figure.savefig(file, format=form, dpi=110, metadata={"Date": None} if form == "svg" else None)
                 saved[form] = file.getvalue()
+                figure.set_layout_engine("none")  # it stands now; to lay it out again takes longer than to draw it
         finally:
             plt.close(figure)
 

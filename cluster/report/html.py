@@ -7,7 +7,9 @@ model writes must not be able to do anything in the browser of whoever reads it.
 import base64
 import html
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
@@ -37,11 +39,20 @@ pre { background: #f6f8fa; padding: 10px; border-radius: 6px; overflow-x: auto; 
 summary { cursor: pointer; margin: 10px 0; }
 .example { border: 1px solid var(--line); border-radius: 6px; padding: 10px 14px; margin: 10px 0; }
 """
+CODE_STYLE = HtmlFormatter(style="default").get_style_defs("pre")
 
 _UNSEEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
-_FORMATTER = HtmlFormatter(noclasses=True, nowrap=True)
+_FORMATTER = HtmlFormatter(nowrap=True)
 
 Pictures = Mapping[str, tuple[str, bytes]]  # name -> (title, SVG)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Names:
+    """How a page names problems (by id) and completions (by a row of EXAMPLE_COLUMNS), as HTML: it may link to more of them."""
+
+    problem: Callable[[str], str]
+    completion: Callable[[Mapping[str, Any]], str]
 
 
 def page(runs: Sequence[tuple[RunReport, Pictures]], compared: Pictures) -> str:
@@ -54,7 +65,8 @@ def page(runs: Sequence[tuple[RunReport, Pictures]], compared: Pictures) -> str:
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
-        f"<title>{text(names)}: report</title><style>{STYLE}</style></head>\n<body>\n{''.join(parts)}\n</body></html>\n"
+        f"<title>{text(names)}: report</title><style>{STYLE}{CODE_STYLE}</style></head>\n"
+        f"<body>\n{''.join(parts)}\n</body></html>\n"
     )
 
 
@@ -65,8 +77,31 @@ def text(value: object) -> str:
 
 def code(program: str) -> str:
     """OCaml with colours."""
-    marked = highlight(_UNSEEN.sub("\ufffd", shortened(program)), OcamlLexer(stripnl=False), _FORMATTER)
-    return f"<pre>{marked}</pre>"
+    return f"<pre>{chr(10).join(code_lines(shortened(program)))}</pre>"
+
+
+def code_lines(program: str) -> list[str]:
+    """The lines of an OCaml program with colours, each HTML that stands for itself."""
+    marked: str = highlight(_UNSEEN.sub("\ufffd", program), OcamlLexer(stripnl=False, ensurenl=False), _FORMATTER)
+    return marked.removesuffix("\n").split("\n")
+
+
+def sections(run: RunReport, pictures: str, names: Names) -> Iterator[tuple[str, str]]:
+    """The parts of a page about a run, as id and HTML; ``pictures`` is HTML already, and empty parts are left out."""
+    ledger = run.ledger
+    parts = (
+        ("health", f"<h2>Health</h2>{_health(run.findings)}"),
+        ("pictures", f"<h2>Over the steps</h2>{pictures}" if pictures else ""),
+        ("comparison", _comparison(run)),
+        ("held-out", _held_out(run)),
+        ("changes", _changes(run)),
+        ("hardest", _problems("Hardest problems", ledger.hardest(NUM_PROBLEMS), names)),
+        ("slowest", _problems("Slowest problems", ledger.slowest(NUM_PROBLEMS), names)),
+        ("suspects", _examples("Hacking suspects", ledger.suspects, names)),
+        ("best", _examples("Best", ledger.best, names)),
+        ("worst", _examples("Worst", ledger.worst, names)),
+    )
+    return ((name, part) for name, part in parts if part)
 
 
 def _run(run: RunReport, pictures: Pictures, *, alone: bool) -> str:
@@ -74,26 +109,24 @@ def _run(run: RunReport, pictures: Pictures, *, alone: bool) -> str:
     where = (
         f"{len(steps)} steps, epoch {run.history.epoch or 0.0:.2f}, {'finished' if run.is_finished else 'not finished'}"
     )
-    parts = [
+    head = [
         "" if alone else f"<h1>{text(run.name)}</h1>",
-        f'<p><span class="verdict {_style(run.health)}">{run.health}</span> &middot; {where}</p>',
-        _facts(run.facts),
-        f"<h2>Health</h2>{_health(run.findings)}",
-        f"<h2>Over the steps</h2>{_pictures(pictures)}" if pictures else "",
-        _comparison(run),
-        _held_out(run),
-        _changes(run),
-        _problems("Hardest problems", run.ledger.hardest(NUM_PROBLEMS)),
-        _problems("Slowest problems", run.ledger.slowest(NUM_PROBLEMS)),
-        _examples("Hacking suspects", run.ledger.suspects),
-        _examples("Best", run.ledger.best),
-        _examples("Worst", run.ledger.worst),
+        f"<p>{verdict(run.health)} &middot; {where}</p>",
+        facts(run.facts),
     ]
-    return "\n".join(parts)
+    names = Names(problem=text, completion=lambda row: text(row["completion_id"]))
+    parts = sections(run, _pictures(pictures) if pictures else "", names)
+    return "\n".join([*head, *(part for _, part in parts)])
 
 
-def _facts(facts: Mapping[str, object]) -> str:
-    return f'<p class="dim">{" &middot; ".join(f"{text(key)} {text(value)}" for key, value in facts.items())}</p>'
+def verdict(health: Health) -> str:
+    """A verdict of health in its colour."""
+    return f'<span class="verdict {_style(health)}">{health}</span>'
+
+
+def facts(settings: Mapping[str, object]) -> str:
+    """What a run was started with, in a line."""
+    return f'<p class="dim">{" &middot; ".join(f"{text(key)} {text(value)}" for key, value in settings.items())}</p>'
 
 
 def _health(findings: Sequence[Finding]) -> str:
@@ -112,7 +145,7 @@ def _health(findings: Sequence[Finding]) -> str:
 def _verdicts(findings: Sequence[Finding]) -> str:
     rows = [
         (
-            f'<span class="verdict {_style(one.health)}">{one.health}</span>',
+            verdict(one.health),
             text(one.rule.id),
             text(one.judgement.evidence),
             text(one.judgement.action),
@@ -171,10 +204,10 @@ def _changes(run: RunReport) -> str:
     )
 
 
-def _problems(title: str, problems: Sequence[OfProblem]) -> str:
+def _problems(title: str, problems: Sequence[OfProblem], names: Names) -> str:
     rows = [
         (
-            text(one.id),
+            names.problem(one.id),
             str(one.num),
             f"{one.num_passed / one.num:.0%}",
             f"{one.mean_reward:.3f}",
@@ -183,22 +216,22 @@ def _problems(title: str, problems: Sequence[OfProblem]) -> str:
         )
         for one in problems
     ]
-    names = ("problem", "completions", "passed", "mean reward", "best reward", "seconds to sample and grade")
-    return f"<h2>{title}</h2>{_table(names, rows, numbers=(1, 2, 3, 4, 5))}" if rows else ""
+    heads = ("problem", "completions", "passed", "mean reward", "best reward", "seconds to sample and grade")
+    return f"<h2>{title}</h2>{_table(heads, rows, numbers=(1, 2, 3, 4, 5))}" if rows else ""
 
 
-def _examples(title: str, examples: Iterable[Example]) -> str:
-    shown = "".join(map(_example, examples))
+def _examples(title: str, examples: Iterable[Example], names: Names) -> str:
+    shown = "".join(_example(one, names) for one in examples)
     return f"<h2>{title}</h2>{shown}" if shown else ""
 
 
-def _example(example: Example) -> str:
+def _example(example: Example, names: Names) -> str:
     row = example.row
     signs = f" &middot; {text(', '.join(row['degenerate']))}" if row["degenerate"] else ""
     messages = row["diagnostics"] or ""
     return (
-        f'<div class="example"><b>{text(row["problem_id"])}</b> <span class="dim">step {text(row["step"])}, '
-        f"{text(row['completion_id'])}, {text(row['fate'])}</span><br>"
+        f'<div class="example"><b>{names.problem(row["problem_id"])}</b> <span class="dim">step {text(row["step"])}, '
+        f"{names.completion(row)}, {text(row['fate'])}</span><br>"
         f"{text(row['verdict'])}, reward {row['total_reward']:.3f}, {text(row['tests_passed'])} of {text(row['tests_total'])} "
         f'asserts{signs} <span class="dim">({text(example.why)})</span>'
         f"{code(row['text'])}" + (f"<pre>{text(shortened(messages))}</pre>" if messages else "") + "</div>"

@@ -1,20 +1,31 @@
-"""What a report reads from the ledger of rollouts: column by column and file by file; texts only of what it shows."""
+"""What a report says of the ledger of rollouts: from a few columns of all completions, and texts of those alone that it shows."""
 
-import heapq
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cluster.diversity import canonical
+from cluster.ledger_columns import MISSING, Codes, LedgerColumns, Numbers, Rows, read_columns
 from cluster.rollout_files import read_rollouts
 from cluster.run_folder import RunFolder
 from cluster.types import Verdict
 
-COLUMNS = ("problem_id", "total_reward", "verdict", "sampling_seconds", "grading_seconds", "degenerate")
 EXAMPLE_COLUMNS = (
-    *("step", "problem_id", "completion_id", "fate", "total_reward", "verdict", "tests_passed", "tests_total"),
+    *(
+        "step",
+        "problem_id",
+        "group_id",
+        "completion_id",
+        "fate",
+        "total_reward",
+        "verdict",
+        "tests_passed",
+        "tests_total",
+    ),
     *("degenerate", "text", "diagnostics"),
 )
 MIN_ATTEMPTS = 4  # completions of a problem before it is called hard
@@ -23,16 +34,16 @@ CROWD_TEXTS = 2000  # newest completions that are searched for one program that 
 MAX_TEXT = 4000  # characters of a text that are shown
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OfProblem:
     """The completions of one problem."""
 
     id: str
-    num: int = 0
-    num_passed: int = 0
-    reward: float = 0.0  # sum
-    best: float = 0.0
-    seconds: float = 0.0  # of sampling and grading, sum
+    num: int
+    num_passed: int
+    reward: float  # sum
+    best: float
+    seconds: float  # of sampling and grading, sum
 
     @property
     def mean_reward(self) -> float:
@@ -77,62 +88,62 @@ class Ledger:
 Place = tuple[Path, int]  # file and row
 
 
-@dataclass(slots=True)
-class _Chosen:
-    """Places of the completions to show: of each kind the one of highest rank, of equal ones the newest."""
-
-    found: dict[Any, tuple[tuple[float, int], Place]] = field(default_factory=dict)  # by kind: (rank, order), place
-
-    def offer(self, kind: Any, rank: float, order: int, place: Place) -> None:
-        known = self.found.get(kind)
-        if known is None or (rank, order) > known[0]:
-            self.found[kind] = ((rank, order), place)
-
-    def places(self, num: int) -> list[Place]:
-        return [place for _, place in heapq.nlargest(num, self.found.values())]
+def read_ledger(folder: RunFolder) -> Ledger:
+    """Read what a run has stored so far; raises RunFolderError for a file that cannot be read."""
+    return ledger_of(read_columns(folder.rollout_files()))
 
 
-def read_ledger(folder: RunFolder, *, num_examples: int = 6) -> Ledger:
-    """Read what a run has stored so far; raises RunFolderError for a file that cannot be read.
+def ledger_of(columns: LedgerColumns, *, num_examples: int = 6) -> Ledger:
+    """What a report says of these completions; raises RunFolderError where texts cannot be read.
 
     The best are of different problems, the worst of different verdicts, and suspects bear different signs.
     """
-    problems: dict[str, OfProblem] = {}
-    best, worst, suspects = _Chosen(), _Chosen(), _Chosen()
-    num = num_graded = 0
-    paths = folder.rollout_files()
-    for path in paths:
-        columns = _read(path, COLUMNS)
-        for index, (problem, reward, verdict, sampling, grading, signs) in enumerate(
-            zip(*(columns[name] for name in COLUMNS), strict=True)
-        ):
-            num += 1
-            if verdict is None:
-                continue
-            num_graded += 1
-            found = problems.setdefault(problem, OfProblem(problem))
-            found.num += 1
-            found.num_passed += verdict == Verdict.PASSED
-            found.reward += reward
-            found.best = max(found.best, reward)
-            found.seconds += (sampling or 0.0) + (grading or 0.0)
-            place = (path, index)
-            best.offer(problem, reward, num, place)
-            worst.offer(verdict, -reward, num, place)
-            if signs and reward > 0:
-                suspects.offer(tuple(signs), reward, num, place)
-    hacking = [
-        *_examples(suspects.places(num_examples), "pays, though it looks like no answer"),
-        *_crowd(paths),
-    ]
+    verdicts, rewards = columns.codes["verdict"], columns.numbers["total_reward"]
+    graded = np.flatnonzero(verdicts != MISSING)
+    no_signs = columns.code("signs", "")
+    suspects = graded[(columns.codes["signs"][graded] != no_signs) & (rewards[graded] > 0)]
+
+    def places(rows: Rows, kind: str, ranks: Numbers) -> list[Place]:
+        return [columns.place(row) for row in _first_of_each(rows, columns.codes[kind], ranks)[:num_examples]]
+
     return Ledger(
-        num_completions=num,
-        num_graded=num_graded,
-        problems=list(problems.values()),
-        best=_examples(best.places(num_examples), "among the best"),
-        worst=_examples(worst.places(num_examples), "the least that this verdict earned"),
-        suspects=hacking,
+        num_completions=columns.num_rows,
+        num_graded=len(graded),
+        problems=_problems(columns, graded),
+        best=_examples(places(graded, "problem_id", rewards), "among the best"),
+        worst=_examples(places(graded, "verdict", -rewards), "the least that this verdict earned"),
+        suspects=[
+            *_examples(places(suspects, "signs", rewards), "pays, though it looks like no answer"),
+            *_crowd([file.path for file in columns.files]),
+        ],
     )
+
+
+def _first_of_each(rows: Rows, kinds: Codes, ranks: Numbers) -> Rows:
+    """Of each kind the row of highest rank, of equal ones the newest; themselves in that order."""
+    newest_first = rows[::-1]
+    ordered = newest_first[np.argsort(-ranks[newest_first], kind="stable")]
+    _, first = np.unique(kinds[ordered], return_index=True)
+    chosen: Rows = ordered[np.sort(first)]
+    return chosen
+
+
+def _problems(columns: LedgerColumns, graded: Rows) -> list[OfProblem]:
+    """The sums over the graded completions of each problem."""
+    of, words = columns.codes["problem_id"][graded], columns.words["problem_id"]
+    rewards = columns.numbers["total_reward"][graded]
+    seconds = sum(np.nan_to_num(columns.numbers[name][graded]) for name in ("sampling_seconds", "grading_seconds"))
+    passed = columns.codes["verdict"][graded] == columns.code("verdict", Verdict.PASSED)
+    best = np.zeros(len(words))
+    np.maximum.at(best, of, rewards)
+    sums = [np.bincount(of, weights=weights, minlength=len(words)) for weights in (None, passed, rewards, seconds)]
+    return [
+        OfProblem(
+            id=word, num=int(num), num_passed=int(won), reward=float(reward), best=float(top), seconds=float(took)
+        )
+        for word, num, won, reward, took, top in zip(words, *sums, best, strict=True)
+        if num
+    ]
 
 
 def _crowd(paths: Sequence[Path]) -> Iterator[Example]:

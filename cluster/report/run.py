@@ -64,8 +64,8 @@ class RunReport:
         return Drawn(name=self.name, rows=self.history.steps, marks=marks, held_out=self.held_out)
 
 
-def gather(run: Path) -> RunReport:
-    """Read a run's folder, finished or not; raises RunFolderError."""
+def gather(run: Path, ledger: Ledger | None = None) -> RunReport:
+    """Read a run's folder, finished or not, its ledger too where it is not given; raises RunFolderError."""
     folder = RunFolder(run)
     history = history_of(run)
     pair = latest(history)
@@ -77,7 +77,7 @@ def gather(run: Path) -> RunReport:
         compared=compare(pair) if pair else (),
         changes=_changes(folder),
         held_out=list(whole_rows(folder.evaluation)),
-        ledger=read_ledger(folder),
+        ledger=read_ledger(folder) if ledger is None else ledger,
         is_finished=folder.summary.is_file(),
     )
 

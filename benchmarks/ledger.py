@@ -1,0 +1,267 @@
+"""``make bench-ledger``: the dashboard, ``caravan report`` and ``caravan health`` on a run of a million completions.
+
+The ledger is made by the run's own writer (``benchmarks.ledger_made``), some 290 completions to a file. Each question is put to
+the dashboard over HTTP, as a browser would, and answered beside it in a plain way: by reading the columns that it needs from the
+whole folder with pyarrow, and looking through them, in a script of its own. Seconds are a person's; of processes that end, CPU
+seconds are measured too, which other work on the machine does not change as much.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from benchmarks.ledger_made import NEEDLE, make_ledger
+from cluster.run_folder import RunFolder
+
+CARAVAN = (sys.executable, "-c", "from cluster.cli import run; run()")
+NUM_TIMES = 5  # that a quick question is asked
+MIB = 1 << 20
+
+Row = Mapping[str, Any]
+
+
+class Site:
+    """A dashboard that is being served, and how long its answers take."""
+
+    def __init__(self, address: str, process: psutil.Process) -> None:
+        self._address, self._process = address, process
+
+    def ask(self, path: str) -> str:
+        """A page."""
+        with urllib.request.urlopen(self._address + path) as answer:
+            return str(answer.read().decode())
+
+    def took(self, act: Callable[[], Any], times: int = 1) -> dict[str, float]:
+        """Seconds of something that asks, the median, and CPU seconds of the server for it, the mean."""
+        before = self._process.cpu_times()
+        seconds = statistics.median(timed(act)[0] for _ in range(times))
+        after = self._process.cpu_times()
+        return {"seconds": seconds, "cpu_seconds": (after.user + after.system - before.user - before.system) / times}
+
+    def quick(self, path: str) -> dict[str, float]:
+        """What a page takes that is asked for again and again."""
+        return self.took(lambda: self.ask(path), NUM_TIMES)
+
+    def whole(self, path: str) -> int:
+        """How many completions are found, once all have been looked into."""
+        while "so far; looked into" in (page := self.ask(path)):
+            pass
+        return int(page.partition('id="told"><b>')[2].partition("<")[0].replace(",", ""))
+
+    @property
+    def cpu_seconds(self) -> float:
+        """Of its process, since its start."""
+        times = self._process.cpu_times()
+        return float(times.user + times.system)
+
+    @property
+    def memory_mib(self) -> float:
+        """Of its process."""
+        return float(self._process.memory_info().rss / MIB)
+
+
+def timed(act: Callable[[], Any]) -> tuple[float, Any]:
+    """Seconds, and what it gave."""
+    began = time.perf_counter()
+    result = act()
+    return time.perf_counter() - began, result
+
+
+@contextmanager
+def served(run: Path) -> Iterator[tuple[Site, float]]:
+    """A dashboard, and seconds from its start to its first page."""
+    began = time.perf_counter()
+    with subprocess.Popen(
+        [*CARAVAN, "dashboard", str(run), "--port", "0"], stdout=subprocess.PIPE, text=True
+    ) as server:
+        assert server.stdout is not None
+        site = Site(server.stdout.readline().strip(), psutil.Process(server.pid))
+        site.ask("completions")
+        yield site, time.perf_counter() - began
+        server.terminate()
+
+
+def plain_table(run: str, columns: Sequence[str]) -> Any:
+    """Columns of all files, as whoever has pyarrow would read them."""
+    import pyarrow.parquet as pq
+
+    return pq.read_table(Path(run) / "rollouts", columns=list(columns))
+
+
+def plain_filter(run: str) -> int:
+    """As FILTER."""
+    import pyarrow.compute as pc
+
+    table = plain_table(run, ("step", "verdict", "total_reward"))
+    wanted = pc.and_(pc.equal(table["verdict"], "wrong"), pc.greater_equal(table["total_reward"], 0.6))
+    rows = table.filter(wanted).sort_by([("total_reward", "descending"), ("step", "descending")])
+    return int(rows.num_rows)
+
+
+def plain_search(run: str) -> int:
+    """As SEARCH."""
+    needle = NEEDLE.lower()
+    return sum(needle in (text or "").lower() for text in plain_table(run, ("text",))["text"].to_pylist())
+
+
+def plain_group(run: str, group_id: str) -> int:
+    """As GROUP."""
+    import pyarrow.compute as pc
+
+    table = plain_table(run, ("group_id", "text", "total_reward", "advantage", "verdict"))
+    return len(table.filter(pc.equal(table["group_id"], group_id)).to_pylist())
+
+
+def plain_report(run: str) -> int:
+    """What a report says of problems, row by row, without examples and pictures."""
+    sums: dict[str, float] = defaultdict(float)
+    num: Counter[str] = Counter()
+    table = plain_table(
+        run, ("problem_id", "total_reward", "verdict", "sampling_seconds", "grading_seconds", "degenerate")
+    )
+    for row in table.to_pylist():
+        num[row["problem_id"]] += 1
+        sums[row["problem_id"]] += row["total_reward"] or 0.0
+    return len(sums)
+
+
+def plain_health(run: str) -> int:
+    """Reads the figures of all steps, and no more."""
+    return len([json.loads(line) for line in RunFolder(Path(run)).metrics.read_text(encoding="utf-8").splitlines()])
+
+
+FILTER = "completions?verdict=wrong&min_reward=0.6&order=best"
+SEARCH = f"completions?code={NEEDLE}"
+
+
+def as_a_script(name: str, *arguments: str) -> dict[str, Any]:
+    """A plain way in a process of its own: what it took and what it found."""
+    script = f"import json; from benchmarks.ledger import {name}; print(json.dumps({name}(*{arguments!r})))"
+    return of_process([sys.executable, "-c", script])
+
+
+def of_process(command: Sequence[str]) -> dict[str, Any]:
+    """What a process took, and its last line."""
+    began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    seconds, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu_seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {"seconds": seconds, "cpu_seconds": cpu_seconds, "said": done.stdout.strip().rpartition("\n")[2]}
+
+
+def run(ledger: Path, say: Callable[[str], None]) -> dict[str, Any]:
+    """Measure; the result is what the last line prints."""
+    num_files = len(RunFolder(ledger).rollout_files())
+    group_id = f"s{num_files // 2:06d}-g03"
+    group = f"group?id={group_id}"
+    found: dict[str, Any] = {"num_files": num_files}
+    say("the dashboard starts")
+    with served(ledger) as (site, first_page):
+        _, page = timed(lambda: site.ask("completions"))
+        began = time.perf_counter()
+        while "reading the ledger" in page:
+            time.sleep(0.5)  # as the page itself does, or a little sooner
+            page = site.ask("completions")
+        whole = first_page + time.perf_counter() - began
+        found["num_completions"] = int(page.partition('id="told"><b>')[2].partition("<")[0].replace(",", ""))
+        say("the dashboard answers")
+        found["first_page"] = {"seconds": first_page}
+        found["whole_ledger"] = {"seconds": whole, "cpu_seconds": site.cpu_seconds}
+        found["overview"] = site.took(lambda: site.ask(""))
+        found["filter"] = site.took(lambda: site.ask(FILTER))
+        found["page_40"] = site.quick(f"{FILTER}&page=40")
+        found["search_first"] = first = site.took(lambda: site.ask(SEARCH))
+        rest = site.took(lambda: site.whole(SEARCH))
+        found["search"] = {name: first[name] + rest[name] for name in rest}
+        found["search_again"] = site.quick(SEARCH)
+        found["group"] = site.quick(group)
+        found["memory_mib"] = site.memory_mib
+        answers = {"filter": site.whole(FILTER), "search": site.whole(SEARCH)}
+    for name, arguments in (("filter", ()), ("search", ()), ("group", (group_id,)), ("report", ()), ("health", ())):
+        say(f"the plain way: {name}")
+        found[f"plain_{name}"] = as_a_script(f"plain_{name}", str(ledger), *arguments)
+    for name, number in answers.items():
+        if str(number) != found[f"plain_{name}"]["said"]:
+            raise SystemExit(f"{name}: the dashboard finds {number}, the plain way {found[f'plain_{name}']['said']}")
+    with tempfile.TemporaryDirectory() as out:
+        for name, command in (("report", ("report", str(ledger), "--out", out)), ("health", ("health", str(ledger)))):
+            say(f"caravan {name}")
+            found[name] = of_process([*CARAVAN, *command])
+    return found
+
+
+def table(found: Mapping[str, Any]) -> Table:
+    """The result of ``run``, for a person to read."""
+    made = Table(title=f"{found['num_completions']:,} completions in {found['num_files']:,} files: seconds")
+    for name in ("", "Caravan", "CPU", "plain", "CPU", "plain / Caravan"):
+        made.add_column(name, justify="right" if name else "left")
+    rows = (
+        ("dashboard: first page", "first_page", None),
+        ("dashboard: the whole ledger is there", "whole_ledger", None),
+        ("overview", "overview", None),
+        ("filter by outcome and reward, sorted", "filter", "plain_filter"),
+        ("its page 40", "page_40", None),
+        ("search in code: first finds", "search_first", None),
+        ("search in code: all", "search", "plain_search"),
+        ("the same search again", "search_again", "plain_search"),
+        ("a group side by side", "group", "plain_group"),
+        ("caravan report", "report", "plain_report"),
+        ("caravan health", "health", "plain_health"),
+    )
+    for label, name, plain in rows:
+        own = found[name]
+        cells = [f"{own['seconds']:.2f}", f"{own['cpu_seconds']:.2f}" if "cpu_seconds" in own else ""]
+        if plain:
+            other = found[plain]
+            ratio = other["seconds"] / own["seconds"]
+            cells += [f"{other['seconds']:.2f}", f"{other['cpu_seconds']:.2f}", f"{ratio:.1f}x"]
+        made.add_row(label, *cells)
+    made.caption = (
+        f"The dashboard holds {found['memory_mib']:,.0f} MiB after all this. The plain way reads what it needs each time;\n"
+        "for report it sums up problems alone, without pictures; for health it reads the figures alone."
+    )
+    return made
+
+
+def main() -> None:
+    """Parse the options, measure, print."""
+    parser = argparse.ArgumentParser(prog="make bench-ledger", description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--rows", type=int, default=1_000_000, metavar="N", help="completions (default %(default)s)")
+    parser.add_argument("--folder", type=Path, help="where to make the ledger and leave it; one that is there is used")
+    options = parser.parse_args()
+    console = Console(stderr=True)
+    with (
+        tempfile.TemporaryDirectory(prefix="bench-ledger-") as temporary,
+        Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console) as progress,
+    ):
+        task = progress.add_task("starting", total=None)
+        ledger = options.folder or Path(temporary) / "run"
+
+        def say(stage: str) -> None:
+            progress.update(task, description=stage)
+
+        if not RunFolder(ledger).summary.is_file():
+            make_ledger(ledger, options.rows, say)
+        result = run(ledger, say)
+    Console().print(table(result))
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
