@@ -522,7 +522,7 @@ def _replay(options: argparse.Namespace) -> int:
 def _sft(options: argparse.Namespace) -> int:
     from cluster.config import load_config
     from cluster.sft import sft
-    from learner.warm_start import Schedule
+    from learner.lessons import Schedule
 
     config = load_config(options.config, options.settings)
     schedule = Schedule(

@@ -13,8 +13,8 @@ from cluster.placement import place, ray_cluster
 from cluster.session import Interruption, Material, load_material, load_usable, model_path, run_to_end
 from cluster.sft_pairs import pairs_of
 from cluster.types import ConfigError, DatasetError, Problem
+from learner.lessons import Pair, Schedule
 from learner.quiet import hush
-from learner.warm_start import Pair, Schedule
 
 ADAPTER_FOLDER = "adapter"  # in OUT, where an adapter was trained
 

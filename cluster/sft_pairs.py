@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from cluster.types import ModelError, Problem, PromptTooLong
-from learner.warm_start import Pair
+from learner.lessons import Pair
 from rollout.prompt import END_MARKER, render
 
 

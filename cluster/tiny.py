@@ -14,7 +14,8 @@ from cluster.problems import split
 from cluster.sft_pairs import answer, pairs_of
 from cluster.tiny_card import card, measure
 from cluster.types import ModelError, Problem
-from learner.warm_start import Schedule, Shape, warm_start
+from learner.lessons import Schedule
+from learner.warm_start import Shape, warm_start
 from rollout.prompt import continuation
 
 FOLDER = Path(__file__).parents[1] / "assets" / "tiny"

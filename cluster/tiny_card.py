@@ -10,7 +10,7 @@ from typing import Any
 from cluster.types import FinishReason, Grade, Problem, Verdict
 from grader.grade import Grader
 from grader.settings import GraderSettings
-from learner.warm_start import Schedule
+from learner.lessons import Schedule
 from rollout.prompt import render
 
 MAX_COMPLETION_TOKENS = 96

@@ -15,10 +15,10 @@ from transformers import PrinterCallback, TrainerCallback
 
 from cluster.types import LearnerError
 from learner.building import lora_config
+from learner.lessons import Pair, Schedule
 from learner.model import Place
 from learner.settings import LoraSettings
 from learner.trainer import SFTConfig, SFTTrainer
-from learner.warm_start import Pair, Schedule
 
 IGNORED = -100  # a label that is not to be learned
 NUM_STEPS_SORTED = 8  # steps' worth of pairs, drawn at random, that are sorted by length before they are cut into steps

@@ -1,7 +1,4 @@
-"""Supervised training, told without its heavy imports: what is learned, for how long, and a fresh model to begin with.
-
-``learner.sft`` does it.
-"""
+"""A fresh model, trained on pairs of prompt and completion before any GRPO: how the tiny model begins."""
 
 import tempfile
 from collections.abc import Callable, Sequence
@@ -9,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-Pair = tuple[Sequence[int], Sequence[int]]  # prompt ids [P], completion ids [T], the end-of-sequence token included
+from learner.lessons import Pair, Schedule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,27 +22,6 @@ class Shape:
     max_position_embeddings: int
     eos_id: int
     pad_id: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Schedule:
-    """How long and how fast to train: AdamW, a linear warm-up, then a cosine down to a tenth of the learning rate."""
-
-    num_steps: int | None = None  # None: as many as the epochs take
-    num_epochs: float = 1.0
-    batch_size: int = 16  # pairs in a step
-    micro_batch_size: int = (
-        16  # pairs in one forward and backward pass, which divides the batch size; a question of memory only
-    )
-    learning_rate: float  # at its highest
-    num_warm_up_steps: int = 50
-    weight_decay: float = 0.01
-    max_grad_norm: float = 1.0
-    label_smoothing: float = 0.0  # share of each target's probability that is spread over the whole vocabulary
-    prompt_loss_weight: float = (
-        0.0  # of the mean loss on prompt tokens; a little of it makes copying from prompts come sooner
-    )
-    seed: int = 0  # of the order of the pairs, of dropout and of a new adapter's weights
 
 
 def warm_start(

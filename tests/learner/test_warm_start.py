@@ -6,7 +6,8 @@ from itertools import pairwise
 
 import pytest
 
-from learner.warm_start import Pair, Schedule, Shape, warm_start
+from learner.lessons import Pair, Schedule
+from learner.warm_start import Shape, warm_start
 
 EOS, PAD = 0, 1
 SHAPE = Shape(
