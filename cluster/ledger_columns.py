@@ -6,7 +6,7 @@ A million completions take some 50 MB. Texts, tokens and messages stay in the fi
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster.rollout_files import read_rollouts
+from cluster.rollouts import rollout_schema
+from cluster.types import RunFolderError
 
 WORDS = ("problem_id", "group_id", "verdict", "fate", "signs")
 """Columns of few different texts; ``signs`` are those of an answer that is none, with commas between them, often empty."""
@@ -76,16 +78,19 @@ class LedgerColumns:
         """With the completions of further files, each with its ``pyarrow.Table`` of STORED columns, behind the others."""
         import pyarrow as pa
 
+        ends = self.num_rows + np.cumsum([one.num_rows for _, one in read])
+        files, starts = (*self.files, *(file for file, _ in read)), np.concatenate([self.starts, ends])
         table = pa.concat_tables([one for _, one in read]).combine_chunks()
+        if not table.num_rows:
+            return replace(self, files=files, starts=starts)
         codes, words = {}, {}
         for name in WORDS:
             added, words[name] = _coded(*_read_words(table, name), self.words[name])
             codes[name] = np.concatenate([self.codes[name], added])
         numbers = {name: np.concatenate([self.numbers[name], _floats(table.column(name))]) for name in NUMBERS}
-        ends = self.num_rows + np.cumsum([one.num_rows for _, one in read])
         return LedgerColumns(
-            files=(*self.files, *(file for file, _ in read)),
-            starts=np.concatenate([self.starts, ends]),
+            files=files,
+            starts=starts,
             codes=codes,
             words=words,
             numbers=numbers,
@@ -106,12 +111,24 @@ class LedgerColumns:
         )
 
 
+def read_stored(path: Path) -> Any:
+    """A ``pyarrow.Table`` of the STORED columns of a file, as runs write them; raises RunFolderError for anything else."""
+    import pyarrow as pa
+
+    table, schema = read_rollouts(path, STORED), rollout_schema()
+    try:
+        table.validate(full=True)
+        return table.select(STORED).cast(pa.schema([schema.field(name) for name in STORED]))
+    except (pa.ArrowException, ValueError) as error:
+        raise RunFolderError(f"{path} holds what no run writes ({error}); move it away to leave it out") from None
+
+
 def read_columns(paths: Sequence[Path]) -> LedgerColumns:
     """The columns of all these files; raises RunFolderError for one that cannot be read."""
     columns = LedgerColumns()
     for start in range(0, len(paths), FILES_AT_A_TIME):
         some = paths[start : start + FILES_AT_A_TIME]
-        columns = columns.with_files([(File(path, 0, 0), read_rollouts(path, STORED)) for path in some])
+        columns = columns.with_files([(File(path, 0, 0), read_stored(path)) for path in some])
     return columns
 
 

@@ -329,9 +329,12 @@ def whole_rows(path: Path) -> Iterator[dict[str, Any]]:
             if not line.endswith(b"\n"):
                 return
             try:
-                yield json.loads(line)
+                row = json.loads(line)
+                if not isinstance(row, dict):
+                    raise ValueError("it is no object")
             except ValueError as error:
                 raise RunFolderError(f"{path}, line {number}: cannot be read ({error})") from None
+            yield row
 
 
 def _lines(path: Path) -> list[str]:

@@ -62,7 +62,7 @@ def parse_numbers(settings: Sequence[str]) -> dict[str, int]:
 
 def _check(key: str, number: object, shown: str) -> None:
     most = MOST.get(_pool_of(key), MAX_GRADERS)
-    if key not in KEYS or not isinstance(number, int) or not 1 <= number <= most:
+    if key not in KEYS or type(number) is not int or not 1 <= number <= most:
         raise ConfigError(f"{shown!r} is not KEY=N with one of {', '.join(KEYS)} and a number from 1 to {most}")
 
 
@@ -120,7 +120,8 @@ async def answering_scale_requests(
 ) -> AsyncIterator[None]:
     """While in the block, what is asked of the run's pools is done; what was asked before it is not."""
     for left in folder.scaling.glob("*"):
-        left.unlink(missing_ok=True)
+        if left.is_file():
+            left.unlink(missing_ok=True)
     answering = asyncio.create_task(_answer_requests(folder, samplers, graders, view))
     try:
         yield
@@ -132,7 +133,7 @@ async def _answer_requests(
     folder: RunFolder, samplers: ScalableSamplerPool, graders: ScalableGraderPool, view: View
 ) -> None:
     while True:
-        for request in sorted(folder.scaling.glob("*.request")):
+        for request in sorted(path for path in folder.scaling.glob("*.request") if path.is_file()):
             answer = await _answer(_taken(request), samplers, graders)
             try:
                 folder.write(request.with_suffix(".answer"), json.dumps(answer))
@@ -144,11 +145,11 @@ async def _answer_requests(
 def _taken(request: Path) -> str:
     """What is asked; nobody else finds it after this. Empty where it was withdrawn meanwhile."""
     try:
-        text = request.read_text(encoding="utf-8")
+        content = request.read_bytes()
         request.unlink(missing_ok=True)
+        return content.decode()
     except (OSError, ValueError):
         return ""
-    return text
 
 
 async def _answer(request: str, samplers: ScalableSamplerPool, graders: ScalableGraderPool) -> dict[str, list[str]]:
@@ -159,7 +160,11 @@ async def _answer(request: str, samplers: ScalableSamplerPool, graders: Scalable
             _check(key, number, f"{key}={number}")
     except ConfigError as error:
         return {"done": [], "refused": [str(error)]}
-    except (ValueError, AttributeError) as error:  # not written by `caravan scale`, or withdrawn meanwhile
+    except (
+        ValueError,
+        AttributeError,
+        RecursionError,
+    ) as error:  # not written by `caravan scale`, or withdrawn meanwhile
         return {"done": [], "refused": [f"what is asked cannot be read: {error}"]}
     done: list[str] = []
     refused: list[str] = []

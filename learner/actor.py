@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -60,6 +61,7 @@ class RayLearner:
         self._plan = _with_absolute_paths(plan)
         self._actors: list[Any] = []  # by rank
         self._is_closed = False
+        self._writing: asyncio.Task[Path] | None = None  # a checkpoint, to the disk
         self._saved_step = 0  # of the newest complete checkpoint
         # One per step taken since then, oldest first, each with the settings that were in force.
         self._batches: list[tuple[ray.ObjectRef, dict[str, Any]]] = []
@@ -94,10 +96,12 @@ class RayLearner:
         """Write a complete checkpoint for the current step and return its folder."""
         step, files = await self._answer("save_checkpoint")
         root, keep = self._plan.checkpoints_dir, self._settings.save_total_limit
+        if self._writing:  # where a save was cancelled: its thread goes on, and no two may write at a time
+            await asyncio.wait({self._writing})
+        write = partial(write_checkpoint, root, step, lambda draft: write_files(files, draft), keep=keep)
+        self._writing = asyncio.create_task(asyncio.to_thread(write))
         try:
-            folder = await asyncio.to_thread(
-                write_checkpoint, root, step, lambda draft: write_files(files, draft), keep=keep
-            )
+            folder = await asyncio.shield(self._writing)
         except OSError as error:
             raise unwritable(root, error) from error
         self._saved_step += len(self._batches)

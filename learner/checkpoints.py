@@ -27,17 +27,15 @@ def step_of(checkpoint: Path) -> int:
 
 
 def best_step(root: Path) -> int | None:
-    """The step whose checkpoint was measured best, as ``mark_best`` was told; None where nothing was."""
-    try:
-        return int(json.loads((root / BEST).read_text())["step"])
-    except FileNotFoundError:
-        return None
+    """The step whose checkpoint was measured best, as ``mark_best`` was told; None where nothing was. Raises LearnerError."""
+    best = _best(root)
+    return best[0] if best else None
 
 
 def mark_best(root: Path, step: int, reward: float) -> bool:
     """Say how a checkpoint was measured; it is kept where none was better. Returns whether it is the best."""
-    path = root / BEST
-    if path.exists() and json.loads(path.read_text())["reward"] >= reward:
+    best = _best(root)
+    if best and best[1] >= reward:
         return False
     write_files({BEST: json.dumps({"step": step, "reward": reward}).encode()}, root)
     return True
@@ -80,8 +78,8 @@ def write_files(files: Mapping[str, bytes], folder: Path) -> None:
 
 
 def read_files(folder: Path) -> dict[str, bytes]:
-    """The files of a folder, which has none below it, by name."""
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    """The files of a folder, by name; what lies below it is left out."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
 def unwritable(root: Path, error: Exception) -> LearnerError:
@@ -92,8 +90,23 @@ def unwritable(root: Path, error: Exception) -> LearnerError:
     )
 
 
+def _best(root: Path) -> tuple[int, float] | None:
+    """Step and reward of the best checkpoint."""
+    path = root / BEST
+    try:
+        best = json.loads(path.read_text())
+        return int(best["step"]), float(best["reward"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise LearnerError(
+            f"{path} cannot be read ({reason(error)}); delete it to go on, any checkpoint may be the best then"
+        ) from None
+
+
 def _by_step(root: Path) -> list[Path]:
-    steps = {int(match[1]): path for path in root.glob("checkpoint-*") if (match := NAME.fullmatch(path.name))}
+    folders = (path for path in root.glob("checkpoint-*") if path.is_dir())
+    steps = {int(match[1]): path for path in folders if (match := NAME.fullmatch(path.name))}
     return [steps[step] for step in sorted(steps)]
 
 

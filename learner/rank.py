@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import ray
 
@@ -31,7 +32,7 @@ class LearnerActor:
     def __init__(self, settings: LearnerSettings, plan: LearnerPlan, number: int) -> None:
         hush()
         self._settings = settings
-        self._scratch = Path(tempfile.gettempdir()) / f"caravan-learner-{os.getpid()}"
+        self._scratch = Path(tempfile.gettempdir()) / f"caravan-learner-{os.getpid()}-{uuid4().hex}"
         self._plan = replace(plan, checkpoints_dir=self._scratch)
         self._number = number
         self._host: str = ray.util.get_node_ip_address()
@@ -86,7 +87,7 @@ class LearnerActor:
 
     @contextmanager
     def _on_disk(self) -> Iterator[None]:
-        self._scratch.mkdir(exist_ok=True)
+        self._scratch.mkdir(mode=0o700)
         try:
             yield
         finally:

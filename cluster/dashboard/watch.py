@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cluster.ledger_columns import FILES_AT_A_TIME, STORED, File, LedgerColumns
-from cluster.rollout_files import read_rollouts
+from cluster.ledger_columns import FILES_AT_A_TIME, File, LedgerColumns, read_stored
 from cluster.types import RunFolderError
 
 SECONDS_BETWEEN_LOOKS = 1.0
@@ -73,7 +72,7 @@ class LedgerWatch:
             read = []
             for file in new[start : start + FILES_AT_A_TIME]:
                 try:
-                    read.append((file, read_rollouts(file.path, STORED)))
+                    read.append((file, read_stored(file.path)))
                 except RunFolderError as error:
                     if file.path.exists():  # else it went away just now, which the next look will see
                         self._broken[file] = str(error)

@@ -3,7 +3,10 @@
 import asyncio
 import logging
 import os
+import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from cluster.types import ResourcesError
 INTERRUPTED = 130
 ENDED_SECONDS = 30.0  # from the end of a job's log to that of the job
 POLL_SECONDS = 0.5
+CONNECT_SECONDS = 60.0
 
 
 def connect(address: str | None) -> Any:
@@ -30,18 +34,35 @@ def connect(address: str | None) -> Any:
         logging.getLogger(talkative).setLevel(logging.ERROR)
     where = address or os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS") or "this machine"
     try:
-        return JobSubmissionClient(address)
+        return _within(CONNECT_SECONDS, lambda: JobSubmissionClient(address))
     except AuthenticationError:
         raise ResourcesError(
             f"the cluster at {where} does not let us in without its token: set RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to a file "
             "that holds it (on the cluster's head it is in ~/.ray/auth_token)"
         ) from None
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+    except (ConnectionError, RuntimeError, ValueError, TypeError, KeyError, OSError) as error:  # some by what is no Ray
         raise ResourcesError(
             f"no job server answers at {where}: {first_line(error)}. Start Ray there (`ray start --head`) and give the "
             "address of its dashboard, --address http://HEAD:8265; it listens on loopback, so from elsewhere open a tunnel: "
             "ssh -L 8265:localhost:8265 HEAD"
         ) from None
+
+
+def _within(seconds: float, call: Callable[[], Any]) -> Any:
+    """What a call returns or raises; TimeoutError where it takes longer. Ray's client would wait for a silent server for ever."""
+    answer: Future[Any] = Future()
+
+    def ask() -> None:
+        try:
+            answer.set_result(call())
+        except BaseException as error:  # noqa: BLE001 - it belongs to who waits
+            answer.set_exception(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        return answer.result(seconds)
+    except TimeoutError:
+        raise TimeoutError(f"it does not answer within {seconds:g} s") from None
 
 
 def first_line(error: Exception) -> str:
@@ -108,7 +129,7 @@ def ended(client: Any, job: str, seconds: float) -> Any:
     while True:
         try:
             info = client.get_job_info(job)
-        except (RuntimeError, OSError) as error:
+        except (RuntimeError, ValueError, TypeError, KeyError, OSError) as error:
             raise ResourcesError(
                 f"the job server at {client.get_address()} no longer answers ({first_line(error)}). Where the cluster is still "
                 f"there, {job} goes on: {ray_job('status', client, job)}. Where it is not, the same command goes on from the "

@@ -65,7 +65,7 @@ def runtime_environment(folder: Path, environment: Mapping[str, str]) -> dict[st
 def _submit(client: Any, entrypoint: str, environment: Mapping[str, Any]) -> str:
     try:
         return str(client.submit_job(entrypoint=entrypoint, runtime_env=dict(environment)))
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, TypeError, KeyError, RuntimeError) as error:
         raise ResourcesError(
             f"the cluster does not take the job: {first_line(error)}. Where the working directory is too large, add what "
             f"need not travel to `excludes` in {RUNTIME_ENVIRONMENT}"

@@ -3,9 +3,13 @@
 import os
 import shutil
 import socket
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from starlette.testclient import TestClient
 
@@ -246,3 +250,38 @@ def test_a_run_without_a_step_is_served_and_nothing_is_written_into_it(tmp_path:
         assert client.get("/completions").status_code == 200
         assert client.get("/problems").status_code == 200
     assert {path: path.stat().st_mtime_ns for path in run.folder.path.rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda table: table.set_column(
+            table.schema.get_field_index("step"), "step", pa.array(["first"] * len(table), pa.string())
+        ),
+        lambda table: table.set_column(
+            table.schema.get_field_index("problem_id"),
+            "problem_id",
+            pa.array([b"\xff\xfe"] * len(table), pa.binary()).view(pa.string()),
+        ),
+    ],
+)
+def test_a_file_that_no_run_wrote_is_named_and_the_others_are_shown(
+    run: GrowingRun, spoil: Callable[[Any], Any]
+) -> None:
+    path = run.folder.rollout_files()[1]
+    pq.write_table(spoil(pq.read_table(path)), path)
+    watch = LedgerWatch(run.folder.rollouts)
+    watch.look(watch.files())
+    assert watch.seen.columns.num_rows == 2 * PER_STEP
+    (broken,) = watch.seen.broken
+    assert f"{path} holds what no run writes" in broken
+
+
+def test_a_file_without_completions_is_no_trouble(run: GrowingRun) -> None:
+    path = run.folder.rollout_files()[1]
+    pq.write_table(pq.read_table(path).slice(0, 0), path)
+    watch = LedgerWatch(run.folder.rollouts)
+    watch.look(watch.files())
+    assert (watch.seen.columns.num_rows, watch.seen.broken) == (2 * PER_STEP, ())
+    assert read_columns([path]).num_rows == 0
+    assert watch.seen.columns.place(2 * PER_STEP - 1) == (run.folder.rollout_files()[2], PER_STEP - 1)

@@ -178,6 +178,17 @@ def test_a_run_that_does_not_answer_is_no_success_and_does_not_hear_of_it_later(
     assert "has not answered within 0.2 s" in capsys.readouterr().err
 
 
+UNREADABLE = (
+    b"",
+    b"[1]",
+    b'{"graders": "many"}',
+    b'{"graders": true}',
+    b'{"workers": 3}',
+    b"[" * 100_000,
+    b"\xff",
+)
+
+
 def test_what_was_asked_before_the_run_was_ready_or_is_not_readable_changes_nothing(tmp_path: Path) -> None:
     graders = Graders()
 
@@ -186,8 +197,9 @@ def test_what_was_asked_before_the_run_was_ready_or_is_not_readable_changes_noth
             folder.scaling.mkdir()
             (folder.scaling / "0-0.request").write_text('{"graders": 7}')
             async with answering_scale_requests(folder, Samplers(), graders, View()):
-                for number, text in enumerate(("", "[1]", '{"graders": "many"}', '{"workers": 3}'), start=1):
-                    (folder.scaling / f"{number}.request").write_text(text)
+                (folder.scaling / "0-1.request").mkdir()  # nobody's request
+                for number, content in enumerate(UNREADABLE, start=1):
+                    (folder.scaling / f"{number}.request").write_bytes(content)
                     answer = folder.scaling / f"{number}.answer"
                     while not answer.exists():  # noqa: ASYNC110 - nobody tells
                         await asyncio.sleep(0.01)

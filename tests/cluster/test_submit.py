@@ -1,3 +1,4 @@
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +11,7 @@ from cluster.cli import main
 from cluster.config import Config, load_config
 from cluster.console import View
 from cluster.plan.machines import parse_machines
-from cluster.submit.client import exit_code, follow
+from cluster.submit.client import connect, exit_code, follow
 from cluster.submit.command import runtime_environment, travelling
 from cluster.submit.lasting import JOB_VARIABLE, require_lasting
 from cluster.submit.node import NodeFacts, look_around, troubles
@@ -190,3 +191,12 @@ def test_a_wrong_setting_is_known_before_a_cluster_is_asked(
     monkeypatch.chdir(ROOT)
     assert main(["submit", "-c", "configs/demo.yaml", "max_stepz=3", "--address", "http://127.0.0.1:9"]) == 2
     assert "max_stepz" in capsys.readouterr().err
+
+
+def test_a_server_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cluster.submit.client.CONNECT_SECONDS", 0.5)
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(ResourcesError, match=r"no job server answers at http.*does not answer within 0\.5 s"):
+            connect(address)

@@ -70,7 +70,7 @@ def kill(learner: RayLearner, rank: int = 0) -> None:
 
 
 def left_on_disk(learner: RayLearner) -> list[Path]:
-    return list(Path(tempfile.gettempdir()).glob(f"caravan-learner-{process_id(learner)}"))
+    return list(Path(tempfile.gettempdir()).glob(f"caravan-learner-{process_id(learner)}-*"))
 
 
 def processes_of(learner: RayLearner) -> list[psutil.Process]:

@@ -11,6 +11,7 @@ from ray.exceptions import ActorDiedError, RayTaskError
 
 from cluster.types import LearnerError
 from learner.actor import RayLearner, _Lost
+from learner.checkpoints import read_files, write_files
 from tests.learner.made import plan, settings
 
 Answer = Callable[[], Awaitable[Any]]
@@ -89,3 +90,34 @@ def test_where_all_raise_it_is_the_first_rank_that_is_heard_and_all_go_on(killed
     with pytest.raises(LearnerError, match="the batch is in"):
         call(full, says(failed(LearnerError("diverged"))))
     assert killed == []
+
+
+def test_a_save_that_was_cancelled_is_over_before_the_next_one_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {f"file-{number}": bytes(10) for number in range(4)}
+
+    def slow_disk(some: dict[str, bytes], folder: Path) -> None:
+        for name, content in some.items():
+            time.sleep(0.1)
+            write_files({name: content}, folder)
+
+    monkeypatch.setattr("learner.actor.write_files", slow_disk)
+
+    class Saves:
+        def __init__(self) -> None:
+            self.save_checkpoint = self
+            self.remote = lambda *_: says((8, files))()
+
+    async def scenario() -> None:
+        client = RayLearner(settings(), plan(Path("model"), tmp_path))
+        client._actors = [Saves()]
+        first = asyncio.ensure_future(client.save_checkpoint())
+        await asyncio.sleep(0.2)
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        assert await client.save_checkpoint() == str(tmp_path / "checkpoint-8")
+
+    asyncio.run(scenario())
+    assert read_files(tmp_path / "checkpoint-8") == files
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-8"]

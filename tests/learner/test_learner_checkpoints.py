@@ -2,7 +2,16 @@ from pathlib import Path
 
 import pytest
 
-from learner.checkpoints import best_step, mark_best, newest_checkpoint, step_of, write_checkpoint, write_files
+from cluster.types import LearnerError
+from learner.checkpoints import (
+    best_step,
+    mark_best,
+    newest_checkpoint,
+    read_files,
+    step_of,
+    write_checkpoint,
+    write_files,
+)
 
 
 def save(root: Path, step: int, *, keep: int = 3, content: bytes = b"weights") -> Path:
@@ -63,3 +72,14 @@ def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
     save(tmp_path, 1, content=b"one")
     folder = save(tmp_path, 1, content=b"two")
     assert (folder / "weights").read_bytes() == b"two"
+
+
+def test_what_others_put_among_checkpoints_is_no_checkpoint_and_a_broken_best_is_named(tmp_path: Path) -> None:
+    save(tmp_path, 2)
+    (tmp_path / "checkpoint-9").write_text("no folder")
+    (tmp_path / "checkpoint-2" / "below").mkdir()
+    assert newest_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
+    assert list(read_files(tmp_path / "checkpoint-2")) == ["weights"]
+    (tmp_path / "best.json").write_text("")
+    with pytest.raises(LearnerError, match=r"best\.json cannot be read"):
+        best_step(tmp_path)
