@@ -6,14 +6,15 @@ MLFLOW_TRACKING_URI, ...).
 
 import secrets
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from importlib import import_module
 from typing import Any
 
 from cluster.config import Config, flatten
 from cluster.metrics import is_finite
 from cluster.run_folder import RunFolder
-from cluster.types import ConfigError
+from cluster.types import CaravanError, ConfigError
+from learner.reason import reason
 
 PROJECT = "caravan"
 
@@ -22,12 +23,23 @@ Show = Callable[[Figures], None]
 """Takes figures with their ``step`` among them; those that are None, or no numbers, are left out."""
 
 
-def tracking(config: Config, folder: RunFolder, *, step: int) -> AbstractContextManager[Show]:
+@contextmanager
+def tracking(config: Config, folder: RunFolder, *, step: int) -> Iterator[Show]:
     """The tracker of ``run.tracker``, for the length of a block; ``step`` is the last one done: TensorBoard forgets later ones.
 
-    Raises ConfigError where the tracker is not installed.
+    Raises ConfigError where the tracker is not installed or does not start.
     """
-    return TRACKERS[config.run.tracker](config, folder, step)
+    name = config.run.tracker
+    with ExitStack() as stack:
+        try:
+            show = stack.enter_context(TRACKERS[name](config, folder, step))
+        except CaravanError:
+            raise
+        except Exception as error:  # the boundary to programs of others, each with errors of its own
+            raise ConfigError(
+                f"run.tracker={name} does not start: {reason(error)}. See to its own settings, or take run.tracker=tensorboard"
+            ) from error
+        yield show
 
 
 @contextmanager

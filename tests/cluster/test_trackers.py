@@ -139,3 +139,19 @@ def test_none_is_none(tmp_path: Path) -> None:
     with tracking(config("none"), folder, step=0) as show:
         show({"step": 1, "reward": 0.5})
     assert list(folder.path.iterdir()) == []
+
+
+def test_a_tracker_that_does_not_start_is_one_line_with_its_own_cause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**_: Any) -> None:
+        raise KeyError("no such entity\nand more")
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=refuse))
+    with (
+        pytest.raises(
+            ConfigError, match=r"run\.tracker=wandb does not start: KeyError: .*take run\.tracker=tensorboard$"
+        ),
+        tracking(config("wandb"), folder_at(tmp_path / "run"), step=0),
+    ):
+        pass
