@@ -631,3 +631,7 @@ def _keys(options: argparse.Namespace) -> int:  # noqa: ARG001
 
     print(explain_keys())
     return 0
+
+
+if __name__ == "__main__":
+    run()

@@ -36,7 +36,9 @@ class RunSettings(BaseModel):
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
         description="folder under run.folder; default: the name of the configuration file",
     )
-    folder: Path = Field(default=Path("runs"), description="where run folders are made")
+    folder: Path = Field(
+        default=Path("runs"), description="where run folders are made: that of a run is run.folder/run.name"
+    )
     tracker: Literal["tensorboard", "wandb", "mlflow", "trackio", "none"] = Field(
         default="tensorboard",
         description="where figures go besides metrics.jsonl: tensorboard/ in the run's folder, or a tracker that is installed",
@@ -156,7 +158,7 @@ class EvaluationSettings(BaseModel):
     completions_per_problem: int = Field(default=4, ge=1)
     at_checkpoints: bool = Field(
         default=False,
-        description="measure at every checkpoint too, beside sampling and learning, and keep the best: checkpoints/best.json",
+        description="measure at every checkpoint too, while steps go on more slowly, and keep the best: checkpoints/best.json",
     )
     greedy: bool = Field(
         default=False, description="take the likeliest token each time, in place of sampling as in training"

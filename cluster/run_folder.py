@@ -124,7 +124,7 @@ class RunFolder:
             lock = (self.path / ".lock").open()
         except OSError as error:
             raise RunFolderError(
-                f"{self.path} is no folder of a run: .lock cannot be read ({error.strerror})"
+                f"{self.path} is not the folder of a run: no run was started there (.lock: {error.strerror})"
             ) from None
         with lock:
             try:

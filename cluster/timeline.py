@@ -124,13 +124,13 @@ class Timeline:
             self._seconds["graders_waited_for_samplers_seconds"] += elapsed
 
     def _who_holds_up_the_learner(self) -> str:
+        if self._num_measuring:  # which the samplers share their time with
+            return "evaluation"
         if self._num_sampling:
             return "samplers"
         if self._num_grading:
             return "graders"
-        if self._num_publishing:
-            return "publish"
-        return "evaluation" if self._num_measuring else "driver"
+        return "publish" if self._num_publishing else "driver"
 
     def _who_holds_up_the_samplers(self) -> str:
         if self._num_learning:

@@ -42,6 +42,7 @@ from cluster.types import CaravanError, ConfigError, GraderPool, RunFolderError,
 from grader.toolchain import prepare_toolchain
 from learner.checkpoints import best_step, mark_best, newest_checkpoint, step_of
 from learner.plan import LearnerPlan
+from rollout.model import check_split
 
 # Learning-rate schedules that are the same in a longer run.
 UNAWARE_OF_THE_LENGTH = ("constant", "constant_with_warmup", "inverse_sqrt")
@@ -59,6 +60,11 @@ async def train(config: Config, view: View) -> int:
     with folder.opened(config):
         prepare_toolchain()  # a missing compiler should be known before anything large is loaded
         usable = load_usable(config, view)
+        if config.rollout.tensor_parallel_size > 1:
+            shape = shape_of(model_path(config))
+            check_split(
+                config.model.path, config.rollout.tensor_parallel_size, heads=shape.heads, kv_heads=shape.kv_heads
+            )
         split(usable.problems, config.data.held_out, config.data.split_seed)  # too few should be known before, too
         # Only now: until here nothing has to be taken down, and Ctrl-C need not wait for whatever keeps the event loop.
         interruption = Interruption(view)

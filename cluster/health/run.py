@@ -28,8 +28,10 @@ def history_of(run: Path) -> History:
     """
     folder = RunFolder(run)
     if not folder.metrics.is_file() and not folder.learning_log.is_file():
+        below = sorted(path.parent for path in run.glob(f"*/{folder.metrics.name}"))
+        hint = f"; did you mean {' or '.join(map(str, below[:3]))}?" if below else ""
         raise RunFolderError(
-            f"{run} holds neither {folder.metrics.name} nor {folder.learning_log.name}: no run began there"
+            f"{run} holds neither {folder.metrics.name} nor {folder.learning_log.name}: no run began there{hint}"
         )
     steps = list(whole_rows(folder.metrics)) or list(_logged(folder.learning_log))
     phases = list(whole_rows(folder.phases))

@@ -69,8 +69,8 @@ def make_plan(config: Config, shape: ModelShape, machines: Sequence[Machine]) ->
 
     Raises ModelError for a model that cannot be split over as many GPUs as is asked for.
     """
-    placed = place(config, totals(machines))
     check_split(config.model.path, config.rollout.tensor_parallel_size, heads=shape.heads, kv_heads=shape.kv_heads)
+    placed = place(config, totals(machines))
     seats = _seat(placed, machines)
     on_gpus = _on_gpus(placed, shape, machines)
     advice = [] if on_gpus is None else [*_memory_advice(placed, on_gpus), *_pace_advice(placed, on_gpus.pace)]

@@ -12,6 +12,7 @@ from cluster.config import ENVIRONMENT, load_config
 from cluster.console import View
 from cluster.submit.checks import PREFIX, REFUSED
 from cluster.submit.client import connect, ended, first_line, follow, ray_job
+from cluster.submit.lasting import JOB_VARIABLE, require_lasting
 from cluster.types import ConfigError, ResourcesError
 
 RUNTIME_ENVIRONMENT = "ray_job.yaml"
@@ -24,7 +25,8 @@ def submit_and_report(config_file: Path, settings: Sequence[str], *, address: st
 
     Raises ConfigError for what is wrong here, ResourcesError for what is wrong with the cluster.
     """
-    load_config(config_file, settings)  # what is wrong with it should be known before anything travels
+    config = load_config(config_file, settings)  # what is wrong with it should be known before anything travels
+    require_lasting(config.run.folder, environment={JOB_VARIABLE: ""})
     folder = Path.cwd()
     arguments = shlex.join([str(travelling(config_file, folder)), *settings])
     environment = runtime_environment(folder, os.environ)
@@ -66,6 +68,10 @@ def _submit(client: Any, entrypoint: str, environment: Mapping[str, Any]) -> str
     try:
         return str(client.submit_job(entrypoint=entrypoint, runtime_env=dict(environment)))
     except (ValueError, TypeError, KeyError, RuntimeError) as error:
+        if "No available agent" in str(error):
+            raise ResourcesError(
+                f"the cluster at {client.get_address()} has a head and no living node: see `ray status` there, and start Ray anew"
+            ) from None
         raise ResourcesError(
             f"the cluster does not take the job: {first_line(error)}. Where the working directory is too large, add what "
             f"need not travel to `excludes` in {RUNTIME_ENVIRONMENT}"

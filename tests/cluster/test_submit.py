@@ -178,7 +178,7 @@ def test_where_no_cluster_answers_one_line_says_what_to_do(
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:1")  # put back afterwards, as --address replaces it
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    assert main(["submit", "-c", "configs/demo.yaml", "--address", "http://127.0.0.1:9"]) == 1
+    assert main(["submit", "-c", "configs/cluster.yaml", "--address", "http://127.0.0.1:9"]) == 1
     said = capsys.readouterr().err
     assert "no job server answers at http://127.0.0.1:9" in said
     assert "ssh -L" in said
@@ -191,6 +191,8 @@ def test_a_wrong_setting_is_known_before_a_cluster_is_asked(
     monkeypatch.chdir(ROOT)
     assert main(["submit", "-c", "configs/demo.yaml", "max_stepz=3", "--address", "http://127.0.0.1:9"]) == 2
     assert "max_stepz" in capsys.readouterr().err
+    assert main(["submit", "-c", "configs/cluster.yaml", "run.folder=runs", "--address", "http://127.0.0.1:9"]) == 2
+    assert "give an absolute path" in capsys.readouterr().err
 
 
 def test_a_server_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
