@@ -48,9 +48,9 @@ def test_a_run_is_checked_submitted_followed_and_leaves_its_results(head: Head, 
     assert head.token not in done.stdout + done.stderr
 
 
-def test_what_a_run_lacks_is_said_before_it_is_submitted(head: Head) -> None:
+def test_what_a_run_lacks_is_said_before_it_is_submitted(head: Head, runs: Path) -> None:
     done = head.run(
-        *(str(BIN / "caravan"), "submit", "-c", "configs/demo.yaml", "run.folder=runs"),
+        *(str(BIN / "caravan"), "submit", "-c", "configs/demo.yaml", f"run.folder={runs}"),
         *("model.path=/nowhere/model", "dataset=/nowhere/problems.jsonl"),
     )
     assert done.returncode == 1
