@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 
 SUBNET = "10.77.0"
+ATTEMPTS = 3
 RAY = str(Path(sys.executable).parent / "ray")
 
 
@@ -110,14 +111,31 @@ class Network:
             run("ip", "-n", name, "link", "set", device, "up")
         folder = self._folder / f"machine-{number}"
         (folder / "home").mkdir(parents=True)
-        begin = f"mount --bind {folder} /tmp && mount -t tmpfs tmpfs /dev/shm && while true; do sleep 3600 & wait; done"
+        mount = f"mount --bind {folder} /tmp && mount -t tmpfs tmpfs /dev/shm && touch /tmp/is-up"
+        begin = f"{mount} && while true; do sleep 3600 & wait; done"
         unshare = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-c", begin]
         power = subprocess.Popen(["ip", "netns", "exec", name, *unshare])
-        while not (children := psutil.Process(power.pid).children()) or not (folder / "home").exists():
+        while not (folder / "is-up").exists():
+            assert power.poll() is None, f"machine {number} does not come up"
             time.sleep(0.02)
-        machine = Machine(address=address, folder=folder, power=power, init=children[0].pid)
+        (init,) = psutil.Process(power.pid).children()
+        machine = Machine(address=address, folder=folder, power=power, init=init.pid)
         self._machines.append(machine)
         return machine
+
+    def start_node(self, *options: str) -> Machine:
+        """A new machine with Ray on it. Ray gives itself 30 s to start, which a busy machine may take: then another is tried."""
+        said = ""
+        for _ in range(ATTEMPTS):
+            machine = self.start_machine()
+            try:
+                machine.start_ray(*options)
+            except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+                said = f"{error}\n{error.stdout}\n{error.stderr}"
+                machine.turn_off()
+            else:
+                return machine
+        raise AssertionError(f"Ray did not start on {ATTEMPTS} machines, one after another: {said}")
 
     def close(self) -> None:
         """Turn all machines off, and take the network away."""

@@ -6,7 +6,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import pyarrow.dataset
 import pytest
 
 from tests.machines import Machine, Network, cannot, network
+from tests.test_chaos import title
 
 ROOT = Path(__file__).parent.parent
 CARAVAN = str(Path(sys.executable).parent / "caravan")
@@ -79,24 +79,20 @@ def plugged(tmp_path: Path) -> Iterator[Network]:
         yield made
 
 
-def join(plugged: Network, head: Machine, *, number: int) -> list[Machine]:
-    """So many machines with two CPUs each, in the cluster of ``head``."""
-    machines = [plugged.start_machine() for _ in range(number)]
-    with ThreadPoolExecutor() as threads:
-        list(threads.map(lambda one: one.start_ray(f"--address={head.address}:6379", "--num-cpus=2"), machines))
-    return machines
+def join(plugged: Network, head: Machine) -> Machine:
+    """A machine with two CPUs, in the cluster of ``head``."""
+    return plugged.start_node(f"--address={head.address}:6379", "--num-cpus=2")
 
 
 def has(machine: Machine, part: str) -> bool:
-    return any(part in " ".join(process.cmdline()) for process in machine.processes())
+    return any(part in title(process) for process in machine.processes())
 
 
 def test_a_run_goes_on_where_the_machine_of_the_learner_fails_and_another_joins_and_its_driver_is_killed(
     plugged: Network,
 ) -> None:
-    head = plugged.start_machine()
-    head.start_ray("--head", "--port=6379", "--num-cpus=0", "--include-dashboard=false")
-    machines = join(plugged, head, number=3)
+    head = plugged.start_node("--head", "--port=6379", "--num-cpus=0", "--include-dashboard=false")
+    machines = [join(plugged, head) for _ in range(3)]
     driver = Driver(head)
     driver.start()
     try:
@@ -107,7 +103,7 @@ def test_a_run_goes_on_where_the_machine_of_the_learner_fails_and_another_joins_
         driver.kill()
         assert len(driver.rows("metrics.jsonl")) < NUM_STEPS
 
-        join(plugged, head, number=1)
+        join(plugged, head)
         driver.start()
         _, said = driver.process.communicate(timeout=240)
         assert driver.process.returncode == 0, said
