@@ -22,6 +22,8 @@ def cannot() -> str | None:
     """Why there can be no such machines here; None where there can."""
     if os.geteuid() != 0:
         return "machines of their own are made of namespaces, which takes root"
+    if any(Path(path).resolve().is_relative_to("/tmp") for path in (__file__, sys.prefix)):
+        return "the project or its environment lies in /tmp, of which each machine has its own"
     missing = [name for name in ("ip", "unshare", "nsenter", "mount") if shutil.which(name) is None]
     return f"not installed: {', '.join(missing)} (Debian: iproute2, util-linux, mount)" if missing else None
 
