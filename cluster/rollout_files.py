@@ -3,12 +3,15 @@
 A step's file appears whole or not at all, so that a run that is going on, or was killed, can be read at any time.
 """
 
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from cluster.types import RunFolderError
+
+Place = tuple[Path, int]  # of a completion: file and row
 
 
 @contextmanager
@@ -44,3 +47,18 @@ def read_rollouts(path: Path, columns: Sequence[str]) -> Any:
     """These columns of a file of rollouts, as a ``pyarrow.Table``; raises RunFolderError."""
     with opened_rollouts(path, columns) as file:
         return file.read(columns=list(columns), use_threads=False)
+
+
+def read_places(places: Sequence[Place], columns: Sequence[str]) -> list[Mapping[str, Any]]:
+    """These columns of the completions at these places, in their order; raises RunFolderError.
+
+    Each file is read once, and only what is asked for becomes Python's.
+    """
+    wanted: dict[Path, list[tuple[int, int]]] = defaultdict(list)  # by file: place in the result, row in the file
+    for index, (path, row) in enumerate(places):
+        wanted[path].append((index, row))
+    found: dict[int, Mapping[str, Any]] = {}
+    for path, rows in wanted.items():
+        table = read_rollouts(path, columns)
+        found |= {index: {name: table.column(name)[row].as_py() for name in columns} for index, row in rows}
+    return [found[index] for index in range(len(places))]

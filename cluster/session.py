@@ -107,6 +107,11 @@ def model_path(config: Config) -> str:
     return config.model.path
 
 
+def is_folder(model: str) -> bool:
+    """Whether a ``model.path`` names a folder rather than a model of the hub."""
+    return model.startswith(("/", ".", "~"))
+
+
 def load_usable(config: Config, view: View) -> Usable:
     """Load the problems and render their prompts; says what was left out and why."""
     loaded = load_problems(config.data.dataset)
@@ -153,7 +158,7 @@ def render_prompts(config: Config, problems: Sequence[Problem]) -> tuple[dict[st
     logging.set_verbosity_error()  # it would warn of long prompts, which are refused and counted below
 
     path = model_path(config)
-    if path.startswith(("/", ".", "~")) and not Path(path).expanduser().is_dir():
+    if is_folder(path) and not Path(path).expanduser().is_dir():
         raise ModelError(f"model.path={config.model.path}: there is no such folder")
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)

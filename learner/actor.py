@@ -1,4 +1,4 @@
-"""The learner as the driver sees it: the client of the ranks, keeps their checkpoints, and starts others where one is lost."""
+"""The learner as the driver sees it: a client of its ranks that keeps their checkpoints and replaces all where one is lost."""
 
 import asyncio
 import logging
@@ -14,7 +14,15 @@ from ray.exceptions import RayError, RayTaskError
 
 from cluster.types import CaravanError, Group, LearnerError, PolicyVersion, StepReport
 from learner import room
-from learner.checkpoints import newest_checkpoint, read_files, step_of, unwritable, write_checkpoint, write_files
+from learner.checkpoints import (
+    newest_checkpoint,
+    read_files,
+    step_of,
+    unwritable,
+    write_adapter,
+    write_checkpoint,
+    write_files,
+)
 from learner.divergence import FOLDER, Diverged, write_aside
 from learner.in_force import in_force as settings_in_force
 from learner.plan import LearnerPlan
@@ -110,11 +118,7 @@ class RayLearner:
 
     async def export_adapter(self, folder: Path) -> None:
         """Write the current adapter in PEFT format, as peft, transformers and vLLM load it."""
-        files = await self._answer("adapter_files")
-        try:
-            await asyncio.to_thread(write_files, files, folder)
-        except OSError as error:
-            raise LearnerError(f"the adapter cannot be written to {folder}: {error.strerror}") from error
+        await asyncio.to_thread(write_adapter, await self._answer("adapter_files"), folder)
 
     async def close(self) -> None:
         """End the actors' processes; may be called twice. A call that is under way raises LearnerError."""

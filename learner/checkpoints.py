@@ -82,6 +82,14 @@ def read_files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
+def write_adapter(files: Mapping[str, bytes], folder: Path) -> None:
+    """Write the files of an adapter; raises LearnerError where that cannot be."""
+    try:
+        write_files(files, folder)
+    except OSError as error:
+        raise LearnerError(f"the adapter cannot be written to {folder}: {error.strerror}") from error
+
+
 def unwritable(root: Path, error: Exception) -> LearnerError:
     """What to say where a checkpoint could not be written."""
     free_mib = shutil.disk_usage(root).free / 2**20

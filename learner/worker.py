@@ -16,7 +16,7 @@ from cluster.types import Canary, Group, LearnerError, PolicyVersion, StepReport
 from learner.adapter import pack_adapter, trained_modules
 from learner.batch import MicroBatch, micro_batches, padded
 from learner.building import build_trainer
-from learner.checkpoints import newest_checkpoint, step_of, unwritable, write_checkpoint, write_files
+from learner.checkpoints import newest_checkpoint, step_of, unwritable, write_adapter, write_checkpoint
 from learner.cuts import Cut, padding_share
 from learner.in_force import in_force as settings_in_force
 from learner.loop import Feed, TrainingLoop
@@ -148,8 +148,8 @@ class LearnerWorker:
         return self._running_loop().run(lambda: pack_adapter(self._trainer.model, dtype=torch.float32))
 
     def export_adapter(self, folder: str) -> None:
-        """Write ``adapter_files`` into a folder."""
-        write_files(self.adapter_files(), Path(folder))
+        """Write ``adapter_files`` into a folder; raises LearnerError where that cannot be."""
+        write_adapter(self.adapter_files(), Path(folder))
 
     def close(self) -> None:
         """End the training; may be called twice."""

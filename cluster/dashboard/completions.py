@@ -1,6 +1,5 @@
 """Whole completions, read from the ledger's files when they are looked at."""
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from cluster.ledger_columns import MISSING, LedgerColumns
-from cluster.rollout_files import read_rollouts
+from cluster.rollout_files import read_places
 
 LISTED = (
     *("step", "problem_id", "group_id", "completion_id", "fate", "reason", "advantage", "total_reward", "verdict"),
@@ -30,15 +29,7 @@ Row = Mapping[str, Any]
 
 def read_completions(columns: LedgerColumns, rows: Sequence[int], names: Sequence[str]) -> list[Row]:
     """These completions in this order; raises RunFolderError."""
-    wanted: dict[Path, list[tuple[int, int]]] = defaultdict(list)  # by file: place in the result, row in the file
-    for index, row in enumerate(rows):
-        path, within = columns.place(row)
-        wanted[path].append((index, within))
-    found: dict[int, Row] = {}
-    for path, places in wanted.items():
-        table = read_rollouts(path, names)
-        found |= {index: {name: table.column(name)[row].as_py() for name in names} for index, row in places}
-    return [found[index] for index in range(len(rows))]
+    return read_places([columns.place(row) for row in rows], names)
 
 
 def rows_of_group(columns: LedgerColumns, group_id: str) -> list[int]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from cluster.diversity import canonical
 from cluster.ledger_columns import MISSING, Codes, LedgerColumns, Numbers, Rows, read_columns
-from cluster.rollout_files import read_rollouts
+from cluster.rollout_files import Place, read_places, read_rollouts
 from cluster.run_folder import RunFolder
 from cluster.types import Verdict
 
@@ -83,9 +83,6 @@ class Ledger:
     def slowest(self, num: int) -> list[OfProblem]:
         """Problems whose completions take longest to sample and grade."""
         return sorted(self.problems, key=lambda one: (-one.mean_seconds, one.id))[:num]
-
-
-Place = tuple[Path, int]  # file and row
 
 
 def read_ledger(folder: RunFolder) -> Ledger:
@@ -174,13 +171,8 @@ def _crowd(paths: Sequence[Path]) -> Iterator[Example]:
 
 
 def _examples(places: Sequence[Place], why: str) -> list[Example]:
-    """The completions at these places; each file is read once, and only rows that are shown become texts."""
-    rows: dict[Place, Mapping[str, Any]] = {}
-    for path in {path for path, _ in places}:
-        table = read_rollouts(path, EXAMPLE_COLUMNS)
-        for index in (index for other, index in places if other == path):
-            rows[path, index] = {name: table.column(name)[index].as_py() for name in EXAMPLE_COLUMNS}
-    return [Example(why=why, row=rows[place]) for place in places]
+    """The completions at these places."""
+    return [Example(why=why, row=row) for row in read_places(places, EXAMPLE_COLUMNS)]
 
 
 def shortened(text: str) -> str:

@@ -18,9 +18,9 @@ from cluster.plan.model_shape import shape_of
 from cluster.plan.places import Plan, make_plan
 from cluster.plan.report import plan_and_report
 from cluster.problems import READERS
-from cluster.session import model_path
+from cluster.session import is_folder, model_path
 from cluster.submit.lasting import require_lasting
-from cluster.submit.node import NodeFacts, is_folder, look_around, troubles
+from cluster.submit.node import NodeFacts, look_around, troubles
 from cluster.types import CaravanError
 
 PREFIX = "caravan| "

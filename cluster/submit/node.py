@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cluster.config import Config
 from cluster.plan.machines import Machine
+from cluster.session import is_folder
 from cluster.types import CaravanError
 
 
@@ -34,11 +35,6 @@ def look_around(config: Config) -> NodeFacts:
         grades=grades,
         sees_model=not is_folder(config.model.path) or Path(config.model.path).expanduser().is_dir(),
     )
-
-
-def is_folder(model: str) -> bool:
-    """Whether a ``model.path`` names a folder rather than a model of the hub."""
-    return model.startswith(("/", ".", "~"))
 
 
 def troubles(config: Config, nodes: Sequence[tuple[Machine, NodeFacts]]) -> list[str]:
