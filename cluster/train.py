@@ -36,7 +36,7 @@ from cluster.session import (
     model_path,
     samplers_and_graders,
 )
-from cluster.submit.lasting import require_lasting
+from cluster.submit.lasting import is_job, require_lasting
 from cluster.trackers import Figures, Show, tracking
 from cluster.types import CaravanError, ConfigError, GraderPool, RunFolderError, SamplerPool
 from grader.toolchain import prepare_toolchain
@@ -54,7 +54,8 @@ async def train(config: Config, view: View) -> int:
         raise ConfigError(
             f"model.adapter={config.model.adapter}: train starts from the base model; eval and sample take an adapter"
         )
-    require_lasting(config.run.folder)
+    if is_job():
+        require_lasting(config.run.folder)
     folder = RunFolder(config.run.folder / (config.run.name or "run"))
     _require_more_to_do(config, folder)
     with folder.opened(config):

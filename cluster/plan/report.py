@@ -16,7 +16,12 @@ from cluster.session import model_path
 
 def plan_and_report(config: Config, machines: Sequence[Machine]) -> int:
     """Print the plan; returns the exit code. Raises ResourcesError where something does not fit."""
-    plan = make_plan(config, shape_of(model_path(config)), machines)
+    print_plan(make_plan(config, shape_of(model_path(config)), machines))
+    return 0
+
+
+def print_plan(plan: Plan) -> None:
+    """Print who goes where, what each GPU holds, the pace and the advice."""
     console = Console()
     console.print(_seats_table(plan))
     if plan.on_gpus is not None:
@@ -27,7 +32,6 @@ def plan_and_report(config: Config, machines: Sequence[Machine]) -> int:
         console.print("No part uses a GPU of known memory: nothing is estimated.", highlight=False)
     for line in plan.advice:
         console.print(f"- {line}", soft_wrap=True, highlight=False)
-    return 0
 
 
 def _seats_table(plan: Plan) -> Table:

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from cluster.config import Config, load_config
 from cluster.placement import Cluster, ray_cluster
-from cluster.plan.machines import Machine, machines_of
+from cluster.plan.machines import machines_of
 from cluster.plan.model_shape import shape_of
 from cluster.plan.places import Plan, make_plan
-from cluster.plan.report import plan_and_report
+from cluster.plan.report import print_plan
 from cluster.problems import READERS
 from cluster.session import is_folder, model_path
 from cluster.submit.lasting import require_lasting
@@ -59,7 +59,7 @@ def _check(config: Config, cluster: Cluster) -> list[str]:
         plan = make_plan(config, shape_of(model_path(config)), machines)
     except CaravanError as error:
         return [*refusals, str(error)]
-    _print_plan(config, machines)
+    _print_marked(plan)
     _require_writable(config.run.folder, cluster.logs.parents[1])
     facts = _look_around_everywhere(plan, cluster)
     return [*refusals, *troubles(plan.config, list(zip(machines, facts, strict=True)))]
@@ -72,10 +72,10 @@ def _no_model(config: Config) -> str:
     )
 
 
-def _print_plan(config: Config, machines: Sequence[Machine]) -> None:
+def _print_marked(plan: Plan) -> None:
     page = io.StringIO()
     with contextlib.redirect_stdout(page):
-        plan_and_report(config, machines)
+        print_plan(plan)
     for line in page.getvalue().splitlines():
         print(f"{PREFIX}{line}")
 

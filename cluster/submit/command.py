@@ -12,7 +12,7 @@ from cluster.config import ENVIRONMENT, load_config
 from cluster.console import View
 from cluster.submit.checks import PREFIX, REFUSED
 from cluster.submit.client import connect, ended, first_line, follow, ray_job
-from cluster.submit.lasting import JOB_VARIABLE, require_lasting
+from cluster.submit.lasting import require_lasting
 from cluster.types import ConfigError, ResourcesError
 
 RUNTIME_ENVIRONMENT = "ray_job.yaml"
@@ -26,7 +26,7 @@ def submit_and_report(config_file: Path, settings: Sequence[str], *, address: st
     Raises ConfigError for what is wrong here, ResourcesError for what is wrong with the cluster.
     """
     config = load_config(config_file, settings)  # what is wrong with it should be known before anything travels
-    require_lasting(config.run.folder, environment={JOB_VARIABLE: ""})
+    require_lasting(config.run.folder)
     folder = Path.cwd()
     arguments = shlex.join([str(travelling(config_file, folder)), *settings])
     environment = runtime_environment(folder, os.environ)

@@ -9,15 +9,16 @@ from cluster.types import ConfigError
 JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for the driver of a submitted job, and for nobody else
 
 
-def require_lasting(
-    folder: Path, *, temporary: Path | None = None, environment: Mapping[str, str] = os.environ
-) -> None:
-    """Raise ConfigError where ``run.folder`` would go with the job: relative to its working directory, or in ``temporary``.
+def is_job(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether this process is the driver of a submitted job; elsewhere every run folder lasts."""
+    return JOB_VARIABLE in environment
 
-    ``temporary`` is Ray's own folder, where it is known. Outside of a job every folder is good.
+
+def require_lasting(folder: Path, *, temporary: Path | None = None) -> None:
+    """Raise ConfigError where ``run.folder`` would go with a job: relative to its working directory, or in ``temporary``.
+
+    ``temporary`` is Ray's own folder, where it is known.
     """
-    if JOB_VARIABLE not in environment:
-        return
     what = f"run.folder={folder}"
     if not folder.is_absolute():
         raise ConfigError(

@@ -13,7 +13,7 @@ from cluster.console import View
 from cluster.plan.machines import parse_machines
 from cluster.submit.client import connect, exit_code, follow
 from cluster.submit.command import runtime_environment, travelling
-from cluster.submit.lasting import JOB_VARIABLE, require_lasting
+from cluster.submit.lasting import JOB_VARIABLE, is_job, require_lasting
 from cluster.submit.node import NodeFacts, look_around, troubles
 from cluster.types import ConfigError, ResourcesError
 
@@ -77,15 +77,16 @@ def test_a_node_without_ocaml_says_what_to_install(tmp_path: Path, monkeypatch: 
 
 def test_a_run_folder_that_goes_with_the_job_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"run\.folder=runs lies in the job's working directory"):
-        require_lasting(Path("runs"), environment=IN_A_JOB)
+        require_lasting(Path("runs"))
     with pytest.raises(ConfigError, match="outlives the job"):
-        require_lasting(tmp_path / "session/runs", temporary=tmp_path / "session", environment=IN_A_JOB)
-    require_lasting(tmp_path / "runs", temporary=tmp_path / "session", environment=IN_A_JOB)
-    require_lasting(Path("runs"), environment={})
+        require_lasting(tmp_path / "session/runs", temporary=tmp_path / "session")
+    require_lasting(tmp_path / "runs", temporary=tmp_path / "session")
+    assert is_job(IN_A_JOB)
+    assert not is_job({})
 
 
 def test_the_clusters_configuration_leaves_its_results_in_a_place_that_lasts() -> None:
-    require_lasting(load_config(ROOT / "configs/cluster.yaml", environment={}).run.folder, environment=IN_A_JOB)
+    require_lasting(load_config(ROOT / "configs/cluster.yaml", environment={}).run.folder)
 
 
 def test_only_a_file_that_travels_can_be_submitted(tmp_path: Path) -> None:
