@@ -16,14 +16,14 @@ import psutil
 SUBNET = "10.77.0"
 ATTEMPTS = 3
 RAY = str(Path(sys.executable).parent / "ray")
+# What is to be seen on every machine: the project, its environment, and the Python that this was made of.
+INSTALLED = tuple(Path(path).resolve() for path in (Path(__file__).parent.parent, sys.prefix, sys.base_prefix))
 
 
 def cannot() -> str | None:
     """Why there can be no such machines here; None where there can."""
     if os.geteuid() != 0:
         return "machines of their own are made of namespaces, which takes root"
-    if any(Path(path).resolve().is_relative_to("/tmp") for path in (__file__, sys.prefix)):
-        return "the project or its environment lies in /tmp, of which each machine has its own"
     missing = [name for name in ("ip", "unshare", "nsenter", "mount") if shutil.which(name) is None]
     return f"not installed: {', '.join(missing)} (Debian: iproute2, util-linux, mount)" if missing else None
 
@@ -42,10 +42,12 @@ class Machine:
     init: int  # process id of its first process, as it is seen from here
 
     def command(self, *words: str, **environment: str) -> list[str]:
-        """What runs a command in it."""
+        """What runs a command in it, with nothing in its environment that Ray was told, or told itself, on this machine."""
         own = {"HOME": "/tmp/home", "TMPDIR": "/tmp", **environment}
+        without = ["XDG_CACHE_HOME", *(name for name in os.environ if name.startswith("RAY_"))]
         enter = ["nsenter", f"--target={self.init}", "--mount", "--pid", "--net"]
-        return [*enter, "env", "-u", "XDG_CACHE_HOME", *(f"{key}={value}" for key, value in own.items()), *words]
+        unset = [f"--unset={name}" for name in without]
+        return [*enter, "env", *unset, *(f"{key}={value}" for key, value in own.items()), *words]
 
     def start_ray(self, *options: str) -> None:
         """Let it join or begin a Ray cluster."""
@@ -113,8 +115,16 @@ class Network:
             run("ip", "-n", name, "link", "set", device, "up")
         folder = self._folder / f"machine-{number}"
         (folder / "home").mkdir(parents=True)
-        mount = f"mount --bind {folder} /tmp && mount -t tmpfs tmpfs /dev/shm && touch /tmp/is-up"
-        begin = f"{mount} && while true; do sleep 3600 & wait; done"
+        hidden = [path for path in INSTALLED if path.is_relative_to("/tmp")]  # by the machine's own /tmp, without these
+        insides = [folder / path.relative_to("/tmp") for path in hidden]
+        for inside in insides:
+            inside.mkdir(parents=True, exist_ok=True)
+        mounts = [
+            *(f"mount --bind {path} {inside}" for path, inside in zip(hidden, insides, strict=True)),
+            f"mount --rbind {folder} /tmp",
+            "mount -t tmpfs tmpfs /dev/shm",
+        ]
+        begin = " && ".join([*mounts, "touch /tmp/is-up", "while true; do sleep 3600 & wait; done"])
         unshare = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-c", begin]
         power = subprocess.Popen(["ip", "netns", "exec", name, *unshare])
         while not (folder / "is-up").exists():
