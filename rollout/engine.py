@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 from cluster.types import Canary, FinishReason, ModelError, SamplerError, Sampling, VersionSpan
 from rollout.attestation import BoundAdapter
-from rollout.environment import engine_arguments, environment_variables
+from rollout.environment import engine_arguments, environment_variables, socket_variables
 from rollout.model import check_model, one_line
 from rollout.settings import RolloutSettings
 
@@ -64,9 +64,14 @@ class Engine:
         self._max_tokens = max_tokens  # of a prompt and its completion together
 
     @classmethod
-    async def start(cls, settings: RolloutSettings, *, model: str, lora_rank: int, max_staleness: int) -> "Engine":
-        """Load the model and start the engine; raises ModelError with one line where that fails."""
-        os.environ.update(environment_variables(settings, model))
+    async def start(
+        cls, settings: RolloutSettings, *, model: str, lora_rank: int, max_staleness: int, sockets: Path
+    ) -> "Engine":
+        """Load the model and start the engine, whose processes meet in the folder ``sockets`` where its path is short enough.
+
+        Raises ModelError with one line where that fails.
+        """
+        os.environ.update(environment_variables(settings, model) | socket_variables(sockets))
         max_tokens = settings.max_prompt_tokens + settings.max_completion_tokens
         check_model(model, max_tokens, settings.tensor_parallel_size)
         from vllm.engine.arg_utils import AsyncEngineArgs

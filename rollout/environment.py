@@ -41,6 +41,19 @@ def environment_variables(settings: RolloutSettings, model: str) -> dict[str, st
     return variables
 
 
+SOCKET_PATH_BYTES = 107  # as far as Linux goes
+SOCKET_NAME_BYTES = 36  # vLLM names them by a UUID
+
+
+def socket_variables(folder: Path) -> dict[str, str]:
+    """What lets the engine's processes meet in ``folder``, so that the sockets that they leave there go when it goes.
+
+    Where its path is too long for sockets, they stay where vLLM has them: among the temporary files, for good.
+    """
+    fits = len(os.fsencode(folder)) + 1 + SOCKET_NAME_BYTES <= SOCKET_PATH_BYTES
+    return {"VLLM_RPC_BASE_PATH": str(folder)} if fits else {}
+
+
 MAX_ADAPTERS = 9
 """Adapters that one forward pass may hold: each takes its size of the accelerator's memory, used or not. Completions
 under still older policies are not lost: vLLM lets them wait for a place."""

@@ -38,7 +38,11 @@ class Sampler:
         self._shelf = await asyncio.to_thread(Shelf, self._pool_id)
         with self._shelf.recording_engine():
             self._engine = await Engine.start(
-                self._settings, model=self._model, lora_rank=self._lora_rank, max_staleness=self._max_staleness
+                self._settings,
+                model=self._model,
+                lora_rank=self._lora_rank,
+                max_staleness=self._max_staleness,
+                sockets=self._shelf.path,
             )
         self._serving = serving(self._settings, self._engine, self._shelf, self._model)
         self._proved.set()

@@ -232,6 +232,7 @@ def test_a_closed_pool_leaves_no_process_and_no_file(pool, run, request_for):
     pid, shelf = run(inside(pool, lambda sampler: (os.getpid(), sampler._shelf.path)))
     family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
     assert len(family) > 2  # the engine and its worker
+    assert any(file.is_socket() for file in shelf.iterdir())  # through which these two talk
     run(pool.close())
     run(pool.close())
     _, alive = psutil.wait_procs(family, timeout=30)

@@ -1,8 +1,12 @@
+import socket
+from pathlib import Path
+from uuid import uuid4
+
 import pytest
 from pydantic import ValidationError
 
 from cluster.types import ConfigError, ModelError
-from rollout.environment import engine_arguments, environment_variables
+from rollout.environment import engine_arguments, environment_variables, socket_variables
 from rollout.model import check_model
 from rollout.settings import LORA_RANKS, RolloutSettings, check_lora_rank
 
@@ -80,6 +84,14 @@ def test_cpu_samplers_are_float32_unpinned_and_bounded_in_memory(tmp_path):
     assert variables["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
     assert "HF_HUB_OFFLINE" not in variables
     assert environment_variables(settings, str(tmp_path))["HF_HUB_OFFLINE"] == "1"
+
+
+def test_an_engine_meets_in_the_folder_that_goes_with_it_unless_no_socket_could_have_so_long_a_path():
+    with_longest_path = Path("/" + 69 * "a")
+    assert socket_variables(with_longest_path) == {"VLLM_RPC_BASE_PATH": str(with_longest_path)}
+    with socket.socket(socket.AF_UNIX) as bound, pytest.raises(FileNotFoundError):  # not: AF_UNIX path too long
+        bound.bind(str(with_longest_path / str(uuid4())))
+    assert socket_variables(Path("/" + 70 * "a")) == {}
 
 
 def test_gpu_samplers_are_bfloat16_and_share_the_gpu():
