@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from cluster.audit import AuditSummary, audit_dataset
+from cluster.console import output
 from grader.settings import GraderSettings
 
 INTERRUPTED = 130
@@ -28,7 +28,7 @@ def audit_and_report(dataset: str, out: Path | None, *, num_workers: int | None)
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with Progress(*columns, console=output(stderr=True), transient=True) as progress:
         task = progress.add_task("auditing", total=None)
         summary = audit_dataset(
             dataset,
@@ -37,7 +37,7 @@ def audit_and_report(dataset: str, out: Path | None, *, num_workers: int | None)
             num_workers=num_workers,
             on_progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
-    console = Console()
+    console = output()
     if summary.causes or summary.warnings:
         console.print(_table(summary, dataset))
     for line in _lines(summary, out):

@@ -1,5 +1,6 @@
 """What a run shows while it works: a live bar where there is a terminal, a line per step where there is none."""
 
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -25,11 +26,20 @@ from cluster.types import Verdict
 SMOOTHING = 0.2  # weight of the newest step in what is shown as "lately"; one step is a small sample
 
 
+LOG_COLUMNS = 160
+
+
+def output(*, stderr: bool = False) -> Console:
+    """Where people read: as wide as their terminal. A file or a pipe has no width, and rich would cut tables to 80 there."""
+    made = Console(stderr=stderr)
+    return made if made.is_terminal or "COLUMNS" in os.environ else Console(stderr=stderr, width=LOG_COLUMNS)
+
+
 class View:
     """Shows a run on stderr, so that stdout stays free for results."""
 
     def __init__(self) -> None:
-        self.console = Console(stderr=True)
+        self.console = output(stderr=True)
         self._bar = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
-from rich.console import Console
 
 from cluster.config import Config, validate
+from cluster.console import output
 from cluster.export_card import card
 from cluster.replay_ledger import batch_of
 from cluster.run_folder import RunFolder
@@ -56,7 +56,7 @@ def export_and_report(
     say what model and adapter say.
     """
     hush()
-    console = Console()
+    console = output()
     agreement = export(RunFolder(run), out, step=step, merge=merge, dtype=dtype)
     if agreement:
         rounding = "" if dtype == "float32" else f". That is the rounding of {dtype}, which --dtype float32 is without"

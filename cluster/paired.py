@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
-from cluster.console import evaluation_table
+from cluster.console import evaluation_table, output
 from cluster.estimates import interval, sign_flip_p
 from cluster.run_folder import RunFolder
 from cluster.types import RunFolderError
@@ -87,7 +86,7 @@ def compare_and_report(first: str, second: str) -> int:
     """Print the two evaluations side by side and what differs; returns the exit code."""
     results = [read_result(first), read_result(second)]
     comparison = compare(*results)
-    console = Console()
+    console = output()
     console.print(evaluation_table(results, "held-out problems"))
     console.print(_differences_table(comparison))
     if moved := _moved(comparison):

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from cluster.console import output
 from cluster.regrade import Regrading, check_out, grader_settings_of, regrade, steps_of_reward_changes, write_rewards
 from cluster.regrade_figures import Figures, compare
 from cluster.run_folder import RunFolder
@@ -27,12 +27,12 @@ def regrade_and_report(run: Path, reward: str | None, out: Path | None) -> int:
     if out:
         check_out(out, folder)
     profile, old_profile = _profiles(folder, reward)
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    with Progress(console=output(stderr=True), transient=True) as progress:
         task = progress.add_task("reading rollouts", total=None)
         result = regrade(folder, profile, lambda done, total: progress.update(task, completed=done, total=total))
     if out:
         write_rewards(result.completions, out)
-    console = Console()
+    console = output()
     for line in _changes(old_profile, profile):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     figures = compare(result.completions)

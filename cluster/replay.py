@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cluster.config import Config, validate
+from cluster.console import output
 from cluster.replay_ledger import batch_of
 from cluster.run_folder import RunFolder
 from cluster.train import learner_plan
@@ -74,10 +74,10 @@ def replay_and_report(run: Path, out: Path | None) -> int:
     if out:
         _prepare(out, folder)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*columns, console=output(stderr=True)) as progress:
         task = progress.add_task("replaying steps", total=goal.step)
         outcome = replay(folder, config, goal, logged, out=out, on_step=lambda: progress.advance(task))
-    console = Console()
+    console = output()
     for line in _findings(goal, outcome, out):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     return 1 if outcome.num_differing else 0

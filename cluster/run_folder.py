@@ -39,6 +39,7 @@ from typing import Any
 import yaml
 
 from cluster.config import Config, dump_yaml, flatten, validate
+from cluster.metrics import is_finite
 from cluster.progress import Progress
 from cluster.types import ConfigError, RunFolderError
 
@@ -65,6 +66,23 @@ PLACEMENT_KEYS = (
     "run.folder",
     "run.tracker",
 )
+
+# What a row must have for any reader to make sense of it, by file; the other figures may be missing, as in older runs.
+NEEDED: Mapping[str, Mapping[str, type]] = {
+    "metrics.jsonl": {"step": float, "epoch": float},
+    "publishes.jsonl": {"step": float},
+    "phases.jsonl": {"step": float, "set": dict},
+    "health.jsonl": {"step": float},
+    "evaluation.jsonl": {
+        "name": str,
+        "step": float,
+        "reward": float,
+        "reward_standard_error": float,
+        "pass_rate": float,
+        "solved_once": float,
+    },
+}
+WORDS = {float: "a number", dict: "an object", str: "a text"}
 
 
 def says_where(key: str) -> bool:
@@ -234,9 +252,10 @@ class RunFolder:
         if missing_ok and not path.exists():
             return []
         try:
-            return [json.loads(line) for line in _lines(path)]
+            lines = _lines(path)
         except (OSError, ValueError) as error:
             raise RunFolderError(f"{path} cannot be read ({error})") from None
+        return [_row(path, number, line) for number, line in enumerate(lines, start=1)]
 
     def rollout_files(self, step: int | None = None) -> list[Path]:
         """The files of rollouts so far, or those of one step, in the order in which they were written."""
@@ -328,13 +347,21 @@ def whole_rows(path: Path) -> Iterator[dict[str, Any]]:
         for number, line in enumerate(file, start=1):
             if not line.endswith(b"\n"):
                 return
-            try:
-                row = json.loads(line)
-                if not isinstance(row, dict):
-                    raise ValueError("it is no object")
-            except ValueError as error:
-                raise RunFolderError(f"{path}, line {number}: cannot be read ({error})") from None
-            yield row
+            yield _row(path, number, line)
+
+
+def _row(path: Path, number: int, line: str | bytes) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+        if not isinstance(row, dict):
+            raise ValueError("it is no object")
+        for key, kind in NEEDED.get(path.name, {}).items():
+            value = row.get(key)
+            if not (is_finite(value) if kind is float else isinstance(value, kind)):
+                raise ValueError(f"{key!r} is {json.dumps(value)[:40]}, not {WORDS[kind]}")
+    except ValueError as error:
+        raise RunFolderError(f"{path}, line {number}: cannot be read ({error})") from None
+    return row
 
 
 def _lines(path: Path) -> list[str]:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.syntax import Syntax
 
 from cluster.config import Config
-from cluster.console import View, difficulty_table, evaluation_table
+from cluster.console import View, difficulty_table, evaluation_table, output
 from cluster.evaluation import attempt_all, evaluation_sampling, summarize
 from cluster.placement import place, ray_cluster
 from cluster.session import Interruption, Material, load_material, load_usable, read_adapter, samplers_and_graders
@@ -48,7 +48,7 @@ async def evaluate(
         problems = _chosen(material, on)[: config.evaluation.num_problems]
         groups = await _attempt(placed, view, material, problems, config.evaluation.completions_per_problem, name)
     result = summarize(groups, name)
-    console = Console()
+    console = output()
     console.print(evaluation_table([result], f"{config.data.dataset}: {on} problems"))
     if len(result["by_difficulty"]) > 1:
         console.print(difficulty_table(result["by_difficulty"]))
@@ -102,7 +102,7 @@ async def sample(config: Config, view: View, ids: list[str], num_problems: int, 
         raise DatasetError(
             f"{config.data.dataset} has no problem {unknown[0]!r}; it has, for example, {next(iter(everything))!r}"
         )
-    console = Console()
+    console = output()
     with ray_cluster() as cluster:
         placed = place(config.without_learner(), cluster.resources)
         material = await load_material(placed, usable, view)

@@ -1,5 +1,6 @@
 """``--reward [NAME][,key=value...]`` on the command line: a profile, and what is to differ from it."""
 
+import difflib
 from typing import Any
 
 from pydantic import ValidationError
@@ -11,6 +12,7 @@ from grader.settings import GraderSettings, WeightSettings
 
 WEIGHTS = tuple(WeightSettings.model_fields)
 OVERRIDES = ("min_code_lines", "runaway_multiplier", "degenerate_multiplier", "shown_assert_weight")
+KEYS = (*WEIGHTS, *OVERRIDES)
 
 
 def parse_reward_option(text: str) -> dict[str, Any]:
@@ -29,8 +31,10 @@ def parse_reward_option(text: str) -> dict[str, Any]:
     for part in others:
         key, separator, value = (piece.strip() for piece in part.partition("="))
         key = key.removeprefix("weights.")
-        if not separator or key not in (*WEIGHTS, *OVERRIDES):
-            raise ConfigError(f"--reward: {part!r} is not key=value with one of {', '.join((*WEIGHTS, *OVERRIDES))}")
+        if not separator or key not in KEYS:
+            meant = difflib.get_close_matches(key, KEYS, n=1)
+            hint = f" (did you mean {meant[0]}?)" if meant else ""
+            raise ConfigError(f"--reward: {part!r} is not key=value with one of {', '.join(KEYS)}{hint}")
         if key in given:
             raise ConfigError(f"--reward: {key} is given twice")
         given.add(key)

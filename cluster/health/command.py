@@ -4,10 +4,10 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from cluster.console import output
 from cluster.health.history import History
 from cluster.health.judging import Finding, judge, worst
 from cluster.health.rules import Health
@@ -42,7 +42,7 @@ def as_object(run: Path, history: History, findings: Sequence[Finding]) -> dict[
 
 
 def _print(run: Path, history: History, findings: Sequence[Finding]) -> None:
-    console = Console()
+    console = output()
     where = f"step {history.steps[-1]['step']:g}, epoch {history.epoch or 0.0:.2f}" if history.steps else "no step yet"
     verdict = worst(findings)
     console.print(Text.assemble(f"{run} ({where}): ", (str(verdict), STYLES[verdict])), soft_wrap=True)

@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 
-from rich.console import Console
 from rich.table import Table
 
 from cluster.config import Config
-from cluster.console import count
+from cluster.console import count, output
 from cluster.plan.machines import Machine
 from cluster.plan.memory import Memory
 from cluster.plan.model_shape import shape_of
@@ -22,7 +21,7 @@ def plan_and_report(config: Config, machines: Sequence[Machine]) -> int:
 
 def print_plan(plan: Plan) -> None:
     """Print who goes where, what each GPU holds, the pace and the advice."""
-    console = Console()
+    console = output()
     console.print(_seats_table(plan))
     if plan.on_gpus is not None:
         console.print(_memory_table(plan.on_gpus))

@@ -103,7 +103,9 @@ def finish(folder: Path, *, step: int, num_problems: int) -> None:
     """What a run leaves behind at its end, where it has a checkpoint of that step."""
     run = RunFolder(folder)
     run.write(run.summary, json.dumps({"steps": step, "problems": {"training": num_problems}}))
-    run.append_json(run.evaluation, {"step": 0, "name": "before"}, {"step": step, "name": "after"})
+    figures = dict.fromkeys(("reward", "reward_standard_error", "pass_rate", "solved_once"), 0.25)
+    for at, name in ((0, "before"), (step, "after")):
+        run.append_json(run.evaluation, {"step": at, "name": name, **figures})
     run.adapter.mkdir()
     (run.adapter / "adapter_model.safetensors").write_text("weights")
     run.curve.touch()

@@ -1,12 +1,14 @@
 import errno
 import json
+import math
+import re
 from pathlib import Path
 
 import pytest
 
 from cluster.config import load_config
 from cluster.progress import Progress
-from cluster.run_folder import RunFolder
+from cluster.run_folder import RunFolder, whole_rows
 from cluster.types import RunFolderError
 
 
@@ -112,3 +114,24 @@ def test_a_completion_may_hold_any_separator(text: str, tmp_path: Path) -> None:
     folder.append_json(folder.completions, *({"step": step, "completion": text} for step in (1, 2, 3)))
     folder.forget_after(2)
     assert folder.rows(folder.completions) == [{"step": step, "completion": text} for step in (1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "why"),
+    [
+        ("metrics.jsonl", {}, "'step' is null, not a number"),
+        ("metrics.jsonl", {"step": 1, "epoch": math.nan}, "'epoch' is NaN, not a number"),
+        ("evaluation.jsonl", {"name": "before", "step": "one"}, "'step' is \"one\", not a number"),
+        ("phases.jsonl", {"step": 1, "set": "all"}, "'set' is \"all\", not an object"),
+        ("health.jsonl", [1], "it is no object"),
+    ],
+)
+def test_a_row_that_no_reader_can_use_is_named_with_its_line(tmp_path: Path, name: str, row: object, why: str) -> None:
+    folder = RunFolder(tmp_path)
+    good = {"step": 1, "epoch": 0.1, "set": {}, "name": "before"}
+    good |= dict.fromkeys(("reward", "reward_standard_error", "pass_rate", "solved_once"), 0.5)
+    path = tmp_path / name
+    path.write_text(f"{json.dumps(good)}\n{json.dumps(row)}\n")
+    for read in (folder.rows, lambda path: list(whole_rows(path))):
+        with pytest.raises(RunFolderError, match=re.escape(f"{path}, line 2: cannot be read ({why})")):
+            read(path)

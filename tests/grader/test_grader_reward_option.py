@@ -37,6 +37,7 @@ def test_keys_without_a_name_leave_the_profile_open() -> None:
             "binary,speed=1",
             "'speed=1' is not key=value with one of structural, type_check, compile, tests, min_code_lines",
         ),
+        ("binary,weights.test=1", "shown_assert_weight (did you mean tests?)"),
         ("binary,num_graders=1", "is not key=value with one of"),
         ("binary,seed-5-20-10-65", "is not key=value"),
         ("binary,tests=much", "tests=much: Input should be a valid number"),
