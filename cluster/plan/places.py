@@ -1,7 +1,8 @@
 """Who goes where, and whether it fits: a plan made from the configuration and the machines, before anything starts."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 
 from cluster.config import Config
@@ -12,7 +13,9 @@ from cluster.plan.memory import Memory, SamplerMemory, learner_memory, sampler_m
 from cluster.plan.model_shape import ModelShape
 from cluster.plan.pace import Pace, pace
 from cluster.types import ResourcesError
+from grader.settings import GraderSettings
 from rollout.model import check_split
+from rollout.settings import RolloutSettings
 
 ROUNDING = 1e-6  # so that 0.1 + 0.2 fits into 0.3
 FEW_SEQUENCES = 0.5  # of max_concurrent_requests; with less cache than for these an engine is far from its best
@@ -27,6 +30,7 @@ class Seats:
     cpus: float
     gpus: list[float]  # left of each
     on_gpus: list[list[str]] = field(default_factory=list)
+    num_samplers: int = 0
     num_graders: int = 0
     others: list[str] = field(default_factory=list)  # that take no GPU, but for graders
 
@@ -73,7 +77,9 @@ def make_plan(config: Config, shape: ModelShape, machines: Sequence[Machine]) ->
     placed = place(config, totals(machines))
     seats = _seat(placed, machines)
     on_gpus = _on_gpus(placed, shape, machines)
-    advice = [] if on_gpus is None else [*_memory_advice(placed, on_gpus), *_pace_advice(placed, on_gpus.pace)]
+    advice = _growth_advice(placed, seats)
+    if on_gpus is not None:
+        advice += [*_memory_advice(placed, on_gpus), *_pace_advice(placed, on_gpus.pace)]
     return Plan(config=placed, seats=seats, on_gpus=on_gpus, advice=advice)
 
 
@@ -92,34 +98,39 @@ def _seat(config: Config, machines: Sequence[Machine]) -> list[Seats]:
     ranks = ["learner"] if learner.num_ranks == 1 else [f"learner {rank}" for rank in range(learner.num_ranks)]
     for name in ranks:
         _place(seats, name, learner.cpus, learner.gpus)
-    for number in range(rollout.num_samplers):
-        try:
-            _place(
-                seats,
-                f"sampler {number}",
-                rollout.cpus_per_sampler,
-                rollout.gpus_per_sampler,
-                num_gpus=rollout.tensor_parallel_size,
-            )
-        except ResourcesError:
-            if number < rollout.floor:
-                raise
-            break  # the others start where room comes to be
-    for number in range(grader.num_graders):
-        # Evenly over the machines without a GPU; Ray, too, keeps what needs none away from the others while it can.
-        free = sorted(seats, key=lambda seat: (seat.machine.num_gpus > 0, -seat.cpus))
-        seat = next((seat for seat in free if seat.take(grader.cpus_per_grader, 0.0) is not None), None)
-        if seat is not None:
-            seat.num_graders += 1
-        elif number < grader.floor:
-            raise _no_place(seats, f"grader {number}", grader.cpus_per_grader, 0.0)
-        else:
-            break
+    _fill(range(rollout.num_samplers), lambda number: _place_sampler(seats, rollout, number), floor=rollout.floor)
+    _fill(range(grader.num_graders), lambda number: _place_grader(seats, grader, number), floor=grader.floor)
     return seats
 
 
-def _place(seats: Sequence[Seats], name: str, cpus: float, gpu: float, *, num_gpus: int = 1) -> None:
-    """Place one part on the first machine that has room for it, and put its name down there."""
+def _fill(numbers: range, place_one: Callable[[int], None], *, floor: int = 0) -> None:
+    """Place parts until one has no place. Raises ResourcesError below ``floor``; those above it start when there is room."""
+    for number in numbers:
+        try:
+            place_one(number)
+        except ResourcesError:
+            if number < floor:
+                raise
+            return
+
+
+def _place_sampler(seats: Sequence[Seats], rollout: RolloutSettings, number: int) -> None:
+    ranks = rollout.tensor_parallel_size
+    seat = _place(seats, f"sampler {number}", rollout.cpus_per_sampler, rollout.gpus_per_sampler, num_gpus=ranks)
+    seat.num_samplers += 1
+
+
+def _place_grader(seats: Sequence[Seats], grader: GraderSettings, number: int) -> None:
+    """Evenly over the machines without a GPU; Ray, too, keeps what needs none away from the others while it can."""
+    free = sorted(seats, key=lambda seat: (seat.machine.num_gpus > 0, -seat.cpus))
+    seat = next((seat for seat in free if seat.take(grader.cpus_per_grader, 0.0) is not None), None)
+    if seat is None:
+        raise _no_place(seats, f"grader {number}", grader.cpus_per_grader, 0.0)
+    seat.num_graders += 1
+
+
+def _place(seats: Sequence[Seats], name: str, cpus: float, gpu: float, *, num_gpus: int = 1) -> Seats:
+    """Place one part on the first machine that has room for it, and put its name down there; returns that machine."""
     for seat in seats:
         on_gpus = seat.take(cpus, gpu, num_gpus)
         if on_gpus is None:
@@ -128,7 +139,7 @@ def _place(seats: Sequence[Seats], name: str, cpus: float, gpu: float, *, num_gp
             seat.on_gpus[number].append(name if gpu == 1 else f"{name} ({gpu:g})")
         if not on_gpus:
             seat.others.append(name)
-        return
+        return seat
     raise _no_place(seats, name, cpus, gpu * num_gpus if gpu else 0.0)
 
 
@@ -183,6 +194,25 @@ def _smallest(plan: GpuPlan) -> str:
 
 def _sum(memory: Memory) -> str:
     return " + ".join(f"{name} {gib:.1f}" for name, gib in memory.parts.items()) + f" = {memory.total:.1f} GiB"
+
+
+def _growth_advice(config: Config, seats: Sequence[Seats]) -> list[str]:
+    """How much of what samplers or graders may grow to has a place on these machines, beside all that starts there."""
+    rollout, grader = config.rollout, config.grader
+    grown = deepcopy(seats)
+    num_samplers, num_graders = sum(seat.num_samplers for seat in seats), sum(seat.num_graders for seat in seats)
+    _fill(range(num_samplers, rollout.ceiling), lambda number: _place_sampler(grown, rollout, number))
+    advice = _growth("sampler", "rollout.max_samplers", rollout.max_samplers, sum(seat.num_samplers for seat in grown))
+    grown = deepcopy(seats)
+    _fill(range(num_graders, grader.ceiling), lambda number: _place_grader(grown, grader, number))
+    return advice + _growth("grader", "grader.max_graders", grader.max_graders, sum(seat.num_graders for seat in grown))
+
+
+def _growth(part: str, key: str, wanted: int | None, fitting: int) -> list[str]:
+    if wanted is None:
+        return []
+    rest = "" if fitting == wanted else " at most; more start where machines join"
+    return [f"{key}={wanted}: there is room for {count(fitting, part)}{rest}."]
 
 
 def _memory_advice(config: Config, plan: GpuPlan) -> list[str]:

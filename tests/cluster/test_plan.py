@@ -179,6 +179,26 @@ def test_samplers_beyond_the_least_number_need_no_place():
         make_plan(config_of(CLUSTER, "num_samplers=8", "min_samplers=3", "max_samplers=8"), SHAPE, machines)
 
 
+def test_a_plan_says_how_much_of_what_may_grow_has_room_and_never_takes_that_from_what_starts():
+    bounds = (
+        "num_samplers=1",
+        "max_samplers=9",
+        "num_graders=2",
+        "max_graders=6",
+        "gpus_per_sampler=0",
+        "learner.gpus=0",
+    )
+    sizes = ("cpus_per_sampler=2", "cpus_per_grader=1", "learner.cpus=1")
+    small = make_plan(config_of(None, *bounds, *sizes), SHAPE, [Machine(name="a", cpus=9, num_gpus=0, gpu=None)])
+    assert [line for line in small.advice if "max_" in line] == [
+        "rollout.max_samplers=9: there is room for 3 samplers at most; more start where machines join.",
+        "grader.max_graders=6: there is room for 6 graders.",
+    ]
+    exact = make_plan(config_of(None, *bounds, *sizes), SHAPE, [Machine(name="a", cpus=5, num_gpus=0, gpu=None)])
+    assert "room for 1 sampler at most" in exact.advice[0]
+    assert "room for 2 graders at most" in exact.advice[1]
+
+
 def test_parts_that_fit_in_sum_but_on_no_machine_are_refused_with_what_is_left():
     machines = parse_machines(["cpus=2,count=4"])
     with pytest.raises(ResourcesError, match=r"learner needs 4 CPU and 0 GPU on one machine.*machine 1: 2 CPU"):
