@@ -302,6 +302,10 @@ ENVIRONMENT = {
 }
 
 
+# What cluster/placement.py works out from the GPUs that there are, where nobody sets it.
+FILLED_IN = ("rollout.gpus_per_sampler", "rollout.gpu_memory_utilization", "learner.gpus")
+
+
 # Keys that other trainers have and that would do harm here.
 REFUSED = {
     f"rollout.{name}": "completions that are trained are sampled from the whole distribution. Where a tail is cut off, what the "
@@ -333,7 +337,10 @@ def parse_override(override: str) -> tuple[str, Any]:
     key, separator, text = override.partition("=")
     if not separator:
         raise ConfigError(f"{override!r} is not an override: write key=value, for example rollout.temperature=1.1")
-    return resolve_key(key.strip()), _parse_yaml(text, override)
+    resolved = resolve_key(key.strip())
+    if _is_text(resolved) and text.strip().lower() not in ("", "~", "null") and text.strip()[0] not in "\"'":
+        return resolved, text.strip()  # a name such as 1.10 or 2026-11-22 is no number and no date
+    return resolved, _parse_yaml(text, override)
 
 
 def validate(tree: Mapping[str, Any]) -> Config:
@@ -350,8 +357,16 @@ def flatten(config: BaseModel) -> dict[str, Any]:
 
 
 def dump_yaml(config: Config) -> str:
-    """The resolved configuration as YAML that load_config reads back."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    """The resolved configuration as YAML that load_config reads back.
+
+    What the cluster fills in where nobody sets it is left out then: it is to be filled in again wherever the run goes on.
+    """
+    tree = config.model_dump(mode="json")
+    for key in FILLED_IN:
+        section, name = key.split(".")
+        if name not in getattr(config, section).model_fields_set:
+            del tree[section][name]
+    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
 
 
 def keys() -> Iterator[str]:
@@ -390,6 +405,11 @@ def resolve_key(key: str) -> str:
     near += [candidate for candidate in known if candidate.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
     hint = f"; did you mean {', '.join(dict.fromkeys(near))}?" if near else ""
     raise ConfigError(f"unknown key {key!r}{hint}")
+
+
+def _is_text(key: str) -> bool:
+    """Whether the value of a dotted key is a text or a path, and nothing else."""
+    return dict(_fields(Config))[key].annotation in (str, str | None, Path, Path | None)
 
 
 def _fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:

@@ -341,7 +341,8 @@ class Driver:
         self._records.group_dropped(dropped, self._progress.step)
         if dropped.fate is Fate.FILTERED and self._buffer.gave_up_filtering:
             self._records.filtering_gave_up(self._progress.step)
-        if dropped.reason in TOO_OLD:  # before the next policy, who took the slot would be as old
+        # Before the next policy, who took the slot would be as old; after it, nobody else would give the slot back.
+        if dropped.reason in TOO_OLD and self._slots.next_version > self._slots.published:
             self._num_held_slots += 1
         else:
             await self._slots.release(dropped=1)

@@ -87,6 +87,7 @@ def summarize(groups: Sequence[Group], name: str) -> dict[str, Any]:
         "solved_once": sum(solved) / len(solved),
         "num_problems": len(graded),
         "num_completions": len(grades),
+        "num_lost_problems": len(groups) - len(graded),
         "num_ungradable": sum(len(group.completions) for group in groups) - len(grades),
         **verdict_shares(grades),
         **{f"reward_{term}": statistics.fmean(getattr(grade.terms, term) for grade in grades) for term in TERMS},
@@ -94,6 +95,16 @@ def summarize(groups: Sequence[Group], name: str) -> dict[str, Any]:
         "by_difficulty": _by_difficulty(problems),
         "by_problem": problems,
     }
+
+
+def warning_of_lost(results: Mapping[str, Any]) -> str | None:
+    """What to say where samplers or graders failed at problems, so that the figures are of the others alone."""
+    lost, measured = results["num_lost_problems"], results["num_problems"]
+    return (
+        f"{results['name']}: {lost} of {lost + measured} problems could not be measured; the figures are of the others"
+        if lost
+        else None
+    )
 
 
 def by_problem(groups: Sequence[Group]) -> list[dict[str, Any]]:

@@ -49,8 +49,14 @@ def read_learning_log(lines: Iterable[str]) -> Iterator[dict[str, float]]:
     step = 0
     for line in lines:
         found = _LINE.fullmatch(line.strip())
-        if found:
-            step += 1
-            figures = dict(zip(_NAMES, map(float, found.groups()), strict=True))
-            del figures["syntax_reward"]  # the same mean once more
-            yield {"step": float(step), **figures}
+        try:
+            figures = dict(zip(_NAMES, map(float, found.groups()), strict=True)) if found else {}
+        except ValueError:  # 1.2.3 looks like a number, and is none
+            continue
+        if not math.isfinite(figures.get("epoch", math.nan)):
+            continue
+        step += 1
+        del figures["syntax_reward"]  # the same mean once more
+        if math.isnan(figures["entropy"]):  # which not every trainer measures
+            del figures["entropy"]
+        yield {"step": float(step), **figures}

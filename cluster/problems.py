@@ -81,6 +81,9 @@ def read_row(row: Mapping[str, Any]) -> Problem:
     for field in REQUIRED:
         if values[field] is None:
             raise ValueError(f"no {field}" + (f" (id {values['id']!r})" if values["id"] else ""))
+    for field, value in values.items():
+        if any("\ud800" <= character <= "\udfff" for character in str(value)):
+            raise ValueError(f"the {field} of {values['id']!r} holds half of a surrogate pair, which is no character")
     tests = str(values["tests"])
     if "assert" not in tests:
         raise ValueError(f"the tests of {values['id']!r} hold no assert")

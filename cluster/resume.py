@@ -1,5 +1,6 @@
 """``caravan train --resume RUN``: the configuration of a run once more, with what may change on the way, its length included."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ def resumed_config(run: Path, overrides: Sequence[str]) -> Config:
         raise RunFolderError(f"{run} is not the folder of a run: it has no config.yaml")
     parsed = {override: parse_override(override) for override in overrides}
     moved = [override for override, (key, _) in parsed.items() if says_where(key)]
-    place = [f"run.folder={run.resolve().parent}", f"run.name={run.resolve().name}"]
+    place = [f"run.folder={json.dumps(str(run.resolve().parent))}", f"run.name={json.dumps(run.resolve().name)}"]
     config = load_config(folder.config, [*place, *moved], environment={})
     wanted = {key: value for key, value in parsed.values() if not says_where(key)}
     if not wanted:
@@ -46,7 +47,7 @@ def resumed_config(run: Path, overrides: Sequence[str]) -> Config:
         return config
     done = step_of(checkpoint)
     branch = {"from_step": done, "set": changes}
-    branched = validate({**config.model_dump(), "branches": [*config.branches, branch]})
+    branched = validate({**config.model_dump(exclude_unset=True), "branches": [*config.branches, branch]})
     if length:
         _check_long_enough(branched, folder, done)
     return branched

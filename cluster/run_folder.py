@@ -72,7 +72,7 @@ NEEDED: Mapping[str, Mapping[str, type]] = {
     "metrics.jsonl": {"step": float, "epoch": float},
     "publishes.jsonl": {"step": float},
     "phases.jsonl": {"step": float, "set": dict},
-    "health.jsonl": {"step": float},
+    "health.jsonl": {"step": float, "rule": str},
     "evaluation.jsonl": {
         "name": str,
         "step": float,
@@ -249,13 +249,9 @@ class RunFolder:
 
     def rows(self, path: Path, *, missing_ok: bool = False) -> list[dict[str, Any]]:
         """The objects of one of the run's JSONL files; RunFolderError where it cannot be read."""
-        if missing_ok and not path.exists():
-            return []
-        try:
-            lines = _lines(path)
-        except (OSError, ValueError) as error:
-            raise RunFolderError(f"{path} cannot be read ({error})") from None
-        return [_row(path, number, line) for number, line in enumerate(lines, start=1)]
+        if not missing_ok and not path.exists():
+            raise RunFolderError(f"{path} cannot be read: there is no such file")
+        return list(whole_rows(path))
 
     def rollout_files(self, step: int | None = None) -> list[Path]:
         """The files of rollouts so far, or those of one step, in the order in which they were written."""
@@ -343,7 +339,11 @@ def whole_rows(path: Path) -> Iterator[dict[str, Any]]:
     """
     if not path.is_file():
         return
-    with path.open("rb") as file:
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise RunFolderError(f"{path} cannot be read ({error.strerror})") from None
+    with file:
         for number, line in enumerate(file, start=1):
             if not line.endswith(b"\n"):
                 return
@@ -366,7 +366,8 @@ def _row(path: Path, number: int, line: str | bytes) -> dict[str, Any]:
 
 def _lines(path: Path) -> list[str]:
     """The lines of a file. Only a newline ends one: a completion may hold what else str.splitlines would cut at (U+2028, ...)."""
-    *lines, last = path.read_text(encoding="utf-8").split("\n")
+    # What was cut short by a full disk may end within a character.
+    *lines, last = path.read_text(encoding="utf-8", errors="replace").split("\n")
     return [*lines, last] if last else lines
 
 

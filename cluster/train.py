@@ -12,7 +12,7 @@ from cluster.config import Config
 from cluster.console import View, evaluation_table
 from cluster.curve import draw_curve
 from cluster.driver import Driver
-from cluster.evaluation import attempt_all, evaluation_sampling, summarize
+from cluster.evaluation import attempt_all, evaluation_sampling, summarize, warning_of_lost
 from cluster.gauges import Gauges
 from cluster.health.command import EXIT_CODES
 from cluster.health.judging import Finding
@@ -40,7 +40,7 @@ from cluster.submit.lasting import is_job, require_lasting
 from cluster.trackers import Figures, Show, tracking
 from cluster.types import CaravanError, ConfigError, GraderPool, RunFolderError, SamplerPool
 from grader.toolchain import prepare_toolchain
-from learner.checkpoints import best_step, mark_best, newest_checkpoint, step_of
+from learner.checkpoints import best_step, forget_best_after, mark_best, newest_checkpoint, step_of
 from learner.plan import LearnerPlan
 from rollout.model import check_split
 
@@ -170,6 +170,7 @@ class Training:
                 policy = await learner_start
                 progress = folder.load_progress(policy.number if policy else 0)
                 folder.forget_after(progress.step)
+                forget_best_after(folder.checkpoints, progress.step)
                 folder.keep_config()
                 if progress.step < self._max_steps:
                     folder.reopen(progress.step)
@@ -256,7 +257,7 @@ class Training:
     def _mark_best(self) -> None:
         """Have the checkpoint that was measured last be kept where it is the best so far."""
         last = self._folder.evaluations()[-1:]
-        if last and self._config.evaluation.at_checkpoints:
+        if last and self._config.evaluation.at_checkpoints and not last[0].get("num_lost_problems"):
             step, reward = last[0]["step"], last[0]["reward"]
             with self._folder.explained(self._folder.checkpoints):
                 if mark_best(self._folder.checkpoints, step, reward):
@@ -280,6 +281,8 @@ class Training:
                 on_done=counter.advance,
             )
         results = {"step": step, **summarize(groups, name)}
+        if warning := warning_of_lost(results):
+            self._view.warn(warning)
         self._folder.append_json(self._folder.evaluation, results)
         measured = ("reward", "pass_rate", "solved_once")
         self._show({"step": step, **{f"held_out/{figure}": results[figure] for figure in measured}})

@@ -10,7 +10,7 @@ from rich.syntax import Syntax
 
 from cluster.config import Config
 from cluster.console import View, difficulty_table, evaluation_table, output
-from cluster.evaluation import attempt_all, evaluation_sampling, summarize
+from cluster.evaluation import attempt_all, evaluation_sampling, summarize, warning_of_lost
 from cluster.placement import place, ray_cluster
 from cluster.session import Interruption, Material, load_material, load_usable, read_adapter, samplers_and_graders
 from cluster.types import DatasetError, Group, Problem, RunFolderError
@@ -48,6 +48,8 @@ async def evaluate(
         problems = _chosen(material, on)[: config.evaluation.num_problems]
         groups = await _attempt(placed, view, material, problems, config.evaluation.completions_per_problem, name)
     result = summarize(groups, name)
+    if warning := warning_of_lost(result):
+        view.warn(warning)
     console = output()
     console.print(evaluation_table([result], f"{config.data.dataset}: {on} problems"))
     if len(result["by_difficulty"]) > 1:

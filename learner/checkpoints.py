@@ -41,6 +41,13 @@ def mark_best(root: Path, step: int, reward: float) -> bool:
     return True
 
 
+def forget_best_after(root: Path, step: int) -> None:
+    """Forget which checkpoint was measured best where it is of a later step, which will be done anew. Raises LearnerError."""
+    best = _best(root)
+    if best and best[0] > step:
+        (root / BEST).unlink()
+
+
 def write_checkpoint(root: Path, step: int, write: Callable[[Path], None], *, keep: int) -> Path:
     """Have ``write`` fill a folder and publish it as the checkpoint of ``step``; keep the newest ``keep`` and the best one.
 

@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import ray
 
-from cluster.types import Group, PolicyVersion, StepReport
+from cluster.types import Group, LearnerError, PolicyVersion, StepReport
 from learner.checkpoints import read_files, step_of, write_files
 from learner.plan import LearnerPlan
 from learner.quiet import hush
@@ -34,6 +34,7 @@ class LearnerActor:
         self._settings = settings
         self._scratch = Path(tempfile.gettempdir()) / f"caravan-learner-{os.getpid()}-{uuid4().hex}"
         self._plan = replace(plan, checkpoints_dir=self._scratch)
+        self._kept_in = plan.checkpoints_dir  # of the run, at the driver
         self._number = number
         self._host: str = ray.util.get_node_ip_address()
         self._meeting: Any = None  # that rank 0 keeps open
@@ -66,7 +67,10 @@ class LearnerActor:
             if checkpoint is not None:
                 step, files = checkpoint
                 write_files(files, self._scratch / f"checkpoint-{step}")
-            policy: PolicyVersion | None = self._worker.start()
+            try:
+                policy: PolicyVersion | None = self._worker.start()
+            except LearnerError as error:  # of a checkpoint, whose copy here is of no use to who reads it
+                raise LearnerError(str(error).replace(str(self._scratch), str(self._kept_in))) from error
         return policy if self._number == 0 else None
 
     def step(self, groups: Sequence[Group], in_force: Mapping[str, Any]) -> tuple[PolicyVersion, StepReport] | None:

@@ -18,7 +18,7 @@ def serve(run: Path, host: str, port: int) -> int:
     from cluster.dashboard.server import application
 
     config = uvicorn.Config(
-        application(run), log_level="warning", access_log=False, timeout_graceful_shutdown=10, server_header=False
+        application(run, host), log_level="warning", access_log=False, timeout_graceful_shutdown=10, server_header=False
     )
     port = listening.getsockname()[1]
     print(f"http://{f'[{host}]' if ':' in host else host}:{port}/", flush=True)
@@ -51,9 +51,10 @@ def listen(host: str, port: int) -> socket.socket:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
         listening.listen()
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "no name of a machine"
         raise ConfigError(
-            f"cannot listen on port {port} of {host} ({error.strerror}); choose another with --port, or --port 0 for any"
+            f"cannot listen on port {port} of {host} ({why}); choose another with --port, or --port 0 for any"
         ) from None
     return listening
 

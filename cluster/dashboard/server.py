@@ -191,8 +191,8 @@ class Dashboard:
         return HTMLResponse(html, status_code=status)
 
 
-def application(run: Path) -> FastAPI:
-    """The dashboard of a run as an application; reading begins when it is started."""
+def application(run: Path, host: str = "localhost") -> FastAPI:
+    """The dashboard of a run as an application that goes by this name too; reading begins when it is started."""
     dashboard = Dashboard(run)
 
     @asynccontextmanager
@@ -203,7 +203,7 @@ def application(run: Path) -> FastAPI:
 
     app = FastAPI(title="Caravan", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     app.add_middleware(GZipMiddleware, minimum_size=1000, compresslevel=4)
-    app.add_middleware(Guard)
+    app.add_middleware(Guard, host=host)
     app.add_api_route("/", dashboard.overview, methods=["GET", "HEAD"], response_class=HTMLResponse)
     app.add_api_route("/completions", dashboard.completions, methods=["GET", "HEAD"], response_class=HTMLResponse)
     app.add_api_route("/group", dashboard.group, methods=["GET", "HEAD"], response_class=HTMLResponse)
@@ -224,9 +224,9 @@ class Guard:
     A page from elsewhere may give its own name this machine's address, and would then read what is served here.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, host: str) -> None:
         self._app = app
-        self._own_names = {"localhost", socket.gethostname().lower(), socket.getfqdn().lower()}
+        self._own_names = {"localhost", host.lower(), socket.gethostname().lower(), socket.getfqdn().lower()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""

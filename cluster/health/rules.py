@@ -98,7 +98,8 @@ def numbers(history: History) -> Judgement:
     if not history.steps:
         return NO_DATA
     for row in history.steps[-LEVEL_STEPS:]:
-        bad = [name for name in ("loss", "grad_norm", "reward", "entropy") if not math.isfinite(row.get(name, 0.0))]
+        figures = {name: row.get(name) for name in ("loss", "grad_norm", "reward", "entropy")}
+        bad = [name for name, value in figures.items() if isinstance(value, float) and not math.isfinite(value)]
         if bad and row["step"] > history.changed_at:
             return judged(
                 Health.STOP,

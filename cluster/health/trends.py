@@ -12,6 +12,7 @@ from cluster.health.rules import (
     is_due,
     judged,
 )
+from cluster.metrics import is_finite
 
 WIDE_GAP = 0.20
 
@@ -33,7 +34,7 @@ def reward_trend(history: History) -> Judgement:
 def kl_dominates(history: History) -> Judgement:
     """The loss falls because the policy stays near the base model, while it earns less."""
     coefficient = history.settings.get("learner.kl_coefficient")
-    if coefficient is None:
+    if not is_finite(coefficient):  # unknown, or of another trainer
         return NO_DATA
     if not coefficient:
         return judged(Health.OK, "there is no KL term", "")

@@ -77,14 +77,15 @@ def rewards(axes: Any, drawn: Drawn) -> None:
 
 def outcomes(axes: Any, drawn: Drawn) -> None:
     """Shares of the verdicts, stacked."""
-    names = [verdict for verdict in VERDICT_COLOURS if any(row.get(f"verdict_{verdict}") for row in drawn.rows)]
-    columns = {verdict: thinned(drawn.rows, f"verdict_{verdict}") for verdict in names}
-    steps = next(iter(columns.values()))[0]
+    columns = _columns(drawn, [f"verdict_{verdict}" for verdict in VERDICT_COLOURS], needs="verdict_passed")
+    of_verdicts = dict(zip(VERDICT_COLOURS, columns, strict=True))
+    shown = {verdict: values for verdict, (_, values) in of_verdicts.items() if any(values)}
+    shown = shown or {Verdict.PASSED: of_verdicts[Verdict.PASSED][1]}
     axes.stackplot(
-        steps,
-        *(values for _, values in columns.values()),
-        labels=[verdict.replace("_", " ") for verdict in names],
-        colors=[VERDICT_COLOURS[verdict] for verdict in names],
+        columns[0][0],
+        *shown.values(),
+        labels=[verdict.replace("_", " ") for verdict in shown],
+        colors=[VERDICT_COLOURS[verdict] for verdict in shown],
     )
     axes.set_ylim(0, 1)
     axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.01, 1.0))
@@ -92,7 +93,7 @@ def outcomes(axes: Any, drawn: Drawn) -> None:
 
 def reward_histogram(axes: Any, drawn: Drawn) -> None:
     """How the rewards are spread over 0 to 1, step by step."""
-    columns = [thinned(drawn.rows, f"reward_histogram/{tenth}") for tenth in range(10)]
+    columns = _columns(drawn, [f"reward_histogram/{tenth}" for tenth in range(10)], needs="reward_histogram/0")
     steps = columns[0][0]
     image = axes.imshow(
         [values for _, values in columns],
@@ -258,6 +259,16 @@ def _figure(
                 figure.set_layout_engine("none")  # it stands now; to lay it out again takes longer than to draw it
         finally:
             plt.close(figure)
+
+
+def _columns(drawn: Drawn, names: Sequence[str], *, needs: str) -> list[tuple[list[float], list[float]]]:
+    """Steps and values of figures that belong together, of the steps that have ``needs``; another that one lacks is 0 there."""
+    filled = [
+        {"step": row["step"], **{name: row[name] if is_finite(row.get(name)) else 0.0 for name in names}}
+        for row in drawn.rows
+        if is_finite(row.get(needs))
+    ]
+    return [thinned(filled, name) for name in names]
 
 
 def thinned(rows: Sequence[Row], name: str) -> tuple[list[float], list[float]]:

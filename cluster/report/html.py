@@ -41,7 +41,11 @@ summary { cursor: pointer; margin: 10px 0; }
 """
 CODE_STYLE = HtmlFormatter(style="default").get_style_defs("pre")
 
-_UNSEEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\U000e0000-\U000e007f]"
+)
+LONGEST_LINE = 1000
+"""Characters. Longer lines are no programs, and the lexer's expressions take time with the square of their length."""
 _FORMATTER = HtmlFormatter(nowrap=True)
 
 Pictures = Mapping[str, tuple[str, bytes]]  # name -> (title, SVG)
@@ -82,6 +86,8 @@ def code(program: str) -> str:
 
 def code_lines(program: str) -> list[str]:
     """The lines of an OCaml program with colours, each HTML that stands for itself."""
+    if max(map(len, program.split("\n"))) > LONGEST_LINE:
+        return text(program).split("\n")
     marked: str = highlight(_UNSEEN.sub("\ufffd", program), OcamlLexer(stripnl=False, ensurenl=False), _FORMATTER)
     return marked.removesuffix("\n").split("\n")
 

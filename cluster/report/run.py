@@ -84,7 +84,9 @@ def gather(run: Path, ledger: Ledger | None = None) -> RunReport:
 
 def _changes(folder: RunFolder) -> list[Change]:
     """What changed after which step; the many steps of a ramp are one change, at its beginning."""
-    reasons = {row["step"]: f"{row['rule']}: {row['evidence']}" for row in whole_rows(folder.health) if "set" in row}
+    reasons = {
+        row["step"]: f"{row['rule']}: {row.get('evidence', '')}" for row in whole_rows(folder.health) if "set" in row
+    }
     found: list[Change] = []
     before = None
     for row in whole_rows(folder.phases):

@@ -99,8 +99,14 @@ def follow(client: Any, job: str, view: View) -> int:
         raise ResourcesError(
             f"the log of {job} broke off, and the job goes on: follow it with {ray_job('logs --follow', client, job)}"
         )
-    view.say(f"{job}: {str(info.status.value).lower()}")
+    view.say(f"{job}: {ended_by(info) if info.driver_exit_code is None else str(info.status.value).lower()}")
     return exit_code(str(info.status.value), info.driver_exit_code)
+
+
+def ended_by(info: Any) -> str:
+    """How a job ended that Ray ended, or never began, and what Ray says of the reason."""
+    status = str(info.status.value).lower()
+    return f"{status} ({' '.join(info.message.split())})" if info.message else status
 
 
 def exit_code(status: str, of_the_driver: int | None) -> int:

@@ -11,7 +11,7 @@ import yaml
 from cluster.config import ENVIRONMENT, load_config
 from cluster.console import View
 from cluster.submit.checks import PREFIX, REFUSED
-from cluster.submit.client import connect, ended, first_line, follow, ray_job
+from cluster.submit.client import connect, ended, ended_by, first_line, follow, ray_job
 from cluster.submit.lasting import require_lasting
 from cluster.types import ConfigError, ResourcesError
 
@@ -33,7 +33,7 @@ def submit_and_report(config_file: Path, settings: Sequence[str], *, address: st
     client, view = connect(address), View()
     view.say(f"the cluster at {client.get_address()} answers")
     with view.phase("asking its nodes"):
-        _check(client, arguments, environment, view)
+        check(client, arguments, environment, view)
     job = _submit(client, f"caravan train -c {arguments}", environment)
     for what, verb in (("log", "logs --follow"), ("to stop it, with a checkpoint", "stop")):
         view.say(f"{job}, {what}: {ray_job(verb, client, job)}")
@@ -78,7 +78,7 @@ def _submit(client: Any, entrypoint: str, environment: Mapping[str, Any]) -> str
         ) from error
 
 
-def _check(client: Any, arguments: str, environment: Mapping[str, Any], view: View) -> None:
+def check(client: Any, arguments: str, environment: Mapping[str, Any], view: View) -> None:
     """Print what the cluster says of the run; raises ResourcesError where it is refused."""
     job = _submit(client, f"python -m cluster.submit.checks {arguments}", environment)
     try:
@@ -99,9 +99,13 @@ def _check(client: Any, arguments: str, environment: Mapping[str, Any], view: Vi
             print(line)
     if refusals:
         raise ResourcesError("the cluster cannot hold this run\n" + "\n".join(f"- {line}" for line in refusals))
-    if exit_status := info.driver_exit_code:
+    if info.status.value == "SUCCEEDED":
+        return
+    if log.strip():
         view.say(log.strip())
-        raise ResourcesError(
-            f"Caravan does not start on the head of the cluster (status {exit_status}, see above): its Ray has to be started "
-            "with Caravan's .venv/bin first on PATH"
-        )
+    if info.status.value != "FAILED" or info.driver_exit_code is None:  # Ray, or somebody, ended it
+        raise ResourcesError(f"the cluster's nodes could not be asked: {job} {ended_by(info)}")
+    raise ResourcesError(
+        f"Caravan does not start on the head of the cluster (status {info.driver_exit_code}, see above): its Ray has to be "
+        "started with Caravan's .venv/bin first on PATH"
+    )

@@ -69,7 +69,7 @@ def test_the_end_of_a_key_is_enough_where_it_is_unambiguous() -> None:
         (["rollout.temprature=1"], "unknown key 'rollout.temprature'; did you mean rollout.temperature"),
         (["nonsense=1"], "unknown key 'nonsense'"),
         (["rollout.temperature"], "write key=value"),
-        (["model.path=["], "model.path=[ is not YAML"),
+        (["rollout.stop=["], "rollout.stop=[ is not YAML"),
         (["group_size=1"], "group_size=1"),
         (["temperature=-1"], "rollout.temperature=-1"),
         (["temperature=warm"], "rollout.temperature='warm'"),
@@ -134,3 +134,19 @@ def test_every_key_is_explained() -> None:
     explained = explain_keys()
     assert all(f"{key} = " in explained for key in keys())
     assert set(Config.model_fields) == {key.split(".")[0] for key in keys()}
+
+
+@pytest.mark.parametrize(
+    ("override", "name"),
+    [
+        ("run.name=1.10", "1.10"),
+        ("run.name=2026-11-22", "2026-11-22"),
+        ("run.name=yes", "yes"),
+        ("run.name=007", "007"),
+        ('run.name="1.10"', "1.10"),
+        ("run.name=null", None),
+        ("run.name=", None),
+    ],
+)
+def test_a_text_on_the_command_line_is_what_it_says(override, name):
+    assert load_config(None, [override], environment={}).run.name == name

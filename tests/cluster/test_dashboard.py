@@ -240,6 +240,14 @@ def test_what_cannot_be_served_is_said_in_a_line(
     said = capsys.readouterr().err
     assert f"port {port} of 127.0.0.1" in said
     assert said.count("\n") == 1
+    assert main(["dashboard", str(run.folder.path), "--host", "a..b"]) == 2
+    assert "of a..b (no name of a machine)" in capsys.readouterr().err
+
+
+def test_the_name_that_it_was_told_to_listen_on_is_answered_too(run: GrowingRun) -> None:
+    with TestClient(application(run.folder.path, "TrainBox"), base_url="http://trainbox:8642") as client:
+        assert client.get("/").status_code == 200
+        assert client.get("/", headers={"Host": "example.org"}).status_code == 421
 
 
 def test_a_run_without_a_step_is_served_and_nothing_is_written_into_it(tmp_path: Path) -> None:

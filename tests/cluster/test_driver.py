@@ -1,7 +1,8 @@
 """The loop, with fakes beside it: which groups are trained, under which policy, and what becomes of the others."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
@@ -526,3 +527,36 @@ def test_a_run_whose_graders_all_fail_ends_and_says_why(tmp_path: Path) -> None:
         run(driver)
     assert failure.group_contains(CaravanError, match="failed one after another, .*: ungradable: no grader is alive")
     assert {dropped.fate for dropped in records.dropped} == {Fate.FAILED}
+
+
+class SlowToLetGo(FakeSamplerPool):
+    """Groups end, given up or not, later than the next policy comes."""
+
+    async def sample_group(
+        self, request: GroupRequest, started: Callable[[int], None] = lambda _: None
+    ) -> AsyncIterator[Completion]:
+        try:
+            async with aclosing(super().sample_group(request, started)) as completions:
+                async for completion in completions:
+                    yield completion
+        finally:
+            await asyncio.sleep(0.1)
+
+
+@pytest.mark.parametrize("max_staleness", [0, 1])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_group_that_is_given_up_for_its_age_and_ends_after_the_next_policy_keeps_no_slot(
+    max_staleness: int, seed: int
+) -> None:
+    chance, delays = Random(seed), dict[str, float]()
+
+    def delay(request: GroupRequest, index: int) -> float:
+        return delays.setdefault(request.group_id, chance.choice([0.01, 0.02, 0.2, 0.3]))
+
+    records = MemoryRecords()
+    samplers = SlowToLetGo(lambda *_: "n + 1", num_samplers=8, delay_seconds=delay)
+    config = settings("oversampling=2", f"max_staleness={max_staleness}")
+    with TemporaryDirectory() as folder:
+        learner = FakeLearner(checkpoints_dir=Path(folder))
+        run(make_driver(config, samplers=samplers, learner=learner, records=records, num_problems=50))
+    assert len(records.steps) == 4

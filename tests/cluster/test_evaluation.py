@@ -4,7 +4,7 @@ import pytest
 from rich.console import Console
 
 from cluster.console import evaluation_table
-from cluster.evaluation import attempt_all, summarize
+from cluster.evaluation import attempt_all, summarize, warning_of_lost
 from cluster.types import Completion, Grade, Problem, Prompt, Sampling, UngradableError
 from rollout.fake import FakeSamplerPool
 from tests.cluster.made import grade, group, problem
@@ -17,6 +17,13 @@ def test_figures_are_over_completions_and_the_error_over_problems() -> None:
     assert result["pass_rate"] == 0.25
     assert result["solved_once"] == 0.5
     assert (result["num_problems"], result["num_completions"], result["num_ungradable"]) == (2, 4, 2)
+
+
+def test_problems_that_could_not_be_measured_are_counted_and_told() -> None:
+    some = summarize([group([1.0]), group([None]), group([])], "x")
+    assert (some["num_problems"], some["num_lost_problems"]) == (1, 2)
+    assert "2 of 3 problems could not be measured" in str(warning_of_lost(some))
+    assert warning_of_lost(summarize([group([1.0]), group([0.5, None])], "x")) is None
 
 
 def test_an_evaluation_without_a_single_grade_is_no_result() -> None:

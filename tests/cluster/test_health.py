@@ -247,6 +247,16 @@ def test_without_a_kl_term_nothing_is_dominated_by_it() -> None:
     assert health(History(epochs=falling))["kl_dominates"] is Health.NO_DATA
 
 
+def test_figures_that_are_no_numbers_are_not_judged() -> None:
+    falling = [epoch_of(6.0, loss=0.2, reward=0.3), epoch_of(7.0, loss=0.1, reward=0.2)]
+    assert (
+        health(History(epochs=falling, settings={"learner.kl_coefficient": "5e-2"}))["kl_dominates"] is Health.NO_DATA
+    )
+    odd = [{**row, "loss": None, "grad_norm": "low"} for row in steps(10)]
+    assert health(History(steps=odd))["numbers"] is Health.OK
+    assert health(History(steps=[*odd, {**odd[-1], "reward": math.nan}]))["numbers"] is Health.STOP
+
+
 def test_only_complete_epochs_are_epochs() -> None:
     rows = steps(250, per_epoch=100)
     assert [(one.name, one.num_steps, one.first_step) for one in epochs_of(rows)] == [

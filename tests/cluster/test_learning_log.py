@@ -2,6 +2,8 @@
 
 import math
 
+import pytest
+
 from cluster.learning_log import learning_log_line, read_learning_log
 from tests.cluster.made_analyses import FIRST_LOG
 
@@ -22,8 +24,15 @@ def test_what_was_not_measured_is_no_number() -> None:
     )
     (figures,) = read_learning_log([line])
     assert math.isnan(figures["loss"])
+    assert "entropy" not in figures  # which other trainers need not measure
 
 
 def test_other_lines_are_passed_over() -> None:
     header = ["=" * 80, "GRPO Training - Learning Metrics Log", "", "[Epoch 0.28]  loss="]
     assert len(list(read_learning_log([*header, *FIRST_LOG.splitlines()[:2]]))) == 2
+
+
+@pytest.mark.parametrize("epoch", ["nan", "inf", "1.2.3", "."])
+def test_a_line_of_no_epoch_is_passed_over(epoch: str) -> None:
+    line = learning_log_line(1.0, {"reward": 0.5})
+    assert len(list(read_learning_log([line, line.replace("1.00", epoch, 1), line]))) == 2

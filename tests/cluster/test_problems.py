@@ -56,13 +56,15 @@ def test_bad_rows_are_named_and_counted_and_the_others_are_kept(tmp_path: Path) 
             {**ROW, "id": "empty", "tests": " "},
             {**ROW, "id": "x", "tests": "()"},
             {**ROW, "id": ""},
+            {**ROW, "id": "half", "prompt": "\ud83d" + str(ROW["prompt"])},
+            {**ROW, "id": "\ud83d"},
         ],
     )
     loaded = load_problems(str(path))
     assert [one.id for one in loaded.problems] == ["twice"]
-    assert [bad.split(":")[0] for bad in loaded.bad_rows] == [f"row {number}" for number in range(2, 8)]
+    assert [bad.split(":")[0] for bad in loaded.bad_rows] == [f"row {number}" for number in range(2, 10)]
     assert "duplicate id 'twice'" in loaded.bad_rows[0]
-    assert loaded.describe_bad_rows(shown=1).startswith("6 bad rows left out: row 2: duplicate")
+    assert loaded.describe_bad_rows(shown=1).startswith("8 bad rows left out: row 2: duplicate")
 
 
 @pytest.mark.parametrize(

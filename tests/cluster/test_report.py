@@ -1,6 +1,8 @@
 """The report of a run, with completions that would like to do something in the reader's browser."""
 
 import base64
+import json
+import math
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,6 +17,7 @@ from cluster.metrics import step_metrics
 from cluster.progress import Progress
 from cluster.records import RunRecords
 from cluster.report.figures import MAX_POINTS, thinned
+from cluster.report.html import code_lines
 from cluster.report.ledger import read_ledger
 from cluster.report.markdown import plain
 from cluster.report.write import write_report
@@ -200,6 +203,31 @@ def test_long_runs_are_drawn_as_means_of_neighbours() -> None:
     assert len(steps) == MAX_POINTS
     assert set(values) == {0.5}
     assert (steps[0], steps[-1]) == (5.5, 4995.5)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [{"verdict_passed": 0.5, "verdict_wrong": 0.5}, {"verdict_passed": 0.5, "verdict_denied": 0.5}],
+        [{"verdict_passed": 0.0}, {"verdict_passed": 0.0, "verdict_wrong": math.nan}],
+        [{"reward_histogram/0": 1.0}, {"reward_histogram/0": 0.5, "reward_histogram/9": 0.5}, {}],
+        [{"reward": None, "loss": None}],
+    ],
+)
+def test_figures_that_some_steps_lack_keep_no_report_from_being_written(
+    tmp_path: Path, rows: list[dict[str, float]]
+) -> None:
+    lines = (json.dumps({"step": step, "epoch": step / 10, "reward": 0.5, **row}) for step, row in enumerate(rows, 1))
+    (tmp_path / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    assert main(["report", str(tmp_path)]) == 0
+    Page((tmp_path / "report" / "report.html").read_text(encoding="utf-8"))
+
+
+def test_lines_that_no_program_has_are_shown_without_colours_and_nothing_is_hidden() -> None:
+    (digits, after) = code_lines(f"{20_000 * '1'}\n(* <b> \u202e\xad\u061c\U000e0041 *)")
+    assert digits == 20_000 * "1"
+    assert after == f"(* &lt;b&gt; {4 * chr(0xFFFD)} *)"
+    assert "<span" in code_lines("let a = 1")[0]
 
 
 def test_a_run_without_a_step_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

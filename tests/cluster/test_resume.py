@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster.config import Config, load_config
+from cluster.config import Config, load_config, validate
 from cluster.console import View
+from cluster.placement import place
 from cluster.progress import Progress
 from cluster.resume import resumed_config
 from cluster.run_folder import RunFolder
@@ -45,6 +46,44 @@ def test_without_changes_a_run_goes_on_as_it_was_wherever_its_folder_is_now(tmp_
     (tmp_path / "a").rename(tmp_path / "b")
     moved = resumed_config(tmp_path / "b", ["num_samplers=3"])
     assert (moved.run.name, moved.rollout.num_samplers, moved.branches) == ("b", 3, ())
+
+
+@pytest.mark.parametrize("name", ["1.10", "007", "2026-11-22", "2024_11", "on", "null"])
+def test_a_run_is_gone_on_with_in_its_own_folder_whatever_its_name_means_to_yaml(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "My runs #1: all" / name
+    config = validate({"run": {"folder": str(folder.parent), "name": name}})
+    with RunFolder(folder).opened(config):
+        (folder / "checkpoints/checkpoint-20").mkdir()
+    for overrides in ([], ["temperature=1.2"]):
+        resumed = resumed_config(folder, overrides)
+        assert resumed.run.folder / str(resumed.run.name) == folder
+
+
+def test_what_the_cluster_fills_in_is_filled_in_again_where_the_run_goes_on(tmp_path: Path) -> None:
+    one_gpu = {"CPU": 16.0, "GPU": 1.0}
+    fresh = place(started(tmp_path / "a"), one_gpu)
+    assert (fresh.rollout.gpus_per_sampler, fresh.learner.gpus) == (0.5, 0.5)
+    for overrides in ((), ("temperature=1.2",), ()):
+        resumed = place(go_on(tmp_path / "a", *overrides), one_gpu)
+        assert (resumed.rollout, resumed.learner) == (fresh.rollout, fresh.learner)
+    assert place(go_on(tmp_path / "a"), {"CPU": 16.0}).learner.gpus == 0
+    set_by_hand = started(tmp_path / "b", "gpus_per_sampler=0", "learner.gpus=0")
+    assert place(set_by_hand, one_gpu).learner.gpus == place(go_on(tmp_path / "b"), one_gpu).learner.gpus == 0
+
+
+def test_a_line_that_a_crash_cut_short_keeps_nobody_from_going_on(tmp_path: Path) -> None:
+    started(tmp_path / "a")
+    run = RunFolder(tmp_path / "a")
+    run.append_json(run.health, {"step": 20, "rule": "entropy", "evidence": "low"})
+    run.append_json(run.completions, {"step": 20, "completion": "x"})
+    for path in (run.health, run.completions):
+        with path.open("ab") as file:
+            file.write('{"step": 21, "completion": "→'.encode()[:-1])
+    run.learning_log.write_bytes(b"[Epoch 0.28]\n" * 20 + "reward=0.1±".encode()[:-1])
+    assert go_on(tmp_path / "a", "temperature=1.2").branches
+    run.forget_after(20)
+    assert [row["step"] for row in (*run.rows(run.health), *run.rows(run.completions))] == [20, 20]
+    assert run.learning_log.read_text() == "[Epoch 0.28]\n" * 20
 
 
 def test_a_change_holds_from_the_checkpoint_on_and_for_every_further_start(tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ def test_a_completion_may_hold_any_separator(text: str, tmp_path: Path) -> None:
 )
 def test_a_row_that_no_reader_can_use_is_named_with_its_line(tmp_path: Path, name: str, row: object, why: str) -> None:
     folder = RunFolder(tmp_path)
-    good = {"step": 1, "epoch": 0.1, "set": {}, "name": "before"}
+    good = {"step": 1, "epoch": 0.1, "set": {}, "name": "before", "rule": "entropy"}
     good |= dict.fromkeys(("reward", "reward_standard_error", "pass_rate", "solved_once"), 0.5)
     path = tmp_path / name
     path.write_text(f"{json.dumps(good)}\n{json.dumps(row)}\n")

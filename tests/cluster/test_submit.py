@@ -12,7 +12,7 @@ from cluster.config import Config, load_config
 from cluster.console import View
 from cluster.plan.machines import parse_machines
 from cluster.submit.client import connect, exit_code, follow
-from cluster.submit.command import runtime_environment, travelling
+from cluster.submit.command import check, runtime_environment, travelling
 from cluster.submit.lasting import JOB_VARIABLE, is_job, require_lasting
 from cluster.submit.node import NodeFacts, look_around, troubles
 from cluster.types import ConfigError, ResourcesError
@@ -131,9 +131,14 @@ class FakeClient:
     """A job server that has one job: it says its log, and ends in one way."""
 
     def __init__(
-        self, log: list[str | BaseException], status: str = "SUCCEEDED", error: Exception | None = None
+        self,
+        log: list[str | BaseException],
+        status: str = "SUCCEEDED",
+        error: Exception | None = None,
+        driver: int | None = 0,
+        message: str = "",
     ) -> None:
-        self._log, self._status, self._error = log, status, error
+        self._log, self._status, self._error, self._driver, self._message = log, status, error, driver, message
 
     def get_address(self) -> str:
         return "http://head:8265"
@@ -147,12 +152,35 @@ class FakeClient:
     def get_job_info(self, job: str) -> SimpleNamespace:
         if self._error:
             raise self._error
-        return SimpleNamespace(status=JobStatus(self._status), driver_exit_code=0)
+        return SimpleNamespace(status=JobStatus(self._status), driver_exit_code=self._driver, message=self._message)
+
+    def submit_job(self, *, entrypoint: str, runtime_env: dict[str, object]) -> str:
+        return "a-job"
+
+    def get_job_logs(self, job: str) -> str:
+        return "".join(text for text in self._log if isinstance(text, str))
 
 
 def test_a_job_is_followed_to_its_end(capsys: pytest.CaptureFixture[str]) -> None:
     assert follow(FakeClient(["step 1/2\n", "step 2/2\n"]), "a-job", View()) == 0
     assert capsys.readouterr().out == "step 1/2\nstep 2/2\n"
+
+
+@pytest.mark.parametrize("status", ["FAILED", "STOPPED"])
+def test_a_check_that_never_ran_is_no_passed_one_and_ray_s_reason_is_told(
+    status: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ended = FakeClient([], status, driver=None, message="runtime_env setup failed:\n  no such file")
+    with pytest.raises(ResourcesError, match=rf"a-job {status.lower()} \(runtime_env setup failed: no such file\)$"):
+        check(ended, "c.yaml", {}, View())
+    follow(ended, "a-job", View())
+    assert f"a-job: {status.lower()} (runtime_env setup failed: no such file)" in capsys.readouterr().err
+
+
+def test_a_check_that_fails_by_itself_is_told_with_its_status_and_a_passed_one_passes() -> None:
+    with pytest.raises(ResourcesError, match=r"does not start on the head of the cluster \(status 127"):
+        check(FakeClient(["caravan: not found\n"], "FAILED", driver=127), "c.yaml", {}, View())
+    check(FakeClient([]), "c.yaml", {}, View())
 
 
 def test_ctrl_c_leaves_the_job_alone_and_says_how_to_stop_it(

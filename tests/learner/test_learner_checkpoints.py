@@ -5,6 +5,7 @@ import pytest
 from cluster.types import LearnerError
 from learner.checkpoints import (
     best_step,
+    forget_best_after,
     mark_best,
     newest_checkpoint,
     read_files,
@@ -45,6 +46,18 @@ def test_the_best_is_kept_beside_the_newest(tmp_path: Path) -> None:
     assert mark_best(tmp_path, 5, 0.7)
     save(tmp_path, 6, keep=1)
     assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-5", "checkpoint-6"]
+
+
+def test_the_best_is_forgotten_with_the_steps_that_are_done_anew(tmp_path: Path) -> None:
+    forget_best_after(tmp_path, 0)
+    for step in (10, 20):
+        save(tmp_path, step)
+    mark_best(tmp_path, 20, 0.5)
+    forget_best_after(tmp_path, 20)
+    assert best_step(tmp_path) == 20
+    forget_best_after(tmp_path, 10)
+    assert best_step(tmp_path) is None
+    assert mark_best(tmp_path, 20, 0.4)
 
 
 def test_a_write_that_fails_leaves_the_earlier_checkpoints_and_nothing_else(tmp_path: Path) -> None:
