@@ -1,7 +1,8 @@
 """What the parts of a run claim of the cluster: whether more of them have room, and the one request to Ray's autoscaler.
 
 The learner has what it has; samplers and graders come and go. More graders leave free what the samplers that are wanted take,
-also while one of those is down; more samplers leave what the learner and the least number of graders take.
+also while one of those is down; more samplers leave what the learner and the least number of graders take. Where there are fewer
+than the least, these come before what else is wanted.
 """
 
 import threading
@@ -13,15 +14,13 @@ from ray.autoscaler.sdk import request_resources
 
 from cluster.config import Config
 from cluster.types import Claim
-from rollout.room import num_that_fit
+from rollout.room import ROUNDING, num_that_fit
 
 Bundle = Mapping[str, float]
 """Resources that one member takes on one machine, by Ray's names."""
 
 PATIENCE_SECONDS = 10.0
 """For which there has to be no room before more is asked for: Ray's books are a little behind what has just ended."""
-
-ROUNDING = 1e-6  # so that 0.1 + 0.2 fits into 0.3
 
 
 class Claims:
@@ -40,11 +39,11 @@ class Claims:
             self, "graders", {"CPU": grader.cpus_per_grader}, wanted=grader.num_graders, least=grader.floor
         )
 
-    def beside(self, pool: "PoolClaim") -> list[Bundle]:
-        """What more members of a pool leave free."""
+    def beside(self, pool: "PoolClaim", *, is_least: bool) -> list[Bundle]:
+        """What more members of a pool leave free; of its least number, ``is_least``, each leaves the least of the others."""
         samplers, graders = self.samplers, self.graders
         if pool is graders:
-            return [*self._ranks, *samplers.bundles(samplers.wanted)]
+            return [*self._ranks, *samplers.bundles(samplers.least if is_least else samplers.wanted)]
         return [*self._ranks, *graders.bundles(graders.least)]
 
     def changed(self, told: str | None) -> None:
@@ -81,17 +80,21 @@ class PoolClaim(Claim):
 
     def left(self, num_present: int) -> int:
         """How many more members fit: on single machines, in all, and of what is free just now."""
+        room, missing = self._room(num_present, is_least=False), self.least - num_present
+        return room if room >= missing else max(room, min(missing, self._room(num_present, is_least=True)))
+
+    def _room(self, num_present: int, *, is_least: bool) -> int:
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         total, free = ray.cluster_resources(), ray.available_resources()
         room = float(num_that_fit(self._bundle, nodes) - num_present)
         for name, amount in self._bundle.items():
-            others = sum(bundle.get(name, 0.0) for bundle in self._claims.beside(self))
+            others = sum(bundle.get(name, 0.0) for bundle in self._claims.beside(self, is_least=is_least))
             reservable = total.get(name, 0.0) - others - num_present * amount
             room = min(room, reservable / amount, free.get(name, 0.0) / amount)
         return max(0, int(room + ROUNDING))
 
-    def want(self, number: int, *, lacking: int) -> None:
-        """Take note of what is wanted, and ask for machines where some have lacked room for PATIENCE_SECONDS."""
+    def want(self, number: int, *, least: int, lacking: int) -> None:
+        """Take note of these numbers, and ask for machines where some members have lacked room for PATIENCE_SECONDS."""
         now = time.monotonic()
         if not lacking:
             self._short_since = None
@@ -99,7 +102,7 @@ class PoolClaim(Claim):
             self._short_since = now
         was_short = self.is_short
         self.is_short = self._short_since is not None and now - self._short_since >= PATIENCE_SECONDS
-        self.wanted = number
+        self.wanted, self.least = number, least
         told = None
         if self.is_short and not was_short:
             told = (

@@ -1,6 +1,7 @@
 """Ray: joining the cluster that is there or starting one here, and whether everything fits before anything starts."""
 
 import logging
+import math
 import os
 import signal
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ from pydantic import BaseModel
 
 from cluster.config import Config
 from cluster.types import ResourcesError
+from rollout.room import ROUNDING
 
 Section = TypeVar("Section", bound=BaseModel)
 
@@ -73,27 +75,51 @@ def place(config: Config, resources: Mapping[str, float]) -> Config:
     """Fill in who gets which share of the GPUs, and refuse with arithmetic what the cluster cannot hold.
 
     What the configuration sets, stays. Where it leaves shares open, a cluster without GPUs runs on CPUs; otherwise each
-    sampler and the learner take a whole GPU where there are enough, else an equal share of what is there. Several ranks of the
-    learner take a whole one each in any case, and the samplers share the others. Where an engine is split over several GPUs
-    (``rollout.tensor_parallel_size``), all parts take whole ones.
+    sampler and the learner take a whole GPU where there are enough, else the largest equal share of one that lets all of them
+    have a place: nothing is spread over several. Several ranks of the learner take a whole one each in any case, and the samplers
+    share the others. Where an engine is split over several GPUs (``rollout.tensor_parallel_size``), all parts take whole ones.
     """
-    num_gpus, num_samplers, learner = resources.get("GPU", 0.0), config.rollout.num_samplers, config.learner
-    if num_gpus > 0 and config.rollout.tensor_parallel_size > 1:
+    num_gpus, num_samplers, learner = int(resources.get("GPU", 0.0)), config.rollout.num_samplers, config.learner
+    if not num_gpus:
+        share = 0.0
+    elif config.rollout.tensor_parallel_size > 1:
         learner = _fill_in(learner, gpus=1.0)
         share = 1.0
-    elif num_gpus > 0 and learner.num_ranks > 1:
-        learner = _fill_in(learner, gpus=1.0)
-        left = num_gpus - learner.num_ranks * learner.gpus
-        share = int(100 * left / num_samplers) / 100 if left > 0 else 1.0  # too many are refused below
     else:
-        share = int(100 * num_gpus / (num_samplers + 1)) / 100
-        learner = _fill_in(learner, gpus=min(1.0, share))
-    rollout = _fill_in(config.rollout, gpus_per_sampler=min(1.0, share))
+        if learner.num_ranks > 1:
+            learner = _fill_in(learner, gpus=1.0)
+        elif "gpus" not in learner.model_fields_set:
+            learner = _fill_in(learner, gpus=_largest_share([1.0] * num_gpus, num_samplers + 1))
+        share = _largest_share(_left_by(learner.gpus, learner.num_ranks, [1.0] * num_gpus), num_samplers)
+    rollout = _fill_in(config.rollout, gpus_per_sampler=share)
     if 0 < rollout.gpus_per_sampler < 1:  # an engine takes its fraction of the whole GPU, whatever Ray reserves
         rollout = _fill_in(rollout, gpu_memory_utilization=round(0.85 * rollout.gpus_per_sampler, 3))
     placed = config.model_copy(update={"rollout": rollout, "learner": learner})
     _check(placed, resources)
     return placed
+
+
+def _largest_share(left: Sequence[float], num_parts: int) -> float:
+    """The largest share, in hundredths, that so many parts can have each of one GPU, by what is left of each of these.
+
+    1 where they can have none: that is refused, with the arithmetic.
+    """
+    shares = {min(1.0, gpu / number) for gpu in left if gpu > 0 for number in range(1, num_parts + 1)}
+    for share in sorted(shares, reverse=True):
+        if sum(math.floor(gpu / share + ROUNDING) for gpu in left) >= num_parts:
+            return math.floor(100 * share + ROUNDING) / 100
+    return 1.0
+
+
+def _left_by(share: float, num_parts: int, gpus: Sequence[float]) -> list[float]:
+    """What parts leave of GPUs that each take a share of one, the first that has it."""
+    left = list(gpus)
+    for _ in range(num_parts):
+        seat = next((number for number, gpu in enumerate(left) if gpu + ROUNDING >= share), None)
+        if seat is None:
+            return []
+        left[seat] -= share
+    return left
 
 
 def _fill_in(section: Section, **values: float) -> Section:
@@ -120,7 +146,7 @@ def _check(config: Config, resources: Mapping[str, float]) -> None:
     for resource, wanted in parts.items():
         total = sum(amount for _, amount in wanted)
         there = resources.get(resource, 0.0)
-        if total > there + 1e-6:
+        if total > there + ROUNDING:
             raise ResourcesError(
                 f"needs {total:g} {resource} ({' + '.join(part for part, _ in wanted)}), but the cluster has {there:g}. "
                 "Lower rollout.num_samplers, grader.num_graders (or min_samplers, min_graders), learner.num_ranks or what each "

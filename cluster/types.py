@@ -398,8 +398,8 @@ class Claim(Protocol):
         """How many more members than so many have room now, with what other parts are to keep left free."""
         ...
 
-    def want(self, number: int, *, lacking: int) -> None:
-        """So many members are wanted, of which some have no room: machines for those are asked for, once that lasts."""
+    def want(self, number: int, *, least: int, lacking: int) -> None:
+        """So many members are wanted, ``least`` needed, and some have no room: machines are asked for, once that lasts."""
         ...
 
 

@@ -3,9 +3,9 @@
 import asyncio
 from typing import Any
 
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
-from cluster.types import CaravanError, DeadlineExceeded, FinishReason, Grade, Problem
+from cluster.types import CaravanError, DeadlineExceeded, FinishReason, Grade, Problem, UngradableError
 from grader.audit import causes_of
 from grader.grade import Grader
 from grader.settings import GraderSettings
@@ -41,13 +41,22 @@ class GraderActor:
             self._grader.close()
 
 
+class GraderLost(UngradableError):
+    """The process of a grader is gone, or never came to be."""
+
+
 async def answer(call: Any, seconds: float, purpose: str) -> Any:
-    """Await a remote call: DeadlineExceeded when late, our own errors as they were raised over there."""
+    """Await a remote call: DeadlineExceeded when late, GraderLost, and our own errors as they were raised over there."""
     try:
-        return await asyncio.wait_for(asyncio.wrap_future(call.future()), seconds)
+        # Not asyncio.wait_for: Python 3.11's forgets a cancellation that comes together with the answer.
+        async with asyncio.timeout(seconds):
+            return await asyncio.wrap_future(call.future())
     except TimeoutError as error:
         raise DeadlineExceeded(f"a grader actor did not {purpose} within {seconds:g} s") from error
     except RayTaskError as error:
         if isinstance(error.cause, CaravanError):
             raise error.cause from error
         raise
+    except RayError as error:  # it died, was ended for memory, or could not be started
+        first_line = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise GraderLost(f"a grader actor did not {purpose}: its process is gone ({first_line})") from error

@@ -16,10 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ray.exceptions import RayActorError
-
 from cluster.types import Claim, Completion, DeadlineExceeded, Grade, Problem, UngradableError, Usage
-from grader.actor import answer
+from grader.actor import GraderLost, answer
 from grader.roster import JOBS_PER_MEMBER, Roster
 from grader.scaling import Pace
 from grader.settings import GraderSettings
@@ -163,8 +161,8 @@ class RayGraderPool:
             member = await self._roster.take(since=asked_at)
             try:
                 return await answer(call(member.handle), self._job_seconds(), purpose)
-            except (RayActorError, DeadlineExceeded) as error:
-                reason = f"a grader actor died or hung: {error}"
+            except (GraderLost, DeadlineExceeded) as error:
+                reason = str(error)
                 self.counts.replaced_actors += self._staffing.dismiss(member)
             except UngradableError as error:
                 reason = str(error)

@@ -34,7 +34,8 @@ class Roster:
         self.members: list[Member] = []  # that get work
         self.leaving: list[Member] = []  # that end what they have
         self._order = itertools.count()
-        self._waiting: list[tuple[float, int, asyncio.Future[Member]]] = []  # a heap: since when, number, whom they get
+        # A heap: who comes first, number, whom they get, since when they wait.
+        self._waiting: list[tuple[float, int, asyncio.Future[Member], float]] = []
         self._refusal: UngradableError | None = None
         self._busy_seconds = 0.0  # of members that are idle now or gone
         self._capacity_seconds = 0.0  # of members that are gone
@@ -47,14 +48,14 @@ class Roster:
         return member
 
     async def take(self, since: float) -> Member:
-        """A member for one job, which waits ``since`` then; to be given back.
+        """A member for one job, to be given back; of those that wait, the one of the earliest ``since`` comes first.
 
         Raises UngradableError where there is nobody to wait for.
         """
         if self._refusal:
             raise self._refusal
         future: asyncio.Future[Member] = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._waiting, (since, next(self._order), future))
+        heapq.heappush(self._waiting, (since, next(self._order), future, self._clock()))
         self._hand_out()
         try:
             return await future
@@ -89,7 +90,7 @@ class Roster:
     def fail_waiting(self, error: UngradableError) -> None:
         """No member is to be had for the jobs that wait now."""
         waiting, self._waiting = self._waiting, []
-        for _, _, future in waiting:
+        for _, _, future, _ in waiting:
             if not future.done():
                 future.set_exception(error)
 
@@ -108,9 +109,7 @@ class Roster:
 
     def oldest_wait_seconds(self) -> float:
         """How long the job has waited that waits longest; 0 where none does."""
-        while self._waiting and self._waiting[0][2].done():
-            heapq.heappop(self._waiting)
-        return self._clock() - self._waiting[0][0] if self._waiting else 0.0
+        return max((self._clock() - began for _, _, future, began in self._waiting if not future.done()), default=0.0)
 
     def usage(self) -> Usage:
         """What the members did so far."""
@@ -121,7 +120,7 @@ class Roster:
             busy_seconds=self._busy_seconds + under_way,
             capacity_seconds=self._capacity_seconds + sum(now - member.joined_at for member in present),
             num_running=sum(member.load for member in present),
-            num_waiting=sum(not future.done() for _, _, future in self._waiting),
+            num_waiting=sum(not future.done() for _, _, future, _ in self._waiting),
         )
 
     def _hand_out(self) -> None:
@@ -132,7 +131,7 @@ class Roster:
             member = min(self.members, key=lambda one: one.load)
             if member.load >= JOBS_PER_MEMBER:
                 return
-            _, _, future = heapq.heappop(self._waiting)
+            _, _, future, _ = heapq.heappop(self._waiting)
             member.load += 1
             member.idle.clear()
             if member.busy_since is None:

@@ -6,6 +6,7 @@ for machines until everybody has a place or is no longer wanted.
 """
 
 import asyncio
+import contextlib
 import os
 import time
 from collections.abc import Callable
@@ -66,7 +67,8 @@ class Staffing:
     async def start(self) -> str:
         """Start as many as the floor asks for, and have the others follow; returns one line about the walls.
 
-        Raises ToolchainError, SandboxError, or DeadlineExceeded where Ray cannot place one in time.
+        Raises ToolchainError, SandboxError, UngradableError where one dies, or DeadlineExceeded where Ray cannot place one in
+        time.
         """
         self._starting = [asyncio.create_task(self._start_one()) for _ in range(self._bounds.floor)]
         lines = await asyncio.gather(*self._starting)
@@ -125,10 +127,9 @@ class Staffing:
                 self._tell(f"the number of graders cannot be changed just now: {error}")
                 await asyncio.sleep(BACK_OFF_SECONDS[-1])
             self._give_up_alone()
-            try:
-                await asyncio.wait_for(self._wake.wait(), TICK_SECONDS)
-            except TimeoutError:
-                continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(TICK_SECONDS):  # Python 3.11's wait_for may forget a cancellation
+                    await self._wake.wait()
 
     def _check_ended(self, keeping: "asyncio.Task[None]") -> None:
         """Without its keeper the pool could shrink to nothing, with every job waiting for ever."""
@@ -173,7 +174,8 @@ class Staffing:
 
     async def _want(self, number: int, *, lacking: int) -> None:
         if self._claim is not None:
-            await asyncio.to_thread(self._claim.want, number, lacking=lacking)
+            least = min(number, self._bounds.floor)
+            await asyncio.to_thread(self._claim.want, number, least=least, lacking=lacking)
 
     def _num_present(self) -> int:
         return len(self._roster.members) + len(self._roster.leaving) + len(self._starting)

@@ -1,7 +1,7 @@
 """Brings policies to samplers: a new one to all that serve, and to one that starts all that may still be sampled from."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import ray
 from ray.actor import ActorHandle
@@ -42,24 +42,33 @@ class Publisher:
                 self.policies.discard(policy.number)
                 raise refusals[0]
 
-    async def catch_up(self, station: Station) -> str | None:
-        """Bring a fresh engine to every live policy; return how it failed to prove one, None where it did not.
+    async def catch_up(self, station: Station, proved: dict[int, Swap]) -> str | None:
+        """Bring a fresh engine to the live policies that it has not proved; return how it failed at one, None where it did not.
 
-        To be called with the lock held, until it is given work. Raises what Station.load raises.
+        To be called once more with the lock held, until it is given work. Raises what Station.load raises.
         """
         handles = self.policies.handles()
         live = frozenset(version for version, _ in handles)
         # An engine that exchanges its weights serves one policy.
         for version, handle in handles if self._settings.policy_swap == "versions" else handles[-1:]:
+            if version in proved:
+                continue
             swap, attestation = await station.load(handle, live, self._settings.publish_deadline_seconds)
             if attestation.failure is not None:
                 return attestation.failure
-            if version == max(live):
-                self.swaps.append(swap)
+            proved[version] = swap
         return None
+
+    def note(self, proved: Mapping[int, Swap]) -> None:
+        """Count a sampler that caught up among those that took the newest policy; to be called with the lock held."""
+        newest = max((version for version, _ in self.policies.handles()), default=0)
+        if newest in proved:
+            self.swaps.append(proved[newest])
 
     async def _swap(self, station: Station, handle: ray.ObjectRef, live: frozenset[int], dismiss: Dismiss) -> None:
         actor = station.actor
+        if actor is None:  # it died since it was asked who serves
+            return
         try:
             swap, attestation = await station.load(handle, live, self._settings.publish_deadline_seconds)
         except (SamplerError, DeadlineExceeded) as error:

@@ -9,6 +9,8 @@ import ray
 from cluster.types import ResourcesError
 from rollout.settings import RolloutSettings
 
+ROUNDING = 1e-6  # so that 0.1 + 0.2 fits into 0.3
+
 SETTLE_SECONDS = 10.0
 """How long resources may take to show up as free after whoever held them is gone."""
 
@@ -24,7 +26,7 @@ async def require_room(settings: RolloutSettings) -> None:
         )
     for _ in range(int(SETTLE_SECONDS)):
         free = ray.available_resources()
-        if num_that_fit(settings.bundle, [free]) >= least:
+        if all(free.get(name, 0.0) + ROUNDING >= least * amount for name, amount in settings.bundle.items()):
             return
         await asyncio.sleep(1)
     raise ResourcesError(
@@ -35,12 +37,16 @@ async def require_room(settings: RolloutSettings) -> None:
 
 
 def num_that_fit(bundle: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> int:
-    """Return how many parts that each take a bundle of resources fit, when each lies on one node as a whole."""
-    return sum(
-        # The summand keeps 0.1 + 0.2 from missing 0.3.
-        min(math.floor(node.get(name, 0.0) / amount + 1e-6) for name, amount in bundle.items())
-        for node in nodes
-    )
+    """Return how many parts that each take a bundle of resources fit on nodes with so much, when each lies on one as a whole."""
+    return sum(min(_times(name, amount, node.get(name, 0.0)) for name, amount in bundle.items()) for node in nodes)
+
+
+def _times(name: str, amount: float, there: float) -> int:
+    """How often an amount is there; a part of a GPU is taken of a single one."""
+    if name != "GPU" or amount >= 1:
+        return math.floor(there / amount + ROUNDING)
+    whole = math.floor(there)
+    return whole * math.floor(1 / amount + ROUNDING) + math.floor((there - whole) / amount + ROUNDING)
 
 
 def _wanted(settings: RolloutSettings) -> str:

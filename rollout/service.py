@@ -14,7 +14,7 @@ from dataclasses import replace
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
-from cluster.types import CaravanError, ModelError, SamplerError, Usage
+from cluster.types import CaravanError, ModelError, SamplerError, Swap, Usage
 from rollout.publisher import Publisher
 from rollout.routing import Router
 from rollout.station import SamplerPlan, Station
@@ -139,17 +139,22 @@ class Service:
         """Refuse all work where no sampler is left and none can be started."""
         if self._router.num_open:
             return
-        now = time.monotonic()
-        for station in self.stations:
-            seconds = now - station.down_since
-            is_late = station.num_failed >= MAX_STARTS or seconds >= self._plan.settings.start_deadline_seconds
-            if is_late and station.starting is None:
-                self._router.fail(
-                    SamplerError(
-                        f"no sampler is left: {station.name} was started {station.num_failed} times in {seconds:.0f} s, and "
-                        f"the last trouble was: {station.trouble}"
-                    )
+        now, deadline = time.monotonic(), self._plan.settings.start_deadline_seconds
+        late = [
+            station
+            for station in self.stations
+            if station.starting is None and (station.num_failed >= MAX_STARTS or now - station.down_since >= deadline)
+        ]
+        if late and len(late) == len(
+            self.stations
+        ):  # places that wait for room have been late for long: it takes all of them
+            last = max(late, key=lambda station: station.down_since)
+            self._router.fail(
+                SamplerError(
+                    f"no sampler is left: {last.name} was started {last.num_failed} times in {now - last.down_since:.0f} s, and "
+                    f"the last trouble was: {last.trouble}"
                 )
+            )
 
     async def close(self) -> None:
         """Stop every engine and leave no process behind; may be called twice."""
@@ -175,9 +180,15 @@ class Service:
         began = time.monotonic()
         try:
             await station.start(self._plan)
+            proved: dict[int, Swap] = {}
+            failure = await self._publisher.catch_up(
+                station, proved
+            )  # a policy that comes meanwhile does not wait for this
             async with self._publisher.lock:
-                failure = await self._publisher.catch_up(station)
                 if failure is None:
+                    failure = await self._publisher.catch_up(station, proved)
+                if failure is None:
+                    self._publisher.note(proved)
                     self._welcome(station, time.monotonic() - began)
                     return
         except (CaravanError, RayError) as error:

@@ -105,7 +105,8 @@ class Staffing:
                 await asyncio.sleep(PAUSE_SECONDS)
             self._service.give_up_alone()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._service.changed.wait(), TICK_SECONDS)
+                async with asyncio.timeout(TICK_SECONDS):  # Python 3.11's wait_for may forget a cancellation
+                    await self._service.changed.wait()
 
     def _decide(self) -> None:
         self._window.add(time.monotonic(), self._service.usage())
@@ -150,4 +151,5 @@ class Staffing:
 
     async def _want(self, number: int, *, lacking: int) -> None:
         if self._claim is not None:
-            await asyncio.to_thread(self._claim.want, number, lacking=lacking)
+            least = min(number, self._bounds.floor)
+            await asyncio.to_thread(self._claim.want, number, least=least, lacking=lacking)

@@ -49,11 +49,13 @@ def placed(*overrides: str, gpus: float = 0.0) -> Config:
 
 
 def test_more_graders_leave_free_what_all_wanted_samplers_and_the_learner_take(books: Books) -> None:
-    claims = Claims(placed("num_samplers=2", "cpus_per_sampler=3", "learner.cpus=1", "cpus_per_grader=0.5"))
+    claims = Claims(
+        placed("num_samplers=2", "cpus_per_sampler=3", "learner.cpus=1", "num_graders=2", "cpus_per_grader=0.5")
+    )
     # One sampler is down: its CPUs are free, and are to stay so.
     books.used = {"CPU": 3.0 + 1.0 + 2 * 0.5}
     assert claims.graders.left(2) == (16 - 6 - 1 - 1) / 0.5
-    claims.samplers.want(4, lacking=0)
+    claims.samplers.want(4, least=2, lacking=0)
     assert claims.graders.left(2) == (16 - 12 - 1 - 1) / 0.5
 
 
@@ -86,29 +88,50 @@ def test_machines_are_asked_for_once_room_has_lacked_for_long_for_all_parts_in_o
         placed("num_samplers=2", "num_graders=3", "cpus_per_grader=0.5", "learner.cpus=2", gpus=3.0), told.append
     )
     sampler, grader, learner = {"CPU": 1.0, "GPU": 1.0}, {"CPU": 0.5}, {"CPU": 2.0, "GPU": 1.0}
-    claims.samplers.want(4, lacking=2)
+    claims.samplers.want(4, least=2, lacking=2)
     clock["now"] = 9.0
-    claims.samplers.want(4, lacking=2)
+    claims.samplers.want(4, least=2, lacking=2)
     assert (books.requests, told) == ([], [])
     clock["now"] = 11.0
-    claims.samplers.want(4, lacking=2)
+    claims.samplers.want(4, least=2, lacking=2)
     assert books.requests == [[learner, *[sampler] * 4, *[grader] * 3]]
     assert len(told) == 1 and told[0].startswith("there is no room for 2 of 4 samplers: Ray's autoscaler")
     # Graders that have room change what is asked for; both then lack room, and it is taken back when neither does.
-    claims.graders.want(5, lacking=0)
+    claims.graders.want(5, least=3, lacking=0)
     assert books.requests[-1] == [learner, *[sampler] * 4, *[grader] * 5]
-    claims.graders.want(8, lacking=3)
+    claims.graders.want(8, least=3, lacking=3)
     clock["now"] = 30.0
-    claims.graders.want(8, lacking=3)
-    claims.samplers.want(4, lacking=0)
+    claims.graders.want(8, least=3, lacking=3)
+    claims.samplers.want(4, least=2, lacking=0)
     assert books.requests[-1] == [learner, *[sampler] * 4, *[grader] * 8]
-    claims.graders.want(8, lacking=0)
+    claims.graders.want(8, least=3, lacking=0)
     assert books.requests[-1] == []
     num_requests = len(books.requests)
-    claims.samplers.want(4, lacking=0)
+    claims.samplers.want(4, least=2, lacking=0)
     assert len(books.requests) == num_requests
 
 
 def test_a_configuration_without_a_learner_claims_nothing_for_it(books: Books) -> None:
     claims = Claims(placed("cpus_per_sampler=1", "cpus_per_grader=1").without_learner())
     assert claims.graders.left(0) == 15
+
+
+def test_the_least_graders_come_before_samplers_that_are_wanted_beyond_theirs(books: Books) -> None:
+    claims = Claims(
+        placed("num_samplers=12", "min_samplers=1", "num_graders=2", "cpus_per_sampler=1", "cpus_per_grader=1")
+    )
+    books.nodes = ({"CPU": 8.0},)
+    books.used = {"CPU": 5.5}  # five samplers and the learner have room; both graders died
+    assert claims.samplers.left(5) == 0
+    assert claims.graders.left(0) == 2
+    assert claims.graders.left(2) == 0
+
+
+def test_who_changes_the_least_number_changes_what_is_left_free_for_it(books: Books) -> None:
+    claims = Claims(placed("num_graders=12", "cpus_per_sampler=1", "learner.cpus=0", "cpus_per_grader=1"))
+    books.used = {"CPU": 3.0}
+    assert claims.samplers.left(1) == 16 - 12 - 1
+    claims.graders.want(2, least=2, lacking=0)  # caravan scale graders=2
+    assert claims.samplers.left(1) == 16 - 3
+    claims.graders.want(12, least=12, lacking=0)
+    assert claims.samplers.left(1) == 3

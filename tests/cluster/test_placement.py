@@ -77,3 +77,27 @@ def test_an_engine_that_is_split_takes_so_many_whole_gpus_and_the_learner_a_whol
     with pytest.raises(ResourcesError, match=r"needs 9 GPU \(2 samplers x 4 \+ learner 1\), but the cluster has 8\."):
         place(config("num_samplers=2", "tensor_parallel_size=4"), {"CPU": 16.0, "GPU": 8.0})
     assert place(config("tensor_parallel_size=2"), {"CPU": 16.0}).rollout.bundle == {"CPU": 1.0}
+
+
+@pytest.mark.parametrize("num_gpus", range(1, 10))
+@pytest.mark.parametrize("num_samplers", [1, 2, 3, 4, 7, 8, 9, 16])
+@pytest.mark.parametrize("set_by_hand", [(), ("learner.gpus=1",), ("learner.gpus=0.4",), ("learner.gpus=0",)])
+def test_every_share_that_is_filled_in_has_a_place_on_one_gpu(
+    num_gpus: int, num_samplers: int, set_by_hand: tuple[str, ...]
+) -> None:
+    if set_by_hand == ("learner.gpus=1",) and num_gpus == 1:
+        with pytest.raises(ResourcesError):
+            place(config(f"num_samplers={num_samplers}", *set_by_hand), {"CPU": 99.0, "GPU": 1.0})
+        return
+    placed = place(config(f"num_samplers={num_samplers}", *set_by_hand), {"CPU": 99.0, "GPU": float(num_gpus)})
+    share = placed.rollout.gpus_per_sampler
+    left = [1.0 - placed.learner.gpus, *[1.0] * (num_gpus - 1)]
+    assert sum(int(gpu / share + 1e-6) for gpu in left) >= num_samplers
+    # A larger one has none: 2% more, for shares are in hundredths.
+    assert share == 1 or sum(int(gpu / (1.02 * share + 0.01)) for gpu in left) < num_samplers + (not set_by_hand)
+
+
+def test_without_a_learner_a_sampler_has_its_gpu_alone() -> None:
+    for num in (1, 4):
+        placed = place(config(f"num_samplers={num}").without_learner(), {"CPU": 16.0, "GPU": float(num)})
+        assert (placed.rollout.gpus_per_sampler, placed.rollout.gpu_memory_utilization) == (1.0, 0.85)

@@ -66,7 +66,7 @@ class FullCluster:
     def left(self, num_present: int) -> int:
         return 0 if self.is_full else 1
 
-    def want(self, number: int, *, lacking: int) -> None: ...
+    def want(self, number: int, *, least: int, lacking: int) -> None: ...
 
 
 def num_free_cpus() -> float:

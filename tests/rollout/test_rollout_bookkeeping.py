@@ -33,5 +33,7 @@ def test_samplers_fit_only_as_a_whole_on_one_machine():
     assert num_that_fit(bundle, [{"CPU": 16.0, "GPU": 0.9}]) == 3
     assert num_that_fit(bundle, [{"CPU": 16.0}]) == 0
     assert num_that_fit(RolloutSettings().bundle, [{"CPU": 4.0}]) == 4
+    large = RolloutSettings(gpus_per_sampler=0.66).bundle
+    assert num_that_fit(large, [{"CPU": 16.0, "GPU": 2.0}]) == 2  # none of them over both GPUs
     split = RolloutSettings(tensor_parallel_size=4, gpus_per_sampler=1).bundle
     assert num_that_fit(split, [{"CPU": 16.0, "GPU": 7.0}, {"CPU": 16.0, "GPU": 8.0}]) == 3

@@ -198,7 +198,7 @@ class Room:
     def left(self, num_present: int) -> int:
         return max(0, self.size - num_present)
 
-    def want(self, number: int, *, lacking: int) -> None:
+    def want(self, number: int, *, least: int, lacking: int) -> None:
         self.wanted = (number, lacking)
 
 
