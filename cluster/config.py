@@ -338,8 +338,9 @@ def parse_override(override: str) -> tuple[str, Any]:
     if not separator:
         raise ConfigError(f"{override!r} is not an override: write key=value, for example rollout.temperature=1.1")
     resolved = resolve_key(key.strip())
-    if _is_text(resolved) and text.strip().lower() not in ("", "~", "null") and text.strip()[0] not in "\"'":
-        return resolved, text.strip()  # a name such as 1.10 or 2026-11-22 is no number and no date
+    bare = text.strip()
+    if _is_text(resolved) and bare.lower() not in ("", "~", "null") and bare[0] not in "\"'":
+        return resolved, bare  # a name such as 1.10 or 2026-11-22 is no number and no date
     return resolved, _parse_yaml(text, override)
 
 

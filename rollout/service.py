@@ -145,9 +145,8 @@ class Service:
             for station in self.stations
             if station.starting is None and (station.num_failed >= MAX_STARTS or now - station.down_since >= deadline)
         ]
-        if late and len(late) == len(
-            self.stations
-        ):  # places that wait for room have been late for long: it takes all of them
+        # Places that wait for room have been late for long: it takes all of them.
+        if late and len(late) == len(self.stations):
             last = max(late, key=lambda station: station.down_since)
             self._router.fail(
                 SamplerError(
@@ -181,9 +180,8 @@ class Service:
         try:
             await station.start(self._plan)
             proved: dict[int, Swap] = {}
-            failure = await self._publisher.catch_up(
-                station, proved
-            )  # a policy that comes meanwhile does not wait for this
+            # First without the lock: a policy that comes meanwhile does not wait for this.
+            failure = await self._publisher.catch_up(station, proved)
             async with self._publisher.lock:
                 if failure is None:
                     failure = await self._publisher.catch_up(station, proved)
