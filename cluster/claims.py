@@ -80,18 +80,19 @@ class PoolClaim(Claim):
 
     def left(self, num_present: int) -> int:
         """How many more members fit: on single machines, in all, and of what is free just now."""
-        room, missing = self._room(num_present, is_least=False), self.least - num_present
-        return room if room >= missing else max(room, min(missing, self._room(num_present, is_least=True)))
-
-    def _room(self, num_present: int, *, is_least: bool) -> int:
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         total, free = ray.cluster_resources(), ray.available_resources()
-        room = float(num_that_fit(self._bundle, nodes) - num_present)
-        for name, amount in self._bundle.items():
-            others = sum(bundle.get(name, 0.0) for bundle in self._claims.beside(self, is_least=is_least))
-            reservable = total.get(name, 0.0) - others - num_present * amount
-            room = min(room, reservable / amount, free.get(name, 0.0) / amount)
-        return max(0, int(room + ROUNDING))
+
+        def room(others: list[Bundle]) -> int:
+            found = float(num_that_fit(self._bundle, nodes) - num_present)
+            for name, amount in self._bundle.items():
+                taken = sum(bundle.get(name, 0.0) for bundle in others)
+                reservable = total.get(name, 0.0) - taken - num_present * amount
+                found = min(found, reservable / amount, free.get(name, 0.0) / amount)
+            return max(0, int(found + ROUNDING))
+
+        of_the_least = min(self.least - num_present, room(self._claims.beside(self, is_least=True)))
+        return max(room(self._claims.beside(self, is_least=False)), of_the_least)
 
     def want(self, number: int, *, least: int, lacking: int) -> None:
         """Take note of these numbers, and ask for machines where some members have lacked room for PATIENCE_SECONDS."""

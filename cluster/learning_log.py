@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
-_NUMBER = r"\s*(-?(?:[0-9.]+(?:e[+-]?[0-9]+)?|nan|inf))"
+_NUMBER = r"\s*(-?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?|nan|inf))"
 _LINE = re.compile(
     rf"\[Epoch {_NUMBER}\]\s+loss={_NUMBER}\s+grad={_NUMBER}\s+lr={_NUMBER}\s+reward={_NUMBER}±{_NUMBER}"
     rf"\s+syntax_rew={_NUMBER}±{_NUMBER}\s+entropy={_NUMBER}\s+frac_zero_std={_NUMBER}\s*"
@@ -49,11 +49,10 @@ def read_learning_log(lines: Iterable[str]) -> Iterator[dict[str, float]]:
     step = 0
     for line in lines:
         found = _LINE.fullmatch(line.strip())
-        try:
-            figures = dict(zip(_NAMES, map(float, found.groups()), strict=True)) if found else {}
-        except ValueError:  # 1.2.3 looks like a number, and is none
+        if not found:
             continue
-        if not math.isfinite(figures.get("epoch", math.nan)):
+        figures = dict(zip(_NAMES, map(float, found.groups()), strict=True))
+        if not math.isfinite(figures["epoch"]):
             continue
         step += 1
         del figures["syntax_reward"]  # the same mean once more

@@ -82,8 +82,12 @@ def read_row(row: Mapping[str, Any]) -> Problem:
         if values[field] is None:
             raise ValueError(f"no {field}" + (f" (id {values['id']!r})" if values["id"] else ""))
     for field, value in values.items():
-        if any("\ud800" <= character <= "\udfff" for character in str(value)):
-            raise ValueError(f"the {field} of {values['id']!r} holds half of a surrogate pair, which is no character")
+        try:
+            str(value).encode()
+        except UnicodeEncodeError:
+            raise ValueError(
+                f"the {field} of {values['id']!r} holds half of a surrogate pair, which is no character"
+            ) from None
     tests = str(values["tests"])
     if "assert" not in tests:
         raise ValueError(f"the tests of {values['id']!r} hold no assert")

@@ -42,6 +42,11 @@ class LivePolicies(Generic[Handle]):
         """Sample new groups under a version from now on."""
         self.current = version
 
+    @property
+    def newest(self) -> int:
+        """The last version that is kept, published or about to be; 0 where there is none."""
+        return max(self._handles, default=0)
+
     def handles(self) -> Sequence[tuple[int, Handle]]:
         """All versions that are kept, oldest first."""
         return tuple(self._handles.items())

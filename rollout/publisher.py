@@ -61,9 +61,8 @@ class Publisher:
 
     def note(self, proved: Mapping[int, Swap]) -> None:
         """Count a sampler that caught up among those that took the newest policy; to be called with the lock held."""
-        newest = max((version for version, _ in self.policies.handles()), default=0)
-        if newest in proved:
-            self.swaps.append(proved[newest])
+        if self.policies.newest in proved:
+            self.swaps.append(proved[self.policies.newest])
 
     async def _swap(self, station: Station, handle: ray.ObjectRef, live: frozenset[int], dismiss: Dismiss) -> None:
         actor = station.actor

@@ -208,7 +208,7 @@ class Service:
     def _welcome(self, station: Station, seconds: float) -> None:
         station.num_unproved = station.num_failed = 0
         self._open(station)
-        newest = max((version for version, _ in self._publisher.policies.handles()), default=0)
+        newest = self._publisher.policies.newest
         what = f"it has proved policy {newest}" if newest else "there is no policy to prove yet"
         self._tell(f"{station.name} is given work after {seconds:.0f} s: {what}")
 

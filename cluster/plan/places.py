@@ -15,9 +15,9 @@ from cluster.plan.pace import Pace, pace
 from cluster.types import ResourcesError
 from grader.settings import GraderSettings
 from rollout.model import check_split
+from rollout.room import ROUNDING
 from rollout.settings import RolloutSettings
 
-ROUNDING = 1e-6  # so that 0.1 + 0.2 fits into 0.3
 FEW_SEQUENCES = 0.5  # of max_concurrent_requests; with less cache than for these an engine is far from its best
 BUSY_SHARE = 0.5  # a part that is busy for less of a step is more than is needed
 

@@ -19,18 +19,18 @@ DEADLINE_SECONDS = 5.0
 
 
 class Samplers:
-    """A service whose samplers start at once, and take policies when ``loads`` lets them."""
+    """A service whose samplers start at once, and take policies once they are not ``held``."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.loads = asyncio.Event()
-        self.loads.set()
+        self.held: dict[str, asyncio.Event] = {}  # by name
         self.loaded: list[tuple[str, object]] = []
 
         async def start(station: Station, plan: SamplerPlan) -> None:
             station.actor = object()
 
         async def load(station: Station, policy: object, live: frozenset[int], seconds: float):
-            await self.loads.wait()
+            if station.name in self.held:
+                await self.held[station.name].wait()
             self.loaded.append((station.name, policy.number))
             return Swap(sampler=station.name, seconds=0.0, canary_gap=None), PROVED
 
@@ -43,6 +43,10 @@ class Samplers:
         self.router: Router[Station] = Router(8)
         self.publisher = Publisher(settings)
         self.service = Service(plan, self.router, self.publisher, lambda line: None)
+
+    async def start(self, number: int) -> None:
+        self.service.add_stations(number)
+        await self.service.start_all()
 
     async def publish(self, number: int) -> None:
         policy = PolicyVersion(number=number, adapter={})
@@ -75,19 +79,17 @@ def test_a_policy_is_published_while_those_that_join_still_prove_the_ones_before
     async def scenario() -> None:
         samplers = Samplers(monkeypatch)
         service = samplers.service
-        service.add_stations(1)
-        await service.start_all()
+        await samplers.start(1)
         await samplers.publish(1)
         service.add_stations(3)
-        samplers.loads.clear()
+        samplers.held = {station.name: asyncio.Event() for station in service.stations[1:]}
         for station in service.stations[1:]:
             service.begin(station)
         await asyncio.sleep(0.01)
-        publishing = asyncio.create_task(samplers.publish(2))
-        await asyncio.sleep(0.01)
-        assert samplers.publisher.lock.locked()  # by the publish: the new ones do not hold it
-        samplers.loads.set()
-        await publishing
+        await samplers.publish(2)
+        assert samplers.loaded == [("sampler 0", 1), ("sampler 0", 2)]  # the new ones have not proved a thing
+        for event in samplers.held.values():
+            event.set()
         await asyncio.gather(*(station.starting for station in service.stations if station.starting))
         assert samplers.router.num_open == 3
         # Each was given work only when it had proved the newest one too, each policy once.
@@ -102,8 +104,7 @@ def test_a_sampler_that_died_between_being_asked_and_taking_a_policy_is_passed_o
     async def scenario() -> None:
         samplers = Samplers(monkeypatch)
         service = samplers.service
-        service.add_stations(2)
-        await service.start_all()
+        await samplers.start(2)
         dead, alive = service.stations
 
         def serving():
