@@ -100,6 +100,7 @@ def _row(group: Group, index: int, step: int, ending: Ending) -> dict[str, Any]:
         "text": completion.text,
         "finish_reason": completion.finish_reason,
         "temperature": completion.temperature,
+        "opened_thought": completion.opened_thought,
         "sampling_seconds": completion.seconds,
     }
     if group.hops:
@@ -140,6 +141,7 @@ def rollout_schema() -> Any:
             "text": text,
             "finish_reason": text,
             "temperature": real,  # that it was sampled at; null: the run's
+            "opened_thought": text,  # the tag of a thought that the prompt left open; empty: none
             "sampling_seconds": real,  # in the engine
             "asked_at": real,  # Unix seconds by the driver's clock, as the next two
             "sampled_at": real,

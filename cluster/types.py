@@ -21,6 +21,7 @@ The errors, so that whoever catches one knows what else there is::
     └── DeadlineExceeded    a remote call did not answer in time
 """
 
+import re
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -81,6 +82,23 @@ class LearnerError(CaravanError):
 
 class DeadlineExceeded(CaravanError):
     """A remote call did not answer in time."""
+
+
+_THOUGHT_NAME = r"(?:think|thinking|thoughts?|reasoning|scratchpad)"
+
+THOUGHT_OPENING = re.compile(
+    rf"<(?:\w+:)?{_THOUGHT_NAME}(?:\s[^<>\n]*)?>|\[{_THOUGHT_NAME}\]|\u25c1{_THOUGHT_NAME}\u25b7"
+    rf"|<\|(?:begin_of_|start_(?:of_)?)?{_THOUGHT_NAME}\|>|<\|channel\|>(?:analysis|commentary)\b[^<\n]*<\|message\|>",
+    re.IGNORECASE,
+)
+"""Tags that models write in front of a thought, with attributes and in any case."""
+
+THOUGHT_CLOSING = re.compile(
+    rf"</(?:\w+:)?{_THOUGHT_NAME}\s*>|\[/{_THOUGHT_NAME}\]|\u25c1/{_THOUGHT_NAME}\u25b7"
+    rf"|<\|(?:/|end_(?:of_)?){_THOUGHT_NAME}\|>|<\|channel\|>final\b[^<\n]*<\|message\|>",
+    re.IGNORECASE,
+)
+"""Tags that end a thought."""
 
 
 class FinishReason(StrEnum):
@@ -147,6 +165,7 @@ class Prompt:
     problem_id: str
     text: str
     token_ids: tuple[int, ...]  # [P]
+    opened_thought: str = ""  # the tag of a thought that the prompt opens and does not close, "<think>"; empty: none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,6 +218,7 @@ class Completion:
     ] = ()  # where the policy changed on the way; empty: one version sampled it all
     seconds: float  # from the request reaching the engine to its last token
     temperature: float | None = None  # that it was sampled at; None: the run's
+    opened_thought: str = ""  # its prompt's: the text begins inside that thought
 
     @property
     def token_versions(self) -> tuple[int, ...]:

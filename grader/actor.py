@@ -23,9 +23,9 @@ class GraderActor:
         self._grader = Grader(self._settings)
         return self._grader.walls.describe()
 
-    def grade(self, problem: Problem, text: str, finish_reason: FinishReason) -> Grade:
+    def grade(self, problem: Problem, text: str, finish_reason: FinishReason, opened_thought: str = "") -> Grade:
         """Grade one completion; raises UngradableError."""
-        return self._started().grade(problem, text, finish_reason)
+        return self._started().grade(problem, text, finish_reason, opened_thought)
 
     def causes_of(self, problem: Problem) -> tuple[str, ...]:
         """Why no solution can pass a problem, empty where one may; raises UngradableError."""

@@ -131,7 +131,9 @@ def _grade_line(grader: Grader, line: int, text: str, attempts: int) -> _Ended:
         row = parse_row(text, line=line)
     except MalformedRow as error:
         return _Ended(line, None, None, malformed=str(error))
-    grade = attempted(attempts, lambda: grader.grade(row.problem, row.completion, row.finish_reason))
+    grade = attempted(
+        attempts, lambda: grader.grade(row.problem, row.completion, row.finish_reason, row.opened_thought)
+    )
     if isinstance(grade, UngradableError):
         return _Ended(line, row, None, ungradable=str(grade))
     return _Ended(line, row, grade)

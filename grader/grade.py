@@ -56,11 +56,12 @@ class Grader:
         self._jobs = 0
         self._inspections: dict[tuple[str, str, bool], Inspection] = {}
 
-    def grade(self, problem: Problem, text: str, finish_reason: FinishReason) -> Grade:
-        """Grade one completion's text.
+    def grade(self, problem: Problem, text: str, finish_reason: FinishReason, opened_thought: str = "") -> Grade:
+        """Grade one completion's text; ``opened_thought`` is the tag of a thought that its prompt left open.
 
         Raises UngradableError where the machine, not the completion, failed; the next call starts fresh processes.
         """
+        text = opened_thought + text  # on the same line, so that errors keep their line numbers
         facts = self._answered(problem, "graded", lambda: self._observe(problem, text, finish_reason))
         self._jobs += 1
         if self._jobs >= self._settings.jobs_per_worker:

@@ -143,7 +143,9 @@ class RayGraderPool:
 
     async def _grade_once(self, problem: Problem, completion: Completion) -> Grade:
         grade: Grade = await self._with_retries(
-            lambda actor: actor.grade.remote(problem, completion.text, completion.finish_reason),
+            lambda actor: actor.grade.remote(
+                problem, completion.text, completion.finish_reason, completion.opened_thought
+            ),
             f"completion {completion.id!r}",
             "grade a completion",
         )
@@ -191,7 +193,8 @@ class RayGraderPool:
 
 def _key(problem: Problem, completion: Completion) -> bytes:
     digest = hashlib.blake2b(digest_size=16)
-    parts = (problem.id, problem.prompt, problem.tests, completion.finish_reason, completion.text)
+    answer = (completion.finish_reason, completion.opened_thought, completion.text)
+    parts = (problem.id, problem.prompt, problem.tests, *answer)
     for part in parts:
         encoded = part.encode(errors="surrogatepass")
         digest.update(len(encoded).to_bytes(8, "big") + encoded)

@@ -21,10 +21,11 @@ class Row:
     problem: Problem
     completion: str
     finish_reason: FinishReason
+    opened_thought: str = ""  # the tag of a thought that the prompt left open; empty: none
 
 
 def parse_row(text: str, *, line: int) -> Row:
-    """Read ``{id, prompt, tests, completion[, finish_reason]}``; MalformedRow where that is not what it is."""
+    """Read ``{id, prompt, tests, completion[, finish_reason][, opened_thought]}``; MalformedRow where that is not what it is."""
     try:
         row = json.loads(text)
     except (ValueError, RecursionError) as error:  # ValueError: no JSON, or a number of thousands of digits
@@ -45,6 +46,9 @@ def parse_row(text: str, *, line: int) -> Row:
     finish_reason = row.get("finish_reason")
     if finish_reason is not None and finish_reason not in tuple(FinishReason):
         raise MalformedRow(f"finish_reason is {finish_reason!r}, not one of: {', '.join(FinishReason)}")
+    opened_thought = row.get("opened_thought") or ""
+    if not isinstance(opened_thought, str):
+        raise MalformedRow("opened_thought is not a string (the tag that the prompt ends with, such as <think>)")
     identifier = str(row["id"])
     return Row(
         line=line,
@@ -52,6 +56,7 @@ def parse_row(text: str, *, line: int) -> Row:
         problem=Problem(id=identifier, statement=statement, signature=signature, tests=row["tests"]),
         completion=row["completion"],
         finish_reason=FinishReason(finish_reason or FinishReason.STOP),
+        opened_thought=opened_thought,
     )
 
 

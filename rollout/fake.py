@@ -125,6 +125,7 @@ class FakeSamplerPool:
             version_spans=spans if len(spans) > 1 else (),
             seconds=seconds,
             temperature=request.sampling.temperature,
+            opened_thought=request.prompt.opened_thought,
         )
 
     def _spans(self, num_tokens: int, version: int, begin: float, seconds: float) -> tuple[VersionSpan, ...]:

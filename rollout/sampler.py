@@ -164,4 +164,5 @@ def _completion(request: GroupRequest, index: int, sampled: Sampled, spans: tupl
         version_spans=spans if len(spans) > 1 else (),
         seconds=sampled.seconds,
         temperature=request.sampling.temperature,
+        opened_thought=request.prompt.opened_thought,
     )

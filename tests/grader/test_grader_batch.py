@@ -74,6 +74,14 @@ def test_rows_come_out_in_input_order_with_all_their_fields(tmp_path: Path, num_
     assert (out[2]["reward"], out[2]["tests_passed"], out[2]["tests_total"]) == (0.95, 4, 4)
 
 
+def test_a_row_may_say_which_thought_its_prompt_opened(tmp_path: Path) -> None:
+    rows: list[object] = [row(1, RIGHT, opened_thought="<think>"), row(2, RIGHT, opened_thought=None)]
+    rows += [row(3, f"Hm.\n</think>\n{RIGHT}", opened_thought="<think>"), row(4, RIGHT, opened_thought=True)]
+    summary = grade_file(write(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl", settings=QUICK, num_workers=1)
+    assert [one["verdict"] for one in read(tmp_path / "out.jsonl")] == ["no_code", "passed", "passed"]
+    assert len(summary.malformed) == 1 and "line 4: opened_thought" in summary.malformed[0]
+
+
 def test_a_finish_reason_and_the_minimum_of_lines_count(tmp_path: Path) -> None:
     source = write(tmp_path / "in.jsonl", [row(1, RIGHT, finish_reason="length"), row(2, RIGHT, finish_reason=None)])
     grade_file(source, tmp_path / "out.jsonl", settings=QUICK, num_workers=1)

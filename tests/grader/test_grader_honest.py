@@ -172,3 +172,25 @@ def test_a_second_attempt_is_graded_without_the_first(grader: Grader) -> None:
     made = problem("(** Twice a number. *)\nlet twice (n : int) : int =", "let () = assert (twice 2 = 4)")
     answer = "```ocaml\nlet twice n = n ^ n in\n```\nNo, that is wrong:\n```ocaml\nlet twice n = 2 * n\n```\n"
     assert grader.grade(made, answer, FinishReason.STOP).facts.verdict is Verdict.PASSED
+
+
+@pytest.mark.parametrize(
+    ("text", "verdict"),
+    [
+        ("let twice x = x + x", Verdict.NO_CODE),
+        ("Maybe:\n```ocaml\nlet twice x = x + x\n```\n", Verdict.NO_CODE),
+        ("Maybe.\n</think>\nlet twice x = x + x", Verdict.PASSED),
+        ("<think>\nlet twice x = x\n</think>\nlet twice x = x + x", Verdict.PASSED),
+    ],
+)
+def test_what_follows_a_thought_that_the_prompt_opened_is_no_answer_until_it_is_closed(
+    grader: Grader, text: str, verdict: Verdict
+) -> None:
+    facts = grader.grade(TWICE, text, FinishReason.STOP, "<think>").facts
+    assert facts.verdict is verdict
+    assert facts.degenerate == () or verdict is Verdict.NO_CODE
+
+
+def test_errors_behind_a_thought_that_the_prompt_opened_have_the_lines_of_the_completion(grader: Grader) -> None:
+    text = 'Hm.\n</think>\nlet twice x = x + "a"'
+    assert [error.line for error in grader.grade(TWICE, text, FinishReason.STOP, "<think>").facts.errors] == [3]

@@ -1,6 +1,7 @@
 import asyncio
 import time
 from collections.abc import Coroutine, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -65,6 +66,8 @@ def test_a_pool_grades_many_completions_at_once(ray_here: None) -> None:
         assert pool.counts.graded == 41
         await asyncio.gather(*(pool.grade(TWICE, completion("let twice x = x * 2")) for _ in range(6)))
         assert pool.counts.graded == 42
+        inside_a_thought = replace(completion("let twice x = x * 2"), opened_thought="<think>")
+        assert (await pool.grade(TWICE, inside_a_thought)).facts.verdict is Verdict.NO_CODE
         await pool.close()
         await pool.close()
         with pytest.raises(UngradableError, match="closed"):
