@@ -58,7 +58,8 @@ class BoundModules:
 
 def read_factors(file: Path) -> dict[str, Factors]:
     """Factors of each module of an adapter in PEFT format, by its name in the base model."""
-    a, b = {}, {}
+    a: dict[str, torch.Tensor] = {}
+    b: dict[str, torch.Tensor] = {}
     for key, tensor in load_file(file).items():
         # PEFT names those of embeddings lora_embedding_A and lora_embedding_B.
         factors = a if "A" in key.rpartition(".lora_")[2] else b
