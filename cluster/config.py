@@ -7,7 +7,8 @@ keys, impossible values and contradictions are refused with the key, the value a
 import difflib
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
+from cluster.environment import ENVIRONMENT, NOT_USED, read_environment
 from cluster.phases import LENGTH, PRESETS, Branch, Phase, Schedule, check_order, preset
 from cluster.types import ConfigError
 from grader.reward import profile_of
@@ -281,27 +283,6 @@ class Config(BaseModel):
         return self.model_copy(update={"learner": self.learner.model_copy(update={"cpus": 0.0, "gpus": 0.0})})
 
 
-# The variables of the two training analyses that Caravan answers (README); GRPO_BATCH_SIZE counts prompts there: with a batch of
-# 4, frac_zero_std moves in quarters.
-ENVIRONMENT = {
-    "TRAINING_DATASET": "data.dataset",
-    "GRPO_BATCH_SIZE": "loop.groups_per_step",
-    "GRPO_NUM_GENERATIONS": "rollout.group_size",
-    "GRPO_TEMPERATURE": "rollout.temperature",
-    "GRPO_MAX_PROMPT": "rollout.max_prompt_tokens",
-    "GRPO_MAX_COMPLETION": "rollout.max_completion_tokens",
-    "GRPO_NUM_EPOCHS": "loop.epochs",
-    "GRPO_LEARNING_RATE": "learner.learning_rate",
-    "GRPO_MAX_GRAD_NORM": "learner.max_grad_norm",
-    "LORA_R": "learner.lora.r",
-    "LORA_ALPHA": "learner.lora.alpha",
-    "LORA_DROPOUT": "learner.lora.dropout",
-    "LORA_TARGET_MODULES": "learner.lora.target_modules",
-    "RUNAWAY_PENALTY_MULTIPLIER": "grader.runaway_multiplier",
-    "MIN_NON_EMPTY_LINES": "grader.min_code_lines",
-}
-
-
 # What cluster/placement.py works out from the GPUs that there are, where nobody sets it.
 FILLED_IN = ("rollout.gpus_per_sampler", "rollout.gpu_memory_utilization", "learner.gpus")
 
@@ -316,20 +297,40 @@ REFUSED = {
 
 
 def load_config(
-    path: Path | None, overrides: Sequence[str] = (), environment: Mapping[str, str] | None = None
+    path: Path | None,
+    overrides: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+    say: Callable[[str], None] = lambda _line: None,
 ) -> Config:
     """The tree from a YAML file (or None), ``key=value`` overrides and the environment (default: the process's).
 
-    Raises ConfigError naming the key, the value and what is allowed.
+    ``say`` takes a line about what the environment sets. Raises ConfigError naming the key, the value and what is allowed.
     """
     tree: dict[str, Any] = _read_yaml(path) if path else {}
-    _overlay(tree, _environment_values(os.environ if environment is None else environment))
-    _overlay(tree, [parse_override(override) for override in overrides])
-    config = validate(tree)
+    reading = read_environment(os.environ if environment is None else environment, keys())
+    _overlay(tree, reading.values.items())
+    given = [parse_override(override) for override in overrides]
+    _overlay(tree, given)
+    try:
+        config = validate(tree)
+    except ConfigError as error:
+        raise ConfigError(_with_variables(str(error), reading.variables, dict(given))) from None
+    for line in reading.lines(overridden=dict(given)):
+        say(line)
     if path and config.run.name is None:
         _assign(tree, "run.name", path.stem)
         return validate(tree)
     return config
+
+
+def _with_variables(message: str, variables: Mapping[str, str], given: Mapping[str, Any]) -> str:
+    """An error with the variables that set the keys it names: whoever reads it may have written neither."""
+    named = [
+        f"{key} is set by the environment variable {variable}"
+        for key, variable in variables.items()
+        if key not in given and re.search(rf"{re.escape(key)}(?!\w)", message)
+    ]
+    return f"{message} ({'; '.join(named)})" if named else message
 
 
 def parse_override(override: str) -> tuple[str, Any]:
@@ -382,6 +383,8 @@ def explain_keys() -> str:
         variables = [f"[{variable}]" for variable, named in ENVIRONMENT.items() if named == key]
         lines.append(" ".join([f"{key} = {info.default}", *variables]))
         lines.extend([f"    {info.description}"] if info.description else [])
+    lines.append("\nEnvironment variables that set no key:")
+    lines.extend(f"{variable}\n    {reason}" for variable, reason in NOT_USED.items())
     return "\n".join(lines)
 
 
@@ -442,24 +445,6 @@ def _parse_yaml(text: str, where: str) -> Any:
         mark = getattr(error, "problem_mark", None)
         place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
         raise ConfigError(f"{where} is not YAML: {problem}{place}") from None
-
-
-def _environment_values(environment: Mapping[str, str]) -> Iterable[tuple[str, Any]]:
-    accumulation = environment.get("GRPO_GRAD_ACCUM_STEPS", "1")
-    if accumulation != "1":
-        raise ConfigError(
-            f"GRPO_GRAD_ACCUM_STEPS={accumulation}: a step is loop.groups_per_step groups here, however they are accumulated; "
-            "set GRPO_BATCH_SIZE to the product and learner.micro_batch_tokens to what fits in memory"
-        )
-    answered = {*ENVIRONMENT, "GRPO_GRAD_ACCUM_STEPS", "GRPO_LOGGING_STEPS"}  # every step is logged anyway
-    unknown = [name for name in environment if name.startswith("GRPO_") and name not in answered]
-    if unknown:
-        known = ", ".join(name for name in ENVIRONMENT if name.startswith("GRPO_"))
-        raise ConfigError(f"environment variable {unknown[0]} means nothing here; known are {known}")
-    for name, key in ENVIRONMENT.items():
-        if environment.get(name):
-            value = environment[name]
-            yield key, value.split(",") if key.endswith("target_modules") else value
 
 
 def _overlay(tree: dict[str, Any], values: Iterable[tuple[str, Any]]) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,11 @@ def add_config(parser: argparse.ArgumentParser, *, required: bool = False) -> No
     place = "a YAML file in this folder" if required else "a YAML file; configs/ has some"
     parser.add_argument("-c", "--config", type=Path, required=required, metavar="FILE", help=place)
     parser.add_argument("settings", nargs="*", metavar="key=value", help="settings that win over the file")
+
+
+def note(line: str) -> None:
+    """Print a line of news where no View does."""
+    print(f"caravan: {line}", file=sys.stderr)
 
 
 def count(text: str) -> int:

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from cluster.commands.command import CONFIG_HELP, Command, add_config, count, positive
+from cluster.commands.command import CONFIG_HELP, Command, add_config, count, note, positive
 
 EVAL_HELP = f"""\
 {CONFIG_HELP}
@@ -32,7 +32,7 @@ def _eval(options: argparse.Namespace) -> int:
     from cluster.session import run_to_end
     from cluster.tryout import evaluate
 
-    config = load_config(options.config, options.settings)
+    config = load_config(options.config, options.settings, say=note)
     return run_to_end(lambda view: evaluate(config, view, options.out, on=options.on, base_check=options.base_check))
 
 
@@ -58,7 +58,7 @@ def _sample(options: argparse.Namespace) -> int:
     from cluster.session import run_to_end
     from cluster.tryout import sample
 
-    config = load_config(options.config, options.settings)
+    config = load_config(options.config, options.settings, say=note)
     return run_to_end(lambda view: sample(config, view, options.ids, options.problems, options.completions))
 
 
@@ -117,7 +117,7 @@ def _sft(options: argparse.Namespace) -> int:
     from cluster.sft import sft
     from learner.lessons import Schedule
 
-    config = load_config(options.config, options.settings)
+    config = load_config(options.config, options.settings, say=note)
     schedule = Schedule(
         num_steps=options.steps,
         num_epochs=options.epochs,

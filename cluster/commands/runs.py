@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from cluster.commands.command import CONFIG_HELP, Command, add_config
+from cluster.commands.command import CONFIG_HELP, Command, add_config, note
 from cluster.types import ConfigError
 
 TRAIN_HELP = f"""\
@@ -41,7 +41,7 @@ def _train(options: argparse.Namespace) -> int:
     config = (
         resumed_config(options.resume, options.settings)
         if options.resume
-        else load_config(options.config, options.settings)
+        else load_config(options.config, options.settings, say=note)
     )
     return run_to_end(lambda view: train(config, view))
 
@@ -103,7 +103,7 @@ def _plan(options: argparse.Namespace) -> int:
     from cluster.plan.machines import machines_of, parse_machines
     from cluster.plan.report import plan_and_report
 
-    config = load_config(options.config, options.settings)
+    config = load_config(options.config, options.settings, say=note)
     if options.machine:
         return plan_and_report(config, parse_machines(options.machine))
     with ray_cluster() as cluster:

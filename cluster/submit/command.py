@@ -8,8 +8,9 @@ from typing import Any
 
 import yaml
 
-from cluster.config import ENVIRONMENT, load_config
+from cluster.config import load_config
 from cluster.console import View
+from cluster.environment import TRAVELLING
 from cluster.submit.checks import PREFIX, REFUSED
 from cluster.submit.client import connect, ended, ended_by, first_line, follow, ray_job
 from cluster.submit.lasting import require_lasting
@@ -25,12 +26,15 @@ def submit_and_report(config_file: Path, settings: Sequence[str], *, address: st
 
     Raises ConfigError for what is wrong here, ResourcesError for what is wrong with the cluster.
     """
-    config = load_config(config_file, settings)  # what is wrong with it should be known before anything travels
+    view = View()
+    config = load_config(
+        config_file, settings, say=view.say
+    )  # what is wrong with it should be known before anything travels
     require_lasting(config.run.folder)
     folder = Path.cwd()
     arguments = shlex.join([str(travelling(config_file, folder)), *settings])
     environment = runtime_environment(folder, os.environ)
-    client, view = connect(address), View()
+    client = connect(address)
     view.say(f"the cluster at {client.get_address()} answers")
     with view.phase("asking its nodes"):
         check(client, arguments, environment, view)
@@ -59,7 +63,7 @@ def runtime_environment(folder: Path, environment: Mapping[str, str]) -> dict[st
             f"there is no {RUNTIME_ENVIRONMENT} here: call caravan submit in Caravan's folder, which travels"
         )
     described: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
-    settings = {name: environment[name] for name in ENVIRONMENT if name in environment}
+    settings = {name: environment[name] for name in TRAVELLING if name in environment}
     variables = {**described.get("env_vars", {}), **settings}
     return {**described, "env_vars": variables, "working_dir": str(folder)}
 

@@ -33,31 +33,6 @@ def test_later_sources_win(tmp_path: Path) -> None:
     assert (config.rollout.temperature, config.rollout.group_size, config.learner.learning_rate) == (0.7, 8, 1e-5)
 
 
-def test_the_variables_of_the_analyses_are_read() -> None:
-    environment = {
-        "TRAINING_DATASET": "mine.jsonl",
-        "GRPO_BATCH_SIZE": "8",
-        "GRPO_NUM_GENERATIONS": "12",
-        "GRPO_TEMPERATURE": "1.1",
-        "GRPO_MAX_PROMPT": "500",
-        "GRPO_MAX_COMPLETION": "600",
-        "GRPO_NUM_EPOCHS": "2",
-        "GRPO_LEARNING_RATE": "8e-6",
-        "GRPO_MAX_GRAD_NORM": "0.5",
-        "LORA_R": "16",
-        "LORA_TARGET_MODULES": "q_proj,v_proj",
-        "RUNAWAY_PENALTY_MULTIPLIER": "0.5",
-        "MIN_NON_EMPTY_LINES": "4",
-    }
-    config = load_config(None, environment=environment)
-    assert (config.data.dataset, config.loop.groups_per_step, config.loop.epochs) == ("mine.jsonl", 8, 2.0)
-    assert (config.rollout.group_size, config.rollout.temperature) == (12, 1.1)
-    assert (config.rollout.max_prompt_tokens, config.rollout.max_completion_tokens) == (500, 600)
-    assert (config.learner.learning_rate, config.learner.max_grad_norm) == (8e-6, 0.5)
-    assert (config.learner.lora.r, config.learner.lora.target_modules) == (16, ("q_proj", "v_proj"))
-    assert (config.grader.runaway_multiplier, config.grader.min_code_lines) == (0.5, 4)
-
-
 def test_the_end_of_a_key_is_enough_where_it_is_unambiguous() -> None:
     config = load_config(None, ["learning_rate=7e-6", "temperature=1.2"], environment={})
     assert (config.learner.learning_rate, config.rollout.temperature) == (7e-6, 1.2)
@@ -116,13 +91,6 @@ def test_a_section_that_is_a_number_is_refused(tmp_path: Path, content: str) -> 
     path.write_text(content)
     with pytest.raises(ConfigError):
         load_config(path, environment={})
-
-
-def test_an_unknown_variable_of_the_same_family_is_refused() -> None:
-    with pytest.raises(ConfigError, match="GRPO_TEMPRATURE means nothing here"):
-        load_config(None, environment={"GRPO_TEMPRATURE": "1"})
-    with pytest.raises(ConfigError, match="set GRPO_BATCH_SIZE to the product"):
-        load_config(None, environment={"GRPO_GRAD_ACCUM_STEPS": "2"})
 
 
 def test_a_resolved_configuration_reads_back_as_itself() -> None:

@@ -1,0 +1,160 @@
+"""Settings in environment variables.
+
+They are those of the scripts that the two training analyses (README, "Why") ran, so that their ``.envrc`` holds here too. Each
+variable sets a key or is named in one line as not used: what another tool left in the shell stops no command.
+"""
+
+import difflib
+from collections.abc import Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from cluster.types import ConfigError
+
+BATCH_SIZE, ACCUMULATION = "GRPO_BATCH_SIZE", "GRPO_GRAD_ACCUM_STEPS"
+POOL_SIZE, NO_PROSE_PENALTY, BIAS = "REWARD_POOL_SIZE", "GRPO_DISABLE_PROSE_PENALTY", "LORA_BIAS"
+
+ENVIRONMENT: Mapping[str, str] = {
+    "GRPO_MODEL_ID": "model.path",
+    "BASE_MODEL_ID": "model.path",
+    "TRAINING_DATASET": "data.dataset",
+    "GRPO_OUTPUT_DIR": "run.folder",
+    BATCH_SIZE: "loop.groups_per_step",
+    "GRPO_NUM_EPOCHS": "loop.epochs",
+    "GRPO_SAVE_STEPS": "loop.save_every_steps",
+    "GRPO_NUM_GENERATIONS": "rollout.group_size",
+    "GRPO_TEMPERATURE": "rollout.temperature",
+    "GRPO_MAX_PROMPT": "rollout.max_prompt_tokens",
+    "GRPO_MAX_COMPLETION": "rollout.max_completion_tokens",
+    POOL_SIZE: "grader.num_graders",
+    NO_PROSE_PENALTY: "grader.degenerate_multiplier",
+    "RUNAWAY_PENALTY_MULTIPLIER": "grader.runaway_multiplier",
+    "MIN_NON_EMPTY_LINES": "grader.min_code_lines",
+    "GRPO_LEARNING_RATE": "learner.learning_rate",
+    "GRPO_BETA": "learner.kl_coefficient",
+    "GRPO_TOP_ENTROPY_QUANTILE": "learner.top_entropy_quantile",
+    "GRPO_MAX_GRAD_NORM": "learner.max_grad_norm",
+    "GRPO_SAVE_TOTAL_LIMIT": "learner.save_total_limit",
+    "LORA_R": "learner.lora.r",
+    "LORA_ALPHA": "learner.lora.alpha",
+    "LORA_DROPOUT": "learner.lora.dropout",
+    BIAS: "learner.lora.bias",
+    "LORA_TARGET_MODULES": "learner.lora.target_modules",
+}
+"""Variable -> the key that it sets. Of two for one key the later one wins."""
+
+NOT_USED: Mapping[str, str] = {
+    "GRPO_LOGGING_STEPS": "every step is logged",
+    "GRPO_GENERATION_BATCH_SIZE": "a step samples loop.groups_per_step groups of rollout.group_size completions",
+    ACCUMULATION: f"it multiplies {BATCH_SIZE}, which is not set; loop.groups_per_step says how many groups a step has",
+    BIAS: "biases stay as they are: vLLM serves no adapter that changes them",
+}
+"""Variable -> why it sets nothing, and what to set in its place."""
+
+TRAVELLING = (*ENVIRONMENT, ACCUMULATION)
+"""Variables that a job of a cluster needs to have the same configuration."""
+
+FAMILIES = ("GRPO_", "SFT_", "LORA_")
+"""Prefixes of variables that are taken to be meant for training."""
+
+YES, NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What the environment says."""
+
+    values: Mapping[str, str | list[str]] = field(default_factory=dict)  # by key
+    variables: Mapping[str, str] = field(default_factory=dict)  # the variables that set it, by key
+    unused: tuple[str, ...] = ()  # variables that set nothing, each with the reason
+
+    def lines(self, overridden: Container[str] = ()) -> Iterator[str]:
+        """What to report: keys that variables set, less those that are ``overridden``, and variables that set none."""
+        shown = {key: ",".join(value) if isinstance(value, list) else value for key, value in self.values.items()}
+        named = [f"{key}={shown[key]} ({self.variables[key]})" for key in shown if key not in overridden]
+        if named:
+            yield f"set by environment variables: {', '.join(named)}"
+        if self.unused:
+            yield f"environment variables that are not used: {'; '.join(self.unused)}"
+
+
+def read_environment(environment: Mapping[str, str], keys: Iterable[str]) -> Reading:
+    """The settings in an environment; ``keys`` are all that there are. Empty variables count as unset.
+
+    Raises ConfigError, which names the variable, for a value that cannot be understood.
+    """
+    given = {name: text for name, value in environment.items() if (text := value.strip())}
+    values: dict[str, str | list[str]] = {}
+    variables: dict[str, str] = {}
+    for variable, key in ENVIRONMENT.items():
+        if variable in given and (value := _value(variable, given)) is not None:
+            values[key] = value
+            variables[key] = _named(variable, given)
+    return Reading(values=values, variables=variables, unused=tuple(_unused(given, list(keys))))
+
+
+def _value(variable: str, given: Mapping[str, str]) -> str | list[str] | None:
+    """The value of the key that a variable sets; None where it leaves the key as it is."""
+    text = given[variable]
+    if variable == NO_PROSE_PENALTY:
+        return "1" if _is_yes(variable, text) else None
+    if variable == "LORA_TARGET_MODULES":
+        return [name for one in text.split(",") if (name := one.strip())]
+    if variable == BIAS and text != "none":
+        return None  # see NOT_USED
+    if variable == POOL_SIZE and text == "0":
+        return "1"  # no pool there: one completion is graded at a time
+    if variable == BATCH_SIZE and ACCUMULATION in given:
+        # A prompt of the batch is a group there, and accumulation makes up for a smaller batch.
+        return str(_whole(BATCH_SIZE, text) * _whole(ACCUMULATION, given[ACCUMULATION]))
+    return text
+
+
+def _named(variable: str, given: Mapping[str, str]) -> str:
+    folded = variable == BATCH_SIZE and given.get(ACCUMULATION, "1") != "1"
+    return f"{variable}={given[variable]} x {ACCUMULATION}={given[ACCUMULATION]}" if folded else variable
+
+
+def _whole(variable: str, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ConfigError(f"{variable}={text!r} is not a whole number (environment variable)") from None
+
+
+def _is_yes(variable: str, text: str) -> bool:
+    if text.lower() not in (*YES, *NO):
+        raise ConfigError(f"{variable}={text!r} is neither true nor false (environment variable)")
+    return text.lower() in YES
+
+
+def _unused(given: Mapping[str, str], keys: list[str]) -> Iterator[str]:
+    """Variables that set nothing, each with the reason."""
+    supervised = [name for name in given if name.startswith("SFT_")]
+    if supervised:
+        yield f"{', '.join(supervised)} (for supervised training: see `caravan sft --help`)"
+    for name in given:
+        if name in supervised or (name == ACCUMULATION and BATCH_SIZE in given):
+            continue
+        if name in ENVIRONMENT and not (name == BIAS and given[name] != "none"):
+            continue
+        if name in NOT_USED:
+            yield f"{name} ({NOT_USED[name]})"
+        elif name.startswith(FAMILIES):
+            yield f"{name} ({_hint(name, keys)})"
+        elif near := difflib.get_close_matches(name, _WITHOUT_FAMILY, n=1, cutoff=0.85):
+            yield f"{name} (did you mean {near[0]}?)"
+
+
+_WITHOUT_FAMILY = [name for name in ENVIRONMENT if not name.startswith(FAMILIES)]
+
+
+def _hint(name: str, keys: list[str]) -> str:
+    """What an unknown variable may have been meant to be: another one, or a key."""
+    option = name.partition("_")[2].lower()
+    if same := [key for key in keys if key.rsplit(".", 1)[-1] == option]:
+        return f"set {' or '.join(same)}"
+    if near := difflib.get_close_matches(name, [*ENVIRONMENT, *NOT_USED], n=1, cutoff=0.8):
+        return f"did you mean {near[0]}?"
+    if near := [key for key in keys if difflib.get_close_matches(option, [key.rsplit(".", 1)[-1]], cutoff=0.75)]:
+        return f"did you mean {' or '.join(near)}?"
+    return "unknown; `caravan keys` lists all settings"
