@@ -2,16 +2,20 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from cluster.problems import COLUMNS, dataset_rows, read_row
+from cluster.dataset_files import Row
+from cluster.dataset_sources import Part
+from cluster.problems import WHOLE, SeenIds, dataset_rows, given_id, load_problems, read_row
+from cluster.row_files import plain
 from cluster.types import DatasetError, Problem, UngradableError
 from grader.audit import ProblemAudit, audit_problem
 from grader.crew import Crew, attempted
 from grader.duplicates import Seen, fingerprint
+from grader.fields import is_missing
 from grader.grade import Grader
 from grader.settings import GraderSettings
 
@@ -88,13 +92,15 @@ def audit_dataset(
     out: Path | None,
     *,
     settings: GraderSettings,
+    part: Part = WHOLE,
     num_workers: int | None = None,
     on_progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> AuditSummary:
-    """Audit ``builtin``, a local CSV, JSONL or Parquet file, or a data set of the Hugging Face hub.
+    """Audit ``builtin``, a local file or folder, or a data set of the Hugging Face hub.
 
     Args:
         dataset: what to audit.
+        part: which part of it, where it has several.
         out: ``.jsonl`` or ``.parquet``, written anew: a row for every row of the data set, in its order.
         settings: limits and walls of the graders.
         num_workers: OCaml workers; by default one per core.
@@ -104,7 +110,7 @@ def audit_dataset(
     """
     if out and Path(dataset).exists() and out.exists() and out.samefile(dataset):
         raise DatasetError(f"{out} is the data set itself: the audit would overwrite it; choose another --out")
-    rows = _rows(dataset)
+    rows = _rows(dataset, part)
     if not rows:
         raise DatasetError(f"{dataset} is empty: there is nothing to audit")
     summary = AuditSummary(num_rows=len(rows))
@@ -137,28 +143,30 @@ class _Entry:
     warnings: tuple[str, ...] = ()
 
 
-def _rows(dataset: str) -> list[_Entry]:
+def _rows(dataset: str, part: Part) -> list[_Entry]:
     if dataset == "builtin":
-        from cluster.builtin import builtin_problems
-
-        return [_Entry(id=problem.id, problem=problem) for problem in builtin_problems()]
-    places: dict[str, int] = {}
-    return [_entry(number, row, places) for number, row in enumerate(dataset_rows(dataset), start=1)]
+        return [_Entry(id=problem.id, problem=problem) for problem in load_problems("builtin", part).problems]
+    seen = SeenIds()
+    return [_entry(number, row, seen) for number, row in enumerate(dataset_rows(dataset, part), start=1)]
 
 
-def _entry(number: int, row: Mapping[str, Any] | str, places: dict[str, int]) -> _Entry:
+def _entry(number: int, row: Row, seen: SeenIds) -> _Entry:
     if isinstance(row, str):
         return _Entry(id=None, problem=None, cause=f"malformed_row: row {number}: {row}")
-    given = next((row[name] for name in COLUMNS["id"] if row.get(name) is not None), None)
+    given = given_id(row)
+    if isinstance(given, bytes) or is_missing(given):  # of a Parquet file; NaN, which JSON does not know
+        given = None if is_missing(given) else plain(given)
     try:
         problem = read_row(row)
     except ValueError as error:
         text = str(error)
         code = next((code for sign, code in _ROW_CAUSES.items() if sign in text), "malformed_row")
         return _Entry(id=given, problem=None, cause=f"{code}: row {number}: {text}")
-    first = places.setdefault(problem.id, number)
-    repeated = f"duplicate_id: row {first} has it too; training takes that one only"
-    return _Entry(id=given, problem=problem, warnings=(repeated,) if first != number else ())
+    repeated = seen.add(problem, number)
+    warnings = (
+        (f"duplicate_id: {repeated.removeprefix('duplicate id ')}; training takes the first only",) if repeated else ()
+    )
+    return _Entry(id=given, problem=problem, warnings=warnings)
 
 
 # What read_row says of a row that has everything but is no problem.
@@ -202,7 +210,7 @@ class _Jsonl:
         self._file = path.open("w", encoding="utf-8")
 
     def write(self, row: AuditedRow) -> None:
-        self._file.write(json.dumps(row.as_json(), ensure_ascii=True) + "\n")
+        self._file.write(json.dumps(row.as_json(), ensure_ascii=True, default=plain) + "\n")
         self._file.flush()
 
     def close(self) -> None:
@@ -225,7 +233,7 @@ class _Parquet:
         self._rows: list[dict[str, Any]] = []
 
     def write(self, row: AuditedRow) -> None:
-        self._rows.append({**row.as_json(), "id": None if row.id is None else str(row.id)})
+        self._rows.append({**row.as_json(), "id": None if row.id is None else str(plain(row.id))})
         if len(self._rows) >= FLUSH_EVERY:
             self._flush()
 

@@ -8,13 +8,14 @@ from rich.text import Text
 
 from cluster.audit import AuditSummary, audit_dataset
 from cluster.console import output
+from cluster.dataset_sources import Part
 from grader.settings import GraderSettings
 
 INTERRUPTED = 130
 INCOMPLETE = 1
 
 
-def audit_and_report(dataset: str, out: Path | None, *, num_workers: int | None) -> int:
+def audit_and_report(dataset: str, out: Path | None, *, part: Part, num_workers: int | None) -> int:
     """Audit a data set, print what was found and return the exit status.
 
     0 where every row was judged, whatever the judgement; 1 where the machine failed at some; 130 after Ctrl-C. Raises what
@@ -34,6 +35,7 @@ def audit_and_report(dataset: str, out: Path | None, *, num_workers: int | None)
             dataset,
             out,
             settings=GraderSettings(),
+            part=part,
             num_workers=num_workers,
             on_progress=lambda done, total: progress.update(task, completed=done, total=total),
         )

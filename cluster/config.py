@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
+from cluster.dataset_sources import Part
 from cluster.environment import ENVIRONMENT, NOT_USED, read_environment
 from cluster.phases import LENGTH, PRESETS, Branch, Phase, Schedule, check_order, preset
 from cluster.types import ConfigError
@@ -77,13 +78,21 @@ class DataSettings(BaseModel):
 
     dataset: str = Field(
         default="kiranpg/ocaml-training-problems",
-        description="a Hugging Face id, a local CSV, JSONL or Parquet file, or 'builtin'",
+        description="a Hugging Face id, a local file (CSV, TSV, JSONL, JSON, Parquet, Arrow; texts also as .gz), a folder of "
+        "such files, or 'builtin'",
     )
+    split: str | None = Field(default=None, description="of a data set with several; default: train")
+    config: str | None = Field(default=None, description="configuration (subset) of a data set with several")
+    revision: str | None = Field(default=None, description="branch, tag or commit of a data set of the hub")
     held_out: int = Field(default=100, ge=0, description="problems kept apart for evaluation")
     split_seed: int = Field(default=0, ge=0, description="of the split into training and held-out problems")
     drop_unpassable: bool = Field(
         default=True, description="leave out problems whose tests no solution can pass, see `caravan audit`"
     )
+
+    def part(self) -> Part:
+        """Return which part of the data set is meant."""
+        return Part(split=self.split, config=self.config, revision=self.revision)
 
 
 class LoopSettings(BaseModel):

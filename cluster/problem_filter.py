@@ -7,9 +7,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.problems import dataset_rows, load_problems, read_row
+from cluster.dataset_files import Row, ending_of, read_file
+from cluster.dataset_sources import Part
+from cluster.problems import WHOLE, SeenIds, dataset_rows, load_problems, read_row
 from cluster.row_files import SUFFIXES, write_rows
 from cluster.types import ConfigError, DatasetError, Problem
+from grader.fields import identifier
 
 NUM_SHOWN = 3  # bad rows that are named
 
@@ -52,24 +55,23 @@ class Selection:
     bad_rows: Sequence[str]  # a line for each: which, and why
 
 
-def select_rows(dataset: str, wanted: Wanted) -> Selection:
+def select_rows(dataset: str, wanted: Wanted, part: Part = WHOLE) -> Selection:
     """The rows of a data set that are wanted; raises DatasetError where it cannot be read."""
     rows: list[Mapping[str, Any]] = []
     left_out: Counter[str] = Counter()
-    seen: set[str] = set()
+    seen = SeenIds()
     bad_rows: list[str] = []
-    for number, row in enumerate(_rows(dataset), start=1):
+    for number, row in enumerate(_rows(dataset, part), start=1):
         try:
             if isinstance(row, str):
                 raise ValueError(row)
             problem = read_row(row)
-            if problem.id in seen:
-                raise ValueError(f"duplicate id {problem.id!r}")
+            if repeated := seen.add(problem, number):
+                raise ValueError(repeated)
         except ValueError as error:
             bad_rows.append(f"row {number}: {error}")
             left_out["bad row"] += 1
             continue
-        seen.add(problem.id)
         if reason := wanted.reason_against(problem):
             left_out[reason] += 1
         else:
@@ -81,23 +83,21 @@ def read_pass_rates(path: Path) -> dict[str, float]:
     """Pass rates by problem, of a file that ``caravan eval --out`` wrote; raises DatasetError."""
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))["by_problem"]
-        return {str(row["id"]): row["num_passed"] / row["num_completions"] for row in rows}
+        return {identifier(row["id"]): row["num_passed"] / row["num_completions"] for row in rows}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DatasetError(f"{path} is not a result of `caravan eval --out`: {_why(error)}") from None
 
 
 def read_passable(path: Path) -> dict[str, bool]:
     """Which problems some solution can pass, of a file that ``caravan audit --out`` wrote; raises DatasetError."""
-    from cluster.problems import READERS
-
-    reader = READERS.get(path.suffix.lower())
     try:
-        if reader is None:
+        if ending_of(path) not in SUFFIXES:
             raise ValueError("its name ends neither in .jsonl nor in .parquet")
-        # A problem that the machine failed to judge is null, and stays out.
+        # A problem that the machine failed to judge is null, and stays out; a row that is no problem may have no id.
         # Ids are compared as texts, which is what problems have; in a data set they may be numbers.
-        return {str(row["id"]): bool(row["passable"]) for row in reader(path) if isinstance(row, Mapping)}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        rows = [row for row in read_file(path) if isinstance(row, Mapping) and row["id"] is not None]
+        return {identifier(row["id"]): bool(row["passable"]) for row in rows}
+    except (OSError, ValueError, KeyError, TypeError, DatasetError) as error:
         raise DatasetError(f"{path} is not a result of `caravan audit --out`: {_why(error)}") from None
 
 
@@ -105,7 +105,7 @@ def _why(error: Exception) -> str:
     return f"it has no {error}" if isinstance(error, KeyError) else str(error)
 
 
-def filter_and_report(dataset: str, out: Path, wanted: Wanted) -> int:
+def filter_and_report(dataset: str, out: Path, wanted: Wanted, part: Part = WHOLE) -> int:
     """Write what stays to ``out`` (.jsonl or .parquet) and say what does not; returns the exit code."""
     if out.suffix.lower() not in SUFFIXES:
         raise ConfigError(f"--out {out}: the name must end in {' or '.join(SUFFIXES)}")
@@ -113,7 +113,7 @@ def filter_and_report(dataset: str, out: Path, wanted: Wanted) -> int:
         raise ConfigError(f"--min-pass {wanted.min_pass:g} is above --max-pass {wanted.max_pass:g}: nothing would stay")
     if out.exists() and dataset != "builtin" and Path(dataset).exists() and out.samefile(dataset):
         raise ConfigError(f"--out {out} is the data set itself, whose other rows would be lost: choose another name")
-    selection = select_rows(dataset, wanted)
+    selection = select_rows(dataset, wanted, part)
     for line in selection.bad_rows[:NUM_SHOWN]:
         print(f"       bad row: {line}")
     for reason, number in selection.left_out.items():
@@ -128,7 +128,7 @@ def filter_and_report(dataset: str, out: Path, wanted: Wanted) -> int:
     return 0
 
 
-def _rows(dataset: str) -> Iterable[Mapping[str, Any] | str]:
+def _rows(dataset: str, part: Part) -> Iterable[Row]:
     if dataset != "builtin":
-        return dataset_rows(dataset)
-    return [{"prompt": problem.prompt, **asdict(problem)} for problem in load_problems("builtin").problems]
+        return dataset_rows(dataset, part)
+    return [{"prompt": problem.prompt, **asdict(problem)} for problem in load_problems("builtin", part).problems]

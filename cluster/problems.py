@@ -1,26 +1,27 @@
 """Problems: loading a data set, the split into training and held-out, and the order in which training meets them."""
 
-import csv
-import json
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from cluster.dataset_files import Row
+from cluster.dataset_sources import Part, read_source
 from cluster.types import DatasetError, Problem
+from grader import fields
 from grader.signature import split_prompt
 
 # The names under which data sets keep the same thing, the usual one first.
 COLUMNS = {
     "id": ("id", "problem_id", "task_id"),
-    "prompt": ("prompt", "problem", "question"),
-    "tests": ("tests", "test"),
+    "prompt": ("prompt", "problem", "question", "messages", "conversations", "conversation"),
+    "tests": ("tests", "test", "test_list"),
     "solution": ("solution", "reference", "canonical_solution"),
     "difficulty": ("difficulty", "level"),
 }
 REQUIRED = ("id", "prompt", "tests")
+WHOLE = Part()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,71 +39,121 @@ class LoadedProblems:
         return f"{len(self.bad_rows)} bad rows left out: {'; '.join(self.bad_rows[:shown])}{more}"
 
 
-def load_problems(dataset: str) -> LoadedProblems:
-    """Load ``builtin``, a local CSV, JSONL or Parquet file, or a data set of the Hugging Face hub.
+def load_problems(dataset: str, part: Part = WHOLE) -> LoadedProblems:
+    """Load ``builtin``, a local file or folder, or a data set of the Hugging Face hub; ``part`` is which of its parts.
 
     Raises DatasetError where it cannot be read, lacks a column, or has no usable row.
     """
     if dataset == "builtin":
         from cluster.builtin import builtin_problems
 
+        part.refuse("split", "config", "revision", because="the built-in problems have one part")
         return LoadedProblems(problems=tuple(builtin_problems()), bad_rows=())
-    loaded = read_rows(dataset_rows(dataset))
+    loaded = read_rows(dataset_rows(dataset, part))
     if not loaded.problems:
         raise DatasetError(f"{dataset} has no usable problem: {loaded.describe_bad_rows() or 'it is empty'}")
     return loaded
 
 
-def read_rows(rows: Iterable[Mapping[str, Any] | str]) -> LoadedProblems:
+def read_rows(rows: Iterable[Row]) -> LoadedProblems:
     """Turn rows into problems; a row that is no problem (or a text that says why it could not be parsed) is named, not raised."""
     problems: list[Problem] = []
     bad_rows: list[str] = []
-    seen: set[str] = set()
+    seen = SeenIds()
     for number, row in enumerate(rows, start=1):
-        if isinstance(row, str):
-            bad_rows.append(f"row {number}: {row}")
-            continue
         try:
+            if isinstance(row, str):
+                raise ValueError(row)
             problem = read_row(row)
+            if repeated := seen.add(problem, number):
+                raise ValueError(repeated)
         except ValueError as error:
             bad_rows.append(f"row {number}: {error}")
             continue
-        if problem.id in seen:
-            bad_rows.append(f"row {number}: duplicate id {problem.id!r}")
-            continue
-        seen.add(problem.id)
         problems.append(problem)
     return LoadedProblems(problems=tuple(problems), bad_rows=tuple(bad_rows))
+
+
+class SeenIds:
+    """The ids of a data set so far: the first row of several with the same id counts."""
+
+    def __init__(self) -> None:
+        self._first: dict[str, tuple[int, Problem]] = {}
+
+    def add(self, problem: Problem, number: int) -> str:
+        """Note a row's problem; returns what is wrong where its id was there before, else an empty text."""
+        first, same = self._first.setdefault(problem.id, (number, problem))
+        if first == number:
+            return ""
+        if same == problem:
+            return f"duplicate id {shown(problem.id)}: a copy of row {first}"
+        return f"duplicate id {shown(problem.id)}: row {first} has it with another content; give each row its own"
 
 
 def read_row(row: Mapping[str, Any]) -> Problem:
     """One row as a Problem; raises ValueError saying what is wrong with it."""
     values = {field: _value(row, names) for field, names in COLUMNS.items()}
+    problem_id = fields.identifier(given_id(row))
+    named = shown(problem_id)
     for field in REQUIRED:
         if values[field] is None:
-            raise ValueError(f"no {field}" + (f" (id {values['id']!r})" if values["id"] else ""))
-    for field, value in values.items():
-        try:
-            str(value).encode()
-        except UnicodeEncodeError:
-            raise ValueError(
-                f"the {field} of {values['id']!r} holds half of a surrogate pair, which is no character"
-            ) from None
-    tests = str(values["tests"])
-    if "assert" not in tests:
-        raise ValueError(f"the tests of {values['id']!r} hold no assert")
+            raise ValueError(f"no {field} (id {named})")
     try:
-        statement, signature = split_prompt(str(values["prompt"]))
+        asked = fields.asked(values["prompt"])
+        tests = fields.tests(values["tests"])
+        solution = asked.answer if values["solution"] is None else fields.answer(values["solution"], "solution")
+        solution = None if solution is None else fields.plain_code(solution, "solution")
+        difficulty = None if values["difficulty"] is None else str(values["difficulty"]).strip()
+        statement, signature = split_prompt(asked.prompt)
     except ValueError as error:
-        raise ValueError(f"the prompt of {values['id']!r}: {error}") from None
-    return Problem(
-        id=str(values["id"]),
+        raise ValueError(f"{error} (id {named})") from None
+    problem = Problem(
+        id=problem_id,
         statement=statement,
         signature=signature,
         tests=tests,
-        difficulty=None if values["difficulty"] is None else str(values["difficulty"]),
-        solution=None if values["solution"] is None else str(values["solution"]),
+        difficulty=difficulty,
+        solution=solution,
     )
+    for field in COLUMNS:
+        try:
+            (getattr(problem, field) or "").encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"the {field} of {named} holds half of a surrogate pair, which is no character") from None
+    return problem
+
+
+def shown(problem_id: str) -> str:
+    """Return an id as a message names it: quoted, a long one cut."""
+    return repr(problem_id if len(problem_id) <= 80 else f"{problem_id[:77]}...")
+
+
+def dataset_rows(dataset: str, part: Part = WHOLE) -> Sequence[Row]:
+    """The rows of a data set as they are; a text says why one could not be parsed. Raises DatasetError."""
+    rows = read_source(dataset, part, [name for names in COLUMNS.values() for name in names])
+    # A row may lack what the others have: that is one bad row, not a data set of another form.
+    _check_columns(dataset, dict.fromkeys(name for row in rows if not isinstance(row, str) for name in row))
+    return rows
+
+
+def given_id(row: Mapping[str, Any]) -> Any:
+    """Return the id of a row as it stands there, None where it has none."""
+    found = _value(row, COLUMNS["id"])
+    return next((row[name] for name in COLUMNS["id"] if row.get(name) is not None), None) if found is None else found
+
+
+def _check_columns(dataset: str, columns: Iterable[str]) -> None:
+    present = [str(name) for name in columns]
+    for field in REQUIRED:
+        if present and not any(name in present for name in COLUMNS[field]):
+            there = ", ".join(name if len(name) <= 40 else f"{name[:37]}..." for name in present[:20])
+            raise DatasetError(
+                f"{dataset} has no column {' or '.join(repr(name) for name in COLUMNS[field])}; it has {' '.join(there.split())}"
+            )
+
+
+def _value(row: Mapping[str, Any], names: Sequence[str]) -> Any:
+    return next((row[name] for name in names if not fields.is_missing(row.get(name))), None)
 
 
 def split(problems: Sequence[Problem], held_out: int, seed: int) -> tuple[list[Problem], list[Problem]]:
@@ -146,86 +197,3 @@ def describe(problems: Sequence[Problem]) -> str:
     """How many, and of which difficulty."""
     counts = Counter(problem.difficulty or "unrated" for problem in problems)
     return f"{len(problems)} problems ({', '.join(f'{count} {name}' for name, count in counts.most_common())})"
-
-
-def dataset_rows(dataset: str) -> Sequence[Mapping[str, Any] | str]:
-    """The rows of a data set as they are; a text says why one could not be parsed. Raises DatasetError."""
-    path = Path(dataset)
-    reader = READERS.get(path.suffix.lower())
-    if reader and not path.is_file():
-        raise DatasetError(f"data.dataset={dataset}: there is no such file")
-    if path.exists() and not reader:
-        raise DatasetError(f"data.dataset={dataset}: a local file must end in {', '.join(READERS)}")
-    try:
-        rows = reader(path) if reader else _read_hub(dataset)
-    except (OSError, ValueError, csv.Error) as error:
-        reason = str(error.__cause__ or error).strip().splitlines()[0]
-        hint = "" if reader else " (no network? give a local file, or 'builtin')"
-        raise DatasetError(f"data.dataset={dataset} cannot be read: {reason}{hint}") from None
-    # A row may lack what the others have: that is one bad row, not a data set of another form.
-    _check_columns(dataset, dict.fromkeys(name for row in rows if not isinstance(row, str) for name in row))
-    return rows
-
-
-def _read_csv(path: Path) -> list[Mapping[str, Any] | str]:
-    csv.field_size_limit(1 << 24)  # the default refuses fields over 128 KiB
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        return list(csv.DictReader(file))
-
-
-def _read_jsonl(path: Path) -> list[Mapping[str, Any] | str]:
-    rows: list[Mapping[str, Any] | str] = []
-    # Only "\n" ends a line of JSONL; str.splitlines would also cut at U+2028 and the like, which may stand inside strings.
-    for line in path.read_text(encoding="utf-8-sig").split("\n"):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:  # ValueError: no JSON, or a number of thousands of digits
-            rows.append(f"not JSON: {error}")
-            continue
-        rows.append(row if isinstance(row, dict) else f"not an object but {type(row).__name__}")
-    return rows
-
-
-def _read_parquet(path: Path) -> list[Mapping[str, Any] | str]:
-    import pyarrow.parquet as pq
-
-    return list(pq.read_table(path).to_pylist())
-
-
-def _read_hub(dataset: str) -> list[Mapping[str, Any] | str]:
-    import datasets
-    from datasets.exceptions import DatasetNotFoundError
-
-    try:
-        return list(datasets.load_dataset(dataset, split="train"))
-    except DatasetNotFoundError:
-        raise DatasetError(
-            f"data.dataset={dataset}: neither a file here nor a data set that the Hugging Face hub shows; "
-            "check the name, the network, or log in with `hf auth login` if it is private"
-        ) from None
-
-
-READERS: Mapping[str, Callable[[Path], list[Mapping[str, Any] | str]]] = {
-    ".csv": _read_csv,
-    ".jsonl": _read_jsonl,
-    ".parquet": _read_parquet,
-}
-
-
-def _check_columns(dataset: str, columns: Iterable[str]) -> None:
-    present = list(columns)
-    for field in REQUIRED:
-        if present and not any(name in present for name in COLUMNS[field]):
-            raise DatasetError(
-                f"{dataset} has no column {' or '.join(repr(name) for name in COLUMNS[field])}; it has {', '.join(present)}"
-            )
-
-
-def _value(row: Mapping[str, Any], names: Sequence[str]) -> Any:
-    for name in names:
-        value = row.get(name)
-        if value is not None and str(value).strip():
-            return value if not isinstance(value, str) else value.strip("\n")
-    return None

@@ -114,7 +114,7 @@ def is_folder(model: str) -> bool:
 
 def load_usable(config: Config, view: View) -> Usable:
     """Load the problems and render their prompts; says what was left out and why."""
-    loaded = load_problems(config.data.dataset)
+    loaded = load_problems(config.data.dataset, config.data.part())
     if loaded.bad_rows:
         view.warn(loaded.describe_bad_rows())
     prompts, refused = render_prompts(config, loaded.problems)

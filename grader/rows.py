@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from cluster.types import FinishReason, Grade, Problem
+from grader import fields
 from grader.signature import split_prompt
 
 
@@ -32,15 +33,14 @@ def parse_row(text: str, *, line: int) -> Row:
         raise MalformedRow(f"not JSON: {error}") from error
     if not isinstance(row, dict):
         raise MalformedRow("not a JSON object")
-    if "id" not in row or isinstance(row["id"], (dict, list, bool)) or row["id"] is None:
-        raise MalformedRow("no id (a string or a number)")
-    for key in ("prompt", "tests", "completion"):
-        if not isinstance(row.get(key), str):
-            raise MalformedRow(f"{key} is {'missing' if key not in row else 'not a string'}")
-    if "assert" not in row["tests"]:
-        raise MalformedRow("the tests hold no assert")
+    problem_id = _id(row.get("id"))
+    missing = [key for key in ("prompt", "tests", "completion") if row.get(key) is None]
+    if missing:
+        raise MalformedRow(f"{missing[0]} is missing")
     try:
-        statement, signature = split_prompt(row["prompt"])
+        statement, signature = split_prompt(fields.asked(row["prompt"]).prompt)
+        tests = fields.tests(row["tests"])
+        completion = fields.answer(row["completion"], "completion")
     except ValueError as error:
         raise MalformedRow(str(error)) from error
     finish_reason = row.get("finish_reason")
@@ -49,15 +49,23 @@ def parse_row(text: str, *, line: int) -> Row:
     opened_thought = row.get("opened_thought") or ""
     if not isinstance(opened_thought, str):
         raise MalformedRow("opened_thought is not a string (the tag that the prompt ends with, such as <think>)")
-    identifier = str(row["id"])
     return Row(
         line=line,
-        id=identifier,
-        problem=Problem(id=identifier, statement=statement, signature=signature, tests=row["tests"]),
-        completion=row["completion"],
+        id=problem_id,
+        problem=Problem(id=problem_id, statement=statement, signature=signature, tests=tests),
+        completion=completion,
         finish_reason=FinishReason(finish_reason or FinishReason.STOP),
         opened_thought=opened_thought,
     )
+
+
+def _id(value: Any) -> str:
+    if isinstance(value, str):
+        return value  # as it is: who asked finds the row by it
+    try:
+        return fields.identifier(value)
+    except ValueError as error:
+        raise MalformedRow(f"{error}; give a string or a number") from error
 
 
 def result_row(row: Row, grade: Grade) -> dict[str, Any]:

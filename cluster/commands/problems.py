@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from cluster.commands.command import Command, count, share
+from cluster.dataset_sources import Part
 from cluster.types import ConfigError
 
 AUDIT_HELP = """\
@@ -20,10 +21,25 @@ examples:
   caravan audit builtin"""
 
 
-def _audit_arguments(parser: argparse.ArgumentParser) -> None:
+def _add_dataset(parser: argparse.ArgumentParser) -> None:
+    """Let a command take a data set, and which part of it."""
     parser.add_argument(
-        "dataset", metavar="DATASET", help="a CSV, JSONL or Parquet file, a Hugging Face id, or 'builtin'"
+        "dataset",
+        metavar="DATASET",
+        help="a file (CSV, TSV, JSONL, JSON, Parquet, Arrow; texts also as .gz), a folder of such files, a Hugging Face id, "
+        "or 'builtin'",
     )
+    parser.add_argument("--split", metavar="NAME", help="of a data set with several (default: train)")
+    parser.add_argument("--data-config", metavar="NAME", help="configuration (subset) of a data set with several")
+    parser.add_argument("--revision", metavar="NAME", help="branch, tag or commit of a data set of the hub")
+
+
+def _part(options: argparse.Namespace) -> Part:
+    return Part(split=options.split, config=options.data_config, revision=options.revision)
+
+
+def _audit_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_dataset(parser)
     parser.add_argument("--out", type=Path, metavar="OUT", help="a row per problem, as .jsonl or .parquet")
     parser.add_argument("--workers", type=count, metavar="N", help="problems audited at a time (default: the cores)")
 
@@ -31,7 +47,7 @@ def _audit_arguments(parser: argparse.ArgumentParser) -> None:
 def _audit(options: argparse.Namespace) -> int:
     from cluster.audit_report import audit_and_report
 
-    return audit_and_report(options.dataset, options.out, num_workers=options.workers)
+    return audit_and_report(options.dataset, options.out, part=_part(options), num_workers=options.workers)
 
 
 FILTER_HELP = """\
@@ -47,7 +63,7 @@ examples:
 
 
 def _filter_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("dataset", metavar="DATASET", help="as for audit")
+    _add_dataset(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="OUT", help="what is kept, as .jsonl or .parquet")
     parser.add_argument(
         "--eval", type=Path, metavar="FILE", dest="measured", help="pass rates, by `caravan eval --out`"
@@ -72,7 +88,7 @@ def _filter(options: argparse.Namespace) -> int:
         passable=read_passable(options.audit) if options.audit else None,
         max_prompt_chars=options.max_prompt_chars,
     )
-    return filter_and_report(options.dataset, options.out, wanted)
+    return filter_and_report(options.dataset, options.out, wanted, _part(options))
 
 
 COMMANDS = (

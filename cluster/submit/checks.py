@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cluster.config import Config, load_config
+from cluster.dataset_sources import missing_file
 from cluster.placement import Cluster, ray_cluster
 from cluster.plan.machines import machines_of
 from cluster.plan.model_shape import shape_of
 from cluster.plan.places import Plan, make_plan
 from cluster.plan.report import print_plan
-from cluster.problems import READERS
 from cluster.session import is_folder, model_path
 from cluster.submit.lasting import require_lasting
 from cluster.submit.node import NodeFacts, look_around, troubles
@@ -47,8 +47,8 @@ def _check(config: Config, cluster: Cluster) -> list[str]:
     """The plan is printed; what speaks against the run is returned."""
     refusals = []
     machines = machines_of(cluster.nodes)
-    data = Path(config.data.dataset)
-    if data.suffix.lower() in READERS and not data.is_file():
+    data = config.data.dataset
+    if missing_file(data):
         refusals.append(
             f"data.dataset={data}: the head of the cluster has no such file. Put it into the working directory, which travels, "
             "or where the head sees it"

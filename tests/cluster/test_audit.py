@@ -80,7 +80,7 @@ def test_every_row_gets_its_verdict_in_the_order_of_the_data(tmp_path: Path) -> 
         [],
         ["malformed_row"],
     ]
-    assert rows[6]["warnings"][0].startswith("duplicate_id: row 2 has it too")
+    assert rows[6]["warnings"][0].startswith("duplicate_id: 'a': row 2 has it with another content")
     assert seen[-1] == (8, 8)
     assert (summary.num_unpassable, summary.causes["malformed_row"]) == (6, 3)
 

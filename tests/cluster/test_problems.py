@@ -74,7 +74,7 @@ def test_bad_rows_are_named_and_counted_and_the_others_are_kept(tmp_path: Path) 
         ("p.jsonl", "", "no usable problem: it is empty"),
         ("p.jsonl", '{"id": "a", "prompt": "let f x =", "tests": ""}\n', "no usable problem"),
         ("p.parquet", "not parquet", "cannot be read"),
-        ("p.txt", "", "must end in .csv, .jsonl, .parquet"),
+        ("p.txt", "", "must end in .csv, .tsv, .jsonl"),
     ],
 )
 def test_an_unusable_file_is_refused_with_its_cause(tmp_path: Path, name: str, content: str, message: str) -> None:

@@ -1,0 +1,234 @@
+"""Files of rows: CSV, JSON and Parquet in their usual variants, read row by row, so that one bad row costs no other.
+
+A row is a mapping, or a text that says why it could not be read. DatasetError says what is wrong with a whole file.
+"""
+
+import bz2
+import csv
+import gzip
+import io
+import json
+import lzma
+import zlib
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cluster.types import DatasetError
+
+Row = Mapping[str, Any] | str
+
+_COMPRESSED: Mapping[str, Callable[[bytes], bytes]] = {
+    ".gz": gzip.decompress,
+    ".bz2": bz2.decompress,
+    ".xz": lzma.decompress,
+}
+_MAGIC = {b"\x1f\x8b": ".gz", b"BZh": ".bz2", b"\xfd7zXZ\x00": ".xz"}
+_SEPARATORS = ",;\t|"
+_ROW_LISTS = ("data", "rows", "problems", "examples", "train")  # keys under which a JSON object keeps rows
+_SHOWN = 60  # characters of a name or a cell in a message
+
+
+def ending_of(path: str | Path) -> str:
+    """Return the ending of a file of rows, with that of its compression: ``.csv``, ``.jsonl.gz``; empty for other names."""
+    name = Path(path).name.lower()
+    packed = next((ending for ending in _COMPRESSED if name.endswith(ending)), "")
+    kind = next((ending for ending in _READERS if name.removesuffix(packed).endswith(ending)), "")
+    return "" if not kind or (packed and kind in _WHOLE_FILES) else f"{kind}{packed}"
+
+
+def endings() -> str:
+    """Return the readable endings, for a message."""
+    return f"{', '.join(_READERS)} (texts also with {', '.join(_COMPRESSED)})"
+
+
+def read_file(path: Path, wanted: Collection[str] = ()) -> list[Row]:
+    """Read the rows of a file; ``wanted`` are column names, by which the separator of a CSV file is told."""
+    kind = ending_of(path)
+    packed = next((ending for ending in _COMPRESSED if kind.endswith(ending)), "")
+    reader = _READERS[kind.removesuffix(packed)]
+    try:
+        return reader(path, wanted)
+    except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
+        reason = getattr(error, "strerror", None) or str(error).strip().splitlines()[0]
+        raise DatasetError(f"{path} cannot be read: {reason}") from None
+
+
+def _read_csv(path: Path, wanted: Collection[str]) -> list[Row]:
+    csv.field_size_limit(1 << 24)  # the default refuses fields over 128 KiB
+    text = _text(path)
+    start = text.lstrip("\r\n")
+    separator = ""
+    if start[:4].lower() == "sep=" and start[4:5] and start[5:6] in "\r\n":  # Excel's own line about it
+        separator, text = start[4], start[5:].lstrip("\r\n")
+    separator = separator or _separator(text, wanted)
+    rows = _records(text, separator)
+    header = next(rows, None)
+    if header is None:
+        return []
+    if isinstance(header, str):
+        raise ValueError(f"its first line, which is to name the columns, is broken: {header}")
+    names = [name.strip() for name in header]
+    while names and not names[-1]:
+        names.pop()
+    repeated = [name for name in dict.fromkeys(names) if name in wanted and names.count(name) > 1]
+    if repeated:
+        raise ValueError(f"it has {names.count(repeated[0])} columns named {repeated[0]!r}: keep one")
+    return [cells if isinstance(cells, str) else _named(names, cells) for cells in rows]
+
+
+def _named(names: Sequence[str], cells: Sequence[str]) -> Row:
+    if any(cell.strip() for cell in cells[len(names) :]):
+        return f"{len(cells)} cells, but the first line names {len(names)} columns: is a cell with a separator in it not quoted?"
+    return dict(zip(names, [*cells, *[None] * (len(names) - len(cells))], strict=False))
+
+
+def _separator(text: str, wanted: Collection[str]) -> str:
+    """Return the separator under which the first line names the most columns that are wanted, else the most columns."""
+
+    def names(separator: str) -> tuple[int, int]:
+        header = next(_records(text, separator), [])
+        cells = header if isinstance(header, list) else text.partition("\n")[0].split(separator)
+        found = [name.strip() for name in cells]
+        return len(set(found) & set(wanted)), len(found)
+
+    return max(_SEPARATORS, key=names)
+
+
+def _records(text: str, separator: str) -> Iterator[list[str] | str]:
+    """Give the records of a CSV text, empty lines left out, with a text for each that breaks the rules of quoting."""
+    spaced = f"{separator} " in text.partition("\n")[0]  # id, prompt: then a quote may stand behind the space
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True, skipinitialspace=spaced)
+    while True:
+        begins = reader.line_num + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            last = reader.line_num
+            if "unexpected end of data" in str(error):
+                yield f"lines {begins} to {last}: a quote that opens there is never closed"
+                return
+            yield f"{f'line {last}' if last == begins else f'lines {begins} to {last}'}: {error}"
+            continue
+        if cells:
+            yield cells
+
+
+def _read_jsonl(path: Path, _wanted: Collection[str]) -> list[Row]:
+    text = _text(path)
+    if text.lstrip()[:1] == "[" and isinstance(whole := _json(text), list):
+        return _objects(whole)  # JSON under another name
+    return _json_lines(text)
+
+
+def _json_lines(text: str) -> list[Row]:
+    rows: list[Row] = []
+    # Only "\n" ends a line of JSONL; str.splitlines would also cut at U+2028 and the like, which may stand inside strings.
+    for line in text.split("\n"):
+        if not line.strip():
+            continue
+        try:
+            rows += _objects([json.loads(line)])
+        except (ValueError, RecursionError) as error:  # ValueError: no JSON, or a number of thousands of digits
+            rows.append(f"not JSON: {error}")
+    return rows
+
+
+def _read_json(path: Path, wanted: Collection[str]) -> list[Row]:
+    text = _text(path)
+    whole = _json(text)
+    if isinstance(whole, list):
+        return _objects(whole)
+    if isinstance(whole, dict):
+        return _rows_in(whole, wanted)
+    lines = _json_lines(text)
+    if isinstance(whole, ValueError) and not any(isinstance(row, dict) for row in lines):
+        raise ValueError(f"not JSON: {whole}")
+    return lines  # JSON lines under another name
+
+
+def _rows_in(whole: dict[str, Any], wanted: Collection[str]) -> list[Row]:
+    """Return the rows that a JSON object holds: a list under one of its keys, columns, or itself."""
+    named = [key for key in _ROW_LISTS if isinstance(whole.get(key), list)]
+    if named and not whole.keys() & set(wanted):
+        return _objects(whole[named[0]])
+    columns = list(whole.values())
+    if columns and all(isinstance(column, dict) for column in columns) and whole.keys() & set(wanted):
+        columns = [list(column.values()) for column in columns]  # pandas: {"id": {"0": ...}}
+    if columns and all(isinstance(column, list) for column in columns) and whole.keys() & set(wanted):
+        if len({len(column) for column in columns}) == 1 and not isinstance(columns[0][:1], dict):
+            return [dict(zip(whole, cells, strict=True)) for cells in zip(*columns, strict=True)]
+        raise ValueError("its columns are of different lengths")
+    if whole.keys() & set(wanted):
+        return [whole]
+    keys = ", ".join(key[:_SHOWN] for key in list(whole)[:10])
+    raise ValueError(f"it is an object without rows (keys {keys}): give a list of rows, or {{'data': [...]}}")
+
+
+def _objects(values: list[Any]) -> list[Row]:
+    return [value if isinstance(value, dict) else f"not an object but {type(value).__name__}" for value in values]
+
+
+def _json(text: str) -> Any:
+    """Return the value of a text that is JSON as a whole, else the error."""
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        return error
+    except RecursionError:
+        return ValueError("too many brackets inside of one another")
+
+
+def _read_parquet(path: Path, _wanted: Collection[str]) -> list[Row]:
+    import pyarrow.parquet as pq
+
+    # read_table would take "a=b" in the path for a column.
+    with pq.ParquetFile(path) as file:
+        return list(file.read().to_pylist())
+
+
+def _read_arrow(path: Path, _wanted: Collection[str]) -> list[Row]:
+    import pyarrow as pa
+
+    with pa.memory_map(str(path)) as source:
+        try:
+            table = pa.ipc.open_file(source).read_all()
+        except pa.ArrowInvalid:  # a stream, as the library datasets writes it
+            table = pa.ipc.open_stream(source).read_all()
+        return list(table.to_pylist())
+
+
+def _text(path: Path) -> str:
+    """Return a file's text, decompressed: UTF-8, or UTF-16 with a byte order mark."""
+    data = path.read_bytes()
+    packed = next((kind for magic, kind in _MAGIC.items() if data.startswith(magic)), "")
+    if packed:  # whatever its name says
+        data = _COMPRESSED[packed](data)
+    elif any(path.name.lower().endswith(ending) for ending in _COMPRESSED):
+        raise ValueError(f"its name says that it is compressed ({path.suffix}), its content does not")
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return data.decode("utf-16")
+    if b"\0" in data[:1000]:
+        raise ValueError("it holds NUL bytes: binary, or UTF-16 without a byte order mark? Save it as UTF-8")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"line {line} holds the byte 0x{data[error.start]:02x}, which is no UTF-8: save the file as UTF-8 "
+            "(iconv -f latin1 -t utf-8 FILE, if it is Latin-1)"
+        ) from None
+
+
+_READERS: Mapping[str, Callable[[Path, Collection[str]], list[Row]]] = {
+    ".csv": _read_csv,
+    ".tsv": _read_csv,
+    ".jsonl": _read_jsonl,
+    ".ndjson": _read_jsonl,
+    ".json": _read_json,
+    ".parquet": _read_parquet,
+    ".arrow": _read_arrow,
+}
+_WHOLE_FILES = (".parquet", ".arrow")  # are compressed inside

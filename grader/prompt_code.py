@@ -1,0 +1,109 @@
+"""A prompt's Markdown and its placeholder body: what data sets put around the signature that a solution starts with. Pure."""
+
+import re
+from typing import NamedTuple
+
+from grader.lexical import Kind, spans
+
+_FENCE = re.compile(r"^[ \t]*(?:`{3,}|~{3,})[ \t]*([\w+-]*)[^\n`]*$\n?", re.MULTILINE)
+_OCAML = ("ocaml", "ml", "mli", "caml")
+_CODE_LINE = re.compile(r"^[ \t]*(?:let|type|module|exception|open|external|\(\*)(?![\w'])", re.MULTILINE)
+_OPERATOR = "!$%&*+-./:<=>?@^|~"
+
+_TEXT = r'(?:"(?:[^"\\]|\\.)*"|\{\w*\|.*?\|\w*\})'
+_RAISING = (
+    rf"(?:failwith|invalid_arg)\s*(?:@@\s*)?(?:{_TEXT}|\(\s*{_TEXT}\s*\))"
+    rf"|raise\s*(?:@@\s*)?(?:\((?:[^()\"]|{_TEXT})*\)|[A-Z][\w.']*(?:\s*{_TEXT})?)"
+    r"|assert\s*\(?\s*false\s*\)?"
+    r"|(?:todo|not_implemented|unimplemented)\s*(?:\(\)|!)?"
+    r"|Obj\.magic\s+\S+"
+)
+_BLANK = (
+    r"\.{2,}|\u2026|\?+|_+|<[^<>\n]*>|\[\s*(?:your|insert|todo|fill|code)\b[^\]\n]*\]"
+    r"|(?:#|//|--)[^\n]*(?:\n\s*(?:#|//|--)[^\n]*)*"
+    r"|(?:TODO|FIXME|pass|your[ _]code(?:[ _]here)?|(?:write|add|insert|put) your (?:code|solution)(?: here)?)[.:!]*"
+)
+_CONSTANT = r"\(\s*\)|0\.?0*|\[\s*\]|\[\|\s*\|\]|\"\"|None|true|false"
+_UNUSED = r"(?:(?:ignore\s+[^;\n]+;|let\s+_\w*\s*=[^\n]*?\bin\b)\s*)*"
+_ONE = rf"{_UNUSED}(?:fun(?:ction)?\s+[\w'()\s,:~?]*->\s*)?(?:{_RAISING}|{_BLANK}|{_CONSTANT})"
+_PLACEHOLDER = rf"(?:{_ONE}|\(\s*(?:{_ONE})\s*\)|begin\s+(?:{_ONE})\s+end)\s*(?:;;)?\s*"
+_WHOLE = re.compile(_PLACEHOLDER, re.IGNORECASE | re.DOTALL)
+_BEFORE_AND = re.compile(rf"(=\s*)(?:{_PLACEHOLDER})(?=\n\s*and\b|\Z)", re.IGNORECASE | re.DOTALL)
+_INVITATION = re.compile(
+    r"\(\*+[^a-z]*(?:your|write|fill|add|insert|put|implement|complete|todo|fixme|body|code|solution|\*\))",
+    re.IGNORECASE,
+)
+_LONGEST_INVITATION = 100  # characters; a longer comment says something of the task
+
+
+class Segment(NamedTuple):
+    """A stretch of a prompt between two fences, or around them."""
+
+    text: str
+    is_code: bool  # inside of a fence that may hold OCaml
+
+
+def segments(prompt: str, in_comment: list[tuple[int, int]]) -> list[Segment]:
+    """Cut a prompt at its Markdown fences; those inside of comments, which ``in_comment`` lists, are text like any other."""
+    found: list[Segment] = []
+    position, tag = 0, None
+    for fence in _FENCE.finditer(prompt):
+        if any(start < fence.start() < end for start, end in in_comment):
+            continue
+        found.append(_segment(prompt[position : fence.start()], tag))
+        position, tag = fence.end(), fence.group(1).lower() if tag is None else None
+    found.append(_segment(prompt[position:], tag))
+    return [one for one in found if one.text.strip()]
+
+
+def _segment(text: str, tag: str | None) -> Segment:
+    return Segment(text, tag in _OCAML or (tag == "" and bool(_CODE_LINE.search(text))))
+
+
+def as_comment(text: str) -> str:
+    """Return prose as an OCaml comment; what is nothing but comments stays as it is."""
+    text = text.strip()
+    if all(span.kind is Kind.COMMENT or not text[span.start : span.end].strip() for span in spans(text)):
+        return text
+    return f"(* {text.replace('(*', '( *').replace('*)', '* )')} *)"
+
+
+def end_of_head(signature: str) -> int | None:
+    """Return the position behind the ``=`` that the body follows, None where a signature has none."""
+    depth = 0
+    for span in spans(signature):
+        if span.kind is not Kind.CODE:
+            continue
+        for at in range(span.start, span.end):
+            sign = signature[at]
+            depth += (sign in "([{") - (sign in ")]}")
+            around = signature[at - 1 : at] + signature[at + 1 : at + 2]
+            if sign == "=" and depth == 0 and not any(one in _OPERATOR for one in around):
+                return at + 1
+    return None
+
+
+def without_placeholder(signature: str) -> tuple[str, str]:
+    """Return a signature without a body that only holds its place, and comments of the body that say something of the task.
+
+    ``let f x = failwith "TODO"``, ``= (* your code here *)``, ``= ...``: the model is to write the body, not to go on behind it.
+    """
+    end = end_of_head(signature)
+    head, body = (signature, "") if end is None else (signature[:end], signature[end:])
+    parts = [(span.kind, body[span.start : span.end]) for span in spans(body)]
+    code = "".join(part for kind, part in parts if kind is not Kind.COMMENT).strip()
+    comments = [part for kind, part in parts if kind is Kind.COMMENT]
+    if code and not _WHOLE.fullmatch(code):
+        return _BEFORE_AND.sub(r"\1", signature).rstrip(), ""
+    said = [one for one in comments if len(one) > _LONGEST_INVITATION or not _INVITATION.match(one)]
+    return head.rstrip(), "\n".join(said)
+
+
+def has_body(signature: str) -> bool:
+    """Return whether a signature seems to hold a whole body, which a completion cannot go on from."""
+    end = end_of_head(signature)
+    body = signature[end:].strip() if end is not None else ""
+    return bool(body) and not re.search(
+        r"(?:[=|(\[{;,:<>+*/^@&-]|\b(?:function|with|then|else|in|begin|of|and|fun|match|if|when|do|try|rec|let))\Z",
+        body,
+    )
