@@ -9,6 +9,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 
@@ -286,6 +287,12 @@ class Config(BaseModel):
         except ConfigError as error:
             raise ValueError(f"grader.reward={grader.reward!r}: {error}") from None
         return grader
+
+    def dated(self, day: date) -> "Config":
+        """The same with the date that chat templates may write, unless the configuration gives one."""
+        if self.rollout.prompt_date is not None:
+            return self
+        return self.model_copy(update={"rollout": self.rollout.model_copy(update={"prompt_date": day})})
 
     def without_learner(self) -> "Config":
         """The same with nothing reserved for a learner, for commands that do not train."""

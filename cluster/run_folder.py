@@ -33,6 +33,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,9 @@ NEEDED: Mapping[str, Mapping[str, type]] = {
     },
 }
 WORDS = {float: "a number", dict: "an object", str: "a text"}
+
+
+PROMPT_DATE = "rollout.prompt_date"
 
 
 def says_where(key: str) -> bool:
@@ -275,6 +279,14 @@ class RunFolder:
                 found[key] = value
         return found
 
+    def prompt_date(self) -> date | None:
+        """The date that the run's prompts may name; None where it has none yet, or config.yaml cannot be read."""
+        kept = self.settings(PROMPT_DATE).get(PROMPT_DATE)
+        try:
+            return None if kept is None else date.fromisoformat(str(kept))
+        except ValueError:
+            return None
+
     def _progress_file(self, step: int) -> Path:
         return self.progress / f"step-{step:06d}.json"
 
@@ -316,7 +328,7 @@ class RunFolder:
         return [
             f"{key}={value} (was {before.get(key)})"
             for key, value in now.items()
-            if value != before.get(key) and not says_where(key)
+            if value != before.get(key) and not says_where(key) and not (key == PROMPT_DATE and before[key] is None)
         ]
 
     @contextmanager

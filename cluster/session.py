@@ -6,6 +6,7 @@ import signal
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ from cluster.types import (
     PolicyVersion,
     Problem,
     Prompt,
-    PromptTooLong,
 )
+from rollout.prompt import PromptRenderer, RenderedPrompts
 
 INTERRUPTED = 130  # the exit code of a program that Ctrl-C ended
 
@@ -117,14 +118,22 @@ def load_usable(config: Config, view: View) -> Usable:
     loaded = load_problems(config.data.dataset, config.data.part())
     if loaded.bad_rows:
         view.warn(loaded.describe_bad_rows())
-    prompts, refused = render_prompts(config, loaded.problems)
-    if refused:
-        more = f"; and {len(refused) - 3} more" if len(refused) > 3 else ""
-        view.warn(f"{len(refused)} problems left out for their length: {'; '.join(refused[:3])}{more}")
-    usable = tuple(problem for problem in loaded.problems if problem.id in prompts)
+    rendered = render_prompts(config, loaded.problems)
+    for note in rendered.notes:
+        view.say(f"{config.model.path}: {note}")
+    for cause, refused in (
+        ("their length", rendered.too_long),
+        ("prompts without all of their text", rendered.incomplete),
+    ):
+        if refused:
+            more = f"; and {len(refused) - 3} more" if len(refused) > 3 else ""
+            view.warn(f"{len(refused)} problems left out for {cause}: {'; '.join(refused[:3])}{more}")
+    usable = tuple(problem for problem in loaded.problems if problem.id in rendered.prompts)
     if not usable:
+        if rendered.incomplete:
+            raise ModelError(f"model.path={config.model.path} has no prompt for any problem: {rendered.incomplete[0]}")
         raise DatasetError(f"no problem of {config.data.dataset} fits rollout.max_prompt_tokens")
-    return Usable(problems=usable, prompts=prompts)
+    return Usable(problems=usable, prompts=rendered.prompts)
 
 
 async def load_material(config: Config, usable: Usable, view: View, folder: RunFolder | None = None) -> Material:
@@ -149,11 +158,9 @@ async def load_material(config: Config, usable: Usable, view: View, folder: RunF
     return Material(training=tuple(training), held_out=tuple(held_out), prompts=usable.prompts, unpassable=unpassable)
 
 
-def render_prompts(config: Config, problems: Sequence[Problem]) -> tuple[dict[str, Prompt], list[str]]:
-    """Prompts by problem id, and a line for each problem whose prompt is too long. Raises ModelError without a tokenizer."""
+def render_prompts(config: Config, problems: Sequence[Problem]) -> RenderedPrompts:
+    """Render the prompts of training, evaluation and supervised training. Raises ModelError where the tokenizer has none."""
     from transformers import AutoTokenizer, logging
-
-    from rollout.prompt import render
 
     logging.set_verbosity_error()  # it would warn of long prompts, which are refused and counted below
 
@@ -162,25 +169,33 @@ def render_prompts(config: Config, problems: Sequence[Problem]) -> tuple[dict[st
         raise ModelError(f"model.path={config.model.path}: there is no such folder")
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # noqa: BLE001 - broken files make transformers and tokenizers raise anything
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(
             f"model.path={config.model.path}: no tokenizer can be loaded ({reason}). Give a local folder, a model of the Hugging "
             "Face hub (is there a network?), or 'tiny'"
         ) from None
-    prompts: dict[str, Prompt] = {}
-    refused: list[str] = []
-    for problem in problems:
-        try:
-            prompts[problem.id] = render(
-                problem,
-                tokenizer,
-                num_few_shot=config.rollout.num_few_shot,
-                max_prompt_tokens=config.rollout.max_prompt_tokens,
-            )
-        except PromptTooLong as error:
-            refused.append(str(error))
-    return prompts, refused
+    try:
+        renderer = PromptRenderer(
+            tokenizer,
+            num_few_shot=config.rollout.num_few_shot,
+            max_prompt_tokens=config.rollout.max_prompt_tokens,
+            today=prompt_date(config),
+        )
+        return renderer.render_all(problems)
+    except ModelError as error:
+        raise ModelError(f"model.path={config.model.path}: {error}") from None
+
+
+def prompt_date(config: Config) -> date:
+    """The date that chat templates may write: the configuration's, else that of the adapter's run, else today's."""
+    if config.rollout.prompt_date is not None:
+        return config.rollout.prompt_date
+    adapter = config.model.adapter
+    for folder in adapter.absolute().parents[:2] if adapter else ():  # RUN/adapter, RUN/checkpoints/checkpoint-20
+        if kept := RunFolder(folder).prompt_date():
+            return kept
+    return date.today()
 
 
 def read_adapter(folder: Path) -> tuple[PolicyVersion, int]:

@@ -39,7 +39,7 @@ def sft(config: Config, out: Path, schedule: Schedule, *, full: bool) -> int:
     code = run_to_end(load)
     if code == 0:
         view = View()
-        _make(config, view, found[0].training, schedule, full=full, out=out)
+        _make(config, view, found[0], schedule, full=full, out=out)
         view.say(f"model: {out}; train it further with model.path={out}")
     return code
 
@@ -58,15 +58,13 @@ def check_empty(out: Path) -> None:
         raise ConfigError(f"{out} is not an empty folder: choose another one")
 
 
-def _make(
-    config: Config, view: View, problems: tuple[Problem, ...], schedule: Schedule, *, full: bool, out: Path
-) -> None:
+def _make(config: Config, view: View, material: Material, schedule: Schedule, *, full: bool, out: Path) -> None:
     """Train in a folder beside ``out``, which takes its place when it is whole."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
             draft = Path(scratch) / "model"
-            _train(config, view, problems, schedule, full=full, draft=draft, scratch=Path(scratch))
+            _train(config, view, material, schedule, full=full, draft=draft, scratch=Path(scratch))
             draft.rename(out)
     except OSError as error:
         raise ConfigError(f"{out} cannot be written: {error.strerror or error}") from error
@@ -85,7 +83,7 @@ def solved(problems: tuple[Problem, ...]) -> list[Problem]:
 def _train(
     config: Config,
     view: View,
-    problems: tuple[Problem, ...],
+    material: Material,
     schedule: Schedule,
     *,
     full: bool,
@@ -103,14 +101,10 @@ def _train(
     # All weights are trained in float32: in bfloat16 small updates would round to nothing.
     weights = Place(use_cpu=place_to_learn.use_cpu, dtype=torch.float32) if full else place_to_learn
     model, tokenizer = load_model(model_path(config), weights)
-    wanted = solved(problems)
-    pairs = pairs_of(
-        wanted,
-        tokenizer,
-        num_few_shot=config.rollout.num_few_shot,
-        max_prompt_tokens=config.rollout.max_prompt_tokens,
-    )
-    view.say(f"{len(pairs)} pairs of prompt and solution; {len(problems) - len(wanted)} problems have no solution")
+    wanted = solved(material.training)
+    pairs = pairs_of(wanted, material.prompts, tokenizer)
+    without = len(material.training) - len(wanted)
+    view.say(f"{len(pairs)} pairs of prompt and solution; {without} problems have no solution")
     num_steps = schedule.num_steps or _steps_of(pairs, schedule)
     losses: list[float] = []
     with view.counting("supervised steps", num_steps) as counter:

@@ -5,7 +5,8 @@ training split and nothing of the held-out problems, and its training is cut sho
 """
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ from cluster.builtin import builtin_problems
 from cluster.problems import split
 from cluster.sft_pairs import answer, pairs_of
 from cluster.tiny_card import card, measure
-from cluster.types import ModelError, Problem
+from cluster.types import ModelError, Problem, Prompt
 from learner.lessons import Schedule
 from learner.warm_start import Shape, warm_start
-from rollout.prompt import continuation
+from rollout.prompt import PromptRenderer, continuation
 
 FOLDER = Path(__file__).parents[1] / "assets" / "tiny"
 NUM_HELD_OUT = 200
@@ -66,10 +67,16 @@ def make(
         pad_id=tokenizer.pad_token_id,
     )
     model = warm_start(
-        pairs_of(training, tokenizer, num_few_shot=0, max_prompt_tokens=MAX_TOKENS), tokenizer, shape, schedule, on_step
+        pairs_of(training, prompts_of(training, tokenizer), tokenizer), tokenizer, shape, schedule, on_step
     )
     model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def prompts_of(problems: Sequence[Problem], tokenizer: Any) -> Mapping[str, Prompt]:
+    """The prompts of problems, by their ids, as the tiny model continues them."""
+    renderer = PromptRenderer(tokenizer, num_few_shot=0, max_prompt_tokens=MAX_TOKENS, today=date.today())
+    return renderer.render_all(problems).prompts
 
 
 def train_tokenizer(texts: Sequence[str]) -> Any:

@@ -4,6 +4,7 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Callable, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from cluster.types import FinishReason, Grade, Problem, Verdict
 from grader.grade import Grader
 from grader.settings import GraderSettings
 from learner.lessons import Schedule
-from rollout.prompt import render
+from rollout.prompt import PromptRenderer
 
 MAX_COMPLETION_TOKENS = 96
 BATCH = 100  # completions sampled together
@@ -83,7 +84,8 @@ def _sample(
 ) -> list[tuple[str, FinishReason]]:
     import torch
 
-    prompts = [render(problem, tokenizer, num_few_shot=0, max_prompt_tokens=1024).token_ids for problem in problems]
+    renderer = PromptRenderer(tokenizer, num_few_shot=0, max_prompt_tokens=1024, today=date.today())
+    prompts = [renderer.render(problem).token_ids for problem in problems]
     width = max(map(len, prompts))
     input_ids = torch.full((len(prompts), width), tokenizer.pad_token_id)
     for row, prompt in enumerate(prompts):

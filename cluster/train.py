@@ -34,6 +34,7 @@ from cluster.session import (
     load_material,
     load_usable,
     model_path,
+    prompt_date,
     samplers_and_graders,
 )
 from cluster.submit.lasting import is_job, require_lasting
@@ -57,6 +58,7 @@ async def train(config: Config, view: View) -> int:
     if is_job():
         require_lasting(config.run.folder)
     folder = RunFolder(config.run.folder / (config.run.name or "run"))
+    config = config.dated(folder.prompt_date() or prompt_date(config))
     _require_more_to_do(config, folder)
     with folder.opened(config):
         prepare_toolchain()  # a missing compiler should be known before anything large is loaded

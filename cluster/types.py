@@ -14,6 +14,7 @@ The errors, so that whoever catches one knows what else there is::
     ├── ResourcesError      the cluster cannot place what the configuration asks for
     ├── RunFolderError      the run folder is in use, foreign or cannot be written
     ├── PromptTooLong       one problem whose prompt exceeds max_prompt_tokens
+    ├── PromptIncomplete    one problem of whose text something is lost in its prompt
     ├── SamplerError        a sampler died or refused its work
     │   └── GroupFailed     one group at which several samplers died; the others can go on
     ├── UngradableError     the machine (not the completion) failed to grade
@@ -62,6 +63,10 @@ class RunFolderError(CaravanError):
 
 class PromptTooLong(CaravanError):
     """A prompt of more than ``max_prompt_tokens`` tokens; prompts are refused, never cut."""
+
+
+class PromptIncomplete(CaravanError):
+    """A prompt that lacks some of its problem's text: the chat template or the tokenizer loses it."""
 
 
 class SamplerError(CaravanError):
@@ -166,6 +171,7 @@ class Prompt:
     text: str
     token_ids: tuple[int, ...]  # [P]
     opened_thought: str = ""  # the tag of a thought that the prompt opens and does not close, "<think>"; empty: none
+    keeps_special_tokens: bool = False  # completions are decoded with special tokens, some of which mark thoughts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -89,15 +89,24 @@ class Engine:
         return engine
 
     async def sample(
-        self, token_ids: Sequence[int], sampling: Sampling, *, seed: int, request_id: str, adapter: Adapter | None
+        self,
+        token_ids: Sequence[int],
+        sampling: Sampling,
+        *,
+        seed: int,
+        request_id: str,
+        adapter: Adapter | None,
+        keeps_special_tokens: bool = False,
     ) -> Sampled:
         """Sample one completion of a prompt; cancelling the call takes it out of the engine.
 
         A stop string may end inside a token: the text is cut there, the tokens are not, so that the learner is given
-        all that was sampled. The end-of-sequence token is among the tokens and not in the text. Raises SamplerError.
+        all that was sampled. The end-of-sequence token is among the tokens; as other special tokens it is in the text only
+        with ``keeps_special_tokens``. Raises SamplerError.
         """
         begin = time.monotonic()
-        output = await self._run(token_ids, _sampling_params(sampling, seed=seed), request_id, adapter)
+        params = _sampling_params(sampling, seed=seed, keeps_special_tokens=keeps_special_tokens)
+        output = await self._run(token_ids, params, request_id, adapter)
         completion = output.outputs[0]
         if completion.finish_reason not in tuple(FinishReason):
             raise SamplerError(f"the engine broke {request_id} off: {completion.finish_reason}")
@@ -270,7 +279,7 @@ def _lora_request(adapter: Adapter, *, load_inplace: bool = False) -> "LoRAReque
     )
 
 
-def _sampling_params(sampling: Sampling, *, seed: int) -> "SamplingParams":
+def _sampling_params(sampling: Sampling, *, seed: int, keeps_special_tokens: bool) -> "SamplingParams":
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
@@ -282,6 +291,7 @@ def _sampling_params(sampling: Sampling, *, seed: int) -> "SamplingParams":
         seed=seed,
         max_tokens=sampling.max_completion_tokens,
         stop=list(sampling.stop),
+        skip_special_tokens=not keeps_special_tokens,
         include_stop_str_in_output=True,
         logprobs=0,  # of the sampled token alone
         flat_logprobs=True,

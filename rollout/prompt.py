@@ -1,10 +1,12 @@
 """Problem -> token ids, the way the model will read it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from datetime import date
 
-from cluster.types import Problem, Prompt, PromptTooLong
+from cluster.types import ModelError, Problem, Prompt, PromptIncomplete, PromptTooLong
+from rollout.chat_template import ChatTemplate
+from rollout.tokenizer import PromptEncoder, Tokenizer, contains, keeps, marks_thoughts_by_special_tokens
 
 END_MARKER = "(* END *)"
 
@@ -47,46 +49,97 @@ FEW_SHOT_EXAMPLES = (
 )
 
 
-class Tokenizer(Protocol):
-    """The part of a transformers tokenizer that rendering needs."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenderedPrompts:
+    """The prompts of problems, and a line for each problem that has none."""
 
-    chat_template: str | None
-
-    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        """Token ids of a text."""
-        ...
-
-    def apply_chat_template(
-        self, conversation: list[dict[str, str]], *, tokenize: bool, add_generation_prompt: bool
-    ) -> str:
-        """The conversation in the model's own format."""
-        ...
+    prompts: Mapping[str, Prompt]  # by problem id
+    too_long: Sequence[str]
+    incomplete: Sequence[str]  # the chat template or the tokenizer loses some of their text
+    notes: Sequence[str]  # about the tokenizer and its chat template
 
 
-def render(problem: Problem, tokenizer: Tokenizer, *, num_few_shot: int, max_prompt_tokens: int) -> Prompt:
-    """Render a problem, with the chat template where the tokenizer has one, else as a text to be continued.
+class PromptRenderer:
+    """Renders problems for one tokenizer: with its chat template where it has one, else as a text to be continued."""
 
-    Raises PromptTooLong where it takes more than ``max_prompt_tokens`` tokens; a prompt is never cut.
-    """
-    examples = FEW_SHOT_EXAMPLES[:num_few_shot]
-    has_template = bool(tokenizer.chat_template)
-    if has_template:
-        text = tokenizer.apply_chat_template(
-            [{"role": "system", "content": INSTRUCTION}, {"role": "user", "content": question(problem, examples)}],
-            tokenize=False,
-            add_generation_prompt=True,
+    def __init__(self, tokenizer: Tokenizer, *, num_few_shot: int, max_prompt_tokens: int, today: date) -> None:
+        """Try the tokenizer on an example. ``today`` is the date that a chat template may write.
+
+        Raises ModelError, with one line, where it or its chat template cannot be used.
+        """
+        self._examples = FEW_SHOT_EXAMPLES[:num_few_shot]
+        self._max_prompt_tokens = max_prompt_tokens
+        probe = _problem_of(FEW_SHOT_EXAMPLES[0])
+        self._template: ChatTemplate | None = None
+        if tokenizer.chat_template:
+            self._template = ChatTemplate(
+                tokenizer, instruction=INSTRUCTION, probe=question(probe, self._examples), today=today
+            )
+        self._encoder = PromptEncoder(tokenizer, is_chat=self._template is not None)
+        self._keeps_special_tokens = marks_thoughts_by_special_tokens(tokenizer)
+        text = self._text(probe)
+        self.notes = (*(self._template.notes if self._template else ()), *self._encoder.notes(text))
+        """Lines for the log about what is special with this tokenizer."""
+        try:
+            self._check_kept(probe, self._encoder.encode(text))
+        except PromptIncomplete as error:
+            raise ModelError(
+                f"its tokenizer cannot be used: {error}. Give it the tokenizer that it was trained with"
+            ) from None
+
+    def render_all(self, problems: Iterable[Problem]) -> RenderedPrompts:
+        """Render problems; those whose prompt is too long or incomplete are named. Raises ModelError where the template fails."""
+        prompts: dict[str, Prompt] = {}
+        too_long: list[str] = []
+        incomplete: list[str] = []
+        for problem in problems:
+            try:
+                prompts[problem.id] = self.render(problem)
+            except PromptTooLong as error:
+                too_long.append(str(error))
+            except PromptIncomplete as error:
+                incomplete.append(str(error))
+        return RenderedPrompts(prompts=prompts, too_long=too_long, incomplete=incomplete, notes=self.notes)
+
+    def render(self, problem: Problem) -> Prompt:
+        """Render a problem; a prompt is never cut.
+
+        Raises PromptTooLong for too many tokens, PromptIncomplete for a prompt that lacks some of the problem's text.
+        """
+        text = self._text(problem)
+        if not contains(text, problem.prompt):
+            raise PromptIncomplete(f"the chat template leaves out some of the text of problem {problem.id!r}")
+        token_ids = self._encoder.encode(text)
+        if len(token_ids) > self._max_prompt_tokens:
+            raise PromptTooLong(
+                f"the prompt of problem {problem.id!r} takes {len(token_ids)} tokens, "
+                f"more than rollout.max_prompt_tokens={self._max_prompt_tokens}"
+            )
+        self._check_kept(problem, token_ids)
+        return Prompt(
+            problem_id=problem.id,
+            text=text,
+            token_ids=tuple(token_ids),
+            opened_thought=self._template.opened_thought if self._template else "",
+            keeps_special_tokens=self._keeps_special_tokens,
         )
-    else:
-        text = continuation(problem, examples)
-    # A chat template writes its special tokens as text, and the tokenizer's own would double them; a text to be
-    # continued needs them (Llama's begin-of-text, for one).
-    token_ids = tokenizer.encode(text, add_special_tokens=not has_template)
-    if len(token_ids) > max_prompt_tokens:
-        raise PromptTooLong(
-            f"the prompt of problem {problem.id!r} takes {len(token_ids)} tokens, "
-            f"more than rollout.max_prompt_tokens={max_prompt_tokens}"
-        )
-    return Prompt(problem_id=problem.id, text=text, token_ids=tuple(token_ids))
+
+    def _text(self, problem: Problem) -> str:
+        if self._template is None:
+            return continuation(problem, self._examples)
+        return self._template.render(question(problem, self._examples))
+
+    def _check_kept(self, problem: Problem, token_ids: list[int]) -> None:
+        """Raise PromptIncomplete where the tokens stand for another text: lower case, or characters that are unknown."""
+        kept = self._encoder.decode(token_ids)
+        if not keeps(kept, problem.prompt):
+            lost = next((word for word in problem.prompt.split() if not keeps(kept, word)), problem.prompt[:40])
+            raise PromptIncomplete(f"the tokens do not give back {lost!r} of problem {problem.id!r}")
+
+
+def _problem_of(example: Example) -> Problem:
+    statement, _, signature = example.prompt.rpartition("\n")
+    return Problem(id="example", statement=statement, signature=signature, tests="")
 
 
 def question(problem: Problem, examples: Sequence[Example]) -> str:

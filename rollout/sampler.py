@@ -128,6 +128,7 @@ class Sampler:
                 seed=request.seed + index,
                 request_id=f"{request.group_id}-c{index}",
                 adapter=adapter,
+                keeps_special_tokens=request.prompt.keeps_special_tokens,
             )
             await self._proved.wait()
         finally:

@@ -1,5 +1,6 @@
 """The ``rollout`` section of the configuration."""
 
+from datetime import date
 from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -44,6 +45,11 @@ class RolloutSettings(BaseModel):
         ("(* END *)",), description="strings that end a completion; the one that does is kept in its text"
     )
     num_few_shot: int = Field(0, ge=0, le=3, description="solved examples shown before each problem")
+    prompt_date: date | None = Field(
+        None,
+        description="the date that a chat template may write into prompts; null: the day on which the run was started, also "
+        "where it is resumed or its adapter evaluated later",
+    )
 
     cpus_per_sampler: float = Field(1.0, gt=0, description="CPU cores that Ray reserves for each sampler")
     gpus_per_sampler: float = Field(

@@ -47,7 +47,7 @@ def worth(model: Path, problem: Problem, adapter: Path | None = None) -> float:
     if adapter:
         loaded = PeftModel.from_pretrained(loaded, adapter)
     tokenizer = AutoTokenizer.from_pretrained(model)
-    ((prompt, completion),) = pairs_of([problem], tokenizer, num_few_shot=0, max_prompt_tokens=1024)
+    ((prompt, completion),) = pairs_of([problem], tiny.prompts_of([problem], tokenizer), tokenizer)
     with torch.no_grad():
         scores = loaded.eval()(torch.tensor([[*prompt, *completion]])).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
     return scores.gather(-1, torch.tensor(completion)[:, None]).mean().item()
@@ -89,6 +89,8 @@ def test_a_chat_model_is_taught_the_whole_definition_and_one_that_continues_the_
     problem = Problem(id="p", statement="", signature="let f x =", tests="", solution="let f x =\n  x + 1\n")
     assert answer(problem, is_chat=True) == "let f x =\n  x + 1\n(* END *)"
     assert answer(problem, is_chat=False) == "  x + 1\n(* END *)"
+    thinking = answer(problem, is_chat=True, opened_thought="<think>")
+    assert thinking == "\n</think>\n\nlet f x =\n  x + 1\n(* END *)"
 
 
 def test_what_cannot_be_done_is_one_line(problems: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -52,7 +52,7 @@ def test_a_problem_without_a_solution_cannot_be_learned_from() -> None:
 
 
 def test_pairs_are_the_rendered_prompt_and_the_completion_with_its_end_of_sequence(tokenizer) -> None:
-    ((prompt, completion),) = pairs_of([PROBLEM], tokenizer, num_few_shot=0, max_prompt_tokens=1024)
+    ((prompt, completion),) = pairs_of([PROBLEM], tiny.prompts_of([PROBLEM], tokenizer), tokenizer)
     assert tokenizer.decode(prompt).endswith("let twice (n : int) : int =\n")
     assert tokenizer.decode(completion) == "  n * 2\n(* END *)<|endoftext|>"
 
@@ -75,9 +75,8 @@ def test_the_shipped_model_is_small_and_its_card_names_the_split() -> None:
 def test_prompts_of_the_built_in_problems_are_short_for_the_shipped_tokenizer() -> None:
     from transformers import AutoTokenizer
 
-    pairs = pairs_of(
-        TRAINING, AutoTokenizer.from_pretrained(tiny.tiny_model_path()), num_few_shot=0, max_prompt_tokens=1024
-    )
+    tokenizer = AutoTokenizer.from_pretrained(tiny.tiny_model_path())
+    pairs = pairs_of(TRAINING, tiny.prompts_of(TRAINING, tokenizer), tokenizer)
     lengths = sorted(len(prompt) for prompt, _ in pairs)
     assert lengths[len(lengths) // 2] < 130
     assert lengths[-1] < 320

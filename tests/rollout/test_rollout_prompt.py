@@ -1,12 +1,16 @@
 import json
 import shutil
 import subprocess
+from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from cluster.types import Problem, PromptTooLong
-from rollout.prompt import END_MARKER, FEW_SHOT_EXAMPLES, render
+from cluster.types import Problem, Prompt, PromptTooLong
+from rollout.prompt import END_MARKER, FEW_SHOT_EXAMPLES, PromptRenderer
+
+from .made_templates import CHATML, tokenizer_with
 
 SHARED_DATA = Path(__file__).parents[3] / "shared" / "data"
 
@@ -18,21 +22,12 @@ GCD = Problem(
 )
 
 
-BOS = 0
+TODAY = date(2026, 1, 2)
 
 
-class Characters:
-    """A tokenizer with one token per character, a begin-of-text token and, if asked, a chat template."""
-
-    def __init__(self, chat_template: str | None = None) -> None:
-        self.chat_template = chat_template
-
-    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        return [BOS] * add_special_tokens + [ord(character) for character in text]
-
-    def apply_chat_template(self, conversation, *, tokenize: bool, add_generation_prompt: bool) -> str:
-        assert add_generation_prompt and not tokenize
-        return "".join(f"[{message['role']}]{message['content']}" for message in conversation) + "[assistant]"
+def render(problem: Problem, tokenizer: Any, *, num_few_shot: int = 0, max_prompt_tokens: int = 10_000) -> Prompt:
+    renderer = PromptRenderer(tokenizer, num_few_shot=num_few_shot, max_prompt_tokens=max_prompt_tokens, today=TODAY)
+    return renderer.render(problem)
 
 
 @pytest.fixture(scope="module")
@@ -45,10 +40,10 @@ def qwen():
     return AutoTokenizer.from_pretrained(folder)
 
 
-@pytest.mark.parametrize("template", [None, "chat"])
+@pytest.mark.parametrize("template", [None, CHATML])
 @pytest.mark.parametrize("num_few_shot", [0, 1, 3])
 def test_a_prompt_holds_the_problem_the_examples_asked_for_and_no_test(template, num_few_shot):
-    prompt = render(GCD, Characters(template), num_few_shot=num_few_shot, max_prompt_tokens=10_000)
+    prompt = render(GCD, tokenizer_with(template), num_few_shot=num_few_shot)
     assert GCD.prompt in prompt.text
     assert [example.prompt in prompt.text for example in FEW_SHOT_EXAMPLES] == [n < num_few_shot for n in range(3)]
     assert "assert" not in prompt.text
@@ -56,29 +51,23 @@ def test_a_prompt_holds_the_problem_the_examples_asked_for_and_no_test(template,
 
 
 def test_a_base_model_continues_after_the_signature():
-    prompt = render(GCD, Characters(), num_few_shot=2, max_prompt_tokens=10_000)
+    prompt = render(GCD, tokenizer_with(), num_few_shot=2)
     assert prompt.text.endswith(GCD.signature + "\n")
     assert prompt.text.count(END_MARKER) == 2  # after each example, as the completion is to end
 
 
 def test_a_chat_model_is_asked_for_the_whole_definition_and_the_marker():
-    prompt = render(GCD, Characters("chat"), num_few_shot=0, max_prompt_tokens=10_000)
-    assert prompt.text.startswith("[system]")
-    assert prompt.text.endswith("[assistant]")
+    prompt = render(GCD, tokenizer_with(CHATML))
+    assert prompt.text.startswith("<|im_start|>system\n")
+    assert prompt.text.endswith("<|im_start|>assistant\n")
     assert END_MARKER in prompt.text
 
 
-@pytest.mark.parametrize(("template", "num_bos"), [(None, 1), ("chat", 0)])
-def test_special_tokens_are_added_where_no_chat_template_writes_them(template, num_bos):
-    prompt = render(GCD, Characters(template), num_few_shot=0, max_prompt_tokens=10_000)
-    assert prompt.token_ids.count(BOS) == num_bos
-
-
 def test_a_prompt_at_the_limit_is_taken_and_one_over_it_is_refused_with_both_numbers():
-    length = len(render(GCD, Characters(), num_few_shot=0, max_prompt_tokens=10_000).token_ids)
-    render(GCD, Characters(), num_few_shot=0, max_prompt_tokens=length)
+    length = len(render(GCD, tokenizer_with()).token_ids)
+    render(GCD, tokenizer_with(), max_prompt_tokens=length)
     with pytest.raises(PromptTooLong, match=rf"'gcd' takes {length} tokens.*max_prompt_tokens={length - 1}"):
-        render(GCD, Characters(), num_few_shot=0, max_prompt_tokens=length - 1)
+        render(GCD, tokenizer_with(), max_prompt_tokens=length - 1)
 
 
 def test_the_few_shot_examples_compile(tmp_path):
@@ -107,9 +96,10 @@ def test_qwens_chat_template_is_tokenized_once_with_its_special_tokens(qwen):
 
 def test_the_real_problems_fit_the_default_limit_in_qwens_tokens(qwen):
     rows = [json.loads(line) for line in (SHARED_DATA / "ocaml_problems.jsonl").read_text().splitlines()]
+    renderer = PromptRenderer(qwen, num_few_shot=0, max_prompt_tokens=100_000, today=TODAY)
     lengths = []
     for row in rows:
         statement, _, signature = row["prompt"].rpartition("\n")
         problem = Problem(id=row["id"], statement=statement, signature=signature, tests=row["tests"])
-        lengths.append(len(render(problem, qwen, num_few_shot=0, max_prompt_tokens=100_000).token_ids))
+        lengths.append(len(renderer.render(problem).token_ids))
     assert sum(length <= 704 for length in lengths) >= 0.98 * len(lengths)

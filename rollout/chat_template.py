@@ -1,0 +1,236 @@
+"""A tokenizer's chat template: the form of a conversation that it takes, and how it opens an answer."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import date, datetime, time, timedelta
+from typing import Any
+
+from cluster.types import THOUGHT_CLOSING, THOUGHT_OPENING, ModelError
+from rollout.tokenizer import Tokenizer, contains
+
+Message = dict[str, Any]
+
+TEMPLATE_FILE = "<template>"  # the file name that Jinja gives to code compiled from a text
+SENTINEL = "let it_be_found = 7"
+NUM_PROBES = 8
+"""Renderings of one conversation that must be equal. A choice between two texts is overlooked once in 128 runs."""
+
+ANOTHER_DAY = timedelta(days=400)  # another day, month and year
+
+
+class TemplateFailure(Exception):
+    """A template raised; the message says where and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How a conversation is handed to a template."""
+
+    with_system: bool  # the instruction is a system message; else it stands in front of the question
+    in_parts: bool  # content is a list of parts, as for models that also take images
+
+
+FORMS = (Form(True, False), Form(True, True), Form(False, False), Form(False, True))
+"""In the order in which they are tried."""
+
+
+class ChatTemplate:
+    """Renders an instruction and a question as the conversation that a chat model is to continue."""
+
+    def __init__(self, tokenizer: Tokenizer, *, instruction: str, probe: str, today: date) -> None:
+        """Find the form that the template takes. Args: probe: a question; today: the date that the template may write.
+
+        Raises ModelError, with one line, for a template that cannot be used.
+        """
+        self._tokenizer = tokenizer
+        self._template = _default_template(tokenizer.chat_template)
+        self._instruction = instruction
+        self._today = today
+        self._header = ""  # opens an answer, where the template leaves that out
+        self._ends: tuple[str, ...] = ()
+        self._notes: list[str] = []
+        self._form = self._find_form(probe)
+        try:
+            self._check_repeatable(probe)
+            self._complete_opening(probe)
+        except TemplateFailure as failure:
+            raise ModelError(_unusable(f"it fails: {failure}")) from None
+        self.opened_thought = self._find_opened_thought(probe)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Lines for the log: what is done otherwise than the template would have it."""
+        return tuple(self._notes)
+
+    def render(self, question: str) -> str:
+        """The prompt. Raises ModelError where the template fails at this question."""
+        try:
+            text = self._apply(self._form, question) + self._header
+        except TemplateFailure as failure:
+            raise ModelError(_unusable(f"it fails: {failure}")) from None
+        while end := next((end for end in self._ends if text.rstrip().endswith(end)), ""):
+            text = text.rstrip().removesuffix(end)
+        return text
+
+    def _apply(
+        self,
+        form: Form,
+        question: str,
+        *,
+        reply: str | None = None,
+        add_generation_prompt: bool = True,
+        today: date | None = None,
+    ) -> str:
+        instruction = self._instruction
+        texts = (
+            {"system": instruction, "user": question} if form.with_system else {"user": f"{instruction}\n\n{question}"}
+        )
+        if reply is not None:
+            texts["assistant"] = reply
+        messages: list[Message] = [
+            {"role": role, "content": [{"type": "text", "text": text}] if form.in_parts else text}
+            for role, text in texts.items()
+        ]
+        variables: Mapping[str, Any] = {}
+        if "strftime_now" in self._template:  # transformers' own would write the day on which it is called
+            midnight = datetime.combine(today or self._today, time())
+            variables = {"strftime_now": midnight.strftime}
+        try:
+            return self._tokenizer.apply_chat_template(
+                messages,
+                chat_template=self._template,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                **variables,
+            )
+        except Exception as error:  # noqa: BLE001 - a template is a program of others: it may raise anything
+            raise TemplateFailure(_where_and_why(error)) from None
+
+    def _find_form(self, probe: str) -> Form:
+        refusal = "it is left out of the prompt"
+        failures: dict[Form, str] = {}
+        for form in FORMS:
+            try:
+                text = self._apply(form, probe)
+            except TemplateFailure as failure:
+                failures[form] = str(failure)
+                continue
+            # A list of parts that is written as it is, is no prompt.
+            if contains(text, probe) and contains(text, self._instruction) and "{'type'" not in text:
+                if not form.with_system:
+                    refusal = failures.get(FORMS[0], refusal)
+                    self._notes.append(
+                        f"the chat template takes no system message ({refusal}): the instruction is put in front of each question"
+                    )
+                return form
+        plainest = Form(with_system=False, in_parts=False)
+        if plainest in failures:
+            raise ModelError(_unusable(f"it fails: {failures[plainest]}"))
+        raise ModelError(_unusable("what it renders does not contain the problem's text"))
+
+    def _check_repeatable(self, probe: str) -> None:
+        first = self._apply(self._form, probe)
+        if any(self._apply(self._form, probe) != first for _ in range(NUM_PROBES - 1)):
+            raise ModelError(_unusable("it renders the same conversation differently each time"))
+        if self._apply(self._form, probe, today=self._today + ANOTHER_DAY) != first:
+            self._notes.append(f"the chat template writes the date, which stays rollout.prompt_date={self._today}")
+
+    def _complete_opening(self, probe: str) -> None:
+        """Where the template ignores add_generation_prompt, take the opening of an answer from a whole conversation."""
+        text = self._apply(self._form, probe)
+        closed = self._without_opening(probe)
+        before, after = self._around_reply(probe, text if closed is None else closed)
+        if text == closed and before.strip():
+            self._header = before.rstrip(" ")
+            self._notes.append(
+                f"the chat template ignores add_generation_prompt: {self._header!r}, which opens an answer, is added to prompts"
+            )
+        tokens = (*after.split()[:1], self._tokenizer.eos_token, self._tokenizer.sep_token)
+        self._ends = tuple(dict.fromkeys(token for token in tokens if token))
+        complete = (text + self._header).rstrip()
+        for end in self._ends:
+            if complete.endswith(end):
+                self._notes.append(
+                    f"the chat template ends each prompt with {end}, as if nothing followed: it is left off"
+                )
+
+    def _without_opening(self, probe: str) -> str | None:
+        try:
+            return self._apply(self._form, probe, add_generation_prompt=False)
+        except TemplateFailure:  # it may demand an answer then
+            return None
+
+    def _around_reply(self, probe: str, closed: str) -> tuple[str, str]:
+        """What the template writes between a question and its reply, and behind the reply; empty where it does not tell."""
+        try:
+            whole = self._apply(self._form, probe, reply=SENTINEL, add_generation_prompt=False)
+        except TemplateFailure:
+            return "", ""
+        before, found, after = whole.rpartition(SENTINEL)
+        if not found:
+            return "", ""
+        return before.removeprefix(closed) if before.startswith(closed) else "", after
+
+    def _find_opened_thought(self, probe: str) -> str:
+        text, closed = self.render(probe), self._without_opening(probe)
+        opening = text[len(closed) :] if closed and text.startswith(closed) else ""
+        if not opening:
+            opening = text[
+                -_MAX_OPENING:
+            ]  # where only a tag at the very end is one, since the question may name others
+            found = _last(THOUGHT_OPENING.finditer(opening))
+            return found.group() if found and not opening[found.end() :].strip() else ""
+        opened, ended = _last(THOUGHT_OPENING.finditer(opening)), _last(THOUGHT_CLOSING.finditer(opening))
+        return opened.group() if opened and (ended is None or ended.start() < opened.start()) else ""
+
+
+_MAX_OPENING = 200
+
+
+def closing_tag(opening: str) -> str:
+    """The tag that ends a thought, by the one that began it: </think> for <think>."""
+    if opening.startswith("<|channel|>"):
+        return "<|end|><|start|>assistant<|channel|>final<|message|>"
+    if opening.startswith("<|"):
+        return re.sub("begin|start", "end", opening, flags=re.IGNORECASE)
+    name = re.split(r"[\s\]>\u25b7]", opening[1:])[0]
+    return f"{opening[0]}/{name}{opening[-1]}"
+
+
+def _last(matches: Iterator[Any]) -> Any:
+    found = None
+    for found in matches:  # noqa: B007 - the last one is wanted
+        pass
+    return found
+
+
+def _default_template(templates: str | dict[str, str] | None) -> str:
+    if isinstance(templates, dict):
+        if "default" not in templates:
+            raise ModelError(
+                f"the tokenizer has several chat templates ({', '.join(sorted(templates))}) and none called default. Write the "
+                "one to use to chat_template.jinja in a local copy of the model, and give that folder as model.path"
+            )
+        return templates["default"]
+    return templates or ""
+
+
+def _unusable(cause: str) -> str:
+    return (
+        f"its chat template cannot be used: {cause}. Give a local copy of the model whose chat_template.jinja is mended, or one "
+        "without a chat template, which is then given texts to continue"
+    )
+
+
+def _where_and_why(error: Exception) -> str:
+    """One line about what went wrong in a template, with its line where that is known."""
+    line = getattr(error, "lineno", None)
+    frame = error.__traceback__
+    while frame is not None:
+        if frame.tb_frame.f_code.co_filename == TEMPLATE_FILE:  # Jinja rewrites the lines to those of the template
+            line = frame.tb_lineno
+        frame = frame.tb_next
+    reason = " ".join(str(error).split()).rstrip(".") or "no reason is given"
+    place = f"line {line}: " if line else ""
+    return f"{place}{type(error).__name__}: {reason[:300]}"

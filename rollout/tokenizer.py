@@ -1,0 +1,140 @@
+"""What prompts need of a tokenizer: the token that begins a text, none that ends it, and the text given back."""
+
+import html
+import json
+import re
+import unicodedata
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from cluster.types import THOUGHT_CLOSING, THOUGHT_OPENING
+
+_WORD = "let"
+_BESIDE_A_SIGN = re.compile(r"\s*([^\w\s])\s*")
+
+
+class Tokenizer(Protocol):
+    """The part of a transformers tokenizer that rendering needs."""
+
+    chat_template: str | dict[str, str] | None
+    bos_token: str | None
+    eos_token: str | None
+    sep_token: str | None
+    added_tokens_decoder: Mapping[int, Any]  # objects with `content` and `special`
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """Token ids of a text."""
+        ...
+
+    def decode(self, token_ids: list[int], *, skip_special_tokens: bool, clean_up_tokenization_spaces: bool) -> str:
+        """The text of token ids."""
+        ...
+
+    def convert_tokens_to_ids(self, tokens: str) -> int | None:
+        """The id of one token."""
+        ...
+
+    def apply_chat_template(
+        self,
+        conversation: list[dict[str, Any]],
+        *,
+        chat_template: str,
+        tokenize: bool,
+        add_generation_prompt: bool,
+        **variables: Any,
+    ) -> str:
+        """The conversation in the model's own format."""
+        ...
+
+
+class PromptEncoder:
+    """Token ids of texts that are to be continued: begun as the tokenizer begins a text, and not ended."""
+
+    def __init__(self, tokenizer: Tokenizer, *, is_chat: bool) -> None:
+        """``is_chat``: a chat template renders the texts, and may have written the special tokens already."""
+        self._tokenizer = tokenizer
+        self._is_chat = is_chat
+        plain = tokenizer.encode(_WORD, add_special_tokens=False)
+        whole = tokenizer.encode(_WORD, add_special_tokens=True)
+        starts = (start for start in range(len(whole)) if whole[start : start + len(plain)] == plain)
+        start = next(starts, 0) if plain else 0
+        self._prefix = whole[:start]  # of every text, by the tokenizer's post-processor
+        named = (tokenizer.eos_token, tokenizer.sep_token)
+        self._ends = {tokenizer.convert_tokens_to_ids(token) for token in named if token} - {None}
+        self._adds_end = bool(whole) and whole[-1] in self._ends
+        beginning = tokenizer.convert_tokens_to_ids(tokenizer.bos_token) if tokenizer.bos_token else None
+        self._beginning = self._prefix or ([] if beginning is None else [beginning])
+
+    def encode(self, text: str) -> list[int]:
+        """Encode a rendered prompt."""
+        ids = self._tokenizer.encode(text, add_special_tokens=False)
+        while ids and ids[-1] in self._ends:
+            ids = ids[:-1]
+        if self._lacks_beginning(ids):
+            ids = [*self._prefix, *ids]
+        length = len(self._beginning)
+        while length and ids[: 2 * length] == 2 * self._beginning:
+            ids = ids[length:]
+        return ids
+
+    def notes(self, text: str) -> list[str]:
+        """Lines for the log about what is done at a typical prompt."""
+        ids, notes = self._tokenizer.encode(text, add_special_tokens=False), []
+        if self._is_chat and self._lacks_beginning(ids):
+            notes.append(
+                f"the chat template does not write {self._shown(self._prefix)}, with which the tokenizer begins every text: added"
+            )
+        if self._beginning and ids[: 2 * len(self._beginning)] == 2 * self._beginning:
+            notes.append(f"the chat template writes {self._shown(self._beginning)} twice: one is left off")
+        if not self._is_chat and self._adds_end:
+            notes.append(
+                "the tokenizer ends every text with an end-of-text token: left off, since prompts are continued"
+            )
+        return notes
+
+    def decode(self, ids: list[int]) -> str:
+        """The text of a prompt, special tokens included."""
+        return self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+    def _lacks_beginning(self, ids: list[int]) -> bool:
+        # A template that writes it may write spaces in front.
+        return bool(self._prefix) and self._prefix[0] not in ids[: len(self._prefix) + 2]
+
+    def _shown(self, ids: list[int]) -> str:
+        return self.decode(ids).strip()
+
+
+def marks_thoughts_by_special_tokens(tokenizer: Tokenizer) -> bool:
+    """Whether completions have to be decoded with their special tokens, because some of these open or close thoughts."""
+    special = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
+    return any(
+        token == "<|channel|>" or THOUGHT_OPENING.fullmatch(token) or THOUGHT_CLOSING.fullmatch(token)
+        for token in special
+    )
+
+
+def contains(text: str, part: str) -> bool:
+    """Whether a text has another in it, but for spaces and for HTML's and JSON's ways of writing characters."""
+    return _has(text, part, _spaced)
+
+
+def keeps(text: str, part: str) -> bool:
+    """Whether a decoded text has another in it; some tokenizers lose or add spaces next to signs."""
+    return _has(text, part, _squeezed)
+
+
+def _has(text: str, part: str, normal: Callable[[str], str]) -> bool:
+    whole = normal(text)
+    if normal(part) in whole:
+        return True
+    if "&" in text and normal(part) in normal(html.unescape(text)):
+        return True
+    return "\\" in text and any(normal(json.dumps(part, ensure_ascii=only)[1:-1]) in whole for only in (False, True))
+
+
+def _spaced(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", text).split())
+
+
+def _squeezed(text: str) -> str:
+    return _BESIDE_A_SIGN.sub(r"\1", _spaced(text))

@@ -1,0 +1,240 @@
+"""Prompts by the chat templates of many model families, and what cannot be used named in one line."""
+
+from datetime import date
+from typing import Any
+
+import pytest
+
+from cluster.types import ModelError, Problem, PromptIncomplete
+from rollout.chat_template import closing_tag
+from rollout.prompt import INSTRUCTION, PromptRenderer
+
+from . import made_templates as made
+from .made_templates import BOS, CHATML, EOS, tokenizer_with
+
+PROBLEM = Problem(
+    id="gcd",
+    statement='(** Greatest common divisor of <a> & "b", no \\n.\n * >>> gcd 12 18\n * 6\n *)',
+    signature="let rec gcd (a : int) (b : int) : int =",
+    tests="let () = assert (gcd 35 21 = 7)",
+)
+NEW_YEAR, LATER = date(2026, 1, 1), date(2027, 6, 15)
+ASK = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+EACH = "{% for message in messages %}"
+FAMILIES = {
+    "gemma": (made.GEMMA, "<start_of_turn>model\n"),
+    "llama": (made.LLAMA, "<|start_header_id|>assistant<|end_header_id|>\n\n"),
+    "mistral": (made.MISTRAL, " [/INST]"),
+    "deepseek": (made.DEEPSEEK, "<|Assistant|><think>\n"),
+    "qwen3": (made.QWEN3, "<|im_start|>assistant\n"),
+    "smollm": (made.SMOLLM, "<|im_start|>assistant\n"),
+    "command": (made.COMMAND, "<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>"),
+    "phi": (made.PHI, "<|assistant|>\n"),
+    "harmony": (made.HARMONY, "<|start|>assistant"),
+    "parts": (made.PARTS, "<|im_start|>assistant\n"),
+}
+
+
+def renderer(tokenizer: Any, today: date = NEW_YEAR) -> PromptRenderer:
+    return PromptRenderer(tokenizer, num_few_shot=0, max_prompt_tokens=10_000, today=today)
+
+
+@pytest.mark.parametrize("adds", ["", "bos", "both"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_each_family_is_asked_the_whole_question_once_from_one_begin_to_an_open_answer(family: str, adds: str) -> None:
+    template, opening = FAMILIES[family]
+    tokenizer = tokenizer_with(template, adds=adds)
+    prompt = renderer(tokenizer).render(PROBLEM)
+    assert prompt.text.count(PROBLEM.prompt) == 1 and prompt.text.count(INSTRUCTION) == 1
+    assert prompt.text.endswith(opening)
+    tokens = tokenizer.convert_ids_to_tokens(prompt.token_ids)
+    writes_it = "bos_token" in template
+    assert tokens.count(BOS) == (1 if writes_it or adds else 0) and BOS not in tokens[1:]
+    assert tokens[-1] != EOS and EOS not in tokens
+
+
+def test_a_begin_token_that_the_template_leaves_out_is_added_with_a_word() -> None:
+    (note,) = renderer(tokenizer_with(CHATML, adds="bos")).notes
+    assert "does not write <s>" in note
+    assert renderer(tokenizer_with(CHATML)).notes == ()
+    assert renderer(tokenizer_with("{{ bos_token }}" + CHATML, adds="bos")).notes == ()
+
+
+def test_a_begin_token_that_the_template_writes_twice_is_left_off_once() -> None:
+    tokenizer = tokenizer_with("{{ bos_token }}{{ bos_token }}" + CHATML, adds="bos")
+    used = renderer(tokenizer)
+    assert "twice" in used.notes[0]
+    assert tokenizer.convert_ids_to_tokens(used.render(PROBLEM).token_ids)[:2] == [BOS, "<|im_start|>"]
+
+
+@pytest.mark.parametrize(("adds", "begins", "num_notes"), [("", 0, 0), ("bos", 1, 0), ("eos", 0, 1), ("both", 1, 1)])
+def test_a_text_to_be_continued_begins_as_the_tokenizer_has_it_and_never_ends(
+    adds: str, begins: int, num_notes: int
+) -> None:
+    tokenizer = tokenizer_with(adds=adds)
+    used = renderer(tokenizer)
+    tokens = tokenizer.convert_ids_to_tokens(used.render(PROBLEM).token_ids)
+    assert tokens.count(BOS) == begins and tokens[0] == (BOS if begins else tokens[0])
+    assert EOS not in tokens
+    assert len(used.notes) == num_notes
+
+
+@pytest.mark.parametrize(
+    ("template", "why"),
+    [
+        (made.GEMMA, "System role not supported"),
+        (made.MISTRAL, "roles must alternate"),
+        (
+            f"{EACH}{{% if message.role != 'system' %}}{{{{ message.content }}}}{{% endif %}}{{% endfor %}}{ASK}",
+            "left out",
+        ),
+        ("{{ messages[-1].content }}" + ASK, "left out"),
+    ],
+)
+def test_a_template_without_a_system_message_gets_the_instruction_in_front_of_the_question(
+    template: str, why: str
+) -> None:
+    used = renderer(tokenizer_with(template))
+    (note,) = (note for note in used.notes if "system message" in note)
+    assert why in note
+    text = used.render(PROBLEM).text
+    assert text.index(INSTRUCTION) < text.index(PROBLEM.prompt)
+
+
+@pytest.mark.parametrize(
+    ("template", "opening"),
+    [
+        (CHATML.partition("{% if add")[0], "<|im_end|>\n<|im_start|>assistant\n"),
+        (f"{EACH}{{{{ message.role }}}}: {{{{ message.content }}}}\n{{% endfor %}}", "\nassistant:"),
+        (made.MISTRAL, " [/INST]"),
+    ],
+)
+def test_a_template_that_ignores_add_generation_prompt_still_opens_an_answer(template: str, opening: str) -> None:
+    assert renderer(tokenizer_with(template)).render(PROBLEM).text.endswith(opening)
+
+
+@pytest.mark.parametrize(
+    "template", [f"{EACH}{{{{ message.content }}}}{{{{ eos_token }}}}{{% endfor %}}", CHATML + "{{ eos_token }}"]
+)
+def test_an_end_token_behind_the_question_is_left_off_with_a_word(template: str) -> None:
+    tokenizer = tokenizer_with(template)
+    used = renderer(tokenizer)
+    assert f"ends each prompt with {EOS}" in " ".join(used.notes)
+    assert tokenizer.convert_ids_to_tokens(used.render(PROBLEM).token_ids)[-1] != EOS
+
+
+@pytest.mark.parametrize("written", ["| tojson", "| e", "| trim", "| replace('\n', ' ')", "| indent(2)"])
+def test_a_template_may_write_the_text_in_its_own_way(written: str) -> None:
+    renderer(tokenizer_with(f"{EACH}[{{{{ message.content {written} }}}}]{{% endfor %}}{ASK}")).render(PROBLEM)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "Hello",
+        " ",
+        f"{EACH}{{{{ message.text }}}}{{% endfor %}}{ASK}",
+        f"{EACH}{{{{ message.content | upper }}}}{{% endfor %}}{ASK}",
+        f"{EACH}{{{{ message.content[:80] }}}}{{% endfor %}}{ASK}",
+    ],
+)
+def test_a_template_that_loses_the_problems_text_is_refused(template: str) -> None:
+    with pytest.raises(ModelError, match="does not contain the problem's text"):
+        renderer(tokenizer_with(template))
+
+
+def test_a_problem_of_whose_text_something_is_lost_is_refused_alone() -> None:
+    used = renderer(tokenizer_with(f"{EACH}{{{{ message.content | replace('gcd', 'f') }}}}{{% endfor %}}{ASK}"))
+    with pytest.raises(PromptIncomplete, match="'gcd'"):
+        used.render(PROBLEM)
+    rendered = used.render_all([PROBLEM])
+    assert (rendered.prompts, len(rendered.incomplete), rendered.too_long) == ({}, 1, [])
+
+
+@pytest.mark.parametrize(
+    ("template", "named"),
+    [
+        ("{% for m in messages %}\n{{ m.content }", "line 2: TemplateSyntaxError"),
+        ("\n\n{% endfor %}", "line 3: TemplateSyntaxError"),
+        (CHATML + "\n{{ helper(messages) }}", "line 5: UndefinedError: 'helper' is undefined"),
+        (CHATML + "{% for tool in tools %}{% endfor %}", "line 4: TypeError"),
+        ("{% if not tools %}{{ raise_exception('Needs tools') }}{% endif %}" + CHATML, "TemplateError: Needs tools"),
+        (CHATML + "{{ 1 // 0 }}", "ZeroDivisionError"),
+        (CHATML + "{{ messages.append(1) }}", "SecurityError"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "RecursionError"),
+        (CHATML + "{{ lipsum() }}", "differently each time"),
+        (CHATML + "{{ range(1000) | random }}", "differently each time"),
+        ({"rag": CHATML, "tool_use": CHATML}, "several chat templates (rag, tool_use)"),
+    ],
+)
+def test_a_template_that_cannot_be_used_is_one_line_with_its_place(template: Any, named: str) -> None:
+    with pytest.raises(ModelError) as refused:
+        renderer(tokenizer_with(template))
+    assert named in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_of_several_templates_the_default_is_used() -> None:
+    tokenizer = tokenizer_with({"default": CHATML, "tool_use": "Hello"})
+    assert renderer(tokenizer).render(PROBLEM) == renderer(tokenizer_with(CHATML)).render(PROBLEM)
+
+
+@pytest.mark.parametrize("family", ["llama", "smollm", "harmony"])
+def test_a_date_that_a_template_writes_is_the_given_one(family: str) -> None:
+    tokenizer = tokenizer_with(FAMILIES[family][0])
+    first, again, later = (renderer(tokenizer, day) for day in (NEW_YEAR, NEW_YEAR, LATER))
+    assert first.render(PROBLEM) == again.render(PROBLEM) != later.render(PROBLEM)
+    assert "2026" in first.render(PROBLEM).text and "2027" in later.render(PROBLEM).text
+    assert "rollout.prompt_date=2026-01-01" in first.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("template", "opened"),
+    [
+        (made.DEEPSEEK, "<think>"),
+        (CHATML.replace("assistant\n", "assistant\n<Thinking>\n"), "<Thinking>"),
+        (CHATML.replace("assistant\n", "assistant\n<seed:think>"), "<seed:think>"),
+        (CHATML.replace("assistant\n", "assistant\n[THINK]"), "[THINK]"),
+        (CHATML.replace("assistant\n", "assistant\n<reasoning>\nOkay,"), "<reasoning>"),
+        (made.HARMONY.replace("assistant{% endif %}", "assistant<|channel|>analysis<|message|>{% endif %}"), None),
+        (CHATML.partition("{% if add")[0] + "<|im_start|>assistant\n<think>\n", "<think>"),
+        (made.QWEN3, ""),
+        (made.QWEN3.replace("is defined and enable_thinking is false", "is not defined"), ""),
+        (CHATML.replace("{{ message.content }}", "{{ message.content }}\nThink in <think> first."), ""),
+        (made.HARMONY, ""),
+        (None, ""),
+    ],
+)
+def test_a_thought_that_the_prompt_leaves_open_is_known(template: str | None, opened: str | None) -> None:
+    expected = "<|channel|>analysis<|message|>" if opened is None else opened
+    assert renderer(tokenizer_with(template)).render(PROBLEM).opened_thought == expected
+
+
+def test_completions_keep_special_tokens_where_these_mark_thoughts() -> None:
+    assert renderer(tokenizer_with(CHATML, special=("[THINK]", "[/THINK]"))).render(PROBLEM).keeps_special_tokens
+    assert renderer(tokenizer_with(CHATML, special=("<|channel|>",))).render(PROBLEM).keeps_special_tokens
+    assert not renderer(tokenizer_with(made.DEEPSEEK)).render(PROBLEM).keeps_special_tokens
+
+
+@pytest.mark.parametrize(
+    ("opening", "closing"),
+    [
+        ("<think>", "</think>"),
+        ('<Thought type="x">', "</Thought>"),
+        ("<seed:think>", "</seed:think>"),
+        ("[THINK]", "[/THINK]"),
+        ("<|begin_of_thought|>", "<|end_of_thought|>"),
+        ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ],
+)
+def test_each_tag_has_its_closing_tag(opening: str, closing: str) -> None:
+    assert closing_tag(opening).lower() == closing.lower()
+
+
+def test_a_tokenizer_that_does_not_give_the_text_back_is_refused() -> None:
+    from tokenizers import normalizers
+
+    for normalizer in (normalizers.Lowercase(), normalizers.Replace(" ", ""), normalizers.Replace("=", "")):
+        with pytest.raises(ModelError, match="tokens do not give back"):
+            renderer(tokenizer_with(normalizer=normalizer))
+    for normalizer in (normalizers.NFKC(), normalizers.Replace("\n", " ")):
+        renderer(tokenizer_with(normalizer=normalizer)).render(PROBLEM)
