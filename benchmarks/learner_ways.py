@@ -172,7 +172,7 @@ def plain_trl(link: Link, work: Work) -> None:
             report_to="none",
             disable_tqdm=True,
         ),
-        peft_config=lora_config(work.settings.lora),
+        peft_config=lora_config(work.settings.lora, model, model.name_or_path),
         train_dataset=Dataset.from_dict({"prompt": ["-"] * len(rows)}),
         reward_funcs=lambda **_: [],
         callbacks=[Clock()],

@@ -190,11 +190,13 @@ def make_adapter(model: str, rank: int, folder: Path, canary_ids: Sequence[int],
     from transformers import AutoModelForCausalLM
 
     from learner.settings import LoraSettings
+    from learner.targets import target_names
 
     torch.manual_seed(seed)
-    targets = list(LoraSettings().target_modules)
+    base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    targets = target_names(base, LoraSettings(), model)
     lora = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets, task_type="CAUSAL_LM")
-    tuned = get_peft_model(AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32), lora)
+    tuned = get_peft_model(base, lora)
     for name, parameter in tuned.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter.data, std=1e-3)

@@ -51,9 +51,10 @@ def plain_trl(link: Link, num_threads: int, config_file: Path) -> None:
     turn = _first_turn(link)
     import torch
     from datasets import Dataset
-    from peft import LoraConfig
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
+
+    from learner.building import lora_config
 
     usable = load_usable(config, View())
     training, _ = split(usable.problems, config.data.held_out, config.data.split_seed)
@@ -65,22 +66,17 @@ def plain_trl(link: Link, num_threads: int, config_file: Path) -> None:
         def on_step_end(self, *_: Any, **__: Any) -> None:
             done.append(time.monotonic())
 
-    lora, learner = config.learner.lora, config.learner
+    learner = config.learner
     with tempfile.TemporaryDirectory() as folder:
+        model = AutoModelForCausalLM.from_pretrained(model_path(config), dtype=torch.float32)
         trainer = GRPOTrainer(
-            model=AutoModelForCausalLM.from_pretrained(model_path(config), dtype=torch.float32),
+            model=model,
             processing_class=AutoTokenizer.from_pretrained(model_path(config)),
             reward_funcs=plain_reward({problem.id: problem for problem in training}, reward_seconds),
             train_dataset=Dataset.from_list(
                 [{"prompt": usable.prompts[problem.id].text, "problem_id": problem.id} for problem in training]
             ),
-            peft_config=LoraConfig(
-                r=lora.r,
-                lora_alpha=lora.alpha,
-                lora_dropout=lora.dropout,
-                target_modules=list(lora.target_modules),
-                task_type="CAUSAL_LM",
-            ),
+            peft_config=lora_config(learner.lora, model, config.model.path),
             args=GRPOConfig(
                 output_dir=folder,
                 max_steps=turn["num_steps"],

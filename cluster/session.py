@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cluster.config import Config
 from cluster.console import View, count
@@ -24,7 +24,11 @@ from cluster.types import (
     Problem,
     Prompt,
 )
+from learner.quiet import hush
 from rollout.prompt import PromptRenderer, RenderedPrompts
+
+if TYPE_CHECKING:
+    from learner.targets import AdapterSize
 
 INTERRUPTED = 130  # the exit code of a program that Ctrl-C ended
 
@@ -106,6 +110,14 @@ def model_path(config: Config) -> str:
 
         return str(tiny_model_path())
     return config.model.path
+
+
+def adapter_size(config: Config) -> "AdapterSize":
+    """The adapter that a learner would train; raises ConfigError where its targets do not fit the model, ModelError."""
+    hush()
+    from learner.targets import adapter_size
+
+    return adapter_size(model_path(config), config.learner.lora)
 
 
 def is_folder(model: str) -> bool:

@@ -10,7 +10,7 @@ from cluster.config import Config
 from cluster.console import View
 from cluster.passable import Verdicts, needs_audit
 from cluster.placement import place, ray_cluster
-from cluster.session import Interruption, Material, load_material, load_usable, model_path, run_to_end
+from cluster.session import Interruption, Material, adapter_size, load_material, load_usable, model_path, run_to_end
 from cluster.sft_pairs import pairs_of
 from cluster.types import ConfigError, DatasetError, Problem
 from learner.lessons import Pair, Schedule
@@ -32,7 +32,7 @@ def sft(config: Config, out: Path, schedule: Schedule, *, full: bool) -> int:
 
     async def load(view: View) -> int:
         Interruption(view)
-        found.append(await _material(config, view))
+        found.append(await _material(config, view, full=full))
         return 0
 
     # Training itself blocks, and is interrupted as any program is: nothing else runs beside it.
@@ -44,8 +44,10 @@ def sft(config: Config, out: Path, schedule: Schedule, *, full: bool) -> int:
     return code
 
 
-async def _material(config: Config, view: View) -> Material:
+async def _material(config: Config, view: View, *, full: bool) -> Material:
     usable = load_usable(config, view)
+    if not full:
+        view.say(str(adapter_size(config)))
     with ExitStack() as stack:
         if needs_audit(config, usable.problems, Verdicts(None)):
             config = place(config.without_learner(), stack.enter_context(ray_cluster()).resources)

@@ -31,6 +31,7 @@ from cluster.session import (
     INTERRUPTED,
     Interruption,
     Material,
+    adapter_size,
     load_material,
     load_usable,
     model_path,
@@ -63,6 +64,7 @@ async def train(config: Config, view: View) -> int:
     with folder.opened(config):
         prepare_toolchain()  # a missing compiler should be known before anything large is loaded
         usable = load_usable(config, view)
+        view.say(str(adapter_size(config)))  # and targets that the model has not should be known before, too
         if config.rollout.tensor_parallel_size > 1:
             shape = shape_of(model_path(config))
             check_split(

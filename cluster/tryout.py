@@ -12,9 +12,18 @@ from cluster.config import Config
 from cluster.console import View, difficulty_table, evaluation_table, output
 from cluster.evaluation import attempt_all, evaluation_sampling, summarize, warning_of_lost
 from cluster.placement import place, ray_cluster
-from cluster.session import Interruption, Material, load_material, load_usable, read_adapter, samplers_and_graders
+from cluster.session import (
+    Interruption,
+    Material,
+    load_material,
+    load_usable,
+    model_path,
+    read_adapter,
+    samplers_and_graders,
+)
 from cluster.types import DatasetError, Group, Problem, RunFolderError
 from grader.toolchain import prepare_toolchain
+from learner.quiet import hush
 
 BASE_PASS_RATE = 0.20
 """Below it the first training analysis ("Test Base Model Capability") takes a stronger model or easier problems."""
@@ -38,6 +47,7 @@ async def evaluate(
     if config.evaluation.num_problems == 0 or (on == "held-out" and config.data.held_out == 0):
         raise DatasetError("nothing to evaluate: data.held_out and evaluation.num_problems must both be at least 1")
     usable = load_usable(config, view)
+    _check_adapter(config)
     name = config.model.adapter.name if config.model.adapter else Path(config.model.path).name
     with ray_cluster() as cluster:
         placed = place(config.without_learner(), cluster.resources)
@@ -98,6 +108,7 @@ async def sample(config: Config, view: View, ids: list[str], num_problems: int, 
     Interruption(view)
     prepare_toolchain()
     usable = load_usable(config, view)
+    _check_adapter(config)
     everything = {problem.id: problem for problem in usable.problems}
     unknown = [problem_id for problem_id in ids if problem_id not in everything]
     if unknown:
@@ -117,6 +128,16 @@ async def sample(config: Config, view: View, ids: list[str], num_problems: int, 
         console.print(Syntax(group.problem.prompt, "ocaml", background_color="default", word_wrap=True))
         _print_completions(console, group)
     return 0
+
+
+def _check_adapter(config: Config) -> None:
+    """Before anything large is started: raise ModelError where model.adapter is no adapter, or one of another model."""
+    if config.model.adapter:
+        read_adapter(config.model.adapter)
+        hush()
+        from learner.targets import check_adapter
+
+        check_adapter(model_path(config), config.model.adapter)
 
 
 async def _attempt(

@@ -14,6 +14,7 @@ from learner.model import Place
 from learner.plan import LearnerPlan
 from learner.ranks import Ranks
 from learner.settings import LearnerSettings, LoraSettings
+from learner.targets import short_names, target_names
 from learner.trainer import GroupTrainer, GRPOConfig
 
 # Of the same name in TRL and in our settings, but not TRL's to know: it sees single steps, and the worker writes checkpoints.
@@ -42,7 +43,7 @@ def build_trainer(
             model=model,
             processing_class=tokenizer,
             args=trl_arguments(settings, plan, place),
-            peft_config=lora_config(settings.lora),
+            peft_config=lora_config(settings.lora, model, plan.model),
             # TRL insists on a source of prompts and one of rewards; it reads neither here.
             train_dataset=Dataset.from_dict({"prompt": [""]}),
             reward_funcs=_no_reward,
@@ -79,14 +80,14 @@ def trl_arguments(settings: LearnerSettings, plan: LearnerPlan, place: Place) ->
     )
 
 
-def lora_config(settings: LoraSettings) -> LoraConfig:
-    """The adapter as PEFT is told of it."""
+def lora_config(settings: LoraSettings, model: Any, called: str) -> LoraConfig:
+    """The adapter as PEFT is told of it; raises ConfigError for target modules that the model ``called`` so has not."""
     return LoraConfig(
         r=settings.r,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
         bias=settings.bias,
-        target_modules=list(settings.target_modules),
+        target_modules=short_names(model, target_names(model, settings, called)),
         task_type="CAUSAL_LM",
     )
 

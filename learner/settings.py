@@ -1,8 +1,13 @@
 """The ``learner`` section of the configuration; TRL's own names where TRL has one, so that its documentation applies."""
 
-from typing import Literal
+import re
+from collections.abc import Iterable
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+ALL_LINEAR = "all-linear"  # PEFT's word
+MODULE_NAME = re.compile(r"\w+(\.\w+)*")
 
 LORA_RANKS_OF_VLLM = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
@@ -35,9 +40,11 @@ class LoraSettings(BaseModel):
         "none", description="biases stay as they are: vLLM serves no adapter that changes them"
     )
     target_modules: tuple[str, ...] = Field(
-        ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+        (ALL_LINEAR,),
         min_length=1,
-        description="the projections that carry an adapter; never lm_head, whose adapter TRL would not train",
+        description="names of the linear modules that carry an adapter, for example q_proj,v_proj; all-linear: all of the "
+        "decoder's layers, whatever they are called (of Qwen2: q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj). "
+        "A name that the model has not is refused; regular expressions are not taken",
     )
 
     @field_validator("r")
@@ -48,14 +55,32 @@ class LoraSettings(BaseModel):
             raise ValueError(f"lora.r={rank}: vLLM serves no adapter of this rank; allowed are {allowed}")
         return rank
 
+    @field_validator("target_modules", mode="before")
+    @classmethod
+    def _names_one_by_one(cls, value: Any) -> Any:
+        """Names as people write them: a list, or a text with commas or blanks between them."""
+        parts = [value] if isinstance(value, str) else value
+        if not isinstance(parts, Iterable) or not all(isinstance(part, str) for part in parts):
+            return value  # refused for its type
+        names = (name for part in parts for name in re.split(r"[\s,\[\]\"']+", part) if name)
+        return tuple(dict.fromkeys(ALL_LINEAR if name.lower() == ALL_LINEAR else name for name in names))
+
     @field_validator("target_modules")
     @classmethod
-    def _the_head_is_left_alone(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+    def _names_of_modules(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         if "lm_head" in names:
             raise ValueError(
                 "lora.target_modules contains lm_head: TRL reads the head's own weight, so that an adapter on it would never "
                 "be trained; leave it out"
             )
+        if ALL_LINEAR in names and len(names) > 1:
+            raise ValueError(f"lora.target_modules contains {ALL_LINEAR} and other names: give one or the other")
+        for name in names:
+            if name != ALL_LINEAR and not MODULE_NAME.fullmatch(name):
+                raise ValueError(
+                    f"lora.target_modules contains {name!r}, which is no name of a module; list names, for example q_proj,v_proj"
+                    " (regular expressions are not taken)"
+                )
         return names
 
 

@@ -126,7 +126,7 @@ def fine_tune(
             processing_class=tokenizer,
             args=_arguments(schedule, place, scratch, gradient_checkpointing),
             train_dataset=Dataset.from_dict(rows),
-            peft_config=None if lora is None else lora_config(lora),
+            peft_config=None if lora is None else lora_config(lora, model, model.name_or_path),
             callbacks=[_Teller(on_step)],
         )
         trainer.train()

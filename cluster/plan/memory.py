@@ -101,5 +101,5 @@ def _kept_by_a_layer(config: Config, shape: ModelShape, bytes_each: int) -> int:
     kept = bytes_each * (4 * shape.hidden + 2 * queries + 2 * keys + 4 * shape.intermediate)
     # PEFT computes the adapter in float32: each projection keeps its input so, dropped out a second time.
     copies = 2 if lora.dropout else 1
-    inputs = (shape.projections[name][0] for name in lora.target_modules if name in shape.projections)
+    inputs = (size[0] for size in shape.targets(lora.target_modules).values())
     return kept + sum(4 * (copies * width + lora.r) for width in inputs)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.types import ModelError
+from learner.settings import ALL_LINEAR
 
 BYTES = {"float32": 4, "bfloat16": 2}
 
@@ -46,10 +47,17 @@ class ModelShape:
             "down_proj": (self.intermediate, self.hidden),
         }
 
+    def targets(self, names: Sequence[str]) -> Mapping[str, tuple[int, int]]:
+        """Inputs and outputs of the projections of one layer that carry an adapter, by their names."""
+        return (
+            self.projections
+            if tuple(names) == (ALL_LINEAR,)
+            else {name: size for name, size in self.projections.items() if name in names}
+        )
+
     def num_adapter_parameters(self, rank: int, targets: Sequence[str]) -> int:
         """Of a LoRA adapter: ``rank`` times inputs and outputs of each target, in every layer."""
-        sizes = (self.projections[name] for name in targets if name in self.projections)
-        return self.layers * rank * sum(inputs + outputs for inputs, outputs in sizes)
+        return self.layers * rank * sum(inputs + outputs for inputs, outputs in self.targets(targets).values())
 
     def cache_bytes_per_token(self, dtype: str, num_gpus: int = 1) -> int:
         """Of the keys and values of one token, on each of the GPUs that the model is split over: of one head at least."""

@@ -10,12 +10,16 @@ from cluster.plan.machines import Machine
 from cluster.plan.memory import Memory
 from cluster.plan.model_shape import shape_of
 from cluster.plan.places import GpuPlan, Plan, Seats, make_plan
-from cluster.session import model_path
+from cluster.session import adapter_size, model_path
 
 
 def plan_and_report(config: Config, machines: Sequence[Machine]) -> int:
-    """Print the plan; returns the exit code. Raises ResourcesError where something does not fit."""
-    print_plan(make_plan(config, shape_of(model_path(config)), machines))
+    """Print the plan; returns the exit code. Raises ResourcesError where something does not fit,
+    ConfigError for targets of the adapter that the model has not."""
+    plan = make_plan(config, shape_of(model_path(config)), machines)
+    size = adapter_size(config)
+    print_plan(plan)
+    output().print(str(size), soft_wrap=True, highlight=False, markup=False)
     return 0
 
 

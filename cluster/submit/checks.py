@@ -18,7 +18,7 @@ from cluster.plan.machines import machines_of
 from cluster.plan.model_shape import shape_of
 from cluster.plan.places import Plan, make_plan
 from cluster.plan.report import print_plan
-from cluster.session import is_folder, model_path
+from cluster.session import adapter_size, is_folder, model_path
 from cluster.submit.lasting import require_lasting
 from cluster.submit.node import NodeFacts, look_around, troubles
 from cluster.types import CaravanError
@@ -57,6 +57,7 @@ def _check(config: Config, cluster: Cluster) -> list[str]:
         return [*refusals, _no_model(config)]
     try:
         plan = make_plan(config, shape_of(model_path(config)), machines)
+        adapter_size(config)
     except CaravanError as error:
         return [*refusals, str(error)]
     _print_marked(plan)

@@ -7,7 +7,7 @@ from learner.settings import LearnerSettings, LoraSettings
 def test_the_defaults_of_the_adapter_are_those_of_the_first_analysis() -> None:
     lora = LearnerSettings().lora
     assert (lora.r, lora.alpha, lora.dropout, lora.bias) == (32, 64, 0.05, "none")
-    assert lora.target_modules == ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    assert lora.target_modules == ("all-linear",)  # of Qwen2 they are the analysis's seven: test_learner_targets
     assert LearnerSettings().learning_rate == 5e-6
 
 

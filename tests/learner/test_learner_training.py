@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load
 
-from cluster.types import LearnerError, ModelError, PolicyVersion
+from cluster.types import ConfigError, LearnerError, ModelError, PolicyVersion
 from learner.settings import LossType
 from tests.learner.made import TEMPERATURE, group, plan, settings, swapped_in_flight
 from tests.learner.scoring import grpo_loss, logprobs, sampled_by
@@ -422,5 +422,5 @@ def test_projections_that_the_model_lacks_are_refused(model_folder: Path, tmp_pa
     from learner.worker import LearnerWorker
 
     odd = settings().model_copy(update={"lora": LoraSettings(target_modules=("c_attn",))})
-    with pytest.raises(LearnerError, match="c_attn"):
+    with pytest.raises(ConfigError, match="c_attn"):
         LearnerWorker(odd, plan(model_folder, tmp_path)).start()
