@@ -30,7 +30,10 @@ def run() -> NoReturn:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; returns its exit code: 0 done, 1 failed, 2 a wrong argument or setting, 130 interrupted."""
+    """Run a command; returns its exit code: 0 done, 1 failed, 2 a wrong argument or setting, 130 interrupted.
+
+    Others are those of single commands: 3 to 5 of eval and health, 6 of an evaluation that lost problems.
+    """
     options = _options(arguments)
     try:
         return int(options.command(options))

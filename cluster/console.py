@@ -175,6 +175,13 @@ def evaluation_table(results: Sequence[Mapping[str, Any]], title: str) -> Table:
             row(f"  {verdict.replace('_', ' ')}", [f"{share:.1%}" for share in shares])
     row("problems", [str(result["num_problems"]) for result in results])
     row("completions", [str(result["num_completions"]) for result in results])
+    for name, key in (
+        ("problems that were lost", "num_lost_problems"),
+        ("completions without a grade", "num_ungradable"),
+    ):
+        numbers = [result.get(key, 0) for result in results]
+        if any(numbers):
+            row(name, [str(number) for number in numbers])
     return table
 
 

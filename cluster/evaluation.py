@@ -24,6 +24,15 @@ from cluster.types import (
     Verdict,
 )
 
+LOST_PROBLEMS = 6
+"""The exit code of a command whose evaluation could not measure some problems."""
+
+_LEAST_TOP_P = 1e-6
+"""Of a million tokens at least one is as likely: a smaller share is that of the likeliest token alone."""
+
+_LEAST_TEMPERATURE = 0.01
+"""vLLM's own, which it takes for anything between 0 and this: 100 nats lie between tokens whose logits differ by 1."""
+
 
 def evaluation_sampling(config: Config) -> Sampling:
     """How completions are drawn when a policy is measured."""
@@ -38,6 +47,27 @@ def evaluation_sampling(config: Config) -> Sampling:
     )
 
 
+def is_greedy(sampling: Sampling) -> bool:
+    """Whether only the likeliest token can be drawn each time, so that all completions of a prompt are equal."""
+    return (
+        sampling.temperature < _LEAST_TEMPERATURE
+        or sampling.top_k == 1
+        or sampling.min_p == 1
+        or sampling.top_p <= _LEAST_TOP_P
+    )
+
+
+def num_distinct(sampling: Sampling, asked: int, say: Callable[[str], None] = lambda _: None) -> int:
+    """The completions per problem that are worth sampling: those asked for, but one where all would be equal; says so."""
+    if asked == 1 or not is_greedy(sampling):
+        return asked
+    say(
+        f"greedy sampling gives {asked} equal completions: one of each problem is sampled and counted. For pass@k with k over 1, "
+        "leave out evaluation.greedy (and top_k=1, min_p=1)"
+    )
+    return 1
+
+
 async def attempt_all(
     problems: Sequence[Problem],
     prompts: Mapping[str, Prompt],
@@ -49,8 +79,12 @@ async def attempt_all(
     seed: int,
     name: str,
     on_done: Callable[[], None] = lambda: None,
+    on_lost: Callable[[str, str], object] = lambda _problem, _reason: None,
 ) -> list[Group]:
-    """Sample and grade every problem; ``on_done`` is called after each. The samplers queue what they cannot take yet."""
+    """Sample and grade every problem. The samplers queue what they cannot take yet.
+
+    ``on_done`` is called after each problem, ``on_lost`` with its id and a reason where none of its completions has a grade.
+    """
 
     async def one(number: int, problem: Problem) -> Group:
         request = GroupRequest(
@@ -60,7 +94,12 @@ async def attempt_all(
             sampling=sampling,
             seed=(seed << 32) + number * completions_per_problem,
         )
-        group = await Attempt(problem, request).run(samplers, graders)
+        attempt = Attempt(problem, request)
+        group = await attempt.run(samplers, graders)
+        if all(grade is None for grade in group.grades):
+            on_lost(
+                problem.id, (attempt.given_up and attempt.given_up.reason) or attempt.ungradable or "no reason is known"
+            )
         on_done()
         return group
 
@@ -88,6 +127,7 @@ def summarize(groups: Sequence[Group], name: str) -> dict[str, Any]:
         "num_problems": len(graded),
         "num_completions": len(grades),
         "num_lost_problems": len(groups) - len(graded),
+        "lost_problems": [group.problem.id for group in groups if all(grade is None for grade in group.grades)],
         "num_ungradable": sum(len(group.completions) for group in groups) - len(grades),
         **verdict_shares(grades),
         **{f"reward_{term}": statistics.fmean(getattr(grade.terms, term) for grade in grades) for term in TERMS},
@@ -97,14 +137,18 @@ def summarize(groups: Sequence[Group], name: str) -> dict[str, Any]:
     }
 
 
-def warning_of_lost(results: Mapping[str, Any]) -> str | None:
-    """What to say where samplers or graders failed at problems, so that the figures are of the others alone."""
-    lost, measured = results["num_lost_problems"], results["num_problems"]
-    return (
-        f"{results['name']}: {lost} of {lost + measured} problems could not be measured; the figures are of the others"
-        if lost
-        else None
-    )
+def warning_of_lost(results: Mapping[str, Any], reasons: Mapping[str, str] | None = None) -> str | None:
+    """What to say where samplers or graders failed at problems, so that the figures are of the others alone.
+
+    ``reasons``: by problem id, as ``on_lost`` of attempt_all tells them.
+    """
+    lost = results.get("num_lost_problems", 0)
+    if not lost:
+        return None
+    first = next(iter((reasons or {}).items()), None)
+    because = f" ({first[0]}: {first[1]})" if first else ""
+    share = f"{lost} of {lost + results['num_problems']} problems"
+    return f"{results['name']}: {share} could not be measured{because}; the figures are of the others"
 
 
 def by_problem(groups: Sequence[Group]) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from cluster.config import Config, flatten
+from cluster.evaluation import warning_of_lost
 from cluster.run_folder import RunFolder
 
 NUM_STEPS_SHOWN = 8  # rows of the training table
@@ -87,7 +88,8 @@ def _evaluation(rows: Sequence[Mapping[str, Any]]) -> str:
         counts = [str(row[name]) for name in ("num_problems", "num_completions")]
         when = f"{row['name']} training (step {row['step']})" if row["name"] in ("before", "after") else row["name"]
         lines.append(_line(when, reward, *shares, *counts))
-    return "\n".join(lines) + "\n\nThe error is the standard error over problems."
+    warnings = [f"\n\n{warning}." for row in rows if (warning := warning_of_lost(row))]
+    return "\n".join(lines) + "\n\nThe error is the standard error over problems." + "".join(warnings)
 
 
 def _training(rows: Sequence[Mapping[str, Any]]) -> str:

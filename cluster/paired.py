@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from cluster.console import evaluation_table, output
 from cluster.estimates import interval, sign_flip_p
+from cluster.evaluation import warning_of_lost
 from cluster.run_folder import RunFolder
 from cluster.types import RunFolderError
 
@@ -88,6 +90,11 @@ def compare_and_report(first: str, second: str) -> int:
     comparison = compare(*results)
     console = output()
     console.print(evaluation_table(results, "held-out problems"))
+    for result in results:
+        if warning := warning_of_lost(result):
+            console.print(
+                f"[yellow]{escape(warning)}, and what follows is of the problems that both have[/]", soft_wrap=True
+            )
     console.print(_differences_table(comparison))
     if moved := _moved(comparison):
         console.print(_problems_table(moved))

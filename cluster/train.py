@@ -12,7 +12,14 @@ from cluster.config import Config
 from cluster.console import View, evaluation_table
 from cluster.curve import draw_curve
 from cluster.driver import Driver
-from cluster.evaluation import attempt_all, evaluation_sampling, summarize, warning_of_lost
+from cluster.evaluation import (
+    LOST_PROBLEMS,
+    attempt_all,
+    evaluation_sampling,
+    num_distinct,
+    summarize,
+    warning_of_lost,
+)
 from cluster.gauges import Gauges
 from cluster.health.command import EXIT_CODES
 from cluster.health.judging import Finding
@@ -213,8 +220,7 @@ class Training:
         finally:
             learner_start.cancel()
             await learner.close()
-        self._finish(progress.step, time.monotonic() - started)
-        return 0
+        return self._finish(progress.step, time.monotonic() - started)
 
     def _records(self, step: int) -> RunRecords:
         """Where the loop reports; they say what the run's length is where that was changed."""
@@ -272,28 +278,35 @@ class Training:
         if not self._evaluated or any(result["name"] == name for result in self._folder.evaluations()):
             return
         when = f"{name} training" if name in ("before", "after") else f"after {name}"
+        sampling, reasons = evaluation_sampling(config), dict[str, str]()
         with self._view.counting(f"held-out problems {when}", len(self._evaluated)) as counter:
             groups = await attempt_all(
                 self._evaluated,
                 self._material.prompts,
                 samplers=samplers,
                 graders=graders,
-                sampling=evaluation_sampling(config),
-                completions_per_problem=config.evaluation.completions_per_problem,
+                sampling=sampling,
+                completions_per_problem=num_distinct(
+                    sampling, config.evaluation.completions_per_problem, self._view.say
+                ),
                 seed=config.run.seed + 1,
                 name=name,
                 on_done=counter.advance,
+                on_lost=reasons.setdefault,
             )
         results = {"step": step, **summarize(groups, name)}
-        if warning := warning_of_lost(results):
+        if warning := warning_of_lost(results, reasons):
             self._view.warn(warning)
         self._folder.append_json(self._folder.evaluation, results)
         measured = ("reward", "pass_rate", "solved_once")
         self._show({"step": step, **{f"held_out/{figure}": results[figure] for figure in measured}})
 
-    def _finish(self, step: int, seconds: float) -> None:
+    def _finish(self, step: int, seconds: float) -> int:
+        """Leave the results in the run folder and print them; returns the exit code."""
         folder, view = self._folder, self._view
         results = folder.evaluations()
+        lost = sum(result.get("num_lost_problems", 0) for result in results)
+        failed = sum(int(row.get("num_failed_so_far", 0)) for row in folder.rows(folder.metrics, missing_ok=True)[-1:])
         best = best_step(folder.checkpoints)
         curve = draw_curve(folder)
         material = self._material
@@ -303,6 +316,8 @@ class Training:
             "seconds_of_last_start": round(seconds, 1),
             "problems": {name: len(some) for name, some in problems.items()},
             "held_out": [{key: value for key, value in one.items() if key != "by_problem"} for one in results],
+            "num_lost_problems": lost,
+            "num_failed_completions": failed,
             "best_step": best,
         }
         folder.write(folder.summary, json.dumps(summary, indent=2))
@@ -312,3 +327,9 @@ class Training:
             view.console.print(evaluation_table(shown, f"{folder.path.name}: held-out problems"))
         for what, path in (("reward curve", curve), ("adapter", folder.adapter), ("everything", folder.path)):
             view.say(f"{what}: {path}")
+        if failed:
+            view.warn(f"{failed} completions were left out of the training since samplers or graders failed at them")
+        for result in results:
+            if warning := warning_of_lost(result):
+                view.warn(f"{warning}. The adapter is whole; `caravan eval` measures it again")
+        return LOST_PROBLEMS if lost else 0

@@ -10,7 +10,14 @@ from rich.syntax import Syntax
 
 from cluster.config import Config
 from cluster.console import View, difficulty_table, evaluation_table, output
-from cluster.evaluation import attempt_all, evaluation_sampling, summarize, warning_of_lost
+from cluster.evaluation import (
+    LOST_PROBLEMS,
+    attempt_all,
+    evaluation_sampling,
+    num_distinct,
+    summarize,
+    warning_of_lost,
+)
 from cluster.placement import place, ray_cluster
 from cluster.session import (
     Interruption,
@@ -38,7 +45,7 @@ async def evaluate(
     """Sample and grade problems, print tables and, where ``out`` is given, write the figures as JSON.
 
     ``on``: "held-out" problems, those for "training", or "all". With ``base_check`` the exit code is TOO_WEAK where fewer than
-    BASE_PASS_RATE of the completions pass.
+    BASE_PASS_RATE of the completions pass; it is LOST_PROBLEMS where some problems could not be measured.
     """
     Interruption(view)
     if out:
@@ -56,9 +63,11 @@ async def evaluate(
         )  # a split could leave nothing to train on
         material = await load_material(whole, usable, view)
         problems = _chosen(material, on)[: config.evaluation.num_problems]
-        groups = await _attempt(placed, view, material, problems, config.evaluation.completions_per_problem, name)
+        groups, reasons = await _attempt(
+            placed, view, material, problems, config.evaluation.completions_per_problem, name
+        )
     result = summarize(groups, name)
-    if warning := warning_of_lost(result):
+    if warning := warning_of_lost(result, reasons):
         view.warn(warning)
     console = output()
     console.print(evaluation_table([result], f"{config.data.dataset}: {on} problems"))
@@ -66,7 +75,8 @@ async def evaluate(
         console.print(difficulty_table(result["by_difficulty"]))
     if out:
         _write_json(out, result)
-    return _check_base(console, result["pass_rate"]) if base_check else 0
+    code = _check_base(console, result["pass_rate"]) if base_check else 0
+    return LOST_PROBLEMS if reasons else code
 
 
 def _chosen(material: Material, on: str) -> tuple[Problem, ...]:
@@ -122,12 +132,14 @@ async def sample(config: Config, view: View, ids: list[str], num_problems: int, 
         # Asked for by its id, a problem is shown even where no solution can pass it.
         asked = tuple(everything[problem_id] for problem_id in ids)
         problems = asked or (*material.held_out, *material.training)[:num_problems]
-        groups = await _attempt(placed, view, material, problems, num_completions, "sample")
+        groups, reasons = await _attempt(placed, view, material, problems, num_completions, "sample")
     for group in groups:
         console.rule(group.problem.id)
         console.print(Syntax(group.problem.prompt, "ocaml", background_color="default", word_wrap=True))
         _print_completions(console, group)
-    return 0
+    for problem_id, reason in reasons.items():
+        view.warn(f"{problem_id} has no graded completion: {reason}")
+    return LOST_PROBLEMS if reasons else 0
 
 
 def _check_adapter(config: Config) -> None:
@@ -142,22 +154,25 @@ def _check_adapter(config: Config) -> None:
 
 async def _attempt(
     config: Config, view: View, material: Material, problems: tuple[Problem, ...], num_completions: int, name: str
-) -> list[Group]:
-    """Sample and grade, in a Ray cluster, with the placed configuration."""
+) -> tuple[list[Group], dict[str, str]]:
+    """Sample and grade, in a Ray cluster, with the placed configuration; also why problems were lost, by their ids."""
+    sampling, reasons = evaluation_sampling(config), dict[str, str]()
     policy, rank = read_adapter(config.model.adapter) if config.model.adapter else (None, config.learner.lora.r)
     async with samplers_and_graders(config, view, lora_rank=rank, policy=policy) as (samplers, graders):
         with view.counting("problems", len(problems)) as counter:
-            return await attempt_all(
+            groups = await attempt_all(
                 problems,
                 material.prompts,
                 samplers=samplers,
                 graders=graders,
-                sampling=evaluation_sampling(config),
-                completions_per_problem=num_completions,
+                sampling=sampling,
+                completions_per_problem=num_distinct(sampling, num_completions, view.say),
                 seed=config.run.seed + 1,
                 name=name,
                 on_done=counter.advance,
+                on_lost=reasons.setdefault,
             )
+            return groups, reasons
 
 
 def _print_completions(console: Console, group: Group) -> None:

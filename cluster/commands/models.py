@@ -15,7 +15,10 @@ examples:
   caravan eval -c configs/qwen1.5b-1gpu.yaml --base-check
   caravan eval -c configs/demo.yaml --on all num_problems=100000 --out rates.json
 
-With --base-check the exit status is 3 where fewer than 20% of the completions pass: then there is too little to reinforce."""
+Greedy sampling (evaluation.greedy, top_k=1) gives equal completions: one of each problem is sampled and counted.
+
+With --base-check the exit status is 3 where fewer than 20% of the completions pass: then there is too little to reinforce. It is
+6 where samplers or graders failed at some problems, so that the figures are of the others (num_lost_problems, lost_problems)."""
 
 
 def _eval_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +44,9 @@ SAMPLE_HELP = f"""\
 
 examples:
   caravan sample -c configs/demo.yaml                      two completions each of three held-out problems
-  caravan sample -c configs/demo.yaml model.adapter=runs/demo/adapter --id ID --completions 8"""
+  caravan sample -c configs/demo.yaml model.adapter=runs/demo/adapter --id ID --completions 8
+
+The exit status is 6 where samplers or graders failed at some of the problems."""
 
 
 def _sample_arguments(parser: argparse.ArgumentParser) -> None:

@@ -20,7 +20,10 @@ examples:
 
 The same command again goes on from the last checkpoint. Ctrl-C stops after the step under way and saves one. --resume may change
 what may change on the way (phases may change the same keys) and the length of the run, from that checkpoint on; config.yaml keeps
-it under `branches`."""
+it under `branches`.
+
+The exit status is 6 where the run came to its end and an evaluation lost problems, at which samplers or graders failed: its
+figures are of the others, and summary.json counts them (num_lost_problems). It is 4 where health.on_unhealthy ended the run."""
 
 
 def _train_arguments(parser: argparse.ArgumentParser) -> None:

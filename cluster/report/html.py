@@ -187,11 +187,12 @@ def _held_out(run: RunReport) -> str:
             f"{row['reward']:.3f} &plusmn; {row['reward_standard_error']:.3f}",
             f"{row['pass_rate']:.1%}",
             f"{row['solved_once']:.1%}",
+            text(row.get("num_lost_problems", 0)),
         )
         for row in run.held_out
     ]
-    names = ("", "step", "mean reward", "passed all tests", "problems solved at least once")
-    return f"<h2>Held-out problems</h2>{_table(names, rows, numbers=(1, 2, 3, 4))}" if rows else ""
+    names = ("", "step", "mean reward", "passed all tests", "problems solved at least once", "problems lost")
+    return f"<h2>Held-out problems</h2>{_table(names, rows, numbers=(1, 2, 3, 4, 5))}" if rows else ""
 
 
 def _changes(run: RunReport) -> str:

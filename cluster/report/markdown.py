@@ -26,10 +26,12 @@ def summary(runs: Sequence[RunReport], pictures: Sequence[str]) -> str:
                     str(row["name"]),
                     f"{row['reward']:.3f} ± {row['reward_standard_error']:.3f}",
                     f"{row['pass_rate']:.1%}",
+                    str(row.get("num_lost_problems", 0)),
                 )
                 for row in run.held_out
             ]
-            lines += ["## Held-out problems", "", *_table(("", "mean reward", "passed all tests"), held_out)]
+            names = ("", "mean reward", "passed all tests", "problems lost")
+            lines += ["## Held-out problems", "", *_table(names, held_out)]
         if run.changes:
             changed = [
                 (str(one.step), ", ".join(f"{key}={value}" for key, value in one.set.items()), one.why or "by plan")
