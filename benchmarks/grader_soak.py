@@ -8,14 +8,12 @@ import argparse
 import json
 import random
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 
 import psutil
 from rich.console import Console
@@ -66,7 +64,7 @@ class Soak:
     ungradable: list[str] = field(default_factory=list)  # after all attempts
     num_compared: int = 0
     num_retried: int = 0
-    left: list[str] = field(default_factory=list)  # processes, descriptors, folders
+    left: list[str] = field(default_factory=list)  # processes, descriptors
     grown: list[str] = field(default_factory=list)  # memory; a short soak grows while the workers are new
     seconds: float = 0.0
 
@@ -112,7 +110,7 @@ def soak(
     """
     found = Soak()
     expected = fresh_facts(friendly, settings)
-    before, folders, files = {process.pid for process in living_below()}, _folders(), psutil.Process().num_fds()
+    before, files = {process.pid for process in living_below()}, psutil.Process().num_fds()
     workers = _Workers(found, expected, settings)
     started = time.monotonic()
     with ThreadPoolExecutor(max_workers=num_workers) as pool:
@@ -125,7 +123,7 @@ def soak(
         finally:
             workers.close()
     found.seconds = time.monotonic() - started
-    found.left = _left(found.stages, before, folders, files)
+    found.left = _left(found.stages, before, files)
     growth = growth_mib(found.stages)
     found.grown = [f"{mib:.1f} MiB of memory of {name}" for name, mib in growth.items() if mib > MAX_GROWTH_MIB]
     return found
@@ -210,15 +208,8 @@ def _stage(done: int) -> Stage:
     )
 
 
-def _folders() -> set[Path]:
-    """The folders that graders of this machine have for the moment of their start."""
-    places = {Path("/dev/shm"), Path(tempfile.gettempdir())}
-    return {path for place in places for path in place.glob("caravan-grader-*")}
-
-
-def _left(stages: Sequence[Stage], before: set[int], folders: set[Path], files: int) -> list[str]:
+def _left(stages: Sequence[Stage], before: set[int], files: int) -> list[str]:
     left = [f"process {process.pid} ({process.name()})" for process in living_below() if process.pid not in before]
-    left += [f"folder {path}" for path in _folders() - folders]
     if (now := psutil.Process().num_fds()) > files:
         left.append(f"{now - files} descriptors of this process")
     # Compared with the whole first half: in a short stage one thread may take all the work, and the other has no servers yet.

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from cluster.types import UngradableError
 from grader.grade import Grader
+from grader.process import StartFailed
 from grader.settings import GraderSettings
 
 Item = TypeVar("Item")
@@ -21,13 +22,18 @@ _LOOK_AHEAD_PER_WORKER = 8
 
 
 def attempted(attempts: int, work: Callable[[], Result]) -> Result | UngradableError:
-    """What comes of the work, tried again where the machine fails at it; the last error where it always does."""
+    """What comes of the work, tried again where the machine fails at it; the last error where it always does.
+
+    Raises StartFailed where that is what the last attempt ends with: no other item would fare better.
+    """
     error = UngradableError("it was never tried")
     for _ in range(attempts):
         try:
             return work()
         except UngradableError as caught:
             error = caught
+    if isinstance(error, StartFailed):
+        raise error
     return error
 
 

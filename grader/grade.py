@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -23,7 +24,7 @@ from grader.compiled import Compiled
 from grader.degeneracy import signals
 from grader.extract import Extraction, Reading, extract
 from grader.inspection import Inspection
-from grader.process import probe_walls
+from grader.process import StartFailed, probe_walls
 from grader.reward import profile_of, score
 from grader.settings import GraderSettings
 from grader.signature import defined_name
@@ -52,14 +53,15 @@ class Grader:
         self._profile = profile_of(settings)
         self.toolchain: Toolchain = prepare_toolchain(cache)
         self.walls: Walls = probe_walls(require_sandbox=settings.require_sandbox, runner=self.toolchain.runner)
-        self.worker = Worker(settings, self.toolchain, self.walls)
+        self.worker = Worker(settings, self.toolchain, self.walls, prepare=partial(prepare_toolchain, cache))
         self._jobs = 0
         self._inspections: dict[tuple[str, str, bool], Inspection] = {}
 
     def grade(self, problem: Problem, text: str, finish_reason: FinishReason, opened_thought: str = "") -> Grade:
         """Grade one completion's text; ``opened_thought`` is the tag of a thought that its prompt left open.
 
-        Raises UngradableError where the machine, not the completion, failed; the next call starts fresh processes.
+        Raises UngradableError where the machine, not the completion, failed, StartFailed among them; the next call starts
+        fresh processes.
         """
         text = opened_thought + text  # on the same line, so that errors keep their line numbers
         facts = self._answered(problem, "graded", lambda: self._observe(problem, text, finish_reason))
@@ -85,6 +87,9 @@ class Grader:
     def _answered(self, problem: Problem, done: str, work: Callable[[], _Answer]) -> _Answer:
         try:
             return work()
+        except StartFailed:
+            self.close()
+            raise
         except (UngradableError, DeadlineExceeded) as error:
             self.close()
             raise UngradableError(f"problem {problem.id!r} could not be {done}: {error}") from error

@@ -18,6 +18,7 @@ from typing import Any
 
 from cluster.types import Claim, Completion, DeadlineExceeded, Grade, Problem, UngradableError, Usage
 from grader.actor import GraderLost, answer
+from grader.process import StartFailed
 from grader.roster import JOBS_PER_MEMBER, Roster
 from grader.scaling import Pace
 from grader.settings import GraderSettings
@@ -163,7 +164,7 @@ class RayGraderPool:
             member = await self._roster.take(since=asked_at)
             try:
                 return await answer(call(member.handle), self._job_seconds(), purpose)
-            except (GraderLost, DeadlineExceeded) as error:
+            except (GraderLost, StartFailed, DeadlineExceeded) as error:
                 reason = str(error)
                 self.counts.replaced_actors += self._staffing.dismiss(member)
             except UngradableError as error:

@@ -8,11 +8,9 @@ import os
 import select
 import shutil
 import signal
-import stat
 import subprocess
-import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -43,9 +41,14 @@ class Finished:
 
 
 def run_command(
-    command: Sequence[str], *, deadline_seconds: float, folder: Path | None = None, as_nobody: bool = False
+    command: Sequence[str],
+    *,
+    deadline_seconds: float,
+    folder: Path | None = None,
+    as_nobody: bool = False,
+    environment: Mapping[str, str] | None = None,
 ) -> Finished:
-    """Run a trusted command to its end.
+    """Run a trusted command to its end, with ``environment`` added to this process's.
 
     Raises FileNotFoundError where there is no such program and DeadlineExceeded where it takes too long.
     """
@@ -58,6 +61,7 @@ def run_command(
             stderr=subprocess.STDOUT,
             timeout=deadline_seconds,
             cwd=folder,
+            env=None if environment is None else {**os.environ, **environment},
             check=False,
             user=user,
             group=user,
@@ -109,91 +113,66 @@ def _kernel_walls(runner: Program, walls: Walls) -> tuple[str, ...]:
     return tuple(wall for wall in KERNEL_WALLS if wall in named)
 
 
-_FOLDER_PREFIX = "caravan-grader-"
-_FOLDER_NEEDED_SECONDS = 60.0
+def _contained(program: Program, limits: Limits, walls: Walls) -> list[str]:
+    """The command line that puts up the limits, then bubblewrap where it stands, and becomes the program."""
+    command = [str(path) for path in (program.path, program.companion) if path is not None]
+    if walls.bubblewrap is not None:
+        options = bubblewrap_options([*program.libraries, *program.readable, *map(Path, command)])
+        for key, value in (program.environment or {}).items():
+            options += ["--setenv", key, value]
+        command = [str(walls.bubblewrap), *options, "--", *command]
+    # The shell sets the limits and becomes the program: code between fork and exec in a threaded Python is unsafe.
+    return ["/bin/sh", "-c", f'{limit_script(limits)}; exec "$@"', "sh", *command]
 
 
-def _throw_away_folder() -> Path:
-    """A new folder in memory where there is such a place, else under TMPDIR; others may enter, not write."""
-    memory = Path("/dev/shm")
-    parent = memory if os.access(memory, os.W_OK) else Path(tempfile.gettempdir())
-    _sweep(parent)
+def _why_it_does_not_start(command: Sequence[str], status: int | None) -> str:
+    """What stops a program that ended before its greeting. Started once more, as it had nowhere to write the reason."""
+    if status == LIMITS_REFUSED:
+        return "the limits of a grading process cannot be set: is a hard limit of this user lower (ulimit -Ha)?"
     try:
-        folder = Path(tempfile.mkdtemp(prefix=_FOLDER_PREFIX, dir=parent))
-        folder.chmod(0o755)
-    except OSError as error:
-        raise UngradableError(f"no place for a grading process: {error}") from error
-    return folder
+        again = run_command(command, deadline_seconds=30.0, folder=Path("/"), as_nobody=True)
+        said = "a second one starts" if again.status == 0 else " ".join(again.output.split())
+    except (OSError, DeadlineExceeded) as error:
+        said = str(error)
+    return f"a grading process does not start: it ends with status {status} ({said[-300:] or 'it says nothing'})"
 
 
-def _sweep(parent: Path) -> None:
-    """Remove the folders of graders that were killed while they started; a living one needs its own for a moment only."""
-    for folder in parent.glob(f"{_FOLDER_PREFIX}*"):
-        with contextlib.suppress(OSError):
-            if time.time() - folder.stat().st_mtime > _FOLDER_NEEDED_SECONDS:
-                shutil.rmtree(folder, ignore_errors=True)
+class StartFailed(UngradableError):
+    """A grading process that the machine does not let start: other completions would fail likewise."""
 
 
 class Server:
     """One contained process that answers one request at a time over its standard pipes."""
 
     def __init__(self, program: Program, limits: Limits, walls: Walls, *, start_seconds: float = 30.0) -> None:
-        """Start it and wait for its greeting; UngradableError or DeadlineExceeded where it does not come."""
+        """Start it and wait for its greeting; StartFailed or DeadlineExceeded where it does not come."""
         self._process: subprocess.Popen[bytes] | None = None
         self._received = b""  # of what comes next
-        self._folder = _throw_away_folder()
+        command = _contained(program, limits, walls)
+        user = unprivileged_user_id()
         try:
-            command = [str(self._reachable(path)) for path in (program.path, program.companion) if path is not None]
-            self._process = self._spawn(program, command, limits, walls)
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                cwd="/",
+                env=dict(program.environment or {}),
+                start_new_session=True,
+                user=user,
+                group=user,
+                extra_groups=None if user is None else [],
+                bufsize=0,
+            )
             self.greeting = self._receive(time.monotonic() + start_seconds)
         except OSError as error:
             self.close()
-            raise UngradableError(f"a grading process cannot be started: {error}") from error
+            raise StartFailed(f"a grading process cannot be started: {error}") from error
         except UngradableError as error:
-            status = self.close()
-            if status == LIMITS_REFUSED:
-                raise UngradableError(
-                    "the limits of a grading process cannot be set: is a hard limit of this user lower (ulimit -Ha)?"
-                ) from error
-            raise
+            raise StartFailed(_why_it_does_not_start(command, self.close())) from error
         except BaseException:
             self.close()
             raise
-        # Both programs have read what they need: with the folder gone now, nothing stays behind even if we are killed.
-        shutil.rmtree(self._folder, ignore_errors=True)
-
-    def _reachable(self, path: Path) -> Path:
-        """The file where the server's user can enter: itself, or a copy in the throw-away folder."""
-        reachable = all(place.stat().st_mode & stat.S_IXOTH for place in (path, *path.resolve().parents))
-        if unprivileged_user_id() is None or reachable:
-            return path
-        copied = Path(shutil.copyfile(path, self._folder / path.name))
-        copied.chmod(0o555)
-        return copied
-
-    def _spawn(self, program: Program, command: list[str], limits: Limits, walls: Walls) -> subprocess.Popen[bytes]:
-        environment = dict(program.environment or {})
-        if walls.bubblewrap is not None:
-            options = bubblewrap_options([*program.libraries, *program.readable, *map(Path, command)])
-            for key, value in environment.items():
-                options += ["--setenv", key, value]
-            command = [str(walls.bubblewrap), *options, "--", *command]
-        user = unprivileged_user_id()
-        # The shell sets the limits and becomes the program: code between fork and exec in a threaded Python is unsafe.
-        limited = ["/bin/sh", "-c", f'{limit_script(limits)}; exec "$@"', "sh", *command]
-        return subprocess.Popen(
-            limited,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            cwd="/" if walls.bubblewrap else self._folder,
-            env=environment,
-            start_new_session=True,
-            user=user,
-            group=user,
-            extra_groups=None if user is None else [],
-            bufsize=0,
-        )
 
     def ask(self, fields: Sequence[bytes], *, deadline_seconds: float) -> list[bytes]:
         """Send a request and wait for the answer.
@@ -253,7 +232,7 @@ class Server:
         return self._process.stdin.fileno(), self._process.stdout.fileno()
 
     def close(self) -> int | None:
-        """Kill the whole process group, reap it and remove its folder; returns its exit status. May be called twice."""
+        """Kill the whole process group and reap it; returns its exit status. May be called twice."""
         process, self._process = self._process, None
         status = None
         if process is not None:
@@ -263,7 +242,6 @@ class Server:
                 if pipe is not None:
                     pipe.close()
             status = process.wait()
-        shutil.rmtree(self._folder, ignore_errors=True)
         return status
 
     def __enter__(self) -> "Server":

@@ -1,21 +1,21 @@
-"""The OCaml toolchain: found on this machine, and our two programs built with it once and kept in a cache.
+"""The OCaml toolchain: found on this machine, and our two programs built with it once and kept in a folder.
 
 ``front`` is native and linked with the compiler's own libraries; ``runner`` is bytecode with its runtime, see the sources
-in ``grader/ocaml``. What depends on the compiler's version stands in one ``compat_*.ml`` per version.
+in ``grader/ocaml``. What depends on the compiler's version stands in one ``compat_*.ml`` per version. Where they are kept:
+``grader/programs.py``.
 """
 
-import fcntl
 import hashlib
-import os
+import platform
 import re
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.types import DeadlineExceeded, ToolchainError
 from grader.process import run_command
+from grader.programs import candidate_folders, programs_in_first_usable, require_enterable
 from grader.walls import Program
 
 SOURCES = Path(__file__).parent / "ocaml"
@@ -76,9 +76,10 @@ class Toolchain:
 
 
 def prepare_toolchain(cache: Path | None = None) -> Toolchain:
-    """Find OCaml and build what is not in the cache yet (a second or two).
+    """Find OCaml and build what is not there yet (a second or two).
 
-    Raises ToolchainError naming the package to install where a part of OCaml is missing or of an unknown version.
+    Raises ToolchainError naming the package to install where a part of OCaml is missing or of an unknown version, and every
+    folder that was tried where the programs can run from none of them.
     """
     compiler = _find("ocamlc")
     version = _output_of([compiler, "-version"]).strip()
@@ -86,17 +87,12 @@ def prepare_toolchain(cache: Path | None = None) -> Toolchain:
     renamed = _compat_for(version)
     if not (library / "compiler-libs" / "ocamlcommon.cmxa").exists():
         raise ToolchainError(f"OCaml {version} in {library} comes without compiler-libs; {INSTALL_HINT}")
-    folder = (cache or _user_cache()) / f"ocaml-{version}-{_fingerprint(library)}"
-    if not folder.exists():
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with (folder.parent / "building").open("w") as lock:
-                # One of the graders that start together builds, the others wait for it.
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                if not folder.exists():
-                    _build(folder, library, renamed)
-        except OSError as error:
-            raise ToolchainError(f"the grader's OCaml programs cannot be built in {folder.parent}: {error}") from error
+    require_enterable(library, what=f"the library of OCaml {version}")
+    folder = programs_in_first_usable(
+        [cache] if cache else candidate_folders(),
+        f"ocaml-{version}-{_fingerprint(library)}",
+        lambda finished: _build(finished, library, renamed),
+    )
     front, runner = folder / "front", folder / "runner"
     environment = {"OCAMLRUNPARAM": RUNTIME_PARAMETERS[_major_minor(version)]}
     return Toolchain(
@@ -140,53 +136,27 @@ def _major_minor(version: str) -> str:
     return ".".join(version.split(".")[:2])
 
 
-def _user_cache() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME")
-    try:
-        return (Path(base) if base else Path.home() / ".cache") / "caravan"
-    except RuntimeError as error:  # a user id that has neither HOME nor an entry in the password file
-        raise ToolchainError(
-            "no home directory to keep the grader's OCaml programs in; set HOME or XDG_CACHE_HOME to a folder of your own"
-        ) from error
-
-
 def _fingerprint(library: Path) -> str:
-    """Names one build: our sources and the OCaml (its place too, as the programs hold it)."""
-    digest = hashlib.sha256(str(library).encode())
+    """Names one build: our sources, the OCaml (its place too, as the programs hold it) and the kind of machine."""
+    digest = hashlib.sha256(f"{library} {platform.machine()}".encode())
     for source in sorted([*SOURCES.glob("*.ml"), *SOURCES.glob("*.c")]):
         digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 
 
-def _build(folder: Path, library: Path, renamed: Mapping[str, str]) -> None:
-    """Build both programs beside ``folder`` and move them there in one step, whole or not at all."""
+def _build(finished: Path, library: Path, renamed: Mapping[str, str]) -> None:
+    """Put both programs into ``finished``; everything else goes into the folder that it lies in."""
     # OCaml 5 keeps the unix library in a folder of its own.
     unix = ["-I", "+unix"] if (library / "unix").is_dir() else []
-    with tempfile.TemporaryDirectory(prefix="build-", dir=folder.parent) as name:
-        workplace = Path(name)
-        finished = workplace / "finished"
-        finished.mkdir()
-        front = _copy_sources(workplace, FRONT_MODULES, renamed)
-        runner = _copy_sources(workplace, RUNNER_MODULES, renamed)
-        for stub in RUNNER_STUBS:
-            shutil.copyfile(SOURCES / stub, workplace / stub)
-        libraries = ["-I", "+compiler-libs", "ocamlcommon.cmxa", "ocamlbytecomp.cmxa", "unix.cmxa"]
-        _compile([_find("ocamlopt"), *unix, *libraries, *front, *STUBS, "-o", "finished/front"], workplace)
-        _compile(
-            [
-                _find("ocamlc"),
-                *unix,
-                "-custom",
-                "-linkall",
-                "unix.cma",
-                *runner,
-                *RUNNER_STUBS,
-                "-o",
-                "finished/runner",
-            ],
-            workplace,
-        )
-        finished.rename(folder)
+    workplace = finished.parent
+    front = _copy_sources(workplace, FRONT_MODULES, renamed)
+    runner = _copy_sources(workplace, RUNNER_MODULES, renamed)
+    for stub in RUNNER_STUBS:
+        shutil.copyfile(SOURCES / stub, workplace / stub)
+    libraries = ["-I", "+compiler-libs", "ocamlcommon.cmxa", "ocamlbytecomp.cmxa", "unix.cmxa"]
+    _compile([_find("ocamlopt"), *unix, *libraries, *front, *STUBS, "-o", str(finished / "front")], workplace)
+    linked = ["-custom", "-linkall", "unix.cma", *runner, *RUNNER_STUBS]
+    _compile([_find("ocamlc"), *unix, *linked, "-o", str(finished / "runner")], workplace)
 
 
 def _copy_sources(workplace: Path, modules: Sequence[str], renamed: Mapping[str, str]) -> list[str]:
@@ -198,7 +168,8 @@ def _copy_sources(workplace: Path, modules: Sequence[str], renamed: Mapping[str,
 
 def _compile(command: list[str], folder: Path) -> None:
     try:
-        done = run_command(command, deadline_seconds=300, folder=folder)
+        # The compilers' own temporary files too: what TMPDIR names may be full, missing or read-only.
+        done = run_command(command, deadline_seconds=300, folder=folder, environment={"TMPDIR": str(folder)})
     except DeadlineExceeded as error:
         raise ToolchainError(f"building the grader's OCaml programs: {error}") from error
     if done.status != 0:

@@ -6,7 +6,7 @@ From the outside in:
   (bubblewrap's ``--die-with-parent``; without bubblewrap the programs end when their request pipe closes);
 - an unprivileged user where we are root, so that the limit on processes means something;
 - rlimits: address space, no file may grow, few descriptors, few processes, no core;
-- an empty environment, a throw-away directory that is gone once the program runs, the null device as stderr;
+- an empty environment, the null device as stderr;
 - bubblewrap, where it works: no network, own process table, a read-only file system that holds the program, the
   libraries it is linked with and what it must read, and nothing else;
 - seccomp, landlock and tighter limits around the processes that hold a completion (``grader/ocaml/contain.ml``): they
@@ -15,6 +15,7 @@ From the outside in:
 """
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ NOBODY = 65534
 LIMITS_REFUSED = 125  # exit status of the shell that sets a server's limits, where it cannot
 STACK_KIB = 8192  # what Linux gives by default: the depth of a program that compiles must not depend on the machine
 KERNEL_WALLS = ("seccomp", "landlock")
+_USER_CAPABILITIES = 1 << 5 | 1 << 6 | 1 << 7  # CAP_KILL, CAP_SETGID, CAP_SETUID
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +78,14 @@ class Walls:
 
 def unprivileged_user_id() -> int | None:
     """The user to become: nobody where we are root and may, else nobody else than ourselves."""
-    return NOBODY if os.geteuid() == 0 and _has_user(NOBODY) else None
+    return NOBODY if os.geteuid() == 0 and _has_user(NOBODY) and _may_change_users() else None
+
+
+def _may_change_users() -> bool:
+    """Whether root has the rights to become another user and to end its processes: containers may take them away."""
+    status = Path("/proc/self/status")
+    found = re.search(r"^CapEff:\s*(\w+)$", status.read_text() if status.exists() else "", re.MULTILINE)
+    return found is None or int(found[1], 16) & _USER_CAPABILITIES == _USER_CAPABILITIES
 
 
 def _has_user(user_id: int) -> bool:

@@ -4,13 +4,13 @@ Both are contained and long-lived, started when they are first needed. After an 
 closes the worker, and the next request starts fresh ones.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from cluster.types import Problem, UngradableError
+from cluster.types import Problem, ToolchainError, UngradableError
 from grader.compiled import Compiled, read_answer
 from grader.extract import Reading
 from grader.inspection import Inspection, inspection_request, read_inspection
-from grader.process import Server
+from grader.process import Server, StartFailed
 from grader.settings import GraderSettings
 from grader.signature import defined_name, given_definitions
 from grader.toolchain import Toolchain
@@ -23,10 +23,13 @@ COMPILER_MEMORY_MIB = 1024
 class Worker:
     """``front``, which compiles, and ``runner``, which runs; each request raises UngradableError or DeadlineExceeded."""
 
-    def __init__(self, settings: GraderSettings, toolchain: Toolchain, walls: Walls) -> None:
-        """Nothing is started yet."""
+    def __init__(
+        self, settings: GraderSettings, toolchain: Toolchain, walls: Walls, *, prepare: Callable[[], Toolchain]
+    ) -> None:
+        """Nothing is started yet. ``prepare`` is asked for another toolchain where the programs of this one are gone."""
         self._settings = settings
         self._toolchain = toolchain
+        self._prepare = prepare
         self._walls = walls
         self._front: Server | None = None
         self._runner: Server | None = None
@@ -54,7 +57,8 @@ class Worker:
 
     def _ask_front(self, fields: Sequence[bytes]) -> list[bytes]:
         if self._front is None:
-            self._front = Server(self._toolchain.front, Limits(memory_mib=COMPILER_MEMORY_MIB), self._walls)
+            limits = Limits(memory_mib=COMPILER_MEMORY_MIB)
+            self._front = Server(self._present_toolchain().front, limits, self._walls)
         deadline_seconds = self._settings.compile_cpu_seconds * self._settings.wall_multiplier
         return self._front.ask(fields, deadline_seconds=deadline_seconds)
 
@@ -62,7 +66,8 @@ class Worker:
         """Run a compiled completion against its tests; the events are described in ``grader/ocaml/runner.ml``."""
         settings = self._settings
         if self._runner is None:
-            self._runner = Server(self._toolchain.runner, Limits(memory_mib=settings.memory_mib), self._walls)
+            limits = Limits(memory_mib=settings.memory_mib)
+            self._runner = Server(self._present_toolchain().runner, limits, self._walls)
         wall_seconds = settings.run_cpu_seconds * settings.wall_multiplier
         numbers = (compiled.num_steps, settings.assert_cpu_seconds, settings.run_cpu_seconds, wall_seconds)
         answer = self._runner.ask(
@@ -76,6 +81,16 @@ class Worker:
         if "walls" in ends:
             raise UngradableError("the kernel refuses the walls around a completion that it gave at the start")
         return events
+
+    def _present_toolchain(self) -> Toolchain:
+        """Both programs, built again where something (a cleaner of temporary files, say) has deleted one meanwhile."""
+        programs = (self._toolchain.front.path, self._toolchain.runner.path)
+        if not all(path.exists() for path in programs):
+            try:
+                self._toolchain = self._prepare()
+            except ToolchainError as error:
+                raise StartFailed(f"the grader's OCaml programs are gone, and do not come back: {error}") from error
+        return self._toolchain
 
     @property
     def pids(self) -> tuple[int, ...]:

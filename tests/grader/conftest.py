@@ -1,4 +1,6 @@
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -13,3 +15,11 @@ QUICK = GraderSettings(min_code_lines=0, assert_cpu_seconds=0.1, run_cpu_seconds
 def grader() -> Iterator[Grader]:
     with Grader(QUICK) as shared:
         yield shared
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that the unprivileged user can enter, as it cannot pytest's own."""
+    with tempfile.TemporaryDirectory(prefix="caravan-test-", dir="/tmp") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)

@@ -15,7 +15,7 @@ from grader.console import grade_with_progress
 
 from .conftest import QUICK
 from .made import TWICE
-from .test_grader_containment import leftovers
+from .test_grader_containment import descendants
 
 RIGHT, WRONG, LOOP = "let twice x = x + x", "let twice x = x", "let rec twice x = twice x"
 
@@ -178,7 +178,7 @@ def test_ctrl_c_keeps_what_is_done_and_leaves_no_process(tmp_path: Path) -> None
         "summary = grade_file(Path(sys.argv[1]), Path(sys.argv[2]), settings=GraderSettings(), num_workers=2)\n"
         "sys.exit(130 if summary.interrupted else 0)\n"
     )
-    folders = leftovers()
+    before = descendants()
     child = subprocess.Popen([sys.executable, "-c", script, str(source), str(out)], start_new_session=True)
     try:
         deadline = time.monotonic() + 60
@@ -192,11 +192,10 @@ def test_ctrl_c_keeps_what_is_done_and_leaves_no_process(tmp_path: Path) -> None
     rows = read(out)
     assert 5 <= len(rows) < 65
     assert [one["verdict"] for one in rows[:5]] == ["passed"] * 5
-    # Graders of others on this machine have a folder too, for the moment in which they start.
     deadline = time.monotonic() + 10
-    while time.monotonic() < deadline and not leftovers() <= folders:
+    while time.monotonic() < deadline and not descendants() <= before:
         time.sleep(0.05)
-    assert leftovers() <= folders
+    assert descendants() <= before
 
 
 def test_grading_a_file_imports_neither_ray_nor_torch() -> None:

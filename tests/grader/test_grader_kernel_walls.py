@@ -19,7 +19,7 @@ from grader.toolchain import SOURCES, STUBS, prepare_toolchain
 from grader.walls import Limits, Program, Walls
 
 from .made import TWICE
-from .test_grader_containment import descendants, leftovers, nothing_new
+from .test_grader_containment import descendants
 
 WALLS = probe_walls(require_sandbox=False, runner=prepare_toolchain().runner)
 needs_seccomp = pytest.mark.skipif("seccomp" not in (WALLS.kernel or ()), reason="the kernel gives no seccomp")
@@ -200,7 +200,7 @@ def test_limits_that_cannot_be_set_are_named(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("bare", [False, True], ids=["walls", "bare"])
 def test_the_servers_end_with_a_python_that_is_killed(bare: bool) -> None:
-    before, folders = descendants(), leftovers()
+    before = descendants()
     script = (
         "import sys\nfrom cluster.types import FinishReason\nfrom grader import process\nfrom grader.grade import Grader\n"
         "from grader.walls import Walls\nfrom tests.grader.conftest import QUICK\nfrom tests.grader.made import TWICE\n"
@@ -226,4 +226,3 @@ def test_the_servers_end_with_a_python_that_is_killed(bare: bool) -> None:
             break
         time.sleep(0.1)
     assert not any(Path(f"/proc/{pid}").exists() for pid in servers)
-    assert nothing_new(folders)

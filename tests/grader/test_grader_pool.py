@@ -9,6 +9,7 @@ import pytest
 
 from cluster.types import Completion, FinishReason, Grade, UngradableError, Verdict
 from grader.fake import FakeGraderPool
+from grader.toolchain import prepare_toolchain
 
 from .conftest import QUICK
 from .made import SORTED, TWICE
@@ -135,11 +136,13 @@ def test_what_no_worker_can_grade_is_an_error_and_no_reward(ray_here: None) -> N
 def test_a_closed_pool_leaves_no_ocaml_process(ray_here: None) -> None:
     from grader.pool import RayGraderPool
 
+    folder = bytes(prepare_toolchain().front.path.parent)
+
     def programs() -> int:
         found = 0
         for entry in Path("/proc").glob("[0-9]*/cmdline"):
             try:
-                found += b"caravan-grader-" in entry.read_bytes()
+                found += folder in entry.read_bytes()
             except OSError:
                 continue
         return found

@@ -7,19 +7,6 @@ from grader import toolchain
 from grader.toolchain import prepare_toolchain
 
 
-def test_it_is_built_once_and_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = prepare_toolchain(tmp_path)
-    assert first.front.path.exists() and first.runner.path.exists()
-
-    def build_again(*_arguments: object) -> None:
-        raise AssertionError("built a second time")
-
-    monkeypatch.setattr(toolchain, "_build", build_again)
-    assert prepare_toolchain(tmp_path) == first
-    # Nothing but the finished build and the lock is there.
-    assert len(list(tmp_path.iterdir())) == 2
-
-
 def test_a_missing_compiler_names_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ToolchainError, match="apt-get install ocaml-nox"):
@@ -46,20 +33,23 @@ def test_missing_compiler_libraries_name_the_package(tmp_path: Path, monkeypatch
         prepare_toolchain(tmp_path)
 
 
-def test_a_build_that_fails_shows_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    broken = tmp_path / "ocaml"
+def test_a_build_that_fails_shows_why(open_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = open_folder / "ocaml"
     broken.mkdir()
     for source in toolchain.SOURCES.iterdir():
         (broken / source.name).write_text("let x : int = true\n")
     monkeypatch.setattr(toolchain, "SOURCES", broken)
     with pytest.raises(ToolchainError, match="cannot be built"):
-        prepare_toolchain(tmp_path / "cache")
-    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["building"]
+        prepare_toolchain(open_folder / "cache")
+    assert [path.name for path in (open_folder / "cache").iterdir()] == ["building"]
 
 
-def test_a_user_without_a_home_directory_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable in ("HOME", "XDG_CACHE_HOME"):
-        monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setattr("os.getuid", lambda: 54321)  # in no password file
-    with pytest.raises(ToolchainError, match="set HOME or XDG_CACHE_HOME"):
+def test_a_library_that_the_programs_cannot_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "compiler-libs").mkdir()
+    (tmp_path / "compiler-libs" / "ocamlcommon.cmxa").touch()
+    tmp_path.chmod(0o700)
+    fake_compiler(tmp_path, "4.13.1", tmp_path)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr("grader.programs.unprivileged_user_id", lambda: 65534)
+    with pytest.raises(ToolchainError, match=rf"cannot read the library.*others may not enter {tmp_path}"):
         prepare_toolchain()
