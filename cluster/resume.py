@@ -7,7 +7,7 @@ from typing import Any
 
 from cluster.config import Config, flatten, load_config, parse_override, validate
 from cluster.phases import LENGTH, check_changeable
-from cluster.run_folder import RunFolder, says_where
+from cluster.run_folder import RunFolder
 from cluster.types import ConfigError, RunFolderError
 from learner.checkpoints import newest_checkpoint, step_of
 
@@ -23,10 +23,10 @@ def resumed_config(run: Path, overrides: Sequence[str]) -> Config:
     if not folder.config.exists():
         raise RunFolderError(f"{run} is not the folder of a run: it has no config.yaml")
     parsed = {override: parse_override(override) for override in overrides}
-    moved = [override for override, (key, _) in parsed.items() if says_where(key)]
+    moved = [override for override, (key, _) in parsed.items() if folder.may_differ(key)]
     place = [f"run.folder={json.dumps(str(run.resolve().parent))}", f"run.name={json.dumps(run.resolve().name)}"]
     config = load_config(folder.config, [*place, *moved], environment={})
-    wanted = {key: value for key, value in parsed.values() if not says_where(key)}
+    wanted = {key: value for key, value in parsed.values() if not folder.may_differ(key)}
     if not wanted:
         return config
     for key in (key for key in wanted if key not in LENGTH):

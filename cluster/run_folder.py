@@ -4,6 +4,7 @@
 
     runs/<name>/
         config.yaml                         the resolved configuration
+        data.jsonl                          per problem, its fingerprint, and whether it is trained on or held out
         audit.jsonl                         per problem, why no solution can pass it
         learning.log                        one line per step
         time.log                            one line per step: who was busy, who waited for whom
@@ -68,6 +69,9 @@ PLACEMENT_KEYS = (
     "run.tracker",
 )
 
+# Where the data lies, which may differ in a run that knows its data by its content (data.jsonl).
+DATA_KEYS = ("data.dataset", "data.split", "data.config", "data.revision")
+
 # What a row must have for any reader to make sense of it, by file; the other figures may be missing, as in older runs.
 NEEDED: Mapping[str, Mapping[str, type]] = {
     "metrics.jsonl": {"step": float, "epoch": float},
@@ -101,6 +105,7 @@ class RunFolder:
         self.path = path
         self._kept = ""  # the configuration that the run goes on with
         self.config = path / "config.yaml"
+        self.data = path / "data.jsonl"
         self.audit = path / "audit.jsonl"
         self.learning_log = path / "learning.log"
         self.time_log = path / "time.log"
@@ -139,6 +144,10 @@ class RunFolder:
                 ) from None
             self._check_config(config)
             yield self
+
+    def may_differ(self, key: str) -> bool:
+        """Return whether a key may have another value when the run is resumed, since it does not say what is learned."""
+        return says_where(key) or (key in DATA_KEYS and self.data.exists())
 
     def is_going_on(self) -> bool:
         """Whether a process holds the folder; raises RunFolderError where no run has ever been started in it."""
@@ -325,11 +334,10 @@ class RunFolder:
         was = before["branches"]
         if now["branches"][: len(was)] == was:  # further ones are how a run is meant to change
             del now["branches"]
-        return [
-            f"{key}={value} (was {before.get(key)})"
-            for key, value in now.items()
-            if value != before.get(key) and not says_where(key) and not (key == PROMPT_DATE and before[key] is None)
-        ]
+        other = {key: value for key, value in now.items() if value != before.get(key) and not self.may_differ(key)}
+        if before[PROMPT_DATE] is None:
+            other.pop(PROMPT_DATE, None)
+        return [f"{key}={value} (was {before.get(key)})" for key, value in other.items()]
 
     @contextmanager
     def explained(self, path: Path) -> Iterator[None]:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from cluster.config import Config
 from cluster.console import View, count
 from cluster.passable import Verdicts, audit_all, needs_audit, passable_problems
-from cluster.problems import describe, load_problems, split
+from cluster.problems import describe, load_problems
+from cluster.run_data import RunData, data_of_run, split_of_run
 from cluster.run_folder import RunFolder
 from cluster.scale import ScalableGraderPool, ScalableSamplerPool
 from cluster.types import (
@@ -92,6 +93,7 @@ class Material:
     training: tuple[Problem, ...]
     held_out: tuple[Problem, ...]
     prompts: Mapping[str, Prompt]  # by problem id
+    data: RunData  # what a run keeps of it
     unpassable: Mapping[str, str] = field(default_factory=dict)  # by problem id: why it was left out
 
 
@@ -99,6 +101,7 @@ class Material:
 class Usable:
     """The problems of a data set whose prompts fit, before anything is known of their tests."""
 
+    loaded: tuple[Problem, ...]  # with those whose prompts do not fit
     problems: tuple[Problem, ...]
     prompts: Mapping[str, Prompt]  # by problem id
 
@@ -125,11 +128,14 @@ def is_folder(model: str) -> bool:
     return model.startswith(("/", ".", "~"))
 
 
-def load_usable(config: Config, view: View) -> Usable:
-    """Load the problems and render their prompts; says what was left out and why."""
+def load_usable(
+    config: Config, view: View, check: Callable[[Sequence[Problem]], None] = lambda _problems: None
+) -> Usable:
+    """Load the problems and render their prompts; says what was left out and why. ``check`` may refuse the problems."""
     loaded = load_problems(config.data.dataset, config.data.part())
     if loaded.bad_rows:
         view.warn(loaded.describe_bad_rows())
+    check(loaded.problems)
     rendered = render_prompts(config, loaded.problems)
     for note in rendered.notes:
         view.say(f"{config.model.path}: {note}")
@@ -145,11 +151,13 @@ def load_usable(config: Config, view: View) -> Usable:
         if rendered.incomplete:
             raise ModelError(f"model.path={config.model.path} has no prompt for any problem: {rendered.incomplete[0]}")
         raise DatasetError(f"no problem of {config.data.dataset} fits rollout.max_prompt_tokens")
-    return Usable(problems=usable, prompts=rendered.prompts)
+    return Usable(loaded=loaded.problems, problems=usable, prompts=rendered.prompts)
 
 
-async def load_material(config: Config, usable: Usable, view: View, folder: RunFolder | None = None) -> Material:
-    """Leave out what no solution can pass, and split the rest.
+async def load_material(
+    config: Config, usable: Usable, view: View, folder: RunFolder | None = None, data: RunData | None = None
+) -> Material:
+    """Leave out what no solution can pass, and split the rest, as ``data`` has it where that is given.
 
     Graders judge it, since this node may have no OCaml: to be called in a Ray cluster, with the placed configuration. A
     run's ``folder`` keeps the verdicts, so that its split stays the same. Raises DatasetError where nothing is left.
@@ -165,9 +173,15 @@ async def load_material(config: Config, usable: Usable, view: View, folder: RunF
         finally:
             await graders.close()
     problems, unpassable = passable_problems(config, usable.problems, verdicts, view)
-    training, held_out = split(problems, config.data.held_out, config.data.split_seed)
+    training, held_out = split_of_run(data, problems, config)
     view.say(f"{config.data.dataset}: {describe(training)} to train on, {len(held_out)} held out")
-    return Material(training=tuple(training), held_out=tuple(held_out), prompts=usable.prompts, unpassable=unpassable)
+    return Material(
+        training=tuple(training),
+        held_out=tuple(held_out),
+        prompts=usable.prompts,
+        data=data_of_run(data, usable.loaded, training, held_out),
+        unpassable=unpassable,
+    )
 
 
 def render_prompts(config: Config, problems: Sequence[Problem]) -> RenderedPrompts:

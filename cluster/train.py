@@ -30,8 +30,9 @@ from cluster.placement import place, ray_cluster
 from cluster.plan.machines import machines_of
 from cluster.plan.model_shape import shape_of
 from cluster.plan.places import make_plan
-from cluster.problems import ProblemStream, split
+from cluster.problems import ProblemStream
 from cluster.records import RunRecords
+from cluster.run_data import RunData, split_of_run
 from cluster.run_folder import RunFolder
 from cluster.scale import answering_scale_requests
 from cluster.session import (
@@ -47,7 +48,7 @@ from cluster.session import (
 )
 from cluster.submit.lasting import is_job, require_lasting
 from cluster.trackers import Figures, Show, tracking
-from cluster.types import CaravanError, ConfigError, GraderPool, RunFolderError, SamplerPool
+from cluster.types import CaravanError, ConfigError, GraderPool, Problem, RunFolderError, SamplerPool
 from grader.toolchain import prepare_toolchain
 from learner.checkpoints import best_step, forget_best_after, mark_best, newest_checkpoint, step_of
 from learner.plan import LearnerPlan
@@ -57,8 +58,11 @@ from rollout.model import check_split
 UNAWARE_OF_THE_LENGTH = ("constant", "constant_with_warmup", "inverse_sqrt")
 
 
-async def train(config: Config, view: View) -> int:
-    """Train until the last step; returns the exit code. Started again, it goes on from the last checkpoint."""
+async def train(config: Config, view: View, *, allow_changed_data: bool = False) -> int:
+    """Train until the last step; returns the exit code. Started again, it goes on from the last checkpoint.
+
+    It is refused with other data than it was started with, unless ``allow_changed_data``.
+    """
     if config.model.adapter:
         raise ConfigError(
             f"model.adapter={config.model.adapter}: train starts from the base model; eval and sample take an adapter"
@@ -70,23 +74,31 @@ async def train(config: Config, view: View) -> int:
     _require_more_to_do(config, folder)
     with folder.opened(config):
         prepare_toolchain()  # a missing compiler should be known before anything large is loaded
-        usable = load_usable(config, view)
+        newest = newest_checkpoint(folder.checkpoints)
+        data = RunData.read(folder) if newest else None
+        if newest and data is None:
+            view.say(f"{folder.path} does not know its data (an older Caravan started it): the split is made again")
+
+        def check(problems: Sequence[Problem]) -> None:
+            if data and (said := data.check(problems, folder.path, allowed=allow_changed_data)):
+                view.say(said)
+
+        usable = load_usable(config, view, check)
         view.say(str(adapter_size(config)))  # and targets that the model has not should be known before, too
         if config.rollout.tensor_parallel_size > 1:
             shape = shape_of(model_path(config))
             check_split(
                 config.model.path, config.rollout.tensor_parallel_size, heads=shape.heads, kv_heads=shape.kv_heads
             )
-        split(usable.problems, config.data.held_out, config.data.split_seed)  # too few should be known before, too
+        split_of_run(data, usable.problems, config)  # too few should be known before, too
         # Only now: until here nothing has to be taken down, and Ctrl-C need not wait for whatever keeps the event loop.
         interruption = Interruption(view)
-        newest = newest_checkpoint(folder.checkpoints)
         with tracking(config, folder, step=step_of(newest) if newest else 0) as show, ray_cluster() as cluster:
             folder.link_worker_logs(cluster.logs)
             try:
                 placed = place(config, cluster.resources)
                 _say_what_may_not_fit(config, cluster.nodes, view)
-                material = await load_material(placed, usable, view, folder)
+                material = await load_material(placed, usable, view, folder, data)
                 return await Training(placed, folder, material, view, interruption, show).run()
             except* CaravanError:
                 view.say(f"what the parts printed themselves: {folder.worker_logs}/worker-*")
@@ -183,6 +195,7 @@ class Training:
                 folder.forget_after(progress.step)
                 forget_best_after(folder.checkpoints, progress.step)
                 folder.keep_config()
+                self._keep_data(progress.step)
                 if progress.step < self._max_steps:
                     folder.reopen(progress.step)
                 if policy:
@@ -221,6 +234,13 @@ class Training:
             learner_start.cancel()
             await learner.close()
         return self._finish(progress.step, time.monotonic() - started)
+
+    def _keep_data(self, step: int) -> None:
+        """Have data.jsonl say what the run is trained on; what was measured of other data before the first step goes."""
+        folder, data = self._folder, self._material.data.to_jsonl()
+        if step == 0 and folder.data.exists() and folder.data.read_text(encoding="utf-8") != data:
+            folder.evaluation.unlink(missing_ok=True)
+        folder.write(folder.data, data)
 
     def _records(self, step: int) -> RunRecords:
         """Where the loop reports; they say what the run's length is where that was changed."""

@@ -19,9 +19,11 @@ from cluster.evaluation import (
     warning_of_lost,
 )
 from cluster.placement import place, ray_cluster
+from cluster.run_data import RunData, evaluated_run
 from cluster.session import (
     Interruption,
     Material,
+    Usable,
     load_material,
     load_usable,
     model_path,
@@ -61,7 +63,8 @@ async def evaluate(
         whole = (
             placed.changed({"data.held_out": 0}) if on == "all" else placed
         )  # a split could leave nothing to train on
-        material = await load_material(whole, usable, view)
+        data = None if on == "all" else _data_of_run(config, usable, view)
+        material = await load_material(whole, usable, view, data=data)
         problems = _chosen(material, on)[: config.evaluation.num_problems]
         groups, reasons = await _attempt(
             placed, view, material, problems, config.evaluation.completions_per_problem, name
@@ -77,6 +80,19 @@ async def evaluate(
         _write_json(out, result)
     code = _check_base(console, result["pass_rate"]) if base_check else 0
     return LOST_PROBLEMS if reasons else code
+
+
+def _data_of_run(config: Config, usable: Usable, view: View) -> RunData | None:
+    """Return what the run of an adapter knows of its data: what it trained on is never evaluated as held out."""
+    folder = evaluated_run(config)
+    data = RunData.read(folder) if folder else None
+    if folder is None or data is None:
+        return None
+    if not data.knows_any(usable.problems):
+        return None  # another data set
+    if number := len(data.split(usable.problems)[2]):
+        view.say(f"{number} problems are not among those of {folder.path}: they count as training problems here")
+    return data
 
 
 def _chosen(material: Material, on: str) -> tuple[Problem, ...]:
@@ -128,7 +144,7 @@ async def sample(config: Config, view: View, ids: list[str], num_problems: int, 
     console = output()
     with ray_cluster() as cluster:
         placed = place(config.without_learner(), cluster.resources)
-        material = await load_material(placed, usable, view)
+        material = await load_material(placed, usable, view, data=_data_of_run(config, usable, view))
         # Asked for by its id, a problem is shown even where no solution can pass it.
         asked = tuple(everything[problem_id] for problem_id in ids)
         problems = asked or (*material.held_out, *material.training)[:num_problems]

@@ -20,10 +20,20 @@ examples:
 
 The same command again goes on from the last checkpoint. Ctrl-C stops after the step under way and saves one. --resume may change
 what may change on the way (phases may change the same keys) and the length of the run, from that checkpoint on; config.yaml keeps
-it under `branches`.
+it under `branches`. A run knows its data by its content (data.jsonl): it may lie elsewhere (dataset=FILE). Where rows were added,
+removed or changed, the run is refused unless --allow-changed-data is given.
 
 The exit status is 6 where the run came to its end and an evaluation lost problems, at which samplers or graders failed: its
 figures are of the others, and summary.json counts them (num_lost_problems). It is 4 where health.on_unhealthy ended the run."""
+
+
+def _add_allow_changed_data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--allow-changed-data",
+        action="store_true",
+        help="resume a run although rows of its data were added, removed or changed: held-out problems stay held out, new rows "
+        "are trained on",
+    )
 
 
 def _train_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +41,7 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume", type=Path, metavar="RUN", help="the folder of a run, whose configuration it goes by"
     )
+    _add_allow_changed_data(parser)
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -46,7 +57,7 @@ def _train(options: argparse.Namespace) -> int:
         if options.resume
         else load_config(options.config, options.settings, say=note)
     )
-    return run_to_end(lambda view: train(config, view))
+    return run_to_end(lambda view: train(config, view, allow_changed_data=options.allow_changed_data))
 
 
 SUBMIT_HELP = f"""\
@@ -70,12 +81,19 @@ def _submit_arguments(parser: argparse.ArgumentParser) -> None:
         "--address", metavar="URL", help="of the cluster's dashboard (default: RAY_API_SERVER_ADDRESS, or this machine)"
     )
     parser.add_argument("--no-wait", action="store_true", help="do not follow the job's log")
+    _add_allow_changed_data(parser)
 
 
 def _submit(options: argparse.Namespace) -> int:
     from cluster.submit.command import submit_and_report
 
-    return submit_and_report(options.config, options.settings, address=options.address, wait=not options.no_wait)
+    return submit_and_report(
+        options.config,
+        options.settings,
+        address=options.address,
+        wait=not options.no_wait,
+        allow_changed_data=options.allow_changed_data,
+    )
 
 
 PLAN_HELP = f"""\

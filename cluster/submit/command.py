@@ -11,6 +11,7 @@ import yaml
 from cluster.config import load_config
 from cluster.console import View
 from cluster.environment import TRAVELLING
+from cluster.run_data import FLAG
 from cluster.submit.checks import PREFIX, REFUSED
 from cluster.submit.client import connect, ended, ended_by, first_line, follow, ray_job
 from cluster.submit.lasting import require_lasting
@@ -21,7 +22,9 @@ CHECK_SECONDS = 900.0
 """For the working directory to reach the nodes, and the nodes to look around."""
 
 
-def submit_and_report(config_file: Path, settings: Sequence[str], *, address: str | None, wait: bool) -> int:
+def submit_and_report(
+    config_file: Path, settings: Sequence[str], *, address: str | None, wait: bool, allow_changed_data: bool = False
+) -> int:
     """Check, submit and, with ``wait``, follow; returns the exit code.
 
     Raises ConfigError for what is wrong here, ResourcesError for what is wrong with the cluster.
@@ -38,7 +41,8 @@ def submit_and_report(config_file: Path, settings: Sequence[str], *, address: st
     view.say(f"the cluster at {client.get_address()} answers")
     with view.phase("asking its nodes"):
         check(client, arguments, environment, view)
-    job = _submit(client, f"caravan train -c {arguments}", environment)
+    options = f" {FLAG}" if allow_changed_data else ""
+    job = _submit(client, f"caravan train -c {arguments}{options}", environment)
     for what, verb in (("log", "logs --follow"), ("to stop it, with a checkpoint", "stop")):
         view.say(f"{job}, {what}: {ray_job(verb, client, job)}")
     return follow(client, job, view) if wait else 0
