@@ -33,7 +33,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -130,7 +130,11 @@ class RunFolder:
 
     @contextmanager
     def opened(self, config: Config) -> Iterator["RunFolder"]:
-        """Make the folder, or go on with it, and hold it against other processes until the block is left."""
+        """Make the folder, or go on with it, and hold it against other processes until the block is left.
+
+        A folder that is new is removed again where the block raises before the run has written anything.
+        """
+        made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         with self.explained(self.path):
             for folder in (self.completions.parent, self.rollouts, self.checkpoints, self.progress):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -143,7 +147,20 @@ class RunFolder:
                     f"{self.path} is in use by another process; wait for it, or start another run with run.name=NAME"
                 ) from None
             self._check_config(config)
-            yield self
+            try:
+                yield self
+            except BaseException:
+                if made and self._is_untouched():
+                    shutil.rmtree(self.path)
+                    for folder in made[1:]:
+                        with suppress(OSError):  # something else lies there by now
+                            folder.rmdir()
+                raise
+
+    def _is_untouched(self) -> bool:
+        """Whether nothing lies in the folder but what opening it makes."""
+        files = {path.name for path in self.path.rglob("*") if path.is_symlink() or not path.is_dir()}
+        return files <= {self.config.name, ".lock"}
 
     def may_differ(self, key: str) -> bool:
         """Return whether a key may have another value when the run is resumed, since it does not say what is learned."""

@@ -84,7 +84,7 @@ def test_a_template_that_cannot_be_used_ends_each_command_in_one_line(
     told = capsys.readouterr().err.strip().splitlines()
     assert told[-1].startswith(f"caravan: model.path={tmp_path / 'model'}: ") and named in told[-1]
     assert "Traceback" not in "\n".join(told)
-    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out").exists() and not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize("broken", ["{", '{"version": "1.0"}', '{"model": {"type": "Odd"}}'])

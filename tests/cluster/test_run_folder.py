@@ -27,6 +27,19 @@ def test_a_folder_is_held_by_one_process_at_a_time(tmp_path: Path) -> None:
         pass
 
 
+def test_a_run_that_is_refused_leaves_no_folder_and_one_that_has_begun_leaves_its_own(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "runs" / "run")
+    with pytest.raises(ValueError, match="refused"), folder.opened(config()):
+        raise ValueError("refused")
+    assert not (tmp_path / "runs").exists()
+    with pytest.raises(ValueError, match="later"), folder.opened(config()):
+        folder.append_json(folder.metrics, {"step": 1, "epoch": 0.1})
+        raise ValueError("later")
+    with pytest.raises(ValueError, match="refused"), folder.opened(config()):
+        raise ValueError("refused")
+    assert folder.metrics.exists() and folder.config.exists()
+
+
 def test_a_run_is_not_gone_on_with_under_other_settings(tmp_path: Path) -> None:
     with RunFolder(tmp_path).opened(config("learning_rate=1e-5")):
         (tmp_path / "checkpoints/checkpoint-1").mkdir()
