@@ -1,6 +1,7 @@
 """The command line. Whatever is heavy is imported by the command that needs it: ``caravan --help`` answers at once."""
 
 import argparse
+import io
 import os
 import sys
 from typing import NoReturn
@@ -19,6 +20,10 @@ COMMANDS = (*runs.COMMANDS, *models.COMMANDS, *problems.COMMANDS, *rewards.COMMA
 
 def run() -> NoReturn:
     """The ``caravan`` program."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # it is None where it was closed
+            # A character that the terminal or the log's encoding does not have is no reason to stop.
+            stream.reconfigure(errors="replace")
     code = main()
     if "ray" in sys.modules:
         # Threads of Ray 2.60 outlive ray.shutdown() and can crash in _raylet.so while Python takes its modules down: all the

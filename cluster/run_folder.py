@@ -344,7 +344,7 @@ class RunFolder:
     def _changed(self, config: Config) -> list[str]:
         """The keys that say something else about what is learned than when the run was started."""
         try:
-            before = flatten(validate(yaml.safe_load(self.config.read_text())))
+            before = flatten(validate(yaml.safe_load(self.config.read_text(encoding="utf-8"))))
         except (ConfigError, yaml.YAMLError) as error:
             raise RunFolderError(f"{self.config} cannot be read back: {error}") from None
         now = flatten(config)

@@ -227,7 +227,7 @@ def prompt_date(config: Config) -> date:
 def read_adapter(folder: Path) -> tuple[PolicyVersion, int]:
     """A PEFT adapter folder as a policy, and its rank; raises ModelError where it is none."""
     try:
-        config = json.loads((folder / "adapter_config.json").read_text())
+        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
         files = {name: (folder / name).read_bytes() for name in ("adapter_config.json", "adapter_model.safetensors")}
         return PolicyVersion(number=1, adapter=files), int(config["r"])
     except (OSError, ValueError, KeyError) as error:

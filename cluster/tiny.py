@@ -130,7 +130,7 @@ def main() -> None:
             on_batch=lambda done, _total: progress.update(completions, completed=done),
         )
     text = card(SCHEDULE, grades, num_training=len(training), split_seed=SPLIT_SEED)
-    (folder / "README.md").write_text(text)
+    (folder / "README.md").write_text(text, encoding="utf-8")
     print(text)
 
 

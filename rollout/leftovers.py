@@ -87,7 +87,7 @@ def engine_files(pid: int) -> Collection[str]:
     inodes: set[int] = set()
     for process in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
         with contextlib.suppress(OSError):  # ended meanwhile
-            for line in Path(f"/proc/{process.pid}/maps").read_text().splitlines():
+            for line in Path(f"/proc/{process.pid}/maps").read_text(errors="replace").splitlines():
                 _range, _access, _offset, _device, inode, *path = line.split(maxsplit=5)
                 if path and path[0].startswith(str(SHARED_MEMORY)):
                     inodes.add(int(inode))

@@ -1,12 +1,16 @@
 import json
+import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from cluster.cli import main
+from cluster.evaluation import summarize
 from grader.profiles import PROFILES
+from tests.cluster.made import group, problem
 
 HEAVY = ("torch", "vllm", "ray", "transformers", "trl", "peft", "datasets", "pyarrow", "matplotlib")
 PROBLEM = {
@@ -123,3 +127,29 @@ def test_what_cannot_be_done_ends_in_one_message(
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == code
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "locale",
+    [
+        {"LC_ALL": "C", "PYTHONIOENCODING": "ascii"},
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    ],
+    ids=["ascii", "posix"],
+)
+def test_characters_that_the_output_has_no_room_for_are_replaced(tmp_path: Path, locale: dict[str, str]) -> None:
+    groups = [replace(group([0.0, 1.0]), problem=problem(name)) for name in ("é", "山")]
+    result = summarize(groups, "naïve → 山")
+    evaluation = tmp_path / "evaluation.json"
+    evaluation.write_text(json.dumps(result), encoding="utf-8")
+    for arguments, right in (
+        (["compare", str(evaluation), str(evaluation)], 0),
+        (["audit", str(tmp_path / "→.jsonl")], 1),
+        (["train", "-c", "→.yaml"], 2),
+    ):
+        command = [sys.executable, "-m", "cluster.cli", *arguments]
+        done = subprocess.run(command, env={**os.environ, **locale}, capture_output=True, check=False, timeout=120)
+        output = done.stdout + done.stderr
+        assert done.returncode == right, output
+        assert b"Traceback" not in output and b"Unicode" not in output
+        assert b"?" in output
