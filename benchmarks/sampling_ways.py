@@ -125,7 +125,7 @@ async def _pooled(link: Link, setting: Setting) -> None:
     from rollout.pool import RaySamplerPool
 
     os.environ["RAY_ADDRESS"] = "local"  # a Ray of its own, whatever else runs on this machine
-    with ray_cluster():
+    with ray_cluster(print):
         pool = RaySamplerPool(
             setting.rollout,
             model=setting.model,

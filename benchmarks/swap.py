@@ -50,7 +50,7 @@ async def _swapping(link: Link, setting: Setting, prompts: Sequence[Prompt], gro
     from rollout.pool import RaySamplerPool
 
     os.environ["RAY_ADDRESS"] = "local"  # a Ray of its own, whatever else runs on this machine
-    with ray_cluster():
+    with ray_cluster(print):
         pool = RaySamplerPool(
             setting.rollout, model=setting.model, lora_rank=setting.lora_rank, max_staleness=setting.max_staleness
         )

@@ -4,7 +4,7 @@ import logging
 import math
 import os
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,10 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from cluster.config import Config
+from cluster.console import count
+from cluster.own_ray import num_cores, provide_token, temporary_folder
+from cluster.ray_address import OWN, Found, find_cluster
+from cluster.submit.lasting import is_job
 from cluster.types import ResourcesError
 from rollout.room import ROUNDING
 
@@ -29,10 +33,11 @@ class Cluster:
 
 
 @contextmanager
-def ray_cluster() -> Iterator["Cluster"]:
+def ray_cluster(say: Callable[[str], None]) -> Iterator["Cluster"]:
     """Join the cluster that RAY_ADDRESS (or ``ray start`` on this machine) names, else start one for this process alone.
 
-    Whatever was started here is stopped in the end.
+    ``say`` takes a line about the cluster that is joined. Whatever was started here is stopped in the end. Raises ResourcesError
+    where no cluster can be joined or started.
     """
     # Ray starts workers at nice 15: beside busy processes a vLLM engine then does not start within minutes.
     os.environ.setdefault("RAY_worker_niceness", "0")
@@ -43,32 +48,76 @@ def ray_cluster() -> Iterator["Cluster"]:
     # What goes wrong comes back as an exception; what Ray says besides would run through the progress bar.
     logging.getLogger("ray").setLevel(logging.ERROR)
     on_sigterm = signal.getsignal(signal.SIGTERM)
-    try:
-        context = ray.init(
-            include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, namespace="caravan"
-        )
-    except Exception as error:  # where its own node does not start in time, Ray raises just that
-        reason = str(error).strip().rstrip(".")
-        where = os.environ.get("RAY_ADDRESS", "local")
-        if where == "local":
-            raise ResourcesError(
-                f"Ray does not start on this machine: {reason}. Where the machine is busy with other work, try again"
-            ) from error
-        raise ResourcesError(
-            f"no Ray cluster answers at {where}: {reason}. Start one (`ray start --head`), or set RAY_ADDRESS=local to run on "
-            "this machine alone"
-        ) from error
+    found = find_cluster(say)
+    context = _start(say) if found is None else _join(found)
     if callable(on_sigterm):
         # Ray 2.60 has put its own in place, which ends the process at once; a run that is stopped saves a checkpoint first.
         signal.signal(signal.SIGTERM, on_sigterm)
     try:
-        yield Cluster(
+        cluster = Cluster(
             resources=ray.cluster_resources(),
             nodes=ray.nodes(),
             logs=Path(context.address_info["session_dir"]) / "logs",
         )
+        if found is not None:
+            say(_joined(found, cluster))
+        yield cluster
     finally:
         ray.shutdown()
+
+
+def _start(say: Callable[[str], None]) -> Any:
+    folder = temporary_folder(say)
+    provide_token()
+    try:
+        return _init("local", num_cpus=num_cores(), _temp_dir=str(folder))
+    except Exception as error:  # where its own node does not start in time, Ray raises just that
+        raise ResourcesError(
+            f"Ray does not start on this machine: {_in_one_line(error)}. Where the machine is busy with other work, try again; "
+            f"what Ray's processes say is in {folder}/session_latest/logs"
+        ) from error
+
+
+def _join(found: Found) -> Any:
+    from ray._private.services import find_node_ids
+
+    if not find_node_ids():  # Ray would look for one for a minute
+        raise ResourcesError(
+            f"the Ray cluster at {found.address} ({found.by}) cannot be joined from here: this machine is no part of it. Call "
+            f"`ray start --address={found.address}` here first, or submit the run with `caravan submit`. {OWN}"
+        )
+    try:
+        return _init(found.address)
+    except Exception as error:  # Ray raises a plain one for other versions
+        raise ResourcesError(
+            f"the Ray cluster at {found.address} ({found.by}) cannot be joined: {_in_one_line(error)}. {OWN}"
+        ) from error
+
+
+def _init(address: str, **arguments: Any) -> Any:
+    import ray
+
+    return ray.init(
+        address=address,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        namespace="caravan",
+        **arguments,
+    )
+
+
+def _in_one_line(error: Exception) -> str:
+    return " ".join(str(error).split()).rstrip(".")
+
+
+def _joined(found: Found, cluster: "Cluster") -> str:
+    machines = count(sum(bool(node["Alive"]) for node in cluster.nodes), "machine")
+    has = ", ".join(f"{cluster.resources.get(name, 0.0):g} {name}" for name in ("CPU", "GPU"))
+    own = "" if is_job() else f", and ends with it. {OWN}"
+    return (
+        f"joined the Ray cluster at {found.address} ({found.by}): {machines}, {has}; the run shares it with others{own}"
+    )
 
 
 def place(config: Config, resources: Mapping[str, float]) -> Config:

@@ -93,7 +93,7 @@ async def train(config: Config, view: View, *, allow_changed_data: bool = False)
         split_of_run(data, usable.problems, config)  # too few should be known before, too
         # Only now: until here nothing has to be taken down, and Ctrl-C need not wait for whatever keeps the event loop.
         interruption = Interruption(view)
-        with tracking(config, folder, step=step_of(newest) if newest else 0) as show, ray_cluster() as cluster:
+        with tracking(config, folder, step=step_of(newest) if newest else 0) as show, ray_cluster(view.say) as cluster:
             folder.link_worker_logs(cluster.logs)
             try:
                 placed = place(config, cluster.resources)

@@ -58,7 +58,7 @@ async def evaluate(
     usable = load_usable(config, view)
     _check_adapter(config)
     name = config.model.adapter.name if config.model.adapter else Path(config.model.path).name
-    with ray_cluster() as cluster:
+    with ray_cluster(view.say) as cluster:
         placed = place(config.without_learner(), cluster.resources)
         whole = (
             placed.changed({"data.held_out": 0}) if on == "all" else placed
@@ -142,7 +142,7 @@ async def sample(config: Config, view: View, ids: list[str], num_problems: int, 
             f"{config.data.dataset} has no problem {unknown[0]!r}; it has, for example, {next(iter(everything))!r}"
         )
     console = output()
-    with ray_cluster() as cluster:
+    with ray_cluster(view.say) as cluster:
         placed = place(config.without_learner(), cluster.resources)
         material = await load_material(placed, usable, view, data=_data_of_run(config, usable, view))
         # Asked for by its id, a problem is shown even where no solution can pass it.

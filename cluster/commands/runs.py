@@ -127,7 +127,7 @@ def _plan(options: argparse.Namespace) -> int:
     config = load_config(options.config, options.settings, say=note)
     if options.machine:
         return plan_and_report(config, parse_machines(options.machine))
-    with ray_cluster() as cluster:
+    with ray_cluster(note) as cluster:
         return plan_and_report(config, machines_of(cluster.nodes))
 
 

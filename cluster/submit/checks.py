@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
     refusals: list[str] = []
     try:
         config = load_config(Path(arguments[0]), arguments[1:])
-        with ray_cluster() as cluster:
+        with ray_cluster(lambda _line: None) as cluster:
             refusals = _check(config, cluster)
     except CaravanError as error:
         refusals = [str(error)]

@@ -8,15 +8,17 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cluster.console import View
 from cluster.types import ResourcesError
 
+Answer = TypeVar("Answer")
+
 INTERRUPTED = 130
 ENDED_SECONDS = 30.0  # from the end of a job's log to that of the job
 POLL_SECONDS = 0.5
-CONNECT_SECONDS = 60.0
+CONNECT_SECONDS = 25.0
 
 
 def connect(address: str | None) -> Any:
@@ -34,7 +36,7 @@ def connect(address: str | None) -> Any:
         logging.getLogger(talkative).setLevel(logging.ERROR)
     where = address or os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS") or "this machine"
     try:
-        return _within(CONNECT_SECONDS, lambda: JobSubmissionClient(address))
+        return within(CONNECT_SECONDS, lambda: JobSubmissionClient(address))
     except AuthenticationError:
         raise ResourcesError(
             f"the cluster at {where} does not let us in without its token: set RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to a file "
@@ -48,9 +50,9 @@ def connect(address: str | None) -> Any:
         ) from None
 
 
-def _within(seconds: float, call: Callable[[], Any]) -> Any:
+def within(seconds: float, call: Callable[[], Answer]) -> Answer:
     """What a call returns or raises; TimeoutError where it takes longer. Ray's client would wait for a silent server for ever."""
-    answer: Future[Any] = Future()
+    answer: Future[Answer] = Future()
 
     def ask() -> None:
         try:

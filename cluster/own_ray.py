@@ -1,0 +1,78 @@
+"""What a Ray cluster of one's own is started with: cores, a folder whose sockets have short enough names, a token."""
+
+import os
+import uuid
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from cluster.types import ResourcesError
+
+MAX_SOCKET_BYTES = 107
+"""Linux takes no longer path of a socket."""
+
+IN_THE_FOLDER = "/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store.1234"
+"""The longest path that Ray makes there."""
+
+OTHER_FOLDERS = (Path("/tmp/ray"), Path("/var/tmp/ray"), Path("/dev/shm/ray"))
+
+
+def num_cores() -> int:
+    """Cores that this process may use: those of the machine, less what taskset or a container's quota takes away; at least 1."""
+    from ray._private.utils import get_num_cpus
+
+    return max(1, min(len(os.sched_getaffinity(0)), int(get_num_cpus(override_docker_cpu_warning=True))))
+
+
+def temporary_folder(say: Callable[[str], None], others: Sequence[Path] = OTHER_FOLDERS) -> Path:
+    """Where Ray's files go: its default, or the first of ``others`` where that does not do, with a line to ``say``.
+
+    Raises ResourcesError where none does.
+    """
+    from ray._common.utils import get_default_ray_temp_dir
+
+    default = Path(get_default_ray_temp_dir())
+    own = [folder.with_name(f"ray-{os.getuid()}") for folder in others]  # where somebody else's is in the way
+    reasons = {folder: _why_not(folder) for folder in (default, *others, *own)}
+    chosen = next((folder for folder, reason in reasons.items() if reason is None), None)
+    variable = next((name for name in ("RAY_TMPDIR", "TMPDIR") if name in os.environ), "the default")
+    if chosen is None:
+        raise ResourcesError(
+            f"Ray has no folder for its files: {'; '.join(f'{folder} {reason}' for folder, reason in reasons.items())}. "
+            "Set RAY_TMPDIR to a short one that can be written"
+        )
+    if chosen != default:
+        say(
+            f"Ray's files are in {chosen}: {default} ({variable}) {reasons[default]}. RAY_TMPDIR=FOLDER names another one"
+        )
+    return chosen
+
+
+def _why_not(folder: Path) -> str | None:
+    too_long = len(os.fsencode(folder)) + len(IN_THE_FOLDER) - MAX_SOCKET_BYTES
+    if too_long > 0:
+        return f"is {too_long} characters too long for the sockets in it"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".{uuid.uuid4().hex}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        return f"cannot be written ({(error.strerror or str(error)).lower()})"
+    return None
+
+
+def provide_token() -> None:
+    """Have a token at hand for the cluster that is started: in the environment where the home folder cannot keep it."""
+    from ray._private.authentication.authentication_token_setup import (
+        AuthenticationTokenLoader,
+        generate_and_save_token,
+    )
+
+    loader = AuthenticationTokenLoader.instance()
+    if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token" or loader.has_token(ignore_auth_mode=True):
+        return
+    try:
+        generate_and_save_token()
+    except (OSError, RuntimeError):  # no rights, or no home at all; Ray would end with the traceback
+        os.environ["RAY_AUTH_TOKEN"] = uuid.uuid4().hex
+    loader.reset_cache()
