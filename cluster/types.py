@@ -89,18 +89,26 @@ class DeadlineExceeded(CaravanError):
     """A remote call did not answer in time."""
 
 
-_THOUGHT_NAME = r"(?:think|thinking|thoughts?|reasoning|scratchpad)"
+THOUGHT_NAME = (
+    r"(?:[\w:.-]{0,24}(?:think|thought|reasoning|scratch_?pad|monologue)[\w:.-]{0,24}|(?:\w{1,20}:)?(?:reason|reflect(?:ion|ing)?"
+    r"|analysis|rationale|deliberation|contemplat(?:ion|or)|brainstorm(?:ing)?|introspection|cot))"
+)
+"""What a tag of a thought is named like, in any case: think, seed:think, thought_process, end_of_thought, ..."""
+
+_ENDS = r"(?:(?:end|stop|close)_|[\w:.-]*_(?:end|stop|close)\b)"
+_OPENS = rf"(?!{_ENDS}){THOUGHT_NAME}"
+_CLOSES = rf"(?:/[ ]?|(?={_ENDS})){THOUGHT_NAME}"
 
 THOUGHT_OPENING = re.compile(
-    rf"<(?:\w+:)?{_THOUGHT_NAME}(?:\s[^<>\n]*)?>|\[{_THOUGHT_NAME}\]|\u25c1{_THOUGHT_NAME}\u25b7"
-    rf"|<\|(?:begin_of_|start_(?:of_)?)?{_THOUGHT_NAME}\|>|<\|channel\|>(?:analysis|commentary)\b[^<\n]*<\|message\|>",
+    rf"<[ ]?{_OPENS}(?:\s[^<>\n]*)?>|\[{_OPENS}\]|\u25c1{_OPENS}\u25b7|<[|\uff5c]{_OPENS}[|\uff5c]>"
+    r"|<\|channel\|>(?:analysis|commentary)\b[^<\n]*<\|message\|>|<\|channel>thought\b|<\|inner_prefix\|>|<unused94>(?:thought\b)?",
     re.IGNORECASE,
 )
 """Tags that models write in front of a thought, with attributes and in any case."""
 
 THOUGHT_CLOSING = re.compile(
-    rf"</(?:\w+:)?{_THOUGHT_NAME}\s*>|\[/{_THOUGHT_NAME}\]|\u25c1/{_THOUGHT_NAME}\u25b7"
-    rf"|<\|(?:/|end_(?:of_)?){_THOUGHT_NAME}\|>|<\|channel\|>final\b[^<\n]*<\|message\|>",
+    rf"<[ ]?{_CLOSES}\s*>|\[{_CLOSES}\]|\u25c1{_CLOSES}\u25b7|<[|\uff5c]{_CLOSES}[|\uff5c]>"
+    r"|<\|channel\|>final\b[^<\n]*<\|message\|>|<channel\|>|<\|inner_suffix\|>|<unused95>",
     re.IGNORECASE,
 )
 """Tags that end a thought."""

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from grader import lexical
+from grader.answer import answer
 from grader.blocks import Block, fenced, fences
 from grader.extract import Reading, without_statement
 from grader.lexical import Kind
-from grader.prose import answer, is_prose
+from grader.prose import is_prose
 
 WINDOW, STRIDE, MIN_DISTINCT, MIN_REPETITIVE_CHARS = 50, 25, 0.30, 100
 MAX_LOOP_SHARE = 0.70  # the same threshold for a loop whose period is longer than the stride
@@ -57,7 +58,9 @@ class Signals:
     num_code_lines: int  # of the program, comments not counted
 
 
-def signals(text: str, reading: Reading | None, *, name: str, statement: str) -> Signals:
+def signals(
+    text: str, reading: Reading | None, *, name: str, statement: str, special_tokens: tuple[str, ...] = ()
+) -> Signals:
     """Look at a completion.
 
     Args:
@@ -65,8 +68,9 @@ def signals(text: str, reading: Reading | None, *, name: str, statement: str) ->
         reading: the program that it was taken for; None where there is no code in it.
         name: the name that the problem asks for.
         statement: the problem's statement; a copy of its comments counts neither as code nor as prose.
+        special_tokens: as for the extraction.
     """
-    text = without_statement(answer(text), statement)
+    text = without_statement(answer(text, special_tokens).text, statement)
     program = reading.program if reading else ""
     code = lexical.without_comments(program)
     num_code_lines = lexical.num_lines(code)

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from grader import lexical
+from grader.answer import answer
 from grader.blocks import Block, begins_with_code, choose, definition_depth
 from grader.lexical import Kind, Span
-from grader.prose import answer, blank, end_of_leading_prose, start_of_trailing_prose, without_transcript
+from grader.prose import blank, end_of_leading_prose, start_of_trailing_prose, without_transcript
 from grader.signature import comments
 
 _SPACES = dict.fromkeys(map(ord, "\u00a0\u2007\u202f\u200b\ufeff"), " ")
@@ -38,18 +39,27 @@ class Extraction:
     readings: tuple[Reading, ...]
     has_end_marker: bool
     together: Reading | None = None  # with the earlier blocks of code in front, for an answer that is given in parts
+    quoted: Reading | None = None  # the whole text, for where it parses: what was left out of it stands in its literals
+    why_none: str = ""  # what the completion holds instead, where there are no readings
 
 
-def extract(text: str, *, signature: str, name: str, statement: str) -> Extraction:
+def extract(
+    text: str, *, signature: str, name: str, statement: str, special_tokens: tuple[str, ...] = ()
+) -> Extraction:
     """Read a completion.
 
     Args:
-        text: the completion as sampled.
+        text: the completion as sampled, behind the tag of a thought that its prompt left open.
         signature: what the problem's solution starts with, ``let f (x : int) : int =``.
         name: the name that the signature binds.
         statement: the problem's statement, so that a completion that repeats it can be told from one that answers it.
+        special_tokens: the tokenizer's, which may stand in the text as characters.
     """
-    text = answer(text)
+    found = answer(text, special_tokens)
+    text = found.text
+    quoted = None
+    if found.quoted:
+        quoted = Reading(program=found.quoted, has_signature=False, start=0, end=len(text))
     chosen = choose(text, name)
     start, after = chosen.block.start, chosen.block.after
     code = text[start : chosen.block.end]
@@ -61,7 +71,7 @@ def extract(text: str, *, signature: str, name: str, statement: str) -> Extracti
     found_end = end is not None or lexical.has_end_marker(text[after:])
     end = len(code) if end is None else leading + end
     if not _has_code(code[leading:end], stretches):
-        return Extraction(readings=(), has_end_marker=found_end)
+        return Extraction(readings=(), has_end_marker=found_end, quoted=quoted, why_none=found.instead)
     code = _plain_spaces(code, leading, end, stretches)
     trailing = leading + start_of_trailing_prose(code[leading:end], stretches)
     if not _has_code(code[leading:trailing], stretches):
@@ -76,7 +86,7 @@ def extract(text: str, *, signature: str, name: str, statement: str) -> Extracti
         # The marks may stand in literals of a program. If so, and only then, the whole text parses.
         readings.append(_reading(text, text, 0, (0, lexical.end_marker(text) or len(text)), None))
     together = _together(text, code[:trailing], chosen.earlier, chosen.block)
-    return Extraction(readings=tuple(readings), has_end_marker=found_end, together=together)
+    return Extraction(readings=tuple(readings), has_end_marker=found_end, together=together, quoted=quoted)
 
 
 def _reading(text: str, code: str, start: int, cut: tuple[int, int], signature: str | None) -> Reading:

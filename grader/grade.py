@@ -20,6 +20,7 @@ from cluster.types import (
     UngradableError,
     Verdict,
 )
+from grader.answer import behind
 from grader.compiled import Compiled
 from grader.degeneracy import signals
 from grader.extract import Extraction, Reading, extract
@@ -63,7 +64,7 @@ class Grader:
         Raises UngradableError where the machine, not the completion, failed, StartFailed among them; the next call starts
         fresh processes.
         """
-        text = opened_thought + text  # on the same line, so that errors keep their line numbers
+        text = behind(opened_thought, text)
         facts = self._answered(problem, "graded", lambda: self._observe(problem, text, finish_reason))
         self._jobs += 1
         if self._jobs >= self._settings.jobs_per_worker:
@@ -100,7 +101,7 @@ class Grader:
             extraction = self._extract(problem, text)
         with _timed(seconds, "compile"):
             compiled, reading = self._compile(problem, extraction)
-        verdict, asserts, messages = _without_a_run(compiled, reading)
+        verdict, asserts, messages = _without_a_run(compiled, reading, extraction.why_none)
         if compiled.blob:
             with _timed(seconds, "run"):
                 counted = tally(compiled.owners, self.worker.run(compiled))
@@ -140,6 +141,10 @@ class Grader:
 
     def _compile(self, problem: Problem, extraction: Extraction) -> tuple[Compiled, Reading | None]:
         """The compiler's answer, and the reading that it is about; None where there is no code."""
+        if extraction.quoted:
+            as_it_stands = self.worker.compile(problem, [extraction.quoted])
+            if as_it_stands.verdict is not Verdict.SYNTAX_ERROR:
+                return as_it_stands, extraction.quoted
         compiled = self.worker.compile(problem, extraction.readings)
         if compiled.verdict is Verdict.TYPE_ERROR and extraction.together:
             # An answer in several blocks, a helper first, say: on its own the last one misses what the others define.
@@ -170,11 +175,15 @@ def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
 
 
 def _without_a_run(
-    compiled: Compiled, reading: Reading | None
+    compiled: Compiled, reading: Reading | None, why_none: str
 ) -> tuple[Verdict, tuple[AssertOutcome, ...], Sequence[str]]:
     asserts = (AssertOutcome.NOT_RUN,) * len(compiled.owners)
     if reading is None:
-        return Verdict.NO_CODE, asserts, ["no code in the completion"]
+        return (
+            Verdict.NO_CODE,
+            asserts,
+            [f"no code in the completion: {why_none}" if why_none else "no code in the completion"],
+        )
     return compiled.verdict, asserts, [compiled.message] if compiled.message else []
 
 

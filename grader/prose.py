@@ -1,4 +1,4 @@
-"""What of a completion's text is no code: thoughts, chat tokens, sentences, what a toplevel answers. Pure and linear.
+"""What of an answer's text is no code: sentences, headings, what a toplevel answers. Pure and linear.
 
 Nothing is cut out: what goes is overwritten with spaces, so that every line of code stays on the line of the text.
 """
@@ -6,21 +6,10 @@ Nothing is cut out: what goes is overwritten with spaces, so that every line of 
 import re
 from bisect import bisect_right
 from collections.abc import Sequence
-from functools import lru_cache
 
 from grader.lexical import Kind, Span
 
 _NOT_NEWLINES = re.compile(r"[^\n]+")
-_CHAT_TOKEN = r"<\|[A-Za-z0-9_]++\|>"
-_LEADING_TOKENS = re.compile(rf"(?:\s*+{_CHAT_TOKEN}(?:(?:assistant|user|system)(?=\s))?)++")
-_TRAILING_TOKENS = re.compile(rf"(?:{_CHAT_TOKEN}\s*+)++")
-_FINAL_CHANNEL = re.compile(r"<\|channel\|>final<\|message\|>")
-# A model that was not stopped goes on with the next turn of the conversation.
-_TURN_END = re.compile(
-    r"<(?:\|(?:im_end|im_start|endoftext|eot_id|end_of_text|eom_id|end|eos|return)\|>|/s>|eos>|end_of_turn>)"
-    r"(?=[ \t]*(?:\n|<|\Z))"
-)
-_THOUGHT = re.compile(r"[<\[](/?)(?:think|thinking|thought|thoughts|reasoning|scratchpad|THINK)[>\]]")
 # How far back the start of a line is looked for, so that a text of one huge line costs no more than others.
 _REACH = 80
 
@@ -54,56 +43,10 @@ def blank(text: str) -> str:
     return _NOT_NEWLINES.sub(lambda line: " " * len(line.group()), text)
 
 
-@lru_cache(maxsize=4)
-def answer(text: str) -> str:
-    """The completion without thoughts and chat tokens, every line ended by a newline alone.
-
-    A ``<think>`` that is never closed leaves nothing: the answer was never reached. Each grading asks twice.
-    """
-    if "\r" in text:
-        text = text.replace("\r\n", "\n").replace("\r", "\n")
-    if text.startswith("\ufeff"):
-        text = " " + text[1:]
-    if "<|" in text or "/s>" in text or "eos>" in text or "of_turn>" in text:
-        text = _without_chat_tokens(text)
-    return _without_thoughts(text) if _THOUGHT.search(text) else text
-
-
-def _without_chat_tokens(text: str) -> str:
-    final = _FINAL_CHANNEL.search(text)
-    if final:
-        text = blank(text[: final.end()]) + text[final.end() :]
-    leading = _LEADING_TOKENS.match(text)
-    if leading:
-        text = blank(leading.group()) + text[leading.end() :]
-    turn_end = _TURN_END.search(text)
-    if turn_end:
-        text = text[: turn_end.start()]
-    for run in _TRAILING_TOKENS.finditer(text):
-        if run.end() == len(text):
-            return text[: run.start()]
-    return text
-
-
-def _without_thoughts(text: str) -> str:
-    kept: list[str] = []
-    start = opened = closed = 0  # where the stretch began that is not yet kept; how many thoughts began and ended
-    for tag in _THOUGHT.finditer(text):
-        if not tag.group(1):
-            if opened == closed and (tag.start() == start or starts_line(text, tag.start())):
-                kept.append(text[start : tag.start()])
-                start, opened = tag.start(), opened + 1
-        elif opened > closed:
-            kept.append(blank(text[start : tag.end()]))
-            start, closed = tag.end(), closed + 1
-        elif opened == 0 and (starts_line(text, tag.start()) or text.startswith("\n", tag.end())):
-            # The prompt opened it: all that stands before was thought.
-            kept, start = [], tag.end()
-            closed = opened = 0
-    kept.append(blank(text[start:]) if opened > closed else text[start:])
-    joined = "".join(kept)
-    missing = len(text) - len(joined)
-    return blank(text[:missing]) + joined if missing else joined
+def first_starter(text: str, start: int, end: int) -> int | None:
+    """Where the first line begins that starts like OCaml, between two positions."""
+    found = _STARTER.search(text, start, end)
+    return found.start() if found else None
 
 
 def starts_line(text: str, position: int) -> bool:

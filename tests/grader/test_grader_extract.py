@@ -213,6 +213,8 @@ UNITS = [
     "</think>\n", "<think></think>", "# ", "# let x\n", "utop # let x = 1\n", "- : int = 3\n", "This is it\n", "- This is it\n",
     "add ", "let add ", "let add = ", "<answer>\n", "<code>x</code>\n", "[OCAML]\n", "\\begin{code}\n", "<|a|>", "<|im_end|>x",
     "(* END *)", "A: ", "**A", "` ", "x' ", "\r\n", "\u2028", " \n", "1. ", "((((", "ignore x;", "raise (", "then ", "*)",
+    "[think]", "[/think]", "</think>x", "<think>x", "x <|a|>b ", "<|channel|>analysis<|message|>", "<|channel|>final<|message|>",
+    '"<s>" ', "assistantfinal", "```\n<s>\n", "<think>a<reason>",
 ]  # fmt: skip
 
 
