@@ -3,11 +3,13 @@
 The threads only wait; the work is done in the OCaml processes that each grader has of its own.
 """
 
+import math
 import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import TypeVar
 
 from cluster.types import UngradableError
@@ -37,12 +39,26 @@ def attempted(attempts: int, work: Callable[[], Result]) -> Result | UngradableE
     return error
 
 
+def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Number of cores that this process may use: more workers than a container's quota has cores would starve one another."""
+    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        if (cgroup / "cpu.max").exists():  # version 2: "150000 100000", or "max 100000"
+            quota, period = (cgroup / "cpu.max").read_text().split()
+        else:  # version 1, where a quota of -1 is none
+            quota, period = ((cgroup / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        share = int(quota) / int(period)
+    except (OSError, ValueError):
+        share = 0.0
+    return min(num_cores, math.ceil(share)) if share > 0 else num_cores
+
+
 class Crew:
     """Some graders at work; ``close`` ends their processes."""
 
     def __init__(self, settings: GraderSettings, num_workers: int | None = None) -> None:
-        """Make the graders, by default one per core; raises ToolchainError and SandboxError as Grader does."""
-        num_workers = num_workers or os.cpu_count() or 1
+        """Make the graders, by default one per usable core; raises ToolchainError and SandboxError as Grader does."""
+        num_workers = num_workers or usable_cores()
         # The first one is made here, so that a missing compiler is one message and not one per row.
         self._graders = [Grader(settings)]
         self._graders += [Grader(settings) for _ in range(num_workers - 1)]

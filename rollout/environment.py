@@ -4,6 +4,7 @@ Plain data, so that it can be read and tested without vLLM.
 """
 
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +49,13 @@ SOCKET_NAME_BYTES = 36  # vLLM names them by a UUID
 def socket_variables(folder: Path) -> dict[str, str]:
     """What lets the engine's processes meet in ``folder``, so that the sockets that they leave there go when it goes.
 
-    Where its path is too long for sockets, they stay where vLLM has them: among the temporary files, for good.
+    Where its path is too long for sockets, they stay for good where vLLM has them, among the temporary files, or in /tmp
+    where that path (TMPDIR) is too long as well.
     """
-    fits = len(os.fsencode(folder)) + 1 + SOCKET_NAME_BYTES <= SOCKET_PATH_BYTES
-    return {"VLLM_RPC_BASE_PATH": str(folder)} if fits else {}
+    for place in (folder, Path(tempfile.gettempdir())):
+        if len(os.fsencode(place)) + 1 + SOCKET_NAME_BYTES <= SOCKET_PATH_BYTES:
+            return {"VLLM_RPC_BASE_PATH": str(place)}
+    return {"VLLM_RPC_BASE_PATH": "/tmp"}
 
 
 MAX_ADAPTERS = 9

@@ -12,6 +12,7 @@ import pytest
 from cluster.types import DatasetError
 from grader.batch import grade_file
 from grader.console import grade_with_progress
+from grader.crew import usable_cores
 
 from .conftest import QUICK
 from .made import TWICE
@@ -203,3 +204,18 @@ def test_grading_a_file_imports_neither_ray_nor_torch() -> None:
     script = f"import sys, grader.batch; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_workers_are_as_many_as_a_containers_quota_has_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _process: set(range(8)), raising=False)
+    (tmp_path / "cpu").mkdir()
+    for file, text, right in (
+        ("cpu/cpu.cfs_quota_us", "-1\n", 8),
+        ("cpu/cpu.cfs_period_us", "100000\n", 8),
+        ("cpu/cpu.cfs_quota_us", "150000\n", 2),
+        ("cpu.max", "max 100000\n", 8),
+        ("cpu.max", "50000 100000\n", 1),
+        ("cpu.max", "9900000 100000\n", 8),
+    ):
+        (tmp_path / file).write_text(text)
+        assert usable_cores(tmp_path) == right

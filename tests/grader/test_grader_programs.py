@@ -16,6 +16,7 @@ from grader.grade import Grader
 from grader.process import StartFailed
 from grader.programs import DIGESTS, PROGRAMS, candidate_folders, programs_in_first_usable
 from grader.toolchain import prepare_toolchain
+from tests.mounts import DOCKERS_SHARED_MEMORY, behind, can_mount
 
 from .conftest import QUICK
 from .made import TWICE
@@ -168,17 +169,6 @@ def test_a_user_without_a_home_directory_has_folders_left(monkeypatch: pytest.Mo
 
 # --- Mounts, as containers have them: in a mount namespace of a process of its own -----------------------------------
 
-DOCKERS_OPTIONS = "nosuid,nodev,noexec,size=64m"
-UNSHARE = ["unshare", "--mount", "--propagation", "private", "/bin/sh", "-ec"]
-
-
-def can_mount() -> bool:
-    try:
-        return subprocess.run([*UNSHARE, "mount -t tmpfs none /mnt"], capture_output=True, check=False).returncode == 0
-    except FileNotFoundError:
-        return False
-
-
 needs_mounts = pytest.mark.skipif(not can_mount(), reason="no mount namespace can be made here (CAP_SYS_ADMIN)")
 
 
@@ -186,7 +176,7 @@ def within_mounts(mounts: str, *command: str, **variables: str) -> subprocess.Co
     """Run ``caravan`` behind mounts that only it sees."""
     caravan = [sys.executable, "-m", "cluster.cli", *command]
     return subprocess.run(
-        [*UNSHARE, f'{mounts}\nexec "$@"', "sh", *caravan],
+        behind(mounts, caravan),
         cwd=ROOT,
         env={**os.environ, "COLUMNS": "1000", **variables},
         capture_output=True,
@@ -204,10 +194,11 @@ def completions(folder: Path, number: int) -> Path:
 
 
 @needs_mounts
-@pytest.mark.parametrize("options", [DOCKERS_OPTIONS, "size=64m"], ids=["noexec", "small"])
-def test_dockers_shared_memory_is_no_obstacle(open_folder: Path, options: str) -> None:
+@pytest.mark.parametrize(
+    "mounts", [DOCKERS_SHARED_MEMORY, "mount -t tmpfs -o size=64m shm /dev/shm"], ids=["noexec", "small"]
+)
+def test_dockers_shared_memory_is_no_obstacle(open_folder: Path, mounts: str) -> None:
     file, out = completions(open_folder, 40), open_folder / "out.jsonl"
-    mounts = f"mount -t tmpfs -o {options} shm /dev/shm"
     done = within_mounts(mounts, "grade", str(file), "--out", str(out), "--workers", "8", "--min-lines", "1")
     assert done.returncode == 0, done.stderr
     assert out.read_text().count('"verdict": "passed"') == 40
@@ -219,7 +210,7 @@ def test_dockers_shared_memory_is_no_obstacle(open_folder: Path, options: str) -
 def test_where_every_mount_is_noexec_one_line_names_them_and_the_setting(open_folder: Path) -> None:
     chosen = open_folder / "chosen"
     chosen.mkdir()
-    mounts = f"mount -t tmpfs -o {DOCKERS_OPTIONS} shm /dev/shm\nmount -t tmpfs -o noexec tmp /var/tmp\n"
+    mounts = f"{DOCKERS_SHARED_MEMORY}\nmount -t tmpfs -o noexec tmp /var/tmp\n"
     mounts += "mount -t tmpfs -o ro cache /var/cache\n"
     # /tmp last, as what is mounted over it may hide the folder of this test.
     mounts += f"mount --bind {open_folder} /mnt; mount -t tmpfs -o noexec tmp /tmp; mkdir -p {open_folder}\n"

@@ -86,12 +86,16 @@ def test_cpu_samplers_are_float32_unpinned_and_bounded_in_memory(tmp_path):
     assert environment_variables(settings, str(tmp_path))["HF_HUB_OFFLINE"] == "1"
 
 
-def test_an_engine_meets_in_the_folder_that_goes_with_it_unless_no_socket_could_have_so_long_a_path():
+def test_an_engine_meets_in_the_folder_that_goes_with_it_unless_no_socket_could_have_so_long_a_path(monkeypatch):
     with_longest_path = Path("/" + 69 * "a")
     assert socket_variables(with_longest_path) == {"VLLM_RPC_BASE_PATH": str(with_longest_path)}
     with socket.socket(socket.AF_UNIX) as bound, pytest.raises(FileNotFoundError):  # not: AF_UNIX path too long
         bound.bind(str(with_longest_path / str(uuid4())))
-    assert socket_variables(Path("/" + 70 * "a")) == {}
+    too_long = Path("/" + 70 * "a")
+    monkeypatch.setattr("tempfile.tempdir", "/somewhere")
+    assert socket_variables(too_long) == {"VLLM_RPC_BASE_PATH": "/somewhere"}
+    monkeypatch.setattr("tempfile.tempdir", "/" + 100 * "b")
+    assert socket_variables(too_long) == {"VLLM_RPC_BASE_PATH": "/tmp"}
 
 
 def test_gpu_samplers_are_bfloat16_and_share_the_gpu():
