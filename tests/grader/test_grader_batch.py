@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from cluster.cli import main
 from cluster.types import DatasetError
 from grader.batch import grade_file
 from grader.console import grade_with_progress
 from grader.crew import usable_cores
+from grader.process import StartFailed
 
 from .conftest import QUICK
 from .made import TWICE
@@ -219,3 +221,18 @@ def test_workers_are_as_many_as_a_containers_quota_has_cores(tmp_path: Path, mon
     ):
         (tmp_path / file).write_text(text)
         assert usable_cores(tmp_path) == right
+
+
+def test_a_machine_that_lets_no_grading_process_start_ends_the_command_with_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def start(*_arguments: object) -> None:
+        raise StartFailed("a grading process does not start: it ends with status 127 (no such thing)")
+
+    monkeypatch.setattr("grader.worker.Server", start)
+    source = write(tmp_path / "in.jsonl", [row(f"{number}", RIGHT) for number in range(50)])
+    for command in (["grade", str(source), "--out", str(tmp_path / "out.jsonl")], ["audit", str(source)]):
+        assert main([*command, "--workers", "2"]) == 1
+        shown = capsys.readouterr().err
+        assert shown.splitlines()[-1].startswith("caravan: a grading process does not start: it ends with status 127")
+        assert "could not be graded" not in shown and shown.count("status 127") == 1
