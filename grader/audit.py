@@ -13,6 +13,7 @@ from cluster.types import Facts, FinishReason, Problem, Verdict
 from grader.examples import signature_readings
 from grader.grade import Grader
 from grader.inspection import InspectedAssert, Inspection
+from grader.prompt_code import has_body
 
 STUB = '(failwith "stub")'
 _MAX_CONSTANTS = 8
@@ -50,6 +51,10 @@ def audit_problem(grader: Grader, problem: Problem) -> ProblemAudit:
             causes = ()
         else:
             warnings.append(_failed_reference(facts))
+    if has_body(problem.signature):
+        warnings.append(
+            "signature_has_body: the prompt's definition seems complete: a completion that goes on behind it cannot change it"
+        )
     warnings += _repetitions(inspection)
     if not causes:
         warnings += [*_stub(grader, problem), *_constants(grader, problem, inspection.asserts)]

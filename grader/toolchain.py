@@ -45,6 +45,7 @@ FRONT_MODULES = (
     "shown",
     "proofs",
     "feasible",
+    "functional",
     "inspect",
     "front",
 )

@@ -7,3 +7,4 @@ let type_structure env items =
   (structure, signature, env)
 
 let level_of t = (Btype.repr t).Types.level
+let desc_of t = (Btype.repr t).Types.desc

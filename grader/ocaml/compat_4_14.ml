@@ -7,3 +7,4 @@ let type_structure env items =
   (structure, signature, env)
 
 let level_of = Types.get_level
+let desc_of = Types.get_desc

@@ -148,6 +148,13 @@ let feasibility environment ~given ~prose ~signature ~statement items =
           if defined = missing then records bad else records first
       | _, first -> records first)
 
+(* Asserts that compare functions, which raises: a warning, since the tests may expect that. *)
+let comparisons_of_functions environment ~given ~signature items =
+  let solution = Feasible.with_prelude (usable environment given @ signature) in
+  List.concat_map
+    (fun loc -> warning "functional_equality" (at loc "it compares functions, or values that hold some: where it meets one, it raises"))
+    (Functional.compared environment (solution @ items))
+
 let everything environment ~name ~given ~prose ~signatures ~statement ~examples items =
   let inspected = inspect_asserts ~name items in
   let _, bound = Claims.known_constants items in
@@ -164,6 +171,7 @@ let everything environment ~name ~given ~prose ~signatures ~statement ~examples 
           && Feasible.results_conflict environment ~given:(usable environment given) (calls_of ~name inspected)
         in
         found
+        @ comparisons_of_functions environment ~given ~signature items
         @
         if conflict then
           cause "results_of_several_types" "the asserts want results of different types for arguments of the same types"

@@ -31,3 +31,4 @@ let read_image_with read file =
   { slots; num_slots; primitives }
 
 let level_of = Types.get_level
+let desc_of = Types.get_desc

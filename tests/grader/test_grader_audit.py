@@ -1,5 +1,7 @@
 import dataclasses
 
+import pytest
+
 from cluster.types import Problem
 from grader.audit import audit_problem, causes_of
 from grader.duplicates import Seen, fingerprint
@@ -87,3 +89,27 @@ def test_a_problem_that_is_another_one_under_a_new_name_is_recognised(grader: Gr
     assert add("text", "z", "Say what comes next: one, two, three!", (7, 7, 7)) == (
         "near_duplicate: of first, the same statement"
     )
+
+
+@pytest.mark.parametrize(
+    ("signature", "tests", "warned"),
+    [
+        ("let f (a : int) : int -> int =", "assert (f 1 = f 1)", True),
+        ("let f (a : int) (b : int) : int =", "let g = f 1 in assert (compare (f 1) g = 0)", True),
+        ("let f (a : int) : int -> int =", "assert (List.for_all2 ( = ) [ f 1 ] [ f 2 ])", True),
+        ("let f (a : int) : (int -> int) * int =", "assert (f 1 <> f 2)", True),
+        ("let f (a : int) : int -> int =", "assert (f 1 2 = f 1 3)", False),
+        ("let f (a : int) : int -> int =", "assert (f 1 == f 2)", False),
+        ("let f (a : int) : int -> int =", "let ( = ) g h = g 1 == h 1 in assert (f 1 = f 2)", False),
+        ("let f a =", "assert (f 1 = f 1)", False),
+    ],
+)
+def test_a_comparison_of_functions_is_a_warning(grader: Grader, signature: str, tests: str, warned: bool) -> None:
+    found = warnings(grader, Problem(id="f", statement="(** F. *)", signature=signature, tests=f"let () = {tests}"))
+    assert any(one.startswith("functional_equality: line 1: ") for one in found) == warned
+
+
+def test_a_signature_that_has_a_body_is_a_warning(grader: Grader) -> None:
+    for body, warned in (("n + n", True), ("function", False), ("", False)):
+        one = Problem(id="f", statement="(** F. *)", signature=f"let f n = {body}", tests="let () = assert (f 1 = 2)")
+        assert any(text.startswith("signature_has_body") for text in warnings(grader, one)) == warned
