@@ -1,6 +1,7 @@
 """The command line. Whatever is heavy is imported by the command that needs it: ``caravan --help`` answers at once."""
 
 import argparse
+import errno
 import io
 import os
 import sys
@@ -51,6 +52,14 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read the output, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # whatever path it was that somebody gave
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        print(
+            f"caravan: {error.filename}: a name in it is longer than file systems take: give a shorter one",
+            file=sys.stderr,
+        )
+        return 1
     except KeyboardInterrupt:
         print("caravan: interrupted", file=sys.stderr)
         return INTERRUPTED

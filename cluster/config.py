@@ -30,6 +30,10 @@ from rollout.settings import RolloutSettings
 STRICT = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
 
 
+MAX_NAME_BYTES = 255
+"""Of the name of a folder, on Linux's usual file systems."""
+
+
 class RunSettings(BaseModel):
     """Where a run lives and what makes it repeatable."""
 
@@ -37,7 +41,6 @@ class RunSettings(BaseModel):
 
     name: str | None = Field(
         default=None,
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
         description="folder under run.folder; default: the name of the configuration file",
     )
     folder: Path = Field(
@@ -54,9 +57,25 @@ class RunSettings(BaseModel):
         description="of the shuffle, the samples and the adapter's initial weights",
     )
 
+    @field_validator("name")
+    @classmethod
+    def _names_one_folder(cls, name: str | None) -> str | None:
+        if name is not None:
+            if name in ("", ".", "..") or "/" in name or not name.isprintable():
+                raise ValueError(
+                    "the name of one folder, without a slash or control characters (where it lies is run.folder)"
+                )
+            if (size := len(os.fsencode(name))) > MAX_NAME_BYTES:
+                raise ValueError(
+                    f"has {size} bytes, and file systems take {MAX_NAME_BYTES} at most: give a shorter name"
+                )
+        return name
+
     @field_validator("folder")
     @classmethod
     def _of_the_user(cls, folder: Path) -> Path:
+        if not str(folder).isprintable():
+            raise ValueError("control characters cannot be in the name of a folder")
         return folder.expanduser()
 
 

@@ -1,6 +1,5 @@
 """``caravan train --resume RUN``: the configuration of a run once more, with what may change on the way, its length included."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,8 @@ from cluster.phases import LENGTH, check_changeable
 from cluster.run_folder import RunFolder
 from cluster.types import ConfigError, RunFolderError
 from learner.checkpoints import newest_checkpoint, step_of
+
+WHERE_IT_LIES = {"run.folder", "run.name"}
 
 
 def resumed_config(run: Path, overrides: Sequence[str]) -> Config:
@@ -24,8 +25,15 @@ def resumed_config(run: Path, overrides: Sequence[str]) -> Config:
         raise RunFolderError(f"{run} is not the folder of a run: it has no config.yaml")
     parsed = {override: parse_override(override) for override in overrides}
     moved = [override for override, (key, _) in parsed.items() if folder.may_differ(key)]
-    place = [f"run.folder={json.dumps(str(run.resolve().parent))}", f"run.name={json.dumps(run.resolve().name)}"]
-    config = load_config(folder.config, [*place, *moved], environment={})
+    for key in WHERE_IT_LIES & {key for key, _ in parsed.values()}:
+        raise ConfigError(
+            f"{key}: --resume goes on in {run} itself; to go on elsewhere, copy the folder and resume the copy"
+        )
+    config = load_config(folder.config, moved, environment={})
+    place = run.resolve()  # which may be a copy, or have another name by now
+    config = config.model_copy(
+        update={"run": config.run.model_copy(update={"folder": place.parent, "name": place.name})}
+    )
     wanted = {key: value for key, value in parsed.values() if not folder.may_differ(key)}
     if not wanted:
         return config

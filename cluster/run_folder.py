@@ -33,7 +33,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ import yaml
 from cluster.config import Config, dump_yaml, flatten, validate
 from cluster.metrics import is_finite
 from cluster.progress import Progress
+from cluster.refused_start import left_as_it_was
 from cluster.types import ConfigError, RunFolderError
 
 # Keys that may differ between the start of a run and its continuation: they say where work is done or who looks after it, not
@@ -66,6 +67,7 @@ PLACEMENT_KEYS = (
     "save_total_limit",
     "deadline_seconds",
     "run.folder",
+    "run.name",
     "run.tracker",
 )
 
@@ -132,11 +134,19 @@ class RunFolder:
     def opened(self, config: Config) -> Iterator["RunFolder"]:
         """Make the folder, or go on with it, and hold it against other processes until the block is left.
 
-        A folder that is new is removed again where the block raises before the run has written anything.
+        It is left as it was, or not made, where the block raises before the run has new results.
         """
-        made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         with self.explained(self.path):
-            for folder in (self.completions.parent, self.rollouts, self.checkpoints, self.progress):
+            folders = [
+                self.completions.parent,
+                self.rollouts,
+                self.checkpoints,
+                self.progress,
+                self.path,
+                *self.path.parents,
+            ]
+            made = [path for path in (self.path / ".lock", *folders) if not path.exists()]
+            for folder in folders[:4]:
                 folder.mkdir(parents=True, exist_ok=True)
             lock = (self.path / ".lock").open("a")
         with lock:
@@ -146,21 +156,9 @@ class RunFolder:
                 raise RunFolderError(
                     f"{self.path} is in use by another process; wait for it, or start another run with run.name=NAME"
                 ) from None
-            self._check_config(config)
-            try:
+            with left_as_it_was(self.path, made):
+                self._check_config(config)
                 yield self
-            except BaseException:
-                if made and self._is_untouched():
-                    shutil.rmtree(self.path)
-                    for folder in made[1:]:
-                        with suppress(OSError):  # something else lies there by now
-                            folder.rmdir()
-                raise
-
-    def _is_untouched(self) -> bool:
-        """Whether nothing lies in the folder but what opening it makes."""
-        files = {path.name for path in self.path.rglob("*") if path.is_symlink() or not path.is_dir()}
-        return files <= {self.config.name, ".lock"}
 
     def may_differ(self, key: str) -> bool:
         """Return whether a key may have another value when the run is resumed, since it does not say what is learned."""

@@ -71,7 +71,8 @@ async def train(config: Config, view: View, *, allow_changed_data: bool = False)
         require_lasting(config.run.folder)
     folder = RunFolder(config.run.folder / (config.run.name or "run"))
     config = config.dated(folder.prompt_date() or prompt_date(config))
-    _require_more_to_do(config, folder)
+    with folder.explained(folder.path):  # a path may be too long, or lead through a file
+        _require_more_to_do(config, folder)
     with folder.opened(config):
         prepare_toolchain()  # a missing compiler should be known before anything large is loaded
         newest = newest_checkpoint(folder.checkpoints)
@@ -101,7 +102,7 @@ async def train(config: Config, view: View, *, allow_changed_data: bool = False)
                 material = await load_material(placed, usable, view, folder, data)
                 return await Training(placed, folder, material, view, interruption, show).run()
             except* CaravanError:
-                view.say(f"what the parts printed themselves: {folder.worker_logs}/worker-*")
+                view.say(f"what the parts printed themselves: {cluster.logs}/worker-*")
                 if newest := newest_checkpoint(folder.checkpoints):
                     view.say(
                         f"what was trained is kept up to step {step_of(newest)}; to go on from there: caravan train --resume "

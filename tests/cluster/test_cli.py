@@ -153,3 +153,30 @@ def test_characters_that_the_output_has_no_room_for_are_replaced(tmp_path: Path,
         assert done.returncode == right, output
         assert b"Traceback" not in output and b"Unicode" not in output
         assert b"?" in output
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "model.path=tiny", "dataset=builtin", f"run.folder={300 * 'x'}"],
+        ["train", "--resume", 300 * "x"],
+        ["train", "-c", 300 * "x"],
+        ["health", 300 * "x"],
+        ["report", 300 * "x"],
+        ["export", 300 * "x", "out"],
+        ["replay", 300 * "x"],
+        ["audit", 300 * "x"],
+        ["grade", f"{300 * 'x'}.jsonl", "--out", "grades.jsonl"],
+        ["eval", "model.path=tiny", f"dataset={300 * 'x'}.jsonl"],
+    ],
+    ids=lambda arguments: " ".join(arguments)[:20],
+)
+def test_a_name_that_is_too_long_ends_in_one_message(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert main(arguments) in (1, 2)
+    error = capsys.readouterr().err.strip().splitlines()
+    assert error[-1].startswith("caravan: ")
+    assert list(tmp_path.iterdir()) == []

@@ -1,5 +1,6 @@
 import asyncio
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -276,3 +277,36 @@ def test_from_the_extension_on_the_learning_rate_is_that_of_a_run_as_long_from_t
     _, extended = trained(tmp_path / "extended", 3, 6, schedule="linear")
     assert extended[3:] == whole[3:]
     assert extended[:3] != whole[:3]
+
+
+@pytest.mark.parametrize("name", ["copy", "a (copy)", "语 é", "😀", "-x", ".hidden"])
+def test_a_copied_or_renamed_run_goes_on_where_it_lies_now(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = tmp_path / "runs" / "a"
+    with RunFolder(first).opened(load_config(None, [f"run.folder={tmp_path / 'runs'}", "run.name=a"], environment={})):
+        (first / "checkpoints" / "checkpoint-4").mkdir()
+    place = tmp_path / "elsewhere" / name
+    shutil.copytree(first, place)
+    (tmp_path / "link").symlink_to(place)
+    monkeypatch.chdir(place.parent)
+    for given in (place, Path(f"./{name}/"), tmp_path / "link", tmp_path / "runs" / ".." / "elsewhere" / name):
+        for overrides in ([], ["num_samplers=2"], ["temperature=1.2"]):
+            config = resumed_config(given, overrides)
+            assert (config.run.folder, config.run.name) == (place.parent, name)
+            with RunFolder(config.run.folder / (config.run.name or "")).opened(config):
+                pass
+    first.rename(tmp_path / "runs" / "b")
+    again = load_config(
+        None, [f"run.folder={tmp_path / 'runs'}", "run.name=b"], environment={}
+    )  # the command with the new name
+    with RunFolder(tmp_path / "runs" / "b").opened(again):
+        pass
+
+
+@pytest.mark.parametrize("override", ["run.name=other", "run.folder=/elsewhere"])
+def test_a_run_is_not_sent_elsewhere_on_the_way(override: str, tmp_path: Path) -> None:
+    with RunFolder(tmp_path / "a").opened(load_config(None, environment={})):
+        pass
+    with pytest.raises(ConfigError, match="copy the folder and resume the copy"):
+        resumed_config(tmp_path / "a", [override])

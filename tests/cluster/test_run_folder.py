@@ -2,6 +2,7 @@ import errno
 import json
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -27,17 +28,54 @@ def test_a_folder_is_held_by_one_process_at_a_time(tmp_path: Path) -> None:
         pass
 
 
-def test_a_run_that_is_refused_leaves_no_folder_and_one_that_has_begun_leaves_its_own(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path / "runs" / "run")
-    with pytest.raises(ValueError, match="refused"), folder.opened(config()):
+def refused(folder: RunFolder, *overrides: str, writes: Sequence[str] = ()) -> None:
+    """A start that ends before its first step, after it has written some files."""
+    with pytest.raises(ValueError, match="refused"), folder.opened(config(*overrides)):
+        for name in writes:
+            (folder.path / name).parent.mkdir(exist_ok=True)
+            (folder.path / name).write_text("{}")
+        folder.link_worker_logs(Path("/tmp/ray"))
         raise ValueError("refused")
-    assert not (tmp_path / "runs").exists()
-    with pytest.raises(ValueError, match="later"), folder.opened(config()):
-        folder.append_json(folder.metrics, {"step": 1, "epoch": 0.1})
-        raise ValueError("later")
-    with pytest.raises(ValueError, match="refused"), folder.opened(config()):
-        raise ValueError("refused")
-    assert folder.metrics.exists() and folder.config.exists()
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {str(path): path.read_text() if path.is_file() else "" for path in sorted(folder.rglob("*"))}
+
+
+def test_a_run_that_is_refused_leaves_no_folder(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "runs" / "some" / "run")
+    refused(folder, writes=("audit.jsonl", "data.jsonl", "tensorboard/events", ".tracker"))
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(KeyboardInterrupt), folder.opened(config()):
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("result", ["metrics.jsonl", "evaluation.jsonl", "rollouts/step-000001-1.parquet"])
+def test_a_run_that_has_results_keeps_its_folder(result: str, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    refused(folder, writes=("audit.jsonl", result))
+    assert {folder.config, folder.audit, folder.path / result} <= set(folder.path.rglob("*"))
+    kept = contents(folder.path)
+    refused(folder, "learning_rate=1e-3", writes=("tensorboard/events", ".tracker"))
+    assert contents(folder.path) == kept
+
+
+def test_a_folder_that_was_there_is_left_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "mine.txt").write_text("keep")
+    (tmp_path / "rollouts").mkdir()
+    before = contents(tmp_path)
+    refused(RunFolder(tmp_path), writes=("audit.jsonl",))
+    assert contents(tmp_path) == before
+
+
+def test_who_is_refused_by_the_lock_touches_nothing(tmp_path: Path) -> None:
+    with RunFolder(tmp_path / "run").opened(config()) as held:
+        held.write(held.audit, "")
+        with pytest.raises(RunFolderError, match="in use"), RunFolder(tmp_path / "run").opened(config()):
+            pass
+        assert held.audit.exists() and held.rollouts.exists()
 
 
 def test_a_run_is_not_gone_on_with_under_other_settings(tmp_path: Path) -> None:
