@@ -92,7 +92,9 @@ def _programs_in(folder: Path, name: str, build: Callable[[Path], None]) -> Path
 
 
 def _build_in(folder: Path, programs: Path, build: Callable[[Path], None]) -> None:
-    """Build beside ``programs`` and move the result there in one step, whole or not at all."""
+    """Build beside ``programs`` and move the result there in one step, whole or not at all. Called with sole access."""
+    for abandoned in folder.glob("build-*"):  # by a process that was killed
+        shutil.rmtree(abandoned, ignore_errors=True)
     free = shutil.disk_usage(folder).free
     if free < ROOM_BYTES:
         raise _Unusable(f"{free >> 20} MiB are free on {_mount_of(folder)[0]}, building takes {ROOM_BYTES >> 20}")

@@ -72,6 +72,7 @@ def test_of_several_that_start_together_one_builds(open_folder: Path) -> None:
 def test_a_damaged_copy_is_built_again(open_folder: Path, name: str) -> None:
     damaged = kept_in(open_folder / "cache") / name
     os.truncate(damaged, 3)
+    (open_folder / "cache" / "build-of-a-killed-process").mkdir()
     assert kept_in(open_folder / "cache") == damaged.parent
     assert damaged.stat().st_size > 3
     damaged.unlink()
