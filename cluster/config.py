@@ -318,8 +318,15 @@ class Config(BaseModel):
         return self.model_copy(update={"learner": self.learner.model_copy(update={"cpus": 0.0, "gpus": 0.0})})
 
 
-# What cluster/placement.py works out from the GPUs that there are, where nobody sets it.
-FILLED_IN = ("rollout.gpus_per_sampler", "rollout.gpu_memory_utilization", "learner.gpus")
+# What cluster/placement.py works out from the GPUs and cores that there are, where nobody sets it.
+FILLED_IN = (
+    "rollout.gpus_per_sampler",
+    "rollout.gpu_memory_utilization",
+    "learner.gpus",
+    "rollout.cpus_per_sampler",
+    "grader.cpus_per_grader",
+    "learner.cpus",
+)
 
 
 # Keys that other trainers have and that would do harm here.

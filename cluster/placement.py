@@ -20,6 +20,9 @@ from cluster.submit.lasting import is_job
 from cluster.types import ResourcesError
 from rollout.room import ROUNDING
 
+LEAST_SHRINKING = 0.1
+"""Shares of cores are not made smaller than this times what they are: so many parts would only be in each other's way."""
+
 Section = TypeVar("Section", bound=BaseModel)
 
 
@@ -30,6 +33,11 @@ class Cluster:
     resources: Mapping[str, float]  # of all its machines together, by Ray's names
     nodes: Sequence[Mapping[str, Any]]  # as ray.nodes() tells them
     logs: Path  # what the processes on this machine print
+
+    @property
+    def num_machines(self) -> int:
+        """The machines that have cores for parts of a run."""
+        return sum(bool(node["Alive"] and node["Resources"].get("CPU")) for node in self.nodes)
 
 
 @contextmanager
@@ -120,13 +128,14 @@ def _joined(found: Found, cluster: "Cluster") -> str:
     )
 
 
-def place(config: Config, resources: Mapping[str, float]) -> Config:
-    """Fill in who gets which share of the GPUs, and refuse with arithmetic what the cluster cannot hold.
+def place(config: Config, resources: Mapping[str, float], *, num_machines: int) -> Config:
+    """Fill in who gets which share of GPUs and cores, and refuse with arithmetic what the cluster cannot hold.
 
     What the configuration sets, stays. Where it leaves shares open, a cluster without GPUs runs on CPUs; otherwise each
     sampler and the learner take a whole GPU where there are enough, else the largest equal share of one that lets all of them
     have a place: nothing is spread over several. Several ranks of the learner take a whole one each in any case, and the samplers
     share the others. Where an engine is split over several GPUs (``rollout.tensor_parallel_size``), all parts take whole ones.
+    On a cluster of one machine the shares of its cores that nobody set shrink to what it has.
     """
     num_gpus, num_samplers, learner = int(resources.get("GPU", 0.0)), config.rollout.num_samplers, config.learner
     if not num_gpus:
@@ -144,8 +153,50 @@ def place(config: Config, resources: Mapping[str, float]) -> Config:
     if 0 < rollout.gpus_per_sampler < 1:  # an engine takes its fraction of the whole GPU, whatever Ray reserves
         rollout = _fill_in(rollout, gpu_memory_utilization=round(0.85 * rollout.gpus_per_sampler, 3))
     placed = config.model_copy(update={"rollout": rollout, "learner": learner})
+    if num_machines == 1:
+        placed = _fit_to_cores(placed, resources.get("CPU", 0.0))
     _check(placed, resources)
     return placed
+
+
+def _fit_to_cores(config: Config, cores: float) -> Config:
+    """The same with smaller shares of the cores, where nobody set them and all parts would not fit: a laptop has few."""
+    shares = _shares_of_cores(config)
+    fixed = sum(number * share for key, (number, share) in shares.items() if _is_set(config, key))
+    left_open = sum(number * share for key, (number, share) in shares.items() if not _is_set(config, key))
+    if fixed + left_open <= cores + ROUNDING or not left_open or (cores - fixed) / left_open < LEAST_SHRINKING:
+        return config
+    factor = (cores - fixed) / left_open
+    # Ray counts in ten-thousandths.
+    smaller = {
+        key: math.floor(1e4 * factor * share) / 1e4 for key, (_, share) in shares.items() if not _is_set(config, key)
+    }
+    for key, share in smaller.items():
+        section, name = key.split(".")
+        config = config.model_copy(update={section: getattr(config, section).model_copy(update={name: share})})
+    return config
+
+
+def fitted_shares(config: Config, placed: Config) -> str | None:
+    """A line about the shares of the cores that placing made smaller; None where it made none."""
+    before, now = _shares_of_cores(config), _shares_of_cores(placed)
+    smaller = [f"{key}={share:g}" for key, (_, share) in now.items() if share != before[key][1]]
+    return f"shares of the cores are fitted to this machine: {', '.join(smaller)}" if smaller else None
+
+
+def _shares_of_cores(config: Config) -> dict[str, tuple[int, float]]:
+    """By key: how many parts there are at the least, and the cores of each."""
+    rollout, grader, learner = config.rollout, config.grader, config.learner
+    return {
+        "rollout.cpus_per_sampler": (rollout.floor, rollout.cpus_per_sampler),
+        "grader.cpus_per_grader": (grader.floor, grader.cpus_per_grader),
+        "learner.cpus": (learner.num_ranks, learner.cpus),
+    }
+
+
+def _is_set(config: Config, key: str) -> bool:
+    section, name = key.split(".")
+    return name in getattr(config, section).model_fields_set
 
 
 def _largest_share(left: Sequence[float], num_parts: int) -> float:
@@ -196,8 +247,10 @@ def _check(config: Config, resources: Mapping[str, float]) -> None:
         total = sum(amount for _, amount in wanted)
         there = resources.get(resource, 0.0)
         if total > there + ROUNDING:
+            by_hand = [key for key in _shares_of_cores(config) if resource == "CPU" and _is_set(config, key)]
+            fixed = f" (set: {', '.join(by_hand)})" if by_hand else ""
             raise ResourcesError(
-                f"needs {total:g} {resource} ({' + '.join(part for part, _ in wanted)}), but the cluster has {there:g}. "
+                f"needs {total:g} {resource} ({' + '.join(part for part, _ in wanted)}), but the cluster has {there:g}{fixed}. "
                 "Lower rollout.num_samplers, grader.num_graders (or min_samplers, min_graders), learner.num_ranks or what each "
                 "part takes (rollout.cpus_per_sampler, learner.gpus, ...; gpus 0 means the CPU), or add machines"
             )

@@ -50,7 +50,8 @@ async def _material(config: Config, view: View, *, full: bool) -> Material:
         view.say(str(adapter_size(config)))
     with ExitStack() as stack:
         if needs_audit(config, usable.problems, Verdicts(None)):
-            config = place(config.without_learner(), stack.enter_context(ray_cluster(view.say)).resources)
+            cluster = stack.enter_context(ray_cluster(view.say))
+            config = place(config.without_learner(), cluster.resources, num_machines=cluster.num_machines)
         return await load_material(config, usable, view)
 
 

@@ -26,7 +26,7 @@ from cluster.health.judging import Finding
 from cluster.health.rules import Health
 from cluster.health.watch import watch_of
 from cluster.phases import LENGTH
-from cluster.placement import place, ray_cluster
+from cluster.placement import fitted_shares, place, ray_cluster
 from cluster.plan.machines import machines_of
 from cluster.plan.model_shape import shape_of
 from cluster.plan.places import make_plan
@@ -97,7 +97,9 @@ async def train(config: Config, view: View, *, allow_changed_data: bool = False)
         with tracking(config, folder, step=step_of(newest) if newest else 0) as show, ray_cluster(view.say) as cluster:
             folder.link_worker_logs(cluster.logs)
             try:
-                placed = place(config, cluster.resources)
+                placed = place(config, cluster.resources, num_machines=cluster.num_machines)
+                if smaller := fitted_shares(config, placed):
+                    view.say(smaller)
                 _say_what_may_not_fit(config, cluster.nodes, view)
                 material = await load_material(placed, usable, view, folder, data)
                 return await Training(placed, folder, material, view, interruption, show).run()

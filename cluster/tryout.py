@@ -59,7 +59,7 @@ async def evaluate(
     _check_adapter(config)
     name = config.model.adapter.name if config.model.adapter else Path(config.model.path).name
     with ray_cluster(view.say) as cluster:
-        placed = place(config.without_learner(), cluster.resources)
+        placed = place(config.without_learner(), cluster.resources, num_machines=cluster.num_machines)
         whole = (
             placed.changed({"data.held_out": 0}) if on == "all" else placed
         )  # a split could leave nothing to train on
@@ -143,7 +143,7 @@ async def sample(config: Config, view: View, ids: list[str], num_problems: int, 
         )
     console = output()
     with ray_cluster(view.say) as cluster:
-        placed = place(config.without_learner(), cluster.resources)
+        placed = place(config.without_learner(), cluster.resources, num_machines=cluster.num_machines)
         material = await load_material(placed, usable, view, data=_data_of_run(config, usable, view))
         # Asked for by its id, a problem is shown even where no solution can pass it.
         asked = tuple(everything[problem_id] for problem_id in ids)

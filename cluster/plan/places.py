@@ -74,7 +74,7 @@ def make_plan(config: Config, shape: ModelShape, machines: Sequence[Machine]) ->
     Raises ModelError for a model that cannot be split over as many GPUs as is asked for.
     """
     check_split(config.model.path, config.rollout.tensor_parallel_size, heads=shape.heads, kv_heads=shape.kv_heads)
-    placed = place(config, totals(machines))
+    placed = place(config, totals(machines), num_machines=sum(machine.cpus > 0 for machine in machines))
     seats = _seat(placed, machines)
     on_gpus = _on_gpus(placed, shape, machines)
     advice = _growth_advice(placed, seats)

@@ -45,7 +45,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
 
 
 def placed(*overrides: str, gpus: float = 0.0) -> Config:
-    return place(config(*overrides), {"CPU": 1000.0, "GPU": gpus})
+    return place(config(*overrides), {"CPU": 1000.0, "GPU": gpus}, num_machines=2)
 
 
 def test_more_graders_leave_free_what_all_wanted_samplers_and_the_learner_take(books: Books) -> None:

@@ -62,14 +62,18 @@ def test_a_run_is_gone_on_with_in_its_own_folder_whatever_its_name_means_to_yaml
 
 def test_what_the_cluster_fills_in_is_filled_in_again_where_the_run_goes_on(tmp_path: Path) -> None:
     one_gpu = {"CPU": 16.0, "GPU": 1.0}
-    fresh = place(started(tmp_path / "a"), one_gpu)
+    fresh = place(started(tmp_path / "a"), one_gpu, num_machines=2)
     assert (fresh.rollout.gpus_per_sampler, fresh.learner.gpus) == (0.5, 0.5)
     for overrides in ((), ("temperature=1.2",), ()):
-        resumed = place(go_on(tmp_path / "a", *overrides), one_gpu)
+        resumed = place(go_on(tmp_path / "a", *overrides), one_gpu, num_machines=2)
         assert (resumed.rollout, resumed.learner) == (fresh.rollout, fresh.learner)
-    assert place(go_on(tmp_path / "a"), {"CPU": 16.0}).learner.gpus == 0
+    assert place(go_on(tmp_path / "a"), {"CPU": 16.0}, num_machines=2).learner.gpus == 0
     set_by_hand = started(tmp_path / "b", "gpus_per_sampler=0", "learner.gpus=0")
-    assert place(set_by_hand, one_gpu).learner.gpus == place(go_on(tmp_path / "b"), one_gpu).learner.gpus == 0
+    assert (
+        place(set_by_hand, one_gpu, num_machines=2).learner.gpus
+        == place(go_on(tmp_path / "b"), one_gpu, num_machines=2).learner.gpus
+        == 0
+    )
 
 
 def test_a_line_that_a_crash_cut_short_keeps_nobody_from_going_on(tmp_path: Path) -> None:
