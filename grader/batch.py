@@ -3,7 +3,9 @@
 Results are appended in input order as soon as all before them are there, so that what is on disk is valid at any time.
 """
 
+import gzip
 import json
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -95,18 +97,27 @@ def grade_file(
 
 def _opened(path: Path, mode: str) -> TextIO:
     try:
+        # A lone surrogate or a byte that is no UTF-8 is the completion's matter, not a reason to stop.
         if mode == "w":
             path.parent.mkdir(parents=True, exist_ok=True)
-        # A lone surrogate or a byte that is no UTF-8 is the completion's matter, not a reason to stop.
-        encoding = "utf-8-sig" if mode == "r" else "utf-8"  # some editors start a file with a byte order mark
-        return cast(TextIO, path.open(mode, encoding=encoding, errors="replace"))
+            return path.open("w", encoding="utf-8", errors="replace")
+        with path.open("rb") as file:
+            begins = file.read(2)
+        # Some editors start a file with a byte order mark; that of UTF-16 says how to read it.
+        encoding = "utf-16" if begins in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+        if begins == b"\x1f\x8b":
+            return cast(TextIO, gzip.open(path, "rt", encoding=encoding, errors="replace"))
+        return path.open("r", encoding=encoding, errors="replace")
     except OSError as error:
         raise DatasetError(f"cannot {'read' if mode == 'r' else 'write'} {path}: {error.strerror}") from error
 
 
 def _count_rows(path: Path) -> int:
-    with _opened(path, "r") as source:
-        return sum(1 for line in source if line.strip())
+    try:
+        with _opened(path, "r") as source:
+            return sum(1 for line in source if line.strip())
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise DatasetError(f"cannot read {path}: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from grader.lexical import Kind, Span
 from grader.prose import blank, end_of_leading_prose, start_of_trailing_prose, without_transcript
 from grader.signature import comments
 
-_SPACES = dict.fromkeys(map(ord, "\u00a0\u2007\u202f\u200b\ufeff"), " ")
+_SPACES = dict.fromkeys(map(ord, "\u00a0\u2007\u202f\u200b\ufeff\u0085\u2028\u2029"), " ")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

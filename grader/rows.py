@@ -32,7 +32,8 @@ def parse_row(text: str, *, line: int) -> Row:
     except (ValueError, RecursionError) as error:  # ValueError: no JSON, or a number of thousands of digits
         raise MalformedRow(f"not JSON: {error}") from error
     if not isinstance(row, dict):
-        raise MalformedRow("not a JSON object")
+        found = f"a list of {len(row)}: write one row a line" if isinstance(row, list) else type(row).__name__
+        raise MalformedRow(f"not a JSON object but {found}")
     problem_id = _id(row.get("id"))
     missing = [key for key in ("prompt", "tests", "completion") if row.get(key) is None]
     if missing:
@@ -40,7 +41,9 @@ def parse_row(text: str, *, line: int) -> Row:
     try:
         statement, signature = split_prompt(fields.asked(row["prompt"]).prompt)
         tests = fields.tests(row["tests"])
-        completion = fields.answer(row["completion"], "completion")
+        completion = row["completion"]
+        if not isinstance(completion, str):  # a text is what was sampled, whatever it looks like
+            completion = fields.answer(completion, "completion")
     except ValueError as error:
         raise MalformedRow(str(error)) from error
     finish_reason = row.get("finish_reason")

@@ -1,3 +1,4 @@
+import gzip
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ from grader.batch import grade_file
 from grader.console import grade_with_progress
 from grader.crew import usable_cores
 from grader.process import StartFailed
+from grader.rows import parse_row
 
 from .conftest import QUICK
 from .made import TWICE
@@ -236,3 +238,47 @@ def test_a_machine_that_lets_no_grading_process_start_ends_the_command_with_one_
         shown = capsys.readouterr().err
         assert shown.splitlines()[-1].startswith("caravan: a grading process does not start: it ends with status 127")
         assert "could not be graded" not in shown and shown.count("status 127") == 1
+
+
+def crlf(text: str) -> str:
+    return text.replace("\n", "\r\n")
+
+
+CHAT = [{"role": "user", "content": TWICE.prompt}, {"role": "assistant", "content": RIGHT}]
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        {"prompt": CHAT[:1]},
+        {"completion": CHAT},
+        {"tests": ["assert (twice 1 = 2)", "assert (twice 2 = 4)"]},
+        {"prompt": f"Complete it.\n```ocaml\n{TWICE.prompt}\n```"},
+        {"prompt": f'{TWICE.prompt}\n  failwith "TODO"'},
+        {"prompt": crlf(TWICE.prompt), "tests": crlf(TWICE.tests + "\n"), "completion": crlf(RIGHT)},
+        {"prompt": TWICE.prompt.replace("\n", "\r"), "tests": TWICE.tests.replace("\n", "\r")},
+        {"tests": TWICE.tests.replace(" ", "\u00a0"), "completion": RIGHT.replace("\n", "\u2028")},
+    ],
+    ids=["chat prompt", "chat completion", "list", "fence", "placeholder", "crlf", "cr", "unicode"],
+)
+def test_rows_of_other_forms_are_graded_as_the_plain_one(tmp_path: Path, others: dict[str, object]) -> None:
+    source = write(tmp_path / "in.jsonl", [row("plain", RIGHT), {**row("other", RIGHT), **others}])
+    grade_file(source, tmp_path / "out.jsonl", settings=QUICK, num_workers=1)
+    assert [(one["id"], one["verdict"]) for one in read(tmp_path / "out.jsonl")] == [
+        ("plain", "passed"),
+        ("other", "passed"),
+    ]
+
+
+def test_a_completion_that_looks_like_a_chat_is_the_text_that_was_sampled() -> None:
+    assert parse_row(json.dumps(row("a", json.dumps(CHAT))), line=1).completion == json.dumps(CHAT)
+
+
+def test_files_of_other_encodings_are_read(tmp_path: Path) -> None:
+    text = write(tmp_path / "in.jsonl", [row("a", RIGHT)]).read_text()
+    for name, content in (("u.jsonl", text.encode("utf-16")), ("p.jsonl.gz", gzip.compress(text.encode()))):
+        (tmp_path / name).write_bytes(content)
+        assert grade_file(tmp_path / name, tmp_path / "out", settings=QUICK, num_workers=1).num_graded == 1
+    (tmp_path / "cut.jsonl").write_bytes(gzip.compress(text.encode())[:-12])
+    with pytest.raises(DatasetError, match="cannot read"):
+        grade_file(tmp_path / "cut.jsonl", tmp_path / "out", settings=QUICK, num_workers=1)
