@@ -53,7 +53,7 @@ def bare(link: Link, setting: Setting) -> None:
     from vllm.lora.request import LoRARequest
     from vllm.sampling_params import RequestOutputKind
 
-    arguments = engine_arguments(setting.rollout, setting.model, setting.lora_rank, setting.max_staleness)
+    arguments = engine_arguments(setting.rollout, setting.model, setting.lora_rank, (), setting.max_staleness)
     del arguments["enable_log_requests"]  # only AsyncLLM has it
     engine = LLM(**arguments)
     adapters = [

@@ -236,7 +236,7 @@ def read_adapter(folder: Path) -> tuple[PolicyVersion, int]:
 
 @asynccontextmanager
 async def samplers_and_graders(
-    config: Config, view: View, *, lora_rank: int, policy: PolicyVersion | None = None
+    config: Config, view: View, *, lora_rank: int, lora_targets: Sequence[str], policy: PolicyVersion | None = None
 ) -> AsyncIterator[tuple[ScalableSamplerPool, ScalableGraderPool]]:
     """Start both pools, side by side; both are stopped when the block is left, whatever happened in it."""
     from cluster.claims import Claims
@@ -248,6 +248,7 @@ async def samplers_and_graders(
         config.rollout,
         model=model_path(config),
         lora_rank=lora_rank,
+        lora_targets=lora_targets,
         max_staleness=config.loop.max_staleness,
         claim=claims.samplers,
         tell=view.say,

@@ -85,7 +85,8 @@ async def train(config: Config, view: View, *, allow_changed_data: bool = False)
                 view.say(said)
 
         usable = load_usable(config, view, check)
-        view.say(str(adapter_size(config)))  # and targets that the model has not should be known before, too
+        size = adapter_size(config)
+        view.say(str(size))  # and targets that the model has not should be known before, too
         if config.rollout.tensor_parallel_size > 1:
             shape = shape_of(model_path(config))
             check_split(
@@ -102,7 +103,7 @@ async def train(config: Config, view: View, *, allow_changed_data: bool = False)
                     view.say(smaller)
                 _say_what_may_not_fit(config, cluster.nodes, view)
                 material = await load_material(placed, usable, view, folder, data)
-                return await Training(placed, folder, material, view, interruption, show).run()
+                return await Training(placed, folder, material, view, interruption, show, size.targets).run()
             except* CaravanError:
                 view.say(f"what the parts printed themselves: {cluster.logs}/worker-*")
                 if newest := newest_checkpoint(folder.checkpoints):
@@ -162,8 +163,10 @@ class Training:
         view: View,
         interruption: Interruption,
         show: Show,
+        targets: Sequence[str] = (),
     ) -> None:
-        """``show`` takes figures to the tracker."""
+        """``show`` takes figures to the tracker; ``targets`` are the modules that the adapter trains."""
+        self._targets = targets
         self._config = config
         self._folder = folder
         self._material = material
@@ -189,7 +192,10 @@ class Training:
         learner_start = asyncio.create_task(learner.start())  # beside the pools: all of them load for long
         try:
             async with (
-                samplers_and_graders(config, view, lora_rank=config.learner.lora.r) as (samplers, graders),
+                samplers_and_graders(config, view, lora_rank=config.learner.lora.r, lora_targets=self._targets) as (
+                    samplers,
+                    graders,
+                ),
                 answering_scale_requests(folder, samplers, graders, view),
             ):
                 measure = partial(self._measure, samplers, graders) if config.evaluation.at_checkpoints else None

@@ -173,8 +173,19 @@ async def _attempt(
 ) -> tuple[list[Group], dict[str, str]]:
     """Sample and grade, in a Ray cluster, with the placed configuration; also why problems were lost, by their ids."""
     sampling, reasons = evaluation_sampling(config), dict[str, str]()
-    policy, rank = read_adapter(config.model.adapter) if config.model.adapter else (None, config.learner.lora.r)
-    async with samplers_and_graders(config, view, lora_rank=rank, policy=policy) as (samplers, graders):
+    if config.model.adapter:
+        from rollout.merge import merged_modules
+
+        policy, rank = read_adapter(config.model.adapter)
+        targets = merged_modules(policy.adapter).named
+    else:
+        policy, rank, targets = None, config.learner.lora.r, ()
+        # The base model alone needs no LoRA in the engine, which vLLM has not for every model.
+        config = config.model_copy(update={"rollout": config.rollout.model_copy(update={"policy_swap": "merged"})})
+    async with samplers_and_graders(config, view, lora_rank=rank, lora_targets=targets, policy=policy) as (
+        samplers,
+        graders,
+    ):
         with view.counting("problems", len(problems)) as counter:
             groups = await attempt_all(
                 problems,

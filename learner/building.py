@@ -63,6 +63,8 @@ def trl_arguments(settings: LearnerSettings, plan: LearnerPlan, place: Place) ->
         temperature=plan.temperature,
         max_completion_length=plan.max_completion_tokens,
         beta=settings.kl_coefficient,
+        # Routers are frozen: a loss for the balance of experts would only pull at the attention before them.
+        router_aux_loss_coef=0.0,
         use_cpu=place.use_cpu,
         bf16=place.dtype == torch.bfloat16,
         # Micro-batches are ours (training_step): to TRL a step is one pass, and the sizes below are never read.

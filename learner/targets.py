@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft.utils.transformers_weight_conversion import _MODEL_TO_CONVERSION_PATTERN, _MOE_TARGET_MODULE_MAPPING
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
@@ -81,7 +82,8 @@ def target_names(model: Any, lora: LoraSettings, called: str) -> list[str]:
     Only linear modules of the text decoder, without its output head, count: vLLM adapts no others. Raises ConfigError, in one
     line, where a name matches none of them.
     """
-    possible = _linear(model)
+    experts = _names_of_experts(model)
+    possible = [name for name in _linear(model) if _leaf(name) not in experts]
     if lora.target_modules == (ALL_LINEAR,):
         found = [name for name in possible if _leaf(name) not in ROUTERS]
         if not found:
@@ -143,12 +145,25 @@ def _linear(model: Any) -> list[str]:
     ]
 
 
+def _names_of_experts(model: Any) -> Collection[str]:
+    """Last parts of names that PEFT takes for the experts of a model, whatever else in it is called so too.
+
+    It adapts the experts then, with another rank; vLLM serves such adapters on some GPUs alone.
+    """
+    pattern = _MODEL_TO_CONVERSION_PATTERN.get(model.config.model_type)
+    names: Collection[str] = _MOE_TARGET_MODULE_MAPPING.get(pattern, {}).keys()
+    return names
+
+
 def _refusal(model: Any, missing: Sequence[str], possible: Iterable[str], called: str) -> str:
     leaves = list(dict.fromkeys(map(_leaf, possible)))
+    experts = _names_of_experts(model)
     others = {one: next((name for name, _ in model.named_modules() if _matches(name, one)), None) for one in missing}
     causes = [
         f"{one!r} matches no module"
         if name is None
+        else f"{one!r} means the experts to PEFT, and vLLM serves no adapters of experts here"
+        if _leaf(one) in experts
         else f"{one!r} matches {name}, which is no linear module of the decoder"
         for one, name in others.items()
     ]

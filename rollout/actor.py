@@ -16,10 +16,22 @@ class SamplerActor:
     """A sampler in a process of its own. All calls share one event loop, the one that the engine lives in."""
 
     def __init__(
-        self, settings: RolloutSettings, *, model: str, lora_rank: int, max_staleness: int, pool_id: str
+        self,
+        settings: RolloutSettings,
+        *,
+        model: str,
+        lora_rank: int,
+        lora_targets: Sequence[str],
+        max_staleness: int,
+        pool_id: str,
     ) -> None:
         self._sampler = Sampler(
-            settings, model=model, lora_rank=lora_rank, max_staleness=max_staleness, pool_id=pool_id
+            settings,
+            model=model,
+            lora_rank=lora_rank,
+            lora_targets=lora_targets,
+            max_staleness=max_staleness,
+            pool_id=pool_id,
         )
 
     async def start(self) -> None:

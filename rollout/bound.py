@@ -55,6 +55,14 @@ class BoundModules:
                     differing.add(name)
         return sorted(published), sorted(bound), sorted(differing)
 
+    def without_lora(self, targets: Sequence[str]) -> list[str]:
+        """Those of an adapter's targets, last parts of names, for which no layer of vLLM's model takes an adapter."""
+        manager = self.model_runner.lora_manager._adapter_manager
+        last_parts = {name.rpartition(".")[2] for name in manager.modules}
+        taken = {part for last in last_parts for part in (last, *manager.packed_modules_mapping.get(last, ()))}
+        mapper = getattr(manager.model, "hf_to_vllm_mapper", None)
+        return [target for target in targets if vllm_name(target, mapper).rpartition(".")[2] not in taken]
+
 
 def read_factors(file: Path) -> dict[str, Factors]:
     """Factors of each module of an adapter in PEFT format, by its name in the base model."""

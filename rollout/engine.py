@@ -7,10 +7,12 @@ from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+from uuid import uuid4
 
 from cluster.types import Canary, FinishReason, ModelError, SamplerError, Sampling, VersionSpan
 from rollout.attestation import BoundAdapter
+from rollout.causes import root_cause, write_logging_configuration
 from rollout.environment import engine_arguments, environment_variables, socket_variables
 from rollout.model import check_model, one_line
 from rollout.settings import RolloutSettings
@@ -59,19 +61,30 @@ class Sampled:
 class Engine:
     """One vLLM engine and its processes."""
 
-    def __init__(self, engine: "AsyncLLM", max_tokens: int) -> None:
+    def __init__(self, engine: "AsyncLLM", max_tokens: int, causes: Path) -> None:
         self._engine = engine
+        self._causes = causes  # the exceptions of the engine's processes
         self._max_tokens = max_tokens  # of a prompt and its completion together
 
     @classmethod
     async def start(
-        cls, settings: RolloutSettings, *, model: str, lora_rank: int, max_staleness: int, sockets: Path
+        cls,
+        settings: RolloutSettings,
+        *,
+        model: str,
+        lora_rank: int,
+        lora_targets: Sequence[str],
+        max_staleness: int,
+        sockets: Path,
     ) -> "Engine":
         """Load the model and start the engine, whose processes meet in the folder ``sockets`` where its path is short enough.
 
         Raises ModelError with one line where that fails.
         """
-        os.environ.update(environment_variables(settings, model) | socket_variables(sockets))
+        variables = environment_variables(settings, model) | socket_variables(sockets)
+        causes = sockets / f"engine-{uuid4().hex}.causes"
+        logging_configuration = write_logging_configuration(sockets, causes, variables["VLLM_LOGGING_LEVEL"])
+        os.environ.update(variables | {"VLLM_LOGGING_CONFIG_PATH": str(logging_configuration)})
         max_tokens = settings.max_prompt_tokens + settings.max_completion_tokens
         check_model(model, max_tokens, settings.tensor_parallel_size)
         from vllm.engine.arg_utils import AsyncEngineArgs
@@ -79,14 +92,31 @@ class Engine:
 
         _leave_logprobs_without_text()
         try:
-            arguments = AsyncEngineArgs(**engine_arguments(settings, model, lora_rank, max_staleness))
-            engine = cls(AsyncLLM.from_engine_args(arguments), max_tokens)
-        except (OSError, ValueError, RuntimeError) as error:
+            arguments = AsyncEngineArgs(**engine_arguments(settings, model, lora_rank, lora_targets, max_staleness))
+            config = arguments.create_engine_config()
+            _check_attention(config, model)
+            engine = cls(
+                AsyncLLM.from_vllm_config(config, disable_log_stats=arguments.disable_log_stats), max_tokens, causes
+            )
+        # vLLM's code for each architecture has errors of its own.
+        except (OSError, ValueError, RuntimeError, ImportError, AttributeError, AssertionError, TypeError) as error:
             raise ModelError(
-                f"vLLM does not start with model {model!r}: {one_line(error)} (more in the sampler's log)"
+                f"vLLM does not start with model {model!r}: {root_cause(causes, error)} (more in the sampler's log)"
             ) from error
         await engine._engine.update_weight_version(str(BASE_VERSION))
+        if settings.policy_swap != "merged":
+            await engine._check_targets(lora_targets, model)
         return engine
+
+    async def _check_targets(self, targets: Sequence[str], model: str) -> None:
+        """Raise ModelError where vLLM has no layer that takes an adapter of a target."""
+        without = await self._ask(self._engine.collective_rpc("without_lora", args=(list(targets),)), "does not answer")
+        if without[0]:
+            self.shutdown()
+            raise ModelError(
+                f"vLLM serves no adapter of {', '.join(without[0])} of model {model!r}: leave them out of "
+                "learner.lora.target_modules, or set rollout.policy_swap=merged, which needs no LoRA in the engine"
+            )
 
     async def sample(
         self,
@@ -228,7 +258,7 @@ class Engine:
                     raise EngineDeadError
             return await answer
         except EngineDeadError as error:
-            raise SamplerError(f"vLLM {refusal}: its engine died") from error
+            raise SamplerError(f"vLLM {refusal}: its engine died of {root_cause(self._causes, error)}") from error
         except Exception as error:  # vLLM hands over whatever its worker raised as a plain Exception
             raise ModelError(f"vLLM {refusal}: {one_line(error)}") from error
         finally:
@@ -248,7 +278,7 @@ class Engine:
             ):
                 ended = output
         except (EngineDeadError, EngineGenerateError) as error:
-            raise SamplerError(f"the engine failed at {request_id}: {one_line(error)}") from error
+            raise SamplerError(f"the engine failed at {request_id}: {root_cause(self._causes, error)}") from error
         return ended
 
 
@@ -266,6 +296,39 @@ def _leave_logprobs_without_text() -> None:
             return cast("WithoutText", super().from_new_request(None, request))
 
     output_processor.LogprobsProcessor = WithoutText
+
+
+def leave_experts_without_lora() -> None:
+    """Keep vLLM on the CPU from computing experts with kernels for LoRA, which are Triton's and made for GPUs.
+
+    vLLM 0.32 takes them wherever an engine has LoRA at all; no adapter of ours has weights of experts.
+    """
+    from vllm.model_executor.layers.fused_moe import layer
+    from vllm.model_executor.layers.fused_moe.config import FusedMoEConfig
+    from vllm.platforms import current_platform
+
+    def without_lora(*args: Any, **kwargs: Any) -> Any:
+        return FusedMoEConfig(*args, **kwargs | {"is_lora_enabled": False})
+
+    if current_platform.is_cpu():
+        layer.FusedMoEConfig = without_lora
+
+
+def _check_attention(config: Any, model: str) -> None:
+    """Raise ModelError for heads that vLLM's attention on the CPU cannot compute; the engine would die of its first prompt."""
+    from vllm.platforms import current_platform
+    from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
+
+    size = config.model_config.get_head_size()
+    sizes = CPUAttentionBackend.get_supported_head_sizes()
+    uses_it = (
+        current_platform.is_cpu() and not config.model_config.use_mla and not config.model_config.is_attention_free
+    )
+    if uses_it and size not in sizes:
+        raise ModelError(
+            f"model {model!r} has attention heads of {size} dimensions, and vLLM on the CPU computes heads of "
+            f"{', '.join(map(str, sizes))}: take another model, or sample on a GPU (rollout.gpus_per_sampler)"
+        )
 
 
 def _lora_request(adapter: Adapter, *, load_inplace: bool = False) -> "LoRARequest":

@@ -5,6 +5,7 @@ Plain data, so that it can be read and tested without vLLM.
 
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +64,10 @@ MAX_ADAPTERS = 9
 under still older policies are not lost: vLLM lets them wait for a place."""
 
 
-def engine_arguments(settings: RolloutSettings, model: str, lora_rank: int, max_staleness: int) -> dict[str, Any]:
-    """Keyword arguments of vLLM's ``AsyncEngineArgs``."""
+def engine_arguments(
+    settings: RolloutSettings, model: str, lora_rank: int, lora_targets: Sequence[str], max_staleness: int
+) -> dict[str, Any]:
+    """Keyword arguments of vLLM's ``AsyncEngineArgs``; without ``lora_targets``, all that can carry an adapter may."""
     arguments: dict[str, Any] = {
         "model": model,
         "max_model_len": settings.max_prompt_tokens + settings.max_completion_tokens,
@@ -79,9 +82,12 @@ def engine_arguments(settings: RolloutSettings, model: str, lora_rank: int, max_
         "dtype": settings.served_dtype,
     }
     if settings.policy_swap != "merged":
-        arguments["worker_extension_cls"] = "rollout.bound.BoundModules"
+        arguments["worker_extension_cls"] = "rollout.extension.WorkerExtension"
         arguments["enable_lora"] = True
         arguments["max_lora_rank"] = lora_rank
+        if lora_targets:
+            # Whatever has room for an adapter costs memory and time, used or not; and experts have none on the CPU.
+            arguments["lora_target_modules"] = sorted({target.rpartition(".")[2] for target in lora_targets})
         # Groups are under way with max_staleness + 1 policies at most, and the next one is proved beside them.
         window = max_staleness + 2 if settings.policy_swap == "versions" else 1
         # One place more than is used: vLLM's CPU kernels compute requests without an adapter with what is in the last one.

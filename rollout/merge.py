@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 
 import torch
@@ -33,20 +33,51 @@ def write_merged(base: Path, adapter: Mapping[str, bytes], folder: Path, dtype: 
     smaller than 1/256 of a weight. Raises ModelError where the adapter names a weight that the base has not.
     """
     weights: dict[str, torch.Tensor] = {}
-    for file in sorted(base.glob("*.safetensors")):
+    for file in weight_files(base):
         weights |= load_file(file)
     if not weights:
         raise ModelError(
             f"{base} has no *.safetensors: rollout.policy_swap=merged adds adapters to those; use versions"
         )
-    for module, delta in deltas(adapter).items():
-        name = f"{module}.weight"
+    added = {f"{module}.weight": delta for module, delta in deltas(adapter).items()}
+    if not added.keys() <= weights.keys():
+        added = as_saved(base, added, weights)
+    for name, delta in added.items():
         if name not in weights or weights[name].shape != delta.shape:
-            raise ModelError(f"the adapter trains {module}, and {base} has no weight of that name and shape")
+            raise ModelError(
+                f"the adapter trains {name.removesuffix('.weight')}, and {base} has no weight of that name and shape"
+            )
         weights[name] = weights[name].float() + delta
     save_file(
         {name: tensor.to(getattr(torch, dtype)).contiguous() for name, tensor in weights.items()}, folder / MERGED_FILE
     )
+
+
+def weight_files(base: Path) -> list[Path]:
+    """The weights of a model folder as transformers and vLLM read them: repositories may hold them in another form too."""
+    index = base / "model.safetensors.index.json"
+    if index.is_file():
+        return sorted({base / name for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()})
+    whole = base / "model.safetensors"
+    return [whole] if whole.is_file() else sorted(base.glob("*.safetensors"))
+
+
+def as_saved(base: Path, added: Mapping[str, torch.Tensor], saved: Container[str]) -> dict[str, torch.Tensor]:
+    """What is added to each weight under the names that the model's files have, which may not be those of its modules.
+
+    transformers renames, splits and joins weights as it saves them; all of that is linear, so that it holds for what is
+    added too. Files of a bare decoder, without its head, lack the first part of each name.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.core_model_loading import revert_weight_conversion
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base))
+    # The mapping is written for the whole of a model's weights; of those that are joined, all have to be here.
+    converted: dict[str, torch.Tensor] = revert_weight_conversion(model, dict(added))
+    prefix = f"{model.base_model_prefix}."
+    bare = {name: name.removeprefix(prefix) for name in converted}
+    return {bare[name] if bare[name] in saved else name: delta for name, delta in converted.items()}
 
 
 def deltas(adapter: Mapping[str, bytes]) -> Mapping[str, torch.Tensor]:

@@ -10,7 +10,7 @@
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from uuid import uuid4
 
@@ -53,6 +53,7 @@ class RaySamplerPool:
         *,
         model: str,
         lora_rank: int,
+        lora_targets: Sequence[str] = (),
         max_staleness: int = 0,
         claim: Claim | None = None,
         tell: Callable[[str], None] = lambda _line: None,
@@ -64,6 +65,7 @@ class RaySamplerPool:
             settings: of the engines, and between which numbers the pool scales.
             model: folder or Hugging Face id.
             lora_rank: of the adapters that will be published.
+            lora_targets: names of the modules that they train; none: whatever can carry an adapter may.
             max_staleness: how many policies beside the current one groups may be under way with.
             claim: to the cluster, beside the run's other parts; None where the pool has the cluster alone.
             tell: takes a line when the number of samplers changes, or cannot.
@@ -72,7 +74,12 @@ class RaySamplerPool:
         check_lora_rank(lora_rank)
         self._settings = settings
         plan = SamplerPlan(
-            settings=settings, model=model, lora_rank=lora_rank, max_staleness=max_staleness, pool_id=uuid4().hex
+            settings=settings,
+            model=model,
+            lora_rank=lora_rank,
+            lora_targets=tuple(lora_targets),
+            max_staleness=max_staleness,
+            pool_id=uuid4().hex,
         )
         self._router: Router[Station] = Router(int(QUEUED_AHEAD * settings.max_concurrent_requests))
         self._publisher = Publisher(settings)

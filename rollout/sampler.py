@@ -17,12 +17,20 @@ class Sampler:
     """An engine and the policy versions that it can sample from; version 0 is the base model."""
 
     def __init__(
-        self, settings: RolloutSettings, *, model: str, lora_rank: int, max_staleness: int, pool_id: str
+        self,
+        settings: RolloutSettings,
+        *,
+        model: str,
+        lora_rank: int,
+        lora_targets: Sequence[str] = (),
+        max_staleness: int,
+        pool_id: str,
     ) -> None:
         check_lora_rank(lora_rank)
         self._settings = settings
         self._model = model
         self._lora_rank = lora_rank
+        self._lora_targets = lora_targets  # names of modules; none: whatever can carry an adapter may
         self._max_staleness = max_staleness
         self._pool_id = pool_id  # samplers of one pool share adapters where they share a machine
         self._engine: Engine | None = None
@@ -41,6 +49,7 @@ class Sampler:
                 self._settings,
                 model=self._model,
                 lora_rank=self._lora_rank,
+                lora_targets=self._lora_targets,
                 max_staleness=self._max_staleness,
                 sockets=self._shelf.path,
             )

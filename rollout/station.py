@@ -24,6 +24,7 @@ class SamplerPlan:
     settings: RolloutSettings
     model: str
     lora_rank: int
+    lora_targets: tuple[str, ...] = ()  # names of modules; none: whatever can carry an adapter may
     max_staleness: int
     pool_id: str
 
@@ -58,6 +59,7 @@ class Station(Seat):
                 settings,
                 model=plan.model,
                 lora_rank=plan.lora_rank,
+                lora_targets=plan.lora_targets,
                 max_staleness=plan.max_staleness,
                 pool_id=plan.pool_id,
             )

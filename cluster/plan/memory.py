@@ -48,7 +48,7 @@ def sampler_memory(config: Config, shape: ModelShape, gpu_gib: float) -> Sampler
     rollout = config.rollout
     num_gpus = rollout.tensor_parallel_size
     bytes_each = BYTES[rollout.served_dtype]
-    arguments = engine_arguments(rollout, config.model.path, config.learner.lora.r, config.loop.max_staleness)
+    arguments = engine_arguments(rollout, config.model.path, config.learner.lora.r, (), config.loop.max_staleness)
     adapter = shape.num_adapter_parameters(config.learner.lora.r, config.learner.lora.target_modules) * bytes_each
     rows = max(PASS_TOKENS, arguments["max_model_len"])
     activations = rows * (2 * shape.intermediate + 4 * shape.hidden) * bytes_each

@@ -21,6 +21,12 @@ OTHERS = {
     "gpt2": {"c_attn", "c_proj", "c_fc"},
     "starcoder2": {"q_proj", "k_proj", "v_proj", "o_proj", "c_fc", "c_proj"},
     "qwen3_moe": {"q_proj", "k_proj", "v_proj", "o_proj"},  # its experts are no modules
+    "glm4_moe": {
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+    },  # PEFT takes gate_proj for the experts, also of its dense layers
     "qwen2_moe": SEVEN,  # and the gate of its shared expert chooses, it computes nothing
 }
 

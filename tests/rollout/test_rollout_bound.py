@@ -98,6 +98,15 @@ def shown(layers, tmp_path):
     return show
 
 
+def test_targets_that_no_layer_takes_are_named(layers):
+    worker = BoundModules()
+    manager = SimpleNamespace(
+        modules=layers, model=SimpleNamespace(), packed_modules_mapping={"qkv_proj": ["q_proj", "k_proj", "v_proj"]}
+    )
+    worker.model_runner = SimpleNamespace(lora_manager=SimpleNamespace(_adapter_manager=manager))
+    assert worker.without_lora(["q_proj", "down_proj", "c_fc", "experts"]) == ["c_fc"]
+
+
 def factors(name, size=WIDTH):
     return {f"{name}.lora_A.weight": torch.randn(RANK, WIDTH), f"{name}.lora_B.weight": torch.randn(size, RANK)}
 

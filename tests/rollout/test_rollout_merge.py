@@ -62,3 +62,49 @@ def test_a_file_that_is_no_adapter_is_refused(tiny_model, policies, tmp_path, br
     adapter = {**policies[1].adapter, "adapter_model.safetensors": broken}
     with pytest.raises(ModelError, match="cannot be read"):
         write_merged(weights_folder(tiny_model.path), adapter, tmp_path, "float32")
+
+
+def test_weights_are_found_under_the_names_that_transformers_saves_them_under(tmp_path):
+    """A multi-modal Gemma 3 has its language model elsewhere in its files than in its modules."""
+    from transformers import AutoModelForCausalLM, Gemma3Config
+
+    text = {
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "head_dim": 16,
+    }
+    vision = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = Gemma3Config(
+        text_config={**text, "num_key_value_heads": 1, "vocab_size": 100}, vision_config=vision, mm_tokens_per_image=4
+    )
+    model = AutoModelForCausalLM.from_config(config)
+    (name,) = (name for name, _ in model.named_modules() if name.endswith("self_attn.q_proj") and "vision" not in name)
+    base, merged = tmp_path / "base", tmp_path / "merged"
+    model.save_pretrained(base)
+    merged.mkdir()
+    a, b = torch.randn(2, 32), torch.randn(32, 2)
+    adapter = {
+        "adapter_config.json": b'{"r": 2, "lora_alpha": 4}',
+        "adapter_model.safetensors": save(
+            {f"base_model.model.{name}.lora_A.weight": a, f"base_model.model.{name}.lora_B.weight": b}
+        ),
+    }
+    write_merged(base, adapter, merged, "float32")
+    before, after = load_file(base / "model.safetensors"), load_file(merged / MERGED_FILE)
+    assert f"{name}.weight" not in before
+    (changed,) = (key for key in before if not torch.equal(before[key], after[key]))
+    assert changed.endswith("self_attn.q_proj.weight")
+    assert torch.allclose(after[changed], before[changed] + 2 * (b @ a))
+
+
+def test_only_the_weights_that_the_index_names_are_read(tiny_model, policies, tmp_path):
+    import shutil
+
+    base, merged = tmp_path / "base", tmp_path / "merged"
+    shutil.copytree(tiny_model.path, base)
+    merged.mkdir()
+    (base / "consolidated.safetensors").write_bytes(save({"layers.0.attention.wq.weight": torch.zeros(2)}))
+    write_merged(base, policies[1].adapter, merged, "float32")
+    assert load_file(merged / MERGED_FILE).keys() == load_file(base / "model.safetensors").keys()

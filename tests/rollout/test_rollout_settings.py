@@ -76,7 +76,7 @@ def test_a_model_that_takes_fewer_tokens_than_are_asked_of_it_is_refused_with_bo
 
 def test_cpu_samplers_are_float32_unpinned_and_bounded_in_memory(tmp_path):
     settings = RolloutSettings(cpus_per_sampler=2.5, kv_cache_gib=0.5)
-    arguments = engine_arguments(settings, "org/model", 16, max_staleness=0)
+    arguments = engine_arguments(settings, "org/model", 16, (), max_staleness=0)
     assert arguments["dtype"] == "float32"
     assert arguments["kv_cache_memory_bytes"] == 512 * 1024**2
     variables = environment_variables(settings, "org/model")
@@ -100,7 +100,7 @@ def test_an_engine_meets_in_the_folder_that_goes_with_it_unless_no_socket_could_
 
 def test_gpu_samplers_are_bfloat16_and_share_the_gpu():
     settings = RolloutSettings(gpus_per_sampler=0.5, gpu_memory_utilization=0.4)
-    arguments = engine_arguments(settings, "org/model", 16, max_staleness=0)
+    arguments = engine_arguments(settings, "org/model", 16, (), max_staleness=0)
     assert (arguments["dtype"], arguments["gpu_memory_utilization"]) == ("bfloat16", 0.4)
     assert "kv_cache_memory_bytes" not in arguments
     assert "OMP_NUM_THREADS" not in environment_variables(settings, "org/model")
@@ -110,15 +110,15 @@ def test_gpu_samplers_are_bfloat16_and_share_the_gpu():
 def test_there_is_a_place_for_every_policy_that_groups_may_run_under_one_to_prove_and_one_that_stays_empty(
     max_staleness, num_places
 ):
-    arguments = engine_arguments(RolloutSettings(), "org/model", 16, max_staleness)
+    arguments = engine_arguments(RolloutSettings(), "org/model", 16, (), max_staleness)
     assert arguments["max_loras"] == num_places
     assert arguments["max_cpu_loras"] == max_staleness + 3
 
 
 def test_an_engine_that_exchanges_its_adapter_holds_one_and_a_merged_one_none():
-    in_flight = engine_arguments(RolloutSettings(policy_swap="in_flight"), "org/model", 16, max_staleness=4)
+    in_flight = engine_arguments(RolloutSettings(policy_swap="in_flight"), "org/model", 16, (), max_staleness=4)
     assert (in_flight["max_loras"], in_flight["max_cpu_loras"]) == (2, 2)
-    merged = engine_arguments(RolloutSettings(policy_swap="merged"), "org/model", 16, max_staleness=4)
+    merged = engine_arguments(RolloutSettings(policy_swap="merged"), "org/model", 16, (), max_staleness=4)
     assert not [name for name in merged if "lora" in name]
 
 
@@ -133,10 +133,10 @@ def test_without_bounds_nothing_scales_and_with_them_the_start_lies_between():
 def test_an_engine_that_is_split_takes_whole_gpus_and_a_process_for_each():
     settings = RolloutSettings(tensor_parallel_size=4, gpus_per_sampler=1, cpus_per_sampler=2)
     assert settings.bundle == {"CPU": 2.0, "GPU": 4.0}
-    arguments = engine_arguments(settings, "org/model", 16, max_staleness=0)
+    arguments = engine_arguments(settings, "org/model", 16, (), max_staleness=0)
     assert (arguments["tensor_parallel_size"], arguments["distributed_executor_backend"]) == (4, "mp")
     assert "distributed_executor_backend" not in engine_arguments(
-        RolloutSettings(gpus_per_sampler=1), "org/model", 16, max_staleness=0
+        RolloutSettings(gpus_per_sampler=1), "org/model", 16, (), max_staleness=0
     )
     with pytest.raises(
         ValidationError, match=r"gpus_per_sampler=0.25 is a fraction of one: leave it out, or set it to 1"
@@ -147,7 +147,7 @@ def test_an_engine_that_is_split_takes_whole_gpus_and_a_process_for_each():
 def test_ranks_of_an_engine_on_the_cpu_share_its_cores_and_its_cache():
     settings = RolloutSettings(tensor_parallel_size=2, cpus_per_sampler=6, kv_cache_gib=1)
     assert settings.bundle == {"CPU": 6.0}
-    arguments = engine_arguments(settings, "org/model", 16, max_staleness=0)
+    arguments = engine_arguments(settings, "org/model", 16, (), max_staleness=0)
     assert (arguments["kv_cache_memory_bytes"], arguments["distributed_executor_backend"]) == (512 * 1024**2, "mp")
     assert environment_variables(settings, "org/model")["OMP_NUM_THREADS"] == "3"
 
@@ -159,3 +159,12 @@ def test_a_model_whose_heads_cannot_be_split_is_refused_with_what_would(tiny_mod
         ModelError, match=r"tensor_parallel_size=3 does not split .* 4 attention heads .*: 1, 2, 4 would$"
     ):
         check_model(tiny_model.path, 512, 3)
+
+
+def test_only_what_an_adapter_trains_can_carry_one_in_the_engine():
+    targets = ("v_proj", "model.layers.0.self_attn.q_proj")
+    arguments = engine_arguments(RolloutSettings(), "org/model", 16, targets, max_staleness=0)
+    assert arguments["lora_target_modules"] == ["q_proj", "v_proj"]
+    assert "lora_target_modules" not in engine_arguments(RolloutSettings(), "org/model", 16, (), max_staleness=0)
+    merged = engine_arguments(RolloutSettings(policy_swap="merged"), "org/model", 16, targets, max_staleness=0)
+    assert not any("lora" in name for name in merged)
