@@ -8,6 +8,8 @@ import sys
 from typing import NoReturn
 
 from cluster.commands import looks, models, problems, rewards, runs
+from cluster.commands.command import note
+from cluster.commands.supervised import read_variables
 from cluster.types import CaravanError, ConfigError
 
 INTERRUPTED = 130
@@ -40,8 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
 
     Others are those of single commands: 3 to 5 of eval and health, 6 of an evaluation that lost problems.
     """
-    options = _options(arguments)
     try:
+        options = _options(sys.argv[1:] if arguments is None else arguments)
         return int(options.command(options))
     except ConfigError as error:
         print(f"caravan: {error}", file=sys.stderr)
@@ -65,9 +67,14 @@ def main(arguments: list[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def _options(arguments: list[str] | None) -> argparse.Namespace:
+def _options(arguments: list[str]) -> argparse.Namespace:
     """What was asked for. argparse takes positional arguments in one place only; settings may stand between options."""
     parser = _parser()
+    if arguments[:1] == ["sft"]:
+        found = read_variables(os.environ, arguments[1:])
+        arguments = ["sft", *found.arguments, *arguments[1:]]
+        for line in found.lines:
+            note(line)
     options, rest = parser.parse_known_args(arguments)
     others = rest if "settings" not in options else [one for one in rest if one.startswith("-") or "=" not in one]
     if others:

@@ -1,9 +1,11 @@
 """Commands that measure a model, teach it and hand it on."""
 
 import argparse
+import os
 from pathlib import Path
 
 from cluster.commands.command import CONFIG_HELP, Command, add_config, count, note, positive
+from cluster.commands.supervised import without_supervised
 
 EVAL_HELP = f"""\
 {CONFIG_HELP}
@@ -122,7 +124,7 @@ def _sft(options: argparse.Namespace) -> int:
     from cluster.sft import sft
     from learner.lessons import Schedule
 
-    config = load_config(options.config, options.settings, say=note)
+    config = load_config(options.config, options.settings, without_supervised(os.environ), say=note)
     schedule = Schedule(
         num_steps=options.steps,
         num_epochs=options.epochs,

@@ -161,9 +161,11 @@ def _keys_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _keys(options: argparse.Namespace) -> int:  # noqa: ARG001
+    from cluster.commands.supervised import explain_variables
     from cluster.config import explain_keys
 
     print(explain_keys())
+    print(f"\n{explain_variables()}")
     return 0
 
 

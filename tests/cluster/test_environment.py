@@ -2,6 +2,8 @@ from pathlib import Path
 
 import pytest
 
+from cluster.cli import main
+from cluster.commands.supervised import read_variables
 from cluster.config import Config, explain_keys, flatten, keys, load_config
 from cluster.environment import ENVIRONMENT, NOT_USED, read_environment
 from cluster.types import ConfigError
@@ -137,3 +139,61 @@ def test_every_variable_is_listed_and_sets_a_key_that_there_is() -> None:
     assert all(variable in explained for variable in (*ENVIRONMENT, *NOT_USED))
     assert set(ENVIRONMENT.values()) <= set(keys())
     assert read_environment({}, keys()).values == {}
+
+
+# Every SFT_ variable of the original project's .envrc.
+SUPERVISED = {
+    "SFT_DATASET": "pairs.jsonl",
+    "SFT_OUTPUT_DIR": "sft_runs",
+    "SFT_BATCH_SIZE": "2",
+    "SFT_GRAD_ACCUM_STEPS": "8",
+    "SFT_LEARNING_RATE": "2e-5",
+    "SFT_NUM_EPOCHS": "3",
+    "SFT_MAX_SEQ_LENGTH": "1024",
+    "SFT_LOGGING_STEPS": "10",
+    "SFT_LR_SCHEDULER_TYPE": "cosine",
+    "SFT_WARMUP_RATIO": "0.03",
+    "SFT_WEIGHT_DECAY": "0.01",
+    "SFT_MAX_GRAD_NORM": "1.0",
+    "SFT_OPTIMIZER": "adamw_8bit",
+    "SFT_PUSH_TO_HUB": "false",
+    "SFT_HUB_MODEL_ID": "me/model",
+}
+
+
+def test_the_variables_of_supervised_training_are_options_or_named_once() -> None:
+    found = read_variables({**SUPERVISED, "GRPO_BETA": "0.1", "SFT_SAVE_STEPS": ""}, [])
+    assert set(found.arguments) == {
+        "data.dataset=pairs.jsonl",
+        "--out=sft_runs",
+        "--micro-batch-size=2",
+        "--batch-size=16",
+        "--learning-rate=2e-5",
+        "--epochs=3",
+    }
+    used, unused = found.lines
+    assert all((used + unused).count(name) == 1 for name in SUPERVISED if name not in ("SFT_BATCH_SIZE",))
+
+
+def test_an_option_that_is_given_wins_over_its_variable() -> None:
+    given = ["--epochs", "1", "--out=here", "dataset=mine.jsonl"]
+    found = read_variables(
+        {name: SUPERVISED[name] for name in ("SFT_DATASET", "SFT_OUTPUT_DIR", "SFT_NUM_EPOCHS")}, given
+    )
+    assert (list(found.arguments), list(found.lines)) == ([], [])
+    assert list(read_variables({"SFT_BATCH_SIZE": "4"}, []).arguments) == ["--micro-batch-size=4", "--batch-size=4"]
+    alone = read_variables({"SFT_GRAD_ACCUM_STEPS": "4"}, [])
+    assert list(alone.arguments) == []
+    assert "it multiplies SFT_BATCH_SIZE" in alone.lines[0]
+
+
+@pytest.mark.parametrize("name", ["SFT_NUM_EPOCHS", "SFT_BATCH_SIZE", "SFT_GRAD_ACCUM_STEPS", "SFT_LEARNING_RATE"])
+def test_a_bad_value_stops_supervised_training_alone(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SFT_BATCH_SIZE", "4")
+    monkeypatch.setenv(name, "many")
+    assert main(["sft", "--out", "x"]) == 2
+    assert f"environment variable {name}: 'many' is not a number" in capsys.readouterr().err
+    assert main(["keys"]) == 0
+    assert name in capsys.readouterr().out
