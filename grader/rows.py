@@ -1,12 +1,33 @@
 """The rows of ``caravan grade``: what is read, what is written. Pure."""
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from cluster.types import FinishReason, Grade, Problem
+from cluster.types import THOUGHT_OPENING, FinishReason, Grade, Problem
 from grader import fields
+from grader.marks import Kind, marks
 from grader.signature import split_prompt
+
+# What other systems write: OpenAI, Anthropic, Google, Cohere, Mistral, Bedrock, TGI, vLLM, SGLang, llama.cpp, Ollama, MLX.
+_LENGTH = frozenset(
+    {"length", "max_tokens", "max_length", "max_new_tokens", "max_output_tokens", "max_completion_tokens",
+     "max_tokens_reached", "model_length", "model_context_window_exceeded", "context_length_exceeded",
+     "context_window_exceeded", "error_limit", "length_limit", "length_capped", "token_limit", "limit",
+     "incomplete", "truncated", "stopped_limit"}
+)  # fmt: skip
+# Not cut at the limit, whatever ended them: a completion that passes its tests was complete.
+_STOP = frozenset(
+    {"", "none", "null", "nan", "stop", "stopped", "stop_sequence", "stop_token", "stop_string", "stop_str",
+     "stopped_word", "stopped_eos", "eos", "eos_token", "eos_found", "endoftext", "end_of_text", "end_turn",
+     "endturn", "end_of_turn", "eot", "finish", "finished", "finished_stopped", "complete", "completed", "success",
+     "done", "end", "normal", "tool_calls", "tool_call", "tool_use", "function_call", "malformed_function_call",
+     "content_filter", "content_filtered", "guardrail_intervened", "refusal", "safety", "recitation", "language",
+     "blocklist", "prohibited_content", "spii", "error", "error_toxic", "abort", "aborted", "cancel", "canceled",
+     "cancelled", "user_cancel", "interrupted", "timeout", "time_limit", "load", "unload", "pause_turn", "other",
+     "unknown", "unspecified", "finish_reason_unspecified"}
+)  # fmt: skip
 
 
 class MalformedRow(Exception):
@@ -39,17 +60,16 @@ def parse_row(text: str, *, line: int) -> Row:
     if missing:
         raise MalformedRow(f"{missing[0]} is missing")
     try:
-        statement, signature = split_prompt(fields.asked(row["prompt"]).prompt)
+        prompt, opened_at_its_end = _without_the_reply(fields.asked(row["prompt"]).prompt)
+        statement, signature = split_prompt(prompt)
         tests = fields.tests(row["tests"])
         completion = row["completion"]
         if not isinstance(completion, str):  # a text is what was sampled, whatever it looks like
             completion = fields.answer(completion, "completion")
     except ValueError as error:
         raise MalformedRow(str(error)) from error
-    finish_reason = row.get("finish_reason")
-    if finish_reason is not None and finish_reason not in tuple(FinishReason):
-        raise MalformedRow(f"finish_reason is {finish_reason!r}, not one of: {', '.join(FinishReason)}")
-    opened_thought = row.get("opened_thought") or ""
+    finish_reason = finish_reason_of(row.get("finish_reason"))
+    opened_thought = row.get("opened_thought") or opened_at_its_end
     if not isinstance(opened_thought, str):
         raise MalformedRow("opened_thought is not a string (the tag that the prompt ends with, such as <think>)")
     return Row(
@@ -57,7 +77,7 @@ def parse_row(text: str, *, line: int) -> Row:
         id=problem_id,
         problem=Problem(id=problem_id, statement=statement, signature=signature, tests=tests),
         completion=completion,
-        finish_reason=FinishReason(finish_reason or FinishReason.STOP),
+        finish_reason=finish_reason,
         opened_thought=opened_thought,
     )
 
@@ -69,6 +89,37 @@ def _id(value: Any) -> str:
         return fields.identifier(value)
     except ValueError as error:
         raise MalformedRow(f"{error}; give a string or a number") from error
+
+
+def _without_the_reply(prompt: str) -> tuple[str, str]:
+    """A prompt without what a chat template writes behind it, and the tag of the thought that it opens there."""
+    opened = [tag for tag in THOUGHT_OPENING.finditer(prompt) if not prompt[tag.end() :].strip()]
+    turns = [mark for mark in marks(prompt) if mark.kind in (Kind.ENDS, Kind.SPEAKS)]
+    asked = prompt.rfind("let ", 0, opened[-1].start() if opened else len(prompt))
+    ends = [mark.start for mark in turns if mark.start > asked >= 0] + [tag.start() for tag in opened]
+    return prompt[: min(ends)] if ends else prompt, opened[-1].group() if opened else ""
+
+
+def finish_reason_of(value: object) -> FinishReason:
+    """Why a completion ended, in the words of any system; STOP where nothing is known. MalformedRow for other words.
+
+    All that grading asks is whether the completion was cut at its length limit.
+    """
+    if isinstance(value, dict) and "type" in value:  # {"type": "stop", "matched": 2}
+        value = value["type"]
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return FinishReason.STOP
+    if not isinstance(value, str):
+        raise MalformedRow(f"finish_reason is {value!r}, and neither a string nor null")
+    word = value.strip().lower().rpartition(".")[2].replace("-", "_").replace(" ", "_")  # FinishReason.MAX_TOKENS
+    if word.removeprefix("finish_reason_") in _LENGTH:
+        return FinishReason.LENGTH
+    if word.removeprefix("finish_reason_") in _STOP:
+        return FinishReason.STOP
+    raise MalformedRow(
+        f"finish_reason is {value!r}, which is not known: write {FinishReason.LENGTH!s} where the completion was cut at its "
+        f"length limit, else {FinishReason.STOP!s}"
+    )
 
 
 def result_row(row: Row, grade: Grade) -> dict[str, Any]:

@@ -17,12 +17,12 @@ the examples of the statement give away."""
 
 
 GRADE_HELP = f"""\
-Each line of FILE is {{"id", "prompt", "tests", "completion"}} and, where known, "finish_reason" ("stop" or "length") and
-"opened_thought", the tag of a thought that the prompt opened ("<think>"); ids may repeat. Each line of OUT, in the same order,
-holds id, line (of FILE), verdict, reward, terms, type_errors, syntax_error, tests_passed, tests_total, asserts (the outcome of
-each), errors (each with its line), diagnostics, has_end_marker, hit_length_limit, num_code_lines, degenerate and seconds. A row
-that cannot be read, or that the machine fails to grade, is named with its line number and left out; the others are graded. The
-exit status is 1 where a row was left out.
+Each line of FILE is {{"id", "prompt", "tests", "completion"}} and, where known, "finish_reason" ("stop", "length" or what another
+system calls it) and "opened_thought", the tag of a thought that the prompt opened ("<think>"); ids may repeat. Each line of OUT,
+in the same order, holds id, line (of FILE), verdict, reward, terms, type_errors, syntax_error, tests_passed, tests_total, asserts
+(the outcome of each), errors (each with its line), diagnostics, has_end_marker, hit_length_limit, num_code_lines, degenerate and
+seconds. A row that cannot be read, or that the machine fails to grade, is named with its line number and left out; the others
+are graded. The exit status is 1 where a row was left out.
 
 {REWARD_HELP}
 

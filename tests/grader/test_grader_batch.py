@@ -282,3 +282,58 @@ def test_files_of_other_encodings_are_read(tmp_path: Path) -> None:
     (tmp_path / "cut.jsonl").write_bytes(gzip.compress(text.encode())[:-12])
     with pytest.raises(DatasetError, match="cannot read"):
         grade_file(tmp_path / "cut.jsonl", tmp_path / "out", settings=QUICK, num_workers=1)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        *(
+            (word, "stop")
+            for word in ("eos_token", "EOS", "end_turn", "STOP", "stop_sequence", "COMPLETE", "tool_calls", "abort")
+        ),
+        *(
+            (word, "stop")
+            for word in (None, "", "null", "content_filter", {"type": "stop", "matched": 2}, float("nan"))
+        ),
+        *(
+            (word, "length")
+            for word in ("max_tokens", "MAX_TOKENS", "max_new_tokens", "model_length", {"type": "length"})
+        ),
+        *((word, "length") for word in ("FinishReason.MAX_TOKENS", "FINISH_REASON_MAX_TOKENS", "LENGTH", "max-tokens")),
+    ],
+)
+def test_the_words_of_other_systems_for_why_a_completion_ended_are_known(value: object, expected: str) -> None:
+    assert parse_row(json.dumps(row("a", RIGHT, finish_reason=value)), line=1).finish_reason == expected
+
+
+def test_a_prompt_as_a_chat_template_writes_it_says_that_a_thought_is_open() -> None:
+    end = "<|im_end|>\n<|im_start|>assistant\n"
+    for opening in ("<think>", "[THINK]", "<|START_THINKING|>", '<thinking mode="deep">'):
+        rendered = f"<|im_start|>user\n{TWICE.prompt}{end}{opening}\n"
+        read_row = parse_row(json.dumps(row("a", RIGHT, prompt=rendered)), line=1)
+        assert read_row.opened_thought == opening
+        assert read_row.problem.signature == TWICE.signature
+    assert (
+        parse_row(json.dumps(row("a", RIGHT, prompt=f"{TWICE.prompt}{end}")), line=1).problem.signature
+        == TWICE.signature
+    )
+    assert parse_row(json.dumps(row("a", RIGHT)), line=1).opened_thought == ""
+
+
+def test_a_completion_in_a_thought_that_its_prompt_opened_is_no_answer(tmp_path: Path) -> None:
+    draft = f"I double it:\n```ocaml\n{RIGHT}\n```\nbut wait"
+    rows: list[object] = [
+        row("cut", draft, opened_thought="<think>", finish_reason="max_tokens"),
+        row("stopped", draft, opened_thought="<think>"),
+        row("finished", f"{draft}</think>{RIGHT}", opened_thought="<think>"),
+        row("unheard of", draft, opened_thought="{ponder}"),
+    ]
+    grade_file(write(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl", settings=QUICK, num_workers=1)
+    out = read(tmp_path / "out.jsonl")
+    assert [(one["verdict"], one["reward"]) for one in out] == [
+        ("no_code", 0),
+        ("no_code", 0),
+        ("passed", 0.95),
+        ("no_code", 0),
+    ]
+    assert "<think> opens on line 1 is not finished" in out[0]["diagnostics"]
