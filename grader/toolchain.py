@@ -39,6 +39,7 @@ FRONT_MODULES = (
     "repair",
     "consequences",
     "errors",
+    "directives",
     "job",
     "forms",
     "claims",

@@ -45,12 +45,29 @@ let base_environment () =
   environment
 
 (* The candidate to grade: the first that parses and binds the problem's name, else the first that parses. *)
-type candidate = { index : int; has_signature : bool; source : string; parsed : (Parsetree.structure, exn) result }
+type candidate = {
+  index : int;
+  has_signature : bool;
+  source : string;
+  parsed : (Parsetree.structure, exn) result;
+  refused : (string * Location.t) option;  (* a directive of the toplevel that is not left out *)
+}
+
+(* What is no program may be a script of the toplevel. *)
+let parse_candidate source =
+  let file = "completion.ml" in
+  match parse ~file source with
+  | Error _ as failed when Directives.may_hold_some source -> (
+      match reported (fun () -> Directives.parse (lexbuf_of ~file source)) with
+      | Ok (Some (items, refused)) -> (Ok items, refused)
+      | Ok None | Error _ -> (failed, None))
+  | parsed -> (parsed, None)
 
 let choose ~name candidates =
   let candidate index text =
     let source = String.sub text 1 (String.length text - 1) in
-    { index; has_signature = text.[0] = 'b'; source; parsed = parse ~file:"completion.ml" source }
+    let parsed, refused = parse_candidate source in
+    { index; has_signature = text.[0] = 'b'; source; parsed; refused }
   in
   let parses candidate = Result.is_ok candidate.parsed in
   let binds candidate =
@@ -119,15 +136,18 @@ let may_not_use what where =
   stop ~found:[ { Errors.where; message; cause = Not_found } ] Denied ""
 
 let parsed candidate =
-  match candidate.parsed with
-  | Error exn -> stop ~found:[ Errors.of_exn exn ] Syntax_error ""
-  | Ok items -> (
+  match (candidate.parsed, candidate.refused) with
+  | Error exn, _ -> stop ~found:[ Errors.of_exn exn ] Syntax_error ""
+  | Ok _, Some (directive, where) ->
+      (* As for a compiler; it is named, since a toplevel would have gone on with what it reads. *)
+      let message = "Syntax error: the directive " ^ directive ^ " may not be used" in
+      stop ~found:[ { Errors.where; message; cause = Not_found } ] Syntax_error ""
+  | Ok items, None -> (
       match Denied.in_source ~lexbuf:(lexbuf_of ~file:"completion.ml") candidate.source with
       | Some (what, where) -> may_not_use what where
       | None -> Ok items)
 
-let typed_solution environment ~name ~given_items candidate items =
-  let items = if candidate.has_signature then with_needed_rec environment ~name items else items in
+let typed_solution environment ~given_items items =
   match type_solution environment ~given_items items with
   | Ok typed -> Ok typed
   | Error (items, exn) -> (
@@ -136,6 +156,26 @@ let typed_solution environment ~name ~given_items candidate items =
       match List.find_map denied errors with
       | Some (what, where) -> may_not_use what where
       | None -> stop ~found:errors Type_error "")
+
+(* What the completion opens of its own ([module S = struct ... end open S]) is in the scope of what follows, as the tests do in
+   plain OCaml: it is taken for included.  Where that makes two types of one name, only the problem's value is handed on. *)
+let defining_solution environment ~name ~given_items candidate items =
+  let items = if candidate.has_signature then with_needed_rec environment ~name items else items in
+  let defines signature = name = "" || Scope.binds_value signature name in
+  let attempt items =
+    match type_solution environment ~given_items items with
+    | Ok ((_, signature, _) as typed) when defines signature -> Some (items, typed)
+    | Ok _ | Error _ -> None
+  in
+  match Option.bind (Scope.with_opened_included items) attempt with
+  | Some defined -> Ok defined
+  | None -> (
+      let* (_, signature, _) as typed = typed_solution environment ~given_items items in
+      if defines signature then Ok (items, typed)
+      else
+        match List.find_map attempt (Scope.with_opened_value ~name items) with
+        | Some defined -> Ok defined
+        | None -> stop Interface ("the completion does not define " ^ name))
 
 (* What a completion may not do to the names that the tests rely on. *)
 let honest_names environment ~signature ~given_items ~tests items =
@@ -215,9 +255,7 @@ let grade ~image ~environment ~name ~given ~tests:source ~candidates =
     let* () =
       match Denied.unsound_match ~given_items items with Some (what, where) -> may_not_use what where | None -> Ok ()
     in
-    let* solution, signature, env = typed_solution env ~name ~given_items candidate items in
-    let undefined () = stop Interface ("the completion does not define " ^ name) in
-    let* () = require (name = "" || Scope.binds_value signature name) undefined in
+    let* items, (solution, signature, env) = defining_solution env ~name ~given_items candidate items in
     let* () = honest_names env ~signature ~given_items ~tests items in
     let apart (item, value, text) =
       Option.map (fun tests -> (item, tests)) (tests_apart environment ~name ~source plan value text)

@@ -20,6 +20,9 @@ let path_in modname name = located (Longident.Ldot (Longident.Lident modname, na
 let open_module name = Str.open_ (Opn.mk ~override:Asttypes.Override (Mod.ident (located (Longident.Lident name))))
 let define_module name items = Str.module_ (Mb.mk (located (Some name)) (Mod.structure items))
 
+let value_of modname name =
+  Str.value Asttypes.Nonrecursive [ Vb.mk (Pat.var (located name)) (Exp.ident (path_in modname name)) ]
+
 (* Bound once in the environment that every job starts from. *)
 let standard = Str.module_ (Mb.mk (located (Some Rewrite.std)) (Mod.ident (located (Longident.Lident "Stdlib"))))
 
@@ -47,10 +50,71 @@ let rec defined_values items =
     match item.pstr_desc with
     | Pstr_value (_, bindings) -> List.concat_map (fun binding -> pattern_names binding.pvb_pat) bindings
     | Pstr_primitive { pval_name; _ } -> [ pval_name.txt ]
-    | Pstr_include { pincl_mod = { pmod_desc = Pmod_structure nested; _ }; _ } -> defined_values nested
+    | Pstr_include { pincl_mod = { pmod_desc = Pmod_structure nested; _ }; _ }
+    | Pstr_open { popen_expr = { pmod_desc = Pmod_structure nested; _ }; _ } ->
+        defined_values nested
     | _ -> []
   in
   List.concat_map in_item items
+
+(* The names of the modules that a structure defines, those within others too: they may be opened in turn. *)
+let rec defined_modules items =
+  let of_binding binding = Option.to_list binding.pmb_name.txt @ within binding.pmb_expr in
+  let in_item item =
+    match item.pstr_desc with
+    | Pstr_module binding -> of_binding binding
+    | Pstr_recmodule bindings -> List.concat_map of_binding bindings
+    | Pstr_open { popen_expr; _ } -> within popen_expr
+    | Pstr_include { pincl_mod; _ } -> within pincl_mod
+    | _ -> []
+  in
+  List.concat_map in_item items
+
+and within module_expr =
+  match module_expr.pmod_desc with
+  | Pmod_structure items -> defined_modules items
+  | Pmod_constraint (inner, _) | Pmod_functor (_, inner) -> within inner
+  | _ -> []
+
+let rec root : Longident.t -> string = function
+  | Lident name -> name
+  | Ldot (prefix, _) | Lapply (prefix, _) -> root prefix
+
+let rec is_own ~own module_expr =
+  match module_expr.pmod_desc with
+  | Pmod_ident { txt; _ } -> List.mem (root txt) own
+  | Pmod_structure _ -> true
+  | Pmod_constraint (inner, _) | Pmod_apply (inner, _) -> is_own ~own inner
+  | _ -> false
+
+(* A structure whose opens of what it defines itself are includes; None where there is none. *)
+let with_opened_included items =
+  let own = defined_modules items in
+  let included item =
+    match item.pstr_desc with
+    | Pstr_open { popen_expr; _ } when is_own ~own popen_expr -> Str.include_ ~loc:item.pstr_loc (Incl.mk popen_expr)
+    | _ -> item
+  in
+  let changed = List.map included items in
+  if List.for_all2 ( == ) items changed then None else Some changed
+
+(* The ways in which a structure may hand on a value of what it opens, the last open first: only of its own modules, since a
+   value of the library that it opens is none that it defines. *)
+let with_opened_value ~name items =
+  let own = defined_modules items in
+  let opened number = Printf.sprintf "Opened %d " number in
+  let named number item =
+    match item.pstr_desc with
+    | Pstr_open { popen_expr; _ } when is_own ~own popen_expr ->
+        [ Str.module_ (Mb.mk (located (Some (opened number))) popen_expr); open_module (opened number) ]
+    | _ -> [ item ]
+  in
+  let parts = List.mapi named items in
+  let handing_on number = function
+    | [ _; _ ] -> Some (List.concat parts @ [ value_of (opened number) name ])
+    | _ -> None
+  in
+  List.rev (List.filter_map Fun.id (List.mapi handing_on parts))
 
 (* Whether a value is named anywhere in some bindings. *)
 let mentions name bindings =
@@ -78,9 +142,6 @@ let defines_only_values signature =
 
 let binds_value signature name =
   solution_has signature (function Types.Sig_value (id, _, _) -> Ident.name id = name | _ -> false)
-
-let value_of modname name =
-  Str.value Asttypes.Nonrecursive [ Vb.mk (Pat.var (located name)) (Exp.ident (path_in modname name)) ]
 
 (* Where a name of the problem lives: the completion's own definition of it wins over the statement's. *)
 let home signature ~is_it = if solution_has signature is_it then solution else given

@@ -13,6 +13,32 @@ HONEST: dict[str, tuple[str, str, str]] = {
         "let () = assert (1 +! 2 = 3); assert (99 +! 5 = 100)",
         "let ( +! ) a b = min 100 (a + b)",
     ),
+    "a_module_that_is_opened": (
+        "(** Twice. *)\nlet double (x : int) : int =",
+        "let () = assert (double 3 = 6); assert (double 0 = 0)",
+        "module Solution = struct\n  let add a b = a + b\n  let double x = add x x\nend\nopen Solution",
+    ),
+    "a_structure_that_is_opened": (
+        "(** Twice. *)\nlet double (x : int) : int =",
+        "let () = assert (double 3 = 6); assert (double 0 = 0)",
+        "open struct\n  let ( = ) _ _ = false\n  let double x = x + x\nend",
+    ),
+    "a_module_that_repeats_the_problems_type": (
+        "type tree = Leaf | Node of tree * int * tree\n(** Sum of a tree. *)\nlet rec sum_tree (t : tree) : int =",
+        "let () = assert (sum_tree Leaf = 0); assert (sum_tree (Node (Leaf, 2, Node (Leaf, 3, Leaf))) = 5)",
+        "module Tree = struct\n  type tree = Leaf | Node of tree * int * tree\n"
+        "  let rec sum_tree = function Leaf -> 0 | Node (l, n, r) -> sum_tree l + n + sum_tree r\nend\nopen Tree",
+    ),
+    "a_script_with_directives": (
+        "(** Twice. *)\nlet double (x : int) : int =",
+        "let () = assert (double 3 = 6); assert (double 0 = 0)",
+        '#use "topfind";;\n#require "str";;\n#directory "+unix"\n#warnings "-a";;\n\nlet double x = x + x;;\n\n#show double;;\n#quit;;',
+    ),
+    "a_script_with_a_directive_below_its_comment": (
+        "(** Twice. *)\nlet double (x : int) : int =",
+        "let () = assert (double 3 = 6); assert (double 0 = 0)",
+        '(* #use "this" *)\n#load "nums.cma";;\nlet usage = "#use it"\nlet double x =\n  let o = object method two = 2 end in\n  o#two * x',
+    ),
     "the_problem_asks_for_max": (
         "(** The largest of three. *)\nlet max (a : int) (b : int) (c : int) : int =",
         "let () = assert (max 1 2 3 = 3); assert (max 5 2 3 = 5)",

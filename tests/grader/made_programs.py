@@ -610,4 +610,64 @@ PROGRAMS: dict[str, Program] = {
     "floods_its_output": Program(
         'let f x = for _ = 1 to 20_000 do print_endline "xxxxxxxxxxxxxxxxxxxxxxxx" done; x', ("f 1 = 1", "f 2 = 1")
     ),
+    "a_module_that_is_opened": Program(
+        "module S = struct\n  let half n = n / 2\n  let f n = half n + 1\nend\nopen S",
+        ("f 4 = 3", "f 0 = 1", "half 9 = 4", "S.f 2 = 2"),
+    ),
+    "a_module_that_is_opened_and_shadowed": Program(
+        "module S = struct let f n = n let g n = n + 1 end\nopen S\nlet f n = g (f n)",
+        ("f 4 = 5", "f 0 = 1", "g 1 = 2", "S.f 1 = 1"),
+    ),
+    "a_module_that_is_opened_over_a_definition": Program(
+        "let f n = n\nmodule S = struct let f n = n + 1 end\nopen S",
+        ("f 4 = 5", "f 0 = 1"),
+    ),
+    "an_anonymous_structure_that_is_opened": Program(
+        "open struct\n  type shape = Dot | Box of int\n  let area = function Dot -> 0 | Box n -> n * n\nend\nlet f n = area (if n = 0 then Dot else Box n)",
+        ("f 0 = 0", "f 3 = 9", "area (Box 2) = 4", "area Dot = 0"),
+    ),
+    "an_anonymous_structure_that_holds_it_all": Program(
+        "open struct\n  let rec f a b = if b = 0 then a else f b (a mod b)\nend",
+        ("f 12 18 = 6", "f 7 0 = 7"),
+    ),
+    "a_module_with_types_that_is_opened": Program(
+        "module Tree = struct\n  type t = Leaf | Node of t * int * t\n  let rec f = function Leaf -> 0 | Node (l, n, r) -> f l + n + f r\nend\nopen Tree",
+        ("f Leaf = 0", "f (Node (Leaf, 2, Node (Leaf, 3, Leaf))) = 5", "f Tree.Leaf = 0"),
+    ),
+    "a_type_of_the_name_of_an_opened_one": Program(
+        "module S = struct type t = A of int let f n = match A n with A n -> n + 1 let make n = A n end\nopen S\ntype t = B\nlet b = B",
+        ("f 1 = 2", "f 0 = 1", "b = B"),
+    ),
+    "a_functor_that_is_applied_and_opened": Program(
+        "module Make (X : sig val step : int end) = struct let f n = n + X.step end\nmodule M = Make (struct let step = 3 end)\nopen M",
+        ("f 1 = 4", "f 0 = 3"),
+    ),
+    "a_nested_module_that_is_opened": Program(
+        "module A = struct module B = struct let f n = n * 2 end end\nopen A\nopen B",
+        ("f 1 = 2", "f 3 = 6"),
+    ),
+    "modules_opened_in_turn": Program(
+        "module A = struct let f n = n let g = 1 end\nmodule B = struct let f n = n + 1 end\nopen A\nopen B",
+        ("f 1 = 2", "f 3 = 4", "g = 1"),
+    ),
+    "a_module_sealed_and_opened": Program(
+        "module S : sig val f : int -> int end = struct let hidden n = n + 1 let f n = hidden n end\nopen S",
+        ("f 1 = 2", "f 5 = 6"),
+    ),
+    "an_included_structure": Program(
+        "include struct\n  let g n = n + 1\n  let f n = g n\nend",
+        ("f 1 = 2", "g 1 = 2"),
+    ),
+    "local_opens": Program(
+        "module S = struct let half n = n / 2 end\nlet f n = let open S in half n + S.(half n)",
+        ("f 4 = 4", "f 9 = 8"),
+    ),
+    "a_library_module_that_is_opened": Program(
+        "open List\nlet f xs = length (filter (fun x -> x > 0) xs)",
+        ("f [1; -1; 2] = 2", "f [] = 0"),
+    ),
+    "phrases_that_end_in_semicolons": Program(
+        "let g n = n + 1;;\n\n;;\nlet f n = g n;;",
+        ("f 1 = 2", "f 0 = 1"),
+    ),
 }
