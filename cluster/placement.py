@@ -5,7 +5,7 @@ import math
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +16,7 @@ from cluster.config import Config
 from cluster.console import count
 from cluster.own_ray import num_cores, provide_token, temporary_folder
 from cluster.ray_address import OWN, Found, find_cluster
+from cluster.sentinel import announced
 from cluster.submit.lasting import is_job
 from cluster.types import ResourcesError
 from rollout.room import ROUNDING
@@ -67,9 +68,8 @@ def ray_cluster(say: Callable[[str], None]) -> Iterator["Cluster"]:
             nodes=ray.nodes(),
             logs=Path(context.address_info["session_dir"]) / "logs",
         )
-        if found is not None:
-            say(_joined(found, cluster))
-        yield cluster
+        with nullcontext() if found is None else _shared(found, cluster, context.address_info, say):
+            yield cluster
     finally:
         ray.shutdown()
 
@@ -117,6 +117,19 @@ def _init(address: str, **arguments: Any) -> Any:
 
 def _in_one_line(error: Exception) -> str:
     return " ".join(str(error).split()).rstrip(".")
+
+
+@contextmanager
+def _shared(found: Found, cluster: Cluster, here: Mapping[str, Any], say: Callable[[str], None]) -> Iterator[None]:
+    """Say which cluster was joined and, should it end, that it has."""
+    say(_joined(found, cluster))
+    node = next(node for node in cluster.nodes if node["NodeID"] == here["node_id"])
+    ended = (
+        f"the Ray cluster at {found.address} ({found.by}), which this command had joined, has ended, and the command "
+        f"with it. Given again it goes on with what it has saved. {OWN}"
+    )
+    with announced(ended, [found.address, f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}"]):
+        yield
 
 
 def _joined(found: Found, cluster: "Cluster") -> str:
