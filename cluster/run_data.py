@@ -6,6 +6,7 @@ that is allowed, keeps its split: a problem is known by its text, and by its id 
 
 import hashlib
 import json
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
@@ -143,8 +144,8 @@ class RunData:
         if not allowed:
             raise RunFolderError(
                 f"{path} was started with other data: {matched.describe()}. Give it the data that it was started with, start "
-                f"another run with run.name=NAME, or accept the change: `caravan train --resume {path} {FLAG}` keeps the "
-                "held-out problems that are left, and trains on new ones"
+                f"another run with run.name=NAME, or accept the change: `caravan train --resume "
+                f"{shlex.quote(str(path))} {FLAG}` keeps the held-out problems that are left, and trains on new ones"
             )
         if not self.knows_any(problems):
             raise RunFolderError(

@@ -31,6 +31,7 @@ import errno
 import fcntl
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -129,6 +130,11 @@ class RunFolder:
         self.tracker_id = path / ".tracker"
         self.scaling = path / ".scaling"
         self.worker_logs = path / "worker_logs"
+
+    @property
+    def argument(self) -> str:
+        """The folder as a word of a command line."""
+        return shlex.quote(str(self.path))
 
     @contextmanager
     def opened(self, config: Config) -> Iterator["RunFolder"]:
@@ -323,7 +329,7 @@ class RunFolder:
                 raise RunFolderError(
                     f"{self.path} was started with another configuration: {', '.join(changed)}. "
                     "Start another run with run.name=NAME, or give the old values to go on with this one; `caravan train "
-                    f"--resume {self.path} key=value` changes what may change on the way"
+                    f"--resume {self.argument} key=value` changes what may change on the way"
                 )
             if changed:
                 self.evaluation.unlink(missing_ok=True)  # measured under the other configuration

@@ -109,7 +109,7 @@ async def train(config: Config, view: View, *, allow_changed_data: bool = False)
                 if newest := newest_checkpoint(folder.checkpoints):
                     view.say(
                         f"what was trained is kept up to step {step_of(newest)}; to go on from there: caravan train --resume "
-                        f"{folder.path}"
+                        f"{folder.argument}"
                     )
                 raise
 
@@ -133,8 +133,8 @@ def _require_more_to_do(config: Config, folder: RunFolder) -> None:
     if not is_extended or newest_checkpoint(folder.checkpoints) is None:
         raise RunFolderError(
             f"{folder.path} is finished after {summary['steps']} steps: see {folder.summary} and {folder.curve}. Extend it with "
-            f"`caravan train --resume {folder.path} max_steps=MORE`, start another run with run.name=NAME, or delete the folder "
-            "to train again"
+            f"`caravan train --resume {folder.argument} max_steps=MORE`, start another run with run.name=NAME, or delete the "
+            "folder to train again"
         )
 
 
@@ -234,7 +234,7 @@ class Training:
                 if progress.step < self._max_steps:
                     if watch.stopped_for:
                         return self._stopped_for(watch.stopped_for, progress.step)
-                    view.say(f"stopped after step {progress.step}; to go on: caravan train --resume {folder.path}")
+                    view.say(f"stopped after step {progress.step}; to go on: caravan train --resume {folder.argument}")
                     return INTERRUPTED
                 await learner.export_adapter(folder.adapter.resolve())
                 await self._evaluate("after", progress.step, samplers, graders)
@@ -274,7 +274,8 @@ class Training:
         self._view.warn(
             f"health.on_unhealthy={self._config.health.on_unhealthy}: stopped after step {step} for {finding.rule.id}: "
             f"{finding.judgement.evidence}. {finding.judgement.action}. To go on from here with other settings: caravan train "
-            f"--resume {self._folder.path} KEY=VALUE; without being stopped again: --resume {self._folder.path} on_unhealthy=warn"
+            f"--resume {self._folder.argument} KEY=VALUE; without being stopped again: --resume "
+            f"{self._folder.argument} on_unhealthy=warn"
         )
         return EXIT_CODES[Health.STOP]
 

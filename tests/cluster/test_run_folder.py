@@ -186,3 +186,12 @@ def test_a_row_that_no_reader_can_use_is_named_with_its_line(tmp_path: Path, nam
     for read in (folder.rows, lambda path: list(whole_rows(path))):
         with pytest.raises(RunFolderError, match=re.escape(f"{path}, line 2: cannot be read ({why})")):
             read(path)
+
+
+def test_what_a_message_says_to_call_can_be_called(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "demo (copy)")
+    with folder.opened(config()):
+        (folder.checkpoints / "checkpoint-1").mkdir()
+    with pytest.raises(RunFolderError) as caught, folder.opened(config("learning_rate=1e-3")):
+        pass
+    assert f"--resume '{folder.path}' key=value" in str(caught.value)
