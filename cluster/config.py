@@ -90,6 +90,16 @@ class ModelSettings(BaseModel):
     )
     adapter: Path | None = Field(default=None, description="eval and sample: a LoRA adapter folder in PEFT format")
 
+    @field_validator("path")
+    @classmethod
+    def _expand_home(cls, path: str) -> str:
+        return str(Path(path).expanduser()) if path.startswith("~") else path
+
+    @field_validator("adapter")
+    @classmethod
+    def _expand_home_of_adapter(cls, adapter: Path | None) -> Path | None:
+        return adapter.expanduser() if adapter else None
+
 
 class DataSettings(BaseModel):
     """The problems."""

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cluster.console import evaluation_table, output
-from cluster.estimates import interval, sign_flip_p
+from cluster.estimates import interval, pass_at_k, sign_flip_p
 from cluster.evaluation import warning_of_lost
 from cluster.run_folder import RunFolder
 from cluster.types import RunFolderError
@@ -73,12 +73,20 @@ def compare(first: Result, second: Result) -> Comparison:
         low, high = interval(values)
         return Difference(of=of, mean=sum(values) / len(values), low=low, high=high, p=sign_flip_p(values))
 
+    # More completions solve more problems: where the numbers differ, both sides are taken at the smallest one.
+    numbers = {row["num_completions"] for pair in both.values() for row in pair}
+    k = min(numbers)
+    differences = [
+        difference("mean reward", lambda row: row["reward"]),
+        difference("pass@1", lambda row: row["num_passed"] / row["num_completions"]),
+    ]
+    if k > 1 or len(numbers) == 1:
+        solved = "solved at least once" if len(numbers) == 1 else f"pass@{k}"
+        differences.append(
+            difference(solved, lambda row: pass_at_k(row["num_completions"], row["num_passed"], k)),
+        )
     return Comparison(
-        differences=(
-            difference("mean reward", lambda row: row["reward"]),
-            difference("pass@1", lambda row: row["num_passed"] / row["num_completions"]),
-            difference("solved at least once", lambda row: float(row["num_passed"] > 0)),
-        ),
+        differences=differences,
         by_problem=both,
         num_unpaired=len(one) + len(other) - 2 * len(both),
     )
@@ -95,6 +103,8 @@ def compare_and_report(first: str, second: str) -> int:
             console.print(
                 f"[yellow]{escape(warning)}, and what follows is of the problems that both have[/]", soft_wrap=True
             )
+    if line := _unequal_numbers(comparison):
+        console.print(f"[yellow]{escape(line)}[/]", soft_wrap=True)
     console.print(_differences_table(comparison))
     if moved := _moved(comparison):
         console.print(_problems_table(moved))
@@ -118,6 +128,18 @@ def _differences_table(comparison: Comparison) -> Table:
         table.add_row(one.of, f"{one.mean:+.3f}", f"{one.low:+.3f} to {one.high:+.3f}", f"{one.p:.4f}")
     table.caption = "intervals by bootstrap over problems; p: sign-flip test, two-sided"
     return table
+
+
+def _unequal_numbers(comparison: Comparison) -> str:
+    """Return a line where problems have different numbers of completions, else an empty text."""
+    numbers = [sorted({pair[side]["num_completions"] for pair in comparison.by_problem.values()}) for side in (0, 1)]
+    if numbers[0] == numbers[1] and len(numbers[0]) == 1:
+        return ""
+    first, second = (" to ".join(map(str, sorted({some[0], some[-1]}))) for some in numbers)
+    return (
+        f"the first has {first} completions per problem, the second {second}: 'problems solved at least once' above grows with "
+        "that number, so the test takes pass@k at the smallest one"
+    )
 
 
 def _moved(comparison: Comparison) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:

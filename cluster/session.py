@@ -26,6 +26,7 @@ from cluster.types import (
     Prompt,
 )
 from learner.quiet import hush
+from rollout.model import check_vocabulary
 from rollout.prompt import PromptRenderer, RenderedPrompts
 
 if TYPE_CHECKING:
@@ -208,7 +209,9 @@ def render_prompts(config: Config, problems: Sequence[Problem]) -> RenderedPromp
             max_prompt_tokens=config.rollout.max_prompt_tokens,
             today=prompt_date(config),
         )
-        return renderer.render_all(problems)
+        rendered = renderer.render_all(problems)
+        check_vocabulary(path, rendered.prompts.values())
+        return rendered
     except ModelError as error:
         raise ModelError(f"model.path={config.model.path}: {error}") from None
 

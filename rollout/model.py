@@ -1,10 +1,11 @@
 """Whether a model can be served, told in one line where vLLM would print some hundred."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from cluster.types import ModelError
+from cluster.types import ModelError, Prompt
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt")
 
@@ -41,6 +42,27 @@ def check_model(model: str, num_tokens: int, tensor_parallel_size: int = 1) -> N
     if heads is not None:
         check_split(
             model, tensor_parallel_size, heads=heads, kv_heads=getattr(config, "num_key_value_heads", None) or heads
+        )
+
+
+def check_vocabulary(model: str, prompts: Iterable[Prompt]) -> None:
+    """Refuse, with a ModelError, prompts with tokens for which the model has no embedding.
+
+    A tokenizer to which tokens were added goes with a model whose embeddings were resized; without that, scoring such a
+    prompt fails deep inside the model. More embeddings than tokens are usual.
+    """
+    from transformers import AutoConfig
+
+    try:
+        size = getattr(AutoConfig.from_pretrained(model).get_text_config(), "vocab_size", None)
+    except (OSError, ValueError):
+        return  # said better where the model is loaded
+    largest = max((max(prompt.token_ids) for prompt in prompts if prompt.token_ids), default=0)
+    if size is not None and largest >= size:
+        raise ModelError(
+            f"its tokenizer and its weights do not belong together: a prompt holds token {largest}, and the model has embeddings "
+            f"for {size} tokens (vocab_size in config.json). Give it the tokenizer that it was trained with, or resize its "
+            "embeddings"
         )
 
 

@@ -125,3 +125,10 @@ def test_every_key_is_explained() -> None:
 )
 def test_a_text_on_the_command_line_is_what_it_says(override, name):
     assert load_config(None, [override], environment={}).run.name == name
+
+
+def test_a_model_and_an_adapter_may_lie_in_the_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ada")
+    config = load_config(None, ["model.path=~/models/tiny", "model.adapter=~/runs/r/adapter"], environment={})
+    assert config.model.path == "/home/ada/models/tiny"
+    assert config.model.adapter == Path("/home/ada/runs/r/adapter")

@@ -67,3 +67,17 @@ def test_the_command_shows_both_and_the_problems_that_moved(tmp_path, capsys):
     assert "base" in said and "trained" in said and "gcd" in said and "fib" not in said
     assert main(["compare", str(first), str(tmp_path / "missing.json")]) == 1
     assert "missing.json" in capsys.readouterr().err
+
+
+def test_unequal_numbers_of_completions_are_compared_at_the_smallest(tmp_path, capsys):
+    few = result("few", {"x": [1.0, 0.0], "y": [0.0, 0.0]})
+    many = result("many", {"x": [1.0] * 2 + [0.0] * 2, "y": [0.0] * 4})
+    *_, solved = compare(few, many).differences
+    assert solved.of == "pass@2"
+    assert solved.mean == pytest.approx(((1 - 1 / 6) - 1.0) / 2)  # of 4, of which 2 pass, two are wrong once in 6 draws
+    one = result("one", {"x": [0.0], "y": [1.0]})
+    assert [difference.of for difference in compare(one, many).differences] == ["mean reward", "pass@1"]
+    for name, evaluation in (("few", few), ("many", many)):
+        (tmp_path / name).write_text(json.dumps(evaluation))
+    assert main(["compare", str(tmp_path / "few"), str(tmp_path / "many")]) == 0
+    assert "the first has 2 completions per problem, the second 4" in capsys.readouterr().out

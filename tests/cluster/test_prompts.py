@@ -159,3 +159,19 @@ def test_a_run_without_a_date_gets_one_where_it_is_resumed(config: Callable[...,
     with folder.opened(unset.dated(NEW_YEAR)):
         folder.keep_config()
     assert folder.prompt_date() == NEW_YEAR
+
+
+def test_tokens_without_an_embedding_are_refused_with_both_numbers(
+    config: Callable[..., Config], tmp_path: Path
+) -> None:
+    settings = config(CHATML)
+    largest = max(
+        max(prompt.token_ids)
+        for prompt in render_prompts(settings, load_usable(settings, View()).problems).prompts.values()
+    )
+    write = (tmp_path / "model" / "config.json").write_text
+    write(json.dumps({"model_type": "qwen2", "vocab_size": largest + 1}))
+    assert load_usable(settings, View()).prompts
+    write(json.dumps({"model_type": "qwen2", "vocab_size": largest}))
+    with pytest.raises(ModelError, match=f"holds token {largest}, and the model has embeddings for {largest} tokens"):
+        load_usable(settings, View())
