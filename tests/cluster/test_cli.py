@@ -180,3 +180,34 @@ def test_a_name_that_is_too_long_ends_in_one_message(
     error = capsys.readouterr().err.strip().splitlines()
     assert error[-1].startswith("caravan: ")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "was_there", "message"),
+    [
+        (["dataset=none.jsonl"], True, "none.jsonl"),
+        (["model.path=./no-model"], False, "no-model"),
+        (["held_out=100000"], False, "held"),
+        (["run.tracker=wandb"], False, "run.tracker=wandb"),
+        ([], False, "the Ray cluster at 127.0.0.1:1 (RAY_ADDRESS) cannot be joined"),
+        ([], True, "the Ray cluster at 127.0.0.1:1 (RAY_ADDRESS) cannot be joined"),
+    ],
+)
+def test_a_run_that_is_refused_leaves_no_folder_and_one_that_was_there_alone(
+    settings: list[str],
+    was_there: bool,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    if was_there:
+        (tmp_path / "runs" / "run").mkdir(parents=True)
+        (tmp_path / "runs" / "run" / "notes.txt").write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["train", "model.path=tiny", "dataset=builtin", *settings]) in (1, 2)
+    assert message in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
