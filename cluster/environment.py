@@ -46,6 +46,7 @@ NOT_USED: Mapping[str, str] = {
     "GRPO_LOGGING_STEPS": "every step is logged",
     "GRPO_GENERATION_BATCH_SIZE": "a step samples loop.groups_per_step groups of rollout.group_size completions",
     ACCUMULATION: f"it multiplies {BATCH_SIZE}, which is not set; loop.groups_per_step says how many groups a step has",
+    NO_PROSE_PENALTY: "false leaves grader.degenerate_multiplier to the reward profile",
     BIAS: "biases stay as they are: vLLM serves no adapter that changes them",
 }
 """Variable -> why it sets nothing, and what to set in its place."""
@@ -135,7 +136,7 @@ def _unused(given: Mapping[str, str], keys: list[str]) -> Iterator[str]:
     for name in given:
         if name in supervised or (name == ACCUMULATION and BATCH_SIZE in given):
             continue
-        if name in ENVIRONMENT and not (name == BIAS and given[name] != "none"):
+        if name in ENVIRONMENT and _value(name, given) is not None:
             continue
         if name in NOT_USED:
             yield f"{name} ({NOT_USED[name]})"

@@ -85,6 +85,7 @@ def test_what_the_command_line_sets_is_not_said_to_be_the_environments() -> None
         ("REWARD_POOL_SIZES", "4", "did you mean REWARD_POOL_SIZE?"),
         ("GRPO_GRAD_ACCUM_STEPS", "4", "multiplies GRPO_BATCH_SIZE, which is not set"),
         ("LORA_BIAS", "all", "biases stay as they are"),
+        ("GRPO_DISABLE_PROSE_PENALTY", "false", "leaves grader.degenerate_multiplier"),
     ],
 )
 def test_a_variable_that_sets_nothing_is_named_once_and_stops_nothing(variable: str, value: str, hint: str) -> None:
@@ -128,10 +129,6 @@ def test_a_value_that_the_command_line_set_is_not_blamed_on_a_variable() -> None
 
 def test_a_pool_of_none_grades_one_at_a_time() -> None:
     assert load({"REWARD_POOL_SIZE": "0"})[0].grader.num_graders == 1
-
-
-def test_only_what_disables_the_penalty_changes_it() -> None:
-    assert load({"GRPO_DISABLE_PROSE_PENALTY": "false"})[0].grader.degenerate_multiplier is None
 
 
 def test_every_variable_is_listed_and_sets_a_key_that_there_is() -> None:
