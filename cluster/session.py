@@ -4,7 +4,7 @@ import asyncio
 import json
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -32,6 +32,7 @@ from rollout.prompt import PromptRenderer, RenderedPrompts
 if TYPE_CHECKING:
     from learner.targets import AdapterSize
 
+MANY_PROBLEMS = 5000  # from which on loading takes so long that a line says what goes on
 INTERRUPTED = 130  # the exit code of a program that Ctrl-C ended
 
 
@@ -137,7 +138,9 @@ def load_usable(
     if loaded.bad_rows:
         view.warn(loaded.describe_bad_rows())
     check(loaded.problems)
-    rendered = render_prompts(config, loaded.problems)
+    number = len(loaded.problems)
+    with view.phase(f"rendering the prompts of {number} problems") if number >= MANY_PROBLEMS else nullcontext():
+        rendered = render_prompts(config, loaded.problems)
     for note in rendered.notes:
         view.say(f"{config.model.path}: {note}")
     for cause, refused in (

@@ -16,21 +16,25 @@ _RAISING = (
     rf"|raise\s*(?:@@\s*)?(?:\((?:[^()\"]|{_TEXT})*\)|[A-Z][\w.']*(?:\s*{_TEXT})?)"
     r"|assert\s*\(?\s*false\s*\)?"
     r"|(?:todo|not_implemented|unimplemented)\s*(?:\(\)|!)?"
-    r"|Obj\.magic\s+\S+"
+    r"|Obj\.magic\s+\S+|exit\s+\d+"
 )
 _BLANK = (
     r"\.{2,}|\u2026|\?+|_+|<[^<>\n]*>|\[\s*(?:your|insert|todo|fill|code)\b[^\]\n]*\]"
     r"|(?:#|//|--)[^\n]*(?:\n\s*(?:#|//|--)[^\n]*)*"
-    r"|(?:TODO|FIXME|pass|your[ _]code(?:[ _]here)?|(?:write|add|insert|put) your (?:code|solution)(?: here)?)[.:!]*"
+    r'|"[^"]*\b(?:code|implement\w*|todo|solution)\b[^"]*"'
+    r"|(?:TODO|FIXME)\b[^\n]*|(?:pass|your[ _]code(?:[ _]here)?|(?:write|add|insert|put) your (?:code|solution)(?: here)?)[.:!]*"
 )
 _CONSTANT = r"\(\s*\)|0\.?0*|\[\s*\]|\[\|\s*\|\]|\"\"|None|true|false"
-_UNUSED = r"(?:(?:ignore\s+[^;\n]+;|let\s+_\w*\s*=[^\n]*?\bin\b)\s*)*"
-_ONE = rf"{_UNUSED}(?:fun(?:ction)?\s+[\w'()\s,:~?]*->\s*)?(?:{_RAISING}|{_BLANK}|{_CONSTANT})"
+_UNUSED = r"(?:(?:ignore\s+[^;\n]+;|let\s+_\w*\s*=[^\n]*?\bin\b)\s*)*+"
+_BOUND = rf"let\s+[\w']+(?:\s*:[^=]*)?\s*=\s*(?:{_RAISING}|{_BLANK})\s*in\b.*"
+_ONE = rf"{_BOUND}|{_UNUSED}(?:fun(?:ction)?\s+[\w'()\s,:~?]*->\s*)?(?:{_RAISING}|{_BLANK}|{_CONSTANT})"
 _PLACEHOLDER = rf"(?:{_ONE}|\(\s*(?:{_ONE})\s*\)|begin\s+(?:{_ONE})\s+end)\s*(?:;;)?\s*"
 _WHOLE = re.compile(_PLACEHOLDER, re.IGNORECASE | re.DOTALL)
 _BEFORE_AND = re.compile(rf"(=\s*)(?:{_PLACEHOLDER})(?=\n\s*and\b|\Z)", re.IGNORECASE | re.DOTALL)
+_AND = re.compile(r"\n\s*and\b")
+_LONGEST_PLACEHOLDER = 500  # characters
 _INVITATION = re.compile(
-    r"\(\*+[^a-z]*(?:your|write|fill|add|insert|put|implement|complete|todo|fixme|body|code|solution|\*\))",
+    r"\(\*+[^a-z]*(?:your|write|fill|add|insert|put|replace|implement|complete|begin|end|todo|fixme|body|code|solution|\*\))",
     re.IGNORECASE,
 )
 _LONGEST_INVITATION = 100  # characters; a longer comment says something of the task
@@ -93,8 +97,9 @@ def without_placeholder(signature: str) -> tuple[str, str]:
     parts = [(span.kind, body[span.start : span.end]) for span in spans(body)]
     code = "".join(part for kind, part in parts if kind is not Kind.COMMENT).strip()
     comments = [part for kind, part in parts if kind is Kind.COMMENT]
-    if code and not _WHOLE.fullmatch(code):
-        return _BEFORE_AND.sub(r"\1", signature).rstrip(), ""
+    if code.strip("; \n") and (len(code) > _LONGEST_PLACEHOLDER or not _WHOLE.fullmatch(code)):
+        has_parts = len(code) <= _LONGEST_PLACEHOLDER and _AND.search(code)
+        return (_BEFORE_AND.sub(r"\1", signature) if has_parts else signature).rstrip(), ""
     said = [one for one in comments if len(one) > _LONGEST_INVITATION or not _INVITATION.match(one)]
     return head.rstrip(), "\n".join(said)
 

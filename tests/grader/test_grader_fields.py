@@ -157,6 +157,12 @@ def test_a_conversation_without_an_answer_is_no_completion() -> None:
         "0",
         'ignore x; failwith "TODO"',
         "let _ = x in assert false",
+        'let result = failwith "todo" in\n  result',
+        "(* your code here *)\n;;",
+        "(* BEGIN SOLUTION *)\n  (* END SOLUTION *)",
+        "TODO: implement",
+        '"your code here"',
+        "exit 1",
     ],
 )
 @pytest.mark.parametrize("gap", [" ", "\n  "])
