@@ -54,9 +54,14 @@ class ChatTemplate:
         try:
             self._check_repeatable(probe)
             self._complete_opening(probe)
+            self.opened_thought = self._find_opened_thought(probe)
         except TemplateFailure as failure:
             raise ModelError(_unusable(f"it fails: {failure}")) from None
-        self.opened_thought = self._find_opened_thought(probe)
+        if self.opened_thought:
+            self._notes.append(
+                f"the chat template opens a thought: what comes before {closing_tag(self.opened_thought)} is no answer, and "
+                "rollout.max_completion_tokens has to hold both"
+            )
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -64,11 +69,8 @@ class ChatTemplate:
         return tuple(self._notes)
 
     def render(self, question: str) -> str:
-        """The prompt. Raises ModelError where the template fails at this question."""
-        try:
-            text = self._apply(self._form, question) + self._header
-        except TemplateFailure as failure:
-            raise ModelError(_unusable(f"it fails: {failure}")) from None
+        """The prompt. Raises TemplateFailure where the template fails at this question."""
+        text = self._apply(self._form, question) + self._header
         while end := next((end for end in self._ends if text.rstrip().endswith(end)), ""):
             text = text.rstrip().removesuffix(end)
         return text

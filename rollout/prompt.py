@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import date
 
 from cluster.types import ModelError, Problem, Prompt, PromptIncomplete, PromptTooLong
-from rollout.chat_template import ChatTemplate
+from rollout.chat_template import ChatTemplate, TemplateFailure
 from rollout.tokenizer import PromptEncoder, Tokenizer, contains, keeps, marks_thoughts_by_special_tokens
 
 END_MARKER = "(* END *)"
@@ -106,7 +106,10 @@ class PromptRenderer:
 
         Raises PromptTooLong for too many tokens, PromptIncomplete for a prompt that lacks some of the problem's text.
         """
-        text = self._text(problem)
+        try:
+            text = self._text(problem)
+        except TemplateFailure as failure:
+            raise PromptIncomplete(f"the chat template fails at problem {problem.id!r}: {failure}") from None
         if not contains(text, problem.prompt):
             raise PromptIncomplete(f"the chat template leaves out some of the text of problem {problem.id!r}")
         token_ids = self._encoder.encode(text)

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from cluster.types import THOUGHT_CLOSING, THOUGHT_OPENING
 
 _WORD = "let"
-_BESIDE_A_SIGN = re.compile(r"\s*([^\w\s])\s*")
+_BESIDE_A_SIGN = re.compile(r"\s*([^\w\s]|_)\s*")
 
 
 class Tokenizer(Protocol):

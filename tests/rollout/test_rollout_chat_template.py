@@ -7,7 +7,7 @@ import pytest
 
 from cluster.types import ModelError, Problem, PromptIncomplete
 from rollout.chat_template import closing_tag
-from rollout.prompt import INSTRUCTION, PromptRenderer
+from rollout.prompt import FEW_SHOT_EXAMPLES, INSTRUCTION, PromptRenderer
 
 from . import made_templates as made
 from .made_templates import BOS, CHATML, EOS, tokenizer_with
@@ -147,6 +147,9 @@ def test_a_problem_of_whose_text_something_is_lost_is_refused_alone() -> None:
     used = renderer(tokenizer_with(f"{EACH}{{{{ message.content | replace('gcd', 'f') }}}}{{% endfor %}}{ASK}"))
     with pytest.raises(PromptIncomplete, match="'gcd'"):
         used.render(PROBLEM)
+    at_one = "{% if 'gcd' in messages[-1].content %}{{ raise_exception('No gcd') }}{% endif %}"
+    with pytest.raises(PromptIncomplete, match="'gcd': line 1: TemplateError: No gcd"):
+        renderer(tokenizer_with(at_one + CHATML)).render(PROBLEM)
     rendered = used.render_all([PROBLEM])
     assert (rendered.prompts, len(rendered.incomplete), rendered.too_long) == ({}, 1, [])
 
@@ -228,6 +231,25 @@ def test_completions_keep_special_tokens_where_these_mark_thoughts() -> None:
 )
 def test_each_tag_has_its_closing_tag(opening: str, closing: str) -> None:
     assert closing_tag(opening).lower() == closing.lower()
+
+
+def test_the_end_of_a_bert_like_tokenizer_is_left_off_and_its_beginning_kept() -> None:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.BertPreTokenizer(), decoders.WordPiece()
+    texts = [PROBLEM.prompt, INSTRUCTION, *(example.prompt for example in FEW_SHOT_EXAMPLES)]
+    backend.train_from_iterator(texts, trainers.WordPieceTrainer(special_tokens=["[UNK]", "[CLS]", "[SEP]"]))
+    known = [("[CLS]", 1), ("[SEP]", 2)]
+    backend.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=known)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, cls_token="[CLS]", sep_token="[SEP]", unk_token="[UNK]"
+    )
+    used = renderer(tokenizer)
+    tokens = tokenizer.convert_ids_to_tokens(used.render(PROBLEM).token_ids)
+    assert (tokens[0], tokens[-1], tokens.count("[CLS]")) == ("[CLS]", "=", 1)
+    assert "left off" in used.notes[0]
 
 
 def test_a_tokenizer_that_does_not_give_the_text_back_is_refused() -> None:
