@@ -202,7 +202,8 @@ class EvaluationSettings(BaseModel):
         description="measure at every checkpoint too, while steps go on more slowly, and keep the best: checkpoints/best.json",
     )
     greedy: bool = Field(
-        default=False, description="take the likeliest token each time, in place of sampling as in training"
+        default=False,
+        description="take the likeliest token each time, in place of sampling as in training, and one completion of each problem",
     )
     top_p: float = Field(
         default=1.0, gt=0, le=1, description="sample from the likeliest tokens that make up this share; 1 is off"
