@@ -84,7 +84,9 @@ class PromptRenderer:
             self._check_kept(probe, self._encoder.encode(text))
         except PromptIncomplete as error:
             raise ModelError(
-                f"its tokenizer cannot be used: {error}. Give it the tokenizer that it was trained with"
+                f"its tokenizer cannot be used: {error}. Give the tokenizer that the model was trained with; where "
+                "tokenizer_config.json names a tokenizer_class that reads tokenizer.json in its own way (LlamaTokenizer), write "
+                "PreTrainedTokenizerFast there"
             ) from None
 
     def render_all(self, problems: Iterable[Problem]) -> RenderedPrompts:

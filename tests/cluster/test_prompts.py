@@ -98,6 +98,20 @@ def test_a_tokenizer_file_that_is_broken_is_one_line(
     assert "\n" not in str(refused.value)
 
 
+def test_a_tokenizer_class_that_loses_the_spaces_of_its_file_is_refused_with_the_cure(
+    config: Callable[..., Config], tmp_path: Path
+) -> None:
+    used, path = config(None), tmp_path / "model" / "tokenizer_config.json"
+    # As some models on the hub have it: transformers 5 then puts SentencePiece's pre-tokenizer into a byte-level tokenizer.
+    for name, is_whole in (("LlamaTokenizerFast", False), ("PreTrainedTokenizerFast", True)):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"tokenizer_class": name}))
+        if is_whole:
+            assert len(load_usable(used, View()).prompts) == len(ROWS)
+        else:
+            with pytest.raises(ModelError, match="write PreTrainedTokenizerFast there"):
+                load_usable(used, View())
+
+
 def test_problems_whose_text_is_lost_are_named_and_the_others_kept(config: Callable[..., Config], capsys: Any) -> None:
     template = CHATML.replace("{{ message.content }}", "{{ message.content | replace('add_2', 'f') }}")
     usable = load_usable(config(template), View())
