@@ -102,13 +102,13 @@ def test_a_completion_ends_at_its_length_or_with_the_end_token_among_its_ids(poo
     assert {completion.finish_reason for completion in group} == {FinishReason.STOP, FinishReason.LENGTH}
 
 
-def test_special_tokens_stay_in_the_text_where_the_prompt_asks_for_them(pool, run, tiny_model, request_for):
+def test_special_tokens_stay_in_the_text_where_the_prompt_asks_for_them(pool, run, request_for):
     request = request_for("g", size=48, tokens=64, stop=())
     thinking = replace(request, prompt=replace(request.prompt, keeps_special_tokens=True, opened_thought="[THINK]"))
     group, plain = (run(collect(pool.sample_group(one))) for one in (thinking, request))
     assert [completion.token_ids for completion in group] == [completion.token_ids for completion in plain]
-    assert all(c.text == tiny_model.tokenizer.decode(c.token_ids) for c in group)
-    assert any(c.text.endswith("<|end|>") for c in group)
+    stopped = [c.index for c in group if c.finish_reason is FinishReason.STOP]
+    assert stopped == [c.index for c in group if c.text.endswith("<|end|>")] != []
     assert {(c.opened_thought, p.opened_thought) for c, p in zip(group, plain, strict=True)} == {("[THINK]", "")}
 
 
