@@ -190,14 +190,27 @@ class ChatTemplate:
 _MAX_OPENING = 200
 
 
+_PAIRS = {
+    "<|channel|>": "<|end|><|start|>assistant<|channel|>final<|message|>",
+    "<|channel>": "<channel|>",
+    "<|inner_prefix|>": "<|inner_suffix|>",
+    "<unused94>": "<unused95>",
+}
+"""Tags of thoughts that are closed by another name, by what they begin with."""
+
+
 def closing_tag(opening: str) -> str:
     """The tag that ends a thought, by the one that began it: </think> for <think>."""
-    if opening.startswith("<|channel|>"):
-        return "<|end|><|start|>assistant<|channel|>final<|message|>"
-    if opening.startswith("<|"):
-        return re.sub("begin|start", "end", opening, flags=re.IGNORECASE)
-    name = re.split(r"[\s\]>\u25b7]", opening[1:])[0]
-    return f"{opening[0]}/{name}{opening[-1]}"
+    pair = next((closing for start, closing in _PAIRS.items() if opening.startswith(start)), None)
+    if pair:
+        return pair
+    ended = re.sub("begin|start", "end", opening, flags=re.IGNORECASE)
+    if ended != opening:
+        return ended
+    marks = re.match(r"[<\[\u25c1][|\uff5c]?", opening)
+    assert marks is not None, opening
+    name = re.split(r"[\s\]>|\uff5c\u25b7]", opening[marks.end() :].lstrip())[0]
+    return f"{marks.group()}/{name}{marks.group()[1:]}{opening[-1]}"
 
 
 def _last(matches: Iterator[Any]) -> Any:

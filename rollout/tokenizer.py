@@ -108,7 +108,7 @@ def marks_thoughts_by_special_tokens(tokenizer: Tokenizer) -> bool:
     """Whether completions have to be decoded with their special tokens, because some of these open or close thoughts."""
     special = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
     return any(
-        token == "<|channel|>" or THOUGHT_OPENING.fullmatch(token) or THOUGHT_CLOSING.fullmatch(token)
+        token.startswith("<|channel") or THOUGHT_OPENING.fullmatch(token) or THOUGHT_CLOSING.fullmatch(token)
         for token in special
     )
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from cluster.types import ModelError, Problem, PromptIncomplete
+from cluster.types import THOUGHT_CLOSING, THOUGHT_OPENING, ModelError, Problem, PromptIncomplete
 from rollout.chat_template import closing_tag
 from rollout.prompt import FEW_SHOT_EXAMPLES, INSTRUCTION, PromptRenderer
 
@@ -227,10 +227,16 @@ def test_completions_keep_special_tokens_where_these_mark_thoughts() -> None:
         ("[THINK]", "[/THINK]"),
         ("<|begin_of_thought|>", "<|end_of_thought|>"),
         ("<|START_THINKING|>", "<|END_THINKING|>"),
+        ("<|think|>", "<|/think|>"),
+        ("\u25c1think\u25b7", "\u25c1/think\u25b7"),
+        ("<|channel>thought", "<channel|>"),
+        ("<|inner_prefix|>", "<|inner_suffix|>"),
+        ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"),
     ],
 )
 def test_each_tag_has_its_closing_tag(opening: str, closing: str) -> None:
     assert closing_tag(opening).lower() == closing.lower()
+    assert THOUGHT_OPENING.fullmatch(opening) and THOUGHT_CLOSING.search(closing)
 
 
 def test_the_end_of_a_bert_like_tokenizer_is_left_off_and_its_beginning_kept() -> None:
