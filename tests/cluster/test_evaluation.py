@@ -16,6 +16,7 @@ from cluster.config import Config, load_config
 from cluster.console import View, evaluation_table
 from cluster.evaluation import LOST_PROBLEMS, attempt_all, num_distinct, summarize, warning_of_lost
 from cluster.paired import compare_and_report
+from cluster.run_data import RunData
 from cluster.run_folder import RunFolder
 from cluster.session import Material, Usable, run_to_end
 from cluster.types import Completion, Grade, Problem, Prompt, Sampling, UngradableError
@@ -118,17 +119,17 @@ def evaluated(config: Config, monkeypatch: pytest.MonkeyPatch, *fails_at: str) -
     problems = tuple(problem(str(number)) for number in range(3))
     prompts = {one.id: Prompt(problem_id=one.id, text="", token_ids=(1,)) for one in problems}
 
-    async def material(*_: object) -> Material:
-        return Material(training=(), held_out=problems, prompts=prompts)
+    async def material(*_: object, **__: object) -> Material:
+        return Material(training=(), held_out=problems, prompts=prompts, data=RunData([]))
 
     @asynccontextmanager
     async def pools(*_: object, **__: object) -> AsyncIterator[tuple[Any, Any]]:
         yield FakeSamplerPool(lambda *_: "x"), Judge(*fails_at)
 
     monkeypatch.setattr(tryout, "prepare_toolchain", lambda: None)
-    monkeypatch.setattr(tryout, "load_usable", lambda *_: Usable(problems=problems, prompts=prompts))
-    monkeypatch.setattr(tryout, "ray_cluster", lambda: nullcontext(SimpleNamespace(resources=None)))
-    monkeypatch.setattr(tryout, "place", lambda config, _: config)
+    monkeypatch.setattr(tryout, "load_usable", lambda *_: Usable(loaded=problems, problems=problems, prompts=prompts))
+    monkeypatch.setattr(tryout, "ray_cluster", lambda *_: nullcontext(SimpleNamespace(resources=None, num_machines=1)))
+    monkeypatch.setattr(tryout, "place", lambda config, *_, **__: config)
     monkeypatch.setattr(tryout, "load_material", material)
     monkeypatch.setattr(tryout, "samplers_and_graders", pools)
     with tempfile.TemporaryDirectory() as folder:
@@ -172,7 +173,7 @@ def test_a_run_whose_evaluation_lost_problems_says_so_in_summary_report_and_exit
     training = Training(
         config,
         folder,
-        Material(training=(problem(),), held_out=(), prompts={}),
+        Material(training=(problem(),), held_out=(), prompts={}, data=RunData([])),
         View(),
         None,
         lambda _: None,  # type: ignore[arg-type]
