@@ -22,7 +22,7 @@ NUM_SHOWN = 5  # ids that a message names of each kind of change
 FLAG = "--allow-changed-data"
 
 
-class Part(StrEnum):
+class Side(StrEnum):
     """What a run does with a problem."""
 
     TRAINING = "training"
@@ -37,7 +37,7 @@ class Entry:
     id: str
     task: str  # fingerprint of prompt and tests
     rest: str  # fingerprint of solution and difficulty
-    part: Part
+    part: Side
     position: int  # in its part
     present: bool = True  # in the data of the last start
 
@@ -84,7 +84,7 @@ class RunData:
             return None
         try:
             rows = [json.loads(line) for line in folder.data.read_text(encoding="utf-8").split("\n") if line]
-            return cls(Entry(**{**row, "part": Part(row["part"])}) for row in rows)
+            return cls(Entry(**{**row, "part": Side(row["part"])}) for row in rows)
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise RunFolderError(
                 f"{folder.data} cannot be read ({error}): without it nothing tells which problems are held out. Restore it, or "
@@ -162,18 +162,18 @@ class RunData:
     def split(self, problems: Sequence[Problem]) -> tuple[list[Problem], list[Problem], list[Problem]]:
         """Return training problems and held-out ones, as the run has them, in its order, and those that it does not know."""
         entries = self.match(problems).entries
-        parts: dict[Part, list[tuple[int, Problem]]] = {part: [] for part in Part}
+        parts: dict[Side, list[tuple[int, Problem]]] = {part: [] for part in Side}
         unknown = []
         for problem in problems:
             entry = entries.get(problem.id)
             # What was left out for its text may be used when that has changed.
-            if entry is None or (entry.part is Part.LEFT_OUT and entry.task != task_of(problem)):
+            if entry is None or (entry.part is Side.LEFT_OUT and entry.task != task_of(problem)):
                 unknown.append(problem)
             else:
                 parts[entry.part].append((entry.position, problem))
         training, held_out = (
             [problem for _, problem in sorted(parts[part], key=lambda one: one[0])]
-            for part in (Part.TRAINING, Part.HELD_OUT)
+            for part in (Side.TRAINING, Side.HELD_OUT)
         )
         return training, held_out, unknown
 
@@ -197,13 +197,13 @@ def data_of_run(
     """Return what a run is to keep of its data; problems that are no longer there stay known, in case that they come back."""
     parts = {
         problem.id: (part, position)
-        for part, some in ((Part.TRAINING, training), (Part.HELD_OUT, held_out))
+        for part, some in ((Side.TRAINING, training), (Side.HELD_OUT, held_out))
         for position, problem in enumerate(some)
     }
     entries = [
         Entry(id=problem.id, task=task_of(problem), rest=rest_of(problem), part=part, position=position)
         for problem in problems
-        for part, position in [parts.get(problem.id, (Part.LEFT_OUT, 0))]
+        for part, position in [parts.get(problem.id, (Side.LEFT_OUT, 0))]
     ]
     if before:
         known = set(before.match(problems).entries.values())

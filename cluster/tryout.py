@@ -63,7 +63,7 @@ async def evaluate(
         whole = (
             placed.changed({"data.held_out": 0}) if on == "all" else placed
         )  # a split could leave nothing to train on
-        data = None if on == "all" else _data_of_run(config, usable, view)
+        data = None if on == "all" else data_of_adapter(config, usable, view)
         material = await load_material(whole, usable, view, data=data)
         problems = _chosen(material, on)[: config.evaluation.num_problems]
         groups, reasons = await _attempt(
@@ -82,7 +82,7 @@ async def evaluate(
     return LOST_PROBLEMS if reasons else code
 
 
-def _data_of_run(config: Config, usable: Usable, view: View) -> RunData | None:
+def data_of_adapter(config: Config, usable: Usable, view: View) -> RunData | None:
     """Return what the run of an adapter knows of its data: what it trained on is never evaluated as held out."""
     folder = evaluated_run(config)
     data = RunData.read(folder) if folder else None
@@ -144,7 +144,7 @@ async def sample(config: Config, view: View, ids: list[str], num_problems: int, 
     console = output()
     with ray_cluster(view.say) as cluster:
         placed = place(config.without_learner(), cluster.resources, num_machines=cluster.num_machines)
-        material = await load_material(placed, usable, view, data=_data_of_run(config, usable, view))
+        material = await load_material(placed, usable, view, data=data_of_adapter(config, usable, view))
         # Asked for by its id, a problem is shown even where no solution can pass it.
         asked = tuple(everything[problem_id] for problem_id in ids)
         problems = asked or (*material.held_out, *material.training)[:num_problems]

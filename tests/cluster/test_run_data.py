@@ -17,7 +17,9 @@ from cluster.problems import split
 from cluster.resume import resumed_config
 from cluster.run_data import RunData, data_of_run, evaluated_run, split_of_run
 from cluster.run_folder import RunFolder
+from cluster.session import Usable
 from cluster.train import train
+from cluster.tryout import data_of_adapter
 from cluster.types import ConfigError, DatasetError, Problem, RunFolderError
 
 HELD_OUT = 5
@@ -208,3 +210,19 @@ def test_an_adapter_is_evaluated_by_the_split_of_its_run(tmp_path: Path) -> None
         found = evaluated_run(made.changed({"model.adapter": str(tmp_path / "run" / adapter), "run.name": "other"}))
         assert found is not None and found.path == tmp_path / "run"
     assert evaluated_run(made.changed({"model.adapter": str(tmp_path / "elsewhere/adapter")})) is None
+
+
+def test_an_evaluation_of_changed_data_holds_out_what_the_run_held_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = interrupted(tmp_path / "run", tmp_path / "p.jsonl", PROBLEMS).changed(
+        {"model.adapter": str(tmp_path / "run/adapter")}
+    )
+    _, _, held_out = started()
+    now = (*PROBLEMS[3:], make("new"))
+    data = data_of_adapter(made, Usable(loaded=now, problems=now, prompts={}), View())
+    assert data is not None
+    assert set(ids(split_of_run(data, now, made)[1])) == set(ids(held_out)) & set(ids(now))
+    assert "1 problems are not among those of" in " ".join(capsys.readouterr().err.split())
+    other = tuple(make(number, "other") for number in range(20))
+    assert data_of_adapter(made, Usable(loaded=other, problems=other, prompts={}), View()) is None
