@@ -14,7 +14,7 @@ from cluster.config import Config
 from cluster.console import View, count
 from cluster.passable import Verdicts, audit_all, needs_audit, passable_problems
 from cluster.problems import describe, load_problems
-from cluster.run_data import RunData, data_of_run, split_of_run
+from cluster.run_data import RunData, data_of_run, evaluated_run, split_of_run
 from cluster.run_folder import RunFolder
 from cluster.scale import ScalableGraderPool, ScalableSamplerPool
 from cluster.types import (
@@ -220,14 +220,11 @@ def render_prompts(config: Config, problems: Sequence[Problem]) -> RenderedPromp
 
 
 def prompt_date(config: Config) -> date:
-    """The date that chat templates may write: the configuration's, else that of the adapter's run, else today's."""
+    """The date that chat templates may write: the configuration's, else that of the run that is evaluated, else today's."""
     if config.rollout.prompt_date is not None:
         return config.rollout.prompt_date
-    adapter = config.model.adapter
-    for folder in adapter.absolute().parents[:2] if adapter else ():  # RUN/adapter, RUN/checkpoints/checkpoint-20
-        if kept := RunFolder(folder).prompt_date():
-            return kept
-    return date.today()
+    run = evaluated_run(config)
+    return (run and run.prompt_date()) or date.today()
 
 
 def read_adapter(folder: Path) -> tuple[PolicyVersion, int]:

@@ -157,6 +157,7 @@ def test_a_run_keeps_the_date_of_its_first_day(
     with folder.opened(again):
         assert texts(again) == first
     assert texts(load_config(folder.config, environment={})) == first
+    folder.data.write_text("")
     for adapter in (folder.adapter, folder.checkpoints / "checkpoint-1"):
         assert texts(unset.changed({"model.adapter": adapter})) == first
     assert texts(unset.changed({"model.adapter": tmp_path / "elsewhere" / "adapter"})) != first
