@@ -5,6 +5,7 @@ prompt ``G`` times over. Here a prompt's keys and values are computed once, and 
 It is the same function and the same gradient (the cache is part of the graph), for a half to a third of the work.
 """
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -23,9 +24,11 @@ def sharing_prompts(
 
     def forward(*, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, fused_lm_head: bool) -> Any:
         split = input_ids.size(1) - num_completion_tokens - 1
+        positions = positions_in(model, attention_mask)
         prompts = model(
             input_ids=input_ids[first_rows, :split],
             attention_mask=attention_mask[first_rows, :split],
+            **{name: each[first_rows, :split] for name, each in positions.items()},
             use_cache=True,
             logits_to_keep=1,
         )
@@ -34,9 +37,30 @@ def sharing_prompts(
         return model(
             input_ids=input_ids[:, split:],
             attention_mask=attention_mask,
+            **{name: each[:, split:] for name, each in positions.items()},
             past_key_values=keys_and_values,
             labels=labels[:, split:],
             fused_lm_head=fused_lm_head,
         )
 
     return forward
+
+
+def alone(model: Any) -> Callable[..., Any]:
+    """Wrap a model's forward for rows whose prompts are computed one by one."""
+
+    def forward(*, attention_mask: Tensor, **inputs: Any) -> Any:
+        return model(attention_mask=attention_mask, **positions_in(model, attention_mask), **inputs)
+
+    return forward
+
+
+def positions_in(model: Any, attention_mask: Tensor) -> dict[str, Tensor]:
+    """The argument that says where in its own row each token stands, for models that take one ``[B, P + T]``.
+
+    Prompts are padded on the left. Without it most models count the padding too, which is harmless only where nothing but the
+    distance of two tokens matters: not with learned positions (GPT-2), nor where queries are scaled after the rotation (HunYuan).
+    """
+    if "position_ids" not in inspect.signature(model.get_base_model().forward).parameters:
+        return {}
+    return {"position_ids": (attention_mask.cumsum(dim=1) - 1).clamp(min=0)}

@@ -37,11 +37,12 @@ from learner.batch import MicroBatch
 from learner.divergence import Diverged
 from learner.kl import AdaptiveKl
 from learner.measures import Measures, joined, of_the_step
+from learner.model import keeps_keys_and_values
 from learner.ranks import Ranks
 from learner.ratio import RatioStatistics, correction
 from learner.settings import LearnerSettings
 from learner.sharding import shard_base
-from learner.shared_prompt import sharing_prompts
+from learner.shared_prompt import alone, sharing_prompts
 
 # TRL would import the whole of vLLM, seconds and 200 MB, for a client that the learner never uses.
 trl_imports.is_vllm_available = lambda *_, **__: False
@@ -81,6 +82,12 @@ class GroupTrainer(GRPOTrainer):  # type: ignore[misc]
         self._entropy_threshold: float | None = None  # nats; tokens below are not learned from; None: TRL finds its own
         self._ratio = RatioStatistics()
         self._trainer_logprobs = torch.empty(0)  # [B, T] of the micro-batch that was last computed
+        # Checkpointed layers keep no keys and values; and ranks that share layers must all pass through them equally often.
+        self.shares_prompts = (
+            not settings.gradient_checkpointing
+            and not settings.shard_base
+            and keeps_keys_and_values(self.accelerator.unwrap_model(self.model))
+        )
         self._prompts: dict[str, Tensor] | None = None  # which rows share a prompt; None: each is taken alone
         self.use_vllm = settings.vllm_importance_sampling_correction  # to TRL: weigh by the correction
         self.remove_callback(PrinterCallback)
@@ -233,6 +240,20 @@ class GroupTrainer(GRPOTrainer):  # type: ignore[misc]
         found: list[float] = scores.gather(-1, ids[0, 1:, None])[:, 0].tolist()
         return found
 
+    def training_gap(self, token_ids: Sequence[int]) -> float:
+        """Mean difference, nats per token, of what the loss is computed from to the logits of the model (without adapter)."""
+        model = self.accelerator.unwrap_model(self.model)
+        ids = torch.tensor([token_ids], device=self.accelerator.device)
+        with torch.no_grad(), self.accelerator.autocast(), model.disable_adapter(), torch.random.fork_rng():
+            model.eval()
+            logits = model(input_ids=ids).logits[0, :-1].float() / self.temperature
+            model.train()
+            found = model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids, fused_lm_head=True).log_probs[
+                0
+            ]
+        expected = logits.log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0]
+        return float((found.float() - expected).abs().mean())
+
     def _load_rng_state(self, checkpoint: str | None) -> None:
         """Go on from this rank's own random state; a rank that the checkpoint does not know begins with a new one."""
         if checkpoint is None or self._ranks.number == 0:
@@ -264,6 +285,8 @@ class GroupTrainer(GRPOTrainer):  # type: ignore[misc]
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         if self._prompts is not None:
             model = sharing_prompts(model, num_completion_tokens=logits_to_keep, **self._prompts)
+        else:
+            model = alone(model)
         found = super()._get_per_token_logps_and_entropies(model, input_ids, attention_mask, logits_to_keep, **kwargs)
         self._trainer_logprobs = found[0].detach()
         return found  # type: ignore[no-any-return]
@@ -343,9 +366,7 @@ class GroupTrainer(GRPOTrainer):  # type: ignore[misc]
         first_rows, prompt_of_row = micro_batch["first_rows"], micro_batch["prompt_of_row"]
         every_row_differs = len(first_rows) == len(prompt_of_row)
         a_prompt_is_too_short = bool((micro_batch["prompt_mask"].sum(dim=1) < 2).any())
-        # Checkpointed layers keep no keys and values; and ranks that share layers must all pass through them equally often.
-        cannot = self.args.gradient_checkpointing or self._shards_base
-        if every_row_differs or a_prompt_is_too_short or cannot:
+        if every_row_differs or a_prompt_is_too_short or not self.shares_prompts:
             return None
         return {"first_rows": first_rows, "prompt_of_row": prompt_of_row}
 

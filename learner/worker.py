@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from cluster.types import Canary, Group, LearnerError, PolicyVersion, StepReport
+from cluster.types import Canary, Group, LearnerError, ModelError, PolicyVersion, StepReport
 from learner.adapter import pack_adapter, trained_modules
 from learner.batch import MicroBatch, micro_batches, padded
 from learner.building import build_trainer
@@ -26,6 +26,9 @@ from learner.ranks import ALONE, Ranks
 from learner.selection import select
 from learner.settings import LearnerSettings
 from learner.shares import cut_for_ranks, idle_share, shares
+
+TRAINING_GAP_NATS = {torch.float32: 1e-3, torch.bfloat16: 0.05}
+"""The largest mean difference of two ways to compute the same log-probabilities, by the dtype of the weights."""
 
 JOIN_SECONDS = 30  # how long close() waits for a step that is under way
 
@@ -48,7 +51,7 @@ class LearnerWorker:
         checkpoint = newest_checkpoint(self._plan.checkpoints_dir)
         step = step_of(checkpoint) if checkpoint else 0
         self._place = choose_place(self._settings)
-        model, self._tokenizer = load_model(self._plan.model, self._place)
+        model, self._tokenizer = load_model(self._plan.model, self._place, noise=False)
         feed = Feed(num_batches=max(0, self._plan.max_steps - step) * self._settings.num_iterations)
         self._trainer = build_trainer(
             model,
@@ -73,6 +76,7 @@ class LearnerWorker:
                 f"cannot go on from {checkpoint}: {error}. Start with the settings that it was written with (learner.lora above "
                 "all), or move it away to go on from the one before"
             ) from error
+        self._check_training_gap()
         self._loop.run(
             lambda: self._agree(
                 "began with",
@@ -105,7 +109,7 @@ class LearnerWorker:
             selection.rows,
             num_ranks=self._ranks.count,
             max_positions=settings.micro_batch_tokens,
-            shares_prompts=not settings.gradient_checkpointing and not settings.shard_base,
+            shares_prompts=self._trainer.shares_prompts,
         )
         share = self._share(cuts, settings)
         for _ in range(settings.num_iterations):
@@ -169,6 +173,20 @@ class LearnerWorker:
     def _canary(self) -> Canary | None:
         ids = self._plan.canary_ids
         return Canary(token_ids=ids, logprobs=tuple(self._trainer.score(ids))) if ids else None
+
+    def _check_training_gap(self) -> None:
+        """Raise ModelError for a model whose loss would be computed from other log-probabilities than it samples with."""
+        ids = self._plan.canary_ids
+        if not ids:
+            return
+        gap = self._running_loop().run(lambda: self._trainer.training_gap(ids))
+        tolerance = TRAINING_GAP_NATS[self._place.dtype]
+        if not gap <= tolerance:
+            raise ModelError(
+                f"model {self._plan.model!r} cannot be trained: its log-probabilities in training are {gap:.2g} nats per token "
+                f"away from those that it samples with (at most {tolerance:g} are rounding), so that every ratio is off; some "
+                "architectures choose experts at random in training, or scale their logits in a way that TRL does not know"
+            )
 
     def _step_number(self) -> int:
         number: int = self._trainer.state.global_step // self._settings.num_iterations

@@ -5,7 +5,11 @@ vLLM's own error says only that its engine failed and "See root cause above": th
 
 import json
 import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rollout.model import one_line
 
@@ -27,9 +31,30 @@ class CauseHandler(logging.Handler):
                 file.write(cause + "\n")
 
 
-def write_logging_configuration(folder: Path, file: Path, level: str) -> Path:
-    """Write what VLLM_LOGGING_CONFIG_PATH names: vLLM's own output, and the exceptions of all its processes to ``file``."""
-    configuration = {
+VARIABLE = "VLLM_LOGGING_CONFIG_PATH"
+
+
+@contextmanager
+def processes_log_to(file: Path, level: str) -> Iterator[None]:
+    """Have the processes that vLLM starts in the block log as they always do, and their exceptions to a file too.
+
+    The variable is set for them alone: whatever imports vLLM later would miss the configuration once its folder is gone.
+    """
+    path = file.with_suffix(".json")
+    path.write_text(json.dumps(logging_configuration(file, level)), encoding="utf-8")
+    before = os.environ.get(VARIABLE)
+    os.environ[VARIABLE] = str(path)
+    try:
+        yield
+    finally:
+        del os.environ[VARIABLE]
+        if before is not None:
+            os.environ[VARIABLE] = before
+
+
+def logging_configuration(file: Path, level: str) -> dict[str, Any]:
+    """A configuration of Python's logging: vLLM's own output, and exceptions to ``file``."""
+    return {
         "version": 1,
         "disable_existing_loggers": False,
         "formatters": {
@@ -50,9 +75,6 @@ def write_logging_configuration(folder: Path, file: Path, level: str) -> Path:
         },
         "loggers": {"vllm": {"handlers": ["stream", "causes"], "level": level, "propagate": False}},
     }
-    path = folder / f"{file.stem}-logging.json"
-    path.write_text(json.dumps(configuration), encoding="utf-8")
-    return path
 
 
 def root_cause(file: Path, error: BaseException) -> str:

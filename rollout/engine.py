@@ -12,7 +12,7 @@ from uuid import uuid4
 
 from cluster.types import Canary, FinishReason, ModelError, SamplerError, Sampling, VersionSpan
 from rollout.attestation import BoundAdapter
-from rollout.causes import root_cause, write_logging_configuration
+from rollout.causes import processes_log_to, root_cause
 from rollout.environment import engine_arguments, environment_variables, socket_variables
 from rollout.model import check_model, one_line
 from rollout.settings import RolloutSettings
@@ -82,22 +82,21 @@ class Engine:
         Raises ModelError with one line where that fails.
         """
         variables = environment_variables(settings, model) | socket_variables(sockets)
-        causes = sockets / f"engine-{uuid4().hex}.causes"
-        logging_configuration = write_logging_configuration(sockets, causes, variables["VLLM_LOGGING_LEVEL"])
-        os.environ.update(variables | {"VLLM_LOGGING_CONFIG_PATH": str(logging_configuration)})
+        os.environ.update(variables)
         max_tokens = settings.max_prompt_tokens + settings.max_completion_tokens
         check_model(model, max_tokens, settings.tensor_parallel_size)
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
         _leave_logprobs_without_text()
+        causes = sockets / f"engine-{uuid4().hex}.causes"
         try:
-            arguments = AsyncEngineArgs(**engine_arguments(settings, model, lora_rank, lora_targets, max_staleness))
-            config = arguments.create_engine_config()
-            _check_attention(config, model)
-            engine = cls(
-                AsyncLLM.from_vllm_config(config, disable_log_stats=arguments.disable_log_stats), max_tokens, causes
-            )
+            with processes_log_to(causes, variables["VLLM_LOGGING_LEVEL"]):
+                arguments = AsyncEngineArgs(**engine_arguments(settings, model, lora_rank, lora_targets, max_staleness))
+                config = arguments.create_engine_config()
+                _check_attention(config, model)
+                started = AsyncLLM.from_vllm_config(config, disable_log_stats=arguments.disable_log_stats)
+            engine = cls(started, max_tokens, causes)
         # vLLM's code for each architecture has errors of its own.
         except (OSError, ValueError, RuntimeError, ImportError, AttributeError, AssertionError, TypeError) as error:
             raise ModelError(

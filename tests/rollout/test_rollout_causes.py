@@ -1,10 +1,13 @@
 """Why an engine failed, from what its processes log."""
 
+import json
 import logging
+import os
+from pathlib import Path
 
 import pytest
 
-from rollout.causes import CauseHandler, root_cause, write_logging_configuration
+from rollout.causes import CauseHandler, processes_log_to, root_cause
 
 VLLM_SAYS = RuntimeError(
     "Engine core initialization failed. See root cause above. Failed core proc(s): {'EngineCore_DP0': -9}"
@@ -43,11 +46,11 @@ def test_an_error_of_the_samplers_own_process_says_what_it_says(tmp_path):
 
 @pytest.mark.parametrize("level", ["ERROR", "INFO"])
 def test_the_processes_of_an_engine_keep_their_exceptions(level, tmp_path):
-    import json
     import logging.config
 
-    path = write_logging_configuration(tmp_path, tmp_path / "engine.causes", level)
-    logging.config.dictConfig(json.loads(path.read_text()))
+    with processes_log_to(tmp_path / "engine.causes", level):
+        logging.config.dictConfig(json.loads(Path(os.environ["VLLM_LOGGING_CONFIG_PATH"]).read_text()))
+    assert "VLLM_LOGGING_CONFIG_PATH" not in os.environ
     try:
         raise ValueError("no such weights")
     except ValueError:

@@ -1,0 +1,159 @@
+"""A whole step with a model of each family, in every weight-sync mode, on the real vLLM and TRL.
+
+A random model writes nothing that compiles, so that grades are made up here; the whole run with real ones is tests/test_run.py.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.types import Group, GroupRequest, PolicyVersion, Problem, Prompt, Sampling
+from grader.fake import grade_of
+from learner.plan import LearnerPlan
+from learner.settings import LearnerSettings, LoraSettings
+from rollout.sampler import Sampler
+from rollout.serving import InFlight
+from rollout.settings import RolloutSettings
+from tests.made_families import FAMILIES, make_model
+
+pytestmark = pytest.mark.slow
+
+TEXT = "(** Twice a number.\n * >>> twice {0}\n * 4\n *)\nlet twice (n : int) : int =\n"
+PROBLEM = Problem(id="p", statement="", signature="", tests="")
+TEMPERATURE = 1.2
+TOLERANCE = 1e-4  # nats per token, in float32; another adapter is off by far more
+
+
+@pytest.fixture
+def quick_engines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fork engines from this process, which has imported vLLM already: a third of the time."""
+    import multiprocessing
+
+    import vllm.v1.engine.utils
+
+    import rollout.engine
+
+    # vLLM has its engine on the CPU spawned, whatever is asked for.
+    monkeypatch.setattr(vllm.v1.engine.utils, "get_mp_context", lambda: multiprocessing.get_context("fork"))
+    monkeypatch.setattr(rollout.engine, "SHUTDOWN_SECONDS", 1.0)
+
+
+@pytest.fixture(params=FAMILIES)
+def model(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return make_model(tmp_path / "model", request.param)
+
+
+@pytest.fixture
+def learner(model: str, tmp_path: Path) -> Iterator[Any]:
+    from transformers import AutoTokenizer
+
+    from learner.worker import LearnerWorker
+
+    plan = LearnerPlan(
+        model=model,
+        temperature=TEMPERATURE,
+        max_completion_tokens=32,
+        max_staleness=8,
+        max_steps=8,
+        seed=0,
+        checkpoints_dir=tmp_path / "checkpoints",
+        canary_ids=tuple(AutoTokenizer.from_pretrained(model).encode(TEXT.format(2))),
+    )
+    learner = LearnerWorker(LearnerSettings(lora=LoraSettings(r=8, alpha=16, dropout=0.0), learning_rate=1e-2), plan)
+    learner.start()
+    yield learner
+    learner.close()
+
+
+def sampler_of(model: str, mode: str, modules: tuple[str, ...]) -> Sampler:
+    settings = RolloutSettings(
+        max_prompt_tokens=96,
+        max_completion_tokens=32,
+        enforce_eager=True,
+        kv_cache_gib=0.1,
+        policy_swap=mode,
+        max_concurrent_requests=16,
+    )
+    return Sampler(
+        settings,
+        model=model,
+        lora_rank=8,
+        lora_targets=sorted({module.rpartition(".")[2] for module in modules}),
+        max_staleness=1,
+        pool_id=f"families-{mode}",
+    )
+
+
+async def groups_of(sampler: Sampler, model: str, version: int) -> list[Group]:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    groups = []
+    for number in range(2):
+        request = GroupRequest(
+            group_id=f"v{version}g{number}",
+            prompt=Prompt(problem_id="p", text="", token_ids=tuple(tokenizer.encode(TEXT.format(number)))),
+            group_size=4,
+            sampling=Sampling(temperature=TEMPERATURE, max_completion_tokens=32),
+            seed=number,
+        )
+        completions = [each async for ended in sampler.sample(request, range(4), version) for each in ended]
+        completions.sort(key=lambda completion: completion.index)
+        grades = tuple(grade_of(reward) for reward in (1.0, 0.0, 0.5, 0.25))
+        groups.append(Group(id=request.group_id, problem=PROBLEM, completions=tuple(completions), grades=grades))
+    return groups
+
+
+async def step(sampler: Sampler, learner: Any, model: str, version: int) -> PolicyVersion:
+    """Sample under a version, learn from it, and publish the next one, which has to be verified."""
+    policy, report = learner.step(await groups_of(sampler, model, version))
+    assert report.metrics["sampling/sampling_logp_difference/mean"] < TOLERANCE
+    assert report.metrics["grad_norm"] > 0
+    await verified(sampler, policy)
+    return policy
+
+
+async def verified(sampler: Sampler, policy: PolicyVersion) -> None:
+    attestation = await sampler.load_policy(policy, {policy.number})
+    assert attestation.failure is None
+    assert attestation.canary_gap is not None
+    assert attestation.canary_gap < TOLERANCE
+
+
+def test_a_family_is_sampled_learned_published_and_exported_in_every_mode(
+    model: str, learner: Any, quick_engines: None, tmp_path: Path
+) -> None:
+    from learner.merge import write_merged
+    from learner.targets import adapter_size
+
+    async def scenario() -> None:
+        modules = adapter_size(model, learner._settings.lora).targets
+        sampler = sampler_of(model, "versions", modules)
+        await sampler.start()
+        try:
+            await step(sampler, learner, model, 0)
+            policy = await step(sampler, learner, model, 1)
+            # The same engine serves adapters in flight: both modes start it alike, but for the number of adapters.
+            assert sampler._engine is not None
+            assert sampler._shelf is not None
+            sampler._serving = InFlight(sampler._engine, sampler._shelf)
+            await verified(sampler, policy)
+        finally:
+            await sampler.shutdown()
+        sampler = sampler_of(model, "merged", modules)
+        await sampler.start()
+        try:
+            await verified(sampler, policy)
+            await step(sampler, learner, model, policy.number)
+        finally:
+            await sampler.shutdown()
+
+    asyncio.run(scenario())
+    learner.export_adapter(str(tmp_path / "adapter"))
+    write_merged(model, tmp_path / "adapter", tmp_path / "merged", dtype="float32")
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {
+        file.name for file in (tmp_path / "merged").iterdir()
+    }
