@@ -112,7 +112,7 @@ def _records(text: str, separator: str) -> Iterator[list[str] | str]:
                 return
             yield f"{f'line {last}' if last == begins else f'lines {begins} to {last}'}: {error}"
             continue
-        if cells:
+        if any(cell.strip() for cell in cells):  # spreadsheets end in rows of separators alone
             yield cells
 
 

@@ -50,6 +50,7 @@ def missing_file(dataset: str) -> bool:
 
 def _read_folder(path: Path, part: Part, wanted: Collection[str]) -> Sequence[Row]:
     import datasets
+    import yaml
     from datasets.exceptions import DatasetsError
 
     try:
@@ -63,7 +64,7 @@ def _read_folder(path: Path, part: Part, wanted: Collection[str]) -> Sequence[Ro
         # The builder tells which files make up which split, as on the hub. The rows are read here, one by one: the library
         # gives up a whole file for one bad row.
         files = datasets.load_dataset_builder(str(path.resolve()), part.config).config.data_files
-    except (OSError, ValueError, DatasetsError) as error:
+    except (OSError, ValueError, DatasetsError, yaml.YAMLError) as error:  # YAML: of a README with settings
         raise DatasetError(_of_config(str(path), error) or f"{path} cannot be read: {_first_line(error)}") from None
     split = _split(str(path), part, [str(name) for name in files])
     chosen = [Path(name) for name in sorted(files[split])]

@@ -40,7 +40,10 @@ def jsonl(rows: Rows) -> str:
 
 def as_csv(rows: Rows, separator: str = ",", lines: str = "\r\n") -> str:
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, rows[0].keys(), delimiter=separator, lineterminator=lines)
+    quoting = (
+        csv.QUOTE_ALL if lines == "\r" else csv.QUOTE_MINIMAL
+    )  # which does not quote for the sake of a newline then
+    writer = csv.DictWriter(text, rows[0].keys(), delimiter=separator, lineterminator=lines, quoting=quoting)
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
@@ -75,6 +78,7 @@ FORMS: Mapping[str, Callable[[Rows], bytes]] = {
         {name: dict(enumerate(cells)) for name, cells in columns(rows).items()}
     ).encode(),
     "p.csv": lambda rows: as_csv(rows).encode("utf-8-sig"),
+    "cr.csv": lambda rows: (as_csv(rows, lines="\r") + "\r,,,\r").encode(),
     "lf.csv": lambda rows: as_csv(rows, lines="\n").encode(),
     "semicolon.csv": lambda rows: as_csv(rows, ";").encode(),
     "excel.csv": lambda rows: b"sep=;\r\n" + as_csv(rows, ";").encode(),
@@ -260,6 +264,13 @@ def test_a_folder_of_files_is_read_whole_and_what_is_not_read_is_named(tmp_path:
 
 
 def test_a_folder_without_rows_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken/README.md").write_text("---\nconfigs: [\n---\n")
+    (tmp_path / "broken/p.jsonl").write_text(jsonl(ROWS))
+    with pytest.raises(DatasetError, match=r"broken cannot be read"):
+        load_problems(str(tmp_path / "broken"))
+    (tmp_path / "broken/p.jsonl").unlink()
+    (tmp_path / "broken/README.md").unlink()
     with pytest.raises(DatasetError, match="doesn't contain any data files"):
         load_problems(str(tmp_path))
 
