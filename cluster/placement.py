@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from cluster.config import Config
 from cluster.console import count
 from cluster.own_ray import num_cores, provide_token, temporary_folder
-from cluster.ray_address import OWN, Found, find_cluster
+from cluster.ray_address import OWN, PROBE_SECONDS, Found, find_cluster
 from cluster.sentinel import announced
 from cluster.submit.lasting import is_job
 from cluster.types import ResourcesError
@@ -87,19 +87,25 @@ def _start(say: Callable[[str], None]) -> Any:
 
 
 def _join(found: Found) -> Any:
-    from ray._private.services import find_node_ids
-
-    if not find_node_ids():  # Ray would look for one for a minute
-        raise ResourcesError(
-            f"the Ray cluster at {found.address} ({found.by}) cannot be joined from here: this machine is no part of it. Call "
-            f"`ray start --address={found.address}` here first, or submit the run with `caravan submit`. {OWN}"
-        )
     try:
-        return _init(found.address)
+        if _is_node(found.address):
+            return _init(found.address)
     except Exception as error:  # Ray raises a plain one for other versions
         raise ResourcesError(
             f"the Ray cluster at {found.address} ({found.by}) cannot be joined: {_in_one_line(error)}. {OWN}"
         ) from error
+    raise ResourcesError(
+        f"the Ray cluster at {found.address} ({found.by}) cannot be joined from here: this machine is no part of it. Call "
+        f"`ray start --address={found.address}` here first, or submit the run with `caravan submit`. {OWN}"
+    )
+
+
+def _is_node(address: str) -> bool:
+    """Whether this machine is part of a cluster; ``ray.init`` would look for a node of it here for a minute."""
+    from ray._private.services import GcsClient, find_node_ids
+
+    nodes = GcsClient(address=address).get_all_node_info(timeout=PROBE_SECONDS)
+    return bool({node.hex() for node in nodes} & set(find_node_ids()))
 
 
 def _init(address: str, **arguments: Any) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+import cluster.placement as placement
 import cluster.ray_address as ray_address
 from cluster.cli import main
 from cluster.ray_address import Found, find_cluster
@@ -154,13 +155,30 @@ def test_a_cluster_that_is_gone_is_passed_over_with_a_line(tmp_path: Path) -> No
         find("auto")
 
 
-@pytest.mark.parametrize("arguments", [["plan", "model.path=tiny"], ["eval", "model.path=tiny", "dataset=builtin"]])
 def test_a_command_ends_in_one_line_where_the_address_does_not_answer(
-    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
-    assert main(arguments) == 1
+    assert main(["plan", "model.path=tiny"]) == 1
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith(
         "caravan: the Ray cluster at 127.0.0.1:1 (RAY_ADDRESS) cannot be joined: nothing listens there"
     )
+
+
+def test_a_cluster_of_another_version_or_of_other_machines_is_refused_in_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def other_version(_address: str) -> None:
+        raise RuntimeError(
+            "Version mismatch: The cluster was started with:\n    Ray: 2.9.0\n    Python: 3.8.1\nThis process"
+        )
+
+    found = Found(address="10.0.0.5:6379", by="RAY_ADDRESS")
+    monkeypatch.setattr(placement, "_init", other_version)
+    for is_node, reason in ((True, "Ray: 2.9.0 Python: 3.8.1"), (False, "ray start --address=10.0.0.5:6379")):
+        monkeypatch.setattr(placement, "_is_node", lambda _, answer=is_node: answer)
+        with pytest.raises(ResourcesError) as caught:
+            placement._join(found)
+        assert reason in str(caught.value)
+        assert "\n" not in str(caught.value)
