@@ -32,8 +32,14 @@ def temporary_folder(say: Callable[[str], None], others: Sequence[Path] = OTHER_
 
     default = Path(get_default_ray_temp_dir())
     own = [folder.with_name(f"ray-{os.getuid()}") for folder in others]  # where somebody else's is in the way
-    reasons = {folder: _why_not(folder) for folder in (default, *others, *own)}
-    chosen = next((folder for folder, reason in reasons.items() if reason is None), None)
+    reasons: dict[Path, str] = {}
+    chosen = None
+    for folder in dict.fromkeys((default, *others, *own)):
+        reason = _why_not(folder)
+        if reason is None:
+            chosen = folder
+            break
+        reasons[folder] = reason
     variable = next((name for name in ("RAY_TMPDIR", "TMPDIR") if name in os.environ), "the default")
     if chosen is None:
         raise ResourcesError(

@@ -13,7 +13,7 @@ from uuid import uuid4
 from cluster.types import Canary, FinishReason, ModelError, SamplerError, Sampling, VersionSpan
 from rollout.attestation import BoundAdapter
 from rollout.causes import processes_log_to, root_cause
-from rollout.environment import engine_arguments, environment_variables, socket_variables
+from rollout.environment import compiler_variables, engine_arguments, environment_variables, socket_variables
 from rollout.model import check_model, one_line
 from rollout.settings import RolloutSettings
 
@@ -81,7 +81,7 @@ class Engine:
 
         Raises ModelError with one line where that fails.
         """
-        variables = environment_variables(settings, model) | socket_variables(sockets)
+        variables = environment_variables(settings, model) | socket_variables(sockets) | compiler_variables(settings)
         os.environ.update(variables)
         max_tokens = settings.max_prompt_tokens + settings.max_completion_tokens
         check_model(model, max_tokens, settings.tensor_parallel_size)

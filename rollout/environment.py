@@ -59,6 +59,29 @@ def socket_variables(folder: Path) -> dict[str, str]:
     return {"VLLM_RPC_BASE_PATH": "/tmp"}
 
 
+def compiler_variables(settings: RolloutSettings) -> dict[str, str]:
+    """What lets the engine load the code that torch compiles for it.
+
+    Torch keeps that among the temporary files, which containers and hardened machines mount noexec; then it goes to the
+    user's cache. Where nothing can be executed there either, nothing is compiled: vLLM then samples the same, a few small
+    functions apart. An engine that is to be compiled as a whole (no ``enforce_eager``) is left to say what it misses.
+    """
+    if "TORCHINDUCTOR_CACHE_DIR" in os.environ or _executes(Path(tempfile.gettempdir())):
+        return {}
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "caravan" / "torchinductor"
+        cache.mkdir(parents=True, exist_ok=True)
+        if _executes(cache):
+            return {"TORCHINDUCTOR_CACHE_DIR": str(cache)}
+    except (OSError, RuntimeError):  # no home folder, or one that cannot be written
+        pass
+    return {"TORCHDYNAMO_DISABLE": "1"} if settings.enforce_eager else {}
+
+
+def _executes(folder: Path) -> bool:
+    return os.access(folder, os.W_OK) and not os.statvfs(folder).f_flag & os.ST_NOEXEC
+
+
 MAX_ADAPTERS = 9
 """Adapters that one forward pass may hold: each takes its size of the accelerator's memory, used or not. Completions
 under still older policies are not lost: vLLM lets them wait for a place."""

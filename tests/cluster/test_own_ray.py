@@ -31,7 +31,8 @@ def folder(*others: Path) -> tuple[Path, list[str]]:
 def test_the_default_folder_is_used_where_it_does(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
     monkeypatch.setenv("TMPDIR", "/tmp")
-    assert folder(tmp_path) == (Path("/tmp/ray"), [])
+    assert folder(tmp_path / "ray") == (Path("/tmp/ray"), [])
+    assert list(tmp_path.iterdir()) == []  # what is not needed is not made
 
 
 @pytest.mark.parametrize("variable", ["TMPDIR", "RAY_TMPDIR"])

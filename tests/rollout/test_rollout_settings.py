@@ -1,4 +1,5 @@
 import socket
+import tempfile
 from pathlib import Path
 from uuid import uuid4
 
@@ -6,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from cluster.types import ConfigError, ModelError
-from rollout.environment import engine_arguments, environment_variables, socket_variables
+from rollout.environment import compiler_variables, engine_arguments, environment_variables, socket_variables
 from rollout.model import check_model
 from rollout.settings import LORA_RANKS, RolloutSettings, check_lora_rank
 
@@ -168,3 +169,20 @@ def test_only_what_an_adapter_trains_can_carry_one_in_the_engine():
     assert "lora_target_modules" not in engine_arguments(RolloutSettings(), "org/model", 16, (), max_staleness=0)
     merged = engine_arguments(RolloutSettings(policy_swap="merged"), "org/model", 16, targets, max_staleness=0)
     assert not any("lora" in name for name in merged)
+
+
+def test_what_torch_compiles_goes_where_it_can_be_loaded(tmp_path, monkeypatch):
+    eager, compiled = RolloutSettings(enforce_eager=True), RolloutSettings(enforce_eager=False)
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert compiler_variables(eager) == {}
+
+    noexec = {Path(tempfile.gettempdir())}
+    monkeypatch.setattr("rollout.environment._executes", lambda folder: folder not in noexec)
+    cache = tmp_path / "cache" / "caravan" / "torchinductor"
+    assert compiler_variables(eager) == compiler_variables(compiled) == {"TORCHINDUCTOR_CACHE_DIR": str(cache)}
+    noexec.add(cache)
+    assert compiler_variables(eager) == {"TORCHDYNAMO_DISABLE": "1"}
+    assert compiler_variables(compiled) == {}
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/chosen")
+    assert compiler_variables(eager) == {}
