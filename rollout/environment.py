@@ -66,7 +66,8 @@ def compiler_variables(settings: RolloutSettings) -> dict[str, str]:
     user's cache. Where nothing can be executed there either, nothing is compiled: vLLM then samples the same, a few small
     functions apart. An engine that is to be compiled as a whole (no ``enforce_eager``) is left to say what it misses.
     """
-    if "TORCHINDUCTOR_CACHE_DIR" in os.environ or _executes(Path(tempfile.gettempdir())):
+    # Torch sets the variable to its default itself, in the driver's environment too, which actors inherit.
+    if _executes(Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or tempfile.gettempdir())):
         return {}
     try:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "caravan" / "torchinductor"
@@ -79,6 +80,8 @@ def compiler_variables(settings: RolloutSettings) -> dict[str, str]:
 
 
 def _executes(folder: Path) -> bool:
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
     return os.access(folder, os.W_OK) and not os.statvfs(folder).f_flag & os.ST_NOEXEC
 
 

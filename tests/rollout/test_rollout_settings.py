@@ -184,5 +184,8 @@ def test_what_torch_compiles_goes_where_it_can_be_loaded(tmp_path, monkeypatch):
     noexec.add(cache)
     assert compiler_variables(eager) == {"TORCHDYNAMO_DISABLE": "1"}
     assert compiler_variables(compiled) == {}
+    noexec.add(Path("/chosen"))
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/chosen")
+    assert compiler_variables(eager) == {"TORCHDYNAMO_DISABLE": "1"}
+    noexec.remove(Path("/chosen"))
     assert compiler_variables(eager) == {}
