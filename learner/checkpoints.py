@@ -99,7 +99,8 @@ def write_adapter(files: Mapping[str, bytes], folder: Path) -> None:
 
 def unwritable(root: Path, error: Exception) -> LearnerError:
     """What to say where a checkpoint could not be written."""
-    free_mib = shutil.disk_usage(root).free / 2**20
+    there = next(path for path in (root, *root.absolute().parents) if path.exists())
+    free_mib = shutil.disk_usage(there).free / 2**20
     return LearnerError(
         f"the checkpoint cannot be written to {root}, where {free_mib:.0f} MiB are free: {reason(error)}; earlier ones are intact"
     )

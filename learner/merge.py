@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from peft import PeftModel
 from safetensors import SafetensorError
+from transformers import AutoTokenizer
 
 from cluster.types import ModelError
-from learner.model import Place, load_model
+from learner.model import Place, folder_or_id, forget_places, load_model
 from learner.reason import reason
 
 
@@ -19,8 +20,27 @@ def write_merged(model: str, adapter: Path, folder: Path, *, dtype: str) -> None
     Summed in float32 and then cast: in bfloat16 most of what an adapter adds would be lost on the way. Raises ModelError.
     """
     merged, tokenizer = _adapted(model, adapter)
-    merged.merge_and_unload().to(getattr(torch, dtype)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    write_model(merged.merge_and_unload(), tokenizer, folder, dtype=dtype)
+
+
+def write_model(model: Any, tokenizer: Any, folder: Path, *, dtype: str) -> None:
+    """Write a model and its tokenizer as a folder of transformers'; raises ModelError where that cannot be."""
+    try:
+        model.to(getattr(torch, dtype)).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        forget_places(folder)
+    # A full disk is an OSError to Python and a SafetensorError to safetensors; transformers refuses with the others.
+    except (OSError, SafetensorError, ValueError, RuntimeError, TypeError) as error:
+        raise ModelError(f"the model cannot be saved: {reason(error)}") from error
+
+
+def write_tokenizer(model: str, folder: Path) -> None:
+    """Write the tokenizer of a model, chat template included; raises ModelError where it cannot be loaded or saved."""
+    try:
+        AutoTokenizer.from_pretrained(folder_or_id(model)).save_pretrained(folder)
+        forget_places(folder)
+    except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
+        raise ModelError(f"the tokenizer of model {model!r} cannot be saved: {reason(error)}") from error
 
 
 def logprobs(model: str, texts: Sequence[Sequence[int]], *, dtype: str, adapter: Path | None = None) -> list[float]:

@@ -14,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from cluster.types import ConfigError, ModelError
 from learner.adapter import PREFIX, WEIGHTS_FILE
+from learner.model import folder_or_id, generation_config
 from learner.reason import reason
 from learner.settings import ALL_LINEAR, LoraSettings
 
@@ -41,7 +42,8 @@ class AdapterSize:
 
 def skeleton(model: str) -> Any:
     """The model ``model`` (folder or Hugging Face id) without its weights; raises ModelError where it cannot be trained."""
-    source = str(Path(model).expanduser()) if model.startswith("~") else model
+    source = folder_or_id(model)
+    generation_config(model)  # one that cannot be used should be known before the weights are loaded
     try:
         config = AutoConfig.from_pretrained(source)
         if getattr(config, "quantization_config", None):

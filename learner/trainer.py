@@ -33,7 +33,9 @@ from torch import Tensor
 from transformers import PrinterCallback, set_seed
 
 from cluster.types import LearnerError
+from learner.adapter import pack_adapter
 from learner.batch import MicroBatch
+from learner.checkpoints import write_files
 from learner.divergence import Diverged
 from learner.kl import AdaptiveKl
 from learner.measures import Measures, joined, of_the_step
@@ -224,6 +226,13 @@ class GroupTrainer(GRPOTrainer):  # type: ignore[misc]
         if self._adaptive_kl.was_steered:
             state = {"kl_coefficient": self._adaptive_kl.coefficient}
             (folder / ADAPTIVE_KL_FILE).write_text(json.dumps(state))
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:  # noqa: ARG002
+        """Write the adapter, which is all of the model that training changes, and ask neither the hub nor the tokenizer.
+
+        What they could refuse to save is none of a checkpoint's business.
+        """
+        write_files(pack_adapter(self.model, dtype=torch.float32), Path(output_dir or self.args.output_dir))
 
     def score(self, token_ids: Sequence[int]) -> list[float]:
         """Logprobs at temperature 1 of each token but the first, given those before: ``[N]`` -> ``[N - 1]``.
