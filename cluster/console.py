@@ -84,8 +84,9 @@ class View:
             try:
                 yield Counter(self._bar, task)
             finally:
+                done = next(one.completed for one in self._bar.tasks if one.id == task)
                 self._bar.remove_task(task)
-        self.say(f"{name}: {total} in {time.monotonic() - started:.1f} s")
+        self.say(f"{name}: {total if done >= total else f'{done:g} of {total}'} in {time.monotonic() - started:.1f} s")
 
     @contextmanager
     def training(self, num_steps: int, done: int) -> Iterator[None]:

@@ -11,12 +11,12 @@ from pathlib import Path
 import yaml
 
 from cluster.config import Config, validate
-from cluster.console import output
+from cluster.console import View, output
 from cluster.export_card import card
 from cluster.replay_ledger import batch_of
 from cluster.run_folder import RunFolder
 from cluster.session import model_path
-from cluster.sft import check_empty
+from cluster.sft_folder import check_empty
 from cluster.types import ConfigError, ModelError, RunFolderError
 from learner.checkpoints import step_of
 from learner.quiet import hush
@@ -48,7 +48,14 @@ class Agreement:
 
 
 def export_and_report(
-    run: Path, out: Path, *, step: int | None, merge: bool, dtype: str, push_to_hub: str | None
+    run: Path,
+    out: Path,
+    *,
+    step: int | None,
+    merge: bool,
+    dtype: str,
+    push_to_hub: str | None,
+    base_name: str | None = None,
 ) -> int:
     """Export, say what was written, and push it where that is asked for. Returns 0.
 
@@ -57,7 +64,7 @@ def export_and_report(
     """
     hush()
     console = output()
-    agreement = export(RunFolder(run), out, step=step, merge=merge, dtype=dtype)
+    agreement = export(RunFolder(run), out, step=step, merge=merge, dtype=dtype, base_name=base_name)
     if agreement:
         rounding = "" if dtype == "float32" else f". That is the rounding of {dtype}, which --dtype float32 is without"
         console.print(
@@ -72,12 +79,19 @@ def export_and_report(
     return 0
 
 
-def export(folder: RunFolder, out: Path, *, step: int | None, merge: bool, dtype: str) -> Agreement | None:
-    """Fill the folder ``out``, which appears whole or not at all; returns how well a merged model agrees, None for an adapter."""
+def export(
+    folder: RunFolder, out: Path, *, step: int | None, merge: bool, dtype: str, base_name: str | None = None
+) -> Agreement | None:
+    """Fill the folder ``out``, which appears whole or not at all; returns how well a merged model agrees, None for an adapter.
+
+    ``base_name`` is what others call the base model; None: its id on the hub or, with a warning, the last part of its folder.
+    Nothing in ``out`` says where on this machine anything lies.
+    """
     config = _config_of(folder)
     source = find_source(folder, step)
     check_empty(out)
     agreement = None
+    base = base_name or _base_name(config)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
@@ -86,12 +100,12 @@ def export(folder: RunFolder, out: Path, *, step: int | None, merge: bool, dtype
             if merge:
                 agreement = _merged(folder, config, source, draft, dtype)
             else:
-                for name in ADAPTER_FILES:
-                    shutil.copyfile(source.folder / name, draft / name)
+                _copy_adapter(config, source, draft, base)
             if folder.curve.is_file():
                 shutil.copyfile(folder.curve, draft / folder.curve.name)
             (draft / "README.md").write_text(
-                card(folder, config, step=source.step, merged_dtype=dtype if merge else None), encoding="utf-8"
+                card(folder, config, step=source.step, merged_dtype=dtype if merge else None, base=base),
+                encoding="utf-8",
             )
             draft.rename(out)
     except OSError as error:
@@ -114,6 +128,33 @@ def find_source(folder: RunFolder, step: int | None) -> Source:
     there = ", ".join(map(str, sorted(checkpoints))) or "none"
     asked = "an adapter to export" if step is None else f"an adapter of step {step}"
     raise RunFolderError(f"{folder.path} does not hold {asked}; steps of which it has a checkpoint: {there}")
+
+
+def _base_name(config: Config) -> str:
+    """What others call the base model, as far as its path says it."""
+    from learner.adapter import base_name
+
+    name = base_name(model_path(config))
+    if "/" not in name:
+        View().warn(
+            f"the base model is called {name!r}, after its folder, in what is exported; --base-name gives the name that others "
+            "know it by, for example its id on the hub"
+        )
+    return name
+
+
+def _copy_adapter(config: Config, source: Source, draft: Path, base: str) -> None:
+    """The adapter's files, and the tokenizer of its model with its chat template."""
+    from learner.merge import write_tokenizer
+
+    for name in ADAPTER_FILES:
+        shutil.copyfile(source.folder / name, draft / name)
+    settings = json.loads((draft / ADAPTER_FILES[0]).read_text(encoding="utf-8")) | {"base_model_name_or_path": base}
+    (draft / ADAPTER_FILES[0]).write_text(json.dumps(settings, indent=2, sort_keys=True), encoding="utf-8")
+    try:
+        write_tokenizer(model_path(config), draft)
+    except ModelError as error:
+        View().warn(f"the adapter is exported without its tokenizer: {error}")
 
 
 def _merged(folder: RunFolder, config: Config, source: Source, draft: Path, dtype: str) -> Agreement:

@@ -3,6 +3,7 @@
 import json
 import statistics
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -35,25 +36,28 @@ NOT_SHOWN = (
 )
 
 
-def card(folder: RunFolder, config: Config, *, step: int, merged_dtype: str | None) -> str:
-    """The card of the model after ``step``; ``merged_dtype`` is None where it is an adapter. Raises RunFolderError."""
+def card(folder: RunFolder, config: Config, *, step: int, merged_dtype: str | None, base: str) -> str:
+    """The card of the model after ``step``; ``merged_dtype`` is None for an adapter, ``base`` is the base model's name.
+
+    Of what lies in folders of this machine, it has the names without the folders. Raises RunFolderError.
+    """
     rows = [row for row in folder.rows(folder.metrics) if row["step"] <= step]
     evaluations = [row for row in folder.evaluations() if row["step"] <= step]
     parts = [
-        _front_matter(config, merged=merged_dtype is not None),
+        _front_matter(base, merged=merged_dtype is not None),
         f"# {folder.path.resolve().name}, step {step}",
-        _what_it_is(config, merged_dtype),
+        _what_it_is(config, merged_dtype, base),
         "## Data\n\n" + _data(folder, config),
         "## Evaluation\n\n" + (_evaluation(evaluations) if evaluations else "No held-out problem was tried."),
         "## Training\n\n" + _training(rows),
         "![Reward over the steps of the run](reward.png)" if folder.curve.is_file() else "",
-        "## Configuration\n\nWhat differs from Caravan's defaults:\n\n```yaml\n" + _settings(config) + "```",
+        "## Configuration\n\nWhat differs from Caravan's defaults:\n\n```yaml\n" + _settings(config, base) + "```",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _front_matter(config: Config, *, merged: bool) -> str:
-    known = {} if config.model.path == "tiny" else {"base_model": config.model.path}
+def _front_matter(base: str, *, merged: bool) -> str:
+    known = {"base_model": base} if "/" in base else {}  # the hub takes ids alone
     tags = {
         "library_name": "transformers" if merged else "peft",
         "tags": ["ocaml", "grpo", *(() if merged else ("lora",))],
@@ -61,8 +65,7 @@ def _front_matter(config: Config, *, merged: bool) -> str:
     return f"---\n{yaml.safe_dump({**known, **tags}, sort_keys=False)}---"
 
 
-def _what_it_is(config: Config, merged_dtype: str | None) -> str:
-    model = config.model.path
+def _what_it_is(config: Config, merged_dtype: str | None, model: str) -> str:
     made = "Trained with GRPO on OCaml problems by Caravan: the reward is what the OCaml compiler and the problems' tests say."
     if merged_dtype:
         return (
@@ -73,7 +76,8 @@ def _what_it_is(config: Config, merged_dtype: str | None) -> str:
 
 
 def _data(folder: RunFolder, config: Config) -> str:
-    told = f"`{config.data.dataset}`, {config.data.held_out} problems held out (split seed {config.data.split_seed})."
+    data = config.data
+    told = f"`{_without_folder(data.dataset)}`, {data.held_out} problems held out (split seed {data.split_seed})."
     if folder.summary.is_file():
         problems = json.loads(folder.summary.read_text(encoding="utf-8"))["problems"]
         told += " Problems: " + ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in problems.items()) + "."
@@ -109,14 +113,21 @@ def _training(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _settings(config: Config) -> str:
+def _settings(config: Config, base: str) -> str:
     defaults = flatten(Config())
     changed = {
-        key: value
+        key: base if key == "model.path" else _without_folder(value)
         for key, value in flatten(config).items()
         if defaults.get(key) != value and not any(name in key for name in NOT_SHOWN)
     }
     return str(yaml.safe_dump(changed, sort_keys=False))
+
+
+def _without_folder(value: Any) -> Any:
+    """The last part of a path, and anything else as it is: a data set of the hub has a name with one slash, too."""
+    if isinstance(value, str) and (value.startswith(("/", "./", "../", "~")) or (Path(value).suffix and "/" in value)):
+        return Path(value).name
+    return value
 
 
 def _line(*cells: str) -> str:

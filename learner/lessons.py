@@ -1,5 +1,6 @@
 """What supervised training is given: pairs to learn from, and for how long. Light; ``learner.sft`` does the training."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,3 +26,7 @@ class Schedule:
         0.0  # of the mean loss on prompt tokens; a little of it makes copying from prompts come sooner
     )
     seed: int = 0  # of the order of the pairs, of dropout and of a new adapter's weights
+
+    def total_steps(self, num_pairs: int) -> int:
+        """Steps of the whole training, as the trainer counts them: each epoch ends with a step of what is left."""
+        return self.num_steps or max(1, math.ceil(self.num_epochs * math.ceil(num_pairs / self.batch_size)))

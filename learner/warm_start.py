@@ -55,7 +55,7 @@ def warm_start(
             place=Place(use_cpu=True, dtype=torch.float32),
             scratch=Path(scratch),
             on_step=on_step,
-        ).eval()
+        ).model.eval()
 
 
 def fresh_model(shape: Shape) -> Any:

@@ -95,8 +95,12 @@ SFT_HELP = f"""\
 Teaches the model to write the reference solutions of the training problems, by TRL's SFTTrainer: the loss is that of the
 completions alone. The held-out problems stay unseen, so that a run with the same data settings can be measured on them. OUT
 becomes a whole model for model.path; without --full an adapter (learner.lora) is trained and added in, and kept in OUT/adapter.
-Of the settings, those of model, data, the prompt (rollout) and the learner's lora, dtype, gpus, num_threads and
-gradient_checkpointing count.
+
+OUT/sft.log has a line per step. Until the model is whole, OUT/training holds checkpoints: after Ctrl-C (which saves one), a crash
+or a full disk the same command continues from the newest, and makes the model that an undisturbed training would have made.
+
+On the CPU all cores are used that this process may use, unless learner.num_threads is set. Of the settings, those of model, data,
+the prompt (rollout) and the learner's lora, dtype, gpus, num_threads and gradient_checkpointing count.
 
 {CONFIG_HELP}
 
@@ -107,7 +111,13 @@ examples:
 
 def _sft_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="OUT", help="an empty folder, or one that is made")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="OUT",
+        help="an empty folder, one that is made, or one to continue in",
+    )
     parser.add_argument("--full", action="store_true", help="train all weights in place of an adapter")
     parser.add_argument("--epochs", type=positive, default=1.0, metavar="E", help="passes over the pairs (default 1)")
     parser.add_argument("--steps", type=count, metavar="N", help="optimizer steps, in place of --epochs")
@@ -117,11 +127,17 @@ def _sft_arguments(parser: argparse.ArgumentParser) -> None:
         "--learning-rate", type=positive, default=1e-4, metavar="R", help="at its highest (default 1e-4)"
     )
     parser.add_argument("--warmup-steps", type=int, default=10, metavar="N", help="of linear warm-up (default 10)")
+    parser.add_argument(
+        "--save-steps", type=count, default=100, metavar="N", help="steps between two checkpoints (default %(default)s)"
+    )
+    parser.add_argument(
+        "--keep", type=count, default=1, metavar="N", help="newest checkpoints that are kept (default %(default)s)"
+    )
 
 
 def _sft(options: argparse.Namespace) -> int:
     from cluster.config import load_config
-    from cluster.sft import sft
+    from cluster.sft import Lesson, sft
     from learner.lessons import Schedule
 
     config = load_config(options.config, options.settings, without_supervised(os.environ), say=note)
@@ -134,14 +150,22 @@ def _sft(options: argparse.Namespace) -> int:
         num_warm_up_steps=options.warmup_steps,
         seed=config.run.seed,
     )
-    return sft(config, options.out, schedule, full=options.full)
+    lesson = Lesson(
+        config=config,
+        schedule=schedule,
+        full=options.full,
+        save_every_steps=options.save_steps,
+        keep=options.keep,
+    )
+    return sft(lesson, options.out)
 
 
 EXPORT_HELP = """\
-OUT gets the adapter in PEFT format or, with --merge, a whole model that transformers and vLLM load as it is, and a model card
-(README.md) with data, configuration, curve and evaluation. A merged model is compared, on completions of the run, with model and
-adapter side by side: it may differ by 0.0001 nats per token in float32 and by 0.05 in bfloat16. Nothing leaves this machine
-unless --push-to-hub says so.
+OUT gets the adapter in PEFT format or, with --merge, a whole model that transformers and vLLM load as it is; the tokenizer with
+its chat template; and a model card (README.md) with data, configuration, curve and evaluation. A merged model is compared, on
+completions of the run, with model and adapter side by side: it may differ by 0.0001 nats per token in float32 and by 0.05 in
+bfloat16. OUT holds no path of this machine: a base model that is a folder is called by --base-name or, without it, by the
+folder's last part. Nothing leaves this machine unless --push-to-hub says so.
 
 examples:
   caravan export runs/demo demo-adapter
@@ -161,6 +185,11 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
         help="of the merged weights (default %(default)s)",
     )
     parser.add_argument(
+        "--base-name",
+        metavar="NAME",
+        help="what others call the base model, its id on the hub, say (default: from model.path)",
+    )
+    parser.add_argument(
         "--push-to-hub", metavar="NAME", help="upload OUT to the Hugging Face hub, as a private repository"
     )
 
@@ -175,6 +204,7 @@ def _export(options: argparse.Namespace) -> int:
         merge=options.merge,
         dtype=options.dtype,
         push_to_hub=options.push_to_hub,
+        base_name=options.base_name,
     )
 
 

@@ -57,11 +57,13 @@ def test_an_adapter_is_what_the_run_has_and_loads_in_peft(finished: Path, tmp_pa
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "adapter_config.json",
         "adapter_model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
         "README.md",
         "reward.png",
     }
-    for name in exporting.ADAPTER_FILES:
-        assert (tmp_path / "out" / name).read_bytes() == (finished / "adapter" / name).read_bytes()
+    weights = exporting.ADAPTER_FILES[1]
+    assert (tmp_path / "out" / weights).read_bytes() == (finished / "adapter" / weights).read_bytes()
     ids = [5, 40, 7, 90]
     with_it, without = scores(tiny_model_path(), ids, tmp_path / "out"), scores(tiny_model_path(), ids)
     assert (with_it - without).abs().max() > 1e-4
@@ -84,6 +86,70 @@ def test_a_merged_model_says_what_model_and_adapter_say_side_by_side(
     assert gap < bound
     if dtype == "float32":
         assert gap < 0.1 * (scores(tiny_model_path(), ids)[:-1][picked] - wanted[:-1][picked]).abs().mean()
+
+
+@pytest.fixture
+def moved(finished: Path, tmp_path: Path) -> Path:
+    """The run, on a copy of its model in a folder, with a chat template and a generation config that cannot be saved."""
+    home = tmp_path / "home" / "me"
+    model = home / "my-model"
+    shutil.copytree(tiny_model_path(), model)
+    (model / "generation_config.json").write_text('{"temperature": 0.6, "eos_token_id": 0}')
+    (model / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    run = shutil.copytree(finished, home / "runs" / "run")
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["model"]["path"] = str(model)
+    config["data"]["dataset"] = str(home / "problems.jsonl")
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    adapter = json.loads((run / "adapter/adapter_config.json").read_text())
+    (run / "adapter/adapter_config.json").write_text(json.dumps(adapter | {"base_model_name_or_path": str(model)}))
+    return run
+
+
+@pytest.mark.parametrize("merge", [False, True])
+@pytest.mark.parametrize("base", [None, "me/base"])
+def test_what_is_exported_holds_no_path_of_this_machine_and_the_tokenizer(
+    merge: bool, base: str | None, moved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    options = [*(["--merge"] if merge else []), *(["--base-name", base] if base else [])]
+    assert main(["export", str(moved), str(out), *options]) == 0
+    told = " ".join(capsys.readouterr().err.split())
+    assert ("the base model is called 'my-model', after its folder" in told) == (base is None)
+    texts = {path.name: path.read_text() for path in out.iterdir() if path.suffix in (".json", ".md", ".jinja")}
+    assert "/me/" not in "".join(texts.values()).replace("me/base", "") and str(tmp_path) not in "".join(texts.values())
+    assert texts["chat_template.jinja"] == "{{ messages[0].content }}"
+    assert ("base_model: me/base" in texts["README.md"]) == (base is not None)
+    assert "`problems.jsonl`" in texts["README.md"]
+    if merge:
+        assert json.loads(texts["generation_config.json"])["do_sample"] is True
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        assert AutoTokenizer.from_pretrained(out).chat_template
+        AutoModelForCausalLM.from_pretrained(out)
+    else:
+        assert json.loads(texts["adapter_config.json"])["base_model_name_or_path"] == (base or "my-model")
+
+
+def test_a_runs_own_adapter_names_its_model_without_its_folder(finished: Path, unfinished: Path) -> None:
+    for folder in (finished / "adapter", unfinished / "checkpoints/checkpoint-3"):
+        assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == "tiny"
+
+
+def test_a_model_that_the_disk_has_no_room_for_is_one_line_and_leaves_nothing(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from safetensors import SafetensorError
+    from transformers import PreTrainedModel
+
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(PreTrainedModel, "save_pretrained", full)
+    assert main(["export", str(finished), "--merge", str(tmp_path / "out")]) == 1
+    told = capsys.readouterr().err.strip().splitlines()
+    assert "the model cannot be saved: SafetensorError" in told[-1] and "No space left" in told[-1]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_merged_model_that_says_something_else_is_refused_and_leaves_nothing(
@@ -143,7 +209,10 @@ def test_the_card_tells_data_configuration_curve_and_evaluation(finished: Path, 
     assert main(["export", str(finished), "--merge", str(tmp_path / "merged")]) == 0
     text = (tmp_path / "merged/README.md").read_text()
     _, front, _ = text.split("---\n", 2)
-    assert yaml.safe_load(front) == {"library_name": "transformers", "tags": ["ocaml", "grpo"]}
+    assert yaml.safe_load(front) == {
+        "library_name": "transformers",
+        "tags": ["ocaml", "grpo"],
+    }  # "tiny" is no id of the hub
     assert "`kiranpg/ocaml-training-problems`, 100 problems held out" in text
     assert "| before training (step 0) | 0.250 ± 0.012 | 20.0% | 50.0% | 8 | 16 |" in text
     assert "| after training (step 4) | 0.750 ± 0.012 | 20.0% | 50.0% | 8 | 16 |" in text
@@ -155,7 +224,7 @@ def test_the_card_tells_data_configuration_curve_and_evaluation(finished: Path, 
     assert "![Reward over the steps of the run](reward.png)" in text
     assert (tmp_path / "merged/reward.png").read_bytes() == b"a picture"
     assert "after training" not in exporting.card(
-        RunFolder(finished), exporting._config_of(RunFolder(finished)), step=3, merged_dtype=None
+        RunFolder(finished), exporting._config_of(RunFolder(finished)), step=3, merged_dtype=None, base="tiny"
     )
 
 
@@ -203,7 +272,7 @@ def test_nothing_is_pushed_unless_asked_and_then_as_a_private_repository(
     assert main(["export", str(finished), str(tmp_path / "kept")]) == 0
     assert calls == []
     assert main(["export", str(finished), str(tmp_path / "pushed"), "--push-to-hub", "me/it"]) == 0
-    files = ["README.md", *exporting.ADAPTER_FILES, "reward.png"]
+    files = ["README.md", *exporting.ADAPTER_FILES, "reward.png", "tokenizer.json", "tokenizer_config.json"]
     assert calls == [("me/it", {"private": True, "exist_ok": True}), ("me/it", files)]
     assert "pushed: hub/me/it" in capsys.readouterr().out
     assert main(["export", str(finished), str(tmp_path / "other"), "--push-to-hub", "not mine"]) == 2

@@ -1,8 +1,13 @@
 """Supervised training by the command: what it learns from, what it writes, and what it refuses."""
 
+import errno
 import json
+import os
+import shutil
+import signal
 import statistics
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,7 +60,7 @@ def worth(model: Path, problem: Problem, adapter: Path | None = None) -> float:
 
 @pytest.mark.parametrize("full", [True, False])
 def test_it_makes_a_model_that_knows_the_solutions_better_and_has_not_seen_those_held_out(
-    full: bool, problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    full: bool, problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked: list[Problem] = []
 
@@ -83,6 +88,82 @@ def test_it_makes_a_model_that_knows_the_solutions_better_and_has_not_seen_those
     if not full:
         assert worth(tiny.tiny_model_path(), asked[0], out / "adapter") == pytest.approx(worth(out, asked[0]), abs=0.05)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "problems.jsonl"]
+    assert not (out / "training").exists()
+    lines = (out / "sft.log").read_text().splitlines()
+    assert [line.split()[1] for line in lines] == [f"{step}/12" for step in range(1, 13)]
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")] == lines
+
+
+def weights_of(model: Path) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    return load_file(model / "model.safetensors")
+
+
+SHORT = ["--steps", "6", "--save-steps", "2", "--learning-rate", "1e-3", "--warmup-steps", "1", "--batch-size", "8"]
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_an_interrupted_training_continues_and_makes_the_same_model(
+    full: bool, problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ctrl-C after step 3; then the disk is full when the model is written; then all is well."""
+    import torch
+
+    options = [*SHORT, *(["--full"] if full else [])]
+    assert main(command(problems, tmp_path / "whole", *options)) == 0
+    out = tmp_path / "out"
+    done = teaching.Steps.done
+
+    def interrupted(self: teaching.Steps, step: int, loss: float) -> None:
+        done(self, step, loss)
+        if step == 2:  # heard after the next one
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(teaching.Steps, "done", interrupted)
+    assert main(command(problems, out, *options)) == 130
+    told = capsys.readouterr().err
+    assert f"stopped after step 3 of 6, saved in {out}/training/checkpoint-3; the same command continues" in " ".join(
+        told.split()
+    )
+    assert not (out / "config.json").exists()
+    monkeypatch.setattr(teaching.Steps, "done", done)
+
+    assert main(command(problems, out, *options[2:], "--steps", "7")) == 2
+    assert "was begun with other settings (num_steps was 6 and is 7)" in capsys.readouterr().err
+
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            teaching.SftFolder, "publish", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left"))
+        )
+        assert main(command(problems, out, *options)) == 1
+    told = " ".join(capsys.readouterr().err.split())
+    assert f"cannot be written to {out}: OSError: [Errno 28] No space left" in told
+    assert f"what was trained is kept in {out}/training/checkpoint-6" in told
+
+    from learner import sft as supervised
+
+    with monkeypatch.context() as patched:
+        patched.setattr(supervised, "fine_tune", None)  # nothing is left to be trained
+        assert main(command(problems, out, *options)) == 0
+    whole, resumed = weights_of(tmp_path / "whole"), weights_of(out)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    logs = [(path / "sft.log").read_text() for path in (tmp_path / "whole", out)]
+    assert [line.split()[3] for line in logs[0].splitlines()] == [line.split()[3] for line in logs[1].splitlines()]
+
+
+def test_a_generation_config_that_cannot_be_saved_loses_nothing(
+    problems: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = Path(shutil.copytree(tiny.tiny_model_path(), tmp_path / "model"))
+    (model / "generation_config.json").write_text('{"temperature": 0.6, "eos_token_id": 0}')
+    arguments = [*command(problems, tmp_path / "out", "--full", *SHORT), f"model.path={model}"]
+    assert main(arguments) == 0
+    assert json.loads((tmp_path / "out/generation_config.json").read_text())["do_sample"] is True
+    (model / "generation_config.json").write_text("{oops")
+    assert main([*command(problems, tmp_path / "other", "--full", *SHORT), f"model.path={model}"]) == 1
+    assert "its generation_config.json cannot be used" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_chat_model_is_taught_the_whole_definition_and_one_that_continues_the_body() -> None:

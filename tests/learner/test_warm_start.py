@@ -127,8 +127,10 @@ def test_the_pairs_of_a_step_have_similar_lengths_and_steps_come_in_no_order_of_
     rng = random.Random(0)
     lengths = [rng.randint(5, 300) for _ in range(2570)]
     sampler = StepsOfSimilarLengths(lengths, step_size=16, seed=1)
-    epochs = [list(sampler) for _ in range(2)]
-    assert epochs[0] != epochs[1]
+    epochs = [list(sampler)]
+    sampler.set_epoch(1)
+    epochs.append(list(sampler))
+    assert epochs[0] != epochs[1] == list(sampler)
     for pairs in epochs:
         assert sorted(pairs) == list(range(len(lengths)))
         steps = [[lengths[pair] for pair in pairs[start : start + 16]] for start in range(0, len(pairs), 16)]
