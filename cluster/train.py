@@ -2,11 +2,12 @@
 
 import asyncio
 import json
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cluster.config import Config
 from cluster.console import View, evaluation_table
@@ -53,6 +54,9 @@ from grader.toolchain import prepare_toolchain
 from learner.checkpoints import best_step, forget_best_after, mark_best, newest_checkpoint, step_of
 from learner.plan import LearnerPlan
 from rollout.model import check_split
+
+if TYPE_CHECKING:
+    from learner.actor import RayLearner
 
 # Learning-rate schedules that are the same in a longer run.
 UNAWARE_OF_THE_LENGTH = ("constant", "constant_with_warmup", "inverse_sqrt")
@@ -230,7 +234,7 @@ class Training:
                     watch=watch,
                 )
                 with view.training(self._max_steps, progress.step), self._interruption.politely():
-                    await self._drive(driver)
+                    await self._drive(driver, learner)
                 if progress.step < self._max_steps:
                     if watch.stopped_for:
                         return self._stopped_for(watch.stopped_for, progress.step)
@@ -279,16 +283,32 @@ class Training:
         )
         return EXIT_CODES[Health.STOP]
 
-    async def _drive(self, driver: Driver) -> None:
+    async def _drive(self, driver: Driver, learner: "RayLearner") -> None:
         """Train; when a part fails, try once more to keep the steps since the last checkpoint before saying so."""
         try:
             await driver.train()
-        except BaseExceptionGroup:
+        except (BaseExceptionGroup, CaravanError):
             try:
                 await driver.save_checkpoint()
             except CaravanError as error:
-                self._view.warn(f"the steps since the last checkpoint are lost: {error}")
+                kept = await self._kept_adapter(learner)
+                self._view.warn(f"the steps since the last checkpoint cannot be continued from: {error}. {kept}")
             raise
+
+    async def _kept_adapter(self, learner: "RayLearner") -> str:
+        """Write what was trained where there is room, and say where: the run's own folder may be on a full disk."""
+        own = self._folder.path / "unsaved-adapter"
+        try:
+            await learner.export_adapter(own.resolve())
+            return f"The adapter as it was then is in {own}"
+        except CaravanError:
+            pass
+        try:
+            other = Path(tempfile.mkdtemp(prefix="caravan-adapter-"))
+            await learner.export_adapter(other)
+            return f"The adapter as it was then is in {other}"
+        except (CaravanError, OSError) as error:
+            return f"They are lost: {error}"
 
     async def _measure(self, samplers: SamplerPool, graders: GraderPool, step: int) -> None:
         await self._evaluate(f"step {step}", step, samplers, graders)

@@ -30,9 +30,10 @@ from cluster.session import (
     read_adapter,
     samplers_and_graders,
 )
-from cluster.types import DatasetError, Group, Problem, RunFolderError
+from cluster.types import DatasetError, Group, ModelError, Problem, RunFolderError
 from grader.toolchain import prepare_toolchain
 from learner.quiet import hush
+from learner.settings import LORA_RANKS_OF_VLLM
 
 BASE_PASS_RATE = 0.20
 """Below it the first training analysis ("Test Base Model Capability") takes a stronger model or easier problems."""
@@ -161,7 +162,11 @@ async def sample(config: Config, view: View, ids: list[str], num_problems: int, 
 def _check_adapter(config: Config) -> None:
     """Before anything large is started: raise ModelError where model.adapter is no adapter, or one of another model."""
     if config.model.adapter:
-        read_adapter(config.model.adapter)
+        _, rank = read_adapter(config.model.adapter)
+        if rank > LORA_RANKS_OF_VLLM[-1]:
+            raise ModelError(
+                f"the adapter {config.model.adapter} has rank {rank}, and vLLM serves none above {LORA_RANKS_OF_VLLM[-1]}"
+            )
         hush()
         from learner.targets import check_adapter
 
@@ -177,6 +182,7 @@ async def _attempt(
         from rollout.merge import merged_modules
 
         policy, rank = read_adapter(config.model.adapter)
+        rank = next(served for served in LORA_RANKS_OF_VLLM if served >= rank)
         targets = merged_modules(policy.adapter).named
     else:
         policy, rank, targets = None, config.learner.lora.r, ()
