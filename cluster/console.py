@@ -142,17 +142,20 @@ def comparison_table(compared: Sequence[Compared]) -> Table:
 
 
 def evaluation_table(results: Sequence[Mapping[str, Any]], title: str) -> Table:
-    """Held-out results side by side: one column each, the first is compared with the last."""
+    """Held-out results side by side: one column each; the last less the first, where they are of the same problems."""
     table = Table(title=title, title_justify="left")
     table.add_column("")
     for result in results:
         table.add_column(str(result["name"]), justify="right")
     compared = len(results) > 1
-    if compared:
+    measured = [{row["id"] for row in result.get("by_problem", ())} for result in (results[0], results[-1])]
+    if compared and measured[0] == measured[1]:
         table.add_column("change", justify="right")
+    elif compared:
+        table.caption = "not of the same problems: `caravan compare` shows the change over those that both have"
 
     def row(name: str, values: Sequence[str], change: str = "") -> None:
-        table.add_row(name, *values, *([change] if compared else []))
+        table.add_row(name, *values, *([change] if len(table.columns) > 1 + len(results) else []))
 
     rewards = [result["reward"] for result in results]
     passes = [result["pass_rate"] for result in results]

@@ -114,9 +114,11 @@ def compare_and_report(first: str, second: str) -> int:
 
 
 def _checked(result: Any, text: str) -> dict[str, Any]:
-    if not isinstance(result, dict) or "by_problem" not in result:
+    rows = result.get("by_problem") if isinstance(result, dict) else None
+    needed = {"id", "reward", "num_passed", "num_completions"}
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and needed <= row.keys() for row in rows):
         raise RunFolderError(f"{text} holds no figures by problem: is it a result of `caravan eval --out`?")
-    return result
+    return dict(result)
 
 
 def _differences_table(comparison: Comparison) -> Table:

@@ -16,6 +16,8 @@ OPTIONS: Mapping[str, tuple[str, Callable[[str], object]]] = {
     "SFT_LEARNING_RATE": ("--learning-rate", positive),
     BATCH_SIZE: ("--micro-batch-size", count),
     ACCUMULATION: ("--batch-size", count),
+    "SFT_SAVE_STEPS": ("--save-steps", count),
+    "SFT_SAVE_TOTAL_LIMIT": ("--keep", count),
 }
 """Variable -> the option that it sets, and how the value is read."""
 

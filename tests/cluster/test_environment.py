@@ -155,11 +155,13 @@ SUPERVISED = {
     "SFT_OPTIMIZER": "adamw_8bit",
     "SFT_PUSH_TO_HUB": "false",
     "SFT_HUB_MODEL_ID": "me/model",
+    "SFT_SAVE_STEPS": "50",
+    "SFT_SAVE_TOTAL_LIMIT": "2",
 }
 
 
 def test_the_variables_of_supervised_training_are_options_or_named_once() -> None:
-    found = read_variables({**SUPERVISED, "GRPO_BETA": "0.1", "SFT_SAVE_STEPS": ""}, [])
+    found = read_variables({**SUPERVISED, "GRPO_BETA": "0.1", "SFT_EVAL_STEPS": ""}, [])
     assert set(found.arguments) == {
         "data.dataset=pairs.jsonl",
         "--out=sft_runs",
@@ -167,6 +169,8 @@ def test_the_variables_of_supervised_training_are_options_or_named_once() -> Non
         "--batch-size=16",
         "--learning-rate=2e-5",
         "--epochs=3",
+        "--save-steps=50",
+        "--keep=2",
     }
     used, unused = found.lines
     assert all((used + unused).count(name) == 1 for name in SUPERVISED if name not in ("SFT_BATCH_SIZE",))

@@ -201,3 +201,14 @@ def test_a_comparison_says_which_problems_it_is_of(tmp_path: Path, capsys: pytes
     shown = " ".join(capsys.readouterr().out.split())
     assert "partly: 1 of 2 problems could not be measured" in shown
     assert "whole: " not in shown
+
+
+def test_the_change_is_shown_between_evaluations_of_the_same_problems_alone():
+    one, other = (
+        summarize([replace(group([reward]), problem=problem(name))], name) for name, reward in (("x", 0.0), ("y", 1.0))
+    )
+    headings = [
+        [str(column.header) for column in evaluation_table(some, "").columns] for some in ([one, one], [one, other])
+    ]
+    assert headings == [["", "x", "x", "change"], ["", "x", "y"]]
+    assert "not of the same problems" in str(evaluation_table([one, other], "").caption)

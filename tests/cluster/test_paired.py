@@ -81,3 +81,11 @@ def test_unequal_numbers_of_completions_are_compared_at_the_smallest(tmp_path, c
         (tmp_path / name).write_text(json.dumps(evaluation))
     assert main(["compare", str(tmp_path / "few"), str(tmp_path / "many")]) == 0
     assert "the first has 2 completions per problem, the second 4" in capsys.readouterr().out
+
+
+def test_a_file_with_other_figures_by_problem_is_refused_in_one_line(tmp_path):
+    other = tmp_path / "other.json"
+    for rows in ({"x": 1.0}, [1.0], [{"id": "x"}]):
+        other.write_text(json.dumps({"name": "a", "by_problem": rows}))
+        with pytest.raises(RunFolderError, match="holds no figures by problem"):
+            read_result(str(other))
