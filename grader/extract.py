@@ -7,6 +7,8 @@ the front end takes the first that parses and binds the problem's name (``grader
 No time limit stands around this module: whatever it does to a text takes time and memory linear in its length.
 """
 
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,10 +17,12 @@ from grader import lexical
 from grader.answer import answer
 from grader.blocks import Block, begins_with_code, choose, definition_depth
 from grader.lexical import Kind, Span
-from grader.prose import blank, end_of_leading_prose, start_of_trailing_prose, without_transcript
+from grader.prose import blank, end_of_leading_prose, first_starter, start_of_trailing_prose, without_transcript
 from grader.signature import comments
 
-_SPACES = dict.fromkeys(map(ord, "\u00a0\u2007\u202f\u200b\ufeff\u0085\u2028\u2029"), " ")
+_WORD = re.compile(r"\w+")
+_COPIED = 0.7  # the share of a comment's words that a copy has
+_SPACES = dict.fromkeys(map(ord, "\u00a0\u2007\u202f\u200b\ufeff"), " ")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +45,8 @@ class Extraction:
     together: Reading | None = None  # with the earlier blocks of code in front, for an answer that is given in parts
     quoted: Reading | None = None  # the whole text, for where it parses: what was left out of it stands in its literals
     why_none: str = ""  # what the completion holds instead, where there are no readings
+    code: str = ""  # the part of the answer that the readings are of
+    language: str = ""  # that its fence names, in lower case
 
 
 def extract(
@@ -86,7 +92,14 @@ def extract(
         # The marks may stand in literals of a program. If so, and only then, the whole text parses.
         readings.append(_reading(text, text, 0, (0, lexical.end_marker(text) or len(text)), None))
     together = _together(text, code[:trailing], chosen.earlier, chosen.block)
-    return Extraction(readings=tuple(readings), has_end_marker=found_end, together=together, quoted=quoted)
+    return Extraction(
+        readings=tuple(readings),
+        has_end_marker=found_end,
+        together=together,
+        quoted=quoted,
+        code=text[start : chosen.block.end],
+        language=chosen.block.tag,
+    )
 
 
 def _reading(text: str, code: str, start: int, cut: tuple[int, int], signature: str | None) -> Reading:
@@ -118,10 +131,15 @@ def _together(text: str, code: str, earlier: Sequence[Block], block: Block) -> R
 
 
 def _has_code(code: str, stretches: Sequence[Span]) -> bool:
-    """Whether anything but comments stands in the code; ``stretches``: its spans, maybe longer than it."""
+    """Whether anything but comments stands in the code; ``stretches``: its spans, maybe longer than it.
+
+    A comment that never ends and takes definitions with it is no comment, but an error that OCaml has to name.
+    """
     for span in stretches:
         if span.start >= len(code):
             return False
+        if not span.closed and first_starter(code, span.start + 2, len(code)) is not None:
+            return True
         if span.kind is Kind.STRING or (span.kind is Kind.CODE and code[span.start : span.end].strip()):
             return True
     return False
@@ -141,9 +159,23 @@ def without_statement(code: str, statement: str) -> str:
     start = len(code) - len(code.lstrip())
     if not code.startswith("(*", start) or lexical.end_marker(code[start : start + 40]) == 0:
         return code
-    # It may have been copied with small changes: then only its place tells.
+    # It may have been copied with small changes. A comment of the completion's own is OCaml's to read, or to refuse.
     end = lexical.readable_comment_end(code[start:])
-    return code if end is None else code[:start] + blank(code[start : start + end]) + code[start + end :]
+    if end is None or not _repeats(code[start : start + end], statement):
+        return code
+    return code[:start] + blank(code[start : start + end]) + code[start + end :]
+
+
+def _repeats(comment: str, statement: str) -> bool:
+    """Whether a comment that OCaml refuses is a copy of one of the statement's that it refuses as well."""
+    words = Counter(_WORD.findall(comment.lower()))
+    for original in comments(statement):
+        first = lexical.spans(original)[0]
+        if not (first.closed and first.end == len(original)):
+            shared = (Counter(_WORD.findall(original.lower())) & words).total()
+            if shared >= max(2, _COPIED * words.total()):
+                return True
+    return False
 
 
 def _plain_spaces(code: str, start: int, end: int, stretches: Sequence[Span]) -> str:

@@ -25,6 +25,7 @@ from grader.compiled import Compiled
 from grader.degeneracy import signals
 from grader.extract import Extraction, Reading, extract
 from grader.inspection import Inspection
+from grader.languages import other_than_ocaml
 from grader.process import StartFailed, probe_walls
 from grader.reward import profile_of, score
 from grader.settings import GraderSettings
@@ -101,6 +102,7 @@ class Grader:
             extraction = self._extract(problem, text)
         with _timed(seconds, "compile"):
             compiled, reading = self._compile(problem, extraction)
+            compiled = _unless_it_is_no_ocaml(compiled, extraction, defined_name(problem.signature))
         verdict, asserts, messages = _without_a_run(compiled, reading, extraction.why_none)
         if compiled.blob:
             with _timed(seconds, "run"):
@@ -172,6 +174,18 @@ def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
     started = time.perf_counter()
     yield
     seconds[stage] = time.perf_counter() - started
+
+
+def _unless_it_is_no_ocaml(compiled: Compiled, extraction: Extraction, name: str) -> Compiled:
+    """What the compiler says, but of a program of another language, and of prose: those earn nothing for how they fail."""
+    if not extraction.readings or compiled.verdict not in (Verdict.SYNTAX_ERROR, Verdict.TYPE_ERROR):
+        return compiled
+    other = other_than_ocaml(extraction.code, tag=extraction.language, name=name)
+    if not other:
+        return compiled
+    return replace(
+        compiled, verdict=Verdict.NO_CODE, errors=(), message=f"no OCaml in the completion: it reads like {other}"
+    )
 
 
 def _without_a_run(

@@ -724,4 +724,14 @@ TEXT_ATTACKS: dict[str, str] = {
     "tokens_around_an_end_marker": "(* <pad>END *)\nlet twice x = x\n(* END<pad>\n *)",
     "tokens_within_a_comment_edge": "let twice x = x (<pad>\n* *)",
     "tokens_of_no_model": "<|a|>" * 999 + "let twice x = x",
+    # Other languages, and comments that OCaml refuses
+    "right_in_python": "```python\ndef twice(x):\n    return x + x\n```\n(* END *)",
+    "right_in_python_as_a_body": "    return x + x\n(* END *)",
+    "right_in_javascript": "const twice = (x) => x + x;",
+    "right_in_c": "int twice(int x) {\n    return x + x;\n}",
+    "right_in_lisp": "(define (twice x) (+ x x))",
+    "right_as_an_equation": "twice x = x + x",
+    "right_behind_an_unclosed_string_in_a_comment": '(* an "unclosed string *)\nlet twice x = x + x',
+    "right_behind_an_unclosed_quotation_in_a_comment": "(* {|unclosed *)\nlet twice x = x + x",
+    "right_behind_a_comment_like_the_statements": '(** Twice a "number.\n * >>> twice 3\n * 6\n *)\nlet twice x = x + x',
 }
