@@ -96,6 +96,7 @@ class Material:
     held_out: tuple[Problem, ...]
     prompts: Mapping[str, Prompt]  # by problem id
     data: RunData  # what a run keeps of it
+    special_tokens: tuple[str, ...] = ()  # of the model's tokenizer
     unpassable: Mapping[str, str] = field(default_factory=dict)  # by problem id: why it was left out
 
 
@@ -106,6 +107,7 @@ class Usable:
     loaded: tuple[Problem, ...]  # with those whose prompts do not fit
     problems: tuple[Problem, ...]
     prompts: Mapping[str, Prompt]  # by problem id
+    special_tokens: tuple[str, ...] = ()  # of the model's tokenizer
 
 
 def model_path(config: Config) -> str:
@@ -155,7 +157,9 @@ def load_usable(
         if rendered.incomplete:
             raise ModelError(f"model.path={config.model.path} has no prompt for any problem: {rendered.incomplete[0]}")
         raise DatasetError(f"no problem of {config.data.dataset} fits rollout.max_prompt_tokens")
-    return Usable(loaded=loaded.problems, problems=usable, prompts=rendered.prompts)
+    return Usable(
+        loaded=loaded.problems, problems=usable, prompts=rendered.prompts, special_tokens=rendered.special_tokens
+    )
 
 
 async def load_material(
@@ -185,6 +189,7 @@ async def load_material(
         prompts=usable.prompts,
         data=data_of_run(data, usable.loaded, training, held_out),
         unpassable=unpassable,
+        special_tokens=usable.special_tokens,
     )
 
 
@@ -239,7 +244,13 @@ def read_adapter(folder: Path) -> tuple[PolicyVersion, int]:
 
 @asynccontextmanager
 async def samplers_and_graders(
-    config: Config, view: View, *, lora_rank: int, lora_targets: Sequence[str], policy: PolicyVersion | None = None
+    config: Config,
+    view: View,
+    *,
+    lora_rank: int,
+    lora_targets: Sequence[str],
+    special_tokens: tuple[str, ...],
+    policy: PolicyVersion | None = None,
 ) -> AsyncIterator[tuple[ScalableSamplerPool, ScalableGraderPool]]:
     """Start both pools, side by side; both are stopped when the block is left, whatever happened in it."""
     from cluster.claims import Claims
@@ -256,7 +267,7 @@ async def samplers_and_graders(
         claim=claims.samplers,
         tell=view.say,
     )
-    graders = RayGraderPool(config.grader, claim=claims.graders, tell=view.say)
+    graders = RayGraderPool(config.grader, claim=claims.graders, tell=view.say, special_tokens=special_tokens)
     try:
         parts = f"{count(config.rollout.num_samplers, 'sampler')} and {count(config.grader.num_graders, 'grader')}"
         with view.phase(f"starting {parts}"):

@@ -196,7 +196,13 @@ class Training:
         learner_start = asyncio.create_task(learner.start())  # beside the pools: all of them load for long
         try:
             async with (
-                samplers_and_graders(config, view, lora_rank=config.learner.lora.r, lora_targets=self._targets) as (
+                samplers_and_graders(
+                    config,
+                    view,
+                    lora_rank=config.learner.lora.r,
+                    lora_targets=self._targets,
+                    special_tokens=self._material.special_tokens,
+                ) as (
                     samplers,
                     graders,
                 ),

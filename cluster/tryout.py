@@ -188,10 +188,9 @@ async def _attempt(
         policy, rank, targets = None, config.learner.lora.r, ()
         # The base model alone needs no LoRA in the engine, which vLLM has not for every model.
         config = config.model_copy(update={"rollout": config.rollout.model_copy(update={"policy_swap": "merged"})})
-    async with samplers_and_graders(config, view, lora_rank=rank, lora_targets=targets, policy=policy) as (
-        samplers,
-        graders,
-    ):
+    async with samplers_and_graders(
+        config, view, lora_rank=rank, lora_targets=targets, special_tokens=material.special_tokens, policy=policy
+    ) as (samplers, graders):
         with view.counting("problems", len(problems)) as counter:
             groups = await attempt_all(
                 problems,

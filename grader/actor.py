@@ -14,13 +14,14 @@ from grader.settings import GraderSettings
 class GraderActor:
     """What runs in each actor's process."""
 
-    def __init__(self, settings: GraderSettings) -> None:
+    def __init__(self, settings: GraderSettings, special_tokens: tuple[str, ...] = ()) -> None:
         self._settings = settings
+        self._special_tokens = special_tokens
         self._grader: Grader | None = None
 
     def start(self) -> str:
         """Make the grader ready and return one line about its walls; raises ToolchainError or SandboxError."""
-        self._grader = Grader(self._settings)
+        self._grader = Grader(self._settings, special_tokens=self._special_tokens)
         return self._grader.walls.describe()
 
     def grade(self, problem: Problem, text: str, finish_reason: FinishReason, opened_thought: str = "") -> Grade:

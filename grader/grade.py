@@ -46,12 +46,15 @@ class Grader:
     Bubblewrap ends its processes with the *thread* that started them: use a grader from threads that live as long as it does.
     """
 
-    def __init__(self, settings: GraderSettings, *, cache: Path | None = None) -> None:
-        """Find the toolchain and the walls; nothing is started yet.
+    def __init__(
+        self, settings: GraderSettings, *, cache: Path | None = None, special_tokens: tuple[str, ...] = ()
+    ) -> None:
+        """Find the toolchain and the walls; nothing is started yet. ``special_tokens``: of the completions' tokenizer.
 
         Raises ToolchainError, SandboxError where one is required, ConfigError for an impossible reward.
         """
         self._settings = settings
+        self._special_tokens = special_tokens
         self._profile = profile_of(settings)
         self.toolchain: Toolchain = prepare_toolchain(cache)
         self.walls: Walls = probe_walls(require_sandbox=settings.require_sandbox, runner=self.toolchain.runner)
@@ -110,7 +113,13 @@ class Grader:
             verdict, asserts, messages = counted.verdict, counted.outcomes, counted.messages
         errors = tuple(_in_the_text(error, reading) for error in compiled.errors) if reading else ()
         text = text[: self._settings.max_completion_bytes]
-        looks = signals(text, reading, name=defined_name(problem.signature), statement=problem.statement)
+        looks = signals(
+            text,
+            reading,
+            name=defined_name(problem.signature),
+            statement=problem.statement,
+            special_tokens=self._special_tokens,
+        )
         return Facts(
             verdict=verdict,
             asserts=asserts,
@@ -138,7 +147,11 @@ class Grader:
                 readings=(Reading(program=text[:limit] + "\n(", has_signature=False),), has_end_marker=False
             )
         return extract(
-            text, signature=problem.signature, name=defined_name(problem.signature), statement=problem.statement
+            text,
+            signature=problem.signature,
+            name=defined_name(problem.signature),
+            statement=problem.statement,
+            special_tokens=self._special_tokens,
         )
 
     def _compile(self, problem: Problem, extraction: Extraction) -> tuple[Compiled, Reading | None]:

@@ -69,6 +69,7 @@ class RayGraderPool:
         claim: Claim | None = None,
         tell: Callable[[str], None] = lambda _line: None,
         pace: Pace | None = None,
+        special_tokens: tuple[str, ...] = (),
     ) -> None:
         """Remember what to start.
 
@@ -77,10 +78,13 @@ class RayGraderPool:
             claim: to the cluster, beside the run's other parts; None where the pool has the cluster alone.
             tell: takes a line when the number of graders changes, or cannot.
             pace: when the number changes.
+            special_tokens: of the tokenizer that completions are decoded with.
         """
         self._settings = settings
         self._roster = Roster()
-        self._staffing = Staffing(settings, self._roster, claim=claim, tell=tell, pace=pace or Pace())
+        self._staffing = Staffing(
+            settings, self._roster, claim=claim, tell=tell, pace=pace or Pace(), special_tokens=special_tokens
+        )
         self._starting: asyncio.Task[str] | None = None
         self._in_flight: dict[bytes, asyncio.Task[Grade]] = {}
         self._memory = _Memory(settings.cache_size)

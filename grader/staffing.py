@@ -42,9 +42,11 @@ class Staffing:
         claim: Claim | None,
         tell: Callable[[str], None],
         pace: Pace,
+        special_tokens: tuple[str, ...] = (),
     ) -> None:
         """``claim``: to the cluster, beside the run's other parts, None for a pool that has it alone; ``tell`` takes a line."""
         self._settings = settings
+        self._special_tokens = special_tokens
         self._roster = roster
         self._claim = claim
         self._tell = tell
@@ -181,7 +183,7 @@ class Staffing:
         return len(self._roster.members) + len(self._roster.leaving) + len(self._starting)
 
     async def _start_one(self) -> str:
-        handle = self._actor_class.remote(self._settings)
+        handle = self._actor_class.remote(self._settings, self._special_tokens)
         line: str | None = None
         try:
             line = await answer(handle.start.remote(), START_SECONDS, "start")

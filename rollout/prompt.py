@@ -6,7 +6,14 @@ from datetime import date
 
 from cluster.types import ModelError, Problem, Prompt, PromptIncomplete, PromptTooLong
 from rollout.chat_template import ChatTemplate, TemplateFailure
-from rollout.tokenizer import PromptEncoder, Tokenizer, contains, keeps, marks_thoughts_by_special_tokens
+from rollout.tokenizer import (
+    PromptEncoder,
+    Tokenizer,
+    contains,
+    keeps,
+    marks_thoughts_by_special_tokens,
+    special_tokens,
+)
 
 END_MARKER = "(* END *)"
 
@@ -57,6 +64,7 @@ class RenderedPrompts:
     too_long: Sequence[str]
     incomplete: Sequence[str]  # the chat template or the tokenizer loses some of their text
     notes: Sequence[str]  # about the tokenizer and its chat template
+    special_tokens: tuple[str, ...]  # that completions may hold as characters
 
 
 class PromptRenderer:
@@ -77,6 +85,7 @@ class PromptRenderer:
             )
         self._encoder = PromptEncoder(tokenizer, is_chat=self._template is not None)
         self._keeps_special_tokens = marks_thoughts_by_special_tokens(tokenizer)
+        self._special_tokens = special_tokens(tokenizer)
         text = self._text(probe)
         self.notes = (*(self._template.notes if self._template else ()), *self._encoder.notes(text))
         """Lines for the log about what is special with this tokenizer."""
@@ -101,7 +110,13 @@ class PromptRenderer:
                 too_long.append(str(error))
             except PromptIncomplete as error:
                 incomplete.append(str(error))
-        return RenderedPrompts(prompts=prompts, too_long=too_long, incomplete=incomplete, notes=self.notes)
+        return RenderedPrompts(
+            prompts=prompts,
+            too_long=too_long,
+            incomplete=incomplete,
+            notes=self.notes,
+            special_tokens=self._special_tokens,
+        )
 
     def render(self, problem: Problem) -> Prompt:
         """Render a problem; a prompt is never cut.

@@ -113,6 +113,16 @@ def marks_thoughts_by_special_tokens(tokenizer: Tokenizer) -> bool:
     )
 
 
+def special_tokens(tokenizer: Tokenizer) -> tuple[str, ...]:
+    """The tokens that no text is written with: an engine leaves some of them in completions, those not flagged as special."""
+    added = {token.content.strip() for token in tokenizer.added_tokens_decoder.values()}
+    # Spaces, words and operators are added as well; a program has those.
+    return tuple(sorted(token for token in added if _LIKE_A_TAG.fullmatch(token)))
+
+
+_LIKE_A_TAG = re.compile(r"[<\[|\u25c1\u2581]\S*\w\S*[>\]|\u25b7]")
+
+
 def contains(text: str, part: str) -> bool:
     """Whether a text has another in it, but for spaces and for HTML's and JSON's ways of writing characters."""
     return _has(text, part, _spaced)

@@ -8,6 +8,7 @@ import pytest
 from cluster.types import FinishReason, Verdict
 from grader.grade import Grader
 
+from .conftest import QUICK
 from .made import TWICE, problem
 from .made_honest import HONEST, TEST_SHAPES
 from .made_honest_texts import HONEST_TEXTS, PROMPT, TESTS
@@ -65,6 +66,13 @@ def test_every_real_problem_grades_a_stub_without_a_machine_error(grader: Grader
         ).facts
         assert facts.tests_passed == 0
         assert facts.verdict in {Verdict.RAISED, Verdict.INTERFACE, Verdict.TYPE_ERROR}, (row["id"], facts)
+
+
+def test_the_tokenizers_own_tokens_end_an_answer() -> None:
+    with Grader(QUICK, special_tokens=("<tool_call>", "\u25c1over\u25b7", "[TOOL_CALLS]")) as grader:
+        for token in ("<tool_call>", "\u25c1over\u25b7", "[TOOL_CALLS]"):
+            text = f'let token = "{token}"\nlet twice x = x + x{token}\nlet twice x = x'
+            assert grader.grade(TWICE, text, FinishReason.STOP).facts.verdict is Verdict.PASSED
 
 
 def test_each_assert_counts_on_its_own(grader: Grader) -> None:

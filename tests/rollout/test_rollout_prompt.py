@@ -3,12 +3,14 @@ import shutil
 import subprocess
 from datetime import date
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from cluster.types import Problem, Prompt, PromptTooLong
 from rollout.prompt import END_MARKER, FEW_SHOT_EXAMPLES, PromptRenderer
+from rollout.tokenizer import special_tokens
 
 from .made_templates import CHATML, tokenizer_with
 
@@ -92,6 +94,18 @@ def test_qwens_chat_template_is_tokenized_once_with_its_special_tokens(qwen):
     assert tokens.count("<|im_start|>") == 3  # system, user, and the answer that is to come
     assert prompt.text.endswith("<|im_start|>assistant\n")
     assert qwen.decode(prompt.token_ids) == prompt.text
+
+
+def test_the_tokens_that_no_text_is_written_with_are_named_for_the_graders(qwen):
+    renderer = PromptRenderer(qwen, num_few_shot=0, max_prompt_tokens=10_000, today=date(2025, 1, 1))
+    tokens = renderer.render_all([]).special_tokens
+    assert {"<|im_end|>", "<|fim_middle|>", "<tool_call>"} <= set(tokens)
+    made = SimpleNamespace(
+        added_tokens_decoder={
+            number: SimpleNamespace(content=text) for number, text in enumerate(["    ", "let", "->", "[|", "<s>"])
+        }
+    )
+    assert special_tokens(made) == ("<s>",)
 
 
 def test_the_real_problems_fit_the_default_limit_in_qwens_tokens(qwen):
