@@ -313,6 +313,24 @@ def leave_experts_without_lora() -> None:
         layer.FusedMoEConfig = without_lora
 
 
+def take_fused_projections_whole() -> None:
+    """Let vLLM load the adapter of a projection that is fused in the checkpoint too, where it expects those of its parts.
+
+    GLM-4 has ``gate_up_proj`` in transformers as in vLLM, whose mapping of it to ``gate_proj`` and ``up_proj`` is Llama's. A
+    target of the adapter that has the name of the packed layer is that layer.
+    """
+    from vllm.lora.model_manager import LoRAModelManager
+
+    create_modules = LoRAModelManager._create_lora_modules
+
+    def with_whole(self: Any) -> None:
+        whole = set(self.lora_config.target_modules or ()) & self.packed_modules_mapping.keys()
+        self.packed_modules_mapping = self.packed_modules_mapping | {name: [name] for name in whole}
+        create_modules(self)
+
+    LoRAModelManager._create_lora_modules = with_whole
+
+
 def _check_attention(config: Any, model: str) -> None:
     """Raise ModelError for heads that vLLM's attention on the CPU cannot compute; the engine would die of its first prompt."""
     from vllm.platforms import current_platform

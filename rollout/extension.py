@@ -1,9 +1,10 @@
 """What vLLM's worker is extended by; imported there before the model is built."""
 
 from rollout.bound import BoundModules
-from rollout.engine import leave_experts_without_lora
+from rollout.engine import leave_experts_without_lora, take_fused_projections_whole
 
 leave_experts_without_lora()
+take_fused_projections_whole()
 
 
 class WorkerExtension(BoundModules):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Container, Mapping
 from pathlib import Path
 
@@ -16,6 +17,10 @@ from rollout.model import one_line
 
 MERGED_FILE = "model.safetensors"
 
+OF_EXPERTS = re.compile(r"\.(experts|block_sparse_moe\.(input|output)_linear)\.").search
+"""Weights that no adapter changes, and that are most of a mixture: the engine keeps those that it has. vLLM 0.32 cannot take
+them again on the CPU either: it packs them at the first loading alone (_setup_kernel in unquantized_fused_moe_method.py)."""
+
 
 def weights_folder(model: str) -> Path:
     """Where the weights of a model lie: its own folder, or the local copy of what the hub has under that id."""
@@ -27,7 +32,7 @@ def weights_folder(model: str) -> Path:
 
 
 def write_merged(base: Path, adapter: Mapping[str, bytes], folder: Path, dtype: str) -> None:
-    """Write base weights + adapter, summed in float32 and then cast, as one safetensors file.
+    """Write base weights + adapter, summed in float32 and then cast, as one safetensors file; frozen experts are left out.
 
     Every version is added to the base anew, so that rounding does not add up; a bfloat16 sum still loses what is
     smaller than 1/256 of a weight. Raises ModelError where the adapter names a weight that the base has not.
@@ -48,9 +53,10 @@ def write_merged(base: Path, adapter: Mapping[str, bytes], folder: Path, dtype: 
                 f"the adapter trains {name.removesuffix('.weight')}, and {base} has no weight of that name and shape"
             )
         weights[name] = weights[name].float() + delta
-    save_file(
-        {name: tensor.to(getattr(torch, dtype)).contiguous() for name, tensor in weights.items()}, folder / MERGED_FILE
-    )
+    served = {
+        name: tensor.to(getattr(torch, dtype)).contiguous() for name, tensor in weights.items() if not OF_EXPERTS(name)
+    }
+    save_file(served, folder / MERGED_FILE)
 
 
 def weight_files(base: Path) -> list[Path]:

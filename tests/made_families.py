@@ -27,7 +27,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {},
     "mistral": {"head_dim": 32, "sliding_window": None},
     "gemma3_text": {"head_dim": 32, "query_pre_attn_scalar": 32, **LOCAL},
-    "cohere2": {"logit_scale": 0.25, **LOCAL},
+    # vLLM 0.32 gives Cohere's windows one token more than transformers does (commandr.py), so prompts stay within them here.
+    "cohere2": {"logit_scale": 0.25, **LOCAL, "sliding_window": 256},
     "olmo2": {},
     "glm4": {"head_dim": 32, "partial_rotary_factor": 0.5},
     "qwen3_moe": {"head_dim": 32, **EXPERTS},

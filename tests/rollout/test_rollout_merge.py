@@ -108,3 +108,22 @@ def test_only_the_weights_that_the_index_names_are_read(tiny_model, policies, tm
     (base / "consolidated.safetensors").write_bytes(save({"layers.0.attention.wq.weight": torch.zeros(2)}))
     write_merged(base, policies[1].adapter, merged, "float32")
     assert load_file(merged / MERGED_FILE).keys() == load_file(base / "model.safetensors").keys()
+
+
+def test_frozen_experts_are_left_out_and_the_rest_of_a_mixture_is_not(tmp_path):
+    from tests.made_families import make_model
+
+    base = make_model(tmp_path / "base", "qwen3_moe")
+    name = "model.layers.0.self_attn.q_proj"
+    weights = load_file(tmp_path / "base" / "model.safetensors")
+    a, b = torch.randn(2, weights[f"{name}.weight"].shape[1]), torch.randn(weights[f"{name}.weight"].shape[0], 2)
+    factors = {f"base_model.model.{name}.lora_A.weight": a, f"base_model.model.{name}.lora_B.weight": b}
+    adapter = {"adapter_config.json": b'{"r": 2, "lora_alpha": 4}', "adapter_model.safetensors": save(factors)}
+    (tmp_path / "merged").mkdir()
+    write_merged(weights_folder(base), adapter, tmp_path / "merged", "float32")
+    merged = load_file(tmp_path / "merged" / MERGED_FILE)
+    assert torch.allclose(merged[f"{name}.weight"], weights[f"{name}.weight"] + 2 * (b @ a))
+    left_out = weights.keys() - merged.keys()
+    assert left_out
+    assert all(".mlp.experts." in key for key in left_out)
+    assert "model.layers.0.mlp.gate.weight" in merged
