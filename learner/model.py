@@ -67,8 +67,15 @@ def load_model(name: str, place: Place, *, noise: bool = True) -> tuple[Any, Any
         if not noise:
             silence(config)
             silence(config.get_text_config())
+        # Gemma 2 caps its attention's logits, which transformers' default, sdpa, passes over without a word.
+        capped = getattr(config.get_text_config(), "attn_logit_softcapping", None)
         model, found = AutoModelForCausalLM.from_pretrained(
-            source, config=config, dtype=place.dtype, output_loading_info=True, ignore_mismatched_sizes=True
+            source,
+            config=config,
+            dtype=place.dtype,
+            attn_implementation="eager" if capped else None,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
         )
     except Exception as error:  # the boundary to the code of each architecture, which has errors of its own
         raise ModelError(f"model {name!r} cannot be loaded: {reason(error)}") from error

@@ -32,7 +32,7 @@ def scored(model: str, groups: list[Group]) -> list[Group]:
     """The groups with the log-probabilities that transformers gives each completion on its own."""
     from transformers import AutoModelForCausalLM
 
-    scorer = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    scorer = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, attn_implementation="eager").eval()
 
     def logprobs(prompt_ids: tuple[int, ...], token_ids: tuple[int, ...]) -> tuple[float, ...]:
         with torch.no_grad():

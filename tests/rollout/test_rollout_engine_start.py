@@ -1,0 +1,49 @@
+"""An engine that does not start says why, in one line, also where another of its processes knows it."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from cluster.types import ModelError
+from rollout.sampler import Sampler
+from rollout.settings import RolloutSettings
+from tests.made_families import make_model
+
+pytestmark = pytest.mark.slow
+
+
+def refusal(model: str, **changes: Any) -> str:
+    """What a sampler says that does not start."""
+    settings = {"max_prompt_tokens": 96, "max_completion_tokens": 32, "enforce_eager": True, "kv_cache_gib": 0.1}
+    sampler = Sampler(
+        RolloutSettings(**settings | changes), model=model, lora_rank=8, max_staleness=1, pool_id=uuid4().hex
+    )
+
+    async def start() -> None:
+        try:
+            await sampler.start()
+        finally:
+            await sampler.shutdown()
+
+    with pytest.raises(ModelError) as refused:
+        asyncio.run(start())
+    assert "\n" not in str(refused.value)
+    assert "root cause" not in str(refused.value)
+    return str(refused.value)
+
+
+def test_an_architecture_that_carries_no_adapter_in_vllm(tmp_path: Path) -> None:
+    assert "StablelmForCausalLM does not support LoRA yet" in refusal(make_model(tmp_path / "model", "stablelm"))
+
+
+def test_a_cache_that_holds_no_request(tmp_path: Path) -> None:
+    model = make_model(tmp_path / "model", "llama")
+    assert "memory for the cache blocks" in refusal(model, kv_cache_gib=0.00001)
+
+
+def test_heads_that_the_attention_of_the_cpu_lacks(tmp_path: Path) -> None:
+    model = make_model(tmp_path / "model", "llama", head_dim=16)
+    assert "attention heads of 16 dimensions" in refusal(model)
