@@ -152,11 +152,15 @@ def _read_json(path: Path, wanted: Collection[str]) -> list[Row]:
 def _rows_in(whole: dict[str, Any], wanted: Collection[str]) -> list[Row]:
     """Return the rows that a JSON object holds: a list under one of its keys, columns, or itself."""
     named = [key for key in _ROW_LISTS if isinstance(whole.get(key), list)]
-    if named and not whole.keys() & set(wanted):
+    # {"train": [ROW, ...], "test": [...]} are splits, although a column may be called test.
+    if named and whole.keys() & set(wanted) <= {"test"}:
         return _objects(whole[named[0]])
     columns = list(whole.values())
     if columns and all(isinstance(column, dict) for column in columns) and whole.keys() & set(wanted):
-        columns = [list(column.values()) for column in columns]  # pandas: {"id": {"0": ...}}
+        index = list(columns[0])  # pandas: {"id": {"0": ...}}
+        if any(column.keys() != columns[0].keys() for column in columns):
+            raise ValueError("its columns have different row numbers")
+        columns = [[column[number] for number in index] for column in columns]
     if columns and all(isinstance(column, list) for column in columns) and whole.keys() & set(wanted):
         if len({len(column) for column in columns}) == 1 and not isinstance(columns[0][:1], dict):
             return [dict(zip(whole, cells, strict=True)) for cells in zip(*columns, strict=True)]

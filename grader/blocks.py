@@ -209,7 +209,7 @@ def _closes_at_once(text: str, lines: Sequence[Fence], start: int) -> bool:
 
 
 def _tagged(text: str, scope: Block) -> list[Block]:
-    """Elements like ``<code>...</code>`` whose opening stands at the start of a line; the outermost ones."""
+    """Elements like ``<code>...</code>`` whose opening stands at the start of a line or in the prompt; the outermost ones."""
     part = text[scope.start : scope.end] if scope.start or scope.end < len(text) else text
     if "</" not in part and "[/" not in part and "\\end{" not in part and part.lstrip()[:1] not in ("<", "[", "\\"):
         return []
@@ -221,6 +221,9 @@ def _tagged(text: str, scope: Block) -> list[Block]:
             follows = bool(found) and found[-1].after == edge.start()
             if opens and (edge.start() == scope.start or follows or starts_line(text, edge.start())):
                 opening = edge
+            elif not (opens or found or text[edge.end() : scope.end].strip()):
+                # Nothing but a closing tag, at the very end: the prompt wrote the one that opens.
+                found.append(Block(tag="", start=scope.start, end=edge.start(), after=edge.end()))
         elif not opens and edge.group(edge.lastgroup or 0) == opening.group(opening.lastgroup or 0):
             found.append(Block(tag="", start=opening.end(), end=edge.start(), after=edge.end()))
             opening = None

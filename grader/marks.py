@@ -38,12 +38,13 @@ class Mark(NamedTuple):
 CHANNEL = "channel"
 """The name of a thought that only a channel for the answer ends."""
 
-_ATTRIBUTES = r"(?:\s+[\w:.-]{1,40}(?:\s?=\s?(?:\"[^\"<>\n]{0,200}\"|'[^'<>\n]{0,200}'|[\w.%-]{1,80}))?){0,8}"
+# Whatever stands behind the name: a tag whose attributes are odd opens a thought all the same. Possessive, so that it is linear.
+_ATTRIBUTES = r"\s(?>=\s?\"[^\"\n]{0,1000}\"|=\s?'[^'\n]{0,1000}'|[^<>\n]){0,1000}+"
 _TO_MESSAGE = r"[^<\n]{0,80}(?:<\|constrain\|>[^<\n]{0,40})?<\|message\|>"
 _MARK = re.compile(
     rf"""(?P<channel><\|channel\|>[ \t]*(?P<channel_name>\w+){_TO_MESSAGE})
     |(?P<message><\|start\|>[ \t]*assistant[ \t]*<\|message\|>)
-    |(?P<tag><[ ]?(?:\\?/)?[ ]?(?P<angle>{THOUGHT_NAME}){_ATTRIBUTES}\s?/?>
+    |(?P<tag><(?:[ ]?(?:\\?/)?[ ]?(?P<angle>{THOUGHT_NAME})\s?|/?(?P<wordy>{THOUGHT_NAME}){_ATTRIBUTES})/?>
         |&lt;/?(?P<entity>{THOUGHT_NAME})&gt;
         |\[/?(?P<square>{THOUGHT_NAME})\]
         |\u25c1/?(?P<triangle>{THOUGHT_NAME})\u25b7
@@ -140,7 +141,7 @@ def _mark(text: str, hit: re.Match[str]) -> Mark | None:
 
 
 def _thought_tag(hit: re.Match[str]) -> Mark | None:
-    bracket = next(bracket for bracket in ("angle", "entity", "square", "triangle", "pipe") if hit[bracket])
+    bracket = next(bracket for bracket in ("angle", "wordy", "entity", "square", "triangle", "pipe") if hit[bracket])
     name, written = hit[bracket].lower(), hit.group()
     words = [word for word in re.split(r"[\W_]+", name) if word]
     if written.rstrip("> ").endswith("/"):  # <think/>: an empty thought

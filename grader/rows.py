@@ -69,7 +69,7 @@ def parse_row(text: str, *, line: int) -> Row:
     except ValueError as error:
         raise MalformedRow(str(error)) from error
     finish_reason = finish_reason_of(row.get("finish_reason"))
-    opened_thought = row.get("opened_thought") or opened_at_its_end
+    opened_thought = row.get("opened_thought") or ""
     if not isinstance(opened_thought, str):
         raise MalformedRow("opened_thought is not a string (the tag that the prompt ends with, such as <think>)")
     return Row(
@@ -78,7 +78,7 @@ def parse_row(text: str, *, line: int) -> Row:
         problem=Problem(id=problem_id, statement=statement, signature=signature, tests=tests),
         completion=completion,
         finish_reason=finish_reason,
-        opened_thought=opened_thought,
+        opened_thought=opened_thought.strip() or opened_at_its_end,
     )
 
 

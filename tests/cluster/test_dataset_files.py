@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cluster.dataset_files import read_file
 from cluster.dataset_sources import Part
 from cluster.problems import load_problems, read_rows
 from cluster.types import DatasetError
@@ -328,3 +329,14 @@ def test_what_the_hub_refuses_is_said_as_what_it_is(hub: FakeHub, error: Excepti
     with pytest.raises(DatasetError, match=message) as raised:
         load_problems("some/set")
     assert ("no network" in str(raised.value)) == isinstance(error, ConnectionError)
+
+
+def test_json_of_splits_or_of_columns_is_read_by_its_keys(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps({"train": [{"id": "a"}], "test": [{"id": "b"}, {"id": "c"}]}))
+    assert read_file(path, ("id", "test")) == [{"id": "a"}]
+    path.write_text(json.dumps({"id": {"0": "a", "1": "b"}, "prompt": {"1": "B", "0": "A"}}))
+    assert read_file(path, ("id", "prompt")) == [{"id": "a", "prompt": "A"}, {"id": "b", "prompt": "B"}]
+    path.write_text(json.dumps({"id": {"0": "a"}, "prompt": {"1": "B"}}))
+    with pytest.raises(DatasetError, match="different row numbers"):
+        read_file(path, ("id", "prompt"))

@@ -199,3 +199,19 @@ def test_the_tags_that_close_a_thought_are_told_from_those_that_open_one(tag: st
     assert answer(behind("{thinking}", f"Maybe\n{DRAFT}{tag}{CODE}")).text.strip() in (CODE, "")
     tag = tag.replace("\\", "")
     assert THOUGHT_CLOSING.search(tag) and not THOUGHT_OPENING.search(tag)
+
+
+@pytest.mark.parametrize(
+    "opening",
+    [
+        '<think note="a > b">',
+        f'<think note="{"x" * 300}">',
+        "<think a b c d e f g h i j>",
+        "<think it's hard>",
+        '<think a  =  "b">',
+    ],
+)
+def test_a_tag_with_any_attributes_opens_a_thought(opening: str) -> None:
+    read = answer(f"{opening}\n{CODE}")
+    assert not read.text.strip()
+    assert "is not finished" in read.instead

@@ -82,8 +82,9 @@ def test_rows_come_out_in_input_order_with_all_their_fields(tmp_path: Path, num_
 def test_a_row_may_say_which_thought_its_prompt_opened(tmp_path: Path) -> None:
     rows: list[object] = [row(1, RIGHT, opened_thought="<think>"), row(2, RIGHT, opened_thought=None)]
     rows += [row(3, f"Hm.\n</think>\n{RIGHT}", opened_thought="<think>"), row(4, RIGHT, opened_thought=True)]
+    rows += [{**row(5, RIGHT, opened_thought="\n"), "prompt": f"{row(5, RIGHT)['prompt']}\n<think>\n"}]
     summary = grade_file(write(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl", settings=QUICK, num_workers=1)
-    assert [one["verdict"] for one in read(tmp_path / "out.jsonl")] == ["no_code", "passed", "passed"]
+    assert [one["verdict"] for one in read(tmp_path / "out.jsonl")] == ["no_code", "passed", "passed", "no_code"]
     assert len(summary.malformed) == 1 and "line 4: opened_thought" in summary.malformed[0]
 
 

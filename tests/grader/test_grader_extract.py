@@ -41,6 +41,10 @@ def readings(text: str) -> list[str]:
         f"{STATEMENT}\n{CODE}",
         f"{CODE}<|im_end|>",
         f"{CODE}\n<|endoftext|>\n",
+        f"{CODE}</answer>",
+        f"<think>x</think>\n{CODE}\n</answer>\n",
+        f"{CODE}\n</code>",
+        f"{CODE}\n[/ANSWER]",
         CODE.replace(" ", "\u00a0"),
     ],
 )
