@@ -148,14 +148,15 @@ def evaluation_table(results: Sequence[Mapping[str, Any]], title: str) -> Table:
     for result in results:
         table.add_column(str(result["name"]), justify="right")
     compared = len(results) > 1
-    measured = [{row["id"] for row in result.get("by_problem", ())} for result in (results[0], results[-1])]
-    if compared and measured[0] == measured[1]:
+    first, last = ({row["id"] for row in result.get("by_problem", ())} for result in (results[0], results[-1]))
+    has_change = compared and first == last
+    if has_change:
         table.add_column("change", justify="right")
     elif compared:
         table.caption = "not of the same problems: `caravan compare` shows the change over those that both have"
 
     def row(name: str, values: Sequence[str], change: str = "") -> None:
-        table.add_row(name, *values, *([change] if len(table.columns) > 1 + len(results) else []))
+        table.add_row(name, *values, *([change] if has_change else []))
 
     rewards = [result["reward"] for result in results]
     passes = [result["pass_rate"] for result in results]
