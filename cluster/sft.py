@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.config import Config
-from cluster.console import Counter, View, output
+from cluster.console import Counter, View, count, output
 from cluster.passable import Verdicts, needs_audit
 from cluster.placement import place, ray_cluster
 from cluster.session import (
@@ -35,7 +35,7 @@ from learner.checkpoints import step_of
 from learner.lessons import Pair, Schedule
 from learner.quiet import hush
 from learner.reason import reason
-from learner.threads import usable_cores
+from learner.threads import num_threads
 
 ADAPTER_FOLDER = "adapter"  # in OUT, where an adapter was trained
 OPTIMIZER_BYTES = 8  # of each weight that is trained: both moments of AdamW in float32
@@ -137,9 +137,10 @@ def _train(lesson: Lesson, view: View, material: Material, folder: SftFolder) ->
         done = step_of(newest) if newest else 0
         if newest is None or done < num_steps:
             _require_space(lesson, folder, num_parameters=model.num_parameters())
-            threads = _use_threads(config)
+            threads = num_threads(config.learner, model.num_parameters())
+            torch.set_num_threads(threads)
             if chosen.use_cpu:
-                view.say(f"training on the CPU with {threads} threads")
+                view.say(f"training on the CPU with {count(threads, 'thread')}")
             if newest:
                 view.say(f"continuing from {newest}, step {done} of {num_steps}")
             with _stopping_politely(view) as is_stopped, view.counting("supervised steps", num_steps - done) as counter:
@@ -223,16 +224,6 @@ def _stopping_politely(view: View) -> Iterator[Callable[[], bool]]:
     finally:
         for name, handler in before.items():
             signal.signal(name, handler)
-
-
-def _use_threads(config: Config) -> int:
-    """Have torch compute with as many threads as are asked for, or else with all cores that this process may use."""
-    import torch
-
-    is_set = "num_threads" in config.learner.model_fields_set
-    threads = config.learner.num_threads if is_set else usable_cores()
-    torch.set_num_threads(threads)
-    return threads
 
 
 def _fingerprint(pairs: Sequence[Pair]) -> str:

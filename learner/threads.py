@@ -1,11 +1,23 @@
-"""The CPU cores that this process may use."""
+"""The CPU cores that this process may use, and the threads that supervised training takes of them."""
 
 import math
 import os
 from pathlib import Path
 
+from learner.settings import LearnerSettings
+
 CGROUP_2 = Path("/sys/fs/cgroup/cpu.max")  # quota and period, in microseconds
 CGROUP_1 = Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"), Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us")
+
+FEWEST_PARAMETERS = 20_000_000
+"""Of a model that is trained with several threads; in smaller ones they mostly wait for each other (docs/learner.md)."""
+
+
+def num_threads(settings: LearnerSettings, num_parameters: int) -> int:
+    """The threads to train a model of this size with: those that are set, else one per usable core, and 1 for a small model."""
+    if "num_threads" in settings.model_fields_set:
+        return settings.num_threads
+    return usable_cores() if num_parameters >= FEWEST_PARAMETERS else 1
 
 
 def usable_cores() -> int:

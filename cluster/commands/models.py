@@ -99,8 +99,9 @@ becomes a whole model for model.path; without --full an adapter (learner.lora) i
 OUT/sft.log has a line per step. Until the model is whole, OUT/training holds checkpoints: after Ctrl-C (which saves one), a crash
 or a full disk the same command continues from the newest, and makes the model that an undisturbed training would have made.
 
-On the CPU all cores are used that this process may use, unless learner.num_threads is set. Of the settings, those of model, data,
-the prompt (rollout) and the learner's lora, dtype, gpus, num_threads and gradient_checkpointing count.
+On the CPU a model of 20 million parameters or more trains with all cores that this process may use, a smaller one with one
+thread; learner.num_threads sets another number. Of the settings, those of model, data, the prompt (rollout) and the learner's
+lora, dtype, gpus, num_threads and gradient_checkpointing count.
 
 {CONFIG_HELP}
 

@@ -98,8 +98,8 @@ def _submit(options: argparse.Namespace) -> int:
 
 PLAN_HELP = f"""\
 Says who would go where, what each GPU's memory would hold, which part of a step would be waited for, and what could be changed;
-where something does not fit, it says by how much. Without --machine the Ray cluster is asked that RAY_ADDRESS names, or this
-machine. Nothing is started.
+where something does not fit, it says by how much. Without --machine the Ray cluster is asked that RAY_ADDRESS or `ray start`
+names; where neither does, Ray is started on this machine to ask it, and stopped again. No part of the run is started.
 
 --machine cpus=N[,gpus=N,gpu=KIND|gpu_gib=N][,count=N]: a machine to plan for, in place of those that are there; may be repeated.
 

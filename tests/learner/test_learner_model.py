@@ -12,7 +12,8 @@ from cluster.types import ModelError
 from learner.adapter import base_name
 from learner.merge import write_model
 from learner.model import Place, check_saveable, forget_places, load_model
-from learner.threads import usable_cores
+from learner.settings import LearnerSettings
+from learner.threads import FEWEST_PARAMETERS, num_threads, usable_cores
 
 PLACE = Place(use_cpu=True, dtype=torch.float32)
 
@@ -153,3 +154,13 @@ def test_the_cores_that_may_be_used_are_those_of_affinity_and_quota(
     for text, cores in (("max 100000", 8), ("350000 100000", 3), ("1000 100000", 1), ("9000000 100000", 8), ("odd", 8)):
         second.write_text(f"{text}\n")
         assert usable_cores() == cores
+
+
+def test_a_model_of_some_size_trains_with_all_cores_and_a_small_one_with_one_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("learner.threads.usable_cores", lambda: 6)
+    unset, one, more = LearnerSettings(), LearnerSettings(num_threads=1), LearnerSettings(num_threads=9)
+    assert [num_threads(unset, size) for size in (FEWEST_PARAMETERS - 1, FEWEST_PARAMETERS)] == [1, 6]
+    assert [num_threads(one, size) for size in (10**6, 10**9)] == [1, 1]
+    assert [num_threads(more, size) for size in (10**6, 10**9)] == [9, 9]
