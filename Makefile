@@ -20,7 +20,7 @@ format: setup
 	.venv/bin/ruff check --fix .
 
 tiny-model: setup
-	.venv/bin/python -m cluster.tiny
+	.venv/bin/python -m cluster.models.tiny
 
 # Each ends with one line of JSON.
 bench: bench-grader bench-ledger bench-learner bench-rollout bench-pipeline bench-swap

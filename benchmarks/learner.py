@@ -22,7 +22,7 @@ from rich.table import Table
 
 from benchmarks.contestants import Contestant, ContestError
 from benchmarks.learner_ways import Work, caravan, make_groups, plain_trl
-from cluster.tiny import tiny_model_path
+from cluster.config.model_path import tiny_model_path
 from learner.settings import LearnerSettings, LoraSettings
 
 WAYS: Mapping[str, Callable[..., None]] = {"TRL": plain_trl, "Caravan": caravan}
@@ -35,7 +35,7 @@ def make_model(folder: Path) -> int:
     import torch
     from transformers import AutoTokenizer
 
-    from learner.warm_start import Shape, fresh_model
+    from learner.sft.warm_start import Shape, fresh_model
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_path())
     torch.manual_seed(0)

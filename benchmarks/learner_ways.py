@@ -17,8 +17,8 @@ from cluster.types import (
 )
 from grader.fake import grade_of
 from learner.plan import LearnerPlan
-from learner.quiet import hush
 from learner.settings import LearnerSettings
+from learner.training.quiet import hush
 
 MAX_COMPLETION_TOKENS = 512
 WARM_UP_STEPS = 1
@@ -116,10 +116,10 @@ def plain_trl(link: Link, work: Work) -> None:
     from datasets import Dataset
     from transformers import TrainerCallback
 
-    from learner.advantages import group_advantages
-    from learner.building import lora_config
-    from learner.model import choose_place, load_model
-    from learner.trainer import GRPOConfig, GRPOTrainer
+    from learner.batch.advantages import group_advantages
+    from learner.training.build import lora_config
+    from learner.training.model import choose_place, load_model
+    from learner.training.trainer import GRPOConfig, GRPOTrainer
 
     torch.set_num_threads(work.settings.num_threads)
     place = choose_place(work.settings)

@@ -27,9 +27,9 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from benchmarks.ledger_made import NEEDLE, make_ledger
-from cluster.run_folder import RunFolder
+from cluster.ledger.run_folder import RunFolder
 
-CARAVAN = (sys.executable, "-c", "from cluster.cli import run; run()")
+CARAVAN = (sys.executable, "-c", "from cluster.cli.main import run; run()")
 NUM_TIMES = 5  # that a quick question is asked
 MIB = 1 << 20
 

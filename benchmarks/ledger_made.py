@@ -9,14 +9,14 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from cluster.buffer import Dropped
-from cluster.builtin import builtin_problems
-from cluster.config import load_config
+from cluster.config.config import load_config
 from cluster.console import View
-from cluster.metrics import step_metrics
-from cluster.progress import Progress
-from cluster.records import RunRecords
-from cluster.run_folder import RunFolder
+from cluster.ledger.outcomes import Dropped
+from cluster.ledger.progress import Progress
+from cluster.ledger.run_folder import RunFolder
+from cluster.loop.metrics import step_metrics
+from cluster.problems.builtin import builtin_problems
+from cluster.run.recorder import RunRecords
 from cluster.types import (
     AssertOutcome,
     Completion,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmarks.plain import ThreeProcesses
-from cluster.builtin import builtin_problems
+from cluster.problems.builtin import builtin_problems
 from cluster.types import Problem, Verdict
 from grader.signature import given_definitions
 

@@ -28,12 +28,12 @@ from benchmarks.pipeline_tables import tables
 from benchmarks.service_times import TINY_ON_CPU, ServiceTimes
 from benchmarks.simulated import DriverTime, SimulatedGraders, SimulatedLearner, SimulatedSamplers, now
 from benchmarks.virtual_time import simulate
-from cluster.buffer import Dropped
-from cluster.config import load_config
-from cluster.driver import Driver
+from cluster.config.config import load_config
 from cluster.health.watch import Response
-from cluster.problems import ProblemStream
-from cluster.progress import Progress
+from cluster.ledger.outcomes import Dropped
+from cluster.ledger.progress import Progress
+from cluster.loop.driver import Driver
+from cluster.problems.dataset import ProblemStream
 from cluster.types import Group, Problem, Prompt, StepReport, Swap
 
 GROUP_SIZE = 8

@@ -30,9 +30,10 @@ from benchmarks.contestants import Contestant
 from benchmarks.rollout_tables import tables
 from benchmarks.sampling_ways import Setting, bare, in_a_process, make_adapter, pooled
 from benchmarks.step_ways import caravan, plain_trl
-from cluster.config import Config, load_config
+from cluster.config.config import Config, load_config
+from cluster.config.model_path import model_path
 from cluster.console import View
-from cluster.session import load_usable, model_path
+from cluster.run.session import load_usable
 from cluster.types import GroupRequest, Prompt, Sampling
 
 CONFIG = Path(__file__).parents[1] / "configs" / "demo.yaml"

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.contestants import ContestError, Link
-from cluster.session import read_adapter
+from cluster.run.session import read_adapter
 from cluster.types import Canary, Completion, GroupRequest, PolicyVersion, Problem, Sampling
 from grader.settings import GraderSettings
 from rollout.environment import engine_arguments, environment_variables
@@ -121,7 +121,7 @@ def pooled(link: Link, setting: Setting) -> None:
 
 
 async def _pooled(link: Link, setting: Setting) -> None:
-    from cluster.placement import ray_cluster
+    from cluster.placement.ray_cluster import ray_cluster
     from rollout.pool import RaySamplerPool
 
     os.environ["RAY_ADDRESS"] = "local"  # a Ray of its own, whatever else runs on this machine
@@ -190,7 +190,7 @@ def make_adapter(model: str, rank: int, folder: Path, canary_ids: Sequence[int],
     from transformers import AutoModelForCausalLM
 
     from learner.settings import LoraSettings
-    from learner.targets import target_names
+    from learner.training.targets import target_names
 
     torch.manual_seed(seed)
     base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)

@@ -1,7 +1,7 @@
 """Samplers, graders and a learner that take the time that real ones take, by the event loop's clock, and do nothing else.
 
 They stand behind the interfaces of ``cluster.types``, so that the real driver runs them; the seats are given out by the
-real ``rollout.routing``. A sampler is an engine with continuous batching: all that it has under way gets its next token in
+real ``rollout.dispatcher``. A sampler is an engine with continuous batching: all that it has under way gets its next token in
 one step, and a step takes the longer the more there are.
 """
 
@@ -30,7 +30,7 @@ from cluster.types import (
     Usage,
 )
 from grader.fake import grade_of
-from rollout.routing import Router, Seat
+from rollout.dispatcher import Router, Seat
 
 QUEUED_AHEAD = 1.25
 """As in rollout.pool: completions that an engine is given, as a multiple of those that it samples at a time."""

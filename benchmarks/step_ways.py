@@ -15,10 +15,11 @@ from typing import Any
 
 from benchmarks.contestants import Link
 from benchmarks.plain import ThreeProcesses
-from cluster.config import Config, load_config
+from cluster.config.config import Config, load_config
+from cluster.config.model_path import model_path
 from cluster.console import View
-from cluster.problems import split
-from cluster.session import load_usable, model_path
+from cluster.problems.dataset import split
+from cluster.run.session import load_usable
 from cluster.types import Problem
 
 # What the programs of the two training analyses pay, roughly: it parses, it compiles, its asserts hold.
@@ -54,7 +55,7 @@ def plain_trl(link: Link, num_threads: int, config_file: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
 
-    from learner.building import lora_config
+    from learner.training.build import lora_config
 
     usable = load_usable(config, View())
     training, _ = split(usable.problems, config.data.held_out, config.data.split_seed)
@@ -119,7 +120,7 @@ def caravan(link: Link, settings: Sequence[str], config_file: Path) -> None:
     os.environ["RAY_ADDRESS"] = "local"  # a Ray of its own, whatever else runs on this machine
     from threading import Thread
 
-    from cluster.cli import main
+    from cluster.cli.main import main
 
     with tempfile.TemporaryDirectory() as folder:
         arguments = ["train", "-c", str(config_file), f"run.folder={folder}", "run.name=bench"]

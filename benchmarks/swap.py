@@ -27,9 +27,10 @@ from rich.table import Table
 from benchmarks.contestants import Contestant, Link
 from benchmarks.rollout import CONFIG
 from benchmarks.sampling_ways import Setting, bare, in_a_process, make_adapter, policy_from
-from cluster.config import load_config
+from cluster.config.config import load_config
+from cluster.config.model_path import model_path
 from cluster.console import View
-from cluster.session import load_usable, model_path
+from cluster.run.session import load_usable
 from cluster.types import GroupRequest, Prompt, Sampling, Swap
 
 WAYS = ("versions", "in_flight", "merged")
@@ -46,7 +47,7 @@ def swapping(link: Link, setting: Setting, prompts: Sequence[Prompt], group_size
 
 
 async def _swapping(link: Link, setting: Setting, prompts: Sequence[Prompt], group_size: int) -> None:
-    from cluster.placement import ray_cluster
+    from cluster.placement.ray_cluster import ray_cluster
     from rollout.pool import RaySamplerPool
 
     os.environ["RAY_ADDRESS"] = "local"  # a Ray of its own, whatever else runs on this machine

@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -19,9 +20,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from cluster.health.epochs import Compared, as_cells
-from cluster.timeline import busy_line
-from cluster.types import Verdict
+from cluster.types import ConfigError, Verdict
 
 SMOOTHING = 0.2  # weight of the newest step in what is shown as "lately"; one step is a small sample
 
@@ -130,17 +129,6 @@ class Counter:
         self._bar.advance(self._task)
 
 
-def comparison_table(compared: Sequence[Compared]) -> Table:
-    """An epoch against the one before it, with a word for each figure."""
-    table = Table(title=compared[0].change.between if compared else None, title_justify="left")
-    for name in ("", "before", "now", "change", "status"):
-        table.add_column(name, justify="right" if name in ("before", "now", "change") else "left")
-    for one, (*cells, word) in zip(compared, as_cells(compared), strict=True):
-        style = "" if one.is_good is None else "green" if one.is_good else "red"
-        table.add_row(*cells, Text(word, style=style))
-    return table
-
-
 def evaluation_table(results: Sequence[Mapping[str, Any]], title: str) -> Table:
     """Held-out results side by side: one column each; the last less the first, where they are of the same problems."""
     table = Table(title=title, title_justify="left")
@@ -204,3 +192,27 @@ def difficulty_table(by_difficulty: Mapping[str, Mapping[str, float]]) -> Table:
 def count(number: int, thing: str) -> str:
     """``1 grader``, ``2 graders``."""
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+def busy_line(figures: Mapping[str, float]) -> str:
+    """One line for people: shares, and the waits that took more than a twentieth of the time, longest first."""
+    shares = ", ".join(
+        f"{part} {figures.get(f'{part}_busy_share', 0.0):.0%}" for part in ("samplers", "graders", "learner")
+    )
+    least = 0.05 * figures.get("step_seconds", 0.0)
+    waits = sorted(
+        ((seconds, name) for name, seconds in figures.items() if "_waited_for_" in name and seconds > least),
+        reverse=True,
+    )
+    told = [f"{name.removesuffix('_seconds').replace('_', ' ')} {seconds:.1f} s" for seconds, name in waits]
+    return f"busy: {shares}" + (f"; {', '.join(told)}" if told else "")
+
+
+def check_empty(out: Path) -> None:
+    """Raise ConfigError where something is there already, or a folder of that name cannot be."""
+    try:
+        is_taken = out.exists() and (not out.is_dir() or any(out.iterdir()))
+    except OSError as error:
+        raise ConfigError(f"{str(out)[:80]} cannot be read: {error.strerror}") from error
+    if is_taken:
+        raise ConfigError(f"{out} is not an empty folder: choose another one")

@@ -481,7 +481,7 @@ class GraderPool(Protocol):
 
 
 class Learner(Protocol):
-    """Turns groups into policy versions; the real one is learner.actor, the fake one learner.fake."""
+    """Turns groups into policy versions; the real one is learner.client, the fake one learner.fake."""
 
     async def start(self) -> PolicyVersion | None:
         """Load the model, resume from the newest complete checkpoint if any; return its policy, None when fresh."""

@@ -11,8 +11,8 @@ from functools import lru_cache
 
 from grader import lexical
 from grader.blocks import begins_with_code
+from grader.chat_tokens import CHANNEL, Kind, Mark, marks
 from grader.lexical import Span
-from grader.marks import CHANNEL, Kind, Mark, marks
 from grader.prose import first_starter, starts_line
 
 _FENCE_LINE = re.compile(r"^[^\S\n]*(?:```|~~~)[^\n]*\n?", re.MULTILINE)

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TextIO, cast
 
 from cluster.types import DatasetError, Grade, UngradableError
-from grader.crew import Crew, attempted
 from grader.grade import Grader
+from grader.parallel import Crew, attempted
 from grader.reward import profile_of
 from grader.rows import MalformedRow, Row, parse_row, result_row
 from grader.settings import GraderSettings

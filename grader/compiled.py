@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cluster.types import CodeError, UngradableError, Verdict
-from grader import wire
+from grader import frames as wire
 
 _VERDICTS = {
     b"syntax_error": Verdict.SYNTAX_ERROR,

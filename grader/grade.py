@@ -21,18 +21,18 @@ from cluster.types import (
     Verdict,
 )
 from grader.answer import behind
+from grader.assert_outcomes import tally
 from grader.compiled import Compiled
-from grader.degeneracy import signals
 from grader.extract import Extraction, Reading, extract
 from grader.inspection import Inspection
 from grader.languages import other_than_ocaml
 from grader.process import StartFailed, probe_walls
+from grader.quality_flags import signals
 from grader.reward import profile_of, score
+from grader.sandbox import Walls
 from grader.settings import GraderSettings
 from grader.signature import defined_name
-from grader.tally import tally
 from grader.toolchain import Toolchain, prepare_toolchain
-from grader.walls import Walls
 from grader.worker import Worker
 
 INSPECTIONS_REMEMBERED = 4096  # problems, a few KiB each

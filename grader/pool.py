@@ -18,11 +18,11 @@ from typing import Any
 
 from cluster.types import Claim, Completion, DeadlineExceeded, Grade, Problem, UngradableError, Usage
 from grader.actor import GraderLost, answer
+from grader.autoscaler import Staffing
+from grader.dispatcher import JOBS_PER_MEMBER, Roster
 from grader.process import StartFailed
-from grader.roster import JOBS_PER_MEMBER, Roster
 from grader.scaling import Pace
 from grader.settings import GraderSettings
-from grader.staffing import Staffing
 
 
 @dataclass(slots=True)

@@ -1,6 +1,6 @@
 """The only door to other processes: commands that end, and contained servers that are always reaped.
 
-What contains a server stands in ``grader/walls.py``.
+What contains a server stands in ``grader/sandbox.py``.
 """
 
 import contextlib
@@ -16,8 +16,8 @@ from pathlib import Path
 from types import TracebackType
 
 from cluster.types import DeadlineExceeded, SandboxError, UngradableError
-from grader import wire
-from grader.walls import (
+from grader import frames as wire
+from grader.sandbox import (
     KERNEL_WALLS,
     LIMITS_REFUSED,
     Limits,

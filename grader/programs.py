@@ -19,7 +19,7 @@ from pathlib import Path
 
 from cluster.types import DeadlineExceeded, ToolchainError
 from grader.process import run_command
-from grader.walls import unprivileged_user_id
+from grader.sandbox import unprivileged_user_id
 
 PROGRAMS = ("front", "runner")
 DIGESTS = "digests"  # of the programs of a build, which is whole where they are right

@@ -7,7 +7,7 @@ from typing import Any
 
 from cluster.types import THOUGHT_OPENING, FinishReason, Grade, Problem
 from grader import fields
-from grader.marks import Kind, marks
+from grader.chat_tokens import Kind, marks
 from grader.signature import split_prompt
 
 # What other systems write: OpenAI, Anthropic, Google, Cohere, Mistral, Bedrock, TGI, vLLM, SGLang, llama.cpp, Ollama, MLX.

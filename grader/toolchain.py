@@ -16,7 +16,7 @@ from pathlib import Path
 from cluster.types import DeadlineExceeded, ToolchainError
 from grader.process import run_command
 from grader.programs import candidate_folders, programs_in_first_usable, require_enterable
-from grader.walls import Program
+from grader.sandbox import Program
 
 SOURCES = Path(__file__).parent / "ocaml"
 FRONT_MODULES = (

@@ -11,10 +11,10 @@ from grader.compiled import Compiled, read_answer
 from grader.extract import Reading
 from grader.inspection import Inspection, inspection_request, read_inspection
 from grader.process import Server, StartFailed
+from grader.sandbox import Limits, Walls
 from grader.settings import GraderSettings
 from grader.signature import defined_name, given_definitions
 from grader.toolchain import Toolchain
-from grader.walls import Limits, Walls
 
 # Memory of the compiler: its own 60 MiB or so, and room for a type that grows; bombs end here.
 COMPILER_MEMORY_MIB = 1024

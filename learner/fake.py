@@ -7,14 +7,14 @@ from types import MappingProxyType
 from typing import Any
 
 from cluster.types import Group, LearnerError, PolicyVersion, StepReport
-from learner.checkpoints import newest_checkpoint, step_of, write_checkpoint, write_files
-from learner.in_force import in_force as settings_in_force
-from learner.selection import select
+from learner.batch.selection import select
+from learner.overrides import in_force as settings_in_force
 from learner.settings import LearnerSettings
+from learner.training.checkpoints import newest_checkpoint, step_of, write_checkpoint, write_files
 
 
 class FakeLearner:
-    """Behaves like learner.actor.RayLearner: numbers its policies, refuses what it refuses, and remembers what it was given.
+    """Behaves like learner.client.RayLearner: numbers its policies, refuses what it refuses, and remembers what it was given.
 
     With a ``checkpoints_dir`` it resumes from what an earlier one saved there. Its reports say which completions would have
     entered the loss, with their advantages; without a ``max_staleness`` no token is too old.

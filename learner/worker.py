@@ -1,4 +1,4 @@
-"""The learner itself, in one process: groups in, policy versions out. ``learner.actor`` puts it into a Ray actor.
+"""The learner itself, in one process: groups in, policy versions out. ``learner.client`` puts it into a Ray actor.
 
 Where several ranks share the steps, each is a worker of its own, and is called as all others are, with the same arguments.
 """
@@ -13,19 +13,19 @@ import torch
 from safetensors import SafetensorError
 
 from cluster.types import Canary, Group, LearnerError, ModelError, PolicyVersion, StepReport
-from learner.adapter import pack_adapter, trained_modules
-from learner.batch import MicroBatch, micro_batches, padded
-from learner.building import build_trainer
-from learner.checkpoints import newest_checkpoint, step_of, unwritable, write_adapter, write_checkpoint
-from learner.cuts import Cut, padding_share
-from learner.in_force import in_force as settings_in_force
-from learner.loop import Feed, TrainingLoop
-from learner.model import choose_place, load_model
+from learner.batch.micro_batches import Cut, padding_share
+from learner.batch.rank_assignment import cut_for_ranks, idle_share, shares
+from learner.batch.selection import select
+from learner.batch.tensors import MicroBatch, micro_batches, padded
+from learner.overrides import in_force as settings_in_force
 from learner.plan import LearnerPlan
-from learner.ranks import ALONE, Ranks
-from learner.selection import select
 from learner.settings import LearnerSettings
-from learner.shares import cut_for_ranks, idle_share, shares
+from learner.training.adapter import pack_adapter, trained_modules
+from learner.training.build import build_trainer
+from learner.training.checkpoints import newest_checkpoint, step_of, unwritable, write_adapter, write_checkpoint
+from learner.training.model import choose_place, load_model
+from learner.training.process_group import ALONE, Ranks
+from learner.training.training_thread import Feed, TrainingLoop
 
 TRAINING_GAP_NATS = {torch.float32: 1e-3, torch.bfloat16: 0.05}
 """The largest mean difference of two ways to compute the same log-probabilities, by the dtype of the weights."""

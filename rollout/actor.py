@@ -4,9 +4,9 @@ from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import aclosing
 
 from cluster.types import Completion, GroupRequest, PolicyVersion
-from rollout.attestation import Attestation
 from rollout.sampler import Sampler
 from rollout.settings import RolloutSettings
+from rollout.weight_sync import Attestation
 
 CONCURRENT_CALLS = 10_000
 """Calls that an actor may hold at a time; what bounds the work is the pool's ``max_concurrent_requests``."""

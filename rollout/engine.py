@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from uuid import uuid4
 
 from cluster.types import Canary, FinishReason, ModelError, SamplerError, Sampling, VersionSpan
-from rollout.attestation import BoundAdapter
-from rollout.causes import processes_log_to, root_cause
+from rollout.engine_errors import processes_log_to, root_cause
 from rollout.environment import compiler_variables, engine_arguments, environment_variables, socket_variables
 from rollout.model import check_model, one_line
 from rollout.settings import RolloutSettings
+from rollout.weight_sync import BoundAdapter
 
 if TYPE_CHECKING:
     from vllm import RequestOutput, SamplingParams

@@ -108,7 +108,7 @@ def engine_arguments(
         "dtype": settings.served_dtype,
     }
     if settings.policy_swap != "merged":
-        arguments["worker_extension_cls"] = "rollout.extension.WorkerExtension"
+        arguments["worker_extension_cls"] = "rollout.worker_extension.WorkerExtension"
         arguments["enable_lora"] = True
         arguments["max_lora_rank"] = lora_rank
         if lora_targets:

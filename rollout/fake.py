@@ -14,7 +14,7 @@ from cluster.types import (
     Usage,
     VersionSpan,
 )
-from rollout.routing import Router, Seat
+from rollout.dispatcher import Router, Seat
 
 CompletionText = Callable[[GroupRequest, int, int], str]
 """Text of a completion, from the request, the completion's index and the policy version that its group began with."""

@@ -11,9 +11,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load, load_file, save_file
 
 from cluster.types import ModelError
-from rollout.attestation import BoundAdapter
-from rollout.bound import module_name
+from rollout.bound_weights import module_name
 from rollout.model import one_line
+from rollout.weight_sync import BoundAdapter
 
 MERGED_FILE = "model.safetensors"
 

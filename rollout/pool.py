@@ -28,14 +28,14 @@ from cluster.types import (
     Swap,
     Usage,
 )
+from rollout.autoscaler import Staffing
 from rollout.calls import next_answer
+from rollout.dispatcher import Router
+from rollout.lifecycle import MAX_RERUNS, Service
 from rollout.publisher import Publisher
-from rollout.routing import Router
+from rollout.replica import SamplerPlan, Station
 from rollout.scaling import Pace
-from rollout.service import MAX_RERUNS, Service
 from rollout.settings import RolloutSettings, check_lora_rank
-from rollout.staffing import Staffing
-from rollout.station import SamplerPlan, Station
 
 QUEUED_AHEAD = 1.25
 """Requests in an engine, as a multiple of those that it samples at a time, so that it never waits for the pool."""

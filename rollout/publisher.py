@@ -8,8 +8,8 @@ from ray.actor import ActorHandle
 
 from cluster.types import CaravanError, DeadlineExceeded, PolicyVersion, SamplerError, Swap
 from rollout.policies import LivePolicies
+from rollout.replica import Station
 from rollout.settings import RolloutSettings
-from rollout.station import Station
 
 Dismiss = Callable[[Station, ActorHandle | None, CaravanError], None]
 """Takes a station out of service whose actor, the one given, failed."""

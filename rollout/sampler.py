@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Collection, Sequence
 
 from cluster.types import Completion, GroupRequest, ModelError, PolicyVersion, SamplerError, VersionSpan
-from rollout.attestation import Attestation, attest
+from rollout.adapter_cache import Shelf
 from rollout.engine import BASE_VERSION, Engine, Sampled
-from rollout.serving import Serving, serving
 from rollout.settings import RolloutSettings, check_lora_rank
-from rollout.shelf import Shelf
+from rollout.weight_sync import Attestation, attest
+from rollout.weight_sync_modes import Serving, serving
 
 
 class Sampler:

@@ -15,7 +15,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Leave with the suite's own status: as in cluster.cli.run, Ray's threads could crash the interpreter on its way out."""
+    """Leave with the suite's own status: as in cluster.cli.main.run, Ray's threads could crash the interpreter on its way out."""
     if "ray" in sys.modules and EXIT_STATUS in config.stash:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from cluster.tiny import tiny_model_path
+from cluster.config.model_path import tiny_model_path
 
 SIZE = {
     "vocab_size": 1024,

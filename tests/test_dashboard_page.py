@@ -44,7 +44,7 @@ def address(run: GrowingRun) -> Iterator[str]:
     command = [
         sys.executable,
         "-c",
-        "from cluster.cli import run; run()",
+        "from cluster.cli.main import run; run()",
         "dashboard",
         str(run.folder.path),
         "--port",

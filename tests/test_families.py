@@ -16,8 +16,8 @@ from grader.fake import grade_of
 from learner.plan import LearnerPlan
 from learner.settings import LearnerSettings, LoraSettings
 from rollout.sampler import Sampler
-from rollout.serving import InFlight
 from rollout.settings import RolloutSettings
+from rollout.weight_sync_modes import InFlight
 from tests.made_families import FAMILIES, make_model
 
 pytestmark = pytest.mark.slow
@@ -129,8 +129,8 @@ async def verified(sampler: Sampler, policy: PolicyVersion) -> None:
 def test_a_family_is_sampled_learned_published_and_exported_in_every_mode(
     model: str, learner: Any, quick_engines: None, tmp_path: Path
 ) -> None:
-    from learner.merge import write_merged
-    from learner.targets import adapter_size
+    from learner.training.merge import write_merged
+    from learner.training.targets import adapter_size
 
     async def scenario() -> None:
         modules = adapter_size(model, learner._settings.lora).targets

@@ -8,9 +8,9 @@ from typing import Any
 import pyarrow.dataset
 import pytest
 
-from cluster.builtin import builtin_problems
-from cluster.phases import PRESETS
-from cluster.rollouts import facts_of
+from cluster.config.schedule import PRESETS
+from cluster.ledger.rows import facts_of
+from cluster.problems.builtin import builtin_problems
 from grader.reward import profile_of, score
 from grader.settings import GraderSettings
 from tests.test_run import command, completed, rows

@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.console import output
+from cluster.health.epochs import Compared, as_cells
 from cluster.health.history import History
 from cluster.health.judging import Finding, judge, worst
 from cluster.health.rules import Health
@@ -66,3 +67,14 @@ def _print(run: Path, history: History, findings: Sequence[Finding]) -> None:
     if silent:
         console.print()
         console.print(Text(f"too early to say, or not measured: {', '.join(silent)}", style="dim"), soft_wrap=True)
+
+
+def comparison_table(compared: Sequence[Compared]) -> Table:
+    """An epoch against the one before it, with a word for each figure."""
+    table = Table(title=compared[0].change.between if compared else None, title_justify="left")
+    for name in ("", "before", "now", "change", "status"):
+        table.add_column(name, justify="right" if name in ("before", "now", "change") else "left")
+    for one, (*cells, word) in zip(compared, as_cells(compared), strict=True):
+        style = "" if one.is_good is None else "green" if one.is_good else "red"
+        table.add_row(*cells, Text(word, style=style))
+    return table

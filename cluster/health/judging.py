@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from cluster.config.schedule import LENGTH
 from cluster.health import rules, samples, trends
 from cluster.health.history import History
 from cluster.health.rules import FIRST, OCAMLER, SECOND, Health, Judgement, Rule
-from cluster.phases import LENGTH
 
 RULES = (
     Rule(

@@ -6,10 +6,10 @@ from typing import Any
 
 from cluster.health.history import LEVEL_STEPS, History, epochs_of
 from cluster.health.judging import last_change
-from cluster.learning_log import read_learning_log
-from cluster.run_folder import RunFolder, whole_rows
+from cluster.ledger.learning_log import read_learning_log
+from cluster.ledger.run_folder import RunFolder, whole_rows
 from cluster.types import RunFolderError
-from learner.divergence import FOLDER as DIVERGED
+from learner.training.divergence import FOLDER as DIVERGED
 
 SETTINGS = (
     "learner.kl_coefficient",

@@ -12,7 +12,7 @@ from cluster.health.rules import (
     is_due,
     judged,
 )
-from cluster.metrics import is_finite
+from cluster.ledger.run_folder import is_finite
 
 WIDE_GAP = 0.20
 

@@ -4,14 +4,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from cluster.config import Config, flatten
+from cluster.config.config import Config, flatten
+from cluster.config.schedule import CHANGEABLE, Branch
 from cluster.health.history import LEVEL_STEPS, Epochs, History, Row, Stretch
 from cluster.health.judging import FIGURES, RULES, Finding, judge, last_change, steps_of_changes
 from cluster.health.remedies import Patient, Remedy, remedy_for
 from cluster.health.rules import STEPS_TO_SHOW, Health
 from cluster.health.run import SETTINGS, canary_gaps
-from cluster.phases import CHANGEABLE, Branch
-from cluster.run_folder import RunFolder, whole_rows
+from cluster.ledger.run_folder import RunFolder, whole_rows
 from cluster.types import ConfigError
 
 Mode = Literal["warn", "stop", "adapt"]

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from cluster.health.history import History, Stretch
-from cluster.learning_log import read_learning_log
+from cluster.ledger.learning_log import read_learning_log
 
 # Analysis of epoch 0.28, "Sample Log Metrics": Qwen2.5-Coder-1.5B-Instruct, 4 prompts x 6 completions a step, temperature 0.9.
 FIRST_LOG = Path(__file__).with_name("first_analysis.log").read_text(encoding="utf-8")

@@ -3,13 +3,13 @@
 from dataclasses import replace
 from pathlib import Path
 
-from cluster.buffer import Dropped
-from cluster.config import load_config
+from cluster.config.config import load_config
 from cluster.console import View
-from cluster.metrics import step_metrics
-from cluster.progress import Progress
-from cluster.records import RunRecords
-from cluster.run_folder import RunFolder
+from cluster.ledger.outcomes import Dropped
+from cluster.ledger.progress import Progress
+from cluster.ledger.run_folder import RunFolder
+from cluster.loop.metrics import step_metrics
+from cluster.run.recorder import RunRecords
 from cluster.types import CodeError, Fate, Group, StepReport, Verdict
 from tests.cluster.made import grade, group, problem
 

@@ -4,13 +4,13 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from cluster.buffer import Dropped
-from cluster.config import Config, load_config
+from cluster.config.config import Config, load_config
 from cluster.console import View
-from cluster.metrics import group_metrics
-from cluster.records import RunRecords
-from cluster.run_folder import RunFolder
-from cluster.train import learner_plan
+from cluster.ledger.outcomes import Dropped
+from cluster.ledger.run_folder import RunFolder
+from cluster.loop.metrics import group_metrics
+from cluster.run.recorder import RunRecords
+from cluster.run.session import learner_plan
 from cluster.types import Fate, Group
 from tests.learner.made import group, swapped_in_flight
 

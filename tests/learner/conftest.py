@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from learner.quiet import hush
+from learner.training.quiet import hush
 from tests.learner.made import VOCABULARY, plan, settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")

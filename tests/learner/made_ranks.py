@@ -59,7 +59,7 @@ class Crew:
 def crew(model_folder: Path, num_ranks: int) -> Iterator[Crew]:
     context = multiprocessing.get_context("spawn")
     pipes, processes = [], []
-    from learner.ranks import open_meeting
+    from learner.training.process_group import open_meeting
 
     meeting = open_meeting(LOCALHOST, num_ranks)
     for number in range(num_ranks):
@@ -77,13 +77,13 @@ def crew(model_folder: Path, num_ranks: int) -> Iterator[Crew]:
 
 
 def _rank(number: int, count: int, port: int, pipe: Connection) -> None:
-    from learner.quiet import hush
+    from learner.training.quiet import hush
 
     hush()
     import torch
 
     torch.set_num_threads(1)
-    from learner.ranks import join
+    from learner.training.process_group import join
     from learner.worker import LearnerWorker
 
     ranks = join(number, count, (LOCALHOST, port), host=LOCALHOST, uses_gpu=False, deadline_seconds=DEADLINE_SECONDS)

@@ -31,7 +31,7 @@ def loss_and_gradient_norm(
     """
     from datasets import Dataset
 
-    from learner.trainer import GRPOConfig, GRPOTrainer
+    from learner.training.trainer import GRPOConfig, GRPOTrainer
 
     trainer = GRPOTrainer(
         model=AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32),

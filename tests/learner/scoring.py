@@ -9,7 +9,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from cluster.types import Completion, Group
-from learner.advantages import group_advantages
+from learner.batch.advantages import group_advantages
 from learner.settings import LossType
 from tests.learner.made import MAX_COMPLETION_TOKENS, TEMPERATURE
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cluster.tiny import tiny_model_path
+from cluster.config.model_path import tiny_model_path
 from cluster.types import Completion, Group, GroupRequest, PolicyVersion, Problem, Prompt, Sampling
 from grader.fake import grade_of
 from tests.learner.made import group

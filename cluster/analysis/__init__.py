@@ -1,0 +1,1 @@
+"""Tools that read a finished or running run: report, dashboard, re-scoring, comparison and traces."""

@@ -1,0 +1,226 @@
+"""Commands that measure a model, teach it and hand it on."""
+
+import argparse
+import os
+from pathlib import Path
+
+from cluster.cli.command import CONFIG_HELP, Command, add_config, count, note, positive
+from cluster.cli.supervised import without_supervised
+
+EVAL_HELP = f"""\
+{CONFIG_HELP}
+
+examples:
+  caravan eval -c configs/demo.yaml                        the base model
+  caravan eval -c configs/demo.yaml model.adapter=runs/demo/adapter --out result.json
+  caravan eval -c configs/demo.yaml evaluation.greedy=true
+  caravan eval -c configs/qwen1.5b-1gpu.yaml --base-check
+  caravan eval -c configs/demo.yaml --on all num_problems=100000 --out rates.json
+
+Greedy sampling (evaluation.greedy, top_k=1) gives equal completions: one of each problem is sampled and counted.
+
+With --base-check the exit status is 3 where fewer than 20% of the completions pass: then there is too little to reinforce. It is
+6 where samplers or graders failed at some problems, so that the figures are of the others (num_lost_problems, lost_problems)."""
+
+
+def _eval_arguments(parser: argparse.ArgumentParser) -> None:
+    add_config(parser)
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the figures, also those by problem, as JSON")
+    parser.add_argument(
+        "--on", choices=("held-out", "training", "all"), default="held-out", help="which problems (default: held-out)"
+    )
+    parser.add_argument("--base-check", action="store_true", help="whether the model solves enough to begin with")
+
+
+def _eval(options: argparse.Namespace) -> int:
+    from cluster.config.config import load_config
+    from cluster.run.evaluate import evaluate
+    from cluster.run.session import run_to_end
+
+    config = load_config(options.config, options.settings, say=note)
+    return run_to_end(lambda view: evaluate(config, view, options.out, on=options.on, base_check=options.base_check))
+
+
+SAMPLE_HELP = f"""\
+{CONFIG_HELP}
+
+examples:
+  caravan sample -c configs/demo.yaml                      two completions each of three held-out problems
+  caravan sample -c configs/demo.yaml model.adapter=runs/demo/adapter --id ID --completions 8
+
+The exit status is 6 where samplers or graders failed at some of the problems."""
+
+
+def _sample_arguments(parser: argparse.ArgumentParser) -> None:
+    add_config(parser)
+    parser.add_argument(
+        "--id", action="append", default=[], dest="ids", metavar="ID", help="a problem; may be repeated"
+    )
+    parser.add_argument("--problems", type=count, default=3, metavar="N", help="without --id: how many (default 3)")
+    parser.add_argument("--completions", type=count, default=2, metavar="N", help="of each problem (default 2)")
+
+
+def _sample(options: argparse.Namespace) -> int:
+    from cluster.config.config import load_config
+    from cluster.run.evaluate import sample
+    from cluster.run.session import run_to_end
+
+    config = load_config(options.config, options.settings, say=note)
+    return run_to_end(lambda view: sample(config, view, options.ids, options.problems, options.completions))
+
+
+COMPARE_HELP = """\
+Two evaluations of the same problems side by side, and how sure the difference is: 95% intervals by bootstrap over problems, and a
+sign-flip test of the pairs. Each is a file of `caravan eval --out`, RUN (its last evaluation), or RUN:NAME, as in
+RUN/evaluation.jsonl: before, after, "step 40" (evaluation.at_checkpoints).
+
+examples:
+  caravan compare runs/demo:before runs/demo:after
+  caravan compare runs/demo runs/warm
+  caravan compare base.json trained.json"""
+
+
+def _compare_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("first", metavar="FIRST", help="a file of `caravan eval --out`, RUN, or RUN:NAME")
+    parser.add_argument("second", metavar="SECOND", help="likewise")
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from cluster.analysis.compare import compare_and_report
+
+    return compare_and_report(options.first, options.second)
+
+
+SFT_HELP = f"""\
+Teaches the model to write the reference solutions of the training problems, by TRL's SFTTrainer: the loss is that of the
+completions alone. The held-out problems stay unseen, so that a run with the same data settings can be measured on them. OUT
+becomes a whole model for model.path; without --full an adapter (learner.lora) is trained and added in, and kept in OUT/adapter.
+
+OUT/sft.log has a line per step. Until the model is whole, OUT/training holds checkpoints: after Ctrl-C (which saves one), a crash
+or a full disk the same command continues from the newest, and makes the model that an undisturbed training would have made.
+
+On the CPU a model of 20 million parameters or more trains with all cores that this process may use, a smaller one with one
+thread; learner.num_threads sets another number. Of the settings, those of model, data, the prompt (rollout) and the learner's
+lora, dtype, gpus, num_threads and gradient_checkpointing count.
+
+{CONFIG_HELP}
+
+examples:
+  caravan sft -c configs/qwen1.5b-1gpu.yaml --out qwen-ocaml model.path=Qwen/Qwen2.5-Coder-1.5B
+  caravan sft -c configs/demo.yaml --out taught --full --steps 100 --learning-rate 3e-4"""
+
+
+def _sft_arguments(parser: argparse.ArgumentParser) -> None:
+    add_config(parser)
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="OUT",
+        help="an empty folder, one that is made, or one to continue in",
+    )
+    parser.add_argument("--full", action="store_true", help="train all weights in place of an adapter")
+    parser.add_argument("--epochs", type=positive, default=1.0, metavar="E", help="passes over the pairs (default 1)")
+    parser.add_argument("--steps", type=count, metavar="N", help="optimizer steps, in place of --epochs")
+    parser.add_argument("--batch-size", type=count, default=16, metavar="N", help="pairs in a step (default 16)")
+    parser.add_argument("--micro-batch-size", type=count, default=4, metavar="N", help="pairs in a pass (default 4)")
+    parser.add_argument(
+        "--learning-rate", type=positive, default=1e-4, metavar="R", help="at its highest (default 1e-4)"
+    )
+    parser.add_argument("--warmup-steps", type=int, default=10, metavar="N", help="of linear warm-up (default 10)")
+    parser.add_argument(
+        "--save-steps", type=count, default=100, metavar="N", help="steps between two checkpoints (default %(default)s)"
+    )
+    parser.add_argument(
+        "--keep", type=count, default=1, metavar="N", help="newest checkpoints that are kept (default %(default)s)"
+    )
+
+
+def _sft(options: argparse.Namespace) -> int:
+    from cluster.config.config import load_config
+    from cluster.models.sft import Lesson, sft
+    from learner.sft.examples import Schedule
+
+    config = load_config(options.config, options.settings, without_supervised(os.environ), say=note)
+    schedule = Schedule(
+        num_steps=options.steps,
+        num_epochs=options.epochs,
+        batch_size=options.batch_size,
+        micro_batch_size=min(options.micro_batch_size, options.batch_size),
+        learning_rate=options.learning_rate,
+        num_warm_up_steps=options.warmup_steps,
+        seed=config.run.seed,
+    )
+    lesson = Lesson(
+        config=config,
+        schedule=schedule,
+        full=options.full,
+        save_every_steps=options.save_steps,
+        keep=options.keep,
+    )
+    return sft(lesson, options.out)
+
+
+EXPORT_HELP = """\
+OUT gets the adapter in PEFT format or, with --merge, a whole model that transformers and vLLM load as it is; the tokenizer with
+its chat template; and a model card (README.md) with data, configuration, curve and evaluation. A merged model is compared, on
+completions of the run, with model and adapter side by side: it may differ by 0.0001 nats per token in float32 and by 0.05 in
+bfloat16. OUT holds no path of this machine: a base model that is a folder is called by --base-name or, without it, by the
+folder's last part. Nothing leaves this machine unless --push-to-hub says so.
+
+examples:
+  caravan export runs/demo demo-adapter
+  caravan export runs/demo --step 40 --merge demo-model
+  caravan export runs/demo --merge demo-model --dtype bfloat16 --push-to-hub me/ocaml-demo"""
+
+
+def _export_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a run, finished or not")
+    parser.add_argument("out", type=Path, metavar="OUT", help="an empty folder, or one that is made")
+    parser.add_argument("--step", type=count, metavar="N", help="of a checkpoint (default: the last)")
+    parser.add_argument("--merge", action="store_true", help="add the adapter into the weights of the model")
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        default="bfloat16",
+        help="of the merged weights (default %(default)s)",
+    )
+    parser.add_argument(
+        "--base-name",
+        metavar="NAME",
+        help="what others call the base model, its id on the hub, say (default: from model.path)",
+    )
+    parser.add_argument(
+        "--push-to-hub", metavar="NAME", help="upload OUT to the Hugging Face hub, as a private repository"
+    )
+
+
+def _export(options: argparse.Namespace) -> int:
+    from cluster.models.export import export_and_report
+
+    return export_and_report(
+        options.run,
+        options.out,
+        step=options.step,
+        merge=options.merge,
+        dtype=options.dtype,
+        push_to_hub=options.push_to_hub,
+        base_name=options.base_name,
+    )
+
+
+COMMANDS = (
+    Command("eval", "measure a model or an adapter on the held-out problems", EVAL_HELP, _eval_arguments, _eval),
+    Command("sample", "look at graded completions of a few problems", SAMPLE_HELP, _sample_arguments, _sample),
+    Command("compare", "two evaluations, problem by problem, with a test", COMPARE_HELP, _compare_arguments, _compare),
+    Command(
+        "sft", "teach a model the reference solutions of problems, before training", SFT_HELP, _sft_arguments, _sft
+    ),
+    Command(
+        "export",
+        "make a folder of a run's adapter, or of model and adapter in one",
+        EXPORT_HELP,
+        _export_arguments,
+        _export,
+    ),
+)

@@ -1,0 +1,100 @@
+"""Commands that grade completions, and score them anew."""
+
+import argparse
+from pathlib import Path
+
+from cluster.cli.command import Command, count
+from cluster.types import ConfigError
+from grader.profiles import PROFILES, SEED_PROFILE
+
+PROFILE_LINES = "\n".join(f"  {name:<16} {profile.meaning}" for name, profile in PROFILES.items())
+REWARD_HELP = f"""\
+rewards (--reward [NAME][,key=value...]):
+{PROFILE_LINES}
+Keys: structural, type_check, compile and tests are weights, the most that each part earns, together at most 1;
+min_code_lines, runaway_multiplier, degenerate_multiplier; and shown_assert_weight, 0 to 1, of an assert that
+the examples of the statement give away."""
+
+
+GRADE_HELP = f"""\
+Each line of FILE is {{"id", "prompt", "tests", "completion"}} and, where known, "finish_reason" ("stop", "length" or what another
+system calls it) and "opened_thought", the tag of a thought that the prompt opened ("<think>"); ids may repeat. Each line of OUT,
+in the same order, holds id, line (of FILE), verdict, reward, terms, type_errors, syntax_error, tests_passed, tests_total, asserts
+(the outcome of each), errors (each with its line), diagnostics, has_end_marker, hit_length_limit, num_code_lines, degenerate and
+seconds. A row that cannot be read, or that the machine fails to grade, is named with its line number and left out; the others
+are graded. The exit status is 1 where a row was left out.
+
+{REWARD_HELP}
+
+examples:
+  caravan grade completions.jsonl --out grades.jsonl
+  caravan grade completions.jsonl --out grades.jsonl --workers 8 --min-lines 1
+  caravan grade completions.jsonl --out grades.jsonl --reward binary
+  caravan grade completions.jsonl --out grades.jsonl --reward {SEED_PROFILE},tests=0.5,shown_assert_weight=0"""
+
+
+def _grade_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, metavar="FILE.jsonl", help="the completions")
+    parser.add_argument("--out", type=Path, required=True, metavar="OUT.jsonl", help="where the grades go")
+    parser.add_argument("--workers", type=count, metavar="N", help="programs graded at a time (default: the cores)")
+    parser.add_argument(
+        "--min-lines", type=int, metavar="N", help="code lines below which nothing is paid (default: the profile's)"
+    )
+    parser.add_argument("--reward", metavar="REWARD", help=f"what is paid for (default {SEED_PROFILE})")
+    parser.add_argument(
+        "--require-sandbox", action="store_true", help="refuse to grade where bubblewrap or seccomp does not stand"
+    )
+
+
+def _grade(options: argparse.Namespace) -> int:
+    from pydantic import ValidationError
+
+    from grader.console import grade_with_progress
+    from grader.reward_option import with_reward_option
+    from grader.settings import GraderSettings
+
+    settings = with_reward_option(options.reward, GraderSettings()) if options.reward is not None else GraderSettings()
+    if options.min_lines is not None:
+        if settings.min_code_lines not in (None, options.min_lines):
+            raise ConfigError("--min-lines and min_code_lines of --reward say different things: give one of them")
+        try:
+            settings = GraderSettings.model_validate({**settings.model_dump(), "min_code_lines": options.min_lines})
+        except ValidationError as error:
+            raise ConfigError(f"--min-lines {options.min_lines}: {error.errors()[0]['msg']}") from None
+    if options.require_sandbox:
+        settings = settings.model_copy(update={"require_sandbox": True})
+    return grade_with_progress(options.file, options.out, settings=settings, num_workers=options.workers)
+
+
+REGRADE_HELP = f"""\
+Scores what a run has stored under RUN/rollouts once more, from the facts alone: nothing is sampled, compiled or run, and the run
+is not changed, so that it may go on meanwhile. Prints how mean reward, share of groups without signal and rank order within
+groups would change. Without a NAME, the reward is that of the run with the given keys changed; without --reward, it is that of
+the run, which must give what is stored.
+
+{REWARD_HELP}
+
+examples:
+  caravan regrade runs/demo --reward binary
+  caravan regrade runs/demo --reward shown_assert_weight=0
+  caravan regrade runs/demo --reward {SEED_PROFILE},structural=0.1,type_check=0.4,compile=0.3,tests=0.2 --out new.parquet"""
+
+
+def _regrade_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a run, finished or not")
+    parser.add_argument("--reward", metavar="REWARD", help="what is paid for (default: the run's own)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="old and new rewards, as .jsonl or .parquet")
+
+
+def _regrade(options: argparse.Namespace) -> int:
+    from cluster.analysis.regrade_report import regrade_and_report
+
+    return regrade_and_report(options.run, options.reward, options.out)
+
+
+COMMANDS = (
+    Command("grade", "grade a file of completions: no GPU, no cluster, no model", GRADE_HELP, _grade_arguments, _grade),
+    Command(
+        "regrade", "score the completions of a run under another reward", REGRADE_HELP, _regrade_arguments, _regrade
+    ),
+)

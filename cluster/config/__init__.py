@@ -1,0 +1,1 @@
+"""The configuration: one typed tree, its schedule and its environment variables."""

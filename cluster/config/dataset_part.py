@@ -1,0 +1,25 @@
+"""Which part of a data set a run reads."""
+
+from dataclasses import asdict, dataclass
+
+from cluster.types import DatasetError
+
+DEFAULT_SPLIT = "train"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """Which part of a data set is meant, where it has several."""
+
+    split: str | None = None  # None: DEFAULT_SPLIT
+    config: str | None = None
+    revision: str | None = None
+
+    def refuse(self, *keys: str, because: str) -> None:
+        """Raise DatasetError where one of these keys is set, which has no effect."""
+        for key, value in asdict(self).items():
+            if key in keys and value is not None:
+                raise DatasetError(f"data.{key}={value} has no effect: {because}; leave it out")
+
+
+WHOLE = Part()

@@ -1,0 +1,107 @@
+"""The batches of a run, step by step, as its ledger of rollouts tells them."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from cluster.ledger.files import opened_rollouts
+from cluster.ledger.rows import FACT_COLUMNS, TERMS, facts_of
+from cluster.ledger.run_folder import RunFolder
+from cluster.types import (
+    Completion,
+    Fate,
+    FinishReason,
+    Grade,
+    Group,
+    Problem,
+    RewardTerms,
+    RunFolderError,
+    VersionSpan,
+)
+from learner.batch.selection import LEFT_OUT_BY_SETTINGS
+
+COLUMNS = (
+    "fate",
+    "reason",
+    "problem_id",
+    "group_id",
+    "completion_id",
+    "policy_version",
+    "version_spans",
+    "prompt_ids",
+    "token_ids",
+    "sampler_logprobs",
+    "text",
+    "finish_reason",
+    "temperature",
+    "sampling_seconds",
+    "total_reward",
+    *TERMS,
+    *FACT_COLUMNS,
+)
+Row = Mapping[str, Any]
+
+
+def batch_of(folder: RunFolder, step: int) -> tuple[Group, ...]:
+    """The groups that a step was trained on, in their order; problems are known by their id alone.
+
+    A group was part of the step where any of its completions was trained, or left out by the learner's settings; those of it that
+    were not (that could not be graded, say) belong to it all the same. Raises RunFolderError where the ledger does not tell.
+    """
+    rows_of_group: dict[str, list[Row]] = {}
+    for path in folder.rollout_files(step):
+        for row in _rows(path):
+            rows_of_group.setdefault(row["group_id"], []).append(row)
+    groups = tuple(
+        _group(group_id, rows)
+        for group_id, rows in rows_of_group.items()
+        if any(row["fate"] == Fate.TRAINED or row["reason"] in LEFT_OUT_BY_SETTINGS for row in rows)
+    )
+    if not groups:
+        raise RunFolderError(
+            f"{folder.rollouts} holds no completion that step {step} was trained on: without it, no later step can be replayed"
+        )
+    return groups
+
+
+def _rows(path: Path) -> Iterator[Row]:
+    older, broken = "an older Caravan wrote it; run anew", ", and its step cannot be replayed"
+    with opened_rollouts(path, COLUMNS, if_older=older, if_broken=broken) as file:
+        for batch in file.iter_batches(columns=list(COLUMNS)):
+            yield from batch.to_pylist()
+
+
+def _group(group_id: str, rows: list[Row]) -> Group:
+    return Group(
+        id=group_id,
+        problem=Problem(id=rows[0]["problem_id"], statement="", signature="", tests=""),
+        completions=tuple(map(_completion, rows)),
+        grades=tuple(map(_grade, rows)),
+    )
+
+
+def _completion(row: Row) -> Completion:
+    return Completion(
+        id=row["completion_id"],
+        group_id=row["group_id"],
+        problem_id=row["problem_id"],
+        index=int(row["completion_id"].rpartition("-c")[2]),
+        prompt_ids=tuple(row["prompt_ids"]),
+        token_ids=tuple(row["token_ids"]),
+        # float32 there, which is what vLLM computes and what the learner takes.
+        sampler_logprobs=tuple(row["sampler_logprobs"]),
+        text=row["text"],
+        finish_reason=FinishReason(row["finish_reason"]),
+        policy_version=row["policy_version"],
+        version_spans=tuple(VersionSpan(**span) for span in row["version_spans"]),
+        seconds=row["sampling_seconds"],
+        temperature=row["temperature"],
+    )
+
+
+def _grade(row: Row) -> Grade | None:
+    if row["verdict"] is None:
+        return None
+    return Grade(
+        facts=facts_of(row), terms=RewardTerms(**{name: row[name] for name in TERMS}), reward=row["total_reward"]
+    )

@@ -1,0 +1,185 @@
+"""What one looks for in a ledger by, in memory: a few columns of every completion, coded as small numbers.
+
+A million completions take some 50 MB. Texts, tokens and messages stay in the files; ``place`` says where.
+"""
+
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cluster.ledger.files import read_rollouts
+from cluster.ledger.rows import rollout_schema
+from cluster.types import RunFolderError
+
+WORDS = ("problem_id", "group_id", "verdict", "fate", "signs")
+"""Columns of few different texts; ``signs`` are those of an answer that is none, with commas between them, often empty."""
+
+NUMBERS = ("step", "total_reward", "advantage", "sampling_seconds", "grading_seconds")
+
+STORED = tuple("degenerate" if name == "signs" else name for name in (*WORDS, *NUMBERS))
+FILES_AT_A_TIME = 256  # that are read before their columns are put together
+MISSING = -1  # the code of a text that a completion does not have: the verdict of one that was not graded
+
+Kind = TypeVar("Kind", np.int32, np.float32)
+Codes = NDArray[np.int32]
+Numbers = NDArray[np.float32]
+Rows = NDArray[np.int64]  # row numbers, from 0 in the order of the files
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file of rollouts as it was read; one that is written anew under the same name is another."""
+
+    path: Path
+    changed_at: int  # nanoseconds
+    num_bytes: int
+
+    @classmethod
+    def of(cls, entry: "os.DirEntry[str]") -> Self:
+        """As it lies in its folder now; raises OSError."""
+        stat = entry.stat()
+        return cls(Path(entry.path), stat.st_mtime_ns, stat.st_size)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LedgerColumns:
+    """The columns of ``N`` completions; never changed, so that whoever has one may go on with it."""
+
+    files: tuple[File, ...] = ()
+    starts: Rows = field(default_factory=lambda: np.zeros(1, np.int64))  # [files + 1]: the first row of each, and N
+    codes: Mapping[str, Codes] = field(default_factory=lambda: {name: np.zeros(0, np.int32) for name in WORDS})  # [N]
+    words: Mapping[str, Sequence[str]] = field(default_factory=lambda: dict.fromkeys(WORDS, ()))  # by code
+    numbers: Mapping[str, Numbers] = field(
+        default_factory=lambda: {name: np.zeros(0, np.float32) for name in NUMBERS}
+    )  # [N], NaN where there is none
+
+    @property
+    def num_rows(self) -> int:
+        """Completions."""
+        return int(self.starts[-1])
+
+    def code(self, name: str, word: str) -> int:
+        """The code of a text in a column; MISSING where no completion has it."""
+        words = self.words[name]
+        return words.index(word) if word in words else MISSING
+
+    def place(self, row: int) -> tuple[Path, int]:
+        """The file of a completion, and its row in it."""
+        number = int(np.searchsorted(self.starts, row, side="right")) - 1
+        return self.files[number].path, int(row - self.starts[number])
+
+    def with_files(self, read: Sequence[tuple[File, Any]]) -> "LedgerColumns":
+        """With the completions of further files, each with its ``pyarrow.Table`` of STORED columns, behind the others."""
+        import pyarrow as pa
+
+        ends = self.num_rows + np.cumsum([one.num_rows for _, one in read])
+        files, starts = (*self.files, *(file for file, _ in read)), np.concatenate([self.starts, ends])
+        table = pa.concat_tables([one for _, one in read]).combine_chunks()
+        if not table.num_rows:
+            return replace(self, files=files, starts=starts)
+        codes, words = {}, {}
+        for name in WORDS:
+            added, words[name] = _coded(*_read_words(table, name), self.words[name])
+            codes[name] = np.concatenate([self.codes[name], added])
+        numbers = {name: np.concatenate([self.numbers[name], _floats(table.column(name))]) for name in NUMBERS}
+        return LedgerColumns(
+            files=files,
+            starts=starts,
+            codes=codes,
+            words=words,
+            numbers=numbers,
+        )
+
+    def without_files(self, gone: Iterable[File]) -> "LedgerColumns":
+        """Without the completions of some files, as when a run was started again from an earlier step."""
+        left_out = set(gone)
+        stays = np.array([file not in left_out for file in self.files], dtype=bool)
+        lengths = np.diff(self.starts)
+        kept = np.repeat(stays, lengths)
+        return LedgerColumns(
+            files=tuple(file for file, stay in zip(self.files, stays, strict=True) if stay),
+            starts=np.concatenate([[0], np.cumsum(lengths[stays])]).astype(np.int64),
+            codes={name: column[kept] for name, column in self.codes.items()},
+            words=self.words,
+            numbers={name: column[kept] for name, column in self.numbers.items()},
+        )
+
+
+def read_stored(path: Path) -> Any:
+    """A ``pyarrow.Table`` of the STORED columns of a file, as runs write them; raises RunFolderError for anything else."""
+    import pyarrow as pa
+
+    table, schema = read_rollouts(path, STORED), rollout_schema()
+    try:
+        table.validate(full=True)
+        return table.select(STORED).cast(pa.schema([schema.field(name) for name in STORED]))
+    except (pa.ArrowException, ValueError) as error:
+        raise RunFolderError(f"{path} holds what no run writes ({error}); move it away to leave it out") from None
+
+
+def read_columns(paths: Sequence[Path]) -> LedgerColumns:
+    """The columns of all these files; raises RunFolderError for one that cannot be read."""
+    columns = LedgerColumns()
+    for start in range(0, len(paths), FILES_AT_A_TIME):
+        some = paths[start : start + FILES_AT_A_TIME]
+        columns = columns.with_files([(File(path, 0, 0), read_stored(path)) for path in some])
+    return columns
+
+
+def _read_words(table: Any, name: str) -> tuple[Codes, list[str]]:
+    """A column of texts as codes, and the words behind them."""
+    import pyarrow as pa
+
+    if name == "signs":
+        return _read_signs(pa.concat_arrays(table.column("degenerate").chunks))
+    encoded = pa.concat_arrays(table.column(name).chunks).dictionary_encode()
+    return as_numpy(encoded.indices, np.int32, MISSING), encoded.dictionary.to_pylist()
+
+
+def _read_signs(lists: Any) -> tuple[Codes, list[str]]:
+    """Lists of signs as the codes of texts; nearly all of them are empty."""
+    codes = as_numpy(lists.value_lengths(), np.int32, MISSING)
+    words = {"": 0}
+    for row in np.flatnonzero(codes > 0):
+        codes[row] = words.setdefault(", ".join(lists[int(row)].as_py()), len(words))
+    return codes, list(words)
+
+
+def _coded(codes: Codes, words: Sequence[str], known: Sequence[str]) -> tuple[Codes, Sequence[str]]:
+    """Codes of these words as codes of the known ones, and of those that come behind them."""
+    all_words = list(known)
+    code_of = {word: code for code, word in enumerate(all_words)}
+    own = np.full(len(words) + 1, MISSING, np.int32)  # the last one is what MISSING finds
+    for code, word in enumerate(words):
+        if word not in code_of:
+            code_of[word] = len(all_words)
+            all_words.append(word)
+        own[code] = code_of[word]
+    return own[codes], all_words
+
+
+def _floats(column: Any) -> Numbers:
+    import pyarrow as pa
+
+    return as_numpy(pa.concat_arrays(column.cast(pa.float32(), safe=False).chunks), np.float32, math.nan)
+
+
+def as_numpy(array: Any, kind: type[Kind], missing: float) -> NDArray[Kind]:
+    """A pyarrow array of such numbers, and ``missing`` for its nulls.
+
+    Its own to_numpy(), and whatever makes an array or a scalar of Python's, would load pandas, which takes more than a second.
+    """
+    import pyarrow as pa
+
+    values = np.zeros(len(array), kind)
+    if (data := array.buffers()[1]) is not None:
+        values[:] = np.frombuffer(data, kind, len(array), array.offset * values.itemsize)
+    if array.null_count:
+        values[as_numpy(array.is_null().cast(pa.int32()), np.int32, 0) > 0] = missing
+    return values

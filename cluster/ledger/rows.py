@@ -1,0 +1,189 @@
+"""The rows of ``rollouts/*.parquet``: a completion, its facts, its reward and its fate; and the facts back from a row."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from cluster.ledger.outcomes import Dropped, Ending, endings_of_dropped, endings_of_trained
+from cluster.types import AssertOutcome, Facts, Grade, Group, StepReport, Verdict
+
+# Columns that hold a fact as it is, beside those of breakdown().
+FURTHER_FACTS = (
+    "asserts",
+    "shown",
+    "compiled",
+    "type_checked",
+    "degenerate",
+    "num_code_blocks",
+    "has_trailing_prose",
+)
+TERMS = ("structural", "type_check", "compile", "tests")
+FACT_COLUMNS = (
+    "verdict",
+    "type_errors",
+    "syntax_error",
+    "has_end_marker",
+    "hit_length_limit",
+    "num_code_lines",
+    *FURTHER_FACTS,
+)
+
+
+def breakdown(grade: Grade) -> dict[str, Any]:
+    """The parts of a reward and the facts behind them, as one flat row."""
+    facts, terms = grade.facts, grade.terms
+    return {
+        "total_reward": grade.reward,
+        "structural": terms.structural,
+        "type_check": terms.type_check,
+        "compile": terms.compile,
+        "tests": terms.tests,
+        "verdict": facts.verdict,
+        "type_errors": facts.type_errors,
+        "syntax_error": facts.syntax_error,
+        "tests_passed": facts.tests_passed,
+        "tests_total": facts.tests_total,
+        "has_end_marker": facts.has_end_marker,
+        "hit_length_limit": facts.hit_length_limit,
+        "num_code_lines": facts.num_code_lines,
+    }
+
+
+def trained_rows(group: Group, report: StepReport) -> list[dict[str, Any]]:
+    """One row per completion of a group that was part of a step, as rollout_schema describes."""
+    return [
+        _row(group, index, report.step, ending) | {"advantage": report.advantages.get(completion.id)}
+        for index, (completion, ending) in enumerate(
+            zip(group.completions, endings_of_trained(group, report), strict=True)
+        )
+    ]
+
+
+def dropped_rows(dropped: Dropped, step: int) -> list[dict[str, Any]]:
+    """One row per completion that was asked for, those that were never sampled included, without tokens."""
+    group, endings = dropped.group, endings_of_dropped(dropped)
+    num_sampled = len(group.completions)
+    sampled = {completion.index for completion in group.completions}
+    missing = [index for index in range(dropped.group_size) if index not in sampled]
+    return [_row(group, index, step, ending) for index, ending in enumerate(endings[:num_sampled])] + [
+        {
+            "step": step,
+            "fate": fate,
+            "reason": reason,
+            "problem_id": group.problem.id,
+            "group_id": group.id,
+            "completion_id": f"{group.id}-c{index}",
+            "token_ids": (),
+            "sampler_logprobs": (),
+            "version_spans": (),
+        }
+        for index, (fate, reason) in zip(missing, endings[num_sampled:], strict=True)
+    ]
+
+
+def _row(group: Group, index: int, step: int, ending: Ending) -> dict[str, Any]:
+    completion, grade = group.completions[index], group.grades[index]
+    fate, reason = ending
+    row: dict[str, Any] = {
+        "step": step,
+        "fate": fate,
+        "reason": reason,
+        "problem_id": group.problem.id,
+        "group_id": group.id,
+        "completion_id": completion.id,
+        "policy_version": completion.policy_version,
+        "version_spans": [asdict(span) for span in completion.version_spans],
+        "prompt_ids": completion.prompt_ids,
+        "token_ids": completion.token_ids,
+        "sampler_logprobs": completion.sampler_logprobs,
+        "text": completion.text,
+        "finish_reason": completion.finish_reason,
+        "temperature": completion.temperature,
+        "opened_thought": completion.opened_thought,
+        "sampling_seconds": completion.seconds,
+    }
+    if group.hops:
+        hops = group.hops[index]
+        row |= {"asked_at": hops.asked, "sampled_at": hops.sampled, "graded_at": hops.graded}
+    if grade:
+        facts = grade.facts
+        row |= breakdown(grade)
+        row |= {name: getattr(facts, name) for name in FURTHER_FACTS}
+        row["errors"] = [asdict(error) for error in facts.errors]
+        row["diagnostics"] = facts.diagnostics
+        row["grading_seconds"] = sum(facts.seconds.values())
+    return row
+
+
+def rollout_schema() -> Any:
+    """The pyarrow schema of ``rollouts/*.parquet``.
+
+    Grade columns are null where a completion has no grade; one that was never sampled has no tokens, and null for the rest.
+    """
+    import pyarrow as pa
+
+    text, number, real, flag = pa.string(), pa.int64(), pa.float64(), pa.bool_()
+    return pa.schema(
+        {
+            "step": number,  # the step that trained it, or the step under way when it was dropped
+            "fate": text,  # cluster.types.Fate
+            "reason": text,  # why it was not trained; empty where it was
+            "advantage": real,  # null where it did not enter the loss
+            "problem_id": text,
+            "group_id": text,
+            "completion_id": text,
+            "policy_version": number,  # that sampled the last token; null where none was sampled
+            "version_spans": pa.list_(pa.struct({"policy_version": number, "num_tokens": number})),  # empty: all by one
+            "prompt_ids": pa.list_(pa.int32()),  # [P]
+            "token_ids": pa.list_(pa.int32()),  # [T]
+            "sampler_logprobs": pa.list_(pa.float32()),  # [T]
+            "text": text,
+            "finish_reason": text,
+            "temperature": real,  # that it was sampled at; null: the run's
+            "opened_thought": text,  # the tag of a thought that the prompt left open; empty: none
+            "sampling_seconds": real,  # in the engine
+            "asked_at": real,  # Unix seconds by the driver's clock, as the next two
+            "sampled_at": real,
+            "graded_at": real,  # null where it was given up before
+            "total_reward": real,
+            "structural": real,
+            "type_check": real,
+            "compile": real,
+            "tests": real,
+            "verdict": text,  # cluster.types.Verdict
+            "type_errors": number,
+            "syntax_error": flag,
+            "tests_passed": number,
+            "tests_total": number,
+            "has_end_marker": flag,
+            "hit_length_limit": flag,
+            "num_code_lines": number,
+            "asserts": pa.list_(text),  # cluster.types.AssertOutcome, in the order of the tests
+            "shown": pa.list_(flag),  # per assert, whether the statement gives it away; empty: none
+            "compiled": flag,
+            "type_checked": flag,
+            "degenerate": pa.list_(text),  # signs of an answer that is none
+            "num_code_blocks": number,
+            "has_trailing_prose": flag,
+            "errors": pa.list_(pa.struct({"line": number, "message": text})),
+            "diagnostics": text,
+            "grading_seconds": real,
+        }
+    )
+
+
+def facts_of(row: Mapping[str, Any]) -> Facts:
+    """The facts that FACT_COLUMNS of a graded row hold: all that a reward depends on, without errors and diagnostics.
+
+    Raises ValueError for a verdict or an outcome that does not exist.
+    """
+    facts = {name: row[name] for name in FACT_COLUMNS}
+    return Facts(
+        **facts
+        | {
+            "verdict": Verdict(row["verdict"]),
+            "asserts": tuple(AssertOutcome(outcome) for outcome in row["asserts"]),
+            "shown": tuple(row["shown"]),
+            "degenerate": tuple(row["degenerate"]),
+        }
+    )

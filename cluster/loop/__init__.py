@@ -1,0 +1,1 @@
+"""The training loop: the driver, group rollouts, the buffer and the metrics of a step."""

@@ -1,0 +1,199 @@
+"""Held-out evaluation: sample and grade a fixed set of problems under the samplers' current policy."""
+
+import asyncio
+import math
+import statistics
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from cluster.config.config import Config
+from cluster.ledger.rows import TERMS
+from cluster.loop.estimates import interval_of_shares, pass_at_k
+from cluster.loop.group_rollout import Attempt
+from cluster.loop.metrics import spread, verdict_shares
+from cluster.types import (
+    GraderPool,
+    Group,
+    GroupRequest,
+    Problem,
+    Prompt,
+    SamplerPool,
+    Sampling,
+    UngradableError,
+    Verdict,
+)
+
+LOST_PROBLEMS = 6
+"""The exit code of a command whose evaluation could not measure some problems."""
+
+_LEAST_TOP_P = 1e-6
+"""Of a million tokens at least one is as likely: a smaller share is that of the likeliest token alone."""
+
+_LEAST_TEMPERATURE = 0.01
+"""vLLM's own, which it takes for anything between 0 and this: 100 nats lie between tokens whose logits differ by 1."""
+
+
+def evaluation_sampling(config: Config) -> Sampling:
+    """How completions are drawn when a policy is measured."""
+    evaluation, rollout = config.evaluation, config.rollout
+    return Sampling(
+        temperature=0.0 if evaluation.greedy else rollout.temperature,
+        max_completion_tokens=rollout.max_completion_tokens,
+        top_p=evaluation.top_p,
+        top_k=evaluation.top_k,
+        min_p=evaluation.min_p,
+        stop=rollout.stop,
+    )
+
+
+def is_greedy(sampling: Sampling) -> bool:
+    """Whether only the likeliest token can be drawn each time, so that all completions of a prompt are equal."""
+    return (
+        sampling.temperature < _LEAST_TEMPERATURE
+        or sampling.top_k == 1
+        or sampling.min_p == 1
+        or sampling.top_p <= _LEAST_TOP_P
+    )
+
+
+def num_distinct(sampling: Sampling, asked: int, say: Callable[[str], None] = lambda _: None) -> int:
+    """The completions per problem that are worth sampling: those asked for, but one where all would be equal; says so."""
+    if asked == 1 or not is_greedy(sampling):
+        return asked
+    say(
+        f"greedy sampling gives {asked} equal completions: one of each problem is sampled and counted. For pass@k with k over 1, "
+        "leave out evaluation.greedy (and top_k=1, min_p=1)"
+    )
+    return 1
+
+
+async def attempt_all(
+    problems: Sequence[Problem],
+    prompts: Mapping[str, Prompt],
+    *,
+    samplers: SamplerPool,
+    graders: GraderPool,
+    sampling: Sampling,
+    completions_per_problem: int,
+    seed: int,
+    name: str,
+    on_done: Callable[[], None] = lambda: None,
+    on_lost: Callable[[str, str], object] = lambda _problem, _reason: None,
+) -> list[Group]:
+    """Sample and grade every problem. The samplers queue what they cannot take yet.
+
+    ``on_done`` is called after each problem, ``on_lost`` with its id and a reason where none of its completions has a grade.
+    """
+
+    async def one(number: int, problem: Problem) -> Group:
+        request = GroupRequest(
+            group_id=f"{name}-{number:06d}",
+            prompt=prompts[problem.id],
+            group_size=completions_per_problem,
+            sampling=sampling,
+            seed=(seed << 32) + number * completions_per_problem,
+        )
+        attempt = Attempt(problem, request)
+        group = await attempt.run(samplers, graders)
+        if all(grade is None for grade in group.grades):
+            on_lost(
+                problem.id, (attempt.given_up and attempt.given_up.reason) or attempt.ungradable or "no reason is known"
+            )
+        on_done()
+        return group
+
+    async with asyncio.TaskGroup() as tasks:
+        attempts = [tasks.create_task(one(number, problem)) for number, problem in enumerate(problems)]
+    return [task.result() for task in attempts]
+
+
+def summarize(groups: Sequence[Group], name: str) -> dict[str, Any]:
+    """Figures over all graded completions; the standard error takes problems, not completions, as independent."""
+    graded = [[grade for grade in group.grades if grade is not None] for group in groups]
+    graded = [grades for grades in graded if grades]
+    grades = [grade for group in graded for grade in group]
+    if not grades:
+        raise UngradableError(f"not one completion of the evaluation {name!r} could be graded")
+    problems = by_problem(groups)
+    means = [statistics.fmean(grade.reward for grade in group) for group in graded]
+    solved = [any(grade.facts.verdict is Verdict.PASSED for grade in group) for group in graded]
+    return {
+        "name": name,
+        "reward": statistics.fmean(grade.reward for grade in grades),
+        "reward_standard_error": spread(means) / math.sqrt(len(means)),
+        "pass_rate": sum(grade.facts.verdict is Verdict.PASSED for grade in grades) / len(grades),
+        "solved_once": sum(solved) / len(solved),
+        "num_problems": len(graded),
+        "num_completions": len(grades),
+        "num_lost_problems": len(groups) - len(graded),
+        "lost_problems": [group.problem.id for group in groups if all(grade is None for grade in group.grades)],
+        "num_ungradable": sum(len(group.completions) for group in groups) - len(grades),
+        **verdict_shares(grades),
+        **{f"reward_{term}": statistics.fmean(getattr(grade.terms, term) for grade in grades) for term in TERMS},
+        "pass_at": _pass_at(problems),
+        "by_difficulty": _by_difficulty(problems),
+        "by_problem": problems,
+    }
+
+
+def warning_of_lost(results: Mapping[str, Any], reasons: Mapping[str, str] | None = None) -> str | None:
+    """What to say where samplers or graders failed at problems, so that the figures are of the others alone.
+
+    ``reasons``: by problem id, as ``on_lost`` of attempt_all tells them.
+    """
+    lost = results.get("num_lost_problems", 0)
+    if not lost:
+        return None
+    first = next(iter((reasons or {}).items()), None)
+    because = f" ({first[0]}: {first[1]})" if first else ""
+    share = f"{lost} of {lost + results['num_problems']} problems"
+    return f"{results['name']}: {share} could not be measured{because}; the figures are of the others"
+
+
+def by_problem(groups: Sequence[Group]) -> list[dict[str, Any]]:
+    """A row per problem of which a completion was graded, in their order."""
+    rows = []
+    for group in groups:
+        grades = [grade for grade in group.grades if grade is not None]
+        if grades:
+            verdicts = Counter(str(grade.facts.verdict) for grade in grades)
+            rows.append(
+                {
+                    "id": group.problem.id,
+                    "difficulty": group.problem.difficulty,
+                    "num_completions": len(grades),
+                    "num_passed": verdicts[Verdict.PASSED],
+                    "reward": statistics.fmean(grade.reward for grade in grades),
+                    "verdicts": dict(verdicts),
+                }
+            )
+    return rows
+
+
+def _pass_at(problems: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """pass@k for k = 1, 2, 4, ... up to what every problem has, each with its 95% interval over problems."""
+    found = {}
+    k, fewest = 1, min(row["num_completions"] for row in problems)
+    while k <= fewest:
+        values = [pass_at_k(row["num_completions"], row["num_passed"], k) for row in problems]
+        low, high = interval_of_shares(values)
+        found[str(k)] = {"value": statistics.fmean(values), "low": low, "high": high}
+        k *= 2
+    return found
+
+
+def _by_difficulty(problems: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Problems, mean reward and pass rate by difficulty, problems counting the same; empty where none has one."""
+    rows: dict[str, list[Mapping[str, Any]]] = {}
+    for row in problems:
+        if row["difficulty"] is not None:
+            rows.setdefault(row["difficulty"], []).append(row)
+    return {
+        name: {
+            "num_problems": len(some),
+            "reward": statistics.fmean(row["reward"] for row in some),
+            "pass_rate": statistics.fmean(row["num_passed"] / row["num_completions"] for row in some),
+        }
+        for name, some in sorted(rows.items())
+    }

@@ -1,0 +1,1 @@
+"""Models and adapters: SFT, export, replay and the built-in tiny model."""

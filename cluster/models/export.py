@@ -1,0 +1,221 @@
+"""``caravan export``: the adapter of a run, or model and adapter in one, as a folder that others can load, with a model card."""
+
+import json
+import shutil
+import statistics
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from cluster.config.config import Config, validate
+from cluster.config.model_path import model_path
+from cluster.console import View, check_empty, output
+from cluster.ledger.batches import batch_of
+from cluster.ledger.run_folder import RunFolder
+from cluster.models.export_card import card
+from cluster.types import ConfigError, ModelError, RunFolderError
+from learner.training.checkpoints import step_of
+from learner.training.quiet import hush
+
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+NUM_COMPLETIONS_COMPARED = 8
+
+# Nats per token, by the precision of the merged weights: how far the merged model may be from model and adapter side by side in
+# float32, in the mean, on completions of the run. Rounding a weight to bfloat16 moves it by up to 1/256 of itself.
+BOUNDS = {"float32": 1e-4, "bfloat16": 0.05}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """The adapter that is exported."""
+
+    folder: Path  # with ADAPTER_FILES
+    step: int  # after which it was written
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agreement:
+    """How near the merged model is to model and adapter side by side, in nats per token."""
+
+    num_tokens: int
+    mean: float
+    largest: float
+    base: float  # how far the model without adapter is from them, in the mean
+
+
+def export_and_report(
+    run: Path,
+    out: Path,
+    *,
+    step: int | None,
+    merge: bool,
+    dtype: str,
+    push_to_hub: str | None,
+    base_name: str | None = None,
+) -> int:
+    """Export, say what was written, and push it where that is asked for. Returns 0.
+
+    Raises RunFolderError for a run or step that there is not, ConfigError for ``out``, ModelError where the merged model does not
+    say what model and adapter say.
+    """
+    hush()
+    console = output()
+    agreement = export(RunFolder(run), out, step=step, merge=merge, dtype=dtype, base_name=base_name)
+    if agreement:
+        rounding = "" if dtype == "float32" else f". That is the rounding of {dtype}, which --dtype float32 is without"
+        console.print(
+            f"merged: {agreement.mean:.2g} nats per token from model and adapter side by side (largest {agreement.largest:.2g}, "
+            f"over {agreement.num_tokens} tokens); the model without adapter is {agreement.base:.2g} away{rounding}",
+            highlight=False,
+            soft_wrap=True,
+        )
+    console.print(f"{'model' if merge else 'adapter'}: {out}", markup=False, highlight=False, soft_wrap=True)
+    if push_to_hub:
+        console.print(f"pushed: {_push(out, push_to_hub)}", markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
+def export(
+    folder: RunFolder, out: Path, *, step: int | None, merge: bool, dtype: str, base_name: str | None = None
+) -> Agreement | None:
+    """Fill the folder ``out``, which appears whole or not at all; returns how well a merged model agrees, None for an adapter.
+
+    ``base_name`` is what others call the base model; None: its id on the hub or, with a warning, the last part of its folder.
+    Nothing in ``out`` says where on this machine anything lies.
+    """
+    config = _config_of(folder)
+    source = find_source(folder, step)
+    check_empty(out)
+    agreement = None
+    base = base_name or _base_name(config)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
+            draft = Path(scratch) / "draft"
+            draft.mkdir()
+            if merge:
+                agreement = _merged(folder, config, source, draft, dtype)
+            else:
+                _copy_adapter(config, source, draft, base)
+            if folder.curve.is_file():
+                shutil.copyfile(folder.curve, draft / folder.curve.name)
+            (draft / "README.md").write_text(
+                card(folder, config, step=source.step, merged_dtype=dtype if merge else None, base=base),
+                encoding="utf-8",
+            )
+            draft.rename(out)
+    except OSError as error:
+        raise ConfigError(f"{out} cannot be written: {error.strerror or error}") from error
+    return agreement
+
+
+def find_source(folder: RunFolder, step: int | None) -> Source:
+    """The final adapter of a run or, with a ``step``, that of a checkpoint or a former end; RunFolderError without one."""
+    checkpoints = {step_of(path): path for path in folder.checkpoints.glob("checkpoint-*")}
+    last = max(checkpoints, default=None)
+    final = _steps_of_finished(folder) or last  # the checkpoints of a finished run may be gone
+    if _has_adapter(folder.adapter) and final is not None and step in (None, final):
+        return Source(folder=folder.adapter, step=final)
+    wanted = last if step is None else step
+    if wanted is not None:
+        for adapter in (checkpoints.get(wanted), folder.former_adapter(wanted)):
+            if adapter and _has_adapter(adapter):
+                return Source(folder=adapter, step=wanted)
+    there = ", ".join(map(str, sorted(checkpoints))) or "none"
+    asked = "an adapter to export" if step is None else f"an adapter of step {step}"
+    raise RunFolderError(f"{folder.path} does not hold {asked}; steps of which it has a checkpoint: {there}")
+
+
+def _base_name(config: Config) -> str:
+    """What others call the base model, as far as its path says it."""
+    from learner.training.adapter import base_name
+
+    name = base_name(model_path(config))
+    if "/" not in name:
+        View().warn(
+            f"the base model is called {name!r}, after its folder, in what is exported; --base-name gives the name that others "
+            "know it by, for example its id on the hub"
+        )
+    return name
+
+
+def _copy_adapter(config: Config, source: Source, draft: Path, base: str) -> None:
+    """The adapter's files, and the tokenizer of its model with its chat template."""
+    from learner.training.merge import write_tokenizer
+
+    for name in ADAPTER_FILES:
+        shutil.copyfile(source.folder / name, draft / name)
+    settings = json.loads((draft / ADAPTER_FILES[0]).read_text(encoding="utf-8")) | {"base_model_name_or_path": base}
+    (draft / ADAPTER_FILES[0]).write_text(json.dumps(settings, indent=2, sort_keys=True), encoding="utf-8")
+    try:
+        write_tokenizer(model_path(config), draft)
+    except ModelError as error:
+        View().warn(f"the adapter is exported without its tokenizer: {error}")
+
+
+def _merged(folder: RunFolder, config: Config, source: Source, draft: Path, dtype: str) -> Agreement:
+    from learner.training.merge import logprobs, write_merged
+
+    model = model_path(config)
+    texts = _texts(folder, source.step)
+    write_merged(model, source.folder, draft, dtype=dtype)
+    wanted = logprobs(model, texts, dtype="float32", adapter=source.folder)
+    merged = logprobs(str(draft), texts, dtype=dtype)
+    base = logprobs(model, texts, dtype="float32")
+    gaps = [abs(one - other) for one, other in zip(merged, wanted, strict=True)]
+    found = Agreement(
+        num_tokens=len(gaps),
+        mean=statistics.fmean(gaps),
+        largest=max(gaps),
+        base=statistics.fmean(abs(one - other) for one, other in zip(base, wanted, strict=True)),
+    )
+    if not found.mean <= BOUNDS[dtype]:
+        raise ModelError(
+            f"the merged model is {found.mean:.2g} nats per token away from model and adapter side by side, and "
+            f"{BOUNDS[dtype]:g} is what {dtype} may cost: export with --dtype float32, or without --merge"
+        )
+    return found
+
+
+def _texts(folder: RunFolder, step: int) -> Sequence[Sequence[int]]:
+    """Prompts with completions that the run trained at a step: what the model is asked, and what it answers."""
+    completions = [each for group in batch_of(folder, step) for each in group.completions if each.token_ids]
+    return [(*each.prompt_ids, *each.token_ids) for each in completions[:NUM_COMPLETIONS_COMPARED]]
+
+
+def _push(out: Path, name: str) -> str:
+    """Upload a folder to the Hugging Face hub as a private repository, and return where it is; raises ConfigError."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+
+    try:
+        api = HfApi()
+        there = api.create_repo(name, private=True, exist_ok=True)
+        api.upload_folder(repo_id=there.repo_id, folder_path=out)
+    except (HfHubHTTPError, LocalTokenNotFoundError, OSError, ValueError) as error:
+        cause = " ".join(str(error).split())
+        raise ConfigError(f"--push-to-hub {name}: {cause}. What was exported is in {out}") from error
+    return str(there)
+
+
+def _config_of(folder: RunFolder) -> Config:
+    try:
+        return validate(yaml.safe_load(folder.config.read_text(encoding="utf-8")))
+    except OSError as error:
+        cause = error.strerror
+    except (yaml.YAMLError, ConfigError) as error:
+        cause = " ".join(str(error).split())
+    raise RunFolderError(f"{folder.path} cannot be exported: {folder.config} cannot be read ({cause})")
+
+
+def _steps_of_finished(folder: RunFolder) -> int | None:
+    if not folder.summary.is_file():
+        return None
+    return int(json.loads(folder.summary.read_text(encoding="utf-8"))["steps"])
+
+
+def _has_adapter(folder: Path) -> bool:
+    return all((folder / name).is_file() for name in ADAPTER_FILES)

@@ -1,0 +1,134 @@
+"""The model card of what a run made: data, configuration, curve and evaluation, as Markdown."""
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cluster.config.config import Config, flatten
+from cluster.ledger.run_folder import RunFolder
+from cluster.loop.evaluation import warning_of_lost
+
+NUM_STEPS_SHOWN = 8  # rows of the training table
+FIGURES = {
+    "reward": "mean reward",
+    "best_of_n": "best of a group",
+    "pass_rate": "passed all tests",
+    "frac_zero_std": "groups without signal",
+    "entropy": "entropy",
+    "kl": "KL",
+}
+HELD_OUT = {"reward": "mean reward", "pass_rate": "passed all tests", "solved_once": "solved at least once"}
+# What of a configuration says nothing about the model: where work was done, and how long anyone waited.
+NOT_SHOWN = (
+    "deadline_seconds",
+    "gpus",
+    "cpus",
+    "_samplers",
+    "tensor_parallel_size",
+    "_graders",
+    "num_threads",
+    "run.folder",
+    "kv_cache_gib",
+)
+
+
+def card(folder: RunFolder, config: Config, *, step: int, merged_dtype: str | None, base: str) -> str:
+    """The card of the model after ``step``; ``merged_dtype`` is None for an adapter, ``base`` is the base model's name.
+
+    Of what lies in folders of this machine, it has the names without the folders. Raises RunFolderError.
+    """
+    rows = [row for row in folder.rows(folder.metrics) if row["step"] <= step]
+    evaluations = [row for row in folder.evaluations() if row["step"] <= step]
+    parts = [
+        _front_matter(base, merged=merged_dtype is not None),
+        f"# {folder.path.resolve().name}, step {step}",
+        _what_it_is(config, merged_dtype, base),
+        "## Data\n\n" + _data(folder, config),
+        "## Evaluation\n\n" + (_evaluation(evaluations) if evaluations else "No held-out problem was tried."),
+        "## Training\n\n" + _training(rows),
+        "![Reward over the steps of the run](reward.png)" if folder.curve.is_file() else "",
+        "## Configuration\n\nWhat differs from Caravan's defaults:\n\n```yaml\n" + _settings(config, base) + "```",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _front_matter(base: str, *, merged: bool) -> str:
+    known = {"base_model": base} if "/" in base else {}  # the hub takes ids alone
+    tags = {
+        "library_name": "transformers" if merged else "peft",
+        "tags": ["ocaml", "grpo", *(() if merged else ("lora",))],
+    }
+    return f"---\n{yaml.safe_dump({**known, **tags}, sort_keys=False)}---"
+
+
+def _what_it_is(config: Config, merged_dtype: str | None, model: str) -> str:
+    made = "Trained with GRPO on OCaml problems by Caravan: the reward is what the OCaml compiler and the problems' tests say."
+    if merged_dtype:
+        return (
+            f"{made} `{model}` with the adapter merged in, in {merged_dtype}: transformers and vLLM load it as it is."
+        )
+    lora = config.learner.lora
+    return f"{made} A LoRA adapter (rank {lora.r}, alpha {lora.alpha}) in PEFT format for `{model}`."
+
+
+def _data(folder: RunFolder, config: Config) -> str:
+    data = config.data
+    told = f"`{_without_folder(data.dataset)}`, {data.held_out} problems held out (split seed {data.split_seed})."
+    if folder.summary.is_file():
+        problems = json.loads(folder.summary.read_text(encoding="utf-8"))["problems"]
+        told += " Problems: " + ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in problems.items()) + "."
+    return told
+
+
+def _evaluation(rows: Sequence[Mapping[str, Any]]) -> str:
+    lines = [_line("held-out problems", *HELD_OUT.values(), "problems", "completions"), _line("---", *["---:"] * 5)]
+    for row in rows:
+        reward = f"{row['reward']:.3f} ± {row['reward_standard_error']:.3f}"
+        shares = [f"{row[name]:.1%}" for name in HELD_OUT if name != "reward"]
+        counts = [str(row[name]) for name in ("num_problems", "num_completions")]
+        when = f"{row['name']} training (step {row['step']})" if row["name"] in ("before", "after") else row["name"]
+        lines.append(_line(when, reward, *shares, *counts))
+    warnings = [f"\n\n{warning}." for row in rows if (warning := warning_of_lost(row))]
+    return "\n".join(lines) + "\n\nThe error is the standard error over problems." + "".join(warnings)
+
+
+def _training(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Means over as many stretches of the run as are shown, of what was measured."""
+    names = [name for name in FIGURES if any(name in row for row in rows)]
+    lines = [_line("steps", *(FIGURES[name] for name in names)), _line("---", *["---:"] * len(names))]
+    size = -(-len(rows) // NUM_STEPS_SHOWN)
+    for start in range(0, len(rows), max(1, size)):
+        some = rows[start : start + size]
+        values = [[row[name] for row in some if row.get(name) is not None] for name in names]
+        lines.append(
+            _line(
+                f"{some[0]['step']}-{some[-1]['step']}" if len(some) > 1 else str(some[0]["step"]),
+                *(f"{statistics.fmean(of_one):.3f}" if of_one else "" for of_one in values),
+            )
+        )
+    return "\n".join(lines)
+
+
+def _settings(config: Config, base: str) -> str:
+    defaults = flatten(Config())
+    changed = {
+        key: base if key == "model.path" else _without_folder(value)
+        for key, value in flatten(config).items()
+        if defaults.get(key) != value and not any(name in key for name in NOT_SHOWN)
+    }
+    return str(yaml.safe_dump(changed, sort_keys=False))
+
+
+def _without_folder(value: Any) -> Any:
+    """The last part of a path, and anything else as it is: a data set of the hub has a name with one slash, too."""
+    if isinstance(value, str) and (value.startswith(("/", "./", "../", "~")) or (Path(value).suffix and "/" in value)):
+        return Path(value).name
+    return value
+
+
+def _line(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"

@@ -1,0 +1,220 @@
+"""``caravan replay``: train a run's steps again from its ledger, without samplers, graders or Ray.
+
+The learner is a function of the batches that it gets, in their order, and the ledger has all that it reads of them. So it must
+reach the adapter of the run: on the CPU bit for bit, however often the run was interrupted or its learner replaced.
+"""
+
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from cluster.config.config import Config, validate
+from cluster.console import output
+from cluster.ledger.batches import batch_of
+from cluster.ledger.run_folder import RunFolder
+from cluster.run.session import learner_plan
+from cluster.types import ConfigError, RunFolderError
+from learner.training.checkpoints import newest_checkpoint, step_of
+from learner.training.quiet import hush
+
+if TYPE_CHECKING:
+    import numpy as np
+
+WEIGHTS_FILE = "adapter_model.safetensors"
+Weights = Mapping[str, "np.ndarray[Any, Any]"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Goal:
+    """The adapter that a replay should reach."""
+
+    adapter: Path  # its folder
+    step: int  # after which it was written
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Logged:
+    """What the run wrote down about a step."""
+
+    in_force: Mapping[str, Any]  # settings of the learner that were changed for it
+    loss: float
+    max_steps: int  # that the run was to have then, where the learning rate schedule ends
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replayed:
+    """How near a replay came."""
+
+    num_differing: int  # tensors that are not the same bit for bit
+    largest_difference: float  # between two weights; 0 where nothing differs
+    first_step_apart: int | None  # the first whose loss is not the one that the run logged; None: no step
+
+
+def replay_and_report(run: Path, out: Path | None) -> int:
+    """Train from a run's ledger and print how near that comes; returns 0 where the adapter is the same bit for bit, else 1.
+
+    ``out`` is a folder for the adapter. Raises RunFolderError where the run cannot be replayed, ConfigError for ``out``, and
+    what the learner raises.
+    """
+    folder = RunFolder(run)
+    config = _config_of(folder)
+    if config.learner.num_ranks > 1:
+        raise RunFolderError(
+            f"{folder.path} cannot be replayed: its steps were shared by learner.num_ranks={config.learner.num_ranks} processes, "
+            "whose sums are rounded otherwise than those of the one that replays"
+        )
+    logged = _logged(folder)
+    goal = find_goal(folder, last_step=max(logged, default=0))
+    if out:
+        _prepare(out, folder)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=output(stderr=True)) as progress:
+        task = progress.add_task("replaying steps", total=goal.step)
+        outcome = replay(folder, config, goal, logged, out=out, on_step=lambda: progress.advance(task))
+    console = output()
+    for line in _findings(goal, outcome, out):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    return 1 if outcome.num_differing else 0
+
+
+def find_goal(folder: RunFolder, *, last_step: int) -> Goal:
+    """The final adapter of a run, or that of its newest checkpoint; raises RunFolderError where there is neither."""
+    newest = newest_checkpoint(folder.checkpoints)
+    if newest is None and not (folder.adapter / WEIGHTS_FILE).is_file():
+        raise RunFolderError(
+            f"{folder.path} holds neither adapter nor checkpoint that a replay could be compared with: let the run come to its "
+            "first checkpoint (loop.save_every_steps), or give the folder of another run"
+        )
+    if (folder.adapter / WEIGHTS_FILE).is_file():
+        return Goal(adapter=folder.adapter, step=last_step)
+    assert newest is not None
+    return Goal(adapter=newest, step=step_of(newest))
+
+
+def replay(
+    folder: RunFolder,
+    config: Config,
+    goal: Goal,
+    logged: Mapping[int, Logged],
+    *,
+    out: Path | None = None,
+    on_step: Callable[[], None] = lambda: None,
+) -> Replayed:
+    """Train from the first step to the goal's; calls ``on_step`` after each. Raises RunFolderError and LearnerError."""
+    hush()
+    from learner.worker import LearnerWorker
+
+    expected = _read_weights(goal.adapter)
+    first_step_apart = None
+    with tempfile.TemporaryDirectory(prefix="caravan-replay-") as scratch:
+        untrained, trained = Path(scratch) / "untrained", out or Path(scratch) / "trained"
+        for max_steps, steps in _stretches(folder, logged, goal.step):
+            plan = learner_plan(
+                config, max_steps=max_steps, canary_ids=(), checkpoints_dir=Path(scratch) / "checkpoints"
+            )
+            learner = LearnerWorker(config.learner, plan)
+            try:
+                if learner.start() is None:
+                    learner.export_adapter(str(untrained))
+                    _check_same_shapes(expected, _read_weights(untrained), plan.model, goal)
+                for step in steps:
+                    _, report = learner.step(batch_of(folder, step), logged[step].in_force)
+                    if first_step_apart is None and report.metrics["loss"] != logged[step].loss:
+                        first_step_apart = step
+                    on_step()
+                learner.save_checkpoint()  # where the next stretch goes on, as the run did
+                learner.export_adapter(str(trained))
+            finally:
+                learner.close()
+        reached = _read_weights(trained)
+    differing = [name for name in expected if expected[name].tobytes() != reached[name].tobytes()]
+    return Replayed(
+        num_differing=len(differing),
+        largest_difference=max((float(abs(expected[name] - reached[name]).max()) for name in differing), default=0.0),
+        first_step_apart=first_step_apart,
+    )
+
+
+def _findings(goal: Goal, outcome: Replayed, out: Path | None) -> list[str]:
+    if outcome.num_differing:
+        apart = f"; the loss is another from step {outcome.first_step_apart} on" if outcome.first_step_apart else ""
+        lines = [
+            f"after {goal.step} steps the adapter is not that of {goal.adapter}: {outcome.num_differing} tensors differ, by "
+            f"{outcome.largest_difference:.3g} at most{apart}"
+        ]
+    else:
+        lines = [f"after {goal.step} steps the adapter equals that of {goal.adapter} bit for bit"]
+    return lines + ([f"adapter: {out}"] if out else [])
+
+
+def _prepare(out: Path, folder: RunFolder) -> None:
+    """Refuse, before anything is trained, a folder that cannot be written or that belongs to the run; ConfigError."""
+    if folder.path.resolve() in (out.resolve(), *out.resolve().parents):
+        raise ConfigError(f"--out {out}: lies in the folder of the run itself; choose another one")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out {out}: cannot be made ({error.strerror}); choose another folder") from None
+
+
+def _config_of(folder: RunFolder) -> Config:
+    try:
+        return validate(yaml.safe_load(folder.config.read_text(encoding="utf-8")))
+    except OSError as error:
+        cause = error.strerror
+    except (yaml.YAMLError, ConfigError) as error:
+        cause = " ".join(str(error).split())
+    raise RunFolderError(f"{folder.path} cannot be replayed: {folder.config} cannot be read ({cause})")
+
+
+def _logged(folder: RunFolder) -> dict[int, Logged]:
+    """By step; raises RunFolderError."""
+    rows = folder.rows(folder.metrics)
+    try:
+        return {
+            row["step"]: Logged(in_force=row.get("in_force", {}), loss=row["loss"], max_steps=int(row["max_steps"]))
+            for row in rows
+        }
+    except KeyError as error:
+        raise RunFolderError(f"{folder.metrics} cannot be read: a row lacks {error}") from None
+
+
+def _stretches(folder: RunFolder, logged: Mapping[int, Logged], last_step: int) -> list[tuple[int, list[int]]]:
+    """The length that the run was to have, with the steps that it took under it; another one where it was extended."""
+    missing = [step for step in range(1, last_step + 1) if step not in logged]
+    if missing:
+        raise RunFolderError(f"{folder.metrics} lacks step {missing[0]}: no later one can be replayed")
+    by_length = groupby(range(1, last_step + 1), key=lambda step: logged[step].max_steps)
+    return [(max_steps, list(steps)) for max_steps, steps in by_length]
+
+
+def _read_weights(adapter: Path) -> Weights:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    path = adapter / WEIGHTS_FILE
+    try:
+        weights: Weights = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise RunFolderError(f"{path} cannot be read: {error}") from None
+    return weights
+
+
+def _check_same_shapes(expected: Weights, there: Weights, model: str, goal: Goal) -> None:
+    """Refuse, before hours are spent, to train on a model that cannot be the run's."""
+    other = [
+        name
+        for name in sorted(expected.keys() | there.keys())
+        if name not in expected or name not in there or expected[name].shape != there[name].shape
+    ]
+    if other:
+        raise RunFolderError(
+            f"{goal.adapter} was not trained on {model} as it is now: {len(other)} of its tensors have no counterpart of "
+            f"their shape, {other[0]} for one. Give the model that the run had"
+        )

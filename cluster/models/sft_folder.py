@@ -1,0 +1,114 @@
+"""The folder of a supervised training: a model once that is whole, and until then what continuing needs."""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from cluster.console import check_empty
+from cluster.types import ConfigError
+from learner.training.checkpoints import newest_checkpoint, step_of
+
+WORK = "training"
+SETTINGS = "settings.json"
+LOCK = "lock"
+LOG = "sft.log"
+LAST_FILE = "config.json"  # no model is loaded without it, so that it comes last
+
+
+class SftFolder:
+    """``OUT`` of ``caravan sft``: the model's files, the log, and ``training/`` as long as the model is not whole."""
+
+    def __init__(self, out: Path) -> None:
+        self.path = out
+        self.work = out / WORK  # settings and checkpoints
+        self.draft = self.work / "model"
+        self.log = out / LOG
+        resolved = out.resolve()
+        name = f"caravan-sft-{resolved.name[:64]}-{hashlib.sha256(os.fsencode(resolved)).hexdigest()[:12]}"
+        self.spare = Path(tempfile.gettempdir()) / name  # where the last checkpoint goes that ``work`` does not take
+
+    def check(self, settings: Mapping[str, Any]) -> None:
+        """Raise ConfigError where the folder holds something else, or a training that was begun with other settings."""
+        try:
+            begun = json.loads((self.work / SETTINGS).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            check_empty(self.path)
+            return
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{self.work / SETTINGS} cannot be read ({error}): choose another folder") from None
+        if self.newest() is None:
+            return  # nothing was trained with them
+        others = [name for name, value in settings.items() if name in begun and begun[name] != value]
+        if others:
+            changes = "; ".join(f"{name} was {begun[name]} and is {settings[name]}" for name in others)
+            raise ConfigError(
+                f"{self.path} holds a training that was begun with other settings ({changes}): continue it with those, "
+                "choose another folder, or delete it"
+            )
+
+    @contextmanager
+    def opened(self, settings: Mapping[str, Any]) -> Iterator[None]:
+        """Hold the folder, which is made where it is missing; where nothing was trained in it, it is gone again afterwards.
+
+        Raises ConfigError as ``check`` does, for a folder that cannot be written, and where another process holds it.
+        """
+        self.check(settings)
+        plain = json.dumps(settings, indent=2)
+        try:
+            self.work.mkdir(parents=True, exist_ok=True)
+            lock = (self.work / LOCK).open("w")
+        except OSError as error:
+            raise ConfigError(f"{self.path} cannot be written: {error.strerror or error}") from error
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise ConfigError(
+                    f"another `caravan sft` is writing to {self.path}: wait for it, or choose another folder"
+                ) from None
+            try:
+                (self.work / SETTINGS).write_text(plain, encoding="utf-8")
+                yield
+            except OSError as error:
+                raise ConfigError(f"{self.path} cannot be written: {error.strerror or error}") from error
+            finally:
+                if self.work.exists() and self.newest() is None:
+                    self._remove()
+
+    def newest(self) -> Path | None:
+        """The newest checkpoint, or None."""
+        found = [newest_checkpoint(root) for root in (self.work, *([self.spare] if self._is_own_spare() else []))]
+        return max((path for path in found if path), key=step_of, default=None)
+
+    def write_line(self, text: str) -> None:
+        """Add a line to the log; a disk that is full should not end a training."""
+        with suppress(OSError), self.log.open("a", encoding="utf-8") as file:
+            file.write(f"{text}\n")
+
+    def publish(self) -> None:
+        """Put the files of ``draft`` in place, and forget what continuing would need. Raises OSError."""
+        for path in sorted(self.draft.iterdir(), key=lambda path: path.name == LAST_FILE):
+            there = self.path / path.name
+            if there.is_dir():
+                shutil.rmtree(there)
+            path.replace(there)
+        shutil.rmtree(self.work)
+        if self._is_own_spare():
+            shutil.rmtree(self.spare, ignore_errors=True)
+
+    def _is_own_spare(self) -> bool:
+        """Whether there is a spare folder, and this user made it: anybody may write where temporary files are."""
+        return self.spare.is_dir() and not self.spare.is_symlink() and self.spare.stat().st_uid == os.getuid()
+
+    def _remove(self) -> None:
+        shutil.rmtree(self.work, ignore_errors=True)
+        self.log.unlink(missing_ok=True)
+        with suppress(OSError):
+            self.path.rmdir()

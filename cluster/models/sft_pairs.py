@@ -1,0 +1,38 @@
+"""Problems with reference solutions as pairs of token ids: what a model reads, and what it should write."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from cluster.types import ModelError, Problem, Prompt
+from learner.sft.examples import Pair
+from rollout.chat_template import closing_tag
+from rollout.prompt import END_MARKER
+
+
+def answer(problem: Problem, *, is_chat: bool, opened_thought: str = "") -> str:
+    """What a model should write after the prompt, up to the END marker; raises ModelError where nobody knows.
+
+    A chat model gives the whole definition; one that continues a text goes on after the signature. A thought that the prompt
+    opened is closed first.
+    """
+    if problem.solution is None:
+        raise ModelError(f"problem {problem.id!r} has no reference solution to learn from")
+    text = problem.solution.strip("\n")
+    thought = f"\n{closing_tag(opened_thought)}\n\n" if opened_thought else ""
+    body = text if is_chat else text.removeprefix(problem.signature).lstrip("\n")
+    return f"{thought}{body}\n{END_MARKER}"
+
+
+def pairs_of(problems: Iterable[Problem], prompts: Mapping[str, Prompt], tokenizer: Any) -> list[Pair]:
+    """Prompt ids, as the samplers give them to the model, and completion ids with the end-of-sequence token, of each problem.
+
+    Problems without a prompt, because it is too long, are left out.
+    """
+    found: list[Pair] = []
+    for problem in problems:
+        if (prompt := prompts.get(problem.id)) is None:
+            continue
+        text = answer(problem, is_chat=bool(tokenizer.chat_template), opened_thought=prompt.opened_thought)
+        completion = [*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id]
+        found.append((prompt.token_ids, completion))
+    return found

@@ -1,0 +1,1 @@
+"""Where a run goes: Ray, resources, plans and job submission."""

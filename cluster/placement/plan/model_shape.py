@@ -1,0 +1,113 @@
+"""The sizes of a model, from its configuration alone: what its weights, an adapter and a token's cache take."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cluster.config.config import Config
+from cluster.config.model_path import model_path
+from cluster.types import ModelError
+from learner.settings import ALL_LINEAR
+from learner.training.quiet import hush
+
+if TYPE_CHECKING:
+    from learner.training.targets import AdapterSize
+
+BYTES = {"float32": 4, "bfloat16": 2}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelShape:
+    """A decoder of the Llama family (Qwen2, Llama, Mistral, ...): gated MLP, grouped-query attention."""
+
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+    tied: bool  # the output head is the embedding
+    has_qkv_bias: bool
+
+    @property
+    def num_parameters(self) -> int:
+        """Of the whole model."""
+        attention = 2 * self.hidden * self.heads * self.head_dim + 2 * self.hidden * self.kv_heads * self.head_dim
+        bias = (self.heads + 2 * self.kv_heads) * self.head_dim if self.has_qkv_bias else 0
+        layer = attention + bias + 3 * self.hidden * self.intermediate + 2 * self.hidden
+        return self.vocabulary * self.hidden * (1 if self.tied else 2) + self.layers * layer + self.hidden
+
+    @property
+    def projections(self) -> Mapping[str, tuple[int, int]]:
+        """Inputs and outputs of the projections of one layer, by their names."""
+        queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        return {
+            "q_proj": (self.hidden, queries),
+            "k_proj": (self.hidden, keys),
+            "v_proj": (self.hidden, keys),
+            "o_proj": (queries, self.hidden),
+            "gate_proj": (self.hidden, self.intermediate),
+            "up_proj": (self.hidden, self.intermediate),
+            "down_proj": (self.intermediate, self.hidden),
+        }
+
+    def targets(self, names: Sequence[str]) -> Mapping[str, tuple[int, int]]:
+        """Inputs and outputs of the projections of one layer that carry an adapter, by their names."""
+        return (
+            self.projections
+            if tuple(names) == (ALL_LINEAR,)
+            else {name: size for name, size in self.projections.items() if name in names}
+        )
+
+    def num_adapter_parameters(self, rank: int, targets: Sequence[str]) -> int:
+        """Of a LoRA adapter: ``rank`` times inputs and outputs of each target, in every layer."""
+        return self.layers * rank * sum(inputs + outputs for inputs, outputs in self.targets(targets).values())
+
+    def cache_bytes_per_token(self, dtype: str, num_gpus: int = 1) -> int:
+        """Of the keys and values of one token, on each of the GPUs that the model is split over: of one head at least."""
+        return 2 * self.layers * max(1, self.kv_heads // num_gpus) * self.head_dim * BYTES[dtype]
+
+
+def shape_of(model: str) -> ModelShape:
+    """The shape of a model folder or Hugging Face id; raises ModelError where its configuration cannot be had."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(str(Path(model).expanduser()) if model.startswith("~") else model)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"the configuration of model {model!r} cannot be read: {str(error).splitlines()[0]}; give a folder that holds its "
+            "config.json"
+        ) from error
+    return shape_from(config.to_dict())
+
+
+def shape_from(config: Mapping[str, Any]) -> ModelShape:
+    """The shape that a ``config.json`` tells; raises ModelError for a model that is not of the family."""
+    try:
+        hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
+        return ModelShape(
+            hidden=hidden,
+            intermediate=int(config["intermediate_size"]),
+            layers=int(config["num_hidden_layers"]),
+            heads=heads,
+            kv_heads=int(config.get("num_key_value_heads") or heads),
+            head_dim=int(config.get("head_dim") or hidden // heads),
+            vocabulary=int(config["vocab_size"]),
+            tied=bool(config.get("tie_word_embeddings", False)),
+            has_qkv_bias=bool(config.get("attention_bias", config.get("model_type") == "qwen2")),
+        )
+    except KeyError as error:
+        raise ModelError(
+            f"a model of type {config.get('model_type')!r} has no {error}: no plan can be made for it"
+        ) from error
+
+
+def adapter_size(config: Config) -> "AdapterSize":
+    """The adapter that a learner would train; raises ConfigError where its targets do not fit the model, ModelError."""
+    hush()
+    from learner.training.targets import adapter_size
+
+    return adapter_size(model_path(config), config.learner.lora)

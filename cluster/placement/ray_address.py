@@ -1,0 +1,145 @@
+"""Which Ray cluster to work on: the one that RAY_ADDRESS or ``ray start`` names, asked beforehand whether it answers.
+
+Ray itself tries an address that does not answer for a quarter of an hour, and one that wants a token for ever.
+"""
+
+import os
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster.placement.submit.client import within
+from cluster.types import ResourcesError
+
+VARIABLE = "RAY_ADDRESS"
+OWN = f"{VARIABLE}=local starts one on this machine for this command alone"
+PROBE_SECONDS = 10.0
+"""For a cluster to answer a call that costs it nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """A cluster that answers."""
+
+    address: str  # HOST:PORT
+    by: str  # who names it
+
+
+def find_cluster(
+    say: Callable[[str], None], environment: Mapping[str, str] = os.environ, file: Path | None = None
+) -> Found | None:
+    """The cluster to join; None where one has to be started.
+
+    ``file`` is where ``ray start`` leaves the address of its cluster. What it names and does not answer is passed over, with a
+    line to ``say``: nobody asked for it. Raises ResourcesError where RAY_ADDRESS names a cluster that cannot be joined.
+    """
+    text = environment.get(VARIABLE, "").strip()
+    if text == "local":
+        return None
+    if text not in ("", "auto"):
+        found = Found(address=_parsed(text), by=VARIABLE)
+        if reason := why_not(found.address):
+            raise ResourcesError(f"the Ray cluster at {found.address} ({found.by}) cannot be joined: {reason}. {OWN}")
+        return found
+    file = _address_file() if file is None else file
+    address = file.read_text(encoding="utf-8").strip() if file.is_file() else ""
+    if not address:
+        if text == "auto":
+            raise ResourcesError(
+                f"{VARIABLE}=auto: `ray start` has left no cluster on this machine ({file}). Start one, or unset {VARIABLE}"
+            )
+        return None
+    if reason := why_not(address):
+        if text == "auto":
+            raise ResourcesError(
+                f"{VARIABLE}=auto: the Ray cluster at {address} ({file}) cannot be joined: {reason}. {OWN}"
+            )
+        say(
+            f"the Ray cluster at {address}, which {file} names, cannot be joined ({reason}): one is started for this command"
+        )
+        return None
+    return Found(address=address, by=f"`ray start`, {file}")
+
+
+def _address_file() -> Path:
+    from ray._common.utils import get_ray_address_file
+
+    return Path(get_ray_address_file(None))
+
+
+def _parsed(text: str) -> str:
+    """An address as HOST:PORT; raises ResourcesError for any other."""
+    if "://" in text:
+        other = (
+            "that is Ray Client, whose driver is no part of the cluster"
+            if text.startswith("ray://")
+            else "that is the address of a job server"
+        )
+        raise ResourcesError(
+            f"{VARIABLE}={text}: {other}. Submit the run (`caravan submit --address http://HEAD:8265`), or call the command on a "
+            f"machine of the cluster, with {VARIABLE}=HEAD:6379. {OWN}"
+        )
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ResourcesError(f"{VARIABLE}={text} is no address: write HOST:PORT, for example 10.0.0.5:6379. {OWN}")
+    return text
+
+
+def why_not(address: str) -> str | None:
+    """Why the cluster at an address cannot be joined; None where it can. Uses a token where one is asked for and at hand."""
+    try:
+        return within(
+            2.5 * PROBE_SECONDS, lambda: _why_not(address)
+        )  # looking up a host's name has no limit of its own
+    except TimeoutError as error:
+        return str(error)
+
+
+def _why_not(address: str) -> str | None:
+    if reason := _why_no_connection(address):
+        return reason
+    code, details = _ask(address, {})
+    if code == "UNAUTHENTICATED":
+        from ray._private.authentication.authentication_token_setup import (
+            AuthenticationTokenLoader,
+            maybe_enable_token_auth_if_token_available,
+        )
+
+        # Ray itself takes the token that is at hand where it finds the cluster, and not where RAY_ADDRESS names it.
+        if not maybe_enable_token_auth_if_token_available(warn_if_disabled=False):
+            return "it asks for a token: set RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to its file (~/.ray/auth_token of its head)"
+        code, details = _ask(address, AuthenticationTokenLoader.instance().get_token_for_http_header())
+        if code == "UNAUTHENTICATED":
+            return "it does not take the token of RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token"
+    if code == "OK":
+        return None
+    if code in ("DEADLINE_EXCEEDED", "UNAVAILABLE"):
+        return f"it does not answer within {PROBE_SECONDS:g} s"
+    return f"what answers there is no Ray cluster ({details or code})"
+
+
+def _why_no_connection(address: str) -> str | None:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=PROBE_SECONDS).close()
+    except socket.gaierror as error:
+        return f"the host {host} has no address here ({error.strerror})"
+    except TimeoutError:
+        return f"nothing answers there within {PROBE_SECONDS:g} s"
+    except OSError as error:
+        return f"nothing listens there ({(error.strerror or str(error)).lower()})"
+    return None
+
+
+def _ask(address: str, header: Mapping[str, str]) -> tuple[str, str]:
+    """The status, and what it says, of asking the cluster's control service for its id: an empty message in a gRPC call."""
+    import grpc
+
+    with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:  # as Ray's own channels
+        ask = channel.unary_unary("/ray.rpc.NodeInfoGcsService/GetClusterId")
+        try:
+            ask(b"", timeout=PROBE_SECONDS, metadata=list(header.items()))
+        except grpc.RpcError as error:
+            return error.code().name, error.details() or ""
+    return "OK", ""

@@ -1,0 +1,180 @@
+"""``caravan scale``: telling a run that is going on how many samplers and graders it should have.
+
+What is asked is a small file in the folder of the run, which its driver looks for and answers with another one. No port is opened
+for it: who may write to the folder may scale the run.
+"""
+
+import asyncio
+import json
+import os
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from cluster.console import View
+from cluster.ledger.run_folder import RunFolder
+from cluster.types import ConfigError, GraderPool, RunFolderError, SamplerPool
+from grader.settings import MAX_GRADERS
+from rollout.settings import MAX_SAMPLERS
+
+MOST = {"samplers": MAX_SAMPLERS, "graders": MAX_GRADERS}
+"""The largest number of each pool's members."""
+
+KEYS = tuple(f"{bound}{pool}" for pool in MOST for bound in ("", "min_", "max_"))
+LOOK_EVERY_SECONDS = 1.0
+ANSWER_SECONDS = 30.0
+"""For a driver that looks every second, on a machine that may be busy."""
+
+
+class ScalableGraderPool(GraderPool, Protocol):
+    """A grader pool whose size can be changed; the real one is grader.pool."""
+
+    async def scale(
+        self, number: int | None = None, *, min_graders: int | None = None, max_graders: int | None = None
+    ) -> str:
+        """Have another number of graders, or other bounds; returns one line. Raises ConfigError for contradictions."""
+        ...
+
+
+class ScalableSamplerPool(SamplerPool, Protocol):
+    """A sampler pool whose size can be changed; the real one is rollout.pool."""
+
+    async def scale(
+        self, number: int | None = None, *, min_samplers: int | None = None, max_samplers: int | None = None
+    ) -> str:
+        """Have another number of samplers, or other bounds; returns one line. Raises ConfigError for contradictions."""
+        ...
+
+
+def parse_numbers(settings: Sequence[str]) -> dict[str, int]:
+    """``graders=64 max_graders=128`` by key; raises ConfigError that names what is wrong."""
+    numbers: dict[str, int] = {}
+    for setting in settings:
+        key, _, text = setting.partition("=")
+        if key in numbers:
+            raise ConfigError(f"{key} is given twice")
+        numbers[key] = int(text) if text.isdecimal() else 0
+        _check(key, numbers[key], setting)
+    return numbers
+
+
+def _check(key: str, number: object, shown: str) -> None:
+    most = MOST.get(_pool_of(key), MAX_GRADERS)
+    if key not in KEYS or type(number) is not int or not 1 <= number <= most:
+        raise ConfigError(f"{shown!r} is not KEY=N with one of {', '.join(KEYS)} and a number from 1 to {most}")
+
+
+def _pool_of(key: str) -> str:
+    return key.rpartition("_")[2]
+
+
+def scale_and_report(run: Path, settings: Sequence[str]) -> int:
+    """Ask a run for other numbers and print its answer; returns the exit code.
+
+    Raises ConfigError for numbers that cannot be, RunFolderError where no run is going on there or it does not answer.
+    """
+    numbers = parse_numbers(settings)
+    folder = RunFolder(run)
+    if not folder.is_going_on():
+        raise RunFolderError(
+            f"{run} is not going on, so that there is nothing to scale; to go on with another number: caravan train "
+            f"--resume {run} num_graders=N (or num_samplers=N)"
+        )
+    with _asked(folder, numbers) as answer:
+        deadline = time.monotonic() + ANSWER_SECONDS
+        while not answer.exists():
+            if time.monotonic() > deadline:
+                raise RunFolderError(
+                    f"{run} has not answered within {ANSWER_SECONDS:g} s: runs are scaled once all parts have started, and "
+                    "until the last step is done; try again then"
+                )
+            time.sleep(0.1)
+        said = json.loads(answer.read_text(encoding="utf-8"))
+    for line in said["done"]:
+        print(line)
+    if said["refused"]:
+        raise ConfigError("; ".join(said["refused"]))
+    return 0
+
+
+@contextmanager
+def _asked(folder: RunFolder, numbers: Mapping[str, int]) -> Iterator[Path]:
+    """Ask, and say where the answer will be; both files are gone when the block is left."""
+    request = folder.scaling / f"{time.time_ns()}-{os.getpid()}.request"
+    answer = request.with_suffix(".answer")
+    try:
+        with folder.explained(folder.scaling):
+            folder.scaling.mkdir(exist_ok=True)
+        folder.write(request, json.dumps(numbers))
+        yield answer
+    finally:
+        request.unlink(missing_ok=True)
+        answer.unlink(missing_ok=True)
+
+
+@asynccontextmanager
+async def answering_scale_requests(
+    folder: RunFolder, samplers: ScalableSamplerPool, graders: ScalableGraderPool, view: View
+) -> AsyncIterator[None]:
+    """While in the block, what is asked of the run's pools is done; what was asked before it is not."""
+    for left in folder.scaling.glob("*"):
+        if left.is_file():
+            left.unlink(missing_ok=True)
+    answering = asyncio.create_task(_answer_requests(folder, samplers, graders, view))
+    try:
+        yield
+    finally:
+        answering.cancel()
+
+
+async def _answer_requests(
+    folder: RunFolder, samplers: ScalableSamplerPool, graders: ScalableGraderPool, view: View
+) -> None:
+    while True:
+        for request in sorted(path for path in folder.scaling.glob("*.request") if path.is_file()):
+            answer = await _answer(_taken(request), samplers, graders)
+            try:
+                folder.write(request.with_suffix(".answer"), json.dumps(answer))
+            except RunFolderError as error:  # the run need not end for it
+                view.warn(str(error))
+        await asyncio.sleep(LOOK_EVERY_SECONDS)
+
+
+def _taken(request: Path) -> str:
+    """What is asked; nobody else finds it after this. Empty where it was withdrawn meanwhile."""
+    try:
+        content = request.read_bytes()
+        request.unlink(missing_ok=True)
+        return content.decode()
+    except (OSError, ValueError):
+        return ""
+
+
+async def _answer(request: str, samplers: ScalableSamplerPool, graders: ScalableGraderPool) -> dict[str, list[str]]:
+    """What was done and what was refused, a line for each pool that is asked."""
+    try:
+        numbers: dict[str, Any] = json.loads(request)
+        for key, number in numbers.items():
+            _check(key, number, f"{key}={number}")
+    except ConfigError as error:
+        return {"done": [], "refused": [str(error)]}
+    except (
+        ValueError,
+        AttributeError,
+        RecursionError,
+    ) as error:  # not written by `caravan scale`, or withdrawn meanwhile
+        return {"done": [], "refused": [f"what is asked cannot be read: {error}"]}
+    done: list[str] = []
+    refused: list[str] = []
+    for pool, scale in (("samplers", samplers.scale), ("graders", graders.scale)):
+        of_pool = {key: number for key, number in numbers.items() if _pool_of(key) == pool}
+        number = of_pool.pop(pool, None)
+        if number is None and not of_pool:
+            continue
+        try:
+            done.append(await scale(number, **of_pool))
+        except ConfigError as error:
+            refused.append(str(error))
+    return {"done": done, "refused": refused}

@@ -1,0 +1,64 @@
+"""The end of a Ray cluster that was joined: Ray then ends this process at once, so that another one has to say why.
+
+    python -m cluster.placement.sentinel MESSAGE HOST:PORT ...
+
+It reads its input to the end. Where that does not say that the parent is done, and one of the addresses no longer answers, it
+prints the message.
+"""
+
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+DONE = b"done"
+SETTLE_SECONDS = 10.0
+"""For what is ending to have ended: the parent may be the first to go."""
+
+
+@contextmanager
+def announced(message: str, addresses: Sequence[str]) -> Iterator[None]:
+    """While in the block, another process waits to print the message should this one end together with one of the addresses."""
+    reads, writes = os.pipe()
+    child = os.posix_spawn(
+        sys.executable,
+        [sys.executable, "-m", "cluster.placement.sentinel", message, *addresses],
+        {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        file_actions=[(os.POSIX_SPAWN_DUP2, reads, 0), (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)],
+        setsid=True,  # Ctrl-C is meant for the parent
+    )
+    os.close(reads)
+    try:
+        yield
+    finally:
+        os.write(writes, DONE)
+        os.close(writes)
+        os.waitpid(child, 0)
+
+
+def main(arguments: Sequence[str], seconds: float = SETTLE_SECONDS) -> None:
+    """Wait for the parent to end, and print the message where it has ended with its cluster."""
+    message, *addresses = arguments
+    if sys.stdin.buffer.read().endswith(DONE):
+        return
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if not all(_answers(address) for address in addresses):
+            print(f"caravan: {message}", file=sys.stderr)
+            return
+        time.sleep(0.5)
+
+
+def _answers(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=2).close()
+    except OSError:
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,117 @@
+"""What ``caravan submit`` asks the cluster before the run: a job of its own, which sees what the run's job would see.
+
+Its lines begin with PREFIX, so that they can be told from what Ray writes into a job's log. It ends with 1 where the run is
+refused.
+"""
+
+import contextlib
+import io
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from cluster.config.config import Config, load_config
+from cluster.config.model_path import is_folder, model_path
+from cluster.placement.plan.machines import machines_of
+from cluster.placement.plan.model_shape import adapter_size, shape_of
+from cluster.placement.plan.places import Plan, make_plan
+from cluster.placement.plan.report import print_plan
+from cluster.placement.ray_cluster import Cluster, ray_cluster
+from cluster.placement.submit.lasting import require_lasting
+from cluster.placement.submit.node import NodeFacts, look_around, troubles
+from cluster.problems.dataset_sources import missing_file
+from cluster.types import CaravanError
+
+PREFIX = "caravan| "
+REFUSED = "refused: "
+NODE_SECONDS = 300.0
+"""For a node to take the working directory over, start a process and build the grader's programs."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Check the cluster that this job runs on; returns 0 where the run may come, 1 where it would fail."""
+    refusals: list[str] = []
+    try:
+        config = load_config(Path(arguments[0]), arguments[1:])
+        with ray_cluster(lambda _line: None) as cluster:
+            refusals = _check(config, cluster)
+    except CaravanError as error:
+        refusals = [str(error)]
+    for line in refusals:
+        print(f"{PREFIX}{REFUSED}{line}")
+    return int(bool(refusals))
+
+
+def _check(config: Config, cluster: Cluster) -> list[str]:
+    """The plan is printed; what speaks against the run is returned."""
+    refusals = []
+    machines = machines_of(cluster.nodes)
+    data = config.data.dataset
+    if missing_file(data):
+        refusals.append(
+            f"data.dataset={data}: the head of the cluster has no such file. Put it into the working directory, which travels, "
+            "or where the head sees it"
+        )
+    if is_folder(config.model.path) and not Path(config.model.path).expanduser().is_dir():
+        return [*refusals, _no_model(config)]
+    try:
+        plan = make_plan(config, shape_of(model_path(config)), machines)
+        adapter_size(config)
+    except CaravanError as error:
+        return [*refusals, str(error)]
+    _print_marked(plan)
+    _require_writable(config.run.folder, cluster.logs.parents[1])
+    facts = _look_around_everywhere(plan, cluster)
+    return [*refusals, *troubles(plan.config, list(zip(machines, facts, strict=True)))]
+
+
+def _no_model(config: Config) -> str:
+    return (
+        f"model.path={config.model.path}: the head of the cluster has no such folder. A folder of the machine that submits is "
+        "not enough: put it where every machine sees it, or give a model of the Hugging Face hub"
+    )
+
+
+def _print_marked(plan: Plan) -> None:
+    page = io.StringIO()
+    with contextlib.redirect_stdout(page):
+        print_plan(plan)
+    for line in page.getvalue().splitlines():
+        print(f"{PREFIX}{line}")
+
+
+def _require_writable(folder: Path, temporary: Path) -> None:
+    """Raise CaravanError where the run folder, which lies with the driver on the head, would not last or cannot be written."""
+    require_lasting(folder, temporary=temporary)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise CaravanError(
+            f"run.folder={folder} cannot be written on the head of the cluster: {error.strerror}; give another, or it rights"
+        ) from None
+
+
+def _look_around_everywhere(plan: Plan, cluster: Cluster) -> list[NodeFacts]:
+    """The facts of each living node, in their order."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    look = ray.remote(num_cpus=0, max_retries=0)(look_around)
+    calls = [
+        look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node_id=node["NodeID"], soft=False)).remote(
+            plan.config
+        )
+        for node in cluster.nodes
+        if node["Alive"]
+    ]
+    try:
+        return list(ray.get(calls, timeout=NODE_SECONDS))
+    except (ray.exceptions.GetTimeoutError, ray.exceptions.RayError) as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise CaravanError(f"a node of the cluster does not answer within {NODE_SECONDS:g} s: {reason}") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

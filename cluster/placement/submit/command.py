@@ -1,0 +1,119 @@
+"""``caravan submit``: a run as a job of a Ray cluster, once the cluster was asked whether it would hold it."""
+
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cluster.config.config import load_config
+from cluster.config.environment import TRAVELLING
+from cluster.console import View
+from cluster.placement.submit.checks import PREFIX, REFUSED
+from cluster.placement.submit.client import connect, ended, ended_by, first_line, follow, ray_job
+from cluster.placement.submit.lasting import require_lasting
+from cluster.problems.run_data import FLAG
+from cluster.types import ConfigError, ResourcesError
+
+RUNTIME_ENVIRONMENT = "ray_job.yaml"
+CHECK_SECONDS = 900.0
+"""For the working directory to reach the nodes, and the nodes to look around."""
+
+
+def submit_and_report(
+    config_file: Path, settings: Sequence[str], *, address: str | None, wait: bool, allow_changed_data: bool = False
+) -> int:
+    """Check, submit and, with ``wait``, follow; returns the exit code.
+
+    Raises ConfigError for what is wrong here, ResourcesError for what is wrong with the cluster.
+    """
+    view = View()
+    config = load_config(
+        config_file, settings, say=view.say
+    )  # what is wrong with it should be known before anything travels
+    require_lasting(config.run.folder)
+    folder = Path.cwd()
+    arguments = shlex.join([str(travelling(config_file, folder)), *settings])
+    environment = runtime_environment(folder, os.environ)
+    client = connect(address)
+    view.say(f"the cluster at {client.get_address()} answers")
+    with view.phase("asking its nodes"):
+        check(client, arguments, environment, view)
+    options = f" {FLAG}" if allow_changed_data else ""
+    job = _submit(client, f"caravan train -c {arguments}{options}", environment)
+    for what, verb in (("log", "logs --follow"), ("to stop it, with a checkpoint", "stop")):
+        view.say(f"{job}, {what}: {ray_job(verb, client, job)}")
+    return follow(client, job, view) if wait else 0
+
+
+def travelling(config_file: Path, folder: Path) -> Path:
+    """The configuration file as the job sees it, relative to its working directory; raises ConfigError where it stays behind."""
+    path = config_file.resolve()
+    if not path.is_relative_to(folder.resolve()):
+        raise ConfigError(f"-c {config_file}: only what is in {folder} travels to the cluster; copy the file into it")
+    return path.relative_to(folder.resolve())
+
+
+def runtime_environment(folder: Path, environment: Mapping[str, str]) -> dict[str, Any]:
+    """Ray's runtime environment of the job: ``ray_job.yaml``, the folder, and the variables that are settings.
+
+    No others go along, tokens least of all: Ray writes the variables of a job into its logs.
+    """
+    file = folder / RUNTIME_ENVIRONMENT
+    if not file.is_file():
+        raise ConfigError(
+            f"there is no {RUNTIME_ENVIRONMENT} here: call caravan submit in Caravan's folder, which travels"
+        )
+    described: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
+    settings = {name: environment[name] for name in TRAVELLING if name in environment}
+    variables = {**described.get("env_vars", {}), **settings}
+    return {**described, "env_vars": variables, "working_dir": str(folder)}
+
+
+def _submit(client: Any, entrypoint: str, environment: Mapping[str, Any]) -> str:
+    try:
+        return str(client.submit_job(entrypoint=entrypoint, runtime_env=dict(environment)))
+    except (ValueError, TypeError, KeyError, RuntimeError) as error:
+        if "No available agent" in str(error):
+            raise ResourcesError(
+                f"the cluster at {client.get_address()} has a head and no living node: see `ray status` there, and start Ray anew"
+            ) from None
+        raise ResourcesError(
+            f"the cluster does not take the job: {first_line(error)}. Where the working directory is too large, add what "
+            f"need not travel to `excludes` in {RUNTIME_ENVIRONMENT}"
+        ) from error
+
+
+def check(client: Any, arguments: str, environment: Mapping[str, Any], view: View) -> None:
+    """Print what the cluster says of the run; raises ResourcesError where it is refused."""
+    job = _submit(client, f"python -m cluster.placement.submit.checks {arguments}", environment)
+    try:
+        info = ended(client, job, CHECK_SECONDS)
+    except KeyboardInterrupt:
+        client.stop_job(job)
+        raise
+    if info is None:
+        client.stop_job(job)
+        raise ResourcesError(
+            f"the cluster's nodes were asked, and did not answer within {CHECK_SECONDS:g} s: is it overloaded?"
+        )
+    log = client.get_job_logs(job)
+    lines = [line.removeprefix(PREFIX) for line in log.splitlines() if line.startswith(PREFIX)]
+    refusals = [line.removeprefix(REFUSED) for line in lines if line.startswith(REFUSED)]
+    for line in lines:
+        if not line.startswith(REFUSED):
+            print(line)
+    if refusals:
+        raise ResourcesError("the cluster cannot hold this run\n" + "\n".join(f"- {line}" for line in refusals))
+    if info.status.value == "SUCCEEDED":
+        return
+    if log.strip():
+        view.say(log.strip())
+    if info.status.value != "FAILED" or info.driver_exit_code is None:  # Ray, or somebody, ended it
+        raise ResourcesError(f"the cluster's nodes could not be asked: {job} {ended_by(info)}")
+    raise ResourcesError(
+        f"Caravan does not start on the head of the cluster (status {info.driver_exit_code}, see above): its Ray has to be "
+        "started with Caravan's .venv/bin first on PATH"
+    )

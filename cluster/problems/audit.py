@@ -1,0 +1,247 @@
+"""``caravan audit``: every row of a data set judged, without Ray, GPU or torch. What is asked stands in grader/audit.py."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from cluster.config.dataset_part import WHOLE, Part
+from cluster.ledger.row_files import plain
+from cluster.problems.dataset import SeenIds, dataset_rows, given_id, load_problems, read_row
+from cluster.problems.dataset_files import Row
+from cluster.types import DatasetError, Problem, UngradableError
+from grader.audit import ProblemAudit, audit_problem
+from grader.duplicates import Seen, fingerprint
+from grader.fields import is_missing
+from grader.grade import Grader
+from grader.parallel import Crew, attempted
+from grader.settings import GraderSettings
+
+FLUSH_EVERY = 500  # rows of Parquet in one piece
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditedRow:
+    """One row of a data set and what the audit says about it."""
+
+    id: Any  # as in the data; None where it has none
+    causes: tuple[str, ...]
+    warnings: tuple[str, ...]
+    ungradable: str = ""  # why the machine could not tell
+
+    @property
+    def passable(self) -> bool | None:
+        """Whether some solution may pass it; None where the machine could not tell."""
+        return None if self.ungradable else not self.causes
+
+    def as_json(self) -> dict[str, Any]:
+        """The row that is written."""
+        return {
+            "id": self.id,
+            "passable": self.passable,
+            "causes": list(self.causes),
+            "warnings": list(self.warnings),
+        }
+
+
+@dataclass(slots=True)
+class AuditSummary:
+    """What the audit of a data set found, by code."""
+
+    num_rows: int = 0
+    num_audited: int = 0
+    num_unpassable: int = 0
+    num_ungradable: int = 0
+    causes: Counter[str] = field(default_factory=Counter)  # rows that have it
+    warnings: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)  # code -> id of the first row that has it, or its number
+    interrupted: bool = False
+
+    def add(self, row: AuditedRow) -> None:
+        """Count a row."""
+        self.num_audited += 1
+        self.num_unpassable += row.passable is False
+        self.num_ungradable += row.passable is None
+        for counter, texts in ((self.causes, row.causes), (self.warnings, row.warnings)):
+            for code in {code_of(text) for text in texts}:
+                counter[code] += 1
+                self.examples.setdefault(code, f"row {self.num_audited}" if row.id is None else str(row.id))
+
+
+class Writer(Protocol):
+    """Takes the rows as they come; after ``close`` the file is whole."""
+
+    def write(self, row: AuditedRow) -> None:
+        """Take one row."""
+        ...
+
+    def close(self) -> None:
+        """Finish the file."""
+        ...
+
+
+def code_of(text: str) -> str:
+    """The code of a cause or a warning."""
+    return text.partition(":")[0]
+
+
+def audit_dataset(
+    dataset: str,
+    out: Path | None,
+    *,
+    settings: GraderSettings,
+    part: Part = WHOLE,
+    num_workers: int | None = None,
+    on_progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> AuditSummary:
+    """Audit ``builtin``, a local file or folder, or a data set of the Hugging Face hub.
+
+    Args:
+        dataset: what to audit.
+        part: which part of it, where it has several.
+        out: ``.jsonl`` or ``.parquet``, written anew: a row for every row of the data set, in its order.
+        settings: limits and walls of the graders.
+        num_workers: OCaml workers; by default one per core.
+        on_progress: called with (rows ended, rows) in the calling thread.
+
+    On Ctrl-C what is done is kept. Raises DatasetError where the data cannot be read or ``out`` cannot be written.
+    """
+    if out and Path(dataset).exists() and out.exists() and out.samefile(dataset):
+        raise DatasetError(f"{out} is the data set itself: the audit would overwrite it; choose another --out")
+    rows = _rows(dataset, part)
+    if not rows:
+        raise DatasetError(f"{dataset} is empty: there is nothing to audit")
+    summary = AuditSummary(num_rows=len(rows))
+    crew = Crew(settings, num_workers)
+    try:
+        writer = _writer(out)
+        try:
+            for done, row in enumerate(_audited(rows, crew, settings.attempts), start=1):
+                writer.write(row)
+                summary.add(row)
+                on_progress(done, len(rows))
+        except KeyboardInterrupt:
+            summary.interrupted = True
+        finally:
+            writer.close()
+    except OSError as error:
+        raise DatasetError(f"cannot write {out}: {error.strerror or error}; the rows before it are valid") from error
+    finally:
+        crew.close()
+    return summary
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Entry:
+    """A row on its way: a problem, or why it is none."""
+
+    id: Any
+    problem: Problem | None
+    cause: str = ""
+    warnings: tuple[str, ...] = ()
+
+
+def _rows(dataset: str, part: Part) -> list[_Entry]:
+    if dataset == "builtin":
+        return [_Entry(id=problem.id, problem=problem) for problem in load_problems("builtin", part).problems]
+    seen = SeenIds()
+    return [_entry(number, row, seen) for number, row in enumerate(dataset_rows(dataset, part), start=1)]
+
+
+def _entry(number: int, row: Row, seen: SeenIds) -> _Entry:
+    if isinstance(row, str):
+        return _Entry(id=None, problem=None, cause=f"malformed_row: row {number}: {row}")
+    given = given_id(row)
+    if isinstance(given, bytes) or is_missing(given):  # of a Parquet file; NaN, which JSON does not know
+        given = None if is_missing(given) else plain(given)
+    try:
+        problem = read_row(row)
+    except ValueError as error:
+        text = str(error)
+        code = next((code for sign, code in _ROW_CAUSES.items() if sign in text), "malformed_row")
+        return _Entry(id=given, problem=None, cause=f"{code}: row {number}: {text}")
+    repeated = seen.add(problem, number)
+    warnings = (
+        (f"duplicate_id: {repeated.removeprefix('duplicate id ')}; training takes the first only",) if repeated else ()
+    )
+    return _Entry(id=given, problem=problem, warnings=warnings)
+
+
+# What read_row says of a row that has everything but is no problem.
+_ROW_CAUSES = {"hold no assert": "no_assert", "no signature": "no_signature"}
+
+
+def _audited(entries: Sequence[_Entry], crew: Crew, attempts: int) -> Iterator[AuditedRow]:
+    def work(grader: Grader, entry: _Entry) -> tuple[_Entry, ProblemAudit | UngradableError]:
+        problem = entry.problem
+        if problem is None:
+            return entry, ProblemAudit(causes=(entry.cause,), warnings=())
+        return entry, attempted(attempts, lambda: audit_problem(grader, problem))
+
+    seen = Seen()
+    for entry, audit in crew.in_order(entries, work):
+        if isinstance(audit, UngradableError):
+            yield AuditedRow(id=entry.id, causes=(), warnings=(f"not_audited: {audit}",), ungradable=str(audit))
+            continue
+        near = seen.add(fingerprint(entry.problem, audit.asserts)) if entry.problem else ""
+        warnings = (*entry.warnings, *audit.warnings, *((near,) if near else ()))
+        yield AuditedRow(id=entry.id, causes=audit.causes, warnings=warnings)
+
+
+def _writer(out: Path | None) -> Writer:
+    if out is None:
+        return _Nowhere()
+    if out.suffix.lower() not in (".jsonl", ".parquet"):
+        raise DatasetError(f"--out {out}: the name must end in .jsonl or .parquet")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    return _Jsonl(out) if out.suffix.lower() == ".jsonl" else _Parquet(out)
+
+
+class _Nowhere:
+    def write(self, row: AuditedRow) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class _Jsonl:
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("w", encoding="utf-8")
+
+    def write(self, row: AuditedRow) -> None:
+        self._file.write(json.dumps(row.as_json(), ensure_ascii=True, default=plain) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _Parquet:
+    """Ids are texts here, since a column has one type."""
+
+    def __init__(self, path: Path) -> None:
+        import pyarrow as arrow
+        import pyarrow.parquet as parquet
+
+        texts = arrow.list_(arrow.string())
+        self._schema = arrow.schema(
+            {"id": arrow.string(), "passable": arrow.bool_(), "causes": texts, "warnings": texts}
+        )
+        self._table = arrow.Table.from_pylist
+        self._file = parquet.ParquetWriter(path, self._schema)
+        self._rows: list[dict[str, Any]] = []
+
+    def write(self, row: AuditedRow) -> None:
+        self._rows.append({**row.as_json(), "id": None if row.id is None else str(plain(row.id))})
+        if len(self._rows) >= FLUSH_EVERY:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._rows:
+            self._file.write_table(self._table(self._rows, schema=self._schema))
+        self._rows = []
+
+    def close(self) -> None:
+        self._flush()
+        self._file.close()

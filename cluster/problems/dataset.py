@@ -1,0 +1,199 @@
+"""Problems: loading a data set, the split into training and held-out, and the order in which training meets them."""
+
+import random
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cluster.config.dataset_part import WHOLE, Part
+from cluster.problems.dataset_files import Row
+from cluster.problems.dataset_sources import read_source
+from cluster.types import DatasetError, Problem
+from grader import fields
+from grader.signature import split_prompt
+
+# The names under which data sets keep the same thing, the usual one first.
+COLUMNS = {
+    "id": ("id", "problem_id", "task_id"),
+    "prompt": ("prompt", "problem", "question", "messages", "conversations", "conversation"),
+    "tests": ("tests", "test", "test_list"),
+    "solution": ("solution", "reference", "canonical_solution"),
+    "difficulty": ("difficulty", "level"),
+}
+REQUIRED = ("id", "prompt", "tests")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedProblems:
+    """The usable problems of a data set, in its order, and what was wrong with the other rows."""
+
+    problems: tuple[Problem, ...]
+    bad_rows: tuple[str, ...]  # one line each: which row, and why
+
+    def describe_bad_rows(self, shown: int = 3) -> str:
+        """A sentence that counts the bad rows and names the first ones; empty when there are none."""
+        if not self.bad_rows:
+            return ""
+        more = f"; and {len(self.bad_rows) - shown} more" if len(self.bad_rows) > shown else ""
+        return f"{len(self.bad_rows)} bad rows left out: {'; '.join(self.bad_rows[:shown])}{more}"
+
+
+def load_problems(dataset: str, part: Part = WHOLE) -> LoadedProblems:
+    """Load ``builtin``, a local file or folder, or a data set of the Hugging Face hub; ``part`` is which of its parts.
+
+    Raises DatasetError where it cannot be read, lacks a column, or has no usable row.
+    """
+    if dataset == "builtin":
+        from cluster.problems.builtin import builtin_problems
+
+        part.refuse("split", "config", "revision", because="the built-in problems have one part")
+        return LoadedProblems(problems=tuple(builtin_problems()), bad_rows=())
+    loaded = read_rows(dataset_rows(dataset, part))
+    if not loaded.problems:
+        raise DatasetError(f"{dataset} has no usable problem: {loaded.describe_bad_rows() or 'it is empty'}")
+    return loaded
+
+
+def read_rows(rows: Iterable[Row]) -> LoadedProblems:
+    """Turn rows into problems; a row that is no problem (or a text that says why it could not be parsed) is named, not raised."""
+    problems: list[Problem] = []
+    bad_rows: list[str] = []
+    seen = SeenIds()
+    for number, row in enumerate(rows, start=1):
+        try:
+            if isinstance(row, str):
+                raise ValueError(row)
+            problem = read_row(row)
+            if repeated := seen.add(problem, number):
+                raise ValueError(repeated)
+        except ValueError as error:
+            bad_rows.append(f"row {number}: {error}")
+            continue
+        problems.append(problem)
+    return LoadedProblems(problems=tuple(problems), bad_rows=tuple(bad_rows))
+
+
+class SeenIds:
+    """The ids of a data set so far: the first row of several with the same id counts."""
+
+    def __init__(self) -> None:
+        self._first: dict[str, tuple[int, Problem]] = {}
+
+    def add(self, problem: Problem, number: int) -> str:
+        """Note a row's problem; returns what is wrong where its id was there before, else an empty text."""
+        first, same = self._first.setdefault(problem.id, (number, problem))
+        if first == number:
+            return ""
+        if same == problem:
+            return f"duplicate id {shown(problem.id)}: a copy of row {first}"
+        return f"duplicate id {shown(problem.id)}: row {first} has it with another content; give each row its own"
+
+
+def read_row(row: Mapping[str, Any]) -> Problem:
+    """One row as a Problem; raises ValueError saying what is wrong with it."""
+    values = {field: _value(row, names) for field, names in COLUMNS.items()}
+    problem_id = fields.identifier(given_id(row))
+    named = shown(problem_id)
+    for field in REQUIRED:
+        if values[field] is None:
+            raise ValueError(f"no {field} (id {named})")
+    try:
+        asked = fields.asked(values["prompt"])
+        tests = fields.tests(values["tests"])
+        solution = asked.answer if values["solution"] is None else fields.answer(values["solution"], "solution")
+        solution = None if solution is None else fields.plain_code(solution, "solution")
+        difficulty = None if values["difficulty"] is None else str(values["difficulty"]).strip()
+        statement, signature = split_prompt(asked.prompt)
+    except ValueError as error:
+        raise ValueError(f"{error} (id {named})") from None
+    problem = Problem(
+        id=problem_id,
+        statement=statement,
+        signature=signature,
+        tests=tests,
+        difficulty=difficulty,
+        solution=solution,
+    )
+    for field in COLUMNS:
+        try:
+            (getattr(problem, field) or "").encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"the {field} of {named} holds half of a surrogate pair, which is no character") from None
+    return problem
+
+
+def shown(problem_id: str) -> str:
+    """Return an id as a message names it: quoted, a long one cut."""
+    return repr(problem_id if len(problem_id) <= 80 else f"{problem_id[:77]}...")
+
+
+def dataset_rows(dataset: str, part: Part = WHOLE) -> Sequence[Row]:
+    """The rows of a data set as they are; a text says why one could not be parsed. Raises DatasetError."""
+    rows = read_source(dataset, part, [name for names in COLUMNS.values() for name in names])
+    # A row may lack what the others have: that is one bad row, not a data set of another form.
+    _check_columns(dataset, dict.fromkeys(name for row in rows if not isinstance(row, str) for name in row))
+    return rows
+
+
+def given_id(row: Mapping[str, Any]) -> Any:
+    """Return the id of a row as it stands there, None where it has none."""
+    found = _value(row, COLUMNS["id"])
+    return next((row[name] for name in COLUMNS["id"] if row.get(name) is not None), None) if found is None else found
+
+
+def _check_columns(dataset: str, columns: Iterable[str]) -> None:
+    present = [str(name) for name in columns]
+    for field in REQUIRED:
+        if present and not any(name in present for name in COLUMNS[field]):
+            there = ", ".join(name if len(name) <= 40 else f"{name[:37]}..." for name in present[:20])
+            raise DatasetError(
+                f"{dataset} has no column {' or '.join(repr(name) for name in COLUMNS[field])}; it has {' '.join(there.split())}"
+            )
+
+
+def _value(row: Mapping[str, Any], names: Sequence[str]) -> Any:
+    return next((row[name] for name in names if not fields.is_missing(row.get(name))), None)
+
+
+def split(problems: Sequence[Problem], held_out: int, seed: int) -> tuple[list[Problem], list[Problem]]:
+    """Training and held-out problems; the same for the same problems, number and seed, wherever it runs."""
+    if held_out >= len(problems):
+        raise DatasetError(
+            f"data.held_out={held_out} leaves nothing to train on: the data set has {len(problems)} usable problems; "
+            "lower data.held_out"
+        )
+    shuffled = sorted(problems, key=lambda problem: problem.id)
+    random.Random(f"split {seed}").shuffle(shuffled)
+    return shuffled[held_out:], shuffled[:held_out]
+
+
+class ProblemStream:
+    """An endless, seeded order of the training problems: every epoch shows each of them once, in an order of its own.
+
+    Position ``n`` of the stream is a pure function of ``(problems, seed, n)``: resuming needs a number, not a replay.
+    """
+
+    def __init__(self, problems: Sequence[Problem], seed: int) -> None:
+        self._problems = list(problems)
+        self._seed = seed
+        self._order: tuple[int, list[int]] = (-1, [])
+
+    def __len__(self) -> int:
+        """Problems in one epoch."""
+        return len(self._problems)
+
+    def at(self, position: int) -> Problem:
+        """The problem at a position, 0 <= position."""
+        epoch, offset = divmod(position, len(self._problems))
+        if self._order[0] != epoch:
+            order = list(range(len(self._problems)))
+            random.Random(f"epoch {epoch} {self._seed}").shuffle(order)
+            self._order = (epoch, order)
+        return self._problems[self._order[1][offset]]
+
+
+def describe(problems: Sequence[Problem]) -> str:
+    """How many, and of which difficulty."""
+    counts = Counter(problem.difficulty or "unrated" for problem in problems)
+    return f"{len(problems)} problems ({', '.join(f'{count} {name}' for name, count in counts.most_common())})"

@@ -1,0 +1,121 @@
+"""Where a data set lies: a local file, a folder of files, a folder that ``save_to_disk`` wrote, or the Hugging Face hub."""
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cluster.config.dataset_part import DEFAULT_SPLIT, Part
+from cluster.problems.dataset_files import Row, ending_of, endings, read_file
+from cluster.types import DatasetError
+
+
+def read_source(dataset: str, part: Part, wanted: Collection[str]) -> Sequence[Row]:
+    """Read the rows of a data set; ``wanted`` are the names of columns that matter. Raises DatasetError."""
+    path = Path(dataset).expanduser()
+    if path.is_dir():
+        part.refuse("revision", because=f"{dataset} is a folder")
+        return _read_folder(path, part, wanted)
+    if path.exists() and not ending_of(path):
+        raise DatasetError(f"data.dataset={dataset}: a local file must end in {endings()}")
+    if ending_of(path) or dataset.startswith(("/", "./", "../", "~")):
+        if not path.is_file():
+            raise DatasetError(f"data.dataset={dataset}: there is no such file")
+        part.refuse("split", "config", "revision", because=f"{dataset} is a single file")
+        return read_file(path, wanted)
+    return _read_hub(dataset, part)
+
+
+def missing_file(dataset: str) -> bool:
+    """Return whether a data set is a local one by its name, and is not there."""
+    path = Path(dataset).expanduser()
+    return not path.exists() and bool(ending_of(path) or dataset.startswith(("/", "./", "../", "~")))
+
+
+def _read_folder(path: Path, part: Part, wanted: Collection[str]) -> Sequence[Row]:
+    import datasets
+    import yaml
+    from datasets.exceptions import DatasetsError
+
+    try:
+        if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
+            part.refuse("config", because=f"{path} was written by save_to_disk, and has one configuration")
+            saved = datasets.load_from_disk(str(path))
+            if isinstance(saved, datasets.DatasetDict):
+                return list(saved[_split(str(path), part, list(saved))])
+            part.refuse("split", because=f"{path} was written by save_to_disk without splits")
+            return list(saved)
+        # The builder tells which files make up which split, as on the hub. The rows are read here, one by one: the library
+        # gives up a whole file for one bad row.
+        files = datasets.load_dataset_builder(str(path.resolve()), part.config).config.data_files
+    except (OSError, ValueError, DatasetsError, yaml.YAMLError) as error:  # YAML: of a README with settings
+        raise DatasetError(_of_config(str(path), error) or f"{path} cannot be read: {_first_line(error)}") from None
+    split = _split(str(path), part, [str(name) for name in files])
+    chosen = [Path(name) for name in sorted(files[split])]
+    unreadable = [file for file in chosen if not ending_of(file)]
+    if unreadable:
+        raise DatasetError(f"{unreadable[0]} cannot be read: the name of a file of rows ends in {endings()}")
+    rows = [row for file in chosen for row in read_file(file, wanted)]
+    return [*rows, *(_left_out(path, files) if not (path / "README.md").exists() else ())]
+
+
+def _left_out(path: Path, files: Mapping[Any, Sequence[str]]) -> list[str]:
+    """Return a line for each file of rows that belongs to no split: of another kind than most, or without a split in its name."""
+    used = {Path(name) for names in files.values() for name in names}
+    others = (file for file in sorted(path.resolve().iterdir()) if ending_of(file) and file.suffix.lower() != ".json")
+    splits = ", ".join(map(str, files))
+    return [f"{file.name} is not read: it belongs to no split ({splits})" for file in others if file not in used]
+
+
+def _read_hub(dataset: str, part: Part) -> Sequence[Row]:
+    import datasets
+    from datasets.exceptions import DatasetNotFoundError, DatasetsError
+
+    split = part.split or DEFAULT_SPLIT
+    try:
+        return list(datasets.load_dataset(dataset, part.config, split=split, revision=part.revision))
+    except DatasetNotFoundError as error:
+        if part.revision and "revision" in str(error).lower():
+            raise DatasetError(f"data.revision={part.revision}: {_first_line(error)}") from None
+        raise DatasetError(
+            f"data.dataset={dataset}: neither a file here nor a data set that the Hugging Face hub shows; "
+            "check the name, the network, or log in with `hf auth login` if it is private"
+        ) from None
+    except ConnectionError as error:
+        hint = "no network? give a local file, or 'builtin'"
+        raise DatasetError(f"data.dataset={dataset} cannot be read: {_first_line(error)} ({hint})") from None
+    except ValueError as error:
+        if text := _of_config(dataset, error):
+            raise DatasetError(text) from None
+        if "split" in str(error).lower():
+            _split(dataset, part, datasets.get_dataset_split_names(dataset, part.config, revision=part.revision))
+        raise DatasetError(f"data.dataset={dataset} cannot be read: {_first_line(error)}") from None
+    except (OSError, RuntimeError, DatasetsError) as error:
+        raise DatasetError(f"data.dataset={dataset} cannot be read: {_first_line(error)}") from None
+
+
+def _split(dataset: str, part: Part, there: Sequence[str]) -> str:
+    """Return the name of the split that is meant; DatasetError, which lists those that exist, where there is none such."""
+    split = part.split or DEFAULT_SPLIT
+    if split not in there:
+        raise DatasetError(
+            f"{dataset} has no split {split!r}; it has {', '.join(there)}: choose one with data.split=NAME "
+            "(`caravan audit` and `filter`: --split NAME)"
+        )
+    return split
+
+
+def _of_config(dataset: str, error: Exception) -> str:
+    """Return a message that lists the configurations, where the error is about them, else an empty text."""
+    text = str(error)
+    if "Config name is missing" not in text and "BuilderConfig" not in text:
+        return ""
+    names = text[text.find("[") + 1 : text.find("]")].replace("'", "") if "[" in text else "unknown"
+    what = f"no configuration {text.split(chr(39))[1]!r}" if "BuilderConfig" in text else "several configurations"
+    return (
+        f"{dataset} has {what}; it has {names}: choose one with data.config=NAME (`caravan audit` and `filter`: "
+        "--data-config NAME)"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0]

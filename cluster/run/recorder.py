@@ -1,0 +1,158 @@
+"""What a run writes down as it goes: the seeds' logs, the metrics, and every completion with its fate."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cluster.console import View, busy_line
+from cluster.health.command import comparison_table
+from cluster.health.epochs import compare
+from cluster.health.history import Epochs, Stretch
+from cluster.health.watch import Response
+from cluster.ledger.learning_log import learning_log_line
+from cluster.ledger.outcomes import Dropped
+from cluster.ledger.rows import breakdown, dropped_rows, rollout_schema, trained_rows
+from cluster.ledger.run_folder import RunFolder, whole_rows
+from cluster.loop.metrics import percentile
+from cluster.types import Group, StepReport, Swap
+
+FLUSH_SECONDS = 5.0
+"""How long the rows of dropped groups may wait for others to share a file with."""
+
+
+class RunRecords:
+    """The Records of the driver, on disk; ``view`` shows the same to whoever watches, ``export`` to other programs."""
+
+    def __init__(self, folder: RunFolder, view: View, export: Callable[[Mapping[str, float | None]], None]) -> None:
+        self._folder = folder
+        self._view = view
+        self._export = export
+        self._part = 0  # Parquet files written by this process, so that names never repeat
+        self._pending: list[dict[str, Any]] = []
+        self._flushed_at = time.monotonic()
+        self._set = folder.set_by_phases()
+        self._epochs = Epochs()
+        self._last_epoch: Stretch | None = None
+        for row in whole_rows(folder.metrics):
+            self._last_epoch = self._epochs.add(row) or self._last_epoch
+        pa.array(
+            [0]
+        )  # the first conversion loads pandas, which takes more than a second: now, rather than between two steps
+
+    def group_dropped(self, dropped: Dropped, step: int) -> None:
+        """Keep a group that will not be trained, under the step that comes next."""
+        self._log_rewards([dropped.group], step + 1)
+        self._pending.extend(dropped_rows(dropped, step + 1))
+        if time.monotonic() - self._flushed_at > FLUSH_SECONDS:
+            self._write_rollouts(step + 1)
+
+    def step_done(
+        self,
+        epoch: float,
+        groups: Sequence[Group],
+        report: StepReport,
+        metrics: Mapping[str, float],
+        in_force: Mapping[str, Any],
+    ) -> None:
+        """Write everything about one step; its rollouts are readable as soon as this returns."""
+        step = report.step
+        self._log_rewards(groups, step)
+        self._pending.extend(row for group in groups for row in trained_rows(group, report))
+        self._write_rollouts(step)
+        figures = {"step": step, "epoch": epoch, **metrics}
+        self._folder.append_json(self._folder.metrics, figures | ({"in_force": dict(in_force)} if in_force else {}))
+        self._folder.append(self._folder.learning_log, learning_log_line(epoch, metrics))
+        self._folder.append(
+            self._folder.time_log, f"[Step {step}]  {metrics['step_seconds']:.1f} s  {busy_line(metrics)}"
+        )
+        self._export(figures)
+        self._view.step_done(step, epoch, metrics)
+        if closed := self._epochs.add(figures):
+            self._epoch_done(step, closed)
+
+    def _epoch_done(self, step: int, epoch: Stretch) -> None:
+        """Keep the means of an epoch, and show how it differs from the one before."""
+        self._folder.append_json(self._folder.epochs, {"step": step, "name": epoch.name, **epoch.as_row()})
+        if self._last_epoch:
+            self._view.console.print(comparison_table(compare((self._last_epoch, epoch))))
+        self._last_epoch = epoch
+
+    def phase_entered(self, step: int, values: Mapping[str, Any]) -> None:
+        """Say and keep which settings change; those that were kept before a run was resumed are not said again."""
+        values = {key: value for key, value in values.items() if key not in self._set or self._set[key] != value}
+        if not values:
+            return
+        self._set |= values
+        self._folder.append_json(self._folder.phases, {"step": step, "set": values})
+        told = ", ".join(
+            f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in values.items()
+        )
+        self._view.say(f"after step {step}: {told}")
+
+    def health_noted(self, step: int, response: Response) -> None:
+        """Say and keep what was found about the run's health, and what is done for it."""
+        for finding in response.news:
+            judgement = finding.judgement
+            self._view.warn(f"health after step {step}: {finding.rule.id}: {judgement.evidence}. {judgement.action}")
+            self._folder.append_json(self._folder.health, {"step": step, **finding.as_row()})
+        if remedy := response.remedy:
+            finding = remedy.finding
+            self._folder.append_json(self._folder.health, {"step": step, **finding.as_row(), "set": remedy.set})
+            self._view.warn(f"settings change after step {step} for {finding.rule.id}: {finding.judgement.evidence}")
+
+    def policy_published(self, version: int, swaps: Sequence[Swap], began_at: float, seconds: float) -> None:
+        """Write how the samplers took a policy over."""
+        latencies = [swap.seconds for swap in swaps]
+        gaps = [swap.canary_gap for swap in swaps if swap.canary_gap is not None]
+        figures = {
+            "publish_seconds": seconds,
+            "swap_p50_seconds": statistics.median(latencies),
+            "swap_p95_seconds": percentile(latencies, 0.95),
+            "canary_gap_mean": statistics.fmean(gaps) if gaps else None,
+            "canary_gap_max": max(gaps) if gaps else None,
+        }
+        by_sampler = {swap.sampler: swap.seconds for swap in swaps}
+        row = {"step": version, "began_at": began_at, **figures, "seconds_by_sampler": by_sampler}
+        self._folder.append_json(self._folder.publishes, row)
+        self._export({"step": version, **figures})
+
+    def filtering_gave_up(self, step: int) -> None:
+        """Say that the filter no longer filters."""
+        self._view.warn(
+            f"problems ran out at step {step + 1}: so many groups were filtered that all are kept until it has its batch "
+            "(loop.max_filtered_per_step); raise rollout.temperature or rollout.group_size, or take other problems"
+        )
+
+    def save_progress(self, step: int, state: str) -> None:
+        """Keep what resuming from this step needs."""
+        self._folder.save_progress(step, state)
+
+    def _log_rewards(self, groups: Sequence[Group], step: int) -> None:
+        graded = [
+            ({"step": step, "problem_id": group.problem.id, "completion_id": completion.id}, completion, grade)
+            for group in groups
+            for completion, grade in zip(group.completions, group.grades, strict=True)
+            if grade is not None
+        ]
+        self._folder.append_json(
+            self._folder.completions,
+            *(
+                {**row, "reward": grade.reward, "verdict": grade.facts.verdict, "completion": completion.text}
+                for row, completion, grade in graded
+            ),
+        )
+        self._folder.append_json(self._folder.breakdown, *({**row, **breakdown(grade)} for row, _, grade in graded))
+
+    def _write_rollouts(self, step: int) -> None:
+        self._part += 1
+        path = self._folder.rollouts / f"step-{step:06d}-{self._part:06d}.parquet"
+        temporary = path.with_suffix(".tmp")
+        with self._folder.explained(path):
+            pq.write_table(pa.Table.from_pylist(self._pending, schema=rollout_schema()), temporary)
+            temporary.replace(path)
+        self._pending.clear()
+        self._flushed_at = time.monotonic()

@@ -1,0 +1,1 @@
+"""From completions to micro-batches: pure functions without TRL."""

@@ -1,0 +1,1 @@
+"""Supervised fine-tuning on pairs of prompt and completion."""

@@ -1,0 +1,296 @@
+"""Supervised training on pairs of a prompt and the completion that it should get, by TRL's SFTTrainer.
+
+It knows token ids and nothing of problems or text. Only completions carry the loss, unless a weight for prompts says otherwise.
+"""
+
+import logging
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import PeftModel
+from safetensors import SafetensorError
+from safetensors.torch import load_model as safetensors_load_model
+from safetensors.torch import save_model
+from transformers import PrinterCallback, TrainerCallback
+
+from cluster.types import LearnerError
+from learner.settings import LoraSettings
+from learner.sft.examples import Pair, Schedule
+from learner.training.adapter import pack_adapter
+from learner.training.build import lora_config
+from learner.training.checkpoints import step_of, unwritable, write_checkpoint, write_files
+from learner.training.model import Place
+from learner.training.reason import reason
+from learner.training.trainer import SFTConfig, SFTTrainer
+
+logger = logging.getLogger(__name__)
+
+WHOLE_MODEL_FILE = "model.safetensors"  # transformers' name: it looks for it in a checkpoint
+# A full disk is an OSError to Python, but torch and safetensors each have a word of their own for it.
+SAVING_ERRORS = (OSError, RuntimeError, SafetensorError)
+IGNORED = -100  # a label that is not to be learned
+NUM_STEPS_SORTED = 8  # steps' worth of pairs, drawn at random, that are sorted by length before they are cut into steps
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Saving:
+    """Where and how often checkpoints are written."""
+
+    folder: Path
+    every_steps: int
+    keep: int  # the newest
+    spare: Path  # where the last one goes that ``folder`` does not take
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """What a training left behind."""
+
+    model: Any  # the model, or the PEFT model
+    step: int
+    checkpoint: Path | None = None  # of that step; None where none were asked for
+
+
+class StepsOfSimilarLengths(torch.utils.data.Sampler[int]):
+    """Every pair once; those of a step have similar lengths, so that little is padding, and steps come in random order.
+
+    What transformers groups by length goes from the longest pairs to the shortest and begins again, dozens of steps each time:
+    the weights swing along. The order of an epoch depends on seed and epoch alone: a resumed training has it too.
+    """
+
+    def __init__(self, lengths: Sequence[int], *, step_size: int, seed: int) -> None:
+        self._lengths = lengths
+        self._step_size = step_size
+        self._seed = seed
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the trainer before each epoch, counted from 0."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        numbers = random.Random(self._seed)
+        for _ in range(self._epoch):
+            self._ordered(numbers)
+        return iter(self._ordered(numbers))
+
+    def _ordered(self, numbers: random.Random) -> list[int]:
+        drawn = numbers.sample(range(len(self)), len(self))
+        size = NUM_STEPS_SORTED * self._step_size
+        stretches = (drawn[start : start + size] for start in range(0, len(drawn), size))
+        in_order = [pair for stretch in stretches for pair in sorted(stretch, key=self._lengths.__getitem__)]
+        *whole, last = (in_order[start : start + self._step_size] for start in range(0, len(drawn), self._step_size))
+        numbers.shuffle(whole)
+        return [*chain(*whole, last)]  # the last one may be smaller, and would cut all after it elsewhere
+
+
+class _CompletionTrainer(SFTTrainer):  # type: ignore[misc]
+    """TRL's SFT with two losses that it has not, or is about to drop; both need the logits of a pass in full."""
+
+    def __init__(
+        self, *, schedule: Schedule, sampler: StepsOfSimilarLengths, saving: Saving | None, **arguments: Any
+    ) -> None:
+        super().__init__(**arguments)
+        self._schedule = schedule
+        self._sampler = sampler
+        self._saving = saving
+        self.saved: Path | None = None  # the newest checkpoint
+        self.remove_callback(PrinterCallback)
+
+    def _get_train_sampler(self, _: Dataset | None = None) -> StepsOfSimilarLengths:
+        return self._sampler
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The loss of a micro-batch, as its share of the step's."""
+        how = self._schedule
+        if how.label_smoothing == 0 and how.prompt_loss_weight == 0:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        ids, mask, labels = inputs["input_ids"], inputs["attention_mask"], inputs["labels"][:, 1:]
+        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1].float()
+        learned = labels != IGNORED
+        loss = torch.nn.functional.cross_entropy(
+            logits[learned], labels[learned], label_smoothing=how.label_smoothing, reduction="sum"
+        )
+        read = (mask[:, 1:] == 1) & ~learned
+        if how.prompt_loss_weight > 0 and read.any():
+            of_prompts = torch.nn.functional.cross_entropy(logits[read], ids[:, 1:][read])
+            loss = loss + how.prompt_loss_weight * of_prompts * learned.sum()
+        return loss / num_items_in_batch
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:  # noqa: ARG002
+        """Write a checkpoint, whole or not at all; one on the way may fail, the last one is put elsewhere then."""
+        saving, step = self._saving, self.state.global_step
+        if saving is None or (self.saved and step_of(self.saved) == step):
+            return
+        try:
+            self.saved = write_checkpoint(saving.folder, step, self._save_to, keep=saving.keep)
+            return
+        except SAVING_ERRORS as error:
+            refused = unwritable(saving.folder, error)
+        if not self.control.should_training_stop:
+            logger.warning("%s; training goes on", refused)
+            return
+        try:
+            saving.spare.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.saved = write_checkpoint(saving.spare, step, self._save_to, keep=1)
+        except SAVING_ERRORS as error:
+            raise LearnerError(f"{refused}; nor to {saving.spare}: {reason(error)}") from error
+        logger.warning("%s; that of step %d is in %s", refused, step, self.saved)
+
+    def _save_to(self, folder: Path) -> None:
+        self.args.output_dir = str(folder.parent)
+        super()._save_checkpoint(self.model, trial=None)
+        (folder.parent / f"checkpoint-{self.state.global_step}").rename(folder)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:  # noqa: ARG002
+        """Write the trained weights and nothing else, which asks neither the hub nor transformers' rules for whole models."""
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        if isinstance(self.model, PeftModel):
+            write_files(pack_adapter(self.model, dtype=torch.float32), folder)
+        else:
+            save_model(self.model, str(folder / WHOLE_MODEL_FILE))
+
+    def _send_telemetry(self) -> None:
+        """Tell nobody."""
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Leave it out: whoever asked for the model writes one."""
+
+
+def fine_tune(
+    model: Any,
+    tokenizer: Any,
+    pairs: Sequence[Pair],
+    schedule: Schedule,
+    *,
+    lora: LoraSettings | None,
+    place: Place,
+    scratch: Path,
+    gradient_checkpointing: bool = False,
+    on_step: Callable[[int, float], None] = lambda _step, _loss: None,
+    saving: Saving | None = None,
+    resumed: Path | None = None,
+    is_stopped: Callable[[], bool] = lambda: False,
+) -> Ended:
+    """Train all weights of a model in place or, with ``lora``, an adapter for it.
+
+    Calls ``on_step(step, loss)`` after each step, counted from 1; the loss is in nats per token. Every pair is used once before
+    any comes again; the pairs of a step have similar lengths. ``scratch`` is a folder that TRL asks for. With ``saving`` there
+    are checkpoints, the last step's among them, and ``resumed`` is the one to continue from: on the CPU the result is that of a
+    training that was not interrupted. Once ``is_stopped()``, the step under way is the last. Raises LearnerError.
+    """
+    if not pairs:
+        raise LearnerError("there is no pair of prompt and completion to learn from")
+    check_batch(schedule)
+    rows = {
+        "input_ids": [[*prompt, *completion] for prompt, completion in pairs],
+        "labels": [[*[IGNORED] * len(prompt), *completion] for prompt, completion in pairs],
+    }
+    uses_cache = model.config.use_cache
+    try:
+        trainer = _CompletionTrainer(
+            schedule=schedule,
+            sampler=StepsOfSimilarLengths(
+                [len(ids) for ids in rows["input_ids"]], step_size=schedule.batch_size, seed=schedule.seed
+            ),
+            saving=saving,
+            model=model,
+            processing_class=tokenizer,
+            args=_arguments(schedule, place, scratch, gradient_checkpointing, saving),
+            train_dataset=Dataset.from_dict(rows),
+            peft_config=None if lora is None else lora_config(lora, model, model.name_or_path),
+            callbacks=[_Teller(on_step, is_stopped)],
+        )
+        trainer.saved = resumed
+        trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
+    except ValueError as error:  # of TRL and PEFT: settings that do not go with the model
+        raise LearnerError(f"supervised training cannot be set up: {error}") from error
+    trained = trainer.accelerator.unwrap_model(trainer.model)
+    trained.config.use_cache = (
+        uses_cache  # the trainer turned it off; saved so, the model would generate without a cache
+    )
+    return Ended(model=trained, step=trainer.state.global_step, checkpoint=trainer.saved)
+
+
+def check_batch(schedule: Schedule) -> None:
+    """Raise LearnerError where a step cannot be cut into micro-batches of one size."""
+    if schedule.batch_size % schedule.micro_batch_size:
+        raise LearnerError(
+            f"a batch of {schedule.batch_size} pairs cannot be cut into micro-batches of {schedule.micro_batch_size}: "
+            "give a divisor"
+        )
+
+
+def load_weights(model: Any, checkpoint: Path) -> None:
+    """Load all weights of a model from a checkpoint of ``fine_tune`` without ``lora``; raises LearnerError."""
+    try:
+        safetensors_load_model(model, str(checkpoint / WHOLE_MODEL_FILE))
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise LearnerError(f"the checkpoint {checkpoint} cannot be loaded: {reason(error)}") from error
+
+
+class _Teller(TrainerCallback):  # type: ignore[misc]
+    """Says what each step lost, and stops where that is no number, or where somebody asks for it."""
+
+    def __init__(self, on_step: Callable[[int, float], None], is_stopped: Callable[[], bool]) -> None:
+        self._on_step = on_step
+        self._is_stopped = is_stopped
+
+    def on_step_end(self, _args: Any, _state: Any, control: Any, **_: Any) -> None:
+        """Called by the trainer after each step, before it saves."""
+        if self._is_stopped():
+            control.should_training_stop = True
+            control.should_save = True
+
+    def on_log(self, _args: Any, state: Any, _control: Any, logs: Any = None, **_: Any) -> None:
+        """Called by the trainer after each step, and once with a summary."""
+        if logs and "loss" in logs:
+            if not torch.isfinite(torch.tensor([logs["loss"], logs["grad_norm"]])).all():
+                raise LearnerError(
+                    f"step {state.global_step} diverged: loss {logs['loss']}, gradient norm {logs['grad_norm']}; "
+                    "try a lower learning rate"
+                )
+            self._on_step(state.global_step, logs["loss"])
+
+
+def _arguments(
+    schedule: Schedule, place: Place, scratch: Path, gradient_checkpointing: bool, saving: Saving | None
+) -> SFTConfig:
+    return SFTConfig(
+        output_dir=str(scratch),
+        max_steps=schedule.num_steps or -1,
+        num_train_epochs=schedule.num_epochs,
+        per_device_train_batch_size=schedule.micro_batch_size,
+        gradient_accumulation_steps=schedule.batch_size // schedule.micro_batch_size,
+        learning_rate=schedule.learning_rate,
+        lr_scheduler_type="cosine_with_min_lr",
+        lr_scheduler_kwargs={"min_lr_rate": 0.1},
+        warmup_steps=schedule.num_warm_up_steps,
+        adam_beta2=0.98,
+        weight_decay=schedule.weight_decay,
+        max_grad_norm=schedule.max_grad_norm,
+        seed=schedule.seed,
+        gradient_checkpointing=gradient_checkpointing,
+        use_cpu=place.use_cpu,
+        bf16=place.dtype == torch.bfloat16,
+        max_length=None,
+        dataset_kwargs={"skip_prepare_dataset": True},  # they are token ids and labels already
+        logging_nan_inf_filter=False,
+        logging_steps=1,
+        save_strategy="steps" if saving else "no",
+        save_steps=saving.every_steps if saving else 1,
+        report_to="none",
+        disable_tqdm=True,
+    )

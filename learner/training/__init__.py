@@ -1,0 +1,1 @@
+"""GRPO steps through TRL: the model, the trainer, its thread, its process group and its checkpoints."""

@@ -1,0 +1,94 @@
+"""Why an engine failed: the exceptions that its processes log, kept where the sampler can read them.
+
+vLLM's own error says only that its engine failed and "See root cause above": the cause is in the log of another process.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rollout.model import one_line
+
+DERIVED = ("root cause", "EngineDeadError")  # what one process says when another one failed
+
+
+class CauseHandler(logging.Handler):
+    """Appends each exception that a process logs to a file."""
+
+    def __init__(self, file: str) -> None:
+        super().__init__(logging.ERROR)
+        self._file = Path(file)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line for a record that has an exception; several processes may do so at a time."""
+        if record.exc_info and record.exc_info[1]:
+            cause = f"{type(record.exc_info[1]).__name__}: {one_line(record.exc_info[1])}"
+            with self._file.open("a", encoding="utf-8") as file:
+                file.write(cause + "\n")
+
+
+VARIABLE = "VLLM_LOGGING_CONFIG_PATH"
+
+
+@contextmanager
+def processes_log_to(file: Path, level: str) -> Iterator[None]:
+    """Have the processes that vLLM starts in the block log as they always do, and their exceptions to a file too.
+
+    The variable is set for them alone: whatever imports vLLM later would miss the configuration once its folder is gone.
+    """
+    path = file.with_suffix(".json")
+    path.write_text(json.dumps(logging_configuration(file, level)), encoding="utf-8")
+    before = os.environ.get(VARIABLE)
+    os.environ[VARIABLE] = str(path)
+    try:
+        yield
+    finally:
+        del os.environ[VARIABLE]
+        if before is not None:
+            os.environ[VARIABLE] = before
+
+
+def logging_configuration(file: Path, level: str) -> dict[str, Any]:
+    """A configuration of Python's logging: vLLM's own output, and exceptions to ``file``."""
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {
+            "line": {
+                "class": "vllm.logging_utils.NewLineFormatter",
+                "format": "(%(processName)s pid=%(process)d) %(levelname)s %(asctime)s [%(filename)s:%(lineno)d] %(message)s",
+                "datefmt": "%m-%d %H:%M:%S",
+            }
+        },
+        "handlers": {
+            "stream": {
+                "class": "logging.StreamHandler",
+                "formatter": "line",
+                "level": level,
+                "stream": "ext://sys.stdout",
+            },
+            "causes": {"class": "rollout.engine_errors.CauseHandler", "file": str(file)},
+        },
+        "loggers": {"vllm": {"handlers": ["stream", "causes"], "level": level, "propagate": False}},
+    }
+
+
+def root_cause(file: Path, error: BaseException) -> str:
+    """The cause of an engine's failure in one line: the newest exception of its processes, else what ``error`` says."""
+    try:
+        causes = [line for line in file.read_text(encoding="utf-8").splitlines() if line]
+    except OSError:
+        causes = []
+    found = [cause for cause in causes if not any(word in cause for word in DERIVED)]
+    if found:
+        return found[-1]
+    said = one_line(error)
+    if "root cause" not in said:
+        return said
+    # The process was killed: "... Failed core proc(s): {'EngineCore_DP0': -9}".
+    codes = said.partition("proc(s): ")[2] or "unknown"
+    return f"its process ended without an error (exit codes: {codes}; -9 mostly means that the machine's memory was used up)"

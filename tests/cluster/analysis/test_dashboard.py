@@ -1,0 +1,295 @@
+"""The dashboard without a browser: queries, the ledger as it grows, what is served and to whom."""
+
+import os
+import shutil
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from starlette.testclient import TestClient
+
+from cluster.analysis.dashboard.command import is_loopback
+from cluster.analysis.dashboard.query import NOT_GRADED, Query
+from cluster.analysis.dashboard.search import Finder, TextSearch, matching, verdict_counts
+from cluster.analysis.dashboard.server import POLICY, application, is_own
+from cluster.analysis.dashboard.watch import LedgerWatch
+from cluster.cli.main import main
+from cluster.ledger.columns import LedgerColumns, read_columns
+from cluster.types import ConfigError
+from tests.cluster.made_dashboard import HOSTILE_PROBLEM, GrowingRun
+
+PER_STEP = 11  # completions: two groups of four, and three of one that was dropped
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> GrowingRun:
+    made = GrowingRun(tmp_path / "run")
+    for _ in range(3):
+        made.step()
+    return made
+
+
+def columns_of(run: GrowingRun) -> LedgerColumns:
+    return read_columns(run.folder.rollout_files())
+
+
+def query(**parameters: str) -> Query:
+    return Query.of(list(parameters.items()))
+
+
+def looked(watch: LedgerWatch) -> LedgerColumns:
+    watch.look(watch.files())
+    return watch.seen.columns
+
+
+def test_an_address_says_the_query_and_the_query_its_address() -> None:
+    given = [
+        ("problem", "a&b=c #1"),
+        ("verdict", "wrong"),
+        ("verdict", "not_graded"),
+        ("min_reward", "0.25"),
+        ("code", "x + y"),
+        ("case", "1"),
+    ]
+    asked = Query.of([*given, ("order", "worst"), ("page", "3"), ("fate", ""), ("max_step", " ")])
+    assert asked.verdicts == ("wrong", "not_graded")
+    assert (asked.min_reward, asked.max_step, asked.matches_case, asked.page) == (0.25, None, True, 3)
+    import urllib.parse
+
+    again = urllib.parse.parse_qsl(asked.address().partition("?")[2])
+    assert Query.of(again) == asked
+    assert Query().address() == "completions"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("verdict", "wron"),
+        ("fate", "x"),
+        ("order", "random"),
+        ("min_reward", "high"),
+        ("max_step", "nan"),
+        ("page", "inf"),
+        ("code", "x" * 1001),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_by_name(name: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=name):
+        query(**{name: value})
+
+
+def test_queries_choose_what_they_say(run: GrowingRun) -> None:
+    columns = columns_of(run)
+    assert columns.num_rows == 3 * PER_STEP
+    number = {
+        "problem=gcd": 12,
+        f"problem={HOSTILE_PROBLEM}": 12,
+        "problem=G": 12,  # part of one id alone
+        "problem=nowhere": 0,
+        "verdict=passed": 6,
+        f"verdict={NOT_GRADED}": 6,  # of each step one that could not be graded, and one that was never sampled
+        "fate=stale": 6,
+        "fate=trained": 24,
+        "fate=failed": 3,
+        "min_reward=0.35": 12 + 3,
+        "max_reward=0.05": 6,
+        "min_step=2": 22,
+        "max_step=1": 11,
+        "signs=1": 0,
+    }
+    found = {}
+    for asked in number:
+        name, _, value = asked.partition("=")
+        found[asked] = int(matching(columns, query(**{name: value})).sum())
+    assert found == number
+    counts = verdict_counts(columns, query(problem="gcd", verdict="wrong"))
+    assert {word: num for word, num in counts.items() if num} == dict.fromkeys(
+        ("passed", "wrong", "type_error", "syntax_error"), 3
+    )
+
+
+def test_orders_put_equal_ones_newest_first_and_what_has_no_number_last(run: GrowingRun) -> None:
+    columns, finder = columns_of(run), Finder()
+    rewards, steps = columns.numbers["total_reward"], columns.numbers["step"]
+    best = finder.find(columns, query(order="best")).rows
+    assert rewards[best[:6]].tolist() == [1.0] * 6
+    assert steps[best[:6]].tolist() == [3.0, 3.0, 2.0, 2.0, 1.0, 1.0]
+    assert np.isnan(rewards[best[-6:]]).all()
+    worst = finder.find(columns, query(order="worst")).rows
+    assert rewards[worst[0]] == np.float32(0.05)
+    assert np.isnan(rewards[worst[-6:]]).all()
+    newest, oldest = (finder.find(columns, query(order=order)).rows for order in ("newest", "oldest"))
+    assert steps[newest].tolist() == sorted(steps, reverse=True)
+    assert oldest.tolist() == sorted(newest.tolist())
+    assert len(best) == len(set(best.tolist())) == columns.num_rows
+
+
+def test_a_search_goes_on_where_it_was_stopped_and_reads_new_files_alone(
+    run: GrowingRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    in_file = TextSearch._in_file
+    monkeypatch.setattr(TextSearch, "_in_file", lambda self, file: read.append(file.path.name) or in_file(self, file))
+    columns = columns_of(run)
+    everything = np.arange(columns.num_rows)
+    search = TextSearch("needle", matches_case=False)
+    rows, num_searched = search.among(columns, everything, seconds=-1.0)
+    assert (len(rows), num_searched, read) == (0, 0, [])
+    steps = columns.numbers["step"]
+    rows, num_searched = search.among(columns, np.flatnonzero(steps == 3), seconds=10.0)
+    assert len(rows) == 4
+    assert num_searched == PER_STEP
+    rows, num_searched = search.among(columns, everything, seconds=10.0)
+    assert (len(rows), num_searched) == (12, columns.num_rows)
+    assert len(read) == len(set(read)) == len(columns.files)
+    assert len(TextSearch("needle", matches_case=True).among(columns, everything, 10.0)[0]) == 6
+
+
+def test_the_watch_sees_files_come_go_change_and_break(run: GrowingRun) -> None:
+    watch = LedgerWatch(run.folder.rollouts)
+    assert not watch.seen.is_whole
+    first = looked(watch)
+    assert (first.num_rows, watch.seen.is_whole) == (3 * PER_STEP, True)
+    version = watch.seen.version
+    assert looked(watch) is first
+    assert watch.seen.version == version
+    run.step()
+    assert looked(watch).num_rows == 4 * PER_STEP
+    assert first.num_rows == 3 * PER_STEP  # whoever has it may go on with it
+    run.folder.forget_after(2)  # started again from a checkpoint
+    assert sorted(set(looked(watch).numbers["step"].tolist())) == [1.0, 2.0]
+    newest = run.folder.rollout_files()[-1]
+    other = run.folder.rollout_files()[0]
+    shutil.copy(other, newest)  # another file under the same name
+    os.utime(newest, ns=(1, 1))
+    assert set(looked(watch).numbers["step"].tolist()) == {1.0}
+    broken = run.folder.rollouts / "step-000009-000001.parquet"
+    broken.write_bytes(b"PAR1 half")
+    (run.folder.rollouts / "step-000009-000002.tmp").write_bytes(b"")
+    before = looked(watch).num_rows
+    assert before > 0
+    assert "cannot be read as Parquet" in watch.seen.broken[0]
+    broken.unlink()
+    looked(watch)
+    assert watch.seen.broken == ()
+
+
+def test_places_lead_back_to_the_rows_of_the_files(run: GrowingRun) -> None:
+    import pyarrow.parquet as pq
+
+    columns = columns_of(run)
+    words = columns.words["group_id"]
+    for row in range(columns.num_rows):
+        path, within = columns.place(row)
+        stored = pq.read_table(path, columns=["group_id", "total_reward"]).slice(within, 1).to_pylist()[0]
+        assert stored["group_id"] == words[columns.codes["group_id"][row]]
+        reward = float(columns.numbers["total_reward"][row])
+        assert stored["total_reward"] == pytest.approx(reward) or (stored["total_reward"] is None and np.isnan(reward))
+
+
+def test_pages_are_answered_and_refused_with_the_policy(run: GrowingRun) -> None:
+    with TestClient(application(run.folder.path), base_url="http://localhost") as client:
+        for address, status in (
+            ("/", 200),
+            ("/completions", 200),
+            ("/completions?page=99", 200),
+            ("/problems?order=seconds", 200),
+            ("/completions?min_reward=high", 400),
+            ("/problems?order=x", 400),
+            ("/group?id=%3Cscript%3E", 404),
+            ("/picture/light/nothing.svg", 404),
+            ("/static/../server.py", 404),
+            ("/docs", 404),
+        ):
+            answer = client.get(address)
+            assert answer.status_code == status, address
+            assert answer.headers["content-security-policy"].startswith(POLICY[:19])
+            assert "<script>" not in answer.text
+        assert client.post("/").status_code == 405
+        known = client.get("/problems").headers["etag"]
+        assert client.get("/problems", headers={"If-None-Match": known}).status_code == 304
+        assert client.get("/", headers={"Host": "example.org"}).status_code == 421
+
+
+def test_only_this_machine_s_own_names_are_answered() -> None:
+    own = {"localhost", "box"}
+    for host in ("localhost", "localhost:8642", "127.0.0.1:8642", "[::1]:8642", "[::1]", "BOX:1", "10.0.0.7"):
+        assert is_own(host, own), host
+    for host in ("", "example.org", "example.org:8642", "localhost.example.org", "127.0.0.1.example.org:80"):
+        assert not is_own(host, own), host
+    assert is_loopback("127.0.0.1")
+    assert is_loopback("::1")
+    assert not is_loopback("0.0.0.0")
+
+
+def test_what_cannot_be_served_is_said_in_a_line(
+    run: GrowingRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["dashboard", str(tmp_path / "nothing")]) == 1
+    assert "no run began there" in capsys.readouterr().err
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert main(["dashboard", str(run.folder.path), "--port", str(port)]) == 2
+    said = capsys.readouterr().err
+    assert f"port {port} of 127.0.0.1" in said
+    assert said.count("\n") == 1
+    assert main(["dashboard", str(run.folder.path), "--host", "a..b"]) == 2
+    assert "of a..b (no name of a machine)" in capsys.readouterr().err
+
+
+def test_the_name_that_it_was_told_to_listen_on_is_answered_too(run: GrowingRun) -> None:
+    with TestClient(application(run.folder.path, "TrainBox"), base_url="http://trainbox:8642") as client:
+        assert client.get("/").status_code == 200
+        assert client.get("/", headers={"Host": "example.org"}).status_code == 421
+
+
+def test_a_run_without_a_step_is_served_and_nothing_is_written_into_it(tmp_path: Path) -> None:
+    run = GrowingRun(tmp_path / "run")
+    before = {path: path.stat().st_mtime_ns for path in run.folder.path.rglob("*")}
+    with TestClient(application(run.folder.path), base_url="http://localhost") as client:
+        assert "No step has ended yet" in client.get("/").text
+        assert client.get("/completions").status_code == 200
+        assert client.get("/problems").status_code == 200
+    assert {path: path.stat().st_mtime_ns for path in run.folder.path.rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda table: table.set_column(
+            table.schema.get_field_index("step"), "step", pa.array(["first"] * len(table), pa.string())
+        ),
+        lambda table: table.set_column(
+            table.schema.get_field_index("problem_id"),
+            "problem_id",
+            pa.array([b"\xff\xfe"] * len(table), pa.binary()).view(pa.string()),
+        ),
+    ],
+)
+def test_a_file_that_no_run_wrote_is_named_and_the_others_are_shown(
+    run: GrowingRun, spoil: Callable[[Any], Any]
+) -> None:
+    path = run.folder.rollout_files()[1]
+    pq.write_table(spoil(pq.read_table(path)), path)
+    watch = LedgerWatch(run.folder.rollouts)
+    watch.look(watch.files())
+    assert watch.seen.columns.num_rows == 2 * PER_STEP
+    (broken,) = watch.seen.broken
+    assert f"{path} holds what no run writes" in broken
+
+
+def test_a_file_without_completions_is_no_trouble(run: GrowingRun) -> None:
+    path = run.folder.rollout_files()[1]
+    pq.write_table(pq.read_table(path).slice(0, 0), path)
+    watch = LedgerWatch(run.folder.rollouts)
+    watch.look(watch.files())
+    assert (watch.seen.columns.num_rows, watch.seen.broken) == (2 * PER_STEP, ())
+    assert read_columns([path]).num_rows == 0
+    assert watch.seen.columns.place(2 * PER_STEP - 1) == (run.folder.rollout_files()[2], PER_STEP - 1)

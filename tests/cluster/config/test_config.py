@@ -1,0 +1,134 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cluster.config.config import Config, dump_yaml, explain_keys, keys, load_config, validate
+from cluster.types import ConfigError
+
+CONFIGS = Path(__file__).parents[3] / "configs"
+
+
+def test_the_length_that_is_given_last_counts(tmp_path: Path) -> None:
+    file = tmp_path / "long.yaml"
+    file.write_text("loop: {epochs: 3.0}\n")
+    loop = load_config(file, ["max_steps=5"], environment={}).loop
+    assert (loop.max_steps, loop.epochs) == (5, None)
+    loop = load_config(file, [], environment={"GRPO_NUM_EPOCHS": "2"}).loop
+    assert (loop.max_steps, loop.epochs) == (None, 2.0)
+    loop = load_config(file, ["max_steps=5"], environment={"GRPO_NUM_EPOCHS": "2"}).loop
+    assert (loop.max_steps, loop.epochs) == (5, None)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
+def test_the_shipped_configurations_load(path: Path) -> None:
+    assert load_config(path, environment={}).run.name == path.stem
+
+
+def test_later_sources_win(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("rollout: {temperature: 0.5, group_size: 4}\nlearner: {learning_rate: 1e-5}\n")
+    environment = {"GRPO_TEMPERATURE": "0.6", "GRPO_NUM_GENERATIONS": "8"}
+    config = load_config(path, ["rollout.temperature=0.7"], environment)
+    assert (config.rollout.temperature, config.rollout.group_size, config.learner.learning_rate) == (0.7, 8, 1e-5)
+
+
+def test_the_end_of_a_key_is_enough_where_it_is_unambiguous() -> None:
+    config = load_config(None, ["learning_rate=7e-6", "temperature=1.2"], environment={})
+    assert (config.learner.learning_rate, config.rollout.temperature) == (7e-6, 1.2)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["rollout.temprature=1"], "unknown key 'rollout.temprature'; did you mean rollout.temperature"),
+        (["nonsense=1"], "unknown key 'nonsense'"),
+        (["rollout.temperature"], "write key=value"),
+        (["rollout.stop=["], "rollout.stop=[ is not YAML"),
+        (["group_size=1"], "group_size=1"),
+        (["temperature=-1"], "rollout.temperature=-1"),
+        (["temperature=warm"], "rollout.temperature='warm'"),
+        (["learner.lora.r=20"], "allowed are 1, 8, 16"),
+        (["max_steps=5", "epochs=2"], "loop.max_steps and loop.epochs contradict each other"),
+        (["run.name=../elsewhere"], "run.name"),
+        (["run.name=.."], "run.name='..'"),
+        (["run.name=" + 300 * "x"], "has 300 bytes"),
+        (["run.name=" + 100 * "语"], "has 300 bytes"),
+        (["run.name=a\tb"], "control characters"),
+        (["run.folder=a\0b"], "control characters"),
+        (["max_staleness=-1"], "loop.max_staleness=-1"),
+        (["min_mean_reward=0.9", "max_mean_reward=0.5"], "loop.min_mean_reward=0.9"),
+        (["rollout.top_p=0.9"], "the gradient is biased"),
+        (["top_p=0.9"], "'top_p' is ambiguous: evaluation.top_p, rollout.top_p"),
+    ],
+)
+def test_an_impossible_setting_is_refused_with_key_and_reason(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, overrides, environment={})
+    assert message in str(caught.value)
+
+
+def test_an_unknown_section_in_a_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("rollouts: {temperature: 1}\n")
+    with pytest.raises(ConfigError, match="unknown key 'rollouts'"):
+        load_config(path, environment={})
+
+
+@pytest.mark.parametrize(("content", "message"), [("- a\n", "must hold sections"), ("a: [", "is not YAML")])
+def test_a_file_that_is_no_configuration_is_refused(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(content)
+    with pytest.raises(ConfigError, match=message):
+        load_config(path, environment={})
+
+
+def test_a_section_without_keys_keeps_its_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("run:\nrollout:\n  # temperature: 1.0\n")
+    config = load_config(path, environment={})
+    assert (config.run.name, config.rollout.temperature) == ("c", 0.9)
+
+
+@pytest.mark.parametrize("content", ["run: 5\n", "rollout: 5\n"])
+def test_a_section_that_is_a_number_is_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(content)
+    with pytest.raises(ConfigError):
+        load_config(path, environment={})
+
+
+def test_a_resolved_configuration_reads_back_as_itself() -> None:
+    config = load_config(CONFIGS / "demo.yaml", ["temperature=1.25"], environment={})
+    assert validate(yaml.safe_load(dump_yaml(config))) == config
+
+
+def test_every_key_is_explained() -> None:
+    explained = explain_keys()
+    assert all(f"{key} = " in explained for key in keys())
+    assert set(Config.model_fields) == {key.split(".")[0] for key in keys()}
+
+
+@pytest.mark.parametrize(
+    ("override", "name"),
+    [
+        ("run.name=1.10", "1.10"),
+        ("run.name=2026-11-22", "2026-11-22"),
+        ("run.name=yes", "yes"),
+        ("run.name=007", "007"),
+        ("run.name=naïve 语", "naïve 语"),
+        ("run.name=demo (copy)", "demo (copy)"),
+        ('run.name="1.10"', "1.10"),
+        ("run.name=null", None),
+        ("run.name=", None),
+    ],
+)
+def test_a_text_on_the_command_line_is_what_it_says(override, name):
+    assert load_config(None, [override], environment={}).run.name == name
+
+
+def test_a_model_and_an_adapter_may_lie_in_the_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ada")
+    config = load_config(None, ["model.path=~/models/tiny", "model.adapter=~/runs/r/adapter"], environment={})
+    assert config.model.path == "/home/ada/models/tiny"
+    assert config.model.adapter == Path("/home/ada/runs/r/adapter")

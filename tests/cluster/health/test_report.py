@@ -1,0 +1,88 @@
+"""``caravan health`` on folders."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.cli.main import main
+from cluster.ledger.run_folder import RunFolder
+from tests.cluster.health.test_rules import steps
+from tests.cluster.made_analyses import FIRST_LOG
+
+
+def run_of(path: Path, rows: list[dict[str, Any]]) -> RunFolder:
+    path.mkdir(exist_ok=True)
+    folder = RunFolder(path)
+    folder.append_json(folder.metrics, *rows)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("figures", "num", "code", "health"),
+    [
+        ({}, 100, 0, "ok"),
+        ({"frac_truncated": 0.9}, 50, 3, "warn"),
+        ({"pass_rate": 0.0}, 120, 4, "stop"),
+        ({}, 3, 5, "not-enough-data"),
+    ],
+)
+def test_the_exit_status_says_how_the_run_is(
+    figures: dict[str, float], num: int, code: int, health: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_of(tmp_path, steps(num, **figures))
+    assert main(["health", str(tmp_path), "--json"]) == code
+    found = json.loads(capsys.readouterr().out)
+    assert (found["health"], found["step"]) == (health, num)
+    assert all(one["source"] and one["threshold"] for one in found["findings"])
+
+
+def test_people_are_told_evidence_action_and_source(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_of(tmp_path, steps(50, frac_truncated=0.85))
+    assert main(["health", str(tmp_path)]) == 3
+    told = " ".join(capsys.readouterr().out.split())
+    assert "85% of completions are cut" in told
+    assert "grader.runaway_multiplier=0" in told
+    assert "fix-filibuster-training.md" in told
+
+
+def test_another_trainer_s_learning_log_is_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "learning.log").write_text(f"{'=' * 80}\nGRPO Training\n\n{FIRST_LOG}", encoding="utf-8")
+    assert main(["health", str(tmp_path), "--json"]) == 3
+    found = {one["rule"]: one["health"] for one in json.loads(capsys.readouterr().out)["findings"]}
+    assert found["mode_collapse"] == found["reward_level"] == "warn"
+
+
+def test_a_line_that_is_being_written_is_not_there_yet(tmp_path: Path) -> None:
+    folder = run_of(tmp_path, steps(50))
+    with folder.metrics.open("a") as file:
+        file.write('{"step": 51, "rew')
+    assert main(["health", str(tmp_path), "--json"]) == 0
+
+
+def test_a_line_that_cannot_be_read_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = run_of(tmp_path, steps(5))
+    folder.append(folder.metrics, "nonsense")
+    assert main(["health", str(tmp_path)]) == 1
+    assert "metrics.jsonl, line 6" in capsys.readouterr().err
+
+
+def test_what_was_changed_on_the_way_starts_the_levels_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = run_of(tmp_path, steps(50, frac_truncated=0.9) + steps(20, first=51))
+    folder.append_json(folder.phases, {"step": 50, "set": {"rollout.temperature": 1.1}})
+    assert main(["health", str(tmp_path), "--json"]) == 0
+
+
+def test_a_step_that_the_learner_refused_stops_the_run_that_stands_there(tmp_path: Path) -> None:
+    run_of(tmp_path, steps(50))
+    (tmp_path / "diverged").mkdir()
+    (tmp_path / "diverged" / "step-000051.parquet").touch()
+    assert main(["health", str(tmp_path), "--json"]) == 4
+    run_of(tmp_path, steps(5, first=51))  # it went on
+    assert main(["health", str(tmp_path), "--json"]) == 0
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["health", str(tmp_path / "nothing")]) == 1
+    assert "no run began there" in capsys.readouterr().err

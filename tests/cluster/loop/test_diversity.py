@@ -1,0 +1,75 @@
+"""How much programs differ, and crowds."""
+
+from dataclasses import replace
+
+import pytest
+
+from cluster.loop.diversity import canonical, diversity
+from cluster.types import Group, Verdict
+from tests.cluster.made import grade, group, problem
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("let f x = x + 1", "let g  y =\n  y + 1 (* adds one *)"),
+        ("List.map (fun a -> a * 2) l", "List.map (fun b -> b * 2) xs"),
+        (
+            "let rec go acc = function [] -> acc | h :: t -> go (h :: acc) t",
+            "let rec r s = function [] -> s | a :: b -> r (a :: s) b",
+        ),
+    ],
+)
+def test_programs_that_differ_in_names_and_layout_are_one(one: str, other: str) -> None:
+    assert canonical(one) == canonical(other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("let f x y = x - y", "let f x y = y - x"),
+        ("max a b", "min a b"),
+        ("List.map f l", "List.iter f l"),
+        ('"a"', '"b"'),
+        ("String.length s", "Bytes.length s"),
+        ("f ~left:a", "f ~right:a"),
+        ("x + 1", "x + 2"),
+    ],
+)
+def test_programs_that_do_something_else_are_not(one: str, other: str) -> None:
+    assert canonical(one) != canonical(other)
+
+
+def made(
+    texts: list[str], rewards: list[float | None], *, verdict: Verdict = Verdict.WRONG, problem_id: str = "p"
+) -> Group:
+    base = group([0.0] * len(texts))
+    return replace(
+        base,
+        problem=problem(problem_id),
+        completions=tuple(replace(one, text=text) for one, text in zip(base.completions, texts, strict=True)),
+        grades=tuple(None if reward is None else grade(reward, verdict) for reward in rewards),
+    )
+
+
+def test_distinct_completions_are_counted_within_groups() -> None:
+    shares = diversity([made(["x + 1", "x + 1", "y + 1", "y + 2"], [0.0] * 4), made(["a", "b + a"], [0.0] * 2)])
+    assert shares["distinct_share"] == pytest.approx((3 / 4 + 1) / 2)
+    assert shares["distinct_share_renamed"] == pytest.approx((2 / 4 + 1) / 2)
+
+
+def test_one_program_for_several_problems_is_a_crowd_and_for_one_it_is_none() -> None:
+    within = diversity([made(["[]"] * 4, [0.1] * 4), made(["a + 1"] * 4, [0.1] * 4, problem_id="q")])
+    assert within["top_program_share"] == 0
+    across = diversity([made(["[]"] * 4, [0.1] * 4), made(["[]"] * 3 + ["a + 1"], [0.1] * 4, problem_id="q")])
+    assert across["top_program_share"] == 7 / 8
+
+
+def test_what_passes_is_no_crowd() -> None:
+    solved = [made(["x"] * 4, [1.0] * 4, verdict=Verdict.PASSED, problem_id=name) for name in "pq"]
+    assert diversity(solved)["top_program_share"] == diversity(solved)["top_reward_share"] == 0
+
+
+def test_one_reward_is_a_share_of_all_that_was_graded() -> None:
+    mixed = [made(["a", "b", "c", "d"], [0.05, 0.05, 0.3, None])]
+    assert diversity(mixed)["top_reward_share"] == pytest.approx(2 / 3)

@@ -1,0 +1,562 @@
+"""The loop, with fakes beside it: which groups are trained, under which policy, and what becomes of the others."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import aclosing
+from pathlib import Path
+from random import Random
+from tempfile import TemporaryDirectory
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from cluster.config.config import Config, load_config
+from cluster.ledger.outcomes import Dropped
+from cluster.ledger.progress import Progress
+from cluster.loop.driver import Driver
+from cluster.problems.dataset import ProblemStream
+from cluster.types import (
+    CaravanError,
+    Completion,
+    Fate,
+    Grade,
+    Group,
+    GroupFailed,
+    GroupRequest,
+    LearnerError,
+    PolicyVersion,
+    Problem,
+    Prompt,
+    RunFolderError,
+    StepReport,
+    Swap,
+    UngradableError,
+    Usage,
+)
+from learner.fake import FakeLearner
+from rollout.fake import FakeSamplerPool
+from tests.cluster.made import grade, problem
+
+
+class MemoryRecords:
+    def __init__(self) -> None:
+        self.steps: list[tuple[Group, ...]] = []
+        self.learned = asyncio.Event()
+        self.dropped: list[Dropped] = []
+        self.saved: dict[int, str] = {}
+        self.gave_up = 0
+        self.metrics: list[Mapping[str, float]] = []
+        self.published: list[int] = []
+        self.phases: list[tuple[int, dict[str, object]]] = []
+
+    def group_dropped(self, dropped: Dropped, step: int) -> None:
+        self.dropped.append(dropped)
+
+    def step_done(
+        self,
+        epoch: float,
+        groups: Sequence[Group],
+        report: StepReport,
+        metrics: Mapping[str, float],
+        in_force: Mapping[str, object],
+    ) -> None:
+        self.steps.append(tuple(groups))
+        self.metrics.append(metrics)
+        self.learned.set()
+
+    def phase_entered(self, step: int, values: Mapping[str, object]) -> None:
+        self.phases.append((step, dict(values)))
+
+    def policy_published(self, version: int, swaps: Sequence[Swap], began_at: float, seconds: float) -> None:
+        self.published.append(version)
+
+    def filtering_gave_up(self, step: int) -> None:
+        self.gave_up += 1
+
+    def save_progress(self, step: int, state: str) -> None:
+        self.saved[step] = state
+
+
+class Judge:
+    """Grades by a function of the completion's number in its group and its policy version."""
+
+    def __init__(self, reward: Callable[[Completion], float | None]) -> None:
+        self._reward = reward
+
+    async def grade(self, problem: Problem, completion: Completion) -> Grade:
+        reward = self._reward(completion)
+        if reward is None:
+            raise UngradableError("no grader is alive")
+        return grade(reward)
+
+    def usage(self) -> Usage:
+        return Usage(num_members=1, busy_seconds=0.0, num_running=0, num_waiting=0)
+
+    async def close(self) -> None:
+        pass
+
+
+def settings(*overrides: str) -> Config:
+    return load_config(None, ["groups_per_step=2", "group_size=2", "save_every_steps=2", *overrides], environment={})
+
+
+def alternating(completion: Completion) -> float:
+    return float(completion.index % 2)
+
+
+def make_driver(
+    config: Config,
+    *,
+    max_steps: int = 4,
+    samplers: FakeSamplerPool | None = None,
+    learner: FakeLearner | None = None,
+    reward: Callable[[Completion], float | None] = alternating,
+    records: MemoryRecords | None = None,
+    progress: Progress | None = None,
+    stop: asyncio.Event | None = None,
+    num_problems: int = 5,
+    measure: Callable[[int], Coroutine[Any, Any, None]] | None = None,
+) -> Driver:
+    problems = [problem(f"p{number}") for number in range(num_problems)]
+    return Driver(
+        config,
+        max_steps=max_steps,
+        stream=ProblemStream(problems, seed=0),
+        prompts={one.id: Prompt(problem_id=one.id, text="", token_ids=(1,)) for one in problems},
+        samplers=samplers or FakeSamplerPool(lambda *_: "n + 1"),
+        graders=Judge(reward),
+        learner=learner or FakeLearner(),
+        records=records or MemoryRecords(),
+        progress=progress or Progress(),
+        stop=stop or asyncio.Event(),
+        measure=measure,
+    )
+
+
+def run(driver: Driver) -> int:
+    return asyncio.run(asyncio.wait_for(driver.train(), 10))
+
+
+def positions(steps: Sequence[Sequence[Group]]) -> list[int]:
+    return sorted(int(one.id.removeprefix("g").partition("-")[0]) for step in steps for one in step)
+
+
+def test_a_synchronous_run_trains_every_group_under_the_newest_policy(tmp_path: Path) -> None:
+    records = MemoryRecords()
+    assert run(make_driver(settings(), learner=FakeLearner(tmp_path), records=records)) == 4
+    assert positions(records.steps) == list(range(8))
+    for step, groups in enumerate(records.steps):
+        assert [group.policy_version for group in groups] == [step, step]
+
+
+def test_one_step_off_trains_groups_at_most_one_version_old_while_sampling_goes_on(tmp_path: Path) -> None:
+    records = MemoryRecords()
+    samplers = FakeSamplerPool(lambda *_: "n + 1", delay_seconds=lambda request, index: 0.002 * (index + 1))
+    config = settings("max_staleness=1")
+    run(make_driver(config, samplers=samplers, learner=FakeLearner(tmp_path), records=records, max_steps=6))
+    staleness = [step - group.policy_version for step, groups in enumerate(records.steps) for group in groups]
+    assert set(staleness) == {0, 1}
+    assert positions(records.steps) == list(range(12))
+
+
+@pytest.mark.parametrize("staleness", [0, 2])
+def test_checkpoints_are_measured_beside_the_next_step_while_the_samplers_serve_just_their_policy(
+    tmp_path: Path, staleness: int
+) -> None:
+    samplers = FakeSamplerPool(lambda *_: "n + 1", publish_seconds=0.002)
+    records = MemoryRecords()
+    seen = []
+
+    async def measure(step: int) -> None:
+        before = samplers.version
+        while len(records.steps) == step:  # the next one is learned meanwhile
+            records.learned.clear()
+            await records.learned.wait()
+        await asyncio.sleep(0.02)
+        seen.append((step, before, samplers.version, step in records.saved, len(records.steps)))
+
+    config = settings(f"max_staleness={staleness}")
+    learner = FakeLearner(tmp_path)
+    run(make_driver(config, samplers=samplers, learner=learner, records=records, max_steps=6, measure=measure))
+    assert seen == [(2, 2, 2, True, 3), (4, 4, 4, True, 5)]  # the last one is measured when the run is over
+    assert positions(records.steps) == list(range(12))
+
+
+def test_a_run_that_is_stopped_does_not_wait_for_a_measurement(tmp_path: Path) -> None:
+    stop = asyncio.Event()
+
+    async def measure(_step: int) -> None:
+        stop.set()
+        await asyncio.sleep(60)
+
+    assert run(make_driver(settings(), learner=FakeLearner(tmp_path), stop=stop, measure=measure)) == 2
+
+
+def test_the_same_seed_asks_for_the_same_groups(tmp_path: Path) -> None:
+    def requests(seed: int) -> list[GroupRequest]:
+        samplers = FakeSamplerPool(lambda *_: "n + 1")
+        run(make_driver(settings(f"run.seed={seed}"), samplers=samplers, learner=FakeLearner(tmp_path / str(seed))))
+        return samplers.requests
+
+    assert requests(3) == requests(3)
+    assert len({request.seed for request in requests(3)}) == 8
+    assert not {request.seed for request in requests(3)} & {request.seed for request in requests(4)}
+
+
+def test_groups_without_signal_are_replaced_and_counted(tmp_path: Path) -> None:
+    records = MemoryRecords()
+
+    def reward(completion: Completion) -> float:
+        silent = int(completion.group_id.removeprefix("g")) % 2 == 0
+        return 0.0 if silent else float(completion.index)
+
+    config = settings("drop_groups_without_signal=true")
+    run(make_driver(config, learner=FakeLearner(tmp_path), reward=reward, records=records))
+    assert all(group.has_signal for groups in records.steps for group in groups)
+    assert {dropped.fate for dropped in records.dropped} == {Fate.FILTERED}
+    trained, dropped = positions(records.steps), positions([[one.group for one in records.dropped]])
+    assert len(trained) == 8
+    assert sorted(trained + dropped) == list(range(len(trained) + len(dropped)))
+
+
+def test_a_policy_without_any_signal_does_not_sample_for_ever(tmp_path: Path) -> None:
+    records = MemoryRecords()
+    config = settings("drop_groups_without_signal=true")
+    assert (
+        run(make_driver(config, learner=FakeLearner(tmp_path), reward=lambda _: 0.0, records=records, max_steps=2)) == 2
+    )
+    assert records.gave_up > 0
+
+
+def test_an_ungradable_completion_leaves_the_group_and_an_ungradable_group_is_replaced(tmp_path: Path) -> None:
+    records = MemoryRecords()
+
+    def reward(completion: Completion) -> float | None:
+        broken = completion.group_id == "g0000001" or (completion.group_id == "g0000000" and completion.index == 0)
+        return None if broken else completion.index / 2
+
+    config = settings("group_size=3")
+    run(make_driver(config, learner=FakeLearner(tmp_path), reward=reward, records=records))
+    assert [dropped.fate for dropped in records.dropped] == [Fate.FAILED]
+    (first,) = [group for groups in records.steps for group in groups if group.id == "g0000000"]
+    assert first.grades[0] is None
+    assert first.rewards == (0.5, 1.0)
+
+
+def test_a_stop_saves_the_last_step_and_a_resume_skips_and_repeats_nothing(tmp_path: Path) -> None:
+    records, stop = MemoryRecords(), asyncio.Event()
+
+    class StopsAfterThree(MemoryRecords):
+        def step_done(
+            self,
+            epoch: float,
+            groups: Sequence[Group],
+            report: StepReport,
+            metrics: Mapping[str, float],
+            in_force: Mapping[str, object],
+        ) -> None:
+            records.step_done(epoch, groups, report, metrics, in_force)
+            if report.step == 3:
+                stop.set()
+
+        def save_progress(self, step: int, state: str) -> None:
+            records.save_progress(step, state)
+
+    config = settings("max_staleness=1")
+    driver = make_driver(config, learner=FakeLearner(tmp_path), records=StopsAfterThree(), stop=stop, max_steps=6)
+    assert run(driver) == 3
+    assert sorted(records.saved) == [2, 3]
+
+    async def resume() -> int:
+        learner, samplers = FakeLearner(tmp_path), FakeSamplerPool(lambda *_: "n + 1")
+        policy = await learner.start()
+        assert policy is not None
+        await samplers.publish(policy)
+        progress = Progress.from_json(records.saved[policy.number])
+        return await make_driver(
+            config, learner=learner, samplers=samplers, records=records, progress=progress, max_steps=6
+        ).train()
+
+    assert asyncio.run(resume()) == 6
+    assert positions(records.steps) == list(range(12))
+
+
+def test_a_dying_sampler_ends_the_run_and_the_step_under_way_can_still_be_saved(tmp_path: Path) -> None:
+    class DyingSamplers(FakeSamplerPool):
+        async def publish(self, policy: PolicyVersion) -> tuple[Swap, ...]:
+            raise LearnerError("gone")
+
+    records = MemoryRecords()
+    learner = FakeLearner(tmp_path)
+
+    async def scenario() -> None:
+        driver = make_driver(settings(), samplers=DyingSamplers(lambda *_: "x"), learner=learner, records=records)
+        with pytest.raises(ExceptionGroup) as caught:
+            await driver.train()
+        assert caught.group_contains(LearnerError, match="gone")
+        await driver.save_checkpoint()
+
+    asyncio.run(asyncio.wait_for(scenario(), 10))
+    assert list(records.saved) == [1]
+    assert len(records.steps) == 1
+    assert (tmp_path / "checkpoint-1").exists()
+
+
+def test_no_task_is_left_behind_when_a_run_ends(tmp_path: Path) -> None:
+    async def scenario() -> set[asyncio.Task[object]]:
+        await make_driver(settings("max_staleness=1"), learner=FakeLearner(tmp_path)).train()
+        return asyncio.all_tasks() - {asyncio.current_task()}  # type: ignore[arg-type]
+
+    assert not asyncio.run(scenario())
+
+
+def ended(records: MemoryRecords) -> list[int]:
+    """The stream positions that were trained, filtered or failed, each as often as it was."""
+    final = [dropped.group for dropped in records.dropped if dropped.fate is not Fate.STALE]
+    return positions([*records.steps, final])
+
+
+@hypothesis_settings(max_examples=40, deadline=None)
+@given(
+    st.integers(0, 3),
+    st.sampled_from([1.0, 1.5, 3.0]),
+    st.booleans(),
+    st.randoms(use_true_random=False),
+)
+def test_whoever_overtakes_whom_the_staleness_is_bounded_and_every_completion_ends_once(
+    max_staleness: int, oversampling: float, filtering: bool, chance: Random
+) -> None:
+    delays: dict[tuple[str, int], float] = {}
+
+    def delay(request: GroupRequest, index: int) -> float:
+        return delays.setdefault((request.group_id, index), chance.choice([0.0, 0.001, 0.002, 0.02]))
+
+    def reward(completion: Completion) -> float | None:
+        position = int(completion.group_id[1:8])
+        if position % 7 == 3:
+            return None
+        return 0.0 if position % 3 == 1 else float(completion.index % 2)
+
+    records = MemoryRecords()
+    config = settings(
+        f"max_staleness={max_staleness}", f"oversampling={oversampling}", f"drop_groups_without_signal={filtering}"
+    )
+    samplers = FakeSamplerPool(lambda *_: "n + 1", delay_seconds=delay, publish_seconds=0.001)
+    with TemporaryDirectory() as folder:
+        learner = FakeLearner(Path(folder))
+        run(make_driver(config, samplers=samplers, learner=learner, reward=reward, records=records, max_steps=6))
+
+    assert [len(groups) for groups in records.steps] == [2] * 6
+    assert records.published == list(range(1, 7))
+    for step, groups in enumerate(records.steps):
+        assert all(0 <= step - group.policy_version <= max_staleness for group in groups)
+    assert len(ended(records)) == len(set(ended(records)))
+    asked = {request.group_id for request in samplers.requests}
+    assert len(asked) == len(samplers.requests)
+    for metrics in records.metrics:
+        fates = sum(metrics[f"num_{fate}_so_far"] for fate in Fate)
+        assert metrics["num_asked_so_far"] == fates + metrics["num_under_way"]
+    # At the end nothing is under way: each group that was asked for is trained or dropped.
+    decided = [one.id for groups in records.steps for one in groups] + [one.group.id for one in records.dropped]
+    never_began = {one.group.id for one in records.dropped if one.reason == "not_started"}
+    assert len(decided) == len(set(decided))
+    assert set(decided) - never_began <= asked <= set(decided)
+
+
+def test_a_group_that_others_overtook_is_given_up_before_the_learner_ends_and_comes_again(tmp_path: Path) -> None:
+    class SlowLearner(FakeLearner):
+        async def step(
+            self, groups: Sequence[Group], in_force: Mapping[str, object] = MappingProxyType({})
+        ) -> tuple[PolicyVersion, StepReport]:
+            await asyncio.sleep(0.01)
+            stale_while_learning.append([dropped.group.id for dropped in records.dropped])
+            return await super().step(groups, in_force)
+
+    def delay(request: GroupRequest, index: int) -> float:
+        return 5.0 if request.group_id == "g0000000" else 0.001
+
+    stale_while_learning: list[list[str]] = []
+    records = MemoryRecords()
+    samplers = FakeSamplerPool(lambda *_: "n + 1", delay_seconds=delay)
+    config = settings("max_staleness=1")
+    run(make_driver(config, samplers=samplers, learner=SlowLearner(tmp_path), records=records))
+    # Trained by step 2 it would have been one version old, by step 3 two: it is doomed when the batch of step 2 is taken.
+    assert stale_while_learning[:3] == [[], ["g0000000"], ["g0000000"]]
+    (dropped,) = records.dropped
+    assert (dropped.fate, dropped.reason, dropped.group_size, dropped.group.completions) == (Fate.STALE, "stale", 2, ())
+    assert "g0000000-2" in {group.id for groups in records.steps for group in groups}
+
+
+def test_a_problem_that_is_always_overtaken_is_left_out_as_too_slow(tmp_path: Path) -> None:
+    def delay(request: GroupRequest, index: int) -> float:
+        return 5.0 if request.group_id.startswith("g0000000") else 0.0
+
+    records = MemoryRecords()
+    samplers = FakeSamplerPool(lambda *_: "n + 1", delay_seconds=delay)
+    run(
+        make_driver(
+            settings("max_staleness=1"), samplers=samplers, learner=FakeLearner(tmp_path), records=records, max_steps=9
+        )
+    )
+    assert [(one.group.id, one.fate, one.reason) for one in records.dropped] == [
+        ("g0000000", Fate.STALE, "stale"),
+        ("g0000000-2", Fate.STALE, "stale"),
+        ("g0000000-3", Fate.FILTERED, "too_slow"),
+    ]
+
+
+def test_a_group_whose_fate_is_decided_is_not_sampled_to_its_end(tmp_path: Path) -> None:
+    def delay(request: GroupRequest, index: int) -> float:
+        return 5.0 if request.group_id == "g0000000" and index == 3 else 0.0
+
+    def reward(completion: Completion) -> float:
+        return 0.0 if completion.group_id == "g0000000" else float(completion.index % 2)
+
+    records = MemoryRecords()
+    samplers = FakeSamplerPool(lambda *_: "n + 1", delay_seconds=delay)
+    config = settings("group_size=4", "min_mean_reward=0.3")
+    run(make_driver(config, samplers=samplers, learner=FakeLearner(tmp_path), reward=reward, records=records))
+    (dropped,) = records.dropped
+    assert (dropped.group.id, dropped.fate, dropped.reason) == ("g0000000", Fate.FILTERED, "too_hard")
+    assert len(dropped.group.completions) == 3
+
+
+def test_a_group_at_which_samplers_die_has_failed_and_the_run_goes_on(tmp_path: Path) -> None:
+    class Fragile(FakeSamplerPool):
+        async def sample_group(
+            self, request: GroupRequest, started: Callable[[int], None] = lambda _: None
+        ) -> AsyncGenerator[Completion]:
+            async for completion in super().sample_group(request, started):
+                yield completion
+                if request.group_id == "g0000001":
+                    raise GroupFailed("three samplers died")
+
+    records = MemoryRecords()
+    run(make_driver(settings(), samplers=Fragile(lambda *_: "n + 1"), learner=FakeLearner(tmp_path), records=records))
+    (dropped,) = records.dropped
+    assert (dropped.group.id, dropped.fate, dropped.reason) == (
+        "g0000001",
+        Fate.FAILED,
+        "sampler_failed: three samplers died",
+    )
+    assert len(records.steps) == 4
+
+
+def test_the_state_of_a_checkpoint_is_that_of_its_step_whatever_ended_since(tmp_path: Path) -> None:
+    """A group that is dropped while the checkpoint of a step is written belongs to the next step."""
+
+    class SlowToSave(FakeLearner):
+        async def save_checkpoint(self) -> str:
+            await asyncio.sleep(0.02)
+            return await super().save_checkpoint()
+
+    def reward(completion: Completion) -> float:
+        return 0.0 if int(completion.group_id[1:8]) % 2 else float(completion.index)
+
+    records = MemoryRecords()
+    config = settings("max_staleness=1", "drop_groups_without_signal=true", "save_every_steps=1")
+    samplers = FakeSamplerPool(lambda *_: "n + 1", delay_seconds=lambda *_: 0.001)
+    run(make_driver(config, samplers=samplers, learner=SlowToSave(tmp_path), reward=reward, records=records))
+    for step, state in records.saved.items():
+        progress = Progress.from_json(state)
+        metrics = records.metrics[step - 1]
+        assert sum(progress.fates.values()) == sum(metrics[f"num_{fate}_so_far"] for fate in Fate)
+
+
+def test_phases_change_groups_filters_rewards_and_learner_at_their_step(tmp_path: Path) -> None:
+    phases = (
+        "phases=[{from_step: 1, set: {rollout.temperature: 1.5, rollout.group_size: 3, grader.weights.tests: 0.1}}, "
+        "{from_step: 3, set: {learner.learning_rate: 1.0e-6}}]"
+    )
+    records, samplers, learner = MemoryRecords(), FakeSamplerPool(lambda *_: "n + 1"), FakeLearner(tmp_path)
+    run(
+        make_driver(
+            settings("temperature=0.8", "learning_rate=5e-6", phases),
+            samplers=samplers,
+            learner=learner,
+            records=records,
+        )
+    )
+    first, *later = [samplers.requests[start : start + 2] for start in (0, 2, 4, 6)]
+    assert {(one.sampling.temperature, one.group_size) for one in first} == {(0.8, 2)}
+    assert {(one.sampling.temperature, one.group_size) for batch in later for one in batch} == {(1.5, 3)}
+    assert [one["learning_rate"] for one in learner.in_force] == [5e-6, 5e-6, 5e-6, 1e-6]
+    assert [step for step, _ in records.phases] == [0, 1, 3]
+    assert records.phases[1][1] == {"rollout.temperature": 1.5, "rollout.group_size": 3, "grader.weights.tests": 0.1}
+    paid = [max(grade.terms.tests for group in groups for grade in group.grades if grade) for groups in records.steps]
+    assert paid == [0.65, 0.1, 0.1, 0.1]
+    assert (
+        len({request.seed + index for request in samplers.requests for index in range(request.group_size)})
+        == 2 * 2 + 6 * 3
+    )
+
+
+def test_a_step_that_could_not_be_written_down_is_not_saved_so_that_a_resume_takes_it_again(tmp_path: Path) -> None:
+    class FullDisk(MemoryRecords):
+        def step_done(
+            self,
+            epoch: float,
+            groups: Sequence[Group],
+            report: StepReport,
+            metrics: Mapping[str, float],
+            in_force: Mapping[str, object],
+        ) -> None:
+            if report.step == 3:
+                raise RunFolderError("the disk is full")
+            super().step_done(epoch, groups, report, metrics, in_force)
+
+    async def scenario(driver: Driver) -> None:
+        with pytest.raises(ExceptionGroup):
+            await driver.train()
+        with pytest.raises(RunFolderError, match="step 3"):
+            await driver.save_checkpoint()
+
+    records = FullDisk()
+    asyncio.run(asyncio.wait_for(scenario(make_driver(settings(), learner=FakeLearner(tmp_path), records=records)), 10))
+    assert list(records.saved) == [2]
+
+
+def test_a_run_whose_graders_all_fail_ends_and_says_why(tmp_path: Path) -> None:
+    records = MemoryRecords()
+    driver = make_driver(settings(), learner=FakeLearner(tmp_path), reward=lambda _: None, records=records)
+    with pytest.raises(ExceptionGroup) as failure:
+        run(driver)
+    assert failure.group_contains(CaravanError, match="failed one after another, .*: ungradable: no grader is alive")
+    assert {dropped.fate for dropped in records.dropped} == {Fate.FAILED}
+
+
+class SlowToLetGo(FakeSamplerPool):
+    """Groups end, given up or not, later than the next policy comes."""
+
+    async def sample_group(
+        self, request: GroupRequest, started: Callable[[int], None] = lambda _: None
+    ) -> AsyncIterator[Completion]:
+        try:
+            async with aclosing(super().sample_group(request, started)) as completions:
+                async for completion in completions:
+                    yield completion
+        finally:
+            await asyncio.sleep(0.1)
+
+
+@pytest.mark.parametrize("max_staleness", [0, 1])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_group_that_is_given_up_for_its_age_and_ends_after_the_next_policy_keeps_no_slot(
+    max_staleness: int, seed: int
+) -> None:
+    chance, delays = Random(seed), dict[str, float]()
+
+    def delay(request: GroupRequest, index: int) -> float:
+        return delays.setdefault(request.group_id, chance.choice([0.01, 0.02, 0.2, 0.3]))
+
+    records = MemoryRecords()
+    samplers = SlowToLetGo(lambda *_: "n + 1", num_samplers=8, delay_seconds=delay)
+    config = settings("oversampling=2", f"max_staleness={max_staleness}")
+    with TemporaryDirectory() as folder:
+        learner = FakeLearner(checkpoints_dir=Path(folder))
+        run(make_driver(config, samplers=samplers, learner=learner, records=records, num_problems=50))
+    assert len(records.steps) == 4

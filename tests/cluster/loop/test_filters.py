@@ -1,0 +1,60 @@
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cluster.loop.filters import GroupFilter
+from cluster.types import FinishReason, Group
+from tests.cluster.made import group
+
+REWARDS = st.none() | st.sampled_from([0.0, 0.2, 0.5, 1.0])
+
+
+def cut(whole: Group, indexes: set[int]) -> Group:
+    """The group with these completions ended by their length."""
+    return replace(
+        whole,
+        completions=tuple(
+            replace(one, finish_reason=FinishReason.LENGTH) if one.index in indexes else one
+            for one in whole.completions
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("keep", "whole", "reason"),
+    [
+        (GroupFilter(), group([0.0, 0.0]), None),
+        (GroupFilter(drop_without_signal=True), group([0.5, 0.5]), "no_signal"),
+        (GroupFilter(drop_without_signal=True), group([0.5, 0.6]), None),
+        (GroupFilter(min_mean_reward=0.3), group([0.1, 0.4]), "too_hard"),
+        (GroupFilter(min_mean_reward=0.25), group([0.1, 0.4]), None),
+        (GroupFilter(max_mean_reward=0.9), group([1.0, 0.9]), "too_easy"),
+        (GroupFilter(max_mean_reward=0.95), group([1.0, 0.9, None]), None),
+        (GroupFilter(max_truncated_share=0.5), cut(group([0.0, 1.0, 0.0, 1.0]), {0, 1}), None),
+        (GroupFilter(max_truncated_share=0.5), cut(group([0.0, 1.0, 0.0, 1.0]), {0, 1, 2}), "truncated"),
+        (GroupFilter(min_mean_reward=0.5), group([None, None]), None),
+    ],
+)
+def test_a_group_is_left_out_for_the_first_bound_that_it_breaks(
+    keep: GroupFilter, whole: Group, reason: str | None
+) -> None:
+    assert keep.reason(whole) == reason
+
+
+@given(
+    st.lists(REWARDS, min_size=2, max_size=6),
+    st.sets(st.integers(0, 5)),
+    st.integers(0, 6),
+    st.sampled_from([0.0, 0.25, 0.5, 1.0]),
+    st.sampled_from([(0.0, 1.0), (0.3, 0.8), (0.0, 0.4), (0.6, 1.0)]),
+)
+def test_a_group_that_is_given_up_early_would_have_been_left_out_whole(
+    rewards: list[float | None], truncated: set[int], num_known: int, share: float, bounds: tuple[float, float]
+) -> None:
+    keep = GroupFilter(max_truncated_share=share, min_mean_reward=bounds[0], max_mean_reward=bounds[1])
+    whole = cut(group(rewards), truncated)
+    known = replace(whole, completions=whole.completions[:num_known], grades=whole.grades[:num_known])
+    if keep.foregone(known, len(rewards)) and whole.rewards:
+        assert keep.reason(whole) is not None

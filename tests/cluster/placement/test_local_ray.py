@@ -1,0 +1,77 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from cluster.placement.local_ray import num_cores, provide_token, temporary_folder
+from cluster.types import ResourcesError
+
+
+def test_the_cores_are_those_that_the_process_may_use() -> None:
+    allowed = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        assert num_cores() == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
+    assert 1 <= num_cores() <= len(allowed)
+
+
+@pytest.mark.parametrize(("quota", "cores"), [(0.5, 1), (1.5, 1), (64.0, None)])
+def test_a_quota_of_a_container_counts(quota: float, cores: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray._private.utils.get_num_cpus", lambda **_: int(quota))
+    assert num_cores() == (cores or len(os.sched_getaffinity(0)))
+
+
+def folder(*others: Path) -> tuple[Path, list[str]]:
+    lines: list[str] = []
+    return temporary_folder(lines.append, others), lines
+
+
+def test_the_default_folder_is_used_where_it_does(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setenv("TMPDIR", "/tmp")
+    assert folder(tmp_path / "ray") == (Path("/tmp/ray"), [])
+    assert list(tmp_path.iterdir()) == []  # what is not needed is not made
+
+
+@pytest.mark.parametrize("variable", ["TMPDIR", "RAY_TMPDIR"])
+@pytest.mark.parametrize("value", ["/tmp/" + 100 * "x", "/proc/none", "/dev/null/x"])
+def test_a_short_folder_is_taken_where_that_of_the_environment_does_not_do(
+    variable: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setenv(variable, value)
+    chosen, lines = folder(Path("/proc/ray"), Path("/tmp/ray"))
+    assert chosen == Path("/tmp/ray")
+    assert len(lines) == 1
+    assert variable in lines[0]
+    assert not Path("/tmp/" + 100 * "x").exists()
+
+
+def test_no_folder_at_all_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", "/tmp/" + 100 * "x")
+    with pytest.raises(ResourcesError, match=r"too long for the sockets.*/proc/ray cannot be written.*Set RAY_TMPDIR"):
+        folder(Path("/proc/ray"))
+
+
+def test_a_home_that_keeps_no_token_leaves_it_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray._private.authentication.authentication_token_setup import AuthenticationTokenLoader
+
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", "/proc/none")
+    loader = AuthenticationTokenLoader.instance()
+    loader.reset_cache()
+    try:
+        provide_token()
+        assert os.environ["RAY_AUTH_TOKEN"]
+        assert loader.has_token(ignore_auth_mode=True)
+        before = os.environ["RAY_AUTH_TOKEN"]
+        provide_token()
+        assert os.environ["RAY_AUTH_TOKEN"] == before
+    finally:
+        monkeypatch.undo()
+        os.environ.pop("RAY_AUTH_TOKEN", None)
+        loader.reset_cache()

@@ -1,0 +1,214 @@
+"""``caravan scale``: a request in the run's folder, and the run's answer."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from cluster.cli.main import main
+from cluster.config.config import load_config
+from cluster.console import View
+from cluster.ledger.run_folder import RunFolder, says_where
+from cluster.placement.scale_requests import answering_scale_requests, parse_numbers
+from cluster.types import Completion, ConfigError, Grade, Problem, Usage
+from rollout.fake import FakeSamplerPool
+
+
+class Graders:
+    """Remembers how it was scaled; more than 100 are too many for it."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[int | None, int | None, int | None]] = []
+
+    async def scale(
+        self, number: int | None = None, *, min_graders: int | None = None, max_graders: int | None = None
+    ) -> str:
+        if number is not None and number > 100:
+            raise ConfigError("that contradicts something")
+        self.asked.append((number, min_graders, max_graders))
+        return f"scaling 4 -> {number} graders"
+
+    async def grade(self, problem: Problem, completion: Completion) -> Grade:
+        raise NotImplementedError
+
+    def usage(self) -> Usage:
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        raise NotImplementedError
+
+
+class Samplers(FakeSamplerPool):
+    """Remembers how it was scaled."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda *_: "")
+        self.asked: list[tuple[int | None, int | None, int | None]] = []
+
+    async def scale(
+        self, number: int | None = None, *, min_samplers: int | None = None, max_samplers: int | None = None
+    ) -> str:
+        self.asked.append((number, min_samplers, max_samplers))
+        return f"scaling 1 -> {number} samplers"
+
+
+@contextlib.asynccontextmanager
+async def going_on(
+    path: Path, graders: Graders, *, samplers: Samplers | None = None, answering: bool = True
+) -> AsyncIterator[RunFolder]:
+    with RunFolder(path).opened(load_config(None, (), environment={})) as folder:
+        if not answering:
+            yield folder
+            return
+        async with answering_scale_requests(folder, samplers or Samplers(), graders, View()):
+            yield folder
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cluster.placement.scale_requests.LOOK_EVERY_SECONDS", 0.01)
+
+
+def test_a_run_that_goes_on_is_scaled_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    graders = Graders()
+
+    async def scenario() -> None:
+        async with going_on(tmp_path / "run", graders) as folder:
+            asks = (["graders=64"], ["min_graders=4", "max_graders=9"], ["graders=5", "max_graders=9"])
+            for ask in asks:
+                assert await asyncio.to_thread(main, ["scale", str(tmp_path / "run"), *ask]) == 0
+            assert list(folder.scaling.iterdir()) == []
+
+    asyncio.run(scenario())
+    assert graders.asked == [(64, None, None), (None, 4, 9), (5, None, 9)]
+    assert capsys.readouterr().out.splitlines()[0] == "scaling 4 -> 64 graders"
+
+
+def test_samplers_and_graders_are_scaled_by_one_call_and_what_one_refuses_does_not_keep_the_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    graders, samplers = Graders(), Samplers()
+
+    async def scenario() -> None:
+        async with going_on(tmp_path / "run", graders, samplers=samplers):
+            for ask, code in (
+                (["samplers=2"], 0),
+                (["max_samplers=8", "graders=7"], 0),
+                (["samplers=3", "graders=101"], 2),
+            ):
+                assert await asyncio.to_thread(main, ["scale", str(tmp_path / "run"), *ask]) == code
+
+    asyncio.run(scenario())
+    assert samplers.asked == [(2, None, None), (None, None, 8), (3, None, None)]
+    assert graders.asked == [(7, None, None)]
+    said = capsys.readouterr()
+    assert said.out.splitlines()[-1] == "scaling 1 -> 3 samplers"
+    assert said.err == "caravan: that contradicts something\n"
+
+
+def test_what_the_run_refuses_is_told_as_a_wrong_setting(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    graders = Graders()
+
+    async def scenario() -> None:
+        async with going_on(tmp_path / "run", graders):
+            assert await asyncio.to_thread(main, ["scale", str(tmp_path / "run"), "graders=101"]) == 2
+
+    asyncio.run(scenario())
+    assert capsys.readouterr().err == "caravan: that contradicts something\n"
+    assert graders.asked == []
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["graders=0"],
+        ["graders=4097"],
+        ["graders=-3"],
+        ["graders=many"],
+        ["graders="],
+        ["graders"],
+        ["samplers=1025"],
+        ["samplers=0"],
+        ["learners=3"],
+        ["num_graders=3"],
+        ["num_samplers=3"],
+        ["graders=1.5"],
+    ],
+)
+def test_what_is_no_number_of_samplers_or_graders_is_refused_by_name(wrong: list[str]) -> None:
+    most = 1024 if "samplers" in wrong[0] else 4096
+    with pytest.raises(ConfigError, match=rf"^'{wrong[0]}' is not KEY=N with one of samplers, .* from 1 to {most}$"):
+        parse_numbers(wrong)
+
+
+def test_a_key_that_is_given_twice_is_refused() -> None:
+    with pytest.raises(ConfigError, match="graders is given twice"):
+        parse_numbers(["graders=3", "graders=4"])
+
+
+def test_a_run_that_is_not_going_on_is_not_scaled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    assert main(["scale", str(run), "graders=3"]) == 1
+    assert f"{run} is not the folder of a run" in capsys.readouterr().err
+
+    async def ended() -> None:
+        async with going_on(run, Graders()):
+            pass
+
+    asyncio.run(ended())
+    assert main(["scale", str(run), "graders=3"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"caravan: {run} is not going on") and "--resume" in said and said.count("\n") == 1
+
+
+def test_a_run_that_does_not_answer_is_no_success_and_does_not_hear_of_it_later(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.placement.scale_requests.ANSWER_SECONDS", 0.2)
+
+    async def scenario() -> None:
+        async with going_on(tmp_path / "run", Graders(), answering=False) as folder:
+            assert await asyncio.to_thread(main, ["scale", str(tmp_path / "run"), "graders=3"]) == 1
+            assert list(folder.scaling.iterdir()) == []
+
+    asyncio.run(scenario())
+    assert "has not answered within 0.2 s" in capsys.readouterr().err
+
+
+UNREADABLE = (
+    b"",
+    b"[1]",
+    b'{"graders": "many"}',
+    b'{"graders": true}',
+    b'{"workers": 3}',
+    b"[" * 100_000,
+    b"\xff",
+)
+
+
+def test_what_was_asked_before_the_run_was_ready_or_is_not_readable_changes_nothing(tmp_path: Path) -> None:
+    graders = Graders()
+
+    async def scenario() -> None:
+        async with going_on(tmp_path / "run", graders, answering=False) as folder:
+            folder.scaling.mkdir()
+            (folder.scaling / "0-0.request").write_text('{"graders": 7}')
+            async with answering_scale_requests(folder, Samplers(), graders, View()):
+                (folder.scaling / "0-1.request").mkdir()  # nobody's request
+                for number, content in enumerate(UNREADABLE, start=1):
+                    (folder.scaling / f"{number}.request").write_bytes(content)
+                    answer = folder.scaling / f"{number}.answer"
+                    while not answer.exists():  # noqa: ASYNC110 - nobody tells
+                        await asyncio.sleep(0.01)
+                    assert "refused" in json.loads(answer.read_text())
+
+    asyncio.run(scenario())
+    assert graders.asked == []
+
+
+def test_a_run_may_go_on_with_other_numbers_of_samplers_and_graders() -> None:
+    bounds = ("num", "min", "max")
+    assert all(says_where(f"grader.{bound}_graders") and says_where(f"rollout.{bound}_samplers") for bound in bounds)

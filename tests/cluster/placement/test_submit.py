@@ -1,0 +1,233 @@
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import yaml
+from ray.job_submission import JobStatus
+
+from cluster.cli.main import main
+from cluster.config.config import Config, load_config
+from cluster.console import View
+from cluster.placement.plan.machines import parse_machines
+from cluster.placement.submit.client import connect, exit_code, follow
+from cluster.placement.submit.command import check, runtime_environment, travelling
+from cluster.placement.submit.lasting import JOB_VARIABLE, is_job, require_lasting
+from cluster.placement.submit.node import NodeFacts, look_around, troubles
+from cluster.types import ConfigError, ResourcesError
+
+ROOT = Path(__file__).parents[3]
+IN_A_JOB = {JOB_VARIABLE: "{}"}
+
+
+def facts(**changed: object) -> NodeFacts:
+    values = {"host": "n", "toolchain": "4.13.1", "grades": True, "sees_model": True}
+    return NodeFacts(**{**values, **changed})  # type: ignore[arg-type]
+
+
+def placed(*settings: str) -> Config:
+    return load_config(ROOT / "configs/demo.yaml", ["gpus_per_sampler=0", "learner.gpus=0", *settings])
+
+
+GPU_NODE, CPU_NODE, HEAD = parse_machines(["cpus=16,gpus=1,gpu=H100", "cpus=64", "cpus=0"])
+
+
+def test_a_cluster_that_has_everything_is_no_trouble() -> None:
+    assert troubles(placed(), [(GPU_NODE, facts()), (CPU_NODE, facts())]) == []
+
+
+@pytest.mark.parametrize(
+    ("lacks", "words"),
+    [
+        (
+            {"grades": False, "toolchain": "the OCaml compiler is missing"},
+            "graders may run there, but the OCaml compiler",
+        ),
+        ({"sees_model": False}, "there is no folder"),
+    ],
+)
+def test_what_a_node_lacks_is_named_with_the_node(lacks: dict[str, object], words: str) -> None:
+    (line,) = troubles(placed("model.path=/models/m"), [(GPU_NODE, facts()), (CPU_NODE, facts(host="other", **lacks))])
+    assert words in line
+    assert "(other)" in line
+    assert "\n" not in line
+
+
+def test_a_node_needs_only_what_the_parts_that_have_room_there_need() -> None:
+    nothing = facts(grades=False, toolchain="none", sees_model=False)
+    assert troubles(placed(), [(HEAD, nothing)]) == []
+    on_gpus = placed("gpus_per_sampler=1", "learner.gpus=1")
+    assert troubles(on_gpus, [(CPU_NODE, facts(sees_model=False)), (GPU_NODE, facts())]) == []
+    assert len(troubles(on_gpus, [(GPU_NODE, facts(sees_model=False))])) == 1
+
+
+def test_a_node_sees_what_is_there(tmp_path: Path) -> None:
+    there = look_around(placed(f"model.path={tmp_path}"))
+    assert (there.grades, there.sees_model) == (True, True)
+    assert not look_around(placed(f"model.path={tmp_path / 'gone'}")).sees_model
+
+
+def test_a_node_without_ocaml_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    there = look_around(placed())
+    assert not there.grades
+    assert "apt-get install ocaml" in there.toolchain
+
+
+def test_a_run_folder_that_goes_with_the_job_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"run\.folder=runs lies in the job's working directory"):
+        require_lasting(Path("runs"))
+    with pytest.raises(ConfigError, match="outlives the job"):
+        require_lasting(tmp_path / "session/runs", temporary=tmp_path / "session")
+    require_lasting(tmp_path / "runs", temporary=tmp_path / "session")
+    assert is_job(IN_A_JOB)
+    assert not is_job({})
+
+
+def test_the_clusters_configuration_leaves_its_results_in_a_place_that_lasts() -> None:
+    require_lasting(load_config(ROOT / "configs/cluster.yaml", environment={}).run.folder)
+
+
+def test_only_a_file_that_travels_can_be_submitted(tmp_path: Path) -> None:
+    (tmp_path / "here/configs").mkdir(parents=True)
+    inside, outside = tmp_path / "here/configs/a.yaml", tmp_path / "b.yaml"
+    assert travelling(inside, tmp_path / "here") == Path("configs/a.yaml")
+    with pytest.raises(ConfigError, match="only what is in"):
+        travelling(outside, tmp_path / "here")
+
+
+def test_settings_in_the_environment_travel_and_secrets_do_not() -> None:
+    environment = {"GRPO_TEMPERATURE": "1.2", "HF_TOKEN": "hf_secret", "WANDB_API_KEY": "secret", "HOME": "/home/me"}
+    made = runtime_environment(ROOT, environment)
+    plain = yaml.safe_load((ROOT / "ray_job.yaml").read_text())
+    assert made == {
+        **plain,
+        "env_vars": {**plain["env_vars"], "GRPO_TEMPERATURE": "1.2"},
+        "working_dir": str(ROOT),
+    }
+
+
+def test_outside_of_caravans_folder_nothing_is_submitted(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no ray_job\.yaml here"):
+        runtime_environment(tmp_path, {})
+
+
+def test_the_built_in_model_travels_and_what_need_not_does_not() -> None:
+    excluded = yaml.safe_load((ROOT / "ray_job.yaml").read_text())["excludes"]
+    assert {".git", ".venv", "runs"} <= set(excluded)
+    assert not {"assets", "configs", "cluster", "grader", "learner", "rollout"} & set(excluded)
+
+
+@pytest.mark.parametrize(
+    ("status", "driver", "code"),
+    [("SUCCEEDED", 0, 0), ("FAILED", 2, 2), ("FAILED", None, 1), ("FAILED", 4, 4), ("STOPPED", None, 130)],
+)
+def test_the_exit_status_is_that_of_the_run(status: str, driver: int | None, code: int) -> None:
+    assert exit_code(status, driver) == code
+
+
+class FakeClient:
+    """A job server that has one job: it says its log, and ends in one way."""
+
+    def __init__(
+        self,
+        log: list[str | BaseException],
+        status: str = "SUCCEEDED",
+        error: Exception | None = None,
+        driver: int | None = 0,
+        message: str = "",
+    ) -> None:
+        self._log, self._status, self._error, self._driver, self._message = log, status, error, driver, message
+
+    def get_address(self) -> str:
+        return "http://head:8265"
+
+    async def tail_job_logs(self, job: str) -> AsyncIterator[str]:
+        for text in self._log:
+            if isinstance(text, BaseException):
+                raise text
+            yield text
+
+    def get_job_info(self, job: str) -> SimpleNamespace:
+        if self._error:
+            raise self._error
+        return SimpleNamespace(status=JobStatus(self._status), driver_exit_code=self._driver, message=self._message)
+
+    def submit_job(self, *, entrypoint: str, runtime_env: dict[str, object]) -> str:
+        return "a-job"
+
+    def get_job_logs(self, job: str) -> str:
+        return "".join(text for text in self._log if isinstance(text, str))
+
+
+def test_a_job_is_followed_to_its_end(capsys: pytest.CaptureFixture[str]) -> None:
+    assert follow(FakeClient(["step 1/2\n", "step 2/2\n"]), "a-job", View()) == 0
+    assert capsys.readouterr().out == "step 1/2\nstep 2/2\n"
+
+
+@pytest.mark.parametrize("status", ["FAILED", "STOPPED"])
+def test_a_check_that_never_ran_is_no_passed_one_and_ray_s_reason_is_told(
+    status: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ended = FakeClient([], status, driver=None, message="runtime_env setup failed:\n  no such file")
+    with pytest.raises(ResourcesError, match=rf"a-job {status.lower()} \(runtime_env setup failed: no such file\)$"):
+        check(ended, "c.yaml", {}, View())
+    follow(ended, "a-job", View())
+    assert f"a-job: {status.lower()} (runtime_env setup failed: no such file)" in capsys.readouterr().err
+
+
+def test_a_check_that_fails_by_itself_is_told_with_its_status_and_a_passed_one_passes() -> None:
+    with pytest.raises(ResourcesError, match=r"does not start on the head of the cluster \(status 127"):
+        check(FakeClient(["caravan: not found\n"], "FAILED", driver=127), "c.yaml", {}, View())
+    check(FakeClient([]), "c.yaml", {}, View())
+
+
+def test_ctrl_c_leaves_the_job_alone_and_says_how_to_stop_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    assert follow(FakeClient(["step 1/2\n", KeyboardInterrupt()], "RUNNING"), "a-job", View()) == 130
+    said = capsys.readouterr().err
+    assert "the job goes on" in said
+    assert "RAY_AUTH_MODE=token ray job stop a-job --address http://head:8265" in said
+
+
+def test_a_log_that_breaks_off_is_not_taken_for_the_end_of_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cluster.placement.submit.client.ENDED_SECONDS", 0.0)
+    with pytest.raises(ResourcesError, match="broke off, and the job goes on"):
+        follow(FakeClient(["step 1/2\n", RuntimeError("closed")], "RUNNING"), "a-job", View())
+    with pytest.raises(ResourcesError, match="no longer answers"):
+        follow(FakeClient([RuntimeError("closed")], error=ConnectionError("refused")), "a-job", View())
+
+
+def test_where_no_cluster_answers_one_line_says_what_to_do(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:1")  # put back afterwards, as --address replaces it
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    assert main(["submit", "-c", "configs/cluster.yaml", "--address", "http://127.0.0.1:9"]) == 1
+    said = capsys.readouterr().err
+    assert "no job server answers at http://127.0.0.1:9" in said
+    assert "ssh -L" in said
+    assert "Traceback" not in said
+
+
+def test_a_wrong_setting_is_known_before_a_cluster_is_asked(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    assert main(["submit", "-c", "configs/demo.yaml", "max_stepz=3", "--address", "http://127.0.0.1:9"]) == 2
+    assert "max_stepz" in capsys.readouterr().err
+    assert main(["submit", "-c", "configs/cluster.yaml", "run.folder=runs", "--address", "http://127.0.0.1:9"]) == 2
+    assert "give an absolute path" in capsys.readouterr().err
+
+
+def test_a_server_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cluster.placement.submit.client.CONNECT_SECONDS", 0.5)
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(ResourcesError, match=r"no job server answers at http.*does not answer within 0\.5 s"):
+            connect(address)

@@ -1,0 +1,214 @@
+import asyncio
+import json
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from cluster.analysis.compare import compare_and_report
+from cluster.config.config import Config, load_config
+from cluster.console import View, evaluation_table
+from cluster.ledger.run_folder import RunFolder
+from cluster.loop.evaluation import LOST_PROBLEMS, attempt_all, num_distinct, summarize, warning_of_lost
+from cluster.problems.run_data import RunData
+from cluster.run import evaluate as tryout
+from cluster.run.session import Material, Usable, run_to_end
+from cluster.types import Completion, Grade, Problem, Prompt, Sampling, UngradableError
+from rollout.fake import FakeSamplerPool
+from tests.cluster.made import grade, group, problem
+
+
+def test_figures_are_over_completions_and_the_error_over_problems() -> None:
+    result = summarize([group([1.0, 0.0]), group([0.5, 0.5, None]), group([None])], "x")
+    assert result["reward"] == pytest.approx(0.5)
+    assert result["reward_standard_error"] == pytest.approx(0.0)
+    assert result["pass_rate"] == 0.25
+    assert result["solved_once"] == 0.5
+    assert (result["num_problems"], result["num_completions"], result["num_ungradable"]) == (2, 4, 2)
+
+
+def test_problems_that_could_not_be_measured_are_counted_and_told() -> None:
+    some = summarize([group([1.0]), group([None]), group([])], "x")
+    assert (some["num_problems"], some["num_lost_problems"]) == (1, 2)
+    assert "2 of 3 problems could not be measured" in str(warning_of_lost(some))
+    assert warning_of_lost(summarize([group([1.0]), group([0.5, None])], "x")) is None
+
+
+def test_an_evaluation_without_a_single_grade_is_no_result() -> None:
+    with pytest.raises(UngradableError):
+        summarize([group([None])], "x")
+
+
+class Judge:
+    """Passes every completion but those of some problems, at which it fails."""
+
+    def __init__(self, *fails_at: str) -> None:
+        self._fails_at = fails_at
+
+    async def grade(self, problem: Problem, completion: Completion) -> Grade:
+        if problem.id in self._fails_at:
+            raise UngradableError("no space left on device")
+        return grade(1.0)
+
+    async def close(self) -> None: ...
+
+
+def test_every_problem_is_attempted_with_seeds_of_its_own() -> None:
+    problems = [problem(str(number)) for number in range(3)]
+    samplers = FakeSamplerPool(lambda *_: "x")
+    done = []
+    groups = asyncio.run(
+        attempt_all(
+            problems,
+            {one.id: Prompt(problem_id=one.id, text="", token_ids=(1,)) for one in problems},
+            samplers=samplers,
+            graders=Judge(),
+            sampling=Sampling(temperature=1.0, max_completion_tokens=8),
+            completions_per_problem=2,
+            seed=0,
+            name="held-out",
+            on_done=lambda: done.append(1),
+        )
+    )
+    assert [one.problem.id for one in groups] == ["0", "1", "2"]
+    assert len(done) == 3
+    assert sorted(request.seed for request in samplers.requests) == [0, 2, 4]
+
+
+def test_the_table_shows_the_change_and_the_number_of_completions() -> None:
+    results = [summarize([group([0.0, 0.5])], "before"), summarize([group([0.5, 1.0])], "after")]
+    console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
+    console.print(evaluation_table(results, "held out"))
+    text = console.export_text()
+    assert "+0.500" in text
+    assert "+50.0 points" in text
+    assert "completions" in text
+
+
+FIGURES = {"reward": 0.5, "pass_rate": 0.5, "frac_zero_std": 0.0}
+ASKED = Sampling(temperature=0.8, max_completion_tokens=8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "greedy"),
+    [
+        ({}, False),
+        ({"temperature": 0.0}, True),
+        ({"temperature": 1e-6}, True),
+        ({"top_k": 1}, True),
+        ({"min_p": 1.0}, True),
+        ({"top_p": 1e-9}, True),
+        ({"top_k": 2, "top_p": 0.9, "min_p": 0.5}, False),
+    ],
+)
+def test_equal_completions_are_sampled_once_and_counted_once(changes: dict[str, Any], greedy: bool) -> None:
+    said: list[str] = []
+    assert num_distinct(replace(ASKED, **changes), 8, said.append) == (1 if greedy else 8)
+    assert len(said) == greedy
+    assert num_distinct(replace(ASKED, **changes), 1, said.append) == 1 and len(said) == greedy
+
+
+def evaluated(config: Config, monkeypatch: pytest.MonkeyPatch, *fails_at: str) -> tuple[int, dict[str, Any]]:
+    """``caravan eval`` of three problems with samplers and graders that are none; its exit code and result."""
+    problems = tuple(problem(str(number)) for number in range(3))
+    prompts = {one.id: Prompt(problem_id=one.id, text="", token_ids=(1,)) for one in problems}
+
+    async def material(*_: object, **__: object) -> Material:
+        return Material(training=(), held_out=problems, prompts=prompts, data=RunData([]))
+
+    @asynccontextmanager
+    async def pools(*_: object, **__: object) -> AsyncIterator[tuple[Any, Any]]:
+        yield FakeSamplerPool(lambda *_: "x"), Judge(*fails_at)
+
+    monkeypatch.setattr(tryout, "prepare_toolchain", lambda: None)
+    monkeypatch.setattr(tryout, "load_usable", lambda *_: Usable(loaded=problems, problems=problems, prompts=prompts))
+    monkeypatch.setattr(tryout, "ray_cluster", lambda *_: nullcontext(SimpleNamespace(resources=None, num_machines=1)))
+    monkeypatch.setattr(tryout, "place", lambda config, *_, **__: config)
+    monkeypatch.setattr(tryout, "load_material", material)
+    monkeypatch.setattr(tryout, "samplers_and_graders", pools)
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "result.json"
+        code = run_to_end(lambda view: tryout.evaluate(config, view, out))
+        return code, json.loads(out.read_text())
+
+
+def test_an_evaluation_that_loses_problems_says_so_in_result_table_and_exit_status(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, result = evaluated(load_config(None, environment={}), monkeypatch, "1")
+    assert code == LOST_PROBLEMS
+    assert (result["num_problems"], result["num_lost_problems"], result["lost_problems"]) == (2, 1, ["1"])
+    shown = " ".join("".join(capsys.readouterr()).split())
+    assert "1 of 3 problems could not be measured (1: no space left on device)" in shown
+    assert "problems that were lost" in shown
+
+    code, result = evaluated(load_config(None, environment={}), monkeypatch)
+    assert (code, result["num_lost_problems"], result["lost_problems"]) == (0, 0, [])
+    assert "problems that were lost" not in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize("setting", ["evaluation.greedy=true", "evaluation.top_k=1"])
+def test_a_greedy_evaluation_has_pass_at_1_alone(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = [setting, "completions_per_problem=8"]
+    _, result = evaluated(load_config(None, settings, environment={}), monkeypatch)
+    assert (list(result["pass_at"]), result["num_completions"]) == (["1"], 3)
+    _, result = evaluated(load_config(None, settings[1:], environment={}), monkeypatch)
+    assert (list(result["pass_at"]), result["num_completions"]) == (["1", "2", "4", "8"], 24)
+
+
+@pytest.mark.parametrize("lost", [0, 2])
+def test_a_run_whose_evaluation_lost_problems_says_so_in_summary_report_and_exit_status(
+    lost: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from cluster.run.train import Training
+
+    config, folder = load_config(None, environment={}), RunFolder(tmp_path / "r")
+    groups = [group([1.0, 0.0]), *[group([None, None])] * lost]
+    training = Training(
+        config,
+        folder,
+        Material(training=(problem(),), held_out=(), prompts={}, data=RunData([])),
+        View(),
+        None,
+        lambda _: None,  # type: ignore[arg-type]
+    )
+    with folder.opened(config):
+        for step, name in enumerate(("before", "after")):
+            folder.append_json(folder.evaluation, {"step": step, **summarize(groups, name)})
+        folder.append_json(folder.metrics, {"step": 1, "epoch": 1.0, **FIGURES, "num_failed_so_far": float(lost)})
+        assert training._finish(1, 1.0) == (LOST_PROBLEMS if lost else 0)
+    summary = json.loads(folder.summary.read_text())
+    assert (summary["num_lost_problems"], summary["num_failed_completions"]) == (2 * lost, lost)
+    shown = " ".join("".join(capsys.readouterr()).split())
+    assert shown.count("could not be measured") == (2 if lost else 0)
+    assert ("completions were left out of the training" in shown) == bool(lost)
+
+
+def test_a_comparison_says_which_problems_it_is_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = summarize([replace(group([1.0]), problem=problem(name)) for name in "ab"], "whole")
+    partly = summarize(
+        [replace(group([1.0]), problem=problem("a")), replace(group([None]), problem=problem("b"))], "partly"
+    )
+    for name, result in (("first", whole), ("second", partly)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(result))
+    compare_and_report(str(tmp_path / "first.json"), str(tmp_path / "second.json"))
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "partly: 1 of 2 problems could not be measured" in shown
+    assert "whole: " not in shown
+
+
+def test_the_change_is_shown_between_evaluations_of_the_same_problems_alone():
+    one, other = (
+        summarize([replace(group([reward]), problem=problem(name))], name) for name, reward in (("x", 0.0), ("y", 1.0))
+    )
+    headings = [
+        [str(column.header) for column in evaluation_table(some, "").columns] for some in ([one, one], [one, other])
+    ]
+    assert headings == [["", "x", "x", "change"], ["", "x", "y"]]
+    assert "not of the same problems" in str(evaluation_table([one, other], "").caption)

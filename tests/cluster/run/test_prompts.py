@@ -1,0 +1,192 @@
+"""The prompts of a run: what its tokenizer and chat template make of its problems, and the date that stays with it."""
+
+import json
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.cli.main import main
+from cluster.config.config import Config, load_config
+from cluster.console import View
+from cluster.ledger.run_folder import RunFolder
+from cluster.models.sft_pairs import pairs_of
+from cluster.run import session
+from cluster.run.session import load_usable, prompt_date, render_prompts
+from cluster.types import ModelError, RunFolderError
+from tests.rollout.made_templates import CHATML, DEEPSEEK, GEMMA, LLAMA, PARTS, tokenizer_with
+
+ROWS = [
+    {
+        "id": f"p{number}",
+        "prompt": f"(** Add {number}. *)\nlet add_{number} (n : int) : int =",
+        "tests": f"let () = assert (add_{number} 1 = {number + 1})",
+        "solution": f"let add_{number} (n : int) : int =\n  n + {number}",
+    }
+    for number in range(4)
+]
+NEW_YEAR, LATER = date(2026, 1, 1), date(2026, 1, 2)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Callable[..., Config]:
+    """Configurations of a model whose tokenizer lies in a folder, with a few problems."""
+    problems = tmp_path / "problems.jsonl"
+    problems.write_text("".join(f"{json.dumps(row)}\n" for row in ROWS))
+
+    def build(template: Any, *settings: str, **tokenizer: Any) -> Config:
+        tokenizer_with(template, **tokenizer).save_pretrained(tmp_path / "model")
+        places = [f"model.path={tmp_path / 'model'}", f"data.dataset={problems}", f"run.folder={tmp_path / 'runs'}"]
+        return load_config(None, [*places, "run.name=r", *settings], environment={})
+
+    return build
+
+
+def days(monkeypatch: pytest.MonkeyPatch, today: date) -> None:
+    class Calendar(date):
+        @classmethod
+        def today(cls) -> date:  # type: ignore[override]
+            return today
+
+    monkeypatch.setattr(session, "date", Calendar)
+
+
+def texts(config: Config) -> list[str]:
+    return [prompt.text for prompt in render_prompts(config, load_usable(config, View()).problems).prompts.values()]
+
+
+def test_what_is_special_about_a_tokenizer_is_said_once(config: Callable[..., Config], capsys: Any) -> None:
+    usable = load_usable(config(GEMMA), View())
+    assert len(usable.prompts) == len(ROWS)
+    said = "".join(capsys.readouterr())
+    assert said.count("takes no system message") == 1
+
+
+@pytest.mark.parametrize(
+    ("template", "named"),
+    [
+        ({"rag": CHATML, "tool_use": CHATML}, "several chat templates (rag, tool_use)"),
+        (CHATML + "{{ helper() }}", "UndefinedError: 'helper' is undefined"),
+        ("{% for m in messages %}", "TemplateSyntaxError"),
+        ("Hello", "does not contain the problem's text"),
+    ],
+)
+@pytest.mark.parametrize("command", ["train", "eval", "sample", "sft"])
+def test_a_template_that_cannot_be_used_ends_each_command_in_one_line(
+    template: Any, named: str, command: str, config: Callable[..., Config], tmp_path: Path, capsys: Any
+) -> None:
+    config(template)
+    settings = [f"model.path={tmp_path / 'model'}", f"data.dataset={tmp_path / 'problems.jsonl'}", "data.held_out=1"]
+    out = ["--out", str(tmp_path / "out")] if command == "sft" else []
+    assert main([command, *out, *settings, f"run.folder={tmp_path / 'runs'}", "run.name=r"]) == 1
+    told = capsys.readouterr().err.strip().splitlines()
+    assert told[-1].startswith(f"caravan: model.path={tmp_path / 'model'}: ") and named in told[-1]
+    assert "Traceback" not in "\n".join(told)
+    assert not (tmp_path / "out").exists() and not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("broken", ["{", '{"version": "1.0"}', '{"model": {"type": "Odd"}}'])
+def test_a_tokenizer_file_that_is_broken_is_one_line(
+    broken: str, config: Callable[..., Config], tmp_path: Path
+) -> None:
+    used = config(CHATML)
+    (tmp_path / "model" / "tokenizer.json").write_text(broken)
+    with pytest.raises(ModelError, match="no tokenizer can be loaded") as refused:
+        render_prompts(used, [])
+    assert "\n" not in str(refused.value)
+
+
+def test_a_tokenizer_class_that_loses_the_spaces_of_its_file_is_refused_with_the_cure(
+    config: Callable[..., Config], tmp_path: Path
+) -> None:
+    used, path = config(None), tmp_path / "model" / "tokenizer_config.json"
+    # As some models on the hub have it: transformers 5 then puts SentencePiece's pre-tokenizer into a byte-level tokenizer.
+    for name, is_whole in (("LlamaTokenizerFast", False), ("PreTrainedTokenizerFast", True)):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"tokenizer_class": name}))
+        if is_whole:
+            assert len(load_usable(used, View()).prompts) == len(ROWS)
+        else:
+            with pytest.raises(ModelError, match="write PreTrainedTokenizerFast there"):
+                load_usable(used, View())
+
+
+def test_problems_whose_text_is_lost_are_named_and_the_others_kept(config: Callable[..., Config], capsys: Any) -> None:
+    template = CHATML.replace("{{ message.content }}", "{{ message.content | replace('add_2', 'f') }}")
+    usable = load_usable(config(template), View())
+    assert [problem.id for problem in usable.problems] == ["p0", "p1", "p3"]
+    assert "1 problems left out for prompts without all of their text" in "".join(capsys.readouterr()).replace(
+        "\n", " "
+    )
+    template = CHATML.replace("{{ message.content }}", "{{ message.content | replace('add_', 'f') }}")
+    with pytest.raises(ModelError, match="has no prompt for any problem"):
+        load_usable(config(template), View())
+
+
+@pytest.mark.parametrize("template", [None, CHATML, GEMMA, PARTS, DEEPSEEK])
+@pytest.mark.parametrize("adds", ["", "both"])
+def test_supervised_training_reads_the_prompts_that_are_sampled_from(
+    template: str | None, adds: str, config: Callable[..., Config], tmp_path: Path
+) -> None:
+    from transformers import AutoTokenizer
+
+    usable = load_usable(config(template, adds=adds), View())
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    pairs = pairs_of(usable.problems, usable.prompts, tokenizer)
+    assert [prompt for prompt, _ in pairs] == [usable.prompts[problem.id].token_ids for problem in usable.problems]
+    taught = tokenizer.decode(pairs[1][1])
+    assert taught.endswith("  n + 1\n(* END *)</s>") and taught.count("</s>") == 1
+    assert taught.startswith("  n" if template is None else "\n</think>\n\nlet" if template == DEEPSEEK else "let")
+
+
+def test_a_run_keeps_the_date_of_its_first_day(
+    config: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unset = config(LLAMA)
+    folder = RunFolder(tmp_path / "runs" / "r")
+    days(monkeypatch, NEW_YEAR)
+    with folder.opened(unset.dated(folder.prompt_date() or prompt_date(unset))):
+        first = texts(unset.dated(NEW_YEAR))
+    assert "01 Jan 2026" in first[0]
+
+    days(monkeypatch, LATER)
+    assert texts(unset) != first
+    (folder.checkpoints / "checkpoint-1").mkdir()
+    again = unset.dated(folder.prompt_date() or prompt_date(unset))
+    with folder.opened(again):
+        assert texts(again) == first
+    assert texts(load_config(folder.config, environment={})) == first
+    folder.data.write_text("")
+    for adapter in (folder.adapter, folder.checkpoints / "checkpoint-1"):
+        assert texts(unset.changed({"model.adapter": adapter})) == first
+    assert texts(unset.changed({"model.adapter": tmp_path / "elsewhere" / "adapter"})) != first
+    with pytest.raises(RunFolderError, match=r"rollout\.prompt_date"), folder.opened(unset.dated(LATER)):
+        pass
+
+
+def test_a_run_without_a_date_gets_one_where_it_is_resumed(config: Callable[..., Config], tmp_path: Path) -> None:
+    unset = config(LLAMA)
+    folder = RunFolder(tmp_path / "runs" / "r")
+    with folder.opened(unset):
+        (folder.checkpoints / "checkpoint-1").mkdir()
+    assert folder.prompt_date() is None
+    with folder.opened(unset.dated(NEW_YEAR)):
+        folder.keep_config()
+    assert folder.prompt_date() == NEW_YEAR
+
+
+def test_tokens_without_an_embedding_are_refused_with_both_numbers(
+    config: Callable[..., Config], tmp_path: Path
+) -> None:
+    settings = config(CHATML)
+    largest = max(
+        max(prompt.token_ids)
+        for prompt in render_prompts(settings, load_usable(settings, View()).problems).prompts.values()
+    )
+    write = (tmp_path / "model" / "config.json").write_text
+    write(json.dumps({"model_type": "qwen2", "vocab_size": largest + 1}))
+    assert load_usable(settings, View()).prompts
+    write(json.dumps({"model_type": "qwen2", "vocab_size": largest}))
+    with pytest.raises(ModelError, match=f"holds token {largest}, and the model has embeddings for {largest} tokens"):
+        load_usable(settings, View())

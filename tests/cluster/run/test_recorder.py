@@ -1,0 +1,75 @@
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from cluster.config.config import load_config
+from cluster.console import View
+from cluster.ledger.outcomes import Dropped
+from cluster.ledger.run_folder import RunFolder
+from cluster.loop.metrics import group_metrics
+from cluster.run.curve import draw_curve
+from cluster.run.recorder import RunRecords
+from cluster.types import Fate, StepReport
+from tests.cluster.made import group
+
+
+def test_every_completion_is_written_once_with_its_fate(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    with folder.opened(load_config(None, environment={})):
+        records = RunRecords(folder, View(), lambda _: None)
+        dropped = group([0.5, 0.5], group_id="g0000000")
+        trained = group([0.0, 1.0, None], group_id="g0000001")
+        records.group_dropped(Dropped(group=dropped, group_size=2, fate=Fate.FILTERED, reason="no_signal"), step=0)
+        timings = {"tokens_per_second": 1.0, "step_seconds": 1.0}
+        records.step_done(0.1, [trained], StepReport(step=1, metrics={}), {**group_metrics([trained]), **timings}, {})
+
+        rows = pq.read_table(folder.rollouts).to_pylist()
+        assert [(row["completion_id"], row["fate"], row["reason"]) for row in rows] == [
+            ("g0000000-c0", "filtered", "no_signal"),
+            ("g0000000-c1", "filtered", "no_signal"),
+            ("g0000001-c0", "trained", ""),
+            ("g0000001-c1", "trained", ""),
+            ("g0000001-c2", "failed", "ungradable"),
+        ]
+        assert rows[2]["token_ids"] == [0, 1, 2, 3]
+        assert rows[4]["total_reward"] is None
+
+        logged = [json.loads(line) for line in folder.completions.read_text().splitlines()]
+        assert [row["completion_id"] for row in logged] == [row["completion_id"] for row in rows[:4]]
+        terms = [json.loads(line) for line in folder.breakdown.read_text().splitlines()]
+        assert terms[0].keys() >= {
+            "step",
+            "structural",
+            "type_check",
+            "compile",
+            "tests",
+            "total_reward",
+            "tests_passed",
+        }
+        assert folder.learning_log.read_text().startswith("[Epoch 0.10]  loss=nan")
+        assert draw_curve(folder).stat().st_size > 10_000
+
+
+def test_an_epoch_is_written_with_its_means_once_it_is_complete_whether_or_not_the_run_was_interrupted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = RunFolder(tmp_path)
+    trained = group([0.0, 1.0])
+    with folder.opened(load_config(None, environment={})):
+        records = RunRecords(folder, View(), lambda _: None)
+        for step in range(1, 9):
+            if step == 4:  # interrupted after step 3
+                folder.forget_after(3)
+                records = RunRecords(folder, View(), lambda _: None)
+            figures = {**group_metrics([trained]), "tokens_per_second": 1.0, "step_seconds": 1.0, "reward": 0.1 * step}
+            records.step_done(0.3 * step, [trained], StepReport(step=step, metrics={}), figures, {})
+    first, second = (json.loads(line) for line in folder.epochs.read_text().splitlines())
+    assert (first["name"], first["step"], first["num_steps"]) == ("epoch 1", 4, 3)
+    assert first["means"]["reward"] == pytest.approx(0.2)
+    assert (second["name"], second["num_steps"]) == ("epoch 2", 3)
+    assert second["means"]["reward"] == pytest.approx(0.5)
+    shown = capsys.readouterr().err
+    assert "epoch 1 -> epoch 2" in shown
+    assert "improving" in shown

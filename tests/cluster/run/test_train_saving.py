@@ -1,0 +1,65 @@
+"""A run whose last steps cannot be saved: what was trained lies in a folder that its last words name."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.ledger.run_folder import RunFolder
+from cluster.run.train import Training
+from cluster.types import LearnerError
+
+FULL = "the checkpoint cannot be written: No space left on device"
+
+
+class FullDriver:
+    async def train(self) -> int:
+        raise LearnerError(FULL)  # as at the last step, where no other part is under way
+
+    async def save_checkpoint(self) -> None:
+        raise LearnerError(FULL)
+
+
+class FakeLearner:
+    def __init__(self, *, refused: tuple[str, ...]) -> None:
+        self.refused = refused
+        self.written: list[Path] = []
+
+    async def export_adapter(self, folder: Path) -> None:
+        if any(part in str(folder) for part in self.refused):
+            raise LearnerError(f"the adapter cannot be written to {folder}: No space left on device")
+        self.written.append(folder)
+
+
+class Words:
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+
+def last_words(tmp_path: Path, *refused: str) -> tuple[str, list[Path]]:
+    training: Any = Training.__new__(Training)
+    training._view, training._folder = Words(), RunFolder(tmp_path / "run")
+    learner = FakeLearner(refused=refused)
+    with pytest.raises(LearnerError, match="No space left"):
+        asyncio.run(training._drive(FullDriver(), learner))
+    (warning,) = training._view.warnings
+    return warning, learner.written
+
+
+def test_the_adapter_of_steps_that_cannot_be_saved_is_kept_in_the_run(tmp_path: Path) -> None:
+    warning, written = last_words(tmp_path)
+    assert written == [tmp_path / "run/unsaved-adapter"]
+    assert warning.startswith(f"the steps since the last checkpoint cannot be continued from: {FULL}")
+    assert warning.endswith(f"The adapter as it was then is in {written[0]}")
+
+
+def test_or_elsewhere_where_the_runs_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    warning, (written,) = last_words(tmp_path, "unsaved-adapter")
+    assert written.parent == tmp_path / "tmp" and warning.endswith(f"is in {written}")
+    assert "They are lost: the adapter cannot be written" in last_words(tmp_path, "adapter")[0]

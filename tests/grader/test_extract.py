@@ -1,0 +1,237 @@
+import time
+import tracemalloc
+
+import pytest
+
+from grader.extract import extract
+from grader.languages import other_than_ocaml
+from grader.lexical import end_marker, num_code_lines, without_comments
+from grader.quality_flags import signals
+
+SIGNATURE = "let add (a : int) (b : int) : int ="
+STATEMENT = '(** Add two numbers, say "one and two.\n * >>> add 1 2\n * 3\n *)'
+CODE = "let add a b = a + b"
+
+
+def readings(text: str) -> list[str]:
+    found = extract(text, signature=SIGNATURE, name="add", statement=STATEMENT)
+    return [reading.program.strip() for reading in found.readings]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        CODE,
+        f"```ocaml\n{CODE}\n```",
+        f"```ml\n{CODE}\n```\n",
+        f"```OCaml\n{CODE}\n```",
+        f"```\n{CODE}\n```",
+        f"~~~ocaml\n{CODE}\n~~~",
+        f"  ```ocaml\n{CODE}\n  ```",
+        f"Here is the solution:\n\n```ocaml\n{CODE}\n```\n\nIt adds the numbers.",
+        f"```ocaml\n{CODE}",
+        f"{CODE}\n```\nThis adds the numbers.",
+        f"```ocaml\n{CODE}\n(* END *)\n```",
+        f"```ocaml\n{CODE}\n```\n(* END *)",
+        f"First an idea:\n```ocaml\nlet add a b = a\n```\nBetter:\n```ocaml\n{CODE}\n```\nUse it so:\n```ocaml\nadd 1 2\n```",
+        f"```python\ndef add(a, b): pass\n```\n```ocaml\n{CODE}\n```",
+        f"Run `dune build` first.\n```sh\ndune build\n```\n```ocaml\n{CODE}\n```",
+        f"{CODE}\n(* END *)\nThis works because addition is built in.",
+        f"{CODE}\r\n(* END *)\r\n",
+        f"{STATEMENT}\n{CODE}",
+        f"{CODE}<|im_end|>",
+        f"{CODE}\n<|endoftext|>\n",
+        f"{CODE}</answer>",
+        f"<think>x</think>\n{CODE}\n</answer>\n",
+        f"{CODE}\n</code>",
+        f"{CODE}\n[/ANSWER]",
+        CODE.replace(" ", "\u00a0"),
+    ],
+)
+def test_the_code_is_found_whatever_stands_around_it(text: str) -> None:
+    assert readings(text)[0] == CODE
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"Here is the solution:\n\n{CODE}",
+        f"{CODE}\n\nThis function adds both of its arguments.",
+        f"Sure, here is the code you asked for.\n\n{CODE}\n\n**Explanation**\n\n- It adds the two numbers.",
+        f"{CODE}\n\n## How it works\n\nIt adds.",
+    ],
+)
+def test_prose_without_fences_leaves_a_reading_without_it(text: str) -> None:
+    assert any(reading == CODE for reading in readings(text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\n" * 250_000 + "x",
+        "<|a|>" * 50_000 + "x",
+        "<|im_end|>" * 25_000,
+        "```ocaml\n" * 25_000,
+        "```\nlet add a b = 0\n" * 12_000,
+        'let s = "' + "\n\nThis is it\n" * 8_000 + '"\n' + 'let a = ""\n' * 8_000,
+        "let" + " " * 250_000 + "x",
+        "{a" * 125_000,
+        "(* " * 80_000,
+    ],
+    ids=["newlines", "tokens", "tokens at the end", "fences", "blocks", "prose", "spaces", "braces", "comments"],
+)
+def test_a_text_made_to_be_hard_to_read_takes_time_and_memory_in_proportion_to_its_length(text: str) -> None:
+    started = time.process_time()
+    readings(text)
+    assert time.process_time() - started < 3.0
+    tracemalloc.start()
+    readings(text[:60_000])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 40_000_000
+
+
+def test_code_with_capitals_is_not_taken_for_prose() -> None:
+    text = "module M = struct\n\nlet x = 1\nend\n\nlet add a b =\n  match a with\n\n| 0 -> b\n\n| _ -> Some a b c"
+    assert text in readings(text)
+    assert len(readings(text)) == 2
+
+
+def test_a_body_has_the_signature_in_front_as_its_first_reading() -> None:
+    found = extract("  a + b", signature=SIGNATURE, name="add", statement=STATEMENT)
+    assert found.readings[0].has_signature
+    assert found.readings[0].program == f"{SIGNATURE}\n  a + b"
+
+
+def test_a_whole_definition_is_its_own_first_reading() -> None:
+    found = extract(CODE, signature=SIGNATURE, name="add", statement=STATEMENT)
+    assert not found.readings[0].has_signature
+
+
+@pytest.mark.parametrize(
+    "text", ["", "  \n", "(* END *)", "(* nothing *)", "```ocaml\n```", "<|im_end|>", f"(* END *)\n{CODE}"]
+)
+def test_no_code_has_no_reading(text: str) -> None:
+    assert readings(text) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "has_end"),
+    [
+        (f"{CODE}\n(* END *)", True),
+        (f"{CODE}\n(*END*)", True),
+        (f"```ocaml\n{CODE}\n```\n(* END *)", True),
+        (CODE, False),
+        ('let add a b = "(* END *)"', False),
+        ("let add a b = {|(* END *)|}", False),
+        ("let add a b = a (* and (* END *) *)", False),
+        ("let add a b = a (* END", False),
+        ("let add a b = '\"' (* END *)", True),
+        ("let add a' b' = a' (* END *)", True),
+    ],
+)
+def test_only_a_real_end_marker_counts(text: str, has_end: bool) -> None:
+    assert extract(text, signature=SIGNATURE, name="add", statement=STATEMENT).has_end_marker is has_end
+
+
+def test_what_follows_the_end_marker_is_no_program() -> None:
+    assert readings(f'{CODE}\n(* END *)\nlet () = exit 0\nlet s = "')[0] == CODE
+
+
+def test_no_break_spaces_in_strings_stay() -> None:
+    assert readings('let add\u00a0= "a\u00a0b"')[0] == 'let add = "a\u00a0b"'
+
+
+@pytest.mark.parametrize(
+    ("program", "lines"),
+    [
+        ("", 0),
+        ("let x = 1", 1),
+        ("let x = 1\n\n\nlet y = 2\n", 2),
+        ("(* a\n b\n c *)\nlet x = 1", 1),
+        ("let x = 1 (* same line *)\n(* own line *)\n", 1),
+        ('let s = "(* no comment\n*)"', 2),
+        ("(* (* nested *)\n *)", 0),
+        ("let c = '\"' (* x *)\n", 1),
+        ("(* unclosed\nlet x = 1", 0),
+    ],
+)
+def test_code_lines_leave_out_comments_and_blank_lines(program: str, lines: int) -> None:
+    assert num_code_lines(program) == lines
+
+
+def test_comments_hold_strings_that_hold_comment_ends() -> None:
+    assert without_comments('a (* "*)" *) b').split() == ["a", "b"]
+    assert end_marker('(* "(* END *)" *) x (* END *)') == 20
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        CODE,
+        f"\n\n{CODE}",
+        f"Here it is:\n\n```ocaml\n{CODE}\n```\n",
+        f"Here it is:\r\n\r\n```ocaml\r\n{CODE}\r\n```\r\n",
+        f"Here is the solution:\n\n{CODE}\nThis function adds both numbers.",
+        f"{STATEMENT}\n{CODE}",
+        f"```ocaml\n{STATEMENT}\n\n{CODE}\n```",
+        f"<|im_start|>assistant\n{CODE}<|im_end|>",
+        f"<think>\nlet add a b = a\n</think>\n\n{CODE}",
+        f"A draft:\n```ocaml\nlet add a b = a\n```\nBetter:\n```ocaml\n\n{CODE}\n```\nUsage:\n```ocaml\nadd 1 2\n```",
+        f"# let one = 1;;\nval one : int = 1\n# {CODE};;\n",
+        f"<answer>\n```ocaml\n{CODE}\n```\n</answer>",
+    ],
+)
+def test_each_line_of_a_program_is_traced_to_its_line_of_the_text(text: str) -> None:
+    lines = text.replace("\r\n", "\n").split("\n")
+    found = extract(text, signature=SIGNATURE, name="add", statement=STATEMENT)
+    for reading in found.readings:
+        program = reading.program.split("\n")
+        [number] = [number for number, line in enumerate(program, start=1) if CODE in line]
+        assert CODE in lines[reading.first_line + number - 2]
+
+
+def test_the_signature_in_front_stands_on_the_lines_before_the_text() -> None:
+    found = extract("  a +\n  b", signature=SIGNATURE, name="add", statement=STATEMENT)
+    assert found.readings[0].first_line == 0
+    found = extract("Sure:\n```\n  a +\n  b\n```", signature="let add\n  a b =", name="add", statement=STATEMENT)
+    reading = found.readings[0]
+    assert reading.program.split("\n")[3].strip() == "a +"
+    assert reading.first_line + 4 - 1 == 3
+
+
+def test_blocks_read_as_one_program_keep_their_lines() -> None:
+    text = "A helper:\n```ocaml\nlet plus = ( + )\n```\nThen:\n```ocaml\nlet add a b = plus a b\n```\n"
+    together = extract(text, signature=SIGNATURE, name="add", statement=STATEMENT).together
+    assert together is not None and together.first_line == 1
+    lines = [line.strip() for line in together.program.split("\n")]
+    assert lines == ["", "", "let plus = ( + )", "", "", "", "let add a b = plus a b", ""]
+
+
+def test_marks_that_stand_in_literals_of_a_program_leave_a_reading_of_the_whole() -> None:
+    text = f'let fence = "\n```\n"\n{CODE}'
+    assert text in readings(text)
+
+
+UNITS = [
+    "(*", "'", '"', "{|", "{a|", "(*\"", "(**)", "```ocaml\n", "```\n", "```", "~~~\n", "<think>", "<think>\n", "</think>",
+    "</think>\n", "<think></think>", "# ", "# let x\n", "utop # let x = 1\n", "- : int = 3\n", "This is it\n", "- This is it\n",
+    "add ", "let add ", "let add = ", "<answer>\n", "<code>x</code>\n", "[OCAML]\n", "\\begin{code}\n", "<|a|>", "<|im_end|>x",
+    "(* END *)", "A: ", "**A", "` ", "x' ", "\r\n", "\u2028", " \n", "1. ", "((((", "ignore x;", "raise (", "then ", "*)",
+    "[think]", "[/think]", "</think>x", "<think>x", "x <|a|>b ", "<|channel|>analysis<|message|>", "<|channel|>final<|message|>",
+    '"<s>" ', "assistantfinal", "```\n<s>\n", "<think>a<reason>",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("before", ["", "let add a b = ", "```ocaml\n", "<think>"])
+def test_what_is_repeated_a_quarter_of_a_million_times_is_read_in_linear_time(unit: str, before: str) -> None:
+    def seconds(size: int) -> float:
+        text = before + unit * (size // len(unit))
+        started = time.process_time()
+        found = extract(text, signature=SIGNATURE, name="add", statement=STATEMENT)
+        signals(text, found.readings[0] if found.readings else None, name="add", statement=STATEMENT)
+        other_than_ocaml(found.code, tag="", name="add")
+        return time.process_time() - started
+
+    assert seconds(262_144) < max(2.0, 40 * seconds(26_214))

@@ -1,0 +1,139 @@
+from pathlib import Path
+
+import pytest
+
+from cluster.problems.dataset import load_problems
+from cluster.types import FinishReason, UngradableError
+from grader.grade import Grader
+from grader.inspection import read_inspection
+
+from .made import problem
+from .made_audits import INT, PASSABLE, UNPASSABLE, one_line
+
+SHARED = Path(__file__).parents[3] / "shared/data/ocaml_problems.jsonl"
+HOPELESS = [(code, name) for code, cases in UNPASSABLE.items() for name in cases]
+
+
+@pytest.mark.parametrize("name", PASSABLE)
+def test_nothing_speaks_against_a_problem_that_some_solution_passes(grader: Grader, name: str) -> None:
+    assert grader.inspect(PASSABLE[name]).causes == ()
+
+
+@pytest.mark.parametrize(("code", "name"), HOPELESS)
+def test_a_problem_that_no_solution_passes_has_its_cause(grader: Grader, code: str, name: str) -> None:
+    causes = grader.inspect(UNPASSABLE[code][name]).causes
+    assert code in {cause.partition(":")[0] for cause in causes}, causes
+
+
+def test_a_cause_names_the_line_of_the_tests(grader: Grader) -> None:
+    broken = problem(INT, "let () =\n  assert (f 1 = 1);\n  assert (f 2 = two)\n")
+    assert grader.inspect(broken).causes == ("tests_do_not_type_check: line 3: Unbound value two",)
+
+
+def test_what_a_solution_has_to_define_itself_is_a_warning(grader: Grader) -> None:
+    (warning,) = grader.inspect(PASSABLE["an exception that the statement names"]).warnings
+    assert warning.startswith("needs_definitions: exception Negative")
+
+
+def test_an_example_that_says_something_else_than_the_tests_is_a_warning(grader: Grader) -> None:
+    said = one_line("(** f\n * >>> f 1\n * 2\n *)\nlet f (x : int) : int =", "assert (f 1 = 3)")
+    assert grader.inspect(said).warnings == ("example_disagrees: line 1: (f 1) is 2 in the statement, 3 in the tests",)
+
+
+# Signature and statement, tests, and per assert whether it is shown.
+SHOWN = {
+    "the value on the next line": (
+        "(** f\n * >>> f [1; 2]\n * 3\n * >>> f []\n * 0 *)\nlet f l =",
+        "assert (f [1;2] = 3); assert (0 = (f ([]))); assert (f [3] = 4)",
+        "110",
+    ),
+    "the toplevel's answer": ("(** >>> f 1\n * - : int = 3\n *)\nlet f x =", "assert (f 1 = 3)", "1"),
+    "the toplevel's prompt": ("(** # f 1;;\n - : int = 3\n *)\nlet f x =", "assert (f 1 = 3)", "1"),
+    "a string without quotes": ('(** >>> f "a"\n * abc\n *)\nlet f x =', 'assert (f "a" = "abc")', "1"),
+    "a list of strings without quotes": (
+        '(** >>> f "a"\n * [abc; d e]\n *)\nlet f x =',
+        'assert (f "a" = ["abc"; "d e"])',
+        "1",
+    ),
+    "a value on several lines": ("(** >>> f 3\n * [1;\n *  2]\n *)\nlet f x =", "assert (f 3 = [1; 2])", "1"),
+    "a float without a point": (
+        "(** >>> f 3\n * 4\n *)\nlet f (x : int) : float =",
+        "assert (f 3 = 4.0); assert (f 4 = 4.)",
+        "10",
+    ),
+    "an equation": ("(** f 3 = 4 *)\nlet f x =", "assert (f 3 = 4)", "1"),
+    "a sentence": ("(** For example `f 3` returns `4`. *)\nlet f x =", "assert (f 3 = 4)", "1"),
+    "an arrow": ("(**\n  f 3 => 4\n*)\nlet f x =", "assert (f 3 = 4)", "1"),
+    "truth values": (
+        "(** >>> f 3\n true\n >>> f 4\n false *)\nlet f (x : int) : bool =",
+        "assert (f 3); assert (not (f 4)); assert (f 5); assert (f 4 <> true)",
+        "1101",
+    ),
+    "a value that is nearly the same": (
+        "(** >>> f 3.\n 0.333 *)\nlet f x =",
+        "assert (abs_float (f 3. -. 0.33301) < 0.001)",
+        "1",
+    ),
+    "another value": ("(** >>> f 3\n 4 *)\nlet f (x : int) : int =", "assert (f 3 <> 4); assert (f 3 > 3)", "00"),
+    "spaces inside of strings": (
+        '(** >>> f "x y"\n "a" *)\nlet f x =',
+        'assert (f "x y" = "a"); assert (f "xy" = "a")',
+        "10",
+    ),
+    "two claims in one": (
+        "(** >>> f 1\n 2 *)\nlet f x =",
+        "assert (f 1 = 2 && f 1 = 2); assert (f 1 = 2 && f 2 = 3)",
+        "10",
+    ),
+    "fields in another order": (
+        "(** >>> f {x = 1; y = 2}\n 3 *)\ntype p = {x : int; y : int}\nlet f (a : p) =",
+        "assert (f {y = 2; x = 1} = 3)",
+        "1",
+    ),
+    "no example": ("(** >>> function_name input\n * output *)\nlet f x =", "assert (f 1 = 2)", "0"),
+    "no ocaml": ('(** says "unterminated *)\nlet f x =', "assert (f 1 = 2)", "0"),
+}
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_an_assert_is_shown_where_the_statement_gives_it_away(grader: Grader, name: str) -> None:
+    prompt, asserts, expected = SHOWN[name]
+    asked = one_line(prompt, asserts)
+    assert "".join("01"[shown] for shown in grader.inspect(asked).shown) == expected
+    assert grader.inspect(asked, everything=False).shown == grader.inspect(asked).shown
+
+
+def test_asserts_are_in_the_order_in_which_they_are_graded(grader: Grader) -> None:
+    nested = problem(
+        "(** >>> f 2\n 2 *)\nlet f x =",
+        "let check () = assert (f 1 = 1); assert (f 2 = 2); assert (f 3 = 3)\nlet () = check (); assert (f 4 = 4)",
+    )
+    # A solution that fails at the shown one alone: its place is where the inspection says that it is.
+    facts = grader.grade(nested, "let f x = if x = 2 then 0 else x", FinishReason.STOP).facts
+    shown = grader.inspect(nested).shown
+    assert len(shown) == len(facts.asserts) == 4
+    assert [str(facts.asserts[place]) for place, is_shown in enumerate(shown) if is_shown] == ["failed"]
+
+
+def test_a_problem_is_inspected_once(grader: Grader) -> None:
+    assert grader.inspect(one_line(INT, "assert (f 1 = 7)")) is grader.inspect(one_line(INT, "assert (f 1 = 7)"))
+
+
+def test_tests_that_break_the_compiler_are_a_cause_and_leave_the_grader_at_work(grader: Grader) -> None:
+    bomb = problem(INT, "let p x = (x, x)\nlet () = ignore (" + "p (" * 60 + "1" + ")" * 60 + "); assert (f 1 = 1)")
+    (cause,) = grader.inspect(bomb).causes
+    assert cause.startswith("tests_do_not_compile:")
+    assert grader.inspect(one_line(INT, "assert (f 1 = 8)")).causes == ()
+
+
+def test_an_answer_of_another_form_is_the_machines_fault() -> None:
+    with pytest.raises(UngradableError, match="does not know"):
+        read_inspection([b"assert", b"f 1"])
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="the shared data set is not there")
+def test_the_real_set_has_its_86_broken_tests_found_and_no_other(grader: Grader) -> None:
+    problems = load_problems(str(SHARED)).problems
+    causes = [cause for one in problems for cause in grader.inspect(one).causes]
+    assert len(causes) == 86
+    assert {cause.partition(":")[0] for cause in causes} == {"tests_do_not_parse", "tests_do_not_type_check"}

@@ -1,0 +1,53 @@
+"""The pool on a cluster whose CPU nodes join and leave."""
+
+import asyncio
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from cluster.types import Verdict
+
+from .test_pool_scaling import SETTINGS, slow_jobs, until
+
+pytestmark = pytest.mark.slow
+
+IN_ROOM_OF_THEIR_OWN = {"num_graders": 3, "min_graders": 1, "max_graders": 3, "cpus_per_grader": 1.0}
+
+
+@pytest.fixture
+def cluster() -> Iterator[Any]:
+    """A head that has room for one grader, in processes of its own."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - Ray spells it so
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    ray.init(address=cluster.address, log_to_driver=False)
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+
+
+def test_graders_start_on_a_node_that_joins_and_what_they_had_when_it_leaves_is_graded_elsewhere(cluster: Any) -> None:
+    from grader.pool import RayGraderPool
+
+    async def scenario() -> None:
+        pool = RayGraderPool(SETTINGS.model_copy(update=IN_ROOM_OF_THEIR_OWN))
+        await pool.start()
+        jobs = slow_jobs(pool, 40)
+        node = cluster.add_node(num_cpus=2)
+        await until(lambda: pool.usage().num_members == 3)
+        cluster.remove_node(node, allow_graceful=False)
+        grades = await asyncio.gather(*jobs)
+        assert [grade.facts.verdict for grade in grades] == [Verdict.TIMEOUT] * 40
+        assert (pool.counts.graded, pool.counts.ungradable) == (40, 0)
+        assert pool.counts.replaced_actors == 2
+        await until(lambda: pool.usage().num_members == 1)
+        # The next node takes their place.
+        cluster.add_node(num_cpus=2)
+        await until(lambda: pool.usage().num_members == 3)
+        await pool.close()
+
+    asyncio.run(asyncio.wait_for(scenario(), 400))

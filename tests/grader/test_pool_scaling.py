@@ -1,0 +1,218 @@
+"""The real pool with real graders while their number changes: every completion is graded, and once."""
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
+
+import psutil
+import pytest
+
+from cluster.config.config import load_config
+from cluster.placement.reservations import Claims
+from cluster.types import ConfigError, Grade, UngradableError, Verdict
+from grader.dispatcher import JOBS_PER_MEMBER
+from grader.scaling import Pace
+
+from .conftest import QUICK
+from .made import TWICE
+from .test_pool import completion
+
+pytestmark = pytest.mark.slow
+
+NUM_CPUS = 2
+SETTINGS = QUICK.model_copy(update={"num_graders": 1, "cpus_per_grader": 0.5, "run_cpu_seconds": 0.3})
+# Of the same shape as the real one, so that a test need not wait for minutes.
+QUICK_PACE = Pace(wait_seconds=0.3, settle_seconds=0.5, window_seconds=3.0)
+
+
+@pytest.fixture(scope="module")
+def ray_here() -> Iterator[None]:
+    import ray
+
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - Ray spells it so
+    folder = tempfile.mkdtemp(prefix="caravan-ray-", dir="/tmp")  # Ray's sockets need a short path
+    ray.init(address="local", num_cpus=NUM_CPUS, include_dashboard=False, log_to_driver=False, _temp_dir=folder)
+    yield
+    ray.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def run(work: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(work, 400))
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for something that has to come; the test's own deadline ends it."""
+    while not condition():  # noqa: ASYNC110 - nobody tells
+        await asyncio.sleep(0.05)
+
+
+def slow_jobs(pool: Any, num: int, start: int = 0) -> "list[asyncio.Task[Grade]]":
+    """Completions that run until their time is up, no two of them alike."""
+    texts = [f"let rec twice x = twice (x + {start + index})" for index in range(num)]
+    return [asyncio.create_task(pool.grade(TWICE, completion(text, index))) for index, text in enumerate(texts)]
+
+
+class FullCluster:
+    """A claim for which there is no room until somebody says so."""
+
+    is_full = True
+
+    def left(self, num_present: int) -> int:
+        return 0 if self.is_full else 1
+
+    def want(self, number: int, *, least: int, lacking: int) -> None: ...
+
+
+def num_free_cpus() -> float:
+    import ray
+
+    return float(ray.available_resources().get("CPU", 0.0))
+
+
+def request_to_the_autoscaler() -> list[dict[str, float]]:
+    from ray._private.ray_constants import AUTOSCALER_RESOURCE_REQUEST_CHANNEL
+    from ray.experimental.internal_kv import _internal_kv_get
+
+    return list(json.loads(_internal_kv_get(AUTOSCALER_RESOURCE_REQUEST_CHANNEL) or b"[]"))
+
+
+def test_a_pool_grows_while_completions_wait_and_shrinks_while_graders_idle(ray_here: None) -> None:
+    from grader.pool import RayGraderPool
+
+    async def scenario() -> None:
+        told: list[str] = []
+        pool = RayGraderPool(SETTINGS.model_copy(update={"max_graders": 3}), tell=told.append, pace=QUICK_PACE)
+        await pool.start()
+        jobs = slow_jobs(pool, 60)
+        await until(lambda: pool.usage().num_members == 3)
+        grades = await asyncio.gather(*jobs)
+        assert [grade.facts.verdict for grade in grades] == [Verdict.TIMEOUT] * 60
+        assert (pool.counts.graded, pool.counts.retried, pool.counts.replaced_actors) == (60, 0, 0)
+        await until(lambda: pool.usage().num_members == 1)
+        await until(lambda: num_free_cpus() == NUM_CPUS - 0.5)
+        usage = pool.usage()
+        assert usage.capacity_seconds is not None and 0 < usage.busy_seconds <= usage.capacity_seconds
+        assert (usage.num_running, usage.num_waiting) == (0, 0)
+        assert [line.partition(":")[0] for line in told] == [
+            "scaling 1 -> 2 graders",
+            "scaling 2 -> 3 graders",
+            "scaling 3 -> 2 graders",
+            "scaling 2 -> 1 graders",
+        ]
+        # The one that is left works.
+        assert (await pool.grade(TWICE, completion("let twice x = x + x"))).facts.verdict is Verdict.PASSED
+        await pool.close()
+
+    run(scenario())
+
+
+def test_graders_that_are_killed_while_their_number_changes_lose_and_repeat_nothing(ray_here: None) -> None:
+    from grader.pool import RayGraderPool
+
+    def kill_one() -> None:
+        """kill -9, which no actor can answer; of this test's own Ray alone."""
+        for one in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):  # ended meanwhile
+                if "".join(one.cmdline()[:1]).startswith("ray::GraderActor"):
+                    one.kill()
+                    return
+
+    async def scenario() -> None:
+        pool = RayGraderPool(SETTINGS)
+        await pool.start()
+        jobs = slow_jobs(pool, 40)
+        assert (await pool.scale(3)).startswith("scaling 1 -> 3 graders")
+        kill_one()
+        await until(lambda: pool.usage().num_members == 3)
+        jobs += slow_jobs(pool, 40, start=1000)
+        assert (await pool.scale(1)).startswith("scaling 3 -> 1 graders")
+        kill_one()
+        assert (await pool.scale(2)).startswith("scaling 1 -> 2 graders")
+        grades = await asyncio.gather(*jobs)
+        assert [grade.facts.verdict for grade in grades] == [Verdict.TIMEOUT] * 80
+        counts = pool.counts
+        assert (counts.graded, counts.ungradable) == (80, 0)
+        # Only what the killed ones had was graded again.
+        assert 0 < counts.retried <= 2 * JOBS_PER_MEMBER
+        await until(lambda: pool.usage().num_members == 2)
+        await pool.close()
+
+    run(scenario())
+
+
+def test_what_has_no_room_waits_for_it_and_leaves_the_other_parts_their_share(
+    ray_here: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from grader.pool import RayGraderPool
+
+    monkeypatch.setattr("cluster.placement.reservations.PATIENCE_SECONDS", 0.2)
+    config = load_config(None, ("cpus_per_sampler=1", "cpus_per_grader=0.5", "num_graders=1"), environment={})
+
+    async def scenario() -> None:
+        told: list[str] = []
+        # A sampler that is down at the moment: its CPU is free, and is to stay so.
+        claims = Claims(config.without_learner(), told.append)
+        pool = RayGraderPool(SETTINGS, claim=claims.graders, tell=told.append)
+        await pool.start()
+        line = await pool.scale(3)
+        assert line == "scaling 1 -> 3 graders; the cluster has room for 2 now, the others start when machines join"
+        await until(lambda: pool.usage().num_members == 2)
+        await until(request_to_the_autoscaler)
+        assert request_to_the_autoscaler() == [{"CPU": 1.0}, *([{"CPU": 0.5}] * 3)]
+        assert [told_line for told_line in told if "there is no room for 1 of 3 graders" in told_line] == told[1:]
+        assert num_free_cpus() >= 1.0
+        assert (await pool.grade(TWICE, completion("let twice x = x + x"))).facts.verdict is Verdict.PASSED
+        await pool.scale(2)
+        await until(lambda: not request_to_the_autoscaler())
+        with pytest.raises(ConfigError, match="contradict"):
+            await pool.scale(4, max_graders=3)
+        await pool.scale(5, min_graders=1)
+        await until(request_to_the_autoscaler)
+        await pool.close()
+        assert request_to_the_autoscaler() == []
+
+    run(scenario())
+
+
+def test_a_start_waits_for_the_floor_alone(ray_here: None) -> None:
+    from grader.pool import RayGraderPool
+
+    async def scenario() -> None:
+        pool = RayGraderPool(SETTINGS.model_copy(update={"num_graders": 40, "min_graders": 1, "max_graders": 40}))
+        await pool.start()
+        assert pool.usage().num_members >= 1
+        await until(lambda: pool.usage().num_members == NUM_CPUS / 0.5)
+        await pool.close()
+
+    run(scenario())
+
+
+def test_with_no_grader_left_and_no_room_for_another_completions_fail_with_the_cause(
+    ray_here: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    from grader.pool import RayGraderPool
+
+    async def scenario() -> None:
+        claim = FullCluster()
+        pool = RayGraderPool(SETTINGS, claim=claim)
+        await pool.start()
+        monkeypatch.setattr("grader.autoscaler.START_SECONDS", 1.0)
+        ray.kill(pool._roster.members[0].handle)
+        with pytest.raises(
+            UngradableError, match="no grader has been there for 1 s; the last trouble: there was no room"
+        ):
+            await pool.grade(TWICE, completion("let twice x = x + x"))
+        monkeypatch.undo()
+        claim.is_full = False
+        assert (await pool.grade(TWICE, completion("let twice x = x + x"))).facts.verdict is Verdict.PASSED
+        await pool.close()
+
+    run(scenario())

@@ -1,0 +1,123 @@
+"""What the client makes of the answers of several ranks, which here are made up."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray.exceptions import ActorDiedError, RayTaskError
+
+from cluster.types import LearnerError
+from learner.client import RayLearner, _Lost
+from learner.training.checkpoints import read_files, write_files
+from tests.learner.made import plan, settings
+
+Answer = Callable[[], Awaitable[Any]]
+
+
+def says(answer: Any, *, after_seconds: float = 0.0) -> Answer:
+    async def later() -> Any:
+        await asyncio.sleep(after_seconds)
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    return later
+
+
+def failed(cause: Exception) -> RayTaskError:
+    return RayTaskError("step", "the traceback", cause)
+
+
+NEVER = says(None, after_seconds=1000)
+LOST_CONNECTION = failed(LearnerError("the training loop ended: RuntimeError: Connection closed by peer"))
+
+
+class Rank:
+    def __init__(self, answer: Answer) -> None:
+        self.step = self
+        self.remote = lambda *_: answer()
+
+
+@pytest.fixture
+def killed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The ranks that were killed."""
+    found: list[Any] = []
+    monkeypatch.setattr("learner.client.GRACE_SECONDS", 1.0)
+    monkeypatch.setattr("ray.kill", lambda actor, no_restart: found.append(actor))
+    return found
+
+
+def call(*answers: Answer) -> Any:
+    """What ``learner.step`` gives with ranks that answer so, within a deadline of 2 seconds."""
+    made = settings(num_ranks=len(answers)).model_copy(update={"step_deadline_seconds": 2.0})
+    learner = RayLearner(made, plan(Path("model"), Path("checkpoints")))
+    learner._actors = [Rank(answer) for answer in answers]
+    return asyncio.run(learner._call("step"))
+
+
+def test_the_answer_is_that_of_the_first_rank_once_all_have_answered(killed: list[Any]) -> None:
+    began = time.monotonic()
+    assert call(says("first"), says(None, after_seconds=0.5)) == "first"
+    assert time.monotonic() - began > 0.4
+    assert killed == []
+
+
+def test_a_rank_that_does_not_answer_is_lost_after_the_deadline(killed: list[Any]) -> None:
+    with pytest.raises(_Lost, match=r"did not answer within 2 s .*raise learner\.step_deadline_seconds"):
+        call(says("first"), NEVER)
+
+
+def test_a_rank_that_died_is_lost_whatever_the_others_say_or_wait_for(killed: list[Any]) -> None:
+    died = says(ActorDiedError(), after_seconds=0.3)
+    for others in ([NEVER, died], [says(LOST_CONNECTION), died, NEVER]):
+        began = time.monotonic()
+        with pytest.raises(_Lost, match=rf"process \(rank 1 of {len(others)}\) died during step"):
+            call(*others)
+        assert time.monotonic() - began < 1.8  # the deadline is 2 seconds, and the grace 1
+
+
+def test_what_a_rank_raises_is_raised_and_those_that_wait_for_it_do_not_go_on(killed: list[Any]) -> None:
+    with pytest.raises(LearnerError, match=r"learner\.step failed: MemoryError: no more"):
+        call(NEVER, says(failed(MemoryError("no more"))))
+    assert len(killed) == 2
+
+
+def test_where_all_raise_it_is_the_first_rank_that_is_heard_and_all_go_on(killed: list[Any]) -> None:
+    full = says(failed(LearnerError("diverged; the batch is in ...")), after_seconds=0.5)
+    with pytest.raises(LearnerError, match="the batch is in"):
+        call(full, says(failed(LearnerError("diverged"))))
+    assert killed == []
+
+
+def test_a_save_that_was_cancelled_is_over_before_the_next_one_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {f"file-{number}": bytes(10) for number in range(4)}
+
+    def slow_disk(some: dict[str, bytes], folder: Path) -> None:
+        for name, content in some.items():
+            time.sleep(0.1)
+            write_files({name: content}, folder)
+
+    monkeypatch.setattr("learner.client.write_files", slow_disk)
+
+    class Saves:
+        def __init__(self) -> None:
+            self.save_checkpoint = self
+            self.remote = lambda *_: says((8, files))()
+
+    async def scenario() -> None:
+        client = RayLearner(settings(), plan(Path("model"), tmp_path))
+        client._actors = [Saves()]
+        first = asyncio.ensure_future(client.save_checkpoint())
+        await asyncio.sleep(0.2)
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        assert await client.save_checkpoint() == str(tmp_path / "checkpoint-8")
+
+    asyncio.run(scenario())
+    assert read_files(tmp_path / "checkpoint-8") == files
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-8"]

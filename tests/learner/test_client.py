@@ -1,0 +1,312 @@
+"""The learner in a Ray actor of its own."""
+
+import asyncio
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+
+from cluster.types import Group, Learner, LearnerError, ModelError, PolicyVersion, ResourcesError, StepReport
+from learner.client import RayLearner
+from learner.training.checkpoints import write_checkpoint, write_files
+from tests.learner.made import group, plan, settings
+from tests.learner.made_ranks import crew
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", autouse=True)
+def local_ray() -> Iterator[None]:
+    import ray
+
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - Ray spells it so; else the actor waits behind whatever is busy
+    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # short: Unix socket names are limited
+    root = str(Path(__file__).parents[2])
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        configure_logging=False,
+        log_to_driver=False,
+        _temp_dir=folder,
+        runtime_env={"env_vars": {"PYTHONPATH": root}},
+    )
+    yield
+    ray.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+STEPS = [[group([1.0, 0.0, 0.3], seed=seed), group([0.5, None, 0.0], seed=10 + seed)] for seed in range(6)]
+OPTIONS: dict[str, Any] = {
+    "dropout": 0.3,
+    "lr_scheduler_type": "cosine",
+    "warmup_steps": 2,
+}  # all that a checkpoint holds
+
+
+class Deadly:
+    """A group that kills the process that receives it."""
+
+    def __reduce__(self) -> Any:
+        return eval, ("__import__('os').kill(__import__('os').getpid(), 9)",)
+
+
+def process_id(learner: RayLearner, rank: int = 0) -> int:
+    import ray
+
+    number: int = ray.get(learner._actors[rank].__ray_call__.remote(lambda _: os.getpid()))
+    return number
+
+
+def kill(learner: RayLearner, rank: int = 0) -> None:
+    os.kill(process_id(learner, rank), signal.SIGKILL)
+
+
+def left_on_disk(learner: RayLearner) -> list[Path]:
+    return list(Path(tempfile.gettempdir()).glob(f"caravan-learner-{process_id(learner)}-*"))
+
+
+def processes_of(learner: RayLearner) -> list[psutil.Process]:
+    return [psutil.Process(process_id(learner, rank)) for rank in range(len(learner._actors))]
+
+
+def gone(processes: list[psutil.Process]) -> bool:
+    _, alive = psutil.wait_procs(processes, timeout=60)
+    return not alive
+
+
+def same(one: tuple[PolicyVersion, StepReport], other: tuple[PolicyVersion, StepReport]) -> bool:
+    """Bit for bit the same policy, from the same loss."""
+    return one[0] == other[0] and all(
+        one[1].metrics[name] == other[1].metrics[name] for name in ("loss", "learning_rate", "grad_norm")
+    )
+
+
+def test_the_actor_learns_saves_exports_resumes_and_dies_with_a_word(model_folder: Path, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        learner = RayLearner(settings(), plan(model_folder, tmp_path / "checkpoints"))
+        seam: Learner = learner  # mypy holds it to the protocol
+        lost = RayLearner(settings(), plan(tmp_path / "missing", tmp_path / "checkpoints"))
+        started, error = await asyncio.gather(seam.start(), lost.start(), return_exceptions=True)
+        await lost.close()
+        assert started is None
+        assert isinstance(error, ModelError)
+        assert str(error) == f"model '{tmp_path / 'missing'}': there is no such folder"
+
+        policy, report = await seam.step([group([1.0, 0.0]), group([0.5, None, 0.0], seed=1)])
+        assert policy.number == report.step == 1
+        assert set(policy.adapter) == {"adapter_config.json", "adapter_model.safetensors"}
+        assert await learner.save_checkpoint() == str(tmp_path / "checkpoints" / "checkpoint-1")
+        await learner.export_adapter(tmp_path / "final")
+        assert (tmp_path / "final" / "adapter_config.json").is_file()
+        assert left_on_disk(learner) == []
+
+        with pytest.raises(LearnerError, match="nothing to learn from"):
+            await learner.step([group([None, None])])
+        with pytest.raises(LearnerError, match="step 2 diverged") as caught:
+            await learner.step([group([1.0, None, 0.0], seed=1, logprob=float("nan"))])
+        (aside,) = (tmp_path / "diverged").iterdir()
+        assert str(caught.value).endswith(f"Its batch: {aside}")
+        rows = pq.read_table(aside).to_pylist()
+        assert [(row["completion_id"], row["left_out"]) for row in rows] == [
+            ("g1-c0", None),
+            ("g1-c1", "ungradable"),
+            ("g1-c2", None),
+        ]
+        assert rows[0]["advantage"] > 0 > rows[2]["advantage"]
+        assert rows[0]["token_ids"] == list(group([1.0], seed=1).completions[0].token_ids)
+        aside.unlink()
+        aside.parent.rmdir()
+        aside.parent.write_text("in the way")
+        with pytest.raises(LearnerError, match=r"step 2 diverged.* could not be written to .*diverged: File exists"):
+            await learner.step([group([1.0, 0.0], logprob=float("nan"))])
+        with pytest.raises(LearnerError, match="step 2 diverged"):  # it says so again, and does not hang
+            await learner.step([group([1.0, 0.0])])
+        assert learner.num_restarts == 0  # what the learner itself refuses is no reason to try again
+        await learner.close()
+        await learner.close()
+        with pytest.raises(LearnerError, match="not running"):
+            await learner.step([group([1.0, 0.0])])
+
+        again = RayLearner(settings(), plan(model_folder, tmp_path / "checkpoints"))
+        assert await again.start() == policy
+        waiting = asyncio.ensure_future(again.step([group([1.0, 0.0], seed=seed) for seed in range(500)]))
+        await asyncio.sleep(0.1)
+        await again.close()
+        with pytest.raises(LearnerError, match="closed during step"):  # and nobody starts it again
+            await waiting
+        assert again.num_restarts == 0
+
+    asyncio.run(scenario())
+
+
+def test_a_learner_that_is_killed_comes_back_with_the_same_adapter_bit_for_bit(
+    model_folder: Path, make_learner: Callable[..., Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    undisturbed = make_learner(checkpoints="undisturbed", max_steps=6, **OPTIONS)
+    expected = [undisturbed.step(groups) for groups in STEPS]
+
+    async def scenario() -> None:
+        learner = RayLearner(settings(**OPTIONS), plan(model_folder, tmp_path / "checkpoints", max_steps=6))
+        await learner.start()
+        outcomes = [await learner.step(STEPS[0])]
+
+        kill(learner)  # between two steps, with no checkpoint yet
+        outcomes.append(await learner.step(STEPS[1]))
+        assert learner.num_restarts == 1
+        assert "started again from step 0, steps to take again: 1" in caplog.text
+        await learner.save_checkpoint()
+
+        outcomes.append(await learner.step(STEPS[2]))
+        victim = process_id(learner)
+        os.kill(victim, signal.SIGSTOP)  # so that the kill surely meets it in the middle of a step
+        stepping = asyncio.ensure_future(learner.step(STEPS[3]))
+        await asyncio.sleep(0.2)
+        os.kill(victim, signal.SIGKILL)
+        outcomes.append(await stepping)
+        assert learner.num_restarts == 2
+        assert "started again from step 2, steps to take again: 1" in caplog.text
+
+        step, files = await learner._actors[0].save_checkpoint.remote()
+        write_checkpoint(tmp_path / "checkpoints", step, lambda draft: write_files(files, draft), keep=3)
+        kill(learner)  # after a checkpoint was written, and before anybody knows of it
+        outcomes.append(await learner.step(STEPS[4]))
+        assert (await learner.save_checkpoint()).endswith("checkpoint-5")
+        outcomes.append(await learner.step(STEPS[5]))
+        await learner.close()
+
+        assert [policy.number for policy, _ in outcomes] == [1, 2, 3, 4, 5, 6]
+        assert [same(one, other) for one, other in zip(outcomes, expected, strict=True)] == [True] * 6
+
+    with caplog.at_level("WARNING", logger="learner.client"):
+        asyncio.run(scenario())
+
+
+def test_a_learner_that_hangs_is_replaced_once_and_one_that_is_lost_again_ends_with_a_word(
+    model_folder: Path, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        patience = settings().model_copy(update={"step_deadline_seconds": 40})
+        learner = RayLearner(patience, plan(model_folder, tmp_path / "checkpoints"))
+        await learner.start()
+        await learner.step(STEPS[0])
+        await learner.save_checkpoint()
+        hanging = process_id(learner)
+        os.kill(hanging, signal.SIGSTOP)
+        policy, _ = await learner.step(STEPS[1])
+        assert policy.number == 2
+        assert learner.num_restarts == 1
+        assert not psutil.pid_exists(hanging)
+
+        with pytest.raises(LearnerError) as caught:
+            await learner.step([Deadly()])  # type: ignore[list-item]
+        message = str(caught.value)
+        assert message.count("process died during step") == 2
+        assert "Start again with the same command to go on from checkpoint step 1" in message
+        assert "\n" not in message
+        assert learner.num_restarts == 2
+        with pytest.raises(LearnerError, match="not running"):  # and nothing is left that could be saved by mistake
+            await learner.save_checkpoint()
+
+    asyncio.run(scenario())
+
+
+class FailsOnTheSecondRank:
+    """A group that the second of two ranks cannot read."""
+
+    def __init__(self, group: Group) -> None:
+        self.group = group
+
+    def __reduce__(self) -> Any:
+        return _unless_second_rank, (self.group,)
+
+
+def _unless_second_rank(group: Group) -> Group:
+    import torch.distributed
+
+    if torch.distributed.get_rank() == 1:
+        raise ValueError("no memory here")
+    return group
+
+
+def test_where_one_of_two_ranks_is_killed_both_come_back_with_the_same_adapter_bit_for_bit(
+    model_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = settings(**OPTIONS, num_ranks=2, micro_batch_tokens=40, cpus=0.5)
+
+    with crew(model_folder, 2) as undisturbed:
+        undisturbed.begin(tmp_path / "undisturbed", max_steps=5, micro_batch_tokens=40, **OPTIONS)
+        expected = [undisturbed.step(groups) for groups in STEPS[:4]]
+
+    async def scenario() -> list[tuple[PolicyVersion, StepReport]]:
+        learner = RayLearner(made, plan(model_folder, tmp_path / "checkpoints", max_steps=5))
+        assert await learner.start() is None
+        outcomes = [await learner.step(STEPS[0])]
+        assert await learner.save_checkpoint() == str(tmp_path / "checkpoints" / "checkpoint-1")
+        await learner.export_adapter(tmp_path / "final")
+        outcomes.append(await learner.step(STEPS[1]))
+
+        victim = process_id(learner, rank=1)
+        os.kill(victim, signal.SIGSTOP)  # the first rank is then in the middle of a step, waiting for the second
+        stepping = asyncio.ensure_future(learner.step(STEPS[2]))
+        await asyncio.sleep(3)
+        assert not stepping.done()
+        os.kill(victim, signal.SIGKILL)
+        outcomes.append(await stepping)
+        assert learner.num_restarts == 1
+        assert "process (rank 1 of 2) died during step" in caplog.text
+        assert "started again from step 1, steps to take again: 1" in caplog.text
+        processes = processes_of(learner)
+        outcomes.append(await learner.step(STEPS[3]))
+        await learner.close()
+        assert gone(processes)
+        return outcomes
+
+    with caplog.at_level("WARNING", logger="learner.client"):
+        outcomes = asyncio.run(scenario())
+    assert [policy.number for policy, _ in outcomes] == [1, 2, 3, 4]
+    assert [same(one, other) for one, other in zip(outcomes, expected, strict=True)] == [True] * 4
+
+
+def test_a_rank_that_fails_while_the_other_waits_for_it_ends_both_with_its_word(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("learner.client.GRACE_SECONDS", 3.0)
+
+    async def scenario() -> None:
+        made = settings(num_ranks=2, micro_batch_tokens=40, cpus=0.5)
+        learner = RayLearner(made, plan(model_folder, tmp_path / "checkpoints"))
+        await learner.start()
+        await learner.step(STEPS[0])
+        with pytest.raises(LearnerError, match="nothing to learn from"):  # all say so, and go on
+            await learner.step([group([None, None])])
+        processes = processes_of(learner)
+        trouble: Any = FailsOnTheSecondRank(group([1.0, 0.0]))
+        with pytest.raises(LearnerError, match="no memory here"):
+            await learner.step([trouble])
+        with pytest.raises(LearnerError, match="not running"):
+            await learner.save_checkpoint()
+        assert gone(processes)
+        assert learner.num_restarts == 0
+
+    asyncio.run(scenario())
+
+
+def test_a_learner_without_room_says_what_it_needs(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("learner.room.PLACEMENT_SECONDS", 1.0)
+    learner = RayLearner(settings(cpus=64), plan(model_folder, tmp_path))
+    with pytest.raises(ResourcesError, match=r"needs 64 CPU on one machine.*no machine.*learner\.cpus"):
+        asyncio.run(learner.start())
+    learner = RayLearner(settings(num_ranks=3), plan(model_folder, tmp_path))
+    wanted = r"needs 1 CPU on one machine for each of 3 ranks.*machines have no room for all; .*learner\.num_ranks"
+    with pytest.raises(ResourcesError, match=wanted):
+        asyncio.run(learner.start())

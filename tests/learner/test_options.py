@@ -1,0 +1,166 @@
+"""Every option that TRL's GRPO has: a setting here, or a refusal that says why or what it is called."""
+
+import re
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from cluster.config.config import keys, load_config
+from cluster.types import ConfigError
+from learner.overrides import CHANGEABLE
+from learner.settings import LearnerSettings
+from learner.trl_names import REFUSED
+
+
+@pytest.mark.slow
+def test_every_option_of_trl_is_a_setting_or_refused_and_nothing_else_is_refused() -> None:
+    from learner.training.trainer import GRPOConfig
+
+    options = {field.name for field in fields(GRPOConfig)}
+    here = set(LearnerSettings.model_fields)
+    assert options - here - REFUSED.keys() == set(), "TRL has options that nobody has thought about"
+    assert REFUSED.keys() <= options, "TRL no longer has these"
+    assert here & REFUSED.keys() == set()
+
+
+@pytest.mark.slow
+def test_the_settings_of_trls_name_reach_trl() -> None:
+    """All that are passed on, with values that are not TRL's defaults where a value is free."""
+    import torch
+
+    from learner.training.build import NOT_FOR_TRL, trl_arguments
+    from learner.training.model import Place
+    from learner.training.trainer import GRPOConfig
+    from tests.learner.made import plan
+
+    changed: dict[str, Any] = {
+        "loss_type": "cispo",
+        "epsilon": 0.11,
+        "epsilon_high": 4.5,
+        "importance_sampling_level": "sequence",
+        "sapo_temperature_neg": 1.2,
+        "sapo_temperature_pos": 1.3,
+        "vespo_k_pos": 1.1,
+        "vespo_lambda_pos": 1.4,
+        "vespo_k_neg": 1.5,
+        "vespo_lambda_neg": 1.6,
+        "vllm_importance_sampling_correction": True,
+        "vllm_importance_sampling_mode": "token_mask",
+        "vllm_importance_sampling_clip_max": 7.0,
+        "vllm_importance_sampling_clip_min": 0.3,
+        "off_policy_mask_threshold": 0.7,
+        "top_entropy_quantile": 0.8,
+        "use_bias_correction_kl": False,
+        "scale_rewards": "none",
+        "mask_truncated_completions": True,
+        "learning_rate": 3e-4,
+        "lr_scheduler_type": "cosine",
+        "lr_scheduler_kwargs": {"num_cycles": 0.25},
+        "warmup_steps": 3.0,
+        "optim": "adafactor",
+        "adam_beta1": 0.8,
+        "adam_beta2": 0.95,
+        "adam_epsilon": 1e-6,
+        "weight_decay": 0.1,
+        "max_grad_norm": 0.5,
+        "gradient_checkpointing": True,
+    }
+    not_with_these = {"delta": 2.0, "entropy_coef": 0.1}  # cispo has no delta; one of two ways to look at entropy
+    passed_on = {field.name for field in fields(GRPOConfig)} & set(LearnerSettings.model_fields) - set(NOT_FOR_TRL)
+    assert changed.keys() | not_with_these.keys() == passed_on
+    for values in (changed, not_with_these):
+        arguments = trl_arguments(
+            LearnerSettings(**values),
+            plan(Path("model"), Path("checkpoints")),
+            Place(use_cpu=True, dtype=torch.float32),
+        )
+        assert {name: getattr(arguments, name) for name in values} == values
+
+
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [
+        ("learner.beta", "learner.beta: that is learner.kl_coefficient here"),
+        ("learner.num_generations", "that is rollout.group_size here"),
+        ("learner.use_vllm", "sampled by the rollout section's samplers"),
+        ("learner.gradient_accumulation_steps", "a step is the sum of its micro-batches.*learner.micro_batch_tokens"),
+        ("learner.fp16", "learner.dtype"),
+        ("learner.fsdp", "that is learner.shard_base here"),
+        ("learner.ddp_backend", "learner.num_ranks says how many"),
+        ("sync_ref_model", "the model under the adapter, which never changes"),
+    ],
+)
+def test_another_of_trls_names_is_refused_in_one_line_with_the_reason_or_its_name_here(key: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told) as caught:
+        load_config(None, [f"{key}=1"], environment={})
+    assert "\n" not in str(caught.value)
+
+
+def test_where_a_refusal_names_a_key_there_is_one() -> None:
+    known = set(keys())
+    sections = {key.partition(".")[0] for key in known}
+    named = {
+        one
+        for reason in REFUSED.values()
+        for one in re.findall(r"\b((?:%s)\.[a-z0-9_.]+[a-z0-9])" % "|".join(sections), reason)  # noqa: UP031
+    }
+    assert len(named) > 10
+    assert {one for one in named if one not in known and not any(key.startswith(f"{one}.") for key in known)} == set()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"loss_type": "cispo"}, "learner.loss_type=cispo: .*set learner.epsilon_high"),
+        ({"loss_type": "luspo"}, "set learner.importance_sampling_level=sequence"),
+        (
+            {"loss_type": "vespo", "importance_sampling_level": "sequence"},
+            "set learner.importance_sampling_level=token",
+        ),
+        ({"loss_type": "sapo", "delta": 2.0}, "sapo has no such bound"),
+        ({"delta": 1.2}, r"learner.delta=1.2: must be above 1 \+ epsilon_high, which is 1.2"),
+        ({"vllm_importance_sampling_clip_min": 3.0}, "must be below learner.vllm_importance_sampling_clip_max=3.0"),
+        (
+            {"vllm_importance_sampling_correction": True, "vllm_importance_sampling_clip_max": None},
+            "has no bound; set vllm_importance_sampling_clip_max",
+        ),
+        ({"loss_type": "vespo", "vllm_importance_sampling_correction": True}, "set token_truncate or token_mask"),
+        ({"kl_target": 0.1}, "learner.kl_target: steers kl_coefficient, which would stay at 0"),
+        ({"kl_target": 20.0, "kl_coefficient": 0.1}, "learner.stop_at_kl=10.0: must be above learner.kl_target=20.0"),
+        ({"entropy_coef": 0.1, "top_entropy_quantile": 0.5}, "use one of the two"),
+        ({"lr_scheduler_type": "cosine_with_min_lr"}, "where does it end"),
+        ({"shard_base": True}, "learner.shard_base: there is one rank.*set learner.num_ranks"),
+        ({"num_ranks": 2, "gpus": 0.5}, "learner.num_ranks=2: .*set learner.gpus=1"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused_with_the_key_and_the_way_out(
+    settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValidationError, match=message):
+        LearnerSettings(**settings)
+
+
+def test_the_page_on_the_learner_names_keys_that_there_are_and_leaves_no_option_out() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "learner.md").read_text()
+    known = set(keys())
+    sections = {key.partition(".")[0] for key in known}
+    quoted = {
+        word for span in re.findall(r"`([^`]+)`", page) for word in re.findall(r"^[a-z_]+\.[a-z0-9_.]+[a-z0-9]", span)
+    }
+    named = {
+        word for word in quoted if word.partition(".")[0] in sections and not word.endswith((".md", ".py", ".jsonl"))
+    }
+    assert len(named) > 20
+    assert {one for one in named if one not in known and not any(key.startswith(f"{one}.") for key in known)} == set()
+    of_the_place = ("gpus", "cpus", "num_threads", "save_total_limit", "lora")
+    families = ("sapo_temperature", "vespo", "adam", "vllm_importance_sampling_clip")  # told together
+    told = [
+        name
+        for name in LearnerSettings.model_fields
+        if name not in of_the_place and not name.endswith("deadline_seconds") and not name.startswith(families)
+    ]
+    assert [name for name in told if f"`{name}`" not in page] == []
+    assert [name for name in CHANGEABLE if f"`{name}`" not in page and not name.startswith(families)] == []

@@ -1,0 +1,210 @@
+"""A step that several ranks share is the step of one: real TRL on two processes that talk by gloo."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load
+
+from cluster.types import Group, PolicyVersion
+from learner.training.divergence import Diverged
+from tests.learner.made import group
+from tests.learner.made_ranks import LOCALHOST, Crew, crew
+
+pytestmark = pytest.mark.slow
+MakeLearner = Callable[..., Any]
+
+UNEVEN = [group([1.0, 0.0, 0.5, 0.25, 0.0], seed=seed) for seed in range(3)]
+STEPS: list[Sequence[Group]] = [
+    UNEVEN,
+    [group([1.0, 0.0], seed=7)],
+    [group([0.0, 0.3, 1.0], seed=8), group([0.5, None, 0.0, 0.1], seed=9, prompt_length=40)],
+]
+
+
+def test_ranks_talk_over_the_interface_that_has_the_address_they_know_each_other_by() -> None:
+    from learner.training.process_group import interface_of
+
+    assert interface_of(LOCALHOST) == "lo"
+    assert interface_of("203.0.113.77") is None  # for documentation: nobody's
+
+
+@pytest.fixture(scope="module")
+def two_ranks(model_folder: Path) -> Iterator[Crew]:
+    with crew(model_folder, 2) as made:
+        yield made
+
+
+def random_state(worker: Any) -> bytes:
+    state: bytes = worker._loop.run(worker._trainer.random_state)
+    return state
+
+
+def furthest_apart(one: PolicyVersion, other: PolicyVersion) -> float:
+    left, right = (load(policy.adapter["adapter_model.safetensors"]) for policy in (one, other))
+    return max((left[name] - right[name]).abs().max().item() for name in left)
+
+
+def assert_same(one: Any, other: Any, *, within: float) -> None:
+    """The same step to all that is measured and published, but for how long it took and how it was cut."""
+    (policy, report), (other_policy, other_report) = one, other
+    assert policy.number == other_policy.number
+    assert furthest_apart(policy, other_policy) < within
+    assert report.advantages == other_report.advantages
+    assert report.left_out == other_report.left_out
+    of_the_place = {"seconds", "num_micro_batches", "padding_share", "train_runtime"}
+    assert report.metrics.keys() == other_report.metrics.keys() | {"rank_idle_share"}
+    for name in other_report.metrics.keys() - of_the_place:
+        assert report.metrics[name] == pytest.approx(other_report.metrics[name], rel=1e-3, abs=2e-5), name
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"micro_batch_tokens": 40},
+        {"loss_type": "grpo", "micro_batch_tokens": 40},
+        {"loss_type": "bnpo", "micro_batch_tokens": 40, "entropy_coef": 0.1},
+        {"num_iterations": 2, "micro_batch_tokens": 60},
+        {"top_entropy_quantile": 0.4, "micro_batch_tokens": 60},
+        {"kl_coefficient": 0.1, "kl_target": 0.001, "kl_horizon": 20, "stop_at_kl": 50.0, "micro_batch_tokens": 60},
+        {"vllm_importance_sampling_correction": True, "importance_sampling_level": "sequence"},
+        {"shard_base": True, "micro_batch_tokens": 60},
+        {
+            "shard_base": True,
+            "micro_batch_tokens": 60,
+            "kl_coefficient": 0.1,
+            "top_entropy_quantile": 0.4,
+            "vllm_importance_sampling_correction": True,
+            "num_iterations": 2,
+        },
+        {"shard_base": True, "gradient_checkpointing": True, "micro_batch_tokens": 60},
+    ],
+    ids=str,
+)
+def test_two_ranks_take_the_steps_of_one(
+    options: dict[str, Any], two_ranks: Crew, make_learner: MakeLearner, tmp_path: Path
+) -> None:
+    # Where a weight's gradient is about 0, AdamW makes a whole step of what rounding makes of it; SGD shows what it is.
+    options = {"optim": "sgd", "learning_rate": 1.0, **options}
+    alone = make_learner(**{name: value for name, value in options.items() if name != "shard_base"})
+    two_ranks.begin(tmp_path / "two", **options)
+    moved = None
+    for groups in STEPS:
+        one, two = alone.step(groups), two_ranks.step(groups)
+        assert_same(two, one, within=1e-5)
+        assert two[1].metrics["num_micro_batches"] > 2 or groups != UNEVEN or "micro_batch_tokens" not in options
+        assert moved is None or furthest_apart(one[0], moved) > 1e-3  # so that a step is told from none
+        moved = one[0]
+
+
+def num_weights_held(worker: Any) -> tuple[int, int]:
+    """Of the decoder layers, on this rank and in all."""
+    from torch.distributed.tensor import DTensor
+
+    frozen = [
+        parameter
+        for name, parameter in worker._trainer.model.named_parameters()
+        if ".layers." in name and not parameter.requires_grad
+    ]
+    local = [each.to_local() if isinstance(each, DTensor) else each for each in frozen]
+    return sum(each.numel() for each in local), sum(each.numel() for each in frozen)
+
+
+def test_a_sharded_base_lies_in_halves_and_scores_and_saves_as_a_whole_one(
+    two_ranks: Crew, make_learner: MakeLearner, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"micro_batch_tokens": 60, "dropout": 0.3}
+    two_ranks.begin(tmp_path / "two", shard_base=True, canary_ids=(5, 40, 7), **options)
+    (first, of_all), (second, _) = two_ranks(num_weights_held)
+    assert first + second == of_all
+    assert 0.4 < first / of_all < 0.6
+    two_ranks.step(STEPS[0])
+    two_ranks("save_checkpoint")
+    expected = two_ranks.step(STEPS[1])
+    assert expected[0].canary is not None
+
+    two_ranks.begin(tmp_path / "two", shard_base=True, canary_ids=(5, 40, 7), **options)
+    assert two_ranks.step(STEPS[1])[0] == expected[0]
+    whole = make_learner(checkpoints="two", planned={"canary_ids": (5, 40, 7)}, **options)
+    policy = whole._loop.run(whole._policy)
+    assert policy.number == 1
+    two_ranks.begin(tmp_path / "two", shard_base=True, canary_ids=(5, 40, 7), **options)
+    sharded = two_ranks(current_policy)[0]
+    assert policy.adapter == sharded.adapter
+    assert policy.canary.logprobs == pytest.approx(sharded.canary.logprobs, abs=1e-5)
+
+
+def current_policy(worker: Any) -> PolicyVersion:
+    policy: PolicyVersion = worker._loop.run(worker._policy)
+    return policy
+
+
+def test_a_step_of_fewer_micro_batches_than_ranks_and_one_without_any(
+    two_ranks: Crew, make_learner: MakeLearner, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"optim": "sgd", "learning_rate": 1.0, "train_top_k": 1}
+    alone = make_learner(**options)
+    two_ranks.begin(tmp_path / "two", **options)
+    single, nothing = [group([1.0, 0.0])], {"reward_threshold": 2.0}
+    for groups, in_force in [(single, {}), (single, nothing), (UNEVEN, {}), (single, {"top_entropy_quantile": 0.5})]:
+        one, two = alone.step(groups, in_force), two_ranks.step(groups, in_force)
+        assert two[1].metrics["num_micro_batches"] == (0 if in_force == nothing else 1)
+        assert_same(two, one, within=2e-6)
+
+
+def test_ranks_draw_dropout_apart_and_a_resumed_run_reaches_the_same_adapter_bit_for_bit(
+    two_ranks: Crew, make_learner: MakeLearner, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"dropout": 0.3, "lr_scheduler_type": "cosine", "warmup_steps": 2, "max_steps": 6}
+    options["micro_batch_tokens"] = 40  # so that both ranks have something to do
+    assert two_ranks.begin(tmp_path / "one", **options) == [None, None]
+    first, second = two_ranks("step", STEPS[0], {}) and two_ranks(random_state)
+    assert first != second
+    two_ranks.begin(tmp_path / "one", **options)
+    expected = [two_ranks.step(groups) for groups in STEPS]
+
+    two_ranks.begin(tmp_path / "two", **options)
+    two_ranks.step(STEPS[0])
+    folder, nothing = two_ranks("save_checkpoint")
+    assert nothing is None
+    assert Path(folder) == tmp_path / "two" / "checkpoint-1"
+    two_ranks.step(STEPS[1])  # lost: after the checkpoint
+    assert two_ranks.begin(tmp_path / "two", **options) == [expected[0][0]] * 2
+    resumed = [two_ranks.step(groups) for groups in STEPS[1:]]
+    assert [policy for policy, _ in resumed] == [policy for policy, _ in expected[1:]]
+
+    # One rank can go on with it, and two with that of one: the random state of the second is then a new one.
+    options = {key: value for key, value in options.items() if key != "max_steps"}
+    alone = make_learner(checkpoints="two", max_steps=6, **options)
+    assert alone.step(STEPS[1])[0].number == 2
+    alone.save_checkpoint()
+    assert not (tmp_path / "two" / "checkpoint-2" / "rng_state_1.pth").exists()
+    after: list[PolicyVersion] = []
+    for _ in range(2):
+        assert [policy.number for policy in two_ranks.begin(tmp_path / "two", max_steps=6, **options)] == [2, 2]
+        after.append(two_ranks.step(STEPS[2])[0])
+    assert after[0] == after[1]
+
+
+def test_a_step_that_diverges_is_refused_by_every_rank(two_ranks: Crew, tmp_path: Path) -> None:
+    two_ranks.begin(tmp_path / "checkpoints", micro_batch_tokens=30)
+    # The rank that does not compute the bad row must not take the step either.
+    errors = two_ranks("step", [UNEVEN[0], group([1.0, 0.0], seed=5, logprob=float("nan"))], {})
+    assert [type(error) for error in errors] == [Diverged] * 2
+    assert all(str(error).startswith("step 1 diverged: loss nan") for error in errors)
+
+
+def test_ranks_that_come_to_differ_stop(two_ranks: Crew, tmp_path: Path) -> None:
+    two_ranks.begin(tmp_path / "checkpoints")
+    errors = two_ranks.each("step", [(UNEVEN, {"learning_rate": rate}) for rate in (1e-2, 1.1e-2)])
+    assert all("ranks computed different adapters (after steps 1, 1)" in str(error) for error in errors), errors
+
+    two_ranks.begin(tmp_path / "checkpoints")
+    two_ranks.step(STEPS[0])
+    two_ranks("save_checkpoint")
+    errors = two_ranks.begin(tmp_path / "checkpoints", tmp_path / "somewhere else")
+    assert all("ranks began with different adapters (after steps 1, 0)" in str(error) for error in errors), errors
+    assert "one model on all their machines?" in str(errors[0])
+    assert "\n" not in str(errors[0])

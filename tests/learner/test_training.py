@@ -1,0 +1,427 @@
+"""Real TRL on a tiny random Qwen2, in this process."""
+
+import inspect
+import json
+import re
+import resource
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load
+
+from cluster.types import ConfigError, LearnerError, ModelError, PolicyVersion
+from learner.settings import LossType
+from tests.learner.made import TEMPERATURE, group, plan, settings, swapped_in_flight
+from tests.learner.scoring import grpo_loss, logprobs, sampled_by
+
+pytestmark = pytest.mark.slow
+MakeLearner = Callable[..., Any]
+
+
+def weights(policy: PolicyVersion) -> dict[str, torch.Tensor]:
+    return load(policy.adapter["adapter_model.safetensors"])
+
+
+def furthest_apart(one: PolicyVersion, other: PolicyVersion) -> float:
+    left, right = weights(one), weights(other)
+    return max((left[name] - right[name]).abs().max().item() for name in left)
+
+
+def some_groups(model_folder: Path, *, count: int = 3, shift: float = 0.0) -> list[Any]:
+    rewards = [1.0, 0.0, 0.5, 0.25, 0.0]
+    return [sampled_by(model_folder, group(rewards, seed=seed), shift=shift) for seed in range(count)]
+
+
+def test_trl_reads_what_we_write() -> None:
+    from learner.training.trainer import GroupTrainer
+
+    source = inspect.getsource(GroupTrainer._compute_loss)
+    required = set(re.findall(r'inputs\["(\w+)"\]', source))
+    assert required == {
+        "prompt_ids",
+        "prompt_mask",
+        "completion_ids",
+        "completion_mask",
+        "advantages",
+        "num_items_in_batch",
+        "ref_per_token_logps",  # with a KL coefficient
+        "importance_sampling_ratio",  # with TRL's own vLLM
+        "tool_mask",  # with tools
+    }
+    optional = set(re.findall(r'inputs.get\("(\w+)"', source))
+    assert {"old_per_token_logps", "sampling_per_token_logps"} <= optional
+
+
+def test_on_policy_the_ratio_is_one_and_the_loss_is_the_one_worked_out_apart(
+    model_folder: Path, make_learner: MakeLearner
+) -> None:
+    groups = some_groups(model_folder)
+    _, report = make_learner().step(groups)
+    assert report.step == 1
+    assert report.metrics["sampling/sampling_logp_difference/max"] < 1e-4
+    assert report.metrics["sampling/importance_sampling_ratio/mean"] == pytest.approx(1.0, abs=1e-5)
+    assert report.metrics["clip_ratio/region_mean"] == 0.0
+    assert report.metrics["loss"] == pytest.approx(grpo_loss(model_folder, groups), abs=1e-5)
+    assert report.metrics["num_completion_tokens"] == sum(len(c.token_ids) for each in groups for c in each.completions)
+
+
+def test_shifted_sampler_logprobs_move_the_ratio_the_clip_fraction_and_the_loss(
+    model_folder: Path, make_learner: MakeLearner
+) -> None:
+    groups = some_groups(model_folder, shift=-0.5)
+    _, report = make_learner().step(groups)
+    assert report.metrics["sampling/sampling_logp_difference/mean"] == pytest.approx(0.5, abs=1e-4)
+    assert report.metrics["sampling/importance_sampling_ratio/mean"] == pytest.approx(1.64872, rel=1e-4)
+    assert report.metrics["clip_ratio/high_mean"] > 0.2  # of the tokens with a positive advantage, all
+    assert report.metrics["loss"] == pytest.approx(grpo_loss(model_folder, groups), abs=1e-4)
+
+
+@pytest.mark.parametrize("loss_type", ["dapo", "grpo", "bnpo", "dr_grpo"])
+def test_how_a_step_is_cut_into_micro_batches_changes_nothing(
+    loss_type: LossType, model_folder: Path, make_learner: MakeLearner
+) -> None:
+    groups = some_groups(model_folder, shift=0.1)
+    outcomes = [make_learner(loss_type=loss_type, micro_batch_tokens=tokens).step(groups) for tokens in (10_000, 60, 1)]
+    whole_policy, whole = outcomes[0]
+    for policy, report in outcomes[1:]:
+        assert report.metrics["loss"] == pytest.approx(whole.metrics["loss"], abs=1e-5)
+        assert report.metrics["grad_norm"] == pytest.approx(whole.metrics["grad_norm"], rel=1e-3)
+        assert furthest_apart(policy, whole_policy) < 1e-3  # a tenth of what AdamW's first step moves every weight
+
+
+def test_sharing_a_prompt_gives_the_gradient_of_taking_each_row_alone(
+    model_folder: Path, make_learner: MakeLearner
+) -> None:
+    from learner.batch.micro_batches import cut
+    from learner.batch.selection import select
+    from learner.batch.tensors import micro_batches
+
+    groups = some_groups(model_folder, shift=0.1)
+    rows = select(groups, settings=settings(), learner_version=0, max_staleness=0, temperature=TEMPERATURE).rows
+    cuts = cut(rows, max_positions=10_000, shares_prompts=True)
+    (batch,) = micro_batches(cuts, pad_token_id=2, loss_type="dapo")
+    learner = make_learner()
+    learner.step(some_groups(model_folder))  # so that neither half of the adapter is zero
+    trainer = learner._trainer
+    gradients = []
+    for shared in (True, False):
+        if not shared:
+            trainer._shareable_prompts = lambda _: None
+        trainer.model.zero_grad()
+        trainer.compute_loss(trainer.model, trainer._prepare_inputs(batch)).backward()
+        gradients.append([p.grad.clone() for p in trainer.model.parameters() if p.grad is not None])
+    assert len(gradients[0]) == len(gradients[1]) == 2 * 7 * 2
+    for with_sharing, alone in zip(*gradients, strict=True):
+        torch.testing.assert_close(with_sharing, alone, rtol=1e-4, atol=1e-6)
+
+
+def test_the_report_names_the_advantages_that_entered_the_loss_and_what_was_left_out(make_learner: MakeLearner) -> None:
+    _, report = make_learner(scale_rewards="none").step([group([1.0, None, 0.0])])
+    assert report.advantages == {"g0-c0": 0.5, "g0-c2": -0.5}
+    assert report.left_out == {"g0-c1": "ungradable"}
+
+
+def test_what_could_not_be_graded_changes_no_gradient(make_learner: MakeLearner) -> None:
+    graded = group([1.0, 0.0, 0.5])
+    ungraded = group([1.0, 0.0, 0.5, None])
+    assert ungraded.completions[:3] == graded.completions
+    policies = [make_learner(checkpoints=name).step([each])[0] for name, each in (("a", graded), ("b", ungraded))]
+    assert policies[0].adapter == policies[1].adapter
+
+
+@pytest.mark.parametrize("micro_batch_tokens", [10_000, 30])
+@pytest.mark.parametrize("loss_type", ["dapo", "grpo", "bnpo", "dr_grpo"])
+def test_tokens_that_are_too_old_are_read_and_not_learned_from(
+    loss_type: LossType, micro_batch_tokens: int, model_folder: Path, make_learner: MakeLearner, tmp_path: Path
+) -> None:
+    learner = make_learner(planned={"max_staleness": 0}, loss_type=loss_type, micro_batch_tokens=micro_batch_tokens)
+    learner.step(some_groups(model_folder))
+    learner.export_adapter(str(tmp_path / "first"))  # the adapter that the second step starts from
+    lengths = [[len(each.token_ids) for each in one.completions] for one in some_groups(model_folder)]
+    groups = [
+        swapped_in_flight(one, [min(2, length) for length in of_group], old=0, new=1)
+        for one, of_group in zip(some_groups(model_folder, shift=0.1), lengths, strict=True)
+    ]
+    expected = grpo_loss(model_folder, groups, loss_type=loss_type, oldest_version=1, adapter=tmp_path / "first")
+    _, report = learner.step(groups)
+    num_tokens, num_stale = sum(map(sum, lengths)), sum(min(2, length) for each in lengths for length in each)
+    assert report.metrics["loss"] == pytest.approx(expected, abs=1e-4)
+    assert report.metrics["num_completion_tokens"] == num_tokens - num_stale
+    assert report.metrics["stale_token_share"] == pytest.approx(num_stale / num_tokens)
+    too_short = {c.id for one in groups for c in one.completions if len(c.token_ids) <= 2}
+    assert report.left_out == dict.fromkeys(too_short, "stale")
+    assert report.metrics["num_completions"] == len(report.advantages) == 15 - len(too_short)
+
+
+def test_the_canary_is_the_policys_score_of_fixed_tokens_at_temperature_one(
+    model_folder: Path, make_learner: MakeLearner, tmp_path: Path
+) -> None:
+    ids = (5, 40, 7, 90, 3, 3)
+    planned = {"canary_ids": ids}
+    learner = make_learner(dropout=0.3, planned=planned)
+    policy, _ = learner.step([group([1.0, 0.0])])
+    learner.step([group([1.0, 0.0])])
+    learner.export_adapter(str(tmp_path / "second"))
+    policy, _ = learner.step([group([1.0, 0.0])])
+    learner.export_adapter(str(tmp_path / "third"))
+    fixed = replace(group([1.0]).completions[0], prompt_ids=ids[:1], token_ids=ids[1:])
+    assert policy.canary is not None
+    assert policy.canary.token_ids == ids
+    scored = {name: logprobs(model_folder, fixed, tmp_path / name, temperature=1.0) for name in ("second", "third")}
+    assert policy.canary.logprobs == pytest.approx(scored["third"], abs=1e-5)
+    assert (
+        max(abs(one - other) for one, other in zip(*scored.values(), strict=True)) > 1e-3
+    )  # so that it tells them apart
+    learner.save_checkpoint()
+    resumed = make_learner(dropout=0.3, planned=planned)
+    assert resumed._loop.run(resumed._policy) == policy
+
+
+def test_scoring_a_canary_changes_nothing_of_what_is_learned(make_learner: MakeLearner) -> None:
+    def adapter_after_three_steps(name: str, canary_ids: tuple[int, ...]) -> Any:
+        # One learner after the other: dropout draws from the random state of the process.
+        learner = make_learner(checkpoints=name, dropout=0.3, planned={"canary_ids": canary_ids})
+        return [learner.step([group([1.0, 0.0, 0.3], seed=seed)])[0].adapter for seed in range(3)]
+
+    assert adapter_after_three_steps("with", (5, 40, 7)) == adapter_after_three_steps("without", ())
+
+
+def test_steps_make_rewarded_completions_likelier(
+    model_folder: Path, make_learner: MakeLearner, tmp_path: Path
+) -> None:
+    learner = make_learner()
+    good, bad = sampled_by(model_folder, group([1.0, 0.0])).completions
+    before = sum(logprobs(model_folder, good)), sum(logprobs(model_folder, bad))
+    for _ in range(3):
+        learner.step([sampled_by(model_folder, group([1.0, 0.0]))])
+    learner.export_adapter(str(tmp_path / "adapter"))
+    after = (
+        sum(logprobs(model_folder, good, tmp_path / "adapter")),
+        sum(logprobs(model_folder, bad, tmp_path / "adapter")),
+    )
+    assert after[0] > before[0] + 0.1
+    assert after[1] < before[1] - 0.1
+
+
+def test_the_policy_is_a_peft_folder_with_the_keys_that_vllm_binds(
+    model_folder: Path, make_learner: MakeLearner
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    policy, _ = make_learner().step([group([1.0, 0.0])])
+    config = json.loads(policy.adapter["adapter_config.json"])
+    assert (config["peft_type"], config["r"], config["lora_alpha"], config["bias"]) == ("LORA", 8, 16, "none")
+    assert config["inference_mode"] is True
+    assert policy.canary is None
+    attention = [f"self_attn.{name}_proj" for name in "qkvo"]
+    feed_forward = [f"mlp.{name}_proj" for name in ("gate", "up", "down")]
+    assert set(weights(policy)) == {
+        f"base_model.model.model.layers.{layer}.{module}.lora_{side}.weight"
+        for layer in range(2)
+        for module in attention + feed_forward
+        for side in "AB"
+    }
+    assert set(policy.modules) == {
+        f"model.layers.{layer}.{module}" for layer in range(2) for module in attention + feed_forward
+    }
+    base = AutoModelForCausalLM.from_pretrained(model_folder)
+    assert all(base.get_submodule(name).weight.ndim == 2 for name in policy.modules)
+
+
+def test_the_adapter_says_what_peft_itself_would_have_written(make_learner: MakeLearner, tmp_path: Path) -> None:
+    learner = make_learner()
+    policy, _ = learner.step([group([1.0, 0.0])])
+    learner._trainer.model.save_pretrained(tmp_path)
+    written = load((tmp_path / "adapter_model.safetensors").read_bytes())
+    assert written.keys() == weights(policy).keys()
+    assert all(torch.equal(written[name], tensor) for name, tensor in weights(policy).items())
+    config, written_config = (
+        json.loads(text)
+        for text in (policy.adapter["adapter_config.json"], (tmp_path / "adapter_config.json").read_bytes())
+    )
+    assert sorted(config.pop("target_modules")) == sorted(written_config.pop("target_modules"))
+    written_config["base_model_name_or_path"] = Path(written_config["base_model_name_or_path"]).name
+    assert config == written_config
+
+
+def test_a_resumed_run_reaches_the_same_adapter_bit_for_bit(make_learner: MakeLearner) -> None:
+    steps = [[group([1.0, 0.0, 0.3], seed=seed), group([0.0, 0.2], seed=10 + seed)] for seed in range(4)]
+    options: dict[str, Any] = {"max_steps": 4, "dropout": 0.05, "lr_scheduler_type": "cosine", "warmup_steps": 2}
+    undisturbed = make_learner(checkpoints="one", **options)
+    expected = [undisturbed.step(groups) for groups in steps]
+
+    first = make_learner(checkpoints="two", **options)
+    for groups in steps[:2]:
+        first.step(groups)
+    first.save_checkpoint()
+    first.step(steps[2])  # lost: after the checkpoint
+    first.close()
+    second = make_learner(checkpoints="two", **options)
+    resumed = [second.step(groups) for groups in steps[2:]]
+
+    for (policy, report), (expected_policy, expected_report) in zip(resumed, expected[2:], strict=True):
+        assert policy.number == report.step == expected_policy.number
+        assert policy.adapter == expected_policy.adapter
+        assert report.metrics["learning_rate"] == expected_report.metrics["learning_rate"]
+    with pytest.raises(LearnerError, match="max_steps are taken"):
+        second.step(steps[0])
+    assert second.save_checkpoint().endswith("checkpoint-4")
+
+
+def test_start_returns_the_policy_of_the_newest_whole_checkpoint(
+    model_folder: Path, make_learner: MakeLearner, tmp_path: Path
+) -> None:
+    from learner.worker import LearnerWorker
+
+    learner = make_learner(max_steps=2)
+    policies = [learner.step([group([1.0, 0.0])])[0] for _ in range(2)]
+    saved = Path(learner.save_checkpoint())
+    half_written = saved.parent / ".draft" / "checkpoint-3"
+    half_written.mkdir(parents=True)
+    (half_written / "adapter_model.safetensors").write_bytes(b"half")
+
+    resumed = LearnerWorker(settings(), plan(model_folder, saved.parent, max_steps=2))
+    assert resumed.start() == policies[1]
+    with pytest.raises(LearnerError, match="max_steps are taken"):  # and no extra step of TRL's either
+        resumed.step([group([1.0, 0.0])])
+    resumed.export_adapter(str(tmp_path / "final"))
+    assert {path.name: path.read_bytes() for path in (tmp_path / "final").iterdir()} == policies[1].adapter
+    resumed.close()
+
+
+def test_a_checkpoint_that_does_not_fit_is_named_and_not_half_loaded(
+    model_folder: Path, make_learner: MakeLearner
+) -> None:
+    from learner.settings import LoraSettings
+    from learner.worker import LearnerWorker
+
+    learner = make_learner()
+    learner.step([group([1.0, 0.0])])
+    saved = Path(learner.save_checkpoint())
+    other_rank = settings().model_copy(update={"lora": LoraSettings(r=16)})
+    with pytest.raises(LearnerError, match=r"cannot go on from .*checkpoint-1: .*learner.lora") as caught:
+        LearnerWorker(other_rank, plan(model_folder, saved.parent)).start()
+    assert "\n" not in str(caught.value)
+    (saved / "optimizer.pt").unlink()
+    with pytest.raises(LearnerError, match=r"has no optimizer\.pt"):
+        LearnerWorker(settings(), plan(model_folder, saved.parent)).start()
+
+
+def test_a_checkpoint_that_cannot_be_written_costs_neither_the_earlier_ones_nor_the_run(
+    make_learner: MakeLearner,
+) -> None:
+    learner = make_learner()
+    learner.step([group([1.0, 0.0])])
+    earlier = Path(learner.save_checkpoint())
+    learner.step([group([1.0, 0.0])])
+    _, unlimited = limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, unlimited))  # the nearest thing to a full disk
+    try:
+        with pytest.raises(LearnerError, match=r"checkpoint cannot be written .* earlier ones are intact"):
+            learner.save_checkpoint()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(earlier.parent.iterdir()) == [earlier]
+    learner.step([group([1.0, 0.0])])
+    assert learner.save_checkpoint().endswith("checkpoint-3")
+
+
+def test_a_kl_coefficient_measures_the_distance_to_the_model_without_adapter(make_learner: MakeLearner) -> None:
+    learner = make_learner(kl_coefficient=0.1)
+    divergences = [learner.step([group([1.0, 0.0, 0.5])])[1].metrics["kl"] for _ in range(3)]
+    assert divergences[0] == pytest.approx(0.0, abs=1e-6)
+    assert divergences[2] > divergences[1] > 1e-4
+    assert "kl" not in make_learner(checkpoints="other").step([group([1.0, 0.0])])[1].metrics
+
+
+def test_a_loss_that_is_no_number_stops_the_learner_before_it_harms_the_adapter(
+    make_learner: MakeLearner, tmp_path: Path
+) -> None:
+    learner = make_learner()
+    learner.step([group([1.0, 0.0])])
+    checkpoint = learner.save_checkpoint()
+    with pytest.raises(LearnerError, match="step 2 diverged: loss nan"):
+        learner.step([group([1.0, 0.0], logprob=float("nan"))])
+    with pytest.raises(LearnerError, match="step 2 diverged"):
+        learner.step([group([1.0, 0.0])])
+    assert Path(checkpoint).is_dir()
+
+
+def test_several_iterations_are_as_many_steps_on_the_same_batch_and_one_policy_version(
+    model_folder: Path, make_learner: MakeLearner
+) -> None:
+    groups = some_groups(model_folder)
+    twice = make_learner(num_iterations=2, max_steps=2)
+    policy, report = twice.step(groups)
+    assert (policy.number, report.step) == (1, 1)
+    assert report.metrics["sampling/sampling_logp_difference/mean"] > 1e-3  # the second pass is no longer on policy
+    single = make_learner(checkpoints="single", max_steps=4)
+    single.step(groups)
+    assert single.step(groups)[0].adapter == policy.adapter
+
+    checkpoint = Path(twice.save_checkpoint())
+    assert checkpoint.name == "checkpoint-1"
+    with pytest.raises(LearnerError, match=r"cannot go on from .*num_iterations"):
+        make_learner(num_iterations=1, max_steps=2)
+    assert make_learner(num_iterations=2, max_steps=2).step(groups)[0].number == 2
+
+
+def test_the_learning_rate_warms_up_and_decays_over_the_steps_of_the_run(make_learner: MakeLearner) -> None:
+    learner = make_learner(max_steps=4, warmup_steps=2, lr_scheduler_type="linear", learning_rate=1e-3)
+    rates = [learner.step([group([1.0, 0.0])])[1].metrics["learning_rate"] for _ in range(4)]
+    assert rates == pytest.approx([0.0, 0.5e-3, 1e-3, 0.5e-3])
+
+
+def test_in_bfloat16_the_ratio_stays_near_one_and_the_adapter_is_published_so_but_kept_in_float32(
+    model_folder: Path, make_learner: MakeLearner, tmp_path: Path
+) -> None:
+    fixed = group([1.0]).completions[0]
+    canary_ids = (*fixed.prompt_ids[-1:], *fixed.token_ids)
+    learner = make_learner(dtype="bfloat16", kl_coefficient=0.1, planned={"canary_ids": canary_ids})
+    policy, report = learner.step(some_groups(model_folder))
+    assert report.metrics["sampling/sampling_logp_difference/mean"] < 0.05
+    assert report.metrics["sampling/importance_sampling_ratio/mean"] == pytest.approx(1.0, abs=0.05)
+    assert {tensor.dtype for tensor in weights(policy).values()} == {torch.bfloat16}
+    learner.export_adapter(str(tmp_path))
+    kept = load((tmp_path / "adapter_model.safetensors").read_bytes())
+    assert {tensor.dtype for tensor in kept.values()} == {torch.float32}
+    assert all(torch.equal(kept[name].bfloat16(), tensor) for name, tensor in weights(policy).items())
+    assert policy.canary is not None
+    in_float32 = logprobs(model_folder, replace(fixed, prompt_ids=fixed.prompt_ids[-1:]), tmp_path, temperature=1.0)
+    gaps = [abs(one - other) for one, other in zip(policy.canary.logprobs, in_float32, strict=True)]
+    assert sum(gaps) / len(gaps) < 0.05
+
+
+def test_gradient_checkpointing_gives_the_same_step(make_learner: MakeLearner) -> None:
+    groups = [group([1.0, 0.0, 0.5])]
+    plain = make_learner(checkpoints="plain").step(groups)[0]
+    checkpointed = make_learner(checkpoints="checkpointed", gradient_checkpointing=True).step(groups)[0]
+    assert furthest_apart(plain, checkpointed) < 1e-3
+
+
+def test_a_step_says_what_it_measured(make_learner: MakeLearner) -> None:
+    _, report = make_learner().step([group([1.0, 0.0])])
+    wanted = {"loss", "grad_norm", "learning_rate", "entropy", "clip_ratio/region_mean", "num_completions", "seconds"}
+    assert wanted <= report.metrics.keys()
+
+
+def test_a_model_that_is_not_there_is_named_in_one_line(tmp_path: Path) -> None:
+    from learner.worker import LearnerWorker
+
+    for missing in (tmp_path / "missing", tmp_path):  # no folder; a folder without a model
+        with pytest.raises(ModelError, match=re.escape(str(missing))) as caught:
+            LearnerWorker(settings(), plan(missing, tmp_path / "checkpoints")).start()
+        assert "\n" not in str(caught.value)
+
+
+def test_projections_that_the_model_lacks_are_refused(model_folder: Path, tmp_path: Path) -> None:
+    from learner.settings import LoraSettings
+    from learner.worker import LearnerWorker
+
+    odd = settings().model_copy(update={"lora": LoraSettings(target_modules=("c_attn",))})
+    with pytest.raises(ConfigError, match="c_attn"):
+        LearnerWorker(odd, plan(model_folder, tmp_path)).start()

@@ -1,0 +1,166 @@
+"""Models as they are loaded: a generation config that could not be saved later, and weights that do not fit."""
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from cluster.types import ModelError
+from learner.settings import LearnerSettings
+from learner.training.adapter import base_name
+from learner.training.merge import write_model
+from learner.training.model import Place, check_saveable, forget_places, load_model
+from learner.training.threads import FEWEST_PARAMETERS, num_threads, usable_cores
+
+PLACE = Place(use_cpu=True, dtype=torch.float32)
+
+
+@pytest.fixture
+def model(model_folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(model_folder, tmp_path / "model"))
+
+
+@pytest.mark.parametrize(
+    ("written", "kept", "told"),
+    [
+        ({"temperature": 0.6}, {"temperature": 0.6, "do_sample": True}, "do_sample=true is set"),
+        ({"top_p": 0.9, "top_k": 20}, {"top_p": 0.9, "top_k": 20, "do_sample": True}, "do_sample=true is set"),
+        ({"do_sample": False, "temperature": 0.6, "min_p": 0.1}, {"do_sample": False}, "temperature, min_p left out"),
+        ({"num_beams": 1, "early_stopping": True}, {"num_beams": 1}, "early_stopping"),
+        ({"pad_token_id": -1}, {}, "pad_token_id left out"),
+        (
+            {"output_scores": True, "return_dict_in_generate": False},
+            {"return_dict_in_generate": False},
+            "output_scores",
+        ),
+        ({"temperature": 0.6, "pad_token_id": -1}, {}, "temperature"),
+        ({"do_sample": True, "temperature": 0.6}, {"do_sample": True, "temperature": 0.6}, None),
+        ({"no_field_of_theirs": 1}, {"no_field_of_theirs": 1}, None),
+        ({}, {}, None),
+    ],
+)
+def test_a_generation_config_that_transformers_would_not_save_is_repaired_with_a_word(
+    written: dict[str, object],
+    kept: dict[str, object],
+    told: str | None,
+    model: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (model / "generation_config.json").write_text(json.dumps(written | {"eos_token_id": [1, 3]}))
+    with caplog.at_level(logging.WARNING):
+        loaded, tokenizer = load_model(str(model), PLACE)
+    check_saveable(str(model))
+    if told:
+        assert len(caplog.messages) == 1
+        assert told in caplog.messages[0] and "repaired" in caplog.messages[0]
+    else:
+        assert not caplog.messages
+    write_model(loaded, tokenizer, tmp_path / "saved", dtype="bfloat16")
+    saved = json.loads((tmp_path / "saved/generation_config.json").read_text())
+    assert kept.items() <= saved.items() and saved["eos_token_id"] == [1, 3]
+    assert all(saved.get(name) is None for name in written if name not in kept)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{oops", "", "[1, 2]", "null", '{"max_new_tokens": "x"}', '{"max_new_tokens": -5}', '{"eos_token_id": "<|im_end|>"}',
+     '{"eos_token_id": [1, "x"]}', '{"cache_implementation": "weird"}', '{"watermarking_config": {"foo": 1}}'],
+)  # fmt: skip
+def test_a_generation_config_that_cannot_be_used_is_refused_in_one_line(text: str, model: Path) -> None:
+    (model / "generation_config.json").write_text(text)
+    for refuse in (lambda: load_model(str(model), PLACE), lambda: check_saveable(str(model))):
+        with pytest.raises(
+            ModelError, match=r"its generation_config.json cannot be used .*; correct it, or delete it"
+        ) as caught:
+            refuse()
+        assert "\n" not in str(caught.value)
+
+
+def test_a_model_without_a_generation_config_is_none_the_worse(model: Path) -> None:
+    (model / "generation_config.json").unlink()
+    load_model(str(model), PLACE)
+    check_saveable(str(model))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"tie_word_embeddings": False}, "lm_head.weight"),
+        ({"vocab_size": 70}, "embed_tokens"),
+        ({"intermediate_size": 64}, "mlp"),
+    ],
+)
+def test_weights_that_do_not_fit_the_configuration_are_not_made_up(
+    change: dict[str, object], told: str, model: Path
+) -> None:
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(ModelError, match=r"its weights do not fit its config.json") as caught:
+        load_model(str(model), PLACE)
+    assert told in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_tokenizer_that_could_not_be_saved_is_known_before(model: Path) -> None:
+    path = model / "tokenizer_config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"chat_template": [{"name": "a/b", "template": "x"}]}))
+    with pytest.raises(ModelError, match="could not be saved: ValueError"):
+        check_saveable(str(model))
+
+
+def test_places_on_this_machine_are_forgotten(tmp_path: Path) -> None:
+    for name in ("config.json", "tokenizer_config.json"):
+        (tmp_path / name).write_text(
+            '{"_name_or_path": "/home/me", "name_or_path": "/home/me", "auto_map": {}, "kept": "é"}'
+        )
+    forget_places(tmp_path)
+    assert [json.loads(path.read_text()) for path in tmp_path.iterdir()] == [{"kept": "é"}] * 2
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("Qwen/Qwen2.5-Coder-1.5B", "Qwen/Qwen2.5-Coder-1.5B"),
+        ("gpt2", "gpt2"),
+        ("/home/me/models/mine", "mine"),
+        ("/home/me/models/mine/", "mine"),
+        ("~/mine", "mine"),
+        ("./mine", "mine"),
+        ("/c/hub/models--Qwen--Qwen2.5-Coder-1.5B/snapshots/abc", "Qwen/Qwen2.5-Coder-1.5B"),
+    ],
+)
+def test_a_base_model_is_named_without_its_folder(model: str, name: str) -> None:
+    assert base_name(model) == name
+
+
+def test_the_cores_that_may_be_used_are_those_of_affinity_and_quota(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from learner.training import threads
+
+    monkeypatch.setattr(threads.os, "sched_getaffinity", lambda _: set(range(8)))
+    second, first = tmp_path / "cpu.max", (tmp_path / "quota", tmp_path / "period")
+    monkeypatch.setattr(threads, "CGROUP_2", second)
+    monkeypatch.setattr(threads, "CGROUP_1", first)
+    assert usable_cores() == 8
+    for quota, cores in (("-1", 8), ("250000", 2), ("50000", 1)):
+        first[0].write_text(f"{quota}\n")
+        first[1].write_text("100000\n")
+        assert usable_cores() == cores
+    for text, cores in (("max 100000", 8), ("350000 100000", 3), ("1000 100000", 1), ("9000000 100000", 8), ("odd", 8)):
+        second.write_text(f"{text}\n")
+        assert usable_cores() == cores
+
+
+def test_a_model_of_some_size_trains_with_all_cores_and_a_small_one_with_one_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("learner.training.threads.usable_cores", lambda: 6)
+    unset, one, more = LearnerSettings(), LearnerSettings(num_threads=1), LearnerSettings(num_threads=9)
+    assert [num_threads(unset, size) for size in (FEWEST_PARAMETERS - 1, FEWEST_PARAMETERS)] == [1, 6]
+    assert [num_threads(one, size) for size in (10**6, 10**9)] == [1, 1]
+    assert [num_threads(more, size) for size in (10**6, 10**9)] == [9, 9]

@@ -1,0 +1,193 @@
+"""Which modules carry an adapter: names as people write them, models of other shapes, and what is refused before it is loaded."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from cluster.types import ConfigError, ModelError
+from learner.settings import LoraSettings
+from learner.training.targets import adapter_size, check_adapter
+
+SEVEN = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+OTHERS = {
+    "phi3": {"qkv_proj", "o_proj", "gate_up_proj", "down_proj"},
+    "glm4": {"q_proj", "k_proj", "v_proj", "o_proj", "gate_up_proj", "down_proj"},
+    "gpt_neox": {"query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"},
+    "falcon": {"query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"},
+    "gpt2": {"c_attn", "c_proj", "c_fc"},
+    "starcoder2": {"q_proj", "k_proj", "v_proj", "o_proj", "c_fc", "c_proj"},
+    "qwen3_moe": {"q_proj", "k_proj", "v_proj", "o_proj"},  # its experts are no modules
+    "glm4_moe": {
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+    },  # PEFT takes gate_proj for the experts, also of its dense layers
+    "qwen2_moe": SEVEN,  # and the gate of its shared expert chooses, it computes nothing
+}
+
+
+def made(folder: Path, kind: str = "qwen2", **changes: Any) -> str:
+    """A folder with the configuration of a small model, and no weights: none are needed."""
+    from transformers import AutoConfig
+
+    size = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+    if kind == "gpt2":
+        size = {"n_embd": 64, "n_layer": 2, "n_head": 4}
+    elif kind == "qwen2_moe":
+        size |= {"num_experts": 4, "shared_expert_intermediate_size": 32}
+    special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1}
+    AutoConfig.for_model(kind, vocab_size=100, **size, **special, **changes).save_pretrained(folder)
+    return str(folder)
+
+
+def lora(targets: Any = "all-linear") -> LoraSettings:
+    return LoraSettings(r=8, target_modules=targets)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "q_proj, v_proj", "q_proj,v_proj,", " q_proj  v_proj ", ["q_proj ", " v_proj"], ["q_proj, v_proj", ""],
+        "[q_proj, v_proj]", '["q_proj", "v_proj"]', ["q_proj", "v_proj", "q_proj"],
+    ],
+)  # fmt: skip
+def test_names_are_read_however_they_are_written(written: Any) -> None:
+    assert lora(written).target_modules == ("q_proj", "v_proj")
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        (" , ", "at least 1 item"),
+        (r".*\.(q|v)_proj", "regular expressions are not taken"),
+        ("all-linear, q_proj", "one or the other"),
+        (7, "valid tuple"),
+        (["q_proj", 7], "valid string"),
+    ],
+)
+def test_what_names_no_modules_is_refused(written: Any, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        lora(written)
+
+
+def test_the_trained_weights_are_counted(tmp_path: Path) -> None:
+    """By PEFT's own count, of a model with weights."""
+    from peft import get_peft_model
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from learner.training.build import lora_config
+
+    for kind, targets in (("qwen2", "all-linear"), ("qwen2", "mlp.down_proj, q_proj"), ("gpt2", "c_attn")):
+        path = made(tmp_path / f"{kind}-{targets}", kind)
+        size = adapter_size(path, lora(targets))
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(path))
+        num_parameters = model.num_parameters()
+        adapted = get_peft_model(model, lora_config(lora(targets), model, path))
+        assert (size.num_trained, size.num_parameters) == (adapted.get_nb_trainable_parameters()[0], num_parameters)
+        assert f"trained weights: {size.num_trained:,}, {size.num_trained / num_parameters:.2%} of" in str(size)
+
+
+@pytest.mark.parametrize(("kind", "names"), [("qwen2", SEVEN), *OTHERS.items()])
+def test_by_default_every_linear_module_of_the_layers_carries_one_whatever_it_is_called(
+    kind: str, names: set[str], tmp_path: Path
+) -> None:
+    size = adapter_size(made(tmp_path, kind), LoraSettings())
+    assert {name.rpartition(".")[2] for name in size.targets} == names
+
+
+def test_of_a_model_that_sees_its_decoder_alone_is_adapted(tmp_path: Path) -> None:
+    from transformers import AutoConfig
+
+    small = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1, "num_attention_heads": 4}
+    AutoConfig.for_model("gemma3", text_config={**small, "vocab_size": 300_000}, vision_config=small).save_pretrained(
+        tmp_path
+    )
+    size = adapter_size(str(tmp_path), lora("q_proj"))
+    assert size.targets == ("model.language_model.layers.0.self_attn.q_proj",)
+
+
+@pytest.mark.parametrize(
+    ("targets", "told"),
+    [
+        ("q_proj, nonsense", "'nonsense' matches no module of model"),
+        ("q_porj", "Did you mean q_proj?"),
+        ("proj", "'proj' matches no module"),
+        ("embed_tokens", "'embed_tokens' matches model.embed_tokens, which is no linear module of the decoder"),
+        ("q_proj,self_attn", "'self_attn' matches model.layers.0.self_attn, which is no linear module"),
+        ("input_layernorm", "which is no linear module"),
+        ("layers.7.self_attn.q_proj", "matches no module"),
+    ],
+)
+def test_names_that_do_not_fit_are_refused_with_those_that_do(targets: str, told: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        adapter_size(made(tmp_path), lora(targets))
+    assert told in str(caught.value)
+    assert "Its linear modules are q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj; all-linear" in str(
+        caught.value
+    )
+    assert "\n" not in str(caught.value)
+
+
+def test_a_quantized_model_is_refused_in_one_line(tmp_path: Path) -> None:
+    path = made(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "fp8"}}))
+    with pytest.raises(ModelError, match="is quantized") as caught:
+        adapter_size(path, lora())
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "broken", ["{", '{"model_type": "t5"}', '{"model_type": "qwen2", "hidden_size": "many"}', "{}"]
+)
+def test_a_configuration_that_makes_no_model_is_refused_in_one_line(broken: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(broken)
+    with pytest.raises(ModelError, match="cannot be built from its configuration") as caught:
+        adapter_size(str(tmp_path), lora())
+    assert "\n" not in str(caught.value)
+
+
+def adapter(folder: Path, **shapes: tuple[int, int]) -> Path:
+    folder.mkdir()
+    weights = {f"base_model.model.{name}": torch.zeros(shape) for name, shape in shapes.items()}
+    save_file(weights, folder / "adapter_model.safetensors")
+    return folder
+
+
+Q = "model.layers.1.self_attn.q_proj"
+
+
+@pytest.mark.parametrize(
+    ("weights", "told"),
+    [
+        ({f"{Q}.lora_A.weight": (8, 32)}, f"its {Q} has 32 inputs, and the model's has 64"),
+        ({f"{Q}.lora_B.weight": (32, 8)}, f"its {Q} has 32 outputs, and the model's has 64"),
+        (
+            {"model.layers.5.mlp.up_proj.lora_A.weight": (8, 64)},
+            "it changes model.layers.5.mlp.up_proj, which the model's",
+        ),
+        ({"lm_head.lora_A.weight": (8, 64)}, "it changes lm_head"),
+        ({"model.embed_tokens.lora_embedding_A": (8, 100)}, "it holds base_model.model.model.embed_tokens.lora_"),
+        ({"lm_head.weight": (100, 64)}, "it holds base_model.model.lm_head.weight, and vLLM serves LoRA"),
+    ],
+)
+def test_an_adapter_of_another_model_is_refused_in_one_line(weights: Any, told: str, tmp_path: Path) -> None:
+    path = made(tmp_path / "model")
+    with pytest.raises(ModelError) as caught:
+        check_adapter(path, adapter(tmp_path / "adapter", **weights))
+    assert f"the adapter {tmp_path / 'adapter'} does not fit model '{path}': {told}" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_adapter_of_the_model_fits_and_one_that_cannot_be_read_does_not(tmp_path: Path) -> None:
+    path = made(tmp_path / "model")
+    check_adapter(path, adapter(tmp_path / "good", **{f"{Q}.lora_A.weight": (8, 64), f"{Q}.lora_B.weight": (64, 8)}))
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "adapter_model.safetensors").write_bytes(b"none")
+    with pytest.raises(ModelError, match="cannot be read"):
+        check_adapter(path, tmp_path / "bad")

@@ -1,0 +1,161 @@
+"""What samplers of one machine share in its memory, and what becomes of it when they are killed."""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from multiprocessing.shared_memory import SharedMemory
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cluster.types import ResourcesError
+from rollout.adapter_cache import Shelf
+from rollout.orphans import SHARED_MEMORY, engine_files, sweep
+from rollout.weight_sync_modes import write_files
+
+FILES = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"weights"}
+
+
+def write(folder: Path) -> None:
+    write_files(folder, FILES)
+
+
+def refuse(folder: Path) -> None:
+    raise AssertionError("this version was there already")
+
+
+def versions(shelf: Shelf) -> list[str]:
+    return sorted(path.name for path in shelf.path.iterdir() if not path.name.startswith("."))
+
+
+def kill(shelf: Shelf) -> None:
+    """What the kernel does when a sampler's process is killed."""
+    for lock in (shelf._lock, *shelf._served.values()):
+        lock.close()
+
+
+def test_a_version_appears_whole_and_is_gone_after_close(tmp_path):
+    shelf = Shelf("pool", tmp_path)
+    folder = shelf.put(3, write)
+    assert {file.name: file.read_bytes() for file in folder.iterdir() if file.name in FILES} == FILES
+    shelf.remove(3)
+    assert not folder.exists()
+    shelf.put(4, write)
+    shelf.close()
+    shelf.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_samplers_of_one_pool_write_a_version_once_and_the_last_one_deletes_it(tmp_path):
+    one, other = Shelf("pool", tmp_path), Shelf("pool", tmp_path)
+    folder = one.put(1, write)
+    assert other.put(1, refuse) == folder
+    one.remove(1)
+    assert folder.exists()
+    other.remove(1)
+    assert not folder.exists()
+    one.put(2, write)
+    one.close()
+    assert other.path.exists()
+    assert versions(other) == []
+
+
+def test_two_pools_never_share_a_path(tmp_path):
+    assert Shelf("one", tmp_path).put(1, write) != Shelf("other", tmp_path).put(1, write)
+
+
+def test_a_version_that_cannot_be_written_leaves_nothing_half_done(tmp_path):
+    shelf = Shelf("pool", tmp_path)
+    with pytest.raises(ResourcesError, match="policy 1 cannot be written"):
+        shelf.put(1, lambda folder: write_files(folder, {"a": b"", "no/such/folder": b""}))
+    assert versions(shelf) == []
+    assert not (shelf.path / ".policy-1").exists()
+
+
+def test_versions_of_a_killed_sampler_go_when_another_one_takes_the_next(tmp_path):
+    killed, alive = Shelf("pool", tmp_path), Shelf("pool", tmp_path)
+    killed.put(1, write)
+    killed.put(2, write)
+    alive.put(2, write)
+    kill(killed)
+    alive.put(3, write)
+    assert versions(alive) == ["policy-2", "policy-3"]
+
+
+def test_folders_of_killed_pools_are_swept_and_those_in_use_are_not(tmp_path):
+    alive, orphan = Shelf("alive", tmp_path), Shelf("orphan", tmp_path)
+    orphan.put(1, write)
+    kill(orphan)
+    sweep(tmp_path)
+    assert alive.path.exists()
+    assert not orphan.path.exists()
+
+
+def test_the_shared_memory_of_a_killed_sampler_is_swept_too(tmp_path):
+    memory = SharedMemory(create=True, size=4096)
+    semaphore = multiprocessing.get_context("spawn").Lock()  # keeps a name in shared memory, as vLLM's do
+    files = {SHARED_MEMORY / memory.name, SHARED_MEMORY / f"sem.{semaphore._semlock.name.lstrip('/')}"}
+    assert set(map(str, files)) <= set(engine_files(os.getpid()))
+    orphan = Shelf("pool", tmp_path)
+    with orphan.recording_engine():
+        pass
+    sweep(tmp_path)
+    assert all(file.exists() for file in files)  # their owner lives
+    kill(orphan)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(psutil.Process, "create_time", lambda _: 0.0)  # spare this process's other children
+        sweep(tmp_path)
+    assert not any(file.exists() for file in files)
+    for file in files:
+        file.touch()  # for Python to tidy up
+    memory.close()
+    memory.unlink()
+
+
+def test_the_processes_of_a_killed_sampler_are_ended_even_where_they_hang(tmp_path):
+    shelf = Shelf("pool", tmp_path)
+    with shelf.recording_engine():
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+        child.send_signal(19)  # stopped
+    sweep(tmp_path)
+    assert child.poll() is None  # its sampler lives
+    kill(shelf)
+    sweep(tmp_path)
+    assert child.wait(timeout=10) == -9
+
+
+STARTING = """
+import subprocess, sys, time
+from pathlib import Path
+from rollout.adapter_cache import Shelf
+
+with Shelf("pool", Path(sys.argv[1])).recording_engine():
+    print(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]).pid, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_the_processes_of_a_sampler_that_is_killed_while_its_engine_starts_are_ended_too(tmp_path):
+    sampler = subprocess.Popen([sys.executable, "-c", STARTING, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    engine = psutil.Process(int(sampler.stdout.readline()))
+    deadline = time.monotonic() + 30
+    while not any(str(engine.pid) in record.read_text() for record in tmp_path.glob("*/.sampler-*")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    sampler.kill()
+    sampler.wait()
+    sweep(tmp_path)
+    psutil.wait_procs([engine], timeout=10)
+    assert not engine.is_running() or engine.status() == "zombie"
+
+
+def test_a_process_that_only_has_the_number_of_a_killed_samplers_is_spared(tmp_path):
+    shelf = Shelf("pool", tmp_path)
+    shelf._lock.write(f"process {os.getpid()} 1.5\n")
+    shelf._lock.flush()
+    kill(shelf)
+    sweep(tmp_path)
+    assert not shelf.path.exists()

@@ -1,0 +1,222 @@
+"""What the sampler finds of an adapter in vLLM's layers, on stand-ins of the layers that vLLM has."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from rollout.bound_weights import BoundModules
+
+SLOTS, SLOT, RANK, WIDTH, VOCABULARY = 3, 1, 2, 6, 20
+PREFIX = "base_model.model."
+
+
+def linear(*, sizes=(WIDTH,), rank=RANK):
+    """A linear layer of one or several packed projections."""
+    return SimpleNamespace(
+        tp_size=1,
+        lora_a_stacked=tuple(torch.zeros(SLOTS, 1, rank, WIDTH) for _ in sizes),
+        lora_b_stacked=tuple(torch.zeros(SLOTS, 1, size, rank) for size in sizes),
+        base_layer=SimpleNamespace(output_sizes=list(sizes)),
+    )
+
+
+def embeddings():
+    """As VocabParallelEmbeddingWithLoRA has it."""
+    return SimpleNamespace(
+        lora_a_stacked=torch.zeros(SLOTS, VOCABULARY, RANK), lora_b_stacked=torch.zeros(SLOTS, 1, WIDTH, RANK)
+    )
+
+
+def head():
+    """As LogitsProcessorWithLoRA has it."""
+    return SimpleNamespace(
+        lora_a_stacked=torch.zeros(SLOTS, 1, RANK, WIDTH), lora_b_stacked=torch.zeros(SLOTS, 1, VOCABULARY, RANK)
+    )
+
+
+def experts():
+    """As FusedMoEWithLoRA has them: a list of views for each slot and expert, and stacks of all."""
+    gate_up = torch.zeros(SLOTS, 4, RANK, WIDTH)
+    return SimpleNamespace(
+        lora_a_stacked=[gate_up[0, 0]],
+        lora_b_stacked=[gate_up[0, 0]],
+        w13_lora_a_stacked=(gate_up, gate_up.clone()),
+        w2_lora_a_stacked=(torch.zeros(SLOTS, 4, RANK, WIDTH),),
+    )
+
+
+class Mapper:
+    """As vLLM's WeightsMapper, of a model whose language part has another prefix than in transformers."""
+
+    def get_rename_mapper(self):
+        return self
+
+    def _map_name(self, key):
+        return key.replace("model.language_model.", "language_model.model.")
+
+
+@pytest.fixture
+def layers():
+    """A model whose LoRA wraps embeddings and head too."""
+    return {
+        "model.embed_tokens": embeddings(),
+        "model.layers.0.self_attn.qkv_proj": linear(sizes=(WIDTH, 4, 4)),
+        "model.layers.0.mlp.gate_up_proj": linear(sizes=(8, 8)),
+        "model.layers.0.mlp.down_proj": linear(),
+        "model.layers.0.mlp.experts": experts(),
+        "lm_head": head(),
+    }
+
+
+@pytest.fixture
+def shown(layers, tmp_path):
+    """Asks the worker that has these layers about an adapter of the given factors, by name."""
+
+    def show(weights, *, mapper=None, packed=None):
+        save_file(
+            {f"{PREFIX}{name}": tensor.contiguous() for name, tensor in weights.items()},
+            tmp_path / "adapter_model.safetensors",
+        )
+        worker = BoundModules()
+        manager = SimpleNamespace(
+            modules=layers,
+            model=SimpleNamespace(hf_to_vllm_mapper=mapper),
+            packed_modules_mapping=packed
+            or {
+                "qkv_proj": ["q_proj", "k_proj", "v_proj"],
+                "gate_up_proj": ["gate_proj", "up_proj"],
+                "experts": ["experts.0.gate_proj", "experts.0.down_proj", "experts.0.up_proj"],
+            },
+            lora_index_to_id=[None, 7, None],
+            activate_adapter=lambda _: False,
+        )
+        worker.model_runner = SimpleNamespace(lora_manager=SimpleNamespace(_adapter_manager=manager))
+        return worker.bound_modules(7, str(tmp_path))
+
+    return show
+
+
+def test_targets_that_no_layer_takes_are_named(layers):
+    worker = BoundModules()
+    manager = SimpleNamespace(
+        modules=layers, model=SimpleNamespace(), packed_modules_mapping={"qkv_proj": ["q_proj", "k_proj", "v_proj"]}
+    )
+    worker.model_runner = SimpleNamespace(lora_manager=SimpleNamespace(_adapter_manager=manager))
+    assert worker.without_lora(["q_proj", "down_proj", "c_fc", "experts"]) == ["c_fc"]
+
+
+def factors(name, size=WIDTH):
+    return {f"{name}.lora_A.weight": torch.randn(RANK, WIDTH), f"{name}.lora_B.weight": torch.randn(size, RANK)}
+
+
+def load(layer, weights, names, scale=2.0):
+    """What vLLM's set_lora does."""
+    for name, a, b in zip(names, layer.lora_a_stacked, layer.lora_b_stacked, strict=True):
+        a[SLOT, 0] = weights[f"{name}.lora_A.weight"]
+        b[SLOT, 0] = weights[f"{name}.lora_B.weight"] * scale
+
+
+QKV = tuple(f"model.layers.0.self_attn.{part}_proj" for part in "qkv")
+DOWN = "model.layers.0.mlp.down_proj"
+
+
+@pytest.fixture
+def weights(layers):
+    """An adapter of attention and MLP that is loaded rightly."""
+    weights = factors(DOWN) | factors(QKV[0]) | factors(QKV[1], 4) | factors(QKV[2], 4)
+    load(layers["model.layers.0.self_attn.qkv_proj"], weights, QKV)
+    load(layers[DOWN], weights, [DOWN])
+    return weights
+
+
+def test_embeddings_head_and_experts_that_hold_nothing_are_not_bound(shown, weights):
+    named, bound, differing = shown(weights)
+    assert named == bound == sorted([*QKV, DOWN])
+    assert differing == []
+
+
+def test_other_weights_next_to_embeddings_are_caught(shown, layers, weights):
+    layers[DOWN].lora_b_stacked[0][SLOT, 0, 0, 0] += 1
+    layers["model.layers.0.self_attn.qkv_proj"].lora_a_stacked[1][SLOT] = 0
+    assert shown(weights)[2] == [DOWN, QKV[1]]
+
+
+def test_a_projection_of_a_packed_layer_that_holds_nothing_is_not_bound(shown, layers, weights):
+    for stacked in ("lora_a_stacked", "lora_b_stacked"):
+        getattr(layers["model.layers.0.self_attn.qkv_proj"], stacked)[2][SLOT] = 0
+    named, bound, differing = shown(weights)
+    assert sorted(set(named) - set(bound)) == [QKV[2]]
+    assert differing == []
+
+
+@pytest.mark.parametrize("name", ["model.embed_tokens", "lm_head"])
+def test_embeddings_and_head_that_hold_something_are_surplus_and_differ_from_the_files(shown, layers, weights, name):
+    layers[name].lora_b_stacked[SLOT, 0, 0, 0] = 1
+    named, bound, differing = shown(weights)
+    assert set(bound) - set(named) == {name}
+    assert differing == [name]
+
+
+def test_embeddings_and_head_of_the_files_are_compared_like_the_others(shown, layers, weights):
+    a, b = torch.randn(RANK, VOCABULARY), torch.randn(WIDTH, RANK)
+    weights |= {"model.embed_tokens.lora_embedding_A": a, "model.embed_tokens.lora_embedding_B": b}
+    weights |= factors("lm_head", VOCABULARY)
+    layers["model.embed_tokens"].lora_a_stacked[SLOT] = a.T
+    layers["model.embed_tokens"].lora_b_stacked[SLOT, 0] = 2 * b
+    layers["lm_head"].lora_a_stacked[SLOT, 0] = weights["lm_head.lora_A.weight"]
+    layers["lm_head"].lora_b_stacked[SLOT, 0] = 2 * weights["lm_head.lora_B.weight"]
+    named, bound, differing = shown(weights)
+    assert {"lm_head", "model.embed_tokens"} < set(named)
+    assert (named, differing) == (bound, [])
+    layers["model.embed_tokens"].lora_a_stacked[SLOT, 3] += 1
+    layers["lm_head"].lora_b_stacked[SLOT, 0, 3] += 1
+    assert shown(weights)[2] == ["lm_head", "model.embed_tokens"]
+
+
+def test_experts_that_hold_something_are_surplus(shown, layers, weights):
+    layers["model.layers.0.mlp.experts"].w2_lora_a_stacked[0][SLOT, 2, 0, 0] = 1
+    named, bound, differing = shown(weights)
+    assert set(bound) - set(named) == set(differing) == {"model.layers.0.mlp.experts"}
+
+
+def test_names_are_those_of_the_files_where_vllm_has_others(shown, layers, weights):
+    for name in list(layers):
+        if name.startswith("model."):
+            layers[f"language_{name.replace('model.', 'model.model.', 1)}"] = layers.pop(name)
+    weights = {name.replace("model.", "model.language_model.", 1): tensor for name, tensor in weights.items()}
+    named, bound, differing = shown(weights, mapper=Mapper())
+    assert named == bound == sorted(name.replace("model.", "model.language_model.", 1) for name in [*QKV, DOWN])
+    assert differing == []
+
+
+@pytest.mark.parametrize("packed", [["in_proj_qkvz"], ["in_proj_qkv", "in_proj_z"]])
+def test_a_module_of_the_files_may_be_several_slices_of_a_layer(shown, layers, packed):
+    layers.clear()
+    sizes = (4, 4, 6, 6)
+    layer = layers["model.layers.0.in_proj_qkvz"] = linear(sizes=sizes)
+    names = [f"model.layers.0.{part}" for part in packed]
+    rows = [20] if len(packed) == 1 else [14, 6]
+    weights = {
+        key: tensor for name, size in zip(names, rows, strict=True) for key, tensor in factors(name, size).items()
+    }
+    owners = [names[0]] * 3 + [names[-1]]
+    held_b = torch.cat([weights[f"{name}.lora_B.weight"] for name in names]).split(sizes)
+    for index, owner in enumerate(owners):
+        layer.lora_a_stacked[index][SLOT, 0] = weights[f"{owner}.lora_A.weight"]
+        layer.lora_b_stacked[index][SLOT, 0] = held_b[index]
+    assert shown(weights, packed={"in_proj_qkvz": packed}) == (names, names, [])
+    layer.lora_b_stacked[3][SLOT, 0, 0, 0] += 1
+    assert shown(weights, packed={"in_proj_qkvz": packed})[2] == [names[-1]]
+
+
+def test_a_fused_projection_of_the_files_is_one_part(shown, layers):
+    layers.clear()
+    layer = layers["model.layers.0.self_attn.qkv_proj"] = linear(sizes=(14,))
+    weights = factors("model.layers.0.self_attn.qkv_proj", 14)
+    load(layer, weights, ["model.layers.0.self_attn.qkv_proj"])
+    named, bound, differing = shown(weights, packed={"qkv_proj": ["qkv_proj"]})
+    assert (named, differing) == (bound, [])
+    layer.lora_b_stacked[0][SLOT, 0, 13] += 1
+    assert shown(weights, packed={"qkv_proj": ["qkv_proj"]})[2] == named

@@ -1,0 +1,60 @@
+"""Why an engine failed, from what its processes log."""
+
+import json
+import logging
+import os
+from pathlib import Path
+
+import pytest
+
+from rollout.engine_errors import CauseHandler, processes_log_to, root_cause
+
+VLLM_SAYS = RuntimeError(
+    "Engine core initialization failed. See root cause above. Failed core proc(s): {'EngineCore_DP0': -9}"
+)
+
+
+def logged(file, *errors):
+    handler = CauseHandler(str(file))
+    for error in errors:
+        try:
+            raise error
+        except (ValueError, RuntimeError) as raised:
+            record = logging.LogRecord("vllm", logging.ERROR, "", 0, "failed", (), (type(raised), raised, None))
+            handler.handle(record)
+    handler.handle(logging.LogRecord("vllm", logging.ERROR, "", 0, "no exception", (), None))
+
+
+def test_the_cause_is_what_a_process_logged_not_what_the_others_say_of_it(tmp_path):
+    logged(
+        tmp_path / "causes",
+        ValueError("head size 16 is not supported\n  at length"),
+        RuntimeError("Worker failed, please check the stack trace above for the root cause"),
+    )
+    assert root_cause(tmp_path / "causes", VLLM_SAYS) == "ValueError: head size 16 is not supported"
+
+
+def test_a_process_that_was_killed_is_told_by_its_exit_code(tmp_path):
+    assert "exit codes: {'EngineCore_DP0': -9}; -9 mostly means" in root_cause(tmp_path / "causes", VLLM_SAYS)
+
+
+def test_an_error_of_the_samplers_own_process_says_what_it_says(tmp_path):
+    assert (
+        root_cause(tmp_path / "causes", ValueError("max_model_len is too large\nmore")) == "max_model_len is too large"
+    )
+
+
+@pytest.mark.parametrize("level", ["ERROR", "INFO"])
+def test_the_processes_of_an_engine_keep_their_exceptions(level, tmp_path):
+    import logging.config
+
+    with processes_log_to(tmp_path / "engine.causes", level):
+        logging.config.dictConfig(json.loads(Path(os.environ["VLLM_LOGGING_CONFIG_PATH"]).read_text()))
+    assert "VLLM_LOGGING_CONFIG_PATH" not in os.environ
+    try:
+        raise ValueError("no such weights")
+    except ValueError:
+        logging.getLogger("vllm.v1.engine").exception("EngineCore failed to start.")
+    finally:
+        logging.getLogger("vllm").handlers.clear()
+    assert root_cause(tmp_path / "engine.causes", VLLM_SAYS) == "ValueError: no such weights"

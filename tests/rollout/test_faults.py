@@ -1,0 +1,270 @@
+"""What the pool does when its actors fail: real Ray actors around a scripted sampler, without an engine."""
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Collection, Sequence
+from pathlib import Path
+
+import pytest
+
+import rollout.lifecycle
+import rollout.replica
+from cluster.types import (
+    Completion,
+    DeadlineExceeded,
+    FinishReason,
+    GroupFailed,
+    GroupRequest,
+    ModelError,
+    PolicyVersion,
+    SamplerError,
+)
+from rollout.pool import RaySamplerPool
+from rollout.settings import RolloutSettings
+from rollout.weight_sync import Attestation
+
+pytestmark = pytest.mark.slow
+
+SETTINGS = RolloutSettings(cpus_per_sampler=0.5, request_deadline_seconds=20, start_deadline_seconds=60)
+
+
+def first_time(mark: Path) -> bool:
+    """Whether no process has passed here before."""
+    is_first = not mark.exists()
+    mark.touch()
+    return is_first
+
+
+class ScriptedActor:
+    """Stands in for SamplerActor; the model's name says how it starts, a group's id how it is sampled."""
+
+    def __init__(self, settings: RolloutSettings, *, model: str, **_: object) -> None:
+        self._model = model
+        self._loaded: list[int] = []
+
+    async def start(self) -> None:
+        if self._model == "missing":
+            raise ModelError("model 'missing' cannot be loaded")
+        if self._model == "hangs":
+            await asyncio.sleep(1000)
+        if self._model.startswith("starts once:") and not first_time(Path(self._model.partition(":")[2])):
+            raise ModelError("the engine does not start")
+
+    async def load_policy(self, policy: PolicyVersion, live_versions: Collection[int]) -> Attestation:
+        files = {name: content.decode() for name, content in policy.adapter.items()}
+        if "dies once" in files and first_time(Path(files["dies once"])):
+            os._exit(1)
+        if "hangs once" in files and first_time(Path(files["hangs once"])):
+            await asyncio.sleep(1000)
+        is_bound = "never proved" not in files and not (
+            "unproved once" in files and first_time(Path(files["unproved once"]))
+        )
+        self._loaded.append(policy.number)
+        return Attestation(
+            policy_version=policy.number,
+            canary_gap=0.25,
+            tolerance=1.0,
+            missing=() if is_bound else ("model.layers.0.mlp.up_proj",),
+            surplus=(),
+            differing=(),
+        )
+
+    async def sample(
+        self, request: GroupRequest, indexes: Sequence[int], policy_version: int
+    ) -> AsyncGenerator[tuple[Completion, ...]]:
+        fault, _, text = request.group_id.partition(":")
+        for index in indexes:
+            if fault == "dies" or (fault == "dies at 0" and 0 in indexes and index == 1):
+                await asyncio.sleep(0.2)  # what was yielded before is on its way
+                os._exit(1)
+            if fault == "slow":
+                await asyncio.sleep(0.2)
+            if fault == "engine dies" and index == indexes[1]:
+                raise SamplerError("the engine failed")
+            if fault.startswith("hangs once") and index == 1 and first_time(Path(fault.split()[-1])):
+                await asyncio.sleep(1000)
+            if fault == "hangs" and index == 1:
+                await asyncio.sleep(1000)
+            completion = Completion(
+                id=f"c{index}",
+                group_id=request.group_id,
+                problem_id="p",
+                index=index,
+                prompt_ids=(1,),
+                token_ids=(2,),
+                sampler_logprobs=(-1.0,),
+                text=f"{text}{os.getpid()} {self._loaded}",
+                finish_reason=FinishReason.STOP,
+                policy_version=policy_version,
+                seconds=0.0,
+            )
+            yield (completion,)
+
+    async def shutdown(self) -> None:
+        pass
+
+
+@pytest.fixture(autouse=True)
+def _scripted(monkeypatch):
+    monkeypatch.setattr(rollout.replica, "SamplerActor", ScriptedActor)
+    monkeypatch.setattr(rollout.lifecycle, "BACK_OFF_SECONDS", (0.0, 0.1))
+
+
+@pytest.fixture
+def pool(local_ray, run):
+    pool = RaySamplerPool(SETTINGS, model="fine", lora_rank=8)
+    run(pool.start())
+    yield pool
+    run(pool.close())
+
+
+async def collect(pool, request) -> list[Completion]:
+    return [completion async for completion in pool.sample_group(request)]
+
+
+def test_a_sampler_killed_in_the_middle_of_a_group_delivers_nothing_twice(pool, run, request_for):
+    group = run(collect(pool, request_for("dies at 0:", size=4)))
+    assert [completion.index for completion in group] == [0, 1, 2, 3]
+    assert len({completion.text for completion in group}) == 2  # two processes
+
+
+def test_a_restarted_sampler_holds_the_current_policy_before_it_is_given_work(pool, run, request_for):
+    run(pool.publish(PolicyVersion(number=5, adapter={})))
+    group = run(collect(pool, request_for("dies at 0:", size=3)))
+    assert {completion.policy_version for completion in group} == {5}
+    assert all(completion.text.endswith("[5]") for completion in group)
+
+
+def test_a_sampler_that_dies_while_it_loads_a_policy_is_replaced_before_publish_returns(
+    pool, run, request_for, tmp_path
+):
+    policy = PolicyVersion(number=1, adapter={"dies once": str(tmp_path / "mark").encode()})
+    assert [swap.sampler for swap in run(pool.publish(policy))] == ["sampler 0"]
+    assert {completion.policy_version for completion in run(collect(pool, request_for("fine:")))} == {1}
+
+
+def test_a_sampler_that_hangs_while_it_loads_a_policy_is_replaced_too(local_ray, run, request_for, tmp_path):
+    settings = SETTINGS.model_copy(update={"publish_deadline_seconds": 2.0})
+
+    async def scenario():
+        pool = RaySamplerPool(settings, model="fine", lora_rank=8)
+        await pool.start()
+        swaps = await pool.publish(PolicyVersion(number=1, adapter={"hangs once": str(tmp_path / "mark").encode()}))
+        await pool.close()
+        return swaps
+
+    assert [swap.sampler for swap in run(scenario())] == ["sampler 0"]
+
+
+def test_a_publish_says_for_every_sampler_how_long_it_took_and_how_far_it_was_off(local_ray, run):
+    async def scenario():
+        pool = RaySamplerPool(SETTINGS.model_copy(update={"num_samplers": 2}), model="fine", lora_rank=8)
+        await pool.start()
+        swaps = await pool.publish(PolicyVersion(number=1, adapter={}))
+        await pool.close()
+        return swaps
+
+    swaps = run(scenario())
+    assert sorted(swap.sampler for swap in swaps) == ["sampler 0", "sampler 1"]
+    assert all(swap.canary_gap == 0.25 and 0 < swap.seconds < 10 for swap in swaps)
+
+
+def test_a_sampler_that_cannot_prove_a_policy_is_restarted_once_and_then_serves_it(pool, run, request_for, tmp_path):
+    before = run(collect(pool, request_for("fine:", size=1)))[0].text.split()[0]
+    run(pool.publish(PolicyVersion(number=1, adapter={"unproved once": str(tmp_path / "mark").encode()})))
+    after = run(collect(pool, request_for("fine:", size=1)))[0]
+    assert after.policy_version == 1
+    assert after.text.split()[0] != before  # another process
+
+
+def test_a_sampler_that_cannot_prove_a_policy_after_its_restart_either_ends_the_run(pool, run, request_for):
+    message = r"sampler 0 does not serve policy 1: 1 trained modules are not bound \(model.layers.0.mlp.up_proj\)"
+    with pytest.raises(ModelError, match=message):
+        run(pool.publish(PolicyVersion(number=1, adapter={"never proved": b""})))
+    with pytest.raises(ModelError, match=message):
+        run(collect(pool, request_for("fine:")))
+
+
+def test_a_group_under_which_engine_after_engine_dies_is_given_up_and_the_pool_works_on(pool, run, request_for):
+    with pytest.raises(GroupFailed, match="failed on 3 samplers, the last time alone: the engine failed"):
+        run(collect(pool, request_for("engine dies:", size=6)))
+    assert len(run(collect(pool, request_for("fine:")))) == 4
+
+
+def test_a_group_beside_one_that_kills_every_sampler_is_not_given_up_with_it(pool, run, request_for):
+    async def scenario():
+        deadly = asyncio.create_task(collect(pool, request_for("dies:")))
+        innocent = await collect(pool, request_for("slow:", size=4))
+        with pytest.raises(GroupFailed):
+            await deadly
+        return innocent
+
+    assert sorted(completion.index for completion in run(scenario())) == [0, 1, 2, 3]
+
+
+def test_a_pool_whose_sampler_keeps_dying_refuses_all_work_and_says_why(pool, run, request_for):
+    with pytest.raises(GroupFailed):
+        run(collect(pool, request_for("dies:")))
+    with pytest.raises(GroupFailed):
+        run(collect(pool, request_for("dies:")))
+    with pytest.raises(SamplerError, match="6 engines of sampler 0 died one after another"):
+        run(collect(pool, request_for("fine:")))
+
+
+def test_a_sampler_that_hangs_is_replaced_and_its_group_completed_once(local_ray, run, request_for, tmp_path):
+    settings = SETTINGS.model_copy(update={"request_deadline_seconds": 2.0})
+
+    async def scenario():
+        pool = RaySamplerPool(settings, model="fine", lora_rank=8)
+        await pool.start()
+        await pool.publish(PolicyVersion(number=1, adapter={}))
+        group = await collect(pool, request_for(f"hangs once {tmp_path / 'mark'}:"))
+        with pytest.raises(GroupFailed, match=r"hangs: on sampler 0 .*2 s .*rollout.request_deadline_seconds"):
+            await collect(pool, request_for("hangs:"))
+        await pool.close()
+        return group
+
+    group = run(scenario())
+    assert [completion.index for completion in group] == [0, 1, 2, 3]
+    assert {completion.policy_version for completion in group} == {1}
+
+
+def test_a_sampler_that_does_not_start_again_ends_the_run_with_what_was_tried(local_ray, run, request_for, tmp_path):
+    async def scenario():
+        pool = RaySamplerPool(SETTINGS, model=f"starts once:{tmp_path / 'mark'}", lora_rank=8)
+        await pool.start()
+        message = r"no sampler is left: sampler 0 was started 3 times in \d+ s, .*the engine does not start"
+        with pytest.raises(SamplerError, match=message):
+            await collect(pool, request_for("dies:"))
+        await pool.close()
+
+    run(scenario())
+
+
+def test_usage_counts_who_works_and_who_is_there(pool, run, request_for):
+    async def scenario():
+        before = pool.usage()
+        async for _ in pool.sample_group(request_for("slow:", size=4)):
+            during = pool.usage()
+        return before, during, pool.usage()
+
+    before, during, after = run(scenario())
+    assert (before.num_members, before.num_running, before.busy_seconds) == (1, 0, 0.0)
+    assert during.num_members == 1
+    assert after.num_running == 0
+    assert after.busy_seconds >= 0.8
+
+
+@pytest.mark.parametrize(
+    ("model", "error", "message"),
+    [
+        ("missing", ModelError, "model 'missing' cannot be loaded"),
+        ("hangs", DeadlineExceeded, "starting sampler 0 .*rollout.start_deadline_seconds.* 5 s"),
+    ],
+)
+def test_a_pool_that_cannot_start_says_why_and_leaves_nothing(local_ray, run, model, error, message):
+    settings = SETTINGS.model_copy(update={"start_deadline_seconds": 5.0 if model == "hangs" else 60.0})
+    pool = RaySamplerPool(settings, model=model, lora_rank=8)
+    with pytest.raises(error, match=message):
+        run(pool.start())
+    assert [station.actor for station in pool._service.stations] == [None]

@@ -1,0 +1,263 @@
+"""The real pool: vLLM in a Ray actor, on a tiny model with random weights, against transformers and peft."""
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cluster.types import FinishReason, ModelError, PolicyVersion, ResourcesError, SamplerError
+from rollout.orphans import engine_files
+from rollout.pool import RaySamplerPool
+from rollout.settings import RolloutSettings
+
+pytestmark = pytest.mark.slow
+
+TEMPERATURE = 0.8
+TOLERANCE = 1e-4  # nats; a wrong temperature or adapter is off by more than 0.1
+SETTINGS = RolloutSettings(
+    max_prompt_tokens=192, max_completion_tokens=64, enforce_eager=True, kv_cache_gib=0.25, cpus_per_sampler=1
+)
+
+
+@pytest.fixture(scope="module")
+def pool(local_ray, run, tiny_model):
+    pool = RaySamplerPool(SETTINGS, model=tiny_model.path, lora_rank=8)
+    run(pool.start())
+    yield pool
+    run(pool.close())
+
+
+async def collect(completions: AsyncIterator) -> list:
+    return sorted([completion async for completion in completions], key=lambda completion: completion.index)
+
+
+async def inside(pool, look):
+    """What a function sees inside the actor."""
+    return await pool._service.stations[0].actor.__ray_call__.remote(lambda actor: look(actor._sampler))
+
+
+def shelved(sampler) -> list[str]:
+    return sorted(path.name for path in sampler._shelf.path.glob("policy-*"))
+
+
+def is_alive(process) -> bool:
+    return process.is_running() and process.status() != "zombie"
+
+
+def worst_gap(tiny_model, completions, adapter_folder=None) -> float:
+    return max(
+        abs(ours - theirs)
+        for completion in completions
+        for ours, theirs in zip(
+            completion.sampler_logprobs,
+            tiny_model.logprobs(completion, TEMPERATURE, adapter_folder),
+            strict=True,
+        )
+    )
+
+
+def test_a_group_comes_whole_with_the_logprobs_that_transformers_computes(pool, run, tiny_model, request_for):
+    request = request_for("g")
+    group = run(collect(pool.sample_group(request)))
+    assert [completion.id for completion in group] == ["g-c0", "g-c1", "g-c2", "g-c3"]
+    assert {(c.group_id, c.problem_id, c.prompt_ids) for c in group} == {("g", "p", request.prompt.token_ids)}
+    assert {c.policy_version for c in group} == {0}
+    assert all(c.text == tiny_model.tokenizer.decode(c.token_ids, skip_special_tokens=True) for c in group)
+    assert worst_gap(tiny_model, group) < TOLERANCE
+
+
+def test_a_seed_gives_the_same_group_again_and_a_completion_of_its_own_to_each_index(pool, run, request_for):
+    async def texts(seed):
+        return [completion.text for completion in await collect(pool.sample_group(request_for("g", seed=seed)))]
+
+    first, again, other = run(texts(7)), run(texts(7)), run(texts(1000))
+    assert first == again
+    assert len({*first, *other}) == 8
+
+
+def test_a_stop_string_is_kept_in_the_text_and_the_tokens_are_all_that_were_sampled(pool, run, tiny_model, request_for):
+    group = run(collect(pool.sample_group(request_for("g", size=16, tokens=64, stop=("i",)))))
+    end = tiny_model.tokenizer.eos_token_id
+    stopped = [c for c in group if c.finish_reason is FinishReason.STOP and c.token_ids[-1] != end]
+    decoded = {c.index: tiny_model.tokenizer.decode(c.token_ids) for c in stopped}
+    assert all(c.text.endswith("i") and c.text.count("i") == 1 for c in stopped)
+    assert all(decoded[c.index].startswith(c.text) for c in stopped)
+    assert any(decoded[c.index] != c.text for c in stopped)  # the stop string ended inside a token at least once
+    assert worst_gap(tiny_model, group) < TOLERANCE
+
+
+def test_a_completion_ends_at_its_length_or_with_the_end_token_among_its_ids(pool, run, tiny_model, request_for):
+    group = run(collect(pool.sample_group(request_for("g", size=48, tokens=64, stop=()))))
+    end = tiny_model.tokenizer.eos_token_id
+    for completion in group:
+        stopped = completion.finish_reason is FinishReason.STOP
+        assert (completion.token_ids[-1] == end) == stopped
+        assert end not in completion.token_ids[:-1]
+        assert "<|end|>" not in completion.text
+        assert stopped or len(completion.token_ids) == 64
+    assert {completion.finish_reason for completion in group} == {FinishReason.STOP, FinishReason.LENGTH}
+
+
+def test_special_tokens_stay_in_the_text_where_the_prompt_asks_for_them(pool, run, request_for):
+    request = request_for("g", size=48, tokens=64, stop=())
+    thinking = replace(request, prompt=replace(request.prompt, keeps_special_tokens=True, opened_thought="[THINK]"))
+    group, plain = (run(collect(pool.sample_group(one))) for one in (thinking, request))
+    assert [completion.token_ids for completion in group] == [completion.token_ids for completion in plain]
+    stopped = [c.index for c in group if c.finish_reason is FinishReason.STOP]
+    assert stopped == [c.index for c in group if c.text.endswith("<|end|>")] != []
+    assert {(c.opened_thought, p.opened_thought) for c, p in zip(group, plain, strict=True)} == {("[THINK]", "")}
+
+
+def test_more_prompts_at_once_than_one_pass_of_the_engine_holds_are_all_sampled(pool, run, request_for):
+    # Prompts that share nothing, so that none comes out of the prefix cache.
+    requests = [
+        replace(
+            request,
+            prompt=replace(request.prompt, token_ids=tuple(1 + (7 * n + i * (n + 3)) % 300 for i in range(190))),
+        )
+        for n, request in enumerate(request_for(f"many-{n}", size=2, tokens=4) for n in range(60))
+    ]
+
+    async def all_at_once():
+        return await asyncio.gather(*(collect(pool.sample_group(request)) for request in requests))
+
+    assert [len(group) for group in run(all_at_once())] == [2] * 60
+
+
+def test_the_options_of_evaluation_reach_the_engine(pool, run, tiny_model, request_for):
+    (greedy,) = run(collect(pool.sample_group(request_for("g", size=1, temperature=0.0, stop=()))))
+    for option in ({"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1.0}):
+        group = run(collect(pool.sample_group(request_for("g", size=2, stop=(), **option))))
+        assert {completion.token_ids for completion in group} == {greedy.token_ids}, option
+
+
+def test_an_adapter_changes_the_logprobs_as_peft_says(pool, run, tiny_model, policies, adapter_folders, request_for):
+    (swap,) = run(pool.publish(policies[1]))
+    assert swap.canary_gap < 1e-5
+    assert 0 < swap.seconds < 30
+    group = run(collect(pool.sample_group(request_for("g"))))
+    assert {completion.policy_version for completion in group} == {1}
+    assert worst_gap(tiny_model, group, adapter_folders[1]) < TOLERANCE
+    assert worst_gap(tiny_model, group) > 0.1
+
+
+def test_a_running_group_ends_on_its_version_while_new_ones_use_the_next(
+    pool, run, tiny_model, policies, adapter_folders, request_for
+):
+    async def scenario():
+        begun = []
+        running = pool.sample_group(request_for("old", size=8, tokens=64, stop=()), begun.append)
+        asked = asyncio.create_task(anext(running))  # in the engine once the event loop has turned
+        await asyncio.sleep(0.02)
+        assert begun == [1]
+        await pool.publish(policies[2])
+        new = asyncio.create_task(collect(pool.sample_group(request_for("new", size=8, tokens=64))))
+        return [await asked, *await collect(running)], await new
+
+    old, new = run(scenario())
+    assert {c.policy_version for c in old} == {1}
+    assert {c.policy_version for c in new} == {2}
+    assert worst_gap(tiny_model, old, adapter_folders[1]) < TOLERANCE
+    assert worst_gap(tiny_model, new, adapter_folders[2]) < TOLERANCE
+
+
+def test_superseded_adapters_are_deleted_and_the_last_two_kept(pool, run, policies):
+    run(pool.publish(policies[3]))
+    assert run(inside(pool, shelved)) == ["policy-2", "policy-3"]
+
+
+def test_an_adapter_that_vllm_refuses_is_an_error_and_the_pool_works_on(pool, run, policies, request_for):
+    config = policies[4].adapter["adapter_config.json"].replace(b'"r": 8', b'"r": 16')
+    broken = PolicyVersion(number=4, adapter={**policies[4].adapter, "adapter_config.json": config})
+    with pytest.raises(ModelError, match="policy 4"):
+        run(pool.publish(broken))
+    assert run(inside(pool, shelved)) == ["policy-2", "policy-3"]
+    assert {c.policy_version for c in run(collect(pool.sample_group(request_for("g"))))} == {3}
+
+
+def test_a_policy_is_published_once_and_in_order(pool, run, policies):
+    with pytest.raises(SamplerError, match="policy 3 comes after policy 3"):
+        run(pool.publish(policies[3]))
+
+
+def test_a_group_that_is_no_longer_wanted_leaves_the_engine(pool, run, request_for):
+    async def scenario():
+        completions = pool.sample_group(request_for("g", size=64, tokens=64, stop=("i",)))
+        await anext(completions)
+        assert sum((await inside(pool, lambda sampler: sampler._num_running)).values()) > 0
+        await completions.aclose()
+        deadline = time.monotonic() + 5
+        while sum((await inside(pool, lambda sampler: sampler._num_running)).values()):
+            assert time.monotonic() < deadline
+        assert pool._service.stations[0].num_running == 0
+
+    run(scenario())
+
+
+def test_a_group_that_the_engine_was_not_started_for_is_refused(pool, run, request_for):
+    request = request_for("g")
+    long = replace(request, sampling=replace(request.sampling, max_completion_tokens=300))
+    with pytest.raises(SamplerError, match="were started for 256"):
+        run(collect(pool.sample_group(long)))
+
+
+def test_a_sampler_whose_engine_hangs_is_replaced_and_its_group_completed_once_under_the_same_version(
+    pool, run, tiny_model, adapter_folders, request_for, monkeypatch
+):
+    import psutil
+
+    async def scenario():
+        pid = await inside(pool, lambda _: os.getpid())
+        family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+        leftovers = engine_files(pid)
+        completions = pool.sample_group(request_for("g", size=32, tokens=64, stop=("i",)))
+        first = await anext(completions)
+        for process in family[1:]:
+            process.suspend()
+        monkeypatch.setattr(pool, "_settings", SETTINGS.model_copy(update={"request_deadline_seconds": 3.0}))
+        rest = asyncio.create_task(collect(completions))
+        while pool.usage().num_members:  # noqa: ASYNC110 - nobody tells when it was noticed
+            await asyncio.sleep(0.05)
+        monkeypatch.setattr(pool, "_settings", SETTINGS)
+        return [first, *await rest], await inside(pool, shelved), family, leftovers
+
+    group, shelf, family, leftovers = run(scenario())
+    assert len(family) > 2
+    assert [process for process in family if is_alive(process)] == []
+    assert len(leftovers) > 0
+    assert [file for file in leftovers if Path(file).exists()] == []
+    assert sorted(completion.index for completion in group) == list(range(32))
+    assert {completion.policy_version for completion in group} == {3}
+    assert worst_gap(tiny_model, group, adapter_folders[3]) < TOLERANCE
+    assert "policy-3" in shelf
+
+
+def test_a_closed_pool_leaves_no_process_and_no_file(pool, run, request_for):
+    import psutil
+
+    pid, shelf = run(inside(pool, lambda sampler: (os.getpid(), sampler._shelf.path)))
+    family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    assert len(family) > 2  # the engine and its worker
+    assert any(file.is_socket() for file in shelf.iterdir())  # through which these two talk
+    run(pool.close())
+    run(pool.close())
+    _, alive = psutil.wait_procs(family, timeout=30)
+    assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
+    assert not shelf.exists()
+    with pytest.raises(SamplerError, match="closed"):
+        run(collect(pool.sample_group(request_for("g"))))
+
+
+def test_a_model_that_does_not_exist_is_one_clear_line(local_ray, run):
+    with pytest.raises(ModelError, match=r"model '/no/such/model' cannot be loaded: [^\n]*$"):
+        run(RaySamplerPool(SETTINGS, model="/no/such/model", lora_rank=8).start())
+
+
+def test_more_samplers_than_the_cluster_holds_are_refused_with_the_arithmetic(local_ray, run):
+    settings = SETTINGS.model_copy(update={"num_samplers": 3, "cpus_per_sampler": 1.5})
+    with pytest.raises(ResourcesError, match=r"3 samplers x \(1.5 CPU \+ 0 GPU\) need 4.5 CPU.*has 2 CPU.*holds 1"):
+        run(RaySamplerPool(settings, model="any", lora_rank=8).start())

@@ -1,0 +1,90 @@
+"""The pool on a cluster whose GPU nodes join and fail: real Ray nodes and actors around a scripted sampler, without an engine."""
+
+import asyncio
+import os
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from cluster.config.config import load_config
+from cluster.placement.reservations import Claims
+from cluster.types import GroupRequest, PolicyVersion, Prompt, Sampling
+from rollout.pool import RaySamplerPool
+
+from .test_pool_scaling import SETTINGS, _scripted, collect, process_of, until  # noqa: F401 - a fixture
+
+pytestmark = pytest.mark.slow
+
+DEMO = Path(__file__).parents[2] / "configs" / "demo.yaml"
+TWO_ON_GPUS = {"num_samplers": 2, "min_samplers": 1, "max_samplers": 2, "gpus_per_sampler": 1.0}
+
+
+def request(text: str, *, size: int) -> GroupRequest:
+    sampling = Sampling(temperature=1.0, max_completion_tokens=8)
+    return GroupRequest(
+        group_id=text,
+        prompt=Prompt(problem_id="p", text=text, token_ids=(1, 2)),
+        group_size=size,
+        sampling=sampling,
+        seed=1,
+    )
+
+
+@pytest.fixture
+def cluster():
+    """A head without GPUs, in processes of its own."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - Ray spells it so
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    cluster.connect()
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+
+
+def test_samplers_start_on_gpu_nodes_that_join_and_what_one_had_when_its_node_failed_is_sampled_elsewhere(
+    cluster,
+):
+    settings = SETTINGS.model_copy(update=TWO_ON_GPUS)
+    config = load_config(DEMO, ["num_graders=1", "learner.cpus=0", "learner.gpus=0"])
+    claims = Claims(config.model_copy(update={"rollout": settings}))
+    told: list[str] = []
+
+    def gpu_node():
+        return cluster.add_node(num_cpus=1, num_gpus=1)
+
+    async def scenario():
+        first = gpu_node()
+        pool = RaySamplerPool(settings, model="fine", lora_rank=8, claim=claims.samplers, tell=told.append)
+        await pool.start()
+        await pool.publish(PolicyVersion(number=1, adapter={}))
+        alone = await collect(pool, request("fine:", size=1))
+        gpu_node()
+        await until(lambda: pool.usage().num_members == 2)
+
+        groups = [asyncio.create_task(collect(pool, request(f"slow: {n} ", size=4))) for n in range(8)]
+        await asyncio.sleep(0.5)
+        cluster.remove_node(first, allow_graceful=False)
+        await asyncio.gather(*groups)
+        (swap,) = await pool.publish(PolicyVersion(number=2, adapter={}))  # the one that is down is not waited for
+        gpu_node()
+        await until(lambda: pool.usage().num_members == 2)
+        last = await asyncio.gather(*(collect(pool, request("slow: ", size=6)) for _ in range(2)))
+        await pool.close()
+        return alone, [task.result() for task in groups], swap, last
+
+    alone, groups, swap, last = asyncio.run(asyncio.wait_for(scenario(), 400))
+    assert told[0].startswith("there is room for 1 of 2 samplers now")
+    assert Counter((c.group_id, c.index) for group in groups for c in group) == Counter(
+        {(f"slow: {n} ", index): 1 for n in range(8) for index in range(4)}
+    )
+    assert {c.policy_version for group in groups for c in group} == {1}
+    assert {c.policy_version for group in last for c in group} == {2}
+    # The one on the node that failed is not among the two that there are in the end.
+    survivors = {process_of(c) for group in last for c in group}
+    assert len(survivors) == 2
+    assert process_of(alone[0]) not in survivors
+    assert swap.sampler == "sampler 1"

@@ -1,0 +1,57 @@
+"""One engine over two processes (tensor parallel), for real on the CPU, against transformers and peft."""
+
+import asyncio
+
+import pytest
+
+from cluster.types import ModelError
+from rollout.pool import RaySamplerPool
+
+from .test_pool import SETTINGS, TOLERANCE, collect, inside, worst_gap
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def pool(local_ray, run, tiny_model):
+    pool = RaySamplerPool(
+        SETTINGS.model_copy(update={"tensor_parallel_size": 2}), model=tiny_model.path, lora_rank=8, max_staleness=1
+    )
+    run(pool.start())
+    yield pool
+    run(pool.close())
+
+
+def test_a_split_engine_samples_what_the_whole_model_would_under_an_adapter_that_every_part_proves(
+    pool, run, tiny_model, policies, adapter_folders, request_for
+):
+    assert worst_gap(tiny_model, run(collect(pool.sample_group(request_for("base"))))) < TOLERANCE
+    for version in (1, 2):
+        (swap,) = run(pool.publish(policies[version]))
+        assert swap.canary_gap < 1e-5
+        group = run(collect(pool.sample_group(request_for("g"))))
+        assert {completion.policy_version for completion in group} == {version}
+        assert worst_gap(tiny_model, group, adapter_folders[version]) < TOLERANCE
+
+
+def test_both_processes_hold_their_slices_of_the_adapter_and_none_of_another(pool, run, adapter_folders, policies):
+    async def shown(folder: str):
+        def ask(sampler):
+            engine = sampler._engine._engine
+            call = engine.collective_rpc("bound_modules", args=(2, folder))
+            # Ray has this run beside the engine's event loop.
+            return asyncio.run_coroutine_threadsafe(call, engine.output_handler.get_loop()).result(60)
+
+        return await inside(pool, ask)
+
+    right = run(shown(str(adapter_folders[2])))
+    assert len(right) == 2
+    assert all((sorted(bound), differing) == (sorted(policies[2].modules), []) for _, bound, differing in right)
+    wrong = run(shown(str(adapter_folders[1])))
+    assert all(sorted(differing) == sorted(policies[2].modules) for _, _, differing in wrong)
+
+
+def test_a_model_that_cannot_be_split_is_refused_before_an_engine_starts(local_ray, run, tiny_model, pool):
+    settings = SETTINGS.model_copy(update={"tensor_parallel_size": 3})
+    with pytest.raises(ModelError, match=r"rollout.tensor_parallel_size=3 does not split .*: 1, 2, 4 would"):
+        run(RaySamplerPool(settings, model=tiny_model.path, lora_rank=8).start())

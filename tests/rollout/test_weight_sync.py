@@ -1,0 +1,63 @@
+"""What counts as a proof that a sampler serves a policy."""
+
+import pytest
+
+from cluster.types import Canary, ModelError, PolicyVersion
+from rollout.settings import RolloutSettings
+from rollout.weight_sync import BoundAdapter, attest, mean_gap
+
+MODULES = tuple(f"model.layers.{layer}.self_attn.q_proj" for layer in range(9))
+CANARY = Canary(token_ids=(5, 6, 7, 8), logprobs=(-1.0, -2.0, -3.0))
+POLICY = PolicyVersion(number=3, adapter={}, modules=MODULES, canary=CANARY)
+WHOLE = BoundAdapter(named=MODULES, bound=MODULES, differing=())
+
+
+def test_the_right_adapter_is_proved_and_its_gap_told():
+    attestation = attest(POLICY, WHOLE, (-1.0, -2.0003, -3.0), RolloutSettings())
+    assert attestation.failure is None
+    assert attestation.canary_gap == pytest.approx(1e-4)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "gap", "is_proved"), [("float32", 0.01, False), ("bfloat16", 0.01, True), ("bfloat16", 0.1, False)]
+)
+def test_the_tolerance_follows_the_dtype(dtype, gap, is_proved):
+    logprobs = tuple(logprob - gap for logprob in CANARY.logprobs)
+    assert (attest(POLICY, WHOLE, logprobs, RolloutSettings(dtype=dtype)).failure is None) == is_proved
+
+
+def test_a_tolerance_that_was_set_holds():
+    logprobs = (-1.0, -2.0, -3.3)
+    assert attest(POLICY, WHOLE, logprobs, RolloutSettings(canary_tolerance=0.2)).failure is None
+    assert "0.1 nats per token" in attest(POLICY, WHOLE, logprobs, RolloutSettings(canary_tolerance=0.05)).failure
+
+
+@pytest.mark.parametrize("logprobs", [(float("nan"), -2.0, -3.0), (float("-inf"), -2.0, -3.0)])
+def test_what_is_no_number_proves_nothing(logprobs):
+    assert attest(POLICY, WHOLE, logprobs, RolloutSettings()).failure is not None
+
+
+def test_an_adapter_that_is_bound_to_nothing_is_told_by_its_missing_modules_some_of_them_by_name():
+    unbound = BoundAdapter(named=tuple(f"wrong.{name}" for name in MODULES), bound=(), differing=())
+    failure = attest(POLICY, unbound, CANARY.logprobs, RolloutSettings()).failure
+    assert "9 trained modules are not bound (model.layers.0.self_attn.q_proj" in failure
+    assert "and 3 more" in failure
+    assert "\n" not in failure
+
+
+def test_modules_beyond_the_trained_ones_and_other_weights_are_told_by_name():
+    other = BoundAdapter(named=MODULES, bound=(*MODULES, "lm_head"), differing=(MODULES[4],))
+    failure = attest(POLICY, other, CANARY.logprobs, RolloutSettings()).failure
+    assert "1 modules are bound that were not trained (lm_head)" in failure
+    assert f"other weights than were published ({MODULES[4]})" in failure
+
+
+def test_without_the_learners_word_the_adapters_own_names_are_what_must_be_bound():
+    policy = PolicyVersion(number=1, adapter={})
+    assert attest(policy, WHOLE, None, RolloutSettings()).failure is None
+    assert attest(policy, BoundAdapter(named=MODULES, bound=MODULES[1:], differing=()), None, RolloutSettings()).failure
+
+
+def test_a_canary_that_was_scored_in_part_is_an_error():
+    with pytest.raises(ModelError, match="4 tokens came with 3 log-probabilities and was scored with 2"):
+        mean_gap(CANARY, (-1.0, -2.0))
