@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import ray
 
-from cluster.types import Group, LearnerError, PolicyVersion, StepReport
+from cluster.types import Canary, Group, LearnerError, PolicyVersion, StepReport
 from learner.plan import LearnerPlan
 from learner.settings import LearnerSettings
 from learner.training.checkpoints import read_files, step_of, write_files
@@ -88,6 +88,11 @@ class LearnerActor:
         """See LearnerWorker."""
         files: Files = self._worker.adapter_files()
         return files if self._number == 0 else None
+
+    def canary(self) -> Canary | None:
+        """See LearnerWorker; where ranks share the layers of the model, all have to compute it."""
+        canary: Canary | None = self._worker.canary()
+        return canary if self._number == 0 else None
 
     @contextmanager
     def _on_disk(self) -> Iterator[None]:

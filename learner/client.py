@@ -12,7 +12,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from cluster.types import CaravanError, Group, LearnerError, PolicyVersion, StepReport
+from cluster.types import Canary, CaravanError, Group, LearnerError, PolicyVersion, StepReport
 from learner import room
 from learner.actor import LearnerActor
 from learner.batch.selection import select
@@ -43,6 +43,7 @@ DEADLINES = {
     "step": "step_deadline_seconds",
     "save_checkpoint": "save_deadline_seconds",
     "adapter_files": "save_deadline_seconds",
+    "canary": "start_deadline_seconds",
 }
 """The setting, by method of the actor, that says how long anyone waits for its answer."""
 
@@ -119,6 +120,11 @@ class RayLearner:
     async def export_adapter(self, folder: Path) -> None:
         """Write the current adapter in PEFT format, as peft, transformers and vLLM load it."""
         await asyncio.to_thread(write_adapter, await self._answer("adapter_files"), folder)
+
+    async def canary(self) -> Canary | None:
+        """The plan's canary as the current policy scores it: that of the base model before the first step."""
+        canary: Canary | None = await self._answer("canary")
+        return canary
 
     async def close(self) -> None:
         """End the actors' processes; may be called twice. A call that is under way raises LearnerError."""

@@ -155,6 +155,10 @@ class LearnerWorker:
         """Write ``adapter_files`` into a folder; raises LearnerError where that cannot be."""
         write_adapter(self.adapter_files(), Path(folder))
 
+    def canary(self) -> Canary | None:
+        """The canary as the current policy scores it, which touches no random state; None where the plan has none."""
+        return self._running_loop().run(self._canary)
+
     def close(self) -> None:
         """End the training; may be called twice."""
         if self._loop is not None:

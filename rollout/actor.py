@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import aclosing
 
-from cluster.types import Completion, GroupRequest, PolicyVersion
+from cluster.types import Canary, Completion, GroupRequest, PolicyVersion
 from rollout.sampler import Sampler
 from rollout.settings import RolloutSettings
 from rollout.weight_sync import Attestation
@@ -41,6 +41,10 @@ class SamplerActor:
     async def load_policy(self, policy: PolicyVersion, live_versions: Collection[int]) -> Attestation:
         """Take a policy and drop idle ones; see Sampler.load_policy."""
         return await self._sampler.load_policy(policy, live_versions)
+
+    async def attest_base(self, canary: Canary) -> Attestation:
+        """Say how well the base model is served; see Sampler.attest_base."""
+        return await self._sampler.attest_base(canary)
 
     async def sample(
         self, request: GroupRequest, indexes: Sequence[int], policy_version: int

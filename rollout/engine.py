@@ -30,6 +30,9 @@ DEATH_POLL_SECONDS = 1.0
 
 BASE_VERSION = 0
 
+REFUSALS = (OSError, ValueError, RuntimeError, ImportError, AttributeError, AssertionError, TypeError)
+"""What vLLM raises at a model that it does not serve: its code for each architecture has errors of its own."""
+
 AnswerT = TypeVar("AnswerT")
 
 
@@ -78,9 +81,7 @@ class Engine:
         sockets: Path,
     ) -> "Engine":
         """Load the model and start the engine, whose processes meet in the folder ``sockets`` where its path is short enough.
-
-        Raises ModelError with one line where that fails.
-        """
+        Raises ModelError with one line where that fails."""
         variables = environment_variables(settings, model) | socket_variables(sockets) | compiler_variables(settings)
         os.environ.update(variables)
         max_tokens = settings.max_prompt_tokens + settings.max_completion_tokens
@@ -97,8 +98,7 @@ class Engine:
                 _check_attention(config, model)
                 started = AsyncLLM.from_vllm_config(config, disable_log_stats=arguments.disable_log_stats)
             engine = cls(started, max_tokens, causes)
-        # vLLM's code for each architecture has errors of its own.
-        except (OSError, ValueError, RuntimeError, ImportError, AttributeError, AssertionError, TypeError) as error:
+        except REFUSALS as error:
             raise ModelError(
                 f"vLLM does not start with model {model!r}: {root_cause(causes, error)} (more in the sampler's log)"
             ) from error
@@ -186,6 +186,10 @@ class Engine:
         if tuple(scored.token_ids) != canary.token_ids[1:]:
             raise SamplerError(f"{request_id} came back with other tokens: this vLLM is not the version Caravan pins")
         return tuple(scored.logprobs)
+
+    async def forget_prompts(self) -> None:
+        """Empty the prefix cache, so that what is sampled next is computed as on a fresh engine."""
+        await self._ask(self._engine.reset_prefix_cache(), "does not empty its prefix cache")
 
     async def load(self, adapter: Adapter) -> None:
         """Load an adapter into its slot, in place of what is there.
@@ -279,6 +283,25 @@ class Engine:
         except (EngineDeadError, EngineGenerateError) as error:
             raise SamplerError(f"the engine failed at {request_id}: {root_cause(self._causes, error)}") from error
         return ended
+
+
+def inspect_model(settings: RolloutSettings, *, model: str, lora_rank: int, max_staleness: int) -> None:
+    """Raise ModelError, with one line, for a model that an engine would refuse by its configuration; no weights are loaded."""
+    check_model(model, settings.max_prompt_tokens + settings.max_completion_tokens, settings.tensor_parallel_size)
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.model_executor.models.interfaces import supports_lora
+
+    try:
+        config = AsyncEngineArgs(
+            **engine_arguments(settings, model, lora_rank, (), max_staleness)
+        ).create_engine_config()
+        _check_attention(config, model)
+        shown = config.model_config
+        layers, name = shown.registry.resolve_model_cls(shown.architectures, shown)
+        if settings.policy_swap != "merged" and not supports_lora(layers):
+            raise ValueError(f"{name} does not support LoRA yet; rollout.policy_swap=merged needs none")
+    except REFUSALS as error:
+        raise ModelError(f"vLLM does not start with model {model!r}: {one_line(error)}") from error
 
 
 def _leave_logprobs_without_text() -> None:

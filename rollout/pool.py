@@ -17,12 +17,14 @@ from uuid import uuid4
 import ray
 
 from cluster.types import (
+    Canary,
     CaravanError,
     Claim,
     Completion,
     DeadlineExceeded,
     GroupFailed,
     GroupRequest,
+    ModelError,
     PolicyVersion,
     SamplerError,
     Swap,
@@ -73,6 +75,7 @@ class RaySamplerPool:
         """
         check_lora_rank(lora_rank)
         self._settings = settings
+        self._model = model
         plan = SamplerPlan(
             settings=settings,
             model=model,
@@ -155,6 +158,30 @@ class RaySamplerPool:
         await self._router.until_open()
         self._policies.promote(policy.number)
         return tuple(self._publisher.swaps)
+
+    async def attest_base(self, canary: Canary) -> float:
+        """The largest gap, in nats per token, between the samplers' scores of the base model and the learner's.
+
+        To be asked before any policy is published. Raises ModelError where it is above what a policy may have, SamplerError or
+        DeadlineExceeded where a sampler does not answer.
+        """
+        seconds = self._settings.publish_deadline_seconds
+        gaps = []
+        for attestation in await asyncio.gather(
+            *(station.attest_base(canary, seconds) for station in self._service.serving())
+        ):
+            assert attestation.canary_gap is not None
+            if attestation.failure is not None:
+                raise ModelError(
+                    f"the sampler (vLLM) and the learner (transformers) disagree about model {self._model!r} by "
+                    f"{attestation.canary_gap:.2g} nats per token before any training (rollout.canary_tolerance is "
+                    f"{attestation.tolerance:g}): this model cannot be trained until both compute the same; compare "
+                    "rollout.dtype with learner.dtype, or take another model"
+                )
+            gaps.append(attestation.canary_gap)
+        if not gaps:
+            raise SamplerError("no sampler is left to score the base model")
+        return max(gaps)
 
     def usage(self) -> Usage:
         """What the samplers did so far."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import ray
 from ray.actor import ActorHandle
 
-from cluster.types import GroupRequest, Swap
+from cluster.types import Canary, GroupRequest, Swap
 from rollout.actor import CONCURRENT_CALLS, SamplerActor
 from rollout.calls import answer
 from rollout.dispatcher import Seat
@@ -80,6 +80,13 @@ class Station(Seat):
         attestation: Attestation = await answer(self.actor.load_policy.remote(policy, live), call, deadline_seconds)
         seconds = time.monotonic() - begin
         return Swap(sampler=self.name, seconds=seconds, canary_gap=attestation.canary_gap), attestation
+
+    async def attest_base(self, canary: Canary, deadline_seconds: float) -> Attestation:
+        """Have the sampler show how it serves the base model; raises ModelError, SamplerError, DeadlineExceeded."""
+        assert self.actor is not None
+        call = f"scoring the base model on {self.name} (rollout.publish_deadline_seconds)"
+        attestation: Attestation = await answer(self.actor.attest_base.remote(canary), call, deadline_seconds)
+        return attestation
 
     def stream(self, request: GroupRequest, indexes: set[int], version: int) -> ray.ObjectRefGenerator:
         """Ask for completions of a group; each answer is a tuple of some that have ended."""

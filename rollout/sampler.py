@@ -5,11 +5,11 @@ import itertools
 from collections import Counter
 from collections.abc import AsyncGenerator, Collection, Sequence
 
-from cluster.types import Completion, GroupRequest, ModelError, PolicyVersion, SamplerError, VersionSpan
+from cluster.types import Canary, Completion, GroupRequest, ModelError, PolicyVersion, SamplerError, VersionSpan
 from rollout.adapter_cache import Shelf
 from rollout.engine import BASE_VERSION, Engine, Sampled
 from rollout.settings import RolloutSettings, check_lora_rank
-from rollout.weight_sync import Attestation, attest
+from rollout.weight_sync import Attestation, attest, attest_base
 from rollout.weight_sync_modes import Serving, serving
 
 
@@ -80,6 +80,15 @@ class Sampler:
             self._versions.remove(version)
             await self._serving.drop(version)
         return attestation
+
+    async def attest_base(self, canary: Canary) -> Attestation:
+        """Say how well the base model is served, by the learner's score of it; what is sampled later does not change by it."""
+        engine = self._started()
+        logprobs = await engine.score(
+            canary, request_id=f"canary-{BASE_VERSION}-{next(self._canary_ids)}", adapter=None
+        )
+        await engine.forget_prompts()
+        return attest_base(canary, logprobs, self._settings)
 
     async def sample(
         self, request: GroupRequest, indexes: Sequence[int], policy_version: int

@@ -74,6 +74,12 @@ def attest(
     )
 
 
+def attest_base(canary: Canary, logprobs: Collection[float], settings: RolloutSettings) -> Attestation:
+    """Compare how a sampler and the learner score the canary under the base model, which has no adapter to look at."""
+    base = PolicyVersion(number=0, adapter={}, canary=canary)
+    return attest(base, BoundAdapter(named=(), bound=(), differing=()), logprobs, settings)
+
+
 def mean_gap(canary: Canary, logprobs: Collection[float]) -> float:
     """Mean absolute difference of two scorings of the canary, in nats; raises ModelError where one is not whole."""
     if not len(logprobs) == len(canary.logprobs) == len(canary.token_ids) - 1:

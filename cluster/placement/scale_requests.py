@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from cluster.console import View
 from cluster.ledger.run_folder import RunFolder
-from cluster.types import ConfigError, GraderPool, RunFolderError, SamplerPool
+from cluster.types import Canary, ConfigError, GraderPool, RunFolderError, SamplerPool
 from grader.settings import MAX_GRADERS
 from rollout.settings import MAX_SAMPLERS
 
@@ -40,6 +40,13 @@ class ScalableGraderPool(GraderPool, Protocol):
 
 class ScalableSamplerPool(SamplerPool, Protocol):
     """A sampler pool whose size can be changed; the real one is rollout.pool."""
+
+    async def attest_base(self, canary: Canary) -> float:
+        """Compare the samplers' scores of the base model with the learner's; returns the largest gap in nats per token.
+
+        Raises ModelError where it is above what a policy may have.
+        """
+        ...
 
     async def scale(
         self, number: int | None = None, *, min_samplers: int | None = None, max_samplers: int | None = None

@@ -4,7 +4,7 @@ import asyncio
 import json
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -28,10 +28,11 @@ from cluster.types import (
 )
 from learner.plan import LearnerPlan
 from rollout.model import check_vocabulary
+from rollout.preflight import Preflight, preflight
 from rollout.prompt import PromptRenderer, RenderedPrompts
 
 if TYPE_CHECKING:
-    pass
+    from learner.client import RayLearner
 
 MANY_PROBLEMS = 5000  # from which on loading takes so long that a line says what goes on
 INTERRUPTED = 130  # the exit code of a program that Ctrl-C ended
@@ -109,6 +110,30 @@ class Usable:
     problems: tuple[Problem, ...]
     prompts: Mapping[str, Prompt]  # by problem id
     special_tokens: tuple[str, ...] = ()  # of the model's tokenizer
+
+
+def inspected(config: Config) -> AbstractAsyncContextManager[Preflight]:
+    """Begin to ask vLLM about the model, beside what else is prepared."""
+    lora, staleness = config.learner.lora, config.loop.max_staleness
+    return preflight(config.rollout, model=model_path(config), lora_rank=lora.r, max_staleness=staleness)
+
+
+async def require_served(inspection: Preflight, view: View) -> None:
+    """Wait for what vLLM says of the model; raises ModelError where it refuses it."""
+    if unknown := await inspection.passed():
+        view.warn(f"not known before the samplers start, whether vLLM serves the model: {unknown}")
+
+
+async def prove_start(
+    samplers: ScalableSamplerPool, learner: "RayLearner", policy: PolicyVersion | None, view: View
+) -> None:
+    """Have the samplers prove the policy that the run goes on from, or else the base model, before anything is sampled."""
+    if policy:
+        view.say(f"going on from the checkpoint of step {policy.number}")
+        await samplers.publish(policy)
+    elif canary := await learner.canary():
+        gap = await samplers.attest_base(canary)
+        view.say(f"samplers and learner agree about the base model: {gap:.1e} nats per token apart at most")
 
 
 def load_usable(

@@ -28,7 +28,7 @@ from cluster.loop.evaluation import (
     warning_of_lost,
 )
 from cluster.placement.plan.machines import machines_of
-from cluster.placement.plan.model_shape import adapter_size, shape_of
+from cluster.placement.plan.model_shape import shape_of, trainable_adapter
 from cluster.placement.plan.places import make_plan
 from cluster.placement.ray_cluster import fitted_shares, place, ray_cluster
 from cluster.placement.scale_requests import answering_scale_requests
@@ -42,10 +42,13 @@ from cluster.run.session import (
     INTERRUPTED,
     Interruption,
     Material,
+    inspected,
     learner_plan,
     load_material,
     load_usable,
     prompt_date,
+    prove_start,
+    require_served,
     samplers_and_graders,
 )
 from cluster.run.trackers import Figures, Show, tracking
@@ -87,34 +90,39 @@ async def train(config: Config, view: View, *, allow_changed_data: bool = False)
             if data and (said := data.check(problems, folder.path, allowed=allow_changed_data)):
                 view.say(said)
 
-        usable = load_usable(config, view, check)
-        size = adapter_size(config)
-        view.say(str(size))  # and targets that the model has not should be known before, too
-        if config.rollout.tensor_parallel_size > 1:
-            shape = shape_of(model_path(config))
-            check_split(
-                config.model.path, config.rollout.tensor_parallel_size, heads=shape.heads, kv_heads=shape.kv_heads
-            )
-        split_of_run(data, usable.problems, config)  # too few should be known before, too
-        # Only now: until here nothing has to be taken down, and Ctrl-C need not wait for whatever keeps the event loop.
-        interruption = Interruption(view)
-        with tracking(config, folder, step=step_of(newest) if newest else 0) as show, ray_cluster(view.say) as cluster:
-            folder.link_worker_logs(cluster.logs)
-            try:
-                placed = place(config, cluster.resources, num_machines=cluster.num_machines)
-                if smaller := fitted_shares(config, placed):
-                    view.say(smaller)
-                _say_what_may_not_fit(config, cluster.nodes, view)
-                material = await load_material(placed, usable, view, folder, data)
-                return await Training(placed, folder, material, view, interruption, show, size.targets).run()
-            except* CaravanError:
-                view.say(f"what the parts printed themselves: {cluster.logs}/worker-*")
-                if newest := newest_checkpoint(folder.checkpoints):
-                    view.say(
-                        f"what was trained is kept up to step {step_of(newest)}; to go on from there: caravan train --resume "
-                        f"{folder.argument}"
-                    )
-                raise
+        async with inspected(config) as inspection:
+            usable = load_usable(config, view, check)
+            size = trainable_adapter(config)
+            view.say(str(size))  # and targets that the model has not should be known before, too
+            if config.rollout.tensor_parallel_size > 1:
+                shape = shape_of(model_path(config))
+                check_split(
+                    config.model.path, config.rollout.tensor_parallel_size, heads=shape.heads, kv_heads=shape.kv_heads
+                )
+            split_of_run(data, usable.problems, config)  # too few should be known before, too
+            # Only now: until here nothing has to be taken down, and Ctrl-C need not wait for whatever keeps the event loop.
+            interruption = Interruption(view)
+            with (
+                tracking(config, folder, step=step_of(newest) if newest else 0) as show,
+                ray_cluster(view.say) as cluster,
+            ):
+                folder.link_worker_logs(cluster.logs)
+                try:
+                    placed = place(config, cluster.resources, num_machines=cluster.num_machines)
+                    if smaller := fitted_shares(config, placed):
+                        view.say(smaller)
+                    _say_what_may_not_fit(config, cluster.nodes, view)
+                    await require_served(inspection, view)
+                    material = await load_material(placed, usable, view, folder, data)
+                    return await Training(placed, folder, material, view, interruption, show, size.targets).run()
+                except* CaravanError:
+                    view.say(f"what the parts printed themselves: {cluster.logs}/worker-*")
+                    if newest := newest_checkpoint(folder.checkpoints):
+                        view.say(
+                            f"what was trained is kept up to step {step_of(newest)}; to go on from there: caravan train --resume "
+                            f"{folder.argument}"
+                        )
+                    raise
 
 
 def _say_what_may_not_fit(config: Config, nodes: Sequence[Mapping[str, Any]], view: View) -> None:
@@ -202,9 +210,7 @@ class Training:
                 self._keep_data(progress.step)
                 if progress.step < self._max_steps:
                     folder.reopen(progress.step)
-                if policy:
-                    view.say(f"going on from the checkpoint of step {policy.number}")
-                    await samplers.publish(policy)
+                await prove_start(samplers, learner, policy, view)
                 if progress.step == 0:
                     await self._evaluate("before", 0, samplers, graders)
                 elif measure and progress.step < self._max_steps:  # where it was interrupted before that

@@ -31,6 +31,7 @@ class AdapterSize:
     num_modules: int
     num_trained: int  # weights
     num_parameters: int  # of the model
+    transposed: tuple[str, ...] = ()  # the targets among them whose weights are stored as [in, out]
 
     def __str__(self) -> str:
         """One line for the start of a run."""
@@ -70,6 +71,9 @@ def adapter_size(model: str, lora: LoraSettings) -> AdapterSize:
         num_modules=len(modules),
         num_trained=sum(lora.r * sum(module.weight.shape) for module in modules),
         num_parameters=num_weights(bare),
+        transposed=tuple(
+            sorted({name.rpartition(".")[2] for name in wanted if isinstance(bare.get_submodule(name), Conv1D)})
+        ),
     )
 
 

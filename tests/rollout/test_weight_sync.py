@@ -4,7 +4,7 @@ import pytest
 
 from cluster.types import Canary, ModelError, PolicyVersion
 from rollout.settings import RolloutSettings
-from rollout.weight_sync import BoundAdapter, attest, mean_gap
+from rollout.weight_sync import BoundAdapter, attest, attest_base, mean_gap
 
 MODULES = tuple(f"model.layers.{layer}.self_attn.q_proj" for layer in range(9))
 CANARY = Canary(token_ids=(5, 6, 7, 8), logprobs=(-1.0, -2.0, -3.0))
@@ -61,3 +61,10 @@ def test_without_the_learners_word_the_adapters_own_names_are_what_must_be_bound
 def test_a_canary_that_was_scored_in_part_is_an_error():
     with pytest.raises(ModelError, match="4 tokens came with 3 log-probabilities and was scored with 2"):
         mean_gap(CANARY, (-1.0, -2.0))
+
+
+def test_the_base_model_has_the_tolerance_of_a_policy_and_no_modules_to_show():
+    assert attest_base(CANARY, CANARY.logprobs, RolloutSettings()).failure is None
+    attestation = attest_base(CANARY, (-3.0, -4.0, -5.0), RolloutSettings())
+    assert attestation.canary_gap == pytest.approx(2.0)
+    assert "2 nats per token" in attestation.failure

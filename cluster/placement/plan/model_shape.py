@@ -111,3 +111,15 @@ def adapter_size(config: Config) -> "AdapterSize":
     from learner.training.targets import adapter_size
 
     return adapter_size(model_path(config), config.learner.lora)
+
+
+def trainable_adapter(config: Config) -> "AdapterSize":
+    """The adapter of a run; raises what ``adapter_size`` does, and ModelError where samplers could not merge it."""
+    size = adapter_size(config)
+    if config.rollout.policy_swap == "merged" and size.transposed:
+        raise ModelError(
+            f"model.path={config.model.path} stores the weights of {', '.join(size.transposed)} transposed, and "
+            "rollout.policy_swap=merged adds adapters to plain ones only: use versions or in_flight where vLLM has LoRA for "
+            "this model, or another model"
+        )
+    return size

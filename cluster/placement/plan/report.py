@@ -9,7 +9,7 @@ from cluster.config.model_path import model_path
 from cluster.console import count, output
 from cluster.placement.plan.machines import Machine
 from cluster.placement.plan.memory import Memory
-from cluster.placement.plan.model_shape import adapter_size, shape_of
+from cluster.placement.plan.model_shape import shape_of, trainable_adapter
 from cluster.placement.plan.places import GpuPlan, Plan, Seats, make_plan
 
 
@@ -17,7 +17,7 @@ def plan_and_report(config: Config, machines: Sequence[Machine]) -> int:
     """Print the plan; returns the exit code. Raises ResourcesError where something does not fit,
     ConfigError for targets of the adapter that the model has not."""
     plan = make_plan(config, shape_of(model_path(config)), machines)
-    size = adapter_size(config)
+    size = trainable_adapter(config)
     print_plan(plan)
     output().print(str(size), soft_wrap=True, highlight=False, markup=False)
     return 0

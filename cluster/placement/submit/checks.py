@@ -14,7 +14,7 @@ from pathlib import Path
 from cluster.config.config import Config, load_config
 from cluster.config.model_path import is_folder, model_path
 from cluster.placement.plan.machines import machines_of
-from cluster.placement.plan.model_shape import adapter_size, shape_of
+from cluster.placement.plan.model_shape import shape_of, trainable_adapter
 from cluster.placement.plan.places import Plan, make_plan
 from cluster.placement.plan.report import print_plan
 from cluster.placement.ray_cluster import Cluster, ray_cluster
@@ -57,7 +57,7 @@ def _check(config: Config, cluster: Cluster) -> list[str]:
         return [*refusals, _no_model(config)]
     try:
         plan = make_plan(config, shape_of(model_path(config)), machines)
-        adapter_size(config)
+        trainable_adapter(config)
     except CaravanError as error:
         return [*refusals, str(error)]
     _print_marked(plan)

@@ -49,6 +49,13 @@ def lora(targets: Any = "all-linear") -> LoraSettings:
     return LoraSettings(r=8, target_modules=targets)
 
 
+@pytest.mark.parametrize(("kind", "transposed"), [("gpt2", ("c_attn", "c_fc", "c_proj")), ("qwen2", ())])
+def test_targets_whose_weights_are_stored_transposed_are_named(
+    tmp_path: Path, kind: str, transposed: tuple[str, ...]
+) -> None:
+    assert adapter_size(made(tmp_path, kind), lora()).transposed == transposed
+
+
 @pytest.mark.parametrize(
     "written",
     [

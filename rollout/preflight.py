@@ -1,0 +1,92 @@
+"""What vLLM refuses of a model by its configuration alone, known before anything large is started.
+
+The real vLLM is asked, in a process of its own: importing it takes seconds and memory that the driver keeps for others, and the
+driver goes on meanwhile. Only the vLLM of the CPU is asked: that of a GPU wants one, which a driver may not have.
+"""
+
+import asyncio
+import json
+import os
+import sys
+from asyncio.subprocess import DEVNULL, PIPE, STDOUT, Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from cluster.types import ModelError
+from rollout.environment import environment_variables
+from rollout.settings import RolloutSettings
+
+MARK = "caravan-preflight:"
+"""Begins the line of the answer, among what vLLM may print."""
+
+
+class Preflight:
+    """An inspection that is under way."""
+
+    def __init__(self, process: Process | None) -> None:
+        self._process = process
+
+    async def passed(self) -> str | None:
+        """Wait for the answer; raises ModelError with one line for a model that vLLM refuses.
+
+        Returns why nothing is known where the process itself failed, else None.
+        """
+        if self._process is None:
+            return None
+        output, _ = await self._process.communicate()
+        lines = output.decode(errors="replace").splitlines()
+        answers = [line.removeprefix(MARK) for line in lines if line.startswith(MARK)]
+        if not answers:
+            return f"its process ended with exit code {self._process.returncode}: {lines[-1] if lines else 'no output'}"
+        if refusal := json.loads(answers[-1]):
+            raise ModelError(refusal)
+        return None
+
+
+@asynccontextmanager
+async def preflight(
+    settings: RolloutSettings, *, model: str, lora_rank: int, max_staleness: int
+) -> AsyncIterator[Preflight]:
+    """Begin to inspect a model as samplers with these settings would; the process is gone when the block is left."""
+    if settings.gpus_per_sampler > 0:
+        yield Preflight(None)
+        return
+    asked = json.dumps([settings.model_dump(mode="json"), model, lora_rank, max_staleness])
+    package = str(Path(__file__).parent.parent)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-P",
+        "-m",
+        "rollout.preflight",
+        asked,
+        stdin=DEVNULL,
+        stdout=PIPE,
+        stderr=STDOUT,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))},
+    )
+    try:
+        yield Preflight(process)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+def main(asked: str) -> None:
+    """Inspect a model in this process, and print why it is refused, or null."""
+    values, model, lora_rank, max_staleness = json.loads(asked)
+    settings = RolloutSettings(**values)
+    os.environ.update(environment_variables(settings, model))
+    from rollout.engine import inspect_model
+
+    refusal = None
+    try:
+        inspect_model(settings, model=model, lora_rank=lora_rank, max_staleness=max_staleness)
+    except ModelError as error:
+        refusal = str(error)
+    print(f"\n{MARK}{json.dumps(refusal)}", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
