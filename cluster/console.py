@@ -52,12 +52,12 @@ class View:
         self._reward: float | None = None
         self._num_steps = 0
 
-    def say(self, text: str) -> None:
-        """One line of news."""
+    def log(self, text: str) -> None:
+        """Print one line."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def warn(self, text: str) -> None:
-        """One line that should not be missed."""
+        """Print one line as a warning."""
         self.console.print(
             Text("warning: ", style="yellow"), text, sep="", highlight=False, markup=False, soft_wrap=True
         )
@@ -70,9 +70,9 @@ class View:
             with self.console.status(name):
                 yield
         else:
-            self.say(f"{name} ...")
+            self.log(f"{name} ...")
             yield
-        self.say(f"{name}: {time.monotonic() - started:.1f} s")
+        self.log(f"{name}: {time.monotonic() - started:.1f} s")
 
     @contextmanager
     def counting(self, name: str, total: int) -> Iterator["Counter"]:
@@ -85,7 +85,7 @@ class View:
             finally:
                 done = next(one.completed for one in self._bar.tasks if one.id == task)
                 self._bar.remove_task(task)
-        self.say(f"{name}: {total if done >= total else f'{done:g} of {total}'} in {time.monotonic() - started:.1f} s")
+        self.log(f"{name}: {total if done >= total else f'{done:g} of {total}'} in {time.monotonic() - started:.1f} s")
 
     @contextmanager
     def training(self, num_steps: int, done: int) -> Iterator[None]:
@@ -111,7 +111,7 @@ class View:
         if self._task is not None:
             self._bar.update(self._task, completed=step, figures=figures)
         if not self.console.is_terminal:
-            self.say(
+            self.log(
                 f"step {step}/{self._num_steps}  epoch {epoch:.2f}  {figures}  {metrics['step_seconds']:.1f} s/step  "
                 f"{busy_line(metrics)}"
             )

@@ -37,7 +37,7 @@ def _eval(options: argparse.Namespace) -> int:
     from cluster.run.evaluate import evaluate
     from cluster.run.session import run_to_end
 
-    config = load_config(options.config, options.settings, say=note)
+    config = load_config(options.config, options.settings, log=note)
     return run_to_end(lambda view: evaluate(config, view, options.out, on=options.on, base_check=options.base_check))
 
 
@@ -65,7 +65,7 @@ def _sample(options: argparse.Namespace) -> int:
     from cluster.run.evaluate import sample
     from cluster.run.session import run_to_end
 
-    config = load_config(options.config, options.settings, say=note)
+    config = load_config(options.config, options.settings, log=note)
     return run_to_end(lambda view: sample(config, view, options.ids, options.problems, options.completions))
 
 
@@ -141,7 +141,7 @@ def _sft(options: argparse.Namespace) -> int:
     from cluster.models.sft import Lesson, sft
     from learner.sft.examples import Schedule
 
-    config = load_config(options.config, options.settings, without_supervised(os.environ), say=note)
+    config = load_config(options.config, options.settings, without_supervised(os.environ), log=note)
     schedule = Schedule(
         num_steps=options.steps,
         num_epochs=options.epochs,

@@ -55,7 +55,7 @@ def _train(options: argparse.Namespace) -> int:
     config = (
         resumed_config(options.resume, options.settings)
         if options.resume
-        else load_config(options.config, options.settings, say=note)
+        else load_config(options.config, options.settings, log=note)
     )
     return run_to_end(lambda view: train(config, view, allow_changed_data=options.allow_changed_data))
 
@@ -124,7 +124,7 @@ def _plan(options: argparse.Namespace) -> int:
     from cluster.placement.plan.report import plan_and_report
     from cluster.placement.ray_cluster import ray_cluster
 
-    config = load_config(options.config, options.settings, say=note)
+    config = load_config(options.config, options.settings, log=note)
     if options.machine:
         return plan_and_report(config, parse_machines(options.machine))
     with ray_cluster(note) as cluster:

@@ -353,11 +353,11 @@ def load_config(
     path: Path | None,
     overrides: Sequence[str] = (),
     environment: Mapping[str, str] | None = None,
-    say: Callable[[str], None] = lambda _line: None,
+    log: Callable[[str], None] = lambda _line: None,
 ) -> Config:
     """The tree from a YAML file (or None), ``key=value`` overrides and the environment (default: the process's).
 
-    ``say`` takes a line about what the environment sets. Raises ConfigError naming the key, the value and what is allowed.
+    ``log`` is called with a line for each setting from the environment. Raises ConfigError: the key, the value, what is allowed.
     """
     tree: dict[str, Any] = _read_yaml(path) if path else {}
     reading = read_environment(os.environ if environment is None else environment, keys())
@@ -369,7 +369,7 @@ def load_config(
     except ConfigError as error:
         raise ConfigError(_with_variables(str(error), reading.variables, dict(given))) from None
     for line in reading.lines(overridden=dict(given)):
-        say(line)
+        log(line)
     if path and config.run.name is None:
         _assign(tree, "run.name", path.stem)
         return validate(tree)

@@ -57,11 +57,11 @@ def is_greedy(sampling: Sampling) -> bool:
     )
 
 
-def num_distinct(sampling: Sampling, asked: int, say: Callable[[str], None] = lambda _: None) -> int:
+def num_distinct(sampling: Sampling, asked: int, log: Callable[[str], None] = lambda _: None) -> int:
     """The completions per problem that are worth sampling: those asked for, but one where all would be equal; says so."""
     if asked == 1 or not is_greedy(sampling):
         return asked
-    say(
+    log(
         f"greedy sampling gives {asked} equal completions: one of each problem is sampled and counted. For pass@k with k over 1, "
         "leave out evaluation.greedy (and top_k=1, min_p=1)"
     )

@@ -86,10 +86,10 @@ async def _material(lesson: Lesson, view: View) -> Material:
     config = lesson.config
     usable = load_usable(config, view)
     if not lesson.full:
-        view.say(str(adapter_size(config)))
+        view.log(str(adapter_size(config)))
     with ExitStack() as stack:
         if needs_audit(config, usable.problems, Verdicts(None)):
-            cluster = stack.enter_context(ray_cluster(view.say))
+            cluster = stack.enter_context(ray_cluster(view.log))
             config = place(config.without_learner(), cluster.resources, num_machines=cluster.num_machines)
         return await load_material(config, usable, view)
 
@@ -121,9 +121,9 @@ def _train(lesson: Lesson, view: View, material: Material, folder: SftFolder) ->
     model, tokenizer = load_model(model_path(config), weights)
     pairs = pairs_of(wanted, material.prompts, tokenizer)
     without = len(material.training) - len(wanted)
-    view.say(f"{len(pairs)} pairs of prompt and solution; {without} problems have no solution")
+    view.log(f"{len(pairs)} pairs of prompt and solution; {without} problems have no solution")
     if full:
-        view.say(f"trained weights: all {model.num_parameters():,}")
+        view.log(f"trained weights: all {model.num_parameters():,}")
     num_steps = lesson.schedule.total_steps(len(pairs))
     with folder.opened(lesson.settings() | {"pairs": _fingerprint(pairs)}):
         newest = folder.newest()
@@ -133,9 +133,9 @@ def _train(lesson: Lesson, view: View, material: Material, folder: SftFolder) ->
             threads = num_threads(config.learner, model.num_parameters())
             torch.set_num_threads(threads)
             if chosen.use_cpu:
-                view.say(f"training on the CPU with {count(threads, 'thread')}")
+                view.log(f"training on the CPU with {count(threads, 'thread')}")
             if newest:
-                view.say(f"continuing from {newest}, step {done} of {num_steps}")
+                view.log(f"continuing from {newest}, step {done} of {num_steps}")
             with _stopping_politely(view) as is_stopped, view.counting("supervised steps", num_steps - done) as counter:
                 steps = Steps(folder, counter, num_steps)
                 ended = fine_tune(
@@ -155,11 +155,11 @@ def _train(lesson: Lesson, view: View, material: Material, folder: SftFolder) ->
                     is_stopped=is_stopped,
                 )
             if ended.step < num_steps:
-                view.say(
+                view.log(
                     f"stopped after step {ended.step} of {num_steps}, saved in {ended.checkpoint}; the same command continues"
                 )
                 return INTERRUPTED
-            view.say(steps.summary())
+            view.log(steps.summary())
             newest = ended.checkpoint
             del ended, model  # the model is loaded again, to be written
         if newest is None:
@@ -167,7 +167,7 @@ def _train(lesson: Lesson, view: View, material: Material, folder: SftFolder) ->
                 "the trainer wrote no checkpoint of its last step: a seam of learner/sft/train.py no longer holds"
             )
         _write(lesson, folder, newest)
-    view.say(f"model: {folder.path}; train it further with model.path={folder.path}")
+    view.log(f"model: {folder.path}; train it further with model.path={folder.path}")
     return 0
 
 
@@ -209,7 +209,7 @@ def _stopping_politely(view: View) -> Iterator[Callable[[], bool]]:
         if asked.is_set():
             raise KeyboardInterrupt
         asked.set()
-        view.say("stopping: the step under way is finished, then a checkpoint is saved; Ctrl-C again stops at once")
+        view.log("stopping: the step under way is finished, then a checkpoint is saved; Ctrl-C again stops at once")
 
     before = {name: signal.signal(name, ask) for name in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -23,8 +23,8 @@ def num_cores() -> int:
     return max(1, min(len(os.sched_getaffinity(0)), int(get_num_cpus(override_docker_cpu_warning=True))))
 
 
-def temporary_folder(say: Callable[[str], None], others: Sequence[Path] = OTHER_FOLDERS) -> Path:
-    """Where Ray's files go: its default, or the first of ``others`` where that does not do, with a line to ``say``.
+def temporary_folder(log: Callable[[str], None], others: Sequence[Path] = OTHER_FOLDERS) -> Path:
+    """Where Ray's files go: its default, or the first of ``others`` where that does not do, with a line to ``log``.
 
     Raises ResourcesError where none does.
     """
@@ -47,7 +47,7 @@ def temporary_folder(say: Callable[[str], None], others: Sequence[Path] = OTHER_
             "Set RAY_TMPDIR to a short one that can be written"
         )
     if chosen != default:
-        say(
+        log(
             f"Ray's files are in {chosen}: {default} ({variable}) {reasons[default]}. RAY_TMPDIR=FOLDER names another one"
         )
     return chosen

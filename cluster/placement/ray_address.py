@@ -27,12 +27,12 @@ class Found:
 
 
 def find_cluster(
-    say: Callable[[str], None], environment: Mapping[str, str] = os.environ, file: Path | None = None
+    log: Callable[[str], None], environment: Mapping[str, str] = os.environ, file: Path | None = None
 ) -> Found | None:
     """The cluster to join; None where one has to be started.
 
     ``file`` is where ``ray start`` leaves the address of its cluster. What it names and does not answer is passed over, with a
-    line to ``say``: nobody asked for it. Raises ResourcesError where RAY_ADDRESS names a cluster that cannot be joined.
+    line to ``log``: nobody asked for it. Raises ResourcesError where RAY_ADDRESS names a cluster that cannot be joined.
     """
     text = environment.get(VARIABLE, "").strip()
     if text == "local":
@@ -55,7 +55,7 @@ def find_cluster(
             raise ResourcesError(
                 f"{VARIABLE}=auto: the Ray cluster at {address} ({file}) cannot be joined: {reason}. {OWN}"
             )
-        say(
+        log(
             f"the Ray cluster at {address}, which {file} names, cannot be joined ({reason}): one is started for this command"
         )
         return None

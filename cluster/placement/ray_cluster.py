@@ -42,10 +42,10 @@ class Cluster:
 
 
 @contextmanager
-def ray_cluster(say: Callable[[str], None]) -> Iterator["Cluster"]:
+def ray_cluster(log: Callable[[str], None]) -> Iterator["Cluster"]:
     """Join the cluster that RAY_ADDRESS (or ``ray start`` on this machine) names, else start one for this process alone.
 
-    ``say`` takes a line about the cluster that is joined. Whatever was started here is stopped in the end. Raises ResourcesError
+    ``log`` takes a line about the cluster that is joined. Whatever was started here is stopped in the end. Raises ResourcesError
     where no cluster can be joined or started.
     """
     # Ray starts workers at nice 15: beside busy processes a vLLM engine then does not start within minutes.
@@ -57,8 +57,8 @@ def ray_cluster(say: Callable[[str], None]) -> Iterator["Cluster"]:
     # What goes wrong comes back as an exception; what Ray says besides would run through the progress bar.
     logging.getLogger("ray").setLevel(logging.ERROR)
     on_sigterm = signal.getsignal(signal.SIGTERM)
-    found = find_cluster(say)
-    context = _start(say) if found is None else _join(found)
+    found = find_cluster(log)
+    context = _start(log) if found is None else _join(found)
     if callable(on_sigterm):
         # Ray 2.60 has put its own in place, which ends the process at once; a run that is stopped saves a checkpoint first.
         signal.signal(signal.SIGTERM, on_sigterm)
@@ -68,14 +68,14 @@ def ray_cluster(say: Callable[[str], None]) -> Iterator["Cluster"]:
             nodes=ray.nodes(),
             logs=Path(context.address_info["session_dir"]) / "logs",
         )
-        with nullcontext() if found is None else _shared(found, cluster, context.address_info, say):
+        with nullcontext() if found is None else _shared(found, cluster, context.address_info, log):
             yield cluster
     finally:
         ray.shutdown()
 
 
-def _start(say: Callable[[str], None]) -> Any:
-    folder = temporary_folder(say)
+def _start(log: Callable[[str], None]) -> Any:
+    folder = temporary_folder(log)
     provide_token()
     try:
         return _init("local", num_cpus=num_cores(), _temp_dir=str(folder))
@@ -126,9 +126,9 @@ def _in_one_line(error: Exception) -> str:
 
 
 @contextmanager
-def _shared(found: Found, cluster: Cluster, here: Mapping[str, Any], say: Callable[[str], None]) -> Iterator[None]:
+def _shared(found: Found, cluster: Cluster, here: Mapping[str, Any], log: Callable[[str], None]) -> Iterator[None]:
     """Say which cluster was joined and, should it end, that it has."""
-    say(_joined(found, cluster))
+    log(_joined(found, cluster))
     node = next(node for node in cluster.nodes if node["NodeID"] == here["node_id"])
     ended = (
         f"the Ray cluster at {found.address} ({found.by}), which this command had joined, has ended, and the command "

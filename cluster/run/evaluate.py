@@ -59,7 +59,7 @@ async def evaluate(
     usable = load_usable(config, view)
     _check_adapter(config)
     name = config.model.adapter.name if config.model.adapter else Path(config.model.path).name
-    with ray_cluster(view.say) as cluster:
+    with ray_cluster(view.log) as cluster:
         placed = place(config.without_learner(), cluster.resources, num_machines=cluster.num_machines)
         whole = (
             placed.changed({"data.held_out": 0}) if on == "all" else placed
@@ -92,7 +92,7 @@ def data_of_adapter(config: Config, usable: Usable, view: View) -> RunData | Non
     if not data.knows_any(usable.problems):
         return None  # another data set
     if number := len(data.split(usable.problems)[2]):
-        view.say(f"{number} problems are not among those of {folder.path}: they count as training problems here")
+        view.log(f"{number} problems are not among those of {folder.path}: they count as training problems here")
     return data
 
 
@@ -143,7 +143,7 @@ async def sample(config: Config, view: View, ids: list[str], num_problems: int, 
             f"{config.data.dataset} has no problem {unknown[0]!r}; it has, for example, {next(iter(everything))!r}"
         )
     console = output()
-    with ray_cluster(view.say) as cluster:
+    with ray_cluster(view.log) as cluster:
         placed = place(config.without_learner(), cluster.resources, num_machines=cluster.num_machines)
         material = await load_material(placed, usable, view, data=data_of_adapter(config, usable, view))
         # Asked for by its id, a problem is shown even where no solution can pass it.
@@ -198,7 +198,7 @@ async def _attempt(
                 samplers=samplers,
                 graders=graders,
                 sampling=sampling,
-                completions_per_problem=num_distinct(sampling, num_completions, view.say),
+                completions_per_problem=num_distinct(sampling, num_completions, view.log),
                 seed=config.run.seed + 1,
                 name=name,
                 on_done=counter.advance,

@@ -91,7 +91,7 @@ class RunRecords:
         told = ", ".join(
             f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in values.items()
         )
-        self._view.say(f"after step {step}: {told}")
+        self._view.log(f"after step {step}: {told}")
 
     def health_noted(self, step: int, response: Response) -> None:
         """Say and keep what was found about the run's health, and what is done for it."""

@@ -61,7 +61,7 @@ class Interruption:
 
     def _interrupt(self) -> None:
         if self._polite and not self.requested.is_set():
-            self._view.say(
+            self._view.log(
                 "stopping: a step that is being learned is finished, then a checkpoint is saved; Ctrl-C again stops at once"
             )
             self.requested.set()
@@ -75,7 +75,7 @@ def run_to_end(work: Callable[[View], Coroutine[Any, Any, int]]) -> int:
     try:
         return asyncio.run(work(view))
     except asyncio.CancelledError:
-        view.say("interrupted")
+        view.log("interrupted")
         return INTERRUPTED
     except BaseExceptionGroup as group:
         known = group.subgroup(CaravanError)
@@ -129,11 +129,11 @@ async def prove_start(
 ) -> None:
     """Have the samplers prove the policy that the run goes on from, or else the base model, before anything is sampled."""
     if policy:
-        view.say(f"going on from the checkpoint of step {policy.number}")
+        view.log(f"going on from the checkpoint of step {policy.number}")
         await samplers.publish(policy)
     elif canary := await learner.canary():
         gap = await samplers.attest_base(canary)
-        view.say(f"samplers and learner agree about the base model: {gap:.1e} nats per token apart at most")
+        view.log(f"samplers and learner agree about the base model: {gap:.1e} nats per token apart at most")
 
 
 def load_usable(
@@ -148,7 +148,7 @@ def load_usable(
     with view.phase(f"rendering the prompts of {number} problems") if number >= MANY_PROBLEMS else nullcontext():
         rendered = render_prompts(config, loaded.problems)
     for note in rendered.notes:
-        view.say(f"{config.model.path}: {note}")
+        view.log(f"{config.model.path}: {note}")
     for cause, refused in (
         ("their length", rendered.too_long),
         ("prompts without all of their text", rendered.incomplete),
@@ -186,7 +186,7 @@ async def load_material(
             await graders.close()
     problems, unpassable = passable_problems(config, usable.problems, verdicts, view)
     training, held_out = split_of_run(data, problems, config)
-    view.say(f"{config.data.dataset}: {describe(training)} to train on, {len(held_out)} held out")
+    view.log(f"{config.data.dataset}: {describe(training)} to train on, {len(held_out)} held out")
     return Material(
         training=tuple(training),
         held_out=tuple(held_out),
@@ -261,7 +261,7 @@ async def samplers_and_graders(
     from grader.pool import RayGraderPool
     from rollout.pool import RaySamplerPool
 
-    claims = Claims(config, view.say)
+    claims = Claims(config, view.log)
     samplers = RaySamplerPool(
         config.rollout,
         model=model_path(config),
@@ -269,14 +269,14 @@ async def samplers_and_graders(
         lora_targets=lora_targets,
         max_staleness=config.loop.max_staleness,
         claim=claims.samplers,
-        tell=view.say,
+        tell=view.log,
     )
-    graders = RayGraderPool(config.grader, claim=claims.graders, tell=view.say, special_tokens=special_tokens)
+    graders = RayGraderPool(config.grader, claim=claims.graders, tell=view.log, special_tokens=special_tokens)
     try:
         parts = f"{count(config.rollout.num_samplers, 'sampler')} and {count(config.grader.num_graders, 'grader')}"
         with view.phase(f"starting {parts}"):
             _, walls = await asyncio.gather(samplers.start(policy), graders.start())
-        view.say(walls)
+        view.log(walls)
         yield samplers, graders
     finally:
         await asyncio.gather(samplers.close(), graders.close())

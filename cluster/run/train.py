@@ -84,16 +84,16 @@ async def train(config: Config, view: View, *, allow_changed_data: bool = False)
         newest = newest_checkpoint(folder.checkpoints)
         data = RunData.read(folder) if newest else None
         if newest and data is None:
-            view.say(f"{folder.path} does not know its data (an older Caravan started it): the split is made again")
+            view.log(f"{folder.path} does not know its data (an older Caravan started it): the split is made again")
 
         def check(problems: Sequence[Problem]) -> None:
             if data and (said := data.check(problems, folder.path, allowed=allow_changed_data)):
-                view.say(said)
+                view.log(said)
 
         async with inspected(config) as inspection:
             usable = load_usable(config, view, check)
             size = trainable_adapter(config)
-            view.say(str(size))  # and targets that the model has not should be known before, too
+            view.log(str(size))  # and targets that the model has not should be known before, too
             if config.rollout.tensor_parallel_size > 1:
                 shape = shape_of(model_path(config))
                 check_split(
@@ -104,21 +104,21 @@ async def train(config: Config, view: View, *, allow_changed_data: bool = False)
             interruption = Interruption(view)
             with (
                 tracking(config, folder, step=step_of(newest) if newest else 0) as show,
-                ray_cluster(view.say) as cluster,
+                ray_cluster(view.log) as cluster,
             ):
                 folder.link_worker_logs(cluster.logs)
                 try:
                     placed = place(config, cluster.resources, num_machines=cluster.num_machines)
                     if smaller := fitted_shares(config, placed):
-                        view.say(smaller)
+                        view.log(smaller)
                     _say_what_may_not_fit(config, cluster.nodes, view)
                     await require_served(inspection, view)
                     material = await load_material(placed, usable, view, folder, data)
                     return await Training(placed, folder, material, view, interruption, show, size.targets).run()
                 except* CaravanError:
-                    view.say(f"what the parts printed themselves: {cluster.logs}/worker-*")
+                    view.log(f"what the parts printed themselves: {cluster.logs}/worker-*")
                     if newest := newest_checkpoint(folder.checkpoints):
-                        view.say(
+                        view.log(
                             f"what was trained is kept up to step {step_of(newest)}; to go on from there: caravan train --resume "
                             f"{folder.argument}"
                         )
@@ -235,7 +235,7 @@ class Training:
                 if progress.step < self._max_steps:
                     if watch.stopped_for:
                         return self._stopped_for(watch.stopped_for, progress.step)
-                    view.say(f"stopped after step {progress.step}; to go on: caravan train --resume {folder.argument}")
+                    view.log(f"stopped after step {progress.step}; to go on: caravan train --resume {folder.argument}")
                     return INTERRUPTED
                 await learner.export_adapter(folder.adapter.resolve())
                 await self._evaluate("after", progress.step, samplers, graders)
@@ -265,7 +265,7 @@ class Training:
         if any(key in branch.set for branch in config.branches for key in LENGTH):
             records.phase_entered(step, {key: value for key, value in config.length().items() if value is not None})
             if config.learner.lr_scheduler_type not in UNAWARE_OF_THE_LENGTH:
-                self._view.say(
+                self._view.log(
                     f"the learning rate goes on as in a run of {self._max_steps} steps: {config.learner.lr_scheduler_type}"
                 )
         return records
@@ -318,7 +318,7 @@ class Training:
             step, reward = last[0]["step"], last[0]["reward"]
             with self._folder.explained(self._folder.checkpoints):
                 if mark_best(self._folder.checkpoints, step, reward):
-                    self._view.say(f"held-out reward {reward:.3f} after step {step}: the best so far")
+                    self._view.log(f"held-out reward {reward:.3f} after step {step}: the best so far")
 
     async def _evaluate(self, name: str, step: int, samplers: SamplerPool, graders: GraderPool) -> None:
         config = self._config
@@ -334,7 +334,7 @@ class Training:
                 graders=graders,
                 sampling=sampling,
                 completions_per_problem=num_distinct(
-                    sampling, config.evaluation.completions_per_problem, self._view.say
+                    sampling, config.evaluation.completions_per_problem, self._view.log
                 ),
                 seed=config.run.seed + 1,
                 name=name,
@@ -373,7 +373,7 @@ class Training:
         if shown:
             view.console.print(evaluation_table(shown, f"{folder.path.name}: held-out problems"))
         for what, path in (("reward curve", curve), ("adapter", folder.adapter), ("everything", folder.path)):
-            view.say(f"{what}: {path}")
+            view.log(f"{what}: {path}")
         if failed:
             view.warn(f"{failed} completions were left out of the training since samplers or graders failed at them")
         for result in results:

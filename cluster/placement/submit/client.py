@@ -92,7 +92,7 @@ def follow(client: Any, job: str, view: View) -> int:
         asyncio.run(_print_log(client, job))
         info = ended(client, job, ENDED_SECONDS)
     except KeyboardInterrupt:
-        view.say(
+        view.log(
             f"the job goes on. To follow it: {ray_job('logs --follow', client, job)}; to stop it, with a checkpoint: "
             f"{ray_job('stop', client, job)}"
         )
@@ -101,7 +101,7 @@ def follow(client: Any, job: str, view: View) -> int:
         raise ResourcesError(
             f"the log of {job} broke off, and the job goes on: follow it with {ray_job('logs --follow', client, job)}"
         )
-    view.say(f"{job}: {ended_by(info) if info.driver_exit_code is None else str(info.status.value).lower()}")
+    view.log(f"{job}: {ended_by(info) if info.driver_exit_code is None else str(info.status.value).lower()}")
     return exit_code(str(info.status.value), info.driver_exit_code)
 
 

@@ -31,20 +31,20 @@ def submit_and_report(
     """
     view = View()
     config = load_config(
-        config_file, settings, say=view.say
+        config_file, settings, log=view.log
     )  # what is wrong with it should be known before anything travels
     require_lasting(config.run.folder)
     folder = Path.cwd()
     arguments = shlex.join([str(travelling(config_file, folder)), *settings])
     environment = runtime_environment(folder, os.environ)
     client = connect(address)
-    view.say(f"the cluster at {client.get_address()} answers")
+    view.log(f"the cluster at {client.get_address()} answers")
     with view.phase("asking its nodes"):
         check(client, arguments, environment, view)
     options = f" {FLAG}" if allow_changed_data else ""
     job = _submit(client, f"caravan train -c {arguments}{options}", environment)
     for what, verb in (("log", "logs --follow"), ("to stop it, with a checkpoint", "stop")):
-        view.say(f"{job}, {what}: {ray_job(verb, client, job)}")
+        view.log(f"{job}, {what}: {ray_job(verb, client, job)}")
     return follow(client, job, view) if wait else 0
 
 
@@ -110,7 +110,7 @@ def check(client: Any, arguments: str, environment: Mapping[str, Any], view: Vie
     if info.status.value == "SUCCEEDED":
         return
     if log.strip():
-        view.say(log.strip())
+        view.log(log.strip())
     if info.status.value != "FAILED" or info.driver_exit_code is None:  # Ray, or somebody, ended it
         raise ResourcesError(f"the cluster's nodes could not be asked: {job} {ended_by(info)}")
     raise ResourcesError(

@@ -49,7 +49,7 @@ UNUSED = {
 
 def load(environment: dict[str, str], *overrides: str) -> tuple[Config, list[str]]:
     lines: list[str] = []
-    return load_config(None, overrides, environment, say=lines.append), lines
+    return load_config(None, overrides, environment, log=lines.append), lines
 
 
 def test_every_variable_of_the_original_project_is_a_key_or_named_once() -> None:
