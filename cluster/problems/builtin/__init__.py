@@ -1,5 +1,5 @@
-"""The built-in problem set: OCaml problems of Caravan's own, made from templates and by hand."""
+"""Caravan's own OCaml problems: families of templates, and a data file of handwritten problems."""
 
-from cluster.problems.builtin.catalog import FAMILIES, builtin_problems
+from cluster.problems.builtin.catalog import HANDWRITTEN, TEMPLATE_FAMILIES, builtin_problems
 
-__all__ = ["FAMILIES", "builtin_problems"]
+__all__ = ["HANDWRITTEN", "TEMPLATE_FAMILIES", "builtin_problems"]

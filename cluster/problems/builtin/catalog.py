@@ -1,52 +1,41 @@
-"""All families of the built-in set, and the problems that they make."""
+"""The built-in problem set: template families, then the handwritten problems of a data file."""
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache
+from pathlib import Path
 
-from cluster.problems.builtin.draft import Draft, problem
+from cluster.problems.builtin.draft import Draft, make_problem
 from cluster.problems.builtin.families import (
     arithmetic,
     arrays,
-    backtracking,
-    bits,
     characters,
     conditions,
     counting,
-    dynamic_programming,
-    expressions,
     filtering,
     folding,
     formatting,
-    graphs,
-    higher_order,
-    intervals,
-    list_craft,
     mapping,
-    matrices,
-    number_theory,
     options,
     pairs,
-    parsing,
     quantifiers,
     ranges,
     reading,
     records,
     recursion,
     sorting,
-    stacks_and_queues,
     strings,
-    tables,
     tree_folds,
-    trees,
     truth,
     tuples,
     variants,
     word_lists,
 )
 from cluster.types import Problem
+from grader.signature import split_prompt
 
-FAMILIES: dict[str, Callable[[], Iterator[Draft]]] = {
+TEMPLATE_FAMILIES: dict[str, Callable[[], Iterator[Draft]]] = {
     "arithmetic": arithmetic.arithmetic,
     "conditions": conditions.conditions,
     "truth": truth.truth,
@@ -70,34 +59,40 @@ FAMILIES: dict[str, Callable[[], Iterator[Draft]]] = {
     "variants": variants.variants,
     "records": records.records,
     "tree_folds": tree_folds.tree_folds,
-    "bits": bits.bits,
-    "number_theory": number_theory.number_theory,
-    "tables": tables.tables,
-    "stacks_and_queues": stacks_and_queues.stacks_and_queues,
-    "matrices": matrices.matrices,
-    "intervals": intervals.intervals,
-    "list_craft": list_craft.list_craft,
-    "parsing": parsing.parsing,
-    "expressions": expressions.expressions,
-    "trees": trees.trees,
-    "higher_order": higher_order.higher_order,
-    "dynamic_programming": dynamic_programming.dynamic_programming,
-    "backtracking": backtracking.backtracking,
-    "graphs": graphs.graphs,
 }
 
 
+HANDWRITTEN = Path(__file__).with_name("handwritten.jsonl")
+
+
 def builtin_problems() -> list[Problem]:
-    """The built-in problems, always the same ones in the same order; ids are ``family-function-number``."""
+    """Return the built-in problems, always in the same order; ids are ``family-function-number``."""
     return list(_problems())
 
 
 @cache
 def _problems() -> tuple[Problem, ...]:
-    made = []
-    for family, drafts in FAMILIES.items():
-        used: Counter[str] = Counter()
+    return (*_from_templates(), *_handwritten())
+
+
+def _from_templates() -> Iterator[Problem]:
+    for family, drafts in TEMPLATE_FAMILIES.items():
+        num_made: Counter[str] = Counter()
         for draft in drafts():
-            used[draft.name] += 1
-            made.append(problem(draft, f"{family}-{draft.name}-{used[draft.name]:02d}"))
-    return tuple(made)
+            num_made[draft.name] += 1
+            yield make_problem(draft, f"{family}-{draft.name}-{num_made[draft.name]:02d}")
+
+
+def _handwritten() -> Iterator[Problem]:
+    # Only "\n" ends a row of JSONL; str.splitlines would also cut at U+2028.
+    for line in HANDWRITTEN.read_text(encoding="utf-8").removesuffix("\n").split("\n"):
+        row = json.loads(line)
+        statement, signature = split_prompt(row["prompt"])
+        yield Problem(
+            id=row["id"],
+            statement=statement,
+            signature=signature,
+            tests=row["tests"],
+            difficulty=row["difficulty"],
+            solution=row["solution"],
+        )

@@ -1,7 +1,7 @@
-"""A problem as its author writes it, and how statement, tests and solution are made of it.
+"""Draft of a problem, and the statement, tests and solution made from it.
 
-The expected values come from a Python reference, never from the OCaml one: that both agree is what the tests of the
-built-in set check with the real compiler.
+Expected values come from a Python reference, never from the OCaml solution. The tests of the built-in set compile every
+solution and run it against them.
 """
 
 import textwrap
@@ -16,50 +16,50 @@ from cluster.problems.builtin.values import argument, ocaml
 from cluster.types import Problem
 
 NUM_EXAMPLES = 2
-NUM_CANDIDATES = 60  # drawn inputs per problem, of which the tests are chosen
-MAX_EXAMPLE_CHARS = 110  # of a call and its result, so that prompts stay short
+NUM_CANDIDATES = 60  # inputs drawn per problem; examples and tests are chosen from them
+MAX_EXAMPLE_CHARS = 110  # call and result together; keeps prompts short
 MAX_TEST_CHARS = 1000
-HANDS_BACK = "an argument"  # no OCaml value is spelled like this
-NUM_EDGES = 4  # edge cases per problem, at most
-NUM_TESTS = {"easy": 6, "medium": 7, "hard": 8}
+IS_ARGUMENT = "an argument"  # key of a counter of OCaml values; no OCaml value is spelled like this
+MAX_EDGES = 4  # edge cases per problem
+NUM_TESTS = {"easy": 6, "medium": 7}  # by difficulty; the examples count as tests
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """One problem: what it asks, what it is called with, and its solution twice, in OCaml and in Python."""
+    """One problem: text, parameters, and the solution in OCaml and in Python."""
 
     name: str  # of the OCaml function
-    about: str  # one or a few sentences
+    about: str  # one or a few sentences of English
     params: Mapping[str, Domain]
     result: str  # OCaml type
     body: str  # OCaml, without the signature
     reference: Callable[..., object]  # takes the arguments in order
-    level: str = "easy"
-    rec: bool = False
+    difficulty: str = "easy"
+    rec: bool = False  # the function is recursive
     types: str = ""  # OCaml type definitions that the signature needs
-    cases: Sequence[tuple[object, ...]] = ()  # argument tuples tried before any drawn one
+    cases: Sequence[tuple[object, ...]] = ()  # argument tuples used before any drawn one
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One call and what it must give."""
+    """One call and its expected result."""
 
     call: str
     expected: str
-    hands_back: bool  # whether the result is one of the arguments
+    is_argument: bool  # the result is one of the arguments
 
-    def likeness(self, seen: Counter[str]) -> int:
-        """How many cases like this one are counted: of the same result, or that hand an argument back as well."""
-        return seen[self.expected] + (seen[HANDS_BACK] if self.hands_back else 0)
+    def num_similar(self, seen: Counter[str]) -> int:
+        """Return the number of counted cases with the same result, plus those that return an argument if this one does."""
+        return seen[self.expected] + (seen[IS_ARGUMENT] if self.is_argument else 0)
 
-    def count(self, seen: Counter[str]) -> None:
-        """Count this case."""
+    def count_in(self, seen: Counter[str]) -> None:
+        """Add this case to the counter."""
         seen[self.expected] += 1
-        seen[HANDS_BACK] += self.hands_back
+        seen[IS_ARGUMENT] += self.is_argument
 
 
-def problem(draft: Draft, problem_id: str) -> Problem:
-    """Make the problem of a draft; the drawn inputs depend on nothing but ``problem_id``."""
+def make_problem(draft: Draft, problem_id: str) -> Problem:
+    """Make the problem of a draft. ``problem_id`` is the seed of the drawn inputs."""
     examples, others = _cases(draft, Random(problem_id))
     params = " ".join(f"({name} : {domain.type})" for name, domain in draft.params.items())
     signature = f"let {'rec ' if draft.rec else ''}{draft.name} {params} : {draft.result} ="
@@ -72,24 +72,24 @@ def problem(draft: Draft, problem_id: str) -> Problem:
         statement=f"(** {about}\n{shown} *){types}",
         signature=signature,
         tests=f"let () =\n{asserts};;",
-        difficulty=draft.level,
+        difficulty=draft.difficulty,
         solution=f"{signature}\n{textwrap.indent(_block(draft.body), '  ')}",
     )
 
 
 def _cases(draft: Draft, rng: Random) -> tuple[list[Case], list[Case]]:
-    """The examples and the other tests, with the expected values as evenly spread as the inputs allow."""
-    edges = _edge_arguments(draft, rng)[:NUM_EDGES]
+    """Return the examples and the other tests, with expected values as evenly spread as the inputs allow."""
+    edges = _edge_arguments(draft, rng)[:MAX_EDGES]
     drawn = (tuple(domain.draw(rng) for domain in draft.params.values()) for _ in range(NUM_CANDIDATES))
     seen: Counter[str] = Counter()
     calls: set[str] = set()
     examples = _spread(draft, chain(draft.cases[:NUM_EXAMPLES], drawn), NUM_EXAMPLES, seen, calls, MAX_EXAMPLE_CHARS)
     rest = chain(draft.cases[NUM_EXAMPLES:], edges, drawn)
-    return examples, _spread(draft, rest, NUM_TESTS[draft.level] - len(examples), seen, calls, MAX_TEST_CHARS)
+    return examples, _spread(draft, rest, NUM_TESTS[draft.difficulty] - len(examples), seen, calls, MAX_TEST_CHARS)
 
 
 def _edge_arguments(draft: Draft, rng: Random) -> list[tuple[object, ...]]:
-    """Each edge case of each parameter, the other parameters drawn."""
+    """Return each edge case of each parameter; the other parameters are drawn."""
     domains = list(draft.params.values())
     return [
         tuple(edge if j == i else other.draw(rng) for j, other in enumerate(domains))
@@ -106,35 +106,37 @@ def _spread(
     calls: set[str],
     max_chars: int,
 ) -> list[Case]:
-    """Take ``wanted`` new cases: the first ones unlike all taken before, then those of which the fewest like them were taken.
+    """Choose ``wanted`` new cases: first those that resemble no chosen case, then those that resemble the fewest.
 
-    Cases of more than ``max_chars`` characters are passed over.
+    ``seen`` and ``calls`` count the chosen cases and are updated. Cases over ``max_chars`` characters are skipped.
     """
-    taken: list[Case] = []
+    chosen: list[Case] = []
     others: list[Case] = []
-    while len(taken) < wanted and (values := next(candidates, None)) is not None:
+    while len(chosen) < wanted and (values := next(candidates, None)) is not None:
         case = _case(draft, values)
         if case.call in calls or len(case.call) + len(case.expected) > max_chars:
             continue
         calls.add(case.call)
-        if case.likeness(seen):
+        if case.num_similar(seen):
             others.append(case)
         else:
-            taken.append(case)
-            case.count(seen)
-    while others and len(taken) < wanted:
-        case = min(others, key=lambda other: other.likeness(seen))
+            chosen.append(case)
+            case.count_in(seen)
+    while others and len(chosen) < wanted:
+        case = min(others, key=lambda other: other.num_similar(seen))
         others.remove(case)
-        taken.append(case)
-        case.count(seen)
-    return taken
+        chosen.append(case)
+        case.count_in(seen)
+    return chosen
 
 
 def _case(draft: Draft, values: tuple[object, ...]) -> Case:
     arguments = [argument(value) for value in values]
     expected = draft.reference(*values)
     return Case(
-        call=f"{draft.name} {' '.join(arguments)}", expected=ocaml(expected), hands_back=argument(expected) in arguments
+        call=f"{draft.name} {' '.join(arguments)}",
+        expected=ocaml(expected),
+        is_argument=argument(expected) in arguments,
     )
 
 

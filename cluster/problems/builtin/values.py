@@ -1,8 +1,8 @@
-"""Python values that stand for OCaml values, and their OCaml spelling.
+"""Python values for OCaml values, and their OCaml spelling.
 
-Plain Python values cover ``int``, ``bool``, ``string`` (str), ``float``, lists, tuples and ``unit``'s absence; the
-classes here stand for what Python lacks. They behave like the Python value that a reference computes with: a ``Char``
-is a str, an ``Array`` a list, a ``Record`` has attributes.
+Plain Python values stand for ``int``, ``bool``, ``string``, lists and tuples. The classes here stand for what Python lacks.
+They behave like the value that a Python reference computes with: a ``Char`` is a str, an ``Array`` a list, a ``Record`` has
+attributes.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Array(list[object]):
 
 @dataclass(frozen=True, slots=True)
 class Con:
-    """A constructor, applied to its arguments where it has any."""
+    """A constructor with its arguments, if any."""
 
     name: str
     args: tuple[object, ...] = ()
@@ -45,26 +45,26 @@ NONE = Con("None")
 
 
 def some(value: object) -> Con:
-    """``Some value``."""
+    """Return ``Some value``."""
     return Con("Some", (value,))
 
 
 def con(name: str, *args: object) -> Con:
-    """A constructor with its arguments."""
+    """Return a constructor with its arguments."""
     return Con(name, args)
 
 
 def record(**fields: object) -> Record:
-    """A record with these fields, in this order."""
+    """Return a record with these fields in this order."""
     return Record(tuple(fields.items()))
 
 
 def ocaml(value: object) -> str:
-    """An OCaml expression for a value, as it stands on the right of ``=`` or in a list."""
+    """Return a value as an OCaml expression for the right side of ``=`` or a list element."""
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, int | float):
-        return _number(value)
+    if isinstance(value, int):
+        return str(value)
     if isinstance(value, Char):
         return f"'{_escaped(value, quote=chr(39))}'"
     if isinstance(value, str):
@@ -78,23 +78,18 @@ def ocaml(value: object) -> str:
     if isinstance(value, Record):
         return "{ " + "; ".join(f"{name} = {ocaml(field)}" for name, field in value.fields) + " }"
     if isinstance(value, Con):
-        return _constructed(value)
+        return _construction(value)
     raise TypeError(f"no OCaml spelling for {value!r}")
 
 
 def argument(value: object) -> str:
-    """An OCaml expression for a value, as it stands as an argument: in parentheses where it needs them."""
+    """Return a value as an OCaml argument: in parentheses where it needs them."""
     text = ocaml(value)
     applied = isinstance(value, Con) and bool(value.args)
     return f"({text})" if applied or text.startswith("-") else text
 
 
-def _number(value: float) -> str:
-    text = repr(value)
-    return f"{text[:-1]}" if text.endswith(".0") else text
-
-
-def _constructed(value: Con) -> str:
+def _construction(value: Con) -> str:
     if not value.args:
         return value.name
     if len(value.args) == 1:

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 
-from cluster.problems.builtin import phrases
+from cluster.problems.builtin import operations
 from cluster.problems.builtin.domains import INT, NAT, ints
 from cluster.problems.builtin.draft import Draft
-from cluster.problems.builtin.phrases import Phrase, combinations
+from cluster.problems.builtin.operations import Operation, combinations
 
 
 def arithmetic() -> Iterator[Draft]:
@@ -16,7 +16,7 @@ def arithmetic() -> Iterator[Draft]:
         yield _add_scale(k, c)
     for a, b in combinations("arithmetic-weighted", 22, range(2, 9), range(2, 9)):
         yield _weighted(a, b)
-    for first, second in combinations("arithmetic-two_steps", 36, phrases.MAPS[:14], phrases.MAPS[14:]):
+    for first, second in combinations("arithmetic-two_steps", 36, operations.MAPS[:14], operations.MAPS[14:]):
         yield _two_steps(first, second)
     for k in (2, 3, 4, 5, 6, 7, 8, 9, 10, 12):
         yield _round_down(k)
@@ -43,7 +43,7 @@ def _weighted(a: int, b: int) -> Draft:
     return Draft("weighted", about, {"x": INT, "y": INT}, "int", f"{a} * x + {b} * y", lambda x, y: a * x + b * y)
 
 
-def _two_steps(first: Phrase, second: Phrase) -> Draft:
+def _two_steps(first: Operation, second: Operation) -> Draft:
     about = f"A number {first.words}, then {second.words}."
     body = f"let m = {first.code('n')} in\n{second.code('m')}"
     return Draft("two_steps", about, {"n": INT}, "int", body, lambda n: second.apply(first.apply(n)))

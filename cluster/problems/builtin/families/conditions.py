@@ -2,19 +2,19 @@
 
 from collections.abc import Iterator
 
-from cluster.problems.builtin import phrases
+from cluster.problems.builtin import operations
 from cluster.problems.builtin.domains import BOOL, INT, ints
 from cluster.problems.builtin.draft import Draft
-from cluster.problems.builtin.phrases import Phrase, around, combinations
+from cluster.problems.builtin.operations import Operation, balanced_ints, combinations
 
 
 def conditions() -> Iterator[Draft]:
     """One or two branches on a number."""
-    for test, yes, no in combinations("conditions-if", 120, phrases.TESTS, phrases.MAPS, phrases.MAPS):
-        if yes is not no and phrases.matters(test, yes):
+    for test, yes, no in combinations("conditions-if", 120, operations.TESTS, operations.MAPS, operations.MAPS):
+        if yes is not no and operations.has_effect(test, yes):
             yield _either(test, yes, no)
-    for test, yes in combinations("conditions-only_if", 50, phrases.TESTS, phrases.MAPS):
-        if phrases.matters(test, yes):
+    for test, yes in combinations("conditions-only_if", 50, operations.TESTS, operations.MAPS):
+        if operations.has_effect(test, yes):
             yield _only_if(test, yes)
     for low, high in combinations("conditions-clamp", 16, range(-5, 3), range(5, 12)):
         yield _clamp(low, high)
@@ -23,23 +23,33 @@ def conditions() -> Iterator[Draft]:
     ):
         for k in combinations(f"conditions-sign-{below}-{equal}-{above}", 1, range(9)):
             yield _three_way(below, equal, above, k[0])
-    for yes, no in combinations("conditions-flag", 24, phrases.MAPS[:10], phrases.MAPS[10:]):
+    for yes, no in combinations("conditions-flag", 24, operations.MAPS[:10], operations.MAPS[10:]):
         yield _flag(yes, no)
 
 
-def _either(test: Phrase, yes: Phrase, no: Phrase) -> Draft:
+def _either(test: Operation, yes: Operation, no: Operation) -> Draft:
     about = f"A number {yes.words} if it is {test.words}, else {no.words}."
     body = f"if {test.code('n')} then {yes.code('n')} else {no.code('n')}"
     return Draft(
-        "choose", about, {"n": around(test.apply)}, "int", body, lambda n: (yes if test.apply(n) else no).apply(n)
+        "choose",
+        about,
+        {"n": balanced_ints(test.apply)},
+        "int",
+        body,
+        lambda n: (yes if test.apply(n) else no).apply(n),
     )
 
 
-def _only_if(test: Phrase, yes: Phrase) -> Draft:
+def _only_if(test: Operation, yes: Operation) -> Draft:
     about = f"A number {yes.words} if it is {test.words}, else the number itself."
     body = f"if {test.code('n')} then {yes.code('n')} else n"
     return Draft(
-        "change_if", about, {"n": around(test.apply)}, "int", body, lambda n: yes.apply(n) if test.apply(n) else n
+        "change_if",
+        about,
+        {"n": balanced_ints(test.apply)},
+        "int",
+        body,
+        lambda n: yes.apply(n) if test.apply(n) else n,
     )
 
 
@@ -59,7 +69,7 @@ def _three_way(below: str, equal: str, above: str, k: int) -> Draft:
     return Draft("compare_to", about, params, "string", body, lambda n: below if n < k else equal if n == k else above)
 
 
-def _flag(yes: Phrase, no: Phrase) -> Draft:
+def _flag(yes: Operation, no: Operation) -> Draft:
     about = f"A number {yes.words} if the flag is set, else {no.words}."
     body = f"if flag then {yes.code('n')} else {no.code('n')}"
     return Draft(

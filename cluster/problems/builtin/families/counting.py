@@ -2,29 +2,29 @@
 
 from collections.abc import Iterator
 
-from cluster.problems.builtin import phrases
+from cluster.problems.builtin import operations
 from cluster.problems.builtin.domains import ints
 from cluster.problems.builtin.draft import Draft
-from cluster.problems.builtin.phrases import Phrase, combinations
+from cluster.problems.builtin.operations import Operation, combinations
 
 
 def counting() -> Iterator[Draft]:
     """Recursion over a counter."""
     terms = [
-        phrases.times(2),
-        phrases.times(3),
-        phrases.times(5),
-        phrases.plus(1),
-        phrases.plus(2),
-        phrases.plus(4),
-        phrases.SQUARED,
-        phrases.at_most(4),
-        phrases.at_least(3),
+        operations.times(2),
+        operations.times(3),
+        operations.times(5),
+        operations.plus(1),
+        operations.plus(2),
+        operations.plus(4),
+        operations.SQUARED,
+        operations.at_most(4),
+        operations.at_least(3),
     ]
     for term in terms:
         yield _sum_to(term)
         yield _list_down(term)
-    for test in phrases.TESTS:
+    for test in operations.TESTS:
         if len({test.apply(n) for n in range(1, 10)}) == 2:
             yield _count_to(test)
             yield _sum_of(test)
@@ -37,28 +37,28 @@ def counting() -> Iterator[Draft]:
         yield _grow(k, start)
 
 
-def _sum_to(term: Phrase) -> Draft:
+def _sum_to(term: Operation) -> Draft:
     about = f"The sum of the numbers 1 to n, each {term.words}."
     body = f"if n <= 0 then 0 else ({term.code('n')}) + sum_to (n - 1)"
     params = {"n": ints(1, 12, 0)}
     return Draft("sum_to", about, params, "int", body, lambda n: sum(term.apply(i) for i in range(1, n + 1)), rec=True)
 
 
-def _list_down(term: Phrase) -> Draft:
+def _list_down(term: Operation) -> Draft:
     about = f"The numbers n down to 1, each {term.words}."
     body = f"if n <= 0 then [] else ({term.code('n')}) :: down (n - 1)"
     params = {"n": ints(1, 6, 0)}
     return Draft("down", about, params, "int list", body, lambda n: [term.apply(i) for i in range(n, 0, -1)], rec=True)
 
 
-def _count_to(test: Phrase) -> Draft:
+def _count_to(test: Operation) -> Draft:
     about = f"How many of the numbers 1 to n are {test.words}."
     body = f"if n <= 0 then 0 else (if {test.code('n')} then 1 else 0) + count_to (n - 1)"
     params = {"n": ints(1, 20, 0)}
     return Draft("count_to", about, params, "int", body, lambda n: sum(map(test.apply, range(1, n + 1))), rec=True)
 
 
-def _sum_of(test: Phrase) -> Draft:
+def _sum_of(test: Operation) -> Draft:
     about = f"The sum of those of the numbers 1 to n that are {test.words}."
     body = f"if n <= 0 then 0 else (if {test.code('n')} then n else 0) + sum_of (n - 1)"
     params = {"n": ints(1, 20, 0)}

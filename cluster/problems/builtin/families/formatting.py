@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from cluster.problems.builtin import phrases
+from cluster.problems.builtin import operations
 from cluster.problems.builtin.domains import (
     INT,
     INTS,
@@ -10,7 +10,7 @@ from cluster.problems.builtin.domains import (
     ints,
 )
 from cluster.problems.builtin.draft import Draft
-from cluster.problems.builtin.phrases import Phrase, around, combinations
+from cluster.problems.builtin.operations import Operation, balanced_ints, combinations
 
 
 def formatting() -> Iterator[Draft]:
@@ -22,7 +22,7 @@ def formatting() -> Iterator[Draft]:
     ):
         yield _labelled(label, mark)
     for test, yes, no in combinations(
-        "formatting-choice", 40, phrases.TESTS, ("yes", "big", "good", "left"), ("no", "small", "bad", "right")
+        "formatting-choice", 40, operations.TESTS, ("yes", "big", "good", "left"), ("no", "small", "bad", "right")
     ):
         yield _choice(test, yes, no)
     for mark in ("-", "/", ":", "x", ", ", " to ", " of "):
@@ -31,7 +31,7 @@ def formatting() -> Iterator[Draft]:
         yield _number_line(mark)
     for width in (2, 3, 4, 5, 6):
         yield _padded(width)
-    for change in phrases.MAPS[:16]:
+    for change in operations.MAPS[:16]:
         yield _shown(change)
 
 
@@ -53,10 +53,12 @@ def _labelled(label: str, mark: str) -> Draft:
     )
 
 
-def _choice(test: Phrase, yes: str, no: str) -> Draft:
+def _choice(test: Operation, yes: str, no: str) -> Draft:
     about = f'"{yes}" for a number that is {test.words}, else "{no}".'
     body = f'if {test.code("n")} then "{yes}" else "{no}"'
-    return Draft("verdict", about, {"n": around(test.apply)}, "string", body, lambda n: yes if test.apply(n) else no)
+    return Draft(
+        "verdict", about, {"n": balanced_ints(test.apply)}, "string", body, lambda n: yes if test.apply(n) else no
+    )
 
 
 def _two_numbers(mark: str) -> Draft:
@@ -85,7 +87,7 @@ def _padded(width: int) -> Draft:
     )
 
 
-def _shown(change: Phrase) -> Draft:
+def _shown(change: Operation) -> Draft:
     about = f"A number {change.words}, as a string."
     return Draft(
         "shown", about, {"n": INT}, "string", f"string_of_int ({change.code('n')})", lambda n: str(change.apply(n))

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 
-from cluster.problems.builtin import phrases
+from cluster.problems.builtin import operations
 from cluster.problems.builtin.domains import INTS, NAT, ints, option_of
 from cluster.problems.builtin.draft import Draft
-from cluster.problems.builtin.phrases import Phrase, around, combinations
+from cluster.problems.builtin.operations import Operation, balanced_ints, combinations
 from cluster.problems.builtin.values import NONE, Con, some
 
 OPTION = option_of(ints(-9, 12))
@@ -13,14 +13,14 @@ OPTION = option_of(ints(-9, 12))
 
 def options() -> Iterator[Draft]:
     """Values that may be missing."""
-    for change, k in combinations("options-default", 50, phrases.MAPS, range(-2, 9)):
+    for change, k in combinations("options-default", 50, operations.MAPS, range(-2, 9)):
         yield _or_default(change, k)
-    for change in phrases.MAPS:
+    for change in operations.MAPS:
         yield _option_map(change)
-    for test in phrases.TESTS:
+    for test in operations.TESTS:
         yield _only_if(test)
         yield _first_such(test)
-    for test, change in combinations("options-guarded", 30, phrases.TESTS, phrases.MAPS):
+    for test, change in combinations("options-guarded", 30, operations.TESTS, operations.MAPS):
         yield _guarded(test, change)
     for k in range(2, 9):
         yield _safe_divide(k)
@@ -30,13 +30,13 @@ def options() -> Iterator[Draft]:
         yield _sum_or(k)
 
 
-def _or_default(change: Phrase, k: int) -> Draft:
+def _or_default(change: Operation, k: int) -> Draft:
     about = f"The number in an option {change.words}, {k} for None."
     body = f"match o with\n| Some n -> {change.code('n')}\n| None -> {k}"
     return Draft("or_default", about, {"o": OPTION}, "int", body, lambda o: change.apply(o.args[0]) if o.args else k)
 
 
-def _option_map(change: Phrase) -> Draft:
+def _option_map(change: Operation) -> Draft:
     about = f"An option with its number {change.words}."
     body = f"match o with\n| Some n -> Some ({change.code('n')})\n| None -> None"
     return Draft(
@@ -44,15 +44,20 @@ def _option_map(change: Phrase) -> Draft:
     )
 
 
-def _only_if(test: Phrase) -> Draft:
+def _only_if(test: Operation) -> Draft:
     about = f"Some number if it is {test.words}, else None."
     body = f"if {test.code('n')} then Some n else None"
     return Draft(
-        "only_if", about, {"n": around(test.apply)}, "int option", body, lambda n: some(n) if test.apply(n) else NONE
+        "only_if",
+        about,
+        {"n": balanced_ints(test.apply)},
+        "int option",
+        body,
+        lambda n: some(n) if test.apply(n) else NONE,
     )
 
 
-def _first_such(test: Phrase) -> Draft:
+def _first_such(test: Operation) -> Draft:
     about = f"The first number of a list that is {test.words}, if any."
     body = f"List.find_opt (fun x -> {test.code('x')}) xs"
     return Draft("first_such", about, {"xs": INTS}, "int option", body, lambda xs: _first(filter(test.apply, xs)))
@@ -62,13 +67,13 @@ def _first(items: Iterator[object]) -> Con:
     return next(map(some, items), NONE)
 
 
-def _guarded(test: Phrase, change: Phrase) -> Draft:
+def _guarded(test: Operation, change: Operation) -> Draft:
     about = f"Some number {change.words} if it is {test.words}, else None."
     body = f"if {test.code('n')} then Some ({change.code('n')}) else None"
     return Draft(
         "guarded",
         about,
-        {"n": around(test.apply)},
+        {"n": balanced_ints(test.apply)},
         "int option",
         body,
         lambda n: some(change.apply(n)) if test.apply(n) else NONE,

@@ -2,17 +2,17 @@
 
 from collections.abc import Iterator
 
-from cluster.problems.builtin import phrases
+from cluster.problems.builtin import operations
 from cluster.problems.builtin.domains import ints
 from cluster.problems.builtin.draft import Draft
-from cluster.problems.builtin.phrases import Phrase, combinations
+from cluster.problems.builtin.operations import Operation, combinations
 
 
 def ranges() -> Iterator[Draft]:
     """Lists made from a length."""
-    for change in phrases.MAPS:
+    for change in operations.MAPS:
         yield _range(change)
-    for test in phrases.TESTS:
+    for test in operations.TESTS:
         if len({test.apply(n) for n in range(1, 10)}) == 2:
             yield _range_kept(test)
     for start, step in combinations("ranges-steps", 24, range(10), range(2, 9)):
@@ -21,14 +21,14 @@ def ranges() -> Iterator[Draft]:
         yield _multiples(k)
 
 
-def _range(change: Phrase) -> Draft:
+def _range(change: Operation) -> Draft:
     about = f"The numbers 0 to n - 1, each {change.words}."
     body = f"List.init n (fun i -> {change.code('i')})"
     params = {"n": ints(1, 7, 0)}
     return Draft("numbers", about, params, "int list", body, lambda n: [change.apply(i) for i in range(n)])
 
 
-def _range_kept(test: Phrase) -> Draft:
+def _range_kept(test: Operation) -> Draft:
     about = f"Those of the numbers 0 to n - 1 that are {test.words}."
     body = f"List.filter (fun i -> {test.code('i')}) (List.init n (fun i -> i))"
     params = {"n": ints(1, 12, 0)}

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator
 
-from cluster.problems.builtin import phrases
+from cluster.problems.builtin import operations
 from cluster.problems.builtin.domains import (
     Domain,
     list_of,
     text,
 )
 from cluster.problems.builtin.draft import Draft
-from cluster.problems.builtin.phrases import Phrase
+from cluster.problems.builtin.operations import Operation
 
 
 def reading() -> Iterator[Draft]:
@@ -21,7 +21,7 @@ def reading() -> Iterator[Draft]:
     for k in range(1, 9):
         yield _read_or(k)
         yield _read_times(k + 1)
-    for test in (phrases.EVEN, phrases.ODD, *phrases.TESTS[4:8], *phrases.TESTS[9:]):
+    for test in (operations.EVEN, operations.ODD, *operations.TESTS[4:8], *operations.TESTS[9:]):
         yield _read_kept(test)
 
 
@@ -69,7 +69,7 @@ def _read_times(k: int) -> Draft:
     )
 
 
-def _read_kept(test: Phrase) -> Draft:
+def _read_kept(test: Operation) -> Draft:
     about = f"Those of the numbers that a list of words spells that are {test.words}."
     body = f"List.filter (fun x -> {test.code('x')}) (List.map int_of_string words)"
     params = {"words": list_of(text("123456789", 2, "0"), longest=5)}

@@ -1,24 +1,24 @@
-"""Order, and what is found by it."""
+"""Sorting, and selecting the first or last items in an order."""
 
 from collections.abc import Callable, Iterator
 
-from cluster.problems.builtin import phrases
+from cluster.problems.builtin import operations
 from cluster.problems.builtin.domains import INTS, NATS
 from cluster.problems.builtin.draft import Draft
-from cluster.problems.builtin.phrases import Phrase
+from cluster.problems.builtin.operations import Operation
 
 
 def sorting() -> Iterator[Draft]:
-    """Order, and what is found by it."""
+    """Sorting, and selecting the first or last items in an order."""
     for k in range(2, 10):
         yield _by_distance(k)
         yield _by_remainder(k)
     for k in range(1, 7):
         yield _top(k)
         yield _bottom(k)
-    for test in phrases.TESTS:
+    for test in operations.TESTS:
         yield _sort_kept(test)
-    for change in phrases.MAPS[:18]:
+    for change in operations.MAPS[:18]:
         yield _sort_changed(change)
 
 
@@ -48,13 +48,13 @@ def _bottom(k: int) -> Draft:
     return Draft("bottom", about, {"xs": INTS}, "int list", body, lambda xs: sorted(xs)[:k])
 
 
-def _sort_kept(test: Phrase) -> Draft:
+def _sort_kept(test: Operation) -> Draft:
     about = f"The numbers of a list that are {test.words}, in ascending order."
     body = f"List.sort compare (List.filter (fun x -> {test.code('x')}) xs)"
     return Draft("sort_kept", about, {"xs": INTS}, "int list", body, lambda xs: sorted(filter(test.apply, xs)))
 
 
-def _sort_changed(change: Phrase) -> Draft:
+def _sort_changed(change: Operation) -> Draft:
     about = f"The numbers of a list, each {change.words}, in descending order."
     body = f"List.sort (fun a b -> compare b a) (List.map (fun x -> {change.code('x')}) xs)"
     return Draft(

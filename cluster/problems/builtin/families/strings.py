@@ -2,25 +2,25 @@
 
 from collections.abc import Iterator
 
-from cluster.problems.builtin import phrases
+from cluster.problems.builtin import operations
 from cluster.problems.builtin.domains import (
     MIXED,
     WORD,
     text,
 )
 from cluster.problems.builtin.draft import Draft
-from cluster.problems.builtin.phrases import Phrase, combinations
+from cluster.problems.builtin.operations import Operation, combinations
 
 
 def strings() -> Iterator[Draft]:
     """Whole strings."""
-    for first, second in combinations("strings-two_steps", 36, phrases.STRING_MAPS[:3], phrases.STRING_MAPS[3:]):
+    for first, second in combinations("strings-two_steps", 36, operations.STRING_MAPS[:3], operations.STRING_MAPS[3:]):
         yield _then(first, second)
-    for test, change in combinations("strings-change_if", 60, phrases.STRING_TESTS, phrases.STRING_MAPS):
+    for test, change in combinations("strings-change_if", 60, operations.STRING_TESTS, operations.STRING_MAPS):
         yield _change_if(test, change)
-    for test in phrases.STRING_TESTS:
+    for test in operations.STRING_TESTS:
         yield _is(test)
-    for test in phrases.CHAR_TESTS:
+    for test in operations.CHAR_TESTS:
         yield _count_chars(test)
         yield _mark_chars(test)
     for old, new in combinations("strings-replace", 24, "aeioub", "_-*+xz"):
@@ -38,29 +38,29 @@ def strings() -> Iterator[Draft]:
         yield _first_piece(mark)
 
 
-def _then(first: Phrase, second: Phrase) -> Draft:
+def _then(first: Operation, second: Operation) -> Draft:
     about = f"A word {first.words}, then {second.words}."
     body = f"let t = {first.code('s')} in\n{second.code('t')}"
     return Draft("restyle", about, {"s": WORD}, "string", body, lambda s: second.apply(first.apply(s)))
 
 
-def _change_if(test: Phrase, change: Phrase) -> Draft:
+def _change_if(test: Operation, change: Operation) -> Draft:
     about = f"A word {change.words} if it is {test.words}, else the word itself."
     body = f"if {test.code('s')} then {change.code('s')} else s"
     return Draft("style_if", about, {"s": WORD}, "string", body, lambda s: change.apply(s) if test.apply(s) else s)
 
 
-def _is(test: Phrase) -> Draft:
+def _is(test: Operation) -> Draft:
     return Draft("is_so", f"Whether a word is {test.words}.", {"s": WORD}, "bool", test.code("s"), test.apply)
 
 
-def _count_chars(test: Phrase) -> Draft:
+def _count_chars(test: Operation) -> Draft:
     about = f"How many characters of a string are {test.words}."
     body = f"String.fold_left (fun acc c -> if {test.code('c')} then acc + 1 else acc) 0 s"
     return Draft("count_chars", about, {"s": MIXED}, "int", body, lambda s: sum(map(test.apply, s)))
 
 
-def _mark_chars(test: Phrase) -> Draft:
+def _mark_chars(test: Operation) -> Draft:
     about = f"A string with '*' in place of every character that is {test.words}."
     body = f"String.map (fun c -> if {test.code('c')} then '*' else c) s"
     return Draft("mark", about, {"s": MIXED}, "string", body, lambda s: "".join("*" if test.apply(c) else c for c in s))

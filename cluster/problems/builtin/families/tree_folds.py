@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from random import Random
 
-from cluster.problems.builtin import phrases
+from cluster.problems.builtin import operations
 from cluster.problems.builtin.domains import Domain
 from cluster.problems.builtin.draft import Draft
-from cluster.problems.builtin.phrases import Phrase
+from cluster.problems.builtin.operations import Operation
 from cluster.problems.builtin.values import Con, con
 
 
@@ -17,7 +17,7 @@ def _tree(rng: Random, depth: int) -> Con:
 
 
 def values_of(tree: Con) -> list[int]:
-    """The numbers of a tree from left to right."""
+    """Return the numbers of a tree from left to right."""
     if not tree.args:
         return []
     left, value, right = tree.args
@@ -37,10 +37,10 @@ TREE_TYPE = "type tree = Leaf | Node of tree * int * tree"
 
 def tree_folds() -> Iterator[Draft]:
     """Recursion over a binary tree."""
-    for change in phrases.MAPS:
+    for change in operations.MAPS:
         yield _tree_sum(change)
         yield _tree_map(change)
-    for test in phrases.TESTS:
+    for test in operations.TESTS:
         yield _tree_count(test)
     for k in range(1, 8):
         yield _tree_weight(k)
@@ -49,16 +49,16 @@ def tree_folds() -> Iterator[Draft]:
 def _tree_draft(name: str, about: str, leaf: str, node: str, reference: object, result: str = "int") -> Draft:
     body = f"match t with\n| Leaf -> {leaf}\n| Node (l, x, r) -> {node}"
     assert callable(reference)
-    return Draft(name, about, {"t": TREE}, result, body, reference, rec=True, types=TREE_TYPE, level="medium")
+    return Draft(name, about, {"t": TREE}, result, body, reference, rec=True, types=TREE_TYPE, difficulty="medium")
 
 
-def _tree_sum(change: Phrase) -> Draft:
+def _tree_sum(change: Operation) -> Draft:
     about = f"The sum of the numbers of a tree, each {change.words}."
     node = f"tree_sum l + ({change.code('x')}) + tree_sum r"
     return _tree_draft("tree_sum", about, "0", node, lambda t: sum(map(change.apply, values_of(t))))
 
 
-def _tree_map(change: Phrase) -> Draft:
+def _tree_map(change: Operation) -> Draft:
     about = f"A tree of the same shape with every number {change.words}."
     node = f"Node (tree_map l, {change.code('x')}, tree_map r)"
 
@@ -72,7 +72,7 @@ def _tree_map(change: Phrase) -> Draft:
     return _tree_draft("tree_map", about, "Leaf", node, mapped, "tree")
 
 
-def _tree_count(test: Phrase) -> Draft:
+def _tree_count(test: Operation) -> Draft:
     about = f"How many numbers of a tree are {test.words}."
     node = f"tree_count l + (if {test.code('x')} then 1 else 0) + tree_count r"
     return _tree_draft("tree_count", about, "0", node, lambda t: sum(map(test.apply, values_of(t))))

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from random import Random
 
-from cluster.problems.builtin import phrases
+from cluster.problems.builtin import operations
 from cluster.problems.builtin.domains import Domain, list_of
 from cluster.problems.builtin.draft import Draft
-from cluster.problems.builtin.phrases import Phrase, combinations
+from cluster.problems.builtin.operations import Operation, combinations
 from cluster.problems.builtin.values import Con, con
 
 _CHOICES = {
@@ -28,7 +28,7 @@ def variants() -> Iterator[Draft]:
     for name, constructors in _CHOICES.items():
         for constructor in constructors:
             yield _count_constructor(name, constructors, constructor)
-    for left, right in combinations("variants-apply", 36, phrases.MAPS, phrases.MAPS):
+    for left, right in combinations("variants-apply", 36, operations.MAPS, operations.MAPS):
         if left is not right:
             yield _apply_operation(left, right)
     for a, b in combinations("variants-area", 16, range(1, 6), range(1, 6)):
@@ -63,7 +63,7 @@ def _count_constructor(name: str, constructors: tuple[str, ...], constructor: st
     )
 
 
-def _apply_operation(left: Phrase, right: Phrase) -> Draft:
+def _apply_operation(left: Operation, right: Operation) -> Draft:
     about = f"The number in First {left.words}, the number in Second {right.words}."
     body = f"match x with\n| First n -> {left.code('n')}\n| Second n -> {right.code('n')}"
     params = {"x": Domain(type="choice", draw=lambda rng: con(rng.choice(("First", "Second")), rng.randint(-9, 12)))}

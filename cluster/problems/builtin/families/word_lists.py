@@ -2,17 +2,17 @@
 
 from collections.abc import Iterator
 
-from cluster.problems.builtin import phrases
+from cluster.problems.builtin import operations
 from cluster.problems.builtin.domains import (
     STRINGS,
 )
 from cluster.problems.builtin.draft import Draft
-from cluster.problems.builtin.phrases import Phrase
+from cluster.problems.builtin.operations import Operation
 
 
 def word_lists() -> Iterator[Draft]:
     """Lists of words and their lengths."""
-    for test in phrases.STRING_TESTS:
+    for test in operations.STRING_TESTS:
         yield _lengths_of(test)
     for k in range(2, 9):
         yield _total_length(k)
@@ -21,7 +21,7 @@ def word_lists() -> Iterator[Draft]:
         yield _bullets(mark)
 
 
-def _lengths_of(test: Phrase) -> Draft:
+def _lengths_of(test: Operation) -> Draft:
     about = f"The lengths of the words that are {test.words}."
     body = f"List.map String.length (List.filter (fun w -> {test.code('w')}) words)"
     return Draft(
