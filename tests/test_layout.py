@@ -1,14 +1,18 @@
-"""The house rules of docs/design.md, read from the imports."""
+"""The rules of docs/design.md that the imports and the sizes of files show."""
 
 import ast
-from collections.abc import Iterator
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Set
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("rollout", "grader", "learner", "cluster")
-DOORS = {"vllm": "rollout", "trl": "learner", "subprocess": "grader"}
+ONLY_IMPORTED_BY = {"vllm": "rollout", "trl": "learner", "subprocess": "grader"}
+SHARED = ("cluster.types", "cluster.protocols", "cluster.errors")  # standard library only
 
 
 def modules() -> list[Path]:
@@ -25,33 +29,63 @@ def imports(path: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+def folder_of(path: Path) -> str:
+    """The unit that must not be part of an import cycle: a folder; a file that lies directly in a package."""
+    inside = path.relative_to(ROOT)
+    return ".".join(inside.parts[:2]).removesuffix(".py") if len(inside.parts) > 1 else str(inside)
+
+
+def folder_imports() -> Mapping[str, Set[str]]:
+    files = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in modules()}
+    graph: dict[str, set[str]] = defaultdict(set)
+    for path in modules():
+        for name in imports(path):
+            target = files.get(name) or files.get(name.rpartition(".")[0])
+            if target and folder_of(target) != folder_of(path):
+                graph[folder_of(path)].add(folder_of(target))
+    return graph
+
+
 @pytest.mark.parametrize("package", ["rollout", "grader", "learner"])
-def test_a_role_imports_of_the_project_only_the_vocabulary_and_itself(package: str) -> None:
+def test_a_role_imports_only_itself_the_shared_types_and_the_ray_machinery(package: str) -> None:
     crossings = [
         f"{path.relative_to(ROOT)} imports {name}"
         for path in sorted((ROOT / package).rglob("*.py"))
         for name in imports(path)
-        if name.split(".")[0] in PACKAGES and not name.startswith((f"{package}.", "cluster.types"))
+        if name.split(".")[0] in PACKAGES and not name.startswith((f"{package}.", *SHARED, "cluster.actors."))
     ]
     assert not crossings
 
 
-@pytest.mark.parametrize(("module", "package"), DOORS.items())
-def test_a_heavy_dependency_comes_in_by_one_door(module: str, package: str) -> None:
-    doors = [
+def test_no_folder_imports_another_in_a_circle() -> None:
+    try:
+        TopologicalSorter(folder_imports()).prepare()
+    except CycleError as error:
+        pytest.fail(f"folders that import one another: {' -> '.join(error.args[1])}")
+
+
+@pytest.mark.parametrize(("module", "package"), ONLY_IMPORTED_BY.items())
+def test_a_heavy_dependency_is_imported_by_one_file(module: str, package: str) -> None:
+    importers = [
         path.relative_to(ROOT).as_posix() for path in modules() if any(n.split(".")[0] == module for n in imports(path))
     ]
-    assert len(doors) == 1, doors
-    assert doors[0].startswith(f"{package}/")
+    assert len(importers) == 1, importers
+    assert importers[0].startswith(f"{package}/")
 
 
-def test_the_vocabulary_imports_the_standard_library_alone() -> None:
-    import sys
+def test_the_shared_types_import_the_standard_library_alone() -> None:
+    paths = [path for name in SHARED if (path := ROOT / f"{name.replace('.', '/')}.py").exists()]
+    names = {name for path in paths for name in imports(path) if not name.startswith(SHARED)}
+    assert ROOT / "cluster" / "types.py" in paths
+    assert {name.split(".")[0] for name in names} <= sys.stdlib_module_names
 
-    names = {name.split(".")[0] for name in imports(ROOT / "cluster" / "types.py")}
-    assert names <= sys.stdlib_module_names
+
+def test_the_ray_machinery_imports_only_the_shared_types_and_ray() -> None:
+    names = {name for path in (ROOT / "cluster" / "actors").rglob("*.py") for name in imports(path)}
+    foreign = {name for name in names if not name.startswith((*SHARED, "cluster.actors."))}
+    assert {name.split(".")[0] for name in foreign} <= {*sys.stdlib_module_names, "ray"}
 
 
-def test_no_module_is_named_after_nothing() -> None:
+def test_no_module_has_a_name_that_says_nothing() -> None:
     forbidden = {"utils", "helpers", "common", "manager", "misc"}
     assert not [path for path in modules() if path.stem in forbidden]
