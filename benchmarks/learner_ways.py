@@ -18,7 +18,7 @@ from cluster.types import (
 from grader.fake import grade_of
 from learner.plan import LearnerPlan
 from learner.settings import LearnerSettings
-from learner.training.quiet import hush
+from learner.training.quiet import silence_libraries
 
 MAX_COMPLETION_TOKENS = 512
 WARM_UP_STEPS = 1
@@ -87,7 +87,7 @@ def make_groups(*, num_groups: int, group_size: int, vocabulary: int, uneven: bo
 
 def caravan(link: Link, work: Work) -> None:
     """The learner: ``step`` on the groups."""
-    hush()
+    silence_libraries()
     from learner.worker import LearnerWorker
 
     worker = LearnerWorker(work.settings, _plan(work))
@@ -111,18 +111,18 @@ def caravan(link: Link, work: Work) -> None:
 
 def plain_trl(link: Link, work: Work) -> None:
     """TRL's GRPOTrainer, its own micro-batches and padding; only what it would sample and score is handed to it."""
-    hush()
+    silence_libraries()
     import torch
     from datasets import Dataset
     from transformers import TrainerCallback
 
     from learner.batch.advantages import group_advantages
     from learner.training.build import lora_config
-    from learner.training.model import choose_place, load_model
+    from learner.training.model import choose_device, load_model
     from learner.training.trainer import GRPOConfig, GRPOTrainer
 
     torch.set_num_threads(work.settings.num_threads)
-    place = choose_place(work.settings)
+    place = choose_device(work.settings)
     model, tokenizer = load_model(work.model, place)
     rows = [
         (each, advantage)
@@ -233,7 +233,7 @@ def _plan(work: Work) -> LearnerPlan:
         max_steps=1 << 20,
         seed=0,
         checkpoints_dir=work.scratch / "checkpoints",
-        canary_ids=(),
+        probe_ids=(),
     )
 
 

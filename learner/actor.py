@@ -16,7 +16,7 @@ from cluster.types import Canary, Group, LearnerError, PolicyVersion, StepReport
 from learner.plan import LearnerPlan
 from learner.settings import LearnerSettings
 from learner.training.checkpoints import read_files, step_of, write_files
-from learner.training.quiet import hush
+from learner.training.quiet import silence_libraries
 
 Files = Mapping[str, bytes]  # of a folder, by name
 Checkpoint = tuple[int, Files]  # the step after which it was written
@@ -30,7 +30,7 @@ class LearnerActor:
     """
 
     def __init__(self, settings: LearnerSettings, plan: LearnerPlan, number: int) -> None:
-        hush()
+        silence_libraries()
         self._settings = settings
         self._scratch = Path(tempfile.gettempdir()) / f"caravan-learner-{os.getpid()}-{uuid4().hex}"
         self._plan = replace(plan, checkpoints_dir=self._scratch)
@@ -40,19 +40,19 @@ class LearnerActor:
         self._meeting: Any = None  # that rank 0 keeps open
         self._worker: Any = None
 
-    def open_meeting(self) -> tuple[str, int]:
+    def open_rendezvous(self) -> tuple[str, int]:
         """Host and port where the other ranks find this one."""
-        from learner.training.process_group import open_meeting
+        from learner.training.process_group import open_rendezvous
 
-        self._meeting = open_meeting(self._host, self._settings.num_ranks)
+        self._meeting = open_rendezvous(self._host, self._settings.num_ranks)
         return self._host, self._meeting.port
 
     def start(self, meeting: tuple[str, int] | None, checkpoint: Checkpoint | None) -> PolicyVersion | None:
         """See LearnerWorker; several ranks first meet at rank 0's host and port."""
-        from learner.training.process_group import ALONE, join
+        from learner.training.process_group import SINGLE_RANK, join
         from learner.worker import LearnerWorker
 
-        ranks = ALONE
+        ranks = SINGLE_RANK
         if meeting is not None:
             ranks = join(
                 self._number,

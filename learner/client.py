@@ -16,21 +16,21 @@ from cluster.types import Canary, CaravanError, Group, LearnerError, PolicyVersi
 from learner import room
 from learner.actor import LearnerActor
 from learner.batch.selection import select
-from learner.overrides import in_force as settings_in_force
+from learner.overrides import apply_overrides
 from learner.plan import LearnerPlan
 from learner.settings import LearnerSettings
 from learner.training.checkpoints import (
+    checkpoint_error,
     newest_checkpoint,
     read_files,
     step_of,
-    unwritable,
     write_adapter,
     write_checkpoint,
     write_files,
 )
-from learner.training.divergence import FOLDER, Diverged, write_aside
+from learner.training.divergence import FOLDER, Diverged, write_diverged_batch
+from learner.training.error_text import describe_error
 from learner.training.quiet import ENVIRONMENT
-from learner.training.reason import reason
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ GRACE_SECONDS = 30.0
 """How long the other ranks are listened to where one has failed: they may know more, or wait for it and never answer."""
 
 DEADLINES = {
-    "open_meeting": "start_deadline_seconds",
+    "open_rendezvous": "start_deadline_seconds",
     "start": "start_deadline_seconds",
     "step": "step_deadline_seconds",
     "save_checkpoint": "save_deadline_seconds",
@@ -112,7 +112,7 @@ class RayLearner:
         try:
             folder = await asyncio.shield(self._writing)
         except OSError as error:
-            raise unwritable(root, error) from error
+            raise checkpoint_error(root, error) from error
         self._saved_step += len(self._batches)
         self._batches.clear()
         return str(folder)
@@ -197,7 +197,7 @@ class RayLearner:
             num_cpus=settings.cpus, num_gpus=settings.gpus, runtime_env={"env_vars": environment}
         )
         self._actors = [remote_class.remote(settings, self._plan, number) for number in range(settings.num_ranks)]
-        meeting = await self._call("open_meeting", ranks=1) if settings.num_ranks > 1 else None
+        meeting = await self._call("open_rendezvous", ranks=1) if settings.num_ranks > 1 else None
         policy: PolicyVersion | None = await self._call("start", meeting, await asyncio.to_thread(self._checkpoint))
         return policy
 
@@ -211,14 +211,14 @@ class RayLearner:
         step = self._saved_step + len(self._batches)
         selection = select(
             groups,
-            settings=settings_in_force(self._settings, in_force),
+            settings=apply_overrides(self._settings, in_force),
             learner_version=step,
             max_staleness=self._plan.max_staleness,
             temperature=self._plan.temperature,
         )
         folder = self._plan.checkpoints_dir.parent / FOLDER
         try:
-            return f"Its batch: {write_aside(groups, selection, folder, step + 1)}"
+            return f"Its batch: {write_diverged_batch(groups, selection, folder, step + 1)}"
         except OSError as error:
             return f"Its batch could not be written to {folder}: {error.strerror}"
 
@@ -261,10 +261,10 @@ class RayLearner:
         except RayTaskError as error:
             if isinstance(error.cause, CaravanError):
                 raise error.cause from None
-            raise LearnerError(f"learner.{method} failed: {reason(error.cause)}") from error
+            raise LearnerError(f"learner.{method} failed: {describe_error(error.cause)}") from error
         except RayError as error:
             which = f" (rank {number} of {self._settings.num_ranks})" if self._settings.num_ranks > 1 else ""
-            raise _Lost(f"the learner's process{which} died during {method} ({reason(error)})") from error
+            raise _Lost(f"the learner's process{which} died during {method} ({describe_error(error)})") from error
 
     def _kill(self) -> None:
         actors, self._actors = self._actors, []

@@ -8,7 +8,7 @@ from typing import Any
 
 from cluster.types import Group, LearnerError, PolicyVersion, StepReport
 from learner.batch.selection import select
-from learner.overrides import in_force as settings_in_force
+from learner.overrides import apply_overrides
 from learner.settings import LearnerSettings
 from learner.training.checkpoints import newest_checkpoint, step_of, write_checkpoint, write_files
 
@@ -53,7 +53,7 @@ class FakeLearner:
             raise LearnerError("the run's max_steps are taken: there is no further step to take")
         selection = select(
             groups,
-            settings=settings_in_force(self._settings, in_force),
+            settings=apply_overrides(self._settings, in_force),
             learner_version=self._step,
             max_staleness=self._max_staleness,
             temperature=1.0,

@@ -41,7 +41,7 @@ def check_changeable(key: str) -> None:
         )
 
 
-def in_force(settings: LearnerSettings, changes: Mapping[str, Any]) -> LearnerSettings:
+def apply_overrides(settings: LearnerSettings, changes: Mapping[str, Any]) -> LearnerSettings:
     """The settings of a step: those of the run, but for ``changes`` by dotted key below ``learner``.
 
     Raises LearnerError, in one line, for a key that cannot change and for a value that the settings refuse.

@@ -15,4 +15,4 @@ class LearnerPlan:
     max_steps: int  # steps (batches) of the whole run: where the learning rate schedule ends
     seed: int  # of the adapter's initial weights and of dropout
     checkpoints_dir: Path
-    canary_ids: tuple[int, ...]  # tokens scored under every policy, for samplers to compare with; empty: none
+    probe_ids: tuple[int, ...]  # tokens scored under every policy, for samplers to compare with; empty: none

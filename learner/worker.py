@@ -13,19 +13,19 @@ import torch
 from safetensors import SafetensorError
 
 from cluster.types import Canary, Group, LearnerError, ModelError, PolicyVersion, StepReport
-from learner.batch.micro_batches import Cut, padding_share
-from learner.batch.rank_assignment import cut_for_ranks, idle_share, shares
+from learner.batch.micro_batches import MicroBatchPlan, padding_share
+from learner.batch.rank_assignment import idle_share, plan_for_ranks, shares
 from learner.batch.selection import select
 from learner.batch.tensors import MicroBatch, micro_batches, padded
-from learner.overrides import in_force as settings_in_force
+from learner.overrides import apply_overrides
 from learner.plan import LearnerPlan
 from learner.settings import LearnerSettings
 from learner.training.adapter import pack_adapter, trained_modules
 from learner.training.build import build_trainer
-from learner.training.checkpoints import newest_checkpoint, step_of, unwritable, write_adapter, write_checkpoint
-from learner.training.model import choose_place, load_model
-from learner.training.process_group import ALONE, Ranks
-from learner.training.training_thread import Feed, TrainingLoop
+from learner.training.checkpoints import checkpoint_error, newest_checkpoint, step_of, write_adapter, write_checkpoint
+from learner.training.model import choose_device, load_model
+from learner.training.process_group import SINGLE_RANK, ProcessGroup
+from learner.training.training_thread import BatchQueue, TrainingThread
 
 TRAINING_GAP_NATS = {torch.float32: 1e-3, torch.bfloat16: 0.05}
 """The largest mean difference of two ways to compute the same log-probabilities, by the dtype of the weights."""
@@ -36,11 +36,11 @@ JOIN_SECONDS = 30  # how long close() waits for a step that is under way
 class LearnerWorker:
     """Holds the model, and takes a step when it is given groups. Its calls block; they come one at a time."""
 
-    def __init__(self, settings: LearnerSettings, plan: LearnerPlan, ranks: Ranks = ALONE) -> None:
+    def __init__(self, settings: LearnerSettings, plan: LearnerPlan, ranks: ProcessGroup = SINGLE_RANK) -> None:
         self._settings = settings
         self._plan = plan
         self._ranks = ranks
-        self._loop: TrainingLoop | None = None
+        self._loop: TrainingThread | None = None
         self._trainer: Any = None
 
     def start(self) -> PolicyVersion | None:
@@ -50,9 +50,9 @@ class LearnerWorker:
         """
         checkpoint = newest_checkpoint(self._plan.checkpoints_dir)
         step = step_of(checkpoint) if checkpoint else 0
-        self._place = choose_place(self._settings)
+        self._place = choose_device(self._settings)
         model, self._tokenizer = load_model(self._plan.model, self._place, noise=False)
-        feed = Feed(num_batches=max(0, self._plan.max_steps - step) * self._settings.num_iterations)
+        feed = BatchQueue(num_batches=max(0, self._plan.max_steps - step) * self._settings.num_iterations)
         self._trainer = build_trainer(
             model,
             self._tokenizer,
@@ -62,7 +62,7 @@ class LearnerWorker:
             feed=feed,
             ranks=self._ranks,
         )
-        self._loop = TrainingLoop(self._trainer, feed, prepare_thread=self._use_threads)
+        self._loop = TrainingThread(self._trainer, feed, prepare_thread=self._use_threads)
         self._loop.start(str(checkpoint) if checkpoint else None)
         # Its first answer says that training has begun: the optimizer is made, the checkpoint is loaded.
         try:
@@ -96,7 +96,7 @@ class LearnerWorker:
         """
         began = time.perf_counter()
         loop = self._running_loop()
-        settings = settings_in_force(self._settings, in_force)
+        settings = apply_overrides(self._settings, in_force)
         step = loop.run(self._step_number)
         selection = select(
             groups,
@@ -105,10 +105,10 @@ class LearnerWorker:
             max_staleness=self._plan.max_staleness,
             temperature=self._plan.temperature,
         )
-        cuts = cut_for_ranks(
+        cuts = plan_for_ranks(
             selection.rows,
             num_ranks=self._ranks.count,
-            max_positions=settings.micro_batch_tokens,
+            max_padded_tokens=settings.micro_batch_tokens,
             shares_prompts=self._trainer.shares_prompts,
         )
         share = self._share(cuts, settings)
@@ -133,14 +133,14 @@ class LearnerWorker:
             left_out=selection.left_out,
         )
 
-    def _share(self, cuts: Sequence[Cut], settings: LearnerSettings) -> list[MicroBatch]:
+    def _share(self, cuts: Sequence[MicroBatchPlan], settings: LearnerSettings) -> list[MicroBatch]:
         """What this rank computes of a step."""
         batch = micro_batches(cuts, pad_token_id=self._tokenizer.pad_token_id, loss_type=settings.loss_type)
         of_ranks = shares(cuts, self._ranks.count)
         own = [batch[index] for index in of_ranks[self._ranks.number]]
         if not settings.shard_base or not cuts:
             return own
-        smallest = min(range(len(cuts)), key=lambda index: cuts[index].num_positions)
+        smallest = min(range(len(cuts)), key=lambda index: cuts[index].num_padded_tokens)
         return padded(own, batch[smallest], max(map(len, of_ranks)))
 
     def save_checkpoint(self) -> str | None:
@@ -175,12 +175,12 @@ class LearnerWorker:
         )
 
     def _canary(self) -> Canary | None:
-        ids = self._plan.canary_ids
+        ids = self._plan.probe_ids
         return Canary(token_ids=ids, logprobs=tuple(self._trainer.score(ids))) if ids else None
 
     def _check_training_gap(self) -> None:
         """Raise ModelError for a model whose loss would be computed from other log-probabilities than it samples with."""
-        ids = self._plan.canary_ids
+        ids = self._plan.probe_ids
         if not ids:
             return
         gap = self._running_loop().run(lambda: self._trainer.training_gap(ids))
@@ -218,10 +218,10 @@ class LearnerWorker:
             )
         # A full disk is an OSError to Python, but torch and safetensors each have a word of their own for it.
         except (OSError, RuntimeError, SafetensorError) as error:
-            raise unwritable(self._plan.checkpoints_dir, error) from error
+            raise checkpoint_error(self._plan.checkpoints_dir, error) from error
         return str(folder)
 
-    def _running_loop(self) -> TrainingLoop:
+    def _running_loop(self) -> TrainingThread:
         if self._loop is None:
             raise LearnerError("the learner has not been started")
         return self._loop

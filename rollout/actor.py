@@ -6,7 +6,7 @@ from contextlib import aclosing
 from cluster.types import Canary, Completion, GroupRequest, PolicyVersion
 from rollout.sampler import Sampler
 from rollout.settings import RolloutSettings
-from rollout.weight_sync import Attestation
+from rollout.weight_sync import Verification
 
 CONCURRENT_CALLS = 10_000
 """Calls that an actor may hold at a time; what bounds the work is the pool's ``max_concurrent_requests``."""
@@ -38,13 +38,13 @@ class SamplerActor:
         """Start the engine; see Sampler.start."""
         await self._sampler.start()
 
-    async def load_policy(self, policy: PolicyVersion, live_versions: Collection[int]) -> Attestation:
+    async def load_policy(self, policy: PolicyVersion, live_versions: Collection[int]) -> Verification:
         """Take a policy and drop idle ones; see Sampler.load_policy."""
         return await self._sampler.load_policy(policy, live_versions)
 
-    async def attest_base(self, canary: Canary) -> Attestation:
-        """Say how well the base model is served; see Sampler.attest_base."""
-        return await self._sampler.attest_base(canary)
+    async def verify_base_model(self, canary: Canary) -> Verification:
+        """Say how well the base model is served; see Sampler.verify_base_model."""
+        return await self._sampler.verify_base_model(canary)
 
     async def sample(
         self, request: GroupRequest, indexes: Sequence[int], policy_version: int

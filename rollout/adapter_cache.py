@@ -15,11 +15,11 @@ from rollout.orphans import (
     FOLDER_PREFIX,
     SAMPLER_PREFIX,
     SHARED_MEMORY,
+    clean_up_orphans,
+    exclusive_access,
     hold,
-    is_held,
+    is_locked,
     record_engine,
-    sole_access,
-    sweep,
 )
 
 ROOM_BYTES = 1024**3  # several adapters of a 1.5B model; containers often give /dev/shm no more than 64 MiB
@@ -27,7 +27,7 @@ USERS_NAME = ".users"
 RECORD_SECONDS = 1.0
 
 
-class Shelf:
+class AdapterCache:
     """One sampler's view of a folder that all samplers of a pool on a machine share.
 
     The first one to want a version writes it, whole before it appears; the others find it. Each holds a version locked
@@ -37,10 +37,10 @@ class Shelf:
     def __init__(self, pool_id: str, root: Path | None = None) -> None:
         """Join the samplers of a pool, and remove what killed samplers left on this machine."""
         root = root or fastest_root()
-        sweep(root)
+        clean_up_orphans(root)
         self.path = root / f"{FOLDER_PREFIX}{pool_id}"
         self._served: dict[int, TextIO] = {}
-        with sole_access(self.path):
+        with exclusive_access(self.path):
             self._lock = hold(self.path / f"{SAMPLER_PREFIX}{uuid4().hex}")
 
     @contextmanager
@@ -71,7 +71,7 @@ class Shelf:
         """
         folder = self.path / f"policy-{version}"
         draft = self.path / f".policy-{version}"
-        with sole_access(self.path):
+        with exclusive_access(self.path):
             self._delete_unused()
             if not folder.exists():
                 shutil.rmtree(draft, ignore_errors=True)  # of a sampler that was killed while it wrote
@@ -87,7 +87,7 @@ class Shelf:
 
     def remove(self, version: int) -> None:
         """Let go of a version, which the engine must no longer know; it is deleted when nobody else serves it."""
-        with sole_access(self.path):
+        with exclusive_access(self.path):
             self._served.pop(version).close()
             self._delete_unused()
 
@@ -98,7 +98,7 @@ class Shelf:
         for held in self._served.values():
             held.close()
         self._served.clear()
-        with sole_access(self.path):
+        with exclusive_access(self.path):
             Path(self._lock.name).unlink()
             self._lock.close()
             self._delete_unused()
@@ -119,7 +119,7 @@ class Shelf:
 
     def _delete_unused(self) -> None:
         for folder in self.path.glob("policy-*"):
-            if not is_held(folder / USERS_NAME):
+            if not is_locked(folder / USERS_NAME):
                 shutil.rmtree(folder)
 
 

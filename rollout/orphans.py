@@ -23,7 +23,7 @@ SHARED_MEMORY = Path("/dev/shm")
 
 
 @contextlib.contextmanager
-def sole_access(folder: Path) -> Iterator[None]:
+def exclusive_access(folder: Path) -> Iterator[None]:
     """Wait until nobody else changes what lies in a folder, which is made where there is none, and keep others out."""
     mutex = _lock_mutex(folder)
     while mutex is None:
@@ -46,7 +46,7 @@ def _lock_mutex(folder: Path) -> TextIO | None:
     return None
 
 
-def is_held(file: Path) -> bool:
+def is_locked(file: Path) -> bool:
     """Whether a living process holds a lock on a file, shared or its own."""
     with file.open() as lock:
         try:
@@ -99,12 +99,12 @@ def engine_files(pid: int) -> Collection[str]:
     return found
 
 
-def sweep(root: Path) -> None:
+def clean_up_orphans(root: Path) -> None:
     """Remove what dead samplers left below ``root``, and the folders of which no sampler lives any more."""
     for folder in root.glob(f"{FOLDER_PREFIX}*"):
-        with contextlib.suppress(OSError), sole_access(folder):  # somebody else's
+        with contextlib.suppress(OSError), exclusive_access(folder):  # somebody else's
             samplers = list(folder.glob(f"{SAMPLER_PREFIX}*"))
-            dead = [sampler for sampler in samplers if not is_held(sampler)]
+            dead = [sampler for sampler in samplers if not is_locked(sampler)]
             for sampler in dead:
                 _remove_engine(sampler.read_text())
                 sampler.unlink()

@@ -159,7 +159,7 @@ class RaySamplerPool:
         self._policies.promote(policy.number)
         return tuple(self._publisher.swaps)
 
-    async def attest_base(self, canary: Canary) -> float:
+    async def verify_base_model(self, canary: Canary) -> float:
         """The largest gap, in nats per token, between the samplers' scores of the base model and the learner's.
 
         To be asked before any policy is published. Raises ModelError where it is above what a policy may have, SamplerError or
@@ -167,18 +167,18 @@ class RaySamplerPool:
         """
         seconds = self._settings.publish_deadline_seconds
         gaps = []
-        for attestation in await asyncio.gather(
-            *(station.attest_base(canary, seconds) for station in self._service.serving())
+        for verification in await asyncio.gather(
+            *(station.verify_base_model(canary, seconds) for station in self._service.serving())
         ):
-            assert attestation.canary_gap is not None
-            if attestation.failure is not None:
+            assert verification.canary_gap is not None
+            if verification.failure is not None:
                 raise ModelError(
                     f"the sampler (vLLM) and the learner (transformers) disagree about model {self._model!r} by "
-                    f"{attestation.canary_gap:.2g} nats per token before any training (rollout.canary_tolerance is "
-                    f"{attestation.tolerance:g}): this model cannot be trained until both compute the same; compare "
+                    f"{verification.canary_gap:.2g} nats per token before any training (rollout.canary_tolerance is "
+                    f"{verification.tolerance:g}): this model cannot be trained until both compute the same; compare "
                     "rollout.dtype with learner.dtype, or take another model"
                 )
-            gaps.append(attestation.canary_gap)
+            gaps.append(verification.canary_gap)
         if not gaps:
             raise SamplerError("no sampler is left to score the base model")
         return max(gaps)

@@ -53,9 +53,9 @@ class Publisher:
         for version, handle in handles if self._settings.policy_swap == "versions" else handles[-1:]:
             if version in proved:
                 continue
-            swap, attestation = await station.load(handle, live, self._settings.publish_deadline_seconds)
-            if attestation.failure is not None:
-                return attestation.failure
+            swap, verification = await station.load(handle, live, self._settings.publish_deadline_seconds)
+            if verification.failure is not None:
+                return verification.failure
             proved[version] = swap
         return None
 
@@ -69,13 +69,13 @@ class Publisher:
         if actor is None:  # it died since it was asked who serves
             return
         try:
-            swap, attestation = await station.load(handle, live, self._settings.publish_deadline_seconds)
+            swap, verification = await station.load(handle, live, self._settings.publish_deadline_seconds)
         except (SamplerError, DeadlineExceeded) as error:
             dismiss(station, actor, error)
             return
-        if attestation.failure is None:
+        if verification.failure is None:
             station.num_unproved = 0
             self.swaps.append(swap)
         else:
             station.num_unproved += 1
-            dismiss(station, actor, SamplerError(f"it {attestation.failure}"))
+            dismiss(station, actor, SamplerError(f"it {verification.failure}"))

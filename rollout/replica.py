@@ -12,7 +12,7 @@ from rollout.actor import CONCURRENT_CALLS, SamplerActor
 from rollout.calls import answer
 from rollout.dispatcher import Seat
 from rollout.settings import RolloutSettings
-from rollout.weight_sync import Attestation
+from rollout.weight_sync import Verification
 
 SHUTDOWN_SECONDS = 20.0
 
@@ -43,7 +43,7 @@ class Station(Seat):
     trouble: str = "there was no room for it"  # why it is down
     num_failed: int = 0  # starts, one after another
     num_barren: int = 0  # actors that died here one after another without handing over a completion
-    num_unproved: int = 0  # engines that failed their attestation here one after another
+    num_unproved: int = 0  # engines that failed their verification here one after another
 
     async def start(self, plan: SamplerPlan) -> None:
         """Start an actor and its engine; raises ModelError, SamplerError, DeadlineExceeded."""
@@ -69,7 +69,7 @@ class Station(Seat):
 
     async def load(
         self, policy: ray.ObjectRef, live: frozenset[int], deadline_seconds: float
-    ) -> tuple[Swap, Attestation]:
+    ) -> tuple[Swap, Verification]:
         """Have the sampler take a policy and show that it serves it.
 
         Raises ModelError, ResourcesError, SamplerError, DeadlineExceeded.
@@ -77,16 +77,16 @@ class Station(Seat):
         assert self.actor is not None
         begin = time.monotonic()
         call = f"loading a policy on {self.name} (rollout.publish_deadline_seconds)"
-        attestation: Attestation = await answer(self.actor.load_policy.remote(policy, live), call, deadline_seconds)
+        verification: Verification = await answer(self.actor.load_policy.remote(policy, live), call, deadline_seconds)
         seconds = time.monotonic() - begin
-        return Swap(sampler=self.name, seconds=seconds, canary_gap=attestation.canary_gap), attestation
+        return Swap(sampler=self.name, seconds=seconds, canary_gap=verification.canary_gap), verification
 
-    async def attest_base(self, canary: Canary, deadline_seconds: float) -> Attestation:
+    async def verify_base_model(self, canary: Canary, deadline_seconds: float) -> Verification:
         """Have the sampler show how it serves the base model; raises ModelError, SamplerError, DeadlineExceeded."""
         assert self.actor is not None
         call = f"scoring the base model on {self.name} (rollout.publish_deadline_seconds)"
-        attestation: Attestation = await answer(self.actor.attest_base.remote(canary), call, deadline_seconds)
-        return attestation
+        verification: Verification = await answer(self.actor.verify_base_model.remote(canary), call, deadline_seconds)
+        return verification
 
     def stream(self, request: GroupRequest, indexes: set[int], version: int) -> ray.ObjectRefGenerator:
         """Ask for completions of a group; each answer is a tuple of some that have ended."""

@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Collection, Sequence
 
 from cluster.types import Canary, Completion, GroupRequest, ModelError, PolicyVersion, SamplerError, VersionSpan
-from rollout.adapter_cache import Shelf
+from rollout.adapter_cache import AdapterCache
 from rollout.engine import BASE_VERSION, Engine, Sampled
 from rollout.settings import RolloutSettings, check_lora_rank
-from rollout.weight_sync import Attestation, attest, attest_base
+from rollout.weight_sync import Verification, verify, verify_base_model
 from rollout.weight_sync_modes import Serving, serving
 
 
@@ -34,7 +34,7 @@ class Sampler:
         self._max_staleness = max_staleness
         self._pool_id = pool_id  # samplers of one pool share adapters where they share a machine
         self._engine: Engine | None = None
-        self._shelf: Shelf | None = None
+        self._adapter_cache: AdapterCache | None = None
         self._serving: Serving | None = None
         self._versions: set[int] = set()  # that are loaded
         self._num_running: Counter[int] = Counter()  # requests in the engine, by the policy version they were asked for
@@ -43,52 +43,52 @@ class Sampler:
 
     async def start(self) -> None:
         """Load the model and start the engine; raises ModelError with one line where that fails."""
-        self._shelf = await asyncio.to_thread(Shelf, self._pool_id)
-        with self._shelf.recording_engine():
+        self._adapter_cache = await asyncio.to_thread(AdapterCache, self._pool_id)
+        with self._adapter_cache.recording_engine():
             self._engine = await Engine.start(
                 self._settings,
                 model=self._model,
                 lora_rank=self._lora_rank,
                 lora_targets=self._lora_targets,
                 max_staleness=self._max_staleness,
-                sockets=self._shelf.path,
+                sockets=self._adapter_cache.path,
             )
-        self._serving = serving(self._settings, self._engine, self._shelf, self._model)
+        self._serving = serving(self._settings, self._engine, self._adapter_cache, self._model)
         self._proved.set()
 
-    async def load_policy(self, policy: PolicyVersion, live_versions: Collection[int]) -> Attestation:
+    async def load_policy(self, policy: PolicyVersion, live_versions: Collection[int]) -> Verification:
         """Take a policy and say how well it is served, then drop idle ones that are not among ``live_versions``.
 
         Raises ModelError where vLLM refuses the adapter, ResourcesError where it finds no room, SamplerError where the
         engine died.
         """
-        if self._shelf is None or self._serving is None:
+        if self._adapter_cache is None or self._serving is None:
             raise _no_engine()
         # Chosen before the engine is spoken to: an ended request may still be in its queue, ahead of what follows.
         idle = [
             version for version in self._versions if version not in live_versions and not self._num_running[version]
         ]
         try:
-            attestation = await self._take(self._serving, policy)
+            verification = await self._take(self._serving, policy)
         except ModelError:  # the engine serves what it served before
-            if policy.number in self._shelf:
-                await asyncio.to_thread(self._shelf.remove, policy.number)
+            if policy.number in self._adapter_cache:
+                await asyncio.to_thread(self._adapter_cache.remove, policy.number)
             self._proved.set()
             raise
         self._versions.add(policy.number)
         for version in idle:
             self._versions.remove(version)
             await self._serving.drop(version)
-        return attestation
+        return verification
 
-    async def attest_base(self, canary: Canary) -> Attestation:
+    async def verify_base_model(self, canary: Canary) -> Verification:
         """Say how well the base model is served, by the learner's score of it; what is sampled later does not change by it."""
         engine = self._started()
         logprobs = await engine.score(
             canary, request_id=f"canary-{BASE_VERSION}-{next(self._canary_ids)}", adapter=None
         )
         await engine.forget_prompts()
-        return attest_base(canary, logprobs, self._settings)
+        return verify_base_model(canary, logprobs, self._settings)
 
     async def sample(
         self, request: GroupRequest, indexes: Sequence[int], policy_version: int
@@ -113,10 +113,10 @@ class Sampler:
         engine, self._engine, self._serving = self._engine, None, None
         if engine is not None:
             await asyncio.to_thread(engine.shutdown)
-        if self._shelf is not None:
-            await asyncio.to_thread(self._shelf.close)
+        if self._adapter_cache is not None:
+            await asyncio.to_thread(self._adapter_cache.close)
 
-    async def _take(self, way: Serving, policy: PolicyVersion) -> Attestation:
+    async def _take(self, way: Serving, policy: PolicyVersion) -> Verification:
         if self._settings.policy_swap != "versions":
             # What ends between exchange and proof is handed over after the proof, and never where it fails.
             self._proved.clear()
@@ -128,10 +128,10 @@ class Sampler:
                 request_id=f"canary-{policy.number}-{next(self._canary_ids)}",
                 adapter=way.adapter(policy.number),
             )
-        attestation = attest(policy, bound, logprobs, self._settings)
-        if attestation.failure is None:
+        verification = verify(policy, bound, logprobs, self._settings)
+        if verification.failure is None:
             self._proved.set()
-        return attestation
+        return verification
 
     async def _complete(self, request: GroupRequest, index: int, policy_version: int) -> Completion:
         """Sample one completion: a request of its own, so that it is handed over without waiting for its group."""

@@ -30,7 +30,7 @@ class BoundAdapter:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Attestation:
+class Verification:
     """What one sampler showed of one policy."""
 
     policy_version: int
@@ -59,12 +59,12 @@ class Attestation:
         return f"does not serve policy {self.policy_version}: {'; '.join(reasons)}" if reasons else None
 
 
-def attest(
+def verify(
     policy: PolicyVersion, adapter: BoundAdapter, logprobs: Collection[float] | None, settings: RolloutSettings
-) -> Attestation:
+) -> Verification:
     """Compare what a sampler shows with what the learner told; ``logprobs`` are its own of the canary, ``[N - 1]``."""
     trained = set(policy.modules or adapter.named)
-    return Attestation(
+    return Verification(
         policy_version=policy.number,
         canary_gap=None if policy.canary is None else mean_gap(policy.canary, logprobs or ()),
         tolerance=settings.canary_tolerance or TOLERANCE_NATS[settings.served_dtype],
@@ -74,10 +74,10 @@ def attest(
     )
 
 
-def attest_base(canary: Canary, logprobs: Collection[float], settings: RolloutSettings) -> Attestation:
+def verify_base_model(canary: Canary, logprobs: Collection[float], settings: RolloutSettings) -> Verification:
     """Compare how a sampler and the learner score the canary under the base model, which has no adapter to look at."""
     base = PolicyVersion(number=0, adapter={}, canary=canary)
-    return attest(base, BoundAdapter(named=(), bound=(), differing=()), logprobs, settings)
+    return verify(base, BoundAdapter(named=(), bound=(), differing=()), logprobs, settings)
 
 
 def mean_gap(canary: Canary, logprobs: Collection[float]) -> float:

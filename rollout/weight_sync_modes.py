@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 from cluster.types import PolicyVersion
-from rollout.adapter_cache import Shelf
+from rollout.adapter_cache import AdapterCache
 from rollout.engine import Adapter, Engine
 from rollout.settings import RolloutSettings
 from rollout.weight_sync import BoundAdapter
@@ -46,14 +46,14 @@ class Versions:
     whose files are gone kills the whole engine.
     """
 
-    def __init__(self, engine: Engine, shelf: Shelf) -> None:
+    def __init__(self, engine: Engine, cache: AdapterCache) -> None:
         self._engine = engine
-        self._shelf = shelf
+        self._adapter_cache = cache
         self._adapters: dict[int, Adapter] = {}
 
     async def take(self, policy: PolicyVersion) -> BoundAdapter:
         """Load the adapter beside the others."""
-        adapter = await _shelved(self._shelf, policy, slot=policy.number)
+        adapter = await _cached(self._adapter_cache, policy, slot=policy.number)
         await self._engine.load(adapter)
         self._adapters[policy.number] = adapter
         return await self._engine.bound(adapter)
@@ -63,9 +63,9 @@ class Versions:
         return self._adapters[version] if version else None
 
     async def drop(self, version: int) -> None:
-        """Take the adapter out of the engine, then off the shelf."""
+        """Take the adapter out of the engine, then off the cache."""
         await self._engine.drop(self._adapters.pop(version))
-        await asyncio.to_thread(self._shelf.remove, version)
+        await asyncio.to_thread(self._adapter_cache.remove, version)
 
 
 class InFlight:
@@ -76,14 +76,14 @@ class InFlight:
 
     SLOT = 1
 
-    def __init__(self, engine: Engine, shelf: Shelf) -> None:
+    def __init__(self, engine: Engine, cache: AdapterCache) -> None:
         self._engine = engine
-        self._shelf = shelf
+        self._adapter_cache = cache
         self._adapter: Adapter | None = None
 
     async def take(self, policy: PolicyVersion) -> BoundAdapter:
         """Exchange the adapter; running requests go on under it."""
-        adapter = await _shelved(self._shelf, policy, slot=self.SLOT)
+        adapter = await _cached(self._adapter_cache, policy, slot=self.SLOT)
         async with self._engine.exchange(policy.number):
             await self._engine.load(adapter)
         self._adapter = adapter
@@ -94,16 +94,16 @@ class InFlight:
         return self._adapter
 
     async def drop(self, version: int) -> None:
-        """Take its files off the shelf: the engine has let go of it at the exchange."""
-        await asyncio.to_thread(self._shelf.remove, version)
+        """Take its files off the cache: the engine has let go of it at the exchange."""
+        await asyncio.to_thread(self._adapter_cache.remove, version)
 
 
 class Merged:
     """New weights for the whole engine, made once per machine from the base model and the adapter."""
 
-    def __init__(self, engine: Engine, shelf: Shelf, settings: RolloutSettings, model: str) -> None:
+    def __init__(self, engine: Engine, cache: AdapterCache, settings: RolloutSettings, model: str) -> None:
         self._engine = engine
-        self._shelf = shelf
+        self._adapter_cache = cache
         self._settings = settings
         self._model = model
 
@@ -114,7 +114,7 @@ class Merged:
         def write(folder: Path) -> None:
             write_merged(weights_folder(self._model), policy.adapter, folder, self._settings.served_dtype)
 
-        folder = await asyncio.to_thread(self._shelf.put, policy.number, write)
+        folder = await asyncio.to_thread(self._adapter_cache.put, policy.number, write)
         async with self._engine.exchange(policy.number):
             await self._engine.reload(folder, policy.number)
         return merged_modules(policy.adapter)
@@ -124,24 +124,24 @@ class Merged:
         return None
 
     async def drop(self, version: int) -> None:
-        """Take its files off the shelf: the engine has its own copy."""
-        await asyncio.to_thread(self._shelf.remove, version)
+        """Take its files off the cache: the engine has its own copy."""
+        await asyncio.to_thread(self._adapter_cache.remove, version)
 
 
-def serving(settings: RolloutSettings, engine: Engine, shelf: Shelf, model: str) -> Serving:
+def serving(settings: RolloutSettings, engine: Engine, cache: AdapterCache, model: str) -> Serving:
     """The way that ``rollout.policy_swap`` names."""
     if settings.policy_swap == "versions":
-        return Versions(engine, shelf)
+        return Versions(engine, cache)
     if settings.policy_swap == "in_flight":
-        return InFlight(engine, shelf)
-    return Merged(engine, shelf, settings, model)
+        return InFlight(engine, cache)
+    return Merged(engine, cache, settings, model)
 
 
-async def _shelved(shelf: Shelf, policy: PolicyVersion, *, slot: int) -> Adapter:
+async def _cached(cache: AdapterCache, policy: PolicyVersion, *, slot: int) -> Adapter:
     def write(folder: Path) -> None:
         write_files(folder, policy.adapter)
 
-    return Adapter(version=policy.number, slot=slot, folder=await asyncio.to_thread(shelf.put, policy.number, write))
+    return Adapter(version=policy.number, slot=slot, folder=await asyncio.to_thread(cache.put, policy.number, write))
 
 
 def write_files(folder: Path, files: Mapping[str, bytes]) -> None:

@@ -63,7 +63,7 @@ def learner(model: str, tmp_path: Path) -> Iterator[Any]:
         max_steps=8,
         seed=0,
         checkpoints_dir=tmp_path / "checkpoints",
-        canary_ids=tuple(AutoTokenizer.from_pretrained(model).encode(TEXT.format(2))),
+        probe_ids=tuple(AutoTokenizer.from_pretrained(model).encode(TEXT.format(2))),
     )
     learner = LearnerWorker(LearnerSettings(lora=LoraSettings(r=8, alpha=16, dropout=0.0), learning_rate=1e-2), plan)
     learner.start()
@@ -120,10 +120,10 @@ async def step(sampler: Sampler, learner: Any, model: str, version: int) -> Poli
 
 
 async def verified(sampler: Sampler, policy: PolicyVersion) -> None:
-    attestation = await sampler.load_policy(policy, {policy.number})
-    assert attestation.failure is None
-    assert attestation.canary_gap is not None
-    assert attestation.canary_gap < TOLERANCE
+    verification = await sampler.load_policy(policy, {policy.number})
+    assert verification.failure is None
+    assert verification.canary_gap is not None
+    assert verification.canary_gap < TOLERANCE
 
 
 def test_a_family_is_sampled_learned_published_and_exported_in_every_mode(
@@ -141,8 +141,8 @@ def test_a_family_is_sampled_learned_published_and_exported_in_every_mode(
             policy = await step(sampler, learner, model, 1)
             # The same engine serves adapters in flight: both modes start it alike, but for the number of adapters.
             assert sampler._engine is not None
-            assert sampler._shelf is not None
-            sampler._serving = InFlight(sampler._engine, sampler._shelf)
+            assert sampler._adapter_cache is not None
+            sampler._serving = InFlight(sampler._engine, sampler._adapter_cache)
             await verified(sampler, policy)
         finally:
             await sampler.shutdown()

@@ -18,7 +18,7 @@ from cluster.types import (
     RunFolderError,
     VersionSpan,
 )
-from learner.batch.selection import LEFT_OUT_BY_SETTINGS
+from learner.batch.selection import EXCLUDED_BY_SETTINGS
 
 COLUMNS = (
     "fate",
@@ -55,7 +55,7 @@ def batch_of(folder: RunFolder, step: int) -> tuple[Group, ...]:
     groups = tuple(
         _group(group_id, rows)
         for group_id, rows in rows_of_group.items()
-        if any(row["fate"] == Fate.TRAINED or row["reason"] in LEFT_OUT_BY_SETTINGS for row in rows)
+        if any(row["fate"] == Fate.TRAINED or row["reason"] in EXCLUDED_BY_SETTINGS for row in rows)
     )
     if not groups:
         raise RunFolderError(

@@ -18,7 +18,7 @@ from cluster.ledger.run_folder import RunFolder
 from cluster.models.export_card import card
 from cluster.types import ConfigError, ModelError, RunFolderError
 from learner.training.checkpoints import step_of
-from learner.training.quiet import hush
+from learner.training.quiet import silence_libraries
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 NUM_COMPLETIONS_COMPARED = 8
@@ -61,7 +61,7 @@ def export_and_report(
     Raises RunFolderError for a run or step that there is not, ConfigError for ``out``, ModelError where the merged model does not
     say what model and adapter say.
     """
-    hush()
+    silence_libraries()
     console = output()
     agreement = export(RunFolder(run), out, step=step, merge=merge, dtype=dtype, base_name=base_name)
     if agreement:

@@ -21,7 +21,7 @@ from cluster.ledger.run_folder import RunFolder
 from cluster.run.session import learner_plan
 from cluster.types import ConfigError, RunFolderError
 from learner.training.checkpoints import newest_checkpoint, step_of
-from learner.training.quiet import hush
+from learner.training.quiet import silence_libraries
 
 if TYPE_CHECKING:
     import numpy as np
@@ -107,7 +107,7 @@ def replay(
     on_step: Callable[[], None] = lambda: None,
 ) -> Replayed:
     """Train from the first step to the goal's; calls ``on_step`` after each. Raises RunFolderError and LearnerError."""
-    hush()
+    silence_libraries()
     from learner.worker import LearnerWorker
 
     expected = _read_weights(goal.adapter)
@@ -116,7 +116,7 @@ def replay(
         untrained, trained = Path(scratch) / "untrained", out or Path(scratch) / "trained"
         for max_steps, steps in _stretches(folder, logged, goal.step):
             plan = learner_plan(
-                config, max_steps=max_steps, canary_ids=(), checkpoints_dir=Path(scratch) / "checkpoints"
+                config, max_steps=max_steps, probe_ids=(), checkpoints_dir=Path(scratch) / "checkpoints"
             )
             learner = LearnerWorker(config.learner, plan)
             try:

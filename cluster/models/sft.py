@@ -26,8 +26,8 @@ from cluster.run.session import INTERRUPTED, Interruption, Material, load_materi
 from cluster.types import CaravanError, ConfigError, DatasetError, LearnerError, Problem
 from learner.sft.examples import Pair, Schedule
 from learner.training.checkpoints import step_of
-from learner.training.quiet import hush
-from learner.training.reason import reason
+from learner.training.error_text import describe_error
+from learner.training.quiet import silence_libraries
 from learner.training.threads import num_threads
 
 ADAPTER_FOLDER = "adapter"  # in OUT, where an adapter was trained
@@ -64,7 +64,7 @@ def sft(lesson: Lesson, out: Path) -> int:
     same command continues from the last checkpoint. Returns the exit code. Raises ConfigError for ``out``, DatasetError where no
     problem has a solution, and what the learner raises.
     """
-    hush()
+    silence_libraries()
     # Before torch is imported: threads that wait for each other then sleep. Spinning, two of them took 13 times as long as one
     # where other programs were using the cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -108,16 +108,16 @@ def _train(lesson: Lesson, view: View, material: Material, folder: SftFolder) ->
     """Train, and write the model; returns the exit code."""
     import torch
 
-    from learner.sft.train import Saving, check_batch, fine_tune
-    from learner.training.model import Place, check_saveable, choose_place, load_model
+    from learner.sft.train import CheckpointSettings, check_batch, fine_tune
+    from learner.training.model import Device, check_saveable, choose_device, load_model
 
     config, full = lesson.config, lesson.full
     wanted = solved(material.training)
     check_batch(lesson.schedule)
-    chosen = choose_place(config.learner)
+    chosen = choose_device(config.learner)
     check_saveable(model_path(config))
     # All weights are trained in float32: in bfloat16 small updates would round to nothing.
-    weights = Place(use_cpu=chosen.use_cpu, dtype=torch.float32) if full else chosen
+    weights = Device(use_cpu=chosen.use_cpu, dtype=torch.float32) if full else chosen
     model, tokenizer = load_model(model_path(config), weights)
     pairs = pairs_of(wanted, material.prompts, tokenizer)
     without = len(material.training) - len(wanted)
@@ -148,7 +148,7 @@ def _train(lesson: Lesson, view: View, material: Material, folder: SftFolder) ->
                     scratch=folder.work / "trl",
                     gradient_checkpointing=config.learner.gradient_checkpointing,
                     on_step=steps.done,
-                    saving=Saving(
+                    saving=CheckpointSettings(
                         folder=folder.work, every_steps=lesson.save_every_steps, keep=lesson.keep, spare=folder.spare
                     ),
                     resumed=newest,
@@ -246,7 +246,7 @@ def _write(lesson: Lesson, folder: SftFolder, checkpoint: Path) -> None:
         folder.publish()
     except (CaravanError, OSError) as error:
         shutil.rmtree(folder.draft, ignore_errors=True)
-        cause = str(error) if isinstance(error, CaravanError) else reason(error)
+        cause = str(error) if isinstance(error, CaravanError) else describe_error(error)
         raise LearnerError(
             f"the model cannot be written to {folder.path}: {cause}. All steps are done, and what was trained is kept in "
             f"{checkpoint}: mend the cause, and the same command writes the model without training again"
@@ -259,12 +259,12 @@ def _write_draft(lesson: Lesson, checkpoint: Path, draft: Path) -> None:
     from learner.sft.train import load_weights
     from learner.training.adapter import CONFIG_FILE, WEIGHTS_FILE
     from learner.training.merge import write_merged, write_model
-    from learner.training.model import Place, load_model
+    from learner.training.model import Device, load_model
 
     path = model_path(lesson.config)
     dtype = _dtype_of(path)
     if lesson.full:
-        model, tokenizer = load_model(path, Place(use_cpu=True, dtype=torch.float32))
+        model, tokenizer = load_model(path, Device(use_cpu=True, dtype=torch.float32))
         load_weights(model, checkpoint)
         write_model(model, tokenizer, draft, dtype=dtype)
         return

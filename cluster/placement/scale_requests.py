@@ -41,7 +41,7 @@ class ScalableGraderPool(GraderPool, Protocol):
 class ScalableSamplerPool(SamplerPool, Protocol):
     """A sampler pool whose size can be changed; the real one is rollout.pool."""
 
-    async def attest_base(self, canary: Canary) -> float:
+    async def verify_base_model(self, canary: Canary) -> float:
         """Compare the samplers' scores of the base model with the learner's; returns the largest gap in nats per token.
 
         Raises ModelError where it is above what a policy may have.

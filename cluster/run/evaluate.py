@@ -33,7 +33,7 @@ from cluster.run.session import (
 from cluster.types import DatasetError, Group, ModelError, Problem, RunFolderError
 from grader.toolchain import prepare_toolchain
 from learner.settings import LORA_RANKS_OF_VLLM
-from learner.training.quiet import hush
+from learner.training.quiet import silence_libraries
 
 BASE_PASS_RATE = 0.20
 """Below it the first training analysis ("Test Base Model Capability") takes a stronger model or easier problems."""
@@ -167,7 +167,7 @@ def _check_adapter(config: Config) -> None:
             raise ModelError(
                 f"the adapter {config.model.adapter} has rank {rank}, and vLLM serves none above {LORA_RANKS_OF_VLLM[-1]}"
             )
-        hush()
+        silence_libraries()
         from learner.training.targets import check_adapter
 
         check_adapter(model_path(config), config.model.adapter)

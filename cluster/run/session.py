@@ -132,7 +132,7 @@ async def prove_start(
         view.log(f"going on from the checkpoint of step {policy.number}")
         await samplers.publish(policy)
     elif canary := await learner.canary():
-        gap = await samplers.attest_base(canary)
+        gap = await samplers.verify_base_model(canary)
         view.log(f"samplers and learner agree about the base model: {gap:.1e} nats per token apart at most")
 
 
@@ -282,8 +282,8 @@ async def samplers_and_graders(
         await asyncio.gather(samplers.close(), graders.close())
 
 
-def learner_plan(config: Config, *, max_steps: int, canary_ids: tuple[int, ...], checkpoints_dir: Path) -> LearnerPlan:
-    """What the learner has to know of the run; ``canary_ids`` are tokens that it scores under every policy."""
+def learner_plan(config: Config, *, max_steps: int, probe_ids: tuple[int, ...], checkpoints_dir: Path) -> LearnerPlan:
+    """What the learner has to know of the run; ``probe_ids`` are tokens that it scores under every policy."""
     return LearnerPlan(
         model=model_path(config),
         temperature=config.rollout.temperature,
@@ -292,5 +292,5 @@ def learner_plan(config: Config, *, max_steps: int, canary_ids: tuple[int, ...],
         max_steps=max_steps,
         seed=config.run.seed,
         checkpoints_dir=checkpoints_dir.resolve(),
-        canary_ids=canary_ids,
+        probe_ids=probe_ids,
     )

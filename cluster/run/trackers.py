@@ -13,7 +13,7 @@ from typing import Any
 from cluster.config.config import Config, flatten
 from cluster.ledger.run_folder import RunFolder, is_finite
 from cluster.types import CaravanError, ConfigError
-from learner.training.reason import reason
+from learner.training.error_text import describe_error
 
 PROJECT = "caravan"
 
@@ -36,7 +36,7 @@ def tracking(config: Config, folder: RunFolder, *, step: int) -> Iterator[Show]:
             raise
         except Exception as error:  # the boundary to programs of others, each with errors of its own
             raise ConfigError(
-                f"run.tracker={name} does not start: {reason(error)}. See to its own settings, or take run.tracker=tensorboard"
+                f"run.tracker={name} does not start: {describe_error(error)}. Check its settings, or take run.tracker=tensorboard"
             ) from error
         yield show
 

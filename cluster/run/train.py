@@ -181,7 +181,7 @@ class Training:
         plan = learner_plan(
             config,
             max_steps=self._max_steps,
-            canary_ids=self._material.prompts[self._material.training[0].id].token_ids,
+            probe_ids=self._material.prompts[self._material.training[0].id].token_ids,
             checkpoints_dir=folder.checkpoints,
         )
         learner = RayLearner(config.learner, plan)

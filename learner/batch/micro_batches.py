@@ -5,24 +5,24 @@ from dataclasses import dataclass
 
 from learner.batch.selection import Row
 
-PASS_TOKENS = 64
+PASS_OVERHEAD_TOKENS = 64
 """What a forward and backward pass costs besides its tokens, in tokens: against cutting too fine; only its order matters."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cut:
+class MicroBatchPlan:
     """The rows of one micro-batch, and how many positions its forward pass computes."""
 
     rows: tuple[Row, ...]
-    num_positions: int  # padding included
-    num_padding: int
+    num_padded_tokens: int  # padding included
+    num_padding_tokens: int
 
 
-def cut(rows: Sequence[Row], *, max_positions: int, shares_prompts: bool) -> list[Cut]:
+def cut(rows: Sequence[Row], *, max_padded_tokens: int, shares_prompts: bool) -> list[MicroBatchPlan]:
     """Cut the rows of a step so that every one is in exactly one micro-batch, and the sum of positions is small.
 
-    A micro-batch holds rows of one temperature, because logprobs are taken at one, and no more than ``max_positions``, unless a
-    single row has more. With ``shares_prompts`` a prompt is computed once for all its rows in a micro-batch (see
+    A micro-batch holds rows of one temperature, because logprobs are taken at one, and no more than ``max_padded_tokens``,
+    unless a single row has more. With ``shares_prompts`` a prompt is computed once for all its rows in a micro-batch (see
     learner.shared_prompt). Rows of one prompt stay neighbours, from short to long in one prompt and from long to short in the
     next, so that neighbours are of similar length; between them the cheapest cuts are found by dynamic programming.
     """
@@ -42,9 +42,9 @@ def cut(rows: Sequence[Row], *, max_positions: int, shares_prompts: bool) -> lis
             longest_prompt = max(longest_prompt, len(row.prompt_ids))
             longest_completion = max(longest_completion, len(row.token_ids))
             size = _positions(end - begin, num_prompts, longest_prompt, longest_completion, shares_prompts)
-            if size > max_positions and begin < end - 1:
+            if size > max_padded_tokens and begin < end - 1:
                 break
-            cost = costs[begin] + size + PASS_TOKENS
+            cost = costs[begin] + size + PASS_OVERHEAD_TOKENS
             if best < 0 or cost < best:
                 best, begin_of_best = cost, begin
         costs.append(best)
@@ -57,9 +57,9 @@ def cut(rows: Sequence[Row], *, max_positions: int, shares_prompts: bool) -> lis
     return found[::-1]
 
 
-def padding_share(cuts: Iterable[Cut]) -> float:
+def padding_share(cuts: Iterable[MicroBatchPlan]) -> float:
     """Share of the positions of a step that are computed for nothing."""
-    sizes = [(each.num_padding, each.num_positions) for each in cuts]
+    sizes = [(each.num_padding_tokens, each.num_padded_tokens) for each in cuts]
     return sum(padding for padding, _ in sizes) / max(1, sum(size for _, size in sizes))
 
 
@@ -82,12 +82,12 @@ def _positions(
     return num_rows * (longest_prompt + longest_completion)
 
 
-def _cut(rows: Sequence[Row], shares_prompts: bool) -> Cut:
+def _cut(rows: Sequence[Row], shares_prompts: bool) -> MicroBatchPlan:
     prompts = {row.prompt_ids for row in rows}
     longest_prompt = max(map(len, prompts))
     longest_completion = max(len(row.token_ids) for row in rows)
-    num_positions = _positions(len(rows), len(prompts), longest_prompt, longest_completion, shares_prompts)
+    num_padded_tokens = _positions(len(rows), len(prompts), longest_prompt, longest_completion, shares_prompts)
     read = prompts if shares_prompts and len(prompts) < len(rows) else [row.prompt_ids for row in rows]
-    num_padding = sum(longest_prompt - len(prompt) for prompt in read)
-    num_padding += sum(longest_completion - len(row.token_ids) for row in rows)
-    return Cut(rows=tuple(rows), num_positions=num_positions, num_padding=num_padding)
+    num_padding_tokens = sum(longest_prompt - len(prompt) for prompt in read)
+    num_padding_tokens += sum(longest_completion - len(row.token_ids) for row in rows)
+    return MicroBatchPlan(rows=tuple(rows), num_padded_tokens=num_padded_tokens, num_padding_tokens=num_padding_tokens)

@@ -7,7 +7,7 @@ from cluster.types import Completion, FinishReason, Grade, Group, LearnerError
 from learner.batch.advantages import group_advantages
 from learner.settings import LearnerSettings
 
-LEFT_OUT_BY_SETTINGS = ("masked_truncated", "below_threshold", "not_in_top_k")
+EXCLUDED_BY_SETTINGS = ("masked_truncated", "below_threshold", "not_in_top_k")
 """Reasons why a completion that could be learned from does not enter the loss; the others are "ungradable", "empty", "stale"."""
 
 
@@ -72,7 +72,7 @@ def select(
         graded = [is_fresh for is_fresh, grade in zip(fresh, group.grades, strict=True) if grade is not None]
         num_tokens += sum(map(len, graded))
         num_fresh += sum(map(sum, graded))
-    if not rows and not any(reason in LEFT_OUT_BY_SETTINGS for reason in left_out.values()):
+    if not rows and not any(reason in EXCLUDED_BY_SETTINGS for reason in left_out.values()):
         reasons_there = list(left_out.values())
         counts = ", ".join(f"{reasons_there.count(one)} {one}" for one in dict.fromkeys(reasons_there))
         raise LearnerError(

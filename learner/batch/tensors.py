@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from learner.batch.micro_batches import Cut
+from learner.batch.micro_batches import MicroBatchPlan
 from learner.batch.selection import Row
 from learner.settings import LossType
 
@@ -30,7 +30,7 @@ policy that read it.
 """
 
 
-def micro_batches(cuts: Sequence[Cut], *, pad_token_id: int, loss_type: LossType) -> list[MicroBatch]:
+def micro_batches(cuts: Sequence[MicroBatchPlan], *, pad_token_id: int, loss_type: LossType) -> list[MicroBatch]:
     """The tensors of each micro-batch of a step."""
     rows = [row for each in cuts for row in each.rows]
     num_tokens = sum(row.num_fresh for row in rows)

@@ -24,9 +24,9 @@ from learner.settings import LoraSettings
 from learner.sft.examples import Pair, Schedule
 from learner.training.adapter import pack_adapter
 from learner.training.build import lora_config
-from learner.training.checkpoints import step_of, unwritable, write_checkpoint, write_files
-from learner.training.model import Place
-from learner.training.reason import reason
+from learner.training.checkpoints import checkpoint_error, step_of, write_checkpoint, write_files
+from learner.training.error_text import describe_error
+from learner.training.model import Device
 from learner.training.trainer import SFTConfig, SFTTrainer
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ NUM_STEPS_SORTED = 8  # steps' worth of pairs, drawn at random, that are sorted 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Saving:
+class CheckpointSettings:
     """Where and how often checkpoints are written."""
 
     folder: Path
@@ -49,7 +49,7 @@ class Saving:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ended:
+class FineTuneResult:
     """What a training left behind."""
 
     model: Any  # the model, or the PEFT model
@@ -97,7 +97,7 @@ class _CompletionTrainer(SFTTrainer):  # type: ignore[misc]
     """TRL's SFT with two losses that it has not, or is about to drop; both need the logits of a pass in full."""
 
     def __init__(
-        self, *, schedule: Schedule, sampler: StepsOfSimilarLengths, saving: Saving | None, **arguments: Any
+        self, *, schedule: Schedule, sampler: StepsOfSimilarLengths, saving: CheckpointSettings | None, **arguments: Any
     ) -> None:
         super().__init__(**arguments)
         self._schedule = schedule
@@ -137,7 +137,7 @@ class _CompletionTrainer(SFTTrainer):  # type: ignore[misc]
             self.saved = write_checkpoint(saving.folder, step, self._save_to, keep=saving.keep)
             return
         except SAVING_ERRORS as error:
-            refused = unwritable(saving.folder, error)
+            refused = checkpoint_error(saving.folder, error)
         if not self.control.should_training_stop:
             logger.warning("%s; training goes on", refused)
             return
@@ -145,7 +145,7 @@ class _CompletionTrainer(SFTTrainer):  # type: ignore[misc]
             saving.spare.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.saved = write_checkpoint(saving.spare, step, self._save_to, keep=1)
         except SAVING_ERRORS as error:
-            raise LearnerError(f"{refused}; nor to {saving.spare}: {reason(error)}") from error
+            raise LearnerError(f"{refused}; nor to {saving.spare}: {describe_error(error)}") from error
         logger.warning("%s; that of step %d is in %s", refused, step, self.saved)
 
     def _save_to(self, folder: Path) -> None:
@@ -176,14 +176,14 @@ def fine_tune(
     schedule: Schedule,
     *,
     lora: LoraSettings | None,
-    place: Place,
+    place: Device,
     scratch: Path,
     gradient_checkpointing: bool = False,
     on_step: Callable[[int, float], None] = lambda _step, _loss: None,
-    saving: Saving | None = None,
+    saving: CheckpointSettings | None = None,
     resumed: Path | None = None,
     is_stopped: Callable[[], bool] = lambda: False,
-) -> Ended:
+) -> FineTuneResult:
     """Train all weights of a model in place or, with ``lora``, an adapter for it.
 
     Calls ``on_step(step, loss)`` after each step, counted from 1; the loss is in nats per token. Every pair is used once before
@@ -221,7 +221,7 @@ def fine_tune(
     trained.config.use_cache = (
         uses_cache  # the trainer turned it off; saved so, the model would generate without a cache
     )
-    return Ended(model=trained, step=trainer.state.global_step, checkpoint=trainer.saved)
+    return FineTuneResult(model=trained, step=trainer.state.global_step, checkpoint=trainer.saved)
 
 
 def check_batch(schedule: Schedule) -> None:
@@ -238,7 +238,7 @@ def load_weights(model: Any, checkpoint: Path) -> None:
     try:
         safetensors_load_model(model, str(checkpoint / WHOLE_MODEL_FILE))
     except (OSError, RuntimeError, SafetensorError) as error:
-        raise LearnerError(f"the checkpoint {checkpoint} cannot be loaded: {reason(error)}") from error
+        raise LearnerError(f"the checkpoint {checkpoint} cannot be loaded: {describe_error(error)}") from error
 
 
 class _Teller(TrainerCallback):  # type: ignore[misc]
@@ -266,7 +266,7 @@ class _Teller(TrainerCallback):  # type: ignore[misc]
 
 
 def _arguments(
-    schedule: Schedule, place: Place, scratch: Path, gradient_checkpointing: bool, saving: Saving | None
+    schedule: Schedule, place: Device, scratch: Path, gradient_checkpointing: bool, saving: CheckpointSettings | None
 ) -> SFTConfig:
     return SFTConfig(
         output_dir=str(scratch),

@@ -36,13 +36,13 @@ def warm_start(
     Calls ``on_step(step, loss)`` after each step, counted from 1; the loss is in nats per token. Returns a
     transformers ``Qwen2ForCausalLM``; the same pairs, shape and schedule give the same weights on the same machine.
     """
-    from learner.training.quiet import hush
+    from learner.training.quiet import silence_libraries
 
-    hush()
+    silence_libraries()
     import torch
 
     from learner.sft.train import fine_tune
-    from learner.training.model import Place
+    from learner.training.model import Device
 
     torch.manual_seed(schedule.seed)
     with tempfile.TemporaryDirectory(prefix="caravan-sft-") as scratch:
@@ -52,7 +52,7 @@ def warm_start(
             pairs,
             schedule,
             lora=None,
-            place=Place(use_cpu=True, dtype=torch.float32),
+            place=Device(use_cpu=True, dtype=torch.float32),
             scratch=Path(scratch),
             on_step=on_step,
         ).model.eval()

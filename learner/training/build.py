@@ -12,8 +12,8 @@ from cluster.types import LearnerError
 from learner.batch.tensors import MicroBatch
 from learner.plan import LearnerPlan
 from learner.settings import LearnerSettings, LoraSettings
-from learner.training.model import Place
-from learner.training.process_group import Ranks
+from learner.training.model import Device
+from learner.training.process_group import ProcessGroup
 from learner.training.targets import short_names, target_names
 from learner.training.trainer import GroupTrainer, GRPOConfig
 
@@ -27,9 +27,9 @@ def build_trainer(
     *,
     settings: LearnerSettings,
     plan: LearnerPlan,
-    place: Place,
+    place: Device,
     feed: Iterator[list[MicroBatch]],
-    ranks: Ranks,
+    ranks: ProcessGroup,
 ) -> GroupTrainer:
     """A trainer whose ``train()`` takes one optimizer step per item of ``feed``: this rank's micro-batches of the step.
 
@@ -52,7 +52,7 @@ def build_trainer(
         raise LearnerError(f"the learner cannot be set up for model {plan.model!r}: {error}") from error
 
 
-def trl_arguments(settings: LearnerSettings, plan: LearnerPlan, place: Place) -> GRPOConfig:
+def trl_arguments(settings: LearnerSettings, plan: LearnerPlan, place: Device) -> GRPOConfig:
     """The settings as TRL has them; what is Caravan's own is set to what makes TRL keep out of it."""
     names = {field.name for field in fields(GRPOConfig)} & LearnerSettings.model_fields.keys() - set(NOT_FOR_TRL)
     return GRPOConfig(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from cluster.types import LearnerError
-from learner.training.reason import reason
+from learner.training.error_text import describe_error
 
 NAME = re.compile(r"checkpoint-(\d+)")
 DRAFT = ".draft"
@@ -97,12 +97,13 @@ def write_adapter(files: Mapping[str, bytes], folder: Path) -> None:
         raise LearnerError(f"the adapter cannot be written to {folder}: {error.strerror}") from error
 
 
-def unwritable(root: Path, error: Exception) -> LearnerError:
+def checkpoint_error(root: Path, error: Exception) -> LearnerError:
     """What to say where a checkpoint could not be written."""
     there = next(path for path in (root, *root.absolute().parents) if path.exists())
     free_mib = shutil.disk_usage(there).free / 2**20
     return LearnerError(
-        f"the checkpoint cannot be written to {root}, where {free_mib:.0f} MiB are free: {reason(error)}; earlier ones are intact"
+        f"the checkpoint cannot be written to {root} ({free_mib:.0f} MiB free): {describe_error(error)}; earlier checkpoints are "
+        "intact"
     )
 
 
@@ -116,7 +117,7 @@ def _best(root: Path) -> tuple[int, float] | None:
         return None
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise LearnerError(
-            f"{path} cannot be read ({reason(error)}); delete it to go on, any checkpoint may be the best then"
+            f"{path} cannot be read ({describe_error(error)}); delete it to go on, any checkpoint may be the best then"
         ) from None
 
 

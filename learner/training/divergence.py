@@ -13,7 +13,7 @@ class Diverged(LearnerError):
     """A loss, gradient or divergence that is no number or too large; the message says which, and what may help."""
 
 
-def write_aside(groups: Sequence[Group], selection: Selection, folder: Path, step: int) -> Path:
+def write_diverged_batch(groups: Sequence[Group], selection: Selection, folder: Path, step: int) -> Path:
     """Write the batch of a step as Parquet, one row per completion, and return the file; raises OSError.
 
     Beside the columns of the rollouts' ledger that tell what the learner read, ``advantage`` (null where the completion did not

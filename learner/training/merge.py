@@ -10,8 +10,8 @@ from safetensors import SafetensorError
 from transformers import AutoTokenizer
 
 from cluster.types import ModelError
-from learner.training.model import Place, folder_or_id, forget_places, load_model
-from learner.training.reason import reason
+from learner.training.error_text import describe_error
+from learner.training.model import Device, folder_or_id, load_model, remove_local_paths
 
 
 def write_merged(model: str, adapter: Path, folder: Path, *, dtype: str) -> None:
@@ -28,19 +28,19 @@ def write_model(model: Any, tokenizer: Any, folder: Path, *, dtype: str) -> None
     try:
         model.to(getattr(torch, dtype)).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        forget_places(folder)
+        remove_local_paths(folder)
     # A full disk is an OSError to Python and a SafetensorError to safetensors; transformers refuses with the others.
     except (OSError, SafetensorError, ValueError, RuntimeError, TypeError) as error:
-        raise ModelError(f"the model cannot be saved: {reason(error)}") from error
+        raise ModelError(f"the model cannot be saved: {describe_error(error)}") from error
 
 
 def write_tokenizer(model: str, folder: Path) -> None:
     """Write the tokenizer of a model, chat template included; raises ModelError where it cannot be loaded or saved."""
     try:
         AutoTokenizer.from_pretrained(folder_or_id(model)).save_pretrained(folder)
-        forget_places(folder)
+        remove_local_paths(folder)
     except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
-        raise ModelError(f"the tokenizer of model {model!r} cannot be saved: {reason(error)}") from error
+        raise ModelError(f"the tokenizer of model {model!r} cannot be saved: {describe_error(error)}") from error
 
 
 def logprobs(model: str, texts: Sequence[Sequence[int]], *, dtype: str, adapter: Path | None = None) -> list[float]:
@@ -49,7 +49,7 @@ def logprobs(model: str, texts: Sequence[Sequence[int]], *, dtype: str, adapter:
     By the model in ``dtype``, or in float32 with an adapter beside it. Raises ModelError.
     """
     if adapter is None:
-        scorer, _ = load_model(model, Place(use_cpu=True, dtype=getattr(torch, dtype)))
+        scorer, _ = load_model(model, Device(use_cpu=True, dtype=getattr(torch, dtype)))
     else:
         scorer, _ = _adapted(model, adapter)
     scorer.eval()
@@ -64,9 +64,9 @@ def logprobs(model: str, texts: Sequence[Sequence[int]], *, dtype: str, adapter:
 
 def _adapted(model: str, adapter: Path) -> tuple[Any, Any]:
     """The model in float32 with the adapter beside its weights, and its tokenizer."""
-    base, tokenizer = load_model(model, Place(use_cpu=True, dtype=torch.float32))
+    base, tokenizer = load_model(model, Device(use_cpu=True, dtype=torch.float32))
     try:
         return PeftModel.from_pretrained(base, adapter), tokenizer
     # PEFT reports what does not fit the model, or cannot be read, as one of these.
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        raise ModelError(f"the adapter {adapter} does not go with model {model!r}: {reason(error)}") from error
+        raise ModelError(f"the adapter {adapter} does not go with model {model!r}: {describe_error(error)}") from error

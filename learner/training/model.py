@@ -15,7 +15,7 @@ from transformers.utils import GENERATION_CONFIG_NAME, cached_file
 
 from cluster.types import ModelError
 from learner.settings import LearnerSettings
-from learner.training.reason import reason
+from learner.training.error_text import describe_error
 
 logger = logging.getLogger(__name__)
 _told: set[tuple[str, str]] = set()  # of which model, and what
@@ -34,14 +34,14 @@ LOOKS_LIKE_A_PATH = ("/", "./", "../", "~")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class Device:
     """Where the learner computes, and in which precision."""
 
     use_cpu: bool
     dtype: torch.dtype  # of the frozen weights and the forward pass; the adapter itself is float32
 
 
-def choose_place(settings: LearnerSettings) -> Place:
+def choose_device(settings: LearnerSettings) -> Device:
     """CPU where no GPU is reserved. Raises ModelError where one is reserved that torch does not see."""
     use_cpu = settings.gpus == 0
     if not use_cpu and not torch.cuda.is_available():
@@ -50,10 +50,10 @@ def choose_place(settings: LearnerSettings) -> Place:
             "set learner.gpus=0 to learn on the CPU, or install torch's CUDA build"
         )
     named = {"auto": torch.float32 if use_cpu else torch.bfloat16, "float32": torch.float32, "bfloat16": torch.bfloat16}
-    return Place(use_cpu=use_cpu, dtype=named[settings.dtype])
+    return Device(use_cpu=use_cpu, dtype=named[settings.dtype])
 
 
-def load_model(name: str, place: Place, *, noise: bool = True) -> tuple[Any, Any]:
+def load_model(name: str, place: Device, *, noise: bool = True) -> tuple[Any, Any]:
     """The causal language model ``name`` (folder or Hugging Face id) and its tokenizer; raises ModelError in one line.
 
     Without ``noise`` it has no dropout of its own, so that it computes the same in training as in sampling. What transformers
@@ -78,7 +78,7 @@ def load_model(name: str, place: Place, *, noise: bool = True) -> tuple[Any, Any
             ignore_mismatched_sizes=True,
         )
     except Exception as error:  # the boundary to the code of each architecture, which has errors of its own
-        raise ModelError(f"model {name!r} cannot be loaded: {reason(error)}") from error
+        raise ModelError(f"model {name!r} cannot be loaded: {describe_error(error)}") from error
     # transformers would make up what is missing, or of another size, at random.
     if made_up := [*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])]:
         names = ", ".join(sorted(made_up)[:3])
@@ -119,10 +119,10 @@ def check_saveable(name: str) -> None:
             if config:
                 config.save_pretrained(folder)
     except Exception as error:  # the boundary to the code of each architecture, which has errors of its own
-        raise ModelError(f"a model made of {name!r} could not be saved: {reason(error)}") from error
+        raise ModelError(f"a model made of {name!r} could not be saved: {describe_error(error)}") from error
 
 
-def forget_places(folder: Path) -> None:
+def remove_local_paths(folder: Path) -> None:
     """Take out of a saved model's or tokenizer's settings where on this machine it was loaded from.
 
     Code of its own (``auto_map``) is not saved beside it, nor needed: the model was loaded without.
@@ -166,7 +166,7 @@ def generation_config(name: str) -> GenerationConfig | None:
         config = GenerationConfig.from_dict(written)
     except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
         raise ModelError(
-            f"model {name!r}: its {GENERATION_CONFIG_NAME} cannot be used ({reason(error)}); correct it, or delete it"
+            f"model {name!r}: its {GENERATION_CONFIG_NAME} cannot be used ({describe_error(error)}); correct it, or delete it"
         ) from error
     changes = _make_saveable(config, samples=written.get("do_sample"))
     if changes and (name, changes) not in _told:  # a command loads a model several times

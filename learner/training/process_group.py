@@ -24,7 +24,7 @@ Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ranks:
+class ProcessGroup:
     """Which of how many ranks this process is."""
 
     number: int
@@ -48,10 +48,10 @@ class Ranks:
             tensor.copy_(part.view_as(tensor))
 
 
-ALONE = Ranks(number=0, count=1)
+SINGLE_RANK = ProcessGroup(number=0, count=1)
 
 
-def open_meeting(host: str, count: int) -> TCPStore:
+def open_rendezvous(host: str, count: int) -> TCPStore:
     """Where the ranks meet: on a free ``port`` of this machine, which all know as ``host``. Rank 0 opens it and keeps it."""
     return TCPStore(host, 0, world_size=count, is_master=True, wait_for_workers=False)
 
@@ -64,8 +64,8 @@ def join(
     host: str,
     uses_gpu: bool,
     deadline_seconds: float,
-) -> Ranks:
-    """Meet the other ranks at the store of ``open_meeting`` (rank 0) or its host and port; returns when all are there.
+) -> ProcessGroup:
+    """Meet the other ranks at the store of ``open_rendezvous`` (rank 0) or its host and port; returns when all are there.
 
     ``host`` is the address by which they reach this machine. Raises torch.distributed.DistError or RuntimeError where they do
     not come, or are not heard of, within the deadline.
@@ -79,7 +79,7 @@ def join(
         os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
     backend = "cpu:gloo,cuda:nccl" if uses_gpu else "gloo"
     dist.init_process_group(backend, store=meeting, rank=number, world_size=count, timeout=timeout)
-    return Ranks(number=number, count=count)
+    return ProcessGroup(number=number, count=count)
 
 
 def interface_of(host: str) -> str | None:

@@ -12,7 +12,7 @@ ENVIRONMENT = {
 }
 
 
-def hush() -> None:
+def silence_libraries() -> None:
     """Call it before torch, transformers or trl are imported; what goes wrong is raised, not logged, so nothing is missed."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)

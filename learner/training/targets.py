@@ -15,8 +15,8 @@ from transformers.pytorch_utils import Conv1D
 from cluster.types import ConfigError, ModelError
 from learner.settings import ALL_LINEAR, LoraSettings
 from learner.training.adapter import PREFIX, WEIGHTS_FILE
+from learner.training.error_text import describe_error
 from learner.training.model import folder_or_id, generation_config
-from learner.training.reason import reason
 
 # Linear modules that choose experts rather than compute: an adapter there would change who computes.
 ROUTERS = ("gate", "router", "shared_expert_gate")
@@ -57,7 +57,7 @@ def skeleton(model: str) -> Any:
     except ModelError:
         raise
     except Exception as error:  # the boundary to the code of each architecture, which has errors of its own
-        raise ModelError(f"model {model!r} cannot be built from its configuration: {reason(error)}") from error
+        raise ModelError(f"model {model!r} cannot be built from its configuration: {describe_error(error)}") from error
 
 
 def adapter_size(model: str, lora: LoraSettings) -> AdapterSize:
@@ -119,7 +119,7 @@ def check_adapter(model: str, adapter: Path) -> None:
         with safe_open(adapter / WEIGHTS_FILE, framework="pt") as file:
             shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
-        raise ModelError(f"the adapter {adapter} cannot be read: {reason(error)}") from error
+        raise ModelError(f"the adapter {adapter} cannot be read: {describe_error(error)}") from error
     for key, shape in shapes.items():
         if cause := _misfit(bare, possible, key, shape):
             raise ModelError(f"the adapter {adapter} does not fit model {model!r}: {cause}")

@@ -42,7 +42,7 @@ from learner.training.checkpoints import write_files
 from learner.training.divergence import Diverged
 from learner.training.kl import AdaptiveKl
 from learner.training.model import keeps_keys_and_values
-from learner.training.process_group import Ranks
+from learner.training.process_group import ProcessGroup
 from learner.training.sharding import shard_base
 from learner.training.shared_prompt import alone, sharing_prompts
 
@@ -69,7 +69,7 @@ class GroupTrainer(GRPOTrainer):  # type: ignore[misc]
     """TRL's GRPO on batches that were sampled and graded elsewhere."""
 
     def __init__(
-        self, *, feed: Iterable[list[MicroBatch]], settings: LearnerSettings, ranks: Ranks, **trl_arguments: Any
+        self, *, feed: Iterable[list[MicroBatch]], settings: LearnerSettings, ranks: ProcessGroup, **trl_arguments: Any
     ) -> None:
         self._ranks = ranks
         self._shards_base = settings.shard_base  # read while the model is placed, which the next line does

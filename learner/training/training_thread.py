@@ -1,13 +1,13 @@
 """TRL's training loop, turned inside out: it runs on its own thread, and waits there for the next step.
 
-``Trainer.train()`` owns its loop and asks a data loader for batches. Here the data loader is a ``Feed`` that blocks until a batch
-is handed in, so that from outside a step is an ordinary call that returns or raises::
+``Trainer.train()`` owns its loop and asks a data loader for batches. Here the data loader is a ``BatchQueue`` that blocks until
+a batch is submitted, so that from outside a step is an ordinary call that returns or raises::
 
     caller                          training thread, inside trainer.train()
-    take_step(batch)  -- work -->   Feed.__next__ returns the batch
+    take_step(batch)  -- work -->   BatchQueue.__next__ returns the batch
       waits                         forward, backward, optimizer, schedule, log
-      returns         <- answer --  Feed.__next__ is called again: the step is over
-    run(action)       -- work -->   Feed.__next__ calls the action between two steps, and goes on waiting
+      returns         <- answer --  BatchQueue.__next__ is called again: the step is over
+    run(action)       -- work -->   BatchQueue.__next__ calls the action between two steps, and goes on waiting
 
 Whatever ends the thread is what every waiting and every later call raises; no call waits for a thread that is gone.
 """
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from cluster.types import CaravanError, LearnerError
-from learner.training.reason import reason
+from learner.training.error_text import describe_error
 
 Batch = list[Any]
 Result = TypeVar("Result")
@@ -46,7 +46,7 @@ class _Action:
     answer: "Future[Any]"
 
 
-class Feed:
+class BatchQueue:
     """An iterator of at most ``num_batches`` batches that are handed in from another thread; actions are called in between.
 
     It counts because the Hugging Face trainer, resumed at its last step, would take one more.
@@ -81,7 +81,7 @@ class Feed:
         while (step := self._next_step()) is not None:
             step.answer.set_exception(LearnerError("the run's max_steps are taken: there is no further step to take"))
 
-    def hand_in(self, work: _Step | _Action) -> None:
+    def submit(self, work: _Step | _Action) -> None:
         """Queue work, or answer it with what ended the thread."""
         with self._lock:
             if self._failure is None:
@@ -125,10 +125,10 @@ def _run(action: _Action) -> None:
         action.answer.set_result(result)
 
 
-class TrainingLoop:
+class TrainingThread:
     """A running ``trainer.train()`` that answers calls."""
 
-    def __init__(self, trainer: Trainer, feed: Feed, *, prepare_thread: Callable[[], None]) -> None:
+    def __init__(self, trainer: Trainer, feed: BatchQueue, *, prepare_thread: Callable[[], None]) -> None:
         self._trainer = trainer
         self._feed = feed
         self._prepare_thread = prepare_thread
@@ -142,13 +142,13 @@ class TrainingLoop:
     def take_step(self, batch: Batch) -> None:
         """Take one optimizer step; returns when it is taken, logged and its state can be read."""
         step = _Step(batch, Future())
-        self._feed.hand_in(step)
+        self._feed.submit(step)
         step.answer.result()
 
     def run(self, action: Callable[[], Result]) -> Result:
         """Call an action on the training thread between two steps, and return what it returns."""
         work = _Action(action, Future())
-        self._feed.hand_in(work)
+        self._feed.submit(work)
         result: Result = work.answer.result()
         return result
 
@@ -169,6 +169,6 @@ class TrainingLoop:
         except CaravanError as error:
             self._feed.fail(error)
         except BaseException as error:  # noqa: BLE001
-            failure = LearnerError(f"the training loop ended: {reason(error)}")
+            failure = LearnerError(f"the training loop ended: {describe_error(error)}")
             failure.__cause__ = error
             self._feed.fail(failure)

@@ -12,7 +12,7 @@ from cluster.loop.metrics import group_metrics
 from cluster.run.recorder import RunRecords
 from cluster.run.session import learner_plan
 from cluster.types import Fate, Group
-from tests.learner.made import group, swapped_in_flight
+from tests.learner.made import group, updated_in_flight
 
 MAX_STEPS = 4
 SETTINGS = (
@@ -42,8 +42,8 @@ def batch(step: int, *, seed: int = 0) -> list[Group]:
     first, second = seed + 10 * step, seed + 10 * step + 1
     changed = group([1.0, 0.0, 0.3], seed=first, logprob=-3.14159265358979)
     return [
-        swapped_in_flight(changed, [1, 1, 0], old=max(0, step - 3), new=max(0, step - 2)),
-        swapped_in_flight(
+        updated_in_flight(changed, [1, 1, 0], old=max(0, step - 3), new=max(0, step - 2)),
+        updated_in_flight(
             group([0.1 + 0.2, None, 0.0], seed=second, logprob=-2.71828182845905), [0, 0, 0], old=0, new=step - 1
         ),
     ]
@@ -59,7 +59,7 @@ class Start:
         self._records = RunRecords(folder, View(), lambda _: None)
         self.learner = LearnerWorker(
             config().learner,
-            learner_plan(config(), max_steps=max_steps, canary_ids=(5, 6, 7), checkpoints_dir=folder.checkpoints),
+            learner_plan(config(), max_steps=max_steps, probe_ids=(5, 6, 7), checkpoints_dir=folder.checkpoints),
         )
         self._max_steps = max_steps
         policy = self.learner.start()

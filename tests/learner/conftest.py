@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from learner.training.quiet import hush
+from learner.training.quiet import silence_libraries
 from tests.learner.made import VOCABULARY, plan, settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-hush()
+silence_libraries()
 
 
 @pytest.fixture(scope="session")

@@ -54,7 +54,7 @@ def group(
     )
 
 
-def swapped_in_flight(group: Group, num_old_tokens: Sequence[int], *, old: int, new: int) -> Group:
+def updated_in_flight(group: Group, num_old_tokens: Sequence[int], *, old: int, new: int) -> Group:
     """The group with the first tokens of each completion sampled by policy ``old`` and the others by ``new``."""
     return replace(
         group,
@@ -82,7 +82,7 @@ def plan(model_folder: Path, checkpoints_dir: Path, **changes: Any) -> LearnerPl
             max_steps=20,
             seed=0,
             checkpoints_dir=checkpoints_dir,
-            canary_ids=(),
+            probe_ids=(),
         ),
         **changes,
     )

@@ -21,12 +21,12 @@ class Crew:
         self._pipes = pipes
 
     def begin(
-        self, *checkpoints: Path, max_steps: int = 20, canary_ids: tuple[int, ...] = (), **changes: Any
+        self, *checkpoints: Path, max_steps: int = 20, probe_ids: tuple[int, ...] = (), **changes: Any
     ) -> list[Any]:
         """Start other learners in the same processes, with one folder of checkpoints or with one for each rank."""
         made = settings(num_ranks=len(self._pipes), **changes)
         of_ranks = checkpoints if len(checkpoints) > 1 else checkpoints * len(self._pipes)
-        plans = [plan(self._model_folder, each, max_steps=max_steps, canary_ids=canary_ids) for each in of_ranks]
+        plans = [plan(self._model_folder, each, max_steps=max_steps, probe_ids=probe_ids) for each in of_ranks]
         return self.each("begin", [(made, each) for each in plans])
 
     def __call__(self, method: str | Callable[..., Any], *arguments: Any) -> list[Any]:
@@ -59,9 +59,9 @@ class Crew:
 def crew(model_folder: Path, num_ranks: int) -> Iterator[Crew]:
     context = multiprocessing.get_context("spawn")
     pipes, processes = [], []
-    from learner.training.process_group import open_meeting
+    from learner.training.process_group import open_rendezvous
 
-    meeting = open_meeting(LOCALHOST, num_ranks)
+    meeting = open_rendezvous(LOCALHOST, num_ranks)
     for number in range(num_ranks):
         ours, theirs = context.Pipe()
         process = context.Process(target=_rank, args=(number, num_ranks, meeting.port, theirs), daemon=True)
@@ -77,9 +77,9 @@ def crew(model_folder: Path, num_ranks: int) -> Iterator[Crew]:
 
 
 def _rank(number: int, count: int, port: int, pipe: Connection) -> None:
-    from learner.training.quiet import hush
+    from learner.training.quiet import silence_libraries
 
-    hush()
+    silence_libraries()
     import torch
 
     torch.set_num_threads(1)

@@ -32,7 +32,7 @@ def test_the_settings_of_trls_name_reach_trl() -> None:
     import torch
 
     from learner.training.build import NOT_FOR_TRL, trl_arguments
-    from learner.training.model import Place
+    from learner.training.model import Device
     from learner.training.trainer import GRPOConfig
     from tests.learner.made import plan
 
@@ -75,7 +75,7 @@ def test_the_settings_of_trls_name_reach_trl() -> None:
         arguments = trl_arguments(
             LearnerSettings(**values),
             plan(Path("model"), Path("checkpoints")),
-            Place(use_cpu=True, dtype=torch.float32),
+            Device(use_cpu=True, dtype=torch.float32),
         )
         assert {name: getattr(arguments, name) for name in values} == values
 

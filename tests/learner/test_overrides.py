@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cluster.types import FinishReason, LearnerError
-from learner.overrides import CHANGEABLE, check_changeable, in_force
+from learner.overrides import CHANGEABLE, apply_overrides, check_changeable
 from learner.settings import LearnerSettings
 from tests.learner.made import group
 from tests.learner.scoring import sampled_by
@@ -63,7 +63,7 @@ def test_what_cannot_change_is_refused_with_the_reason(key: str, reason: str) ->
     with pytest.raises(ValueError, match=rf"learner.{key} cannot change .*{reason}"):
         check_changeable(key)
     with pytest.raises(LearnerError, match="cannot change") as caught:
-        in_force(BASE, {key: 1})
+        apply_overrides(BASE, {key: 1})
     assert "\n" not in str(caught.value)
 
 
@@ -78,13 +78,13 @@ def test_what_cannot_change_is_refused_with_the_reason(key: str, reason: str) ->
 )
 def test_a_value_that_the_settings_refuse_is_refused_here_too(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(LearnerError, match=message) as caught:
-        in_force(BASE, changes)
+        apply_overrides(BASE, changes)
     assert "\n" not in str(caught.value)
 
 
 def test_nothing_changes_the_settings_of_the_run() -> None:
-    assert in_force(BASE, {}) is BASE
-    assert in_force(BASE, {"reward_weight": 2.0}).reward_weight == 2.0
+    assert apply_overrides(BASE, {}) is BASE
+    assert apply_overrides(BASE, {"reward_weight": 2.0}).reward_weight == 2.0
     assert BASE.reward_weight == 1.0
 
 

@@ -116,7 +116,7 @@ def test_a_sharded_base_lies_in_halves_and_scores_and_saves_as_a_whole_one(
     two_ranks: Crew, make_learner: MakeLearner, tmp_path: Path
 ) -> None:
     options: dict[str, Any] = {"micro_batch_tokens": 60, "dropout": 0.3}
-    two_ranks.begin(tmp_path / "two", shard_base=True, canary_ids=(5, 40, 7), **options)
+    two_ranks.begin(tmp_path / "two", shard_base=True, probe_ids=(5, 40, 7), **options)
     (first, of_all), (second, _) = two_ranks(num_weights_held)
     assert first + second == of_all
     assert 0.4 < first / of_all < 0.6
@@ -125,12 +125,12 @@ def test_a_sharded_base_lies_in_halves_and_scores_and_saves_as_a_whole_one(
     expected = two_ranks.step(STEPS[1])
     assert expected[0].canary is not None
 
-    two_ranks.begin(tmp_path / "two", shard_base=True, canary_ids=(5, 40, 7), **options)
+    two_ranks.begin(tmp_path / "two", shard_base=True, probe_ids=(5, 40, 7), **options)
     assert two_ranks.step(STEPS[1])[0] == expected[0]
-    whole = make_learner(checkpoints="two", planned={"canary_ids": (5, 40, 7)}, **options)
+    whole = make_learner(checkpoints="two", planned={"probe_ids": (5, 40, 7)}, **options)
     policy = whole._loop.run(whole._policy)
     assert policy.number == 1
-    two_ranks.begin(tmp_path / "two", shard_base=True, canary_ids=(5, 40, 7), **options)
+    two_ranks.begin(tmp_path / "two", shard_base=True, probe_ids=(5, 40, 7), **options)
     sharded = two_ranks(current_policy)[0]
     assert policy.adapter == sharded.adapter
     assert policy.canary.logprobs == pytest.approx(sharded.canary.logprobs, abs=1e-5)

@@ -15,7 +15,7 @@ from safetensors.torch import load
 
 from cluster.types import ConfigError, LearnerError, ModelError, PolicyVersion
 from learner.settings import LossType
-from tests.learner.made import TEMPERATURE, group, plan, settings, swapped_in_flight
+from tests.learner.made import TEMPERATURE, group, plan, settings, updated_in_flight
 from tests.learner.scoring import grpo_loss, logprobs, sampled_by
 
 pytestmark = pytest.mark.slow
@@ -102,7 +102,7 @@ def test_sharing_a_prompt_gives_the_gradient_of_taking_each_row_alone(
 
     groups = some_groups(model_folder, shift=0.1)
     rows = select(groups, settings=settings(), learner_version=0, max_staleness=0, temperature=TEMPERATURE).rows
-    cuts = cut(rows, max_positions=10_000, shares_prompts=True)
+    cuts = cut(rows, max_padded_tokens=10_000, shares_prompts=True)
     (batch,) = micro_batches(cuts, pad_token_id=2, loss_type="dapo")
     learner = make_learner()
     learner.step(some_groups(model_folder))  # so that neither half of the adapter is zero
@@ -143,7 +143,7 @@ def test_tokens_that_are_too_old_are_read_and_not_learned_from(
     learner.export_adapter(str(tmp_path / "first"))  # the adapter that the second step starts from
     lengths = [[len(each.token_ids) for each in one.completions] for one in some_groups(model_folder)]
     groups = [
-        swapped_in_flight(one, [min(2, length) for length in of_group], old=0, new=1)
+        updated_in_flight(one, [min(2, length) for length in of_group], old=0, new=1)
         for one, of_group in zip(some_groups(model_folder, shift=0.1), lengths, strict=True)
     ]
     expected = grpo_loss(model_folder, groups, loss_type=loss_type, oldest_version=1, adapter=tmp_path / "first")
@@ -161,7 +161,7 @@ def test_the_canary_is_the_policys_score_of_fixed_tokens_at_temperature_one(
     model_folder: Path, make_learner: MakeLearner, tmp_path: Path
 ) -> None:
     ids = (5, 40, 7, 90, 3, 3)
-    planned = {"canary_ids": ids}
+    planned = {"probe_ids": ids}
     learner = make_learner(dropout=0.3, planned=planned)
     policy, _ = learner.step([group([1.0, 0.0])])
     learner.step([group([1.0, 0.0])])
@@ -182,9 +182,9 @@ def test_the_canary_is_the_policys_score_of_fixed_tokens_at_temperature_one(
 
 
 def test_scoring_a_canary_changes_nothing_of_what_is_learned(make_learner: MakeLearner) -> None:
-    def adapter_after_three_steps(name: str, canary_ids: tuple[int, ...]) -> Any:
+    def adapter_after_three_steps(name: str, probe_ids: tuple[int, ...]) -> Any:
         # One learner after the other: dropout draws from the random state of the process.
-        learner = make_learner(checkpoints=name, dropout=0.3, planned={"canary_ids": canary_ids})
+        learner = make_learner(checkpoints=name, dropout=0.3, planned={"probe_ids": probe_ids})
         return [learner.step([group([1.0, 0.0, 0.3], seed=seed)])[0].adapter for seed in range(3)]
 
     assert adapter_after_three_steps("with", (5, 40, 7)) == adapter_after_three_steps("without", ())
@@ -321,7 +321,7 @@ def test_a_checkpoint_that_cannot_be_written_costs_neither_the_earlier_ones_nor_
     _, unlimited = limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, unlimited))  # the nearest thing to a full disk
     try:
-        with pytest.raises(LearnerError, match=r"checkpoint cannot be written .* earlier ones are intact"):
+        with pytest.raises(LearnerError, match=r"checkpoint cannot be written .* earlier checkpoints are intact"):
             learner.save_checkpoint()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -380,8 +380,8 @@ def test_in_bfloat16_the_ratio_stays_near_one_and_the_adapter_is_published_so_bu
     model_folder: Path, make_learner: MakeLearner, tmp_path: Path
 ) -> None:
     fixed = group([1.0]).completions[0]
-    canary_ids = (*fixed.prompt_ids[-1:], *fixed.token_ids)
-    learner = make_learner(dtype="bfloat16", kl_coefficient=0.1, planned={"canary_ids": canary_ids})
+    probe_ids = (*fixed.prompt_ids[-1:], *fixed.token_ids)
+    learner = make_learner(dtype="bfloat16", kl_coefficient=0.1, planned={"probe_ids": probe_ids})
     policy, report = learner.step(some_groups(model_folder))
     assert report.metrics["sampling/sampling_logp_difference/mean"] < 0.05
     assert report.metrics["sampling/importance_sampling_ratio/mean"] == pytest.approx(1.0, abs=0.05)

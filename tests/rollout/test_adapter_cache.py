@@ -12,8 +12,8 @@ import psutil
 import pytest
 
 from cluster.types import ResourcesError
-from rollout.adapter_cache import Shelf
-from rollout.orphans import SHARED_MEMORY, engine_files, sweep
+from rollout.adapter_cache import AdapterCache
+from rollout.orphans import SHARED_MEMORY, clean_up_orphans, engine_files
 from rollout.weight_sync_modes import write_files
 
 FILES = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"weights"}
@@ -27,30 +27,30 @@ def refuse(folder: Path) -> None:
     raise AssertionError("this version was there already")
 
 
-def versions(shelf: Shelf) -> list[str]:
-    return sorted(path.name for path in shelf.path.iterdir() if not path.name.startswith("."))
+def versions(cache: AdapterCache) -> list[str]:
+    return sorted(path.name for path in cache.path.iterdir() if not path.name.startswith("."))
 
 
-def kill(shelf: Shelf) -> None:
+def kill(cache: AdapterCache) -> None:
     """What the kernel does when a sampler's process is killed."""
-    for lock in (shelf._lock, *shelf._served.values()):
+    for lock in (cache._lock, *cache._served.values()):
         lock.close()
 
 
 def test_a_version_appears_whole_and_is_gone_after_close(tmp_path):
-    shelf = Shelf("pool", tmp_path)
-    folder = shelf.put(3, write)
+    cache = AdapterCache("pool", tmp_path)
+    folder = cache.put(3, write)
     assert {file.name: file.read_bytes() for file in folder.iterdir() if file.name in FILES} == FILES
-    shelf.remove(3)
+    cache.remove(3)
     assert not folder.exists()
-    shelf.put(4, write)
-    shelf.close()
-    shelf.close()
+    cache.put(4, write)
+    cache.close()
+    cache.close()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_samplers_of_one_pool_write_a_version_once_and_the_last_one_deletes_it(tmp_path):
-    one, other = Shelf("pool", tmp_path), Shelf("pool", tmp_path)
+    one, other = AdapterCache("pool", tmp_path), AdapterCache("pool", tmp_path)
     folder = one.put(1, write)
     assert other.put(1, refuse) == folder
     one.remove(1)
@@ -64,19 +64,19 @@ def test_samplers_of_one_pool_write_a_version_once_and_the_last_one_deletes_it(t
 
 
 def test_two_pools_never_share_a_path(tmp_path):
-    assert Shelf("one", tmp_path).put(1, write) != Shelf("other", tmp_path).put(1, write)
+    assert AdapterCache("one", tmp_path).put(1, write) != AdapterCache("other", tmp_path).put(1, write)
 
 
 def test_a_version_that_cannot_be_written_leaves_nothing_half_done(tmp_path):
-    shelf = Shelf("pool", tmp_path)
+    cache = AdapterCache("pool", tmp_path)
     with pytest.raises(ResourcesError, match="policy 1 cannot be written"):
-        shelf.put(1, lambda folder: write_files(folder, {"a": b"", "no/such/folder": b""}))
-    assert versions(shelf) == []
-    assert not (shelf.path / ".policy-1").exists()
+        cache.put(1, lambda folder: write_files(folder, {"a": b"", "no/such/folder": b""}))
+    assert versions(cache) == []
+    assert not (cache.path / ".policy-1").exists()
 
 
 def test_versions_of_a_killed_sampler_go_when_another_one_takes_the_next(tmp_path):
-    killed, alive = Shelf("pool", tmp_path), Shelf("pool", tmp_path)
+    killed, alive = AdapterCache("pool", tmp_path), AdapterCache("pool", tmp_path)
     killed.put(1, write)
     killed.put(2, write)
     alive.put(2, write)
@@ -86,10 +86,10 @@ def test_versions_of_a_killed_sampler_go_when_another_one_takes_the_next(tmp_pat
 
 
 def test_folders_of_killed_pools_are_swept_and_those_in_use_are_not(tmp_path):
-    alive, orphan = Shelf("alive", tmp_path), Shelf("orphan", tmp_path)
+    alive, orphan = AdapterCache("alive", tmp_path), AdapterCache("orphan", tmp_path)
     orphan.put(1, write)
     kill(orphan)
-    sweep(tmp_path)
+    clean_up_orphans(tmp_path)
     assert alive.path.exists()
     assert not orphan.path.exists()
 
@@ -99,15 +99,15 @@ def test_the_shared_memory_of_a_killed_sampler_is_swept_too(tmp_path):
     semaphore = multiprocessing.get_context("spawn").Lock()  # keeps a name in shared memory, as vLLM's do
     files = {SHARED_MEMORY / memory.name, SHARED_MEMORY / f"sem.{semaphore._semlock.name.lstrip('/')}"}
     assert set(map(str, files)) <= set(engine_files(os.getpid()))
-    orphan = Shelf("pool", tmp_path)
+    orphan = AdapterCache("pool", tmp_path)
     with orphan.recording_engine():
         pass
-    sweep(tmp_path)
+    clean_up_orphans(tmp_path)
     assert all(file.exists() for file in files)  # their owner lives
     kill(orphan)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(psutil.Process, "create_time", lambda _: 0.0)  # spare this process's other children
-        sweep(tmp_path)
+        clean_up_orphans(tmp_path)
     assert not any(file.exists() for file in files)
     for file in files:
         file.touch()  # for Python to tidy up
@@ -116,23 +116,23 @@ def test_the_shared_memory_of_a_killed_sampler_is_swept_too(tmp_path):
 
 
 def test_the_processes_of_a_killed_sampler_are_ended_even_where_they_hang(tmp_path):
-    shelf = Shelf("pool", tmp_path)
-    with shelf.recording_engine():
+    cache = AdapterCache("pool", tmp_path)
+    with cache.recording_engine():
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
         child.send_signal(19)  # stopped
-    sweep(tmp_path)
+    clean_up_orphans(tmp_path)
     assert child.poll() is None  # its sampler lives
-    kill(shelf)
-    sweep(tmp_path)
+    kill(cache)
+    clean_up_orphans(tmp_path)
     assert child.wait(timeout=10) == -9
 
 
 STARTING = """
 import subprocess, sys, time
 from pathlib import Path
-from rollout.adapter_cache import Shelf
+from rollout.adapter_cache import AdapterCache
 
-with Shelf("pool", Path(sys.argv[1])).recording_engine():
+with AdapterCache("pool", Path(sys.argv[1])).recording_engine():
     print(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]).pid, flush=True)
     time.sleep(60)
 """
@@ -147,15 +147,15 @@ def test_the_processes_of_a_sampler_that_is_killed_while_its_engine_starts_are_e
         time.sleep(0.05)
     sampler.kill()
     sampler.wait()
-    sweep(tmp_path)
+    clean_up_orphans(tmp_path)
     psutil.wait_procs([engine], timeout=10)
     assert not engine.is_running() or engine.status() == "zombie"
 
 
 def test_a_process_that_only_has_the_number_of_a_killed_samplers_is_spared(tmp_path):
-    shelf = Shelf("pool", tmp_path)
-    shelf._lock.write(f"process {os.getpid()} 1.5\n")
-    shelf._lock.flush()
-    kill(shelf)
-    sweep(tmp_path)
-    assert not shelf.path.exists()
+    cache = AdapterCache("pool", tmp_path)
+    cache._lock.write(f"process {os.getpid()} 1.5\n")
+    cache._lock.flush()
+    kill(cache)
+    clean_up_orphans(tmp_path)
+    assert not cache.path.exists()

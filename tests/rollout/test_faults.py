@@ -21,7 +21,7 @@ from cluster.types import (
 )
 from rollout.pool import RaySamplerPool
 from rollout.settings import RolloutSettings
-from rollout.weight_sync import Attestation
+from rollout.weight_sync import Verification
 
 pytestmark = pytest.mark.slow
 
@@ -50,7 +50,7 @@ class ScriptedActor:
         if self._model.startswith("starts once:") and not first_time(Path(self._model.partition(":")[2])):
             raise ModelError("the engine does not start")
 
-    async def load_policy(self, policy: PolicyVersion, live_versions: Collection[int]) -> Attestation:
+    async def load_policy(self, policy: PolicyVersion, live_versions: Collection[int]) -> Verification:
         files = {name: content.decode() for name, content in policy.adapter.items()}
         if "dies once" in files and first_time(Path(files["dies once"])):
             os._exit(1)
@@ -60,7 +60,7 @@ class ScriptedActor:
             "unproved once" in files and first_time(Path(files["unproved once"]))
         )
         self._loaded.append(policy.number)
-        return Attestation(
+        return Verification(
             policy_version=policy.number,
             canary_gap=0.25,
             tolerance=1.0,

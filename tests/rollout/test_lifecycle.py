@@ -12,9 +12,9 @@ from rollout.lifecycle import Service
 from rollout.publisher import Publisher
 from rollout.replica import SamplerPlan, Station
 from rollout.settings import RolloutSettings
-from rollout.weight_sync import Attestation
+from rollout.weight_sync import Verification
 
-PROVED = Attestation(policy_version=1, canary_gap=None, tolerance=1.0, missing=(), surplus=(), differing=())
+PROVED = Verification(policy_version=1, canary_gap=None, tolerance=1.0, missing=(), surplus=(), differing=())
 DEADLINE_SECONDS = 5.0
 
 

@@ -41,7 +41,7 @@ async def inside(pool, look):
 
 
 def shelved(sampler) -> list[str]:
-    return sorted(path.name for path in sampler._shelf.path.glob("policy-*"))
+    return sorted(path.name for path in sampler._adapter_cache.path.glob("policy-*"))
 
 
 def is_alive(process) -> bool:
@@ -225,7 +225,7 @@ def test_a_sampler_whose_engine_hangs_is_replaced_and_its_group_completed_once_u
         monkeypatch.setattr(pool, "_settings", SETTINGS)
         return [first, *await rest], await inside(pool, shelved), family, leftovers
 
-    group, shelf, family, leftovers = run(scenario())
+    group, cache, family, leftovers = run(scenario())
     assert len(family) > 2
     assert [process for process in family if is_alive(process)] == []
     assert len(leftovers) > 0
@@ -233,21 +233,21 @@ def test_a_sampler_whose_engine_hangs_is_replaced_and_its_group_completed_once_u
     assert sorted(completion.index for completion in group) == list(range(32))
     assert {completion.policy_version for completion in group} == {3}
     assert worst_gap(tiny_model, group, adapter_folders[3]) < TOLERANCE
-    assert "policy-3" in shelf
+    assert "policy-3" in cache
 
 
 def test_a_closed_pool_leaves_no_process_and_no_file(pool, run, request_for):
     import psutil
 
-    pid, shelf = run(inside(pool, lambda sampler: (os.getpid(), sampler._shelf.path)))
+    pid, cache = run(inside(pool, lambda sampler: (os.getpid(), sampler._adapter_cache.path)))
     family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
     assert len(family) > 2  # the engine and its worker
-    assert any(file.is_socket() for file in shelf.iterdir())  # through which these two talk
+    assert any(file.is_socket() for file in cache.iterdir())  # through which these two talk
     run(pool.close())
     run(pool.close())
     _, alive = psutil.wait_procs(family, timeout=30)
     assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
-    assert not shelf.exists()
+    assert not cache.exists()
     with pytest.raises(SamplerError, match="closed"):
         run(collect(pool.sample_group(request_for("g"))))
 

@@ -4,7 +4,7 @@ import pytest
 
 from cluster.types import Canary, ModelError, PolicyVersion
 from rollout.settings import RolloutSettings
-from rollout.weight_sync import BoundAdapter, attest, attest_base, mean_gap
+from rollout.weight_sync import BoundAdapter, mean_gap, verify, verify_base_model
 
 MODULES = tuple(f"model.layers.{layer}.self_attn.q_proj" for layer in range(9))
 CANARY = Canary(token_ids=(5, 6, 7, 8), logprobs=(-1.0, -2.0, -3.0))
@@ -13,9 +13,9 @@ WHOLE = BoundAdapter(named=MODULES, bound=MODULES, differing=())
 
 
 def test_the_right_adapter_is_proved_and_its_gap_told():
-    attestation = attest(POLICY, WHOLE, (-1.0, -2.0003, -3.0), RolloutSettings())
-    assert attestation.failure is None
-    assert attestation.canary_gap == pytest.approx(1e-4)
+    verification = verify(POLICY, WHOLE, (-1.0, -2.0003, -3.0), RolloutSettings())
+    assert verification.failure is None
+    assert verification.canary_gap == pytest.approx(1e-4)
 
 
 @pytest.mark.parametrize(
@@ -23,23 +23,23 @@ def test_the_right_adapter_is_proved_and_its_gap_told():
 )
 def test_the_tolerance_follows_the_dtype(dtype, gap, is_proved):
     logprobs = tuple(logprob - gap for logprob in CANARY.logprobs)
-    assert (attest(POLICY, WHOLE, logprobs, RolloutSettings(dtype=dtype)).failure is None) == is_proved
+    assert (verify(POLICY, WHOLE, logprobs, RolloutSettings(dtype=dtype)).failure is None) == is_proved
 
 
 def test_a_tolerance_that_was_set_holds():
     logprobs = (-1.0, -2.0, -3.3)
-    assert attest(POLICY, WHOLE, logprobs, RolloutSettings(canary_tolerance=0.2)).failure is None
-    assert "0.1 nats per token" in attest(POLICY, WHOLE, logprobs, RolloutSettings(canary_tolerance=0.05)).failure
+    assert verify(POLICY, WHOLE, logprobs, RolloutSettings(canary_tolerance=0.2)).failure is None
+    assert "0.1 nats per token" in verify(POLICY, WHOLE, logprobs, RolloutSettings(canary_tolerance=0.05)).failure
 
 
 @pytest.mark.parametrize("logprobs", [(float("nan"), -2.0, -3.0), (float("-inf"), -2.0, -3.0)])
 def test_what_is_no_number_proves_nothing(logprobs):
-    assert attest(POLICY, WHOLE, logprobs, RolloutSettings()).failure is not None
+    assert verify(POLICY, WHOLE, logprobs, RolloutSettings()).failure is not None
 
 
 def test_an_adapter_that_is_bound_to_nothing_is_told_by_its_missing_modules_some_of_them_by_name():
     unbound = BoundAdapter(named=tuple(f"wrong.{name}" for name in MODULES), bound=(), differing=())
-    failure = attest(POLICY, unbound, CANARY.logprobs, RolloutSettings()).failure
+    failure = verify(POLICY, unbound, CANARY.logprobs, RolloutSettings()).failure
     assert "9 trained modules are not bound (model.layers.0.self_attn.q_proj" in failure
     assert "and 3 more" in failure
     assert "\n" not in failure
@@ -47,15 +47,15 @@ def test_an_adapter_that_is_bound_to_nothing_is_told_by_its_missing_modules_some
 
 def test_modules_beyond_the_trained_ones_and_other_weights_are_told_by_name():
     other = BoundAdapter(named=MODULES, bound=(*MODULES, "lm_head"), differing=(MODULES[4],))
-    failure = attest(POLICY, other, CANARY.logprobs, RolloutSettings()).failure
+    failure = verify(POLICY, other, CANARY.logprobs, RolloutSettings()).failure
     assert "1 modules are bound that were not trained (lm_head)" in failure
     assert f"other weights than were published ({MODULES[4]})" in failure
 
 
 def test_without_the_learners_word_the_adapters_own_names_are_what_must_be_bound():
     policy = PolicyVersion(number=1, adapter={})
-    assert attest(policy, WHOLE, None, RolloutSettings()).failure is None
-    assert attest(policy, BoundAdapter(named=MODULES, bound=MODULES[1:], differing=()), None, RolloutSettings()).failure
+    assert verify(policy, WHOLE, None, RolloutSettings()).failure is None
+    assert verify(policy, BoundAdapter(named=MODULES, bound=MODULES[1:], differing=()), None, RolloutSettings()).failure
 
 
 def test_a_canary_that_was_scored_in_part_is_an_error():
@@ -64,7 +64,7 @@ def test_a_canary_that_was_scored_in_part_is_an_error():
 
 
 def test_the_base_model_has_the_tolerance_of_a_policy_and_no_modules_to_show():
-    assert attest_base(CANARY, CANARY.logprobs, RolloutSettings()).failure is None
-    attestation = attest_base(CANARY, (-3.0, -4.0, -5.0), RolloutSettings())
-    assert attestation.canary_gap == pytest.approx(2.0)
-    assert "2 nats per token" in attestation.failure
+    assert verify_base_model(CANARY, CANARY.logprobs, RolloutSettings()).failure is None
+    verification = verify_base_model(CANARY, (-3.0, -4.0, -5.0), RolloutSettings())
+    assert verification.canary_gap == pytest.approx(2.0)
+    assert "2 nats per token" in verification.failure

@@ -56,7 +56,7 @@ def edited(policy, edit):
     return replace(policy, adapter={**policy.adapter, "adapter_model.safetensors": save(weights)})
 
 
-def attested(run, sampler, policy):
+def verified(run, sampler, policy):
     return run(sampler.load_policy(policy, {policy.number}))
 
 
@@ -70,14 +70,14 @@ def test_running_completions_say_token_by_token_which_policy_sampled_them(
         )
         # Asked for after the others: when it has ended, they have begun.
         await collect(sampler, request_for(f"begun-{version}", size=1, tokens=4), before)
-        attestation = await sampler.load_policy(policies[version], {before, version})
+        verification = await sampler.load_policy(policies[version], {before, version})
         fresh = await collect(sampler, request_for(f"fresh-{version}", size=2, tokens=8), version)
-        return attestation, await running, fresh
+        return verification, await running, fresh
 
     for version in (1, 2, 3):
-        attestation, old, fresh = run(scenario(version))
-        assert attestation.failure is None
-        assert attestation.canary_gap < 1e-5
+        verification, old, fresh = run(scenario(version))
+        assert verification.failure is None
+        assert verification.canary_gap < 1e-5
         assert {token for c in fresh for token in c.token_versions} == {version}
         assert max(gap(tiny_model, adapter_folders, completion) for completion in [*old, *fresh]) < TOLERANCE
         longest = max(old, key=lambda completion: len(completion.token_ids))
@@ -88,16 +88,16 @@ def test_running_completions_say_token_by_token_which_policy_sampled_them(
 
 
 def test_the_weights_of_another_version_are_no_proof(run, sampler, policies):
-    attestation = attested(run, sampler, replace(policies[1], number=11, canary=policies[2].canary))
-    assert attestation.canary_gap > 0.05
-    assert "nats per token away from the learner's" in attestation.failure
+    verification = verified(run, sampler, replace(policies[1], number=11, canary=policies[2].canary))
+    assert verification.canary_gap > 0.05
+    assert "nats per token away from the learner's" in verification.failure
 
 
 def test_the_base_model_in_place_of_the_adapter_is_no_proof(run, sampler, policies):
     zero = edited(policies[1], lambda name, tensor: tensor * (0 if "lora_B" in name else 1))
-    attestation = attested(run, sampler, replace(zero, number=12))
-    assert attestation.canary_gap > 0.05
-    assert attestation.failure is not None
+    verification = verified(run, sampler, replace(zero, number=12))
+    assert verification.canary_gap > 0.05
+    assert verification.failure is not None
 
 
 def test_an_adapter_under_foreign_names_is_no_proof_and_its_modules_are_named(run, swap, sampler, policies):
@@ -106,18 +106,18 @@ def test_an_adapter_under_foreign_names_is_no_proof_and_its_modules_are_named(ru
     policy = replace(policies[1], number=13, adapter={**policies[1].adapter, "adapter_model.safetensors": foreign})
     if swap == "merged":
         with pytest.raises(ModelError, match=r"trains wrong.model.layers.\S+, and .* has no weight of that name"):
-            attested(run, sampler, policy)
+            verified(run, sampler, policy)
         return
-    attestation = attested(run, sampler, policy)
-    assert set(attestation.missing) == set(policies[1].modules)
-    assert attestation.canary_gap > 0.05
+    verification = verified(run, sampler, policy)
+    assert set(verification.missing) == set(policies[1].modules)
+    assert verification.canary_gap > 0.05
 
 
 def test_a_part_of_the_modules_is_no_proof_and_the_others_are_named(run, sampler, policies):
     weights = load(policies[1].adapter["adapter_model.safetensors"])
     part = save({name: tensor for name, tensor in weights.items() if ".layers.1.mlp.up_proj." not in name})
     policy = replace(policies[1], number=14, adapter={**policies[1].adapter, "adapter_model.safetensors": part})
-    assert attested(run, sampler, policy).missing == ("model.layers.1.mlp.up_proj",)
+    assert verified(run, sampler, policy).missing == ("model.layers.1.mlp.up_proj",)
 
 
 def test_weights_that_no_canary_can_tell_apart_are_told_apart(run, swap, sampler, policies):
@@ -125,21 +125,21 @@ def test_weights_that_no_canary_can_tell_apart_are_told_apart(run, swap, sampler
         pytest.skip("the engine holds no adapter whose weights could be looked at")
 
     async def scenario():
-        attestation = await sampler.load_policy(replace(policies[1], number=15), {15})
+        verification = await sampler.load_policy(replace(policies[1], number=15), {15})
         adapter = sampler._serving.adapter(15)
         nudged = edited(
             policies[1], lambda name, tensor: tensor * (1.1 if "layers.0.mlp.up_proj.lora_A" in name else 1)
         )
         nudged = edited(nudged, lambda name, tensor: tensor + 1e-4 * ("layers.1.mlp.down_proj.lora_B" in name))
-        folder = sampler._shelf.put(
+        folder = sampler._adapter_cache.put(
             16, lambda path: [(path / name).write_bytes(content) for name, content in nudged.adapter.items()]
         )
         held = await sampler._engine.bound(Adapter(version=16, slot=adapter.slot, folder=folder))
-        sampler._shelf.remove(16)
-        return attestation, held
+        sampler._adapter_cache.remove(16)
+        return verification, held
 
-    attestation, held = run(scenario())
-    assert attestation.failure is None
+    verification, held = run(scenario())
+    assert verification.failure is None
     assert held.differing == ("model.layers.1.mlp.down_proj",)  # a factor alone is for the canary to see
     assert len(held.bound) == 14
 
@@ -147,8 +147,8 @@ def test_weights_that_no_canary_can_tell_apart_are_told_apart(run, swap, sampler
 def test_after_all_that_the_right_policy_is_served_again(
     run, swap, sampler, tiny_model, policies, adapter_folders, request_for
 ):
-    attestation = attested(run, sampler, replace(policies[3], number=20))
-    assert attestation.failure is None
+    verification = verified(run, sampler, replace(policies[3], number=20))
+    assert verification.failure is None
     group = run(collect(sampler, request_for("g", size=4, tokens=32), 20))
     assert {completion.policy_version for completion in group} == {20}
     assert max(gap(tiny_model, {20: adapter_folders[3]}, completion) for completion in group) < TOLERANCE
@@ -161,14 +161,14 @@ def test_what_ended_between_exchange_and_proof_is_not_handed_over_where_the_proo
         pytest.skip("nothing runs under a policy before its proof")
 
     async def scenario():
-        attestation = await sampler.load_policy(replace(policies[1], number=21, canary=policies[2].canary), {21})
+        verification = await sampler.load_policy(replace(policies[1], number=21, canary=policies[2].canary), {21})
         running = asyncio.create_task(collect(sampler, request_for("g", size=2, tokens=4), 21))
         await asyncio.sleep(0.5)
         is_held_back = not running.done()
         await sampler.load_policy(replace(policies[1], number=22), {22})
-        return attestation, is_held_back, await running
+        return verification, is_held_back, await running
 
-    attestation, is_held_back, group = run(scenario())
-    assert attestation.failure is not None
+    verification, is_held_back, group = run(scenario())
+    assert verification.failure is not None
     assert is_held_back
     assert len(group) == 2

@@ -9,7 +9,7 @@ from cluster.config.config import Config
 from cluster.config.model_path import model_path
 from cluster.types import ModelError
 from learner.settings import ALL_LINEAR
-from learner.training.quiet import hush
+from learner.training.quiet import silence_libraries
 
 if TYPE_CHECKING:
     from learner.training.targets import AdapterSize
@@ -107,7 +107,7 @@ def shape_from(config: Mapping[str, Any]) -> ModelShape:
 
 def adapter_size(config: Config) -> "AdapterSize":
     """The adapter that a learner would train; raises ConfigError where its targets do not fit the model, ModelError."""
-    hush()
+    silence_libraries()
     from learner.training.targets import adapter_size
 
     return adapter_size(model_path(config), config.learner.lora)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from learner.batch.micro_batches import PASS_TOKENS, Cut, cut, padding_share
+from learner.batch.micro_batches import PASS_OVERHEAD_TOKENS, MicroBatchPlan, cut, padding_share
 from learner.batch.selection import Row
 
 
@@ -24,35 +24,35 @@ def row(prompt: int, length: int, *, prompt_length: int = 10, temperature: float
     )
 
 
-def sizes(cuts: Sequence[Cut]) -> list[list[int]]:
+def sizes(cuts: Sequence[MicroBatchPlan]) -> list[list[int]]:
     return [[len(each.token_ids) for each in one.rows] for one in cuts]
 
 
 def test_completions_of_one_prompt_that_fit_are_one_micro_batch_with_the_prompt_counted_once() -> None:
-    (one,) = cut([row(1, 20), row(1, 30)], max_positions=1000, shares_prompts=True)
-    assert one.num_positions == 9 + 2 * 31  # the prompt but for its last token, and each completion with that
-    assert one.num_padding == 10
-    (alone,) = cut([row(1, 20), row(1, 30)], max_positions=1000, shares_prompts=False)
-    assert (alone.num_positions, alone.num_padding) == (2 * (10 + 30), 10)
+    (one,) = cut([row(1, 20), row(1, 30)], max_padded_tokens=1000, shares_prompts=True)
+    assert one.num_padded_tokens == 9 + 2 * 31  # the prompt but for its last token, and each completion with that
+    assert one.num_padding_tokens == 10
+    (alone,) = cut([row(1, 20), row(1, 30)], max_padded_tokens=1000, shares_prompts=False)
+    assert (alone.num_padded_tokens, alone.num_padding_tokens) == (2 * (10 + 30), 10)
 
 
 def test_a_long_completion_does_not_pad_the_short_ones_where_a_pass_of_its_own_is_cheaper() -> None:
     rows = [row(1, 20), row(1, 2000), row(1, 22), row(1, 21)]
-    assert sizes(cut(rows, max_positions=100_000, shares_prompts=True)) == [[20, 21, 22], [2000]]
+    assert sizes(cut(rows, max_padded_tokens=100_000, shares_prompts=True)) == [[20, 21, 22], [2000]]
 
 
 def test_long_completions_of_neighbouring_prompts_are_taken_together() -> None:
     rows = [row(prompt, length) for prompt in (1, 2) for length in (10, 1000)]
-    cuts = cut(rows, max_positions=100_000, shares_prompts=True)
+    cuts = cut(rows, max_padded_tokens=100_000, shares_prompts=True)
     assert sizes(cuts) == [[10], [1000, 1000], [10]]
 
 
-@pytest.mark.parametrize("max_positions", [40, 100, 300, 1000])
-def test_no_micro_batch_is_larger_than_allowed_unless_it_is_a_single_row(max_positions: int) -> None:
-    rng = random.Random(max_positions)
+@pytest.mark.parametrize("max_padded_tokens", [40, 100, 300, 1000])
+def test_no_micro_batch_is_larger_than_allowed_unless_it_is_a_single_row(max_padded_tokens: int) -> None:
+    rng = random.Random(max_padded_tokens)
     rows = [row(prompt, rng.randint(1, 90)) for prompt in range(6) for _ in range(5)]
-    cuts = cut(rows, max_positions=max_positions, shares_prompts=True)
-    assert all(one.num_positions <= max_positions or len(one.rows) == 1 for one in cuts)
+    cuts = cut(rows, max_padded_tokens=max_padded_tokens, shares_prompts=True)
+    assert all(one.num_padded_tokens <= max_padded_tokens or len(one.rows) == 1 for one in cuts)
     assert sorted(each.completion_id for one in cuts for each in one.rows) == sorted(
         each.completion_id for each in rows
     )
@@ -60,7 +60,7 @@ def test_no_micro_batch_is_larger_than_allowed_unless_it_is_a_single_row(max_pos
 
 def test_no_micro_batch_mixes_temperatures() -> None:
     rows = [row(prompt, 5, temperature=temperature) for prompt in (1, 2) for temperature in (1.3, 1.0, 1.3)]
-    cuts = cut(rows, max_positions=1000, shares_prompts=True)
+    cuts = cut(rows, max_padded_tokens=1000, shares_prompts=True)
     assert sorted(tuple(each.temperature for each in one.rows) for one in cuts) == [(1.0,) * 2, (1.3,) * 4]
 
 
@@ -69,7 +69,7 @@ def test_no_micro_batch_mixes_temperatures() -> None:
 def test_no_other_cuts_of_the_same_order_compute_less(seed: int, shares_prompts: bool) -> None:
     rng = random.Random(seed)
     rows = [row(prompt, rng.randint(1, 900)) for prompt in range(3) for _ in range(3)]
-    found = cut(rows, max_positions=2000, shares_prompts=shares_prompts)
+    found = cut(rows, max_padded_tokens=2000, shares_prompts=shares_prompts)
     ordered = [each for one in found for each in one.rows]
 
     def cost_of(chunk: Sequence[Row]) -> float:
@@ -79,33 +79,33 @@ def test_no_other_cuts_of_the_same_order_compute_less(seed: int, shares_prompts:
             size = num_prompts * 9 + len(chunk) * (longest + 1)
         else:
             size = len(chunk) * (10 + longest)
-        return float("inf") if size > 2000 and len(chunk) > 1 else size + PASS_TOKENS
+        return float("inf") if size > 2000 and len(chunk) > 1 else size + PASS_OVERHEAD_TOKENS
 
     def total(begins: Sequence[int]) -> float:
         return sum(cost_of(ordered[one:other]) for one, other in itertools.pairwise([0, *begins, len(ordered)]))
 
     inner = range(1, len(ordered))
     best = min(total(begins) for count in range(len(ordered)) for begins in itertools.combinations(inner, count))
-    assert sum(one.num_positions + PASS_TOKENS for one in found) == best
+    assert sum(one.num_padded_tokens + PASS_OVERHEAD_TOKENS for one in found) == best
 
 
 def test_the_padding_is_that_of_the_whole_step() -> None:
-    cuts = cut([row(1, 20), row(1, 30)], max_positions=1000, shares_prompts=True)
+    cuts = cut([row(1, 20), row(1, 30)], max_padded_tokens=1000, shares_prompts=True)
     assert padding_share(cuts) == pytest.approx(10 / 71)
     assert padding_share([]) == 0.0
-    assert cut([], max_positions=10, shares_prompts=True) == []
+    assert cut([], max_padded_tokens=10, shares_prompts=True) == []
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("max_positions", [60, 25])
+@pytest.mark.parametrize("max_padded_tokens", [60, 25])
 def test_no_pass_makes_logits_for_more_rows_than_allowed(
-    max_positions: int, model_folder: Path, make_learner: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    max_padded_tokens: int, model_folder: Path, make_learner: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from trl.trainer import utils
 
     from tests.learner.made import group
 
-    learner = make_learner(micro_batch_tokens=max_positions, kl_coefficient=0.1)
+    learner = make_learner(micro_batch_tokens=max_padded_tokens, kl_coefficient=0.1)
     num_rows: list[int] = []
     fused = utils._ChunkedLogProbFunction.apply
 
@@ -119,4 +119,4 @@ def test_no_pass_makes_logits_for_more_rows_than_allowed(
     _, report = learner.step([group([1.0, 0.0, 0.5, 0.2, 0.1], seed=seed) for seed in range(3)])
     assert report.metrics["num_micro_batches"] > 2
     assert len(num_rows) >= 2 * report.metrics["num_micro_batches"]  # with adapter and without
-    assert 10 < max(num_rows) <= max_positions
+    assert 10 < max(num_rows) <= max_padded_tokens

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 import pytest
 
-from learner.batch.micro_batches import PASS_TOKENS, Cut, cut
-from learner.batch.rank_assignment import busiest, cut_for_ranks, idle_share, shares
+from learner.batch.micro_batches import PASS_OVERHEAD_TOKENS, MicroBatchPlan, cut
+from learner.batch.rank_assignment import busiest, idle_share, plan_for_ranks, shares
 from learner.batch.selection import Row
 from tests.learner.batch.test_micro_batches import row
 
 
-def of_size(num_positions: int) -> Cut:
-    return Cut(rows=(), num_positions=num_positions, num_padding=0)
+def of_size(num_padded_tokens: int) -> MicroBatchPlan:
+    return MicroBatchPlan(rows=(), num_padded_tokens=num_padded_tokens, num_padding_tokens=0)
 
 
 def rows_of(num_prompts: int, num_completions: int, *, seed: int = 0) -> list[Row]:
@@ -43,7 +43,7 @@ def test_every_micro_batch_is_somebodys_and_nobody_has_a_third_more_than_the_bes
     def slowest(ranks: Sequence[int]) -> int:
         costs = [0] * num_ranks
         for rank, one in zip(ranks, cuts, strict=True):
-            costs[rank] += one.num_positions + PASS_TOKENS
+            costs[rank] += one.num_padded_tokens + PASS_OVERHEAD_TOKENS
         return max(costs)
 
     best = min(slowest(ranks) for ranks in itertools.product(range(num_ranks), repeat=len(cuts)))
@@ -52,27 +52,27 @@ def test_every_micro_batch_is_somebodys_and_nobody_has_a_third_more_than_the_bes
 
 def test_a_step_that_fits_into_one_pass_is_cut_so_that_every_rank_has_a_part() -> None:
     rows = rows_of(8, 8)
-    alone = busiest(cut(rows, max_positions=100_000, shares_prompts=True), 1)
+    alone = busiest(cut(rows, max_padded_tokens=100_000, shares_prompts=True), 1)
     for num_ranks in (2, 4, 8):
-        cuts = cut_for_ranks(rows, num_ranks=num_ranks, max_positions=100_000, shares_prompts=True)
+        cuts = plan_for_ranks(rows, num_ranks=num_ranks, max_padded_tokens=100_000, shares_prompts=True)
         assert busiest(cuts, num_ranks) < 1.2 * alone / num_ranks
         ids = [each.completion_id for one in cuts for each in one.rows]
         assert sorted(ids) == sorted(each.completion_id for each in rows)
 
 
 def test_the_idle_share_is_what_the_others_wait_for_the_busiest() -> None:
-    cuts = [of_size(size - PASS_TOKENS) for size in (300, 100, 100)]
+    cuts = [of_size(size - PASS_OVERHEAD_TOKENS) for size in (300, 100, 100)]
     assert idle_share(cuts, 2) == pytest.approx(1 - 500 / 600)
     assert idle_share(cuts, 1) == 0.0
     assert idle_share([], 2) == 0.0
 
 
-@pytest.mark.parametrize("max_positions", [700, 3000])
-def test_ranks_change_no_limit_and_one_rank_changes_nothing(max_positions: int) -> None:
+@pytest.mark.parametrize("max_padded_tokens", [700, 3000])
+def test_ranks_change_no_limit_and_one_rank_changes_nothing(max_padded_tokens: int) -> None:
     rows = rows_of(4, 6, seed=1)
-    alone = cut(rows, max_positions=max_positions, shares_prompts=True)
-    assert cut_for_ranks(rows, num_ranks=1, max_positions=max_positions, shares_prompts=True) == alone
+    alone = cut(rows, max_padded_tokens=max_padded_tokens, shares_prompts=True)
+    assert plan_for_ranks(rows, num_ranks=1, max_padded_tokens=max_padded_tokens, shares_prompts=True) == alone
     for num_ranks in (2, 3, 5):
-        cuts = cut_for_ranks(rows, num_ranks=num_ranks, max_positions=max_positions, shares_prompts=True)
-        assert all(one.num_positions <= max_positions for one in cuts)
+        cuts = plan_for_ranks(rows, num_ranks=num_ranks, max_padded_tokens=max_padded_tokens, shares_prompts=True)
+        assert all(one.num_padded_tokens <= max_padded_tokens for one in cuts)
         assert busiest(cuts, num_ranks) <= busiest(alone, num_ranks)

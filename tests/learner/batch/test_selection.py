@@ -6,7 +6,7 @@ import pytest
 from cluster.types import FinishReason, Group, LearnerError
 from learner.batch.selection import Selection, fresh_tokens, select
 from learner.settings import LearnerSettings
-from tests.learner.made import group, swapped_in_flight
+from tests.learner.made import group, updated_in_flight
 
 
 def selected(groups: list[Group], *, version: int = 0, max_staleness: int = 0, **settings: Any) -> Selection:
@@ -35,7 +35,7 @@ def test_a_token_is_fresh_as_long_as_its_policy_is_no_more_versions_back_than_al
 
 
 def test_a_completion_that_changed_policies_on_the_way_loses_its_old_tokens_alone() -> None:
-    mixed = swapped_in_flight(group([1.0, 0.0]), [1, 2], old=4, new=5)
+    mixed = updated_in_flight(group([1.0, 0.0]), [1, 2], old=4, new=5)
     selection = selected([mixed], version=5)
     lengths = [len(completion.token_ids) for completion in mixed.completions]
     assert [row.is_fresh for row in selection.rows] == [
@@ -68,7 +68,7 @@ def test_a_completion_without_a_fresh_token_is_left_out_but_stays_in_the_baselin
 
 
 def test_every_completion_is_either_in_the_loss_or_left_out() -> None:
-    groups = [group([1.0, None, 0.5], seed=1), swapped_in_flight(group([0.0, 1.0], seed=2), [2, 0], old=0, new=1)]
+    groups = [group([1.0, None, 0.5], seed=1), updated_in_flight(group([0.0, 1.0], seed=2), [2, 0], old=0, new=1)]
     selection = selected(groups, version=1)
     ids = [completion.id for each in groups for completion in each.completions]
     assert sorted([*(row.completion_id for row in selection.rows), *selection.left_out]) == sorted(ids)

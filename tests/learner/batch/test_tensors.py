@@ -4,7 +4,7 @@ from learner.batch.micro_batches import cut
 from learner.batch.selection import select
 from learner.batch.tensors import micro_batches
 from learner.settings import LearnerSettings
-from tests.learner.made import group, swapped_in_flight
+from tests.learner.made import group, updated_in_flight
 
 pytestmark = pytest.mark.slow  # imports torch
 
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow  # imports torch
 def cut_up(groups, *, tokens=10_000, loss_type="dapo", version=0):
     plain = LearnerSettings(scale_rewards="none")
     rows = select(groups, settings=plain, learner_version=version, max_staleness=0, temperature=0.7).rows
-    return micro_batches(cut(rows, max_positions=tokens, shares_prompts=True), pad_token_id=2, loss_type=loss_type)
+    return micro_batches(cut(rows, max_padded_tokens=tokens, shares_prompts=True), pad_token_id=2, loss_type=loss_type)
 
 
 def test_prompts_are_padded_on_the_left_and_completions_on_the_right() -> None:
@@ -58,7 +58,7 @@ def test_rows_point_at_their_prompt() -> None:
 
 
 def test_stale_tokens_are_read_but_neither_learned_from_nor_counted() -> None:
-    mixed = swapped_in_flight(group([1.0, 0.0, 0.5, 0.25]), [1, 0, 2, 1], old=3, new=4)
+    mixed = updated_in_flight(group([1.0, 0.0, 0.5, 0.25]), [1, 0, 2, 1], old=3, new=4)
     lengths = [len(completion.token_ids) for completion in mixed.completions]
     (batch,) = cut_up([mixed], version=4)
     assert sorted(batch["completion_mask"].sum(dim=1).tolist()) == sorted(lengths)
@@ -69,7 +69,7 @@ def test_stale_tokens_are_read_but_neither_learned_from_nor_counted() -> None:
 
 def test_the_shares_of_bnpo_count_the_tokens_that_enter_the_loss() -> None:
     # Lengths are those of group(seed=0); the micro-batches hold one row each.
-    mixed = swapped_in_flight(group([1.0, 0.0]), [1, 0], old=0, new=1)
+    mixed = updated_in_flight(group([1.0, 0.0]), [1, 0], old=0, new=1)
     fresh = [len(mixed.completions[0].token_ids) - 1, len(mixed.completions[1].token_ids)]
     shares = [batch["loss_share"].item() for batch in cut_up([mixed], tokens=1, loss_type="bnpo", version=1)]
     assert sorted(shares) == pytest.approx(sorted(count / sum(fresh) for count in fresh))

@@ -12,16 +12,18 @@ from cluster.types import LearnerError
 from learner.settings import LoraSettings
 from learner.sft import train as supervised
 from learner.sft.examples import Schedule
-from learner.sft.train import Ended, Saving, fine_tune, load_weights
+from learner.sft.train import CheckpointSettings, FineTuneResult, fine_tune, load_weights
 from learner.sft.warm_start import fresh_model
-from learner.training.model import Place
+from learner.training.model import Device
 from tests.learner.sft.test_warm_start import SHAPE, successor_pairs, tokenizer
 
 SCHEDULE = Schedule(num_steps=8, batch_size=16, micro_batch_size=8, learning_rate=1e-2, num_warm_up_steps=2, seed=3)
 LORA = LoraSettings(r=8, dropout=0.2)
 
 
-def train(folder: Path, *, lora: LoraSettings | None, stop_at: int | None = None, resumed: Path | None = None) -> Ended:
+def train(
+    folder: Path, *, lora: LoraSettings | None, stop_at: int | None = None, resumed: Path | None = None
+) -> FineTuneResult:
     """Three steps are an epoch, so that it is resumed in the second one."""
     torch.manual_seed(0)
     seen = [0]
@@ -31,16 +33,16 @@ def train(folder: Path, *, lora: LoraSettings | None, stop_at: int | None = None
         successor_pairs(40),
         SCHEDULE,
         lora=lora,
-        place=Place(use_cpu=True, dtype=torch.float32),
+        place=Device(use_cpu=True, dtype=torch.float32),
         scratch=folder / "scratch",
         on_step=lambda step, _loss: seen.__setitem__(0, step),
-        saving=Saving(folder=folder / "work", every_steps=2, keep=2, spare=folder / "spare"),
+        saving=CheckpointSettings(folder=folder / "work", every_steps=2, keep=2, spare=folder / "spare"),
         resumed=resumed,
         is_stopped=lambda: stop_at is not None and seen[0] + 1 >= stop_at,
     )
 
 
-def weights(ended: Ended) -> dict[str, Any]:
+def weights(ended: FineTuneResult) -> dict[str, Any]:
     return {name: weight.clone() for name, weight in ended.model.state_dict().items()}
 
 

@@ -12,10 +12,10 @@ from cluster.types import ModelError
 from learner.settings import LearnerSettings
 from learner.training.adapter import base_name
 from learner.training.merge import write_model
-from learner.training.model import Place, check_saveable, forget_places, load_model
+from learner.training.model import Device, check_saveable, load_model, remove_local_paths
 from learner.training.threads import FEWEST_PARAMETERS, num_threads, usable_cores
 
-PLACE = Place(use_cpu=True, dtype=torch.float32)
+PLACE = Device(use_cpu=True, dtype=torch.float32)
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_places_on_this_machine_are_forgotten(tmp_path: Path) -> None:
         (tmp_path / name).write_text(
             '{"_name_or_path": "/home/me", "name_or_path": "/home/me", "auto_map": {}, "kept": "é"}'
         )
-    forget_places(tmp_path)
+    remove_local_paths(tmp_path)
     assert [json.loads(path.read_text()) for path in tmp_path.iterdir()] == [{"kept": "é"}] * 2
 
 

@@ -4,14 +4,14 @@ from types import SimpleNamespace
 import pytest
 
 from cluster.types import LearnerError
-from learner.training.training_thread import Feed, TrainingLoop
+from learner.training.training_thread import BatchQueue, TrainingThread
 
 
-def looping(train, *, num_batches: int = 3) -> TrainingLoop:
+def looping(train, *, num_batches: int = 3) -> TrainingThread:
     """A loop around a stand-in for the trainer: ``train(feed)``."""
-    feed = Feed(num_batches)
+    feed = BatchQueue(num_batches)
     trainer = SimpleNamespace(train=lambda resume_from_checkpoint: train(feed))
-    loop = TrainingLoop(trainer, feed, prepare_thread=lambda: None)
+    loop = TrainingThread(trainer, feed, prepare_thread=lambda: None)
     loop.start(None)
     return loop
 
@@ -43,7 +43,7 @@ def test_what_an_action_raises_reaches_its_caller_and_training_goes_on() -> None
 
 
 def test_what_ends_the_training_reaches_the_step_under_way_and_every_later_call() -> None:
-    def train(feed: Feed) -> None:
+    def train(feed: BatchQueue) -> None:
         for _ in feed:
             raise RuntimeError("out of memory")
 
@@ -56,7 +56,7 @@ def test_what_ends_the_training_reaches_the_step_under_way_and_every_later_call(
 
 
 def test_training_that_fails_before_its_first_step_answers_too() -> None:
-    def train(feed: Feed) -> None:
+    def train(feed: BatchQueue) -> None:
         raise LearnerError("no such checkpoint")
 
     with pytest.raises(LearnerError, match="no such checkpoint"):
