@@ -233,7 +233,7 @@ def _measured_with(
             "arch": platform.machine(),
             "ocaml": grader.toolchain.version,
             "python": platform.python_version(),
-            "walls": grader.walls.describe(),
+            "walls": grader.sandbox.describe(),
         },
     }
 

@@ -6,7 +6,7 @@ from typing import Any
 from ray.exceptions import RayError, RayTaskError
 
 from cluster.types import CaravanError, DeadlineExceeded, FinishReason, Grade, Problem, UngradableError
-from grader.audit import causes_of
+from grader.audit import unsolvable_causes
 from grader.grade import Grader
 from grader.settings import GraderSettings
 
@@ -22,7 +22,7 @@ class GraderActor:
     def start(self) -> str:
         """Make the grader ready and return one line about its walls; raises ToolchainError or SandboxError."""
         self._grader = Grader(self._settings, special_tokens=self._special_tokens)
-        return self._grader.walls.describe()
+        return self._grader.sandbox.describe()
 
     def grade(self, problem: Problem, text: str, finish_reason: FinishReason, opened_thought: str = "") -> Grade:
         """Grade one completion; raises UngradableError."""
@@ -30,7 +30,7 @@ class GraderActor:
 
     def causes_of(self, problem: Problem) -> tuple[str, ...]:
         """Why no solution can pass a problem, empty where one may; raises UngradableError."""
-        return causes_of(self._started(), problem)
+        return unsolvable_causes(self._started(), problem)
 
     def _started(self) -> Grader:
         assert self._grader is not None, "a grader gets work once it has started"

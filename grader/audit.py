@@ -1,6 +1,6 @@
 """Whether a problem can be trusted: can any solution pass its tests, and what do they measure.
 
-A *cause* makes a problem unpassable: no solution can pass its tests. Causes are proven on the text alone (see
+A *cause* makes a problem unsolvable: no solution can pass its tests. Causes are proven on the text alone (see
 ``grader/ocaml/inspect.ml``), and a reference solution that passes refutes them. A *warning* is for a person to judge. Both are
 texts of the form ``code: message``.
 """
@@ -29,12 +29,12 @@ class ProblemAudit:
     asserts: tuple[str, ...] = ()  # their conditions in a normal form
 
     @property
-    def passable(self) -> bool:
+    def solvable(self) -> bool:
         """Whether nothing speaks against some solution passing every test."""
         return not self.causes
 
 
-def causes_of(grader: Grader, problem: Problem) -> tuple[str, ...]:
+def unsolvable_causes(grader: Grader, problem: Problem) -> tuple[str, ...]:
     """Why no solution can pass a problem's tests: the part of the audit that training needs. Raises UngradableError."""
     causes = grader.inspect(problem).causes
     return () if causes and _reference_passes(grader, problem) else causes

@@ -14,7 +14,7 @@ from typing import TextIO, cast
 
 from cluster.types import DatasetError, Grade, UngradableError
 from grader.grade import Grader
-from grader.parallel import Crew, attempted
+from grader.parallel import GraderThreads, with_retries
 from grader.reward import profile_of
 from grader.rows import MalformedRow, Row, parse_row, result_row
 from grader.settings import GraderSettings
@@ -77,12 +77,12 @@ def grade_file(
     if total == 0:
         raise DatasetError(f"{in_path} holds no rows; each line is to be one completion")
     min_code_lines = profile_of(settings).min_code_lines
-    crew = Crew(settings, num_workers)
-    on_start(crew.walls)
+    graders = GraderThreads(settings, num_workers)
+    on_start(graders.sandbox.describe())
     summary = GradingSummary()
     try:
         with _opened(in_path, "r") as source, _opened(out_path, "w") as target:
-            for done, ended in enumerate(_graded(source, crew, settings.attempts), start=1):
+            for done, ended in enumerate(_graded(source, graders, settings.attempts), start=1):
                 _record(ended, target, summary, min_code_lines, on_trouble)
                 on_progress(done, total)
     except KeyboardInterrupt:
@@ -91,7 +91,7 @@ def grade_file(
         # Closing the file writes as well, so that the whole block is guarded; workers report their own errors otherwise.
         raise DatasetError(f"{in_path} into {out_path}: {error.strerror}; the rows before it are valid") from error
     finally:
-        crew.close()
+        graders.close()
     return summary
 
 
@@ -131,10 +131,10 @@ class _Ended:
     ungradable: str = ""
 
 
-def _graded(source: TextIO, crew: Crew, attempts: int) -> Iterator[_Ended]:
+def _graded(source: TextIO, graders: GraderThreads, attempts: int) -> Iterator[_Ended]:
     """Grade the lines of a file and yield them in the file's order."""
     lines = ((line, text) for line, text in enumerate(source, start=1) if text.strip())
-    return crew.in_order(lines, lambda grader, numbered: _grade_line(grader, *numbered, attempts))
+    return graders.in_order(lines, lambda grader, numbered: _grade_line(grader, *numbered, attempts))
 
 
 def _grade_line(grader: Grader, line: int, text: str, attempts: int) -> _Ended:
@@ -142,7 +142,7 @@ def _grade_line(grader: Grader, line: int, text: str, attempts: int) -> _Ended:
         row = parse_row(text, line=line)
     except MalformedRow as error:
         return _Ended(line, None, None, malformed=str(error))
-    grade = attempted(
+    grade = with_retries(
         attempts, lambda: grader.grade(row.problem, row.completion, row.finish_reason, row.opened_thought)
     )
     if isinstance(grade, UngradableError):

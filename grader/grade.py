@@ -26,10 +26,10 @@ from grader.compiled import Compiled
 from grader.extract import Extraction, Reading, extract
 from grader.inspection import Inspection
 from grader.languages import other_than_ocaml
-from grader.process import StartFailed, probe_walls
+from grader.process import StartFailed, probe_sandbox
 from grader.quality_flags import signals
 from grader.reward import profile_of, score
-from grader.sandbox import Walls
+from grader.sandbox import Sandbox
 from grader.settings import GraderSettings
 from grader.signature import defined_name
 from grader.toolchain import Toolchain, prepare_toolchain
@@ -57,8 +57,8 @@ class Grader:
         self._special_tokens = special_tokens
         self._profile = profile_of(settings)
         self.toolchain: Toolchain = prepare_toolchain(cache)
-        self.walls: Walls = probe_walls(require_sandbox=settings.require_sandbox, runner=self.toolchain.runner)
-        self.worker = Worker(settings, self.toolchain, self.walls, prepare=partial(prepare_toolchain, cache))
+        self.sandbox: Sandbox = probe_sandbox(require_sandbox=settings.require_sandbox, runner=self.toolchain.runner)
+        self.worker = Worker(settings, self.toolchain, self.sandbox, prepare=partial(prepare_toolchain, cache))
         self._jobs = 0
         self._inspections: dict[tuple[str, str, bool], Inspection] = {}
 

@@ -23,7 +23,7 @@ Result = TypeVar("Result")
 _LOOK_AHEAD_PER_WORKER = 8
 
 
-def attempted(attempts: int, work: Callable[[], Result]) -> Result | UngradableError:
+def with_retries(attempts: int, work: Callable[[], Result]) -> Result | UngradableError:
     """What comes of the work, tried again where the machine fails at it; the last error where it always does.
 
     Raises StartFailed where that is what the last attempt ends with: no other item would fare better.
@@ -53,7 +53,7 @@ def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
     return min(num_cores, math.ceil(share)) if share > 0 else num_cores
 
 
-class Crew:
+class GraderThreads:
     """Some graders at work; ``close`` ends their processes."""
 
     def __init__(self, settings: GraderSettings, num_workers: int | None = None) -> None:
@@ -62,7 +62,7 @@ class Crew:
         # The first one is made here, so that a missing compiler is one message and not one per row.
         self._graders = [Grader(settings)]
         self._graders += [Grader(settings) for _ in range(num_workers - 1)]
-        self.walls = self._graders[0].walls.describe()
+        self.sandbox = self._graders[0].sandbox
         self._idle = deque(self._graders)
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(max_workers=num_workers, thread_name_prefix="grader")

@@ -18,11 +18,11 @@ from types import TracebackType
 from cluster.types import DeadlineExceeded, SandboxError, UngradableError
 from grader import frames as wire
 from grader.sandbox import (
-    KERNEL_WALLS,
+    KERNEL_LAYERS,
     LIMITS_REFUSED,
     Limits,
     Program,
-    Walls,
+    Sandbox,
     bubblewrap_options,
     limit_script,
     unprivileged_user_id,
@@ -72,14 +72,14 @@ def run_command(
     return Finished(status=done.returncode, output=done.stdout.decode(errors="replace"))
 
 
-def probe_walls(*, require_sandbox: bool, runner: Program | None = None) -> Walls:
+def probe_sandbox(*, require_sandbox: bool, runner: Program | None = None) -> Sandbox:
     """Find out which walls stand: bubblewrap is tried, and ``runner``, started behind it, says which the kernel gives.
 
     Raises SandboxError where a sandbox is required and bubblewrap or seccomp does not stand, or the runner does not start.
     """
     walls = _probe_bubblewrap()
     if runner is not None:
-        walls = replace(walls, kernel=_kernel_walls(runner, walls))
+        walls = replace(walls, kernel=_kernel_layers(runner, walls))
     if require_sandbox and not walls.sandboxed:
         raise SandboxError(
             f"a sandbox is required, and these walls do not stand: {', '.join(walls.missing)}. Install bubblewrap (bwrap), "
@@ -89,31 +89,31 @@ def probe_walls(*, require_sandbox: bool, runner: Program | None = None) -> Wall
     return walls
 
 
-def _probe_bubblewrap() -> Walls:
+def _probe_bubblewrap() -> Sandbox:
     found = shutil.which("bwrap")
     if found is None:
-        return Walls(bubblewrap=None, why_no_bubblewrap="bwrap is not installed")
+        return Sandbox(bubblewrap=None, why_no_bubblewrap="bwrap is not installed")
     libraries = tuple(path for path in map(Path, ("/usr", "/lib", "/lib64")) if path.exists())
     probe = [found, *bubblewrap_options(libraries), "--", shutil.which("true") or "/bin/true"]
     try:
         done = run_command(probe, deadline_seconds=20, folder=Path("/"), as_nobody=True)
     except (OSError, DeadlineExceeded) as error:
-        return Walls(bubblewrap=None, why_no_bubblewrap=f"it does not run here: {error}")
+        return Sandbox(bubblewrap=None, why_no_bubblewrap=f"it does not run here: {error}")
     if done.status != 0:
-        return Walls(bubblewrap=None, why_no_bubblewrap=f"it does not work here: {done.output.strip()[:200]}")
-    return Walls(bubblewrap=Path(found))
+        return Sandbox(bubblewrap=None, why_no_bubblewrap=f"it does not work here: {done.output.strip()[:200]}")
+    return Sandbox(bubblewrap=Path(found))
 
 
-def _kernel_walls(runner: Program, walls: Walls) -> tuple[str, ...]:
+def _kernel_layers(runner: Program, walls: Sandbox) -> tuple[str, ...]:
     try:
         with Server(runner, Limits(memory_mib=_PROBE_MEMORY_MIB), walls) as server:
             named = server.greeting[-1].decode().split()
     except (UngradableError, DeadlineExceeded) as error:
         raise SandboxError(f"behind the walls of this machine no grading process starts: {error}") from error
-    return tuple(wall for wall in KERNEL_WALLS if wall in named)
+    return tuple(wall for wall in KERNEL_LAYERS if wall in named)
 
 
-def _contained(program: Program, limits: Limits, walls: Walls) -> list[str]:
+def _contained(program: Program, limits: Limits, walls: Sandbox) -> list[str]:
     """The command line that puts up the limits, then bubblewrap where it stands, and becomes the program."""
     command = [str(path) for path in (program.path, program.companion) if path is not None]
     if walls.bubblewrap is not None:
@@ -144,7 +144,7 @@ class StartFailed(UngradableError):
 class Server:
     """One contained process that answers one request at a time over its standard pipes."""
 
-    def __init__(self, program: Program, limits: Limits, walls: Walls, *, start_seconds: float = 30.0) -> None:
+    def __init__(self, program: Program, limits: Limits, walls: Sandbox, *, start_seconds: float = 30.0) -> None:
         """Start it and wait for its greeting; StartFailed or DeadlineExceeded where it does not come."""
         self._process: subprocess.Popen[bytes] | None = None
         self._received = b""  # of what comes next

@@ -23,7 +23,7 @@ from pathlib import Path
 NOBODY = 65534
 LIMITS_REFUSED = 125  # exit status of the shell that sets a server's limits, where it cannot
 STACK_KIB = 8192  # what Linux gives by default: the depth of a program that compiles must not depend on the machine
-KERNEL_WALLS = ("seccomp", "landlock")
+KERNEL_LAYERS = ("seccomp", "landlock")
 _USER_CAPABILITIES = 1 << 5 | 1 << 6 | 1 << 7  # CAP_KILL, CAP_SETGID, CAP_SETUID
 
 
@@ -49,19 +49,19 @@ class Program:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Walls:
+class Sandbox:
     """Which walls stand on this machine."""
 
     bubblewrap: Path | None
     why_no_bubblewrap: str = ""
-    kernel: tuple[str, ...] | None = None  # those of KERNEL_WALLS that stand; None: not asked
+    kernel: tuple[str, ...] | None = None  # those of KERNEL_LAYERS that stand; None: not asked
 
     @property
     def missing(self) -> tuple[str, ...]:
         """The walls that do not stand, each with its reason where that is known."""
         bubblewrap = () if self.bubblewrap else (f"bubblewrap ({self.why_no_bubblewrap})",)
-        kernel = KERNEL_WALLS if self.kernel is None else self.kernel
-        return (*bubblewrap, *(f"{wall} (the kernel does not give it)" for wall in KERNEL_WALLS if wall not in kernel))
+        kernel = KERNEL_LAYERS if self.kernel is None else self.kernel
+        return (*bubblewrap, *(f"{wall} (the kernel does not give it)" for wall in KERNEL_LAYERS if wall not in kernel))
 
     @property
     def sandboxed(self) -> bool:

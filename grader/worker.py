@@ -11,7 +11,7 @@ from grader.compiled import Compiled, read_answer
 from grader.extract import Reading
 from grader.inspection import Inspection, inspection_request, read_inspection
 from grader.process import Server, StartFailed
-from grader.sandbox import Limits, Walls
+from grader.sandbox import Limits, Sandbox
 from grader.settings import GraderSettings
 from grader.signature import defined_name, given_definitions
 from grader.toolchain import Toolchain
@@ -24,7 +24,7 @@ class Worker:
     """``front``, which compiles, and ``runner``, which runs; each request raises UngradableError or DeadlineExceeded."""
 
     def __init__(
-        self, settings: GraderSettings, toolchain: Toolchain, walls: Walls, *, prepare: Callable[[], Toolchain]
+        self, settings: GraderSettings, toolchain: Toolchain, walls: Sandbox, *, prepare: Callable[[], Toolchain]
     ) -> None:
         """Nothing is started yet. ``prepare`` is asked for another toolchain where the programs of this one are gone."""
         self._settings = settings

@@ -16,7 +16,7 @@ from grader.audit import ProblemAudit, audit_problem
 from grader.duplicates import Seen, fingerprint
 from grader.fields import is_missing
 from grader.grade import Grader
-from grader.parallel import Crew, attempted
+from grader.parallel import GraderThreads, with_retries
 from grader.settings import GraderSettings
 
 FLUSH_EVERY = 500  # rows of Parquet in one piece
@@ -114,11 +114,11 @@ def audit_dataset(
     if not rows:
         raise DatasetError(f"{dataset} is empty: there is nothing to audit")
     summary = AuditSummary(num_rows=len(rows))
-    crew = Crew(settings, num_workers)
+    graders = GraderThreads(settings, num_workers)
     try:
         writer = _writer(out)
         try:
-            for done, row in enumerate(_audited(rows, crew, settings.attempts), start=1):
+            for done, row in enumerate(_audited(rows, graders, settings.attempts), start=1):
                 writer.write(row)
                 summary.add(row)
                 on_progress(done, len(rows))
@@ -129,7 +129,7 @@ def audit_dataset(
     except OSError as error:
         raise DatasetError(f"cannot write {out}: {error.strerror or error}; the rows before it are valid") from error
     finally:
-        crew.close()
+        graders.close()
     return summary
 
 
@@ -173,15 +173,15 @@ def _entry(number: int, row: Row, seen: SeenIds) -> _Entry:
 _ROW_CAUSES = {"hold no assert": "no_assert", "no signature": "no_signature"}
 
 
-def _audited(entries: Sequence[_Entry], crew: Crew, attempts: int) -> Iterator[AuditedRow]:
+def _audited(entries: Sequence[_Entry], graders: GraderThreads, attempts: int) -> Iterator[AuditedRow]:
     def work(grader: Grader, entry: _Entry) -> tuple[_Entry, ProblemAudit | UngradableError]:
         problem = entry.problem
         if problem is None:
             return entry, ProblemAudit(causes=(entry.cause,), warnings=())
-        return entry, attempted(attempts, lambda: audit_problem(grader, problem))
+        return entry, with_retries(attempts, lambda: audit_problem(grader, problem))
 
     seen = Seen()
-    for entry, audit in crew.in_order(entries, work):
+    for entry, audit in graders.in_order(entries, work):
         if isinstance(audit, UngradableError):
             yield AuditedRow(id=entry.id, causes=(), warnings=(f"not_audited: {audit}",), ungradable=str(audit))
             continue

@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from cluster.types import Problem
-from grader.audit import audit_problem, causes_of
+from grader.audit import audit_problem, unsolvable_causes
 from grader.duplicates import Seen, fingerprint
 from grader.grade import Grader
 
@@ -21,7 +21,7 @@ def warnings(grader: Grader, one: Problem) -> list[str]:
 
 def test_a_sound_problem_is_told_what_its_statement_gives_away_and_nothing_else(grader: Grader) -> None:
     audit = audit_problem(grader, solved(TWICE, "let twice x = x + x"))
-    assert audit.passable
+    assert audit.solvable
     assert audit.warnings == ("shown_asserts: 1 of 4 asserts only repeat the statement's examples",)
 
 
@@ -30,15 +30,15 @@ def test_a_reference_solution_that_fails_is_a_warning(grader: Grader) -> None:
     assert warnings(grader, wrong) == ["reference_fails: 1 of 2 asserts pass"]
     (warning,) = warnings(grader, dataclasses.replace(wrong, solution="let f x = x ^ x"))
     assert warning.startswith("reference_fails: it is no program that the tests can use (")
-    assert audit_problem(grader, wrong).passable
+    assert audit_problem(grader, wrong).solvable
 
 
 def test_a_reference_solution_that_passes_refutes_a_cause(grader: Grader) -> None:
     odd = one_line("(** f *)\nlet f (x : list) =", "assert (f 1 = 1)")
-    assert causes_of(grader, odd)
-    assert causes_of(grader, solved(odd, "let f x = x")) == ()
+    assert unsolvable_causes(grader, odd)
+    assert unsolvable_causes(grader, solved(odd, "let f x = x")) == ()
     audit = audit_problem(grader, solved(odd, "let f x = x"))
-    assert audit.passable
+    assert audit.solvable
     assert audit.warnings[0].startswith("refuted_cause: the reference solution passes all the same; signature_does_not")
 
 

@@ -10,13 +10,13 @@ import pytest
 from cluster.types import DeadlineExceeded, FinishReason, SandboxError, UngradableError, Verdict
 from grader import process
 from grader.grade import Grader
-from grader.process import Server, probe_walls, run_command
-from grader.sandbox import Limits, Program, Walls, unprivileged_user_id
+from grader.process import Server, probe_sandbox, run_command
+from grader.sandbox import Limits, Program, Sandbox, unprivileged_user_id
 
 from .conftest import QUICK
 from .made import TWICE
 
-WALLS = probe_walls(require_sandbox=False)
+WALLS = probe_sandbox(require_sandbox=False)
 needs_bubblewrap = pytest.mark.skipif(WALLS.bubblewrap is None, reason="bubblewrap does not work here")
 SHELL_FOLDERS = tuple(path for path in map(Path, ("/usr", "/bin", "/lib", "/lib64")) if path.exists())
 # One frame with one field: a greeting, so that the server counts as started. Answers are framed alike.
@@ -24,7 +24,7 @@ FRAME = r"""frame() { n=${#1}; printf '\000\000\000'; printf "\\$(printf %o $((n
 printf "\\$(printf %o $n)"; printf '%s' "$1"; }; frame ready; """
 
 
-def serve(open_folder: Path, script: str, walls: Walls = WALLS) -> Server:
+def serve(open_folder: Path, script: str, walls: Sandbox = WALLS) -> Server:
     """A server that greets and then runs a shell script."""
     program = open_folder / "hostile"
     # It stays for the question, which it does not read.
@@ -105,13 +105,13 @@ def test_the_environment_is_empty(open_folder: Path, monkeypatch: pytest.MonkeyP
 
 def test_the_environment_is_empty_without_bubblewrap(open_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECRET_TOKEN", "hunter2")
-    bare = Walls(bubblewrap=None)
+    bare = Sandbox(bubblewrap=None)
     with serve(open_folder, 'if test -n "$SECRET_TOKEN"; then frame done; else frame refused; fi', bare) as server:
         assert server.ask([], deadline_seconds=20) == [b"refused"]
 
 
-@pytest.mark.parametrize("walls", [WALLS, Walls(bubblewrap=None)], ids=["walls", "bare"])
-def test_no_file_can_grow_and_the_user_is_not_root(open_folder: Path, walls: Walls) -> None:
+@pytest.mark.parametrize("walls", [WALLS, Sandbox(bubblewrap=None)], ids=["walls", "bare"])
+def test_no_file_can_grow_and_the_user_is_not_root(open_folder: Path, walls: Sandbox) -> None:
     if os.geteuid() == 0 and unprivileged_user_id() is None:
         pytest.skip("there is no user but root here")
     script = 'if test "$(id -u)" = 0; then frame root; elif head -c 9999 /dev/zero > grown; then frame grown; '
@@ -151,17 +151,17 @@ def test_silence_is_a_deadline(open_folder: Path) -> None:
 
 def test_a_required_sandbox_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process.shutil, "which", lambda _name: None)
-    assert probe_walls(require_sandbox=False).bubblewrap is None
-    assert "MISSING: bubblewrap (bwrap is not installed)" in probe_walls(require_sandbox=False).describe()
+    assert probe_sandbox(require_sandbox=False).bubblewrap is None
+    assert "MISSING: bubblewrap (bwrap is not installed)" in probe_sandbox(require_sandbox=False).describe()
     with pytest.raises(SandboxError, match="Install bubblewrap"):
-        probe_walls(require_sandbox=True)
+        probe_sandbox(require_sandbox=True)
 
 
 def test_without_bubblewrap_it_grades_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     real = shutil.which
     monkeypatch.setattr(process.shutil, "which", lambda name: None if name == "bwrap" else real(name))
     with Grader(QUICK) as grader:
-        assert grader.walls.bubblewrap is None
+        assert grader.sandbox.bubblewrap is None
         assert grader.grade(TWICE, "let twice x = x + x", FinishReason.STOP).facts.verdict is Verdict.PASSED
         assert grader.grade(TWICE, "let rec twice x = twice x", FinishReason.STOP).facts.verdict is Verdict.TIMEOUT
 

@@ -14,14 +14,14 @@ import pytest
 from cluster.types import FinishReason, SandboxError, Verdict
 from grader import process, toolchain
 from grader.grade import Grader
-from grader.process import Server, probe_walls, run_command
-from grader.sandbox import Limits, Program, Walls
+from grader.process import Server, probe_sandbox, run_command
+from grader.sandbox import Limits, Program, Sandbox
 from grader.toolchain import SOURCES, STUBS, prepare_toolchain
 
 from .made import TWICE
 from .test_containment import descendants
 
-WALLS = probe_walls(require_sandbox=False, runner=prepare_toolchain().runner)
+WALLS = probe_sandbox(require_sandbox=False, runner=prepare_toolchain().runner)
 needs_seccomp = pytest.mark.skipif("seccomp" not in (WALLS.kernel or ()), reason="the kernel gives no seccomp")
 needs_landlock = pytest.mark.skipif("landlock" not in (WALLS.kernel or ()), reason="the kernel gives no landlock")
 OWN_SOURCES = Path(__file__).parent / "ocaml"
@@ -157,9 +157,9 @@ def test_a_bomb_costs_itself_alone(grader: Grader, text: str) -> None:
 
 
 def test_one_line_says_which_walls_stand_and_which_do_not() -> None:
-    every = Walls(bubblewrap=Path("/bin/bwrap"), kernel=("seccomp", "landlock")).describe()
+    every = Sandbox(bubblewrap=Path("/bin/bwrap"), kernel=("seccomp", "landlock")).describe()
     assert "bubblewrap" in every and "seccomp, landlock" in every and "MISSING" not in every
-    few = Walls(bubblewrap=None, why_no_bubblewrap="bwrap is not installed", kernel=("seccomp",)).describe()
+    few = Sandbox(bubblewrap=None, why_no_bubblewrap="bwrap is not installed", kernel=("seccomp",)).describe()
     standing, missing = few.split("; MISSING: ")
     assert "seccomp" in standing and "bubblewrap" not in standing
     assert "bubblewrap (bwrap is not installed)" in missing and "landlock" in missing
@@ -170,32 +170,32 @@ def test_one_line_says_which_walls_stand_and_which_do_not() -> None:
     ("walls", "named"),
     [
         (
-            Walls(bubblewrap=None, why_no_bubblewrap="bwrap is not installed", kernel=("seccomp", "landlock")),
+            Sandbox(bubblewrap=None, why_no_bubblewrap="bwrap is not installed", kernel=("seccomp", "landlock")),
             "bubblewrap",
         ),
-        (Walls(bubblewrap=Path("/bin/bwrap"), kernel=("landlock",)), "seccomp"),
+        (Sandbox(bubblewrap=Path("/bin/bwrap"), kernel=("landlock",)), "seccomp"),
     ],
 )
 def test_a_required_sandbox_is_bubblewrap_and_seccomp(
-    walls: Walls, named: str, monkeypatch: pytest.MonkeyPatch
+    walls: Sandbox, named: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert not walls.sandboxed
     monkeypatch.setattr(process, "_probe_bubblewrap", lambda: walls)
-    monkeypatch.setattr(process, "_kernel_walls", lambda _runner, _walls: walls.kernel)
+    monkeypatch.setattr(process, "_kernel_layers", lambda _runner, _walls: walls.kernel)
     runner = Program(path=Path("/bin/true"))
     with pytest.raises(SandboxError, match=rf"(?s)do not stand: {named}.*Install bubblewrap.*--require-sandbox"):
-        probe_walls(require_sandbox=True, runner=runner)
-    assert probe_walls(require_sandbox=False, runner=runner) == walls
+        probe_sandbox(require_sandbox=True, runner=runner)
+    assert probe_sandbox(require_sandbox=False, runner=runner) == walls
 
 
 def test_landlock_alone_may_be_missing_from_a_required_sandbox() -> None:
-    assert Walls(bubblewrap=Path("/bin/bwrap"), kernel=("seccomp",)).sandboxed
+    assert Sandbox(bubblewrap=Path("/bin/bwrap"), kernel=("seccomp",)).sandboxed
 
 
 def test_limits_that_cannot_be_set_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "limit_script", lambda _limits: "exit 125")
     with pytest.raises(process.UngradableError, match=r"ulimit -Ha"):
-        Server(prepare_toolchain().runner, Limits(memory_mib=512), Walls(bubblewrap=None))
+        Server(prepare_toolchain().runner, Limits(memory_mib=512), Sandbox(bubblewrap=None))
 
 
 @pytest.mark.parametrize("bare", [False, True], ids=["walls", "bare"])
@@ -203,8 +203,8 @@ def test_the_servers_end_with_a_python_that_is_killed(bare: bool) -> None:
     before = descendants()
     script = (
         "import sys\nfrom cluster.types import FinishReason\nfrom grader import process\nfrom grader.grade import Grader\n"
-        "from grader.sandbox import Walls\nfrom tests.grader.conftest import QUICK\nfrom tests.grader.made import TWICE\n"
-        f"if {bare}: process._probe_bubblewrap = lambda: Walls(bubblewrap=None)\n"
+        "from grader.sandbox import Sandbox\nfrom tests.grader.conftest import QUICK\nfrom tests.grader.made import TWICE\n"
+        f"if {bare}: process._probe_bubblewrap = lambda: Sandbox(bubblewrap=None)\n"
         "with Grader(QUICK) as grader:\n"
         "    grader.grade(TWICE, 'let twice x = x + x', FinishReason.STOP)\n"
         "    print('ready', flush=True)\n    sys.stdin.read()\n"
