@@ -1,11 +1,6 @@
-"""One grader as a Ray actor, and how it is waited for."""
+"""One grader as a Ray actor."""
 
-import asyncio
-from typing import Any
-
-from ray.exceptions import RayError, RayTaskError
-
-from cluster.types import CaravanError, DeadlineExceeded, FinishReason, Grade, Problem, UngradableError
+from cluster.types import FinishReason, Grade, Problem, UngradableError
 from grader.audit import unsolvable_causes
 from grader.grade import Grader
 from grader.settings import GraderSettings
@@ -43,21 +38,4 @@ class GraderActor:
 
 
 class GraderLost(UngradableError):
-    """The process of a grader is gone, or never came to be."""
-
-
-async def answer(call: Any, seconds: float, purpose: str) -> Any:
-    """Await a remote call: DeadlineExceeded when late, GraderLost, and our own errors as they were raised over there."""
-    try:
-        # Not asyncio.wait_for: Python 3.11's forgets a cancellation that comes together with the answer.
-        async with asyncio.timeout(seconds):
-            return await asyncio.wrap_future(call.future())
-    except TimeoutError as error:
-        raise DeadlineExceeded(f"a grader actor did not {purpose} within {seconds:g} s") from error
-    except RayTaskError as error:
-        if isinstance(error.cause, CaravanError):
-            raise error.cause from error
-        raise
-    except RayError as error:  # it died, was ended for memory, or could not be started
-        first_line = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise GraderLost(f"a grader actor did not {purpose}: its process is gone ({first_line})") from error
+    """The process of a grader died or never started."""

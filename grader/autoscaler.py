@@ -14,8 +14,9 @@ from collections.abc import Callable
 import ray
 from ray.exceptions import RayError
 
+from cluster.actors.calls import answer
 from cluster.types import Bounds, CaravanError, Claim, UngradableError
-from grader.actor import GraderActor, answer
+from grader.actor import GraderActor, GraderLost
 from grader.dispatcher import Member, Roster
 from grader.environment import without_secrets
 from grader.scaling import Pace, Window, decide
@@ -186,7 +187,9 @@ class Staffing:
         handle = self._actor_class.remote(self._settings, self._special_tokens)
         line: str | None = None
         try:
-            line = await answer(handle.start.remote(), START_SECONDS, "start")
+            line = await answer(
+                handle.start.remote(), "starting a grader", died=GraderLost, deadline_seconds=START_SECONDS
+            )
         finally:
             if line is None:
                 ray.kill(handle)
@@ -231,7 +234,7 @@ class Staffing:
 
 async def _end(member: Member) -> None:
     try:
-        await answer(member.handle.close.remote(), CLOSE_SECONDS, "close")
+        await answer(member.handle.close.remote(), "closing a grader", died=GraderLost, deadline_seconds=CLOSE_SECONDS)
     except (CaravanError, RayError):
         pass  # one that does not close in time, or is dead already, is killed like the others
     finally:

@@ -16,8 +16,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from cluster.actors.calls import answer
 from cluster.types import Claim, Completion, DeadlineExceeded, Grade, Problem, UngradableError, Usage
-from grader.actor import GraderLost, answer
+from grader.actor import GraderLost
 from grader.autoscaler import Staffing
 from grader.dispatcher import JOBS_PER_MEMBER, Roster
 from grader.process import StartFailed
@@ -142,7 +143,7 @@ class RayGraderPool:
         Raises UngradableError where ``settings.attempts`` workers failed at it, or the pool is closed.
         """
         causes: tuple[str, ...] = await self._with_retries(
-            lambda actor: actor.causes_of.remote(problem), f"problem {problem.id!r}", "audit a problem"
+            lambda actor: actor.causes_of.remote(problem), f"problem {problem.id!r}", "auditing a problem"
         )
         return causes
 
@@ -152,7 +153,7 @@ class RayGraderPool:
                 problem, completion.text, completion.finish_reason, completion.opened_thought
             ),
             f"completion {completion.id!r}",
-            "grade a completion",
+            "grading a completion",
         )
         self.counts.graded += 1
         return grade
@@ -167,7 +168,12 @@ class RayGraderPool:
             self.counts.retried += attempt > 0
             member = await self._roster.take(since=asked_at)
             try:
-                return await answer(call(member.handle), self._job_seconds(), purpose)
+                return await answer(
+                    call(member.handle),
+                    f"{purpose} on a grader",
+                    died=GraderLost,
+                    deadline_seconds=self._job_seconds(),
+                )
             except (GraderLost, StartFailed, DeadlineExceeded) as error:
                 reason = str(error)
                 self.counts.replaced_actors += self._staffing.dismiss(member)

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,9 +10,9 @@ from types import MappingProxyType
 from typing import Any
 
 import ray
-from ray.exceptions import RayError, RayTaskError
 
-from cluster.types import Canary, CaravanError, Group, LearnerError, PolicyVersion, StepReport
+from cluster.actors.calls import answer
+from cluster.types import Canary, Group, LearnerError, PolicyVersion, StepReport
 from learner import room
 from learner.actor import LearnerActor
 from learner.batch.selection import select
@@ -29,7 +29,6 @@ from learner.training.checkpoints import (
     write_files,
 )
 from learner.training.divergence import FOLDER, Diverged, write_diverged_batch
-from learner.training.error_text import describe_error
 from learner.training.quiet import ENVIRONMENT
 
 logger = logging.getLogger(__name__)
@@ -254,17 +253,10 @@ class RayLearner:
             for each in asked:
                 each.cancel()
 
-    async def _ask(self, number: int, answer: Any, method: str) -> Any:
-        """What one rank answers."""
-        try:
-            return await answer
-        except RayTaskError as error:
-            if isinstance(error.cause, CaravanError):
-                raise error.cause from None
-            raise LearnerError(f"learner.{method} failed: {describe_error(error.cause)}") from error
-        except RayError as error:
-            which = f" (rank {number} of {self._settings.num_ranks})" if self._settings.num_ranks > 1 else ""
-            raise _Lost(f"the learner's process{which} died during {method} ({describe_error(error)})") from error
+    def _ask(self, number: int, reference: Awaitable[Any], method: str) -> Coroutine[Any, Any, Any]:
+        """Return what one rank answers; ``_call`` enforces the deadline over all ranks."""
+        which = f" on rank {number} of {self._settings.num_ranks}" if self._settings.num_ranks > 1 else ""
+        return answer(reference, f"learner.{method}{which}", died=_Lost, failed=LearnerError)
 
     def _kill(self) -> None:
         actors, self._actors = self._actors, []

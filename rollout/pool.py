@@ -16,6 +16,7 @@ from uuid import uuid4
 
 import ray
 
+from cluster.actors.calls import next_answer
 from cluster.types import (
     Canary,
     CaravanError,
@@ -31,7 +32,6 @@ from cluster.types import (
     Usage,
 )
 from rollout.autoscaler import Staffing
-from rollout.calls import next_answer
 from rollout.dispatcher import Router
 from rollout.lifecycle import MAX_RERUNS, Service
 from rollout.publisher import Publisher
@@ -212,7 +212,14 @@ class RaySamplerPool:
             stream = station.stream(request, missing, version)
             try:
                 while missing:
-                    for completion in await next_answer(stream, call, self._settings.request_deadline_seconds):
+                    completions = await next_answer(
+                        stream,
+                        call,
+                        died=SamplerError,
+                        deadline_seconds=self._settings.request_deadline_seconds,
+                        deadline_key="rollout.request_deadline_seconds",
+                    )
+                    for completion in completions:
                         missing.remove(completion.index)
                         num_charged -= 1
                         self._router.give_back(station, 1)

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 import ray
 from ray.actor import ActorHandle
 
-from cluster.types import Canary, GroupRequest, Swap
+from cluster.actors.calls import answer
+from cluster.types import Canary, GroupRequest, SamplerError, Swap
 from rollout.actor import CONCURRENT_CALLS, SamplerActor
-from rollout.calls import answer
 from rollout.dispatcher import Seat
 from rollout.settings import RolloutSettings
 from rollout.weight_sync import Verification
@@ -64,8 +64,14 @@ class Station(Seat):
                 pool_id=plan.pool_id,
             )
         )
-        call = f"starting {self.name} (rollout.start_deadline_seconds)"
-        await answer(self.actor.start.remote(), call, settings.start_deadline_seconds)
+        await answer(
+            self.actor.start.remote(),
+            f"starting {self.name}",
+            died=SamplerError,
+            failed=SamplerError,
+            deadline_seconds=settings.start_deadline_seconds,
+            deadline_key="rollout.start_deadline_seconds",
+        )
 
     async def load(
         self, policy: ray.ObjectRef, live: frozenset[int], deadline_seconds: float
@@ -76,16 +82,28 @@ class Station(Seat):
         """
         assert self.actor is not None
         begin = time.monotonic()
-        call = f"loading a policy on {self.name} (rollout.publish_deadline_seconds)"
-        verification: Verification = await answer(self.actor.load_policy.remote(policy, live), call, deadline_seconds)
+        verification: Verification = await answer(
+            self.actor.load_policy.remote(policy, live),
+            f"loading a policy on {self.name}",
+            died=SamplerError,
+            failed=SamplerError,
+            deadline_seconds=deadline_seconds,
+            deadline_key="rollout.publish_deadline_seconds",
+        )
         seconds = time.monotonic() - begin
         return Swap(sampler=self.name, seconds=seconds, canary_gap=verification.canary_gap), verification
 
     async def verify_base_model(self, canary: Canary, deadline_seconds: float) -> Verification:
         """Have the sampler show how it serves the base model; raises ModelError, SamplerError, DeadlineExceeded."""
         assert self.actor is not None
-        call = f"scoring the base model on {self.name} (rollout.publish_deadline_seconds)"
-        verification: Verification = await answer(self.actor.verify_base_model.remote(canary), call, deadline_seconds)
+        verification: Verification = await answer(
+            self.actor.verify_base_model.remote(canary),
+            f"scoring the base model on {self.name}",
+            died=SamplerError,
+            failed=SamplerError,
+            deadline_seconds=deadline_seconds,
+            deadline_key="rollout.publish_deadline_seconds",
+        )
         return verification
 
     def stream(self, request: GroupRequest, indexes: set[int], version: int) -> ray.ObjectRefGenerator:
@@ -96,7 +114,13 @@ class Station(Seat):
     async def shutdown(self) -> None:
         """Stop the engine in good order; raises SamplerError, DeadlineExceeded."""
         if self.actor is not None:
-            await answer(self.actor.shutdown.remote(), f"the shutdown of {self.name}", SHUTDOWN_SECONDS)
+            await answer(
+                self.actor.shutdown.remote(),
+                f"shutting {self.name} down",
+                died=SamplerError,
+                failed=SamplerError,
+                deadline_seconds=SHUTDOWN_SECONDS,
+            )
 
     def stop_starting(self) -> None:
         """Give up a start that is under way; the actor is still there."""

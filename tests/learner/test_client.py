@@ -208,7 +208,7 @@ def test_a_learner_that_hangs_is_replaced_once_and_one_that_is_lost_again_ends_w
         with pytest.raises(LearnerError) as caught:
             await learner.step([Deadly()])  # type: ignore[list-item]
         message = str(caught.value)
-        assert message.count("process died during step") == 2
+        assert message.count("learner.step failed: its process died") == 2
         assert "Start again with the same command to go on from checkpoint step 1" in message
         assert "\n" not in message
         assert learner.num_restarts == 2
@@ -261,7 +261,7 @@ def test_where_one_of_two_ranks_is_killed_both_come_back_with_the_same_adapter_b
         os.kill(victim, signal.SIGKILL)
         outcomes.append(await stepping)
         assert learner.num_restarts == 1
-        assert "process (rank 1 of 2) died during step" in caplog.text
+        assert "learner.step on rank 1 of 2 failed: its process died" in caplog.text
         assert "started again from step 1, steps to take again: 1" in caplog.text
         processes = processes_of(learner)
         outcomes.append(await learner.step(STEPS[3]))

@@ -1,0 +1,1 @@
+"""Ray machinery that samplers, graders and the learner share."""

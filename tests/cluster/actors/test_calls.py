@@ -1,0 +1,98 @@
+"""Remote calls: deadlines, named errors, cancellation. The results are futures that the test completes."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from ray.exceptions import ActorDiedError, OutOfMemoryError, RayTaskError, RuntimeEnvSetupError
+
+from cluster.actors.calls import answer, next_answer
+from cluster.types import DeadlineExceeded, ModelError, SamplerError, UngradableError
+
+
+class Died(UngradableError):
+    pass
+
+
+async def raised(error: BaseException) -> None:
+    raise error
+
+
+async def call(error: BaseException, failed: Any = SamplerError) -> Any:
+    return await answer(raised(error), "grading", died=Died, failed=failed, deadline_seconds=5)
+
+
+def task_error(cause: Exception) -> BaseException:
+    error: BaseException = RayTaskError("grade", "the remote traceback", cause).as_instanceof_cause()
+    return error
+
+
+@pytest.mark.parametrize(
+    "error", [ActorDiedError(), OutOfMemoryError("the machine is full\nand more"), RuntimeEnvSetupError("no such file")]
+)
+def test_a_process_that_died_or_never_started_is_one_error_of_one_line(error: Exception) -> None:
+    with pytest.raises(Died, match=r"^grading failed: its process died \([^\n]+\)$"):
+        asyncio.run(call(error))
+
+
+def test_the_actors_own_error_is_raised_as_it_was_there() -> None:
+    with pytest.raises(ModelError, match=r"^no such model$"):
+        asyncio.run(call(task_error(ModelError("no such model"))))
+
+
+@pytest.mark.parametrize("cause", [MemoryError("no more\nof it"), TimeoutError("a socket's")])
+def test_any_other_error_of_the_actor_gets_the_callers_name_or_stays_ray_s(cause: Exception) -> None:
+    with pytest.raises(SamplerError, match=rf"^grading failed: {type(cause).__name__}: [^\n]+$"):
+        asyncio.run(call(task_error(cause)))
+    with pytest.raises(RayTaskError, match="the remote traceback"):
+        asyncio.run(call(task_error(cause), failed=None))
+
+
+def test_a_late_answer_is_an_error_with_its_deadline_and_the_key_that_sets_it() -> None:
+    async def scenario() -> None:
+        never = asyncio.get_running_loop().create_future()
+        await answer(never, "starting", died=Died, deadline_seconds=0.01, deadline_key="rollout.patience")
+
+    with pytest.raises(DeadlineExceeded, match=r"^starting did not answer within 0.01 s \(rollout.patience\)$"):
+        asyncio.run(scenario())
+
+
+def test_a_stream_answers_item_by_item_and_its_end_is_an_error() -> None:
+    async def items() -> AsyncIterator[Any]:
+        yield asyncio.sleep(0, "first")
+        yield asyncio.sleep(10)
+
+    async def scenario() -> None:
+        async def ask(stream: Any) -> Any:
+            return await next_answer(stream, "sampling", died=Died, deadline_seconds=0.05, deadline_key="patience")
+
+        stream = items()
+        assert await ask(stream) == "first"
+        with pytest.raises(DeadlineExceeded, match=r"^sampling did not answer within 0.05 s \(patience\)$"):
+            await ask(stream)
+        with pytest.raises(Died, match="sampling ended too early"):
+            await ask(stream)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("turns", range(6))
+def test_a_task_that_is_cancelled_as_the_answer_comes_stays_cancelled(turns: int) -> None:
+    async def scenario() -> None:
+        result = asyncio.get_running_loop().create_future()
+
+        async def wait_and_continue() -> None:
+            await answer(result, "closing", died=Died, deadline_seconds=5)
+            await asyncio.sleep(1)
+
+        task = asyncio.create_task(wait_and_continue())
+        await asyncio.sleep(0.01)
+        result.set_result(None)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(asyncio.shield(task), 0.5)
+
+    asyncio.run(scenario())
