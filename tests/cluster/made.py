@@ -1,5 +1,6 @@
 """Small records for tests."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from cluster.types import Completion, FinishReason, Grade, Group, Problem, RewardTerms, Verdict
@@ -41,7 +42,7 @@ def completion(group_id: str, index: int, *, version: int = 0, num_tokens: int =
     )
 
 
-def group(rewards: list[float | None], *, version: int = 0, group_id: str = "g0000000") -> Group:
+def group(rewards: Sequence[float | None], *, version: int = 0, group_id: str = "g0000000") -> Group:
     return Group(
         id=group_id,
         problem=problem(),

@@ -1,7 +1,10 @@
 """Two evaluations, problem by problem."""
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,12 +15,12 @@ from cluster.types import RunFolderError
 from tests.cluster.made import group, problem
 
 
-def result(name, rewards):
+def result(name: str, rewards: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     """An evaluation with these rewards by problem id."""
     return summarize([replace(group(values), problem=problem(key)) for key, values in rewards.items()], name)
 
 
-def test_problems_are_paired_by_id_and_others_left_out():
+def test_problems_are_paired_by_id_and_others_left_out() -> None:
     first = result("a", {"x": [0.0, 0.0], "y": [0.5, 0.5], "z": [1.0, 1.0]})
     second = result("b", {"y": [0.5, 1.0], "x": [0.0, 1.0], "w": [1.0, 1.0]})
     found = compare(first, second)
@@ -30,18 +33,18 @@ def test_problems_are_paired_by_id_and_others_left_out():
     assert reward.low <= reward.mean <= reward.high
 
 
-def test_an_evaluation_against_itself_differs_by_nothing():
+def test_an_evaluation_against_itself_differs_by_nothing() -> None:
     one = result("a", {str(number): [0.0, number / 10] for number in range(10)})
     for difference in compare(one, one).differences:
         assert (difference.mean, difference.low, difference.high, difference.p) == (0, 0, 0, 1)
 
 
-def test_evaluations_without_a_common_problem_are_refused():
+def test_evaluations_without_a_common_problem_are_refused() -> None:
     with pytest.raises(RunFolderError, match="no problem in common"):
         compare(result("a", {"x": [1.0]}), result("b", {"y": [1.0]}))
 
 
-def test_a_run_is_read_by_the_name_of_its_evaluation_or_as_its_last_one(tmp_path):
+def test_a_run_is_read_by_the_name_of_its_evaluation_or_as_its_last_one(tmp_path: Path) -> None:
     rows = [{"step": 0, **result("before", {"x": [0.0]})}, {"step": 9, **result("after", {"x": [1.0]})}]
     (tmp_path / "evaluation.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert read_result(f"{tmp_path}:before")["reward"] == 0.0
@@ -51,14 +54,14 @@ def test_a_run_is_read_by_the_name_of_its_evaluation_or_as_its_last_one(tmp_path
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", "\x00", '{"by_problem": 1'])
-def test_a_file_that_is_no_result_is_refused_by_name(tmp_path, content):
+def test_a_file_that_is_no_result_is_refused_by_name(tmp_path: Path, content: str) -> None:
     path = tmp_path / "wrong.json"
     path.write_text(content)
     with pytest.raises(RunFolderError, match=r"wrong\.json"):
         read_result(str(path))
 
 
-def test_the_command_shows_both_and_the_problems_that_moved(tmp_path, capsys):
+def test_the_command_shows_both_and_the_problems_that_moved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first, second = tmp_path / "a.json", tmp_path / "b.json"
     first.write_text(json.dumps(result("base", {"gcd": [0.0, 0.25], "fib": [1.0, 1.0]})))
     second.write_text(json.dumps(result("trained", {"gcd": [1.0, 1.0], "fib": [1.0, 1.0]})))
@@ -69,7 +72,9 @@ def test_the_command_shows_both_and_the_problems_that_moved(tmp_path, capsys):
     assert "missing.json" in capsys.readouterr().err
 
 
-def test_unequal_numbers_of_completions_are_compared_at_the_smallest(tmp_path, capsys):
+def test_unequal_numbers_of_completions_are_compared_at_the_smallest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     few = result("few", {"x": [1.0, 0.0], "y": [0.0, 0.0]})
     many = result("many", {"x": [1.0] * 2 + [0.0] * 2, "y": [0.0] * 4})
     *_, solved = compare(few, many).differences
@@ -83,7 +88,7 @@ def test_unequal_numbers_of_completions_are_compared_at_the_smallest(tmp_path, c
     assert "the first has 2 completions per problem, the second 4" in capsys.readouterr().out
 
 
-def test_a_file_with_other_figures_by_problem_is_refused_in_one_line(tmp_path):
+def test_a_file_with_other_figures_by_problem_is_refused_in_one_line(tmp_path: Path) -> None:
     other = tmp_path / "other.json"
     for rows in ({"x": 1.0}, [1.0], [{"id": "x"}]):
         other.write_text(json.dumps({"name": "a", "by_problem": rows}))

@@ -19,7 +19,7 @@ from cluster.analysis.dashboard.search import Finder, TextSearch, matching, verd
 from cluster.analysis.dashboard.server import POLICY, application, is_own
 from cluster.analysis.dashboard.watch import LedgerWatch
 from cluster.cli.main import main
-from cluster.ledger.columns import LedgerColumns, read_columns
+from cluster.ledger.columns import File, LedgerColumns, Rows, read_columns
 from cluster.types import ConfigError
 from tests.cluster.made_dashboard import HOSTILE_PROBLEM, GrowingRun
 
@@ -134,7 +134,12 @@ def test_a_search_goes_on_where_it_was_stopped_and_reads_new_files_alone(
 ) -> None:
     read: list[str] = []
     in_file = TextSearch._in_file
-    monkeypatch.setattr(TextSearch, "_in_file", lambda self, file: read.append(file.path.name) or in_file(self, file))
+
+    def noting_file(self: TextSearch, file: File) -> Rows:
+        read.append(file.path.name)
+        return in_file(self, file)
+
+    monkeypatch.setattr(TextSearch, "_in_file", noting_file)
     columns = columns_of(run)
     everything = np.arange(columns.num_rows)
     search = TextSearch("needle", matches_case=False)

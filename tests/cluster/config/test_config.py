@@ -123,11 +123,11 @@ def test_every_key_is_explained() -> None:
         ("run.name=", None),
     ],
 )
-def test_a_text_on_the_command_line_is_what_it_says(override, name):
+def test_a_text_on_the_command_line_is_what_it_says(override: str, name: str | None) -> None:
     assert load_config(None, [override], environment={}).run.name == name
 
 
-def test_a_model_and_an_adapter_may_lie_in_the_home_folder(monkeypatch):
+def test_a_model_and_an_adapter_may_lie_in_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/ada")
     config = load_config(None, ["model.path=~/models/tiny", "model.adapter=~/runs/r/adapter"], environment={})
     assert config.model.path == "/home/ada/models/tiny"

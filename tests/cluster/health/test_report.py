@@ -29,7 +29,7 @@ def run_of(path: Path, rows: list[dict[str, Any]]) -> RunFolder:
     ],
 )
 def test_the_exit_status_says_how_the_run_is(
-    figures: dict[str, float], num: int, code: int, health: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    figures: dict[str, Any], num: int, code: int, health: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_of(tmp_path, steps(num, **figures))
     assert main(["health", str(tmp_path), "--json"]) == code

@@ -207,7 +207,7 @@ def test_programs_that_differ_and_earn_the_same_mean_that_the_problems_are_too_h
     ],
 )
 def test_each_threshold_holds_at_the_end_of_the_first_epoch(
-    rule: str, figures: dict[str, float], expected: Health
+    rule: str, figures: dict[str, Any], expected: Health
 ) -> None:
     verdicts = health(History(steps=steps(120, per_epoch=100, **figures)))
     assert verdicts.pop(rule) is expected
@@ -230,7 +230,8 @@ def test_one_reward_stops_a_run_only_where_it_took_over() -> None:
 
 
 def test_policies_that_rightly_differ_are_no_mismatch() -> None:
-    one_off = steps(30, max_staleness=1.0, **{"sampling/sampling_logp_difference/mean": 0.3})
+    figures: dict[str, Any] = {"max_staleness": 1.0, "sampling/sampling_logp_difference/mean": 0.3}
+    one_off = steps(30, **figures)
     assert health(History(steps=one_off))["mismatch"] is Health.NO_DATA
     assert health(History(steps=one_off, canary_gaps=[0.001] * 5))["mismatch"] is Health.OK
     assert health(History(steps=one_off, canary_gaps=[0.2] * 5))["mismatch"] is Health.WARN

@@ -69,7 +69,12 @@ class Run:
         return [(branch.from_step, dict(branch.set)) for branch in self.watch.interventions]
 
 
-COLLAPSED = {"frac_zero_std_sampled": 0.5, "frac_zero_std": 0.5, "distinct_share_renamed": 0.3, "entropy": 0.12}
+COLLAPSED: dict[str, Any] = {
+    "frac_zero_std_sampled": 0.5,
+    "frac_zero_std": 0.5,
+    "distinct_share_renamed": 0.3,
+    "entropy": 0.12,
+}
 
 
 def test_trouble_is_told_once_in_a_hundred_steps() -> None:
@@ -180,20 +185,11 @@ def test_rows_are_judged_by_the_figures_that_the_watch_keeps() -> None:
     ]
 
 
-class HealthRecords(MemoryRecords):
-    def __init__(self) -> None:
-        super().__init__()
-        self.responses: list[tuple[int, Response]] = []
-
-    def health_noted(self, step: int, response: Response) -> None:
-        self.responses.append((step, response))
-
-
 def drive(
     settings: Config, folder: Path, *, max_steps: int, reward: Any
-) -> tuple[HealthRecords, Progress, HealthWatch]:
+) -> tuple[MemoryRecords, Progress, HealthWatch]:
     problems = [problem(f"p{number}") for number in range(8)]
-    records, progress, watch = HealthRecords(), Progress(), HealthWatch(settings)
+    records, progress, watch = MemoryRecords(), Progress(), HealthWatch(settings)
     driver = Driver(
         settings,
         max_steps=max_steps,
@@ -202,7 +198,7 @@ def drive(
         samplers=FakeSamplerPool(lambda *_: "n + 1"),
         graders=Judge(reward),
         learner=FakeLearner(checkpoints_dir=folder),
-        records=records,  # type: ignore[arg-type]
+        records=records,
         progress=progress,
         stop=asyncio.Event(),
         watch=watch,

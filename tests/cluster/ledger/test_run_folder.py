@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from cluster.config.config import load_config
+from cluster.config.config import Config, load_config
 from cluster.ledger.progress import Progress
 from cluster.ledger.run_folder import RunFolder, whole_rows
 from cluster.types import RunFolderError
 
 
-def config(*overrides: str):  # type: ignore[no-untyped-def]
+def config(*overrides: str) -> Config:
     return load_config(None, overrides, environment={})
 
 

@@ -1,7 +1,7 @@
 """The loop, with fakes beside it: which groups are trained, under which policy, and what becomes of the others."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from random import Random
@@ -15,6 +15,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from cluster.config.config import Config, load_config
+from cluster.health.watch import Response
 from cluster.ledger.outcomes import Dropped
 from cluster.ledger.progress import Progress
 from cluster.loop.driver import Driver
@@ -52,6 +53,7 @@ class MemoryRecords:
         self.metrics: list[Mapping[str, float]] = []
         self.published: list[int] = []
         self.phases: list[tuple[int, dict[str, object]]] = []
+        self.responses: list[tuple[int, Response]] = []
 
     def group_dropped(self, dropped: Dropped, step: int) -> None:
         self.dropped.append(dropped)
@@ -70,6 +72,9 @@ class MemoryRecords:
 
     def phase_entered(self, step: int, values: Mapping[str, object]) -> None:
         self.phases.append((step, dict(values)))
+
+    def health_noted(self, step: int, response: Response) -> None:
+        self.responses.append((step, response))
 
     def policy_published(self, version: int, swaps: Sequence[Swap], began_at: float, seconds: float) -> None:
         self.published.append(version)
@@ -309,7 +314,7 @@ def test_a_dying_sampler_ends_the_run_and_the_step_under_way_can_still_be_saved(
 def test_no_task_is_left_behind_when_a_run_ends(tmp_path: Path) -> None:
     async def scenario() -> set[asyncio.Task[object]]:
         await make_driver(settings("max_staleness=1"), learner=FakeLearner(tmp_path)).train()
-        return asyncio.all_tasks() - {asyncio.current_task()}  # type: ignore[arg-type]
+        return asyncio.all_tasks() - {asyncio.current_task()}
 
     assert not asyncio.run(scenario())
 
@@ -534,7 +539,7 @@ class SlowToLetGo(FakeSamplerPool):
 
     async def sample_group(
         self, request: GroupRequest, started: Callable[[int], None] = lambda _: None
-    ) -> AsyncIterator[Completion]:
+    ) -> AsyncGenerator[Completion]:
         try:
             async with aclosing(super().sample_group(request, started)) as completions:
                 async for completion in completions:

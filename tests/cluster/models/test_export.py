@@ -12,6 +12,7 @@ from cluster.cli.main import main
 from cluster.config.model_path import tiny_model_path
 from cluster.ledger.run_folder import RunFolder
 from cluster.models import export as exporting
+from cluster.models.export_card import card
 from cluster.types import ConfigError, ModelError, RunFolderError
 from tests.cluster.made_run import make_extended, make_finished, make_unfinished
 
@@ -49,7 +50,8 @@ def scores(model: Path, ids: list[int], adapter: Path | None = None) -> torch.Te
     if adapter:
         loaded = PeftModel.from_pretrained(loaded, adapter)
     with torch.no_grad():
-        return loaded.eval()(torch.tensor([ids])).logits[0].log_softmax(-1)
+        logprobs: torch.Tensor = loaded.eval()(torch.tensor([ids])).logits[0].log_softmax(-1)
+    return logprobs
 
 
 def test_an_adapter_is_what_the_run_has_and_loads_in_peft(finished: Path, tmp_path: Path) -> None:
@@ -223,7 +225,7 @@ def test_the_card_tells_data_configuration_curve_and_evaluation(finished: Path, 
     assert f" {metrics[2]['reward']:.3f} " in row and f" {metrics[2]['entropy']:.3f} " in row
     assert "![Reward over the steps of the run](reward.png)" in text
     assert (tmp_path / "merged/reward.png").read_bytes() == b"a picture"
-    assert "after training" not in exporting.card(
+    assert "after training" not in card(
         RunFolder(finished), exporting._config_of(RunFolder(finished)), step=3, merged_dtype=None, base="tiny"
     )
 
@@ -256,7 +258,7 @@ def test_nothing_is_pushed_unless_asked_and_then_as_a_private_repository(
 ) -> None:
     import huggingface_hub
 
-    calls = []
+    calls: list[tuple[str, object]] = []
 
     class Hub:
         def create_repo(self, name: str, **options: object) -> object:

@@ -16,6 +16,7 @@ from cluster.config.config import load_config
 from cluster.config.model_path import tiny_model_path
 from cluster.models import sft as teaching
 from cluster.models import tiny
+from cluster.models.sft_folder import SftFolder
 from cluster.models.sft_pairs import answer, pairs_of
 from cluster.problems.dataset import split
 from cluster.types import Problem
@@ -56,7 +57,8 @@ def worth(model: Path, problem: Problem, adapter: Path | None = None) -> float:
     ((prompt, completion),) = pairs_of([problem], tiny.prompts_of([problem], tokenizer), tokenizer)
     with torch.no_grad():
         scores = loaded.eval()(torch.tensor([[*prompt, *completion]])).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
-    return scores.gather(-1, torch.tensor(completion)[:, None]).mean().item()
+    mean: float = scores.gather(-1, torch.tensor(completion)[:, None]).mean().item()
+    return mean
 
 
 @pytest.mark.parametrize("full", [True, False])
@@ -96,7 +98,8 @@ def test_it_makes_a_model_that_knows_the_solutions_better_and_has_not_seen_those
 def weights_of(model: Path) -> dict[str, Any]:
     from safetensors.torch import load_file
 
-    return load_file(model / "model.safetensors")
+    weights: dict[str, Any] = load_file(model / "model.safetensors")
+    return weights
 
 
 SHORT = ["--steps", "6", "--save-steps", "2", "--learning-rate", "1e-3", "--warmup-steps", "1", "--batch-size", "8"]
@@ -132,9 +135,7 @@ def test_an_interrupted_training_continues_and_makes_the_same_model(
     assert "was begun with other settings (num_steps was 6 and is 7)" in capsys.readouterr().err
 
     with monkeypatch.context() as patched:
-        patched.setattr(
-            teaching.SftFolder, "publish", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left"))
-        )
+        patched.setattr(SftFolder, "publish", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left")))
         assert main(command(problems, out, *options)) == 1
     told = " ".join(capsys.readouterr().err.split())
     assert f"cannot be written to {out}: OSError: [Errno 28] No space left" in told

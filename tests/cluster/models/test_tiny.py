@@ -1,6 +1,7 @@
 """The built-in tiny model: how it is made, and that the shipped one is what its card says."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,16 +19,16 @@ PROBLEM = Problem(
 
 
 @pytest.fixture(scope="module")
-def tokenizer():
+def tokenizer() -> Any:
     return tiny.train_tokenizer([problem.prompt + answer(problem, is_chat=False) for problem in TRAINING[:300]])
 
 
-def test_every_digit_is_a_token_of_its_own(tokenizer) -> None:
+def test_every_digit_is_a_token_of_its_own(tokenizer: Any) -> None:
     pieces = [tokenizer.decode([token]) for token in tokenizer.encode("x + 1024 * 77", add_special_tokens=False)]
     assert [piece.strip() for piece in pieces if any(char.isdigit() for char in piece)] == list("102477")
 
 
-def test_auto_tokenizer_reads_the_saved_tokenizer_as_it_was_trained(tokenizer, tmp_path: Path) -> None:
+def test_auto_tokenizer_reads_the_saved_tokenizer_as_it_was_trained(tokenizer: Any, tmp_path: Path) -> None:
     """AutoTokenizer puts the word pattern of Qwen2 into it: with any other one the model would meet unknown tokens."""
     from transformers import AutoTokenizer
 
@@ -37,7 +38,7 @@ def test_auto_tokenizer_reads_the_saved_tokenizer_as_it_was_trained(tokenizer, t
     assert all(loaded.encode(problem.prompt) == tokenizer.encode(problem.prompt) for problem in TRAINING[:300])
 
 
-def test_any_text_comes_back_from_its_tokens(tokenizer) -> None:
+def test_any_text_comes_back_from_its_tokens(tokenizer: Any) -> None:
     text = 'let s = "naïve — ∀x" ^ "\\n"\n\n  (* END *)'
     assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text
 
@@ -52,7 +53,7 @@ def test_a_problem_without_a_solution_cannot_be_learned_from() -> None:
         answer(unsolved, is_chat=False)
 
 
-def test_pairs_are_the_rendered_prompt_and_the_completion_with_its_end_of_sequence(tokenizer) -> None:
+def test_pairs_are_the_rendered_prompt_and_the_completion_with_its_end_of_sequence(tokenizer: Any) -> None:
     ((prompt, completion),) = pairs_of([PROBLEM], tiny.prompts_of([PROBLEM], tokenizer), tokenizer)
     assert tokenizer.decode(prompt).endswith("let twice (n : int) : int =\n")
     assert tokenizer.decode(completion) == "  n * 2\n(* END *)<|endoftext|>"

@@ -36,7 +36,7 @@ def control_service(code: grpc.StatusCode) -> Iterator[str]:
             context.abort(code, "InvalidAuthToken" if code is grpc.StatusCode.UNAUTHENTICATED else "who are you?")
         return b""
 
-    class Handler(grpc.GenericRpcHandler):
+    class Handler(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no types
         def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
             return grpc.unary_unary_rpc_method_handler(answer) if "GetClusterId" in details.method else None
 

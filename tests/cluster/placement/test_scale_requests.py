@@ -13,7 +13,7 @@ from cluster.config.config import load_config
 from cluster.console import View
 from cluster.ledger.run_folder import RunFolder, says_where
 from cluster.placement.scale_requests import answering_scale_requests, parse_numbers
-from cluster.types import Completion, ConfigError, Grade, Problem, Usage
+from cluster.types import Canary, Completion, ConfigError, Grade, Problem, Usage
 from rollout.fake import FakeSamplerPool
 
 
@@ -47,6 +47,9 @@ class Samplers(FakeSamplerPool):
     def __init__(self) -> None:
         super().__init__(lambda *_: "")
         self.asked: list[tuple[int | None, int | None, int | None]] = []
+
+    async def attest_base(self, canary: Canary) -> float:
+        raise NotImplementedError
 
     async def scale(
         self, number: int | None = None, *, min_samplers: int | None = None, max_samplers: int | None = None

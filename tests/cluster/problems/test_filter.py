@@ -2,16 +2,17 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cluster.cli.main import main
 from cluster.problems.dataset import load_problems
-from cluster.problems.filter import Wanted, read_pass_rates, read_passable, select_rows
+from cluster.problems.filter import Selection, Wanted, read_pass_rates, read_passable, select_rows
 from cluster.types import DatasetError
 
 
-def row(name, length=1):
+def row(name: str | int, length: int = 1) -> dict[str, Any]:
     statement = "(** " + "Adds. " * length + "*)"
     return {
         "id": name,
@@ -22,7 +23,7 @@ def row(name, length=1):
 
 
 @pytest.fixture
-def dataset(tmp_path):
+def dataset(tmp_path: Path) -> str:
     path = tmp_path / "problems.jsonl"
     rows = [row("easy"), row("middle"), row("hard"), row("long", 100), row("new"), {"id": "bad"}, row("easy")]
     path.write_text("".join(json.dumps(one) + "\n" for one in rows) + "no json\n")
@@ -32,24 +33,24 @@ def dataset(tmp_path):
 RATES = {"easy": 1.0, "middle": 0.5, "hard": 0.0, "long": 0.5}
 
 
-def kept(selection):
+def kept(selection: Selection) -> list[Any]:
     return [one["id"] for one in selection.rows]
 
 
-def test_rows_stay_as_they_are_and_bad_ones_and_repeated_ids_do_not(dataset):
+def test_rows_stay_as_they_are_and_bad_ones_and_repeated_ids_do_not(dataset: str) -> None:
     found = select_rows(dataset, Wanted())
     assert kept(found) == ["easy", "middle", "hard", "long", "new"]
     assert found.rows[0] == row("easy")
     assert found.left_out == {"bad row": 3}
 
 
-def test_pass_rates_leave_out_what_is_too_hard_too_easy_or_not_measured(dataset):
+def test_pass_rates_leave_out_what_is_too_hard_too_easy_or_not_measured(dataset: str) -> None:
     found = select_rows(dataset, Wanted(pass_rates=RATES, min_pass=0.1, max_pass=0.9))
     assert kept(found) == ["middle", "long"]
     assert found.left_out == {"too easy": 1, "too hard": 1, "not measured": 1, "bad row": 3}
 
 
-def test_bounds_are_kept_inclusively(dataset):
+def test_bounds_are_kept_inclusively(dataset: str) -> None:
     assert kept(select_rows(dataset, Wanted(pass_rates=RATES, min_pass=0.5, max_pass=1.0))) == [
         "easy",
         "middle",
@@ -57,7 +58,7 @@ def test_bounds_are_kept_inclusively(dataset):
     ]
 
 
-def test_length_and_audit_leave_out_too(dataset):
+def test_length_and_audit_leave_out_too(dataset: str) -> None:
     assert "long" not in kept(select_rows(dataset, Wanted(max_prompt_chars=200)))
     audited = {"easy": True, "middle": False}
     found = select_rows(dataset, Wanted(passable=audited))
@@ -65,7 +66,9 @@ def test_length_and_audit_leave_out_too(dataset):
     assert found.left_out["not audited"] == 3
 
 
-def test_what_is_kept_loads_as_a_data_set_in_either_form(dataset, tmp_path, capsys):
+def test_what_is_kept_loads_as_a_data_set_in_either_form(
+    dataset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rates = tmp_path / "rates.json"
     measured = [{"id": key, "num_passed": int(4 * value), "num_completions": 4} for key, value in RATES.items()]
     rates.write_text(json.dumps({"by_problem": measured}))
@@ -76,14 +79,14 @@ def test_what_is_kept_loads_as_a_data_set_in_either_form(dataset, tmp_path, caps
     assert "1 left out: too hard" in capsys.readouterr().out
 
 
-def test_the_built_in_problems_can_be_filtered(tmp_path):
+def test_the_built_in_problems_can_be_filtered(tmp_path: Path) -> None:
     out = tmp_path / "short.jsonl"
     assert main(["filter", "builtin", "--out", str(out), "--max-prompt-chars", "150"]) == 0
     short, whole = load_problems(str(out)).problems, load_problems("builtin").problems
     assert list(short) == [one for one in whole if len(one.prompt) <= 150]
 
 
-def test_ids_that_are_numbers_are_found_in_what_was_measured(tmp_path):
+def test_ids_that_are_numbers_are_found_in_what_was_measured(tmp_path: Path) -> None:
     dataset, audit, rates = tmp_path / "p.jsonl", tmp_path / "audit.jsonl", tmp_path / "rates.json"
     dataset.write_text(json.dumps(row(7)))
     audit.write_text(json.dumps({"id": 7, "passable": True}))
@@ -92,20 +95,20 @@ def test_ids_that_are_numbers_are_found_in_what_was_measured(tmp_path):
     assert kept(select_rows(str(dataset), wanted)) == [7]
 
 
-def test_the_data_set_itself_is_never_overwritten(dataset, capsys):
+def test_the_data_set_itself_is_never_overwritten(dataset: str, capsys: pytest.CaptureFixture[str]) -> None:
     before = Path(dataset).read_text()
     assert main(["filter", dataset, "--out", dataset, "--max-prompt-chars", "200"]) == 2
     assert "the data set itself" in capsys.readouterr().err
     assert Path(dataset).read_text() == before
 
 
-def test_bad_rows_are_named(dataset, tmp_path, capsys):
+def test_bad_rows_are_named(dataset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["filter", dataset, "--out", str(tmp_path / "kept.jsonl")]) == 0
     said = capsys.readouterr().out
     assert "row 6: no prompt" in said and "row 7: duplicate id 'easy'" in said and "row 8: not JSON" in said
 
 
-def test_nothing_left_writes_nothing(dataset, tmp_path, capsys):
+def test_nothing_left_writes_nothing(dataset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "kept.jsonl"
     assert main(["filter", dataset, "--out", str(out), "--max-prompt-chars", "1"]) == 1
     assert not out.exists()
@@ -120,13 +123,15 @@ def test_nothing_left_writes_nothing(dataset, tmp_path, capsys):
         (["--out", "/no/such/place/x.jsonl"], "cannot write"),
     ],
 )
-def test_what_cannot_be_done_is_said(dataset, capsys, arguments, named):
+def test_what_cannot_be_done_is_said(
+    dataset: str, capsys: pytest.CaptureFixture[str], arguments: list[str], named: str
+) -> None:
     assert main(["filter", dataset, *arguments]) in (1, 2)
     assert named in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[1]", '{"by_problem": [{"id": "x"}]}', '{"by_problem": 3}'])
-def test_files_of_measurements_that_are_none_are_refused(tmp_path, content):
+def test_files_of_measurements_that_are_none_are_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "rates.json"
     path.write_text(content)
     with pytest.raises(DatasetError, match=r"rates\.json"):
@@ -135,7 +140,7 @@ def test_files_of_measurements_that_are_none_are_refused(tmp_path, content):
         read_passable(path)
 
 
-def test_a_problem_that_could_not_be_audited_counts_as_not_passable(tmp_path):
+def test_a_problem_that_could_not_be_audited_counts_as_not_passable(tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
     path.write_text('{"id": "a", "passable": true}\n{"id": "b", "passable": null}\n')
     assert read_passable(path) == {"a": True, "b": False}

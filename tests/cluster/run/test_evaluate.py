@@ -19,7 +19,7 @@ from cluster.loop.evaluation import LOST_PROBLEMS, attempt_all, num_distinct, su
 from cluster.problems.run_data import RunData
 from cluster.run import evaluate as tryout
 from cluster.run.session import Material, Usable, run_to_end
-from cluster.types import Completion, Grade, Problem, Prompt, Sampling, UngradableError
+from cluster.types import Completion, Grade, Problem, Prompt, Sampling, UngradableError, Usage
 from rollout.fake import FakeSamplerPool
 from tests.cluster.made import grade, group, problem
 
@@ -55,6 +55,9 @@ class Judge:
         if problem.id in self._fails_at:
             raise UngradableError("no space left on device")
         return grade(1.0)
+
+    def usage(self) -> Usage:
+        raise NotImplementedError
 
     async def close(self) -> None: ...
 
@@ -175,8 +178,8 @@ def test_a_run_whose_evaluation_lost_problems_says_so_in_summary_report_and_exit
         folder,
         Material(training=(problem(),), held_out=(), prompts={}, data=RunData([])),
         View(),
-        None,
-        lambda _: None,  # type: ignore[arg-type]
+        None,  # type: ignore[arg-type]  # an Interruption would install signal handlers
+        lambda _: None,
     )
     with folder.opened(config):
         for step, name in enumerate(("before", "after")):
@@ -203,7 +206,7 @@ def test_a_comparison_says_which_problems_it_is_of(tmp_path: Path, capsys: pytes
     assert "whole: " not in shown
 
 
-def test_the_change_is_shown_between_evaluations_of_the_same_problems_alone():
+def test_the_change_is_shown_between_evaluations_of_the_same_problems_alone() -> None:
     one, other = (
         summarize([replace(group([reward]), problem=problem(name))], name) for name, reward in (("x", 0.0), ("y", 1.0))
     )
