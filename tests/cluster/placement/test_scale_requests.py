@@ -48,7 +48,7 @@ class Samplers(FakeSamplerPool):
         super().__init__(lambda *_: "")
         self.asked: list[tuple[int | None, int | None, int | None]] = []
 
-    async def attest_base(self, canary: Canary) -> float:
+    async def verify_base_model(self, canary: Canary) -> float:
         raise NotImplementedError
 
     async def scale(
