@@ -21,7 +21,8 @@ from rich.console import Console
 from benchmarks.hostile import hostile_jobs
 from benchmarks.meter import living_below
 from benchmarks.mix import Job, jobs
-from cluster.types import Facts, FinishReason, UngradableError
+from cluster.errors import UngradableError
+from cluster.types import Facts, FinishReason
 from grader.grade import Grader
 from grader.settings import GraderSettings
 

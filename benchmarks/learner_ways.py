@@ -9,12 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.contestants import Link
-from cluster.types import (
-    Completion,
-    FinishReason,
-    Group,
-    Problem,
-)
+from cluster.types import Completion, FinishReason, Group, Problem
 from grader.fake import grade_of
 from learner.plan import LearnerPlan
 from learner.settings import LearnerSettings

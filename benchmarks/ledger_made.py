@@ -21,14 +21,14 @@ from cluster.types import (
     AssertOutcome,
     Completion,
     Facts,
-    Fate,
     FinishReason,
     Grade,
     Group,
-    Hops,
+    Outcome,
     Problem,
     RewardTerms,
     StepReport,
+    Timestamps,
     Verdict,
 )
 
@@ -76,7 +76,7 @@ def write_step(records: RunRecords, source: "_Source", step: int) -> None:
         Dropped(
             group=source.group(step, GROUPS_PER_STEP + number),
             group_size=GROUP_SIZE,
-            fate=Fate.FILTERED,
+            outcome=Outcome.FILTERED,
             reason="no_signal",
         )
         for number in range(FILTERED_PER_STEP)
@@ -126,7 +126,7 @@ class _Source:
             problem=problem,
             completions=tuple(completions),
             grades=tuple(self._grade(step, completion.text) for completion in completions),
-            hops=(Hops(asked=began, sampled=began + 8.0, graded=began + 8.1),) * GROUP_SIZE,
+            timestamps=(Timestamps(requested=began, sampled=began + 8.0, graded=began + 8.1),) * GROUP_SIZE,
         )
 
     def _completion(self, group_id: str, index: int, step: int, problem: Problem) -> Completion:
@@ -189,7 +189,7 @@ class _Source:
             has_end_marker=True,
             hit_length_limit=False,
             num_code_lines=text.count("\n"),
-            degenerate=("stub",) if pick.random() < 0.002 else (),
+            quality_flags=("stub",) if pick.random() < 0.002 else (),
             diagnostics=f'File "solution.ml", line {line}: Error: This expression has type int' if errors else "",
             seconds={"compile": 0.003, "run": 0.001 + 0.002 * pick.random()},
         )

@@ -34,7 +34,7 @@ from cluster.ledger.outcomes import Dropped
 from cluster.ledger.progress import Progress
 from cluster.loop.driver import Driver
 from cluster.problems.dataset import ProblemStream
-from cluster.types import Group, Problem, Prompt, StepReport, Swap
+from cluster.types import Group, Problem, Prompt, StepReport, WeightSync
 
 GROUP_SIZE = 8
 FILLINGS = 2.0
@@ -99,10 +99,10 @@ class QuietRecords:
         groups: Sequence[Group],
         report: StepReport,
         metrics: Mapping[str, float],
-        in_force: Mapping[str, Any],
+        active_overrides: Mapping[str, Any],
     ) -> None:
         """Count the groups."""
-        del epoch, report, metrics, in_force
+        del epoch, report, metrics, active_overrides
         self.num_trained += len(groups)
 
     def phase_entered(self, step: int, values: Mapping[str, Any]) -> None:
@@ -111,7 +111,7 @@ class QuietRecords:
     def health_noted(self, step: int, response: Response) -> None:
         """Cannot happen: nobody watches."""
 
-    def policy_published(self, version: int, swaps: Sequence[Swap], began_at: float, seconds: float) -> None:
+    def policy_published(self, version: int, syncs: Sequence[WeightSync], began_at: float, seconds: float) -> None:
         """Not asked for."""
 
     def filtering_gave_up(self, step: int) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 
 from benchmarks.contestants import ContestError, Link
 from cluster.run.session import read_adapter
-from cluster.types import Canary, Completion, GroupRequest, PolicyVersion, Problem, Sampling
+from cluster.types import Completion, GroupRequest, PolicyVersion, ProbePrompt, Problem, Sampling
 from grader.settings import GraderSettings
 from rollout.environment import engine_arguments, environment_variables
 from rollout.settings import RolloutSettings
@@ -180,10 +180,10 @@ async def _group(pool: Any, request: GroupRequest) -> list[Completion]:
     return [completion async for completion in pool.sample_group(request)]
 
 
-def make_adapter(model: str, rank: int, folder: Path, canary_ids: Sequence[int], seed: int) -> None:
+def make_adapter(model: str, rank: int, folder: Path, probe_ids: Sequence[int], seed: int) -> None:
     """A LoRA adapter as after some steps of training, small weights in every projection that Caravan trains.
 
-    ``folder`` gets a PEFT adapter, and a ``canary.json`` with what transformers says of the canary under it.
+    ``folder`` gets a PEFT adapter, and a ``probe prompt.json`` with what transformers says of the probe prompt under it.
     """
     import torch
     from peft import LoraConfig, get_peft_model
@@ -201,18 +201,18 @@ def make_adapter(model: str, rank: int, folder: Path, canary_ids: Sequence[int],
         if "lora_B" in name:
             torch.nn.init.normal_(parameter.data, std=1e-3)
     tuned.save_pretrained(folder)
-    ids = torch.tensor([list(canary_ids)])
+    ids = torch.tensor([list(probe_ids)])
     with torch.no_grad():
         scores = tuned.eval()(ids).logits[0, :-1].log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0]
-    canary = {"token_ids": list(canary_ids), "logprobs": scores.tolist()}
-    (folder / "canary.json").write_text(json.dumps(canary))
+    probe = {"token_ids": list(probe_ids), "logprobs": scores.tolist()}
+    (folder / "probe.json").write_text(json.dumps(probe))
 
 
 def policy_from(folder: Path, number: int) -> PolicyVersion:
     """What ``make_adapter`` made, as a policy."""
     policy, _ = read_adapter(folder)
-    canary = {name: tuple(values) for name, values in json.loads((folder / "canary.json").read_text()).items()}
-    return replace(policy, number=number, canary=Canary(**canary))
+    probe = {name: tuple(values) for name, values in json.loads((folder / "probe.json").read_text()).items()}
+    return replace(policy, number=number, probe=ProbePrompt(**probe))
 
 
 def in_a_process(work: Callable[..., None], *arguments: object) -> None:

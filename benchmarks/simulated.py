@@ -26,8 +26,8 @@ from cluster.types import (
     PolicyVersion,
     Problem,
     StepReport,
-    Swap,
     Usage,
+    WeightSync,
 )
 from grader.fake import grade_of
 from rollout.dispatcher import Router, Seat
@@ -188,14 +188,14 @@ class SimulatedSamplers:
             for task in tasks:
                 task.cancel()
 
-    async def publish(self, policy: PolicyVersion) -> Sequence[Swap]:
+    async def publish(self, policy: PolicyVersion) -> Sequence[WeightSync]:
         """Take as long as the slowest sampler."""
         took = [self._source.choice(self._times.publish_seconds) for _ in self._stations]
         await asyncio.sleep(max(took))
         self._version = policy.number
         self._on_publish()
         return [
-            Swap(sampler=station.name, seconds=seconds, canary_gap=None)
+            WeightSync(sampler=station.name, seconds=seconds, gap=None)
             for station, seconds in zip(self._stations, took, strict=True)
         ]
 
@@ -211,7 +211,7 @@ class SimulatedSamplers:
         busy, _ = self.busy_and_output_seconds()
         of_router = self._router.usage()
         return Usage(
-            num_members=len(self._stations),
+            num_replicas=len(self._stations),
             busy_seconds=busy,
             num_running=of_router.num_running,
             num_waiting=of_router.num_waiting,
@@ -258,7 +258,7 @@ class SimulatedGraders:
         """Exact."""
         under_way = sum(now() - since for since in self._running.values())
         return Usage(
-            num_members=self._num_graders,
+            num_replicas=self._num_graders,
             busy_seconds=self._busy_seconds + under_way,
             num_running=len(self._running),
             num_waiting=self._num_asked - len(self._running),
@@ -288,10 +288,10 @@ class SimulatedLearner:
         return None
 
     async def step(
-        self, groups: Sequence[Group], in_force: Mapping[str, Any] = MappingProxyType({})
+        self, groups: Sequence[Group], active_overrides: Mapping[str, Any] = MappingProxyType({})
     ) -> tuple[PolicyVersion, StepReport]:
         """Take as long as the tokens take."""
-        del in_force
+        del active_overrides
         completions = [completion for group in groups for completion in group.completions]
         self.staleness += [self._step - completion.policy_version for completion in completions]
         seconds = sum(len(completion.token_ids) for completion in completions) * self._seconds_per_token

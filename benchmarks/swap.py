@@ -31,7 +31,7 @@ from cluster.config.config import load_config
 from cluster.config.model_path import model_path
 from cluster.console import View
 from cluster.run.session import load_usable
-from cluster.types import GroupRequest, Prompt, Sampling, Swap
+from cluster.types import GroupRequest, Prompt, Sampling, WeightSync
 
 WAYS = ("versions", "in_flight", "merged")
 NUM_LIVE = (1, 2, 4)
@@ -60,7 +60,7 @@ async def _swapping(link: Link, setting: Setting, prompts: Sequence[Prompt], gro
             link.send({})
             numbers, adapters = itertools.count(1), itertools.cycle(setting.adapters)
 
-            async def swap() -> Swap:
+            async def swap() -> WeightSync:
                 (taken,) = await pool.publish(policy_from(next(adapters), next(numbers)))
                 return taken
 

@@ -20,7 +20,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from cluster.types import ConfigError, Verdict
+from cluster.errors import ConfigError
+from cluster.types import Verdict
 
 SMOOTHING = 0.2  # weight of the newest step in what is shown as "lately"; one step is a small sample
 

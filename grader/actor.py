@@ -1,6 +1,7 @@
 """One grader as a Ray actor."""
 
-from cluster.types import FinishReason, Grade, Problem, UngradableError
+from cluster.errors import UngradableError
+from cluster.types import FinishReason, Grade, Problem
 from grader.audit import unsolvable_causes
 from grader.grade import Grader
 from grader.settings import GraderSettings

@@ -15,7 +15,9 @@ import ray
 from ray.exceptions import RayError
 
 from cluster.actors.calls import answer
-from cluster.types import Bounds, CaravanError, Claim, UngradableError
+from cluster.errors import CaravanError, UngradableError
+from cluster.protocols import Reservation
+from cluster.types import Bounds
 from grader.actor import GraderActor, GraderLost
 from grader.dispatcher import Member, Roster
 from grader.environment import without_secrets
@@ -40,22 +42,22 @@ class Staffing:
         settings: GraderSettings,
         roster: Roster,
         *,
-        claim: Claim | None,
+        reservation: Reservation | None,
         tell: Callable[[str], None],
         pace: Pace,
         special_tokens: tuple[str, ...] = (),
     ) -> None:
-        """``claim``: to the cluster, beside the run's other parts, None for a pool that has it alone; ``tell`` takes a line."""
+        """``reservation``: to the cluster, beside the run's other parts, None for a pool that has it alone; ``tell`` takes a line."""
         self._settings = settings
         self._special_tokens = special_tokens
         self._roster = roster
-        self._claim = claim
+        self._reservation = reservation
         self._tell = tell
         self._pace = pace
         self._actor_class = ray.remote(
             num_cpus=settings.cpus_per_grader, max_restarts=0, runtime_env=without_secrets(os.environ)
         )(GraderActor)
-        self._bounds = Bounds(floor=settings.floor, ceiling=settings.ceiling)
+        self._bounds = Bounds(minimum=settings.minimum, maximum=settings.maximum)
         self._wanted = settings.num_graders
         self._window = Window(pace.window_seconds)
         self._starting: list[asyncio.Task[str]] = []
@@ -73,26 +75,26 @@ class Staffing:
         Raises ToolchainError, SandboxError, UngradableError where one dies, or DeadlineExceeded where Ray cannot place one in
         time.
         """
-        self._starting = [asyncio.create_task(self._start_one()) for _ in range(self._bounds.floor)]
+        self._starting = [asyncio.create_task(self._start_one()) for _ in range(self._bounds.minimum)]
         lines = await asyncio.gather(*self._starting)
         self._starting.clear()
         self._keeping = asyncio.create_task(self._keep())
         self._keeping.add_done_callback(self._check_ended)
         return lines[0]
 
-    async def scale(self, number: int | None, floor: int | None, ceiling: int | None) -> str:
+    async def scale(self, number: int | None, minimum: int | None, maximum: int | None) -> str:
         """Have another number of graders, or let it change between other bounds; returns one line about what follows.
 
         A number alone holds until the next call; with a bound, the pool scales on from there. Raises ConfigError where what is
         asked for contradicts itself or the bounds that hold.
         """
-        bounds = self._bounds.changed("graders", number, floor, ceiling)
+        bounds = self._bounds.changed("graders", number, minimum, maximum)
         before, self._bounds = self._wanted, bounds
         self._wanted = bounds.clamp(before if number is None else number)
         self._wake.set()
         line = f"scaling {before} -> {self._wanted} graders"
-        if bounds.floor < bounds.ceiling:
-            line += f", from now on between {bounds.floor} and {bounds.ceiling}"
+        if bounds.minimum < bounds.maximum:
+            line += f", from now on between {bounds.minimum} and {bounds.maximum}"
         try:
             possible = self._num_present() + await self._left()
         except RayError:  # the keeper says so
@@ -171,14 +173,14 @@ class Staffing:
 
     async def _left(self) -> int:
         """How many more graders have room now."""
-        if self._claim is None:
+        if self._reservation is None:
             return MAX_GRADERS
-        return await asyncio.to_thread(self._claim.left, self._num_present())
+        return await asyncio.to_thread(self._reservation.num_additional, self._num_present())
 
     async def _want(self, number: int, *, lacking: int) -> None:
-        if self._claim is not None:
-            least = min(number, self._bounds.floor)
-            await asyncio.to_thread(self._claim.want, number, least=least, lacking=lacking)
+        if self._reservation is not None:
+            least = min(number, self._bounds.minimum)
+            await asyncio.to_thread(self._reservation.request, number, minimum=least, num_unplaced=lacking)
 
     def _num_present(self) -> int:
         return len(self._roster.members) + len(self._roster.leaving) + len(self._starting)

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO, cast
 
-from cluster.types import DatasetError, Grade, UngradableError
+from cluster.errors import DatasetError, UngradableError
+from cluster.types import Grade
 from grader.grade import Grader
 from grader.parallel import GraderThreads, with_retries
 from grader.reward import profile_of

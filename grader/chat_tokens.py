@@ -10,7 +10,7 @@ from enum import Enum
 from functools import lru_cache
 from typing import NamedTuple
 
-from cluster.types import THOUGHT_NAME
+from cluster.thought_tags import THOUGHT_NAME
 
 
 class Kind(Enum):

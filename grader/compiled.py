@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cluster.types import CodeError, UngradableError, Verdict
+from cluster.errors import UngradableError
+from cluster.types import CodeError, Verdict
 from grader import frames as wire
 
 _VERDICTS = {

@@ -74,8 +74,8 @@ def _print_summary(console: Console, summary: GradingSummary, settings: GraderSe
             highlight=False,
             soft_wrap=True,
         )
-    left_out = (len(summary.malformed), "malformed"), (len(summary.ungradable), "could not be graded")
-    for count, what in left_out:
+    excluded = (len(summary.malformed), "malformed"), (len(summary.ungradable), "could not be graded")
+    for count, what in excluded:
         if count:
             console.print(f"{count} rows {what} and left out", style="red", markup=False)
     if summary.interrupted:

@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from cluster.types import UngradableError, Usage
+from cluster.errors import UngradableError
+from cluster.types import Usage
 
 JOBS_PER_MEMBER = 2
 """While one is graded the next is already there."""
@@ -116,7 +117,7 @@ class Roster:
         now, present = self._clock(), [*self.members, *self.leaving]
         under_way = sum(now - member.busy_since for member in present if member.busy_since is not None)
         return Usage(
-            num_members=len(self.members),
+            num_replicas=len(self.members),
             busy_seconds=self._busy_seconds + under_way,
             capacity_seconds=self._capacity_seconds + sum(now - member.joined_at for member in present),
             num_running=sum(member.load for member in present),

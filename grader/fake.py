@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from cluster.errors import UngradableError
 from cluster.types import (
     AssertOutcome,
     Completion,
@@ -10,7 +11,6 @@ from cluster.types import (
     Grade,
     Problem,
     RewardTerms,
-    UngradableError,
     Usage,
     Verdict,
 )
@@ -74,7 +74,7 @@ class FakeGraderPool:
 
     def usage(self) -> Usage:
         """One grader that was never busy."""
-        return Usage(num_members=1, busy_seconds=0.0, num_running=0, num_waiting=0)
+        return Usage(num_replicas=1, busy_seconds=0.0, num_running=0, num_waiting=0)
 
     async def close(self) -> None:
         """Remember that it was closed."""

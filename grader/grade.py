@@ -9,17 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
-from cluster.types import (
-    AssertOutcome,
-    CodeError,
-    DeadlineExceeded,
-    Facts,
-    FinishReason,
-    Grade,
-    Problem,
-    UngradableError,
-    Verdict,
-)
+from cluster.errors import DeadlineExceeded, UngradableError
+from cluster.types import AssertOutcome, CodeError, Facts, FinishReason, Grade, Problem, Verdict
 from grader.answer import behind
 from grader.assert_outcomes import tally
 from grader.compiled import Compiled
@@ -123,7 +114,7 @@ class Grader:
         return Facts(
             verdict=verdict,
             asserts=asserts,
-            shown=self.inspect(problem, everything=False).shown,
+            covered_by_example=self.inspect(problem, everything=False).shown,
             type_errors=len(errors) if verdict is Verdict.TYPE_ERROR else 0,
             errors=errors[:MAX_ERRORS_KEPT],
             syntax_error=verdict is Verdict.SYNTAX_ERROR,
@@ -132,7 +123,7 @@ class Grader:
             has_end_marker=extraction.has_end_marker,
             hit_length_limit=finish_reason is FinishReason.LENGTH,
             num_code_lines=looks.num_code_lines,
-            degenerate=looks.degenerate,
+            quality_flags=looks.quality_flags,
             num_code_blocks=looks.num_code_blocks,
             has_trailing_prose=looks.has_trailing_prose,
             diagnostics=_cut("\n".join([*map(_described, errors), *messages]), self._settings.diagnostics_bytes),

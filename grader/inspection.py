@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from cluster.types import Problem, UngradableError
+from cluster.errors import UngradableError
+from cluster.types import Problem
 from grader.examples import described_definitions, examples, signature_readings
 from grader.signature import defined_name, given_definitions
 

@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from cluster.types import UngradableError
+from cluster.errors import UngradableError
 from grader.grade import Grader
 from grader.process import StartFailed
 from grader.settings import GraderSettings

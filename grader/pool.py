@@ -17,7 +17,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cluster.actors.calls import answer
-from cluster.types import Claim, Completion, DeadlineExceeded, Grade, Problem, UngradableError, Usage
+from cluster.errors import DeadlineExceeded, UngradableError
+from cluster.protocols import Reservation
+from cluster.types import Completion, Grade, Problem, Usage
 from grader.actor import GraderLost
 from grader.autoscaler import Staffing
 from grader.dispatcher import JOBS_PER_MEMBER, Roster
@@ -67,7 +69,7 @@ class RayGraderPool:
         self,
         settings: GraderSettings,
         *,
-        claim: Claim | None = None,
+        reservation: Reservation | None = None,
         tell: Callable[[str], None] = lambda _line: None,
         pace: Pace | None = None,
         special_tokens: tuple[str, ...] = (),
@@ -84,7 +86,12 @@ class RayGraderPool:
         self._settings = settings
         self._roster = Roster()
         self._staffing = Staffing(
-            settings, self._roster, claim=claim, tell=tell, pace=pace or Pace(), special_tokens=special_tokens
+            settings,
+            self._roster,
+            reservation=reservation,
+            tell=tell,
+            pace=pace or Pace(),
+            special_tokens=special_tokens,
         )
         self._starting: asyncio.Task[str] | None = None
         self._in_flight: dict[bytes, asyncio.Task[Grade]] = {}

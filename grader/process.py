@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
-from cluster.types import DeadlineExceeded, SandboxError, UngradableError
+from cluster.errors import DeadlineExceeded, SandboxError, UngradableError
 from grader import frames as wire
 from grader.sandbox import (
     KERNEL_LAYERS,

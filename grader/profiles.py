@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from cluster.types import ConfigError
+from cluster.errors import ConfigError
 
 SEED_PROFILE = "seed-5-20-10-65"
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from cluster.types import DeadlineExceeded, ToolchainError
+from cluster.errors import DeadlineExceeded, ToolchainError
 from grader.process import run_command
 from grader.sandbox import unprivileged_user_id
 

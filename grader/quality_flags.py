@@ -52,7 +52,7 @@ _LET_NAME = r"(?:^|[\n;])[ \t]*(?:let|and)\s+(?:rec\s+)?(?:{name}|\(\s*{name}\s*
 class Signals:
     """What a completion's text tells before anything is compiled."""
 
-    degenerate: tuple[str, ...]  # "repetitive", "mostly_prose", "fence_spam", "stub", in this order
+    quality_flags: tuple[str, ...]  # "repetitive", "mostly_prose", "fence_spam", "stub", in this order
     num_code_blocks: int  # fenced blocks
     has_trailing_prose: bool
     num_code_lines: int  # of the program, comments not counted
@@ -84,7 +84,7 @@ def signals(
         "stub": num_code_lines <= MAX_STUB_LINES and _is_stub(program, name),
     }
     return Signals(
-        degenerate=tuple(sign for sign, is_there in found.items() if is_there),
+        quality_flags=tuple(sign for sign, is_there in found.items() if is_there),
         num_code_blocks=len(blocks),
         has_trailing_prose=_has_trailing_prose(text, reading, is_fenced=num_fences > 0),
         num_code_lines=num_code_lines,

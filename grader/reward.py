@@ -16,7 +16,8 @@ from itertools import zip_longest
 from math import fsum
 from typing import TypeVar
 
-from cluster.types import AssertOutcome, ConfigError, Facts, Grade, RewardTerms, Verdict
+from cluster.errors import ConfigError
+from cluster.types import AssertOutcome, Facts, Grade, RewardTerms, Verdict
 from grader.profiles import PROFILES, SEED_PROFILE, RewardProfile, StylePenalty, profile_named
 from grader.settings import GraderSettings
 
@@ -51,7 +52,7 @@ def _tests_fraction(facts: Facts, profile: RewardProfile) -> float:
     """
     if not facts.compiled or (profile.all_or_nothing and not _every_assert_holds(facts)):
         return 0.0
-    shown_or_not = zip_longest(facts.shown[: len(facts.asserts)], facts.asserts, fillvalue=False)
+    shown_or_not = zip_longest(facts.covered_by_example[: len(facts.asserts)], facts.asserts, fillvalue=False)
     weighed = [(profile.shown_assert_weight if shown else 1.0, outcome) for shown, outcome in shown_or_not]
     total = fsum(weight for weight, _ in weighed)
     return fsum(weight for weight, outcome in weighed if outcome is AssertOutcome.PASSED) / total if total else 0.0
@@ -83,7 +84,7 @@ def _after_penalties(facts: Facts, terms: RewardTerms, profile: RewardProfile) -
         total -= _style_penalty(facts, profile.style)
     if facts.hit_length_limit and not facts.has_end_marker:
         total *= profile.runaway_multiplier
-    if facts.degenerate:
+    if facts.quality_flags:
         total *= profile.degenerate_multiplier
     return min(max(round(total, 6), 0.0), 1.0)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from cluster.types import ConfigError
+from cluster.errors import ConfigError
 from grader.profiles import profile_named
 from grader.reward import profile_of
 from grader.settings import GraderSettings, WeightSettings

@@ -5,7 +5,8 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from cluster.types import THOUGHT_OPENING, FinishReason, Grade, Problem
+from cluster.thought_tags import THOUGHT_OPENING
+from cluster.types import FinishReason, Grade, Problem
 from grader import fields
 from grader.chat_tokens import Kind, marks
 from grader.signature import split_prompt
@@ -141,6 +142,6 @@ def result_row(row: Row, grade: Grade) -> dict[str, Any]:
         "has_end_marker": facts.has_end_marker,
         "hit_length_limit": facts.hit_length_limit,
         "num_code_lines": facts.num_code_lines,
-        "degenerate": list(facts.degenerate),
+        "degenerate": list(facts.quality_flags),
         "seconds": {stage: round(seconds, 6) for stage, seconds in facts.seconds.items()},
     }

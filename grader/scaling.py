@@ -73,9 +73,9 @@ class Window:
 
     def add(self, now: float, usage: Usage, wait_seconds: float) -> None:
         """Take in how the graders are doing; another number of them begins a new window."""
-        if usage.num_members != self._num_members:
+        if usage.num_replicas != self._num_members:
             self._samples.clear()
-            self._num_members, self._changed_at = usage.num_members, now
+            self._num_members, self._changed_at = usage.num_replicas, now
         self._samples.append(_Sample(now, usage.busy_seconds, usage.capacity_seconds or 0.0, wait_seconds))
         while len(self._samples) > 1 and self._samples[1].now <= now - self._seconds:
             self._samples.popleft()

@@ -107,20 +107,20 @@ class GraderSettings(BaseModel):
     attempts: int = Field(default=3, ge=1, le=10, description="workers tried before a completion counts as ungradable")
 
     @property
-    def floor(self) -> int:
+    def minimum(self) -> int:
         """The smallest number of graders that the pool has on its own."""
         return self.num_graders if self.min_graders is None else self.min_graders
 
     @property
-    def ceiling(self) -> int:
+    def maximum(self) -> int:
         """The largest number of graders that the pool has on its own."""
         return self.num_graders if self.max_graders is None else self.max_graders
 
     @model_validator(mode="after")
     def _the_start_is_between_floor_and_ceiling(self) -> "GraderSettings":
-        if not self.floor <= self.num_graders <= self.ceiling:
+        if not self.minimum <= self.num_graders <= self.maximum:
             raise ValueError(
-                f"grader.num_graders={self.num_graders} has to lie between grader.min_graders={self.floor} and "
-                f"grader.max_graders={self.ceiling}"
+                f"grader.num_graders={self.num_graders} has to lie between grader.min_graders={self.minimum} and "
+                f"grader.max_graders={self.maximum}"
             )
         return self

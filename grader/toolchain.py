@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.types import DeadlineExceeded, ToolchainError
+from cluster.errors import DeadlineExceeded, ToolchainError
 from grader.process import run_command
 from grader.programs import candidate_folders, programs_in_first_usable, require_enterable
 from grader.sandbox import Program

@@ -6,7 +6,8 @@ closes the worker, and the next request starts fresh ones.
 
 from collections.abc import Callable, Sequence
 
-from cluster.types import Problem, ToolchainError, UngradableError
+from cluster.errors import ToolchainError, UngradableError
+from cluster.types import Problem
 from grader.compiled import Compiled, read_answer
 from grader.extract import Reading
 from grader.inspection import Inspection, inspection_request, read_inspection

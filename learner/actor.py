@@ -12,7 +12,8 @@ from uuid import uuid4
 
 import ray
 
-from cluster.types import Canary, Group, LearnerError, PolicyVersion, StepReport
+from cluster.errors import LearnerError
+from cluster.types import Group, PolicyVersion, ProbePrompt, StepReport
 from learner.plan import LearnerPlan
 from learner.settings import LearnerSettings
 from learner.training.checkpoints import read_files, step_of, write_files
@@ -73,9 +74,11 @@ class LearnerActor:
                 raise LearnerError(str(error).replace(str(self._scratch), str(self._kept_in))) from error
         return policy if self._number == 0 else None
 
-    def step(self, groups: Sequence[Group], in_force: Mapping[str, Any]) -> tuple[PolicyVersion, StepReport] | None:
+    def step(
+        self, groups: Sequence[Group], active_overrides: Mapping[str, Any]
+    ) -> tuple[PolicyVersion, StepReport] | None:
         """See LearnerWorker."""
-        outcome: tuple[PolicyVersion, StepReport] = self._worker.step(groups, in_force)
+        outcome: tuple[PolicyVersion, StepReport] = self._worker.step(groups, active_overrides)
         return outcome if self._number == 0 else None
 
     def save_checkpoint(self) -> Checkpoint | None:
@@ -89,10 +92,10 @@ class LearnerActor:
         files: Files = self._worker.adapter_files()
         return files if self._number == 0 else None
 
-    def canary(self) -> Canary | None:
+    def probe(self) -> ProbePrompt | None:
         """See LearnerWorker; where ranks share the layers of the model, all have to compute it."""
-        canary: Canary | None = self._worker.canary()
-        return canary if self._number == 0 else None
+        probe: ProbePrompt | None = self._worker.probe()
+        return probe if self._number == 0 else None
 
     @contextmanager
     def _on_disk(self) -> Iterator[None]:

@@ -12,7 +12,8 @@ from typing import Any
 import ray
 
 from cluster.actors.calls import answer
-from cluster.types import Canary, Group, LearnerError, PolicyVersion, StepReport
+from cluster.errors import LearnerError
+from cluster.types import Group, PolicyVersion, ProbePrompt, StepReport
 from learner import room
 from learner.actor import LearnerActor
 from learner.batch.selection import select
@@ -42,7 +43,7 @@ DEADLINES = {
     "step": "step_deadline_seconds",
     "save_checkpoint": "save_deadline_seconds",
     "adapter_files": "save_deadline_seconds",
-    "canary": "start_deadline_seconds",
+    "probe": "start_deadline_seconds",
 }
 """The setting, by method of the actor, that says how long anyone waits for its answer."""
 
@@ -89,15 +90,15 @@ class RayLearner:
         return policy
 
     async def step(
-        self, groups: Sequence[Group], in_force: Mapping[str, Any] = MappingProxyType({})
+        self, groups: Sequence[Group], active_overrides: Mapping[str, Any] = MappingProxyType({})
     ) -> tuple[PolicyVersion, StepReport]:
         """Train on whole groups, with these settings in force; raises LearnerError where it diverges or cannot learn."""
         batch = await asyncio.to_thread(ray.put, groups)
         try:
-            outcome: tuple[PolicyVersion, StepReport] = await self._answer("step", batch, dict(in_force))
+            outcome: tuple[PolicyVersion, StepReport] = await self._answer("step", batch, dict(active_overrides))
         except Diverged as error:
-            raise LearnerError(f"{error}. {self._kept_aside(groups, in_force)}") from error
-        self._batches.append((batch, dict(in_force)))
+            raise LearnerError(f"{error}. {self._kept_aside(groups, active_overrides)}") from error
+        self._batches.append((batch, dict(active_overrides)))
         return outcome
 
     async def save_checkpoint(self) -> str:
@@ -120,10 +121,10 @@ class RayLearner:
         """Write the current adapter in PEFT format, as peft, transformers and vLLM load it."""
         await asyncio.to_thread(write_adapter, await self._answer("adapter_files"), folder)
 
-    async def canary(self) -> Canary | None:
-        """The plan's canary as the current policy scores it: that of the base model before the first step."""
-        canary: Canary | None = await self._answer("canary")
-        return canary
+    async def probe(self) -> ProbePrompt | None:
+        """The plan's probe prompt as the current policy scores it: that of the base model before the first step."""
+        probe: ProbePrompt | None = await self._answer("probe")
+        return probe
 
     async def close(self) -> None:
         """End the actors' processes; may be called twice. A call that is under way raises LearnerError."""
@@ -176,8 +177,8 @@ class RayLearner:
                 "somebody else"
             )
         try:
-            for batch, in_force in self._batches[num_saved:]:
-                await self._call("step", batch, in_force)
+            for batch, active_overrides in self._batches[num_saved:]:
+                await self._call("step", batch, active_overrides)
         except BaseException:
             self._kill()  # half of the way is a state that nobody may save
             raise
@@ -205,12 +206,12 @@ class RayLearner:
         newest = newest_checkpoint(self._plan.checkpoints_dir)
         return ray.put((step_of(newest), read_files(newest))) if newest else None
 
-    def _kept_aside(self, groups: Sequence[Group], in_force: Mapping[str, Any]) -> str:
+    def _kept_aside(self, groups: Sequence[Group], active_overrides: Mapping[str, Any]) -> str:
         """Write the batch of a step that was not taken beside the checkpoints, and say where."""
         step = self._saved_step + len(self._batches)
         selection = select(
             groups,
-            settings=apply_overrides(self._settings, in_force),
+            settings=apply_overrides(self._settings, active_overrides),
             learner_version=step,
             max_staleness=self._plan.max_staleness,
             temperature=self._plan.temperature,

@@ -6,7 +6,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from cluster.types import Group, LearnerError, PolicyVersion, StepReport
+from cluster.errors import LearnerError
+from cluster.types import Group, PolicyVersion, StepReport
 from learner.batch.selection import select
 from learner.overrides import apply_overrides
 from learner.settings import LearnerSettings
@@ -29,7 +30,7 @@ class FakeLearner:
         max_staleness: int = sys.maxsize,
     ) -> None:
         self.steps: list[tuple[Group, ...]] = []
-        self.in_force: list[Mapping[str, Any]] = []  # per step
+        self.active_overrides: list[Mapping[str, Any]] = []  # per step
         self.closed = False
         self._checkpoints_dir = checkpoints_dir
         self._settings = settings
@@ -44,7 +45,7 @@ class FakeLearner:
         return self._policy() if newest else None
 
     async def step(
-        self, groups: Sequence[Group], in_force: Mapping[str, Any] = MappingProxyType({})
+        self, groups: Sequence[Group], active_overrides: Mapping[str, Any] = MappingProxyType({})
     ) -> tuple[PolicyVersion, StepReport]:
         """Count a step; raises LearnerError where no completion would enter the loss, after max_steps and after close."""
         if self.closed:
@@ -53,13 +54,13 @@ class FakeLearner:
             raise LearnerError("the run's max_steps are taken: there is no further step to take")
         selection = select(
             groups,
-            settings=apply_overrides(self._settings, in_force),
+            settings=apply_overrides(self._settings, active_overrides),
             learner_version=self._step,
             max_staleness=self._max_staleness,
             temperature=1.0,
         )
         self.steps.append(tuple(groups))
-        self.in_force.append(in_force)
+        self.active_overrides.append(active_overrides)
         self._step += 1
         report = StepReport(
             step=self._step,
@@ -71,7 +72,7 @@ class FakeLearner:
                 "seconds": 0.0,
             },
             advantages={row.completion_id: row.advantage for row in selection.rows},
-            left_out=selection.left_out,
+            excluded=selection.excluded,
         )
         return self._policy(), report
 

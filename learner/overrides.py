@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from cluster.types import LearnerError
+from cluster.errors import LearnerError
 from learner.settings import LearnerSettings
 
 CHANGEABLE = (

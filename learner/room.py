@@ -6,7 +6,7 @@ import time
 
 import ray
 
-from cluster.types import ResourcesError
+from cluster.errors import ResourcesError
 from learner.settings import LearnerSettings
 
 PLACEMENT_SECONDS = 60.0

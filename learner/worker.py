@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from cluster.types import Canary, Group, LearnerError, ModelError, PolicyVersion, StepReport
+from cluster.errors import LearnerError, ModelError
+from cluster.types import Group, PolicyVersion, ProbePrompt, StepReport
 from learner.batch.micro_batches import MicroBatchPlan, padding_share
 from learner.batch.rank_assignment import idle_share, plan_for_ranks, shares
 from learner.batch.selection import select
@@ -86,17 +87,17 @@ class LearnerWorker:
         return policy if checkpoint else None
 
     def step(
-        self, groups: Sequence[Group], in_force: Mapping[str, Any] = MappingProxyType({})
+        self, groups: Sequence[Group], active_overrides: Mapping[str, Any] = MappingProxyType({})
     ) -> tuple[PolicyVersion, StepReport]:
         """Train on whole groups: one optimizer step, or ``num_iterations``; what is measured is measured in the last.
 
-        ``in_force``: settings for this step, see learner.in_force. Where they leave nothing for the loss, the step changes
-        nothing, and counts. Raises Diverged where its numbers go wrong, LearnerError where nothing can be learned from, and after
+        ``active_overrides``: settings for this step, see learner.overrides. Where they leave nothing to train on, the step is
+        a no-op that counts. Raises Diverged where its numbers go wrong, LearnerError where nothing can be learned from, and after
         the run's ``max_steps``.
         """
         began = time.perf_counter()
         loop = self._running_loop()
-        settings = apply_overrides(self._settings, in_force)
+        settings = apply_overrides(self._settings, active_overrides)
         step = loop.run(self._step_number)
         selection = select(
             groups,
@@ -130,7 +131,7 @@ class LearnerWorker:
             step=policy.number,
             metrics=measured,
             advantages={row.completion_id: row.advantage for row in selection.rows},
-            left_out=selection.left_out,
+            excluded=selection.excluded,
         )
 
     def _share(self, cuts: Sequence[MicroBatchPlan], settings: LearnerSettings) -> list[MicroBatch]:
@@ -155,9 +156,9 @@ class LearnerWorker:
         """Write ``adapter_files`` into a folder; raises LearnerError where that cannot be."""
         write_adapter(self.adapter_files(), Path(folder))
 
-    def canary(self) -> Canary | None:
-        """The canary as the current policy scores it, which touches no random state; None where the plan has none."""
-        return self._running_loop().run(self._canary)
+    def probe(self) -> ProbePrompt | None:
+        """The probe prompt as the current policy scores it, which touches no random state; None where the plan has none."""
+        return self._running_loop().run(self._probe)
 
     def close(self) -> None:
         """End the training; may be called twice."""
@@ -171,12 +172,12 @@ class LearnerWorker:
             number=self._step_number(),
             adapter=adapter,
             modules=trained_modules(self._trainer.model),
-            canary=self._canary(),
+            probe=self._probe(),
         )
 
-    def _canary(self) -> Canary | None:
+    def _probe(self) -> ProbePrompt | None:
         ids = self._plan.probe_ids
-        return Canary(token_ids=ids, logprobs=tuple(self._trainer.score(ids))) if ids else None
+        return ProbePrompt(token_ids=ids, logprobs=tuple(self._trainer.score(ids))) if ids else None
 
     def _check_training_gap(self) -> None:
         """Raise ModelError for a model whose loss would be computed from other log-probabilities than it samples with."""

@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import aclosing
 
-from cluster.types import Canary, Completion, GroupRequest, PolicyVersion
+from cluster.types import Completion, GroupRequest, PolicyVersion, ProbePrompt
 from rollout.sampler import Sampler
 from rollout.settings import RolloutSettings
 from rollout.weight_sync import Verification
@@ -42,9 +42,9 @@ class SamplerActor:
         """Take a policy and drop idle ones; see Sampler.load_policy."""
         return await self._sampler.load_policy(policy, live_versions)
 
-    async def verify_base_model(self, canary: Canary) -> Verification:
+    async def verify_base_model(self, probe: ProbePrompt) -> Verification:
         """Say how well the base model is served; see Sampler.verify_base_model."""
-        return await self._sampler.verify_base_model(canary)
+        return await self._sampler.verify_base_model(probe)
 
     async def sample(
         self, request: GroupRequest, indexes: Sequence[int], policy_version: int

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TextIO
 from uuid import uuid4
 
-from cluster.types import ResourcesError
+from cluster.errors import ResourcesError
 from rollout.orphans import (
     FOLDER_PREFIX,
     SAMPLER_PREFIX,

@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 from ray.exceptions import RayError
 
-from cluster.types import Bounds, Claim
+from cluster.protocols import Reservation
+from cluster.types import Bounds
 from rollout.dispatcher import Router
 from rollout.lifecycle import Service
 from rollout.replica import Station
@@ -29,18 +30,18 @@ class Staffing:
         router: Router[Station],
         service: Service,
         *,
-        claim: Claim | None,
+        reservation: Reservation | None,
         tell: Callable[[str], None],
         pace: Pace,
     ) -> None:
-        """``claim``: to the cluster, beside the run's other parts, None for a pool that has it alone; ``tell`` takes a line."""
+        """``reservation``: to the cluster, next to the run's other pools, None where there are none; ``tell`` takes a line."""
         self._settings = settings
         self._router = router
         self._service = service
-        self._claim = claim
+        self._reservation = reservation
         self._tell = tell
         self._pace = pace
-        self._bounds = Bounds(floor=settings.floor, ceiling=settings.ceiling)
+        self._bounds = Bounds(minimum=settings.minimum, maximum=settings.maximum)
         self._wanted = settings.num_samplers
         self._window = Window(pace)
         self._keeping: asyncio.Task[None] | None = None
@@ -61,19 +62,19 @@ class Staffing:
         self._keeping = asyncio.create_task(self._keep())
         self._keeping.add_done_callback(self._service.check_ended)
 
-    async def scale(self, number: int | None, floor: int | None, ceiling: int | None) -> str:
+    async def scale(self, number: int | None, minimum: int | None, maximum: int | None) -> str:
         """Have another number of samplers, or let it change between other bounds; returns one line about what follows.
 
         A number alone holds until the next call; with a bound, the pool scales on from there. Raises ConfigError where what is
         asked for contradicts itself or the bounds that hold.
         """
-        bounds = self._bounds.changed("samplers", number, floor, ceiling)
+        bounds = self._bounds.changed("samplers", number, minimum, maximum)
         before, self._bounds = self._wanted, bounds
         self._wanted = bounds.clamp(before if number is None else number)
         self._service.changed.set()
         line = f"scaling {before} -> {self._wanted} samplers"
-        if bounds.floor < bounds.ceiling:
-            line += f", from now on between {bounds.floor} and {bounds.ceiling}"
+        if bounds.minimum < bounds.maximum:
+            line += f", from now on between {bounds.minimum} and {bounds.maximum}"
         try:
             possible = self._service.num_present + await self._left()
         except RayError:  # the keeper says so
@@ -133,7 +134,7 @@ class Staffing:
         await self._want(self._wanted, lacking=max(0, len(down) - left))
 
     async def _num_to_start(self) -> int:
-        if self._bounds.floor == self._wanted:
+        if self._bounds.minimum == self._wanted:
             return self._wanted
         left = await self._left()
         for _ in range(int(SETTLE_SECONDS)):
@@ -141,15 +142,15 @@ class Staffing:
                 break
             await asyncio.sleep(1)
             left = await self._left()
-        return max(self._bounds.floor, min(self._wanted, left))
+        return max(self._bounds.minimum, min(self._wanted, left))
 
     async def _left(self) -> int:
         """How many more samplers have room now."""
-        if self._claim is None:
+        if self._reservation is None:
             return MAX_SAMPLERS
-        return await asyncio.to_thread(self._claim.left, self._service.num_present)
+        return await asyncio.to_thread(self._reservation.num_additional, self._service.num_present)
 
     async def _want(self, number: int, *, lacking: int) -> None:
-        if self._claim is not None:
-            least = min(number, self._bounds.floor)
-            await asyncio.to_thread(self._claim.want, number, least=least, lacking=lacking)
+        if self._reservation is not None:
+            least = min(number, self._bounds.minimum)
+            await asyncio.to_thread(self._reservation.request, number, minimum=least, num_unplaced=lacking)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from typing import Any
 
-from cluster.types import THOUGHT_CLOSING, THOUGHT_OPENING, ModelError
+from cluster.errors import ModelError
+from cluster.thought_tags import THOUGHT_CLOSING, THOUGHT_OPENING
 from rollout.tokenizer import Tokenizer, contains
 
 Message = dict[str, Any]

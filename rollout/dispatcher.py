@@ -5,7 +5,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar, cast
 
-from cluster.types import CaravanError, Usage
+from cluster.errors import CaravanError
+from cluster.types import Usage
 
 
 @dataclass(slots=True, eq=False)
@@ -142,7 +143,7 @@ class Router(Generic[SeatT]):
         busy = [seat for seat in self._seats if seat.num_running > 0]
         kept = [seat.kept_for for seat in self._seats if seat.kept_for is not None and not seat.kept_for.seat.done()]
         return Usage(
-            num_members=self.num_open,
+            num_replicas=self.num_open,
             busy_seconds=self._busy_seconds + sum(now - seat.busy_since for seat in busy),
             num_running=sum(seat.num_running for seat in busy),
             num_waiting=sum(waiting.num_completions for waiting in [*self._waiting, *kept]),

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from uuid import uuid4
 
-from cluster.types import Canary, FinishReason, ModelError, SamplerError, Sampling, VersionSpan
+from cluster.errors import ModelError, SamplerError
+from cluster.types import FinishReason, ProbePrompt, Sampling, VersionSpan
 from rollout.engine_errors import processes_log_to, root_cause
 from rollout.environment import compiler_variables, engine_arguments, environment_variables, socket_variables
 from rollout.model import check_model, one_line
@@ -159,31 +160,31 @@ class Engine:
             )
         return sampled
 
-    async def score(self, canary: Canary, *, request_id: str, adapter: Adapter | None) -> tuple[float, ...]:
-        """Return the log-probabilities of a canary's tokens but the first, ``[N - 1]``, at temperature 1.
+    async def score(self, probe: ProbePrompt, *, request_id: str, adapter: Adapter | None) -> tuple[float, ...]:
+        """Return the log-probabilities of a probe prompt's tokens but the first, ``[N - 1]``, at temperature 1.
 
         It goes the way of every request; only the prefix cache is not read, for that holds no log-probabilities.
-        Raises ModelError for a canary that is too long, SamplerError.
+        Raises ModelError for a probe prompt that is too long, SamplerError.
         """
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        if len(canary.token_ids) >= self._max_tokens:
+        if len(probe.token_ids) >= self._max_tokens:
             raise ModelError(
-                f"a canary of {len(canary.token_ids)} tokens does not fit an engine that was started for "
+                f"a probe prompt of {len(probe.token_ids)} tokens does not fit an engine that was started for "
                 f"{self._max_tokens}, of which it samples one (rollout.max_prompt_tokens + rollout.max_completion_tokens)"
             )
         params = SamplingParams(
             temperature=1.0,
             max_tokens=1,
-            prompt_logprobs=0,  # of the canary's own tokens alone
+            prompt_logprobs=0,  # of the probe prompt's own tokens alone
             flat_logprobs=True,
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        output = await self._run(canary.token_ids, params, request_id, adapter)
+        output = await self._run(probe.token_ids, params, request_id, adapter)
         scored = output.prompt_logprobs
-        if tuple(scored.token_ids) != canary.token_ids[1:]:
+        if tuple(scored.token_ids) != probe.token_ids[1:]:
             raise SamplerError(f"{request_id} came back with other tokens: this vLLM is not the version Caravan pins")
         return tuple(scored.logprobs)
 

@@ -3,16 +3,15 @@
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 
+from cluster.errors import GroupFailed, SamplerError
 from cluster.types import (
     Completion,
     FinishReason,
-    GroupFailed,
     GroupRequest,
     PolicyVersion,
-    SamplerError,
-    Swap,
     Usage,
     VersionSpan,
+    WeightSync,
 )
 from rollout.dispatcher import Router, Seat
 
@@ -87,7 +86,7 @@ class FakeSamplerPool:
         finally:
             self._router.give_back(seat, num_charged)
 
-    async def publish(self, policy: PolicyVersion) -> tuple[Swap, ...]:
+    async def publish(self, policy: PolicyVersion) -> tuple[WeightSync, ...]:
         """Take ``publish_seconds``, then sample new groups under the policy."""
         if policy.number <= self.version:
             raise SamplerError(f"policy {policy.number} comes after policy {self.version} was published")
@@ -95,8 +94,8 @@ class FakeSamplerPool:
         self.version = policy.number
         self.published.append(policy.number)
         self._changes.append((asyncio.get_running_loop().time(), policy.number))
-        gap = None if policy.canary is None else 0.0
-        return tuple(Swap(sampler=seat.name, seconds=self._publish_seconds, canary_gap=gap) for seat in self._seats)
+        gap = None if policy.probe is None else 0.0
+        return tuple(WeightSync(sampler=seat.name, seconds=self._publish_seconds, gap=gap) for seat in self._seats)
 
     def usage(self) -> Usage:
         """What the samplers did so far; to be asked in the event loop that the pool lives in."""

@@ -14,7 +14,8 @@ from dataclasses import replace
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
-from cluster.types import CaravanError, ModelError, SamplerError, Swap, Usage
+from cluster.errors import CaravanError, ModelError, SamplerError
+from cluster.types import Usage, WeightSync
 from rollout.dispatcher import Router
 from rollout.publisher import Publisher
 from rollout.replica import SamplerPlan, Station
@@ -179,7 +180,7 @@ class Service:
         began = time.monotonic()
         try:
             await station.start(self._plan)
-            proved: dict[int, Swap] = {}
+            proved: dict[int, WeightSync] = {}
             # First without the lock: a policy that comes meanwhile does not wait for this.
             failure = await self._publisher.catch_up(station, proved)
             async with self._publisher.lock:

@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, load_file, save_file
 
-from cluster.types import ModelError
+from cluster.errors import ModelError
 from rollout.bound_weights import module_name
 from rollout.model import one_line
 from rollout.weight_sync import BoundAdapter

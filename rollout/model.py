@@ -5,7 +5,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from cluster.types import ModelError, Prompt
+from cluster.errors import ModelError
+from cluster.types import Prompt
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt")
 

@@ -17,20 +17,9 @@ from uuid import uuid4
 import ray
 
 from cluster.actors.calls import next_answer
-from cluster.types import (
-    Canary,
-    CaravanError,
-    Claim,
-    Completion,
-    DeadlineExceeded,
-    GroupFailed,
-    GroupRequest,
-    ModelError,
-    PolicyVersion,
-    SamplerError,
-    Swap,
-    Usage,
-)
+from cluster.errors import CaravanError, DeadlineExceeded, GroupFailed, ModelError, SamplerError
+from cluster.protocols import Reservation
+from cluster.types import Completion, GroupRequest, PolicyVersion, ProbePrompt, Usage, WeightSync
 from rollout.autoscaler import Staffing
 from rollout.dispatcher import Router
 from rollout.lifecycle import MAX_RERUNS, Service
@@ -57,7 +46,7 @@ class RaySamplerPool:
         lora_rank: int,
         lora_targets: Sequence[str] = (),
         max_staleness: int = 0,
-        claim: Claim | None = None,
+        reservation: Reservation | None = None,
         tell: Callable[[str], None] = lambda _line: None,
         pace: Pace | None = None,
     ) -> None:
@@ -88,7 +77,9 @@ class RaySamplerPool:
         self._publisher = Publisher(settings)
         self._policies = self._publisher.policies
         self._service = Service(plan, self._router, self._publisher, tell)
-        self._staffing = Staffing(settings, self._router, self._service, claim=claim, tell=tell, pace=pace or Pace())
+        self._staffing = Staffing(
+            settings, self._router, self._service, reservation=reservation, tell=tell, pace=pace or Pace()
+        )
 
     async def start(self, policy: PolicyVersion | None = None) -> None:
         """Start the engines and load the policy that a resumed run begins with.
@@ -147,7 +138,7 @@ class RaySamplerPool:
         finally:
             self._policies.release(version)
 
-    async def publish(self, policy: PolicyVersion) -> tuple[Swap, ...]:
+    async def publish(self, policy: PolicyVersion) -> tuple[WeightSync, ...]:
         """Load a policy on every sampler and have each prove it; on return new groups are sampled under it.
 
         A sampler that is down, or just being started, is not waited for while another one is open: it takes the policy before it
@@ -159,7 +150,7 @@ class RaySamplerPool:
         self._policies.promote(policy.number)
         return tuple(self._publisher.swaps)
 
-    async def verify_base_model(self, canary: Canary) -> float:
+    async def verify_base_model(self, probe: ProbePrompt) -> float:
         """The largest gap, in nats per token, between the samplers' scores of the base model and the learner's.
 
         To be asked before any policy is published. Raises ModelError where it is above what a policy may have, SamplerError or
@@ -168,17 +159,17 @@ class RaySamplerPool:
         seconds = self._settings.publish_deadline_seconds
         gaps = []
         for verification in await asyncio.gather(
-            *(station.verify_base_model(canary, seconds) for station in self._service.serving())
+            *(station.verify_base_model(probe, seconds) for station in self._service.serving())
         ):
-            assert verification.canary_gap is not None
+            assert verification.gap is not None
             if verification.failure is not None:
                 raise ModelError(
                     f"the sampler (vLLM) and the learner (transformers) disagree about model {self._model!r} by "
-                    f"{verification.canary_gap:.2g} nats per token before any training (rollout.canary_tolerance is "
+                    f"{verification.gap:.2g} nats per token before any training (rollout.canary_tolerance is "
                     f"{verification.tolerance:g}): this model cannot be trained until both compute the same; compare "
                     "rollout.dtype with learner.dtype, or take another model"
                 )
-            gaps.append(verification.canary_gap)
+            gaps.append(verification.gap)
         if not gaps:
             raise SamplerError("no sampler is left to score the base model")
         return max(gaps)

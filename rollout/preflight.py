@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from cluster.types import ModelError
+from cluster.errors import ModelError
 from rollout.environment import environment_variables
 from rollout.settings import RolloutSettings
 

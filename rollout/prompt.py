@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 
-from cluster.types import ModelError, Problem, Prompt, PromptIncomplete, PromptTooLong
+from cluster.errors import ModelError, PromptIncomplete, PromptTooLong
+from cluster.types import Problem, Prompt
 from rollout.chat_template import ChatTemplate, TemplateFailure
 from rollout.tokenizer import (
     PromptEncoder,

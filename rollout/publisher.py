@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 import ray
 from ray.actor import ActorHandle
 
-from cluster.types import CaravanError, DeadlineExceeded, PolicyVersion, SamplerError, Swap
+from cluster.errors import CaravanError, DeadlineExceeded, SamplerError
+from cluster.types import PolicyVersion, WeightSync
 from rollout.policies import LivePolicies
 from rollout.replica import Station
 from rollout.settings import RolloutSettings
@@ -22,7 +23,7 @@ class Publisher:
         self._settings = settings
         self.policies: LivePolicies[ray.ObjectRef] = LivePolicies()
         self.lock = asyncio.Lock()  # whoever is given work while it is held misses no policy
-        self.swaps: list[Swap] = []  # to the newest policy
+        self.swaps: list[WeightSync] = []  # to the newest policy
 
     async def publish(self, policy: PolicyVersion, serving: Callable[[], Iterable[Station]], dismiss: Dismiss) -> None:
         """Load a policy on every sampler that serves, and dismiss those that fail or cannot prove it.
@@ -42,7 +43,7 @@ class Publisher:
                 self.policies.discard(policy.number)
                 raise refusals[0]
 
-    async def catch_up(self, station: Station, proved: dict[int, Swap]) -> str | None:
+    async def catch_up(self, station: Station, proved: dict[int, WeightSync]) -> str | None:
         """Bring a fresh engine to the live policies that it has not proved; return how it failed at one, None where it did not.
 
         To be called once more with the lock held, until it is given work. Raises what Station.load raises.
@@ -59,7 +60,7 @@ class Publisher:
             proved[version] = swap
         return None
 
-    def note(self, proved: Mapping[int, Swap]) -> None:
+    def note(self, proved: Mapping[int, WeightSync]) -> None:
         """Count a sampler that caught up among those that took the newest policy; to be called with the lock held."""
         if self.policies.newest in proved:
             self.swaps.append(proved[self.policies.newest])

@@ -8,7 +8,8 @@ import ray
 from ray.actor import ActorHandle
 
 from cluster.actors.calls import answer
-from cluster.types import Canary, GroupRequest, SamplerError, Swap
+from cluster.errors import SamplerError
+from cluster.types import GroupRequest, ProbePrompt, WeightSync
 from rollout.actor import CONCURRENT_CALLS, SamplerActor
 from rollout.dispatcher import Seat
 from rollout.settings import RolloutSettings
@@ -75,7 +76,7 @@ class Station(Seat):
 
     async def load(
         self, policy: ray.ObjectRef, live: frozenset[int], deadline_seconds: float
-    ) -> tuple[Swap, Verification]:
+    ) -> tuple[WeightSync, Verification]:
         """Have the sampler take a policy and show that it serves it.
 
         Raises ModelError, ResourcesError, SamplerError, DeadlineExceeded.
@@ -91,13 +92,13 @@ class Station(Seat):
             deadline_key="rollout.publish_deadline_seconds",
         )
         seconds = time.monotonic() - begin
-        return Swap(sampler=self.name, seconds=seconds, canary_gap=verification.canary_gap), verification
+        return WeightSync(sampler=self.name, seconds=seconds, gap=verification.gap), verification
 
-    async def verify_base_model(self, canary: Canary, deadline_seconds: float) -> Verification:
+    async def verify_base_model(self, probe: ProbePrompt, deadline_seconds: float) -> Verification:
         """Have the sampler show how it serves the base model; raises ModelError, SamplerError, DeadlineExceeded."""
         assert self.actor is not None
         verification: Verification = await answer(
-            self.actor.verify_base_model.remote(canary),
+            self.actor.verify_base_model.remote(probe),
             f"scoring the base model on {self.name}",
             died=SamplerError,
             failed=SamplerError,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import ray
 
-from cluster.types import ResourcesError
+from cluster.errors import ResourcesError
 from rollout.settings import RolloutSettings
 
 ROUNDING = 1e-6  # so that 0.1 + 0.2 fits into 0.3
@@ -17,7 +17,7 @@ SETTLE_SECONDS = 10.0
 
 async def require_room(settings: RolloutSettings) -> None:
     """Raise ResourcesError, with the arithmetic, where Ray would leave one of the least samplers waiting for ever."""
-    least = settings.floor
+    least = settings.minimum
     num_fitting = num_that_fit(settings.bundle, [node["Resources"] for node in ray.nodes() if node["Alive"]])
     if num_fitting < least:
         raise ResourcesError(
@@ -50,7 +50,7 @@ def _times(name: str, amount: float, there: float) -> int:
 
 
 def _wanted(settings: RolloutSettings) -> str:
-    n, cpus, gpus = settings.floor, settings.bundle["CPU"], settings.bundle.get("GPU", 0.0)
+    n, cpus, gpus = settings.minimum, settings.bundle["CPU"], settings.bundle.get("GPU", 0.0)
     return f"{n} samplers x ({cpus:g} CPU + {gpus:g} GPU) need {n * cpus:g} CPU and {n * gpus:g} GPU"
 
 

@@ -5,7 +5,8 @@ import itertools
 from collections import Counter
 from collections.abc import AsyncGenerator, Collection, Sequence
 
-from cluster.types import Canary, Completion, GroupRequest, ModelError, PolicyVersion, SamplerError, VersionSpan
+from cluster.errors import ModelError, SamplerError
+from cluster.types import Completion, GroupRequest, PolicyVersion, ProbePrompt, VersionSpan
 from rollout.adapter_cache import AdapterCache
 from rollout.engine import BASE_VERSION, Engine, Sampled
 from rollout.settings import RolloutSettings, check_lora_rank
@@ -39,7 +40,7 @@ class Sampler:
         self._versions: set[int] = set()  # that are loaded
         self._num_running: Counter[int] = Counter()  # requests in the engine, by the policy version they were asked for
         self._proved = asyncio.Event()  # not set while the engine may serve what it has not proved yet
-        self._canary_ids = itertools.count()
+        self._probe_ids = itertools.count()
 
     async def start(self) -> None:
         """Load the model and start the engine; raises ModelError with one line where that fails."""
@@ -81,14 +82,12 @@ class Sampler:
             await self._serving.drop(version)
         return verification
 
-    async def verify_base_model(self, canary: Canary) -> Verification:
+    async def verify_base_model(self, probe: ProbePrompt) -> Verification:
         """Say how well the base model is served, by the learner's score of it; what is sampled later does not change by it."""
         engine = self._started()
-        logprobs = await engine.score(
-            canary, request_id=f"canary-{BASE_VERSION}-{next(self._canary_ids)}", adapter=None
-        )
+        logprobs = await engine.score(probe, request_id=f"probe-{BASE_VERSION}-{next(self._probe_ids)}", adapter=None)
         await engine.forget_prompts()
-        return verify_base_model(canary, logprobs, self._settings)
+        return verify_base_model(probe, logprobs, self._settings)
 
     async def sample(
         self, request: GroupRequest, indexes: Sequence[int], policy_version: int
@@ -122,10 +121,10 @@ class Sampler:
             self._proved.clear()
         bound = await way.take(policy)
         logprobs = None
-        if policy.canary is not None:
+        if policy.probe is not None:
             logprobs = await self._started().score(
-                policy.canary,
-                request_id=f"canary-{policy.number}-{next(self._canary_ids)}",
+                policy.probe,
+                request_id=f"probe-{policy.number}-{next(self._probe_ids)}",
                 adapter=way.adapter(policy.number),
             )
         verification = verify(policy, bound, logprobs, self._settings)

@@ -59,7 +59,7 @@ class Window:
 
     def add(self, now: float, usage: Usage) -> None:
         """Take in how the samplers are doing; another number of them begins a new window."""
-        if self._usages and self._usages[-1][1].num_members != usage.num_members:
+        if self._usages and self._usages[-1][1].num_replicas != usage.num_replicas:
             self._usages.clear()
         self._usages.append((now, usage))
         while len(self._usages) > 1 and self._usages[1][0] <= now - self._pace.window_seconds:
@@ -68,7 +68,7 @@ class Window:
     def load(self, num_wanted: int, wait_seconds: float) -> Load:
         """The newest usage with what came before it; there has to be one."""
         return Load(
-            num_samplers=self._usages[-1][1].num_members,
+            num_samplers=self._usages[-1][1].num_replicas,
             num_wanted=num_wanted,
             wait_seconds=wait_seconds,
             recent_share=self._busy_share(self._pace.settle_seconds),

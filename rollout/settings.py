@@ -5,7 +5,7 @@ from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from cluster.types import ConfigError
+from cluster.errors import ConfigError
 
 LoraRank = Literal[1, 8, 16, 32, 64, 128, 256, 320, 512]
 LORA_RANKS: tuple[int, ...] = get_args(LoraRank)
@@ -114,10 +114,10 @@ class RolloutSettings(BaseModel):
 
     @model_validator(mode="after")
     def _the_start_is_between_floor_and_ceiling(self) -> "RolloutSettings":
-        if not self.floor <= self.num_samplers <= self.ceiling:
+        if not self.minimum <= self.num_samplers <= self.maximum:
             raise ValueError(
-                f"rollout.num_samplers={self.num_samplers} has to lie between rollout.min_samplers={self.floor} and "
-                f"rollout.max_samplers={self.ceiling}"
+                f"rollout.num_samplers={self.num_samplers} has to lie between rollout.min_samplers={self.minimum} and "
+                f"rollout.max_samplers={self.maximum}"
             )
         return self
 
@@ -131,12 +131,12 @@ class RolloutSettings(BaseModel):
         return self
 
     @property
-    def floor(self) -> int:
+    def minimum(self) -> int:
         """The smallest number of samplers that the pool has on its own."""
         return self.num_samplers if self.min_samplers is None else self.min_samplers
 
     @property
-    def ceiling(self) -> int:
+    def maximum(self) -> int:
         """The largest number of samplers that the pool has on its own."""
         return self.num_samplers if self.max_samplers is None else self.max_samplers
 

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from cluster.types import THOUGHT_CLOSING, THOUGHT_OPENING
+from cluster.thought_tags import THOUGHT_CLOSING, THOUGHT_OPENING
 
 _WORD = "let"
 _BESIDE_A_SIGN = re.compile(r"\s*([^\w\s]|_)\s*")

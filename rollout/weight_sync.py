@@ -1,15 +1,16 @@
 """Whether a sampler serves the policy that the learner published: what it must show, and what it is told when it fails.
 
-Three things are looked at, for each misses what another sees. The canary compares log-probabilities, through the path
+Three things are looked at, for each misses what another sees. The probe prompt compares log-probabilities, through the path
 that every request takes: a wrong scale or base model shows there. The modules tell an adapter of which a part (or, with
 foreign keys, all) was bound to nothing. Their weights tell one version from the next, which after one small step no
-canary can.
+probe prompt can.
 """
 
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from cluster.types import Canary, ModelError, PolicyVersion
+from cluster.errors import ModelError
+from cluster.types import PolicyVersion, ProbePrompt
 from rollout.settings import RolloutSettings
 
 TOLERANCE_NATS = {"float32": 1e-3, "bfloat16": 0.05}
@@ -34,7 +35,7 @@ class Verification:
     """What one sampler showed of one policy."""
 
     policy_version: int
-    canary_gap: float | None  # mean absolute difference, nats; None without a canary
+    gap: float | None  # mean absolute difference, nats; None without a probe prompt
     tolerance: float  # nats
     missing: tuple[str, ...]  # trained, and not bound
     surplus: tuple[str, ...]  # bound, and not trained
@@ -44,9 +45,9 @@ class Verification:
     def failure(self) -> str | None:
         """What is wrong, in one line; None where nothing is."""
         reasons = []
-        if self.canary_gap is not None and not self.canary_gap <= self.tolerance:
+        if self.gap is not None and not self.gap <= self.tolerance:
             reasons.append(
-                f"its log-probabilities are {self.canary_gap:.2g} nats per token away from the learner's "
+                f"its log-probabilities are {self.gap:.2g} nats per token away from the learner's "
                 f"(rollout.canary_tolerance is {self.tolerance:g})"
             )
         for modules, fault in (
@@ -62,11 +63,11 @@ class Verification:
 def verify(
     policy: PolicyVersion, adapter: BoundAdapter, logprobs: Collection[float] | None, settings: RolloutSettings
 ) -> Verification:
-    """Compare what a sampler shows with what the learner told; ``logprobs`` are its own of the canary, ``[N - 1]``."""
+    """Compare what a sampler shows with what the learner told; ``logprobs`` are its own of the probe prompt, ``[N - 1]``."""
     trained = set(policy.modules or adapter.named)
     return Verification(
         policy_version=policy.number,
-        canary_gap=None if policy.canary is None else mean_gap(policy.canary, logprobs or ()),
+        gap=None if policy.probe is None else mean_gap(policy.probe, logprobs or ()),
         tolerance=settings.canary_tolerance or TOLERANCE_NATS[settings.served_dtype],
         missing=tuple(sorted(trained - set(adapter.bound))),
         surplus=tuple(sorted(set(adapter.bound) - trained)),
@@ -74,20 +75,20 @@ def verify(
     )
 
 
-def verify_base_model(canary: Canary, logprobs: Collection[float], settings: RolloutSettings) -> Verification:
-    """Compare how a sampler and the learner score the canary under the base model, which has no adapter to look at."""
-    base = PolicyVersion(number=0, adapter={}, canary=canary)
+def verify_base_model(probe: ProbePrompt, logprobs: Collection[float], settings: RolloutSettings) -> Verification:
+    """Compare how a sampler and the learner score the probe prompt under the base model, which has no adapter to look at."""
+    base = PolicyVersion(number=0, adapter={}, probe=probe)
     return verify(base, BoundAdapter(named=(), bound=(), differing=()), logprobs, settings)
 
 
-def mean_gap(canary: Canary, logprobs: Collection[float]) -> float:
-    """Mean absolute difference of two scorings of the canary, in nats; raises ModelError where one is not whole."""
-    if not len(logprobs) == len(canary.logprobs) == len(canary.token_ids) - 1:
+def mean_gap(probe: ProbePrompt, logprobs: Collection[float]) -> float:
+    """Mean absolute difference of two scorings of the probe prompt, in nats; raises ModelError where one is not whole."""
+    if not len(logprobs) == len(probe.logprobs) == len(probe.token_ids) - 1:
         raise ModelError(
-            f"a canary of {len(canary.token_ids)} tokens came with {len(canary.logprobs)} log-probabilities "
+            f"a probe prompt of {len(probe.token_ids)} tokens came with {len(probe.logprobs)} log-probabilities "
             f"and was scored with {len(logprobs)}; both must be one fewer than its tokens"
         )
-    return sum(abs(ours - theirs) for ours, theirs in zip(logprobs, canary.logprobs, strict=True)) / len(logprobs)
+    return sum(abs(ours - theirs) for ours, theirs in zip(logprobs, probe.logprobs, strict=True)) / len(logprobs)
 
 
 def _some(modules: Collection[str]) -> str:

@@ -105,11 +105,11 @@ def test_samplers_come_and_go_while_a_run_goes_on(tmp_path: Path) -> None:
     assert max(Counter(row["completion_id"] for row in ledger).values()) == 1
     metrics = rows(run / "metrics.jsonl")
     assert [row["step"] for row in metrics] == list(range(1, len(metrics) + 1))
-    fates = Counter(row["fate"] for row in ledger)
+    outcomes = Counter(row["fate"] for row in ledger)
     last = metrics[-1]
-    assert fates["trained"] == last["num_trained_so_far"] == len(metrics) * 4 * 4
-    assert fates["failed"] == last["num_failed_so_far"] == 0
-    ended = sum(float(str(last[f"num_{fate}_so_far"])) for fate in ("trained", "filtered", "stale", "failed"))
+    assert outcomes["trained"] == last["num_trained_so_far"] == len(metrics) * 4 * 4
+    assert outcomes["failed"] == last["num_failed_so_far"] == 0
+    ended = sum(float(str(last[f"num_{outcome}_so_far"])) for outcome in ("trained", "filtered", "stale", "failed"))
     assert last["num_asked_so_far"] == ended + float(str(last["num_under_way"]))
     for row in ledger:
         if row["fate"] == "trained":

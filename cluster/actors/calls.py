@@ -7,7 +7,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from cluster.types import CaravanError, DeadlineExceeded
+from cluster.errors import CaravanError, DeadlineExceeded
 
 
 async def answer(

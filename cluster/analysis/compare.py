@@ -10,10 +10,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from cluster.console import evaluation_table, output
+from cluster.errors import RunFolderError
 from cluster.ledger.run_folder import RunFolder
 from cluster.loop.estimates import interval, pass_at_k, sign_flip_p
 from cluster.loop.evaluation import warning_of_lost
-from cluster.types import RunFolderError
 
 Result = Mapping[str, Any]  # what evaluation.summarize returns
 NUM_SHOWN = 5  # problems that gained most, and that lost most

@@ -9,11 +9,12 @@ import yaml
 from pydantic import ValidationError
 
 from cluster.analysis.regrade_figures import Regraded
+from cluster.errors import ConfigError, RunFolderError
 from cluster.ledger.files import opened_rollouts
 from cluster.ledger.row_files import SUFFIXES, write_rows
 from cluster.ledger.rows import FACT_COLUMNS, TERMS, facts_of
 from cluster.ledger.run_folder import RunFolder
-from cluster.types import ConfigError, RewardTerms, RunFolderError
+from cluster.types import RewardTerms
 from grader.profiles import RewardProfile
 from grader.reward import score
 from grader.settings import GraderSettings

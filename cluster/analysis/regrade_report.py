@@ -17,8 +17,8 @@ from cluster.analysis.regrade import (
 )
 from cluster.analysis.regrade_figures import Figures, compare
 from cluster.console import output
+from cluster.errors import RunFolderError
 from cluster.ledger.run_folder import RunFolder
-from cluster.types import RunFolderError
 from grader.profiles import RewardProfile
 from grader.reward import profile_of
 from grader.reward_option import parse_reward_option, with_reward_option

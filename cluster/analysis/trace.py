@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cluster.errors import ConfigError, RunFolderError
 from cluster.ledger.files import read_rollouts
 from cluster.ledger.run_folder import RunFolder, whole_rows
-from cluster.types import ConfigError, RunFolderError
 
 COLUMNS = [
     *("completion_id", "problem_id", "step", "fate", "reason", "policy_version", "verdict", "total_reward"),

@@ -11,7 +11,7 @@ from cluster.cli import inspect as looks
 from cluster.cli import models, problems, rewards, runs
 from cluster.cli.command import note
 from cluster.cli.supervised import read_variables
-from cluster.types import CaravanError, ConfigError
+from cluster.errors import CaravanError, ConfigError
 
 INTERRUPTED = 130
 

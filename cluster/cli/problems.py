@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cluster.cli.command import Command, count, share
 from cluster.config.dataset_part import Part
-from cluster.types import ConfigError
+from cluster.errors import ConfigError
 
 AUDIT_HELP = """\
 Judges every problem without Ray, GPU or model. A cause says why no solution can pass: the tests do not parse or do not

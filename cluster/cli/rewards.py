@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from cluster.cli.command import Command, count
-from cluster.types import ConfigError
+from cluster.errors import ConfigError
 from grader.profiles import PROFILES, SEED_PROFILE
 
 PROFILE_LINES = "\n".join(f"  {name:<16} {profile.meaning}" for name, profile in PROFILES.items())

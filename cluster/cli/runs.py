@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from cluster.cli.command import CONFIG_HELP, Command, add_config, note
-from cluster.types import ConfigError
+from cluster.errors import ConfigError
 
 TRAIN_HELP = f"""\
 {CONFIG_HELP}

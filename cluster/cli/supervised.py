@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from cluster.cli.command import count, positive
-from cluster.types import ConfigError
+from cluster.errors import ConfigError
 
 PREFIX = "SFT_"
 BATCH_SIZE, ACCUMULATION = "SFT_BATCH_SIZE", "SFT_GRAD_ACCUM_STEPS"

@@ -20,7 +20,7 @@ from pydantic.fields import FieldInfo
 from cluster.config.dataset_part import Part
 from cluster.config.environment import ENVIRONMENT, NOT_USED, read_environment
 from cluster.config.schedule import LENGTH, PRESETS, Branch, Phase, Schedule, check_order, preset
-from cluster.types import ConfigError
+from cluster.errors import ConfigError
 from grader.reward import profile_of
 from grader.settings import GraderSettings
 from learner.settings import LearnerSettings

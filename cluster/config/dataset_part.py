@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass
 
-from cluster.types import DatasetError
+from cluster.errors import DatasetError
 
 DEFAULT_SPLIT = "train"
 

@@ -8,7 +8,7 @@ import difflib
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from cluster.types import ConfigError
+from cluster.errors import ConfigError
 
 BATCH_SIZE, ACCUMULATION = "GRPO_BATCH_SIZE", "GRPO_GRAD_ACCUM_STEPS"
 POOL_SIZE, NO_PROSE_PENALTY, BIAS = "REWARD_POOL_SIZE", "GRPO_DISABLE_PROSE_PENALTY", "LORA_BIAS"

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from cluster.config.config import Config
-from cluster.types import ModelError
+from cluster.errors import ModelError
 
 FOLDER = Path(__file__).parents[2] / "assets" / "tiny"
 

@@ -102,7 +102,7 @@ class History:
         default_factory=dict
     )  # by dotted key, as they are in force now; what is unknown is not there
     changed_at: int = 0  # the step after which settings last changed: what was measured before says nothing of them
-    canary_gaps: Sequence[float] = ()  # of the latest publishes, nats
+    weight_sync_gaps: Sequence[float] = ()  # of the latest publishes, nats
     diverged_at: int | None = (
         None  # the step that was not taken because its numbers had gone wrong, where the run stands there
     )

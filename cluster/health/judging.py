@@ -118,7 +118,7 @@ RULES = (
     ),
     Rule(
         id="mismatch",
-        measures="canary gap; in synchronous runs sampling/sampling_logp_difference/mean",
+        measures="weight-sync gap; in synchronous runs sampling/sampling_logp_difference/mean",
         threshold="below ln 1.05 = 0.049 nats per token",
         source="NVIDIA NeMo RL, docs/adding-new-models.md: error exp(|difference|) of at most 1.05",
         judge=samples.mismatch,

@@ -4,11 +4,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cluster.errors import RunFolderError
 from cluster.health.history import LEVEL_STEPS, History, epochs_of
 from cluster.health.judging import last_change
 from cluster.ledger.learning_log import read_learning_log
 from cluster.ledger.run_folder import RunFolder, whole_rows
-from cluster.types import RunFolderError
 from learner.training.divergence import FOLDER as DIVERGED
 
 SETTINGS = (
@@ -43,12 +43,12 @@ def history_of(run: Path) -> History:
         epochs=epochs_of(steps),
         settings=settings,
         changed_at=last_change(phases),
-        canary_gaps=canary_gaps(list(whole_rows(folder.publishes))),
+        weight_sync_gaps=weight_sync_gaps(list(whole_rows(folder.publishes))),
         diverged_at=_diverged_at(folder, steps),
     )
 
 
-def canary_gaps(publishes: Sequence[Mapping[str, Any]]) -> list[float]:
+def weight_sync_gaps(publishes: Sequence[Mapping[str, Any]]) -> list[float]:
     """The largest gap between a sampler and the learner at each of the latest publishes, nats per token."""
     return [row["canary_gap_max"] for row in publishes[-LEVEL_STEPS:] if row.get("canary_gap_max") is not None]
 

@@ -55,7 +55,7 @@ def gibberish(history: History) -> Judgement:
 
 def mismatch(history: History) -> Judgement:
     """Whether samplers and learner give the same tokens the same probability."""
-    gaps = list(history.canary_gaps)
+    gaps = list(history.weight_sync_gaps)
     rows = history.level_steps("sampling/sampling_logp_difference/mean")
     if (
         not gaps and rows and all(row.get("max_staleness", 1.0) == 0 for row in rows)

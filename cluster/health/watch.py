@@ -6,13 +6,13 @@ from typing import Any, Literal
 
 from cluster.config.config import Config, flatten
 from cluster.config.schedule import CHANGEABLE, Branch
+from cluster.errors import ConfigError
 from cluster.health.history import LEVEL_STEPS, Epochs, History, Row, Stretch
 from cluster.health.judging import FIGURES, RULES, Finding, judge, last_change, steps_of_changes
 from cluster.health.remedies import Patient, Remedy, remedy_for
 from cluster.health.rules import STEPS_TO_SHOW, Health
-from cluster.health.run import SETTINGS, canary_gaps
+from cluster.health.run import SETTINGS, weight_sync_gaps
 from cluster.ledger.run_folder import RunFolder, whole_rows
-from cluster.types import ConfigError
 
 Mode = Literal["warn", "stop", "adapt"]
 
@@ -36,7 +36,7 @@ class HealthWatch:
         steps: Iterable[Row] = (),
         phases: Sequence[Row] = (),
         health: Sequence[Row] = (),
-        canary_gaps: Iterable[float] = (),
+        weight_sync_gaps: Iterable[float] = (),
     ) -> None:
         """The rest are rows of the run's metrics.jsonl, phases.jsonl and health.jsonl so far, and the gaps at its publishes."""
         self._mode: Mode = config.health.on_unhealthy
@@ -46,7 +46,7 @@ class HealthWatch:
         self._steps: list[Row] = []
         self._epochs = Epochs()
         self._complete: list[Stretch] = []
-        self._canary_gaps = list(canary_gaps)
+        self._weight_sync_gaps = list(weight_sync_gaps)
         self._told = {(row["rule"], row["health"]): int(row["step"]) for row in health}
         self._num_in_trouble = {rule.id: 0 for rule in RULES}  # steps in a row, until now
         self.interventions = [Branch(from_step=row["step"], set=row["set"]) for row in health if "set" in row]
@@ -63,16 +63,16 @@ class HealthWatch:
     def published(self, gap: float | None) -> None:
         """The samplers have taken over a policy, at this largest gap to the learner in nats per token; None: not measured."""
         if gap is not None:
-            self._canary_gaps.append(gap)
+            self._weight_sync_gaps.append(gap)
 
     def after_step(self, row: Row, config: Config) -> Response:
         """Judge the run after a step, which was taken under this configuration."""
         step = int(row["step"])
         if config is not self._config:
-            in_force = flatten(config)
-            if any(in_force.get(key) != self._in_force.get(key) for key in CHANGEABLE):
+            active_overrides = flatten(config)
+            if any(active_overrides.get(key) != self._in_force.get(key) for key in CHANGEABLE):
                 self._note_change(step - 1)
-            self._config, self._in_force = config, in_force
+            self._config, self._in_force = config, active_overrides
         self._take([{name: row[name] for name in FIGURES if name in row}])
         findings = self._judge()
         news = tuple(finding for finding in findings if self._is_news(finding, step))
@@ -111,7 +111,7 @@ class HealthWatch:
             epochs=self._complete,
             settings={key: self._in_force[key] for key in SETTINGS},
             changed_at=self._changed_at,
-            canary_gaps=self._canary_gaps[-LEVEL_STEPS:],
+            weight_sync_gaps=self._weight_sync_gaps[-LEVEL_STEPS:],
         )
 
     def _note_change(self, step: int) -> None:
@@ -165,5 +165,5 @@ def watch_of(folder: RunFolder, config: Config) -> HealthWatch:
         steps=list(whole_rows(folder.metrics)),
         phases=list(whole_rows(folder.phases)),
         health=list(whole_rows(folder.health)),
-        canary_gaps=canary_gaps(list(whole_rows(folder.publishes))),
+        weight_sync_gaps=weight_sync_gaps(list(whole_rows(folder.publishes))),
     )

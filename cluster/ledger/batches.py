@@ -4,18 +4,18 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from cluster.errors import RunFolderError
 from cluster.ledger.files import opened_rollouts
 from cluster.ledger.rows import FACT_COLUMNS, TERMS, facts_of
 from cluster.ledger.run_folder import RunFolder
 from cluster.types import (
     Completion,
-    Fate,
     FinishReason,
     Grade,
     Group,
+    Outcome,
     Problem,
     RewardTerms,
-    RunFolderError,
     VersionSpan,
 )
 from learner.batch.selection import EXCLUDED_BY_SETTINGS
@@ -55,7 +55,7 @@ def batch_of(folder: RunFolder, step: int) -> tuple[Group, ...]:
     groups = tuple(
         _group(group_id, rows)
         for group_id, rows in rows_of_group.items()
-        if any(row["fate"] == Fate.TRAINED or row["reason"] in EXCLUDED_BY_SETTINGS for row in rows)
+        if any(row["fate"] == Outcome.TRAINED or row["reason"] in EXCLUDED_BY_SETTINGS for row in rows)
     )
     if not groups:
         raise RunFolderError(

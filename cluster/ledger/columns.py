@@ -13,9 +13,9 @@ from typing import Any, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster.errors import RunFolderError
 from cluster.ledger.files import read_rollouts
 from cluster.ledger.rows import rollout_schema
-from cluster.types import RunFolderError
 
 WORDS = ("problem_id", "group_id", "verdict", "fate", "signs")
 """Columns of few different texts; ``signs`` are those of an answer that is none, with commas between them, often empty."""
@@ -98,8 +98,8 @@ class LedgerColumns:
 
     def without_files(self, gone: Iterable[File]) -> "LedgerColumns":
         """Without the completions of some files, as when a run was started again from an earlier step."""
-        left_out = set(gone)
-        stays = np.array([file not in left_out for file in self.files], dtype=bool)
+        excluded = set(gone)
+        stays = np.array([file not in excluded for file in self.files], dtype=bool)
         lengths = np.diff(self.starts)
         kept = np.repeat(stays, lengths)
         return LedgerColumns(

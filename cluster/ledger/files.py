@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cluster.types import RunFolderError
+from cluster.errors import RunFolderError
 
 Place = tuple[Path, int]  # of a completion: file and row
 

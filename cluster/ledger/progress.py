@@ -5,7 +5,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from cluster.types import Fate
+from cluster.types import Outcome
+
+_STORED = {"outcomes": "fates"}
+"""Field -> name in ``progress/step-N.json``, where they differ."""
+
+_FIELD = {stored: name for name, stored in _STORED.items()}
 
 
 @dataclass(slots=True)
@@ -25,7 +30,9 @@ class Progress:
     again: list[int] = field(default_factory=list)  # positions to start before any other
     num_stale: dict[int, int] = field(default_factory=dict)  # by position, how often it was given up as stale
     num_asked: int = 0  # completions
-    fates: dict[str, int] = field(default_factory=dict)  # completions by fate; with those under way they are num_asked
+    outcomes: dict[str, int] = field(
+        default_factory=dict
+    )  # completions by outcome; with those under way they are num_asked
 
     def start_next(self, group_size: int) -> int:
         """The position of the next group to sample, which has that many completions."""
@@ -60,14 +67,14 @@ class Progress:
         self.again.append(position)
         self.num_stale[position] = self.num_stale.get(position, 0) + 1
 
-    def count(self, fate: Fate, num_completions: int) -> None:
+    def count(self, outcome: Outcome, num_completions: int) -> None:
         """So many completions ended."""
-        self.fates[fate] = self.fates.get(fate, 0) + num_completions
+        self.outcomes[outcome] = self.outcomes.get(outcome, 0) + num_completions
 
     @property
     def num_under_way(self) -> int:
         """Completions that were asked for and have not ended."""
-        return self.num_asked - sum(self.fates.values())
+        return self.num_asked - sum(self.outcomes.values())
 
     def epoch(self, problems_per_epoch: int) -> float:
         """Passes over the training problems so far."""
@@ -79,13 +86,14 @@ class Progress:
 
     def to_json(self) -> str:
         """The state that goes beside a checkpoint of this step."""
-        return json.dumps(asdict(self))
+        state = asdict(self)
+        return json.dumps({_STORED.get(name, name): value for name, value in state.items()})
 
     @classmethod
     def from_json(cls, text: str) -> "Progress":
         """Go on from a state: what was under way is started again, oldest first."""
         state: dict[str, Any] = json.loads(text)
-        progress = cls(**state)
+        progress = cls(**{_FIELD.get(name, name): value for name, value in state.items()})
         progress.num_stale = {int(position): number for position, number in progress.num_stale.items()}
         progress.saved_step = progress.step
         progress.again = progress.started + progress.again

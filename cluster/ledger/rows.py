@@ -1,4 +1,4 @@
-"""The rows of ``rollouts/*.parquet``: a completion, its facts, its reward and its fate; and the facts back from a row."""
+"""The rows of ``rollouts/*.parquet``: a completion, its facts, its reward and its outcome; and the facts back from a row."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -7,8 +7,10 @@ from typing import Any
 from cluster.ledger.outcomes import Dropped, Ending, endings_of_dropped, endings_of_trained
 from cluster.types import AssertOutcome, Facts, Grade, Group, StepReport, Verdict
 
-# Columns that hold a fact as it is, beside those of breakdown().
-FURTHER_FACTS = (
+TERMS = ("structural", "type_check", "compile", "tests")
+
+_RENAMED = {"shown": "covered_by_example", "degenerate": "quality_flags"}  # columns that keep their first name
+_OWN_COLUMNS = (
     "asserts",
     "shown",
     "compiled",
@@ -16,17 +18,20 @@ FURTHER_FACTS = (
     "degenerate",
     "num_code_blocks",
     "has_trailing_prose",
-)
-TERMS = ("structural", "type_check", "compile", "tests")
-FACT_COLUMNS = (
-    "verdict",
-    "type_errors",
-    "syntax_error",
-    "has_end_marker",
-    "hit_length_limit",
-    "num_code_lines",
-    *FURTHER_FACTS,
-)
+)  # not in breakdown()
+FACT_COLUMNS = {
+    column: _RENAMED.get(column, column)
+    for column in (
+        "verdict",
+        "type_errors",
+        "syntax_error",
+        "has_end_marker",
+        "hit_length_limit",
+        "num_code_lines",
+        *_OWN_COLUMNS,
+    )
+}
+"""Column -> field of Facts: the facts that a reward is computed from."""
 
 
 def breakdown(grade: Grade) -> dict[str, Any]:
@@ -68,7 +73,7 @@ def dropped_rows(dropped: Dropped, step: int) -> list[dict[str, Any]]:
     return [_row(group, index, step, ending) for index, ending in enumerate(endings[:num_sampled])] + [
         {
             "step": step,
-            "fate": fate,
+            "fate": outcome,
             "reason": reason,
             "problem_id": group.problem.id,
             "group_id": group.id,
@@ -77,16 +82,16 @@ def dropped_rows(dropped: Dropped, step: int) -> list[dict[str, Any]]:
             "sampler_logprobs": (),
             "version_spans": (),
         }
-        for index, (fate, reason) in zip(missing, endings[num_sampled:], strict=True)
+        for index, (outcome, reason) in zip(missing, endings[num_sampled:], strict=True)
     ]
 
 
 def _row(group: Group, index: int, step: int, ending: Ending) -> dict[str, Any]:
     completion, grade = group.completions[index], group.grades[index]
-    fate, reason = ending
+    outcome, reason = ending
     row: dict[str, Any] = {
         "step": step,
-        "fate": fate,
+        "fate": outcome,
         "reason": reason,
         "problem_id": group.problem.id,
         "group_id": group.id,
@@ -102,13 +107,13 @@ def _row(group: Group, index: int, step: int, ending: Ending) -> dict[str, Any]:
         "opened_thought": completion.opened_thought,
         "sampling_seconds": completion.seconds,
     }
-    if group.hops:
-        hops = group.hops[index]
-        row |= {"asked_at": hops.asked, "sampled_at": hops.sampled, "graded_at": hops.graded}
+    if group.timestamps:
+        timestamps = group.timestamps[index]
+        row |= {"asked_at": timestamps.requested, "sampled_at": timestamps.sampled, "graded_at": timestamps.graded}
     if grade:
         facts = grade.facts
         row |= breakdown(grade)
-        row |= {name: getattr(facts, name) for name in FURTHER_FACTS}
+        row |= {column: getattr(facts, FACT_COLUMNS[column]) for column in _OWN_COLUMNS}
         row["errors"] = [asdict(error) for error in facts.errors]
         row["diagnostics"] = facts.diagnostics
         row["grading_seconds"] = sum(facts.seconds.values())
@@ -126,7 +131,7 @@ def rollout_schema() -> Any:
     return pa.schema(
         {
             "step": number,  # the step that trained it, or the step under way when it was dropped
-            "fate": text,  # cluster.types.Fate
+            "fate": text,  # cluster.types.Outcome
             "reason": text,  # why it was not trained; empty where it was
             "advantage": real,  # null where it did not enter the loss
             "problem_id": text,
@@ -177,13 +182,13 @@ def facts_of(row: Mapping[str, Any]) -> Facts:
 
     Raises ValueError for a verdict or an outcome that does not exist.
     """
-    facts = {name: row[name] for name in FACT_COLUMNS}
+    facts = {name: row[column] for column, name in FACT_COLUMNS.items()}
     return Facts(
         **facts
         | {
             "verdict": Verdict(row["verdict"]),
             "asserts": tuple(AssertOutcome(outcome) for outcome in row["asserts"]),
-            "shown": tuple(row["shown"]),
-            "degenerate": tuple(row["degenerate"]),
+            "covered_by_example": tuple(row["shown"]),
+            "quality_flags": tuple(row["degenerate"]),
         }
     )

@@ -16,7 +16,7 @@
         evaluation.jsonl                    held-out results, one object per evaluation
         reward_logs/completions.jsonl       every graded completion with its text
         reward_logs/syntax_aware_breakdown.jsonl   its reward, term by term
-        rollouts/step-000001-….parquet      every completion with tokens, logprobs, facts and fate
+        rollouts/step-000001-….parquet      every completion with tokens, logprobs, facts and outcome
         checkpoints/                        the learner's, newest last; best.json says which was measured best
         progress/step-000020.json           where the loop stood at each checkpoint
         adapter/                            the final adapter in PEFT format
@@ -43,9 +43,9 @@ from typing import Any, TypeGuard
 import yaml
 
 from cluster.config.config import Config, dump_yaml, flatten, validate
+from cluster.errors import ConfigError, RunFolderError
 from cluster.ledger.progress import Progress
 from cluster.ledger.refused_start import left_as_it_was
-from cluster.types import ConfigError, RunFolderError
 
 # Keys that may differ between the start of a run and its continuation: they say where work is done or who looks after it, not
 # what is learned (what was changed for the run's health stands in health.jsonl, and stays).

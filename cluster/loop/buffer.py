@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 from cluster.ledger.outcomes import Dropped
 from cluster.loop.filters import GroupFilter
-from cluster.types import Fate, Group
+from cluster.types import Group, Outcome
 
 
 class Slots:
@@ -97,11 +97,11 @@ class Buffer:
         """Take a closed group, or say why not."""
         size = len(group.completions)
         if len(group.rewards) < 2:
-            return Dropped(group=group, group_size=size, fate=Fate.FAILED, reason="ungradable")
+            return Dropped(group=group, group_size=size, outcome=Outcome.FAILED, reason="ungradable")
         reason = None if self.gave_up_filtering else self.keep.reason(group)
         if reason:
             self._num_filtered += 1
-            return Dropped(group=group, group_size=size, fate=Fate.FILTERED, reason=reason)
+            return Dropped(group=group, group_size=size, outcome=Outcome.FILTERED, reason=reason)
         self._ready.append(group)
         self._closed.set()
         return None

@@ -24,29 +24,26 @@ from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 from cluster.config.config import Config
+from cluster.errors import CaravanError, RunFolderError
 from cluster.health.watch import HealthWatch, Response
 from cluster.ledger.outcomes import Dropped, endings_of_dropped, endings_of_trained
 from cluster.ledger.progress import Progress
 from cluster.loop.buffer import Buffer, Slots
 from cluster.loop.filters import GroupFilter
-from cluster.loop.group_rollout import Attempt, rescoring
+from cluster.loop.group_rollout import GroupRollout, rescoring
 from cluster.loop.metrics import step_metrics
 from cluster.loop.timeline import Timeline
 from cluster.problems.dataset import ProblemStream
+from cluster.protocols import GraderPool, Learner, SamplerPool
 from cluster.types import (
-    CaravanError,
-    Fate,
-    GraderPool,
     Group,
     GroupRequest,
-    Learner,
+    Outcome,
     PolicyVersion,
     Prompt,
-    RunFolderError,
-    SamplerPool,
     Sampling,
     StepReport,
-    Swap,
+    WeightSync,
 )
 
 Batch = tuple[Group, ...]
@@ -80,7 +77,7 @@ class Records(Protocol):
         groups: Sequence[Group],
         report: StepReport,
         metrics: Mapping[str, float],
-        in_force: Mapping[str, Any],
+        active_overrides: Mapping[str, Any],
     ) -> None:
         """The learner has taken a step, with these settings of its own in force."""
         ...
@@ -93,7 +90,7 @@ class Records(Protocol):
         """After this step, something was found about the run's health, or done for it."""
         ...
 
-    def policy_published(self, version: int, swaps: Sequence[Swap], began_at: float, seconds: float) -> None:
+    def policy_published(self, version: int, syncs: Sequence[WeightSync], began_at: float, seconds: float) -> None:
         """Every sampler serves the policy of a step; ``began_at`` in Unix seconds."""
         ...
 
@@ -152,7 +149,7 @@ class Driver:
         self._stop = stop
         self._measure = measure
         self._learning: asyncio.Task[PolicyVersion] | None = None
-        self._attempts: dict[asyncio.Task[None], Attempt] = {}  # under way
+        self._attempts: dict[asyncio.Task[None], GroupRollout] = {}  # under way
         self._dropped: list[Dropped] = []  # since the last step
         self._num_failed = 0  # groups, since the last one that did not fail
         self._num_held_slots = 0  # of groups that were given up for their age, until the next policy
@@ -221,7 +218,7 @@ class Driver:
             self._config = self._config.changed(phase)
             self._buffer.keep = _filter(self._config)
 
-    def _next_attempt(self) -> Attempt:
+    def _next_attempt(self) -> GroupRollout:
         rollout = self._config.rollout
         position = self._progress.start_next(rollout.group_size)
         problem = self._stream.at(position)
@@ -236,17 +233,17 @@ class Driver:
             seed=(self._seed << 32) + position * MAX_GROUP_SIZE,
         )
         rewarded = rescoring(self._config.grader) if self._phase else None
-        return Attempt(problem, request, watcher=self._timeline, foregone=self._buffer.foregone, rewarded=rewarded)
+        return GroupRollout(problem, request, watcher=self._timeline, foregone=self._buffer.foregone, rewarded=rewarded)
 
-    async def _sample_and_grade(self, attempt: Attempt) -> None:
+    async def _sample_and_grade(self, attempt: GroupRollout) -> None:
         """One group from its problem to the buffer."""
         group = await attempt.run(self._samplers, self._graders)
         if attempt.given_up:
             end = attempt.given_up
-            if end.fate is Fate.FILTERED:
+            if end.outcome is Outcome.FILTERED:
                 self._buffer.filtered()
             dropped: Dropped | None = Dropped(
-                group=group, group_size=attempt.request.group_size, fate=end.fate, reason=end.reason
+                group=group, group_size=attempt.request.group_size, outcome=end.outcome, reason=end.reason
             )
         else:
             dropped = self._buffer.add(group)
@@ -254,11 +251,11 @@ class Driver:
             await self._drop(dropped)
         self._require_progress(attempt, dropped)
 
-    def _require_progress(self, attempt: Attempt, dropped: Dropped | None) -> None:
+    def _require_progress(self, attempt: GroupRollout, dropped: Dropped | None) -> None:
         """Raise CaravanError where groups do nothing but fail: others would fail for ever in their place."""
-        if dropped is None or dropped.fate is Fate.FILTERED:
+        if dropped is None or dropped.outcome is Outcome.FILTERED:
             self._num_failed = 0
-        elif dropped.fate is Fate.FAILED:
+        elif dropped.outcome is Outcome.FAILED:
             self._num_failed += 1
             if self._num_failed > max(MAX_FAILED_IN_A_ROW, self._slots.capacity):
                 why = f"{dropped.reason}: {attempt.ungradable}" if attempt.ungradable else dropped.reason
@@ -270,30 +267,34 @@ class Driver:
         for attempt in self._attempts.values():
             if attempt.version is None:
                 if self._slots.is_doomed(self._slots.published):
-                    attempt.give_up(Fate.STALE, "not_started")
+                    attempt.give_up(Outcome.STALE, "not_started")
                 continue
             # Where policies change in flight, only what has ended keeps its age.
             version = attempt.oldest_version if self._changes_policy_in_flight else attempt.version
             if version is not None and self._slots.is_doomed(version):
-                attempt.give_up(Fate.STALE, "stale")
+                attempt.give_up(Outcome.STALE, "stale")
         for group in self._buffer.remove(self._slots.is_doomed):
-            await self._drop(Dropped(group=group, group_size=len(group.completions), fate=Fate.STALE, reason="stale"))
+            await self._drop(
+                Dropped(group=group, group_size=len(group.completions), outcome=Outcome.STALE, reason="stale")
+            )
 
     async def _learn(self, groups: Batch) -> PolicyVersion:
         began_at = time.time()
-        in_force = {key.removeprefix("learner."): v for key, v in self._phase.items() if key.startswith("learner.")}
+        active_overrides = {
+            key.removeprefix("learner."): v for key, v in self._phase.items() if key.startswith("learner.")
+        }
         with self._timeline.learning():
-            policy, report = await self._learner.step(groups, in_force)
+            policy, report = await self._learner.step(groups, active_overrides)
         self._progress.step_done([_position(group.id) for group in groups])
         for group in groups:
-            for fate, _ in endings_of_trained(group, report):
-                self._progress.count(fate, 1)
+            for outcome, _ in endings_of_trained(group, report):
+                self._progress.count(outcome, 1)
         state = self._progress.to_json()
         figures = self._timeline.cut({"samplers": self._samplers.usage(), "graders": self._graders.usage()})
         figures |= {"learn_began_at": began_at, "learned_at": time.time(), "max_steps": float(self._max_steps)}
         metrics = step_metrics(groups, self._dropped, report, self._progress, figures)
         self._dropped.clear()
-        self._records.step_done(self._progress.epoch(len(self._stream)), groups, report, metrics, in_force)
+        self._records.step_done(self._progress.epoch(len(self._stream)), groups, report, metrics, active_overrides)
         self._state_of_step, self._recorded_step = state, self._progress.step
         self._look_after(metrics)
         self._enter_phase()
@@ -314,10 +315,10 @@ class Driver:
     async def _publish(self, policy: PolicyVersion, *, num_trained: int) -> None:
         began_at, began = time.time(), time.monotonic()
         with self._timeline.publishing():
-            swaps = await self._samplers.publish(policy)
-        self._records.policy_published(policy.number, swaps, began_at, time.monotonic() - began)
+            syncs = await self._samplers.publish(policy)
+        self._records.policy_published(policy.number, syncs, began_at, time.monotonic() - began)
         if self._watch:
-            self._watch.published(max((swap.canary_gap for swap in swaps if swap.canary_gap is not None), default=None))
+            self._watch.published(max((sync.gap for sync in syncs if sync.gap is not None), default=None))
         num_held, self._num_held_slots = self._num_held_slots, 0
         await self._slots.release(trained=num_trained, dropped=num_held, published=policy.number)
 
@@ -330,16 +331,16 @@ class Driver:
     async def _drop(self, dropped: Dropped) -> None:
         position = _position(dropped.group.id)
         if dropped.reason == "stale" and self._progress.attempt_of(position) >= MAX_ATTEMPTS:
-            dropped = replace(dropped, fate=Fate.FILTERED, reason="too_slow")
-        if dropped.fate is Fate.STALE:
+            dropped = replace(dropped, outcome=Outcome.FILTERED, reason="too_slow")
+        if dropped.outcome is Outcome.STALE:
             self._progress.stale(position)
         else:
             self._progress.dropped(position)
-        for fate, _ in endings_of_dropped(dropped):
-            self._progress.count(fate, 1)
+        for outcome, _ in endings_of_dropped(dropped):
+            self._progress.count(outcome, 1)
         self._dropped.append(dropped)
         self._records.group_dropped(dropped, self._progress.step)
-        if dropped.fate is Fate.FILTERED and self._buffer.gave_up_filtering:
+        if dropped.outcome is Outcome.FILTERED and self._buffer.gave_up_filtering:
             self._records.filtering_gave_up(self._progress.step)
         # Before the next policy, who took the slot would be as old; after it, nobody else would give the slot back.
         if dropped.reason in TOO_OLD and self._slots.next_version > self._slots.published:

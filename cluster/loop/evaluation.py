@@ -8,21 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cluster.config.config import Config
+from cluster.errors import UngradableError
 from cluster.ledger.rows import TERMS
 from cluster.loop.estimates import interval_of_shares, pass_at_k
-from cluster.loop.group_rollout import Attempt
+from cluster.loop.group_rollout import GroupRollout
 from cluster.loop.metrics import spread, verdict_shares
-from cluster.types import (
-    GraderPool,
-    Group,
-    GroupRequest,
-    Problem,
-    Prompt,
-    SamplerPool,
-    Sampling,
-    UngradableError,
-    Verdict,
-)
+from cluster.protocols import GraderPool, SamplerPool
+from cluster.types import Group, GroupRequest, Problem, Prompt, Sampling, Verdict
 
 LOST_PROBLEMS = 6
 """The exit code of a command whose evaluation could not measure some problems."""
@@ -94,7 +86,7 @@ async def attempt_all(
             sampling=sampling,
             seed=(seed << 32) + number * completions_per_problem,
         )
-        attempt = Attempt(problem, request)
+        attempt = GroupRollout(problem, request)
         group = await attempt.run(samplers, graders)
         if all(grade is None for grade in group.grades):
             on_lost(

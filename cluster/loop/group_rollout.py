@@ -7,19 +7,9 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Protocol
 
-from cluster.types import (
-    Completion,
-    Fate,
-    Grade,
-    GraderPool,
-    Group,
-    GroupFailed,
-    GroupRequest,
-    Hops,
-    Problem,
-    SamplerPool,
-    UngradableError,
-)
+from cluster.errors import GroupFailed, UngradableError
+from cluster.protocols import GraderPool, SamplerPool
+from cluster.types import Completion, Grade, Group, GroupRequest, Outcome, Problem, Timestamps
 from grader.reward import profile_of, score
 from grader.settings import GraderSettings
 
@@ -44,7 +34,7 @@ class Watcher(Protocol):
 class GivenUp:
     """What ended a group before all of its completions were graded."""
 
-    fate: Fate
+    outcome: Outcome
     reason: str
 
 
@@ -58,7 +48,7 @@ def rescoring(settings: GraderSettings) -> Callable[[Grade], Grade]:
     return lambda grade: score(grade.facts, profile)
 
 
-class Attempt:
+class GroupRollout:
     """Samples a group, and grades each completion as soon as it ends, while the others are still being sampled."""
 
     def __init__(
@@ -108,7 +98,7 @@ class Attempt:
             failed, others = failures.split(GroupFailed)
             if failed is None or others is not None:
                 raise
-            self.given_up = GivenUp(fate=Fate.FAILED, reason=f"sampler_failed: {failed.exceptions[0]}")
+            self.given_up = GivenUp(outcome=Outcome.FAILED, reason=f"sampler_failed: {failed.exceptions[0]}")
         finally:
             self._task = None
             if self._watcher:
@@ -116,10 +106,10 @@ class Attempt:
                 self._watcher.dismissed(self.request.group_size - num_arrived, num_arrived - num_graded)
         return self._so_far(self._completions)
 
-    def give_up(self, fate: Fate, reason: str) -> None:
+    def give_up(self, outcome: Outcome, reason: str) -> None:
         """End the group now; what its sampler and graders are still at is called back."""
         if self.given_up is None:
-            self.given_up = GivenUp(fate=fate, reason=reason)
+            self.given_up = GivenUp(outcome=outcome, reason=reason)
             if self._task is not None:
                 self._task.cancel()
 
@@ -152,7 +142,7 @@ class Attempt:
         if self._foregone and len(self._graded_at) < self.request.group_size:
             reason = self._foregone(self._so_far(self._graded_at), self.request.group_size)
             if reason:
-                self.give_up(Fate.FILTERED, reason)
+                self.give_up(Outcome.FILTERED, reason)
 
     def _so_far(self, indexes: Mapping[int, object]) -> Group:
         ordered = sorted(indexes)
@@ -161,8 +151,8 @@ class Attempt:
             problem=self.problem,
             completions=tuple(self._completions[index] for index in ordered),
             grades=tuple(self._grades.get(index) for index in ordered),
-            hops=tuple(
-                Hops(asked=self._asked_at, sampled=self._sampled_at[index], graded=self._graded_at.get(index))
+            timestamps=tuple(
+                Timestamps(requested=self._asked_at, sampled=self._sampled_at[index], graded=self._graded_at.get(index))
                 for index in ordered
             ),
         )

@@ -12,7 +12,7 @@ from cluster.ledger.outcomes import Dropped
 from cluster.ledger.progress import Progress
 from cluster.loop.diversity import diversity
 from cluster.loop.filters import NO_SIGNAL
-from cluster.types import Fate, FinishReason, Grade, Group, StepReport, Verdict
+from cluster.types import FinishReason, Grade, Group, Outcome, StepReport, Verdict
 
 
 def spread(values: Sequence[float]) -> float:
@@ -107,7 +107,7 @@ def step_metrics(
         "max_staleness": float(max(staleness)),
         "num_asked_so_far": float(progress.num_asked),
         "num_under_way": float(progress.num_under_way),
-        **{f"num_{fate}_so_far": float(progress.fates.get(fate, 0)) for fate in Fate},
+        **{f"num_{outcome}_so_far": float(progress.outcomes.get(outcome, 0)) for outcome in Outcome},
     }
 
 
@@ -125,22 +125,22 @@ def signal_shares(groups: Sequence[Group], dropped: Sequence[Dropped]) -> dict[s
 
 
 def wasted_tokens(dropped: Sequence[Dropped]) -> dict[str, float]:
-    """Completion tokens that were sampled and not trained, under ``wasted_tokens_<fate>``."""
+    """Completion tokens that were sampled and not trained, under ``wasted_tokens_<outcome>``."""
     tokens: Counter[str] = Counter()
     for one in dropped:
-        tokens[one.fate] += sum(len(completion.token_ids) for completion in one.group.completions)
-    return {f"wasted_tokens_{fate}": float(tokens[fate]) for fate in Fate if fate is not Fate.TRAINED}
+        tokens[one.outcome] += sum(len(completion.token_ids) for completion in one.group.completions)
+    return {f"wasted_tokens_{outcome}": float(tokens[outcome]) for outcome in Outcome if outcome is not Outcome.TRAINED}
 
 
 def hop_seconds(groups: Sequence[Group]) -> dict[str, float]:
     """Mean seconds of a completion in each part, and from being asked for to its reward."""
-    hops = [hop for group in groups for hop in group.hops if hop.graded is not None]
-    if not hops:
+    timestamps = [hop for group in groups for hop in group.timestamps if hop.graded is not None]
+    if not timestamps:
         return {}
-    to_reward = [hop.graded - hop.asked for hop in hops if hop.graded is not None]
+    to_reward = [hop.graded - hop.requested for hop in timestamps if hop.graded is not None]
     return {
-        "sampling_seconds": statistics.fmean(hop.sampled - hop.asked for hop in hops),
-        "grading_seconds": statistics.fmean(hop.graded - hop.sampled for hop in hops if hop.graded is not None),
+        "sampling_seconds": statistics.fmean(hop.sampled - hop.requested for hop in timestamps),
+        "grading_seconds": statistics.fmean(hop.graded - hop.sampled for hop in timestamps if hop.graded is not None),
         "time_to_reward_seconds": statistics.fmean(to_reward),
         "time_to_reward_p95_seconds": percentile(to_reward, 0.95),
     }

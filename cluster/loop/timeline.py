@@ -101,11 +101,11 @@ class Timeline:
         for pool, now in usage.items():
             before = self._usage.get(pool)
             busy = now.busy_seconds - (before.busy_seconds if before else 0.0)
-            capacity = elapsed * now.num_members
+            capacity = elapsed * now.num_replicas
             if now.capacity_seconds is not None:  # members came and went
                 capacity = now.capacity_seconds - ((before.capacity_seconds or 0.0) if before else 0.0)
             figures[f"{pool}_busy_share"] = min(1.0, busy / capacity) if capacity else 0.0
-            figures |= {f"{pool}_waiting": float(now.num_waiting), f"num_{pool}": float(now.num_members)}
+            figures |= {f"{pool}_waiting": float(now.num_waiting), f"num_{pool}": float(now.num_replicas)}
         self._usage = dict(usage)
         self._seconds = dict.fromkeys(SECONDS, 0.0)
         self._cut_at = self._last_change

@@ -13,10 +13,10 @@ import yaml
 from cluster.config.config import Config, validate
 from cluster.config.model_path import model_path
 from cluster.console import View, check_empty, output
+from cluster.errors import ConfigError, ModelError, RunFolderError
 from cluster.ledger.batches import batch_of
 from cluster.ledger.run_folder import RunFolder
 from cluster.models.export_card import card
-from cluster.types import ConfigError, ModelError, RunFolderError
 from learner.training.checkpoints import step_of
 from learner.training.quiet import silence_libraries
 

@@ -16,10 +16,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from cluster.config.config import Config, validate
 from cluster.console import output
+from cluster.errors import ConfigError, RunFolderError
 from cluster.ledger.batches import batch_of
 from cluster.ledger.run_folder import RunFolder
 from cluster.run.session import learner_plan
-from cluster.types import ConfigError, RunFolderError
 from learner.training.checkpoints import newest_checkpoint, step_of
 from learner.training.quiet import silence_libraries
 
@@ -42,7 +42,7 @@ class Goal:
 class Logged:
     """What the run wrote down about a step."""
 
-    in_force: Mapping[str, Any]  # settings of the learner that were changed for it
+    active_overrides: Mapping[str, Any]  # settings of the learner that were changed for it
     loss: float
     max_steps: int  # that the run was to have then, where the learning rate schedule ends
 
@@ -124,7 +124,7 @@ def replay(
                     learner.export_adapter(str(untrained))
                     _check_same_shapes(expected, _read_weights(untrained), plan.model, goal)
                 for step in steps:
-                    _, report = learner.step(batch_of(folder, step), logged[step].in_force)
+                    _, report = learner.step(batch_of(folder, step), logged[step].active_overrides)
                     if first_step_apart is None and report.metrics["loss"] != logged[step].loss:
                         first_step_apart = step
                     on_step()
@@ -178,7 +178,9 @@ def _logged(folder: RunFolder) -> dict[int, Logged]:
     rows = folder.rows(folder.metrics)
     try:
         return {
-            row["step"]: Logged(in_force=row.get("in_force", {}), loss=row["loss"], max_steps=int(row["max_steps"]))
+            row["step"]: Logged(
+                active_overrides=row.get("in_force", {}), loss=row["loss"], max_steps=int(row["max_steps"])
+            )
             for row in rows
         }
     except KeyError as error:

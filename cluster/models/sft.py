@@ -17,13 +17,14 @@ from typing import Any
 from cluster.config.config import Config
 from cluster.config.model_path import model_path
 from cluster.console import Counter, View, count, output
+from cluster.errors import CaravanError, ConfigError, DatasetError, LearnerError
 from cluster.models.sft_folder import SftFolder
 from cluster.models.sft_pairs import pairs_of
 from cluster.placement.plan.model_shape import adapter_size
 from cluster.placement.ray_cluster import place, ray_cluster
 from cluster.problems.solvable import Verdicts, needs_audit
 from cluster.run.session import INTERRUPTED, Interruption, Material, load_material, load_usable, run_to_end
-from cluster.types import CaravanError, ConfigError, DatasetError, LearnerError, Problem
+from cluster.types import Problem
 from learner.sft.examples import Pair, Schedule
 from learner.training.checkpoints import step_of
 from learner.training.error_text import describe_error

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.console import check_empty
-from cluster.types import ConfigError
+from cluster.errors import ConfigError
 from learner.training.checkpoints import newest_checkpoint, step_of
 
 WORK = "training"

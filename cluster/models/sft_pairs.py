@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from cluster.types import ModelError, Problem, Prompt
+from cluster.errors import ModelError
+from cluster.types import Problem, Prompt
 from learner.sft.examples import Pair
 from rollout.chat_template import closing_tag
 from rollout.prompt import END_MARKER

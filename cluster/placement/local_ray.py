@@ -5,7 +5,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from cluster.types import ResourcesError
+from cluster.errors import ResourcesError
 
 MAX_SOCKET_BYTES = 107
 """Linux takes no longer path of a socket."""

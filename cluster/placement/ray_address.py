@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.errors import ResourcesError
 from cluster.placement.submit.client import within
-from cluster.types import ResourcesError
 
 VARIABLE = "RAY_ADDRESS"
 OWN = f"{VARIABLE}=local starts one on this machine for this command alone"

@@ -14,11 +14,11 @@ from pydantic import BaseModel
 
 from cluster.config.config import Config
 from cluster.console import count
+from cluster.errors import ResourcesError
 from cluster.placement.local_ray import num_cores, provide_token, temporary_folder
 from cluster.placement.ray_address import OWN, PROBE_SECONDS, Found, find_cluster
 from cluster.placement.sentinel import announced
 from cluster.placement.submit.lasting import is_job
-from cluster.types import ResourcesError
 from rollout.room import ROUNDING
 
 LEAST_SHRINKING = 0.1
@@ -207,8 +207,8 @@ def _shares_of_cores(config: Config) -> dict[str, tuple[int, float]]:
     """By key: how many parts there are at the least, and the cores of each."""
     rollout, grader, learner = config.rollout, config.grader, config.learner
     return {
-        "rollout.cpus_per_sampler": (rollout.floor, rollout.cpus_per_sampler),
-        "grader.cpus_per_grader": (grader.floor, grader.cpus_per_grader),
+        "rollout.cpus_per_sampler": (rollout.minimum, rollout.cpus_per_sampler),
+        "grader.cpus_per_grader": (grader.minimum, grader.cpus_per_grader),
         "learner.cpus": (learner.num_ranks, learner.cpus),
     }
 
@@ -253,12 +253,12 @@ def _check(config: Config, resources: Mapping[str, float]) -> None:
     of_a_sampler = rollout.bundle
     parts = {
         "CPU": [
-            _of("samplers", rollout.floor, of_a_sampler["CPU"]),
-            _of("graders", grader.floor, grader.cpus_per_grader),
+            _of("samplers", rollout.minimum, of_a_sampler["CPU"]),
+            _of("graders", grader.minimum, grader.cpus_per_grader),
             _of_the_learner(learner.num_ranks, learner.cpus),
         ],
         "GPU": [
-            _of("samplers", rollout.floor, of_a_sampler.get("GPU", 0.0)),
+            _of("samplers", rollout.minimum, of_a_sampler.get("GPU", 0.0)),
             _of_the_learner(learner.num_ranks, learner.gpus),
         ],
     }

@@ -13,7 +13,7 @@ import ray
 from ray.autoscaler.sdk import request_resources
 
 from cluster.config.config import Config
-from cluster.types import Claim
+from cluster.protocols import Reservation
 from rollout.room import ROUNDING, num_that_fit
 
 Bundle = Mapping[str, float]
@@ -23,7 +23,7 @@ PATIENCE_SECONDS = 10.0
 """For which there has to be no room before more is asked for: Ray's books are a little behind what has just ended."""
 
 
-class Claims:
+class Reservations:
     """What one run claims; its pools may ask from any thread."""
 
     def __init__(self, config: Config, tell: Callable[[str], None] = lambda _line: None) -> None:
@@ -34,12 +34,14 @@ class Claims:
         self._tell = tell
         self._lock = threading.Lock()
         self._asked: list[Bundle] = []  # of the autoscaler
-        self.samplers = PoolClaim(self, "samplers", rollout.bundle, wanted=rollout.num_samplers, least=rollout.floor)
-        self.graders = PoolClaim(
-            self, "graders", {"CPU": grader.cpus_per_grader}, wanted=grader.num_graders, least=grader.floor
+        self.samplers = PoolReservation(
+            self, "samplers", rollout.bundle, wanted=rollout.num_samplers, least=rollout.minimum
+        )
+        self.graders = PoolReservation(
+            self, "graders", {"CPU": grader.cpus_per_grader}, wanted=grader.num_graders, least=grader.minimum
         )
 
-    def beside(self, pool: "PoolClaim", *, is_least: bool) -> list[Bundle]:
+    def beside(self, pool: "PoolReservation", *, is_least: bool) -> list[Bundle]:
         """What more members of a pool leave free; of its least number, ``is_least``, each leaves the least of the others."""
         samplers, graders = self.samplers, self.graders
         if pool is graders:
@@ -61,12 +63,12 @@ class Claims:
             self._tell(told)
 
 
-class PoolClaim(Claim):
+class PoolReservation(Reservation):
     """What one pool claims."""
 
-    def __init__(self, claims: Claims, name: str, bundle: Bundle, *, wanted: int, least: int) -> None:
+    def __init__(self, reservations: Reservations, name: str, bundle: Bundle, *, wanted: int, least: int) -> None:
         """``bundle`` is what each member takes."""
-        self._claims = claims
+        self._reservations = reservations
         self._name = name
         self._bundle = bundle
         self._short_since: float | None = None  # monotonic seconds
@@ -78,7 +80,7 @@ class PoolClaim(Claim):
         """What so many members take."""
         return [self._bundle] * number
 
-    def left(self, num_present: int) -> int:
+    def num_additional(self, num_present: int) -> int:
         """How many more members fit: on single machines, in all, and of what is free just now."""
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         total, free = ray.cluster_resources(), ray.available_resources()
@@ -91,23 +93,23 @@ class PoolClaim(Claim):
                 found = min(found, reservable / amount, free.get(name, 0.0) / amount)
             return max(0, int(found + ROUNDING))
 
-        of_the_least = min(self.least - num_present, room(self._claims.beside(self, is_least=True)))
-        return max(room(self._claims.beside(self, is_least=False)), of_the_least)
+        of_the_least = min(self.least - num_present, room(self._reservations.beside(self, is_least=True)))
+        return max(room(self._reservations.beside(self, is_least=False)), of_the_least)
 
-    def want(self, number: int, *, least: int, lacking: int) -> None:
+    def request(self, number: int, *, minimum: int, num_unplaced: int) -> None:
         """Take note of these numbers, and ask for machines where some members have lacked room for PATIENCE_SECONDS."""
         now = time.monotonic()
-        if not lacking:
+        if not num_unplaced:
             self._short_since = None
         elif self._short_since is None:
             self._short_since = now
         was_short = self.is_short
         self.is_short = self._short_since is not None and now - self._short_since >= PATIENCE_SECONDS
-        self.wanted, self.least = number, least
+        self.wanted, self.least = number, minimum
         told = None
         if self.is_short and not was_short:
             told = (
-                f"there is no room for {lacking} of {number} {self._name}: Ray's autoscaler, where there is one, is asked for "
-                "machines, and they start as soon as some join"
+                f"there is no room for {num_unplaced} of {number} {self._name}: Ray's autoscaler, where there is one, is asked "
+                "for machines, and they start as soon as some join"
             )
-        self._claims.changed(told)
+        self._reservations.changed(told)

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cluster.console import View
+from cluster.errors import ConfigError, RunFolderError
 from cluster.ledger.run_folder import RunFolder
-from cluster.types import Canary, ConfigError, GraderPool, RunFolderError, SamplerPool
+from cluster.protocols import GraderPool, SamplerPool
+from cluster.types import ProbePrompt
 from grader.settings import MAX_GRADERS
 from rollout.settings import MAX_SAMPLERS
 
@@ -41,7 +43,7 @@ class ScalableGraderPool(GraderPool, Protocol):
 class ScalableSamplerPool(SamplerPool, Protocol):
     """A sampler pool whose size can be changed; the real one is rollout.pool."""
 
-    async def verify_base_model(self, canary: Canary) -> float:
+    async def verify_base_model(self, probe: ProbePrompt) -> float:
         """Compare the samplers' scores of the base model with the learner's; returns the largest gap in nats per token.
 
         Raises ModelError where it is above what a policy may have.

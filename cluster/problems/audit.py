@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cluster.config.dataset_part import WHOLE, Part
+from cluster.errors import DatasetError, UngradableError
 from cluster.ledger.row_files import plain
 from cluster.problems.dataset import SeenIds, dataset_rows, given_id, load_problems, read_row
 from cluster.problems.dataset_files import Row
-from cluster.types import DatasetError, Problem, UngradableError
+from cluster.types import Problem
 from grader.audit import ProblemAudit, audit_problem
 from grader.duplicates import Seen, fingerprint
 from grader.fields import is_missing

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.config.dataset_part import WHOLE, Part
+from cluster.errors import DatasetError
 from cluster.problems.dataset_files import Row
 from cluster.problems.dataset_sources import read_source
-from cluster.types import DatasetError, Problem
+from cluster.types import Problem
 from grader import fields
 from grader.signature import split_prompt
 

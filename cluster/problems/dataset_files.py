@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cluster.types import DatasetError
+from cluster.errors import DatasetError
 
 Row = Mapping[str, Any] | str
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from cluster.config.dataset_part import DEFAULT_SPLIT, Part
+from cluster.errors import DatasetError
 from cluster.problems.dataset_files import Row, ending_of, endings, read_file
-from cluster.types import DatasetError
 
 
 def read_source(dataset: str, part: Part, wanted: Collection[str]) -> Sequence[Row]:

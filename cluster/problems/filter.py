@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from cluster.config.dataset_part import WHOLE, Part
+from cluster.errors import ConfigError, DatasetError
 from cluster.ledger.row_files import SUFFIXES, write_rows
 from cluster.problems.dataset import SeenIds, dataset_rows, load_problems, read_row
 from cluster.problems.dataset_files import Row, ending_of, read_file
-from cluster.types import ConfigError, DatasetError, Problem
+from cluster.types import Problem
 from grader.fields import identifier
 
 NUM_SHOWN = 3  # bad rows that are named
@@ -51,14 +52,14 @@ class Selection:
     """What stays of a data set."""
 
     rows: Sequence[Mapping[str, Any]]  # as they were
-    left_out: Mapping[str, int]  # rows by the reason why
+    excluded: Mapping[str, int]  # rows by the reason why
     bad_rows: Sequence[str]  # a line for each: which, and why
 
 
 def select_rows(dataset: str, wanted: Wanted, part: Part = WHOLE) -> Selection:
     """The rows of a data set that are wanted; raises DatasetError where it cannot be read."""
     rows: list[Mapping[str, Any]] = []
-    left_out: Counter[str] = Counter()
+    excluded: Counter[str] = Counter()
     seen = SeenIds()
     bad_rows: list[str] = []
     for number, row in enumerate(_rows(dataset, part), start=1):
@@ -70,13 +71,13 @@ def select_rows(dataset: str, wanted: Wanted, part: Part = WHOLE) -> Selection:
                 raise ValueError(repeated)
         except ValueError as error:
             bad_rows.append(f"row {number}: {error}")
-            left_out["bad row"] += 1
+            excluded["bad row"] += 1
             continue
         if reason := wanted.reason_against(problem):
-            left_out[reason] += 1
+            excluded[reason] += 1
         else:
             rows.append(row)
-    return Selection(rows=rows, left_out=left_out, bad_rows=bad_rows)
+    return Selection(rows=rows, excluded=excluded, bad_rows=bad_rows)
 
 
 def read_pass_rates(path: Path) -> dict[str, float]:
@@ -116,7 +117,7 @@ def filter_and_report(dataset: str, out: Path, wanted: Wanted, part: Part = WHOL
     selection = select_rows(dataset, wanted, part)
     for line in selection.bad_rows[:NUM_SHOWN]:
         print(f"       bad row: {line}")
-    for reason, number in selection.left_out.items():
+    for reason, number in selection.excluded.items():
         print(f"{number:6} left out: {reason}")
     if not selection.rows:
         raise DatasetError(f"nothing of {dataset} stays, and {out} is not written")

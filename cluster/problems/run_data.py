@@ -14,9 +14,10 @@ from itertools import pairwise
 from pathlib import Path
 
 from cluster.config.config import Config
+from cluster.errors import DatasetError, RunFolderError
 from cluster.ledger.run_folder import RunFolder
 from cluster.problems.dataset import shown, split
-from cluster.types import DatasetError, Problem, RunFolderError
+from cluster.types import Problem
 
 NUM_SHOWN = 5  # ids that a message names of each kind of change
 FLAG = "--allow-changed-data"

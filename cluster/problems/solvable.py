@@ -10,8 +10,9 @@ from typing import Protocol
 
 from cluster.config.config import Config
 from cluster.console import View
+from cluster.errors import DatasetError, UngradableError
 from cluster.ledger.run_folder import RunFolder
-from cluster.types import DatasetError, Problem, UngradableError
+from cluster.types import Problem
 
 
 class Auditor(Protocol):

@@ -11,6 +11,7 @@ from rich.syntax import Syntax
 from cluster.config.config import Config
 from cluster.config.model_path import model_path
 from cluster.console import View, difficulty_table, evaluation_table, output
+from cluster.errors import DatasetError, ModelError, RunFolderError
 from cluster.loop.evaluation import (
     LOST_PROBLEMS,
     attempt_all,
@@ -30,7 +31,7 @@ from cluster.run.session import (
     read_adapter,
     samplers_and_graders,
 )
-from cluster.types import DatasetError, Group, ModelError, Problem, RunFolderError
+from cluster.types import Group, Problem
 from grader.toolchain import prepare_toolchain
 from learner.settings import LORA_RANKS_OF_VLLM
 from learner.training.quiet import silence_libraries

@@ -1,4 +1,4 @@
-"""What a run writes down as it goes: the seeds' logs, the metrics, and every completion with its fate."""
+"""What a run writes down as it goes: the seeds' logs, the metrics, and every completion with its outcome."""
 
 import statistics
 import time
@@ -18,7 +18,7 @@ from cluster.ledger.outcomes import Dropped
 from cluster.ledger.rows import breakdown, dropped_rows, rollout_schema, trained_rows
 from cluster.ledger.run_folder import RunFolder, whole_rows
 from cluster.loop.metrics import percentile
-from cluster.types import Group, StepReport, Swap
+from cluster.types import Group, StepReport, WeightSync
 
 FLUSH_SECONDS = 5.0
 """How long the rows of dropped groups may wait for others to share a file with."""
@@ -56,7 +56,7 @@ class RunRecords:
         groups: Sequence[Group],
         report: StepReport,
         metrics: Mapping[str, float],
-        in_force: Mapping[str, Any],
+        active_overrides: Mapping[str, Any],
     ) -> None:
         """Write everything about one step; its rollouts are readable as soon as this returns."""
         step = report.step
@@ -64,7 +64,9 @@ class RunRecords:
         self._pending.extend(row for group in groups for row in trained_rows(group, report))
         self._write_rollouts(step)
         figures = {"step": step, "epoch": epoch, **metrics}
-        self._folder.append_json(self._folder.metrics, figures | ({"in_force": dict(in_force)} if in_force else {}))
+        self._folder.append_json(
+            self._folder.metrics, figures | ({"in_force": dict(active_overrides)} if active_overrides else {})
+        )
         self._folder.append(self._folder.learning_log, learning_log_line(epoch, metrics))
         self._folder.append(
             self._folder.time_log, f"[Step {step}]  {metrics['step_seconds']:.1f} s  {busy_line(metrics)}"
@@ -104,10 +106,10 @@ class RunRecords:
             self._folder.append_json(self._folder.health, {"step": step, **finding.as_row(), "set": remedy.set})
             self._view.warn(f"settings change after step {step} for {finding.rule.id}: {finding.judgement.evidence}")
 
-    def policy_published(self, version: int, swaps: Sequence[Swap], began_at: float, seconds: float) -> None:
+    def policy_published(self, version: int, syncs: Sequence[WeightSync], began_at: float, seconds: float) -> None:
         """Write how the samplers took a policy over."""
-        latencies = [swap.seconds for swap in swaps]
-        gaps = [swap.canary_gap for swap in swaps if swap.canary_gap is not None]
+        latencies = [sync.seconds for sync in syncs]
+        gaps = [sync.gap for sync in syncs if sync.gap is not None]
         figures = {
             "publish_seconds": seconds,
             "swap_p50_seconds": statistics.median(latencies),
@@ -115,7 +117,7 @@ class RunRecords:
             "canary_gap_mean": statistics.fmean(gaps) if gaps else None,
             "canary_gap_max": max(gaps) if gaps else None,
         }
-        by_sampler = {swap.sampler: swap.seconds for swap in swaps}
+        by_sampler = {sync.sampler: sync.seconds for sync in syncs}
         row = {"step": version, "began_at": began_at, **figures, "seconds_by_sampler": by_sampler}
         self._folder.append_json(self._folder.publishes, row)
         self._export({"step": version, **figures})

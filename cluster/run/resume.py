@@ -6,8 +6,8 @@ from typing import Any
 
 from cluster.config.config import Config, flatten, load_config, parse_override, validate
 from cluster.config.schedule import LENGTH, check_changeable
+from cluster.errors import ConfigError, RunFolderError
 from cluster.ledger.run_folder import RunFolder
-from cluster.types import ConfigError, RunFolderError
 from learner.training.checkpoints import newest_checkpoint, step_of
 
 WHERE_IT_LIES = {"run.folder", "run.name"}

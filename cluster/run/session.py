@@ -13,19 +13,13 @@ from typing import TYPE_CHECKING, Any
 from cluster.config.config import Config
 from cluster.config.model_path import is_folder, model_path
 from cluster.console import View, count
+from cluster.errors import CaravanError, DatasetError, ModelError
 from cluster.ledger.run_folder import RunFolder
 from cluster.placement.scale_requests import ScalableGraderPool, ScalableSamplerPool
 from cluster.problems.dataset import describe, load_problems
 from cluster.problems.run_data import RunData, data_of_run, evaluated_run, split_of_run
 from cluster.problems.solvable import Verdicts, audit_all, needs_audit, passable_problems
-from cluster.types import (
-    CaravanError,
-    DatasetError,
-    ModelError,
-    PolicyVersion,
-    Problem,
-    Prompt,
-)
+from cluster.types import PolicyVersion, Problem, Prompt
 from learner.plan import LearnerPlan
 from rollout.model import check_vocabulary
 from rollout.preflight import Preflight, preflight
@@ -131,8 +125,8 @@ async def prove_start(
     if policy:
         view.log(f"going on from the checkpoint of step {policy.number}")
         await samplers.publish(policy)
-    elif canary := await learner.canary():
-        gap = await samplers.verify_base_model(canary)
+    elif probe := await learner.probe():
+        gap = await samplers.verify_base_model(probe)
         view.log(f"samplers and learner agree about the base model: {gap:.1e} nats per token apart at most")
 
 
@@ -176,10 +170,10 @@ async def load_material(
     """
     verdicts = Verdicts(folder)
     if needs_audit(config, usable.problems, verdicts):
-        from cluster.placement.reservations import Claims
+        from cluster.placement.reservations import Reservations
         from grader.pool import RayGraderPool
 
-        graders = RayGraderPool(config.grader, claim=Claims(config).graders)
+        graders = RayGraderPool(config.grader, reservation=Reservations(config).graders)
         try:
             await audit_all(graders, usable.problems, verdicts, view, at_once=4 * config.grader.num_graders)
         finally:
@@ -257,21 +251,23 @@ async def samplers_and_graders(
     policy: PolicyVersion | None = None,
 ) -> AsyncIterator[tuple[ScalableSamplerPool, ScalableGraderPool]]:
     """Start both pools, side by side; both are stopped when the block is left, whatever happened in it."""
-    from cluster.placement.reservations import Claims
+    from cluster.placement.reservations import Reservations
     from grader.pool import RayGraderPool
     from rollout.pool import RaySamplerPool
 
-    claims = Claims(config, view.log)
+    reservations = Reservations(config, view.log)
     samplers = RaySamplerPool(
         config.rollout,
         model=model_path(config),
         lora_rank=lora_rank,
         lora_targets=lora_targets,
         max_staleness=config.loop.max_staleness,
-        claim=claims.samplers,
+        reservation=reservations.samplers,
         tell=view.log,
     )
-    graders = RayGraderPool(config.grader, claim=claims.graders, tell=view.log, special_tokens=special_tokens)
+    graders = RayGraderPool(
+        config.grader, reservation=reservations.graders, tell=view.log, special_tokens=special_tokens
+    )
     try:
         parts = f"{count(config.rollout.num_samplers, 'sampler')} and {count(config.grader.num_graders, 'grader')}"
         with view.phase(f"starting {parts}"):

@@ -11,8 +11,8 @@ from importlib import import_module
 from typing import Any
 
 from cluster.config.config import Config, flatten
+from cluster.errors import CaravanError, ConfigError
 from cluster.ledger.run_folder import RunFolder, is_finite
-from cluster.types import CaravanError, ConfigError
 from learner.training.error_text import describe_error
 
 PROJECT = "caravan"

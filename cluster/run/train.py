@@ -13,6 +13,7 @@ from cluster.config.config import Config
 from cluster.config.model_path import model_path
 from cluster.config.schedule import LENGTH
 from cluster.console import View, evaluation_table
+from cluster.errors import CaravanError, ConfigError, RunFolderError
 from cluster.health.command import EXIT_CODES
 from cluster.health.judging import Finding
 from cluster.health.rules import Health
@@ -35,6 +36,7 @@ from cluster.placement.scale_requests import answering_scale_requests
 from cluster.placement.submit.lasting import is_job, require_lasting
 from cluster.problems.dataset import ProblemStream
 from cluster.problems.run_data import RunData, split_of_run
+from cluster.protocols import GraderPool, SamplerPool
 from cluster.run.curve import draw_curve
 from cluster.run.gauges import Gauges
 from cluster.run.recorder import RunRecords
@@ -52,7 +54,7 @@ from cluster.run.session import (
     samplers_and_graders,
 )
 from cluster.run.trackers import Figures, Show, tracking
-from cluster.types import CaravanError, ConfigError, GraderPool, Problem, RunFolderError, SamplerPool
+from cluster.types import Problem
 from grader.toolchain import prepare_toolchain
 from learner.training.checkpoints import best_step, forget_best_after, mark_best, newest_checkpoint, step_of
 from rollout.model import check_split

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cluster.types import Completion, FinishReason, Grade, Group, LearnerError
+from cluster.errors import LearnerError
+from cluster.types import Completion, FinishReason, Grade, Group
 from learner.batch.advantages import group_advantages
 from learner.settings import LearnerSettings
 
@@ -34,7 +35,7 @@ class Selection:
     """What a step learns from, and what it does not."""
 
     rows: tuple[Row, ...]  # in the order of the groups
-    left_out: dict[
+    excluded: dict[
         str, str
     ]  # by completion id: "ungradable", "empty" (no token), "stale" (no fresh token), or as below
     stale_share: float  # of the tokens of all graded completions: those too old for the loss
@@ -54,7 +55,7 @@ def select(
         scale=settings.scale_rewards,
     )
     rows: list[Row] = []
-    left_out: dict[str, str] = {}
+    excluded: dict[str, str] = {}
     num_tokens = num_fresh = 0
     for group, group_advantage in zip(groups, advantages, strict=True):
         fresh = [
@@ -66,19 +67,19 @@ def select(
             group.completions, fresh, group_advantage, reasons, strict=True
         ):
             if reason:
-                left_out[completion.id] = reason
+                excluded[completion.id] = reason
             else:
                 rows.append(_row(completion, is_fresh, advantage * settings.reward_weight, temperature))
         graded = [is_fresh for is_fresh, grade in zip(fresh, group.grades, strict=True) if grade is not None]
         num_tokens += sum(map(len, graded))
         num_fresh += sum(map(sum, graded))
-    if not rows and not any(reason in EXCLUDED_BY_SETTINGS for reason in left_out.values()):
-        reasons_there = list(left_out.values())
+    if not rows and not any(reason in EXCLUDED_BY_SETTINGS for reason in excluded.values()):
+        reasons_there = list(excluded.values())
         counts = ", ".join(f"{reasons_there.count(one)} {one}" for one in dict.fromkeys(reasons_there))
         raise LearnerError(
             f"nothing to learn from: no completion of {len(groups)} groups enters the loss ({counts or 'none is there'})"
         )
-    return Selection(rows=tuple(rows), left_out=left_out, stale_share=1 - num_fresh / num_tokens)
+    return Selection(rows=tuple(rows), excluded=excluded, stale_share=1 - num_fresh / num_tokens)
 
 
 def fresh_tokens(token_versions: Sequence[int], *, learner_version: int, max_staleness: int) -> tuple[bool, ...]:

@@ -19,7 +19,7 @@ from safetensors.torch import load_model as safetensors_load_model
 from safetensors.torch import save_model
 from transformers import PrinterCallback, TrainerCallback
 
-from cluster.types import LearnerError
+from cluster.errors import LearnerError
 from learner.settings import LoraSettings
 from learner.sft.examples import Pair, Schedule
 from learner.training.adapter import pack_adapter

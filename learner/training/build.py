@@ -8,7 +8,7 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig
 
-from cluster.types import LearnerError
+from cluster.errors import LearnerError
 from learner.batch.tensors import MicroBatch
 from learner.plan import LearnerPlan
 from learner.settings import LearnerSettings, LoraSettings

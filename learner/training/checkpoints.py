@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from cluster.types import LearnerError
+from cluster.errors import LearnerError
 from learner.training.error_text import describe_error
 
 NAME = re.compile(r"checkpoint-(\d+)")

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from cluster.types import Group, LearnerError
+from cluster.errors import LearnerError
+from cluster.types import Group
 from learner.batch.selection import Selection
 
 FOLDER = "diverged"  # beside the folder of the checkpoints
@@ -17,7 +18,7 @@ def write_diverged_batch(groups: Sequence[Group], selection: Selection, folder: 
     """Write the batch of a step as Parquet, one row per completion, and return the file; raises OSError.
 
     Beside the columns of the rollouts' ledger that tell what the learner read, ``advantage`` (null where the completion did not
-    enter the loss) and ``left_out`` (why).
+    enter the loss) and ``excluded`` (why).
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -31,7 +32,7 @@ def write_diverged_batch(groups: Sequence[Group], selection: Selection, folder: 
             "completion_id": completion.id,
             "total_reward": None if grade is None else grade.reward,
             "advantage": advantages.get(completion.id),
-            "left_out": selection.left_out.get(completion.id),
+            "left_out": selection.excluded.get(completion.id),
             "finish_reason": str(completion.finish_reason),
             "temperature": completion.temperature,
             "token_versions": list(completion.token_versions),

@@ -9,7 +9,7 @@ from peft import PeftModel
 from safetensors import SafetensorError
 from transformers import AutoTokenizer
 
-from cluster.types import ModelError
+from cluster.errors import ModelError
 from learner.training.error_text import describe_error
 from learner.training.model import Device, folder_or_id, load_model, remove_local_paths
 

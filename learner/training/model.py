@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Dynami
 from transformers.cache_utils import DynamicLayer
 from transformers.utils import GENERATION_CONFIG_NAME, cached_file
 
-from cluster.types import ModelError
+from cluster.errors import ModelError
 from learner.settings import LearnerSettings
 from learner.training.error_text import describe_error
 

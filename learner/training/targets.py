@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
-from cluster.types import ConfigError, ModelError
+from cluster.errors import ConfigError, ModelError
 from learner.settings import ALL_LINEAR, LoraSettings
 from learner.training.adapter import PREFIX, WEIGHTS_FILE
 from learner.training.error_text import describe_error

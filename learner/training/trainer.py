@@ -32,7 +32,7 @@ import trl.import_utils as trl_imports
 from torch import Tensor
 from transformers import PrinterCallback, set_seed
 
-from cluster.types import LearnerError
+from cluster.errors import LearnerError
 from learner.batch.policy_ratio import RatioStatistics, correction
 from learner.batch.step_metrics import Measures, joined, of_the_step
 from learner.batch.tensors import MicroBatch

@@ -19,7 +19,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from cluster.types import CaravanError, LearnerError
+from cluster.errors import CaravanError, LearnerError
 from learner.training.error_text import describe_error
 
 Batch = list[Any]

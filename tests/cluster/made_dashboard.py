@@ -10,7 +10,7 @@ from cluster.ledger.progress import Progress
 from cluster.ledger.run_folder import RunFolder
 from cluster.loop.metrics import step_metrics
 from cluster.run.recorder import RunRecords
-from cluster.types import CodeError, Fate, Group, StepReport, Verdict
+from cluster.types import CodeError, Group, Outcome, StepReport, Verdict
 from tests.cluster.made import grade, group, problem
 
 HOSTILE = "</script><script>pwned=1</script><img src=x onerror=\"pwned=2\"><svg onload='pwned=3'> {{7*7}} ${7*7}"
@@ -59,7 +59,10 @@ class GrowingRun:
         step = self.num_steps
         groups = [programs_group(step, "gcd"), programs_group(step, HOSTILE_PROBLEM)]
         dropped = Dropped(
-            group=group([0.5, None], group_id=f"s{step:06d}-dropped"), group_size=3, fate=Fate.STALE, reason="stale"
+            group=group([0.5, None], group_id=f"s{step:06d}-dropped"),
+            group_size=3,
+            outcome=Outcome.STALE,
+            reason="stale",
         )
         self.records.group_dropped(dropped, step - 1)
         advantages = {one.id: 0.5 - index for made in groups for index, one in enumerate(made.completions)}

@@ -11,7 +11,7 @@ from cluster.ledger.run_folder import RunFolder
 from cluster.loop.metrics import group_metrics
 from cluster.run.recorder import RunRecords
 from cluster.run.session import learner_plan
-from cluster.types import Fate, Group
+from cluster.types import Group, Outcome
 from tests.learner.made import group, updated_in_flight
 
 MAX_STEPS = 4
@@ -67,16 +67,16 @@ class Start:
         folder.forget_after(self._num_steps)
 
     def step(self, groups: Sequence[Group]) -> None:
-        in_force = IN_FORCE.get(self._num_steps + 1, {})
-        _, report = self.learner.step(groups, in_force)
+        active_overrides = IN_FORCE.get(self._num_steps + 1, {})
+        _, report = self.learner.step(groups, active_overrides)
         self._num_steps = report.step
         dropped = group([0.5, 0.5], seed=1000 + report.step)
         self._records.group_dropped(
-            Dropped(group=dropped, group_size=3, fate=Fate.FILTERED, reason="no_signal"), report.step - 1
+            Dropped(group=dropped, group_size=3, outcome=Outcome.FILTERED, reason="no_signal"), report.step - 1
         )
         metrics = {**group_metrics(groups), **report.metrics, "tokens_per_second": 1.0, "step_seconds": 1.0}
         metrics["max_steps"] = float(self._max_steps)
-        self._records.step_done(0.1, groups, report, metrics, in_force)
+        self._records.step_done(0.1, groups, report, metrics, active_overrides)
 
 
 def make_unfinished(path: Path) -> Path:

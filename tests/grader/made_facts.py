@@ -18,7 +18,7 @@ def all_facts(draw: st.DrawFn) -> Facts:
     return Facts(
         verdict=verdict,
         asserts=(AssertOutcome.PASSED,) * num_asserts if verdict is Verdict.PASSED else tuple(asserts),
-        shown=tuple(draw(st.lists(st.booleans(), min_size=num_asserts, max_size=num_asserts))),
+        covered_by_example=tuple(draw(st.lists(st.booleans(), min_size=num_asserts, max_size=num_asserts))),
         type_errors=draw(st.integers(1, 12)) if verdict is Verdict.TYPE_ERROR else 0,
         errors=(CodeError(line=2, message="Unbound value y"),) if verdict is Verdict.TYPE_ERROR else (),
         syntax_error=verdict is Verdict.SYNTAX_ERROR,
@@ -27,7 +27,7 @@ def all_facts(draw: st.DrawFn) -> Facts:
         has_end_marker=draw(st.booleans()),
         hit_length_limit=draw(st.booleans()),
         num_code_lines=draw(st.integers(0, 12)),
-        degenerate=tuple(draw(st.lists(st.sampled_from(SIGNS), max_size=2, unique=True))),
+        quality_flags=tuple(draw(st.lists(st.sampled_from(SIGNS), max_size=2, unique=True))),
         num_code_blocks=draw(st.integers(0, 8)),
         has_trailing_prose=draw(st.booleans()),
         diagnostics="a message",

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cluster.types import THOUGHT_CLOSING, THOUGHT_OPENING
+from cluster.thought_tags import THOUGHT_CLOSING, THOUGHT_OPENING
 from grader.answer import answer, behind
 from grader.chat_tokens import family
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from cluster.cli.main import main
-from cluster.types import DatasetError
+from cluster.errors import DatasetError
 from grader.batch import grade_file
 from grader.console import grade_with_progress
 from grader.parallel import usable_cores

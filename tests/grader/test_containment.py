@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.types import DeadlineExceeded, FinishReason, SandboxError, UngradableError, Verdict
+from cluster.errors import DeadlineExceeded, SandboxError, UngradableError
+from cluster.types import FinishReason, Verdict
 from grader import process
 from grader.grade import Grader
 from grader.process import Server, probe_sandbox, run_command

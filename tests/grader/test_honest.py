@@ -196,7 +196,7 @@ def test_what_follows_a_thought_that_the_prompt_opened_is_no_answer_until_it_is_
 ) -> None:
     facts = grader.grade(TWICE, text, FinishReason.STOP, "<think>").facts
     assert facts.verdict is verdict
-    assert facts.degenerate == () or verdict is Verdict.NO_CODE
+    assert facts.quality_flags == () or verdict is Verdict.NO_CODE
 
 
 def test_errors_behind_a_thought_that_the_prompt_opened_have_the_lines_of_the_completion(grader: Grader) -> None:

@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
+from cluster.errors import UngradableError
 from cluster.problems.dataset import load_problems
-from cluster.types import FinishReason, UngradableError
+from cluster.types import FinishReason
 from grader.grade import Grader
 from grader.inspection import read_inspection
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.types import FinishReason, SandboxError, Verdict
+from cluster.errors import SandboxError
+from cluster.types import FinishReason, Verdict
 from grader import process, toolchain
 from grader.grade import Grader
 from grader.process import Server, probe_sandbox, run_command

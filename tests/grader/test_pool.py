@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 
 import pytest
 
-from cluster.types import Completion, FinishReason, Grade, UngradableError, Verdict
+from cluster.errors import UngradableError
+from cluster.types import Completion, FinishReason, Grade, Verdict
 from grader.fake import FakeGraderPool
 from grader.toolchain import prepare_toolchain
 

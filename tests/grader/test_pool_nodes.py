@@ -38,16 +38,16 @@ def test_graders_start_on_a_node_that_joins_and_what_they_had_when_it_leaves_is_
         await pool.start()
         jobs = slow_jobs(pool, 40)
         node = cluster.add_node(num_cpus=2)
-        await until(lambda: pool.usage().num_members == 3)
+        await until(lambda: pool.usage().num_replicas == 3)
         cluster.remove_node(node, allow_graceful=False)
         grades = await asyncio.gather(*jobs)
         assert [grade.facts.verdict for grade in grades] == [Verdict.TIMEOUT] * 40
         assert (pool.counts.graded, pool.counts.ungradable) == (40, 0)
         assert pool.counts.replaced_actors == 2
-        await until(lambda: pool.usage().num_members == 1)
+        await until(lambda: pool.usage().num_replicas == 1)
         # The next node takes their place.
         cluster.add_node(num_cpus=2)
-        await until(lambda: pool.usage().num_members == 3)
+        await until(lambda: pool.usage().num_replicas == 3)
         await pool.close()
 
     asyncio.run(asyncio.wait_for(scenario(), 400))

@@ -13,8 +13,9 @@ import psutil
 import pytest
 
 from cluster.config.config import load_config
-from cluster.placement.reservations import Claims
-from cluster.types import ConfigError, Grade, UngradableError, Verdict
+from cluster.errors import ConfigError, UngradableError
+from cluster.placement.reservations import Reservations
+from cluster.types import Grade, Verdict
 from grader.dispatcher import JOBS_PER_MEMBER
 from grader.scaling import Pace
 
@@ -63,10 +64,10 @@ class FullCluster:
 
     is_full = True
 
-    def left(self, num_present: int) -> int:
+    def num_additional(self, num_present: int) -> int:
         return 0 if self.is_full else 1
 
-    def want(self, number: int, *, least: int, lacking: int) -> None: ...
+    def request(self, number: int, *, minimum: int, num_unplaced: int) -> None: ...
 
 
 def num_free_cpus() -> float:
@@ -90,11 +91,11 @@ def test_a_pool_grows_while_completions_wait_and_shrinks_while_graders_idle(ray_
         pool = RayGraderPool(SETTINGS.model_copy(update={"max_graders": 3}), tell=told.append, pace=QUICK_PACE)
         await pool.start()
         jobs = slow_jobs(pool, 60)
-        await until(lambda: pool.usage().num_members == 3)
+        await until(lambda: pool.usage().num_replicas == 3)
         grades = await asyncio.gather(*jobs)
         assert [grade.facts.verdict for grade in grades] == [Verdict.TIMEOUT] * 60
         assert (pool.counts.graded, pool.counts.retried, pool.counts.replaced_actors) == (60, 0, 0)
-        await until(lambda: pool.usage().num_members == 1)
+        await until(lambda: pool.usage().num_replicas == 1)
         await until(lambda: num_free_cpus() == NUM_CPUS - 0.5)
         usage = pool.usage()
         assert usage.capacity_seconds is not None and 0 < usage.busy_seconds <= usage.capacity_seconds
@@ -129,7 +130,7 @@ def test_graders_that_are_killed_while_their_number_changes_lose_and_repeat_noth
         jobs = slow_jobs(pool, 40)
         assert (await pool.scale(3)).startswith("scaling 1 -> 3 graders")
         kill_one()
-        await until(lambda: pool.usage().num_members == 3)
+        await until(lambda: pool.usage().num_replicas == 3)
         jobs += slow_jobs(pool, 40, start=1000)
         assert (await pool.scale(1)).startswith("scaling 3 -> 1 graders")
         kill_one()
@@ -140,7 +141,7 @@ def test_graders_that_are_killed_while_their_number_changes_lose_and_repeat_noth
         assert (counts.graded, counts.ungradable) == (80, 0)
         # Only what the killed ones had was graded again.
         assert 0 < counts.retried <= 2 * JOBS_PER_MEMBER
-        await until(lambda: pool.usage().num_members == 2)
+        await until(lambda: pool.usage().num_replicas == 2)
         await pool.close()
 
     run(scenario())
@@ -157,12 +158,12 @@ def test_what_has_no_room_waits_for_it_and_leaves_the_other_parts_their_share(
     async def scenario() -> None:
         told: list[str] = []
         # A sampler that is down at the moment: its CPU is free, and is to stay so.
-        claims = Claims(config.without_learner(), told.append)
-        pool = RayGraderPool(SETTINGS, claim=claims.graders, tell=told.append)
+        reservations = Reservations(config.without_learner(), told.append)
+        pool = RayGraderPool(SETTINGS, reservation=reservations.graders, tell=told.append)
         await pool.start()
         line = await pool.scale(3)
         assert line == "scaling 1 -> 3 graders; the cluster has room for 2 now, the others start when machines join"
-        await until(lambda: pool.usage().num_members == 2)
+        await until(lambda: pool.usage().num_replicas == 2)
         await until(request_to_the_autoscaler)
         assert request_to_the_autoscaler() == [{"CPU": 1.0}, *([{"CPU": 0.5}] * 3)]
         assert [told_line for told_line in told if "there is no room for 1 of 3 graders" in told_line] == told[1:]
@@ -186,8 +187,8 @@ def test_a_start_waits_for_the_floor_alone(ray_here: None) -> None:
     async def scenario() -> None:
         pool = RayGraderPool(SETTINGS.model_copy(update={"num_graders": 40, "min_graders": 1, "max_graders": 40}))
         await pool.start()
-        assert pool.usage().num_members >= 1
-        await until(lambda: pool.usage().num_members == NUM_CPUS / 0.5)
+        assert pool.usage().num_replicas >= 1
+        await until(lambda: pool.usage().num_replicas == NUM_CPUS / 0.5)
         await pool.close()
 
     run(scenario())
@@ -201,8 +202,8 @@ def test_with_no_grader_left_and_no_room_for_another_completions_fail_with_the_c
     from grader.pool import RayGraderPool
 
     async def scenario() -> None:
-        claim = FullCluster()
-        pool = RayGraderPool(SETTINGS, claim=claim)
+        reservation = FullCluster()
+        pool = RayGraderPool(SETTINGS, reservation=reservation)
         await pool.start()
         monkeypatch.setattr("grader.autoscaler.START_SECONDS", 1.0)
         ray.kill(pool._roster.members[0].handle)
@@ -211,7 +212,7 @@ def test_with_no_grader_left_and_no_room_for_another_completions_fail_with_the_c
         ):
             await pool.grade(TWICE, completion("let twice x = x + x"))
         monkeypatch.undo()
-        claim.is_full = False
+        reservation.is_full = False
         assert (await pool.grade(TWICE, completion("let twice x = x + x"))).facts.verdict is Verdict.PASSED
         await pool.close()
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.types import FinishReason, ToolchainError, Verdict
+from cluster.errors import ToolchainError
+from cluster.types import FinishReason, Verdict
 from grader import programs, toolchain
 from grader.grade import Grader
 from grader.process import StartFailed

@@ -40,7 +40,7 @@ def signals_of(text: str) -> Signals:
     ],
 )
 def test_an_honest_answer_shows_no_sign_of_degeneration(text: str) -> None:
-    assert signals_of(text).degenerate == ()
+    assert signals_of(text).quality_flags == ()
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_an_honest_answer_shows_no_sign_of_degeneration(text: str) -> None:
     ],
 )
 def test_a_program_that_only_raises_is_a_stub(text: str) -> None:
-    assert signals_of(text).degenerate == ("stub",)
+    assert signals_of(text).quality_flags == ("stub",)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_a_program_that_only_raises_is_a_stub(text: str) -> None:
     ],
 )
 def test_signs_of_degeneration(text: str, sign: str) -> None:
-    assert sign in signals_of(text).degenerate
+    assert sign in signals_of(text).quality_flags
 
 
 @pytest.mark.parametrize(
@@ -130,5 +130,5 @@ def test_code_lines_are_those_of_the_program() -> None:
 
 
 def test_no_code_has_signals_too() -> None:
-    assert signals_of("") == Signals(degenerate=(), num_code_blocks=0, has_trailing_prose=False, num_code_lines=0)
-    assert signals("\0" * 500, None, name="", statement="").degenerate == ("repetitive", "mostly_prose")
+    assert signals_of("") == Signals(quality_flags=(), num_code_blocks=0, has_trailing_prose=False, num_code_lines=0)
+    assert signals("\0" * 500, None, name="", statement="").quality_flags == ("repetitive", "mostly_prose")

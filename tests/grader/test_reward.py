@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.types import AssertOutcome, ConfigError, Facts, RewardTerms, Verdict
+from cluster.errors import ConfigError
+from cluster.types import AssertOutcome, Facts, RewardTerms, Verdict
 from grader.profiles import PROFILES, SEED_PROFILE, RewardProfile, profile_named
 from grader.reward import NOTHING, profile_of, score
 from grader.settings import GraderSettings, WeightSettings
@@ -111,7 +112,7 @@ def test_tests_without_an_assert_pay_nothing() -> None:
 
 
 def test_the_seed_profile_knows_neither_style_nor_degenerate_answers() -> None:
-    facts = replace(PASSED, degenerate=("repetitive",), num_code_blocks=9, has_trailing_prose=True)
+    facts = replace(PASSED, quality_flags=("repetitive",), num_code_blocks=9, has_trailing_prose=True)
     assert reward(facts) == 1.0
 
 
@@ -158,8 +159,8 @@ def test_without_end_marker_one_line_is_too_short() -> None:
 
 @pytest.mark.parametrize("signs", [("repetitive",), ("mostly_prose", "fence_spam", "stub")])
 def test_a_degenerate_answer_gets_three_tenths_however_many_signs_it_shows(signs: tuple[str, ...]) -> None:
-    assert reward(replace(HALF, degenerate=signs), NO_END) == pytest.approx(0.675 * 0.3)
-    assert reward(replace(TYPE_ERROR, degenerate=signs), NO_END) == pytest.approx(0.21 * 0.3)
+    assert reward(replace(HALF, quality_flags=signs), NO_END) == pytest.approx(0.675 * 0.3)
+    assert reward(replace(TYPE_ERROR, quality_flags=signs), NO_END) == pytest.approx(0.21 * 0.3)
 
 
 @pytest.mark.parametrize(
@@ -173,7 +174,7 @@ def test_a_verbose_but_correct_answer_loses_a_little(blocks: int, prose: bool, p
 
 
 def test_the_style_penalty_comes_before_the_multiplier() -> None:
-    facts = replace(PASSED, has_trailing_prose=True, degenerate=("repetitive",))
+    facts = replace(PASSED, has_trailing_prose=True, quality_flags=("repetitive",))
     assert reward(facts, NO_END) == pytest.approx(0.97 * 0.3)
 
 
@@ -194,7 +195,7 @@ def test_binary_pays_for_all_asserts_or_for_nothing() -> None:
 
 
 def test_binary_asks_for_no_lines_and_no_end_marker() -> None:
-    facts = replace(PASSED, num_code_lines=1, has_end_marker=False, hit_length_limit=True, degenerate=("stub",))
+    facts = replace(PASSED, num_code_lines=1, has_end_marker=False, hit_length_limit=True, quality_flags=("stub",))
     assert reward(facts, BINARY) == 1.0
 
 
@@ -210,7 +211,7 @@ SHOWN = replace(
     PASSED,
     verdict=Verdict.WRONG,
     asserts=(HELD, HELD, HELD, FALSE, HELD, FALSE, FALSE),
-    shown=(True, True, True, False, False, False, False),
+    covered_by_example=(True, True, True, False, False, False, False),
 )
 
 
@@ -225,7 +226,7 @@ def test_an_assert_that_the_statement_shows_counts_with_its_weight(weight: float
 
 
 def test_where_all_asserts_are_shown_and_count_nothing_tests_pay_nothing() -> None:
-    facts = replace(PASSED, shown=(True,) * 8)
+    facts = replace(PASSED, covered_by_example=(True,) * 8)
     for profile in (SEED, NO_END, BINARY):
         assert terms(facts, replace(profile, shown_assert_weight=0.0)).tests == 0.0
         assert terms(facts, replace(profile, shown_assert_weight=0.01)).tests == profile.tests
@@ -234,16 +235,18 @@ def test_where_all_asserts_are_shown_and_count_nothing_tests_pay_nothing() -> No
 def test_all_or_nothing_wants_the_shown_asserts_too() -> None:
     profile = replace(BINARY, shown_assert_weight=0.0)
     asserts = (FALSE, *(HELD,) * 7)
-    facts = replace(PASSED, verdict=Verdict.WRONG, asserts=asserts, shown=(True, *(False,) * 7))
+    facts = replace(PASSED, verdict=Verdict.WRONG, asserts=asserts, covered_by_example=(True, *(False,) * 7))
     assert reward(facts, profile) == 0.0
     assert reward(replace(facts, asserts=PASSED.asserts), profile) == 1.0
 
 
 def test_an_assert_beyond_those_that_were_looked_up_is_not_shown() -> None:
     profile = replace(SEED, shown_assert_weight=0.0)
-    facts = replace(PASSED, verdict=Verdict.RAISED, asserts=(HELD, HELD, AssertOutcome.RAISED), shown=(True, False))
+    facts = replace(
+        PASSED, verdict=Verdict.RAISED, asserts=(HELD, HELD, AssertOutcome.RAISED), covered_by_example=(True, False)
+    )
     assert terms(facts, profile).tests == pytest.approx(0.65 / 2)
-    assert terms(replace(facts, asserts=(), shown=(True,)), profile).tests == 0.0
+    assert terms(replace(facts, asserts=(), covered_by_example=(True,)), profile).tests == 0.0
 
 
 # What holds under every profile

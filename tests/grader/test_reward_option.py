@@ -1,6 +1,6 @@
 import pytest
 
-from cluster.types import ConfigError
+from cluster.errors import ConfigError
 from grader.profiles import SEED_PROFILE
 from grader.reward import profile_of
 from grader.reward_option import parse_reward_option, with_reward_option

@@ -6,13 +6,14 @@ import itertools
 import pytest
 from pydantic import ValidationError
 
-from cluster.types import Bounds, ConfigError, UngradableError, Usage
+from cluster.errors import ConfigError, UngradableError
+from cluster.types import Bounds, Usage
 from grader.dispatcher import JOBS_PER_MEMBER, Roster
 from grader.scaling import Load, Pace, Window, decide
 from grader.settings import GraderSettings
 
 PACE = Pace()
-BOUNDS = Bounds(floor=2, ceiling=16)
+BOUNDS = Bounds(minimum=2, maximum=16)
 
 
 def load(**changes: object) -> Load:
@@ -63,16 +64,16 @@ def test_graders_that_idle_most_of_the_time_stay_where_jobs_waited_now_and_then(
 def test_what_shrinking_leads_to_is_not_idle_again() -> None:
     for num in range(3, 200):
         for share in (0.01, 0.1, 0.2, 0.29):
-            fewer = decide(load(num_graders=num, num_wanted=num, busy_share=share), Bounds(floor=1, ceiling=200), PACE)[
-                0
-            ]
+            fewer = decide(
+                load(num_graders=num, num_wanted=num, busy_share=share), Bounds(minimum=1, maximum=200), PACE
+            )[0]
             assert fewer >= num / 2
             assert num * share / fewer <= PACE.target_share + 1e-9
 
 
-def usage(num_members: int, busy_seconds: float, capacity_seconds: float) -> Usage:
+def usage(num_replicas: int, busy_seconds: float, capacity_seconds: float) -> Usage:
     return Usage(
-        num_members=num_members,
+        num_replicas=num_replicas,
         busy_seconds=busy_seconds,
         num_running=0,
         num_waiting=0,
@@ -126,11 +127,11 @@ def test_the_number_follows_the_load_up_and_down_without_going_to_and_fro() -> N
 
 
 def test_what_is_asked_for_becomes_bounds_or_is_refused() -> None:
-    assert BOUNDS.changed("graders", 64, None, None) == Bounds(floor=64, ceiling=64)
-    assert BOUNDS.changed("graders", None, 4, None) == Bounds(floor=4, ceiling=16)
-    assert BOUNDS.changed("graders", None, None, 3) == Bounds(floor=2, ceiling=3)
-    assert BOUNDS.changed("graders", 32, 8, None) == Bounds(floor=8, ceiling=32)
-    assert BOUNDS.changed("graders", 1, None, 64) == Bounds(floor=1, ceiling=64)
+    assert BOUNDS.changed("graders", 64, None, None) == Bounds(minimum=64, maximum=64)
+    assert BOUNDS.changed("graders", None, 4, None) == Bounds(minimum=4, maximum=16)
+    assert BOUNDS.changed("graders", None, None, 3) == Bounds(minimum=2, maximum=3)
+    assert BOUNDS.changed("graders", 32, 8, None) == Bounds(minimum=8, maximum=32)
+    assert BOUNDS.changed("graders", 1, None, 64) == Bounds(minimum=1, maximum=64)
     with pytest.raises(ConfigError, match="min_graders=20 and max_graders=16 contradict"):
         BOUNDS.changed("graders", None, 20, None)
     with pytest.raises(ConfigError, match="min_graders=2 and max_graders=8 and graders=9 contradict"):
@@ -141,7 +142,7 @@ def test_settings_whose_start_is_out_of_bounds_are_refused_with_all_three_keys()
     for wrong in ({"num_graders": 4, "max_graders": 3}, {"min_graders": 3}, {"min_graders": 2, "max_graders": 1}):
         with pytest.raises(ValidationError, match=r"num_graders=\d .*min_graders=\d .*max_graders=\d"):
             GraderSettings.model_validate(wrong)
-    assert (GraderSettings(num_graders=7).floor, GraderSettings(num_graders=7).ceiling) == (7, 7)
+    assert (GraderSettings(num_graders=7).minimum, GraderSettings(num_graders=7).maximum) == (7, 7)
 
 
 class Clock:
@@ -185,7 +186,7 @@ def test_a_member_that_retires_gets_no_work_and_ends_what_it_has() -> None:
         await asyncio.sleep(0)
         assert not waiting.done() and not retiring.done()
         assert roster.usage() == Usage(
-            num_members=1, busy_seconds=6.0, num_running=3, num_waiting=1, capacity_seconds=6.0
+            num_replicas=1, busy_seconds=6.0, num_running=3, num_waiting=1, capacity_seconds=6.0
         )
         roster.give_back(leaver)
         await retiring
@@ -239,7 +240,7 @@ def test_a_dead_member_is_removed_once_and_its_time_is_counted_once() -> None:
             roster.give_back(member)
         assert not roster.remove(member)
         assert roster.usage() == Usage(
-            num_members=0, busy_seconds=2.0, num_running=0, num_waiting=0, capacity_seconds=2.0
+            num_replicas=0, busy_seconds=2.0, num_running=0, num_waiting=0, capacity_seconds=2.0
         )
         waiting = asyncio.create_task(roster.take(since=100.0))
         await asyncio.sleep(0)

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.types import ToolchainError
+from cluster.errors import ToolchainError
 from grader import toolchain
 from grader.toolchain import prepare_toolchain
 

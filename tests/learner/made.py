@@ -6,13 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cluster.types import (
-    Completion,
-    FinishReason,
-    Group,
-    Problem,
-    VersionSpan,
-)
+from cluster.types import Completion, FinishReason, Group, Problem, VersionSpan
 from grader.fake import grade_of
 from learner.plan import LearnerPlan
 from learner.settings import LearnerSettings, LoraSettings

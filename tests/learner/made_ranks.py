@@ -43,9 +43,9 @@ class Crew:
             answers.append(pipe.recv())
         return answers
 
-    def step(self, groups: Any, in_force: Any = None) -> Any:
+    def step(self, groups: Any, active_overrides: Any = None) -> Any:
         """The step as rank 0 reports it, when all ranks came to the same."""
-        outcomes = self("step", groups, in_force or {})
+        outcomes = self("step", groups, active_overrides or {})
         assert not [one for one in outcomes if isinstance(one, Exception)], outcomes
         policies = [policy for policy, _ in outcomes]
         assert all(policy == policies[0] for policy in policies)

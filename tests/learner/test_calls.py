@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from ray.exceptions import ActorDiedError, RayTaskError
 
-from cluster.types import LearnerError
+from cluster.errors import LearnerError
 from learner.client import RayLearner, _Lost
 from learner.training.checkpoints import read_files, write_files
 from tests.learner.made import plan, settings

@@ -13,7 +13,9 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from cluster.types import Group, Learner, LearnerError, ModelError, PolicyVersion, ResourcesError, StepReport
+from cluster.errors import LearnerError, ModelError, ResourcesError
+from cluster.protocols import Learner
+from cluster.types import Group, PolicyVersion, StepReport
 from learner.client import RayLearner
 from learner.training.checkpoints import write_checkpoint, write_files
 from tests.learner.made import group, plan, settings

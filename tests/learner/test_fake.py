@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.types import Learner, LearnerError
+from cluster.errors import LearnerError
+from cluster.protocols import Learner
 from learner.fake import FakeLearner
 from tests.learner.made import group
 
@@ -23,7 +24,7 @@ def test_the_fake_numbers_its_policies_and_remembers_what_it_was_given() -> None
 def test_the_fake_reports_what_would_have_entered_the_loss() -> None:
     _, report = asyncio.run(FakeLearner().step([group([1.0, None, 0.0])]))
     assert report.advantages["g0-c0"] == -report.advantages["g0-c2"] == pytest.approx(0.5 / 0.70721, rel=1e-4)
-    assert report.left_out == {"g0-c1": "ungradable"}
+    assert report.excluded == {"g0-c1": "ungradable"}
     assert report.metrics["num_completions"] == 2.0
     fake = FakeLearner(max_staleness=0)
     asyncio.run(fake.step([group([1.0, 0.0])]))

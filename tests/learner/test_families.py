@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from cluster.types import Group, ModelError
+from cluster.errors import ModelError
+from cluster.types import Group
 from learner.training.model import keeps_keys_and_values, silence
 from learner.training.trainer import GroupTrainer
 from learner.worker import LearnerWorker
@@ -55,8 +56,8 @@ def scored(model: str, groups: list[Group]) -> list[Group]:
 def test_a_step_is_computed_from_the_log_probabilities_that_the_model_samples_with(family: str, tmp_path: Path) -> None:
     model = make_model(tmp_path / "model", family, **PECULIAR.get(family, {}))
     groups = scored(model, [group([1.0, 0.0, 0.5, 0.25], seed=seed, prompt_length=12 + 9 * seed) for seed in range(2)])
-    canary = tuple(random.Random(0).randrange(3, 90) for _ in range(20))
-    learner = LearnerWorker(settings(), plan(tmp_path / "model", tmp_path / "checkpoints", probe_ids=canary))
+    probe = tuple(random.Random(0).randrange(3, 90) for _ in range(20))
+    learner = LearnerWorker(settings(), plan(tmp_path / "model", tmp_path / "checkpoints", probe_ids=probe))
     try:
         learner.start()
         measured = learner.step(groups)[1].metrics

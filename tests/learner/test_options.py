@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from cluster.config.config import keys, load_config
-from cluster.types import ConfigError
+from cluster.errors import ConfigError
 from learner.overrides import CHANGEABLE
 from learner.settings import LearnerSettings
 from learner.trl_names import REFUSED

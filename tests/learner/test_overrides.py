@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from cluster.types import FinishReason, LearnerError
+from cluster.errors import LearnerError
+from cluster.types import FinishReason
 from learner.overrides import CHANGEABLE, apply_overrides, check_changeable
 from learner.settings import LearnerSettings
 from tests.learner.made import group
@@ -115,7 +116,7 @@ def test_a_setting_in_force_gives_the_step_of_a_run_that_has_it(
             return str(error).partition(". Its batch")[0]
         finally:
             learner.close()
-        return policy.adapter, report.metrics["loss"], report.advantages, report.left_out
+        return policy.adapter, report.metrics["loss"], report.advantages, report.excluded
 
     learner = make_learner(checkpoints="plain", **options)
     for seed in range(2):

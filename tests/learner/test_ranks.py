@@ -52,7 +52,7 @@ def assert_same(one: Any, other: Any, *, within: float) -> None:
     assert policy.number == other_policy.number
     assert furthest_apart(policy, other_policy) < within
     assert report.advantages == other_report.advantages
-    assert report.left_out == other_report.left_out
+    assert report.excluded == other_report.excluded
     of_the_place = {"seconds", "num_micro_batches", "padding_share", "train_runtime"}
     assert report.metrics.keys() == other_report.metrics.keys() | {"rank_idle_share"}
     for name in other_report.metrics.keys() - of_the_place:
@@ -123,7 +123,7 @@ def test_a_sharded_base_lies_in_halves_and_scores_and_saves_as_a_whole_one(
     two_ranks.step(STEPS[0])
     two_ranks("save_checkpoint")
     expected = two_ranks.step(STEPS[1])
-    assert expected[0].canary is not None
+    assert expected[0].probe is not None
 
     two_ranks.begin(tmp_path / "two", shard_base=True, probe_ids=(5, 40, 7), **options)
     assert two_ranks.step(STEPS[1])[0] == expected[0]
@@ -133,7 +133,7 @@ def test_a_sharded_base_lies_in_halves_and_scores_and_saves_as_a_whole_one(
     two_ranks.begin(tmp_path / "two", shard_base=True, probe_ids=(5, 40, 7), **options)
     sharded = two_ranks(current_policy)[0]
     assert policy.adapter == sharded.adapter
-    assert policy.canary.logprobs == pytest.approx(sharded.canary.logprobs, abs=1e-5)
+    assert policy.probe.logprobs == pytest.approx(sharded.probe.logprobs, abs=1e-5)
 
 
 def current_policy(worker: Any) -> PolicyVersion:
@@ -148,9 +148,14 @@ def test_a_step_of_fewer_micro_batches_than_ranks_and_one_without_any(
     alone = make_learner(**options)
     two_ranks.begin(tmp_path / "two", **options)
     single, nothing = [group([1.0, 0.0])], {"reward_threshold": 2.0}
-    for groups, in_force in [(single, {}), (single, nothing), (UNEVEN, {}), (single, {"top_entropy_quantile": 0.5})]:
-        one, two = alone.step(groups, in_force), two_ranks.step(groups, in_force)
-        assert two[1].metrics["num_micro_batches"] == (0 if in_force == nothing else 1)
+    for groups, active_overrides in [
+        (single, {}),
+        (single, nothing),
+        (UNEVEN, {}),
+        (single, {"top_entropy_quantile": 0.5}),
+    ]:
+        one, two = alone.step(groups, active_overrides), two_ranks.step(groups, active_overrides)
+        assert two[1].metrics["num_micro_batches"] == (0 if active_overrides == nothing else 1)
         assert_same(two, one, within=2e-6)
 
 

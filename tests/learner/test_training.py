@@ -13,7 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load
 
-from cluster.types import ConfigError, LearnerError, ModelError, PolicyVersion
+from cluster.errors import ConfigError, LearnerError, ModelError
+from cluster.types import PolicyVersion
 from learner.settings import LossType
 from tests.learner.made import TEMPERATURE, group, plan, settings, updated_in_flight
 from tests.learner.scoring import grpo_loss, logprobs, sampled_by
@@ -122,7 +123,7 @@ def test_sharing_a_prompt_gives_the_gradient_of_taking_each_row_alone(
 def test_the_report_names_the_advantages_that_entered_the_loss_and_what_was_left_out(make_learner: MakeLearner) -> None:
     _, report = make_learner(scale_rewards="none").step([group([1.0, None, 0.0])])
     assert report.advantages == {"g0-c0": 0.5, "g0-c2": -0.5}
-    assert report.left_out == {"g0-c1": "ungradable"}
+    assert report.excluded == {"g0-c1": "ungradable"}
 
 
 def test_what_could_not_be_graded_changes_no_gradient(make_learner: MakeLearner) -> None:
@@ -153,11 +154,11 @@ def test_tokens_that_are_too_old_are_read_and_not_learned_from(
     assert report.metrics["num_completion_tokens"] == num_tokens - num_stale
     assert report.metrics["stale_token_share"] == pytest.approx(num_stale / num_tokens)
     too_short = {c.id for one in groups for c in one.completions if len(c.token_ids) <= 2}
-    assert report.left_out == dict.fromkeys(too_short, "stale")
+    assert report.excluded == dict.fromkeys(too_short, "stale")
     assert report.metrics["num_completions"] == len(report.advantages) == 15 - len(too_short)
 
 
-def test_the_canary_is_the_policys_score_of_fixed_tokens_at_temperature_one(
+def test_the_probe_prompt_is_the_policys_score_of_fixed_tokens_at_temperature_one(
     model_folder: Path, make_learner: MakeLearner, tmp_path: Path
 ) -> None:
     ids = (5, 40, 7, 90, 3, 3)
@@ -169,10 +170,10 @@ def test_the_canary_is_the_policys_score_of_fixed_tokens_at_temperature_one(
     policy, _ = learner.step([group([1.0, 0.0])])
     learner.export_adapter(str(tmp_path / "third"))
     fixed = replace(group([1.0]).completions[0], prompt_ids=ids[:1], token_ids=ids[1:])
-    assert policy.canary is not None
-    assert policy.canary.token_ids == ids
+    assert policy.probe is not None
+    assert policy.probe.token_ids == ids
     scored = {name: logprobs(model_folder, fixed, tmp_path / name, temperature=1.0) for name in ("second", "third")}
-    assert policy.canary.logprobs == pytest.approx(scored["third"], abs=1e-5)
+    assert policy.probe.logprobs == pytest.approx(scored["third"], abs=1e-5)
     assert (
         max(abs(one - other) for one, other in zip(*scored.values(), strict=True)) > 1e-3
     )  # so that it tells them apart
@@ -181,7 +182,7 @@ def test_the_canary_is_the_policys_score_of_fixed_tokens_at_temperature_one(
     assert resumed._loop.run(resumed._policy) == policy
 
 
-def test_scoring_a_canary_changes_nothing_of_what_is_learned(make_learner: MakeLearner) -> None:
+def test_scoring_a_probe_prompt_changes_nothing_of_what_is_learned(make_learner: MakeLearner) -> None:
     def adapter_after_three_steps(name: str, probe_ids: tuple[int, ...]) -> Any:
         # One learner after the other: dropout draws from the random state of the process.
         learner = make_learner(checkpoints=name, dropout=0.3, planned={"probe_ids": probe_ids})
@@ -216,7 +217,7 @@ def test_the_policy_is_a_peft_folder_with_the_keys_that_vllm_binds(
     config = json.loads(policy.adapter["adapter_config.json"])
     assert (config["peft_type"], config["r"], config["lora_alpha"], config["bias"]) == ("LORA", 8, 16, "none")
     assert config["inference_mode"] is True
-    assert policy.canary is None
+    assert policy.probe is None
     attention = [f"self_attn.{name}_proj" for name in "qkvo"]
     feed_forward = [f"mlp.{name}_proj" for name in ("gate", "up", "down")]
     assert set(weights(policy)) == {
@@ -390,9 +391,9 @@ def test_in_bfloat16_the_ratio_stays_near_one_and_the_adapter_is_published_so_bu
     kept = load((tmp_path / "adapter_model.safetensors").read_bytes())
     assert {tensor.dtype for tensor in kept.values()} == {torch.float32}
     assert all(torch.equal(kept[name].bfloat16(), tensor) for name, tensor in weights(policy).items())
-    assert policy.canary is not None
+    assert policy.probe is not None
     in_float32 = logprobs(model_folder, replace(fixed, prompt_ids=fixed.prompt_ids[-1:]), tmp_path, temperature=1.0)
-    gaps = [abs(one - other) for one, other in zip(policy.canary.logprobs, in_float32, strict=True)]
+    gaps = [abs(one - other) for one, other in zip(policy.probe.logprobs, in_float32, strict=True)]
     assert sum(gaps) / len(gaps) < 0.05
 
 

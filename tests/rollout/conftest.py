@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from cluster.types import Canary, Completion, GroupRequest, PolicyVersion, Prompt, Sampling
+from cluster.types import Completion, GroupRequest, PolicyVersion, ProbePrompt, Prompt, Sampling
 from rollout.prompt import FEW_SHOT_EXAMPLES
 
 LORA_RANK = 8
@@ -99,7 +99,7 @@ def adapter_folders(tiny_model: TinyModel, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="session")
 def policies(tiny_model: TinyModel, adapter_folders: dict[int, Path]) -> dict[int, PolicyVersion]:
-    """The adapters as a learner publishes them, with the modules and the canary that prove them."""
+    """The adapters as a learner publishes them, with the modules and the probe prompt that prove them."""
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
@@ -118,7 +118,7 @@ def policies(tiny_model: TinyModel, adapter_folders: dict[int, Path]) -> dict[in
                 for layer in range(2)
                 for name in PROJECTIONS
             ),
-            canary=Canary(
+            probe=ProbePrompt(
                 token_ids=tuple(token_ids),
                 logprobs=tuple(scores.gather(-1, torch.tensor(token_ids[1:])[:, None])[:, 0].tolist()),
             ),

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cluster.types import ResourcesError
+from cluster.errors import ResourcesError
 from rollout.adapter_cache import AdapterCache
 from rollout.orphans import SHARED_MEMORY, clean_up_orphans, engine_files
 from rollout.weight_sync_modes import write_files

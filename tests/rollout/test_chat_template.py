@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 
-from cluster.types import THOUGHT_CLOSING, THOUGHT_OPENING, ModelError, Problem, PromptIncomplete
+from cluster.errors import ModelError, PromptIncomplete
+from cluster.thought_tags import THOUGHT_CLOSING, THOUGHT_OPENING
+from cluster.types import Problem
 from rollout.chat_template import closing_tag
 from rollout.prompt import FEW_SHOT_EXAMPLES, INSTRUCTION, PromptRenderer
 

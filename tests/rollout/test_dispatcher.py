@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from cluster.types import ModelError, SamplerError
+from cluster.errors import ModelError, SamplerError
 from rollout.dispatcher import Router, Seat
 
 
@@ -165,7 +165,7 @@ def test_usage_counts_seconds_with_work_and_who_waits():
         waiting = asyncio.create_task(router.take(3))
         await asyncio.sleep(0.05)
         usage = router.usage()
-        assert (usage.num_members, usage.num_running, usage.num_waiting) == (2, 8, 3)
+        assert (usage.num_replicas, usage.num_running, usage.num_waiting) == (2, 8, 3)
         assert 0.1 <= usage.busy_seconds <= 2 * (time.monotonic() - begin)
         router.give_back(seats[0], 4)
         router.give_back(seats[1], 4)

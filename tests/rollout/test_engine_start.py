@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 
-from cluster.types import ModelError
+from cluster.errors import ModelError
 from rollout.sampler import Sampler
 from rollout.settings import RolloutSettings
 from tests.made_families import make_model

@@ -3,16 +3,9 @@ from dataclasses import replace
 
 import pytest
 
-from cluster.types import (
-    FinishReason,
-    GroupFailed,
-    GroupRequest,
-    PolicyVersion,
-    Prompt,
-    SamplerError,
-    SamplerPool,
-    Sampling,
-)
+from cluster.errors import GroupFailed, SamplerError
+from cluster.protocols import SamplerPool
+from cluster.types import FinishReason, GroupRequest, PolicyVersion, Prompt, Sampling
 from rollout.fake import FakeSamplerPool
 
 
@@ -87,7 +80,7 @@ def test_the_fakes_samplers_take_no_more_than_they_hold_and_the_rest_waits():
         ]
         await asyncio.sleep(0.02)
         usage = pool.usage()
-        assert (usage.num_members, usage.num_running, usage.num_waiting, begun) == (2, 6, 3, [0, 0])
+        assert (usage.num_replicas, usage.num_running, usage.num_waiting, begun) == (2, 6, 3, [0, 0])
         await asyncio.gather(*groups)
         usage = pool.usage()
         assert (usage.num_running, usage.num_waiting, len(begun)) == (0, 0, 3)

@@ -9,16 +9,8 @@ import pytest
 
 import rollout.lifecycle
 import rollout.replica
-from cluster.types import (
-    Completion,
-    DeadlineExceeded,
-    FinishReason,
-    GroupFailed,
-    GroupRequest,
-    ModelError,
-    PolicyVersion,
-    SamplerError,
-)
+from cluster.errors import DeadlineExceeded, GroupFailed, ModelError, SamplerError
+from cluster.types import Completion, FinishReason, GroupRequest, PolicyVersion
 from rollout.pool import RaySamplerPool
 from rollout.settings import RolloutSettings
 from rollout.weight_sync import Verification
@@ -62,7 +54,7 @@ class ScriptedActor:
         self._loaded.append(policy.number)
         return Verification(
             policy_version=policy.number,
-            canary_gap=0.25,
+            gap=0.25,
             tolerance=1.0,
             missing=() if is_bound else ("model.layers.0.mlp.up_proj",),
             surplus=(),
@@ -166,7 +158,7 @@ def test_a_publish_says_for_every_sampler_how_long_it_took_and_how_far_it_was_of
 
     swaps = run(scenario())
     assert sorted(swap.sampler for swap in swaps) == ["sampler 0", "sampler 1"]
-    assert all(swap.canary_gap == 0.25 and 0 < swap.seconds < 10 for swap in swaps)
+    assert all(swap.gap == 0.25 and 0 < swap.seconds < 10 for swap in swaps)
 
 
 def test_a_sampler_that_cannot_prove_a_policy_is_restarted_once_and_then_serves_it(pool, run, request_for, tmp_path):
@@ -249,8 +241,8 @@ def test_usage_counts_who_works_and_who_is_there(pool, run, request_for):
         return before, during, pool.usage()
 
     before, during, after = run(scenario())
-    assert (before.num_members, before.num_running, before.busy_seconds) == (1, 0, 0.0)
-    assert during.num_members == 1
+    assert (before.num_replicas, before.num_running, before.busy_seconds) == (1, 0, 0.0)
+    assert during.num_replicas == 1
     assert after.num_running == 0
     assert after.busy_seconds >= 0.8
 

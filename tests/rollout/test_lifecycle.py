@@ -5,7 +5,8 @@ import time
 
 import pytest
 
-from cluster.types import PolicyVersion, SamplerError, Swap
+from cluster.errors import SamplerError
+from cluster.types import PolicyVersion, WeightSync
 from rollout import replica as stations
 from rollout.dispatcher import Router
 from rollout.lifecycle import Service
@@ -14,7 +15,7 @@ from rollout.replica import SamplerPlan, Station
 from rollout.settings import RolloutSettings
 from rollout.weight_sync import Verification
 
-PROVED = Verification(policy_version=1, canary_gap=None, tolerance=1.0, missing=(), surplus=(), differing=())
+PROVED = Verification(policy_version=1, gap=None, tolerance=1.0, missing=(), surplus=(), differing=())
 DEADLINE_SECONDS = 5.0
 
 
@@ -32,7 +33,7 @@ class Samplers:
             if station.name in self.held:
                 await self.held[station.name].wait()
             self.loaded.append((station.name, policy.number))
-            return Swap(sampler=station.name, seconds=0.0, canary_gap=None), PROVED
+            return WeightSync(sampler=station.name, seconds=0.0, gap=None), PROVED
 
         monkeypatch.setattr(stations.ray, "kill", lambda actor: None)
         monkeypatch.setattr(stations.ray, "put", lambda policy: policy)

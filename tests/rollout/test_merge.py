@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load, load_file, save
 
-from cluster.types import ModelError
+from cluster.errors import ModelError
 from rollout.merge import MERGED_FILE, merged_modules, weights_folder, write_merged
 
 
@@ -123,7 +123,7 @@ def test_frozen_experts_are_left_out_and_the_rest_of_a_mixture_is_not(tmp_path):
     write_merged(weights_folder(base), adapter, tmp_path / "merged", "float32")
     merged = load_file(tmp_path / "merged" / MERGED_FILE)
     assert torch.allclose(merged[f"{name}.weight"], weights[f"{name}.weight"] + 2 * (b @ a))
-    left_out = weights.keys() - merged.keys()
-    assert left_out
-    assert all(".mlp.experts." in key for key in left_out)
+    excluded = weights.keys() - merged.keys()
+    assert excluded
+    assert all(".mlp.experts." in key for key in excluded)
     assert "model.layers.0.mlp.gate.weight" in merged

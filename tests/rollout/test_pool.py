@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.types import FinishReason, ModelError, PolicyVersion, ResourcesError, SamplerError
+from cluster.errors import ModelError, ResourcesError, SamplerError
+from cluster.types import FinishReason, PolicyVersion
 from rollout.orphans import engine_files
 from rollout.pool import RaySamplerPool
 from rollout.settings import RolloutSettings
@@ -137,7 +138,7 @@ def test_the_options_of_evaluation_reach_the_engine(pool, run, tiny_model, reque
 
 def test_an_adapter_changes_the_logprobs_as_peft_says(pool, run, tiny_model, policies, adapter_folders, request_for):
     (swap,) = run(pool.publish(policies[1]))
-    assert swap.canary_gap < 1e-5
+    assert swap.gap < 1e-5
     assert 0 < swap.seconds < 30
     group = run(collect(pool.sample_group(request_for("g"))))
     assert {completion.policy_version for completion in group} == {1}
@@ -220,7 +221,7 @@ def test_a_sampler_whose_engine_hangs_is_replaced_and_its_group_completed_once_u
             process.suspend()
         monkeypatch.setattr(pool, "_settings", SETTINGS.model_copy(update={"request_deadline_seconds": 3.0}))
         rest = asyncio.create_task(collect(completions))
-        while pool.usage().num_members:  # noqa: ASYNC110 - nobody tells when it was noticed
+        while pool.usage().num_replicas:  # noqa: ASYNC110 - nobody tells when it was noticed
             await asyncio.sleep(0.05)
         monkeypatch.setattr(pool, "_settings", SETTINGS)
         return [first, *await rest], await inside(pool, shelved), family, leftovers

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cluster.config.config import load_config
-from cluster.placement.reservations import Claims
+from cluster.placement.reservations import Reservations
 from cluster.types import GroupRequest, PolicyVersion, Prompt, Sampling
 from rollout.pool import RaySamplerPool
 
@@ -50,7 +50,7 @@ def test_samplers_start_on_gpu_nodes_that_join_and_what_one_had_when_its_node_fa
 ):
     settings = SETTINGS.model_copy(update=TWO_ON_GPUS)
     config = load_config(DEMO, ["num_graders=1", "learner.cpus=0", "learner.gpus=0"])
-    claims = Claims(config.model_copy(update={"rollout": settings}))
+    reservations = Reservations(config.model_copy(update={"rollout": settings}))
     told: list[str] = []
 
     def gpu_node():
@@ -58,12 +58,12 @@ def test_samplers_start_on_gpu_nodes_that_join_and_what_one_had_when_its_node_fa
 
     async def scenario():
         first = gpu_node()
-        pool = RaySamplerPool(settings, model="fine", lora_rank=8, claim=claims.samplers, tell=told.append)
+        pool = RaySamplerPool(settings, model="fine", lora_rank=8, reservation=reservations.samplers, tell=told.append)
         await pool.start()
         await pool.publish(PolicyVersion(number=1, adapter={}))
         alone = await collect(pool, request("fine:", size=1))
         gpu_node()
-        await until(lambda: pool.usage().num_members == 2)
+        await until(lambda: pool.usage().num_replicas == 2)
 
         groups = [asyncio.create_task(collect(pool, request(f"slow: {n} ", size=4))) for n in range(8)]
         await asyncio.sleep(0.5)
@@ -71,7 +71,7 @@ def test_samplers_start_on_gpu_nodes_that_join_and_what_one_had_when_its_node_fa
         await asyncio.gather(*groups)
         (swap,) = await pool.publish(PolicyVersion(number=2, adapter={}))  # the one that is down is not waited for
         gpu_node()
-        await until(lambda: pool.usage().num_members == 2)
+        await until(lambda: pool.usage().num_replicas == 2)
         last = await asyncio.gather(*(collect(pool, request("slow: ", size=6)) for _ in range(2)))
         await pool.close()
         return alone, [task.result() for task in groups], swap, last

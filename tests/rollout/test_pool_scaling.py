@@ -10,7 +10,8 @@ import pytest
 import rollout.autoscaler
 import rollout.lifecycle
 import rollout.replica
-from cluster.types import ConfigError, PolicyVersion, SamplerError
+from cluster.errors import ConfigError, SamplerError
+from cluster.types import PolicyVersion
 from rollout.pool import RaySamplerPool
 from rollout.scaling import Pace
 from rollout.settings import RolloutSettings
@@ -62,11 +63,11 @@ def test_a_pool_grows_and_shrinks_while_groups_are_sampled_and_each_completion_c
         await pool.publish(PolicyVersion(number=1, adapter={}))
         first = [asyncio.create_task(collect(pool, request_for(f"slow: {n} ", size=4))) for n in range(8)]
         assert (await pool.scale(2)).startswith("scaling 1 -> 2 samplers")
-        await until(lambda: pool.usage().num_members == 2)
+        await until(lambda: pool.usage().num_replicas == 2)
         second = [asyncio.create_task(collect(pool, request_for(f"slow: {n} ", size=4))) for n in range(8, 16)]
         await asyncio.sleep(0.5)
         assert (await pool.scale(1)).startswith("scaling 2 -> 1 samplers")
-        await until(lambda: pool.usage().num_members == 1)
+        await until(lambda: pool.usage().num_replicas == 1)
         # The one that goes has groups, and the policy that comes meanwhile is not for it.
         (swap,) = await pool.publish(PolicyVersion(number=2, adapter={}))
         third = [asyncio.create_task(collect(pool, request_for(f"slow: {n} ", size=4))) for n in range(16, 20)]
@@ -85,7 +86,7 @@ def test_a_pool_grows_and_shrinks_while_groups_are_sampled_and_each_completion_c
     assert {c.policy_version for group in groups[:8] for c in group} == {1}
     assert {c.policy_version for group in groups[16:] for c in group} == {2}
     assert last[0].policy_version == 2
-    assert (usage.num_members, usage.num_running, usage.num_waiting) == (1, 0, 0)
+    assert (usage.num_replicas, usage.num_running, usage.num_waiting) == (1, 0, 0)
     assert 0 < usage.busy_seconds <= usage.capacity_seconds
     assert swap.sampler in ("sampler 0", "sampler 1")
     assert [line.partition(" after ")[0] for line in told] == [
@@ -106,7 +107,7 @@ def test_a_new_sampler_is_given_work_once_it_has_proved_every_live_policy(local_
         await anext(running)  # holds policy 1
         await pool.publish(PolicyVersion(number=2, adapter={}))
         await pool.scale(2)
-        await until(lambda: pool.usage().num_members == 2)
+        await until(lambda: pool.usage().num_replicas == 2)
         # The other one is fuller: what comes now goes to the new one.
         group = await collect(pool, request_for("fine:", size=1))
         await running.aclose()
@@ -127,10 +128,10 @@ def test_a_policy_that_comes_while_a_sampler_starts_is_proved_by_it_too(local_ra
         swaps = []
         for number in range(1, 40):
             swaps.append(await pool.publish(PolicyVersion(number=number, adapter={})))
-            if pool.usage().num_members == 3:
+            if pool.usage().num_replicas == 3:
                 break
             await asyncio.sleep(0.2)
-        await until(lambda: pool.usage().num_members == 3)
+        await until(lambda: pool.usage().num_replicas == 3)
         groups = await asyncio.gather(*(collect(pool, request_for("slow: ", size=6)) for _ in range(3)))
         await pool.close()
         return number, swaps, groups
@@ -163,7 +164,7 @@ def test_a_sampler_that_dies_while_it_ends_what_it_had_loses_nothing_and_is_not_
     groups, usage = run(scenario())
     assert [sorted(c.index for c in group) for group in groups] == [list(range(6))] * 2
     assert {c.policy_version for group in groups for c in group} == {1}
-    assert usage.num_members == 1
+    assert usage.num_replicas == 1
 
 
 def test_the_number_follows_the_work_between_the_bounds(local_ray, run, request_for):
@@ -174,9 +175,9 @@ def test_the_number_follows_the_work_between_the_bounds(local_ray, run, request_
         pool = RaySamplerPool(settings, model="fine", lora_rank=8, tell=told.append, pace=QUICK_PACE)
         await pool.start()
         tasks = [asyncio.create_task(collect(pool, request_for(f"slow: {n} ", size=5))) for n in range(40)]
-        await until(lambda: pool.usage().num_members == 2)
+        await until(lambda: pool.usage().num_replicas == 2)
         groups = await asyncio.gather(*tasks)
-        await until(lambda: pool.usage().num_members == 1)
+        await until(lambda: pool.usage().num_replicas == 1)
         with pytest.raises(ConfigError, match="min_samplers=3 and max_samplers=2 contradict"):
             await pool.scale(min_samplers=3)
         await pool.close()
@@ -195,11 +196,11 @@ class Room:
         self.size = size
         self.wanted = (0, 0)
 
-    def left(self, num_present: int) -> int:
+    def num_additional(self, num_present: int) -> int:
         return max(0, self.size - num_present)
 
-    def want(self, number: int, *, least: int, lacking: int) -> None:
-        self.wanted = (number, lacking)
+    def request(self, number: int, *, minimum: int, num_unplaced: int) -> None:
+        self.wanted = (number, num_unplaced)
 
 
 def test_a_run_starts_with_those_that_have_room_and_the_others_follow(local_ray, run, request_for, monkeypatch):
@@ -208,13 +209,13 @@ def test_a_run_starts_with_those_that_have_room_and_the_others_follow(local_ray,
     async def scenario():
         room = Room(2)
         settings = SETTINGS.model_copy(update={"num_samplers": 3, "min_samplers": 1})
-        pool = RaySamplerPool(settings, model="fine", lora_rank=8, claim=room)
+        pool = RaySamplerPool(settings, model="fine", lora_rank=8, reservation=room)
         await pool.start()
-        assert pool.usage().num_members == 2
+        assert pool.usage().num_replicas == 2
         await until(lambda: room.wanted == (3, 1))
         await pool.publish(PolicyVersion(number=1, adapter={}))
         room.size = 3  # a machine joins
-        await until(lambda: pool.usage().num_members == 3)
+        await until(lambda: pool.usage().num_replicas == 3)
         await until(lambda: room.wanted == (3, 0))
         line = await pool.scale(5)
         assert line == "scaling 3 -> 5 samplers; the cluster has room for 3 now, the others start when machines join"
@@ -233,7 +234,7 @@ def test_samplers_that_die_where_there_is_no_room_any_more_leave_the_work_to_the
     async def scenario():
         room = Room(2)
         settings = SETTINGS.model_copy(update={"num_samplers": 2})
-        pool = RaySamplerPool(settings, model="fine", lora_rank=8, claim=room)
+        pool = RaySamplerPool(settings, model="fine", lora_rank=8, reservation=room)
         await pool.start()
         impatient = settings.model_copy(update={"start_deadline_seconds": 3.0})
         monkeypatch.setattr(pool._service, "_plan", replace(pool._service._plan, settings=impatient))

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from cluster.types import Problem, Prompt, PromptTooLong
+from cluster.errors import PromptTooLong
+from cluster.types import Problem, Prompt
 from rollout.prompt import END_MARKER, FEW_SHOT_EXAMPLES, PromptRenderer
 from rollout.tokenizer import special_tokens
 

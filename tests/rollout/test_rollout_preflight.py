@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cluster.types import ModelError
+from cluster.errors import ModelError
 from rollout.preflight import Preflight, preflight
 from rollout.settings import RolloutSettings
 

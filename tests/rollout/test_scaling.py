@@ -9,7 +9,7 @@ from rollout.dispatcher import Router, Seat
 from rollout.scaling import Load, Pace, Window, decide
 
 PACE = Pace()
-BOUNDS = Bounds(floor=2, ceiling=16)
+BOUNDS = Bounds(minimum=2, maximum=16)
 
 
 def load(**changes) -> Load:
@@ -21,9 +21,9 @@ def number(**changes) -> int:
     return decide(load(**changes), BOUNDS, PACE)[0]
 
 
-def usage(num_members: int, busy_seconds: float, capacity_seconds: float) -> Usage:
+def usage(num_replicas: int, busy_seconds: float, capacity_seconds: float) -> Usage:
     return Usage(
-        num_members=num_members,
+        num_replicas=num_replicas,
         busy_seconds=busy_seconds,
         capacity_seconds=capacity_seconds,
         num_running=0,
@@ -60,7 +60,7 @@ def test_idle_samplers_go_but_by_no_more_than_half_and_not_below_the_floor():
 
 
 def test_equal_bounds_hold_whatever_happens():
-    same = Bounds(floor=8, ceiling=8)
+    same = Bounds(minimum=8, maximum=8)
     for changes in ({"wait_seconds": 1e6, "recent_share": 1.0}, {"window_share": 0.0}):
         assert decide(load(**changes), same, PACE)[0] == 8
 
@@ -68,7 +68,7 @@ def test_equal_bounds_hold_whatever_happens():
 @pytest.mark.parametrize("num_samplers", range(1, 17))
 def test_what_grew_does_not_shrink_for_it_and_what_shrank_does_not_grow(num_samplers):
     """The same work, spread over another number of samplers, is between the two shares."""
-    bounds = Bounds(floor=1, ceiling=100)
+    bounds = Bounds(minimum=1, maximum=100)
     for percent in range(101):
         share = percent / 100
         before = load(
@@ -142,7 +142,7 @@ def test_a_seat_that_is_shut_becomes_idle_when_what_it_had_has_ended():
         router.give_back(seat, 1)
         assert seat.idle.is_set()
         router.remove(seat)
-        assert router.usage().num_members == 1
+        assert router.usage().num_replicas == 1
         assert router.usage().num_running == 4
 
     asyncio.run(scenario())

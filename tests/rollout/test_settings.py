@@ -6,7 +6,7 @@ from uuid import uuid4
 import pytest
 from pydantic import ValidationError
 
-from cluster.types import ConfigError, ModelError
+from cluster.errors import ConfigError, ModelError
 from rollout.environment import compiler_variables, engine_arguments, environment_variables, socket_variables
 from rollout.model import check_model
 from rollout.settings import LORA_RANKS, RolloutSettings, check_lora_rank
@@ -124,9 +124,9 @@ def test_an_engine_that_exchanges_its_adapter_holds_one_and_a_merged_one_none():
 
 
 def test_without_bounds_nothing_scales_and_with_them_the_start_lies_between():
-    assert (RolloutSettings(num_samplers=3).floor, RolloutSettings(num_samplers=3).ceiling) == (3, 3)
+    assert (RolloutSettings(num_samplers=3).minimum, RolloutSettings(num_samplers=3).maximum) == (3, 3)
     between = RolloutSettings(num_samplers=3, min_samplers=1, max_samplers=8)
-    assert (between.floor, between.ceiling) == (1, 8)
+    assert (between.minimum, between.maximum) == (1, 8)
     with pytest.raises(ValidationError, match=r"num_samplers=3 .* rollout.min_samplers=4 .* rollout.max_samplers=8"):
         RolloutSettings(num_samplers=3, min_samplers=4, max_samplers=8)
 

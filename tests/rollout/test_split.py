@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from cluster.types import ModelError
+from cluster.errors import ModelError
 from rollout.pool import RaySamplerPool
 
 from .test_pool import SETTINGS, TOLERANCE, collect, inside, worst_gap
@@ -28,7 +28,7 @@ def test_a_split_engine_samples_what_the_whole_model_would_under_an_adapter_that
     assert worst_gap(tiny_model, run(collect(pool.sample_group(request_for("base"))))) < TOLERANCE
     for version in (1, 2):
         (swap,) = run(pool.publish(policies[version]))
-        assert swap.canary_gap < 1e-5
+        assert swap.gap < 1e-5
         group = run(collect(pool.sample_group(request_for("g"))))
         assert {completion.policy_version for completion in group} == {version}
         assert worst_gap(tiny_model, group, adapter_folders[version]) < TOLERANCE

@@ -2,27 +2,28 @@
 
 import pytest
 
-from cluster.types import Canary, ModelError, PolicyVersion
+from cluster.errors import ModelError
+from cluster.types import PolicyVersion, ProbePrompt
 from rollout.settings import RolloutSettings
 from rollout.weight_sync import BoundAdapter, mean_gap, verify, verify_base_model
 
 MODULES = tuple(f"model.layers.{layer}.self_attn.q_proj" for layer in range(9))
-CANARY = Canary(token_ids=(5, 6, 7, 8), logprobs=(-1.0, -2.0, -3.0))
-POLICY = PolicyVersion(number=3, adapter={}, modules=MODULES, canary=CANARY)
+PROBE = ProbePrompt(token_ids=(5, 6, 7, 8), logprobs=(-1.0, -2.0, -3.0))
+POLICY = PolicyVersion(number=3, adapter={}, modules=MODULES, probe=PROBE)
 WHOLE = BoundAdapter(named=MODULES, bound=MODULES, differing=())
 
 
 def test_the_right_adapter_is_proved_and_its_gap_told():
     verification = verify(POLICY, WHOLE, (-1.0, -2.0003, -3.0), RolloutSettings())
     assert verification.failure is None
-    assert verification.canary_gap == pytest.approx(1e-4)
+    assert verification.gap == pytest.approx(1e-4)
 
 
 @pytest.mark.parametrize(
     ("dtype", "gap", "is_proved"), [("float32", 0.01, False), ("bfloat16", 0.01, True), ("bfloat16", 0.1, False)]
 )
 def test_the_tolerance_follows_the_dtype(dtype, gap, is_proved):
-    logprobs = tuple(logprob - gap for logprob in CANARY.logprobs)
+    logprobs = tuple(logprob - gap for logprob in PROBE.logprobs)
     assert (verify(POLICY, WHOLE, logprobs, RolloutSettings(dtype=dtype)).failure is None) == is_proved
 
 
@@ -39,7 +40,7 @@ def test_what_is_no_number_proves_nothing(logprobs):
 
 def test_an_adapter_that_is_bound_to_nothing_is_told_by_its_missing_modules_some_of_them_by_name():
     unbound = BoundAdapter(named=tuple(f"wrong.{name}" for name in MODULES), bound=(), differing=())
-    failure = verify(POLICY, unbound, CANARY.logprobs, RolloutSettings()).failure
+    failure = verify(POLICY, unbound, PROBE.logprobs, RolloutSettings()).failure
     assert "9 trained modules are not bound (model.layers.0.self_attn.q_proj" in failure
     assert "and 3 more" in failure
     assert "\n" not in failure
@@ -47,7 +48,7 @@ def test_an_adapter_that_is_bound_to_nothing_is_told_by_its_missing_modules_some
 
 def test_modules_beyond_the_trained_ones_and_other_weights_are_told_by_name():
     other = BoundAdapter(named=MODULES, bound=(*MODULES, "lm_head"), differing=(MODULES[4],))
-    failure = verify(POLICY, other, CANARY.logprobs, RolloutSettings()).failure
+    failure = verify(POLICY, other, PROBE.logprobs, RolloutSettings()).failure
     assert "1 modules are bound that were not trained (lm_head)" in failure
     assert f"other weights than were published ({MODULES[4]})" in failure
 
@@ -58,13 +59,13 @@ def test_without_the_learners_word_the_adapters_own_names_are_what_must_be_bound
     assert verify(policy, BoundAdapter(named=MODULES, bound=MODULES[1:], differing=()), None, RolloutSettings()).failure
 
 
-def test_a_canary_that_was_scored_in_part_is_an_error():
+def test_a_probe_prompt_that_was_scored_in_part_is_an_error():
     with pytest.raises(ModelError, match="4 tokens came with 3 log-probabilities and was scored with 2"):
-        mean_gap(CANARY, (-1.0, -2.0))
+        mean_gap(PROBE, (-1.0, -2.0))
 
 
 def test_the_base_model_has_the_tolerance_of_a_policy_and_no_modules_to_show():
-    assert verify_base_model(CANARY, CANARY.logprobs, RolloutSettings()).failure is None
-    verification = verify_base_model(CANARY, (-3.0, -4.0, -5.0), RolloutSettings())
-    assert verification.canary_gap == pytest.approx(2.0)
+    assert verify_base_model(PROBE, PROBE.logprobs, RolloutSettings()).failure is None
+    verification = verify_base_model(PROBE, (-3.0, -4.0, -5.0), RolloutSettings())
+    assert verification.gap == pytest.approx(2.0)
     assert "2 nats per token" in verification.failure

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from safetensors.torch import load, save
 
-from cluster.types import ModelError
+from cluster.errors import ModelError
 from rollout.engine import Adapter
 from rollout.sampler import Sampler
 from rollout.settings import RolloutSettings
@@ -77,7 +77,7 @@ def test_running_completions_say_token_by_token_which_policy_sampled_them(
     for version in (1, 2, 3):
         verification, old, fresh = run(scenario(version))
         assert verification.failure is None
-        assert verification.canary_gap < 1e-5
+        assert verification.gap < 1e-5
         assert {token for c in fresh for token in c.token_versions} == {version}
         assert max(gap(tiny_model, adapter_folders, completion) for completion in [*old, *fresh]) < TOLERANCE
         longest = max(old, key=lambda completion: len(completion.token_ids))
@@ -88,15 +88,15 @@ def test_running_completions_say_token_by_token_which_policy_sampled_them(
 
 
 def test_the_weights_of_another_version_are_no_proof(run, sampler, policies):
-    verification = verified(run, sampler, replace(policies[1], number=11, canary=policies[2].canary))
-    assert verification.canary_gap > 0.05
+    verification = verified(run, sampler, replace(policies[1], number=11, probe=policies[2].probe))
+    assert verification.gap > 0.05
     assert "nats per token away from the learner's" in verification.failure
 
 
 def test_the_base_model_in_place_of_the_adapter_is_no_proof(run, sampler, policies):
     zero = edited(policies[1], lambda name, tensor: tensor * (0 if "lora_B" in name else 1))
     verification = verified(run, sampler, replace(zero, number=12))
-    assert verification.canary_gap > 0.05
+    assert verification.gap > 0.05
     assert verification.failure is not None
 
 
@@ -110,7 +110,7 @@ def test_an_adapter_under_foreign_names_is_no_proof_and_its_modules_are_named(ru
         return
     verification = verified(run, sampler, policy)
     assert set(verification.missing) == set(policies[1].modules)
-    assert verification.canary_gap > 0.05
+    assert verification.gap > 0.05
 
 
 def test_a_part_of_the_modules_is_no_proof_and_the_others_are_named(run, sampler, policies):
@@ -120,7 +120,7 @@ def test_a_part_of_the_modules_is_no_proof_and_the_others_are_named(run, sampler
     assert verified(run, sampler, policy).missing == ("model.layers.1.mlp.up_proj",)
 
 
-def test_weights_that_no_canary_can_tell_apart_are_told_apart(run, swap, sampler, policies):
+def test_weights_that_no_probe_prompt_can_tell_apart_are_told_apart(run, swap, sampler, policies):
     if swap == "merged":
         pytest.skip("the engine holds no adapter whose weights could be looked at")
 
@@ -140,7 +140,7 @@ def test_weights_that_no_canary_can_tell_apart_are_told_apart(run, swap, sampler
 
     verification, held = run(scenario())
     assert verification.failure is None
-    assert held.differing == ("model.layers.1.mlp.down_proj",)  # a factor alone is for the canary to see
+    assert held.differing == ("model.layers.1.mlp.down_proj",)  # a factor alone is for the probe prompt to see
     assert len(held.bound) == 14
 
 
@@ -161,7 +161,7 @@ def test_what_ended_between_exchange_and_proof_is_not_handed_over_where_the_proo
         pytest.skip("nothing runs under a policy before its proof")
 
     async def scenario():
-        verification = await sampler.load_policy(replace(policies[1], number=21, canary=policies[2].canary), {21})
+        verification = await sampler.load_policy(replace(policies[1], number=21, probe=policies[2].probe), {21})
         running = asyncio.create_task(collect(sampler, request_for("g", size=2, tokens=4), 21))
         await asyncio.sleep(0.5)
         is_held_back = not running.done()

@@ -5,8 +5,8 @@ import socket
 import sys
 from pathlib import Path
 
+from cluster.errors import ConfigError, RunFolderError
 from cluster.ledger.run_folder import RunFolder
-from cluster.types import ConfigError, RunFolderError
 
 
 def serve(run: Path, host: str, port: int) -> int:

@@ -5,7 +5,7 @@ from urllib.parse import quote, urlencode
 
 from cluster.analysis.dashboard.completions import Row
 from cluster.analysis.dashboard.page import chip, number
-from cluster.analysis.dashboard.query import FATES, ORDERS, VERDICTS, Query
+from cluster.analysis.dashboard.query import ORDERS, OUTCOMES, VERDICTS, Query
 from cluster.analysis.dashboard.search import Found
 from cluster.analysis.report.html import text
 
@@ -18,7 +18,7 @@ def form(query: Query, counts: Mapping[str, int], problems: Sequence[str]) -> st
     """What narrows the list; ``counts`` are completions by verdict."""
     verdicts = [(one, f"{counts.get(one, 0):,}") for one in VERDICTS if counts.get(one) or one in query.verdicts]
     outcomes = "".join(_chosen("verdict", one, num, query.verdicts) for one, num in verdicts)
-    fates = "".join(_chosen("fate", one, "", query.fates) for one in FATES)
+    outcomes = "".join(_chosen("fate", one, "", query.outcomes) for one in OUTCOMES)
     suggested = "".join(f'<option value="{text(one)}">' for one in problems[:MAX_SUGGESTED])
     orders = "".join(
         f'<option value="{name}"{" selected" if name == query.order else ""}>{label}</option>'
@@ -33,7 +33,7 @@ def form(query: Query, counts: Mapping[str, int], problems: Sequence[str]) -> st
         f"{_range('reward', query.min_reward, query.max_reward)}{_range('step', query.min_step, query.max_step)}"
         f'<label>order <select name="order">{orders}</select></label></div>'
         f'<div class="boxes" role="group" aria-label="outcome">{outcomes}</div>'
-        f'<div class="boxes" role="group" aria-label="fate">{fates}'
+        f'<div class="boxes" role="group" aria-label="fate">{outcomes}'
         f"{_box('signs', '1', 'looks like no answer', query.has_signs, 'repetitive, mostly prose, a stub, ...')}"
         '<button type="submit">show</button> <a href="completions">all</a></div></form>'
     )

@@ -11,9 +11,9 @@ from cluster.analysis.dashboard.watch import LedgerWatch
 from cluster.analysis.report.figures import Picture, draw, drawable
 from cluster.analysis.report.ledger import Ledger, ledger_of
 from cluster.analysis.report.run import RunReport, gather
+from cluster.errors import RunFolderError
 from cluster.ledger.columns import LedgerColumns
 from cluster.ledger.run_folder import RunFolder
-from cluster.types import RunFolderError
 from learner.training.divergence import FOLDER as DIVERGED
 
 WORK_SHARE = 0.2

@@ -83,7 +83,7 @@ def _notices(state: State) -> str:
 
 
 def chip(word: str | None) -> str:
-    """A verdict or a fate, coloured by its name."""
+    """A verdict or an outcome, coloured by its name."""
     word = word or "not_graded"
     return f'<span class="chip {text(word)}">{text(word.replace("_", " "))}</span>'
 

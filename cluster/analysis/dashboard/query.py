@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 from urllib.parse import urlencode
 
-from cluster.types import ConfigError, Fate, Verdict
+from cluster.errors import ConfigError
+from cluster.types import Outcome, Verdict
 
 NOT_GRADED = "not_graded"
 VERDICTS = (*(str(verdict) for verdict in Verdict), NOT_GRADED)
-FATES = tuple(str(fate) for fate in Fate)
+OUTCOMES = tuple(str(outcome) for outcome in Outcome)
 ORDERS: Mapping[str, str] = {
     "newest": "newest first",
     "oldest": "oldest first",
@@ -29,7 +30,7 @@ class Query:
 
     problem: str = ""  # an id, or a part of some ids
     verdicts: tuple[str, ...] = ()  # any of VERDICTS
-    fates: tuple[str, ...] = ()  # any of FATES
+    outcomes: tuple[str, ...] = ()  # any of OUTCOMES
     min_reward: float | None = None
     max_reward: float | None = None
     min_step: float | None = None
@@ -55,7 +56,7 @@ class Query:
         return cls(
             problem=one.get("problem", "").strip(),
             verdicts=_known("verdict", given.get("verdict", []), VERDICTS),
-            fates=_known("fate", given.get("fate", []), FATES),
+            outcomes=_known("fate", given.get("fate", []), OUTCOMES),
             min_reward=_number(one, "min_reward"),
             max_reward=_number(one, "max_reward"),
             min_step=_number(one, "min_step"),
@@ -77,7 +78,7 @@ class Query:
         named: list[tuple[str, object]] = [
             ("problem", asked.problem),
             *(("verdict", verdict) for verdict in asked.verdicts),
-            *(("fate", fate) for fate in asked.fates),
+            *(("fate", outcome) for outcome in asked.outcomes),
             ("min_reward", asked.min_reward),
             ("max_reward", asked.max_reward),
             ("min_step", asked.min_step),

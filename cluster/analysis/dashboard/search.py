@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster.analysis.dashboard.query import NOT_GRADED, Query
+from cluster.errors import RunFolderError
 from cluster.ledger.columns import MISSING, File, LedgerColumns, Rows, as_numpy
 from cluster.ledger.files import read_rollouts
-from cluster.types import RunFolderError
 
 FIRST_SECONDS, MORE_SECONDS = 0.4, 1.0
 """CPU seconds that the first request for a search may look into texts, and each further one, which goes on from there."""
@@ -134,8 +134,8 @@ def matching(columns: LedgerColumns, query: Query, *, any_verdict: bool = False)
     if query.verdicts and not any_verdict:
         wanted = {word: word in query.verdicts for word in columns.words["verdict"]}
         mask &= _of_words(columns, "verdict", wanted, missing=NOT_GRADED in query.verdicts)
-    if query.fates:
-        mask &= _of_words(columns, "fate", {word: word in query.fates for word in columns.words["fate"]})
+    if query.outcomes:
+        mask &= _of_words(columns, "fate", {word: word in query.outcomes for word in columns.words["fate"]})
     if query.has_signs:
         mask &= _of_words(columns, "signs", {word: bool(word) for word in columns.words["signs"]})
     rewards, steps = columns.numbers["total_reward"], columns.numbers["step"]

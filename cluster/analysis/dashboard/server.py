@@ -27,8 +27,8 @@ from cluster.analysis.dashboard.query import Query
 from cluster.analysis.dashboard.search import Finder, verdict_counts
 from cluster.analysis.dashboard.watch import LedgerWatch
 from cluster.analysis.report.html import text
+from cluster.errors import ConfigError, RunFolderError
 from cluster.ledger.run_folder import RunFolder
-from cluster.types import ConfigError, RunFolderError
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; form-action 'self'; "

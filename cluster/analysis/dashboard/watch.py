@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cluster.errors import RunFolderError
 from cluster.ledger.columns import FILES_AT_A_TIME, File, LedgerColumns, read_stored
-from cluster.types import RunFolderError
 
 SECONDS_BETWEEN_LOOKS = 1.0
 LOOKING_SHARE = 0.05  # of a core: listing very many files takes long, and the next look waits for longer

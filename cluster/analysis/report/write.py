@@ -7,7 +7,7 @@ from cluster.analysis.report.figures import compared, pictures
 from cluster.analysis.report.html import Pictures, page
 from cluster.analysis.report.markdown import summary
 from cluster.analysis.report.run import gather
-from cluster.types import ConfigError
+from cluster.errors import ConfigError
 
 PAGE, SUMMARY = "report.html", "report.md"
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cluster.types import ConfigError
+from cluster.errors import ConfigError
 
 ACCELERATOR = "accelerator_type:"  # Ray gives a machine with GPUs a resource of this name
 

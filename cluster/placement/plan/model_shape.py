@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.config.config import Config
 from cluster.config.model_path import model_path
-from cluster.types import ModelError
+from cluster.errors import ModelError
 from learner.settings import ALL_LINEAR
 from learner.training.quiet import silence_libraries
 

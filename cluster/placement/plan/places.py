@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 
 from cluster.config.config import Config
 from cluster.console import count
+from cluster.errors import ResourcesError
 from cluster.placement.plan.machines import Gpu, Machine, totals
 from cluster.placement.plan.memory import Memory, SamplerMemory, learner_memory, sampler_memory
 from cluster.placement.plan.model_shape import ModelShape
 from cluster.placement.plan.pace import Pace, pace
 from cluster.placement.ray_cluster import place
-from cluster.types import ResourcesError
 from grader.settings import GraderSettings
 from rollout.model import check_split
 from rollout.room import ROUNDING
@@ -98,18 +98,18 @@ def _seat(config: Config, machines: Sequence[Machine]) -> list[Seats]:
     ranks = ["learner"] if learner.num_ranks == 1 else [f"learner {rank}" for rank in range(learner.num_ranks)]
     for name in ranks:
         _place(seats, name, learner.cpus, learner.gpus)
-    _fill(range(rollout.num_samplers), lambda number: _place_sampler(seats, rollout, number), floor=rollout.floor)
-    _fill(range(grader.num_graders), lambda number: _place_grader(seats, grader, number), floor=grader.floor)
+    _fill(range(rollout.num_samplers), lambda number: _place_sampler(seats, rollout, number), minimum=rollout.minimum)
+    _fill(range(grader.num_graders), lambda number: _place_grader(seats, grader, number), minimum=grader.minimum)
     return seats
 
 
-def _fill(numbers: range, place_one: Callable[[int], None], *, floor: int = 0) -> None:
+def _fill(numbers: range, place_one: Callable[[int], None], *, minimum: int = 0) -> None:
     """Place parts until one has no place. Raises ResourcesError below ``floor``; those above it start when there is room."""
     for number in numbers:
         try:
             place_one(number)
         except ResourcesError:
-            if number < floor:
+            if number < minimum:
                 raise
             return
 
@@ -201,10 +201,10 @@ def _growth_advice(config: Config, seats: Sequence[Seats]) -> list[str]:
     rollout, grader = config.rollout, config.grader
     grown = deepcopy(seats)
     num_samplers, num_graders = sum(seat.num_samplers for seat in seats), sum(seat.num_graders for seat in seats)
-    _fill(range(num_samplers, rollout.ceiling), lambda number: _place_sampler(grown, rollout, number))
+    _fill(range(num_samplers, rollout.maximum), lambda number: _place_sampler(grown, rollout, number))
     advice = _growth("sampler", "rollout.max_samplers", rollout.max_samplers, sum(seat.num_samplers for seat in grown))
     grown = deepcopy(seats)
-    _fill(range(num_graders, grader.ceiling), lambda number: _place_grader(grown, grader, number))
+    _fill(range(num_graders, grader.maximum), lambda number: _place_grader(grown, grader, number))
     return advice + _growth("grader", "grader.max_graders", grader.max_graders, sum(seat.num_graders for seat in grown))
 
 

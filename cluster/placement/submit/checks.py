@@ -13,6 +13,7 @@ from pathlib import Path
 
 from cluster.config.config import Config, load_config
 from cluster.config.model_path import is_folder, model_path
+from cluster.errors import CaravanError
 from cluster.placement.plan.machines import machines_of
 from cluster.placement.plan.model_shape import shape_of, trainable_adapter
 from cluster.placement.plan.places import Plan, make_plan
@@ -21,7 +22,6 @@ from cluster.placement.ray_cluster import Cluster, ray_cluster
 from cluster.placement.submit.lasting import require_lasting
 from cluster.placement.submit.node import NodeFacts, look_around, troubles
 from cluster.problems.dataset_sources import missing_file
-from cluster.types import CaravanError
 
 PREFIX = "caravan| "
 REFUSED = "refused: "

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cluster.console import View
-from cluster.types import ResourcesError
+from cluster.errors import ResourcesError
 
 Answer = TypeVar("Answer")
 

@@ -11,11 +11,11 @@ import yaml
 from cluster.config.config import load_config
 from cluster.config.environment import TRAVELLING
 from cluster.console import View
+from cluster.errors import ConfigError, ResourcesError
 from cluster.placement.submit.checks import PREFIX, REFUSED
 from cluster.placement.submit.client import connect, ended, ended_by, first_line, follow, ray_job
 from cluster.placement.submit.lasting import require_lasting
 from cluster.problems.run_data import FLAG
-from cluster.types import ConfigError, ResourcesError
 
 RUNTIME_ENVIRONMENT = "ray_job.yaml"
 CHECK_SECONDS = 900.0

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from cluster.config.config import Config
 from cluster.config.model_path import is_folder
+from cluster.errors import CaravanError
 from cluster.placement.plan.machines import Machine
-from cluster.types import CaravanError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ import pytest
 from ray.exceptions import ActorDiedError, OutOfMemoryError, RayTaskError, RuntimeEnvSetupError
 
 from cluster.actors.calls import answer, next_answer
-from cluster.types import DeadlineExceeded, ModelError, SamplerError, UngradableError
+from cluster.errors import DeadlineExceeded, ModelError, SamplerError, UngradableError
 
 
 class Died(UngradableError):

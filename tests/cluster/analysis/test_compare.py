@@ -10,8 +10,8 @@ import pytest
 
 from cluster.analysis.compare import compare, read_result
 from cluster.cli.main import main
+from cluster.errors import RunFolderError
 from cluster.loop.evaluation import summarize
-from cluster.types import RunFolderError
 from tests.cluster.made import group, problem
 
 

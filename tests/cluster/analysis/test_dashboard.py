@@ -19,8 +19,8 @@ from cluster.analysis.dashboard.search import Finder, TextSearch, matching, verd
 from cluster.analysis.dashboard.server import POLICY, application, is_own
 from cluster.analysis.dashboard.watch import LedgerWatch
 from cluster.cli.main import main
+from cluster.errors import ConfigError
 from cluster.ledger.columns import File, LedgerColumns, Rows, read_columns
-from cluster.types import ConfigError
 from tests.cluster.made_dashboard import HOSTILE_PROBLEM, GrowingRun
 
 PER_STEP = 11  # completions: two groups of four, and three of one that was dropped

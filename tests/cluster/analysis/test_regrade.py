@@ -19,7 +19,7 @@ from cluster.ledger.outcomes import Dropped
 from cluster.ledger.rows import FACT_COLUMNS, facts_of
 from cluster.ledger.run_folder import RunFolder
 from cluster.run.recorder import RunRecords
-from cluster.types import AssertOutcome, Facts, Fate, Group, StepReport, Verdict
+from cluster.types import AssertOutcome, Facts, Group, Outcome, StepReport, Verdict
 from grader.profiles import PROFILES
 from grader.reward import profile_of, score
 from tests.cluster.made import completion, grade, problem
@@ -29,7 +29,7 @@ METRICS = dict.fromkeys(
     ("reward", "pass_rate", "frac_zero_std", "tokens_per_second", "num_completions", "step_seconds"), 1.0
 )
 RUN_REWARD = ["grader.min_code_lines=1"]
-PASSED = replace(grade(1.0).facts, asserts=(AssertOutcome.PASSED,) * 4, shown=(True, True, False, False))
+PASSED = replace(grade(1.0).facts, asserts=(AssertOutcome.PASSED,) * 4, covered_by_example=(True, True, False, False))
 WRONG = replace(PASSED, verdict=Verdict.WRONG, asserts=(AssertOutcome.PASSED,) * 2 + (AssertOutcome.FAILED,) * 2)
 TYPE_ERROR = replace(
     PASSED,
@@ -96,7 +96,7 @@ def test_the_facts_of_a_reward_come_back_from_their_row(facts: Facts) -> None:
         folder = made_run(Path(path), [[facts]])
         (row,) = pq.read_table(folder.rollouts).to_pylist()
     restored = facts_of(row)
-    assert all(getattr(restored, name) == getattr(facts, name) for name in FACT_COLUMNS)
+    assert all(getattr(restored, name) == getattr(facts, name) for name in FACT_COLUMNS.values())
     assert row["errors"] == [{"line": error.line, "message": error.message} for error in facts.errors]
 
 
@@ -201,7 +201,7 @@ def test_a_run_that_goes_on_or_was_killed_can_be_regraded(tmp_path: Path) -> Non
         (folder.rollouts / "step-000002-000002.tmp").write_bytes(b"PAR1 cut here")
         assert len(regrade(folder, PROFILES["binary"]).completions) == 1
         dropped = Dropped(
-            group=group_of([WRONG, WRONG], config, "b"), group_size=2, fate=Fate.FILTERED, reason="no_signal"
+            group=group_of([WRONG, WRONG], config, "b"), group_size=2, outcome=Outcome.FILTERED, reason="no_signal"
         )
         records.group_dropped(dropped, step=1)
         records.step_done(0.1, [group_of([PASSED], config, "c")], StepReport(step=2, metrics={}), METRICS, {})

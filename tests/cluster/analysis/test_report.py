@@ -22,7 +22,7 @@ from cluster.ledger.progress import Progress
 from cluster.ledger.run_folder import RunFolder
 from cluster.loop.metrics import step_metrics
 from cluster.run.recorder import RunRecords
-from cluster.types import Fate, Group, StepReport, Verdict
+from cluster.types import Group, Outcome, StepReport, Verdict
 from tests.cluster.made import grade, group, problem
 from tests.cluster.made_analyses import FIRST_LOG
 
@@ -74,7 +74,7 @@ def hostile_group(step: int, name: str) -> Group:
     for index, reward in enumerate(rewards):
         made = grade(reward, VERDICTS[index])
         signs = ("stub",) if index == 2 else ()
-        facts = replace(made.facts, degenerate=signs, diagnostics=f"Error: {HOSTILE[index]}")
+        facts = replace(made.facts, quality_flags=signs, diagnostics=f"Error: {HOSTILE[index]}")
         grades.append(replace(made, facts=facts))
     return replace(
         base,
@@ -94,7 +94,9 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
             report = StepReport(step=step, metrics={"loss": 0.1, "entropy": 0.2, "grad_norm": 0.1})
             metrics = step_metrics(groups, [], report, Progress(), {"step_seconds": 1.0})
             records.step_done(step / 30, groups, report, metrics, {})
-        records.group_dropped(Dropped(group=group([None]), group_size=2, fate=Fate.FAILED, reason="<script>"), step=45)
+        records.group_dropped(
+            Dropped(group=group([None]), group_size=2, outcome=Outcome.FAILED, reason="<script>"), step=45
+        )
         records.phase_entered(20, {"rollout.temperature": 1.1})
         folder.append_json(
             folder.health, {"step": 20, "rule": "entropy", "health": "warn", "evidence": "<u>why</u>", "set": {}}

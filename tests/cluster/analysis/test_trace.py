@@ -7,12 +7,13 @@ import pytest
 from cluster.analysis.trace import write_trace
 from cluster.config.config import load_config
 from cluster.console import View
+from cluster.errors import RunFolderError
 from cluster.ledger.outcomes import Dropped
 from cluster.ledger.progress import Progress
 from cluster.ledger.run_folder import RunFolder
 from cluster.loop.metrics import step_metrics
 from cluster.run.recorder import RunRecords
-from cluster.types import Fate, Hops, RunFolderError, StepReport, Swap
+from cluster.types import Outcome, StepReport, Timestamps, WeightSync
 from tests.cluster.made import group
 
 
@@ -20,14 +21,19 @@ def test_a_trace_shows_every_completion_step_and_publish_in_lanes_that_do_not_ov
     folder = RunFolder(tmp_path / "run")
     with folder.opened(load_config(None, environment={})):
         records = RunRecords(folder, View(), lambda _: None)
-        hops = (Hops(asked=100.0, sampled=101.0, graded=102.0), Hops(asked=100.0, sampled=101.05, graded=101.5))
-        trained = replace(group([0.0, 1.0], group_id="g0000000"), hops=hops)
-        stale = replace(group([None], group_id="g0000001"), hops=(Hops(asked=100.0, sampled=103.0, graded=None),))
-        records.group_dropped(Dropped(group=stale, group_size=2, fate=Fate.STALE, reason="stale"), step=0)
+        timestamps = (
+            Timestamps(requested=100.0, sampled=101.0, graded=102.0),
+            Timestamps(requested=100.0, sampled=101.05, graded=101.5),
+        )
+        trained = replace(group([0.0, 1.0], group_id="g0000000"), timestamps=timestamps)
+        stale = replace(
+            group([None], group_id="g0000001"), timestamps=(Timestamps(requested=100.0, sampled=103.0, graded=None),)
+        )
+        records.group_dropped(Dropped(group=stale, group_size=2, outcome=Outcome.STALE, reason="stale"), step=0)
         report = StepReport(step=1, metrics={"loss": 0.5})
         figures = {"step_seconds": 4.0, "learn_began_at": 102.0, "learned_at": 103.5}
         records.step_done(0.1, [trained], report, step_metrics([trained], [], report, Progress(), figures), {})
-        records.policy_published(1, [Swap(sampler="sampler 0", seconds=0.1, canary_gap=1e-6)], 103.5, 0.25)
+        records.policy_published(1, [WeightSync(sampler="sampler 0", seconds=0.1, gap=1e-6)], 103.5, 0.25)
     out = tmp_path / "trace.json"
     assert write_trace(folder.path, out) == 3 + 2 + 1 + 1
     events = json.loads(out.read_text())["traceEvents"]

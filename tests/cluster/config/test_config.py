@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from cluster.config.config import Config, dump_yaml, explain_keys, keys, load_config, validate
-from cluster.types import ConfigError
+from cluster.errors import ConfigError
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 

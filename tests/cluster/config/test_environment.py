@@ -6,7 +6,7 @@ from cluster.cli.main import main
 from cluster.cli.supervised import read_variables
 from cluster.config.config import Config, explain_keys, flatten, keys, load_config
 from cluster.config.environment import ENVIRONMENT, NOT_USED, read_environment
-from cluster.types import ConfigError
+from cluster.errors import ConfigError
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 

@@ -4,7 +4,7 @@ import pytest
 
 from cluster.config.config import Config, load_config
 from cluster.config.schedule import CHANGEABLE, PRESETS
-from cluster.types import ConfigError
+from cluster.errors import ConfigError
 
 
 def at(config: Config, *, step: int = 0, epoch: float = 0.0) -> dict[str, object]:

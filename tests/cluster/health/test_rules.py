@@ -233,8 +233,8 @@ def test_policies_that_rightly_differ_are_no_mismatch() -> None:
     figures: dict[str, Any] = {"max_staleness": 1.0, "sampling/sampling_logp_difference/mean": 0.3}
     one_off = steps(30, **figures)
     assert health(History(steps=one_off))["mismatch"] is Health.NO_DATA
-    assert health(History(steps=one_off, canary_gaps=[0.001] * 5))["mismatch"] is Health.OK
-    assert health(History(steps=one_off, canary_gaps=[0.2] * 5))["mismatch"] is Health.WARN
+    assert health(History(steps=one_off, weight_sync_gaps=[0.001] * 5))["mismatch"] is Health.OK
+    assert health(History(steps=one_off, weight_sync_gaps=[0.2] * 5))["mismatch"] is Health.WARN
 
 
 def test_a_step_that_diverged_stops() -> None:

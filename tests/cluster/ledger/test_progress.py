@@ -1,7 +1,7 @@
 import pytest
 
 from cluster.ledger.progress import Progress
-from cluster.types import Fate
+from cluster.types import Outcome
 
 
 def test_positions_count_up() -> None:
@@ -64,8 +64,8 @@ def test_what_was_under_way_at_a_checkpoint_is_asked_for_again_and_counted_once(
     progress = Progress()
     for _ in range(3):
         progress.start_next(4)
-    progress.count(Fate.TRAINED, 3)
-    progress.count(Fate.FAILED, 1)
+    progress.count(Outcome.TRAINED, 3)
+    progress.count(Outcome.FAILED, 1)
     progress.step_done([0])
     assert (progress.num_asked, progress.num_under_way) == (12, 8)
     resumed = Progress.from_json(progress.to_json())

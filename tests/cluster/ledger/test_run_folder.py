@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from cluster.config.config import Config, load_config
+from cluster.errors import RunFolderError
 from cluster.ledger.progress import Progress
 from cluster.ledger.run_folder import RunFolder, whole_rows
-from cluster.types import RunFolderError
 
 
 def config(*overrides: str) -> Config:

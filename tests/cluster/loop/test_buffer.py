@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from cluster.loop.buffer import Buffer, Slots
 from cluster.loop.filters import GroupFilter
-from cluster.types import Fate
+from cluster.types import Outcome
 from tests.cluster.made import group
 
 
@@ -45,13 +45,13 @@ def test_a_group_without_signal_is_dropped_only_when_asked() -> None:
     assert buffer().add(group([0.5, 0.5])) is None
     dropped = buffer(drop=True).add(group([0.5, 0.5]))
     assert dropped is not None
-    assert (dropped.fate, dropped.reason) == (Fate.FILTERED, "no_signal")
+    assert (dropped.outcome, dropped.reason) == (Outcome.FILTERED, "no_signal")
 
 
 def test_a_group_with_fewer_than_two_grades_has_failed() -> None:
     dropped = buffer().add(group([1.0, None]))
     assert dropped is not None
-    assert dropped.fate is Fate.FAILED
+    assert dropped.outcome is Outcome.FAILED
 
 
 def test_filtering_gives_up_when_nothing_has_signal() -> None:

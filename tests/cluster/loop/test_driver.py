@@ -15,28 +15,24 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from cluster.config.config import Config, load_config
+from cluster.errors import CaravanError, GroupFailed, LearnerError, RunFolderError, UngradableError
 from cluster.health.watch import Response
 from cluster.ledger.outcomes import Dropped
 from cluster.ledger.progress import Progress
 from cluster.loop.driver import Driver
 from cluster.problems.dataset import ProblemStream
 from cluster.types import (
-    CaravanError,
     Completion,
-    Fate,
     Grade,
     Group,
-    GroupFailed,
     GroupRequest,
-    LearnerError,
+    Outcome,
     PolicyVersion,
     Problem,
     Prompt,
-    RunFolderError,
     StepReport,
-    Swap,
-    UngradableError,
     Usage,
+    WeightSync,
 )
 from learner.fake import FakeLearner
 from rollout.fake import FakeSamplerPool
@@ -64,7 +60,7 @@ class MemoryRecords:
         groups: Sequence[Group],
         report: StepReport,
         metrics: Mapping[str, float],
-        in_force: Mapping[str, object],
+        active_overrides: Mapping[str, object],
     ) -> None:
         self.steps.append(tuple(groups))
         self.metrics.append(metrics)
@@ -76,7 +72,7 @@ class MemoryRecords:
     def health_noted(self, step: int, response: Response) -> None:
         self.responses.append((step, response))
 
-    def policy_published(self, version: int, swaps: Sequence[Swap], began_at: float, seconds: float) -> None:
+    def policy_published(self, version: int, syncs: Sequence[WeightSync], began_at: float, seconds: float) -> None:
         self.published.append(version)
 
     def filtering_gave_up(self, step: int) -> None:
@@ -99,7 +95,7 @@ class Judge:
         return grade(reward)
 
     def usage(self) -> Usage:
-        return Usage(num_members=1, busy_seconds=0.0, num_running=0, num_waiting=0)
+        return Usage(num_replicas=1, busy_seconds=0.0, num_running=0, num_waiting=0)
 
     async def close(self) -> None:
         pass
@@ -222,7 +218,7 @@ def test_groups_without_signal_are_replaced_and_counted(tmp_path: Path) -> None:
     config = settings("drop_groups_without_signal=true")
     run(make_driver(config, learner=FakeLearner(tmp_path), reward=reward, records=records))
     assert all(group.has_signal for groups in records.steps for group in groups)
-    assert {dropped.fate for dropped in records.dropped} == {Fate.FILTERED}
+    assert {dropped.outcome for dropped in records.dropped} == {Outcome.FILTERED}
     trained, dropped = positions(records.steps), positions([[one.group for one in records.dropped]])
     assert len(trained) == 8
     assert sorted(trained + dropped) == list(range(len(trained) + len(dropped)))
@@ -246,7 +242,7 @@ def test_an_ungradable_completion_leaves_the_group_and_an_ungradable_group_is_re
 
     config = settings("group_size=3")
     run(make_driver(config, learner=FakeLearner(tmp_path), reward=reward, records=records))
-    assert [dropped.fate for dropped in records.dropped] == [Fate.FAILED]
+    assert [dropped.outcome for dropped in records.dropped] == [Outcome.FAILED]
     (first,) = [group for groups in records.steps for group in groups if group.id == "g0000000"]
     assert first.grades[0] is None
     assert first.rewards == (0.5, 1.0)
@@ -262,9 +258,9 @@ def test_a_stop_saves_the_last_step_and_a_resume_skips_and_repeats_nothing(tmp_p
             groups: Sequence[Group],
             report: StepReport,
             metrics: Mapping[str, float],
-            in_force: Mapping[str, object],
+            active_overrides: Mapping[str, object],
         ) -> None:
-            records.step_done(epoch, groups, report, metrics, in_force)
+            records.step_done(epoch, groups, report, metrics, active_overrides)
             if report.step == 3:
                 stop.set()
 
@@ -292,7 +288,7 @@ def test_a_stop_saves_the_last_step_and_a_resume_skips_and_repeats_nothing(tmp_p
 
 def test_a_dying_sampler_ends_the_run_and_the_step_under_way_can_still_be_saved(tmp_path: Path) -> None:
     class DyingSamplers(FakeSamplerPool):
-        async def publish(self, policy: PolicyVersion) -> tuple[Swap, ...]:
+        async def publish(self, policy: PolicyVersion) -> tuple[WeightSync, ...]:
             raise LearnerError("gone")
 
     records = MemoryRecords()
@@ -321,7 +317,7 @@ def test_no_task_is_left_behind_when_a_run_ends(tmp_path: Path) -> None:
 
 def ended(records: MemoryRecords) -> list[int]:
     """The stream positions that were trained, filtered or failed, each as often as it was."""
-    final = [dropped.group for dropped in records.dropped if dropped.fate is not Fate.STALE]
+    final = [dropped.group for dropped in records.dropped if dropped.outcome is not Outcome.STALE]
     return positions([*records.steps, final])
 
 
@@ -363,8 +359,8 @@ def test_whoever_overtakes_whom_the_staleness_is_bounded_and_every_completion_en
     asked = {request.group_id for request in samplers.requests}
     assert len(asked) == len(samplers.requests)
     for metrics in records.metrics:
-        fates = sum(metrics[f"num_{fate}_so_far"] for fate in Fate)
-        assert metrics["num_asked_so_far"] == fates + metrics["num_under_way"]
+        outcomes = sum(metrics[f"num_{outcome}_so_far"] for outcome in Outcome)
+        assert metrics["num_asked_so_far"] == outcomes + metrics["num_under_way"]
     # At the end nothing is under way: each group that was asked for is trained or dropped.
     decided = [one.id for groups in records.steps for one in groups] + [one.group.id for one in records.dropped]
     never_began = {one.group.id for one in records.dropped if one.reason == "not_started"}
@@ -375,11 +371,11 @@ def test_whoever_overtakes_whom_the_staleness_is_bounded_and_every_completion_en
 def test_a_group_that_others_overtook_is_given_up_before_the_learner_ends_and_comes_again(tmp_path: Path) -> None:
     class SlowLearner(FakeLearner):
         async def step(
-            self, groups: Sequence[Group], in_force: Mapping[str, object] = MappingProxyType({})
+            self, groups: Sequence[Group], active_overrides: Mapping[str, object] = MappingProxyType({})
         ) -> tuple[PolicyVersion, StepReport]:
             await asyncio.sleep(0.01)
             stale_while_learning.append([dropped.group.id for dropped in records.dropped])
-            return await super().step(groups, in_force)
+            return await super().step(groups, active_overrides)
 
     def delay(request: GroupRequest, index: int) -> float:
         return 5.0 if request.group_id == "g0000000" else 0.001
@@ -392,7 +388,12 @@ def test_a_group_that_others_overtook_is_given_up_before_the_learner_ends_and_co
     # Trained by step 2 it would have been one version old, by step 3 two: it is doomed when the batch of step 2 is taken.
     assert stale_while_learning[:3] == [[], ["g0000000"], ["g0000000"]]
     (dropped,) = records.dropped
-    assert (dropped.fate, dropped.reason, dropped.group_size, dropped.group.completions) == (Fate.STALE, "stale", 2, ())
+    assert (dropped.outcome, dropped.reason, dropped.group_size, dropped.group.completions) == (
+        Outcome.STALE,
+        "stale",
+        2,
+        (),
+    )
     assert "g0000000-2" in {group.id for groups in records.steps for group in groups}
 
 
@@ -407,10 +408,10 @@ def test_a_problem_that_is_always_overtaken_is_left_out_as_too_slow(tmp_path: Pa
             settings("max_staleness=1"), samplers=samplers, learner=FakeLearner(tmp_path), records=records, max_steps=9
         )
     )
-    assert [(one.group.id, one.fate, one.reason) for one in records.dropped] == [
-        ("g0000000", Fate.STALE, "stale"),
-        ("g0000000-2", Fate.STALE, "stale"),
-        ("g0000000-3", Fate.FILTERED, "too_slow"),
+    assert [(one.group.id, one.outcome, one.reason) for one in records.dropped] == [
+        ("g0000000", Outcome.STALE, "stale"),
+        ("g0000000-2", Outcome.STALE, "stale"),
+        ("g0000000-3", Outcome.FILTERED, "too_slow"),
     ]
 
 
@@ -426,7 +427,7 @@ def test_a_group_whose_fate_is_decided_is_not_sampled_to_its_end(tmp_path: Path)
     config = settings("group_size=4", "min_mean_reward=0.3")
     run(make_driver(config, samplers=samplers, learner=FakeLearner(tmp_path), reward=reward, records=records))
     (dropped,) = records.dropped
-    assert (dropped.group.id, dropped.fate, dropped.reason) == ("g0000000", Fate.FILTERED, "too_hard")
+    assert (dropped.group.id, dropped.outcome, dropped.reason) == ("g0000000", Outcome.FILTERED, "too_hard")
     assert len(dropped.group.completions) == 3
 
 
@@ -443,9 +444,9 @@ def test_a_group_at_which_samplers_die_has_failed_and_the_run_goes_on(tmp_path: 
     records = MemoryRecords()
     run(make_driver(settings(), samplers=Fragile(lambda *_: "n + 1"), learner=FakeLearner(tmp_path), records=records))
     (dropped,) = records.dropped
-    assert (dropped.group.id, dropped.fate, dropped.reason) == (
+    assert (dropped.group.id, dropped.outcome, dropped.reason) == (
         "g0000001",
-        Fate.FAILED,
+        Outcome.FAILED,
         "sampler_failed: three samplers died",
     )
     assert len(records.steps) == 4
@@ -469,7 +470,7 @@ def test_the_state_of_a_checkpoint_is_that_of_its_step_whatever_ended_since(tmp_
     for step, state in records.saved.items():
         progress = Progress.from_json(state)
         metrics = records.metrics[step - 1]
-        assert sum(progress.fates.values()) == sum(metrics[f"num_{fate}_so_far"] for fate in Fate)
+        assert sum(progress.outcomes.values()) == sum(metrics[f"num_{outcome}_so_far"] for outcome in Outcome)
 
 
 def test_phases_change_groups_filters_rewards_and_learner_at_their_step(tmp_path: Path) -> None:
@@ -489,7 +490,7 @@ def test_phases_change_groups_filters_rewards_and_learner_at_their_step(tmp_path
     first, *later = [samplers.requests[start : start + 2] for start in (0, 2, 4, 6)]
     assert {(one.sampling.temperature, one.group_size) for one in first} == {(0.8, 2)}
     assert {(one.sampling.temperature, one.group_size) for batch in later for one in batch} == {(1.5, 3)}
-    assert [one["learning_rate"] for one in learner.in_force] == [5e-6, 5e-6, 5e-6, 1e-6]
+    assert [one["learning_rate"] for one in learner.active_overrides] == [5e-6, 5e-6, 5e-6, 1e-6]
     assert [step for step, _ in records.phases] == [0, 1, 3]
     assert records.phases[1][1] == {"rollout.temperature": 1.5, "rollout.group_size": 3, "grader.weights.tests": 0.1}
     paid = [max(grade.terms.tests for group in groups for grade in group.grades if grade) for groups in records.steps]
@@ -508,11 +509,11 @@ def test_a_step_that_could_not_be_written_down_is_not_saved_so_that_a_resume_tak
             groups: Sequence[Group],
             report: StepReport,
             metrics: Mapping[str, float],
-            in_force: Mapping[str, object],
+            active_overrides: Mapping[str, object],
         ) -> None:
             if report.step == 3:
                 raise RunFolderError("the disk is full")
-            super().step_done(epoch, groups, report, metrics, in_force)
+            super().step_done(epoch, groups, report, metrics, active_overrides)
 
     async def scenario(driver: Driver) -> None:
         with pytest.raises(ExceptionGroup):
@@ -531,7 +532,7 @@ def test_a_run_whose_graders_all_fail_ends_and_says_why(tmp_path: Path) -> None:
     with pytest.raises(ExceptionGroup) as failure:
         run(driver)
     assert failure.group_contains(CaravanError, match="failed one after another, .*: ungradable: no grader is alive")
-    assert {dropped.fate for dropped in records.dropped} == {Fate.FAILED}
+    assert {dropped.outcome for dropped in records.dropped} == {Outcome.FAILED}
 
 
 class SlowToLetGo(FakeSamplerPool):

@@ -15,8 +15,8 @@ class Clock:
         return self.now
 
 
-def usage(busy_seconds: float, num_members: int = 2) -> Usage:
-    return Usage(num_members=num_members, busy_seconds=busy_seconds, num_running=0, num_waiting=3)
+def usage(busy_seconds: float, num_replicas: int = 2) -> Usage:
+    return Usage(num_replicas=num_replicas, busy_seconds=busy_seconds, num_running=0, num_waiting=3)
 
 
 def test_every_second_is_put_down_to_the_part_that_held_the_others_up() -> None:
@@ -67,9 +67,9 @@ def test_a_cut_starts_from_nothing_and_counts_what_the_pools_did_since() -> None
     timeline = Timeline(clock)
     timeline.asked(1)
     clock.now += 5
-    timeline.cut({"samplers": usage(5.0, num_members=1)})
+    timeline.cut({"samplers": usage(5.0, num_replicas=1)})
     clock.now += 5
-    figures = timeline.cut({"samplers": usage(7.5, num_members=1)})
+    figures = timeline.cut({"samplers": usage(7.5, num_replicas=1)})
     assert figures["step_seconds"] == 5
     assert figures["samplers_busy_share"] == 0.5
 
@@ -78,9 +78,9 @@ def test_a_pool_whose_members_come_and_go_is_measured_by_the_time_that_they_were
     clock = Clock()
     timeline = Timeline(clock)
 
-    def graders(busy_seconds: float, capacity_seconds: float, num_members: int) -> dict[str, Usage]:
+    def graders(busy_seconds: float, capacity_seconds: float, num_replicas: int) -> dict[str, Usage]:
         one = Usage(
-            num_members=num_members,
+            num_replicas=num_replicas,
             busy_seconds=busy_seconds,
             num_running=0,
             num_waiting=0,
@@ -88,14 +88,14 @@ def test_a_pool_whose_members_come_and_go_is_measured_by_the_time_that_they_were
         )
         return {"graders": one}
 
-    timeline.cut(graders(0.0, 0.0, num_members=1))
+    timeline.cut(graders(0.0, 0.0, num_replicas=1))
     clock.now += 10  # one for 10 s, three more for the last of them, all of them busy
-    assert timeline.cut(graders(13.0, 13.0, num_members=4))["graders_busy_share"] == 1.0
+    assert timeline.cut(graders(13.0, 13.0, num_replicas=4))["graders_busy_share"] == 1.0
     clock.now += 10  # three of them leave halfway, and none has had work
-    figures = timeline.cut(graders(13.0, 13.0 + 25.0, num_members=1))
+    figures = timeline.cut(graders(13.0, 13.0 + 25.0, num_replicas=1))
     assert (figures["graders_busy_share"], figures["num_graders"]) == (0.0, 1.0)
     clock.now += 4
-    assert timeline.cut(graders(15.0, 42.0, num_members=1))["graders_busy_share"] == 0.5
+    assert timeline.cut(graders(15.0, 42.0, num_replicas=1))["graders_busy_share"] == 0.5
 
 
 def test_an_evaluation_keeps_the_samplers_busy_and_the_learner_waiting() -> None:

@@ -10,10 +10,10 @@ import yaml
 
 from cluster.cli.main import main
 from cluster.config.model_path import tiny_model_path
+from cluster.errors import ConfigError, ModelError, RunFolderError
 from cluster.ledger.run_folder import RunFolder
 from cluster.models import export as exporting
 from cluster.models.export_card import card
-from cluster.types import ConfigError, ModelError, RunFolderError
 from tests.cluster.made_run import make_extended, make_finished, make_unfinished
 
 pytestmark = pytest.mark.slow

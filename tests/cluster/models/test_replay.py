@@ -7,10 +7,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from cluster.errors import ConfigError, ModelError, RunFolderError
 from cluster.ledger.batches import batch_of
 from cluster.ledger.run_folder import RunFolder
 from cluster.models.replay import replay_and_report
-from cluster.types import ConfigError, ModelError, RunFolderError
 from tests.cluster.made_run import batch, make_extended, make_finished, make_unfinished
 
 pytestmark = pytest.mark.slow

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from cluster.console import check_empty
+from cluster.errors import ConfigError
 from cluster.models.sft_folder import SftFolder
-from cluster.types import ConfigError
 
 SETTINGS = {"learning_rate": 0.1, "lora": {"r": 8}}
 

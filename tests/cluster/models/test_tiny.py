@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 
 from cluster.config.model_path import tiny_model_path
+from cluster.errors import ModelError
 from cluster.models import tiny
 from cluster.models.sft_pairs import answer, pairs_of
 from cluster.models.tiny_card import measure
-from cluster.types import ModelError, Problem, Verdict
+from cluster.types import Problem, Verdict
 
 TRAINING, HELD_OUT = tiny.training_split()
 PROBLEM = Problem(

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
+from cluster.errors import ResourcesError
 from cluster.placement.local_ray import num_cores, provide_token, temporary_folder
-from cluster.types import ResourcesError
 
 
 def test_the_cores_are_those_that_the_process_may_use() -> None:

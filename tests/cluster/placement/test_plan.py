@@ -7,12 +7,12 @@ import pytest
 
 from cluster.cli.main import main
 from cluster.config.config import Config, load_config
+from cluster.errors import ConfigError, ModelError, ResourcesError
 from cluster.placement.plan.machines import GPUS, Gpu, Machine, machines_of, parse_machines
 from cluster.placement.plan.memory import GIB, learner_memory, sampler_memory
 from cluster.placement.plan.model_shape import shape_from
 from cluster.placement.plan.pace import Pace, pace
 from cluster.placement.plan.places import make_plan
-from cluster.types import ConfigError, ModelError, ResourcesError
 
 QWEN_1_5B = {
     "model_type": "qwen2",

@@ -11,8 +11,8 @@ import pytest
 import cluster.placement.ray_address as ray_address
 import cluster.placement.ray_cluster as placement
 from cluster.cli.main import main
+from cluster.errors import ResourcesError
 from cluster.placement.ray_address import Found, find_cluster
-from cluster.types import ResourcesError
 
 TOKEN = "a-token-of-the-cluster"
 

@@ -3,11 +3,11 @@ import yaml
 
 from cluster.config.config import Config, dump_yaml, load_config
 from cluster.config.model_path import tiny_model_path
+from cluster.errors import ResourcesError
 from cluster.placement.plan.machines import Machine
 from cluster.placement.plan.model_shape import shape_of
 from cluster.placement.plan.places import make_plan
 from cluster.placement.ray_cluster import fitted_shares, place
-from cluster.types import ResourcesError
 
 
 def config(*overrides: str) -> Config:
@@ -63,7 +63,7 @@ def test_more_samplers_than_resources_are_refused_with_arithmetic() -> None:
 def test_the_least_number_of_graders_has_to_fit_and_the_others_need_not() -> None:
     many = ("num_graders=400", "cpus_per_grader=1", "max_graders=4000")
     placed = place(config(*many, "min_graders=2"), {"CPU": 16.0}, num_machines=2)
-    assert (placed.grader.floor, placed.grader.num_graders, placed.grader.ceiling) == (2, 400, 4000)
+    assert (placed.grader.minimum, placed.grader.num_graders, placed.grader.maximum) == (2, 400, 4000)
     with pytest.raises(ResourcesError, match=r"50 graders x 1 .*but the cluster has 16"):
         place(config(*many, "min_graders=50"), {"CPU": 16.0}, num_machines=2)
     with pytest.raises(ResourcesError, match=r"400 graders x 1 "):
@@ -72,7 +72,7 @@ def test_the_least_number_of_graders_has_to_fit_and_the_others_need_not() -> Non
 
 def test_the_least_number_of_samplers_has_to_fit_and_the_others_need_not() -> None:
     placed = place(config("num_samplers=40", "min_samplers=2", "max_samplers=80"), {"CPU": 16.0}, num_machines=2)
-    assert (placed.rollout.floor, placed.rollout.num_samplers, placed.rollout.ceiling) == (2, 40, 80)
+    assert (placed.rollout.minimum, placed.rollout.num_samplers, placed.rollout.maximum) == (2, 40, 80)
     with pytest.raises(ResourcesError, match=r"20 samplers x 1 .*but the cluster has 16.*min_samplers"):
         place(config("num_samplers=40", "min_samplers=20"), {"CPU": 16.0}, num_machines=2)
 
@@ -117,8 +117,8 @@ def test_without_a_learner_a_sampler_has_its_gpu_alone() -> None:
 def cores_of(placed: Config) -> float:
     rollout, grader, learner = placed.rollout, placed.grader, placed.learner
     return (
-        rollout.floor * rollout.cpus_per_sampler
-        + grader.floor * grader.cpus_per_grader
+        rollout.minimum * rollout.cpus_per_sampler
+        + grader.minimum * grader.cpus_per_grader
         + learner.num_ranks * learner.cpus
     )
 

@@ -11,9 +11,10 @@ import pytest
 from cluster.cli.main import main
 from cluster.config.config import load_config
 from cluster.console import View
+from cluster.errors import ConfigError
 from cluster.ledger.run_folder import RunFolder, says_where
 from cluster.placement.scale_requests import answering_scale_requests, parse_numbers
-from cluster.types import Canary, Completion, ConfigError, Grade, Problem, Usage
+from cluster.types import Completion, Grade, ProbePrompt, Problem, Usage
 from rollout.fake import FakeSamplerPool
 
 
@@ -48,7 +49,7 @@ class Samplers(FakeSamplerPool):
         super().__init__(lambda *_: "")
         self.asked: list[tuple[int | None, int | None, int | None]] = []
 
-    async def verify_base_model(self, canary: Canary) -> float:
+    async def verify_base_model(self, probe: ProbePrompt) -> float:
         raise NotImplementedError
 
     async def scale(

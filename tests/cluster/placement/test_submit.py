@@ -10,12 +10,12 @@ from ray.job_submission import JobStatus
 from cluster.cli.main import main
 from cluster.config.config import Config, load_config
 from cluster.console import View
+from cluster.errors import ConfigError, ResourcesError
 from cluster.placement.plan.machines import parse_machines
 from cluster.placement.submit.client import connect, exit_code, follow
 from cluster.placement.submit.command import check, runtime_environment, travelling
 from cluster.placement.submit.lasting import JOB_VARIABLE, is_job, require_lasting
 from cluster.placement.submit.node import NodeFacts, look_around, troubles
-from cluster.types import ConfigError, ResourcesError
 
 ROOT = Path(__file__).parents[3]
 IN_A_JOB = {JOB_VARIABLE: "{}"}

@@ -11,8 +11,8 @@ import pyarrow.parquet as parquet
 import pytest
 
 from cluster.cli.main import main
+from cluster.errors import DatasetError
 from cluster.problems.audit import audit_dataset
-from cluster.types import DatasetError
 from grader.settings import GraderSettings
 
 QUICK = GraderSettings(assert_cpu_seconds=0.1, run_cpu_seconds=0.6, compile_cpu_seconds=2.0)

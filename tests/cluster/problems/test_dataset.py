@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from cluster.errors import DatasetError
 from cluster.problems.dataset import ProblemStream, load_problems, read_rows, split
-from cluster.types import DatasetError
 from tests.cluster.made import problem
 
 PROMPT = "(** Twice a number.\n * >>> twice 2\n * 4\n *)\nlet twice (n : int) : int ="

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.config.dataset_part import Part
+from cluster.errors import DatasetError
 from cluster.problems.dataset import load_problems, read_rows
 from cluster.problems.dataset_files import read_file
-from cluster.types import DatasetError
 
 Rows = Sequence[Mapping[str, Any]]
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from cluster.cli.main import main
+from cluster.errors import DatasetError
 from cluster.problems.dataset import load_problems
 from cluster.problems.filter import Selection, Wanted, read_pass_rates, read_passable, select_rows
-from cluster.types import DatasetError
 
 
 def row(name: str | int, length: int = 1) -> dict[str, Any]:
@@ -41,13 +41,13 @@ def test_rows_stay_as_they_are_and_bad_ones_and_repeated_ids_do_not(dataset: str
     found = select_rows(dataset, Wanted())
     assert kept(found) == ["easy", "middle", "hard", "long", "new"]
     assert found.rows[0] == row("easy")
-    assert found.left_out == {"bad row": 3}
+    assert found.excluded == {"bad row": 3}
 
 
 def test_pass_rates_leave_out_what_is_too_hard_too_easy_or_not_measured(dataset: str) -> None:
     found = select_rows(dataset, Wanted(pass_rates=RATES, min_pass=0.1, max_pass=0.9))
     assert kept(found) == ["middle", "long"]
-    assert found.left_out == {"too easy": 1, "too hard": 1, "not measured": 1, "bad row": 3}
+    assert found.excluded == {"too easy": 1, "too hard": 1, "not measured": 1, "bad row": 3}
 
 
 def test_bounds_are_kept_inclusively(dataset: str) -> None:
@@ -63,7 +63,7 @@ def test_length_and_audit_leave_out_too(dataset: str) -> None:
     audited = {"easy": True, "middle": False}
     found = select_rows(dataset, Wanted(passable=audited))
     assert kept(found) == ["easy"]
-    assert found.left_out["not audited"] == 3
+    assert found.excluded["not audited"] == 3
 
 
 def test_what_is_kept_loads_as_a_data_set_in_either_form(

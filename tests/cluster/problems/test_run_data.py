@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from cluster.config.config import Config, load_config
 from cluster.console import View
+from cluster.errors import ConfigError, DatasetError, RunFolderError
 from cluster.ledger.run_folder import RunFolder
 from cluster.problems.dataset import split
 from cluster.problems.run_data import RunData, data_of_run, evaluated_run, split_of_run
@@ -20,7 +21,7 @@ from cluster.run.evaluate import data_of_adapter
 from cluster.run.resume import resumed_config
 from cluster.run.session import Usable
 from cluster.run.train import train
-from cluster.types import ConfigError, DatasetError, Problem, RunFolderError
+from cluster.types import Problem
 
 HELD_OUT = 5
 

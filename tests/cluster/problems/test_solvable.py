@@ -6,9 +6,10 @@ import pytest
 
 from cluster.config.config import Config, load_config
 from cluster.console import View
+from cluster.errors import DatasetError, UngradableError
 from cluster.ledger.run_folder import RunFolder
 from cluster.problems.solvable import Verdicts, audit_all, needs_audit, passable_problems
-from cluster.types import DatasetError, Problem, UngradableError
+from cluster.types import Problem
 from tests.cluster.made import problem
 
 PROBLEMS = [

@@ -14,12 +14,13 @@ from rich.console import Console
 from cluster.analysis.compare import compare_and_report
 from cluster.config.config import Config, load_config
 from cluster.console import View, evaluation_table
+from cluster.errors import UngradableError
 from cluster.ledger.run_folder import RunFolder
 from cluster.loop.evaluation import LOST_PROBLEMS, attempt_all, num_distinct, summarize, warning_of_lost
 from cluster.problems.run_data import RunData
 from cluster.run import evaluate as tryout
 from cluster.run.session import Material, Usable, run_to_end
-from cluster.types import Completion, Grade, Problem, Prompt, Sampling, UngradableError, Usage
+from cluster.types import Completion, Grade, Problem, Prompt, Sampling, Usage
 from rollout.fake import FakeSamplerPool
 from tests.cluster.made import grade, group, problem
 

@@ -11,11 +11,11 @@ import pytest
 from cluster.cli.main import main
 from cluster.config.config import Config, load_config
 from cluster.console import View
+from cluster.errors import ModelError, RunFolderError
 from cluster.ledger.run_folder import RunFolder
 from cluster.models.sft_pairs import pairs_of
 from cluster.run import session
 from cluster.run.session import load_usable, prompt_date, render_prompts
-from cluster.types import ModelError, RunFolderError
 from tests.rollout.made_templates import CHATML, DEEPSEEK, GEMMA, LLAMA, PARTS, tokenizer_with
 
 ROWS = [

@@ -11,7 +11,7 @@ from cluster.ledger.run_folder import RunFolder
 from cluster.loop.metrics import group_metrics
 from cluster.run.curve import draw_curve
 from cluster.run.recorder import RunRecords
-from cluster.types import Fate, StepReport
+from cluster.types import Outcome, StepReport
 from tests.cluster.made import group
 
 
@@ -21,7 +21,9 @@ def test_every_completion_is_written_once_with_its_fate(tmp_path: Path) -> None:
         records = RunRecords(folder, View(), lambda _: None)
         dropped = group([0.5, 0.5], group_id="g0000000")
         trained = group([0.0, 1.0, None], group_id="g0000001")
-        records.group_dropped(Dropped(group=dropped, group_size=2, fate=Fate.FILTERED, reason="no_signal"), step=0)
+        records.group_dropped(
+            Dropped(group=dropped, group_size=2, outcome=Outcome.FILTERED, reason="no_signal"), step=0
+        )
         timings = {"tokens_per_second": 1.0, "step_seconds": 1.0}
         records.step_done(0.1, [trained], StepReport(step=1, metrics={}), {**group_metrics([trained]), **timings}, {})
 

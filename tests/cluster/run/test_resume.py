@@ -7,12 +7,12 @@ import pytest
 
 from cluster.config.config import Config, load_config, validate
 from cluster.console import View
+from cluster.errors import ConfigError, RunFolderError
 from cluster.ledger.progress import Progress
 from cluster.ledger.run_folder import RunFolder
 from cluster.placement.ray_cluster import place
 from cluster.run.resume import resumed_config
 from cluster.run.train import train
-from cluster.types import ConfigError, RunFolderError
 from learner.settings import LearnerSettings, LoraSettings
 from tests.learner.made import group, plan
 

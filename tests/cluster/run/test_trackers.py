@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from cluster.config.config import Config, load_config
+from cluster.errors import ConfigError
 from cluster.ledger.run_folder import RunFolder
 from cluster.run.trackers import tracking
-from cluster.types import ConfigError
 
 
 def config(tracker: str | None = None) -> Config:

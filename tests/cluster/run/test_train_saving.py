@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from cluster.errors import LearnerError
 from cluster.ledger.run_folder import RunFolder
 from cluster.run.train import Training
-from cluster.types import LearnerError
 
 FULL = "the checkpoint cannot be written: No space left on device"
 

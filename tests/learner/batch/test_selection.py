@@ -3,7 +3,8 @@ from typing import Any
 
 import pytest
 
-from cluster.types import FinishReason, Group, LearnerError
+from cluster.errors import LearnerError
+from cluster.types import FinishReason, Group
 from learner.batch.selection import Selection, fresh_tokens, select
 from learner.settings import LearnerSettings
 from tests.learner.made import group, updated_in_flight
@@ -52,7 +53,7 @@ def test_what_is_left_out_is_named_with_its_reason_and_the_rest_has_its_advantag
     each = replace(each, completions=(*each.completions[:2], empty, each.completions[3]))
     selection = selected([each])
     assert {row.completion_id: row.advantage for row in selection.rows} == {"g0-c0": 0.5, "g0-c3": -0.5}
-    assert selection.left_out == {"g0-c1": "ungradable", "g0-c2": "empty"}
+    assert selection.excluded == {"g0-c1": "ungradable", "g0-c2": "empty"}
     assert selection.stale_share == 0.0
 
 
@@ -62,7 +63,7 @@ def test_a_completion_without_a_fresh_token_is_left_out_but_stays_in_the_baselin
     mixed = replace(group([1.0, 0.0]), completions=(old, new))
     selection = selected([mixed], version=3)
     assert {row.completion_id: row.advantage for row in selection.rows} == {"g0-c1": -0.5}
-    assert selection.left_out == {"g0-c0": "stale"}
+    assert selection.excluded == {"g0-c0": "stale"}
     num_tokens = len(old.token_ids) + len(new.token_ids)
     assert selection.stale_share == pytest.approx(len(old.token_ids) / num_tokens)
 
@@ -71,7 +72,7 @@ def test_every_completion_is_either_in_the_loss_or_left_out() -> None:
     groups = [group([1.0, None, 0.5], seed=1), updated_in_flight(group([0.0, 1.0], seed=2), [2, 0], old=0, new=1)]
     selection = selected(groups, version=1)
     ids = [completion.id for each in groups for completion in each.completions]
-    assert sorted([*(row.completion_id for row in selection.rows), *selection.left_out]) == sorted(ids)
+    assert sorted([*(row.completion_id for row in selection.rows), *selection.excluded]) == sorted(ids)
 
 
 def test_a_step_with_nothing_for_the_loss_is_refused_with_the_reasons() -> None:
@@ -85,7 +86,7 @@ def test_completions_under_the_threshold_leave_the_loss_and_not_the_baseline() -
     assert {row.completion_id: row.advantage for row in selection.rows} == pytest.approx(
         {"g0-c0": 0.6, "g0-c1": -0.2, "g0-c3": -0.1}
     )
-    assert selection.left_out == {"g0-c2": "below_threshold"}
+    assert selection.excluded == {"g0-c2": "below_threshold"}
 
 
 def test_of_the_best_of_n_only_the_best_enter_with_the_advantage_over_the_whole_group() -> None:
@@ -93,7 +94,7 @@ def test_of_the_best_of_n_only_the_best_enter_with_the_advantage_over_the_whole_
     assert {row.completion_id: row.advantage for row in selection.rows} == pytest.approx(
         {"g0-c1": 0.4, "g0-c2": 0.0, "g1-c0": -0.2, "g1-c1": 0.2}  # of equal ones the first
     )
-    assert selection.left_out == {"g0-c0": "not_in_top_k", "g0-c3": "not_in_top_k"}
+    assert selection.excluded == {"g0-c0": "not_in_top_k", "g0-c3": "not_in_top_k"}
 
 
 def test_what_cannot_enter_takes_no_place_among_the_best() -> None:
@@ -104,7 +105,7 @@ def test_what_cannot_enter_takes_no_place_among_the_best() -> None:
     each = replace(each, completions=(stale, cut_off, *fresh[1:]))
     selection = selected([each], version=3, train_top_k=1, mask_truncated_completions=True)
     assert {row.completion_id: row.advantage for row in selection.rows} == pytest.approx({"g0-c2": -0.3})
-    assert selection.left_out == {"g0-c0": "stale", "g0-c1": "masked_truncated", "g0-c3": "ungradable"}
+    assert selection.excluded == {"g0-c0": "stale", "g0-c1": "masked_truncated", "g0-c3": "ungradable"}
 
 
 def test_advantages_are_weighed() -> None:
@@ -115,4 +116,4 @@ def test_advantages_are_weighed() -> None:
 def test_settings_may_leave_a_step_with_nothing_for_the_loss() -> None:
     selection = selected([group([0.1, 0.0])], reward_threshold=0.5)
     assert selection.rows == ()
-    assert selection.left_out == {"g0-c0": "below_threshold", "g0-c1": "below_threshold"}
+    assert selection.excluded == {"g0-c0": "below_threshold", "g0-c1": "below_threshold"}

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from cluster.types import LearnerError
+from cluster.errors import LearnerError
 from learner.settings import LoraSettings
 from learner.sft import train as supervised
 from learner.sft.examples import Schedule

@@ -141,7 +141,7 @@ def test_the_pairs_of_a_step_have_similar_lengths_and_steps_come_in_no_order_of_
 
 
 def test_what_cannot_be_trained_is_refused_in_one_line() -> None:
-    from cluster.types import LearnerError
+    from cluster.errors import LearnerError
 
     with pytest.raises(LearnerError, match="no pair"):
         train([], 3)

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.types import LearnerError
+from cluster.errors import LearnerError
 from learner.training.checkpoints import (
     best_step,
     forget_best_after,

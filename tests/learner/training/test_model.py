@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cluster.types import ModelError
+from cluster.errors import ModelError
 from learner.settings import LearnerSettings
 from learner.training.adapter import base_name
 from learner.training.merge import write_model

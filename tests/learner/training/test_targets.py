@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from cluster.types import ConfigError, ModelError
+from cluster.errors import ConfigError, ModelError
 from learner.settings import LoraSettings
 from learner.training.targets import adapter_size, check_adapter
 

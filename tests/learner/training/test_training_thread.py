@@ -3,7 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from cluster.types import LearnerError
+from cluster.errors import LearnerError
 from learner.training.training_thread import BatchQueue, TrainingThread
 
 
