@@ -47,7 +47,7 @@ class Staffing:
         pace: Pace,
         special_tokens: tuple[str, ...] = (),
     ) -> None:
-        """``reservation``: to the cluster, beside the run's other parts, None for a pool that has it alone; ``tell`` takes a line."""
+        """``reservation``: to the cluster, next to the run's other pools; None where there are none; ``tell`` takes a line."""
         self._settings = settings
         self._special_tokens = special_tokens
         self._roster = roster
