@@ -68,7 +68,8 @@ class Machine:
 
     def processes(self) -> list[psutil.Process]:
         """All that run in it."""
-        return psutil.Process(self.init).children(recursive=True)
+        children: list[psutil.Process] = psutil.Process(self.init).children(recursive=True)
+        return children
 
     def turn_off(self) -> None:
         """As if its power failed: every process of it is gone at once, and nobody is told."""
@@ -143,7 +144,7 @@ class Network:
             try:
                 machine.start_ray(*options)
             except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-                said = f"{error}\n{error.stdout}\n{error.stderr}"
+                said = f"{error}\n{error.stdout!r}\n{error.stderr!r}"
                 machine.turn_off()
             else:
                 return machine

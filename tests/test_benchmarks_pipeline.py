@@ -154,9 +154,10 @@ def test_the_tables_render() -> None:
         "samplers_per_driver": 10.0,
         "sizes": {"one": [row]},
     }
-    console = Console(file=io.StringIO(), width=80)
+    printed = io.StringIO()
+    console = Console(file=printed, width=80)
     for table in tables(result):
         console.print(table)
-    text = console.file.getvalue()
+    text = printed.getvalue()
     assert "…" not in text
     assert f"{row['sampler_busy']:.1%}" in text

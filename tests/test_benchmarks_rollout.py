@@ -70,10 +70,11 @@ def test_the_tables_fit_a_terminal() -> None:
         },
         "steps": {"TRL, 1 thread": {**step_figures([steps(2.0)]), "ratio": 1.0}},
     }
-    console = Console(file=io.StringIO(), width=80)
+    printed = io.StringIO()
+    console = Console(file=printed, width=80)
     for table in tables(result):
         console.print(table)
-    text = console.file.getvalue()
+    text = printed.getvalue()
     assert "…" not in text
     assert "1.00x" in text
 

@@ -20,10 +20,11 @@ def test_the_tables_fit_a_terminal() -> None:
         "tokens_per_second": 1000.0,
         "tokens_per_second_with_swaps": 900.0,
     }
-    console = Console(file=io.StringIO(), width=80)
+    printed = io.StringIO()
+    console = Console(file=printed, width=80)
     for table in tables({"model": "tiny", "swap": {"in_flight": row}, "live": {"1": 0.02, "4": 0.03}}):
         console.print(table)
-    text = console.file.getvalue()
+    text = printed.getvalue()
     assert "…" not in text
     assert "90%" in text
     assert "30.0 ms (1.50x)" in text

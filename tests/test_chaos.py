@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pyarrow.dataset
@@ -61,7 +62,8 @@ class Run:
     process: subprocess.Popen[str]
 
     def family(self) -> list[psutil.Process]:
-        return psutil.Process(self.process.pid).children(recursive=True)
+        children: list[psutil.Process] = psutil.Process(self.process.pid).children(recursive=True)
+        return children
 
     def num_steps(self) -> int:
         metrics = self.folder / "metrics.jsonl"
@@ -104,9 +106,11 @@ def start(runs: Path, name: str) -> Run:
     return Run(runs / name, process)
 
 
-def ledger(folder: Path) -> list[dict[str, object]]:
+def ledger(folder: Path) -> list[dict[str, Any]]:
     columns = ["group_id", "completion_id", "step", "fate", "policy_version"]
-    return pyarrow.dataset.dataset(folder / "rollouts", format="parquet").to_table(columns=columns).to_pylist()
+    table = pyarrow.dataset.dataset(folder / "rollouts", format="parquet").to_table(columns=columns)
+    rows: list[dict[str, Any]] = table.to_pylist()
+    return rows
 
 
 def ends(rows: list[dict[str, object]]) -> Mapping[int, Counter[str]]:

@@ -112,6 +112,7 @@ async def groups_of(sampler: Sampler, model: str, version: int) -> list[Group]:
 
 async def step(sampler: Sampler, learner: Any, model: str, version: int) -> PolicyVersion:
     """Sample under a version, learn from it, and publish the next one, which has to be verified."""
+    policy: PolicyVersion
     policy, report = learner.step(await groups_of(sampler, model, version))
     assert report.metrics["sampling/sampling_logp_difference/mean"] < TOLERANCE
     assert report.metrics["grad_norm"] > 0

@@ -41,7 +41,8 @@ def changes(run: Path) -> list[tuple[int, dict[str, Any]]]:
 
 
 def ledger(run: Path) -> list[dict[str, Any]]:
-    return pyarrow.dataset.dataset(run / "rollouts", format="parquet").to_table().to_pylist()
+    rows: list[dict[str, Any]] = pyarrow.dataset.dataset(run / "rollouts", format="parquet").to_table().to_pylist()
+    return rows
 
 
 def rewards(run: Path, weights: Sequence[dict[str, float]]) -> list[tuple[int, float, float]]:

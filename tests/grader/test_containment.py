@@ -9,7 +9,6 @@ import pytest
 
 from cluster.errors import DeadlineExceeded, SandboxError, UngradableError
 from cluster.types import FinishReason, Verdict
-from grader import process
 from grader.grade import Grader
 from grader.process import Server, probe_sandbox, run_command
 from grader.sandbox import Limits, Program, Sandbox, unprivileged_user_id
@@ -151,7 +150,7 @@ def test_silence_is_a_deadline(open_folder: Path) -> None:
 
 
 def test_a_required_sandbox_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process.shutil, "which", lambda _name: None)
+    monkeypatch.setattr(shutil, "which", lambda _name: None)
     assert probe_sandbox(require_sandbox=False).bubblewrap is None
     assert "MISSING: bubblewrap (bwrap is not installed)" in probe_sandbox(require_sandbox=False).describe()
     with pytest.raises(SandboxError, match="Install bubblewrap"):
@@ -160,7 +159,7 @@ def test_a_required_sandbox_that_is_not_there_is_refused(monkeypatch: pytest.Mon
 
 def test_without_bubblewrap_it_grades_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     real = shutil.which
-    monkeypatch.setattr(process.shutil, "which", lambda name: None if name == "bwrap" else real(name))
+    monkeypatch.setattr(shutil, "which", lambda name: None if name == "bwrap" else real(name))
     with Grader(QUICK) as grader:
         assert grader.sandbox.bubblewrap is None
         assert grader.grade(TWICE, "let twice x = x + x", FinishReason.STOP).facts.verdict is Verdict.PASSED

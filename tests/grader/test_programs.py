@@ -16,6 +16,7 @@ from grader import programs, toolchain
 from grader.grade import Grader
 from grader.process import StartFailed
 from grader.programs import DIGESTS, PROGRAMS, candidate_folders, programs_in_first_usable
+from grader.sandbox import unprivileged_user_id
 from grader.toolchain import prepare_toolchain
 from tests.mounts import DOCKERS_SHARED_MEMORY, behind, can_mount
 
@@ -144,7 +145,7 @@ def test_programs_that_another_user_put_there_are_not_run(open_folder: Path, nam
 
 @as_root
 def test_what_the_unprivileged_user_cannot_enter_is_not_used(open_folder: Path) -> None:
-    if programs.unprivileged_user_id() is None:
+    if unprivileged_user_id() is None:
         pytest.skip("there is no user but root here")
     (open_folder / "private").mkdir(mode=0o700)
     assert f"others may not enter {open_folder / 'private'}" in reason_for(open_folder / "private" / "cache")

@@ -168,9 +168,9 @@ def test_a_degenerate_answer_gets_three_tenths_however_many_signs_it_shows(signs
     [(0, False, 0.0), (1, False, 0.0), (2, False, 0.02), (1, True, 0.03), (3, True, 0.07), (9, False, 0.10)],
 )
 def test_a_verbose_but_correct_answer_loses_a_little(blocks: int, prose: bool, penalty: float) -> None:
-    verbose = {"num_code_blocks": blocks, "has_trailing_prose": prose}
-    assert reward(replace(PASSED, **verbose), NO_END) == pytest.approx(1.0 - penalty)
-    assert reward(replace(HALF, **verbose), NO_END) == pytest.approx(0.675)
+    for facts, expected in ((PASSED, 1.0 - penalty), (HALF, 0.675)):
+        verbose = replace(facts, num_code_blocks=blocks, has_trailing_prose=prose)
+        assert reward(verbose, NO_END) == pytest.approx(expected)
 
 
 def test_the_style_penalty_comes_before_the_multiplier() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -17,7 +18,7 @@ BOUNDS = Bounds(minimum=2, maximum=16)
 
 
 def load(**changes: object) -> Load:
-    steady = {
+    steady: dict[str, Any] = {
         "num_graders": 8,
         "num_wanted": 8,
         "wait_seconds": 0.0,

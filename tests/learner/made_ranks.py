@@ -94,7 +94,8 @@ def _rank(number: int, count: int, port: int, pipe: Connection) -> None:
             if method == "begin":
                 if worker is not None:
                     worker.close()
-                worker = LearnerWorker(*arguments, ranks)
+                learner_settings, plan = arguments
+                worker = LearnerWorker(learner_settings, plan, ranks)
                 answer = worker.start()
             elif isinstance(method, str):
                 answer = getattr(worker, method)(*arguments)

@@ -43,7 +43,8 @@ def random_state(worker: Any) -> bytes:
 
 def furthest_apart(one: PolicyVersion, other: PolicyVersion) -> float:
     left, right = (load(policy.adapter["adapter_model.safetensors"]) for policy in (one, other))
-    return max((left[name] - right[name]).abs().max().item() for name in left)
+    largest: float = max((left[name] - right[name]).abs().max().item() for name in left)
+    return largest
 
 
 def assert_same(one: Any, other: Any, *, within: float) -> None:

@@ -24,7 +24,8 @@ MakeLearner = Callable[..., Any]
 
 
 def weights(policy: PolicyVersion) -> dict[str, torch.Tensor]:
-    return load(policy.adapter["adapter_model.safetensors"])
+    loaded: dict[str, torch.Tensor] = load(policy.adapter["adapter_model.safetensors"])
+    return loaded
 
 
 def furthest_apart(one: PolicyVersion, other: PolicyVersion) -> float:

@@ -1,15 +1,20 @@
+from collections.abc import Sequence
+
 import pytest
 
+from cluster.types import Group
 from learner.batch.micro_batches import cut
 from learner.batch.selection import select
-from learner.batch.tensors import micro_batches
-from learner.settings import LearnerSettings
+from learner.batch.tensors import MicroBatch, micro_batches
+from learner.settings import LearnerSettings, LossType
 from tests.learner.made import group, updated_in_flight
 
 pytestmark = pytest.mark.slow  # imports torch
 
 
-def cut_up(groups, *, tokens=10_000, loss_type="dapo", version=0):
+def cut_up(
+    groups: Sequence[Group], *, tokens: int = 10_000, loss_type: LossType = "dapo", version: int = 0
+) -> list[MicroBatch]:
     plain = LearnerSettings(scale_rewards="none")
     rows = select(groups, settings=plain, learner_version=version, max_staleness=0, temperature=0.7).rows
     return micro_batches(cut(rows, max_padded_tokens=tokens, shares_prompts=True), pad_token_id=2, loss_type=loss_type)
@@ -37,7 +42,7 @@ def test_every_row_is_in_exactly_one_micro_batch(tokens: int) -> None:
 
 
 @pytest.mark.parametrize("loss_type", ["grpo", "dr_grpo", "bnpo"])
-def test_the_shares_of_the_micro_batches_add_up_to_one(loss_type: str) -> None:
+def test_the_shares_of_the_micro_batches_add_up_to_one(loss_type: LossType) -> None:
     groups = [group([1.0, 0.0, 0.5], seed=seed) for seed in range(3)]
     shares = [batch["loss_share"].item() for batch in cut_up(groups, tokens=40, loss_type=loss_type)]
     assert len(shares) > 1

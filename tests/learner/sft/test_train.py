@@ -14,6 +14,7 @@ from learner.sft import train as supervised
 from learner.sft.examples import Schedule
 from learner.sft.train import CheckpointSettings, FineTuneResult, fine_tune, load_weights
 from learner.sft.warm_start import fresh_model
+from learner.training.checkpoints import write_checkpoint
 from learner.training.model import Device
 from tests.learner.sft.test_warm_start import SHAPE, successor_pairs, tokenizer
 
@@ -78,7 +79,7 @@ def test_all_weights_are_read_back_from_a_checkpoint(tmp_path: Path) -> None:
 
 
 def full_disk(monkeypatch: pytest.MonkeyPatch, *roots: Path) -> None:
-    real = supervised.write_checkpoint
+    real = write_checkpoint
 
     def write(root: Path, *arguments: Any, **options: Any) -> Path:
         if root in roots:

@@ -3,6 +3,7 @@
 import math
 import random
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,7 @@ def successor_pairs(count: int) -> list[Pair]:
     return [([prompt], [prompt + 1, EOS]) for prompt in prompts]
 
 
-def tokenizer():
+def tokenizer() -> Any:
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 
@@ -31,7 +32,7 @@ def tokenizer():
     return PreTrainedTokenizerFast(tokenizer_object=words, eos_token="w0", pad_token="w1")
 
 
-def train(pairs: list[Pair], num_steps: int, **schedule: float):
+def train(pairs: list[Pair], num_steps: int, **schedule: float) -> tuple[Any, list[float]]:
     losses: list[float] = []
     settings = Schedule(num_steps=num_steps, batch_size=16, learning_rate=1e-2, num_warm_up_steps=5, **schedule)  # type: ignore[arg-type]
     model = warm_start(pairs, tokenizer(), SHAPE, settings, lambda _step, loss: losses.append(loss))
@@ -102,21 +103,19 @@ def test_how_a_step_is_cut_into_micro_batches_changes_nothing() -> None:
         assert not all(torch.equal(whole[name], small[name]) for name in whole)
 
 
-def test_every_pair_is_used_once_before_any_comes_again() -> None:
+def test_every_pair_is_used_once_before_any_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
     from learner.sft.train import _CompletionTrainer
 
     seen: list[int] = []
     original = _CompletionTrainer.compute_loss
 
-    def spy(self, model, inputs, *args, **kwargs):
+    def noting_inputs(self: _CompletionTrainer, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         seen.extend(inputs["input_ids"][:, 0].tolist())
         return original(self, model, inputs, *args, **kwargs)
 
-    _CompletionTrainer.compute_loss = spy
-    try:
-        train([([number], [7, EOS]) for number in range(2, 14)] * 4, 6)
-    finally:
-        _CompletionTrainer.compute_loss = original
+    monkeypatch.setattr(_CompletionTrainer, "compute_loss", noting_inputs)
+    pairs: list[Pair] = [([number], [7, EOS]) for number in range(2, 14)]
+    train(pairs * 4, 6)
     assert sorted(seen[:48]) == sorted(list(range(2, 14)) * 4)
     assert sorted(seen[48:]) == sorted(list(range(2, 14)) * 4)
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import shutil
 from pathlib import Path
 
@@ -142,7 +143,7 @@ def test_the_cores_that_may_be_used_are_those_of_affinity_and_quota(
 ) -> None:
     from learner.training import threads
 
-    monkeypatch.setattr(threads.os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
     second, first = tmp_path / "cpu.max", (tmp_path / "quota", tmp_path / "period")
     monkeypatch.setattr(threads, "CGROUP_2", second)
     monkeypatch.setattr(threads, "CGROUP_1", first)

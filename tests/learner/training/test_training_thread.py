@@ -1,4 +1,5 @@
 import threading
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
@@ -7,7 +8,7 @@ from cluster.errors import LearnerError
 from learner.training.training_thread import BatchQueue, TrainingThread
 
 
-def looping(train, *, num_batches: int = 3) -> TrainingThread:
+def looping(train: Callable[[BatchQueue], object], *, num_batches: int = 3) -> TrainingThread:
     """A loop around a stand-in for the trainer: ``train(feed)``."""
     feed = BatchQueue(num_batches)
     trainer = SimpleNamespace(train=lambda resume_from_checkpoint: train(feed))
@@ -28,7 +29,7 @@ def test_a_step_returns_when_the_trainer_asks_for_the_next_one() -> None:
 
 def test_actions_run_on_the_training_thread_between_steps() -> None:
     names: list[str] = []
-    loop = looping(lambda feed: [names.append(threading.current_thread().name) for _ in feed])
+    loop = looping(lambda feed: names.extend(threading.current_thread().name for _ in feed))
     loop.take_step([1])
     assert loop.run(lambda: threading.current_thread().name) == names[0] == "training"
     loop.close(1)
