@@ -15,13 +15,13 @@ import ray
 from ray.exceptions import RayError
 
 from cluster.actors.calls import answer
+from cluster.actors.scaling import LoadWindow, ScalingPolicy, desired_replicas
 from cluster.errors import CaravanError, UngradableError
 from cluster.protocols import Reservation
 from cluster.types import Bounds
 from grader.actor import GraderActor, GraderLost
 from grader.dispatcher import Member, Roster
 from grader.environment import without_secrets
-from grader.scaling import Pace, Window, decide
 from grader.settings import MAX_GRADERS, GraderSettings
 
 START_SECONDS = 300.0
@@ -44,22 +44,22 @@ class Staffing:
         *,
         reservation: Reservation | None,
         tell: Callable[[str], None],
-        pace: Pace,
+        scaling: ScalingPolicy,
         special_tokens: tuple[str, ...] = (),
     ) -> None:
-        """``reservation``: to the cluster, next to the run's other pools; None where there are none; ``tell`` takes a line."""
+        """``reservation``: None for a pool that has the cluster alone; ``tell`` takes a line."""
         self._settings = settings
         self._special_tokens = special_tokens
         self._roster = roster
         self._reservation = reservation
         self._tell = tell
-        self._pace = pace
+        self._scaling = scaling
         self._actor_class = ray.remote(
             num_cpus=settings.cpus_per_grader, max_restarts=0, runtime_env=without_secrets(os.environ)
         )(GraderActor)
         self._bounds = Bounds(minimum=settings.minimum, maximum=settings.maximum)
         self._wanted = settings.num_graders
-        self._window = Window(pace.window_seconds)
+        self._window = LoadWindow(scaling)
         self._starting: list[asyncio.Task[str]] = []
         self._leaving: set[asyncio.Task[None]] = set()
         self._num_failed_starts = 0  # in a row
@@ -143,7 +143,7 @@ class Staffing:
 
     def _decide(self) -> None:
         self._window.add(time.monotonic(), self._roster.usage(), self._roster.oldest_wait_seconds())
-        wanted, why = decide(self._window.load(self._wanted), self._bounds, self._pace)
+        wanted, why = desired_replicas(self._window.load(self._wanted), self._bounds, self._scaling)
         if wanted != self._wanted:
             self._tell(f"scaling {self._wanted} -> {wanted} graders: {why}")
         self._wanted = wanted

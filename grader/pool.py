@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cluster.actors.calls import answer
+from cluster.actors.scaling import ScalingPolicy
 from cluster.errors import DeadlineExceeded, UngradableError
 from cluster.protocols import Reservation
 from cluster.types import Completion, Grade, Problem, Usage
@@ -24,8 +25,21 @@ from grader.actor import GraderLost
 from grader.autoscaler import Staffing
 from grader.dispatcher import JOBS_PER_MEMBER, Roster
 from grader.process import StartFailed
-from grader.scaling import Pace
 from grader.settings import GraderSettings
+
+SCALING = ScalingPolicy(
+    unit="completion",
+    wait_seconds=2.0,
+    settle_seconds=10.0,
+    busy_share=0.0,
+    growth_share=0.5,
+    window_seconds=300.0,
+    idle_share=0.3,
+    max_wait_seconds=1.0,
+    target_share=0.6,
+)
+"""Up quickly, since a group waits for its grades; down after a window that is longer than most steps, so that graders that idle
+during a learner step are still there for the next batch."""
 
 
 @dataclass(slots=True)
@@ -71,27 +85,22 @@ class RayGraderPool:
         *,
         reservation: Reservation | None = None,
         tell: Callable[[str], None] = lambda _line: None,
-        pace: Pace | None = None,
+        scaling: ScalingPolicy = SCALING,
         special_tokens: tuple[str, ...] = (),
     ) -> None:
         """Remember what to start.
 
         Args:
             settings: limits, walls, reward, and between which numbers the pool scales.
-            claim: to the cluster, beside the run's other parts; None where the pool has the cluster alone.
+            reservation: resources next to the run's other components; None when the pool has the cluster alone.
             tell: takes a line when the number of graders changes, or cannot.
-            pace: when the number changes.
+            scaling: when the number changes.
             special_tokens: of the tokenizer that completions are decoded with.
         """
         self._settings = settings
         self._roster = Roster()
         self._staffing = Staffing(
-            settings,
-            self._roster,
-            reservation=reservation,
-            tell=tell,
-            pace=pace or Pace(),
-            special_tokens=special_tokens,
+            settings, self._roster, reservation=reservation, tell=tell, scaling=scaling, special_tokens=special_tokens
         )
         self._starting: asyncio.Task[str] | None = None
         self._in_flight: dict[bytes, asyncio.Task[Grade]] = {}

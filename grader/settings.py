@@ -116,6 +116,11 @@ class GraderSettings(BaseModel):
         """The largest number of graders that the pool has on its own."""
         return self.num_graders if self.max_graders is None else self.max_graders
 
+    @property
+    def bundle(self) -> dict[str, float]:
+        """Resources of each grader on one node, by Ray's names."""
+        return {"CPU": self.cpus_per_grader}
+
     @model_validator(mode="after")
     def _the_start_is_between_floor_and_ceiling(self) -> "GraderSettings":
         if not self.minimum <= self.num_graders <= self.maximum:

@@ -12,9 +12,9 @@ from typing import Any
 import ray
 
 from cluster.actors.calls import answer
+from cluster.actors.resources import wait_for_resources
 from cluster.errors import LearnerError
 from cluster.types import Group, PolicyVersion, ProbePrompt, StepReport
-from learner import room
 from learner.actor import LearnerActor
 from learner.batch.selection import select
 from learner.overrides import apply_overrides
@@ -33,6 +33,9 @@ from learner.training.divergence import FOLDER, Diverged, write_diverged_batch
 from learner.training.quiet import ENVIRONMENT
 
 logger = logging.getLogger(__name__)
+
+PLACEMENT_SECONDS = 60.0
+"""Deadline at the start of a run for resources that ending actors still hold."""
 
 GRACE_SECONDS = 30.0
 """How long the other ranks are listened to where one has failed: they may know more, or wait for it and never answer."""
@@ -186,10 +189,17 @@ class RayLearner:
     async def _start_actors(self) -> PolicyVersion | None:
         self._kill()
         settings = self._settings
-        hint = f"start again with the same command to go on from {self._newest()}"
-        # Where a machine was lost, another may take its place.
-        seconds = room.PLACEMENT_SECONDS if self.num_restarts == 0 else settings.start_deadline_seconds
-        await room.wait_for_room(settings, hint=hint, seconds=seconds)
+        # After the loss of a machine another may join.
+        seconds = PLACEMENT_SECONDS if self.num_restarts == 0 else settings.start_deadline_seconds
+        await wait_for_resources(
+            "learner",
+            settings.bundle,
+            settings.num_ranks,
+            free_seconds=seconds,
+            join_seconds=seconds,
+            advice="Wait for what else runs there, or lower learner.cpus, learner.gpus or learner.num_ranks; the same command "
+            f"resumes the run from {self._newest()}",
+        )
         if self._is_closed:
             raise LearnerError("the learner was closed while it was started")
         environment = {**ENVIRONMENT, "OMP_NUM_THREADS": str(settings.num_threads)}

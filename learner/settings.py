@@ -275,6 +275,11 @@ class LearnerSettings(BaseModel):
     save_deadline_seconds: float = Field(600, gt=0, description="seconds to write a checkpoint or an adapter")
 
     @property
+    def bundle(self) -> dict[str, float]:
+        """Resources of each rank on one node, by Ray's names."""
+        return {name: amount for name, amount in (("CPU", self.cpus), ("GPU", self.gpus)) if amount > 0}
+
+    @property
     def longest_deadline_seconds(self) -> float:
         """Of all calls of the learner."""
         return max(self.start_deadline_seconds, self.step_deadline_seconds, self.save_deadline_seconds)

@@ -7,13 +7,13 @@ from collections.abc import Callable
 
 from ray.exceptions import RayError
 
+from cluster.actors.resources import SETTLE_SECONDS, wait_for_resources
+from cluster.actors.scaling import LoadWindow, ScalingPolicy, desired_replicas
 from cluster.protocols import Reservation
 from cluster.types import Bounds
 from rollout.dispatcher import Router
 from rollout.lifecycle import Service
 from rollout.replica import Station
-from rollout.room import SETTLE_SECONDS, require_room
-from rollout.scaling import Pace, Window, decide
 from rollout.settings import MAX_SAMPLERS, RolloutSettings
 
 TICK_SECONDS = 1.0
@@ -32,18 +32,18 @@ class Staffing:
         *,
         reservation: Reservation | None,
         tell: Callable[[str], None],
-        pace: Pace,
+        scaling: ScalingPolicy,
     ) -> None:
-        """``reservation``: to the cluster, next to the run's other pools, None where there are none; ``tell`` takes a line."""
+        """``reservation``: None for a pool that has the cluster alone; ``tell`` takes a line."""
         self._settings = settings
         self._router = router
         self._service = service
         self._reservation = reservation
         self._tell = tell
-        self._pace = pace
+        self._scaling = scaling
         self._bounds = Bounds(minimum=settings.minimum, maximum=settings.maximum)
         self._wanted = settings.num_samplers
-        self._window = Window(pace)
+        self._window = LoadWindow(scaling)
         self._keeping: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -51,7 +51,15 @@ class Staffing:
 
         Raises ResourcesError where the least number has none, ModelError, SamplerError or DeadlineExceeded.
         """
-        await require_room(self._settings)
+        await wait_for_resources(
+            "samplers",
+            self._settings.bundle,
+            self._bounds.minimum,
+            free_seconds=SETTLE_SECONDS,
+            join_seconds=0.0,
+            advice="Wait for what else runs there, add machines, or lower rollout.num_samplers (or min_samplers), "
+            "rollout.cpus_per_sampler, rollout.gpus_per_sampler or the resources of graders and learner",
+        )
         number = await self._num_to_start()
         if number < self._wanted:
             self._tell(
@@ -110,9 +118,8 @@ class Staffing:
                     await self._service.changed.wait()
 
     def _decide(self) -> None:
-        self._window.add(time.monotonic(), self._service.usage())
-        load = self._window.load(self._wanted, self._router.oldest_wait_seconds())
-        wanted, why = decide(load, self._bounds, self._pace)
+        self._window.add(time.monotonic(), self._service.usage(), self._router.oldest_wait_seconds())
+        wanted, why = desired_replicas(self._window.load(self._wanted), self._bounds, self._scaling)
         if wanted != self._wanted:
             self._tell(f"scaling {self._wanted} -> {wanted} samplers: {why}")
         self._wanted = wanted

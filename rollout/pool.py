@@ -17,6 +17,7 @@ from uuid import uuid4
 import ray
 
 from cluster.actors.calls import next_answer
+from cluster.actors.scaling import ScalingPolicy
 from cluster.errors import CaravanError, DeadlineExceeded, GroupFailed, ModelError, SamplerError
 from cluster.protocols import Reservation
 from cluster.types import Completion, GroupRequest, PolicyVersion, ProbePrompt, Usage, WeightSync
@@ -25,11 +26,23 @@ from rollout.dispatcher import Router
 from rollout.lifecycle import MAX_RERUNS, Service
 from rollout.publisher import Publisher
 from rollout.replica import SamplerPlan, Station
-from rollout.scaling import Pace
 from rollout.settings import RolloutSettings, check_lora_rank
 
 QUEUED_AHEAD = 1.25
 """Requests in an engine, as a multiple of those that it samples at a time, so that it never waits for the pool."""
+
+SCALING = ScalingPolicy(
+    unit="group",
+    wait_seconds=10.0,
+    settle_seconds=120.0,
+    busy_share=0.5,
+    growth_share=0.25,
+    window_seconds=600.0,
+    idle_share=0.2,
+    target_share=0.4,
+)
+"""Slow in both directions: an engine takes minutes to start and a GPU to keep. Waiting groups alone are no reason to scale up:
+more samplers do not help when they then idle until the learner has finished its step."""
 
 
 class RaySamplerPool:
@@ -48,7 +61,7 @@ class RaySamplerPool:
         max_staleness: int = 0,
         reservation: Reservation | None = None,
         tell: Callable[[str], None] = lambda _line: None,
-        pace: Pace | None = None,
+        scaling: ScalingPolicy = SCALING,
     ) -> None:
         """Remember what to start; raises ConfigError for a LoRA rank that vLLM cannot serve.
 
@@ -58,9 +71,9 @@ class RaySamplerPool:
             lora_rank: of the adapters that will be published.
             lora_targets: names of the modules that they train; none: whatever can carry an adapter may.
             max_staleness: how many policies beside the current one groups may be under way with.
-            claim: to the cluster, beside the run's other parts; None where the pool has the cluster alone.
+            reservation: resources next to the run's other components; None when the pool has the cluster alone.
             tell: takes a line when the number of samplers changes, or cannot.
-            pace: when the number changes.
+            scaling: when the number changes.
         """
         check_lora_rank(lora_rank)
         self._settings = settings
@@ -78,7 +91,7 @@ class RaySamplerPool:
         self._policies = self._publisher.policies
         self._service = Service(plan, self._router, self._publisher, tell)
         self._staffing = Staffing(
-            settings, self._router, self._service, reservation=reservation, tell=tell, pace=pace or Pace()
+            settings, self._router, self._service, reservation=reservation, tell=tell, scaling=scaling
         )
 
     async def start(self, policy: PolicyVersion | None = None) -> None:

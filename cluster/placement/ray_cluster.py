@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
+from cluster.actors.resources import ROUNDING
 from cluster.config.config import Config
 from cluster.console import count
 from cluster.errors import ResourcesError
@@ -19,7 +20,6 @@ from cluster.placement.local_ray import num_cores, provide_token, temporary_fold
 from cluster.placement.ray_address import OWN, PROBE_SECONDS, Found, find_cluster
 from cluster.placement.sentinel import announced
 from cluster.placement.submit.lasting import is_job
-from rollout.room import ROUNDING
 
 LEAST_SHRINKING = 0.1
 """Shares of cores are not made smaller than this times what they are: so many parts would only be in each other's way."""

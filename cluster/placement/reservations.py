@@ -1,103 +1,99 @@
-"""What the parts of a run claim of the cluster: whether more of them have room, and the one request to Ray's autoscaler.
+"""Reservations of a run's components, and the one request to Ray's autoscaler.
 
-The learner has what it has; samplers and graders come and go. More graders leave free what the samplers that are wanted take,
-also while one of those is down; more samplers leave what the learner and the least number of graders take. Where there are fewer
-than the least, these come before what else is wanted.
+The learner's resources are fixed; the number of samplers and graders changes. Graders may only use what the learner and all
+wanted samplers leave, also while a sampler is down; samplers may only use what the learner and the minimum of graders leave. A
+pool below its own minimum takes precedence over what other pools want above theirs.
 """
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import ray
 from ray.autoscaler.sdk import request_resources
 
+from cluster.actors.resources import ROUNDING, Bundle, alive_nodes, num_fitting
 from cluster.config.config import Config
 from cluster.protocols import Reservation
-from rollout.room import ROUNDING, num_that_fit
-
-Bundle = Mapping[str, float]
-"""Resources that one member takes on one machine, by Ray's names."""
 
 PATIENCE_SECONDS = 10.0
-"""For which there has to be no room before more is asked for: Ray's books are a little behind what has just ended."""
+"""How long resources have to be lacking before machines are requested: Ray's cluster state lags behind actors that ended."""
 
 
 class Reservations:
-    """What one run claims; its pools may ask from any thread."""
+    """Reservations of one run; its pools may call from any thread."""
 
-    def __init__(self, config: Config, tell: Callable[[str], None] = lambda _line: None) -> None:
-        """``config`` is the placed one; ``tell`` takes a line of news."""
+    def __init__(self, config: Config, log: Callable[[str], None] = lambda _line: None) -> None:
+        """``config`` after placement; ``log`` takes a log line."""
         rollout, grader, learner = config.rollout, config.grader, config.learner
-        rank = {name: amount for name, amount in (("CPU", learner.cpus), ("GPU", learner.gpus)) if amount > 0}
-        self._ranks: list[Bundle] = [rank] * learner.num_ranks if rank else []
-        self._tell = tell
+        self._ranks: list[Bundle] = [learner.bundle] * learner.num_ranks if learner.bundle else []
+        self._log = log
         self._lock = threading.Lock()
-        self._asked: list[Bundle] = []  # of the autoscaler
-        self.samplers = PoolReservation(
-            self, "samplers", rollout.bundle, wanted=rollout.num_samplers, least=rollout.minimum
-        )
-        self.graders = PoolReservation(
-            self, "graders", {"CPU": grader.cpus_per_grader}, wanted=grader.num_graders, least=grader.minimum
-        )
+        self._requested: list[Bundle] = []  # from the autoscaler
+        self.samplers = PoolReservation(self, "samplers", rollout.bundle, rollout.num_samplers, minimum=rollout.minimum)
+        self.graders = PoolReservation(self, "graders", grader.bundle, grader.num_graders, minimum=grader.minimum)
 
-    def beside(self, pool: "PoolReservation", *, is_least: bool) -> list[Bundle]:
-        """What more members of a pool leave free; of its least number, ``is_least``, each leaves the least of the others."""
+    def of_others(self, pool: "PoolReservation", *, below_minimum: bool) -> list[Bundle]:
+        """Resources that stay reserved when this pool grows.
+
+        Below the pool's own minimum only the other pool's minimum is reserved.
+        """
         samplers, graders = self.samplers, self.graders
         if pool is graders:
-            return [*self._ranks, *samplers.bundles(samplers.least if is_least else samplers.wanted)]
-        return [*self._ranks, *graders.bundles(graders.least)]
+            return [*self._ranks, *samplers.bundles(samplers.minimum if below_minimum else samplers.num_wanted)]
+        return [*self._ranks, *graders.bundles(graders.minimum)]
 
-    def changed(self, told: str | None) -> None:
-        """Ask for machines for everything while any pool lacks room, and for none otherwise."""
+    def request_machines(self) -> None:
+        """Request machines for all components while any pool lacks resources, and withdraw the request otherwise."""
         pools = (self.samplers, self.graders)
         with self._lock:
             bundles: list[Bundle] = []
             if any(pool.is_short for pool in pools):
-                # Ray holds this against whole machines, whatever is in use there: so it has to name all parts.
-                bundles = [*self._ranks, *(one for pool in pools for one in pool.bundles(pool.wanted))]
-            if bundles != self._asked:
+                # Ray compares the request with whole machines, used or not: so it has to name all components.
+                bundles = [*self._ranks, *(one for pool in pools for one in pool.bundles(pool.num_wanted))]
+            if bundles != self._requested:
                 request_resources(bundles=[dict(bundle) for bundle in bundles])
-                self._asked = bundles
-        if told:
-            self._tell(told)
+                self._requested = bundles
+
+    def log(self, line: str) -> None:
+        """Log a line."""
+        self._log(line)
 
 
 class PoolReservation(Reservation):
-    """What one pool claims."""
+    """Reservation of one pool."""
 
-    def __init__(self, reservations: Reservations, name: str, bundle: Bundle, *, wanted: int, least: int) -> None:
-        """``bundle`` is what each member takes."""
-        self._reservations = reservations
+    def __init__(self, run: Reservations, name: str, bundle: Bundle, num_wanted: int, *, minimum: int) -> None:
+        """``bundle``: resources of each replica."""
+        self._run = run
         self._name = name
         self._bundle = bundle
         self._short_since: float | None = None  # monotonic seconds
-        self.wanted = wanted
-        self.least = least
+        self.num_wanted = num_wanted
+        self.minimum = minimum
         self.is_short = False
 
     def bundles(self, number: int) -> list[Bundle]:
-        """What so many members take."""
+        """Return the resources of a number of replicas."""
         return [self._bundle] * number
 
     def num_additional(self, num_present: int) -> int:
-        """How many more members fit: on single machines, in all, and of what is free just now."""
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        total, free = ray.cluster_resources(), ray.available_resources()
+        """Return how many more replicas fit: on single nodes, next to the reservations of others, and into what is free now."""
+        nodes, total, free = alive_nodes(), ray.cluster_resources(), ray.available_resources()
 
-        def room(others: list[Bundle]) -> int:
-            found = float(num_that_fit(self._bundle, nodes) - num_present)
+        def fitting(others: list[Bundle]) -> int:
+            found = float(num_fitting(self._bundle, nodes) - num_present)
             for name, amount in self._bundle.items():
-                taken = sum(bundle.get(name, 0.0) for bundle in others)
-                reservable = total.get(name, 0.0) - taken - num_present * amount
+                reserved = sum(bundle.get(name, 0.0) for bundle in others)
+                reservable = total.get(name, 0.0) - reserved - num_present * amount
                 found = min(found, reservable / amount, free.get(name, 0.0) / amount)
             return max(0, int(found + ROUNDING))
 
-        of_the_least = min(self.least - num_present, room(self._reservations.beside(self, is_least=True)))
-        return max(room(self._reservations.beside(self, is_least=False)), of_the_least)
+        to_minimum = min(self.minimum - num_present, fitting(self._run.of_others(self, below_minimum=True)))
+        return max(fitting(self._run.of_others(self, below_minimum=False)), to_minimum)
 
-    def request(self, number: int, *, minimum: int, num_unplaced: int) -> None:
-        """Take note of these numbers, and ask for machines where some members have lacked room for PATIENCE_SECONDS."""
+    def request(self, num_wanted: int, *, minimum: int, num_unplaced: int) -> None:
+        """Reserve for these numbers, and request machines once replicas have lacked resources for PATIENCE_SECONDS."""
         now = time.monotonic()
         if not num_unplaced:
             self._short_since = None
@@ -105,11 +101,10 @@ class PoolReservation(Reservation):
             self._short_since = now
         was_short = self.is_short
         self.is_short = self._short_since is not None and now - self._short_since >= PATIENCE_SECONDS
-        self.wanted, self.least = number, minimum
-        told = None
+        self.num_wanted, self.minimum = num_wanted, minimum
+        self._run.request_machines()
         if self.is_short and not was_short:
-            told = (
-                f"there is no room for {num_unplaced} of {number} {self._name}: Ray's autoscaler, where there is one, is asked "
-                "for machines, and they start as soon as some join"
+            self._run.log(
+                f"{self._name}: no free resources for {num_unplaced} of {num_wanted}; they start as soon as machines join "
+                "(requested from Ray's autoscaler, if the cluster has one)"
             )
-        self._reservations.changed(told)

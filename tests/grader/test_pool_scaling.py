@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import replace
 from typing import Any
 
 import psutil
@@ -17,7 +18,7 @@ from cluster.errors import ConfigError, UngradableError
 from cluster.placement.reservations import Reservations
 from cluster.types import Grade, Verdict
 from grader.dispatcher import JOBS_PER_MEMBER
-from grader.scaling import Pace
+from grader.pool import SCALING
 
 from .conftest import QUICK
 from .made import TWICE
@@ -28,7 +29,7 @@ pytestmark = pytest.mark.slow
 NUM_CPUS = 2
 SETTINGS = QUICK.model_copy(update={"num_graders": 1, "cpus_per_grader": 0.5, "run_cpu_seconds": 0.3})
 # Of the same shape as the real one, so that a test need not wait for minutes.
-QUICK_PACE = Pace(wait_seconds=0.3, settle_seconds=0.5, window_seconds=3.0)
+QUICK_SCALING = replace(SCALING, wait_seconds=0.3, settle_seconds=0.5, window_seconds=3.0, max_wait_seconds=0.15)
 
 
 @pytest.fixture(scope="module")
@@ -60,14 +61,14 @@ def slow_jobs(pool: Any, num: int, start: int = 0) -> "list[asyncio.Task[Grade]]
 
 
 class FullCluster:
-    """A claim for which there is no room until somebody says so."""
+    """A reservation without free resources until the test frees them."""
 
     is_full = True
 
     def num_additional(self, num_present: int) -> int:
         return 0 if self.is_full else 1
 
-    def request(self, number: int, *, minimum: int, num_unplaced: int) -> None: ...
+    def request(self, num_wanted: int, *, minimum: int, num_unplaced: int) -> None: ...
 
 
 def num_free_cpus() -> float:
@@ -88,7 +89,7 @@ def test_a_pool_grows_while_completions_wait_and_shrinks_while_graders_idle(ray_
 
     async def scenario() -> None:
         told: list[str] = []
-        pool = RayGraderPool(SETTINGS.model_copy(update={"max_graders": 3}), tell=told.append, pace=QUICK_PACE)
+        pool = RayGraderPool(SETTINGS.model_copy(update={"max_graders": 3}), tell=told.append, scaling=QUICK_SCALING)
         await pool.start()
         jobs = slow_jobs(pool, 60)
         await until(lambda: pool.usage().num_replicas == 3)
@@ -166,7 +167,7 @@ def test_what_has_no_room_waits_for_it_and_leaves_the_other_parts_their_share(
         await until(lambda: pool.usage().num_replicas == 2)
         await until(request_to_the_autoscaler)
         assert request_to_the_autoscaler() == [{"CPU": 1.0}, *([{"CPU": 0.5}] * 3)]
-        assert [told_line for told_line in told if "there is no room for 1 of 3 graders" in told_line] == told[1:]
+        assert [told_line for told_line in told if "graders: no free resources for 1 of 3" in told_line] == told[1:]
         assert num_free_cpus() >= 1.0
         assert (await pool.grade(TWICE, completion("let twice x = x + x"))).facts.verdict is Verdict.PASSED
         await pool.scale(2)

@@ -304,11 +304,13 @@ def test_a_rank_that_fails_while_the_other_waits_for_it_ends_both_with_its_word(
 def test_a_learner_without_room_says_what_it_needs(
     model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("learner.room.PLACEMENT_SECONDS", 1.0)
+    monkeypatch.setattr("learner.client.PLACEMENT_SECONDS", 1.0)
     learner = RayLearner(settings(cpus=64), plan(model_folder, tmp_path))
-    with pytest.raises(ResourcesError, match=r"needs 64 CPU on one machine.*no machine.*learner\.cpus"):
+    with pytest.raises(
+        ResourcesError, match=r"learner: 1 x \(64 CPU\), each on one node; .* 2 CPU and room for 0 .*learner\.cpus"
+    ):
         asyncio.run(learner.start())
     learner = RayLearner(settings(num_ranks=3), plan(model_folder, tmp_path))
-    wanted = r"needs 1 CPU on one machine for each of 3 ranks.*machines have no room for all; .*learner\.num_ranks"
+    wanted = r"learner: 3 x \(1 CPU\), each on one node; .* room for 2 .*learner\.num_ranks"
     with pytest.raises(ResourcesError, match=wanted):
         asyncio.run(learner.start())

@@ -194,3 +194,48 @@ def test_a_wait_for_any_open_sampler_ends_when_one_opens_or_the_pool_fails():
             await router.until_open()
 
     asyncio.run(scenario())
+
+
+def test_the_oldest_wait_is_that_of_the_first_group_without_a_place_and_none_that_waits_to_be_alone():
+    async def scenario():
+        router, seat = Router(max_running=4), Seat(name="a")
+        router.open(seat)
+        await router.take(4)
+        assert router.oldest_wait_seconds() == 0.0
+        first = asyncio.create_task(router.take(4))
+        await asyncio.sleep(0.05)
+        second = asyncio.create_task(router.take(4))
+        await asyncio.sleep(0.01)
+        assert 0.05 <= router.oldest_wait_seconds() < 5
+        first.cancel()
+        await asyncio.sleep(0)
+        assert 0.01 <= router.oldest_wait_seconds() < 0.05
+        router.give_back(seat, 4)
+        await second
+        assert router.oldest_wait_seconds() == 0.0
+        alone = asyncio.create_task(router.take(1, alone=True))
+        await asyncio.sleep(0.01)
+        assert router.oldest_wait_seconds() == 0.0
+        alone.cancel()
+
+    asyncio.run(scenario())
+
+
+def test_a_seat_that_is_shut_becomes_idle_when_what_it_had_has_ended():
+    async def scenario():
+        router, seat, other = Router(max_running=4), Seat(name="a"), Seat(name="b")
+        router.open(seat)
+        await router.take(3)
+        router.shut(seat)
+        router.open(other)
+        assert not seat.idle.is_set()
+        assert await router.take(4) is other
+        router.give_back(seat, 2)
+        assert not seat.idle.is_set()
+        router.give_back(seat, 1)
+        assert seat.idle.is_set()
+        router.remove(seat)
+        assert router.usage().num_replicas == 1
+        assert router.usage().num_running == 4
+
+    asyncio.run(scenario())

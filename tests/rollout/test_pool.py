@@ -260,5 +260,7 @@ def test_a_model_that_does_not_exist_is_one_clear_line(local_ray, run):
 
 def test_more_samplers_than_the_cluster_holds_are_refused_with_the_arithmetic(local_ray, run):
     settings = SETTINGS.model_copy(update={"num_samplers": 3, "cpus_per_sampler": 1.5})
-    with pytest.raises(ResourcesError, match=r"3 samplers x \(1.5 CPU \+ 0 GPU\) need 4.5 CPU.*has 2 CPU.*holds 1"):
+    with pytest.raises(
+        ResourcesError, match=r"samplers: 3 x \(1.5 CPU\), each on one node; .* have 2 CPU and room for 1 "
+    ):
         run(RaySamplerPool(settings, model="any", lora_rank=8).start())

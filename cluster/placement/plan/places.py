@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 
+from cluster.actors.resources import ROUNDING
 from cluster.config.config import Config
 from cluster.console import count
 from cluster.errors import ResourcesError
@@ -15,7 +16,6 @@ from cluster.placement.plan.pace import Pace, pace
 from cluster.placement.ray_cluster import place
 from grader.settings import GraderSettings
 from rollout.model import check_split
-from rollout.room import ROUNDING
 from rollout.settings import RolloutSettings
 
 FEW_SEQUENCES = 0.5  # of max_concurrent_requests; with less cache than for these an engine is far from its best

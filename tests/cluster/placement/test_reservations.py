@@ -1,4 +1,4 @@
-"""What the pools of a run leave free for one another, and the one request to Ray's autoscaler; Ray's books are made up."""
+"""Reservations of the pools of a run, and the one request to Ray's autoscaler; Ray's cluster state is made up."""
 
 import pytest
 
@@ -11,8 +11,8 @@ def config(*overrides: str) -> Config:
     return load_config(None, overrides, environment={})
 
 
-class Books:
-    """What Ray would say of some nodes, of which so much is in use."""
+class ClusterState:
+    """Ray's cluster state: some nodes, and the resources in use."""
 
     def __init__(self, *nodes: dict[str, float], used: dict[str, float] | None = None) -> None:
         self.nodes = nodes
@@ -28,15 +28,15 @@ class Books:
 
 
 @pytest.fixture
-def books(monkeypatch: pytest.MonkeyPatch) -> Books:
-    books = Books({"CPU": 16.0})
-    monkeypatch.setattr("ray.nodes", lambda: [{"Alive": True, "Resources": node} for node in books.nodes])
-    monkeypatch.setattr("ray.cluster_resources", books.totals)
-    monkeypatch.setattr("ray.available_resources", books.free)
+def cluster(monkeypatch: pytest.MonkeyPatch) -> ClusterState:
+    cluster = ClusterState({"CPU": 16.0})
+    monkeypatch.setattr("ray.nodes", lambda: [{"Alive": True, "Resources": node} for node in cluster.nodes])
+    monkeypatch.setattr("ray.cluster_resources", cluster.totals)
+    monkeypatch.setattr("ray.available_resources", cluster.free)
     monkeypatch.setattr(
-        "cluster.placement.reservations.request_resources", lambda bundles: books.requests.append(bundles)
+        "cluster.placement.reservations.request_resources", lambda bundles: cluster.requests.append(bundles)
     )
-    return books
+    return cluster
 
 
 @pytest.fixture
@@ -50,88 +50,88 @@ def placed(*overrides: str, gpus: float = 0.0) -> Config:
     return place(config(*overrides), {"CPU": 1000.0, "GPU": gpus}, num_machines=2)
 
 
-def test_more_graders_leave_free_what_all_wanted_samplers_and_the_learner_take(books: Books) -> None:
+def test_more_graders_leave_free_what_all_wanted_samplers_and_the_learner_take(cluster: ClusterState) -> None:
     reservations = Reservations(
         placed("num_samplers=2", "cpus_per_sampler=3", "learner.cpus=1", "num_graders=2", "cpus_per_grader=0.5")
     )
     # One sampler is down: its CPUs are free, and are to stay so.
-    books.used = {"CPU": 3.0 + 1.0 + 2 * 0.5}
+    cluster.used = {"CPU": 3.0 + 1.0 + 2 * 0.5}
     assert reservations.graders.num_additional(2) == (16 - 6 - 1 - 1) / 0.5
     reservations.samplers.request(4, minimum=2, num_unplaced=0)
     assert reservations.graders.num_additional(2) == (16 - 12 - 1 - 1) / 0.5
 
 
 def test_more_samplers_leave_free_what_the_learner_and_the_least_graders_take_and_take_what_is_free(
-    books: Books,
+    cluster: ClusterState,
 ) -> None:
     reservations = Reservations(
         placed("cpus_per_sampler=3", "learner.cpus=2", "num_graders=100", "min_graders=4", "cpus_per_grader=0.5")
     )
     assert reservations.samplers.num_additional(1) == (16 - 2 - 4 * 0.5 - 3) // 3
-    books.used = {"CPU": 12.0}  # graders have taken most of it
+    cluster.used = {"CPU": 12.0}  # graders have taken most of it
     assert reservations.samplers.num_additional(1) == 1
-    books.used = {"CPU": 14.0}
+    cluster.used = {"CPU": 14.0}
     assert reservations.samplers.num_additional(1) == 0
 
 
-def test_a_sampler_has_room_only_as_a_whole_on_one_machine(books: Books) -> None:
+def test_a_sampler_has_room_only_as_a_whole_on_one_machine(cluster: ClusterState) -> None:
     reservations = Reservations(placed("tensor_parallel_size=4", "learner.gpus=1", gpus=64.0))
-    books.nodes = ({"CPU": 32.0, "GPU": 6.0}, {"CPU": 32.0, "GPU": 6.0})
+    cluster.nodes = ({"CPU": 32.0, "GPU": 6.0}, {"CPU": 32.0, "GPU": 6.0})
     assert reservations.samplers.num_additional(0) == 2  # 12 GPUs but for the learner's: in sum it were 2 with 3 over
-    books.nodes = tuple({"CPU": 32.0, "GPU": 3.0} for _ in range(8))
+    cluster.nodes = tuple({"CPU": 32.0, "GPU": 3.0} for _ in range(8))
     assert reservations.samplers.num_additional(0) == 0
 
 
 def test_machines_are_asked_for_once_room_has_lacked_for_long_for_all_parts_in_one_request(
-    books: Books, clock: dict[str, float]
+    cluster: ClusterState, clock: dict[str, float]
 ) -> None:
-    told: list[str] = []
+    lines: list[str] = []
     reservations = Reservations(
-        placed("num_samplers=2", "num_graders=3", "cpus_per_grader=0.5", "learner.cpus=2", gpus=3.0), told.append
+        placed("num_samplers=2", "num_graders=3", "cpus_per_grader=0.5", "learner.cpus=2", gpus=3.0), lines.append
     )
     sampler, grader, learner = {"CPU": 1.0, "GPU": 1.0}, {"CPU": 0.5}, {"CPU": 2.0, "GPU": 1.0}
     reservations.samplers.request(4, minimum=2, num_unplaced=2)
     clock["now"] = 9.0
     reservations.samplers.request(4, minimum=2, num_unplaced=2)
-    assert (books.requests, told) == ([], [])
+    assert (cluster.requests, lines) == ([], [])
     clock["now"] = 11.0
     reservations.samplers.request(4, minimum=2, num_unplaced=2)
-    assert books.requests == [[learner, *[sampler] * 4, *[grader] * 3]]
-    assert len(told) == 1 and told[0].startswith("there is no room for 2 of 4 samplers: Ray's autoscaler")
+    assert cluster.requests == [[learner, *[sampler] * 4, *[grader] * 3]]
+    assert len(lines) == 1 and lines[0].startswith("samplers: no free resources for 2 of 4; they start")
     # Graders that have room change what is asked for; both then lack room, and it is taken back when neither does.
     reservations.graders.request(5, minimum=3, num_unplaced=0)
-    assert books.requests[-1] == [learner, *[sampler] * 4, *[grader] * 5]
+    assert cluster.requests[-1] == [learner, *[sampler] * 4, *[grader] * 5]
     reservations.graders.request(8, minimum=3, num_unplaced=3)
     clock["now"] = 30.0
     reservations.graders.request(8, minimum=3, num_unplaced=3)
     reservations.samplers.request(4, minimum=2, num_unplaced=0)
-    assert books.requests[-1] == [learner, *[sampler] * 4, *[grader] * 8]
+    assert cluster.requests[-1] == [learner, *[sampler] * 4, *[grader] * 8]
     reservations.graders.request(8, minimum=3, num_unplaced=0)
-    assert books.requests[-1] == []
-    num_requests = len(books.requests)
+    assert cluster.requests[-1] == []
+    num_requests = len(cluster.requests)
     reservations.samplers.request(4, minimum=2, num_unplaced=0)
-    assert len(books.requests) == num_requests
+    assert len(cluster.requests) == num_requests
 
 
-def test_a_configuration_without_a_learner_claims_nothing_for_it(books: Books) -> None:
+def test_a_configuration_without_a_learner_reserves_nothing_for_it(cluster: ClusterState) -> None:
     reservations = Reservations(placed("cpus_per_sampler=1", "cpus_per_grader=1").without_learner())
     assert reservations.graders.num_additional(0) == 15
 
 
-def test_the_least_graders_come_before_samplers_that_are_wanted_beyond_theirs(books: Books) -> None:
+def test_the_least_graders_come_before_samplers_that_are_wanted_beyond_theirs(cluster: ClusterState) -> None:
     reservations = Reservations(
         placed("num_samplers=12", "min_samplers=1", "num_graders=2", "cpus_per_sampler=1", "cpus_per_grader=1")
     )
-    books.nodes = ({"CPU": 8.0},)
-    books.used = {"CPU": 5.5}  # five samplers and the learner have room; both graders died
+    cluster.nodes = ({"CPU": 8.0},)
+    cluster.used = {"CPU": 5.5}  # five samplers and the learner have room; both graders died
     assert reservations.samplers.num_additional(5) == 0
     assert reservations.graders.num_additional(0) == 2
     assert reservations.graders.num_additional(2) == 0
 
 
-def test_who_changes_the_least_number_changes_what_is_left_free_for_it(books: Books) -> None:
+def test_who_changes_the_least_number_changes_what_is_left_free_for_it(cluster: ClusterState) -> None:
     reservations = Reservations(placed("num_graders=12", "cpus_per_sampler=1", "learner.cpus=0", "cpus_per_grader=1"))
-    books.used = {"CPU": 3.0}
+    cluster.used = {"CPU": 3.0}
     assert reservations.samplers.num_additional(1) == 16 - 12 - 1
     reservations.graders.request(2, minimum=2, num_unplaced=0)  # caravan scale graders=2
     assert reservations.samplers.num_additional(1) == 16 - 3
