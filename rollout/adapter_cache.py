@@ -1,4 +1,4 @@
-"""Where the samplers of one machine keep the policies that they serve: in shared memory where the machine has it."""
+"""Cache of the adapters that the samplers of one machine serve, in shared memory when the machine has enough."""
 
 import os
 import shutil
@@ -17,12 +17,12 @@ from rollout.orphans import (
     SHARED_MEMORY,
     clean_up_orphans,
     exclusive_access,
-    hold,
     is_locked,
+    lock_file,
     record_engine,
 )
 
-ROOM_BYTES = 1024**3  # several adapters of a 1.5B model; containers often give /dev/shm no more than 64 MiB
+MIN_FREE_BYTES = 1024**3  # several adapters of a 1.5B model; containers often limit /dev/shm to 64 MiB
 USERS_NAME = ".users"
 RECORD_SECONDS = 1.0
 
@@ -30,33 +30,33 @@ RECORD_SECONDS = 1.0
 class AdapterCache:
     """One sampler's view of a folder that all samplers of a pool on a machine share.
 
-    The first one to want a version writes it, whole before it appears; the others find it. Each holds a version locked
-    while it serves it, so that whoever lets go last deletes it, and a killed sampler holds nothing.
+    The first sampler that needs a version writes it (it appears complete or not at all); the others find it. Each sampler keeps
+    a version locked while it serves it. The last one to release it deletes it, and a killed sampler holds no lock.
     """
 
     def __init__(self, pool_id: str, root: Path | None = None) -> None:
-        """Join the samplers of a pool, and remove what killed samplers left on this machine."""
+        """Join the samplers of a pool, and clean up what killed samplers left on this machine."""
         root = root or fastest_root()
         clean_up_orphans(root)
         self.path = root / f"{FOLDER_PREFIX}{pool_id}"
-        self._served: dict[int, TextIO] = {}
+        self._version_locks: dict[int, TextIO] = {}  # of the versions that this sampler serves
         with exclusive_access(self.path):
-            self._lock = hold(self.path / f"{SAMPLER_PREFIX}{uuid4().hex}")
+            self._sampler_lock = lock_file(self.path / f"{SAMPLER_PREFIX}{uuid4().hex}")
 
     @contextmanager
     def recording_engine(self) -> Iterator[None]:
-        """Note the processes and shared memory of the engine that the block starts, for the case that this process is killed.
+        """Record the processes and shared memory of the engine that the block starts, for the clean-up after a kill.
 
-        They are noted as they appear, in a thread, because an engine that starts keeps the event loop; and again at the end.
+        A thread records them while they appear, because a starting engine blocks the event loop; and once more at the end.
         """
         started = threading.Event()
 
         def record() -> None:
             while not started.wait(RECORD_SECONDS):
-                record_engine(self._lock)
-            record_engine(self._lock)
+                record_engine(self._sampler_lock)
+            record_engine(self._sampler_lock)
 
-        recorder = threading.Thread(target=record, name="leftovers", daemon=True)
+        recorder = threading.Thread(target=record, name="engine recorder", daemon=True)
         recorder.start()
         try:
             yield
@@ -65,9 +65,9 @@ class AdapterCache:
             recorder.join()
 
     def put(self, version: int, write: Callable[[Path], None]) -> Path:
-        """Return the folder of a version, which ``write`` fills where it is not there yet.
+        """Return the folder of a version; ``write`` fills it if no other sampler did.
 
-        Raises ResourcesError where there is no room.
+        Raises ResourcesError when the disk or shared memory is full.
         """
         folder = self.path / f"policy-{version}"
         draft = self.path / f".policy-{version}"
@@ -77,30 +77,30 @@ class AdapterCache:
                 shutil.rmtree(draft, ignore_errors=True)  # of a sampler that was killed while it wrote
                 self._write(version, draft, write)
                 draft.rename(folder)
-            if version not in self._served:
-                self._served[version] = hold(folder / USERS_NAME, shared=True)
+            if version not in self._version_locks:
+                self._version_locks[version] = lock_file(folder / USERS_NAME, shared=True)
         return folder
 
     def __contains__(self, version: int) -> bool:
-        """Whether this sampler holds a version."""
-        return version in self._served
+        """Return True for a version that this sampler serves."""
+        return version in self._version_locks
 
     def remove(self, version: int) -> None:
-        """Let go of a version, which the engine must no longer know; it is deleted when nobody else serves it."""
+        """Release a version that the engine no longer has; it is deleted when no other sampler serves it."""
         with exclusive_access(self.path):
-            self._served.pop(version).close()
+            self._version_locks.pop(version).close()
             self._delete_unused()
 
     def close(self) -> None:
-        """Let go of everything; may be called twice."""
-        if self._lock.closed:
+        """Release all versions; may be called twice."""
+        if self._sampler_lock.closed:
             return
-        for held in self._served.values():
-            held.close()
-        self._served.clear()
+        for lock in self._version_locks.values():
+            lock.close()
+        self._version_locks.clear()
         with exclusive_access(self.path):
-            Path(self._lock.name).unlink()
-            self._lock.close()
+            Path(self._sampler_lock.name).unlink()
+            self._sampler_lock.close()
             self._delete_unused()
             if not list(self.path.glob(f"{SAMPLER_PREFIX}*")):
                 shutil.rmtree(self.path)
@@ -114,7 +114,7 @@ class AdapterCache:
             shutil.rmtree(draft, ignore_errors=True)
             raise ResourcesError(
                 f"policy {version} cannot be written to {self.path} ({error.strerror or error}); "
-                "free some room there and resume the run"
+                "free some space there and resume the run"
             ) from error
 
     def _delete_unused(self) -> None:
@@ -124,6 +124,6 @@ class AdapterCache:
 
 
 def fastest_root() -> Path:
-    """Return ``/dev/shm`` where it has room for adapters, else the folder for temporary files."""
-    usable = os.access(SHARED_MEMORY, os.W_OK) and shutil.disk_usage(SHARED_MEMORY).free >= ROOM_BYTES
+    """Return ``/dev/shm`` if it has space for adapters, else the folder for temporary files."""
+    usable = os.access(SHARED_MEMORY, os.W_OK) and shutil.disk_usage(SHARED_MEMORY).free >= MIN_FREE_BYTES
     return SHARED_MEMORY if usable else Path(tempfile.gettempdir())

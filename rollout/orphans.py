@@ -1,9 +1,8 @@
-"""What a killed sampler leaves on its machine, and how the next one to start there removes it.
+"""Orphans of killed samplers: engine processes and shared memory, which the next sampler on the machine cleans up.
 
-The samplers of a pool on one machine share a folder, in which each holds a file of its own locked for as long as it
-lives. The kernel takes the lock away when the process is killed, in another container too, and the file then says what
-else there is to end and to delete: the engine's processes, which a hung sampler cannot end itself, and the shared memory
-that they had mapped.
+The samplers of a pool on one machine share a folder, in which each keeps a file of its own locked while it lives. The kernel
+releases the lock when the process is killed, also from another container. The file then lists what to kill and to delete: the
+engine's processes, which a hung sampler cannot end itself, and the shared memory that they had mapped.
 """
 
 import contextlib
@@ -24,7 +23,7 @@ SHARED_MEMORY = Path("/dev/shm")
 
 @contextlib.contextmanager
 def exclusive_access(folder: Path) -> Iterator[None]:
-    """Wait until nobody else changes what lies in a folder, which is made where there is none, and keep others out."""
+    """Hold the lock of a folder, which is created if missing; waits until no other process holds it."""
     mutex = _lock_mutex(folder)
     while mutex is None:
         mutex = _lock_mutex(folder)
@@ -33,7 +32,7 @@ def exclusive_access(folder: Path) -> Iterator[None]:
 
 
 def _lock_mutex(folder: Path) -> TextIO | None:
-    """The folder's mutex, locked; None where the folder was deleted while this waited."""
+    """Return the folder's mutex, locked; None if the folder was deleted during the wait."""
     folder.mkdir(exist_ok=True)
     try:
         mutex = (folder / MUTEX_NAME).open("w")
@@ -47,40 +46,40 @@ def _lock_mutex(folder: Path) -> TextIO | None:
 
 
 def is_locked(file: Path) -> bool:
-    """Whether a living process holds a lock on a file, shared or its own."""
-    with file.open() as lock:
+    """Return True while a living process holds a lock on a file, shared or exclusive."""
+    with file.open() as handle:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
     return False
 
 
-def hold(file: Path, *, shared: bool = False) -> TextIO:
-    """Lock a file, which is made where there is none, until what is returned is closed or the process ends."""
+def lock_file(file: Path, *, shared: bool = False) -> TextIO:
+    """Lock a file, which is created if missing, until the returned handle is closed or the process ends."""
     lock = file.open("a")
     fcntl.flock(lock, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
     return lock
 
 
 def record_engine(lock: TextIO) -> None:
-    """Note, in a sampler's file, the descendants of this process and the shared memory that they have mapped."""
+    """Record, in a sampler's lock file, the descendants of this process and the shared memory that they have mapped."""
     import psutil
 
     lines = []
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):  # ended meanwhile
             lines.append(f"process {process.pid} {process.create_time()}\n")
-    lines += [f"file {name}\n" for name in sorted(engine_files(os.getpid()))]
+    lines += [f"file {name}\n" for name in sorted(shared_memory_files(os.getpid()))]
     lock.truncate(0)
     lock.write("".join(lines))
     lock.flush()
 
 
-def engine_files(pid: int) -> Collection[str]:
-    """Files of shared memory, made by Python's multiprocessing, that a process and its descendants have mapped.
+def shared_memory_files(pid: int) -> Collection[str]:
+    """Files of shared memory, created by Python's multiprocessing, that a process and its descendants have mapped.
 
-    They are told by their inodes: the name that a semaphore's maker has mapped is not the one that it goes by.
+    They are identified by inode: the name under which a process maps its own semaphore is not the name of the file.
     """
     import psutil
 
@@ -100,9 +99,9 @@ def engine_files(pid: int) -> Collection[str]:
 
 
 def clean_up_orphans(root: Path) -> None:
-    """Remove what dead samplers left below ``root``, and the folders of which no sampler lives any more."""
+    """Remove the processes and files of dead samplers below ``root``, and the folders without a living sampler."""
     for folder in root.glob(f"{FOLDER_PREFIX}*"):
-        with contextlib.suppress(OSError), exclusive_access(folder):  # somebody else's
+        with contextlib.suppress(OSError), exclusive_access(folder):  # of another user
             samplers = list(folder.glob(f"{SAMPLER_PREFIX}*"))
             dead = [sampler for sampler in samplers if not is_locked(sampler)]
             for sampler in dead:
@@ -116,11 +115,11 @@ def _remove_engine(record: str) -> None:
     import psutil
 
     for line in record.splitlines():
-        kind, _, what = line.partition(" ")
+        kind, _, name = line.partition(" ")
         if kind == "file":
-            Path(what).unlink(missing_ok=True)
+            Path(name).unlink(missing_ok=True)
         else:
-            pid, create_time = what.split()
+            pid, create_time = name.split()
             with contextlib.suppress(psutil.Error, ProcessLookupError):  # it ended by itself
                 if psutil.Process(int(pid)).create_time() == float(create_time):
                     os.kill(int(pid), signal.SIGKILL)

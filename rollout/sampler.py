@@ -1,4 +1,4 @@
-"""One engine that samples groups, and proves of every policy that it serves it before it samples under it."""
+"""One engine that samples groups; it verifies every policy before it samples under it."""
 
 import asyncio
 import itertools
@@ -8,10 +8,10 @@ from collections.abc import AsyncGenerator, Collection, Sequence
 from cluster.errors import ModelError, SamplerError
 from cluster.types import Completion, GroupRequest, PolicyVersion, ProbePrompt, VersionSpan
 from rollout.adapter_cache import AdapterCache
-from rollout.engine import BASE_VERSION, Engine, Sampled
+from rollout.engine import Engine, Sampled
 from rollout.settings import RolloutSettings, check_lora_rank
 from rollout.weight_sync import Verification, verify, verify_base_model
-from rollout.weight_sync_modes import Serving, serving
+from rollout.weight_sync_modes import BASE_VERSION, WeightSyncMode, weight_sync_mode
 
 
 class Sampler:
@@ -31,19 +31,19 @@ class Sampler:
         self._settings = settings
         self._model = model
         self._lora_rank = lora_rank
-        self._lora_targets = lora_targets  # names of modules; none: whatever can carry an adapter may
+        self._lora_targets = lora_targets  # names of modules; empty: every module that supports LoRA
         self._max_staleness = max_staleness
-        self._pool_id = pool_id  # samplers of one pool share adapters where they share a machine
+        self._pool_id = pool_id  # samplers of one pool share an adapter cache on each machine
         self._engine: Engine | None = None
         self._adapter_cache: AdapterCache | None = None
-        self._serving: Serving | None = None
-        self._versions: set[int] = set()  # that are loaded
+        self._mode: WeightSyncMode | None = None
+        self._loaded_versions: set[int] = set()
         self._num_running: Counter[int] = Counter()  # requests in the engine, by the policy version they were asked for
-        self._proved = asyncio.Event()  # not set while the engine may serve what it has not proved yet
-        self._probe_ids = itertools.count()
+        self._verified = asyncio.Event()  # cleared while the engine may serve a policy that is not verified yet
+        self._probe_numbers = itertools.count()
 
     async def start(self) -> None:
-        """Load the model and start the engine; raises ModelError with one line where that fails."""
+        """Load the model and start the engine; raises ModelError with one line when that fails."""
         self._adapter_cache = await asyncio.to_thread(AdapterCache, self._pool_id)
         with self._adapter_cache.recording_engine():
             self._engine = await Engine.start(
@@ -54,47 +54,49 @@ class Sampler:
                 max_staleness=self._max_staleness,
                 sockets=self._adapter_cache.path,
             )
-        self._serving = serving(self._settings, self._engine, self._adapter_cache, self._model)
-        self._proved.set()
+        self._mode = weight_sync_mode(self._settings)(self._engine, self._adapter_cache, self._settings, self._model)
+        self._verified.set()
 
     async def load_policy(self, policy: PolicyVersion, live_versions: Collection[int]) -> Verification:
-        """Take a policy and say how well it is served, then drop idle ones that are not among ``live_versions``.
+        """Load and verify a policy, then drop idle ones that are not among ``live_versions``.
 
-        Raises ModelError where vLLM refuses the adapter, ResourcesError where it finds no room, SamplerError where the
+        Raises ModelError when vLLM refuses the adapter, ResourcesError when the adapter cache is full, SamplerError when the
         engine died.
         """
-        if self._adapter_cache is None or self._serving is None:
+        if self._adapter_cache is None or self._mode is None:
             raise _no_engine()
-        # Chosen before the engine is spoken to: an ended request may still be in its queue, ahead of what follows.
+        # Chosen before the engine is called: an ended request may still be in its queue, ahead of what follows.
         idle = [
-            version for version in self._versions if version not in live_versions and not self._num_running[version]
+            version
+            for version in self._loaded_versions
+            if version not in live_versions and not self._num_running[version]
         ]
         try:
-            verification = await self._take(self._serving, policy)
-        except ModelError:  # the engine serves what it served before
+            verification = await self._load_and_verify(self._mode, policy)
+        except ModelError:  # the engine still serves the previous policy
             if policy.number in self._adapter_cache:
                 await asyncio.to_thread(self._adapter_cache.remove, policy.number)
-            self._proved.set()
+            self._verified.set()
             raise
-        self._versions.add(policy.number)
+        self._loaded_versions.add(policy.number)
         for version in idle:
-            self._versions.remove(version)
-            await self._serving.drop(version)
+            self._loaded_versions.remove(version)
+            await self._mode.drop(version)
         return verification
 
     async def verify_base_model(self, probe: ProbePrompt) -> Verification:
-        """Say how well the base model is served, by the learner's score of it; what is sampled later does not change by it."""
-        engine = self._started()
-        logprobs = await engine.score(probe, request_id=f"probe-{BASE_VERSION}-{next(self._probe_ids)}", adapter=None)
-        await engine.forget_prompts()
+        """Compare the engine's scores of the base model with the learner's; later samples are unaffected."""
+        engine = self._running_engine()
+        logprobs = await engine.score(probe, request_id=self._probe_request(BASE_VERSION), adapter=None)
+        await engine.reset_prefix_cache()
         return verify_base_model(probe, logprobs, self._settings)
 
     async def sample(
         self, request: GroupRequest, indexes: Sequence[int], policy_version: int
     ) -> AsyncGenerator[tuple[Completion, ...]]:
-        """Yield the completions of a group that are asked for as they end, those together that end together.
+        """Yield the requested completions of a group as they end; those that end at the same time come in one tuple.
 
-        Closing the iterator takes the others out of the engine. Raises SamplerError where the engine died.
+        Closing the iterator aborts the others in the engine. Raises SamplerError when the engine died.
         """
         tasks = {asyncio.create_task(self._complete(request, index, policy_version)) for index in indexes}
         running = tasks
@@ -108,38 +110,37 @@ class Sampler:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def shutdown(self) -> None:
-        """Stop the engine and its processes and let go of the adapters; may be called twice."""
-        engine, self._engine, self._serving = self._engine, None, None
+        """Stop the engine and its processes and release the adapters; may be called twice."""
+        engine, self._engine, self._mode = self._engine, None, None
         if engine is not None:
             await asyncio.to_thread(engine.shutdown)
         if self._adapter_cache is not None:
             await asyncio.to_thread(self._adapter_cache.close)
 
-    async def _take(self, way: Serving, policy: PolicyVersion) -> Verification:
-        if self._settings.policy_swap != "versions":
-            # What ends between exchange and proof is handed over after the proof, and never where it fails.
-            self._proved.clear()
-        bound = await way.take(policy)
+    async def _load_and_verify(self, mode: WeightSyncMode, policy: PolicyVersion) -> Verification:
+        if mode.updates_running:
+            # Completions that end before the verification are returned after it, and never when it fails.
+            self._verified.clear()
+        bound = await mode.load(policy)
         logprobs = None
         if policy.probe is not None:
-            logprobs = await self._started().score(
-                policy.probe,
-                request_id=f"probe-{policy.number}-{next(self._probe_ids)}",
-                adapter=way.adapter(policy.number),
+            logprobs = await self._running_engine().score(
+                policy.probe, request_id=self._probe_request(policy.number), adapter=mode.adapter(policy.number)
             )
         verification = verify(policy, bound, logprobs, self._settings)
         if verification.failure is None:
-            self._proved.set()
+            self._verified.set()
         return verification
 
     async def _complete(self, request: GroupRequest, index: int, policy_version: int) -> Completion:
-        """Sample one completion: a request of its own, so that it is handed over without waiting for its group."""
-        if self._serving is None:
+        """Sample one completion as a request of its own, so that it is returned without waiting for its group."""
+        if self._mode is None:
             raise _no_engine()
-        adapter = self._serving.adapter(policy_version)
+        mode = self._mode
+        adapter = mode.adapter(policy_version)
         self._num_running[policy_version] += 1
         try:
-            sampled = await self._started().sample(
+            sampled = await self._running_engine().sample(
                 request.prompt.token_ids,
                 request.sampling,
                 seed=request.seed + index,
@@ -147,20 +148,19 @@ class Sampler:
                 adapter=adapter,
                 keeps_special_tokens=request.prompt.keeps_special_tokens,
             )
-            await self._proved.wait()
+            await self._verified.wait()
         finally:
             self._num_running[policy_version] -= 1
-        spans = sampled.spans
-        if self._settings.policy_swap == "versions" or (self._settings.policy_swap == "in_flight" and adapter is None):
-            # vLLM's labels follow the newest policy; this request's own adapter stayed under it.
-            version = BASE_VERSION if adapter is None else adapter.version
-            spans = (VersionSpan(policy_version=version, num_tokens=len(sampled.token_ids)),)
+        spans = mode.version_spans(sampled.spans, adapter, len(sampled.token_ids))
         return _completion(request, index, sampled, spans)
 
-    def _started(self) -> Engine:
+    def _running_engine(self) -> Engine:
         if self._engine is None:
             raise _no_engine()
         return self._engine
+
+    def _probe_request(self, version: int) -> str:
+        return f"probe-{version}-{next(self._probe_numbers)}"
 
 
 def _no_engine() -> SamplerError:

@@ -1,52 +1,66 @@
-"""Whether a sampler serves the policy that the learner published: what it must show, and what it is told when it fails.
+"""Weight-sync verification: a sampler shows that it serves the policy that the learner published.
 
-Three things are looked at, for each misses what another sees. The probe prompt compares log-probabilities, through the path
-that every request takes: a wrong scale or base model shows there. The modules tell an adapter of which a part (or, with
-foreign keys, all) was bound to nothing. Their weights tell one version from the next, which after one small step no
-probe prompt can.
+Three checks, each of which finds what the others miss. The probe prompt compares log-probabilities through the path of every
+request: it finds a wrong scale or base model. The module names find an adapter of which some modules, or, with unknown keys, all
+modules were bound to nothing. The weights of the bound modules tell one version from the next, which after a single small step
+no probe prompt can.
 """
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 
 from cluster.errors import ModelError
 from cluster.types import PolicyVersion, ProbePrompt
 from rollout.settings import RolloutSettings
 
 TOLERANCE_NATS = {"float32": 1e-3, "bfloat16": 0.05}
-"""Mean absolute difference to the learner's log-probabilities, by the dtype that a sampler serves. Two implementations
-differ by 1e-6 (float32) and by 0.002 to 0.02 (bfloat16); an adapter that moves the policy at all, by 0.1 and more."""
+"""Allowed mean absolute difference to the learner's log-probabilities, by the dtype that a sampler serves. Two implementations
+differ by 1e-6 (float32) and by 0.002 to 0.02 (bfloat16); an adapter that changes the policy at all, by 0.1 and more."""
 
 MAX_NAMED = 6
 """Modules that an error names; the others are counted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BoundAdapter:
-    """What the engine made of an adapter's files; module names as in PEFT's keys, without prefix and suffix."""
+class Adapter:
+    """An adapter as vLLM identifies it.
 
-    named: tuple[str, ...]  # in the files
-    bound: tuple[str, ...]  # hold weights in the engine
-    differing: tuple[str, ...]  # are bound, with other weights than the files have
+    vLLM caches by ``version`` and ``folder``: neither may ever stand for other weights. By ``slot`` it knows what is loaded: a new
+    adapter in the same slot replaces the old one for running requests.
+    """
+
+    version: int
+    slot: int
+    folder: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoundAdapter:
+    """Modules of an adapter in the engine, by name as in PEFT's keys, without prefix and suffix."""
+
+    named: tuple[str, ...]  # in the adapter's files
+    bound: tuple[str, ...]  # have adapter weights in the engine
+    differing: tuple[str, ...]  # bound, with other weights than the files have
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verification:
-    """What one sampler showed of one policy."""
+    """Result of verifying one policy on one sampler."""
 
     policy_version: int
-    gap: float | None  # mean absolute difference, nats; None without a probe prompt
+    gap: float | None  # mean absolute difference to the learner's logprobs, nats; None without a probe prompt
     tolerance: float  # nats
-    missing: tuple[str, ...]  # trained, and not bound
-    surplus: tuple[str, ...]  # bound, and not trained
-    differing: tuple[str, ...]  # bound with other weights
+    missing: tuple[str, ...]  # modules that were trained and are not bound
+    surplus: tuple[str, ...]  # modules that are bound and were not trained
+    differing: tuple[str, ...]  # modules that are bound with other weights
 
     @property
     def failure(self) -> str | None:
-        """What is wrong, in one line; None where nothing is."""
-        reasons = []
+        """One line with all causes of failure; None for a verified policy."""
+        causes = []
         if self.gap is not None and not self.gap <= self.tolerance:
-            reasons.append(
+            causes.append(
                 f"its log-probabilities are {self.gap:.2g} nats per token away from the learner's "
                 f"(rollout.canary_tolerance is {self.tolerance:g})"
             )
@@ -56,14 +70,14 @@ class Verification:
             (self.differing, "modules are bound with other weights than were published"),
         ):
             if modules:
-                reasons.append(f"{len(modules)} {fault} ({_some(modules)})")
-        return f"does not serve policy {self.policy_version}: {'; '.join(reasons)}" if reasons else None
+                causes.append(f"{len(modules)} {fault} ({_some(modules)})")
+        return f"does not serve policy {self.policy_version}: {'; '.join(causes)}" if causes else None
 
 
 def verify(
     policy: PolicyVersion, adapter: BoundAdapter, logprobs: Collection[float] | None, settings: RolloutSettings
 ) -> Verification:
-    """Compare what a sampler shows with what the learner told; ``logprobs`` are its own of the probe prompt, ``[N - 1]``."""
+    """Compare a sampler's adapter and its ``logprobs`` of the probe prompt, ``[N - 1]``, with those that the learner published."""
     trained = set(policy.modules or adapter.named)
     return Verification(
         policy_version=policy.number,
@@ -76,13 +90,13 @@ def verify(
 
 
 def verify_base_model(probe: ProbePrompt, logprobs: Collection[float], settings: RolloutSettings) -> Verification:
-    """Compare how a sampler and the learner score the probe prompt under the base model, which has no adapter to look at."""
+    """Compare a sampler's log-probabilities of the probe prompt under the base model, which has no adapter, with the learner's."""
     base = PolicyVersion(number=0, adapter={}, probe=probe)
     return verify(base, BoundAdapter(named=(), bound=(), differing=()), logprobs, settings)
 
 
 def mean_gap(probe: ProbePrompt, logprobs: Collection[float]) -> float:
-    """Mean absolute difference of two scorings of the probe prompt, in nats; raises ModelError where one is not whole."""
+    """Mean absolute difference to the probe prompt's log-probabilities, in nats; raises ModelError for a wrong number of them."""
     if not len(logprobs) == len(probe.logprobs) == len(probe.token_ids) - 1:
         raise ModelError(
             f"a probe prompt of {len(probe.token_ids)} tokens came with {len(probe.logprobs)} log-probabilities "

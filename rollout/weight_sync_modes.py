@@ -1,150 +1,247 @@
-"""The ways in which an engine changes over to a new policy; ``rollout.policy_swap`` chooses one.
+"""Weight sync modes: how an engine changes to a new policy. ``rollout.policy_swap`` selects one.
 
-======== ==================================== =============================== ==============================
-         a running completion                 the engine                      what a policy costs there
-======== ==================================== =============================== ==============================
-versions ends on the policy it began with     holds one adapter per policy    loading an adapter; no pause
-in_flight goes on under the new one           holds one adapter, exchanged    the same, and running
-                                                                              completions are prefilled again
-merged   goes on under the new one            has no LoRA: new weights        the whole model is written and
-                                                                              loaded, and the same
-======== ==================================== =============================== ==============================
+========= ==================================== ============================== ==================================
+mode      a running completion                 the engine                     cost of a policy for the engine
+========= ==================================== ============================== ==================================
+versions  ends on the policy it started with   holds one adapter per policy   load an adapter; no pause
+in_flight continues under the new policy       holds one adapter, replaced    the same, and running completions
+                                                                              are prefilled again
+merged    continues under the new policy       has no LoRA: whole weights     write and load the whole model, and
+                                               are replaced                   prefill running completions again
+========= ==================================== ============================== ==================================
+
+Each mode is one class: its class attributes and class methods answer before an engine exists, an instance serves one engine.
 """
 
 import asyncio
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from cluster.types import PolicyVersion
+from cluster.errors import ModelError
+from cluster.types import PolicyVersion, VersionSpan
 from rollout.adapter_cache import AdapterCache
-from rollout.engine import Adapter, Engine
 from rollout.settings import RolloutSettings
-from rollout.weight_sync import BoundAdapter
+from rollout.weight_sync import Adapter, BoundAdapter
+
+if TYPE_CHECKING:
+    from rollout.engine import Engine
+
+T = TypeVar("T")
+
+BASE_VERSION = 0
+
+MAX_ADAPTERS = 9
+"""Adapters in one forward pass at most: each takes its size of the accelerator's memory, used or not. Completions under older
+policies are not lost: vLLM queues them until a slot is free."""
 
 
-class Serving(Protocol):
-    """Brings policies into an engine, and drops them again."""
+class WeightSyncMode(ABC):
+    """Loads policies into one engine and removes them."""
 
-    async def take(self, policy: PolicyVersion) -> BoundAdapter:
-        """Have the engine ready to sample under a policy, and say what it made of it; raises what Engine.load raises."""
-        ...
+    uses_lora: ClassVar[bool] = True  # the engine is started with LoRA
+    updates_running: ClassVar[bool] = True  # running completions continue under a new policy
 
+    def __init__(self, engine: "Engine", cache: AdapterCache, settings: RolloutSettings, model: str) -> None:
+        self._engine = engine
+        self._cache = cache
+        self._settings = settings
+        self._model = model
+
+    @classmethod
+    def engine_arguments(cls, *, lora_rank: int, lora_targets: Sequence[str], max_staleness: int) -> dict[str, Any]:
+        """Arguments of vLLM's ``AsyncEngineArgs`` for this mode; with no ``lora_targets``, every layer with LoRA support has it."""
+        num_adapters = cls._num_adapters(max_staleness)
+        arguments: dict[str, Any] = {
+            "worker_extension_cls": "rollout.worker_extension.WorkerExtension",
+            "enable_lora": True,
+            "max_lora_rank": lora_rank,
+            # One slot more than is used: vLLM's CPU kernels compute requests without an adapter with the content of the last slot.
+            "max_loras": min(num_adapters, MAX_ADAPTERS) + 1,
+            "max_cpu_loras": num_adapters + 1,
+        }
+        if lora_targets:
+            # A layer with LoRA costs memory and time even when no adapter uses it; on the CPU, experts have none.
+            arguments["lora_target_modules"] = sorted({target.rpartition(".")[2] for target in lora_targets})
+        return arguments
+
+    @classmethod
+    def check_model(cls, model: str, transposed_targets: Sequence[str]) -> None:
+        """Raise ModelError for a model whose adapter this mode cannot serve.
+
+        ``transposed_targets``: adapter targets whose weights are stored as ``[in, out]``.
+        """
+
+    @classmethod
+    def policies_to_load(cls, live: Sequence[T]) -> Sequence[T]:
+        """Return the live policies, oldest first, that a newly started engine has to load: the newest."""
+        return live[-1:]
+
+    @classmethod
+    def _num_adapters(cls, max_staleness: int) -> int:  # noqa: ARG003 - one mode needs it
+        return 1
+
+    @abstractmethod
+    async def load(self, policy: PolicyVersion) -> BoundAdapter:
+        """Make the engine ready to sample under a policy and return what it bound; raises what Engine.load raises."""
+
+    @abstractmethod
     def adapter(self, version: int) -> Adapter | None:
-        """What a request names that is to be sampled under a version; None where it names nothing."""
-        ...
+        """Return the adapter that a request for this version names; None for a request without an adapter."""
 
     async def drop(self, version: int) -> None:
-        """Forget a policy that no request runs under."""
-        ...
+        """Remove a policy that no request uses."""
+        await asyncio.to_thread(self._cache.remove, version)
+
+    def version_spans(
+        self,
+        engine_spans: tuple[VersionSpan, ...],
+        adapter: Adapter | None,  # noqa: ARG002 - two modes need it
+        num_tokens: int,  # noqa: ARG002
+    ) -> tuple[VersionSpan, ...]:
+        """Return which policy sampled which tokens of a completion, from the engine's labels and the request's adapter."""
+        return engine_spans
+
+    async def _write_adapter(self, policy: PolicyVersion, *, slot: int) -> Adapter:
+        def write(folder: Path) -> None:
+            for name, content in policy.adapter.items():
+                (folder / name).write_bytes(content)
+
+        folder = await asyncio.to_thread(self._cache.put, policy.number, write)
+        return Adapter(version=policy.number, slot=slot, folder=folder)
 
 
-class Versions:
-    """Every policy is an adapter of its own, under an id and a path that no other one ever has.
+class Versions(WeightSyncMode):
+    """Every policy is an adapter of its own, under an id and a path that are never used again.
 
-    The order matters: files, then adapter, then requests that name it, and backwards. A request that names an adapter
-    whose files are gone kills the whole engine.
+    The order matters: files, then adapter, then requests that name it; the reverse for removal. A request that names an adapter
+    without files kills the whole engine.
     """
 
-    def __init__(self, engine: Engine, cache: AdapterCache) -> None:
-        self._engine = engine
-        self._adapter_cache = cache
+    updates_running = False
+
+    def __init__(self, engine: "Engine", cache: AdapterCache, settings: RolloutSettings, model: str) -> None:
+        super().__init__(engine, cache, settings, model)
         self._adapters: dict[int, Adapter] = {}
 
-    async def take(self, policy: PolicyVersion) -> BoundAdapter:
-        """Load the adapter beside the others."""
-        adapter = await _cached(self._adapter_cache, policy, slot=policy.number)
+    @classmethod
+    def policies_to_load(cls, live: Sequence[T]) -> Sequence[T]:
+        """Return all live policies: groups that are sampled again need the older ones."""
+        return live
+
+    @classmethod
+    def _num_adapters(cls, max_staleness: int) -> int:
+        # Groups run under at most max_staleness + 1 policies, and the next policy is verified next to them.
+        return max_staleness + 2
+
+    async def load(self, policy: PolicyVersion) -> BoundAdapter:
+        """Load the adapter next to the others."""
+        adapter = await self._write_adapter(policy, slot=policy.number)
         await self._engine.load(adapter)
         self._adapters[policy.number] = adapter
         return await self._engine.bound(adapter)
 
     def adapter(self, version: int) -> Adapter | None:
-        """The adapter of just that version; none for the base model."""
-        return self._adapters[version] if version else None
+        """Return the adapter of exactly this version; None for the base model."""
+        return self._adapters[version] if version != BASE_VERSION else None
 
     async def drop(self, version: int) -> None:
-        """Take the adapter out of the engine, then off the cache."""
+        """Remove the adapter from the engine, then from the cache."""
         await self._engine.drop(self._adapters.pop(version))
-        await asyncio.to_thread(self._adapter_cache.remove, version)
+        await super().drop(version)
+
+    def version_spans(
+        self,
+        engine_spans: tuple[VersionSpan, ...],  # noqa: ARG002 - they name the engine's newest policy
+        adapter: Adapter | None,
+        num_tokens: int,
+    ) -> tuple[VersionSpan, ...]:
+        """Return one span: the request kept its adapter."""
+        return (_span_of(adapter, num_tokens),)
 
 
-class InFlight:
-    """One slot whose adapter is exchanged under the requests that name it.
+class InFlight(WeightSyncMode):
+    """One slot, whose adapter is replaced under the requests that name it.
 
-    Requests that began before there was any adapter name none, and end on the base model.
+    Requests from before the first adapter name none, and end on the base model.
     """
 
     SLOT = 1
 
-    def __init__(self, engine: Engine, cache: AdapterCache) -> None:
-        self._engine = engine
-        self._adapter_cache = cache
+    def __init__(self, engine: "Engine", cache: AdapterCache, settings: RolloutSettings, model: str) -> None:
+        super().__init__(engine, cache, settings, model)
         self._adapter: Adapter | None = None
 
-    async def take(self, policy: PolicyVersion) -> BoundAdapter:
-        """Exchange the adapter; running requests go on under it."""
-        adapter = await _cached(self._adapter_cache, policy, slot=self.SLOT)
+    async def load(self, policy: PolicyVersion) -> BoundAdapter:
+        """Replace the adapter; running requests continue under it. The engine drops the old one by that."""
+        adapter = await self._write_adapter(policy, slot=self.SLOT)
         async with self._engine.exchange(policy.number):
             await self._engine.load(adapter)
         self._adapter = adapter
         return await self._engine.bound(adapter)
 
-    def adapter(self, version: int) -> Adapter | None:  # noqa: ARG002 - the engine has but one
-        """The newest adapter, whichever version was asked for."""
+    def adapter(self, version: int) -> Adapter | None:  # noqa: ARG002 - the engine has only one
+        """Return the newest adapter, for every version."""
         return self._adapter
 
-    async def drop(self, version: int) -> None:
-        """Take its files off the cache: the engine has let go of it at the exchange."""
-        await asyncio.to_thread(self._adapter_cache.remove, version)
+    def version_spans(
+        self, engine_spans: tuple[VersionSpan, ...], adapter: Adapter | None, num_tokens: int
+    ) -> tuple[VersionSpan, ...]:
+        """Return the engine's spans; one span of the base model for a request without an adapter."""
+        return engine_spans if adapter is not None else (_span_of(None, num_tokens),)
 
 
-class Merged:
-    """New weights for the whole engine, made once per machine from the base model and the adapter."""
+class Merged(WeightSyncMode):
+    """New weights for the whole engine, written once per machine from the base model and the adapter."""
 
-    def __init__(self, engine: Engine, cache: AdapterCache, settings: RolloutSettings, model: str) -> None:
-        self._engine = engine
-        self._adapter_cache = cache
-        self._settings = settings
-        self._model = model
+    uses_lora = False
 
-    async def take(self, policy: PolicyVersion) -> BoundAdapter:
-        """Exchange the weights; running requests go on under them."""
+    @classmethod
+    def engine_arguments(
+        cls,
+        *,
+        lora_rank: int,  # noqa: ARG003
+        lora_targets: Sequence[str],  # noqa: ARG003
+        max_staleness: int,  # noqa: ARG003
+    ) -> dict[str, Any]:
+        """Return nothing: the engine serves plain weights."""
+        return {}
+
+    @classmethod
+    def check_model(cls, model: str, transposed_targets: Sequence[str]) -> None:
+        """Raise ModelError for transposed weights, to which no adapter is added."""
+        if transposed_targets:
+            raise ModelError(
+                f"model.path={model} stores the weights of {', '.join(transposed_targets)} transposed, and "
+                "rollout.policy_swap=merged adds adapters to plain ones only: use versions or in_flight where vLLM has LoRA for "
+                "this model, or another model"
+            )
+
+    async def load(self, policy: PolicyVersion) -> BoundAdapter:
+        """Replace the weights; running requests continue under them."""
         from rollout.merge import merged_modules, weights_folder, write_merged
 
         def write(folder: Path) -> None:
             write_merged(weights_folder(self._model), policy.adapter, folder, self._settings.served_dtype)
 
-        folder = await asyncio.to_thread(self._adapter_cache.put, policy.number, write)
+        folder = await asyncio.to_thread(self._cache.put, policy.number, write)
         async with self._engine.exchange(policy.number):
             await self._engine.reload(folder, policy.number)
         return merged_modules(policy.adapter)
 
     def adapter(self, version: int) -> Adapter | None:  # noqa: ARG002 - there are only weights
-        """None: nothing needs to be named."""
+        """Return None: no request names an adapter."""
         return None
 
-    async def drop(self, version: int) -> None:
-        """Take its files off the cache: the engine has its own copy."""
-        await asyncio.to_thread(self._adapter_cache.remove, version)
+
+MODES: dict[str, type[WeightSyncMode]] = {"versions": Versions, "in_flight": InFlight, "merged": Merged}
 
 
-def serving(settings: RolloutSettings, engine: Engine, cache: AdapterCache, model: str) -> Serving:
-    """The way that ``rollout.policy_swap`` names."""
-    if settings.policy_swap == "versions":
-        return Versions(engine, cache)
-    if settings.policy_swap == "in_flight":
-        return InFlight(engine, cache)
-    return Merged(engine, cache, settings, model)
+def weight_sync_mode(settings: RolloutSettings) -> type[WeightSyncMode]:
+    """Return the mode that ``rollout.policy_swap`` names."""
+    return MODES[settings.policy_swap]
 
 
-async def _cached(cache: AdapterCache, policy: PolicyVersion, *, slot: int) -> Adapter:
-    def write(folder: Path) -> None:
-        write_files(folder, policy.adapter)
-
-    return Adapter(version=policy.number, slot=slot, folder=await asyncio.to_thread(cache.put, policy.number, write))
-
-
-def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write an adapter's files into a folder."""
-    for name, content in files.items():
-        (folder / name).write_bytes(content)
+def _span_of(adapter: Adapter | None, num_tokens: int) -> VersionSpan:
+    return VersionSpan(policy_version=BASE_VERSION if adapter is None else adapter.version, num_tokens=num_tokens)

@@ -13,7 +13,7 @@ import pytest
 
 from cluster.errors import ResourcesError
 from rollout.adapter_cache import AdapterCache
-from rollout.orphans import SHARED_MEMORY, clean_up_orphans, engine_files
+from rollout.orphans import SHARED_MEMORY, clean_up_orphans, shared_memory_files
 from rollout.weight_sync_modes import write_files
 
 FILES = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"weights"}
@@ -98,7 +98,7 @@ def test_the_shared_memory_of_a_killed_sampler_is_swept_too(tmp_path):
     memory = SharedMemory(create=True, size=4096)
     semaphore = multiprocessing.get_context("spawn").Lock()  # keeps a name in shared memory, as vLLM's do
     files = {SHARED_MEMORY / memory.name, SHARED_MEMORY / f"sem.{semaphore._semlock.name.lstrip('/')}"}
-    assert set(map(str, files)) <= set(engine_files(os.getpid()))
+    assert set(map(str, files)) <= set(shared_memory_files(os.getpid()))
     orphan = AdapterCache("pool", tmp_path)
     with orphan.recording_engine():
         pass

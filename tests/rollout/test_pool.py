@@ -11,7 +11,7 @@ import pytest
 
 from cluster.errors import ModelError, ResourcesError, SamplerError
 from cluster.types import FinishReason, PolicyVersion
-from rollout.orphans import engine_files
+from rollout.orphans import shared_memory_files
 from rollout.pool import RaySamplerPool
 from rollout.settings import RolloutSettings
 
@@ -214,7 +214,7 @@ def test_a_sampler_whose_engine_hangs_is_replaced_and_its_group_completed_once_u
     async def scenario():
         pid = await inside(pool, lambda _: os.getpid())
         family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
-        leftovers = engine_files(pid)
+        leftovers = shared_memory_files(pid)
         completions = pool.sample_group(request_for("g", size=32, tokens=64, stop=("i",)))
         first = await anext(completions)
         for process in family[1:]:
