@@ -55,7 +55,7 @@ class BoundModules:
                     differing.add(name)
         return sorted(published), sorted(bound), sorted(differing)
 
-    def without_lora(self, targets: Sequence[str]) -> list[str]:
+    def targets_without_lora(self, targets: Sequence[str]) -> list[str]:
         """Those of an adapter's targets, last parts of names, for which no layer of vLLM's model takes an adapter."""
         manager = self.model_runner.lora_manager._adapter_manager
         last_parts = {name.rpartition(".")[2] for name in manager.modules}

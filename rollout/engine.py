@@ -1,4 +1,4 @@
-"""The vLLM engine behind the few calls that a sampler makes; the only file that imports vLLM."""
+"""The vLLM engine, as the few calls that a sampler makes; the only file that imports vLLM."""
 
 import asyncio
 import os
@@ -16,7 +16,8 @@ from rollout.engine_errors import processes_log_to, root_cause
 from rollout.environment import compiler_variables, engine_arguments, environment_variables, socket_variables
 from rollout.model import check_model, one_line
 from rollout.settings import RolloutSettings
-from rollout.weight_sync import BoundAdapter
+from rollout.weight_sync import Adapter, BoundAdapter
+from rollout.weight_sync_modes import BASE_VERSION, weight_sync_mode
 
 if TYPE_CHECKING:
     from vllm import RequestOutput, SamplingParams
@@ -24,41 +25,26 @@ if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
 
 SHUTDOWN_SECONDS = 12.0
-"""Time for the engine's processes to end in good order (some 6 s on the CPU), which leaves no shared memory behind."""
+"""Deadline for the engine's processes to stop cleanly (about 6 s on the CPU), without shared memory left over."""
 
 DEATH_POLL_SECONDS = 1.0
-"""How often a call that is waited for looks whether the engine still lives."""
-
-BASE_VERSION = 0
+"""Interval at which a pending call checks that the engine is alive."""
 
 REFUSALS = (OSError, ValueError, RuntimeError, ImportError, AttributeError, AssertionError, TypeError)
-"""What vLLM raises at a model that it does not serve: its code for each architecture has errors of its own."""
+"""Exceptions of vLLM for a model that it does not serve: the code of each architecture raises its own."""
 
 AnswerT = TypeVar("AnswerT")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Adapter:
-    """An adapter as vLLM names it.
-
-    vLLM caches by ``version`` and ``folder``, so that neither may ever stand for other weights; by ``slot`` it knows
-    what is loaded, so that a new adapter in the same slot changes running requests over.
-    """
-
-    version: int
-    slot: int
-    folder: Path
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Sampled:
-    """What the engine sampled for one request."""
+    """One sampled completion of a request."""
 
     token_ids: tuple[int, ...]  # [T]
     logprobs: tuple[float, ...]  # [T]
     text: str
     finish_reason: FinishReason
-    spans: tuple[VersionSpan, ...]  # as Engine.exchange labelled them, of T tokens together
+    spans: tuple[VersionSpan, ...]  # labels of Engine.exchange; their lengths sum to T
     seconds: float
 
 
@@ -81,8 +67,10 @@ class Engine:
         max_staleness: int,
         sockets: Path,
     ) -> "Engine":
-        """Load the model and start the engine, whose processes meet in the folder ``sockets`` where its path is short enough.
-        Raises ModelError with one line where that fails."""
+        """Load the model and start the engine, with its sockets in the folder ``sockets`` if that path is short enough.
+
+        Raises ModelError with one line when that fails.
+        """
         variables = environment_variables(settings, model) | socket_variables(sockets) | compiler_variables(settings)
         os.environ.update(variables)
         max_tokens = settings.max_prompt_tokens + settings.max_completion_tokens
@@ -90,7 +78,7 @@ class Engine:
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        _leave_logprobs_without_text()
+        _skip_logprob_texts()
         causes = sockets / f"engine-{uuid4().hex}.causes"
         try:
             with processes_log_to(causes, variables["VLLM_LOGGING_LEVEL"]):
@@ -104,17 +92,18 @@ class Engine:
                 f"vLLM does not start with model {model!r}: {root_cause(causes, error)} (more in the sampler's log)"
             ) from error
         await engine._engine.update_weight_version(str(BASE_VERSION))
-        if settings.policy_swap != "merged":
+        if weight_sync_mode(settings).uses_lora:
             await engine._check_targets(lora_targets, model)
         return engine
 
     async def _check_targets(self, targets: Sequence[str], model: str) -> None:
-        """Raise ModelError where vLLM has no layer that takes an adapter of a target."""
-        without = await self._ask(self._engine.collective_rpc("without_lora", args=(list(targets),)), "does not answer")
-        if without[0]:
+        """Raise ModelError when no layer of vLLM supports LoRA for one of the targets."""
+        call = self._engine.collective_rpc("targets_without_lora", args=(list(targets),))
+        unsupported = (await self._await(call, "does not answer"))[0]
+        if unsupported:
             self.shutdown()
             raise ModelError(
-                f"vLLM serves no adapter of {', '.join(without[0])} of model {model!r}: leave them out of "
+                f"vLLM serves no adapter of {', '.join(unsupported)} of model {model!r}: remove them from "
                 "learner.lora.target_modules, or set rollout.policy_swap=merged, which needs no LoRA in the engine"
             )
 
@@ -128,18 +117,18 @@ class Engine:
         adapter: Adapter | None,
         keeps_special_tokens: bool = False,
     ) -> Sampled:
-        """Sample one completion of a prompt; cancelling the call takes it out of the engine.
+        """Sample one completion of a prompt; cancelling the call aborts the request.
 
-        A stop string may end inside a token: the text is cut there, the tokens are not, so that the learner is given
-        all that was sampled. The end-of-sequence token is among the tokens; as other special tokens it is in the text only
-        with ``keeps_special_tokens``. Raises SamplerError.
+        A stop string may end inside a token: the text is cut there and the tokens are not, so the learner gets every sampled
+        token. The tokens include the end-of-sequence token; the text includes it and other special tokens only with
+        ``keeps_special_tokens``. Raises SamplerError.
         """
         begin = time.monotonic()
         params = _sampling_params(sampling, seed=seed, keeps_special_tokens=keeps_special_tokens)
         output = await self._run(token_ids, params, request_id, adapter)
         completion = output.outputs[0]
         if completion.finish_reason not in tuple(FinishReason):
-            raise SamplerError(f"the engine broke {request_id} off: {completion.finish_reason}")
+            raise SamplerError(f"the engine aborted {request_id}: {completion.finish_reason}")
         sampled = Sampled(
             token_ids=tuple(completion.token_ids),
             logprobs=tuple(completion.logprobs.logprobs),
@@ -155,16 +144,16 @@ class Engine:
         num_in_spans = sum(span.num_tokens for span in sampled.spans)
         if tuple(completion.logprobs.token_ids) != sampled.token_ids or num_in_spans != len(sampled.token_ids):
             raise SamplerError(
-                f"{request_id} came back with {len(sampled.token_ids)} tokens, {len(sampled.logprobs)} log-probabilities "
-                f"and versions of {num_in_spans} tokens: this vLLM is not the version Caravan pins"
+                f"{request_id} returned {len(sampled.token_ids)} tokens, {len(sampled.logprobs)} log-probabilities "
+                f"and versions of {num_in_spans} tokens: the installed vLLM is not the pinned version"
             )
         return sampled
 
     async def score(self, probe: ProbePrompt, *, request_id: str, adapter: Adapter | None) -> tuple[float, ...]:
-        """Return the log-probabilities of a probe prompt's tokens but the first, ``[N - 1]``, at temperature 1.
+        """Return the log-probabilities of all tokens of a probe prompt but the first, ``[N - 1]``, at temperature 1.
 
-        It goes the way of every request; only the prefix cache is not read, for that holds no log-probabilities.
-        Raises ModelError for a probe prompt that is too long, SamplerError.
+        The request takes the path of every other request, except that it does not read the prefix cache, which holds no
+        log-probabilities. Raises ModelError for a probe prompt that is too long, SamplerError.
         """
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
@@ -185,34 +174,34 @@ class Engine:
         output = await self._run(probe.token_ids, params, request_id, adapter)
         scored = output.prompt_logprobs
         if tuple(scored.token_ids) != probe.token_ids[1:]:
-            raise SamplerError(f"{request_id} came back with other tokens: this vLLM is not the version Caravan pins")
+            raise SamplerError(f"{request_id} returned other tokens: the installed vLLM is not the pinned version")
         return tuple(scored.logprobs)
 
-    async def forget_prompts(self) -> None:
-        """Empty the prefix cache, so that what is sampled next is computed as on a fresh engine."""
-        await self._ask(self._engine.reset_prefix_cache(), "does not empty its prefix cache")
+    async def reset_prefix_cache(self) -> None:
+        """Empty the prefix cache, so that the next samples are computed as on a newly started engine."""
+        await self._await(self._engine.reset_prefix_cache(), "does not empty its prefix cache")
 
     async def load(self, adapter: Adapter) -> None:
-        """Load an adapter into its slot, in place of what is there.
+        """Load an adapter into its slot, in place of the present one.
 
-        Raises ModelError where vLLM refuses it, SamplerError where the engine died.
+        Raises ModelError when vLLM refuses it, SamplerError when the engine died.
         """
-        await self._ask(
+        await self._await(
             self._engine.add_lora(_lora_request(adapter, load_inplace=True)),
             f"does not load the adapter of policy {adapter.version}",
         )
 
     async def drop(self, adapter: Adapter) -> None:
-        """Forget an adapter; no request may name it any more."""
-        await self._ask(
+        """Remove an adapter; no later request may name it."""
+        await self._await(
             self._engine.remove_lora(adapter.slot), f"does not drop the adapter of policy {adapter.version}"
         )
 
     async def bound(self, adapter: Adapter) -> BoundAdapter:
-        """What the engine holds of a loaded adapter."""
+        """Return the modules of a loaded adapter that the engine has bound."""
         call = self._engine.collective_rpc("bound_modules", args=(adapter.slot, str(adapter.folder)))
-        shown = await self._ask(call, f"does not show the adapter of policy {adapter.version}")
-        named, bound, differing = zip(*shown, strict=True)  # of each rank, of which each has its part of every module
+        by_rank = await self._await(call, f"does not show the adapter of policy {adapter.version}")
+        named, bound, differing = zip(*by_rank, strict=True)  # each rank has its part of every module
         return BoundAdapter(
             named=tuple(named[0]),
             bound=tuple(sorted(set.intersection(*map(set, bound)))),
@@ -222,36 +211,36 @@ class Engine:
     async def reload(self, folder: Path, version: int) -> None:
         """Replace the weights of the model by those of a folder.
 
-        Raises SamplerError where that fails on the way, for then nobody knows what the engine serves.
+        Raises SamplerError when that fails: the engine's weights are undefined then.
         """
         call = self._engine.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
         try:
-            await self._ask(call, f"does not load the merged weights of policy {version}")
+            await self._await(call, f"does not load the merged weights of policy {version}")
         except ModelError as error:
             raise SamplerError(str(error)) from error
 
     @asynccontextmanager
     async def exchange(self, version: int) -> AsyncIterator[None]:
-        """Hold all requests while their weights are exchanged; from then on their tokens are labelled ``version``.
+        """Pause all requests while the block replaces their weights; tokens sampled afterwards are labelled ``version``.
 
-        What was computed under the old weights is thrown away: running requests are prefilled again. With their old KV
-        cache, tokens would come from neither policy.
+        The KV cache is cleared and running requests are prefilled again: with the old cache, tokens would come from neither
+        policy.
         """
-        await self._ask(self._engine.pause_generation(mode="keep", clear_cache=True), "does not pause")
+        await self._await(self._engine.pause_generation(mode="keep", clear_cache=True), "does not pause")
         try:
             yield
-            await self._ask(self._engine.update_weight_version(str(version)), "does not take a new version label")
+            await self._await(self._engine.update_weight_version(str(version)), "does not accept a new version label")
         finally:
-            await self._ask(self._engine.resume_generation(), "does not go on after a pause")
+            await self._await(self._engine.resume_generation(), "does not resume after a pause")
 
     def shutdown(self) -> None:
         """Stop the engine and its processes; takes up to SHUTDOWN_SECONDS."""
         self._engine.shutdown(SHUTDOWN_SECONDS)
 
-    async def _ask(self, call: Awaitable[AnswerT], refusal: str) -> AnswerT:
-        """Await a call to the engine's worker; raises ModelError where it refuses, SamplerError where it is dead.
+    async def _await(self, call: Awaitable[AnswerT], refusal: str) -> AnswerT:
+        """Await a call to the engine's worker; raises ModelError when it refuses, SamplerError when it is dead.
 
-        vLLM leaves a call unanswered for ever whose engine died on the way, so that is looked at while it is waited for.
+        vLLM never answers a call whose engine died meanwhile, so the wait polls the engine's state.
         """
         from vllm.v1.engine.exceptions import EngineDeadError
 
@@ -263,7 +252,7 @@ class Engine:
             return await answer
         except EngineDeadError as error:
             raise SamplerError(f"vLLM {refusal}: its engine died of {root_cause(self._causes, error)}") from error
-        except Exception as error:  # vLLM hands over whatever its worker raised as a plain Exception
+        except Exception as error:  # vLLM turns every error of its worker into a plain Exception
             raise ModelError(f"vLLM {refusal}: {one_line(error)}") from error
         finally:
             answer.cancel()
@@ -287,7 +276,7 @@ class Engine:
 
 
 def inspect_model(settings: RolloutSettings, *, model: str, lora_rank: int, max_staleness: int) -> None:
-    """Raise ModelError, with one line, for a model that an engine would refuse by its configuration; no weights are loaded."""
+    """Raise ModelError, with one line, for a model whose configuration an engine would refuse; loads no weights."""
     check_model(model, settings.max_prompt_tokens + settings.max_completion_tokens, settings.tensor_parallel_size)
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.model_executor.models.interfaces import supports_lora
@@ -297,18 +286,18 @@ def inspect_model(settings: RolloutSettings, *, model: str, lora_rank: int, max_
             **engine_arguments(settings, model, lora_rank, (), max_staleness)
         ).create_engine_config()
         _check_attention(config, model)
-        shown = config.model_config
-        layers, name = shown.registry.resolve_model_cls(shown.architectures, shown)
-        if settings.policy_swap != "merged" and not supports_lora(layers):
+        model_config = config.model_config
+        layers, name = model_config.registry.resolve_model_cls(model_config.architectures, model_config)
+        if weight_sync_mode(settings).uses_lora and not supports_lora(layers):
             raise ValueError(f"{name} does not support LoRA yet; rollout.policy_swap=merged needs none")
     except REFUSALS as error:
         raise ModelError(f"vLLM does not start with model {model!r}: {one_line(error)}") from error
 
 
-def _leave_logprobs_without_text() -> None:
-    """Keep vLLM from decoding every token once more, as text beside its log-probability, which nobody here reads.
+def _skip_logprob_texts() -> None:
+    """Patch vLLM not to decode every token a second time for a text next to its log-probability, which has no reader here.
 
-    That takes a quarter of what a sampler's process does; vLLM offers it only together with going without stop strings.
+    This saves a quarter of a sampler process's CPU time; vLLM's own option for it excludes stop strings.
     """
     from vllm.v1.engine import EngineCoreRequest, output_processor
     from vllm.v1.engine.logprobs import LogprobsProcessor
@@ -321,10 +310,10 @@ def _leave_logprobs_without_text() -> None:
     output_processor.LogprobsProcessor = WithoutText
 
 
-def leave_experts_without_lora() -> None:
-    """Keep vLLM on the CPU from computing experts with kernels for LoRA, which are Triton's and made for GPUs.
+def disable_lora_of_experts() -> None:
+    """Patch vLLM on the CPU not to compute experts with LoRA kernels, which are written in Triton for GPUs.
 
-    vLLM 0.32 takes them wherever an engine has LoRA at all; no adapter of ours has weights of experts.
+    vLLM 0.32 uses them in every engine with LoRA; Caravan's adapters have no weights of experts.
     """
     from vllm.model_executor.layers.fused_moe import layer
     from vllm.model_executor.layers.fused_moe.config import FusedMoEConfig
@@ -337,11 +326,11 @@ def leave_experts_without_lora() -> None:
         layer.FusedMoEConfig = without_lora
 
 
-def take_fused_projections_whole() -> None:
-    """Let vLLM load the adapter of a projection that is fused in the checkpoint too, where it expects those of its parts.
+def accept_fused_projections() -> None:
+    """Patch vLLM to load the adapter of a projection that is fused in the checkpoint; it expects adapters of the parts.
 
-    GLM-4 has ``gate_up_proj`` in transformers as in vLLM, whose mapping of it to ``gate_proj`` and ``up_proj`` is Llama's. A
-    target of the adapter that has the name of the packed layer is that layer.
+    GLM-4 has ``gate_up_proj`` in transformers and in vLLM, and vLLM maps it to ``gate_proj`` and ``up_proj`` as in Llama. Here,
+    an adapter target with the name of the packed layer means that layer.
     """
     from vllm.lora.model_manager import LoRAModelManager
 
@@ -356,7 +345,7 @@ def take_fused_projections_whole() -> None:
 
 
 def _check_attention(config: Any, model: str) -> None:
-    """Raise ModelError for heads that vLLM's attention on the CPU cannot compute; the engine would die of its first prompt."""
+    """Raise ModelError for attention heads that vLLM cannot compute on the CPU; the engine would die at its first prompt."""
     from vllm.platforms import current_platform
     from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
 
@@ -379,7 +368,7 @@ def _lora_request(adapter: Adapter, *, load_inplace: bool = False) -> "LoRAReque
         lora_name=f"policy-{adapter.version}",
         lora_int_id=adapter.slot,
         lora_path=str(adapter.folder),
-        load_inplace=load_inplace,  # never on a request that samples: vLLM would load it again for every token
+        load_inplace=load_inplace,  # only to load: with it, vLLM would reload the adapter for every token of a request
     )
 
 
@@ -397,7 +386,7 @@ def _sampling_params(sampling: Sampling, *, seed: int, keeps_special_tokens: boo
         stop=list(sampling.stop),
         skip_special_tokens=not keeps_special_tokens,
         include_stop_str_in_output=True,
-        logprobs=0,  # of the sampled token alone
+        logprobs=0,  # only of the sampled token
         flat_logprobs=True,
         output_kind=RequestOutputKind.FINAL_ONLY,
     )

@@ -19,6 +19,7 @@ from cluster.types import Usage, WeightSync
 from rollout.dispatcher import Router
 from rollout.publisher import Publisher
 from rollout.replica import SamplerPlan, Station
+from rollout.weight_sync_modes import weight_sync_mode
 
 logger = logging.getLogger(__name__)
 
@@ -99,10 +100,10 @@ class Service:
 
         That is also who ends what it has, where policies change under running completions.
         """
-        is_changed_in_flight = self._plan.settings.policy_swap != "versions"
+        updates_running = weight_sync_mode(self._plan.settings).updates_running
         return [
             *(station for station in self.stations if station.is_open),
-            *(station for station in self.leaving if is_changed_in_flight and station.num_running and station.actor),
+            *(station for station in self.leaving if updates_running and station.num_running and station.actor),
         ]
 
     def usage(self) -> Usage:

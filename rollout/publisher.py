@@ -11,6 +11,7 @@ from cluster.types import PolicyVersion, WeightSync
 from rollout.policies import LivePolicies
 from rollout.replica import Station
 from rollout.settings import RolloutSettings
+from rollout.weight_sync_modes import weight_sync_mode
 
 Dismiss = Callable[[Station, ActorHandle | None, CaravanError], None]
 """Takes a station out of service whose actor, the one given, failed."""
@@ -50,8 +51,7 @@ class Publisher:
         """
         handles = self.policies.handles()
         live = frozenset(version for version, _ in handles)
-        # An engine that exchanges its weights serves one policy.
-        for version, handle in handles if self._settings.policy_swap == "versions" else handles[-1:]:
+        for version, handle in weight_sync_mode(self._settings).policies_to_load(handles):
             if version in proved:
                 continue
             swap, verification = await station.load(handle, live, self._settings.publish_deadline_seconds)

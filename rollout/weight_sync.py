@@ -26,8 +26,8 @@ MAX_NAMED = 6
 class Adapter:
     """An adapter as vLLM identifies it.
 
-    vLLM caches by ``version`` and ``folder``: neither may ever stand for other weights. By ``slot`` it knows what is loaded: a new
-    adapter in the same slot replaces the old one for running requests.
+    vLLM caches by ``version`` and ``folder``: neither may ever stand for other weights. By ``slot`` it knows what is loaded: a
+    new adapter in the same slot replaces the old one for running requests.
     """
 
     version: int
@@ -77,7 +77,7 @@ class Verification:
 def verify(
     policy: PolicyVersion, adapter: BoundAdapter, logprobs: Collection[float] | None, settings: RolloutSettings
 ) -> Verification:
-    """Compare a sampler's adapter and its ``logprobs`` of the probe prompt, ``[N - 1]``, with those that the learner published."""
+    """Compare a sampler's adapter and its ``logprobs`` of the probe prompt, ``[N - 1]``, with the learner's."""
     trained = set(policy.modules or adapter.named)
     return Verification(
         policy_version=policy.number,
@@ -90,7 +90,7 @@ def verify(
 
 
 def verify_base_model(probe: ProbePrompt, logprobs: Collection[float], settings: RolloutSettings) -> Verification:
-    """Compare a sampler's log-probabilities of the probe prompt under the base model, which has no adapter, with the learner's."""
+    """Compare a sampler's log-probabilities of the probe prompt under the base model with the learner's."""
     base = PolicyVersion(number=0, adapter={}, probe=probe)
     return verify(base, BoundAdapter(named=(), bound=(), differing=()), logprobs, settings)
 

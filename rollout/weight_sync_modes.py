@@ -15,7 +15,7 @@ Each mode is one class: its class attributes and class methods answer before an 
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -51,13 +51,13 @@ class WeightSyncMode(ABC):
 
     @classmethod
     def engine_arguments(cls, *, lora_rank: int, lora_targets: Sequence[str], max_staleness: int) -> dict[str, Any]:
-        """Arguments of vLLM's ``AsyncEngineArgs`` for this mode; with no ``lora_targets``, every layer with LoRA support has it."""
+        """Arguments of vLLM's ``AsyncEngineArgs`` for this mode; no ``lora_targets``: every layer that supports LoRA has it."""
         num_adapters = cls._num_adapters(max_staleness)
         arguments: dict[str, Any] = {
             "worker_extension_cls": "rollout.worker_extension.WorkerExtension",
             "enable_lora": True,
             "max_lora_rank": lora_rank,
-            # One slot more than is used: vLLM's CPU kernels compute requests without an adapter with the content of the last slot.
+            # One slot more than is used: vLLM's CPU kernels apply the last slot to requests without an adapter.
             "max_loras": min(num_adapters, MAX_ADAPTERS) + 1,
             "max_cpu_loras": num_adapters + 1,
         }
@@ -66,7 +66,7 @@ class WeightSyncMode(ABC):
             arguments["lora_target_modules"] = sorted({target.rpartition(".")[2] for target in lora_targets})
         return arguments
 
-    @classmethod
+    @classmethod  # noqa: B027 - LoRA serves every model
     def check_model(cls, model: str, transposed_targets: Sequence[str]) -> None:
         """Raise ModelError for a model whose adapter this mode cannot serve.
 
@@ -104,11 +104,9 @@ class WeightSyncMode(ABC):
         return engine_spans
 
     async def _write_adapter(self, policy: PolicyVersion, *, slot: int) -> Adapter:
-        def write(folder: Path) -> None:
-            for name, content in policy.adapter.items():
-                (folder / name).write_bytes(content)
-
-        folder = await asyncio.to_thread(self._cache.put, policy.number, write)
+        folder = await asyncio.to_thread(
+            self._cache.put, policy.number, lambda folder: write_files(folder, policy.adapter)
+        )
         return Adapter(version=policy.number, slot=slot, folder=folder)
 
 
@@ -241,6 +239,12 @@ MODES: dict[str, type[WeightSyncMode]] = {"versions": Versions, "in_flight": InF
 def weight_sync_mode(settings: RolloutSettings) -> type[WeightSyncMode]:
     """Return the mode that ``rollout.policy_swap`` names."""
     return MODES[settings.policy_swap]
+
+
+def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write the files of an adapter into a folder."""
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
 
 
 def _span_of(adapter: Adapter | None, num_tokens: int) -> VersionSpan:

@@ -1,10 +1,10 @@
-"""What vLLM's worker is extended by; imported there before the model is built."""
+"""Extension of vLLM's worker; the worker imports it before it builds the model."""
 
 from rollout.bound_weights import BoundModules
-from rollout.engine import leave_experts_without_lora, take_fused_projections_whole
+from rollout.engine import accept_fused_projections, disable_lora_of_experts
 
-leave_experts_without_lora()
-take_fused_projections_whole()
+disable_lora_of_experts()
+accept_fused_projections()
 
 
 class WorkerExtension(BoundModules):

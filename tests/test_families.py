@@ -143,7 +143,7 @@ def test_a_family_is_sampled_learned_published_and_exported_in_every_mode(
             # The same engine serves adapters in flight: both modes start it alike, but for the number of adapters.
             assert sampler._engine is not None
             assert sampler._adapter_cache is not None
-            sampler._serving = InFlight(sampler._engine, sampler._adapter_cache)
+            sampler._mode = InFlight(sampler._engine, sampler._adapter_cache, sampler._settings, sampler._model)
             await verified(sampler, policy)
         finally:
             await sampler.shutdown()

@@ -45,6 +45,7 @@ from cluster.types import (
     StepReport,
     WeightSync,
 )
+from rollout.weight_sync_modes import weight_sync_mode
 
 Batch = tuple[Group, ...]
 Measure = Callable[[int], Coroutine[Any, Any, None]]
@@ -134,7 +135,7 @@ class Driver:
         self._schedule = config.schedule(watch.interventions if watch else ())
         self._phase: dict[str, Any] = {}  # what they have set
         self._seed = config.run.seed
-        self._changes_policy_in_flight = config.rollout.policy_swap != "versions"
+        self._updates_running = weight_sync_mode(config.rollout).updates_running
         self._save_every_steps = loop.save_every_steps
         self._max_steps = max_steps
         self._stream = stream
@@ -270,7 +271,7 @@ class Driver:
                     attempt.give_up(Outcome.STALE, "not_started")
                 continue
             # Where policies change in flight, only what has ended keeps its age.
-            version = attempt.oldest_version if self._changes_policy_in_flight else attempt.version
+            version = attempt.oldest_version if self._updates_running else attempt.version
             if version is not None and self._slots.is_doomed(version):
                 attempt.give_up(Outcome.STALE, "stale")
         for group in self._buffer.remove(self._slots.is_doomed):

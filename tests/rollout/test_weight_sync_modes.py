@@ -7,9 +7,9 @@ import pytest
 from safetensors.torch import load, save
 
 from cluster.errors import ModelError
-from rollout.engine import Adapter
 from rollout.sampler import Sampler
 from rollout.settings import RolloutSettings
+from rollout.weight_sync import Adapter
 
 pytestmark = pytest.mark.slow
 
@@ -126,7 +126,7 @@ def test_weights_that_no_probe_prompt_can_tell_apart_are_told_apart(run, swap, s
 
     async def scenario():
         verification = await sampler.load_policy(replace(policies[1], number=15), {15})
-        adapter = sampler._serving.adapter(15)
+        adapter = sampler._mode.adapter(15)
         nudged = edited(
             policies[1], lambda name, tensor: tensor * (1.1 if "layers.0.mlp.up_proj.lora_A" in name else 1)
         )

@@ -10,6 +10,7 @@ from cluster.config.model_path import model_path
 from cluster.errors import ModelError
 from learner.settings import ALL_LINEAR
 from learner.training.quiet import silence_libraries
+from rollout.weight_sync_modes import weight_sync_mode
 
 if TYPE_CHECKING:
     from learner.training.targets import AdapterSize
@@ -116,10 +117,5 @@ def adapter_size(config: Config) -> "AdapterSize":
 def trainable_adapter(config: Config) -> "AdapterSize":
     """The adapter of a run; raises what ``adapter_size`` does, and ModelError where samplers could not merge it."""
     size = adapter_size(config)
-    if config.rollout.policy_swap == "merged" and size.transposed:
-        raise ModelError(
-            f"model.path={config.model.path} stores the weights of {', '.join(size.transposed)} transposed, and "
-            "rollout.policy_swap=merged adds adapters to plain ones only: use versions or in_flight where vLLM has LoRA for "
-            "this model, or another model"
-        )
+    weight_sync_mode(config.rollout).check_model(config.model.path, size.transposed)
     return size
