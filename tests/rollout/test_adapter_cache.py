@@ -1,4 +1,4 @@
-"""What samplers of one machine share in its memory, and what becomes of it when they are killed."""
+"""Adapter cache of the samplers of one machine, and the clean-up after killed samplers."""
 
 import multiprocessing
 import os
@@ -24,7 +24,7 @@ def write(folder: Path) -> None:
 
 
 def refuse(folder: Path) -> None:
-    raise AssertionError("this version was there already")
+    raise AssertionError("this version is in the cache already")
 
 
 def versions(cache: AdapterCache) -> list[str]:
@@ -32,12 +32,12 @@ def versions(cache: AdapterCache) -> list[str]:
 
 
 def kill(cache: AdapterCache) -> None:
-    """What the kernel does when a sampler's process is killed."""
-    for lock in (cache._lock, *cache._served.values()):
+    """Release a sampler's locks, as the kernel does when its process is killed."""
+    for lock in (cache._sampler_lock, *cache._version_locks.values()):
         lock.close()
 
 
-def test_a_version_appears_whole_and_is_gone_after_close(tmp_path):
+def test_a_version_appears_complete_and_is_deleted_by_close(tmp_path):
     cache = AdapterCache("pool", tmp_path)
     folder = cache.put(3, write)
     assert {file.name: file.read_bytes() for file in folder.iterdir() if file.name in FILES} == FILES
@@ -67,7 +67,7 @@ def test_two_pools_never_share_a_path(tmp_path):
     assert AdapterCache("one", tmp_path).put(1, write) != AdapterCache("other", tmp_path).put(1, write)
 
 
-def test_a_version_that_cannot_be_written_leaves_nothing_half_done(tmp_path):
+def test_a_version_that_cannot_be_written_leaves_no_partial_files(tmp_path):
     cache = AdapterCache("pool", tmp_path)
     with pytest.raises(ResourcesError, match="policy 1 cannot be written"):
         cache.put(1, lambda folder: write_files(folder, {"a": b"", "no/such/folder": b""}))
@@ -75,7 +75,7 @@ def test_a_version_that_cannot_be_written_leaves_nothing_half_done(tmp_path):
     assert not (cache.path / ".policy-1").exists()
 
 
-def test_versions_of_a_killed_sampler_go_when_another_one_takes_the_next(tmp_path):
+def test_versions_of_a_killed_sampler_are_deleted_when_another_sampler_adds_the_next(tmp_path):
     killed, alive = AdapterCache("pool", tmp_path), AdapterCache("pool", tmp_path)
     killed.put(1, write)
     killed.put(2, write)
@@ -85,7 +85,7 @@ def test_versions_of_a_killed_sampler_go_when_another_one_takes_the_next(tmp_pat
     assert versions(alive) == ["policy-2", "policy-3"]
 
 
-def test_folders_of_killed_pools_are_swept_and_those_in_use_are_not(tmp_path):
+def test_folders_of_killed_pools_are_cleaned_up_and_those_in_use_are_not(tmp_path):
     alive, orphan = AdapterCache("alive", tmp_path), AdapterCache("orphan", tmp_path)
     orphan.put(1, write)
     kill(orphan)
@@ -94,7 +94,7 @@ def test_folders_of_killed_pools_are_swept_and_those_in_use_are_not(tmp_path):
     assert not orphan.path.exists()
 
 
-def test_the_shared_memory_of_a_killed_sampler_is_swept_too(tmp_path):
+def test_the_shared_memory_of_a_killed_sampler_is_cleaned_up(tmp_path):
     memory = SharedMemory(create=True, size=4096)
     semaphore = multiprocessing.get_context("spawn").Lock()  # keeps a name in shared memory, as vLLM's do
     files = {SHARED_MEMORY / memory.name, SHARED_MEMORY / f"sem.{semaphore._semlock.name.lstrip('/')}"}
@@ -115,7 +115,7 @@ def test_the_shared_memory_of_a_killed_sampler_is_swept_too(tmp_path):
     memory.unlink()
 
 
-def test_the_processes_of_a_killed_sampler_are_ended_even_where_they_hang(tmp_path):
+def test_the_processes_of_a_killed_sampler_are_killed_even_when_they_hang(tmp_path):
     cache = AdapterCache("pool", tmp_path)
     with cache.recording_engine():
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
@@ -138,7 +138,7 @@ with AdapterCache("pool", Path(sys.argv[1])).recording_engine():
 """
 
 
-def test_the_processes_of_a_sampler_that_is_killed_while_its_engine_starts_are_ended_too(tmp_path):
+def test_the_processes_of_a_sampler_that_is_killed_while_its_engine_starts_are_killed(tmp_path):
     sampler = subprocess.Popen([sys.executable, "-c", STARTING, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     engine = psutil.Process(int(sampler.stdout.readline()))
     deadline = time.monotonic() + 30
@@ -152,10 +152,10 @@ def test_the_processes_of_a_sampler_that_is_killed_while_its_engine_starts_are_e
     assert not engine.is_running() or engine.status() == "zombie"
 
 
-def test_a_process_that_only_has_the_number_of_a_killed_samplers_is_spared(tmp_path):
+def test_a_process_that_only_has_the_pid_of_an_orphan_is_spared(tmp_path):
     cache = AdapterCache("pool", tmp_path)
-    cache._lock.write(f"process {os.getpid()} 1.5\n")
-    cache._lock.flush()
+    cache._sampler_lock.write(f"process {os.getpid()} 1.5\n")
+    cache._sampler_lock.flush()
     kill(cache)
     clean_up_orphans(tmp_path)
     assert not cache.path.exists()

@@ -1,4 +1,4 @@
-"""What counts as a proof that a sampler serves a policy."""
+"""Verification that a sampler serves a policy: tolerance, modules, weights."""
 
 import pytest
 
@@ -13,32 +13,32 @@ POLICY = PolicyVersion(number=3, adapter={}, modules=MODULES, probe=PROBE)
 WHOLE = BoundAdapter(named=MODULES, bound=MODULES, differing=())
 
 
-def test_the_right_adapter_is_proved_and_its_gap_told():
+def test_the_right_adapter_is_verified_and_its_gap_reported():
     verification = verify(POLICY, WHOLE, (-1.0, -2.0003, -3.0), RolloutSettings())
     assert verification.failure is None
     assert verification.gap == pytest.approx(1e-4)
 
 
 @pytest.mark.parametrize(
-    ("dtype", "gap", "is_proved"), [("float32", 0.01, False), ("bfloat16", 0.01, True), ("bfloat16", 0.1, False)]
+    ("dtype", "gap", "is_verified"), [("float32", 0.01, False), ("bfloat16", 0.01, True), ("bfloat16", 0.1, False)]
 )
-def test_the_tolerance_follows_the_dtype(dtype, gap, is_proved):
+def test_the_tolerance_follows_the_dtype(dtype, gap, is_verified):
     logprobs = tuple(logprob - gap for logprob in PROBE.logprobs)
-    assert (verify(POLICY, WHOLE, logprobs, RolloutSettings(dtype=dtype)).failure is None) == is_proved
+    assert (verify(POLICY, WHOLE, logprobs, RolloutSettings(dtype=dtype)).failure is None) == is_verified
 
 
-def test_a_tolerance_that_was_set_holds():
+def test_a_configured_tolerance_replaces_the_default():
     logprobs = (-1.0, -2.0, -3.3)
     assert verify(POLICY, WHOLE, logprobs, RolloutSettings(canary_tolerance=0.2)).failure is None
     assert "0.1 nats per token" in verify(POLICY, WHOLE, logprobs, RolloutSettings(canary_tolerance=0.05)).failure
 
 
 @pytest.mark.parametrize("logprobs", [(float("nan"), -2.0, -3.0), (float("-inf"), -2.0, -3.0)])
-def test_what_is_no_number_proves_nothing(logprobs):
+def test_logprobs_that_are_not_finite_fail(logprobs):
     assert verify(POLICY, WHOLE, logprobs, RolloutSettings()).failure is not None
 
 
-def test_an_adapter_that_is_bound_to_nothing_is_told_by_its_missing_modules_some_of_them_by_name():
+def test_an_adapter_that_is_bound_to_nothing_fails_with_its_missing_modules_some_by_name():
     unbound = BoundAdapter(named=tuple(f"wrong.{name}" for name in MODULES), bound=(), differing=())
     failure = verify(POLICY, unbound, PROBE.logprobs, RolloutSettings()).failure
     assert "9 trained modules are not bound (model.layers.0.self_attn.q_proj" in failure
@@ -46,14 +46,14 @@ def test_an_adapter_that_is_bound_to_nothing_is_told_by_its_missing_modules_some
     assert "\n" not in failure
 
 
-def test_modules_beyond_the_trained_ones_and_other_weights_are_told_by_name():
+def test_untrained_modules_and_other_weights_are_reported_by_name():
     other = BoundAdapter(named=MODULES, bound=(*MODULES, "lm_head"), differing=(MODULES[4],))
     failure = verify(POLICY, other, PROBE.logprobs, RolloutSettings()).failure
     assert "1 modules are bound that were not trained (lm_head)" in failure
     assert f"other weights than were published ({MODULES[4]})" in failure
 
 
-def test_without_the_learners_word_the_adapters_own_names_are_what_must_be_bound():
+def test_without_published_module_names_the_adapters_own_names_must_be_bound():
     policy = PolicyVersion(number=1, adapter={})
     assert verify(policy, WHOLE, None, RolloutSettings()).failure is None
     assert verify(policy, BoundAdapter(named=MODULES, bound=MODULES[1:], differing=()), None, RolloutSettings()).failure
@@ -64,7 +64,7 @@ def test_a_probe_prompt_that_was_scored_in_part_is_an_error():
         mean_gap(PROBE, (-1.0, -2.0))
 
 
-def test_the_base_model_has_the_tolerance_of_a_policy_and_no_modules_to_show():
+def test_the_base_model_has_the_tolerance_of_a_policy_and_no_modules():
     assert verify_base_model(PROBE, PROBE.logprobs, RolloutSettings()).failure is None
     verification = verify_base_model(PROBE, (-3.0, -4.0, -5.0), RolloutSettings())
     assert verification.gap == pytest.approx(2.0)
