@@ -16,17 +16,15 @@ Each mode is one class: its class attributes and class methods answer before an 
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from cluster.errors import ModelError
 from cluster.types import PolicyVersion, VersionSpan
 from rollout.adapter_cache import AdapterCache
 from rollout.settings import RolloutSettings
 from rollout.weight_sync import Adapter, BoundAdapter
-
-if TYPE_CHECKING:
-    from rollout.engine import Engine
 
 T = TypeVar("T")
 
@@ -37,13 +35,37 @@ MAX_ADAPTERS = 9
 policies are not lost: vLLM queues them until a slot is free."""
 
 
+class PolicyEngine(Protocol):
+    """The calls of rollout.engine.Engine that change its policies; see there for errors."""
+
+    async def load(self, adapter: Adapter) -> None:
+        """Load an adapter into its slot."""
+        ...
+
+    async def drop(self, adapter: Adapter) -> None:
+        """Remove an adapter."""
+        ...
+
+    async def bound(self, adapter: Adapter) -> BoundAdapter:
+        """Return the bound modules of a loaded adapter."""
+        ...
+
+    async def reload(self, folder: Path, version: int) -> None:
+        """Replace the weights of the model."""
+        ...
+
+    def exchange(self, version: int) -> AbstractAsyncContextManager[None]:
+        """Pause all requests while the block replaces their weights."""
+        ...
+
+
 class WeightSyncMode(ABC):
     """Loads policies into one engine and removes them."""
 
     uses_lora: ClassVar[bool] = True  # the engine is started with LoRA
     updates_running: ClassVar[bool] = True  # running completions continue under a new policy
 
-    def __init__(self, engine: "Engine", cache: AdapterCache, settings: RolloutSettings, model: str) -> None:
+    def __init__(self, engine: PolicyEngine, cache: AdapterCache, settings: RolloutSettings, model: str) -> None:
         self._engine = engine
         self._cache = cache
         self._settings = settings
@@ -119,7 +141,7 @@ class Versions(WeightSyncMode):
 
     updates_running = False
 
-    def __init__(self, engine: "Engine", cache: AdapterCache, settings: RolloutSettings, model: str) -> None:
+    def __init__(self, engine: PolicyEngine, cache: AdapterCache, settings: RolloutSettings, model: str) -> None:
         super().__init__(engine, cache, settings, model)
         self._adapters: dict[int, Adapter] = {}
 
@@ -167,7 +189,7 @@ class InFlight(WeightSyncMode):
 
     SLOT = 1
 
-    def __init__(self, engine: "Engine", cache: AdapterCache, settings: RolloutSettings, model: str) -> None:
+    def __init__(self, engine: PolicyEngine, cache: AdapterCache, settings: RolloutSettings, model: str) -> None:
         super().__init__(engine, cache, settings, model)
         self._adapter: Adapter | None = None
 
