@@ -4,18 +4,40 @@ import asyncio
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import pytest
 
 from cluster.types import Completion, GroupRequest, PolicyVersion, ProbePrompt, Prompt, Sampling
 from rollout.prompt import FEW_SHOT_EXAMPLES
 
+T = TypeVar("T")
 LORA_RANK = 8
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+class RunInLoop(Protocol):
+    """Runs a coroutine in the event loop of the module."""
+
+    def __call__(self, coroutine: Coroutine[Any, Any, T], /) -> T: ...
+
+
+class MakeRequest(Protocol):
+    """Makes a request for a group of a few-shot example."""
+
+    def __call__(
+        self,
+        group_id: str,
+        *,
+        size: int = 4,
+        tokens: int = 16,
+        seed: int = 0,
+        temperature: float = 0.8,
+        **sampling: Any,
+    ) -> GroupRequest: ...
 
 
 @dataclass(frozen=True)
@@ -38,7 +60,8 @@ class TinyModel:
         ids = torch.tensor([[*completion.prompt_ids, *completion.token_ids]])
         with torch.no_grad():
             scores = (model(ids).logits[0, len(completion.prompt_ids) - 1 : -1] / temperature).log_softmax(-1)
-        return scores.gather(-1, torch.tensor(completion.token_ids)[:, None])[:, 0].tolist()
+        logprobs: list[float] = scores.gather(-1, torch.tensor(completion.token_ids)[:, None])[:, 0].tolist()
+        return logprobs
 
 
 @pytest.fixture(scope="session")
@@ -139,17 +162,17 @@ def local_ray() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def run() -> Iterator[Callable[[Any], Any]]:
+def run() -> Iterator[RunInLoop]:
     """Runs coroutines, all of a module in one event loop: the one that its pool lives in."""
     with asyncio.Runner() as runner:
         yield runner.run
 
 
 @pytest.fixture
-def request_for(tiny_model: TinyModel) -> Callable[..., GroupRequest]:
+def request_for(tiny_model: TinyModel) -> MakeRequest:
     def build(
         group_id: str, *, size: int = 4, tokens: int = 16, seed: int = 0, temperature: float = 0.8, **sampling: Any
-    ):
+    ) -> GroupRequest:
         example = FEW_SHOT_EXAMPLES[0]
         return GroupRequest(
             group_id=group_id,

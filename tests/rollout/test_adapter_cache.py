@@ -7,6 +7,7 @@ import sys
 import time
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -37,7 +38,7 @@ def kill(cache: AdapterCache) -> None:
         lock.close()
 
 
-def test_a_version_appears_complete_and_is_deleted_by_close(tmp_path):
+def test_a_version_appears_complete_and_is_deleted_by_close(tmp_path: Path) -> None:
     cache = AdapterCache("pool", tmp_path)
     folder = cache.put(3, write)
     assert {file.name: file.read_bytes() for file in folder.iterdir() if file.name in FILES} == FILES
@@ -49,7 +50,7 @@ def test_a_version_appears_complete_and_is_deleted_by_close(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_samplers_of_one_pool_write_a_version_once_and_the_last_one_deletes_it(tmp_path):
+def test_samplers_of_one_pool_write_a_version_once_and_the_last_one_deletes_it(tmp_path: Path) -> None:
     one, other = AdapterCache("pool", tmp_path), AdapterCache("pool", tmp_path)
     folder = one.put(1, write)
     assert other.put(1, refuse) == folder
@@ -63,11 +64,11 @@ def test_samplers_of_one_pool_write_a_version_once_and_the_last_one_deletes_it(t
     assert versions(other) == []
 
 
-def test_two_pools_never_share_a_path(tmp_path):
+def test_two_pools_never_share_a_path(tmp_path: Path) -> None:
     assert AdapterCache("one", tmp_path).put(1, write) != AdapterCache("other", tmp_path).put(1, write)
 
 
-def test_a_version_that_cannot_be_written_leaves_no_partial_files(tmp_path):
+def test_a_version_that_cannot_be_written_leaves_no_partial_files(tmp_path: Path) -> None:
     cache = AdapterCache("pool", tmp_path)
     with pytest.raises(ResourcesError, match="policy 1 cannot be written"):
         cache.put(1, lambda folder: write_files(folder, {"a": b"", "no/such/folder": b""}))
@@ -75,7 +76,7 @@ def test_a_version_that_cannot_be_written_leaves_no_partial_files(tmp_path):
     assert not (cache.path / ".policy-1").exists()
 
 
-def test_versions_of_a_killed_sampler_are_deleted_when_another_sampler_adds_the_next(tmp_path):
+def test_versions_of_a_killed_sampler_are_deleted_when_another_sampler_adds_the_next(tmp_path: Path) -> None:
     killed, alive = AdapterCache("pool", tmp_path), AdapterCache("pool", tmp_path)
     killed.put(1, write)
     killed.put(2, write)
@@ -85,7 +86,7 @@ def test_versions_of_a_killed_sampler_are_deleted_when_another_sampler_adds_the_
     assert versions(alive) == ["policy-2", "policy-3"]
 
 
-def test_folders_of_killed_pools_are_cleaned_up_and_those_in_use_are_not(tmp_path):
+def test_folders_of_killed_pools_are_cleaned_up_and_those_in_use_are_not(tmp_path: Path) -> None:
     alive, orphan = AdapterCache("alive", tmp_path), AdapterCache("orphan", tmp_path)
     orphan.put(1, write)
     kill(orphan)
@@ -94,9 +95,9 @@ def test_folders_of_killed_pools_are_cleaned_up_and_those_in_use_are_not(tmp_pat
     assert not orphan.path.exists()
 
 
-def test_the_shared_memory_of_a_killed_sampler_is_cleaned_up(tmp_path):
+def test_the_shared_memory_of_a_killed_sampler_is_cleaned_up(tmp_path: Path) -> None:
     memory = SharedMemory(create=True, size=4096)
-    semaphore = multiprocessing.get_context("spawn").Lock()  # keeps a name in shared memory, as vLLM's do
+    semaphore: Any = multiprocessing.get_context("spawn").Lock()  # keeps a name in shared memory, as vLLM's do
     files = {SHARED_MEMORY / memory.name, SHARED_MEMORY / f"sem.{semaphore._semlock.name.lstrip('/')}"}
     assert set(map(str, files)) <= set(shared_memory_files(os.getpid()))
     orphan = AdapterCache("pool", tmp_path)
@@ -115,7 +116,7 @@ def test_the_shared_memory_of_a_killed_sampler_is_cleaned_up(tmp_path):
     memory.unlink()
 
 
-def test_the_processes_of_a_killed_sampler_are_killed_even_when_they_hang(tmp_path):
+def test_the_processes_of_a_killed_sampler_are_killed_even_when_they_hang(tmp_path: Path) -> None:
     cache = AdapterCache("pool", tmp_path)
     with cache.recording_engine():
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
@@ -138,8 +139,9 @@ with AdapterCache("pool", Path(sys.argv[1])).recording_engine():
 """
 
 
-def test_the_processes_of_a_sampler_that_is_killed_while_its_engine_starts_are_killed(tmp_path):
+def test_the_processes_of_a_sampler_that_is_killed_while_its_engine_starts_are_killed(tmp_path: Path) -> None:
     sampler = subprocess.Popen([sys.executable, "-c", STARTING, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert sampler.stdout is not None
     engine = psutil.Process(int(sampler.stdout.readline()))
     deadline = time.monotonic() + 30
     while not any(str(engine.pid) in record.read_text() for record in tmp_path.glob("*/.sampler-*")):
@@ -152,7 +154,7 @@ def test_the_processes_of_a_sampler_that_is_killed_while_its_engine_starts_are_k
     assert not engine.is_running() or engine.status() == "zombie"
 
 
-def test_a_process_that_only_has_the_pid_of_an_orphan_is_spared(tmp_path):
+def test_a_process_that_only_has_the_pid_of_an_orphan_is_spared(tmp_path: Path) -> None:
     cache = AdapterCache("pool", tmp_path)
     cache._sampler_lock.write(f"process {os.getpid()} 1.5\n")
     cache._sampler_lock.flush()

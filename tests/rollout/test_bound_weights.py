@@ -1,6 +1,9 @@
 """What the sampler finds of an adapter in vLLM's layers, on stand-ins of the layers that vLLM has."""
 
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -10,9 +13,11 @@ from rollout.bound_weights import BoundModules
 
 SLOTS, SLOT, RANK, WIDTH, VOCABULARY = 3, 1, 2, 6, 20
 PREFIX = "base_model.model."
+Weights = dict[str, torch.Tensor]
+Show = Callable[..., tuple[list[str], list[str], list[str]]]  # of an adapter: named, bound, differing
 
 
-def linear(*, sizes=(WIDTH,), rank=RANK):
+def linear(*, sizes: Sequence[int] = (WIDTH,), rank: int = RANK) -> SimpleNamespace:
     """A linear layer of one or several packed projections."""
     return SimpleNamespace(
         tp_size=1,
@@ -22,21 +27,21 @@ def linear(*, sizes=(WIDTH,), rank=RANK):
     )
 
 
-def embeddings():
+def embeddings() -> SimpleNamespace:
     """As VocabParallelEmbeddingWithLoRA has it."""
     return SimpleNamespace(
         lora_a_stacked=torch.zeros(SLOTS, VOCABULARY, RANK), lora_b_stacked=torch.zeros(SLOTS, 1, WIDTH, RANK)
     )
 
 
-def head():
+def head() -> SimpleNamespace:
     """As LogitsProcessorWithLoRA has it."""
     return SimpleNamespace(
         lora_a_stacked=torch.zeros(SLOTS, 1, RANK, WIDTH), lora_b_stacked=torch.zeros(SLOTS, 1, VOCABULARY, RANK)
     )
 
 
-def experts():
+def experts() -> SimpleNamespace:
     """As FusedMoEWithLoRA has them: a list of views for each slot and expert, and stacks of all."""
     gate_up = torch.zeros(SLOTS, 4, RANK, WIDTH)
     return SimpleNamespace(
@@ -50,15 +55,15 @@ def experts():
 class Mapper:
     """As vLLM's WeightsMapper, of a model whose language part has another prefix than in transformers."""
 
-    def get_rename_mapper(self):
+    def get_rename_mapper(self) -> "Mapper":
         return self
 
-    def _map_name(self, key):
+    def _map_name(self, key: str) -> str:
         return key.replace("model.language_model.", "language_model.model.")
 
 
 @pytest.fixture
-def layers():
+def layers() -> dict[str, Any]:
     """A model whose LoRA wraps embeddings and head too."""
     return {
         "model.embed_tokens": embeddings(),
@@ -71,10 +76,12 @@ def layers():
 
 
 @pytest.fixture
-def shown(layers, tmp_path):
+def shown(layers: dict[str, Any], tmp_path: Path) -> Show:
     """Asks the worker that has these layers about an adapter of the given factors, by name."""
 
-    def show(weights, *, mapper=None, packed=None):
+    def show(
+        weights: Weights, *, mapper: Mapper | None = None, packed: dict[str, list[str]] | None = None
+    ) -> tuple[list[str], list[str], list[str]]:
         save_file(
             {f"{PREFIX}{name}": tensor.contiguous() for name, tensor in weights.items()},
             tmp_path / "adapter_model.safetensors",
@@ -98,20 +105,20 @@ def shown(layers, tmp_path):
     return show
 
 
-def test_targets_that_no_layer_takes_are_named(layers):
+def test_targets_that_no_layer_takes_are_named(layers: dict[str, Any]) -> None:
     worker = BoundModules()
     manager = SimpleNamespace(
         modules=layers, model=SimpleNamespace(), packed_modules_mapping={"qkv_proj": ["q_proj", "k_proj", "v_proj"]}
     )
     worker.model_runner = SimpleNamespace(lora_manager=SimpleNamespace(_adapter_manager=manager))
-    assert worker.without_lora(["q_proj", "down_proj", "c_fc", "experts"]) == ["c_fc"]
+    assert worker.targets_without_lora(["q_proj", "down_proj", "c_fc", "experts"]) == ["c_fc"]
 
 
-def factors(name, size=WIDTH):
+def factors(name: str, size: int = WIDTH) -> Weights:
     return {f"{name}.lora_A.weight": torch.randn(RANK, WIDTH), f"{name}.lora_B.weight": torch.randn(size, RANK)}
 
 
-def load(layer, weights, names, scale=2.0):
+def load(layer: SimpleNamespace, weights: Weights, names: Sequence[str], scale: float = 2.0) -> None:
     """What vLLM's set_lora does."""
     for name, a, b in zip(names, layer.lora_a_stacked, layer.lora_b_stacked, strict=True):
         a[SLOT, 0] = weights[f"{name}.lora_A.weight"]
@@ -123,7 +130,7 @@ DOWN = "model.layers.0.mlp.down_proj"
 
 
 @pytest.fixture
-def weights(layers):
+def weights(layers: dict[str, Any]) -> Weights:
     """An adapter of attention and MLP that is loaded rightly."""
     weights = factors(DOWN) | factors(QKV[0]) | factors(QKV[1], 4) | factors(QKV[2], 4)
     load(layers["model.layers.0.self_attn.qkv_proj"], weights, QKV)
@@ -131,19 +138,21 @@ def weights(layers):
     return weights
 
 
-def test_embeddings_head_and_experts_that_hold_nothing_are_not_bound(shown, weights):
+def test_embeddings_head_and_experts_that_hold_nothing_are_not_bound(shown: Show, weights: Weights) -> None:
     named, bound, differing = shown(weights)
     assert named == bound == sorted([*QKV, DOWN])
     assert differing == []
 
 
-def test_other_weights_next_to_embeddings_are_caught(shown, layers, weights):
+def test_other_weights_next_to_embeddings_are_caught(shown: Show, layers: dict[str, Any], weights: Weights) -> None:
     layers[DOWN].lora_b_stacked[0][SLOT, 0, 0, 0] += 1
     layers["model.layers.0.self_attn.qkv_proj"].lora_a_stacked[1][SLOT] = 0
     assert shown(weights)[2] == [DOWN, QKV[1]]
 
 
-def test_a_projection_of_a_packed_layer_that_holds_nothing_is_not_bound(shown, layers, weights):
+def test_a_projection_of_a_packed_layer_that_holds_nothing_is_not_bound(
+    shown: Show, layers: dict[str, Any], weights: Weights
+) -> None:
     for stacked in ("lora_a_stacked", "lora_b_stacked"):
         getattr(layers["model.layers.0.self_attn.qkv_proj"], stacked)[2][SLOT] = 0
     named, bound, differing = shown(weights)
@@ -152,14 +161,18 @@ def test_a_projection_of_a_packed_layer_that_holds_nothing_is_not_bound(shown, l
 
 
 @pytest.mark.parametrize("name", ["model.embed_tokens", "lm_head"])
-def test_embeddings_and_head_that_hold_something_are_surplus_and_differ_from_the_files(shown, layers, weights, name):
+def test_embeddings_and_head_that_hold_something_are_surplus_and_differ_from_the_files(
+    shown: Show, layers: dict[str, Any], weights: Weights, name: str
+) -> None:
     layers[name].lora_b_stacked[SLOT, 0, 0, 0] = 1
     named, bound, differing = shown(weights)
     assert set(bound) - set(named) == {name}
     assert differing == [name]
 
 
-def test_embeddings_and_head_of_the_files_are_compared_like_the_others(shown, layers, weights):
+def test_embeddings_and_head_of_the_files_are_compared_like_the_others(
+    shown: Show, layers: dict[str, Any], weights: Weights
+) -> None:
     a, b = torch.randn(RANK, VOCABULARY), torch.randn(WIDTH, RANK)
     weights |= {"model.embed_tokens.lora_embedding_A": a, "model.embed_tokens.lora_embedding_B": b}
     weights |= factors("lm_head", VOCABULARY)
@@ -175,13 +188,15 @@ def test_embeddings_and_head_of_the_files_are_compared_like_the_others(shown, la
     assert shown(weights)[2] == ["lm_head", "model.embed_tokens"]
 
 
-def test_experts_that_hold_something_are_surplus(shown, layers, weights):
+def test_experts_that_hold_something_are_surplus(shown: Show, layers: dict[str, Any], weights: Weights) -> None:
     layers["model.layers.0.mlp.experts"].w2_lora_a_stacked[0][SLOT, 2, 0, 0] = 1
     named, bound, differing = shown(weights)
     assert set(bound) - set(named) == set(differing) == {"model.layers.0.mlp.experts"}
 
 
-def test_names_are_those_of_the_files_where_vllm_has_others(shown, layers, weights):
+def test_names_are_those_of_the_files_where_vllm_has_others(
+    shown: Show, layers: dict[str, Any], weights: Weights
+) -> None:
     for name in list(layers):
         if name.startswith("model."):
             layers[f"language_{name.replace('model.', 'model.model.', 1)}"] = layers.pop(name)
@@ -192,7 +207,9 @@ def test_names_are_those_of_the_files_where_vllm_has_others(shown, layers, weigh
 
 
 @pytest.mark.parametrize("packed", [["in_proj_qkvz"], ["in_proj_qkv", "in_proj_z"]])
-def test_a_module_of_the_files_may_be_several_slices_of_a_layer(shown, layers, packed):
+def test_a_module_of_the_files_may_be_several_slices_of_a_layer(
+    shown: Show, layers: dict[str, Any], packed: list[str]
+) -> None:
     layers.clear()
     sizes = (4, 4, 6, 6)
     layer = layers["model.layers.0.in_proj_qkvz"] = linear(sizes=sizes)
@@ -202,7 +219,7 @@ def test_a_module_of_the_files_may_be_several_slices_of_a_layer(shown, layers, p
         key: tensor for name, size in zip(names, rows, strict=True) for key, tensor in factors(name, size).items()
     }
     owners = [names[0]] * 3 + [names[-1]]
-    held_b = torch.cat([weights[f"{name}.lora_B.weight"] for name in names]).split(sizes)
+    held_b = torch.cat([weights[f"{name}.lora_B.weight"] for name in names]).split(sizes)  # type: ignore[no-untyped-call]  # torch ships it untyped
     for index, owner in enumerate(owners):
         layer.lora_a_stacked[index][SLOT, 0] = weights[f"{owner}.lora_A.weight"]
         layer.lora_b_stacked[index][SLOT, 0] = held_b[index]
@@ -211,7 +228,7 @@ def test_a_module_of_the_files_may_be_several_slices_of_a_layer(shown, layers, p
     assert shown(weights, packed={"in_proj_qkvz": packed})[2] == [names[-1]]
 
 
-def test_a_fused_projection_of_the_files_is_one_part(shown, layers):
+def test_a_fused_projection_of_the_files_is_one_part(shown: Show, layers: dict[str, Any]) -> None:
     layers.clear()
     layer = layers["model.layers.0.self_attn.qkv_proj"] = linear(sizes=(14,))
     weights = factors("model.layers.0.self_attn.qkv_proj", 14)

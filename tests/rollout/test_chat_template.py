@@ -266,5 +266,5 @@ def test_a_tokenizer_that_does_not_give_the_text_back_is_refused() -> None:
     for normalizer in (normalizers.Lowercase(), normalizers.Replace(" ", ""), normalizers.Replace("=", "")):
         with pytest.raises(ModelError, match="tokens do not give back"):
             renderer(tokenizer_with(normalizer=normalizer))
-    for normalizer in (normalizers.NFKC(), normalizers.Replace("\n", " ")):
-        renderer(tokenizer_with(normalizer=normalizer)).render(PROBLEM)
+    for lossless in (normalizers.NFKC(), normalizers.Replace("\n", " ")):
+        renderer(tokenizer_with(normalizer=lossless)).render(PROBLEM)

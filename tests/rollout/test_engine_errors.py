@@ -14,7 +14,7 @@ VLLM_SAYS = RuntimeError(
 )
 
 
-def logged(file, *errors):
+def logged(file: Path, *errors: Exception) -> None:
     handler = CauseHandler(str(file))
     for error in errors:
         try:
@@ -25,7 +25,7 @@ def logged(file, *errors):
     handler.handle(logging.LogRecord("vllm", logging.ERROR, "", 0, "no exception", (), None))
 
 
-def test_the_cause_is_what_a_process_logged_not_what_the_others_say_of_it(tmp_path):
+def test_the_cause_is_what_a_process_logged_not_what_the_others_say_of_it(tmp_path: Path) -> None:
     logged(
         tmp_path / "causes",
         ValueError("head size 16 is not supported\n  at length"),
@@ -34,18 +34,18 @@ def test_the_cause_is_what_a_process_logged_not_what_the_others_say_of_it(tmp_pa
     assert root_cause(tmp_path / "causes", VLLM_SAYS) == "ValueError: head size 16 is not supported"
 
 
-def test_a_process_that_was_killed_is_told_by_its_exit_code(tmp_path):
+def test_a_process_that_was_killed_is_told_by_its_exit_code(tmp_path: Path) -> None:
     assert "exit codes: {'EngineCore_DP0': -9}; -9 mostly means" in root_cause(tmp_path / "causes", VLLM_SAYS)
 
 
-def test_an_error_of_the_samplers_own_process_says_what_it_says(tmp_path):
+def test_an_error_of_the_samplers_own_process_says_what_it_says(tmp_path: Path) -> None:
     assert (
         root_cause(tmp_path / "causes", ValueError("max_model_len is too large\nmore")) == "max_model_len is too large"
     )
 
 
 @pytest.mark.parametrize("level", ["ERROR", "INFO"])
-def test_the_processes_of_an_engine_keep_their_exceptions(level, tmp_path):
+def test_the_processes_of_an_engine_keep_their_exceptions(level: str, tmp_path: Path) -> None:
     import logging.config
 
     with processes_log_to(tmp_path / "engine.causes", level):

@@ -1,11 +1,12 @@
 import asyncio
+from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
 
 from cluster.errors import GroupFailed, SamplerError
 from cluster.protocols import SamplerPool
-from cluster.types import FinishReason, GroupRequest, PolicyVersion, Prompt, Sampling
+from cluster.types import Completion, FinishReason, GroupRequest, PolicyVersion, Prompt, Sampling
 from rollout.fake import FakeSamplerPool
 
 
@@ -19,15 +20,15 @@ def request(size: int = 3, tokens: int = 100) -> GroupRequest:
     )
 
 
-async def collect(pool: SamplerPool, asked: GroupRequest) -> list:
+async def collect(pool: SamplerPool, asked: GroupRequest) -> list[Completion]:
     return await collect_from(pool.sample_group(asked))
 
 
-async def collect_from(completions) -> list:
+async def collect_from(completions: AsyncIterator[Completion]) -> list[Completion]:
     return [completion async for completion in completions]
 
 
-def test_the_fake_samples_what_its_function_says():
+def test_the_fake_samples_what_its_function_says() -> None:
     pool = FakeSamplerPool(lambda asked, index, version: f"{asked.group_id}{index}v{version}")
     completions = asyncio.run(collect(pool, request()))
     assert [c.text for c in completions] == ["g0v0", "g1v0", "g2v0"]
@@ -35,18 +36,18 @@ def test_the_fake_samples_what_its_function_says():
     assert all(c.finish_reason is FinishReason.STOP for c in completions)
 
 
-def test_the_fake_ends_completions_in_the_order_of_their_delays():
+def test_the_fake_ends_completions_in_the_order_of_their_delays() -> None:
     pool = FakeSamplerPool(lambda *_: "x", delay_seconds=lambda _, index: 0.03 - 0.01 * index)
     assert [c.index for c in asyncio.run(collect(pool, request()))] == [2, 1, 0]
 
 
-def test_the_fake_cuts_at_the_length_limit():
+def test_the_fake_cuts_at_the_length_limit() -> None:
     (completion,) = asyncio.run(collect(FakeSamplerPool(lambda *_: "abcdef"), request(size=1, tokens=4)))
     assert (completion.text, completion.finish_reason) == ("abcd", FinishReason.LENGTH)
 
 
-def test_a_group_of_the_fake_keeps_the_version_it_began_with():
-    async def scenario():
+def test_a_group_of_the_fake_keeps_the_version_it_began_with() -> None:
+    async def scenario() -> None:
         pool = FakeSamplerPool(lambda _asked, _index, version: str(version))
         running = pool.sample_group(request())
         first = await anext(running)
@@ -59,8 +60,8 @@ def test_a_group_of_the_fake_keeps_the_version_it_began_with():
     asyncio.run(scenario())
 
 
-def test_a_closed_fake_refuses_groups():
-    async def scenario():
+def test_a_closed_fake_refuses_groups() -> None:
+    async def scenario() -> None:
         pool = FakeSamplerPool(lambda *_: "x")
         await pool.close()
         await pool.close()
@@ -70,8 +71,8 @@ def test_a_closed_fake_refuses_groups():
     asyncio.run(scenario())
 
 
-def test_the_fakes_samplers_take_no_more_than_they_hold_and_the_rest_waits():
-    async def scenario():
+def test_the_fakes_samplers_take_no_more_than_they_hold_and_the_rest_waits() -> None:
+    async def scenario() -> None:
         pool = FakeSamplerPool(lambda *_: "x", delay_seconds=lambda *_: 0.05, num_samplers=2, max_concurrent_requests=3)
         begun = []
         groups = [
@@ -89,8 +90,8 @@ def test_the_fakes_samplers_take_no_more_than_they_hold_and_the_rest_waits():
     asyncio.run(scenario())
 
 
-def test_a_group_that_is_told_to_fail_does_and_leaves_its_place():
-    async def scenario():
+def test_a_group_that_is_told_to_fail_does_and_leaves_its_place() -> None:
+    async def scenario() -> None:
         pool = FakeSamplerPool(lambda *_: "x", fails=lambda asked: asked.seed == 1, max_concurrent_requests=1)
         with pytest.raises(GroupFailed):
             await collect(pool, replace(request(), seed=1))
@@ -99,8 +100,8 @@ def test_a_group_that_is_told_to_fail_does_and_leaves_its_place():
     asyncio.run(scenario())
 
 
-def test_a_completion_that_was_under_way_at_a_publish_says_which_tokens_are_whose():
-    async def scenario():
+def test_a_completion_that_was_under_way_at_a_publish_says_which_tokens_are_whose() -> None:
+    async def scenario() -> None:
         pool = FakeSamplerPool(lambda *_: "x" * 100, delay_seconds=lambda *_: 0.2, in_flight=True)
         running = asyncio.create_task(collect(pool, request(size=1, tokens=200)))
         await asyncio.sleep(0.1)
@@ -116,8 +117,8 @@ def test_a_completion_that_was_under_way_at_a_publish_says_which_tokens_are_whos
     asyncio.run(scenario())
 
 
-def test_a_group_that_is_given_up_leaves_its_place():
-    async def scenario():
+def test_a_group_that_is_given_up_leaves_its_place() -> None:
+    async def scenario() -> None:
         pool = FakeSamplerPool(lambda *_: "x", delay_seconds=lambda _, index: 0.01 * index, max_concurrent_requests=1)
         completions = pool.sample_group(request())
         await anext(completions)

@@ -2,18 +2,19 @@
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Collection, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 import rollout.lifecycle
 import rollout.replica
-from cluster.errors import DeadlineExceeded, GroupFailed, ModelError, SamplerError
-from cluster.types import Completion, FinishReason, GroupRequest, PolicyVersion
+from cluster.errors import CaravanError, DeadlineExceeded, GroupFailed, ModelError, SamplerError
+from cluster.types import Completion, FinishReason, GroupRequest, PolicyVersion, Usage, WeightSync
 from rollout.pool import RaySamplerPool
 from rollout.settings import RolloutSettings
 from rollout.weight_sync import Verification
+from tests.rollout.conftest import MakeRequest, RunInLoop
 
 pytestmark = pytest.mark.slow
 
@@ -97,30 +98,34 @@ class ScriptedActor:
 
 
 @pytest.fixture(autouse=True)
-def _scripted(monkeypatch):
+def _scripted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rollout.replica, "SamplerActor", ScriptedActor)
     monkeypatch.setattr(rollout.lifecycle, "BACK_OFF_SECONDS", (0.0, 0.1))
 
 
 @pytest.fixture
-def pool(local_ray, run):
+def pool(local_ray: None, run: RunInLoop) -> Iterator[RaySamplerPool]:
     pool = RaySamplerPool(SETTINGS, model="fine", lora_rank=8)
     run(pool.start())
     yield pool
     run(pool.close())
 
 
-async def collect(pool, request) -> list[Completion]:
+async def collect(pool: RaySamplerPool, request: GroupRequest) -> list[Completion]:
     return [completion async for completion in pool.sample_group(request)]
 
 
-def test_a_sampler_killed_in_the_middle_of_a_group_delivers_nothing_twice(pool, run, request_for):
+def test_a_sampler_killed_in_the_middle_of_a_group_delivers_nothing_twice(
+    pool: RaySamplerPool, run: RunInLoop, request_for: MakeRequest
+) -> None:
     group = run(collect(pool, request_for("dies at 0:", size=4)))
     assert [completion.index for completion in group] == [0, 1, 2, 3]
     assert len({completion.text for completion in group}) == 2  # two processes
 
 
-def test_a_restarted_sampler_holds_the_current_policy_before_it_is_given_work(pool, run, request_for):
+def test_a_restarted_sampler_holds_the_current_policy_before_it_is_given_work(
+    pool: RaySamplerPool, run: RunInLoop, request_for: MakeRequest
+) -> None:
     run(pool.publish(PolicyVersion(number=5, adapter={})))
     group = run(collect(pool, request_for("dies at 0:", size=3)))
     assert {completion.policy_version for completion in group} == {5}
@@ -128,17 +133,19 @@ def test_a_restarted_sampler_holds_the_current_policy_before_it_is_given_work(po
 
 
 def test_a_sampler_that_dies_while_it_loads_a_policy_is_replaced_before_publish_returns(
-    pool, run, request_for, tmp_path
-):
+    pool: RaySamplerPool, run: RunInLoop, request_for: MakeRequest, tmp_path: Path
+) -> None:
     policy = PolicyVersion(number=1, adapter={"dies once": str(tmp_path / "mark").encode()})
     assert [swap.sampler for swap in run(pool.publish(policy))] == ["sampler 0"]
     assert {completion.policy_version for completion in run(collect(pool, request_for("fine:")))} == {1}
 
 
-def test_a_sampler_that_hangs_while_it_loads_a_policy_is_replaced_too(local_ray, run, request_for, tmp_path):
+def test_a_sampler_that_hangs_while_it_loads_a_policy_is_replaced_too(
+    local_ray: None, run: RunInLoop, request_for: MakeRequest, tmp_path: Path
+) -> None:
     settings = SETTINGS.model_copy(update={"publish_deadline_seconds": 2.0})
 
-    async def scenario():
+    async def scenario() -> Sequence[WeightSync]:
         pool = RaySamplerPool(settings, model="fine", lora_rank=8)
         await pool.start()
         swaps = await pool.publish(PolicyVersion(number=1, adapter={"hangs once": str(tmp_path / "mark").encode()}))
@@ -148,8 +155,10 @@ def test_a_sampler_that_hangs_while_it_loads_a_policy_is_replaced_too(local_ray,
     assert [swap.sampler for swap in run(scenario())] == ["sampler 0"]
 
 
-def test_a_publish_says_for_every_sampler_how_long_it_took_and_how_far_it_was_off(local_ray, run):
-    async def scenario():
+def test_a_publish_says_for_every_sampler_how_long_it_took_and_how_far_it_was_off(
+    local_ray: None, run: RunInLoop
+) -> None:
+    async def scenario() -> Sequence[WeightSync]:
         pool = RaySamplerPool(SETTINGS.model_copy(update={"num_samplers": 2}), model="fine", lora_rank=8)
         await pool.start()
         swaps = await pool.publish(PolicyVersion(number=1, adapter={}))
@@ -161,7 +170,9 @@ def test_a_publish_says_for_every_sampler_how_long_it_took_and_how_far_it_was_of
     assert all(swap.gap == 0.25 and 0 < swap.seconds < 10 for swap in swaps)
 
 
-def test_a_sampler_that_cannot_prove_a_policy_is_restarted_once_and_then_serves_it(pool, run, request_for, tmp_path):
+def test_a_sampler_that_cannot_prove_a_policy_is_restarted_once_and_then_serves_it(
+    pool: RaySamplerPool, run: RunInLoop, request_for: MakeRequest, tmp_path: Path
+) -> None:
     before = run(collect(pool, request_for("fine:", size=1)))[0].text.split()[0]
     run(pool.publish(PolicyVersion(number=1, adapter={"unproved once": str(tmp_path / "mark").encode()})))
     after = run(collect(pool, request_for("fine:", size=1)))[0]
@@ -169,7 +180,9 @@ def test_a_sampler_that_cannot_prove_a_policy_is_restarted_once_and_then_serves_
     assert after.text.split()[0] != before  # another process
 
 
-def test_a_sampler_that_cannot_prove_a_policy_after_its_restart_either_ends_the_run(pool, run, request_for):
+def test_a_sampler_that_cannot_prove_a_policy_after_its_restart_either_ends_the_run(
+    pool: RaySamplerPool, run: RunInLoop, request_for: MakeRequest
+) -> None:
     message = r"sampler 0 does not serve policy 1: 1 trained modules are not bound \(model.layers.0.mlp.up_proj\)"
     with pytest.raises(ModelError, match=message):
         run(pool.publish(PolicyVersion(number=1, adapter={"never proved": b""})))
@@ -177,14 +190,18 @@ def test_a_sampler_that_cannot_prove_a_policy_after_its_restart_either_ends_the_
         run(collect(pool, request_for("fine:")))
 
 
-def test_a_group_under_which_engine_after_engine_dies_is_given_up_and_the_pool_works_on(pool, run, request_for):
+def test_a_group_under_which_engine_after_engine_dies_is_given_up_and_the_pool_works_on(
+    pool: RaySamplerPool, run: RunInLoop, request_for: MakeRequest
+) -> None:
     with pytest.raises(GroupFailed, match="failed on 3 samplers, the last time alone: the engine failed"):
         run(collect(pool, request_for("engine dies:", size=6)))
     assert len(run(collect(pool, request_for("fine:")))) == 4
 
 
-def test_a_group_beside_one_that_kills_every_sampler_is_not_given_up_with_it(pool, run, request_for):
-    async def scenario():
+def test_a_group_beside_one_that_kills_every_sampler_is_not_given_up_with_it(
+    pool: RaySamplerPool, run: RunInLoop, request_for: MakeRequest
+) -> None:
+    async def scenario() -> list[Completion]:
         deadly = asyncio.create_task(collect(pool, request_for("dies:")))
         innocent = await collect(pool, request_for("slow:", size=4))
         with pytest.raises(GroupFailed):
@@ -194,7 +211,9 @@ def test_a_group_beside_one_that_kills_every_sampler_is_not_given_up_with_it(poo
     assert sorted(completion.index for completion in run(scenario())) == [0, 1, 2, 3]
 
 
-def test_a_pool_whose_sampler_keeps_dying_refuses_all_work_and_says_why(pool, run, request_for):
+def test_a_pool_whose_sampler_keeps_dying_refuses_all_work_and_says_why(
+    pool: RaySamplerPool, run: RunInLoop, request_for: MakeRequest
+) -> None:
     with pytest.raises(GroupFailed):
         run(collect(pool, request_for("dies:")))
     with pytest.raises(GroupFailed):
@@ -203,10 +222,12 @@ def test_a_pool_whose_sampler_keeps_dying_refuses_all_work_and_says_why(pool, ru
         run(collect(pool, request_for("fine:")))
 
 
-def test_a_sampler_that_hangs_is_replaced_and_its_group_completed_once(local_ray, run, request_for, tmp_path):
+def test_a_sampler_that_hangs_is_replaced_and_its_group_completed_once(
+    local_ray: None, run: RunInLoop, request_for: MakeRequest, tmp_path: Path
+) -> None:
     settings = SETTINGS.model_copy(update={"request_deadline_seconds": 2.0})
 
-    async def scenario():
+    async def scenario() -> list[Completion]:
         pool = RaySamplerPool(settings, model="fine", lora_rank=8)
         await pool.start()
         await pool.publish(PolicyVersion(number=1, adapter={}))
@@ -221,8 +242,10 @@ def test_a_sampler_that_hangs_is_replaced_and_its_group_completed_once(local_ray
     assert {completion.policy_version for completion in group} == {1}
 
 
-def test_a_sampler_that_does_not_start_again_ends_the_run_with_what_was_tried(local_ray, run, request_for, tmp_path):
-    async def scenario():
+def test_a_sampler_that_does_not_start_again_ends_the_run_with_what_was_tried(
+    local_ray: None, run: RunInLoop, request_for: MakeRequest, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
         pool = RaySamplerPool(SETTINGS, model=f"starts once:{tmp_path / 'mark'}", lora_rank=8)
         await pool.start()
         message = r"no sampler is left: sampler 0 was started 3 times in \d+ s, .*the engine does not start"
@@ -233,8 +256,10 @@ def test_a_sampler_that_does_not_start_again_ends_the_run_with_what_was_tried(lo
     run(scenario())
 
 
-def test_usage_counts_who_works_and_who_is_there(pool, run, request_for):
-    async def scenario():
+def test_usage_counts_who_works_and_who_is_there(
+    pool: RaySamplerPool, run: RunInLoop, request_for: MakeRequest
+) -> None:
+    async def scenario() -> tuple[Usage, Usage, Usage]:
         before = pool.usage()
         async for _ in pool.sample_group(request_for("slow:", size=4)):
             during = pool.usage()
@@ -254,7 +279,9 @@ def test_usage_counts_who_works_and_who_is_there(pool, run, request_for):
         ("hangs", DeadlineExceeded, "starting sampler 0 .*rollout.start_deadline_seconds.* 5 s"),
     ],
 )
-def test_a_pool_that_cannot_start_says_why_and_leaves_nothing(local_ray, run, model, error, message):
+def test_a_pool_that_cannot_start_says_why_and_leaves_nothing(
+    local_ray: None, run: RunInLoop, model: str, error: type[CaravanError], message: str
+) -> None:
     settings = SETTINGS.model_copy(update={"start_deadline_seconds": 5.0 if model == "hangs" else 60.0})
     pool = RaySamplerPool(settings, model=model, lora_rank=8)
     with pytest.raises(error, match=message):

@@ -1,16 +1,21 @@
 """Adapters added into weights, against peft's own merge."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load, load_file, save
 
 from cluster.errors import ModelError
+from cluster.types import PolicyVersion
 from rollout.merge import MERGED_FILE, merged_modules, weights_folder, write_merged
+from tests.rollout.conftest import TinyModel
 
 
-def test_merged_weights_are_those_that_peft_merges(tiny_model, adapter_folders, policies, tmp_path):
+def test_merged_weights_are_those_that_peft_merges(
+    tiny_model: TinyModel, adapter_folders: dict[int, Path], policies: dict[int, PolicyVersion], tmp_path: Path
+) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
@@ -22,12 +27,14 @@ def test_merged_weights_are_those_that_peft_merges(tiny_model, adapter_folders, 
     assert all(torch.allclose(merged[name], expected[name], atol=1e-6) for name in merged)
 
 
-def test_what_was_merged_is_what_the_adapter_names(policies):
+def test_what_was_merged_is_what_the_adapter_names(policies: dict[int, PolicyVersion]) -> None:
     adapter = merged_modules(policies[1].adapter)
     assert adapter.bound == tuple(sorted(policies[1].modules))
 
 
-def test_every_version_is_added_to_the_base_anew_and_cast_at_the_end(tiny_model, policies, tmp_path):
+def test_every_version_is_added_to_the_base_anew_and_cast_at_the_end(
+    tiny_model: TinyModel, policies: dict[int, PolicyVersion], tmp_path: Path
+) -> None:
     base = load_file(weights_folder(tiny_model.path) / "model.safetensors")
     for _ in range(2):
         write_merged(weights_folder(tiny_model.path), policies[1].adapter, tmp_path, "bfloat16")
@@ -43,13 +50,17 @@ def test_every_version_is_added_to_the_base_anew_and_cast_at_the_end(tiny_model,
     ("config", "message"),
     [(b'"use_dora": true', "adds plain LoRA only"), (b'"rank_pattern": {"q_proj": 4}', "one rank")],
 )
-def test_an_adapter_that_is_no_plain_lora_is_refused(tiny_model, policies, tmp_path, config, message):
+def test_an_adapter_that_is_no_plain_lora_is_refused(
+    tiny_model: TinyModel, policies: dict[int, PolicyVersion], tmp_path: Path, config: bytes, message: str
+) -> None:
     adapter = {**policies[1].adapter, "adapter_config.json": b'{"r": 8, "lora_alpha": 16, ' + config + b"}"}
     with pytest.raises(ModelError, match=message):
         write_merged(weights_folder(tiny_model.path), adapter, tmp_path, "float32")
 
 
-def test_an_adapter_for_weights_that_the_base_has_not_is_refused_by_name(tiny_model, policies, tmp_path):
+def test_an_adapter_for_weights_that_the_base_has_not_is_refused_by_name(
+    tiny_model: TinyModel, policies: dict[int, PolicyVersion], tmp_path: Path
+) -> None:
     weights = load(policies[1].adapter["adapter_model.safetensors"])
     other = {name.replace("layers.1", "layers.7"): tensor for name, tensor in weights.items()}
     policy = replace(policies[1], adapter={**policies[1].adapter, "adapter_model.safetensors": save(other)})
@@ -58,13 +69,15 @@ def test_an_adapter_for_weights_that_the_base_has_not_is_refused_by_name(tiny_mo
 
 
 @pytest.mark.parametrize("broken", [b"no safetensors", b""])
-def test_a_file_that_is_no_adapter_is_refused(tiny_model, policies, tmp_path, broken):
+def test_a_file_that_is_no_adapter_is_refused(
+    tiny_model: TinyModel, policies: dict[int, PolicyVersion], tmp_path: Path, broken: bytes
+) -> None:
     adapter = {**policies[1].adapter, "adapter_model.safetensors": broken}
     with pytest.raises(ModelError, match="cannot be read"):
         write_merged(weights_folder(tiny_model.path), adapter, tmp_path, "float32")
 
 
-def test_weights_are_found_under_the_names_that_transformers_saves_them_under(tmp_path):
+def test_weights_are_found_under_the_names_that_transformers_saves_them_under(tmp_path: Path) -> None:
     """A multi-modal Gemma 3 has its language model elsewhere in its files than in its modules."""
     from transformers import AutoModelForCausalLM, Gemma3Config
 
@@ -99,7 +112,9 @@ def test_weights_are_found_under_the_names_that_transformers_saves_them_under(tm
     assert torch.allclose(after[changed], before[changed] + 2 * (b @ a))
 
 
-def test_only_the_weights_that_the_index_names_are_read(tiny_model, policies, tmp_path):
+def test_only_the_weights_that_the_index_names_are_read(
+    tiny_model: TinyModel, policies: dict[int, PolicyVersion], tmp_path: Path
+) -> None:
     import shutil
 
     base, merged = tmp_path / "base", tmp_path / "merged"
@@ -110,7 +125,7 @@ def test_only_the_weights_that_the_index_names_are_read(tiny_model, policies, tm
     assert load_file(merged / MERGED_FILE).keys() == load_file(base / "model.safetensors").keys()
 
 
-def test_frozen_experts_are_left_out_and_the_rest_of_a_mixture_is_not(tmp_path):
+def test_frozen_experts_are_left_out_and_the_rest_of_a_mixture_is_not(tmp_path: Path) -> None:
     from tests.made_families import make_model
 
     base = make_model(tmp_path / "base", "qwen3_moe")

@@ -3,20 +3,25 @@
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
+import psutil
 import pytest
 
 from cluster.errors import ModelError, ResourcesError, SamplerError
-from cluster.types import FinishReason, PolicyVersion
+from cluster.types import Completion, FinishReason, PolicyVersion
 from rollout.orphans import shared_memory_files
 from rollout.pool import RaySamplerPool
+from rollout.sampler import Sampler
 from rollout.settings import RolloutSettings
+from tests.rollout.conftest import MakeRequest, RunInLoop, TinyModel
 
 pytestmark = pytest.mark.slow
 
+T = TypeVar("T")
 TEMPERATURE = 0.8
 TOLERANCE = 1e-4  # nats; a wrong temperature or adapter is off by more than 0.1
 SETTINGS = RolloutSettings(
@@ -25,31 +30,39 @@ SETTINGS = RolloutSettings(
 
 
 @pytest.fixture(scope="module")
-def pool(local_ray, run, tiny_model):
+def pool(local_ray: None, run: RunInLoop, tiny_model: TinyModel) -> Iterator[RaySamplerPool]:
     pool = RaySamplerPool(SETTINGS, model=tiny_model.path, lora_rank=8)
     run(pool.start())
     yield pool
     run(pool.close())
 
 
-async def collect(completions: AsyncIterator) -> list:
+async def collect(completions: AsyncIterator[Completion]) -> list[Completion]:
     return sorted([completion async for completion in completions], key=lambda completion: completion.index)
 
 
-async def inside(pool, look):
+async def inside(pool: RaySamplerPool, look: Callable[[Sampler], T]) -> T:
     """What a function sees inside the actor."""
-    return await pool._service.stations[0].actor.__ray_call__.remote(lambda actor: look(actor._sampler))
+    actor = pool._service.stations[0].actor
+    assert actor is not None
+    seen: T = await actor.__ray_call__.remote(lambda actor: look(actor._sampler))
+    return seen
 
 
-def shelved(sampler) -> list[str]:
-    return sorted(path.name for path in sampler._adapter_cache.path.glob("policy-*"))
+def cache_path(sampler: Sampler) -> Path:
+    assert sampler._adapter_cache is not None
+    return sampler._adapter_cache.path
 
 
-def is_alive(process) -> bool:
-    return process.is_running() and process.status() != "zombie"
+def shelved(sampler: Sampler) -> list[str]:
+    return sorted(path.name for path in cache_path(sampler).glob("policy-*"))
 
 
-def worst_gap(tiny_model, completions, adapter_folder=None) -> float:
+def is_alive(process: psutil.Process) -> bool:
+    return bool(process.is_running() and process.status() != "zombie")
+
+
+def worst_gap(tiny_model: TinyModel, completions: Sequence[Completion], adapter_folder: Path | None = None) -> float:
     return max(
         abs(ours - theirs)
         for completion in completions
@@ -61,7 +74,9 @@ def worst_gap(tiny_model, completions, adapter_folder=None) -> float:
     )
 
 
-def test_a_group_comes_whole_with_the_logprobs_that_transformers_computes(pool, run, tiny_model, request_for):
+def test_a_group_comes_whole_with_the_logprobs_that_transformers_computes(
+    pool: RaySamplerPool, run: RunInLoop, tiny_model: TinyModel, request_for: MakeRequest
+) -> None:
     request = request_for("g")
     group = run(collect(pool.sample_group(request)))
     assert [completion.id for completion in group] == ["g-c0", "g-c1", "g-c2", "g-c3"]
@@ -71,8 +86,10 @@ def test_a_group_comes_whole_with_the_logprobs_that_transformers_computes(pool, 
     assert worst_gap(tiny_model, group) < TOLERANCE
 
 
-def test_a_seed_gives_the_same_group_again_and_a_completion_of_its_own_to_each_index(pool, run, request_for):
-    async def texts(seed):
+def test_a_seed_gives_the_same_group_again_and_a_completion_of_its_own_to_each_index(
+    pool: RaySamplerPool, run: RunInLoop, request_for: MakeRequest
+) -> None:
+    async def texts(seed: int) -> list[str]:
         return [completion.text for completion in await collect(pool.sample_group(request_for("g", seed=seed)))]
 
     first, again, other = run(texts(7)), run(texts(7)), run(texts(1000))
@@ -80,7 +97,9 @@ def test_a_seed_gives_the_same_group_again_and_a_completion_of_its_own_to_each_i
     assert len({*first, *other}) == 8
 
 
-def test_a_stop_string_is_kept_in_the_text_and_the_tokens_are_all_that_were_sampled(pool, run, tiny_model, request_for):
+def test_a_stop_string_is_kept_in_the_text_and_the_tokens_are_all_that_were_sampled(
+    pool: RaySamplerPool, run: RunInLoop, tiny_model: TinyModel, request_for: MakeRequest
+) -> None:
     group = run(collect(pool.sample_group(request_for("g", size=16, tokens=64, stop=("i",)))))
     end = tiny_model.tokenizer.eos_token_id
     stopped = [c for c in group if c.finish_reason is FinishReason.STOP and c.token_ids[-1] != end]
@@ -91,7 +110,9 @@ def test_a_stop_string_is_kept_in_the_text_and_the_tokens_are_all_that_were_samp
     assert worst_gap(tiny_model, group) < TOLERANCE
 
 
-def test_a_completion_ends_at_its_length_or_with_the_end_token_among_its_ids(pool, run, tiny_model, request_for):
+def test_a_completion_ends_at_its_length_or_with_the_end_token_among_its_ids(
+    pool: RaySamplerPool, run: RunInLoop, tiny_model: TinyModel, request_for: MakeRequest
+) -> None:
     group = run(collect(pool.sample_group(request_for("g", size=48, tokens=64, stop=()))))
     end = tiny_model.tokenizer.eos_token_id
     for completion in group:
@@ -103,7 +124,9 @@ def test_a_completion_ends_at_its_length_or_with_the_end_token_among_its_ids(poo
     assert {completion.finish_reason for completion in group} == {FinishReason.STOP, FinishReason.LENGTH}
 
 
-def test_special_tokens_stay_in_the_text_where_the_prompt_asks_for_them(pool, run, request_for):
+def test_special_tokens_stay_in_the_text_where_the_prompt_asks_for_them(
+    pool: RaySamplerPool, run: RunInLoop, request_for: MakeRequest
+) -> None:
     request = request_for("g", size=48, tokens=64, stop=())
     thinking = replace(request, prompt=replace(request.prompt, keeps_special_tokens=True, opened_thought="[THINK]"))
     group, plain = (run(collect(pool.sample_group(one))) for one in (thinking, request))
@@ -113,7 +136,9 @@ def test_special_tokens_stay_in_the_text_where_the_prompt_asks_for_them(pool, ru
     assert {(c.opened_thought, p.opened_thought) for c, p in zip(group, plain, strict=True)} == {("[THINK]", "")}
 
 
-def test_more_prompts_at_once_than_one_pass_of_the_engine_holds_are_all_sampled(pool, run, request_for):
+def test_more_prompts_at_once_than_one_pass_of_the_engine_holds_are_all_sampled(
+    pool: RaySamplerPool, run: RunInLoop, request_for: MakeRequest
+) -> None:
     # Prompts that share nothing, so that none comes out of the prefix cache.
     requests = [
         replace(
@@ -123,22 +148,31 @@ def test_more_prompts_at_once_than_one_pass_of_the_engine_holds_are_all_sampled(
         for n, request in enumerate(request_for(f"many-{n}", size=2, tokens=4) for n in range(60))
     ]
 
-    async def all_at_once():
+    async def all_at_once() -> list[list[Completion]]:
         return await asyncio.gather(*(collect(pool.sample_group(request)) for request in requests))
 
     assert [len(group) for group in run(all_at_once())] == [2] * 60
 
 
-def test_the_options_of_evaluation_reach_the_engine(pool, run, tiny_model, request_for):
+def test_the_options_of_evaluation_reach_the_engine(
+    pool: RaySamplerPool, run: RunInLoop, tiny_model: TinyModel, request_for: MakeRequest
+) -> None:
     (greedy,) = run(collect(pool.sample_group(request_for("g", size=1, temperature=0.0, stop=()))))
     for option in ({"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1.0}):
         group = run(collect(pool.sample_group(request_for("g", size=2, stop=(), **option))))
         assert {completion.token_ids for completion in group} == {greedy.token_ids}, option
 
 
-def test_an_adapter_changes_the_logprobs_as_peft_says(pool, run, tiny_model, policies, adapter_folders, request_for):
+def test_an_adapter_changes_the_logprobs_as_peft_says(
+    pool: RaySamplerPool,
+    run: RunInLoop,
+    tiny_model: TinyModel,
+    policies: dict[int, PolicyVersion],
+    adapter_folders: dict[int, Path],
+    request_for: MakeRequest,
+) -> None:
     (swap,) = run(pool.publish(policies[1]))
-    assert swap.gap < 1e-5
+    assert swap.gap is not None and swap.gap < 1e-5
     assert 0 < swap.seconds < 30
     group = run(collect(pool.sample_group(request_for("g"))))
     assert {completion.policy_version for completion in group} == {1}
@@ -147,10 +181,15 @@ def test_an_adapter_changes_the_logprobs_as_peft_says(pool, run, tiny_model, pol
 
 
 def test_a_running_group_ends_on_its_version_while_new_ones_use_the_next(
-    pool, run, tiny_model, policies, adapter_folders, request_for
-):
-    async def scenario():
-        begun = []
+    pool: RaySamplerPool,
+    run: RunInLoop,
+    tiny_model: TinyModel,
+    policies: dict[int, PolicyVersion],
+    adapter_folders: dict[int, Path],
+    request_for: MakeRequest,
+) -> None:
+    async def scenario() -> tuple[list[Completion], list[Completion]]:
+        begun: list[int] = []
         running = pool.sample_group(request_for("old", size=8, tokens=64, stop=()), begun.append)
         asked = asyncio.create_task(anext(running))  # in the engine once the event loop has turned
         await asyncio.sleep(0.02)
@@ -166,12 +205,16 @@ def test_a_running_group_ends_on_its_version_while_new_ones_use_the_next(
     assert worst_gap(tiny_model, new, adapter_folders[2]) < TOLERANCE
 
 
-def test_superseded_adapters_are_deleted_and_the_last_two_kept(pool, run, policies):
+def test_superseded_adapters_are_deleted_and_the_last_two_kept(
+    pool: RaySamplerPool, run: RunInLoop, policies: dict[int, PolicyVersion]
+) -> None:
     run(pool.publish(policies[3]))
     assert run(inside(pool, shelved)) == ["policy-2", "policy-3"]
 
 
-def test_an_adapter_that_vllm_refuses_is_an_error_and_the_pool_works_on(pool, run, policies, request_for):
+def test_an_adapter_that_vllm_refuses_is_an_error_and_the_pool_works_on(
+    pool: RaySamplerPool, run: RunInLoop, policies: dict[int, PolicyVersion], request_for: MakeRequest
+) -> None:
     config = policies[4].adapter["adapter_config.json"].replace(b'"r": 8', b'"r": 16')
     broken = PolicyVersion(number=4, adapter={**policies[4].adapter, "adapter_config.json": config})
     with pytest.raises(ModelError, match="policy 4"):
@@ -180,13 +223,17 @@ def test_an_adapter_that_vllm_refuses_is_an_error_and_the_pool_works_on(pool, ru
     assert {c.policy_version for c in run(collect(pool.sample_group(request_for("g"))))} == {3}
 
 
-def test_a_policy_is_published_once_and_in_order(pool, run, policies):
+def test_a_policy_is_published_once_and_in_order(
+    pool: RaySamplerPool, run: RunInLoop, policies: dict[int, PolicyVersion]
+) -> None:
     with pytest.raises(SamplerError, match="policy 3 comes after policy 3"):
         run(pool.publish(policies[3]))
 
 
-def test_a_group_that_is_no_longer_wanted_leaves_the_engine(pool, run, request_for):
-    async def scenario():
+def test_a_group_that_is_no_longer_wanted_leaves_the_engine(
+    pool: RaySamplerPool, run: RunInLoop, request_for: MakeRequest
+) -> None:
+    async def scenario() -> None:
         completions = pool.sample_group(request_for("g", size=64, tokens=64, stop=("i",)))
         await anext(completions)
         assert sum((await inside(pool, lambda sampler: sampler._num_running)).values()) > 0
@@ -199,7 +246,9 @@ def test_a_group_that_is_no_longer_wanted_leaves_the_engine(pool, run, request_f
     run(scenario())
 
 
-def test_a_group_that_the_engine_was_not_started_for_is_refused(pool, run, request_for):
+def test_a_group_that_the_engine_was_not_started_for_is_refused(
+    pool: RaySamplerPool, run: RunInLoop, request_for: MakeRequest
+) -> None:
     request = request_for("g")
     long = replace(request, sampling=replace(request.sampling, max_completion_tokens=300))
     with pytest.raises(SamplerError, match="were started for 256"):
@@ -207,11 +256,14 @@ def test_a_group_that_the_engine_was_not_started_for_is_refused(pool, run, reque
 
 
 def test_a_sampler_whose_engine_hangs_is_replaced_and_its_group_completed_once_under_the_same_version(
-    pool, run, tiny_model, adapter_folders, request_for, monkeypatch
-):
-    import psutil
-
-    async def scenario():
+    pool: RaySamplerPool,
+    run: RunInLoop,
+    tiny_model: TinyModel,
+    adapter_folders: dict[int, Path],
+    request_for: MakeRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scenario() -> tuple[list[Completion], list[str], list[psutil.Process], Collection[str]]:
         pid = await inside(pool, lambda _: os.getpid())
         family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
         leftovers = shared_memory_files(pid)
@@ -237,10 +289,10 @@ def test_a_sampler_whose_engine_hangs_is_replaced_and_its_group_completed_once_u
     assert "policy-3" in cache
 
 
-def test_a_closed_pool_leaves_no_process_and_no_file(pool, run, request_for):
-    import psutil
-
-    pid, cache = run(inside(pool, lambda sampler: (os.getpid(), sampler._adapter_cache.path)))
+def test_a_closed_pool_leaves_no_process_and_no_file(
+    pool: RaySamplerPool, run: RunInLoop, request_for: MakeRequest
+) -> None:
+    pid, cache = run(inside(pool, lambda sampler: (os.getpid(), cache_path(sampler))))
     family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
     assert len(family) > 2  # the engine and its worker
     assert any(file.is_socket() for file in cache.iterdir())  # through which these two talk
@@ -253,12 +305,12 @@ def test_a_closed_pool_leaves_no_process_and_no_file(pool, run, request_for):
         run(collect(pool.sample_group(request_for("g"))))
 
 
-def test_a_model_that_does_not_exist_is_one_clear_line(local_ray, run):
+def test_a_model_that_does_not_exist_is_one_clear_line(local_ray: None, run: RunInLoop) -> None:
     with pytest.raises(ModelError, match=r"model '/no/such/model' cannot be loaded: [^\n]*$"):
         run(RaySamplerPool(SETTINGS, model="/no/such/model", lora_rank=8).start())
 
 
-def test_more_samplers_than_the_cluster_holds_are_refused_with_the_arithmetic(local_ray, run):
+def test_more_samplers_than_the_cluster_holds_are_refused_with_the_arithmetic(local_ray: None, run: RunInLoop) -> None:
     settings = SETTINGS.model_copy(update={"num_samplers": 3, "cpus_per_sampler": 1.5})
     with pytest.raises(
         ResourcesError, match=r"samplers: 3 x \(1.5 CPU\), each on one node; .* have 2 CPU and room for 1 "

@@ -34,7 +34,7 @@ def render(problem: Problem, tokenizer: Any, *, num_few_shot: int = 0, max_promp
 
 
 @pytest.fixture(scope="module")
-def qwen():
+def qwen() -> Any:
     folder = SHARED_DATA / "qwen2.5-tokenizer"
     if not folder.is_dir():
         pytest.skip("the Qwen2.5 tokenizer is not beside the repository (../shared/data/qwen2.5-tokenizer)")
@@ -45,7 +45,7 @@ def qwen():
 
 @pytest.mark.parametrize("template", [None, CHATML])
 @pytest.mark.parametrize("num_few_shot", [0, 1, 3])
-def test_a_prompt_holds_the_problem_the_examples_asked_for_and_no_test(template, num_few_shot):
+def test_a_prompt_holds_the_problem_the_examples_asked_for_and_no_test(template: str, num_few_shot: int) -> None:
     prompt = render(GCD, tokenizer_with(template), num_few_shot=num_few_shot)
     assert GCD.prompt in prompt.text
     assert [example.prompt in prompt.text for example in FEW_SHOT_EXAMPLES] == [n < num_few_shot for n in range(3)]
@@ -53,27 +53,27 @@ def test_a_prompt_holds_the_problem_the_examples_asked_for_and_no_test(template,
     assert prompt.problem_id == "gcd"
 
 
-def test_a_base_model_continues_after_the_signature():
+def test_a_base_model_continues_after_the_signature() -> None:
     prompt = render(GCD, tokenizer_with(), num_few_shot=2)
     assert prompt.text.endswith(GCD.signature + "\n")
     assert prompt.text.count(END_MARKER) == 2  # after each example, as the completion is to end
 
 
-def test_a_chat_model_is_asked_for_the_whole_definition_and_the_marker():
+def test_a_chat_model_is_asked_for_the_whole_definition_and_the_marker() -> None:
     prompt = render(GCD, tokenizer_with(CHATML))
     assert prompt.text.startswith("<|im_start|>system\n")
     assert prompt.text.endswith("<|im_start|>assistant\n")
     assert END_MARKER in prompt.text
 
 
-def test_a_prompt_at_the_limit_is_taken_and_one_over_it_is_refused_with_both_numbers():
+def test_a_prompt_at_the_limit_is_taken_and_one_over_it_is_refused_with_both_numbers() -> None:
     length = len(render(GCD, tokenizer_with()).token_ids)
     render(GCD, tokenizer_with(), max_prompt_tokens=length)
     with pytest.raises(PromptTooLong, match=rf"'gcd' takes {length} tokens.*max_prompt_tokens={length - 1}"):
         render(GCD, tokenizer_with(), max_prompt_tokens=length - 1)
 
 
-def test_the_few_shot_examples_compile(tmp_path):
+def test_the_few_shot_examples_compile(tmp_path: Path) -> None:
     if shutil.which("ocamlc") is None:
         pytest.skip("ocamlc is not installed")
     source = tmp_path / "examples.ml"
@@ -88,7 +88,7 @@ def test_the_few_shot_examples_compile(tmp_path):
     subprocess.run([tmp_path / "examples"], check=True)
 
 
-def test_qwens_chat_template_is_tokenized_once_with_its_special_tokens(qwen):
+def test_qwens_chat_template_is_tokenized_once_with_its_special_tokens(qwen: Any) -> None:
     prompt = render(GCD, qwen, num_few_shot=1, max_prompt_tokens=704)
     tokens = qwen.convert_ids_to_tokens(prompt.token_ids)
     assert tokens[0] == "<|im_start|>"
@@ -97,7 +97,7 @@ def test_qwens_chat_template_is_tokenized_once_with_its_special_tokens(qwen):
     assert qwen.decode(prompt.token_ids) == prompt.text
 
 
-def test_the_tokens_that_no_text_is_written_with_are_named_for_the_graders(qwen):
+def test_the_tokens_that_no_text_is_written_with_are_named_for_the_graders(qwen: Any) -> None:
     renderer = PromptRenderer(qwen, num_few_shot=0, max_prompt_tokens=10_000, today=date(2025, 1, 1))
     tokens = renderer.render_all([]).special_tokens
     assert {"<|im_end|>", "<|fim_middle|>", "<tool_call>"} <= set(tokens)
@@ -109,7 +109,7 @@ def test_the_tokens_that_no_text_is_written_with_are_named_for_the_graders(qwen)
     assert special_tokens(made) == ("<s>",)
 
 
-def test_the_real_problems_fit_the_default_limit_in_qwens_tokens(qwen):
+def test_the_real_problems_fit_the_default_limit_in_qwens_tokens(qwen: Any) -> None:
     rows = [json.loads(line) for line in (SHARED_DATA / "ocaml_problems.jsonl").read_text().splitlines()]
     renderer = PromptRenderer(qwen, num_few_shot=0, max_prompt_tokens=100_000, today=TODAY)
     lengths = []

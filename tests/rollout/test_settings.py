@@ -1,6 +1,7 @@
 import socket
 import tempfile
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -10,15 +11,16 @@ from cluster.errors import ConfigError, ModelError
 from rollout.environment import compiler_variables, engine_arguments, environment_variables, socket_variables
 from rollout.model import check_model
 from rollout.settings import LORA_RANKS, RolloutSettings, check_lora_rank
+from tests.rollout.conftest import TinyModel
 
 
-def test_the_defaults_are_those_of_the_training_analyses():
+def test_the_defaults_are_those_of_the_training_analyses() -> None:
     settings = RolloutSettings()
     assert (settings.group_size, settings.temperature) == (6, 0.9)
     assert (settings.max_prompt_tokens, settings.max_completion_tokens) == (704, 512)
 
 
-def test_a_group_of_one_is_refused_and_told_why():
+def test_a_group_of_one_is_refused_and_told_why() -> None:
     with pytest.raises(ValidationError, match="never has an advantage"):
         RolloutSettings(group_size=1)
 
@@ -39,28 +41,28 @@ def test_a_group_of_one_is_refused_and_told_why():
         {"stop": ("(* END *)", "")},
     ],
 )
-def test_values_out_of_bounds_and_unknown_keys_are_refused(wrong):
+def test_values_out_of_bounds_and_unknown_keys_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         RolloutSettings(**wrong)
 
 
-def test_every_field_says_what_it_means():
+def test_every_field_says_what_it_means() -> None:
     assert all(field.description for field in RolloutSettings.model_fields.values())
 
 
-def test_lora_ranks_that_vllm_refuses_are_refused_by_name():
+def test_lora_ranks_that_vllm_refuses_are_refused_by_name() -> None:
     with pytest.raises(ConfigError, match=r"12 cannot be served.*8, 16, 32"):
         check_lora_rank(12)
 
 
-def test_the_lora_ranks_are_those_of_the_installed_vllm():
+def test_the_lora_ranks_are_those_of_the_installed_vllm() -> None:
     lora = pytest.importorskip("vllm.config.lora")
     from typing import get_args
 
     assert get_args(lora.MaxLoRARanks) == LORA_RANKS
 
 
-def test_a_model_folder_without_weights_or_with_a_broken_configuration_is_refused_in_one_line(tmp_path):
+def test_a_model_folder_without_weights_or_with_a_broken_configuration_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ModelError, match=r"the folder holds no weights[^\n]*$"):
         check_model(str(tmp_path), 10)
@@ -69,13 +71,15 @@ def test_a_model_folder_without_weights_or_with_a_broken_configuration_is_refuse
         check_model(str(tmp_path), 10)
 
 
-def test_a_model_that_takes_fewer_tokens_than_are_asked_of_it_is_refused_with_both_numbers(tiny_model):
+def test_a_model_that_takes_fewer_tokens_than_are_asked_of_it_is_refused_with_both_numbers(
+    tiny_model: TinyModel,
+) -> None:
     check_model(tiny_model.path, 512)
     with pytest.raises(ModelError, match=r"takes 512 tokens at most.*max_completion_tokens = 513"):
         check_model(tiny_model.path, 513)
 
 
-def test_cpu_samplers_are_float32_unpinned_and_bounded_in_memory(tmp_path):
+def test_cpu_samplers_are_float32_unpinned_and_bounded_in_memory(tmp_path: Path) -> None:
     settings = RolloutSettings(cpus_per_sampler=2.5, kv_cache_gib=0.5)
     arguments = engine_arguments(settings, "org/model", 16, (), max_staleness=0)
     assert arguments["dtype"] == "float32"
@@ -87,7 +91,9 @@ def test_cpu_samplers_are_float32_unpinned_and_bounded_in_memory(tmp_path):
     assert environment_variables(settings, str(tmp_path))["HF_HUB_OFFLINE"] == "1"
 
 
-def test_an_engine_meets_in_the_folder_that_goes_with_it_unless_no_socket_could_have_so_long_a_path(monkeypatch):
+def test_an_engine_meets_in_the_folder_that_goes_with_it_unless_no_socket_could_have_so_long_a_path(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with_longest_path = Path("/" + 69 * "a")
     assert socket_variables(with_longest_path) == {"VLLM_RPC_BASE_PATH": str(with_longest_path)}
     with socket.socket(socket.AF_UNIX) as bound, pytest.raises(FileNotFoundError):  # not: AF_UNIX path too long
@@ -99,7 +105,7 @@ def test_an_engine_meets_in_the_folder_that_goes_with_it_unless_no_socket_could_
     assert socket_variables(too_long) == {"VLLM_RPC_BASE_PATH": "/tmp"}
 
 
-def test_gpu_samplers_are_bfloat16_and_share_the_gpu():
+def test_gpu_samplers_are_bfloat16_and_share_the_gpu() -> None:
     settings = RolloutSettings(gpus_per_sampler=0.5, gpu_memory_utilization=0.4)
     arguments = engine_arguments(settings, "org/model", 16, (), max_staleness=0)
     assert (arguments["dtype"], arguments["gpu_memory_utilization"]) == ("bfloat16", 0.4)
@@ -109,21 +115,21 @@ def test_gpu_samplers_are_bfloat16_and_share_the_gpu():
 
 @pytest.mark.parametrize(("max_staleness", "num_places"), [(0, 3), (1, 4), (4, 7), (100, 10)])
 def test_there_is_a_place_for_every_policy_that_groups_may_run_under_one_to_prove_and_one_that_stays_empty(
-    max_staleness, num_places
-):
+    max_staleness: int, num_places: int
+) -> None:
     arguments = engine_arguments(RolloutSettings(), "org/model", 16, (), max_staleness)
     assert arguments["max_loras"] == num_places
     assert arguments["max_cpu_loras"] == max_staleness + 3
 
 
-def test_an_engine_that_exchanges_its_adapter_holds_one_and_a_merged_one_none():
+def test_an_engine_that_exchanges_its_adapter_holds_one_and_a_merged_one_none() -> None:
     in_flight = engine_arguments(RolloutSettings(policy_swap="in_flight"), "org/model", 16, (), max_staleness=4)
     assert (in_flight["max_loras"], in_flight["max_cpu_loras"]) == (2, 2)
     merged = engine_arguments(RolloutSettings(policy_swap="merged"), "org/model", 16, (), max_staleness=4)
     assert not [name for name in merged if "lora" in name]
 
 
-def test_without_bounds_nothing_scales_and_with_them_the_start_lies_between():
+def test_without_bounds_nothing_scales_and_with_them_the_start_lies_between() -> None:
     assert (RolloutSettings(num_samplers=3).minimum, RolloutSettings(num_samplers=3).maximum) == (3, 3)
     between = RolloutSettings(num_samplers=3, min_samplers=1, max_samplers=8)
     assert (between.minimum, between.maximum) == (1, 8)
@@ -131,7 +137,7 @@ def test_without_bounds_nothing_scales_and_with_them_the_start_lies_between():
         RolloutSettings(num_samplers=3, min_samplers=4, max_samplers=8)
 
 
-def test_an_engine_that_is_split_takes_whole_gpus_and_a_process_for_each():
+def test_an_engine_that_is_split_takes_whole_gpus_and_a_process_for_each() -> None:
     settings = RolloutSettings(tensor_parallel_size=4, gpus_per_sampler=1, cpus_per_sampler=2)
     assert settings.bundle == {"CPU": 2.0, "GPU": 4.0}
     arguments = engine_arguments(settings, "org/model", 16, (), max_staleness=0)
@@ -145,7 +151,7 @@ def test_an_engine_that_is_split_takes_whole_gpus_and_a_process_for_each():
         RolloutSettings(tensor_parallel_size=4, gpus_per_sampler=0.25)
 
 
-def test_ranks_of_an_engine_on_the_cpu_share_its_cores_and_its_cache():
+def test_ranks_of_an_engine_on_the_cpu_share_its_cores_and_its_cache() -> None:
     settings = RolloutSettings(tensor_parallel_size=2, cpus_per_sampler=6, kv_cache_gib=1)
     assert settings.bundle == {"CPU": 6.0}
     arguments = engine_arguments(settings, "org/model", 16, (), max_staleness=0)
@@ -153,7 +159,7 @@ def test_ranks_of_an_engine_on_the_cpu_share_its_cores_and_its_cache():
     assert environment_variables(settings, "org/model")["OMP_NUM_THREADS"] == "3"
 
 
-def test_a_model_whose_heads_cannot_be_split_is_refused_with_what_would(tiny_model):
+def test_a_model_whose_heads_cannot_be_split_is_refused_with_what_would(tiny_model: TinyModel) -> None:
     check_model(tiny_model.path, 512, 2)
     check_model(tiny_model.path, 512, 4)  # two heads of keys and values: two GPUs each have the same
     with pytest.raises(
@@ -162,7 +168,7 @@ def test_a_model_whose_heads_cannot_be_split_is_refused_with_what_would(tiny_mod
         check_model(tiny_model.path, 512, 3)
 
 
-def test_only_what_an_adapter_trains_can_carry_one_in_the_engine():
+def test_only_what_an_adapter_trains_can_carry_one_in_the_engine() -> None:
     targets = ("v_proj", "model.layers.0.self_attn.q_proj")
     arguments = engine_arguments(RolloutSettings(), "org/model", 16, targets, max_staleness=0)
     assert arguments["lora_target_modules"] == ["q_proj", "v_proj"]
@@ -171,7 +177,7 @@ def test_only_what_an_adapter_trains_can_carry_one_in_the_engine():
     assert not any("lora" in name for name in merged)
 
 
-def test_what_torch_compiles_goes_where_it_can_be_loaded(tmp_path, monkeypatch):
+def test_what_torch_compiles_goes_where_it_can_be_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     eager, compiled = RolloutSettings(enforce_eager=True), RolloutSettings(enforce_eager=False)
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

@@ -1,11 +1,17 @@
 """One engine over two processes (tensor parallel), for real on the CPU, against transformers and peft."""
 
 import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cluster.errors import ModelError
+from cluster.types import PolicyVersion
 from rollout.pool import RaySamplerPool
+from rollout.sampler import Sampler
+from tests.rollout.conftest import MakeRequest, RunInLoop, TinyModel
 
 from .test_pool import SETTINGS, TOLERANCE, collect, inside, worst_gap
 
@@ -13,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def pool(local_ray, run, tiny_model):
+def pool(local_ray: None, run: RunInLoop, tiny_model: TinyModel) -> Iterator[RaySamplerPool]:
     pool = RaySamplerPool(
         SETTINGS.model_copy(update={"tensor_parallel_size": 2}), model=tiny_model.path, lora_rank=8, max_staleness=1
     )
@@ -23,24 +29,33 @@ def pool(local_ray, run, tiny_model):
 
 
 def test_a_split_engine_samples_what_the_whole_model_would_under_an_adapter_that_every_part_proves(
-    pool, run, tiny_model, policies, adapter_folders, request_for
-):
+    pool: RaySamplerPool,
+    run: RunInLoop,
+    tiny_model: TinyModel,
+    policies: dict[int, PolicyVersion],
+    adapter_folders: dict[int, Path],
+    request_for: MakeRequest,
+) -> None:
     assert worst_gap(tiny_model, run(collect(pool.sample_group(request_for("base"))))) < TOLERANCE
     for version in (1, 2):
         (swap,) = run(pool.publish(policies[version]))
-        assert swap.gap < 1e-5
+        assert swap.gap is not None and swap.gap < 1e-5
         group = run(collect(pool.sample_group(request_for("g"))))
         assert {completion.policy_version for completion in group} == {version}
         assert worst_gap(tiny_model, group, adapter_folders[version]) < TOLERANCE
 
 
-def test_both_processes_hold_their_slices_of_the_adapter_and_none_of_another(pool, run, adapter_folders, policies):
-    async def shown(folder: str):
-        def ask(sampler):
+def test_both_processes_hold_their_slices_of_the_adapter_and_none_of_another(
+    pool: RaySamplerPool, run: RunInLoop, adapter_folders: dict[int, Path], policies: dict[int, PolicyVersion]
+) -> None:
+    async def shown(folder: str) -> list[Any]:
+        def ask(sampler: Sampler) -> list[Any]:
+            assert sampler._engine is not None
             engine = sampler._engine._engine
             call = engine.collective_rpc("bound_modules", args=(2, folder))
             # Ray has this run beside the engine's event loop.
-            return asyncio.run_coroutine_threadsafe(call, engine.output_handler.get_loop()).result(60)
+            seen: list[Any] = asyncio.run_coroutine_threadsafe(call, engine.output_handler.get_loop()).result(60)
+            return seen
 
         return await inside(pool, ask)
 
@@ -51,7 +66,9 @@ def test_both_processes_hold_their_slices_of_the_adapter_and_none_of_another(poo
     assert all(sorted(differing) == sorted(policies[2].modules) for _, _, differing in wrong)
 
 
-def test_a_model_that_cannot_be_split_is_refused_before_an_engine_starts(local_ray, run, tiny_model, pool):
+def test_a_model_that_cannot_be_split_is_refused_before_an_engine_starts(
+    local_ray: None, run: RunInLoop, tiny_model: TinyModel, pool: RaySamplerPool
+) -> None:
     settings = SETTINGS.model_copy(update={"tensor_parallel_size": 3})
     with pytest.raises(ModelError, match=r"rollout.tensor_parallel_size=3 does not split .*: 1, 2, 4 would"):
         run(RaySamplerPool(settings, model=tiny_model.path, lora_rank=8).start())

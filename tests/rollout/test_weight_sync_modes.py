@@ -1,15 +1,20 @@
 """How an engine takes a policy and proves it: real vLLM against transformers and peft, in each way of changing over."""
 
 import asyncio
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load, save
 
 from cluster.errors import ModelError
+from cluster.types import Completion, GroupRequest, PolicyVersion
 from rollout.sampler import Sampler
 from rollout.settings import RolloutSettings
-from rollout.weight_sync import Adapter
+from rollout.weight_sync import Adapter, BoundAdapter, Verification
+from tests.rollout.conftest import MakeRequest, RunInLoop, TinyModel
 
 pytestmark = pytest.mark.slow
 
@@ -18,12 +23,13 @@ TOLERANCE = 1e-4  # nats; another version is off by more than 0.1
 
 
 @pytest.fixture(scope="module", params=["versions", "in_flight", "merged"])
-def swap(request):
-    return request.param
+def swap(request: pytest.FixtureRequest) -> str:
+    mode: str = request.param
+    return mode
 
 
 @pytest.fixture(scope="module")
-def sampler(swap, run, tiny_model):
+def sampler(swap: str, run: RunInLoop, tiny_model: TinyModel) -> Iterator[Sampler]:
     settings = RolloutSettings(
         max_prompt_tokens=192, max_completion_tokens=300, enforce_eager=True, kv_cache_gib=0.25, policy_swap=swap
     )
@@ -33,37 +39,46 @@ def sampler(swap, run, tiny_model):
     run(sampler.shutdown())
 
 
-async def collect(sampler, request, version):
+async def collect(sampler: Sampler, request: GroupRequest, version: int) -> list[Completion]:
     batches = [batch async for batch in sampler.sample(request, range(request.group_size), version)]
     return sorted((completion for batch in batches for completion in batch), key=lambda completion: completion.index)
 
 
-def gap(tiny_model, adapter_folders, completion, temperature=TEMPERATURE):
+def gap(
+    tiny_model: TinyModel, adapter_folders: dict[int, Path], completion: Completion, temperature: float = TEMPERATURE
+) -> float:
     """The worst difference, over tokens, to the policy that each one says sampled it."""
     versions = completion.token_versions
     expected = {
         version: tiny_model.logprobs(completion, temperature, adapter_folders.get(version)) for version in set(versions)
     }
-    return max(
+    largest: float = max(
         abs(logprob - expected[version][position])
         for position, (version, logprob) in enumerate(zip(versions, completion.sampler_logprobs, strict=True))
     )
+    return largest
 
 
-def edited(policy, edit):
+def edited(policy: PolicyVersion, edit: Callable[[str, torch.Tensor], torch.Tensor]) -> PolicyVersion:
     """The policy with other weights under the same names."""
     weights = {name: edit(name, tensor) for name, tensor in load(policy.adapter["adapter_model.safetensors"]).items()}
     return replace(policy, adapter={**policy.adapter, "adapter_model.safetensors": save(weights)})
 
 
-def verified(run, sampler, policy):
+def verified(run: RunInLoop, sampler: Sampler, policy: PolicyVersion) -> Verification:
     return run(sampler.load_policy(policy, {policy.number}))
 
 
 def test_running_completions_say_token_by_token_which_policy_sampled_them(
-    run, swap, sampler, tiny_model, policies, adapter_folders, request_for
-):
-    async def scenario(version):
+    run: RunInLoop,
+    swap: str,
+    sampler: Sampler,
+    tiny_model: TinyModel,
+    policies: dict[int, PolicyVersion],
+    adapter_folders: dict[int, Path],
+    request_for: MakeRequest,
+) -> None:
+    async def scenario(version: int) -> tuple[Verification, list[Completion], list[Completion]]:
         before = version - 1
         running = asyncio.create_task(
             collect(sampler, request_for(f"running-{version}", size=8, tokens=300, seed=version, stop=()), before)
@@ -77,7 +92,7 @@ def test_running_completions_say_token_by_token_which_policy_sampled_them(
     for version in (1, 2, 3):
         verification, old, fresh = run(scenario(version))
         assert verification.failure is None
-        assert verification.gap < 1e-5
+        assert verification.gap is not None and verification.gap < 1e-5
         assert {token for c in fresh for token in c.token_versions} == {version}
         assert max(gap(tiny_model, adapter_folders, completion) for completion in [*old, *fresh]) < TOLERANCE
         longest = max(old, key=lambda completion: len(completion.token_ids))
@@ -87,20 +102,26 @@ def test_running_completions_say_token_by_token_which_policy_sampled_them(
         assert longest.policy_version == longest.token_versions[-1]
 
 
-def test_the_weights_of_another_version_are_no_proof(run, sampler, policies):
+def test_the_weights_of_another_version_are_no_proof(
+    run: RunInLoop, sampler: Sampler, policies: dict[int, PolicyVersion]
+) -> None:
     verification = verified(run, sampler, replace(policies[1], number=11, probe=policies[2].probe))
-    assert verification.gap > 0.05
-    assert "nats per token away from the learner's" in verification.failure
+    assert verification.gap is not None and verification.gap > 0.05
+    assert verification.failure is not None and "nats per token away from the learner's" in verification.failure
 
 
-def test_the_base_model_in_place_of_the_adapter_is_no_proof(run, sampler, policies):
+def test_the_base_model_in_place_of_the_adapter_is_no_proof(
+    run: RunInLoop, sampler: Sampler, policies: dict[int, PolicyVersion]
+) -> None:
     zero = edited(policies[1], lambda name, tensor: tensor * (0 if "lora_B" in name else 1))
     verification = verified(run, sampler, replace(zero, number=12))
-    assert verification.gap > 0.05
+    assert verification.gap is not None and verification.gap > 0.05
     assert verification.failure is not None
 
 
-def test_an_adapter_under_foreign_names_is_no_proof_and_its_modules_are_named(run, swap, sampler, policies):
+def test_an_adapter_under_foreign_names_is_no_proof_and_its_modules_are_named(
+    run: RunInLoop, swap: str, sampler: Sampler, policies: dict[int, PolicyVersion]
+) -> None:
     weights = load(policies[1].adapter["adapter_model.safetensors"])
     foreign = save({name.replace("base_model.model.", "base_model.model.wrong."): t for name, t in weights.items()})
     policy = replace(policies[1], number=13, adapter={**policies[1].adapter, "adapter_model.safetensors": foreign})
@@ -110,30 +131,39 @@ def test_an_adapter_under_foreign_names_is_no_proof_and_its_modules_are_named(ru
         return
     verification = verified(run, sampler, policy)
     assert set(verification.missing) == set(policies[1].modules)
-    assert verification.gap > 0.05
+    assert verification.gap is not None and verification.gap > 0.05
 
 
-def test_a_part_of_the_modules_is_no_proof_and_the_others_are_named(run, sampler, policies):
+def test_a_part_of_the_modules_is_no_proof_and_the_others_are_named(
+    run: RunInLoop, sampler: Sampler, policies: dict[int, PolicyVersion]
+) -> None:
     weights = load(policies[1].adapter["adapter_model.safetensors"])
     part = save({name: tensor for name, tensor in weights.items() if ".layers.1.mlp.up_proj." not in name})
     policy = replace(policies[1], number=14, adapter={**policies[1].adapter, "adapter_model.safetensors": part})
     assert verified(run, sampler, policy).missing == ("model.layers.1.mlp.up_proj",)
 
 
-def test_weights_that_no_probe_prompt_can_tell_apart_are_told_apart(run, swap, sampler, policies):
+def test_weights_that_no_probe_prompt_can_tell_apart_are_told_apart(
+    run: RunInLoop, swap: str, sampler: Sampler, policies: dict[int, PolicyVersion]
+) -> None:
     if swap == "merged":
         pytest.skip("the engine holds no adapter whose weights could be looked at")
 
-    async def scenario():
+    async def scenario() -> tuple[Verification, BoundAdapter]:
         verification = await sampler.load_policy(replace(policies[1], number=15), {15})
+        assert sampler._mode and sampler._adapter_cache and sampler._engine
         adapter = sampler._mode.adapter(15)
+        assert adapter is not None
         nudged = edited(
             policies[1], lambda name, tensor: tensor * (1.1 if "layers.0.mlp.up_proj.lora_A" in name else 1)
         )
         nudged = edited(nudged, lambda name, tensor: tensor + 1e-4 * ("layers.1.mlp.down_proj.lora_B" in name))
-        folder = sampler._adapter_cache.put(
-            16, lambda path: [(path / name).write_bytes(content) for name, content in nudged.adapter.items()]
-        )
+
+        def write(folder: Path) -> None:
+            for name, content in nudged.adapter.items():
+                (folder / name).write_bytes(content)
+
+        folder = sampler._adapter_cache.put(16, write)
         held = await sampler._engine.bound(Adapter(version=16, slot=adapter.slot, folder=folder))
         sampler._adapter_cache.remove(16)
         return verification, held
@@ -145,8 +175,14 @@ def test_weights_that_no_probe_prompt_can_tell_apart_are_told_apart(run, swap, s
 
 
 def test_after_all_that_the_right_policy_is_served_again(
-    run, swap, sampler, tiny_model, policies, adapter_folders, request_for
-):
+    run: RunInLoop,
+    swap: str,
+    sampler: Sampler,
+    tiny_model: TinyModel,
+    policies: dict[int, PolicyVersion],
+    adapter_folders: dict[int, Path],
+    request_for: MakeRequest,
+) -> None:
     verification = verified(run, sampler, replace(policies[3], number=20))
     assert verification.failure is None
     group = run(collect(sampler, request_for("g", size=4, tokens=32), 20))
@@ -155,12 +191,12 @@ def test_after_all_that_the_right_policy_is_served_again(
 
 
 def test_what_ended_between_exchange_and_proof_is_not_handed_over_where_the_proof_fails(
-    run, swap, sampler, policies, request_for
-):
+    run: RunInLoop, swap: str, sampler: Sampler, policies: dict[int, PolicyVersion], request_for: MakeRequest
+) -> None:
     if swap == "versions":
         pytest.skip("nothing runs under a policy before its proof")
 
-    async def scenario():
+    async def scenario() -> tuple[Verification, bool, list[Completion]]:
         verification = await sampler.load_policy(replace(policies[1], number=21, probe=policies[2].probe), {21})
         running = asyncio.create_task(collect(sampler, request_for("g", size=2, tokens=4), 21))
         await asyncio.sleep(0.5)
