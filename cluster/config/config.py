@@ -20,6 +20,7 @@ from pydantic.fields import FieldInfo
 from cluster.config.dataset_part import Part
 from cluster.config.environment import ENVIRONMENT, NOT_USED, read_environment
 from cluster.config.schedule import LENGTH, PRESETS, Branch, Phase, Schedule, check_order, preset
+from cluster.config.yaml_text import parse_yaml
 from cluster.errors import ConfigError
 from grader.reward import profile_of
 from grader.settings import GraderSettings
@@ -395,7 +396,7 @@ def parse_override(override: str) -> tuple[str, Any]:
     bare = text.strip()
     if _is_text(resolved) and bare.lower() not in ("", "~", "null") and bare[0] not in "\"'":
         return resolved, bare  # a name such as 1.10 or 2026-11-22 is no number and no date
-    return resolved, _parse_yaml(text, override)
+    return resolved, parse_yaml(text, override)
 
 
 def validate(tree: Mapping[str, Any]) -> Config:
@@ -441,9 +442,12 @@ def explain_keys() -> str:
     return "\n".join(lines)
 
 
-def resolve_key(key: str) -> str:
-    """A dotted key, or the end of one where it is unambiguous (``temperature`` for ``rollout.temperature``)."""
-    known = list(keys())
+def resolve_key(key: str, *, sections: bool = False) -> str:
+    """A dotted key, or the end of one where it is unambiguous (``temperature`` for ``rollout.temperature``).
+
+    With ``sections``, of a section (``lora`` for ``learner.lora``). Raises ConfigError for any other.
+    """
+    known = list(_sections(Config)) if sections else list(keys())
     if key in known:
         return key
     if key in REFUSED:
@@ -481,23 +485,36 @@ def _fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Fie
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        tree = _parse_yaml(path.read_text(encoding="utf-8"), str(path))
+        tree = parse_yaml(path.read_text(encoding="utf-8"), str(path))
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from None
     if not isinstance(tree, dict | None):
         raise ConfigError(f"{path} must hold sections such as 'rollout:', not {type(tree).__name__}")
-    # A section whose keys are all commented out is None to YAML.
-    return {name: {} if section is None else section for name, section in (tree or {}).items()}
-
-
-def _parse_yaml(text: str, where: str) -> Any:
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        problem = getattr(error, "problem", None) or "cannot be read"
-        mark = getattr(error, "problem_mark", None)
-        place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
-        raise ConfigError(f"{where} is not YAML: {problem}{place}") from None
+        return _nested(tree or {})
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def _nested(tree: Mapping[Any, Any]) -> dict[str, Any]:
+    """The tree with dotted keys, and ends of keys, put into their sections. Raises ConfigError for a key that is given twice."""
+    # A section whose keys are all commented out is None to YAML.
+    nested: dict[str, Any] = {
+        str(name): dict(value) if isinstance(value, dict) else {} if value is None else value
+        for name, value in tree.items()
+        if name in Config.model_fields
+    }
+    for name, value in tree.items():
+        if name in Config.model_fields:
+            continue
+        key = str(name)
+        if key.partition(".")[0] not in Config.model_fields:
+            key = resolve_key(key, sections=isinstance(value, dict))
+        for leaf, plain in _leaves({key: value}, "") if key in _sections(Config) else ((key, value),):
+            if leaf in dict(_leaves(nested, "")):
+                raise ConfigError(f"{leaf} is given twice, once under {name!r}: keep one")
+            _assign(nested, leaf, plain)
+    return nested
 
 
 def _overlay(tree: dict[str, Any], values: Iterable[tuple[str, Any]]) -> None:
@@ -515,7 +532,7 @@ def _assign(tree: dict[str, Any], key: str, value: Any) -> None:
     for section in sections:
         child = tree.setdefault(section, {})
         if not isinstance(child, dict):
-            raise ConfigError(f"{section!r} is a section, it cannot be {child!r}")
+            raise ConfigError(_no_section(section, child))
         tree = child
     tree[leaf] = value
 
@@ -528,12 +545,30 @@ def _leaves(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{name}", value
 
 
+def _sections(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Dotted key of every section of the tree."""
+    for name, info in model.model_fields.items():
+        section = info.annotation
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            yield f"{prefix}{name}"
+            yield from _sections(section, f"{prefix}{name}.")
+
+
+def _no_section(key: str, value: Any) -> str:
+    """The message about a section that is given one value."""
+    first = next(one for one in keys() if one.startswith(f"{key}."))
+    example = f"{{{first.removeprefix(f'{key}.')}: {value if isinstance(value, str) and _is_text(first) else '...'}}}"
+    return f"{key}={value!r}: {key} is a section of settings: write `{key}: {example}`, or {first}=..."
+
+
 def _explain(problem: Any) -> str:
     key = ".".join(str(part) for part in problem["loc"])
     message = str(problem["msg"]).removeprefix("Value error, ")
+    if problem["type"] == "model_type" and key in _sections(Config):
+        return _no_section(key, problem["input"])
     if problem["type"] == "extra_forbidden":
         try:
-            resolve_key(key)
+            resolve_key(key, sections=isinstance(problem["input"], dict))
         except ConfigError as error:
             return str(error)
         return f"unknown key {key!r}"

@@ -138,6 +138,9 @@ def check_changeable(key: str) -> None:
     # A key's end, as the command line takes it, or a slip of the hand; another key that exists is refused with the reason.
     ends = [name for name in CHANGEABLE if name.endswith(f".{key}")]
     meant = ends or difflib.get_close_matches(key, CHANGEABLE, n=1, cutoff=0.9)
+    if not meant and "." not in key:
+        by_end = {name.rpartition(".")[2]: name for name in CHANGEABLE}
+        meant = [by_end[end] for end in difflib.get_close_matches(key, by_end, n=1, cutoff=0.8)]
     if key not in CHANGEABLE and meant:
         raise ValueError(f"{key} is no key that can change while a run is going on; did you mean {' or '.join(meant)}?")
     if key.startswith("learner."):

@@ -75,6 +75,48 @@ def test_an_unknown_section_in_a_file_is_refused(tmp_path: Path) -> None:
         load_config(path, environment={})
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        "model.path: tiny\nlearner.lora.r: 8\nrollout.temperature: 1.1\n",
+        "model.path: tiny\nr: 8\ntemperature: 1.1\n",
+        "model: {path: tiny}\nlearner.lora: {r: 8}\nrollout:\ntemperature: 1.1\n",
+        "model: {path: tiny}\nlora: {r: 8}\nrollout.temperature: 1.1\n",
+    ],
+)
+def test_a_file_may_hold_dotted_keys_and_their_ends(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(content)
+    config = load_config(path, environment={})
+    assert (config.model.path, config.learner.lora.r, config.rollout.temperature) == ("tiny", 8, 1.1)
+    assert config.learner.lora.alpha == Config().learner.lora.alpha
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("run: {name: x}\nmodel:\nrun: {seed: 1}\n", "c.yaml: 'run' is given twice, in lines 1 and 3"),
+        ("rollout:\n  temperature: 1\n  temperature: 2\n", "'temperature' is given twice, in lines 2 and 3"),
+        ("temperature: 1\nrollout: {temperature: 2}\n", "rollout.temperature is given twice, once under 'temperature'"),
+        (
+            "learner.lora: {r: 8}\nlearner: {lora: {r: 16}}\n",
+            "learner.lora.r is given twice, once under 'learner.lora'",
+        ),
+        ("rolout: {temperature: 1}\n", "unknown key 'rolout'; did you mean rollout?"),
+        ("temprature: 1\n", "unknown key 'temprature'; did you mean rollout.temperature"),
+        ("model: tiny\n", "write `model: {path: tiny}`"),
+        ("model: tiny\nmodel.adapter: x\n", "write `model: {path: tiny}`"),
+        ("learner: {lora: 8}\n", "learner.lora is a section of settings: write `learner.lora: {r: ...}`"),
+    ],
+)
+def test_a_file_with_a_slip_is_refused_with_what_was_meant(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(content)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, environment={})
+    assert message in str(caught.value)
+
+
 @pytest.mark.parametrize(("content", "message"), [("- a\n", "must hold sections"), ("a: [", "is not YAML")])
 def test_a_file_that_is_no_configuration_is_refused(tmp_path: Path, content: str, message: str) -> None:
     path = tmp_path / "c.yaml"

@@ -69,6 +69,7 @@ def test_every_preset_is_a_possible_configuration(name: str) -> None:
         ("[{from_step: 1, set: {learner.lora.r: 8}}]", "learner.lora.r cannot change while a run is going on"),
         ("[{from_step: 1, set: {temperature: 1.2}}]", "did you mean rollout.temperature?"),
         ("[{from_step: 1, set: {rollout.temprature: 1.2}}]", "did you mean rollout.temperature?"),
+        ("[{from_step: 1, set: {temprature: 1.2}}]", "did you mean rollout.temperature?"),
         ("[{from_step: 1, set: {loop.max_steps: 8}}]", "loop.max_steps cannot change while a run is going on"),
         ("[{from_step: 1, set: {rollout.temperature: -1}}]", "rollout.temperature=-1"),
         ("[{from_step: 1, set: {rollout.max_completion_tokens: 9000}}]", "more than the engines are started for"),

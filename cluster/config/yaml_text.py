@@ -1,0 +1,39 @@
+"""YAML texts: parsing with refusal of keys that are given twice."""
+
+from typing import Any
+
+import yaml
+
+from cluster.errors import ConfigError
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """Parse a YAML text. Raises ConfigError, which names ``where``, for a text that is not YAML or repeats a key."""
+    try:
+        return yaml.load(text, Loader=_UniqueKeyLoader)
+    except yaml.YAMLError as error:
+        problem = getattr(error, "problem", None) or "cannot be read"
+        mark = getattr(error, "problem_mark", None)
+        place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
+        raise ConfigError(f"{where} is not YAML: {problem}{place}") from None
+    except _RepeatedKeyError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+class _RepeatedKeyError(Exception):
+    """A mapping has a key twice; YAML's own loader would keep the last value without a word."""
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
+                continue
+            line = key.start_mark.line + 1
+            if key.value in lines:
+                raise _RepeatedKeyError(
+                    f"{key.value!r} is given twice, in lines {lines[key.value]} and {line}: keep one"
+                )
+            lines[key.value] = line
+        return super().construct_mapping(node, deep)
