@@ -1,15 +1,22 @@
-"""Where the configured model lies."""
+"""The path of the configured model, and the check that it can be one."""
 
+import json
 from pathlib import Path
 
 from cluster.config.config import Config
+from cluster.config.hub import is_cached_model, unreachable_reason
 from cluster.errors import ModelError
 
 FOLDER = Path(__file__).parents[2] / "assets" / "tiny"
 
+# Models of the hub whose ids have no owner.
+WITHOUT_OWNER = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2", "openai-gpt", "ctrl")
+
+ADAPTER_FILE = "adapter_config.json"
+
 
 def model_path(config: Config) -> str:
-    """Where the model is, with ``tiny`` resolved."""
+    """The folder or Hugging Face id of the model, with ``tiny`` resolved."""
     if config.model.path == "tiny":
         return str(tiny_model_path())
     return config.model.path
@@ -25,3 +32,47 @@ def tiny_model_path() -> Path:
 def is_folder(model: str) -> bool:
     """Whether a ``model.path`` names a folder rather than a model of the hub."""
     return model.startswith(("/", ".", "~"))
+
+
+def check_model_path(config: Config) -> None:
+    """Refuse, before anything is loaded, a ``model.path`` that cannot be a model.
+
+    Raises ModelError for a folder that does not exist, an adapter, and a model of the hub while the hub does not answer.
+    """
+    path = model_path(config)
+    named = f"model.path={config.model.path}"
+    if Path(path).is_dir():
+        _refuse_adapter(named, Path(path))
+        return
+    if is_folder(path) or path.count("/") > 1:
+        raise ModelError(f"{named}: there is no such folder")
+    if is_cached_model(path):
+        return
+    if "/" not in path and path not in WITHOUT_OWNER:
+        raise ModelError(
+            f"{named}: there is no such folder here, and a model of the Hugging Face hub has an id with its owner, OWNER/NAME. "
+            "Give one of these, or 'tiny' for the built-in model"
+        )
+    if reason := unreachable_reason():
+        raise ModelError(
+            f"{named}: there is no such folder here, and the Hugging Face hub cannot be asked for it ({reason}). Give a local "
+            "folder, or 'tiny' for the built-in model"
+        )
+
+
+def _refuse_adapter(named: str, folder: Path) -> None:
+    """Raise ModelError for the folder of an adapter, or of a run with one, in place of a model."""
+    adapters = [one for one in (folder, folder / "adapter") if (one / ADAPTER_FILE).is_file()]
+    if (folder / "config.json").is_file() or not adapters:
+        return
+    try:
+        base = json.loads((adapters[0] / ADAPTER_FILE).read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError, TypeError):
+        base = None
+    adapter = adapters[0]
+    what = "a LoRA adapter" if adapter == folder else "the folder of a run"
+    raise ModelError(
+        f"{named} is {what}, not a model. To measure the adapter: model.path={base or 'BASE'} model.adapter={adapter} (`caravan "
+        "eval`, `caravan sample`). To train it further, merge it into its base model (`caravan export RUN OUT --merge`), and "
+        "give model.path=OUT"
+    )

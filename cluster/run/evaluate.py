@@ -1,7 +1,7 @@
-"""``caravan eval`` and ``caravan sample``: try a model or an adapter on problems, without training."""
+"""``caravan eval`` and ``caravan sample``: a model or an adapter on problems, without training."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +22,17 @@ from cluster.loop.evaluation import (
 )
 from cluster.placement.ray_cluster import place, ray_cluster
 from cluster.problems.run_data import RunData, evaluated_run
-from cluster.run.session import (
-    Interruption,
-    Material,
-    Usable,
-    load_material,
-    load_usable,
-    read_adapter,
-    samplers_and_graders,
-)
-from cluster.types import Group, Problem
+from cluster.protocols import GraderPool, SamplerPool
+from cluster.run.interruption import interruption_of_task
+from cluster.run.loading import Dataset, RenderedProblems, audit_and_split, load_and_render, problems_to_evaluate
+from cluster.run.session import read_adapter, samplers_and_graders
+from cluster.types import Group, Problem, Prompt
 from grader.toolchain import prepare_toolchain
 from learner.settings import LORA_RANKS_OF_VLLM
 from learner.training.quiet import silence_libraries
 
 BASE_PASS_RATE = 0.20
-"""Below it the first training analysis ("Test Base Model Capability") takes a stronger model or easier problems."""
+"""Pass rate below which the first baseline analysis ("Test Base Model Capability") takes a stronger model or easier problems."""
 
 TOO_WEAK = 3
 """The exit code of a base check that fails."""
@@ -46,30 +41,29 @@ TOO_WEAK = 3
 async def evaluate(
     config: Config, view: View, out: Path | None, *, on: str = "held-out", base_check: bool = False
 ) -> int:
-    """Sample and grade problems, print tables and, where ``out`` is given, write the figures as JSON.
+    """Sample and grade problems, print tables and, with ``out``, write the metrics as JSON.
 
-    ``on``: "held-out" problems, those for "training", or "all". With ``base_check`` the exit code is TOO_WEAK where fewer than
-    BASE_PASS_RATE of the completions pass; it is LOST_PROBLEMS where some problems could not be measured.
+    ``on`` selects the "held-out" problems, those for "training", or "all". The exit code is TOO_WEAK with ``base_check`` and a
+    pass rate below BASE_PASS_RATE, and LOST_PROBLEMS where some problems could not be measured.
     """
-    Interruption(view)
+    interruption_of_task(view)
     if out:
         _check_writable(out)
     prepare_toolchain()
     if config.evaluation.num_problems == 0 or (on == "held-out" and config.data.held_out == 0):
         raise DatasetError("nothing to evaluate: data.held_out and evaluation.num_problems must both be at least 1")
-    usable = load_usable(config, view)
+    rendered = load_and_render(config, view)
     _check_adapter(config)
     name = config.model.adapter.name if config.model.adapter else Path(config.model.path).name
     with ray_cluster(view.log) as cluster:
         placed = place(config.without_learner(), cluster.resources, num_machines=cluster.num_machines)
-        whole = (
-            placed.changed({"data.held_out": 0}) if on == "all" else placed
-        )  # a split could leave nothing to train on
-        data = None if on == "all" else data_of_adapter(config, usable, view)
-        material = await load_material(whole, usable, view, data=data)
-        problems = _chosen(material, on)[: config.evaluation.num_problems]
-        groups, reasons = await _attempt(
-            placed, view, material, problems, config.evaluation.completions_per_problem, name
+        # All problems are taken without a split, which could leave nothing to train on and be refused.
+        split = placed.changed({"data.held_out": 0}) if on == "all" else placed
+        data = None if on == "all" else data_of_adapter(config, rendered, view)
+        dataset = await audit_and_split(split, rendered, view, data=data)
+        problems = _selected(config, dataset, on, view)
+        groups, reasons = await _sample_and_grade(
+            placed, view, dataset, problems, config.evaluation.completions_per_problem, name
         )
     result = summarize(groups, name)
     if warning := warning_of_lost(result, reasons):
@@ -84,23 +78,54 @@ async def evaluate(
     return LOST_PROBLEMS if reasons else code
 
 
-def data_of_adapter(config: Config, usable: Usable, view: View) -> RunData | None:
-    """Return what the run of an adapter knows of its data: what it trained on is never evaluated as held out."""
+async def measure(
+    config: Config,
+    problems: Sequence[Problem],
+    prompts: Mapping[str, Prompt],
+    samplers: SamplerPool,
+    graders: GraderPool,
+    view: View,
+    *,
+    num_completions: int,
+    name: str,
+    title: str,
+) -> tuple[list[Group], dict[str, str]]:
+    """Sample and grade problems under a progress bar; returns groups, and by problem id the reasons why problems were lost."""
+    sampling, reasons = evaluation_sampling(config), dict[str, str]()
+    with view.counting(title, len(problems)) as counter:
+        groups = await attempt_all(
+            problems,
+            prompts,
+            samplers=samplers,
+            graders=graders,
+            sampling=sampling,
+            completions_per_problem=num_distinct(sampling, num_completions, view.log),
+            seed=config.run.seed + 1,
+            name=name,
+            on_done=counter.advance,
+            on_lost=reasons.setdefault,
+        )
+    return groups, reasons
+
+
+def data_of_adapter(config: Config, rendered: RenderedProblems, view: View) -> RunData | None:
+    """The split of the run that trained an adapter, so that no training problem counts as held out; None without one."""
     folder = evaluated_run(config)
     data = RunData.read(folder) if folder else None
     if folder is None or data is None:
         return None
-    if not data.knows_any(usable.problems):
+    if not data.knows_any(rendered.problems):
         return None  # another data set
-    if number := len(data.split(usable.problems)[2]):
+    if number := len(data.split(rendered.problems)[2]):
         view.log(f"{number} problems are not among those of {folder.path}: they count as training problems here")
     return data
 
 
-def _chosen(material: Material, on: str) -> tuple[Problem, ...]:
-    if on == "all":
-        return (*material.held_out, *material.training)
-    return tuple(material.training if on == "training" else material.held_out)
+def _selected(config: Config, dataset: Dataset, on: str, view: View) -> Sequence[Problem]:
+    if on == "held-out":
+        return problems_to_evaluate(config, dataset.held_out, view)
+    problems = dataset.training if on == "training" else (*dataset.held_out, *dataset.training)
+    return problems[: config.evaluation.num_problems]
 
 
 def _check_base(console: Console, pass_rate: float) -> int:
@@ -110,8 +135,8 @@ def _check_base(console: Console, pass_rate: float) -> int:
         return 0
     console.print(
         f"{found}, fewer than {BASE_PASS_RATE:.0%}: most groups would teach nothing. Take a stronger model, show it more solved "
-        "examples (rollout.num_few_shot), teach it the reference solutions first (`caravan sft`), or keep the problems that it "
-        "sometimes solves (`caravan eval --on all --out FILE`, then `caravan filter`).",
+        "examples (rollout.num_few_shot), train it on the reference solutions first (`caravan sft`), or keep the problems that "
+        "it sometimes solves (`caravan eval --on all --out FILE`, then `caravan filter`).",
         highlight=False,
         soft_wrap=True,
     )
@@ -119,7 +144,7 @@ def _check_base(console: Console, pass_rate: float) -> int:
 
 
 def _check_writable(path: Path) -> None:
-    """Before the work rather than after it."""
+    """Raise RunFolderError, before the evaluation rather than after it, where the result has no folder."""
     if not path.absolute().parent.is_dir():
         raise RunFolderError(f"cannot write {path}: there is no folder {path.parent}")
 
@@ -133,24 +158,24 @@ def _write_json(path: Path, result: Mapping[str, Any]) -> None:
 
 async def sample(config: Config, view: View, ids: list[str], num_problems: int, num_completions: int) -> int:
     """Print graded completions of the problems with these ids, or of the first held-out ones."""
-    Interruption(view)
+    interruption_of_task(view)
     prepare_toolchain()
-    usable = load_usable(config, view)
+    rendered = load_and_render(config, view)
     _check_adapter(config)
-    everything = {problem.id: problem for problem in usable.problems}
-    unknown = [problem_id for problem_id in ids if problem_id not in everything]
+    by_id = {problem.id: problem for problem in rendered.problems}
+    unknown = [problem_id for problem_id in ids if problem_id not in by_id]
     if unknown:
         raise DatasetError(
-            f"{config.data.dataset} has no problem {unknown[0]!r}; it has, for example, {next(iter(everything))!r}"
+            f"{config.data.dataset} has no problem {unknown[0]!r}; it has, for example, {next(iter(by_id))!r}"
         )
     console = output()
     with ray_cluster(view.log) as cluster:
         placed = place(config.without_learner(), cluster.resources, num_machines=cluster.num_machines)
-        material = await load_material(placed, usable, view, data=data_of_adapter(config, usable, view))
-        # Asked for by its id, a problem is shown even where no solution can pass it.
-        asked = tuple(everything[problem_id] for problem_id in ids)
-        problems = asked or (*material.held_out, *material.training)[:num_problems]
-        groups, reasons = await _attempt(placed, view, material, problems, num_completions, "sample")
+        dataset = await audit_and_split(placed, rendered, view, data=data_of_adapter(config, rendered, view))
+        # A problem that is given by its id is shown even where no solution can pass it.
+        given = tuple(by_id[problem_id] for problem_id in ids)
+        problems = given or (*dataset.held_out, *dataset.training)[:num_problems]
+        groups, reasons = await _sample_and_grade(placed, view, dataset, problems, num_completions, "sample")
     for group in groups:
         console.rule(group.problem.id)
         console.print(Syntax(group.problem.prompt, "ocaml", background_color="default", word_wrap=True))
@@ -161,7 +186,7 @@ async def sample(config: Config, view: View, ids: list[str], num_problems: int, 
 
 
 def _check_adapter(config: Config) -> None:
-    """Before anything large is started: raise ModelError where model.adapter is no adapter, or one of another model."""
+    """Raise ModelError, before anything large starts, for a model.adapter that is no adapter or one of another model."""
     if config.model.adapter:
         _, rank = read_adapter(config.model.adapter)
         if rank > LORA_RANKS_OF_VLLM[-1]:
@@ -174,11 +199,10 @@ def _check_adapter(config: Config) -> None:
         check_adapter(model_path(config), config.model.adapter)
 
 
-async def _attempt(
-    config: Config, view: View, material: Material, problems: tuple[Problem, ...], num_completions: int, name: str
+async def _sample_and_grade(
+    config: Config, view: View, dataset: Dataset, problems: Sequence[Problem], num_completions: int, name: str
 ) -> tuple[list[Group], dict[str, str]]:
-    """Sample and grade, in a Ray cluster, with the placed configuration; also why problems were lost, by their ids."""
-    sampling, reasons = evaluation_sampling(config), dict[str, str]()
+    """Start the pools in the Ray cluster, with the placed configuration, and measure the problems."""
     if config.model.adapter:
         from rollout.merge import merged_modules
 
@@ -187,25 +211,22 @@ async def _attempt(
         targets = merged_modules(policy.adapter).named
     else:
         policy, rank, targets = None, config.learner.lora.r, ()
-        # The base model alone needs no LoRA in the engine, which vLLM has not for every model.
+        # The base model alone needs no LoRA in the engine; vLLM does not support LoRA for every model.
         config = config.model_copy(update={"rollout": config.rollout.model_copy(update={"policy_swap": "merged"})})
     async with samplers_and_graders(
-        config, view, lora_rank=rank, lora_targets=targets, special_tokens=material.special_tokens, policy=policy
+        config, view, lora_rank=rank, lora_targets=targets, special_tokens=dataset.special_tokens, policy=policy
     ) as (samplers, graders):
-        with view.counting("problems", len(problems)) as counter:
-            groups = await attempt_all(
-                problems,
-                material.prompts,
-                samplers=samplers,
-                graders=graders,
-                sampling=sampling,
-                completions_per_problem=num_distinct(sampling, num_completions, view.log),
-                seed=config.run.seed + 1,
-                name=name,
-                on_done=counter.advance,
-                on_lost=reasons.setdefault,
-            )
-            return groups, reasons
+        return await measure(
+            config,
+            problems,
+            dataset.prompts,
+            samplers,
+            graders,
+            view,
+            num_completions=num_completions,
+            name=name,
+            title="problems",
+        )
 
 
 def _print_completions(console: Console, group: Group) -> None:

@@ -1,4 +1,4 @@
-"""The figures of a run as Ray's own metrics, which every node exports for Prometheus."""
+"""The metrics of a run as Ray's own metrics, which every node exports for Prometheus."""
 
 import re
 from collections.abc import Mapping
@@ -7,19 +7,19 @@ from ray.util.metrics import Gauge
 
 
 class Gauges:
-    """One gauge per figure, ``ray_caravan_<name>``, tagged with the run. Ray must be initialized."""
+    """One gauge per metric, ``ray_caravan_<name>``, tagged with the run. Ray must be initialized."""
 
     def __init__(self, run: str) -> None:
         self._tags = {"run": run}
         self._gauges: dict[str, Gauge] = {}
 
-    def show(self, figures: Mapping[str, float | None]) -> None:
-        """Set the gauges; figures that are None are left as they were."""
-        for name, value in figures.items():
+    def show(self, metrics: Mapping[str, float | None]) -> None:
+        """Set the gauges; a metric that is None keeps its last value."""
+        for name, value in metrics.items():
             if value is None:
                 continue
             if name not in self._gauges:
-                # Prometheus knows no slashes, which TRL's names have.
+                # Prometheus allows no slashes, which TRL's names contain.
                 self._gauges[name] = Gauge(
                     f"caravan_{re.sub(r'[^a-zA-Z0-9_]', '_', name)}", description=name, tag_keys=("run",)
                 )

@@ -1,0 +1,131 @@
+"""Checks before a run starts anything large, and the one step that loads its model's prompts and its data."""
+
+import json
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+
+from cluster.config.config import Config
+from cluster.config.model_path import check_model_path, model_path
+from cluster.console import View
+from cluster.errors import CaravanError, ConfigError, RunFolderError
+from cluster.ledger.run_folder import RunFolder
+from cluster.placement.plan.machines import machines_of
+from cluster.placement.plan.model_shape import shape_of, trainable_adapter
+from cluster.placement.plan.places import make_plan
+from cluster.placement.ray_cluster import Cluster, fitted_shares, place
+from cluster.placement.submit.lasting import is_job, require_lasting
+from cluster.problems.run_data import RunData, split_of_run
+from cluster.run.loading import RenderedProblems, load_and_render, prompt_date
+from cluster.types import Problem
+from learner.training.checkpoints import newest_checkpoint, step_of
+from rollout.model import check_split
+from rollout.preflight import Preflight, preflight
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedRun:
+    """What a run needs before its parts start."""
+
+    rendered: RenderedProblems
+    data: RunData | None  # the data and split of an earlier start; None without one
+    adapter_targets: Sequence[str]  # modules of the model that the adapter trains
+    num_steps_done: int
+
+
+def check_settings(config: Config) -> tuple[Config, RunFolder]:
+    """Refuse settings that no run can have; returns them with the date of the run's prompts, and the folder of the run.
+
+    Raises ConfigError, RunFolderError for a run that is finished, ModelError for a path that is no model.
+    """
+    refuse_adapter(config, "train")
+    if is_job():
+        require_lasting(config.run.folder)
+    folder = RunFolder(config.run.folder / (config.run.name or "run"))
+    config = config.dated(folder.prompt_date() or prompt_date(config))
+    with folder.explained(folder.path):  # a path may be too long, or lead through a file
+        _require_more_to_do(config, folder)
+    check_model_path(config)
+    return config, folder
+
+
+def refuse_adapter(config: Config, command: str) -> None:
+    """Raise ConfigError for a ``model.adapter``, which ``command`` would ignore."""
+    if config.model.adapter:
+        raise ConfigError(
+            f"model.adapter={config.model.adapter}: {command} starts from a base model. To train an adapter further, merge it "
+            "into its base model (`caravan export RUN OUT --merge`) and give model.path=OUT; the OUT of `caravan sft` is such a "
+            "model already. To continue the run itself: `caravan train --resume RUN`"
+        )
+
+
+def load_run(config: Config, folder: RunFolder, view: View, *, allow_changed_data: bool) -> LoadedRun:
+    """Load the problems and render their prompts, and refuse a model or data that the run cannot be trained on.
+
+    Raises RunFolderError for other data than an earlier start had, unless ``allow_changed_data``; ModelError, ConfigError and
+    DatasetError.
+    """
+    newest = newest_checkpoint(folder.checkpoints)
+    data = RunData.read(folder) if newest else None
+    if newest and data is None:
+        view.log(f"{folder.path} has no data.jsonl (an older Caravan started it): its data is split again")
+
+    def check(problems: Sequence[Problem]) -> None:
+        if data and (changes := data.check(problems, folder.path, allowed=allow_changed_data)):
+            view.log(changes)
+
+    rendered = load_and_render(config, view, check)
+    size = trainable_adapter(config)
+    view.log(str(size))
+    num_gpus = config.rollout.tensor_parallel_size
+    if num_gpus > 1:
+        shape = shape_of(model_path(config))
+        check_split(config.model.path, num_gpus, heads=shape.heads, kv_heads=shape.kv_heads)
+    split_of_run(data, rendered.problems, config)  # refuses too few problems
+    return LoadedRun(
+        rendered=rendered, data=data, adapter_targets=size.targets, num_steps_done=step_of(newest) if newest else 0
+    )
+
+
+def inspect_model(config: Config) -> AbstractAsyncContextManager[Preflight]:
+    """Ask vLLM about the model, in another process, while the block runs."""
+    return preflight(
+        config.rollout,
+        model=model_path(config),
+        lora_rank=config.learner.lora.r,
+        max_staleness=config.loop.max_staleness,
+    )
+
+
+async def require_served(inspection: Preflight, view: View) -> None:
+    """Wait for vLLM's answer about the model; raises ModelError where vLLM refuses it."""
+    if unknown := await inspection.passed():
+        view.warn(f"whether vLLM serves the model is not known before the samplers start: {unknown}")
+
+
+def place_run(config: Config, cluster: Cluster, view: View) -> Config:
+    """Fill in each part's share of the cluster, and warn of GPUs that look too small. Raises ResourcesError."""
+    placed = place(config, cluster.resources, num_machines=cluster.num_machines)
+    if smaller := fitted_shares(config, placed):
+        view.log(smaller)
+    machines = machines_of(cluster.nodes)
+    if any(machine.gpu is not None for machine in machines):
+        try:
+            make_plan(config, shape_of(model_path(config)), machines)
+        except CaravanError as error:  # a careful estimate should not keep a run from trying
+            view.warn(f"by `caravan plan`, {error}")
+    return placed
+
+
+def _require_more_to_do(config: Config, folder: RunFolder) -> None:
+    """Raise RunFolderError for a finished run, unless it has been extended and has a checkpoint to resume from."""
+    if not folder.summary.exists():
+        return
+    summary = json.loads(folder.summary.read_text(encoding="utf-8"))
+    is_extended = config.num_steps(summary["problems"]["training"]) > summary["steps"]
+    if not is_extended or newest_checkpoint(folder.checkpoints) is None:
+        raise RunFolderError(
+            f"{folder.path} is finished after {summary['steps']} steps: see {folder.summary} and {folder.curve}. Extend it with "
+            f"`caravan train --resume {folder.argument} max_steps=MORE`, start another run with run.name=NAME, or delete the "
+            "folder to train again"
+        )
