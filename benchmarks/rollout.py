@@ -33,7 +33,7 @@ from benchmarks.step_ways import caravan, plain_trl
 from cluster.config.config import Config, load_config
 from cluster.config.model_path import model_path
 from cluster.console import View
-from cluster.run.session import load_usable
+from cluster.run.loading import load_and_render
 from cluster.types import GroupRequest, Prompt, Sampling
 
 CONFIG = Path(__file__).parents[1] / "configs" / "demo.yaml"
@@ -69,7 +69,7 @@ class Effort:
 def compare_sampling(config: Config, effort: Effort, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
     """Rounds of both ways in turns, without and with an adapter."""
     adapter, rank = folder / "adapter", config.learner.lora.r
-    usable = load_usable(config, View())
+    usable = load_and_render(config, View())
     prompts = list(usable.prompts.values())
     in_a_process(make_adapter, model_path(config), rank, adapter, prompts[0].token_ids, 0)
 

@@ -19,7 +19,7 @@ from cluster.config.config import Config, load_config
 from cluster.config.model_path import model_path
 from cluster.console import View
 from cluster.problems.dataset import split
-from cluster.run.session import load_usable
+from cluster.run.loading import load_and_render
 from cluster.types import Problem
 
 # What the programs of the two training analyses pay, roughly: it parses, it compiles, its asserts hold.
@@ -57,7 +57,7 @@ def plain_trl(link: Link, num_threads: int, config_file: Path) -> None:
 
     from learner.training.build import lora_config
 
-    usable = load_usable(config, View())
+    usable = load_and_render(config, View())
     training, _ = split(usable.problems, config.data.held_out, config.data.split_seed)
     batch_size = _step_size(config)
     reward_seconds: list[float] = []

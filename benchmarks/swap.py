@@ -30,7 +30,7 @@ from benchmarks.sampling_ways import Setting, bare, in_a_process, make_adapter, 
 from cluster.config.config import load_config
 from cluster.config.model_path import model_path
 from cluster.console import View
-from cluster.run.session import load_usable
+from cluster.run.loading import load_and_render
 from cluster.types import GroupRequest, Prompt, Sampling, WeightSync
 
 WAYS = ("versions", "in_flight", "merged")
@@ -128,7 +128,7 @@ def run(settings: Sequence[str], num_swaps: int, say: Callable[[str], None]) -> 
     """Measure; the result is what the last line prints."""
     config = load_config(CONFIG, settings, environment={})
     folder = Path(tempfile.mkdtemp(prefix="bench-swap-"))  # the logs stay where something went wrong
-    prompts = list(load_usable(config, View()).prompts.values())
+    prompts = list(load_and_render(config, View()).prompts.values())
     rank = config.learner.lora.r
     adapters = tuple(folder / f"adapter-{number}" for number in range(max(NUM_LIVE)))
     for seed, adapter in enumerate(adapters):

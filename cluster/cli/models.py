@@ -138,7 +138,7 @@ def _sft_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _sft(options: argparse.Namespace) -> int:
     from cluster.config.config import load_config
-    from cluster.models.sft import Lesson, sft
+    from cluster.models.sft import SftJob, sft
     from learner.sft.examples import Schedule
 
     config = load_config(options.config, options.settings, without_supervised(os.environ), log=note)
@@ -151,14 +151,14 @@ def _sft(options: argparse.Namespace) -> int:
         num_warm_up_steps=options.warmup_steps,
         seed=config.run.seed,
     )
-    lesson = Lesson(
+    job = SftJob(
         config=config,
         schedule=schedule,
         full=options.full,
         save_every_steps=options.save_steps,
         keep=options.keep,
     )
-    return sft(lesson, options.out)
+    return sft(job, options.out)
 
 
 EXPORT_HELP = """\

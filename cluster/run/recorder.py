@@ -1,4 +1,4 @@
-"""What a run writes down as it goes: the seeds' logs, the metrics, and every completion with its outcome."""
+"""The recorder of a run: logs, metrics, and every completion with its outcome, on disk and on the screen."""
 
 import statistics
 import time
@@ -21,11 +21,11 @@ from cluster.loop.metrics import percentile
 from cluster.types import Group, StepReport, WeightSync
 
 FLUSH_SECONDS = 5.0
-"""How long the rows of dropped groups may wait for others to share a file with."""
+"""Longest time that rows of dropped groups wait for others before they are written as a file."""
 
 
 class RunRecords:
-    """The Records of the driver, on disk; ``view`` shows the same to whoever watches, ``export`` to other programs."""
+    """The driver's Records: written to the run folder, shown on ``view``, and sent to other programs by ``export``."""
 
     def __init__(self, folder: RunFolder, view: View, export: Callable[[Mapping[str, float | None]], None]) -> None:
         self._folder = folder
@@ -39,12 +39,11 @@ class RunRecords:
         self._last_epoch: Stretch | None = None
         for row in whole_rows(folder.metrics):
             self._last_epoch = self._epochs.add(row) or self._last_epoch
-        pa.array(
-            [0]
-        )  # the first conversion loads pandas, which takes more than a second: now, rather than between two steps
+        # The first conversion loads pandas, which takes more than a second: here, rather than between two steps.
+        pa.array([0])
 
     def group_dropped(self, dropped: Dropped, step: int) -> None:
-        """Keep a group that will not be trained, under the step that comes next."""
+        """Record a group that will not be trained, under the next step."""
         self._log_rewards([dropped.group], step + 1)
         self._pending.extend(dropped_rows(dropped, step + 1))
         if time.monotonic() - self._flushed_at > FLUSH_SECONDS:
@@ -58,45 +57,45 @@ class RunRecords:
         metrics: Mapping[str, float],
         active_overrides: Mapping[str, Any],
     ) -> None:
-        """Write everything about one step; its rollouts are readable as soon as this returns."""
+        """Record a step; its rollouts are readable when this returns."""
         step = report.step
         self._log_rewards(groups, step)
         self._pending.extend(row for group in groups for row in trained_rows(group, report))
         self._write_rollouts(step)
-        figures = {"step": step, "epoch": epoch, **metrics}
+        row = {"step": step, "epoch": epoch, **metrics}
         self._folder.append_json(
-            self._folder.metrics, figures | ({"in_force": dict(active_overrides)} if active_overrides else {})
+            self._folder.metrics, row | ({"in_force": dict(active_overrides)} if active_overrides else {})
         )
         self._folder.append(self._folder.learning_log, learning_log_line(epoch, metrics))
         self._folder.append(
             self._folder.time_log, f"[Step {step}]  {metrics['step_seconds']:.1f} s  {busy_line(metrics)}"
         )
-        self._export(figures)
+        self._export(row)
         self._view.step_done(step, epoch, metrics)
-        if closed := self._epochs.add(figures):
+        if closed := self._epochs.add(row):
             self._epoch_done(step, closed)
 
     def _epoch_done(self, step: int, epoch: Stretch) -> None:
-        """Keep the means of an epoch, and show how it differs from the one before."""
+        """Record the means of an epoch, and show its difference from the previous epoch."""
         self._folder.append_json(self._folder.epochs, {"step": step, "name": epoch.name, **epoch.as_row()})
         if self._last_epoch:
             self._view.console.print(comparison_table(compare((self._last_epoch, epoch))))
         self._last_epoch = epoch
 
     def phase_entered(self, step: int, values: Mapping[str, Any]) -> None:
-        """Say and keep which settings change; those that were kept before a run was resumed are not said again."""
+        """Log and record changed settings, except those that were recorded before the run was resumed."""
         values = {key: value for key, value in values.items() if key not in self._set or self._set[key] != value}
         if not values:
             return
         self._set |= values
         self._folder.append_json(self._folder.phases, {"step": step, "set": values})
-        told = ", ".join(
+        changes = ", ".join(
             f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in values.items()
         )
-        self._view.log(f"after step {step}: {told}")
+        self._view.log(f"after step {step}: {changes}")
 
     def health_noted(self, step: int, response: Response) -> None:
-        """Say and keep what was found about the run's health, and what is done for it."""
+        """Log and record alerts about the run's health, and the adjustment that is made."""
         for finding in response.news:
             judgement = finding.judgement
             self._view.warn(f"health after step {step}: {finding.rule.id}: {judgement.evidence}. {judgement.action}")
@@ -123,14 +122,14 @@ class RunRecords:
         self._export({"step": version, **figures})
 
     def filtering_gave_up(self, step: int) -> None:
-        """Say that the filter no longer filters."""
+        """Warn that no group is filtered until the step has its batch."""
         self._view.warn(
             f"problems ran out at step {step + 1}: so many groups were filtered that all are kept until it has its batch "
             "(loop.max_filtered_per_step); raise rollout.temperature or rollout.group_size, or take other problems"
         )
 
     def save_progress(self, step: int, state: str) -> None:
-        """Keep what resuming from this step needs."""
+        """Save the state that resuming from this step needs."""
         self._folder.save_progress(step, state)
 
     def _log_rewards(self, groups: Sequence[Group], step: int) -> None:

@@ -1,4 +1,4 @@
-"""``caravan train --resume RUN``: the configuration of a run once more, with what may change on the way, its length included."""
+"""``caravan train --resume RUN``: the configuration of a run, with changed settings or another length."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,11 +14,11 @@ WHERE_IT_LIES = {"run.folder", "run.name"}
 
 
 def resumed_config(run: Path, overrides: Sequence[str]) -> Config:
-    """The configuration in the run's folder; what ``overrides`` change holds from the newest checkpoint on.
+    """The configuration in the run folder; ``overrides`` take effect from the newest checkpoint.
 
-    Keys that say where work is done (num_samplers, ...) are just set. Others become a branch of the run, in its config.yaml, that
-    every further start goes by; so does a new length, by which a finished run can be extended. Raises RunFolderError where there
-    is nothing to go on with, and ConfigError, which names the key, where one cannot change.
+    Keys of placement (num_samplers, ...) are set as they are. Other keys, and a new length, which may extend a finished run,
+    become an entry of ``branches`` in config.yaml, which every later start applies. Raises RunFolderError where there is nothing
+    to resume, and ConfigError, which names the key, for one that cannot change.
     """
     folder = RunFolder(run)
     if not folder.config.exists():
@@ -27,10 +27,10 @@ def resumed_config(run: Path, overrides: Sequence[str]) -> Config:
     moved = [override for override, (key, _) in parsed.items() if folder.may_differ(key)]
     for key in WHERE_IT_LIES & {key for key, _ in parsed.values()}:
         raise ConfigError(
-            f"{key}: --resume goes on in {run} itself; to go on elsewhere, copy the folder and resume the copy"
+            f"{key}: --resume continues in {run} itself; to continue elsewhere, copy the folder and resume the copy"
         )
     config = load_config(folder.config, moved, environment={})
-    place = run.resolve()  # which may be a copy, or have another name by now
+    place = run.resolve()  # the folder may have been copied or renamed
     config = config.model_copy(
         update={"run": config.run.model_copy(update={"folder": place.parent, "name": place.name})}
     )
@@ -45,12 +45,12 @@ def resumed_config(run: Path, overrides: Sequence[str]) -> Config:
     checkpoint = newest_checkpoint(folder.checkpoints)
     if checkpoint is None:
         raise RunFolderError(
-            f"{run} has no checkpoint to go on from: start it again with `caravan train`, which may give it any settings"
+            f"{run} has no checkpoint to resume from: start it again with `caravan train`, with any settings"
         )
-    length = dict.fromkeys(LENGTH) if any(key in wanted for key in LENGTH) else {}  # one takes the place of the other
-    plain = flatten(config.changed({**length, **wanted}))  # checked, and numbers as numbers
-    adapted = _adapted(config, folder)
-    changes = {key: plain[key] for key in wanted if key in adapted or plain[key] != _in_force(config, key)}
+    length = dict.fromkeys(LENGTH) if any(key in wanted for key in LENGTH) else {}  # each replaces the other
+    plain = flatten(config.changed({**length, **wanted}))  # validated, with the types of the fields
+    adjusted = _adjusted(config, folder)
+    changes = {key: plain[key] for key in wanted if key in adjusted or plain[key] != _active_value(config, key)}
     if not changes:
         return config
     done = step_of(checkpoint)
@@ -62,27 +62,27 @@ def resumed_config(run: Path, overrides: Sequence[str]) -> Config:
 
 
 def _check_long_enough(config: Config, folder: RunFolder, done: int) -> None:
-    """Raise ConfigError where the run would end before the steps that it has done."""
+    """Raise ConfigError where the new length is below the number of steps done."""
     length = config.length()
     key = "loop.epochs" if length["loop.max_steps"] is None else "loop.max_steps"
     value = length[key] or 1.0
     num_steps = value if key == "loop.max_steps" else config.num_steps(folder.num_problems(done))
     if num_steps < done:
         raise ConfigError(
-            f"{key}={value}: {folder.path} has done {done} steps, more than the {num_steps} that this makes. They cannot be "
-            "undone: give more, or start another run: run.name=NAME"
+            f"{key}={value}: {folder.path} has done {done} steps, more than the {num_steps} that this would be. Give a larger "
+            "value, or start another run with run.name=NAME"
         )
 
 
-def _adapted(config: Config, folder: RunFolder) -> set[str]:
-    """Keys that were changed for the run's health, and by nobody since."""
+def _adjusted(config: Config, folder: RunFolder) -> set[str]:
+    """Keys that an automatic adjustment has changed, and no resume override since."""
     branched_at = {key: branch.from_step for branch in config.branches for key in branch.set}
     rows = folder.rows(folder.health, missing_ok=True)
     return {key for row in rows for key in row.get("set", ()) if row["step"] > branched_at.get(key, -1)}
 
 
-def _in_force(config: Config, key: str) -> Any:
-    """What the run has the key at, where that is the same at every step to come."""
+def _active_value(config: Config, key: str) -> Any:
+    """The value of a key in all later steps; Ellipsis where the schedule changes it."""
     if key in LENGTH:
         return config.length()[key]
     for branch in reversed(config.branches):

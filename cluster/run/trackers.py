@@ -1,7 +1,6 @@
-"""The figures of a run for the tools that people watch runs with: TensorBoard files in the run's folder, or a tracker.
+"""Experiment trackers: TensorBoard files in the run folder, or a tracker that is installed.
 
-Only TensorBoard's writer comes with Caravan; the others are used where they are installed, as their own settings say (WANDB_MODE,
-MLFLOW_TRACKING_URI, ...).
+Only TensorBoard's writer comes with Caravan. The other trackers read their own settings (WANDB_MODE, MLFLOW_TRACKING_URI, ...).
 """
 
 import secrets
@@ -17,14 +16,14 @@ from learner.training.error_text import describe_error
 
 PROJECT = "caravan"
 
-Figures = Mapping[str, float | None]
-Show = Callable[[Figures], None]
-"""Takes figures with their ``step`` among them; those that are None, or no numbers, are left out."""
+Metrics = Mapping[str, float | None]
+Show = Callable[[Metrics], None]
+"""Takes metrics, with ``step`` among them; values that are None or not finite are skipped."""
 
 
 @contextmanager
 def tracking(config: Config, folder: RunFolder, *, step: int) -> Iterator[Show]:
-    """The tracker of ``run.tracker``, for the length of a block; ``step`` is the last one done: TensorBoard forgets later ones.
+    """The tracker of ``run.tracker``, open during a block. ``step`` is the last one done; TensorBoard drops later ones.
 
     Raises ConfigError where the tracker is not installed or does not start.
     """
@@ -34,7 +33,7 @@ def tracking(config: Config, folder: RunFolder, *, step: int) -> Iterator[Show]:
             show = stack.enter_context(TRACKERS[name](config, folder, step))
         except CaravanError:
             raise
-        except Exception as error:  # the boundary to programs of others, each with errors of its own
+        except Exception as error:  # the boundary to other programs, whose errors are not known here
             raise ConfigError(
                 f"run.tracker={name} does not start: {describe_error(error)}. Check its settings, or take run.tracker=tensorboard"
             ) from error
@@ -53,8 +52,8 @@ def _tensorboard(_: Config, folder: RunFolder, step: int) -> Iterator[Show]:
     with folder.explained(folder.tensorboard):
         writer = SummaryWriter(str(folder.tensorboard), purge_step=step + 1, flush_secs=10)
 
-    def show(figures: Figures) -> None:
-        at, values = _parts(figures)
+    def show(metrics: Metrics) -> None:
+        at, values = _split_step(metrics)
         for name, value in values.items():
             writer.add_scalar(name, value, at)
 
@@ -82,10 +81,10 @@ def _trackio(config: Config, folder: RunFolder, _: int) -> Iterator[Show]:
 
 @contextmanager
 def _logging_to(run: Any) -> Iterator[Show]:
-    """A run of wandb, whose interface trackio shares."""
+    """A run of wandb or of trackio, which have the same interface."""
 
-    def show(figures: Figures) -> None:
-        at, values = _parts(figures)
+    def show(metrics: Metrics) -> None:
+        at, values = _split_step(metrics)
         run.log(values, step=at)
 
     try:
@@ -105,11 +104,10 @@ def _mlflow(config: Config, folder: RunFolder, _: int) -> Iterator[Show]:
     with mlflow.start_run(run_id=found[0].info.run_id if found else None, run_name=folder.path.name, tags=tags):
         mlflow.log_dict(config.model_dump(mode="json"), "config.json")
 
-        def show(figures: Figures) -> None:
-            at, values = _parts(figures)
-            mlflow.log_metrics(
-                values, step=at, synchronous=False
-            )  # a server that is slow or away must not hold up a step
+        def show(metrics: Metrics) -> None:
+            at, values = _split_step(metrics)
+            # Asynchronous: a slow or missing server must not delay a step.
+            mlflow.log_metrics(values, step=at, synchronous=False)
 
         yield show
 
@@ -123,10 +121,10 @@ TRACKERS: Mapping[str, Callable[[Config, RunFolder, int], AbstractContextManager
 }
 
 
-def _parts(figures: Figures) -> tuple[int, dict[str, float]]:
-    """The step, and what there is to show of it."""
-    values = {name: value for name, value in figures.items() if name != "step" and is_finite(value)}
-    return int(figures["step"] or 0), values
+def _split_step(metrics: Metrics) -> tuple[int, dict[str, float]]:
+    """The step, and the finite metrics of it."""
+    values = {name: value for name, value in metrics.items() if name != "step" and is_finite(value)}
+    return int(metrics["step"] or 0), values
 
 
 def _installed(name: str) -> Any:
@@ -134,13 +132,12 @@ def _installed(name: str) -> Any:
         return import_module(name)
     except ImportError as error:
         raise ConfigError(
-            f"run.tracker={name}: {error}. Install it beside Caravan (.venv/bin/pip install {name}), or take "
-            "run.tracker=tensorboard"
+            f"run.tracker={name}: {error}. Install it (.venv/bin/pip install {name}), or use run.tracker=tensorboard"
         ) from None
 
 
 def _id(folder: RunFolder) -> str:
-    """What a tracker knows the run by, whatever it is called and however often it is started."""
+    """The id of the run in a tracker, which stays the same when the run is renamed or resumed."""
     if not folder.tracker_id.exists():
         folder.write(folder.tracker_id, secrets.token_hex(4))
     return folder.tracker_id.read_text(encoding="utf-8").strip()

@@ -18,8 +18,8 @@ from cluster.ledger.run_folder import RunFolder
 from cluster.problems.dataset import split
 from cluster.problems.run_data import RunData, data_of_run, evaluated_run, split_of_run
 from cluster.run.evaluate import data_of_adapter
+from cluster.run.loading import RenderedProblems
 from cluster.run.resume import resumed_config
-from cluster.run.session import Usable
 from cluster.run.train import train
 from cluster.types import Problem
 
@@ -221,9 +221,9 @@ def test_an_evaluation_of_changed_data_holds_out_what_the_run_held_out(
     )
     _, _, held_out = started()
     now = (*PROBLEMS[3:], make("new"))
-    data = data_of_adapter(made, Usable(loaded=now, problems=now, prompts={}), View())
+    data = data_of_adapter(made, RenderedProblems(loaded=now, problems=now, prompts={}), View())
     assert data is not None
     assert set(ids(split_of_run(data, now, made)[1])) == set(ids(held_out)) & set(ids(now))
     assert "1 problems are not among those of" in " ".join(capsys.readouterr().err.split())
     other = tuple(make(number, "other") for number in range(20))
-    assert data_of_adapter(made, Usable(loaded=other, problems=other, prompts={}), View()) is None
+    assert data_of_adapter(made, RenderedProblems(loaded=other, problems=other, prompts={}), View()) is None

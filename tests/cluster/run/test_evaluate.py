@@ -19,7 +19,8 @@ from cluster.ledger.run_folder import RunFolder
 from cluster.loop.evaluation import LOST_PROBLEMS, attempt_all, num_distinct, summarize, warning_of_lost
 from cluster.problems.run_data import RunData
 from cluster.run import evaluate as tryout
-from cluster.run.session import Material, Usable, run_to_end
+from cluster.run.loading import Dataset, RenderedProblems
+from cluster.run.session import run_to_end
 from cluster.types import Completion, Grade, Problem, Prompt, Sampling, Usage
 from rollout.fake import FakeSamplerPool
 from tests.cluster.made import grade, group, problem
@@ -123,18 +124,20 @@ def evaluated(config: Config, monkeypatch: pytest.MonkeyPatch, *fails_at: str) -
     problems = tuple(problem(str(number)) for number in range(3))
     prompts = {one.id: Prompt(problem_id=one.id, text="", token_ids=(1,)) for one in problems}
 
-    async def material(*_: object, **__: object) -> Material:
-        return Material(training=(), held_out=problems, prompts=prompts, data=RunData([]))
+    async def dataset(*_: object, **__: object) -> Dataset:
+        return Dataset(training=(), held_out=problems, prompts=prompts, data=RunData([]))
 
     @asynccontextmanager
     async def pools(*_: object, **__: object) -> AsyncIterator[tuple[Any, Any]]:
         yield FakeSamplerPool(lambda *_: "x"), Judge(*fails_at)
 
     monkeypatch.setattr(tryout, "prepare_toolchain", lambda: None)
-    monkeypatch.setattr(tryout, "load_usable", lambda *_: Usable(loaded=problems, problems=problems, prompts=prompts))
+    monkeypatch.setattr(
+        tryout, "load_and_render", lambda *_: RenderedProblems(loaded=problems, problems=problems, prompts=prompts)
+    )
     monkeypatch.setattr(tryout, "ray_cluster", lambda *_: nullcontext(SimpleNamespace(resources=None, num_machines=1)))
     monkeypatch.setattr(tryout, "place", lambda config, *_, **__: config)
-    monkeypatch.setattr(tryout, "load_material", material)
+    monkeypatch.setattr(tryout, "audit_and_split", dataset)
     monkeypatch.setattr(tryout, "samplers_and_graders", pools)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "result.json"
@@ -170,14 +173,14 @@ def test_a_greedy_evaluation_has_pass_at_1_alone(setting: str, monkeypatch: pyte
 def test_a_run_whose_evaluation_lost_problems_says_so_in_summary_report_and_exit_status(
     lost: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from cluster.run.train import Training
+    from cluster.run.training import Training
 
     config, folder = load_config(None, environment={}), RunFolder(tmp_path / "r")
     groups = [group([1.0, 0.0]), *[group([None, None])] * lost]
     training = Training(
         config,
         folder,
-        Material(training=(problem(),), held_out=(), prompts={}, data=RunData([])),
+        Dataset(training=(problem(),), held_out=(), prompts={}, data=RunData([])),
         View(),
         None,  # type: ignore[arg-type]  # an Interruption would install signal handlers
         lambda _: None,
@@ -191,7 +194,7 @@ def test_a_run_whose_evaluation_lost_problems_says_so_in_summary_report_and_exit
     assert (summary["num_lost_problems"], summary["num_failed_completions"]) == (2 * lost, lost)
     shown = " ".join("".join(capsys.readouterr()).split())
     assert shown.count("could not be measured") == (2 if lost else 0)
-    assert ("completions were left out of the training" in shown) == bool(lost)
+    assert ("completions were excluded from training" in shown) == bool(lost)
 
 
 def test_a_comparison_says_which_problems_it_is_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,8 +14,8 @@ from cluster.console import View
 from cluster.errors import ModelError, RunFolderError
 from cluster.ledger.run_folder import RunFolder
 from cluster.models.sft_pairs import pairs_of
-from cluster.run import session
-from cluster.run.session import load_usable, prompt_date, render_prompts
+from cluster.run import loading
+from cluster.run.loading import load_and_render, prompt_date, render_prompts
 from tests.rollout.made_templates import CHATML, DEEPSEEK, GEMMA, LLAMA, PARTS, tokenizer_with
 
 ROWS = [
@@ -50,15 +50,15 @@ def days(monkeypatch: pytest.MonkeyPatch, today: date) -> None:
         def today(cls) -> date:  # type: ignore[override]
             return today
 
-    monkeypatch.setattr(session, "date", Calendar)
+    monkeypatch.setattr(loading, "date", Calendar)
 
 
 def texts(config: Config) -> list[str]:
-    return [prompt.text for prompt in render_prompts(config, load_usable(config, View()).problems).prompts.values()]
+    return [prompt.text for prompt in render_prompts(config, load_and_render(config, View()).problems).prompts.values()]
 
 
 def test_what_is_special_about_a_tokenizer_is_said_once(config: Callable[..., Config], capsys: Any) -> None:
-    usable = load_usable(config(GEMMA), View())
+    usable = load_and_render(config(GEMMA), View())
     assert len(usable.prompts) == len(ROWS)
     said = "".join(capsys.readouterr())
     assert said.count("takes no system message") == 1
@@ -106,22 +106,22 @@ def test_a_tokenizer_class_that_loses_the_spaces_of_its_file_is_refused_with_the
     for name, is_whole in (("LlamaTokenizerFast", False), ("PreTrainedTokenizerFast", True)):
         path.write_text(json.dumps(json.loads(path.read_text()) | {"tokenizer_class": name}))
         if is_whole:
-            assert len(load_usable(used, View()).prompts) == len(ROWS)
+            assert len(load_and_render(used, View()).prompts) == len(ROWS)
         else:
             with pytest.raises(ModelError, match="write PreTrainedTokenizerFast there"):
-                load_usable(used, View())
+                load_and_render(used, View())
 
 
 def test_problems_whose_text_is_lost_are_named_and_the_others_kept(config: Callable[..., Config], capsys: Any) -> None:
     template = CHATML.replace("{{ message.content }}", "{{ message.content | replace('add_2', 'f') }}")
-    usable = load_usable(config(template), View())
+    usable = load_and_render(config(template), View())
     assert [problem.id for problem in usable.problems] == ["p0", "p1", "p3"]
     assert "1 problems left out for prompts without all of their text" in "".join(capsys.readouterr()).replace(
         "\n", " "
     )
     template = CHATML.replace("{{ message.content }}", "{{ message.content | replace('add_', 'f') }}")
     with pytest.raises(ModelError, match="has no prompt for any problem"):
-        load_usable(config(template), View())
+        load_and_render(config(template), View())
 
 
 @pytest.mark.parametrize("template", [None, CHATML, GEMMA, PARTS, DEEPSEEK])
@@ -131,7 +131,7 @@ def test_supervised_training_reads_the_prompts_that_are_sampled_from(
 ) -> None:
     from transformers import AutoTokenizer
 
-    usable = load_usable(config(template, adds=adds), View())
+    usable = load_and_render(config(template, adds=adds), View())
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
     pairs = pairs_of(usable.problems, usable.prompts, tokenizer)
     assert [prompt for prompt, _ in pairs] == [usable.prompts[problem.id].token_ids for problem in usable.problems]
@@ -182,11 +182,11 @@ def test_tokens_without_an_embedding_are_refused_with_both_numbers(
     settings = config(CHATML)
     largest = max(
         max(prompt.token_ids)
-        for prompt in render_prompts(settings, load_usable(settings, View()).problems).prompts.values()
+        for prompt in render_prompts(settings, load_and_render(settings, View()).problems).prompts.values()
     )
     write = (tmp_path / "model" / "config.json").write_text
     write(json.dumps({"model_type": "qwen2", "vocab_size": largest + 1}))
-    assert load_usable(settings, View()).prompts
+    assert load_and_render(settings, View()).prompts
     write(json.dumps({"model_type": "qwen2", "vocab_size": largest}))
     with pytest.raises(ModelError, match=f"holds token {largest}, and the model has embeddings for {largest} tokens"):
-        load_usable(settings, View())
+        load_and_render(settings, View())

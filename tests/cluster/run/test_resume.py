@@ -239,7 +239,7 @@ def test_a_folder_with_nothing_to_go_on_with_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match=r"has no config\.yaml"):
         resumed_config(tmp_path / "none", [])
     started(tmp_path / "a", checkpoint=None)
-    with pytest.raises(RunFolderError, match="has no checkpoint to go on from"):
+    with pytest.raises(RunFolderError, match="has no checkpoint to resume from"):
         resumed_config(tmp_path / "a", ["temperature=1.2"])
 
 

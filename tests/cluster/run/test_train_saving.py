@@ -8,7 +8,7 @@ import pytest
 
 from cluster.errors import LearnerError
 from cluster.ledger.run_folder import RunFolder
-from cluster.run.train import Training
+from cluster.run.training import Training
 
 FULL = "the checkpoint cannot be written: No space left on device"
 
@@ -53,8 +53,8 @@ def last_words(tmp_path: Path, *refused: str) -> tuple[str, list[Path]]:
 def test_the_adapter_of_steps_that_cannot_be_saved_is_kept_in_the_run(tmp_path: Path) -> None:
     warning, written = last_words(tmp_path)
     assert written == [tmp_path / "run/unsaved-adapter"]
-    assert warning.startswith(f"the steps since the last checkpoint cannot be continued from: {FULL}")
-    assert warning.endswith(f"The adapter as it was then is in {written[0]}")
+    assert warning.startswith(f"the steps since the last checkpoint cannot be resumed from: {FULL}")
+    assert warning.endswith(f"The adapter after these steps is in {written[0]}")
 
 
 def test_or_elsewhere_where_the_runs_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
