@@ -1,10 +1,10 @@
-"""What the runner reported -> what became of every assert. Pure.
+"""The runner's events -> the outcome of every assert. Pure.
 
-An assert passed where the step that holds it ran to its end and no execution of the assert failed. That is how a plain
-OCaml program reads: an assert on a branch not taken has not failed, one that an exception jumped over has not passed.
-Only where another assert of the same step failed does one on a branch not taken count as not run, since the plain program
-would have ended there. Tests whose asserts all hold, but which end in an exception elsewhere, have one failed test more:
-the plain program fails them.
+An assert passes if the step that holds it ran to its end and no execution of the assert failed. That is how a plain OCaml
+program behaves: an assert on a branch that is not taken has not failed, and one that an exception skips has not passed. If
+another assert of the same step failed, an assert on a branch that was not taken counts as not run, since the plain program
+would have ended there. If all asserts hold but the tests end in an exception elsewhere, there is one more outcome, a failed
+one: the plain program fails such tests.
 """
 
 from collections.abc import Sequence
@@ -14,48 +14,45 @@ from cluster.types import AssertOutcome, Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tally:
-    """The outcomes, in the order of the tests, and the messages behind those that did not pass.
+class RunOutcome:
+    """The outcome of a run of the tests."""
 
-    One more outcome than there are asserts where all of them held and the tests broke off all the same.
-    """
-
-    outcomes: tuple[AssertOutcome, ...]
-    messages: tuple[str, ...]
+    asserts: tuple[AssertOutcome, ...]  # in the order of the tests; one more if all held and the tests did not end
+    messages: tuple[str, ...]  # of those that did not pass
     verdict: Verdict
 
 
-_ASSERT_FALSE = "Assertion_failed"  # what `assert false` raises in grader/ocaml/runner.ml, beside saying which it was
+_ASSERT_FALSE = "Assertion_failed"  # exception of `assert false` in grader/ocaml/runner.ml; an event names the assert
 
 
 @dataclass(slots=True)
 class _Report:
-    """The runner's events, by what they speak of."""
+    """The runner's events, by kind."""
 
     done: set[int] = field(default_factory=set)
     raised: dict[int, str] = field(default_factory=dict)  # step -> message
     died: dict[int, str] = field(default_factory=dict)  # step -> "time" or "killed"
     held: set[int] = field(default_factory=set)
     failed: dict[int, tuple[AssertOutcome, str]] = field(default_factory=dict)  # assert -> outcome, message
-    set_up: str | None = None  # the exception that ended everything
+    set_up: str | None = None  # the exception in the set-up that ended the run
     ended: bool = False
-    # Of the asserts that no step holds:
-    steps_of: dict[int, set[int]] = field(default_factory=dict)  # assert -> the steps that it was begun in
-    open: set[int] = field(default_factory=set)  # begun and not left, or begun too often to say
-    blamed: dict[int, set[int]] = field(default_factory=dict)  # step that died -> those that were open then
+    # Of the asserts that no step holds, in functions that steps call:
+    steps_of: dict[int, set[int]] = field(default_factory=dict)  # assert -> steps in which it began
+    open: set[int] = field(default_factory=set)  # began and did not end, or began too often to be tracked
+    blamed: dict[int, set[int]] = field(default_factory=dict)  # step that died -> asserts that were open then
 
 
-def tally(owners: Sequence[int], events: Sequence[str]) -> Tally:
-    """Count the asserts.
+def outcome_of_events(owners: Sequence[int], events: Sequence[str]) -> RunOutcome:
+    """Derive the outcome of every assert from the runner's events.
 
     Args:
-        owners: per assert, the step that holds it; 0 for one that no step holds (in a function that steps call).
-        events: the runner's report, see ``grader/ocaml/runner.ml``.
+        owners: per assert, the step that holds it; 0 for an assert in a function that steps call.
+        events: the runner's report; ``grader/ocaml/runner.ml`` documents it.
     """
     report = _read(events)
     owning = set(owners)
-    troubled = {owner for index, owner in enumerate(owners, start=1) if index in report.failed}
-    silent_trouble = [step for step in (*report.raised, *report.died) if step not in owning]
+    owners_of_failed = {owner for index, owner in enumerate(owners, start=1) if index in report.failed}
+    failed_steps = [step for step in (*report.raised, *report.died) if step not in owning]  # that hold no assert
     outcomes: list[AssertOutcome] = []
     messages: list[str] = []
     for index, owner in enumerate(owners, start=1):
@@ -63,27 +60,27 @@ def tally(owners: Sequence[int], events: Sequence[str]) -> Tally:
             report,
             index,
             owner,
-            reached_end=report.ended and not silent_trouble,
-            apart_from_trouble=_apart_from_trouble(report, index, silent_trouble),
+            reached_end=report.ended and not failed_steps,
+            failed_elsewhere=_failed_elsewhere(report, index, failed_steps),
         )
-        if outcome is AssertOutcome.PASSED and owner in troubled and index not in report.held:
+        if outcome is AssertOutcome.PASSED and owner in owners_of_failed and index not in report.held:
             outcome, message = AssertOutcome.NOT_RUN, "not run"
         outcomes.append(outcome)
         if message:
             messages.append(f"assert {index}: {message}")
-    if all(outcome is AssertOutcome.PASSED for outcome in outcomes) and (silent_trouble or not report.ended):
+    if all(outcome is AssertOutcome.PASSED for outcome in outcomes) and (failed_steps or not report.ended):
         outcomes.append(AssertOutcome.TIMED_OUT if "time" in report.died.values() else AssertOutcome.RAISED)
         messages.append("every assert held, but the tests did not run to their end")
     if report.set_up is not None:
         messages.insert(0, f"outside of the asserts: {report.set_up}")
     messages += [f"between the asserts: {text}" for step, text in report.raised.items() if step not in owning]
-    return Tally(outcomes=tuple(outcomes), messages=tuple(messages), verdict=_verdict(report, outcomes))
+    return RunOutcome(asserts=tuple(outcomes), messages=tuple(messages), verdict=_verdict(report, outcomes))
 
 
 def _read(events: Sequence[str]) -> _Report:
     report = _Report()
-    inside: list[int] = []  # the steps that are under way
-    busy: set[int] = set()
+    inside: list[int] = []  # steps that are running, outermost first
+    busy: set[int] = set()  # asserts that began too often to be tracked
     for event in events:
         kind, _, rest = event.partition(" ")
         number, _, message = rest.partition(" ")
@@ -101,7 +98,7 @@ def _read(events: Sequence[str]) -> _Report:
             report.died[int(number)] = message
             report.blamed[int(number)] = set(report.open)
             for index in report.open:
-                report.failed.setdefault(index, _end_of(message))
+                report.failed.setdefault(index, _outcome_of_death(message))
             report.open &= busy
             inside.clear()
         elif kind in ("begin", "busy"):
@@ -121,13 +118,13 @@ def _read(events: Sequence[str]) -> _Report:
     return report
 
 
-def _apart_from_trouble(report: _Report, index: int, silent_trouble: Sequence[int]) -> bool:
-    """Whether whatever went wrong is the doing of other asserts, which this one shares no step with.
+def _failed_elsewhere(report: _Report, index: int, failed_steps: Sequence[int]) -> bool:
+    """Return whether every failed step was ended by other asserts, with which this one shares no step.
 
-    Asserts of one function, called by several steps, do share one: the call that died would have come to this one as well.
+    Asserts of one function that several steps call do share a step: the call that died would have reached this one too.
     """
     own_steps = report.steps_of.get(index, set())
-    for step in silent_trouble:
+    for step in failed_steps:
         others = report.blamed.get(step, set())
         if not others or any(own_steps & ({step} | report.steps_of[other]) for other in others):
             return False
@@ -135,7 +132,7 @@ def _apart_from_trouble(report: _Report, index: int, silent_trouble: Sequence[in
 
 
 def _outcome(
-    report: _Report, index: int, owner: int, *, reached_end: bool, apart_from_trouble: bool
+    report: _Report, index: int, owner: int, *, reached_end: bool, failed_elsewhere: bool
 ) -> tuple[AssertOutcome, str]:
     if index in report.failed:
         return report.failed[index]
@@ -144,14 +141,14 @@ def _outcome(
     if owner and owner in report.raised:
         return AssertOutcome.RAISED, f"raised {report.raised[owner]}"
     if owner and owner in report.died:
-        return _end_of(report.died[owner])
-    if owner == 0 and index in report.held and apart_from_trouble:
+        return _outcome_of_death(report.died[owner])
+    if owner == 0 and index in report.held and failed_elsewhere:
         return AssertOutcome.PASSED, ""
     return AssertOutcome.NOT_RUN, "not run"
 
 
-def _end_of(how: str) -> tuple[AssertOutcome, str]:
-    if how == "time":
+def _outcome_of_death(reason: str) -> tuple[AssertOutcome, str]:
+    if reason == "time":
         return AssertOutcome.TIMED_OUT, "out of CPU time"
     return AssertOutcome.RAISED, "the process was killed (memory or stack)"
 

@@ -1,7 +1,7 @@
-"""Whether a problem can be trusted: can any solution pass its tests, and what do they measure.
+"""The audit of a problem: can any solution pass its tests, and what do the tests measure?
 
-A *cause* makes a problem unsolvable: no solution can pass its tests. Causes are proven on the text alone (see
-``grader/ocaml/inspect.ml``), and a reference solution that passes refutes them. A *warning* is for a person to judge. Both are
+A *cause* makes a problem unsolvable: no solution can pass its tests. Causes are proven from the text alone (see
+``grader/ocaml/inspect.ml``); a reference solution that passes refutes them. A *warning* is for a person to check. Both are
 texts of the form ``code: message``.
 """
 
@@ -10,38 +10,38 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cluster.types import Facts, FinishReason, Problem, Verdict
-from grader.examples import signature_readings
+from grader.examples import signature_candidates
 from grader.grade import Grader
 from grader.inspection import InspectedAssert, Inspection
 from grader.prompt_code import has_body
 
 STUB = '(failwith "stub")'
 _MAX_CONSTANTS = 8
-_CONSTANT_SHARE = 0.5  # of the asserts, from which on a constant's success is worth a warning
+_CONSTANT_SHARE = 0.5  # of the asserts: a constant that passes fewer is not worth a warning
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProblemAudit:
-    """What the audit says about one problem."""
+    """The result of auditing one problem."""
 
-    causes: tuple[str, ...]  # why no solution can pass it
+    causes: tuple[str, ...]  # each a reason why no solution can pass
     warnings: tuple[str, ...]
     asserts: tuple[str, ...] = ()  # their conditions in a normal form
 
     @property
     def solvable(self) -> bool:
-        """Whether nothing speaks against some solution passing every test."""
+        """Whether no cause was found."""
         return not self.causes
 
 
 def unsolvable_causes(grader: Grader, problem: Problem) -> tuple[str, ...]:
-    """Why no solution can pass a problem's tests: the part of the audit that training needs. Raises UngradableError."""
+    """Causes that make a problem unsolvable, the part of the audit that training needs; raises UngradableError."""
     causes = grader.inspect(problem).causes
     return () if causes and _reference_passes(grader, problem) else causes
 
 
 def audit_problem(grader: Grader, problem: Problem) -> ProblemAudit:
-    """Audit one problem; raises UngradableError where the machine failed."""
+    """Audit one problem; raises UngradableError if the machine failed."""
     inspection = grader.inspect(problem)
     causes, warnings = inspection.causes, [*inspection.warnings]
     if problem.solution is not None:
@@ -53,7 +53,7 @@ def audit_problem(grader: Grader, problem: Problem) -> ProblemAudit:
             warnings.append(_failed_reference(facts))
     if has_body(problem.signature):
         warnings.append(
-            "signature_has_body: the prompt's definition seems complete: a completion that goes on behind it cannot change it"
+            "signature_has_body: the prompt's definition seems complete: a completion that continues it cannot change it"
         )
     warnings += _repetitions(inspection)
     if not causes:
@@ -68,18 +68,20 @@ def _reference_passes(grader: Grader, problem: Problem) -> bool:
 
 
 def _failed_reference(facts: Facts) -> str:
-    how = f"{facts.tests_passed} of {facts.tests_total} asserts pass"
+    reason = f"{facts.tests_passed} of {facts.tests_total} asserts pass"
     if not facts.compiled:
         first = facts.diagnostics.strip().splitlines()
-        how = f"it is no program that the tests can use ({facts.verdict}): {first[0] if first else 'no message'}"
-    return f"reference_fails: {how}"
+        reason = f"it does not compile with the tests ({facts.verdict}): {first[0] if first else 'no message'}"
+    return f"reference_fails: {reason}"
 
 
 def _repetitions(inspection: Inspection) -> list[str]:
     asserts, warnings = inspection.asserts, []
-    shown = sum(inspection.shown)
-    if shown:
-        warnings.append(f"shown_asserts: {shown} of {len(asserts)} asserts only repeat the statement's examples")
+    num_covered = sum(inspection.covered_by_example)
+    if num_covered:
+        warnings.append(
+            f"shown_asserts: {num_covered} of {len(asserts)} asserts are covered by the statement's examples"
+        )
     lines: dict[str, list[int]] = {}
     for one in asserts:
         lines.setdefault(one.text, []).append(one.line)
@@ -89,15 +91,15 @@ def _repetitions(inspection: Inspection) -> list[str]:
         text, places = repeated[0]
         where = ", ".join(map(str, places))
         warnings.append(
-            f"duplicate_asserts: {extra} of {len(asserts)} asserts are there already: lines {where}: {text}"
+            f"duplicate_asserts: {extra} of {len(asserts)} asserts repeat an earlier one: lines {where}: {text}"
         )
     return warnings
 
 
 def _passed_by(grader: Grader, problem: Problem, body: str) -> Facts:
-    """What the signature with this body passes; the first way to complete it that parses."""
+    """Grade the signature with this body, in the first form that parses."""
     facts = None
-    for program in dict.fromkeys(signature_readings(problem.signature, body)):
+    for program in dict.fromkeys(signature_candidates(problem.signature, body)):
         facts = grader.grade(problem, program, FinishReason.STOP).facts
         if not facts.syntax_error:
             break
@@ -113,18 +115,18 @@ def _stub(grader: Grader, problem: Problem) -> list[str]:
 
 
 def _constants(grader: Grader, problem: Problem, asserts: Sequence[InspectedAssert]) -> list[str]:
-    """The constant that passes the most asserts, among the values that the asserts compare the function's result with."""
+    """Warn of the constant that passes most asserts, among the values that asserts compare the function's result with."""
     if len(asserts) < 2:
         return []
     values = Counter(one.value for one in asserts if one.value and one.direct)
-    # What an assert of another form makes of a constant is seen only by running it.
+    # Whether a constant passes an assert of another form is known only by running it.
     unclear = sum(not (one.value and one.direct) for one in asserts)
-    hopeful = [value for value, count in values.most_common() if count + unclear >= _CONSTANT_SHARE * len(asserts)]
+    candidates = [value for value, count in values.most_common() if count + unclear >= _CONSTANT_SHARE * len(asserts)]
     best, passed, total = "", 0, len(asserts)
-    for value in hopeful[:_MAX_CONSTANTS]:
+    for value in candidates[:_MAX_CONSTANTS]:
         facts = _passed_by(grader, problem, f"({value})")
         if facts.tests_passed > passed:
             best, passed, total = value, facts.tests_passed, facts.tests_total
     if passed == 0 or passed < _CONSTANT_SHARE * total or passed < 2:
         return []
-    return [f"constant_passes: {best} whatever the arguments passes {passed} of {total} asserts ({passed / total:.0%})"]
+    return [f"constant_passes: {best} for all arguments passes {passed} of {total} asserts ({passed / total:.0%})"]

@@ -1,47 +1,46 @@
-"""What chat formats leave in a completion as characters: tags around thoughts, and special tokens. Pure.
+"""Special tokens and thought tags that a chat format leaves in a completion as characters. Pure and linear.
 
-One pattern finds them all; what each of them means is read from its name, so that the tags of models to come are known as
-well: whatever is named like a thought is one, in any case, bracket and direction.
+One pattern finds all of them. The meaning of each is read from its name, so that tags of future models work as well: every
+tag that is named like a thought is one, in any case, bracket style and direction.
 """
 
 import re
 from collections.abc import Sequence
 from enum import Enum
-from functools import lru_cache
 from typing import NamedTuple
 
 from cluster.thought_tags import THOUGHT_NAME
 
 
-class Kind(Enum):
-    """What a mark does to the text around it."""
+class TokenKind(Enum):
+    """Effect of a token on the text around it."""
 
-    OPENS = "opens"  # a thought begins
-    CLOSES = "closes"  # a thought ends
-    FINAL = "final"  # the answer begins, whatever came before
-    ENDS = "ends"  # the end of a turn, of a text or of a file: what follows is no answer
-    SPEAKS = "speaks"  # the turn of the assistant begins
-    OTHER = "other"  # the turn of somebody else begins
-    NOISE = "noise"  # stands for nothing
+    OPENS_THOUGHT = "opens_thought"
+    CLOSES_THOUGHT = "closes_thought"
+    STARTS_ANSWER = "starts_answer"  # the text before it is not part of the answer
+    ENDS_TEXT = "ends_text"  # end of a turn, text or file: the text after it is not part of the answer
+    ASSISTANT_TURN = "assistant_turn"
+    OTHER_TURN = "other_turn"  # of the user, the system, a tool, ...
+    IGNORED = "ignored"
 
 
-class Mark(NamedTuple):
-    """One mark, ``text[start:end]``."""
+class ChatToken(NamedTuple):
+    """One token, ``text[start:end]``."""
 
-    kind: Kind
-    name: str  # of a thought, so that a tag closes its own kind: "think", "reason", ...
+    kind: TokenKind
+    name: str  # family of a thought tag: a closing tag closes thoughts of its own family
     start: int
     end: int
-    may_be_code: bool = False  # [think] and [THINK] are lists as well
+    may_be_code: bool = False  # [think] and [THINK] are OCaml lists as well
 
 
 CHANNEL = "channel"
-"""The name of a thought that only a channel for the answer ends."""
+"""Family of a thought that only a channel for the answer ends."""
 
-# Whatever stands behind the name: a tag whose attributes are odd opens a thought all the same. Possessive, so that it is linear.
+# Anything after the name: a tag with malformed attributes opens a thought as well. Possessive, so that it is linear.
 _ATTRIBUTES = r"\s(?>=\s?\"[^\"\n]{0,1000}\"|=\s?'[^'\n]{0,1000}'|[^<>\n]){0,1000}+"
 _TO_MESSAGE = r"[^<\n]{0,80}(?:<\|constrain\|>[^<\n]{0,40})?<\|message\|>"
-_MARK = re.compile(
+_TOKEN = re.compile(
     rf"""(?P<channel><\|channel\|>[ \t]*(?P<channel_name>\w+){_TO_MESSAGE})
     |(?P<message><\|start\|>[ \t]*assistant[ \t]*<\|message\|>)
     |(?P<tag><(?:[ ]?(?:\\?/)?[ ]?(?P<angle>{THOUGHT_NAME})\s?|/?(?P<wordy>{THOUGHT_NAME}){_ATTRIBUTES})/?>
@@ -63,7 +62,7 @@ _MARK = re.compile(
 _FIRST = re.compile(
     r"[<\[&\u25c1](?:(?<=<)(?=[A-Za-z/|\\<\uff5c]|[ ]/?[A-Za-z])|(?<=\[)(?=[A-Za-z/|])|(?<=&)(?=lt;)|(?<=\u25c1))"
 )
-# Named in two ways, so that only these spellings are the tokens: [inst] is a list, <PRE> is HTML in lower case.
+# Tokens only in exactly this case: [inst] is a list, <pre> is HTML.
 _EXACT = frozenset({"INST", "/INST", "gMASK", "EOT", "PRE", "SUF", "MID", "SYS", "/SYS"})
 _IN_EXACTLY_ONE_CASE = {name.lower() for name in _EXACT}
 _CLOSING_WORDS = frozenset({"end", "stop", "close", "closed", "done", "finish"})
@@ -73,12 +72,12 @@ _ROLE_FOLLOWS = frozenset(
 )
 _ROLE = re.compile(r"[ \t]*([A-Za-z_]{2,20})[^\S\n]*(?=\n|<|\Z)")
 _ROLE_SUFFIX = re.compile(r"[ \t]*<\|(?:end_header_id|end_of_role|role_end|im_sep|message|im_middle)\|>")
-_SPEAKERS = frozenset({"assistant", "model", "chatbot", "bot", "ai", "gpt", "chatbot_token", "/inst"})
-_OTHERS = frozenset(
+_ASSISTANT = frozenset({"assistant", "model", "chatbot", "bot", "ai", "gpt", "chatbot_token", "/inst"})
+_OTHER_ROLES = frozenset(
     {"user", "system", "human", "tool", "developer", "ipython", "observation", "function", "environment",
      "user_token", "system_token", "inst", "sys", "tool_response", "tool_result"}
 )  # fmt: skip
-_ENDS = frozenset(
+_ENDS_TEXT = frozenset(
     {"im_end", "endoftext", "end_of_text", "eot_id", "eom_id", "eot", "eod", "eos", "eop", "end", "return", "call",
      "end_of_turn", "endofturn", "end_of_turn_token", "eos_token", "end_of_sentence", "end_of_sequence",
      "end_of_utterance", "end_of_document", "end_of_role", "end_of_solution", "end_of_msg", "end_of_message",
@@ -90,69 +89,74 @@ _ENDS = frozenset(
 _END_PREFIXES = ("fim_", "fim-", "commit_", "jupyter_", "empty_output", "issue_")
 
 
-def marks(text: str, special_tokens: Sequence[str] = ()) -> list[Mark]:
-    """The marks of a text, in order.
+class TokenPatterns(NamedTuple):
+    """Patterns that find the tokens of one tokenizer."""
 
-    Args:
-        text: a completion.
-        special_tokens: the tokenizer's own; those that no rule knows end the text.
-    """
-    found: list[Mark] = []
-    past = 0
-    first, own = _patterns(special_tokens)
-    for place in first.finditer(text):
+    first: re.Pattern[str]  # what a token can begin with: cheap to search for
+    extra: re.Pattern[str] | None  # the tokenizer's special tokens that ``_TOKEN`` does not match
+
+
+KNOWN_TOKENS = TokenPatterns(_FIRST, None)
+"""The tokens of all known chat formats, without a tokenizer's own."""
+
+
+def token_patterns(special_tokens: Sequence[str]) -> TokenPatterns:
+    """Compile the patterns for a tokenizer: the known tokens, and its own special tokens, which end the text."""
+    extra = [token for token in special_tokens if token.strip() and not _TOKEN.fullmatch(token)]
+    if not extra:
+        return KNOWN_TOKENS
+    literal = "|".join(re.escape(token) for token in sorted(extra, key=len, reverse=True))
+    return TokenPatterns(re.compile(rf"{_FIRST.pattern}|(?={literal})"), re.compile(literal))
+
+
+def find_tokens(text: str, patterns: TokenPatterns = KNOWN_TOKENS) -> list[ChatToken]:
+    """Find the special tokens and thought tags of a text, in order."""
+    found: list[ChatToken] = []
+    end = 0
+    for place in patterns.first.finditer(text):
         start = place.start()
-        if start < past:
+        if start < end:
             continue
-        hit = _MARK.match(text, start)
-        mark = _mark(text, hit) if hit else None
-        if mark is None and own is not None:
-            hit = own.match(text, start)
-            mark = Mark(Kind.ENDS, "", *hit.span()) if hit else None
-        if mark is not None:
-            found.append(mark)
-            past = mark.end
+        hit = _TOKEN.match(text, start)
+        token = _chat_token(text, hit) if hit else None
+        if token is None and patterns.extra is not None:
+            hit = patterns.extra.match(text, start)
+            token = ChatToken(TokenKind.ENDS_TEXT, "", *hit.span()) if hit else None
+        if token is not None:
+            found.append(token)
+            end = token.end
     return found
 
 
-@lru_cache(maxsize=8)
-def _patterns(special_tokens: tuple[str, ...]) -> tuple[re.Pattern[str], re.Pattern[str] | None]:
-    """What a mark begins with, cheap to search for; and the tokens that no rule knows."""
-    own = [token for token in special_tokens if token.strip() and not _MARK.fullmatch(token)]
-    if not own:
-        return _FIRST, None
-    literal = "|".join(re.escape(token) for token in sorted(own, key=len, reverse=True))
-    return re.compile(rf"{_FIRST.pattern}|(?={literal})"), re.compile(literal)
-
-
-def _mark(text: str, hit: re.Match[str]) -> Mark | None:
+def _chat_token(text: str, hit: re.Match[str]) -> ChatToken | None:
     groups = hit.groupdict()
     start, end = hit.span()
     if groups["channel"]:
         is_final = groups["channel_name"].lower() == "final"
-        return Mark(Kind.FINAL if is_final else Kind.OPENS, CHANNEL, start, end)
+        return ChatToken(TokenKind.STARTS_ANSWER if is_final else TokenKind.OPENS_THOUGHT, CHANNEL, start, end)
     if groups["message"]:
-        return Mark(Kind.FINAL, "", start, end)
+        return ChatToken(TokenKind.STARTS_ANSWER, "", start, end)
     if groups["prefix"] or groups["suffix"]:
-        return Mark(Kind.OPENS if groups["prefix"] else Kind.CLOSES, "think", start, end)
+        kind = TokenKind.OPENS_THOUGHT if groups["prefix"] else TokenKind.CLOSES_THOUGHT
+        return ChatToken(kind, "think", start, end)
     if groups["tag"]:
         return _thought_tag(hit)
-    return _token(text, hit)
+    return _special_token(text, hit)
 
 
-def _thought_tag(hit: re.Match[str]) -> Mark | None:
+def _thought_tag(hit: re.Match[str]) -> ChatToken | None:
     bracket = next(bracket for bracket in ("angle", "wordy", "entity", "square", "triangle", "pipe") if hit[bracket])
     name, written = hit[bracket].lower(), hit.group()
     words = [word for word in re.split(r"[\W_]+", name) if word]
     if written.rstrip("> ").endswith("/"):  # <think/>: an empty thought
-        return Mark(Kind.NOISE, "", *hit.span())
+        return ChatToken(TokenKind.IGNORED, "", *hit.span())
     closes = "/" in written[: hit.start(bracket) - hit.start()] or not _CLOSING_WORDS.isdisjoint(words)
-    kind = Kind.CLOSES if closes else Kind.OPENS
-    return Mark(kind, family(name), *hit.span(), may_be_code=kind is Kind.OPENS and bool(hit["square"]))
+    kind = TokenKind.CLOSES_THOUGHT if closes else TokenKind.OPENS_THOUGHT
+    return ChatToken(kind, tag_family(name), *hit.span(), may_be_code=not closes and bool(hit["square"]))
 
 
-def family(name: str) -> str:
-    """What tags have in common that open and close the same thought: ``seed:think``, ``thinking`` and ``end_of_thought``."""
+def tag_family(name: str) -> str:
+    """Name shared by tags that open and close the same thought: ``seed:think``, ``thinking`` and ``end_of_thought``."""
     if "think" in name or "thought" in name:
         return "think"
     if "reason" in name:
@@ -162,22 +166,25 @@ def family(name: str) -> str:
     return "_".join(word for word in re.split(r"[\W_]+", name) if word and word not in _DIRECTIONS)
 
 
-def _token(text: str, hit: re.Match[str]) -> Mark | None:
+def _special_token(text: str, hit: re.Match[str]) -> ChatToken | None:
     written = next(name for name in hit.group("piped", "wide", "plain", "bracket", "system") if name)
     if written.lower() in _IN_EXACTLY_ONE_CASE and written not in _EXACT and not (hit["piped"] or hit["wide"]):
         return None
     name = written.lower().replace("\u2581", "_").strip("|")
     start, end = hit.span()
-    if name in _SPEAKERS or name in _OTHERS:
-        return Mark(Kind.SPEAKS if name in _SPEAKERS else Kind.OTHER, "", start, end)
+    if name in _ASSISTANT or name in _OTHER_ROLES:
+        return ChatToken(_turn_of(name), "", start, end)
     if name in _ROLE_FOLLOWS:
         role = _ROLE.match(text, end)
         if role is None:
-            return Mark(Kind.ENDS, "", start, end)
+            return ChatToken(TokenKind.ENDS_TEXT, "", start, end)
         end = role.end()
         suffix = _ROLE_SUFFIX.match(text, end)
         end = suffix.end() if suffix else end
-        return Mark(Kind.SPEAKS if role.group(1).lower() in _SPEAKERS else Kind.OTHER, "", start, end)
-    if name in _ENDS or name.startswith(_END_PREFIXES):
-        return Mark(Kind.ENDS, "", start, end)
-    return Mark(Kind.NOISE, "", start, end)
+        return ChatToken(_turn_of(role.group(1).lower()), "", start, end)
+    ends_text = name in _ENDS_TEXT or name.startswith(_END_PREFIXES)
+    return ChatToken(TokenKind.ENDS_TEXT if ends_text else TokenKind.IGNORED, "", start, end)
+
+
+def _turn_of(role: str) -> TokenKind:
+    return TokenKind.ASSISTANT_TURN if role in _ASSISTANT else TokenKind.OTHER_TURN

@@ -1,6 +1,6 @@
-"""What a statement tells in OCaml without being OCaml: its examples, and definitions that stand in its text. Pure.
+"""The examples of a statement, and definitions in its prose. Pure.
 
-Lenient by intent: what looks like an example and is none is told apart later, by the parser.
+Lenient on purpose: text that only looks like an example is dropped later, by the parser.
 """
 
 import re
@@ -19,13 +19,13 @@ _MAX_DEFINITIONS = 8
 
 
 def doc_lines(statement: str) -> list[str]:
-    """The lines of a statement without the edges and stars of its comment."""
+    """Lines of a statement without the delimiters and leading stars of its comment."""
     text = statement.translate(_SPACES).replace("\r\n", "\n").replace("\r", "\n").replace("*)", "\n")
     return [_DECORATION.sub("", line, count=1).rstrip() for line in text.split("\n")]
 
 
 def examples(statement: str, name: str) -> list[tuple[str, str]]:
-    """Calls and their values as the statement writes them; the value is empty where the call says it itself (``f 1 = 2``)."""
+    """Calls and their values as the statement writes them; the value is empty if the call contains it (``f 1 = 2``)."""
     lines = doc_lines(statement)
     found: list[tuple[str, str]] = []
     position = 0
@@ -40,24 +40,24 @@ def examples(statement: str, name: str) -> list[tuple[str, str]]:
         while position < len(lines) and lines[position].strip() and not _PROMPT.match(lines[position]):
             answer.append(lines[position].strip())
             position += 1
-        found += _readings(call, answer)
+        found += _prompted(call, answer)
     return found
 
 
-def _readings(call: str, answer: Sequence[str]) -> list[tuple[str, str]]:
-    """A prompted example: the value is what follows, all of it or its first line, or stands behind an arrow."""
+def _prompted(call: str, answer: Sequence[str]) -> list[tuple[str, str]]:
+    """Examples after a prompt: the value is all text up to the next prompt or its first line, or follows an arrow."""
     call = call.strip().rstrip(";").strip()
-    readings = []
+    found = []
     if answer:
         values = dict.fromkeys((" ".join(answer), answer[0]))
-        readings += [(call, _UTOP_ANSWER.sub("", value, count=1).strip()) for value in values]
+        found += [(call, _UTOP_ANSWER.sub("", value, count=1).strip()) for value in values]
     else:
-        readings += [*_arrows(call), (call, "")]
-    return readings
+        found += [*_arrows(call), (call, "")]
+    return found
 
 
 def _in_prose(line: str, name: str) -> list[tuple[str, str]]:
-    """A line that holds a call of the function and what comes of it: ``gcd 4 6 = 2``, ``- `gcd 4 6` returns 2``."""
+    """Examples in a line that calls the function: ``gcd 4 6 = 2``, ``- `gcd 4 6` returns 2``."""
     if not name or not re.search(rf"(?<![\w']){re.escape(name)}(?![\w'])", line):
         return []
     text = line.replace("`", "").strip()
@@ -66,13 +66,13 @@ def _in_prose(line: str, name: str) -> list[tuple[str, str]]:
 
 
 def _arrows(text: str) -> list[tuple[str, str]]:
-    """The two sides of the last arrow, where there is one: a lambda in the call has one too."""
+    """The two sides of the last arrow, if there is one; earlier arrows may belong to lambdas in the call."""
     arrows = list(_ARROW.finditer(text))
     return [(text[: arrows[-1].start()].strip(), text[arrows[-1].end() :].strip())] if arrows else []
 
 
 def described_definitions(statement: str) -> list[str]:
-    """Types, exceptions and modules that the comment's text defines: every stretch of lines that may be one."""
+    """Types, exceptions and modules that the comment's prose defines: all groups of lines that may be a definition."""
     if given_definitions(statement):
         statement = statement[: statement.find("*)") + 2] if "*)" in statement else ""
     lines = [line.replace("`", "") for line in doc_lines(statement)]
@@ -90,7 +90,7 @@ def described_definitions(statement: str) -> list[str]:
     return found
 
 
-def signature_readings(signature: str, stub: str) -> list[str]:
-    """Programs that a signature may start, with a stub for what is left open: a body, cases, ``and`` without a body."""
+def signature_candidates(signature: str, stub: str) -> list[str]:
+    """Candidate programs that start with a signature, with ``stub`` for the open part: a body, cases, or an ``and``."""
     filled = re.sub(r"=\s*(?=and\b)", f"= {stub} ", signature)
     return [f"{filled}\n {stub}", f"{filled}\n _ -> {stub}", filled, f"{filled}\n {stub} end"]

@@ -1,4 +1,4 @@
-"""One completion -> its grade: extract, compile, run, count, score. The effectful shell around the pure parts."""
+"""One completion -> its grade: extract, compile, run, score. Starts the processes; the other stages are pure."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,14 +11,15 @@ from typing import TypeVar
 
 from cluster.errors import DeadlineExceeded, UngradableError
 from cluster.types import AssertOutcome, CodeError, Facts, FinishReason, Grade, Problem, Verdict
-from grader.answer import behind
-from grader.assert_outcomes import tally
+from grader.answer import with_opened_thought
+from grader.assert_outcomes import outcome_of_events
+from grader.chat_tokens import token_patterns
 from grader.compiled import Compiled
-from grader.extract import Extraction, Reading, extract
+from grader.extract import CandidateProgram, Extraction, extract
 from grader.inspection import Inspection
-from grader.languages import other_than_ocaml
+from grader.languages import other_language
 from grader.process import StartFailed, probe_sandbox
-from grader.quality_flags import signals
+from grader.quality_flags import text_quality
 from grader.reward import profile_of, score
 from grader.sandbox import Sandbox
 from grader.settings import GraderSettings
@@ -26,59 +27,64 @@ from grader.signature import defined_name
 from grader.toolchain import Toolchain, prepare_toolchain
 from grader.worker import Worker
 
-INSPECTIONS_REMEMBERED = 4096  # problems, a few KiB each
+MAX_CACHED_INSPECTIONS = 4096  # one per problem, a few KiB each
 MAX_ERRORS_KEPT = 20
 _Answer = TypeVar("_Answer")
 
 
 class Grader:
-    """Grades one completion at a time with a compiler and a runner of its own, both contained and long-lived.
+    """Grades one completion at a time with its own compiler and runner process, both sandboxed and long-lived.
 
-    Bubblewrap ends its processes with the *thread* that started them: use a grader from threads that live as long as it does.
+    Bubblewrap ends its processes with the *thread* that started them: use a grader only from threads that live as long as it.
     """
 
     def __init__(
         self, settings: GraderSettings, *, cache: Path | None = None, special_tokens: tuple[str, ...] = ()
     ) -> None:
-        """Find the toolchain and the walls; nothing is started yet. ``special_tokens``: of the completions' tokenizer.
+        """Find the toolchain and the sandbox layers; no process is started yet.
 
-        Raises ToolchainError, SandboxError where one is required, ConfigError for an impossible reward.
+        Args:
+            settings: limits, sandbox and reward.
+            cache: folder of the grader's OCaml programs; by default the first usable one of ``candidate_folders``.
+            special_tokens: of the tokenizer that completions are decoded with.
+
+        Raises ToolchainError, SandboxError if a required sandbox is missing, ConfigError for an impossible reward.
         """
         self._settings = settings
-        self._special_tokens = special_tokens
+        self._token_patterns = token_patterns(special_tokens)
         self._profile = profile_of(settings)
         self.toolchain: Toolchain = prepare_toolchain(cache)
         self.sandbox: Sandbox = probe_sandbox(require_sandbox=settings.require_sandbox, runner=self.toolchain.runner)
         self.worker = Worker(settings, self.toolchain, self.sandbox, prepare=partial(prepare_toolchain, cache))
-        self._jobs = 0
+        self._num_graded = 0  # by the current processes
         self._inspections: dict[tuple[str, str, bool], Inspection] = {}
 
     def grade(self, problem: Problem, text: str, finish_reason: FinishReason, opened_thought: str = "") -> Grade:
         """Grade one completion's text; ``opened_thought`` is the tag of a thought that its prompt left open.
 
-        Raises UngradableError where the machine, not the completion, failed, StartFailed among them; the next call starts
-        fresh processes.
+        Raises UngradableError (StartFailed included) if the machine, not the completion, failed; the next call starts fresh
+        processes.
         """
-        text = behind(opened_thought, text)
+        text = with_opened_thought(opened_thought, text)
         facts = self._answered(problem, "graded", lambda: self._observe(problem, text, finish_reason))
-        self._jobs += 1
-        if self._jobs >= self._settings.jobs_per_worker:
+        self._num_graded += 1
+        if self._num_graded >= self._settings.jobs_per_worker:
             self.close()
         return score(facts, self._profile)
 
     def inspect(self, problem: Problem, *, everything: bool = True) -> Inspection:
-        """Say what a problem's own text shows: what its statement gives away and, with ``everything``, why none can pass.
+        """Inspect a problem: which asserts its examples cover and, with ``everything``, why no solution can pass.
 
-        The newest inspections are remembered. Raises UngradableError where the machine failed.
+        The newest inspections are cached. Raises UngradableError if the machine failed.
         """
         key = (problem.prompt, problem.tests, everything)
-        known = self._inspections.get(key)
-        if known is None:
-            known = self._answered(problem, "inspected", lambda: self.worker.inspect(problem, everything=everything))
-            self._inspections[key] = known
-            if len(self._inspections) > INSPECTIONS_REMEMBERED:
+        cached = self._inspections.get(key)
+        if cached is None:
+            cached = self._answered(problem, "inspected", lambda: self.worker.inspect(problem, everything=everything))
+            self._inspections[key] = cached
+            if len(self._inspections) > MAX_CACHED_INSPECTIONS:
                 self._inspections.pop(next(iter(self._inspections)))
-        return known
+        return cached
 
     def _answered(self, problem: Problem, done: str, work: Callable[[], _Answer]) -> _Answer:
         try:
@@ -92,29 +98,30 @@ class Grader:
 
     def _observe(self, problem: Problem, text: str, finish_reason: FinishReason) -> Facts:
         seconds: dict[str, float] = {}
+        name = defined_name(problem.signature)
         with _timed(seconds, "extract"):
-            extraction = self._extract(problem, text)
+            extraction = extract(
+                text,
+                signature=problem.signature,
+                name=name,
+                statement=problem.statement,
+                tokens=self._token_patterns,
+                max_chars=self._settings.max_completion_bytes,
+            )
         with _timed(seconds, "compile"):
-            compiled, reading = self._compile(problem, extraction)
-            compiled = _unless_it_is_no_ocaml(compiled, extraction, defined_name(problem.signature))
-        verdict, asserts, messages = _without_a_run(compiled, reading, extraction.why_none)
+            compiled, candidate = self._compile(problem, extraction)
+            compiled = _no_code_if_other_language(compiled, extraction, name)
+        verdict, asserts, messages = _without_run(compiled, candidate, extraction.no_code_reason)
         if compiled.blob:
             with _timed(seconds, "run"):
-                counted = tally(compiled.owners, self.worker.run(compiled))
-            verdict, asserts, messages = counted.verdict, counted.outcomes, counted.messages
-        errors = tuple(_in_the_text(error, reading) for error in compiled.errors) if reading else ()
-        text = text[: self._settings.max_completion_bytes]
-        looks = signals(
-            text,
-            reading,
-            name=defined_name(problem.signature),
-            statement=problem.statement,
-            special_tokens=self._special_tokens,
-        )
+                outcome = outcome_of_events(compiled.owners, self.worker.run(compiled))
+            verdict, asserts, messages = outcome.verdict, outcome.asserts, outcome.messages
+        errors = tuple(_at_completion_line(error, candidate) for error in compiled.errors) if candidate else ()
+        quality = text_quality(extraction, candidate, name=name)
         return Facts(
             verdict=verdict,
             asserts=asserts,
-            covered_by_example=self.inspect(problem, everything=False).shown,
+            covered_by_example=self.inspect(problem, everything=False).covered_by_example,
             type_errors=len(errors) if verdict is Verdict.TYPE_ERROR else 0,
             errors=errors[:MAX_ERRORS_KEPT],
             syntax_error=verdict is Verdict.SYNTAX_ERROR,
@@ -122,46 +129,31 @@ class Grader:
             type_checked=bool(compiled.blob) or verdict is Verdict.INTERFACE,
             has_end_marker=extraction.has_end_marker,
             hit_length_limit=finish_reason is FinishReason.LENGTH,
-            num_code_lines=looks.num_code_lines,
-            quality_flags=looks.quality_flags,
-            num_code_blocks=looks.num_code_blocks,
-            has_trailing_prose=looks.has_trailing_prose,
+            num_code_lines=quality.num_code_lines,
+            quality_flags=quality.quality_flags,
+            num_code_blocks=quality.num_code_blocks,
+            has_trailing_prose=quality.has_trailing_prose,
             diagnostics=_cut("\n".join([*map(_described, errors), *messages]), self._settings.diagnostics_bytes),
             seconds=seconds,
         )
 
-    def _extract(self, problem: Problem, text: str) -> Extraction:
-        limit = self._settings.max_completion_bytes
-        if len(text) > limit:
-            # Cut in the middle it parses by accident at best: a lone bracket makes sure that it does not.
-            return Extraction(
-                readings=(Reading(program=text[:limit] + "\n(", has_signature=False),), has_end_marker=False
-            )
-        return extract(
-            text,
-            signature=problem.signature,
-            name=defined_name(problem.signature),
-            statement=problem.statement,
-            special_tokens=self._special_tokens,
-        )
-
-    def _compile(self, problem: Problem, extraction: Extraction) -> tuple[Compiled, Reading | None]:
-        """The compiler's answer, and the reading that it is about; None where there is no code."""
-        if extraction.quoted:
-            as_it_stands = self.worker.compile(problem, [extraction.quoted])
-            if as_it_stands.verdict is not Verdict.SYNTAX_ERROR:
-                return as_it_stands, extraction.quoted
-        compiled = self.worker.compile(problem, extraction.readings)
-        if compiled.verdict is Verdict.TYPE_ERROR and extraction.together:
-            # An answer in several blocks, a helper first, say: on its own the last one misses what the others define.
-            in_parts = self.worker.compile(problem, [extraction.together])
-            if in_parts.blob:
-                return in_parts, extraction.together
-        return compiled, extraction.readings[compiled.chosen] if extraction.readings else None
+    def _compile(self, problem: Problem, extraction: Extraction) -> tuple[Compiled, CandidateProgram | None]:
+        """Compile a completion; return the result and the candidate that it is about, None if there is no code."""
+        if extraction.verbatim:
+            unchanged = self.worker.compile(problem, [extraction.verbatim])
+            if unchanged.verdict is not Verdict.SYNTAX_ERROR:
+                return unchanged, extraction.verbatim
+        compiled = self.worker.compile(problem, extraction.candidates)
+        if compiled.verdict is Verdict.TYPE_ERROR and extraction.joined:
+            # An answer in several blocks, such as a helper first: the last block alone lacks the earlier definitions.
+            joined = self.worker.compile(problem, [extraction.joined])
+            if joined.blob:
+                return joined, extraction.joined
+        return compiled, extraction.candidates[compiled.chosen] if extraction.candidates else None
 
     def close(self) -> None:
-        """End both processes and remove what they left; may be called twice, and grading may go on after it."""
-        self._jobs = 0
+        """End both processes; may be called twice, and a later call to ``grade`` starts new ones."""
+        self._num_graded = 0
         self.worker.close()
 
     def __enter__(self) -> "Grader":
@@ -180,36 +172,34 @@ def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
     seconds[stage] = time.perf_counter() - started
 
 
-def _unless_it_is_no_ocaml(compiled: Compiled, extraction: Extraction, name: str) -> Compiled:
-    """What the compiler says, but of a program of another language, and of prose: those earn nothing for how they fail."""
-    if not extraction.readings or compiled.verdict not in (Verdict.SYNTAX_ERROR, Verdict.TYPE_ERROR):
+def _no_code_if_other_language(compiled: Compiled, extraction: Extraction, name: str) -> Compiled:
+    """Turn a syntax or type error into NO_CODE if the code is another language or prose: such errors earn nothing."""
+    if not extraction.candidates or compiled.verdict not in (Verdict.SYNTAX_ERROR, Verdict.TYPE_ERROR):
         return compiled
-    other = other_than_ocaml(extraction.code, tag=extraction.language, name=name)
-    if not other:
+    language = other_language(extraction.code, fence_language=extraction.language, name=name)
+    if not language:
         return compiled
     return replace(
-        compiled, verdict=Verdict.NO_CODE, errors=(), message=f"no OCaml in the completion: it reads like {other}"
+        compiled, verdict=Verdict.NO_CODE, errors=(), message=f"no OCaml in the completion: it reads like {language}"
     )
 
 
-def _without_a_run(
-    compiled: Compiled, reading: Reading | None, why_none: str
+def _without_run(
+    compiled: Compiled, candidate: CandidateProgram | None, no_code_reason: str
 ) -> tuple[Verdict, tuple[AssertOutcome, ...], Sequence[str]]:
+    """Verdict, assert outcomes and messages of a completion that is not run."""
     asserts = (AssertOutcome.NOT_RUN,) * len(compiled.owners)
-    if reading is None:
-        return (
-            Verdict.NO_CODE,
-            asserts,
-            [f"no code in the completion: {why_none}" if why_none else "no code in the completion"],
-        )
+    if candidate is None:
+        message = "no code in the completion"
+        return Verdict.NO_CODE, asserts, [f"{message}: {no_code_reason}" if no_code_reason else message]
     return compiled.verdict, asserts, [compiled.message] if compiled.message else []
 
 
-def _in_the_text(error: CodeError, reading: Reading) -> CodeError:
-    """The error at the completion's own line; what concerns the signature that was put in front is told of its first."""
+def _at_completion_line(error: CodeError, candidate: CandidateProgram) -> CodeError:
+    """Move an error from the program's line to the completion's; an error in the signature goes to line 1."""
     if error.line == 0:
         return error
-    return replace(error, line=max(1, reading.first_line + error.line - 1))
+    return replace(error, line=max(1, candidate.first_line + error.line - 1))
 
 
 def _described(error: CodeError) -> str:

@@ -1,6 +1,6 @@
-"""Programs of other languages, and plain prose, which OCaml's parser takes for expressions by accident. Pure.
+"""Detection of programs in other languages and of plain prose, which OCaml may parse by accident. Pure.
 
-Only asked of what OCaml refuses: a program that it accepts is OCaml, whatever it looks like.
+It applies only to code that OCaml refuses: a program that OCaml accepts is OCaml, whatever it looks like.
 """
 
 import re
@@ -8,8 +8,8 @@ import re
 from grader import lexical
 from grader.lexical import Kind
 
-# By the languages that a sign is first met in; each is something that no line of OCaml starts with, or that is no OCaml at all.
-_SIGNS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
+# Language -> syntax that starts no line of OCaml or is not OCaml at all.
+_SYNTAX: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
     (language, re.compile(pattern, re.MULTILINE))
     for language, pattern in (
         ("Python", r"^[ \t]*(?:async[ ]+)?def[ ]+[\w.]+"),
@@ -65,7 +65,7 @@ _RETURN = re.compile(r"^[ \t]*return\b|\b(?:then|else)[ ]+return\b", re.MULTILIN
 _DEFINES_RETURN = re.compile(r"\blet[ ]+(?:rec[ ]+)?return\b|>>=|\blet[*+]|\band[*+]|\bopen[ ]+Lwt\b")
 _EQUATION = r"(?![^\n=]*\blet\b){name}['\w]*(?:[ ]*:[ ][^=\n]*->|(?:[ ]++[\w'()\[\]:_,]++|\([^()\n]*+\))++[ ]*+=(?!=))"
 _DEFINITION = re.compile(r"^[ \t]*(?:let|type|module|exception|open)\b", re.MULTILINE)
-_TAGS = frozenset(
+_FENCE_LANGUAGES = frozenset(
     {"python", "py", "python3", "haskell", "hs", "fsharp", "f#", "fs", "sml", "rust", "rs", "javascript", "js",
      "jsx", "typescript", "ts", "tsx", "c", "h", "cpp", "c++", "cc", "java", "kotlin", "kt", "go", "golang",
      "scala", "swift", "ruby", "rb", "lua", "perl", "pl", "php", "elixir", "ex", "erlang", "erl", "clojure", "clj",
@@ -81,19 +81,19 @@ _PROSE_WORDS = frozenset(
 )  # fmt: skip
 
 
-def other_than_ocaml(code: str, *, tag: str, name: str) -> str:
-    """What a text is that OCaml refuses, where it is no try at OCaml: "Python", "prose", ...; empty where it may be one.
+def other_language(code: str, *, fence_language: str, name: str) -> str:
+    """Name the language of a text that OCaml refuses, such as "Python" or "prose"; empty if it may be meant as OCaml.
 
     Args:
-        code: the part of an answer that was taken for the code.
-        tag: the language that its fence names, in lower case.
-        name: what the problem asks for.
+        code: the part of an answer that was extracted as code.
+        fence_language: the language that its fence names, in lower case.
+        name: the name that the problem asks for.
     """
-    if tag in _TAGS:
-        return tag
+    if fence_language in _FENCE_LANGUAGES:
+        return fence_language
     masked = _masked(code)
-    for language, sign in _SIGNS:
-        if sign.search(masked):
+    for language, syntax in _SYNTAX:
+        if syntax.search(masked):
             return language
     if _RETURN.search(masked) and not _DEFINES_RETURN.search(masked):
         return "a language with return"
@@ -105,11 +105,11 @@ def other_than_ocaml(code: str, *, tag: str, name: str) -> str:
 
 
 def _masked(code: str) -> str:
-    """The code without what stands in its comments and literals."""
+    """The code with its comments and the contents of its literals removed."""
     parts = []
     for span in lexical.spans(code):
         part = code[span.start : span.end]
-        # What is not closed is no literal of OCaml: an apostrophe of another language.
+        # An unclosed literal is not OCaml's: it may be an apostrophe of another language.
         keeps = span.kind is Kind.CODE or not span.closed
         parts.append(part if keeps else " " if span.kind is Kind.COMMENT else '""')
     return "".join(parts)

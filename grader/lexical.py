@@ -1,6 +1,7 @@
-"""OCaml's lexical layer, as far as finding comments and strings needs it: in any text, well-formed or not.
+"""OCaml's comments and literals in any text, well-formed or not.
 
-Linear in the text: every pattern is possessive, and what is not closed ends with the text: nothing is read twice.
+Linear in the text: every pattern is possessive, and an unclosed comment or literal ends with the text, so that nothing is
+read twice.
 """
 
 import re
@@ -14,12 +15,12 @@ _STRING_REST = r'(?:[^"\\]++|\\.)*+"'
 _CHAR_REST = r"(?<![A-Za-z0-9_']')(?:[^'\\\n]|\\(?:[\\'\"ntbr ]|[0-9]{3}|x[0-9a-fA-F]{2}|o[0-3][0-7]{2}))'"
 _QUOTED_REST = r"(?:%%?[a-z_.A-Z0-9']*+[ \t]*+)?[a-z_]*+\|"
 _QUOTED_IDENTIFIER = re.compile(r"\{(?:%%?[a-z_.A-Z0-9']*+[ \t]*+)?([a-z_]*+)\|")
-# A comment without another one and without a quoted string in it; literals in comments are respected, as OCaml does.
+# A comment without a nested comment or quoted string; literals in comments are respected, as in OCaml.
 _PLAIN_COMMENT_REST = (
     rf"\*(?:[^*(\"'{{]++|\*(?!\))|\((?!\*)|\"{_STRING_REST}|'{_CHAR_REST}|'|(?!\{{{_QUOTED_REST})\{{)*+\*\)"
 )
-# Each alternative looks back at the character that it starts with: a pattern that begins with a set of characters is
-# searched for several times faster than one that begins with a choice.
+# Each alternative looks back at its first character: `re` searches a pattern that begins with a set of characters several
+# times faster than one that begins with alternatives.
 _TOKEN = re.compile(
     rf"""["'({{](?:(?<=\(){_PLAIN_COMMENT_REST}|(?<="){_STRING_REST}|(?<='){_CHAR_REST}|(?<=\{{)\|.*?\|\}}"""
     rf"""|(?P<bare>(?<=\()\*|(?<=")|(?<=\{{){_QUOTED_REST}))""",
@@ -35,7 +36,7 @@ _CODE_LINE = re.compile(r"\S[^\n]*")
 
 
 class Kind(Enum):
-    """What a stretch of text is."""
+    """Kind of a span."""
 
     CODE = "code"
     COMMENT = "comment"
@@ -43,7 +44,7 @@ class Kind(Enum):
 
 
 class Span(NamedTuple):
-    """One stretch, ``text[start:end]``; not closed where the text ends first. A tuple: thousands are made a second."""
+    """A span, ``text[start:end]``; not closed if the text ends first. A tuple, since it is created very often."""
 
     kind: Kind
     start: int
@@ -52,7 +53,7 @@ class Span(NamedTuple):
 
 
 def spans(text: str) -> list[Span]:
-    """Cut a text into code, comments and literals; together they cover it."""
+    """Split a text into spans of code, comments and literals, which together cover it."""
     found: list[Span] = []
     code_start: int | None = 0
     while code_start is not None:
@@ -61,7 +62,7 @@ def spans(text: str) -> list[Span]:
 
 
 def _add_spans(text: str, code_start: int, found: list[Span]) -> int | None:
-    """Add spans up to the end, or up to a token that the pattern alone cannot follow: then from where to go on."""
+    """Add spans from ``code_start``; return where to continue after a token that ``_TOKEN`` matches only the opening of."""
     code, comment, string = Kind.CODE, Kind.COMMENT, Kind.STRING
     for token in _TOKEN.finditer(text, code_start):
         start, end = token.span()
@@ -80,10 +81,10 @@ def _add_spans(text: str, code_start: int, found: list[Span]) -> int | None:
 
 
 def _end_of(text: str, bare: re.Match[str]) -> tuple[int, bool]:
-    """Where a comment or literal of which only the opening was matched ends, and whether it is closed."""
+    """End of a comment or literal of which only the opening was matched, and whether it is closed."""
     opening = bare.group()
     if opening == "(*":
-        # The operator in ``(*)`` is a warning in OCaml and opens a comment all the same.
+        # In OCaml ``(*)`` opens a comment as well (with a warning).
         end = _comment_end(text, bare.start())
         return (len(text), False) if end is None else (end, True)
     if opening == '"':
@@ -112,9 +113,9 @@ def _comment_end(text: str, start: int) -> int | None:
 
 
 def readable_comment_end(text: str) -> int | None:
-    """Where the comment that a text begins with ends for a reader, though not for OCaml: a quote opened a string in it.
+    """End of a text's leading comment as a person reads it, if OCaml reads on because a quote opens a string in it.
 
-    None where OCaml agrees on the end, and where no definition follows.
+    None if OCaml ends the comment there too, or if no definition follows.
     """
     first = _TOKEN.match(text)
     if first is None or first.lastgroup is None or _end_of(text, first)[1]:
@@ -123,12 +124,12 @@ def readable_comment_end(text: str) -> int | None:
     return found.end() if found else None
 
 
-def end_marker(text: str, stretches: Sequence[Span] | None = None) -> int | None:
-    """Where the first real ``(* END *)`` begins; one inside a literal or another comment is not real."""
+def end_marker(text: str, text_spans: Sequence[Span] | None = None) -> int | None:
+    """Position of the first ``(* END *)`` that is a comment of its own, not inside a literal or another comment."""
     if "END" not in text:
         return None
     comment = Kind.COMMENT
-    ends = {span.start: span.end for span in stretches or spans(text) if span.kind is comment and span.closed}
+    ends = {span.start: span.end for span in text_spans or spans(text) if span.kind is comment and span.closed}
     for marker in _END.finditer(text):
         if ends.get(marker.start()) == marker.end():
             return marker.start()
@@ -136,17 +137,17 @@ def end_marker(text: str, stretches: Sequence[Span] | None = None) -> int | None
 
 
 def has_end_marker(text: str) -> bool:
-    """Whether a text that is no program (what follows a code fence) holds the marker."""
+    """Return whether a text that is not a program, such as the text after a code fence, contains the marker."""
     return _END.search(text) is not None
 
 
 def without_comments(text: str) -> str:
-    """The text with every comment replaced by a space."""
+    """Replace every comment by a space."""
     if "(*" not in text:
         return text
     parts, position = [], 0
     for token in _TOKEN.finditer(text):
-        if token.lastgroup is not None:  # one that the pattern alone cannot follow
+        if token.lastgroup is not None:  # only its opening was matched
             return "".join([" " if span.kind is Kind.COMMENT else text[span.start : span.end] for span in spans(text)])
         if text[token.start()] == "(":
             parts.append(text[position : token.start()])
@@ -155,10 +156,10 @@ def without_comments(text: str) -> str:
 
 
 def num_lines(text: str) -> int:
-    """Non-blank lines; only a newline ends one, since a form feed is a blank to OCaml."""
+    """Number of non-blank lines. Only a newline ends a line: a form feed is a blank in OCaml."""
     return len(_CODE_LINE.findall(text))
 
 
 def num_code_lines(program: str) -> int:
-    """Non-blank lines left when comments are removed; the lines of a comment do not count, nor those it shares."""
+    """Number of non-blank lines after comments are removed."""
     return num_lines(without_comments(program))

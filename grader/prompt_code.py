@@ -1,4 +1,4 @@
-"""A prompt's Markdown and its placeholder body: what data sets put around the signature that a solution starts with. Pure."""
+"""Markdown and placeholder bodies around the signature in a data set's prompt. Pure."""
 
 import re
 from typing import NamedTuple
@@ -37,18 +37,18 @@ _INVITATION = re.compile(
     r"\(\*+[^a-z]*(?:your|write|fill|add|insert|put|replace|implement|complete|begin|end|todo|fixme|body|code|solution|\*\))",
     re.IGNORECASE,
 )
-_LONGEST_INVITATION = 100  # characters; a longer comment says something of the task
+_LONGEST_INVITATION = 100  # characters; a longer comment describes the task
 
 
 class Segment(NamedTuple):
-    """A stretch of a prompt between two fences, or around them."""
+    """Part of a prompt between two fences, or before or after them."""
 
     text: str
-    is_code: bool  # inside of a fence that may hold OCaml
+    is_code: bool  # inside a fence that may hold OCaml
 
 
 def segments(prompt: str, in_comment: list[tuple[int, int]]) -> list[Segment]:
-    """Cut a prompt at its Markdown fences; those inside of comments, which ``in_comment`` lists, are text like any other."""
+    """Split a prompt at its Markdown fences, except those inside comments (``in_comment``, as start and end)."""
     found: list[Segment] = []
     position, tag = 0, None
     for fence in _FENCE.finditer(prompt):
@@ -65,7 +65,7 @@ def _segment(text: str, tag: str | None) -> Segment:
 
 
 def as_comment(text: str) -> str:
-    """Return prose as an OCaml comment; what is nothing but comments stays as it is."""
+    """Return prose as an OCaml comment; text of comments only stays as it is."""
     text = text.strip()
     if all(span.kind is Kind.COMMENT or not text[span.start : span.end].strip() for span in spans(text)):
         return text
@@ -73,7 +73,7 @@ def as_comment(text: str) -> str:
 
 
 def end_of_head(signature: str) -> int | None:
-    """Return the position behind the ``=`` that the body follows, None where a signature has none."""
+    """Return the position after the ``=`` of a signature, where its body starts; None without ``=``."""
     depth = 0
     for span in spans(signature):
         if span.kind is not Kind.CODE:
@@ -88,9 +88,9 @@ def end_of_head(signature: str) -> int | None:
 
 
 def without_placeholder(signature: str) -> tuple[str, str]:
-    """Return a signature without a body that only holds its place, and comments of the body that say something of the task.
+    """Return a signature without a placeholder body, and the comments of that body that describe the task.
 
-    ``let f x = failwith "TODO"``, ``= (* your code here *)``, ``= ...``: the model is to write the body, not to go on behind it.
+    Placeholders are ``let f x = failwith "TODO"``, ``= (* your code here *)``, ``= ...``: the model has to replace them.
     """
     end = end_of_head(signature)
     head, body = (signature, "") if end is None else (signature[:end], signature[end:])
@@ -100,12 +100,12 @@ def without_placeholder(signature: str) -> tuple[str, str]:
     if code.strip("; \n") and (len(code) > _LONGEST_PLACEHOLDER or not _WHOLE.fullmatch(code)):
         has_parts = len(code) <= _LONGEST_PLACEHOLDER and _AND.search(code)
         return (_BEFORE_AND.sub(r"\1", signature) if has_parts else signature).rstrip(), ""
-    said = [one for one in comments if len(one) > _LONGEST_INVITATION or not _INVITATION.match(one)]
-    return head.rstrip(), "\n".join(said)
+    notes = [one for one in comments if len(one) > _LONGEST_INVITATION or not _INVITATION.match(one)]
+    return head.rstrip(), "\n".join(notes)
 
 
 def has_body(signature: str) -> bool:
-    """Return whether a signature seems to hold a whole body, which a completion cannot go on from."""
+    """Return whether a signature seems to have a complete body, which a completion cannot continue."""
     end = end_of_head(signature)
     body = signature[end:].strip() if end is not None else ""
     return bool(body) and not re.search(

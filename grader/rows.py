@@ -1,4 +1,4 @@
-"""The rows of ``caravan grade``: what is read, what is written. Pure."""
+"""Input and result rows of ``caravan grade``. Pure."""
 
 import json
 import math
@@ -8,17 +8,17 @@ from typing import Any
 from cluster.thought_tags import THOUGHT_OPENING
 from cluster.types import FinishReason, Grade, Problem
 from grader import fields
-from grader.chat_tokens import Kind, marks
+from grader.chat_tokens import TokenKind, find_tokens
 from grader.signature import split_prompt
 
-# What other systems write: OpenAI, Anthropic, Google, Cohere, Mistral, Bedrock, TGI, vLLM, SGLang, llama.cpp, Ollama, MLX.
+# Spellings of other systems: OpenAI, Anthropic, Google, Cohere, Mistral, Bedrock, TGI, vLLM, SGLang, llama.cpp, Ollama, MLX.
 _LENGTH = frozenset(
     {"length", "max_tokens", "max_length", "max_new_tokens", "max_output_tokens", "max_completion_tokens",
      "max_tokens_reached", "model_length", "model_context_window_exceeded", "context_length_exceeded",
      "context_window_exceeded", "error_limit", "length_limit", "length_capped", "token_limit", "limit",
      "incomplete", "truncated", "stopped_limit"}
 )  # fmt: skip
-# Not cut at the limit, whatever ended them: a completion that passes its tests was complete.
+# Any other end. The reason is not needed: a completion that passes its tests was complete.
 _STOP = frozenset(
     {"", "none", "null", "nan", "stop", "stopped", "stop_sequence", "stop_token", "stop_string", "stop_str",
      "stopped_word", "stopped_eos", "eos", "eos_token", "eos_found", "endoftext", "end_of_text", "end_turn",
@@ -32,26 +32,26 @@ _STOP = frozenset(
 
 
 class MalformedRow(Exception):
-    """A row that cannot be graded; the message says what is wrong with it."""
+    """A row that cannot be graded; the message gives the reason."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One completion to be graded."""
+    """One completion to grade."""
 
     line: int  # 1 for the first line of the file
     id: str
     problem: Problem
     completion: str
     finish_reason: FinishReason
-    opened_thought: str = ""  # the tag of a thought that the prompt left open; empty: none
+    opened_thought: str = ""  # tag of a thought that the prompt left open; empty: none
 
 
 def parse_row(text: str, *, line: int) -> Row:
-    """Read ``{id, prompt, tests, completion[, finish_reason][, opened_thought]}``; MalformedRow where that is not what it is."""
+    """Parse ``{id, prompt, tests, completion[, finish_reason][, opened_thought]}``; raises MalformedRow."""
     try:
         row = json.loads(text)
-    except (ValueError, RecursionError) as error:  # ValueError: no JSON, or a number of thousands of digits
+    except (ValueError, RecursionError) as error:  # ValueError: not JSON, or a number of thousands of digits
         raise MalformedRow(f"not JSON: {error}") from error
     if not isinstance(row, dict):
         found = f"a list of {len(row)}: write one row a line" if isinstance(row, list) else type(row).__name__
@@ -61,11 +61,11 @@ def parse_row(text: str, *, line: int) -> Row:
     if missing:
         raise MalformedRow(f"{missing[0]} is missing")
     try:
-        prompt, opened_at_its_end = _without_the_reply(fields.asked(row["prompt"]).prompt)
+        prompt, opened_at_its_end = _without_reply(fields.asked(row["prompt"]).prompt)
         statement, signature = split_prompt(prompt)
         tests = fields.tests(row["tests"])
         completion = row["completion"]
-        if not isinstance(completion, str):  # a text is what was sampled, whatever it looks like
+        if not isinstance(completion, str):  # a string is the sampled text, even if it looks like JSON
             completion = fields.answer(completion, "completion")
     except ValueError as error:
         raise MalformedRow(str(error)) from error
@@ -85,46 +85,47 @@ def parse_row(text: str, *, line: int) -> Row:
 
 def _id(value: Any) -> str:
     if isinstance(value, str):
-        return value  # as it is: who asked finds the row by it
+        return value  # unchanged, so that the caller finds the row by it
     try:
         return fields.identifier(value)
     except ValueError as error:
         raise MalformedRow(f"{error}; give a string or a number") from error
 
 
-def _without_the_reply(prompt: str) -> tuple[str, str]:
-    """A prompt without what a chat template writes behind it, and the tag of the thought that it opens there."""
+def _without_reply(prompt: str) -> tuple[str, str]:
+    """The prompt without the start of the reply that a chat template adds, and the tag of a thought opened there."""
     opened = [tag for tag in THOUGHT_OPENING.finditer(prompt) if not prompt[tag.end() :].strip()]
-    turns = [mark for mark in marks(prompt) if mark.kind in (Kind.ENDS, Kind.SPEAKS)]
+    turn_kinds = (TokenKind.ENDS_TEXT, TokenKind.ASSISTANT_TURN)
+    turns = [token.start for token in find_tokens(prompt) if token.kind in turn_kinds]
     asked = prompt.rfind("let ", 0, opened[-1].start() if opened else len(prompt))
-    ends = [mark.start for mark in turns if mark.start > asked >= 0] + [tag.start() for tag in opened]
+    ends = [start for start in turns if start > asked >= 0] + [tag.start() for tag in opened]
     return prompt[: min(ends)] if ends else prompt, opened[-1].group() if opened else ""
 
 
 def finish_reason_of(value: object) -> FinishReason:
-    """Why a completion ended, in the words of any system; STOP where nothing is known. MalformedRow for other words.
+    """Read a finish reason as any known system writes it; STOP if none is given. Raises MalformedRow for other values.
 
-    All that grading asks is whether the completion was cut at its length limit.
+    Grading only needs to know whether the completion was cut at its length limit.
     """
     if isinstance(value, dict) and "type" in value:  # {"type": "stop", "matched": 2}
         value = value["type"]
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return FinishReason.STOP
     if not isinstance(value, str):
-        raise MalformedRow(f"finish_reason is {value!r}, and neither a string nor null")
+        raise MalformedRow(f"finish_reason is {value!r}: write a string or null")
     word = value.strip().lower().rpartition(".")[2].replace("-", "_").replace(" ", "_")  # FinishReason.MAX_TOKENS
     if word.removeprefix("finish_reason_") in _LENGTH:
         return FinishReason.LENGTH
     if word.removeprefix("finish_reason_") in _STOP:
         return FinishReason.STOP
     raise MalformedRow(
-        f"finish_reason is {value!r}, which is not known: write {FinishReason.LENGTH!s} where the completion was cut at its "
+        f"finish_reason is {value!r}, which is unknown: write {FinishReason.LENGTH!s} if the completion was cut at its "
         f"length limit, else {FinishReason.STOP!s}"
     )
 
 
 def result_row(row: Row, grade: Grade) -> dict[str, Any]:
-    """The row that ``caravan grade`` writes."""
+    """Make the row that ``caravan grade`` writes."""
     facts = grade.facts
     return {
         "id": row.id,

@@ -1,7 +1,7 @@
-"""The two OCaml processes of one grader, and what is said to them.
+"""The two OCaml processes of one grader, and the requests to them.
 
-Both are contained and long-lived, started when they are first needed. After an error they are of no use: whoever sees one
-closes the worker, and the next request starts fresh ones.
+Both are sandboxed and long-lived, and are started by the first request. After an error a process is unusable: the caller
+closes the worker, and the next request starts fresh processes.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from cluster.errors import ToolchainError, UngradableError
 from cluster.types import Problem
 from grader.compiled import Compiled, read_answer
-from grader.extract import Reading
+from grader.extract import CandidateProgram
 from grader.inspection import Inspection, inspection_request, read_inspection
 from grader.process import Server, StartFailed
 from grader.sandbox import Limits, Sandbox
@@ -17,7 +17,7 @@ from grader.settings import GraderSettings
 from grader.signature import defined_name, given_definitions
 from grader.toolchain import Toolchain
 
-# Memory of the compiler: its own 60 MiB or so, and room for a type that grows; bombs end here.
+# The compiler needs about 60 MiB; the rest is for large types. Programs that make the compiler explode end here.
 COMPILER_MEMORY_MIB = 1024
 
 
@@ -25,20 +25,20 @@ class Worker:
     """``front``, which compiles, and ``runner``, which runs; each request raises UngradableError or DeadlineExceeded."""
 
     def __init__(
-        self, settings: GraderSettings, toolchain: Toolchain, walls: Sandbox, *, prepare: Callable[[], Toolchain]
+        self, settings: GraderSettings, toolchain: Toolchain, sandbox: Sandbox, *, prepare: Callable[[], Toolchain]
     ) -> None:
-        """Nothing is started yet. ``prepare`` is asked for another toolchain where the programs of this one are gone."""
+        """Start nothing yet. ``prepare`` builds the toolchain again if its programs have been deleted."""
         self._settings = settings
         self._toolchain = toolchain
         self._prepare = prepare
-        self._walls = walls
+        self._sandbox = sandbox
         self._front: Server | None = None
         self._runner: Server | None = None
 
-    def compile(self, problem: Problem, readings: Sequence[Reading]) -> Compiled:
-        """Compile the first reading that parses and binds the problem's name, together with the tests."""
-        # Without code, the tests are compiled all the same: their number is a fact about the problem.
-        sources = [_source(reading) for reading in readings] or [b"s"]
+    def compile(self, problem: Problem, candidates: Sequence[CandidateProgram]) -> Compiled:
+        """Compile the first candidate that parses and binds the problem's name, together with the tests."""
+        # Without a candidate the tests are compiled alone, since every grade reports their number.
+        sources = [_source(candidate) for candidate in candidates] or [b"s"]
         fields = [
             b"grade",
             f"{self._settings.compile_cpu_seconds}".encode(),
@@ -50,7 +50,7 @@ class Worker:
         return read_answer(self._ask_front(fields))
 
     def inspect(self, problem: Problem, *, everything: bool) -> Inspection:
-        """Look at a problem itself; without ``everything`` only at what its statement gives away."""
+        """Inspect a problem; without ``everything`` only for the asserts that are covered by an example."""
         cpu_seconds = self._settings.compile_cpu_seconds
         return read_inspection(
             self._ask_front(inspection_request(problem, cpu_seconds=cpu_seconds, everything=everything))
@@ -59,16 +59,16 @@ class Worker:
     def _ask_front(self, fields: Sequence[bytes]) -> list[bytes]:
         if self._front is None:
             limits = Limits(memory_mib=COMPILER_MEMORY_MIB)
-            self._front = Server(self._present_toolchain().front, limits, self._walls)
+            self._front = Server(self._present_toolchain().front, limits, self._sandbox)
         deadline_seconds = self._settings.compile_cpu_seconds * self._settings.wall_multiplier
         return self._front.ask(fields, deadline_seconds=deadline_seconds)
 
     def run(self, compiled: Compiled) -> list[str]:
-        """Run a compiled completion against its tests; the events are described in ``grader/ocaml/runner.ml``."""
+        """Run a compiled completion against its tests; ``grader/ocaml/runner.ml`` documents the events."""
         settings = self._settings
         if self._runner is None:
             limits = Limits(memory_mib=settings.memory_mib)
-            self._runner = Server(self._present_toolchain().runner, limits, self._walls)
+            self._runner = Server(self._present_toolchain().runner, limits, self._sandbox)
         wall_seconds = settings.run_cpu_seconds * settings.wall_multiplier
         numbers = (compiled.num_steps, settings.assert_cpu_seconds, settings.run_cpu_seconds, wall_seconds)
         answer = self._runner.ask(
@@ -77,20 +77,24 @@ class Worker:
         events = [event.decode(errors="replace") for event in answer]
         ends = {event.rpartition(" ")[2] for event in events if event.startswith("died ")}
         if "wall" in ends:
-            # A completion has nothing to wait for: where the wall time ran out first, the machine was busy elsewhere.
-            raise UngradableError(f"{wall_seconds:g} s of wall time did not give it its share of CPU time")
+            # A completion has nothing to wait for: if wall time runs out before CPU time, the machine is overloaded.
+            raise UngradableError(f"the run got too little CPU time within {wall_seconds:g} s of wall time")
         if "walls" in ends:
-            raise UngradableError("the kernel refuses the walls around a completion that it gave at the start")
+            raise UngradableError(
+                "the kernel refuses the sandbox layers of a completion, which it granted at the start"
+            )
         return events
 
     def _present_toolchain(self) -> Toolchain:
-        """Both programs, built again where something (a cleaner of temporary files, say) has deleted one meanwhile."""
+        """The toolchain, built again if one of its programs was deleted, such as by a cleaner of temporary files."""
         programs = (self._toolchain.front.path, self._toolchain.runner.path)
         if not all(path.exists() for path in programs):
             try:
                 self._toolchain = self._prepare()
             except ToolchainError as error:
-                raise StartFailed(f"the grader's OCaml programs are gone, and do not come back: {error}") from error
+                raise StartFailed(
+                    f"the grader's OCaml programs were deleted and cannot be built again: {error}"
+                ) from error
         return self._toolchain
 
     @property
@@ -100,7 +104,7 @@ class Worker:
         return tuple(server.pid for server in servers if server is not None and server.pid is not None)
 
     def close(self) -> None:
-        """End both processes and remove what they left; may be called twice, and requests start new ones."""
+        """End both processes; may be called twice. A later request starts new ones."""
         for server in (self._front, self._runner):
             if server is not None:
                 server.close()
@@ -108,9 +112,9 @@ class Worker:
 
 
 def _bytes(text: str) -> bytes:
-    """UTF-8; a lone surrogate, which a broken tokenizer can produce, becomes a question mark and so a syntax error."""
+    """Encode as UTF-8; a lone surrogate from a broken tokenizer becomes a question mark, which is a syntax error."""
     return text.encode(errors="replace")
 
 
-def _source(reading: Reading) -> bytes:
-    return (b"b" if reading.has_signature else b"s") + _bytes(reading.program)
+def _source(candidate: CandidateProgram) -> bytes:
+    return (b"b" if candidate.has_signature else b"s") + _bytes(candidate.source)

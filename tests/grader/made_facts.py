@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from cluster.types import AssertOutcome, CodeError, Facts, Verdict
 
-SIGNS = ("repetitive", "mostly_prose", "fence_spam", "stub")
+LOW_QUALITY_FLAGS = ("repetitive", "mostly_prose", "fence_spam", "stub")
 RAN = (Verdict.PASSED, Verdict.TIMEOUT, Verdict.RAISED, Verdict.WRONG)
 
 
@@ -27,7 +27,7 @@ def all_facts(draw: st.DrawFn) -> Facts:
         has_end_marker=draw(st.booleans()),
         hit_length_limit=draw(st.booleans()),
         num_code_lines=draw(st.integers(0, 12)),
-        quality_flags=tuple(draw(st.lists(st.sampled_from(SIGNS), max_size=2, unique=True))),
+        quality_flags=tuple(draw(st.lists(st.sampled_from(LOW_QUALITY_FLAGS), max_size=2, unique=True))),
         num_code_blocks=draw(st.integers(0, 8)),
         has_trailing_prose=draw(st.booleans()),
         diagnostics="a message",

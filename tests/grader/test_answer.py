@@ -1,10 +1,10 @@
-"""What of a completion's text answers: thoughts, special tokens and turns of others, in every spelling."""
+"""The answer in a completion's text: thoughts, special tokens and other roles' turns, in every spelling."""
 
 import pytest
 
 from cluster.thought_tags import THOUGHT_CLOSING, THOUGHT_OPENING
-from grader.answer import answer, behind
-from grader.chat_tokens import family
+from grader.answer import find_answer, with_opened_thought
+from grader.chat_tokens import tag_family, token_patterns
 
 CODE = "let add a b = a + b"
 DRAFT = "let add a b = a"
@@ -62,24 +62,24 @@ def lines(text: str) -> list[str]:
 @pytest.mark.parametrize("after", ["", "\n", "\n\n", " "])
 def test_a_finished_thought_is_left_out_and_its_lines_stay(opening: str, closing: str, after: str) -> None:
     text = f"{opening}Maybe\n```ocaml\n{DRAFT}\n```\nor not.{closing}{after}{CODE}"
-    assert lines(answer(text).text) == ["" if CODE not in line else CODE for line in text.split("\n")]
+    assert lines(find_answer(text).text) == ["" if CODE not in line else CODE for line in text.split("\n")]
 
 
 @pytest.mark.parametrize(("opening", "closing"), TAGS)
 @pytest.mark.parametrize("thought", [f"Maybe\n```ocaml\n{DRAFT}\n```\nor", "", f"\n{DRAFT}", " it's 5\" wide, (* or"])
 def test_an_unfinished_thought_is_no_answer(opening: str, closing: str, thought: str) -> None:
-    found = answer(f"{opening}{thought}")
+    found = find_answer(f"{opening}{thought}")
     if opening.startswith(("assistant", "analysis")):
-        found = answer(f"{opening}Maybe {thought}")
+        found = find_answer(f"{opening}Maybe {thought}")
     assert not found.text.strip()
-    assert "is not finished" in found.instead
+    assert "is not finished" in found.no_answer_reason
 
 
 @pytest.mark.parametrize(("opening", "closing"), TAGS)
 def test_a_closing_tag_alone_ends_a_thought_that_the_prompt_opened(opening: str, closing: str) -> None:
     if closing.startswith(("Here", "...")):
         pytest.skip("words alone are no tag")
-    assert answer(f"It's\n{DRAFT}\nor.{closing}{CODE}").text.strip() == CODE
+    assert find_answer(f"It's\n{DRAFT}\nor.{closing}{CODE}").text.strip() == CODE
 
 
 @pytest.mark.parametrize(
@@ -162,33 +162,33 @@ def test_a_closing_tag_alone_ends_a_thought_that_the_prompt_opened(opening: str,
     ],
 )
 def test_what_is_left(text: str, left: str | None) -> None:
-    assert answer(text).text.strip() == (text if left is None else left)
+    assert find_answer(text).text.strip() == (text if left is None else left)
 
 
 def test_the_tokenizers_own_tokens_end_the_text_too() -> None:
-    own = ("<0xEOT>", "\u2581END", "</s>", "")
-    assert answer(f"{CODE}<0xEOT>{DRAFT}", own).text == CODE
-    assert answer(f"{CODE}\u2581END", own).text == CODE
-    assert answer(f'let s = "<0xEOT>"\n{CODE}<0xEOT>', own).text == f'let s = "<0xEOT>"\n{CODE}'
-    assert answer(f"{CODE}<0xEOT>").text == f"{CODE}<0xEOT>"
+    own = token_patterns(("<0xEOT>", "\u2581END", "</s>", ""))
+    assert find_answer(f"{CODE}<0xEOT>{DRAFT}", own).text == CODE
+    assert find_answer(f"{CODE}\u2581END", own).text == CODE
+    assert find_answer(f'let s = "<0xEOT>"\n{CODE}<0xEOT>', own).text == f'let s = "<0xEOT>"\n{CODE}'
+    assert find_answer(f"{CODE}<0xEOT>").text == f"{CODE}<0xEOT>"
 
 
-def test_a_program_that_holds_marks_in_its_literals_is_offered_as_it_stands() -> None:
+def test_a_program_with_tokens_in_its_literals_is_kept_verbatim() -> None:
     text = f'let page = "\n```\n<think>\n"\n{CODE}'
-    assert answer(text).quoted == text
-    assert answer(f"let me think <think>{CODE}").quoted == ""
+    assert find_answer(text).verbatim == text
+    assert find_answer(f"let me think <think>{CODE}").verbatim == ""
 
 
 def test_tags_of_one_kind_close_each_other() -> None:
     names = ("think", "thinking", "seed:think", "end_of_thought", "thoughts")
-    assert {family(name) for name in names} == {"think"}
-    assert family("reasoning") != family("reflection") != family("think")
+    assert {tag_family(name) for name in names} == {"think"}
+    assert tag_family("reasoning") != tag_family("reflection") != tag_family("think")
 
 
 @pytest.mark.parametrize("tag", [opening for opening, _ in TAGS if opening[0] in "<[\u25c1" and "json" not in opening])
 def test_a_thought_that_the_prompt_opens_is_one_by_any_tag(tag: str) -> None:
-    assert not answer(behind(tag, f"Maybe\n{DRAFT}")).text.strip()
-    assert not answer(behind(f"{tag}\n", f"{tag}\n{DRAFT}")).text.strip()
+    assert not find_answer(with_opened_thought(tag, f"Maybe\n{DRAFT}")).text.strip()
+    assert not find_answer(with_opened_thought(f"{tag}\n", f"{tag}\n{DRAFT}")).text.strip()
     assert THOUGHT_OPENING.search(tag) and not THOUGHT_CLOSING.search(tag)
 
 
@@ -196,7 +196,7 @@ def test_a_thought_that_the_prompt_opens_is_one_by_any_tag(tag: str) -> None:
     "tag", [closing for _, closing in TAGS if closing[0] in "<[\u25c1" and "message" not in closing]
 )
 def test_the_tags_that_close_a_thought_are_told_from_those_that_open_one(tag: str) -> None:
-    assert answer(behind("{thinking}", f"Maybe\n{DRAFT}{tag}{CODE}")).text.strip() in (CODE, "")
+    assert find_answer(with_opened_thought("{thinking}", f"Maybe\n{DRAFT}{tag}{CODE}")).text.strip() in (CODE, "")
     tag = tag.replace("\\", "")
     assert THOUGHT_CLOSING.search(tag) and not THOUGHT_OPENING.search(tag)
 
@@ -212,6 +212,6 @@ def test_the_tags_that_close_a_thought_are_told_from_those_that_open_one(tag: st
     ],
 )
 def test_a_tag_with_any_attributes_opens_a_thought(opening: str) -> None:
-    read = answer(f"{opening}\n{CODE}")
+    read = find_answer(f"{opening}\n{CODE}")
     assert not read.text.strip()
-    assert "is not finished" in read.instead
+    assert "is not finished" in read.no_answer_reason

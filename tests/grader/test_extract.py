@@ -3,19 +3,22 @@ import tracemalloc
 
 import pytest
 
-from grader.extract import extract
-from grader.languages import other_than_ocaml
+from grader.extract import Extraction, extract
+from grader.languages import other_language
 from grader.lexical import end_marker, num_code_lines, without_comments
-from grader.quality_flags import signals
+from grader.quality_flags import text_quality
 
 SIGNATURE = "let add (a : int) (b : int) : int ="
 STATEMENT = '(** Add two numbers, say "one and two.\n * >>> add 1 2\n * 3\n *)'
 CODE = "let add a b = a + b"
 
 
-def readings(text: str) -> list[str]:
-    found = extract(text, signature=SIGNATURE, name="add", statement=STATEMENT)
-    return [reading.program.strip() for reading in found.readings]
+def extracted(text: str, signature: str = SIGNATURE) -> Extraction:
+    return extract(text, signature=signature, name="add", statement=STATEMENT)
+
+
+def sources(text: str) -> list[str]:
+    return [candidate.source.strip() for candidate in extracted(text).candidates]
 
 
 @pytest.mark.parametrize(
@@ -49,7 +52,7 @@ def readings(text: str) -> list[str]:
     ],
 )
 def test_the_code_is_found_whatever_stands_around_it(text: str) -> None:
-    assert readings(text)[0] == CODE
+    assert sources(text)[0] == CODE
 
 
 @pytest.mark.parametrize(
@@ -61,8 +64,8 @@ def test_the_code_is_found_whatever_stands_around_it(text: str) -> None:
         f"{CODE}\n\n## How it works\n\nIt adds.",
     ],
 )
-def test_prose_without_fences_leaves_a_reading_without_it(text: str) -> None:
-    assert any(reading == CODE for reading in readings(text))
+def test_prose_without_fences_leaves_a_candidate_without_it(text: str) -> None:
+    assert any(source == CODE for source in sources(text))
 
 
 @pytest.mark.parametrize(
@@ -82,10 +85,10 @@ def test_prose_without_fences_leaves_a_reading_without_it(text: str) -> None:
 )
 def test_a_text_made_to_be_hard_to_read_takes_time_and_memory_in_proportion_to_its_length(text: str) -> None:
     started = time.process_time()
-    readings(text)
+    sources(text)
     assert time.process_time() - started < 3.0
     tracemalloc.start()
-    readings(text[:60_000])
+    sources(text[:60_000])
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 40_000_000
@@ -93,26 +96,26 @@ def test_a_text_made_to_be_hard_to_read_takes_time_and_memory_in_proportion_to_i
 
 def test_code_with_capitals_is_not_taken_for_prose() -> None:
     text = "module M = struct\n\nlet x = 1\nend\n\nlet add a b =\n  match a with\n\n| 0 -> b\n\n| _ -> Some a b c"
-    assert text in readings(text)
-    assert len(readings(text)) == 2
+    assert text in sources(text)
+    assert len(sources(text)) == 2
 
 
-def test_a_body_has_the_signature_in_front_as_its_first_reading() -> None:
-    found = extract("  a + b", signature=SIGNATURE, name="add", statement=STATEMENT)
-    assert found.readings[0].has_signature
-    assert found.readings[0].program == f"{SIGNATURE}\n  a + b"
+def test_the_first_candidate_of_a_body_has_the_signature_in_front() -> None:
+    found = extracted("  a + b")
+    assert found.candidates[0].has_signature
+    assert found.candidates[0].source == f"{SIGNATURE}\n  a + b"
 
 
-def test_a_whole_definition_is_its_own_first_reading() -> None:
-    found = extract(CODE, signature=SIGNATURE, name="add", statement=STATEMENT)
-    assert not found.readings[0].has_signature
+def test_the_first_candidate_of_a_definition_has_no_signature() -> None:
+    found = extracted(CODE)
+    assert not found.candidates[0].has_signature
 
 
 @pytest.mark.parametrize(
     "text", ["", "  \n", "(* END *)", "(* nothing *)", "```ocaml\n```", "<|im_end|>", f"(* END *)\n{CODE}"]
 )
-def test_no_code_has_no_reading(text: str) -> None:
-    assert readings(text) == []
+def test_no_code_has_no_candidate(text: str) -> None:
+    assert sources(text) == []
 
 
 @pytest.mark.parametrize(
@@ -131,15 +134,15 @@ def test_no_code_has_no_reading(text: str) -> None:
     ],
 )
 def test_only_a_real_end_marker_counts(text: str, has_end: bool) -> None:
-    assert extract(text, signature=SIGNATURE, name="add", statement=STATEMENT).has_end_marker is has_end
+    assert extracted(text).has_end_marker is has_end
 
 
-def test_what_follows_the_end_marker_is_no_program() -> None:
-    assert readings(f'{CODE}\n(* END *)\nlet () = exit 0\nlet s = "')[0] == CODE
+def test_text_after_the_end_marker_is_dropped() -> None:
+    assert sources(f'{CODE}\n(* END *)\nlet () = exit 0\nlet s = "')[0] == CODE
 
 
 def test_no_break_spaces_in_strings_stay() -> None:
-    assert readings('let add\u00a0= "a\u00a0b"')[0] == 'let add = "a\u00a0b"'
+    assert sources('let add\u00a0= "a\u00a0b"')[0] == 'let add = "a\u00a0b"'
 
 
 @pytest.mark.parametrize(
@@ -184,33 +187,33 @@ def test_comments_hold_strings_that_hold_comment_ends() -> None:
 )
 def test_each_line_of_a_program_is_traced_to_its_line_of_the_text(text: str) -> None:
     lines = text.replace("\r\n", "\n").split("\n")
-    found = extract(text, signature=SIGNATURE, name="add", statement=STATEMENT)
-    for reading in found.readings:
-        program = reading.program.split("\n")
+    found = extracted(text)
+    for candidate in found.candidates:
+        program = candidate.source.split("\n")
         [number] = [number for number, line in enumerate(program, start=1) if CODE in line]
-        assert CODE in lines[reading.first_line + number - 2]
+        assert CODE in lines[candidate.first_line + number - 2]
 
 
 def test_the_signature_in_front_stands_on_the_lines_before_the_text() -> None:
-    found = extract("  a +\n  b", signature=SIGNATURE, name="add", statement=STATEMENT)
-    assert found.readings[0].first_line == 0
-    found = extract("Sure:\n```\n  a +\n  b\n```", signature="let add\n  a b =", name="add", statement=STATEMENT)
-    reading = found.readings[0]
-    assert reading.program.split("\n")[3].strip() == "a +"
-    assert reading.first_line + 4 - 1 == 3
+    found = extracted("  a +\n  b")
+    assert found.candidates[0].first_line == 0
+    found = extracted("Sure:\n```\n  a +\n  b\n```", "let add\n  a b =")
+    candidate = found.candidates[0]
+    assert candidate.source.split("\n")[3].strip() == "a +"
+    assert candidate.first_line + 4 - 1 == 3
 
 
-def test_blocks_read_as_one_program_keep_their_lines() -> None:
+def test_blocks_joined_to_one_program_keep_their_lines() -> None:
     text = "A helper:\n```ocaml\nlet plus = ( + )\n```\nThen:\n```ocaml\nlet add a b = plus a b\n```\n"
-    together = extract(text, signature=SIGNATURE, name="add", statement=STATEMENT).together
-    assert together is not None and together.first_line == 1
-    lines = [line.strip() for line in together.program.split("\n")]
+    joined = extracted(text).joined
+    assert joined is not None and joined.first_line == 1
+    lines = [line.strip() for line in joined.source.split("\n")]
     assert lines == ["", "", "let plus = ( + )", "", "", "", "let add a b = plus a b", ""]
 
 
-def test_marks_that_stand_in_literals_of_a_program_leave_a_reading_of_the_whole() -> None:
+def test_fences_in_literals_of_a_program_leave_a_candidate_of_the_whole_text() -> None:
     text = f'let fence = "\n```\n"\n{CODE}'
-    assert text in readings(text)
+    assert text in sources(text)
 
 
 UNITS = [
@@ -229,9 +232,9 @@ def test_what_is_repeated_a_quarter_of_a_million_times_is_read_in_linear_time(un
     def seconds(size: int) -> float:
         text = before + unit * (size // len(unit))
         started = time.process_time()
-        found = extract(text, signature=SIGNATURE, name="add", statement=STATEMENT)
-        signals(text, found.readings[0] if found.readings else None, name="add", statement=STATEMENT)
-        other_than_ocaml(found.code, tag="", name="add")
+        found = extracted(text)
+        text_quality(found, found.candidates[0] if found.candidates else None, name="add")
+        other_language(found.code, fence_language="", name="add")
         return time.process_time() - started
 
     assert seconds(262_144) < max(2.0, 40 * seconds(26_214))

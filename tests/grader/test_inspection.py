@@ -100,8 +100,8 @@ SHOWN = {
 def test_an_assert_is_shown_where_the_statement_gives_it_away(grader: Grader, name: str) -> None:
     prompt, asserts, expected = SHOWN[name]
     asked = one_line(prompt, asserts)
-    assert "".join("01"[shown] for shown in grader.inspect(asked).shown) == expected
-    assert grader.inspect(asked, everything=False).shown == grader.inspect(asked).shown
+    assert "".join("01"[shown] for shown in grader.inspect(asked).covered_by_example) == expected
+    assert grader.inspect(asked, everything=False).covered_by_example == grader.inspect(asked).covered_by_example
 
 
 def test_asserts_are_in_the_order_in_which_they_are_graded(grader: Grader) -> None:
@@ -111,7 +111,7 @@ def test_asserts_are_in_the_order_in_which_they_are_graded(grader: Grader) -> No
     )
     # A solution that fails at the shown one alone: its place is where the inspection says that it is.
     facts = grader.grade(nested, "let f x = if x = 2 then 0 else x", FinishReason.STOP).facts
-    shown = grader.inspect(nested).shown
+    shown = grader.inspect(nested).covered_by_example
     assert len(shown) == len(facts.asserts) == 4
     assert [str(facts.asserts[place]) for place, is_shown in enumerate(shown) if is_shown] == ["failed"]
 
@@ -128,7 +128,7 @@ def test_tests_that_break_the_compiler_are_a_cause_and_leave_the_grader_at_work(
 
 
 def test_an_answer_of_another_form_is_the_machines_fault() -> None:
-    with pytest.raises(UngradableError, match="does not know"):
+    with pytest.raises(UngradableError, match="unknown form"):
         read_inspection([b"assert", b"f 1"])
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from cluster.types import FinishReason, Verdict
 from grader.grade import Grader
-from grader.languages import other_than_ocaml
+from grader.languages import other_language
 from grader.profiles import PROFILES
 from grader.reward import score
 
@@ -122,7 +122,7 @@ def test_what_ocaml_accepts_is_ocaml_whatever_its_fence_says(grader: Grader) -> 
     for tag in ("python", "fsharp", "haskell", "sml", "rust"):
         text = f"```{tag}\nlet rec gcd a b = if b = 0 then a else gcd b (a mod b)\n```"
         assert grader.grade(GCD, text, FinishReason.STOP).facts.verdict is Verdict.PASSED
-    assert other_than_ocaml("let f x = x +", tag="python", name="f") == "python"
+    assert other_language("let f x = x +", fence_language="python", name="f") == "python"
 
 
 @pytest.mark.parametrize(

@@ -2,16 +2,16 @@ import pytest
 
 from grader.extract import extract
 from grader.lexical import num_code_lines
-from grader.quality_flags import Signals, signals
+from grader.quality_flags import TextQuality, text_quality
 
 SIGNATURE = "let f (x : int) : int ="
 STATEMENT = '(** Do it, "quickly.\n * >>> f 1\n * 2\n *)'
 PROSE = "This is a long explanation of how it works and why, with many words in it, and for no good reason at all.\n"
 
 
-def signals_of(text: str) -> Signals:
+def quality_of(text: str) -> TextQuality:
     found = extract(text, signature=SIGNATURE, name="f", statement=STATEMENT)
-    return signals(text, found.readings[0] if found.readings else None, name="f", statement=STATEMENT)
+    return text_quality(found, found.candidates[0] if found.candidates else None, name="f")
 
 
 @pytest.mark.parametrize(
@@ -39,8 +39,8 @@ def signals_of(text: str) -> Signals:
         "let f = function\n" + "\n".join(f"  | {i} -> {i * i}" for i in range(60)) + "\n  | n -> n",
     ],
 )
-def test_an_honest_answer_shows_no_sign_of_degeneration(text: str) -> None:
-    assert signals_of(text).quality_flags == ()
+def test_an_honest_answer_has_no_flag(text: str) -> None:
+    assert quality_of(text).quality_flags == ()
 
 
 @pytest.mark.parametrize(
@@ -66,11 +66,11 @@ def test_an_honest_answer_shows_no_sign_of_degeneration(text: str) -> None:
     ],
 )
 def test_a_program_that_only_raises_is_a_stub(text: str) -> None:
-    assert signals_of(text).quality_flags == ("stub",)
+    assert quality_of(text).quality_flags == ("stub",)
 
 
 @pytest.mark.parametrize(
-    ("text", "sign"),
+    ("text", "flag"),
     [
         ("x " * 400, "repetitive"),
         ("let f x = x + 1 + 2 + 3\n" * 60, "repetitive"),
@@ -84,8 +84,8 @@ def test_a_program_that_only_raises_is_a_stub(text: str) -> None:
         (f"(* {PROSE * 5}*)\nlet f x = x", "mostly_prose"),
     ],
 )
-def test_signs_of_degeneration(text: str, sign: str) -> None:
-    assert sign in signals_of(text).quality_flags
+def test_quality_flags_text_is_flagged(text: str, flag: str) -> None:
+    assert flag in quality_of(text).quality_flags
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_signs_of_degeneration(text: str, sign: str) -> None:
     ],
 )
 def test_fenced_blocks_are_counted(text: str, blocks: int) -> None:
-    assert signals_of(text).num_code_blocks == blocks
+    assert quality_of(text).num_code_blocks == blocks
 
 
 @pytest.mark.parametrize(
@@ -120,15 +120,18 @@ def test_fenced_blocks_are_counted(text: str, blocks: int) -> None:
     ],
 )
 def test_prose_after_the_code_is_seen(text: str, has_prose: bool) -> None:
-    assert signals_of(text).has_trailing_prose is has_prose
+    assert quality_of(text).has_trailing_prose is has_prose
 
 
 def test_code_lines_are_those_of_the_program() -> None:
     text = 'Sure:\n```ocaml\n(* a *)\n\nlet s = "a\n b"\nlet f x = x (* b *)\n```\n'
     found = extract(text, signature=SIGNATURE, name="f", statement=STATEMENT)
-    assert signals_of(text).num_code_lines == num_code_lines(found.readings[0].program) == 3
+    assert quality_of(text).num_code_lines == num_code_lines(found.candidates[0].source) == 3
 
 
-def test_no_code_has_signals_too() -> None:
-    assert signals_of("") == Signals(quality_flags=(), num_code_blocks=0, has_trailing_prose=False, num_code_lines=0)
-    assert signals("\0" * 500, None, name="", statement="").quality_flags == ("repetitive", "mostly_prose")
+def test_a_completion_without_code_has_flags_too() -> None:
+    assert quality_of("") == TextQuality(
+        quality_flags=(), num_code_blocks=0, has_trailing_prose=False, num_code_lines=0
+    )
+    found = extract("\0" * 500, signature="", name="", statement="")
+    assert text_quality(found, None, name="").quality_flags == ("repetitive", "mostly_prose")
