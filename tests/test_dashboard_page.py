@@ -1,4 +1,4 @@
-"""The dashboard as a person uses it: a real server, a real browser without a window."""
+"""The dashboard in a real headless browser with a real server."""
 
 import os
 import re
@@ -59,26 +59,26 @@ def address(run: GrowingRun) -> Iterator[str]:
 
 @pytest.fixture
 def page(browser: Any, address: str) -> Iterator[Any]:
-    """A page that must not complain, ask elsewhere, open dialogs or run what a completion says."""
+    """A page that must not log errors, request other addresses, open dialogs or run a completion."""
     page = browser.new_page(viewport={"width": 1280, "height": 800})
     page.set_default_timeout(60_000)
-    complaints: list[str] = []
-    page.on("console", lambda message: complaints.append(message.text) if is_complaint(message) else None)
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("dialog", lambda dialog: complaints.append(dialog.message))
+    problems: list[str] = []
+    page.on("console", lambda message: problems.append(message.text) if is_problem(message) else None)
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("dialog", lambda dialog: problems.append(dialog.message))
     page.on(
         "request",
-        lambda request: None if request.url.startswith((address, "data:")) else complaints.append(request.url),
+        lambda request: None if request.url.startswith((address, "data:")) else problems.append(request.url),
     )
     page.goto(address)
     yield page
     assert page.evaluate("typeof pwned") == "undefined"
-    assert complaints == []
+    assert problems == []
     page.close()
 
 
-def is_complaint(message: Any) -> bool:
-    """Whether the console says that something is wrong; what is refused by the form is for the person to put right."""
+def is_problem(message: Any) -> bool:
+    """Tell errors and warnings from other console messages; an invalid value in the form is a 400."""
     return message.type in ("error", "warning") and "400 (Bad Request)" not in message.text
 
 
@@ -87,67 +87,67 @@ def lines(page: Any) -> Any:
 
 
 def until(holds: Callable[[], bool]) -> None:
-    """Wait for something; the page's own policy does not let the browser wait for it."""
+    """Wait for a condition; the page's policy forbids the browser's own waiting."""
     ends = time.monotonic() + 60.0
     while not holds():
         assert time.monotonic() < ends
         time.sleep(0.05)
 
 
-def told(page: Any, number: int) -> None:
-    """Wait until so many completions are found."""
-    page.locator("#told b", has_text=re.compile(f"^{number}$")).wait_for()
+def wait_for_count(page: Any, number: int) -> None:
+    """Wait until the page lists ``number`` completions."""
+    page.locator("#count b", has_text=re.compile(f"^{number}$")).wait_for()
 
 
-def test_the_overview_keeps_up_with_the_run_and_does_not_move(page: Any, run: GrowingRun) -> None:
+def test_the_overview_follows_the_run_and_keeps_its_scroll_position(page: Any, run: GrowingRun) -> None:
     page.locator("#state", has_text=f"last step {run.num_steps}").wait_for()
-    pictures = "[...document.querySelectorAll('.pictures img')].slice(0, 2)"
-    until(lambda: page.evaluate(f"{pictures}.every((one) => one.naturalWidth > 100)"))
-    assert page.locator(".pictures img").first.get_attribute("alt") == "Reward"
+    plots = "[...document.querySelectorAll('.plots img')].slice(0, 2)"
+    until(lambda: page.evaluate(f"{plots}.every((one) => one.naturalWidth > 100)"))
+    assert page.locator(".plots img").first.get_attribute("alt") == "Reward"
     page.locator("#hardest").wait_for()  # the ledger has been read
     page.locator("#health summary").click()
-    page.evaluate("scrollTo(0, 250); picture = document.querySelector('.pictures img')")
-    before = page.evaluate("picture.src")
+    page.evaluate("scrollTo(0, 250); plot = document.querySelector('.plots img')")
+    before = page.evaluate("plot.src")
     run.step()
     page.locator("#state", has_text=f"last step {run.num_steps}").wait_for()
-    assert page.evaluate("picture.isConnected && picture.src") not in (
+    assert page.evaluate("plot.isConnected && plot.src") not in (
         before,
         False,
-    )  # the same element, another picture
+    )  # the same element, another image
     assert page.evaluate("scrollY") == 250
     assert page.evaluate("document.querySelector('#health details').open")
     run.finish()
     page.locator("#state", has_text="finished").wait_for()
 
 
-def test_completions_are_filtered_and_the_address_says_how(page: Any, address: str, run: GrowingRun) -> None:
+def test_filters_are_part_of_the_url(page: Any, address: str, run: GrowingRun) -> None:
     num_steps = run.num_steps
     page.get_by_role("link", name="Completions").click()
-    told(page, num_steps * PER_STEP)
+    wait_for_count(page, num_steps * PER_STEP)
     page.locator("input[name=verdict][value=wrong]").check()
-    told(page, 3 * num_steps)
+    wait_for_count(page, 3 * num_steps)
     page.locator("input[name=problem]").fill("GC")  # a part of an id
-    told(page, num_steps)
+    wait_for_count(page, num_steps)
     page.locator("input[name=min_step]").fill(str(num_steps - 1))
-    told(page, 2)
+    wait_for_count(page, 2)
     assert "verdict=wrong" in page.url
     assert f"min_step={num_steps - 1}" in page.url
     assert lines(page).first.inner_text().startswith(f"{num_steps}\t")
     page.locator("input[name=min_step]").fill("many")
     page.get_by_text("min_step: 'many' is not a number").wait_for()
     page.locator("input[name=min_step]").fill("")
-    told(page, num_steps)
+    wait_for_count(page, num_steps)
     page.locator("input[name=min_step]").fill(str(num_steps - 1))
-    told(page, 2)
+    wait_for_count(page, 2)
     page.go_back()
-    told(page, num_steps)
+    wait_for_count(page, num_steps)
     assert page.locator("input[name=min_step]").input_value() == ""
-    page.reload()  # the address says it all
-    told(page, num_steps)
+    page.reload()  # the URL has all filters
+    wait_for_count(page, num_steps)
     page.goto(f"{address}completions?fate=stale&verdict=not_graded&order=oldest")
-    told(page, num_steps)
+    wait_for_count(page, num_steps)
     page.goto(f"{address}completions?min_reward=0.3&max_reward=0.4")
-    told(page, 2 * num_steps)
+    wait_for_count(page, 2 * num_steps)
     page.locator("select[name=order]").select_option("oldest")
     page.wait_for_url("**order=oldest**")
     until(lambda: lines(page).first.inner_text().startswith("1\t"))
@@ -158,18 +158,18 @@ def test_code_is_searched_with_and_without_case(page: Any, run: GrowingRun) -> N
     lines(page).first.wait_for()
     page.keyboard.press("/")
     page.keyboard.type("needle")
-    told(page, 4 * run.num_steps)
+    wait_for_count(page, 4 * run.num_steps)
     assert set(page.locator("table.list mark").all_inner_texts()) == {"needle", "Needle"}
     page.locator("input[name=case]").check()
-    told(page, 2 * run.num_steps)
+    wait_for_count(page, 2 * run.num_steps)
     assert set(page.locator("table.list mark").all_inner_texts()) == {"needle"}
     page.locator("input[name=code]").fill("nowhere at all")
-    page.get_by_text("Nothing is like that").wait_for()
+    page.get_by_text("No completion matches").wait_for()
 
 
-def test_a_group_stands_side_by_side_and_the_way_back_is_there(page: Any, run: GrowingRun) -> None:
+def test_a_group_shows_its_completions_and_leads_back_to_the_list(page: Any, run: GrowingRun) -> None:
     page.goto(f"{page.url}completions?code=needle&problem=gcd")
-    told(page, 2 * run.num_steps)
+    wait_for_count(page, 2 * run.num_steps)
     page.keyboard.press("j")
     page.keyboard.press("Enter")
     page.wait_for_url("**/group?**")
@@ -188,10 +188,10 @@ def test_a_group_stands_side_by_side_and_the_way_back_is_there(page: Any, run: G
     page.go_back()
     page.keyboard.press("u")
     page.wait_for_url("**/completions?code=needle&problem=gcd")
-    told(page, 2 * run.num_steps)
+    wait_for_count(page, 2 * run.num_steps)
 
 
-def test_what_a_completion_says_is_shown_and_not_done(page: Any, address: str, run: GrowingRun) -> None:
+def test_completions_are_shown_and_never_run(page: Any, address: str, run: GrowingRun) -> None:
     for where in ("completions?verdict=syntax_error", "group?id=s000012-3", "problems", ""):
         page.goto(f"{address}{where}")
         page.locator("#hardest, table.list, article").first.wait_for()
@@ -199,29 +199,29 @@ def test_what_a_completion_says_is_shown_and_not_done(page: Any, address: str, r
             page.locator("#main script, #main svg, #main iframe, #main link, #main [onerror], #main [onload]").count()
             == 0
         )
-        assert page.locator("#main img:not(.pictures img)").count() == 0
+        assert page.locator("#main img:not(.plots img)").count() == 0
     page.goto(f"{address}group?id=s000012-3")
     assert HOSTILE in page.locator("article.completion pre.program").last.inner_text()
     page.goto(f"{address}problems")
     page.get_by_role("link", name=HOSTILE_PROBLEM, exact=True).click()
-    told(page, 4 * run.num_steps)
+    wait_for_count(page, 4 * run.num_steps)
     assert page.locator("input[name=problem]").input_value() == HOSTILE_PROBLEM
     assert page.locator("h1").inner_text() == "run<i>"
 
 
-def test_a_list_that_is_read_does_not_move_until_it_is_asked_to(page: Any, address: str, run: GrowingRun) -> None:
+def test_a_list_changes_only_on_request(page: Any, address: str, run: GrowingRun) -> None:
     page.goto(f"{address}completions?problem=gcd")
     before = 4 * run.num_steps
-    told(page, before)
+    wait_for_count(page, before)
     run.step()
-    page.get_by_role("button", name="There is more now").wait_for()
-    told(page, before)
+    page.get_by_role("button", name="New results").wait_for()
+    wait_for_count(page, before)
     page.keyboard.press("r")
-    told(page, before + 4)
+    wait_for_count(page, before + 4)
     assert lines(page).first.inner_text().startswith(f"{run.num_steps}\t")
 
 
-def test_a_narrow_screen_needs_no_scrolling_sideways(page: Any, address: str) -> None:
+def test_a_narrow_screen_needs_no_horizontal_scrolling(page: Any, address: str) -> None:
     page.set_viewport_size({"width": 390, "height": 800})
     for where in ("", "completions", "problems", "group?id=s000012-3"):
         page.goto(f"{address}{where}")

@@ -1,1 +1,1 @@
-"""The dashboard: the report of a run that keeps up with it, and a browser of its completions."""
+"""The dashboard: the report of a run as a page that updates itself, and a browser of the run's completions."""

@@ -10,8 +10,11 @@ from cluster.ledger.run_folder import RunFolder
 
 
 def serve(run: Path, host: str, port: int) -> int:
-    """Serve a run's dashboard; returns the exit code. Raises RunFolderError for what is no run, ConfigError for the address."""
-    refuse_other_folders(run)
+    """Serve a run's dashboard until Ctrl-C and return the exit code.
+
+    Raises RunFolderError for a folder without a run and ConfigError for the address.
+    """
+    check_run(run)
     listening = listen(host, port)
     import uvicorn
 
@@ -23,28 +26,28 @@ def serve(run: Path, host: str, port: int) -> int:
     port = listening.getsockname()[1]
     print(f"http://{f'[{host}]' if ':' in host else host}:{port}/", flush=True)
     if not is_loopback(host):
-        print(f"caravan: whoever reaches port {port} of this machine can read the run", file=sys.stderr)
-    print("caravan: Ctrl-C ends it", file=sys.stderr)
+        print(f"caravan: everyone who can reach port {port} of this machine can read the run", file=sys.stderr)
+    print("caravan: stop with Ctrl-C", file=sys.stderr)
     try:
         uvicorn.Server(config).run(sockets=[listening])
-    except KeyboardInterrupt:  # uvicorn closes all, and then raises it again
+    except KeyboardInterrupt:  # uvicorn shuts down first and then raises it again
         pass
     finally:
         listening.close()
     return 0
 
 
-def refuse_other_folders(run: Path) -> None:
-    """Raises RunFolderError where no run has begun; one that has not ended a step yet is served."""
+def check_run(run: Path) -> None:
+    """Raise RunFolderError for a folder in which no run started; a run without a finished step is accepted."""
     folder = RunFolder(run)
-    signs = (folder.config, folder.metrics, folder.learning_log)
-    if not any(path.is_file() for path in signs):
-        names = ", ".join(path.name for path in signs)
-        raise RunFolderError(f"{run} holds none of {names}: no run began there")
+    files = (folder.config, folder.metrics, folder.learning_log)
+    if not any(path.is_file() for path in files):
+        names = ", ".join(path.name for path in files)
+        raise RunFolderError(f"{run} is not a run directory: it has none of {names}")
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens there; raises ConfigError where it cannot."""
+    """Open a listening socket; raises ConfigError where the address cannot be used."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listening = socket.socket(family, kind, protocol)
@@ -52,15 +55,15 @@ def listen(host: str, port: int) -> socket.socket:
         listening.bind(address)
         listening.listen()
     except (OSError, UnicodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "no name of a machine"
+        cause = error.strerror if isinstance(error, OSError) else "not a valid host name"
         raise ConfigError(
-            f"cannot listen on port {port} of {host} ({why}); choose another with --port, or --port 0 for any"
+            f"cannot listen on port {port} of {host} ({cause}); choose another port with --port, or --port 0 for any free one"
         ) from None
     return listening
 
 
 def is_loopback(host: str) -> bool:
-    """Whether nobody but this machine can reach it."""
+    """Check that a host can only be reached from this machine."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

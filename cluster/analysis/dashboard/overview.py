@@ -1,4 +1,4 @@
-"""The report of a run, kept up with: gathered again when something has changed, and no more often than that is cheap."""
+"""A run's report, read again after the run's files change and at a limited share of a core."""
 
 import hashlib
 import threading
@@ -8,110 +8,110 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cluster.analysis.dashboard.watch import LedgerWatch
-from cluster.analysis.report.figures import Picture, draw, drawable
-from cluster.analysis.report.ledger import Ledger, ledger_of
-from cluster.analysis.report.run import RunReport, gather
+from cluster.analysis.report.ledger_summary import LedgerSummary, summarize_ledger
+from cluster.analysis.report.plots import Plot, available_plots, render_plot
+from cluster.analysis.report.run import RunReport, read_report
 from cluster.errors import RunFolderError
 from cluster.ledger.columns import LedgerColumns
 from cluster.ledger.run_folder import RunFolder
 from learner.training.divergence import FOLDER as DIVERGED
 
-WORK_SHARE = 0.2
-"""Of a core, at most, for gathering anew while a run goes on and somebody looks."""
+MAX_CPU_SHARE = 0.2
+"""Share of a core for reading the report again while a run continues and a page is open."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overview:
-    """A run as it was lately."""
+    """The report of a run at one time."""
 
-    version: str  # another one where anything differs
-    run: RunReport | None = None  # None: there is no step yet, or what is wrong stands in ``trouble``
-    trouble: str = ""
-    pictures: Mapping[str, Picture] = field(default_factory=dict)  # by name; those that there are figures for
+    version: str  # differs whenever the content may differ
+    report: RunReport | None = None  # None: no step has finished, or ``error`` says why it cannot be read
+    error: str = ""
+    plots: Mapping[str, Plot] = field(default_factory=dict)  # by name; those that the run has metrics for
 
     @property
     def last_step(self) -> int:
-        """The last step that ended, 0 before the first."""
-        return int(self.run.history.steps[-1]["step"]) if self.run and self.run.history.steps else 0
+        """The last finished step, 0 before the first."""
+        return int(self.report.history.steps[-1]["step"]) if self.report and self.report.history.steps else 0
 
 
-class Overviews:
-    """Gives the newest overview of a run's folder, and draws its pictures."""
+class OverviewReader:
+    """Reads the newest overview of a run and renders its plots, both cached."""
 
     def __init__(self, run: Path, watch: LedgerWatch) -> None:
         self._run, self._folder, self._watch = run, RunFolder(run), watch
-        self._lock, self._drawing = threading.Lock(), threading.Lock()
-        self._known: object = None
+        self._lock, self._plot_lock = threading.Lock(), threading.Lock()
+        self._state: object = None  # of the files that ``_newest`` was read from
         self._newest = Overview(version="none")
-        self._not_before = 0.0  # time.monotonic()
-        self._ledger: tuple[LedgerColumns | None, Ledger] = (None, Ledger(num_completions=0, num_graded=0))
-        self._drawn: dict[tuple[str, bool], tuple[str, bytes]] = {}  # by name and darkness: version and SVG
+        self._next_read_at = 0.0  # time.monotonic()
+        self._ledger: tuple[LedgerColumns | None, LedgerSummary] = (None, LedgerSummary())
+        self._plots: dict[tuple[str, bool], tuple[str, bytes]] = {}  # (name, is_dark) -> (version, SVG)
 
     def newest(self) -> Overview:
-        """As the folder is now, or was when it last could be looked through."""
+        """Read the overview, or return the last one where nothing changed or the CPU share is used up."""
         with self._lock:
-            began = time.thread_time()
-            if time.monotonic() < self._not_before:
+            started = time.thread_time()
+            if time.monotonic() < self._next_read_at:
                 return self._newest
-            state = self._state()
-            if state != self._known:
-                self._newest = self._gathered(hashlib.sha256(repr(state).encode()).hexdigest()[:16])
-                self._known = state
-                self._not_before = time.monotonic() + (time.thread_time() - began) / WORK_SHARE
+            state = self._file_state()
+            if state != self._state:
+                self._newest = self._read(hashlib.sha256(repr(state).encode()).hexdigest()[:16])
+                self._state = state
+                self._next_read_at = time.monotonic() + (time.thread_time() - started) / MAX_CPU_SHARE
             return self._newest
 
-    def picture(self, name: str, *, is_dark: bool) -> bytes | None:
-        """A picture as SVG; None where the run has no figures for it."""
+    def plot(self, name: str, *, is_dark: bool) -> bytes | None:
+        """Render a plot as SVG; None for an unknown name or a run without the metrics."""
         overview = self.newest()
-        with self._drawing:
-            version, svg = self._drawn.get((name, is_dark), ("", b""))
+        with self._plot_lock:
+            version, svg = self._plots.get((name, is_dark), ("", b""))
             if version == overview.version:
                 return svg
-            if overview.run is None or name not in overview.pictures:
+            if overview.report is None or name not in overview.plots:
                 return None
-            svg = draw(overview.pictures[name], overview.run.drawn, ("svg",), is_dark=is_dark)["svg"]
-            self._drawn[name, is_dark] = (overview.version, svg)
+            svg = render_plot(overview.plots[name], overview.report.plot_data, ("svg",), is_dark=is_dark)["svg"]
+            self._plots[name, is_dark] = (overview.version, svg)
         return svg
 
-    def stepped_at(self, overview: Overview) -> float | None:
-        """When the last step ended, Unix seconds; by the file where the step does not say it."""
-        if overview.run is None or not overview.run.history.steps:
+    def last_step_at(self, overview: Overview) -> float | None:
+        """Unix time at which the last step finished: its own timestamp, or the modification time of the file."""
+        if overview.report is None or not overview.report.history.steps:
             return None
-        learned_at = overview.run.history.steps[-1].get("learned_at")
+        learned_at = overview.report.history.steps[-1].get("learned_at")
         for path in (self._folder.metrics, self._folder.learning_log):
             if learned_at is None and path.is_file():
                 learned_at = path.stat().st_mtime
         return None if learned_at is None else float(learned_at)
 
-    def _state(self) -> tuple[object, ...]:
-        """What an overview depends on."""
+    def _file_state(self) -> tuple[object, ...]:
+        """The state of everything that an overview is read from."""
         folder = self._folder
         paths = (
             *(folder.config, folder.metrics, folder.learning_log, folder.publishes, folder.phases, folder.health),
             *(folder.evaluation, folder.summary, folder.path / DIVERGED),
         )
-        seen = self._watch.seen
-        return (*map(_state_of, paths), seen.version if seen.is_whole else None, seen.has_looked)
+        ledger = self._watch.snapshot
+        return (*map(_stat, paths), ledger.version if ledger.is_complete else None, ledger.has_scanned)
 
-    def _gathered(self, version: str) -> Overview:
-        folder, seen = self._folder, self._watch.seen
+    def _read(self, version: str) -> Overview:
+        folder, ledger = self._folder, self._watch.snapshot
         if not folder.metrics.is_file() and not folder.learning_log.is_file():
             return Overview(version=version)
-        trouble = ""
+        ledger_error = ""
         try:
-            if seen.is_whole and seen.columns is not self._ledger[0]:
-                self._ledger = (seen.columns, ledger_of(seen.columns))
+            if ledger.is_complete and ledger.columns is not self._ledger[0]:
+                self._ledger = (ledger.columns, summarize_ledger(ledger.columns))
         except RunFolderError as error:
-            trouble = str(error)
+            ledger_error = str(error)
         try:
-            run = gather(self._run, self._ledger[1])
+            report = read_report(self._run, self._ledger[1])
         except RunFolderError as error:
-            return Overview(version=version, trouble=str(error))
-        pictures = {picture.name: picture for picture in drawable(run.drawn)}
-        return Overview(version=version, run=run, trouble=trouble, pictures=pictures)
+            return Overview(version=version, error=str(error))
+        plots = {plot.name: plot for plot in available_plots(report.plot_data)}
+        return Overview(version=version, report=report, error=ledger_error, plots=plots)
 
 
-def _state_of(path: Path) -> tuple[int, int, int] | None:
+def _stat(path: Path) -> tuple[int, int, int] | None:
     try:
         stat = path.stat()
     except OSError:

@@ -1,62 +1,69 @@
-"""The first page: the report's parts, with links into the completions."""
+"""The first page: recent metrics and the sections of the report, with links to the completions."""
 
 import statistics
 from collections.abc import Sequence
 
-from cluster.analysis.dashboard.list_page import group_address
+from cluster.analysis.dashboard.ledger_rows import Row as Completion
 from cluster.analysis.dashboard.overview import Overview
-from cluster.analysis.dashboard.query import Query
-from cluster.analysis.report.html import Names, facts, sections, text
+from cluster.analysis.dashboard.query import Query, group_url
+from cluster.analysis.report.page import SECTION_LIMITS, PlotImage
 from cluster.health.history import Row
 from cluster.ledger.run_folder import is_finite
 
-LATELY = 10  # steps
+RECENT_STEPS = 10
 
-FIGURES = (
+METRICS = (
     ("reward", "mean reward", ".3f"),
     ("pass_rate", "passed all tests", ".1%"),
     ("frac_zero_std_sampled", "groups without signal", ".0%"),
     ("entropy", "entropy (nats)", ".3f"),
     ("mean_length", "tokens per completion", ".0f"),
-    ("frac_truncated", "cut at the limit", ".0%"),
+    ("frac_truncated", "truncated at the limit", ".0%"),
     ("step_seconds", "seconds per step", ".1f"),
     ("completions_per_second", "completions per second", ".1f"),
 )
 
 
-def overview_page(overview: Overview) -> str:
-    """All about a run but its single completions."""
-    if overview.run is None:
-        return "<p>No step has ended yet. This page shows what there is as soon as there is something.</p>"
-    run = overview.run
-    pictures = "".join(
-        f'<picture id="picture-{name}">'
-        f'<source media="(prefers-color-scheme: dark)" srcset="picture/dark/{name}.svg?v={overview.version}">'
-        f'<img alt="{text(picture.title)}" loading="lazy" width="792" height="374" '
-        f'src="picture/light/{name}.svg?v={overview.version}"></picture>'
-        for name, picture in overview.pictures.items()
-    )
-    parts = sections(run, f'<div class="pictures">{pictures}</div>' if pictures else "", NAMES)
-    shown = "\n".join(f'<section id="{name}">{part}</section>' for name, part in parts)
-    return f"{facts(run.facts)}{_lately(run.history.steps)}\n{shown}"
+class Links:
+    """URLs of problems and completions for the sections of the report."""
+
+    def problem(self, problem_id: str) -> str:
+        """The completions of a problem."""
+        return Query(problem=problem_id).url()
+
+    def completion(self, row: Completion) -> str:
+        """The group of a completion, scrolled to it."""
+        return group_url(row["group_id"], row["completion_id"])
 
 
-NAMES = Names(
-    problem=lambda problem_id: f'<a href="{text(Query(problem=problem_id).address())}">{text(problem_id)}</a>',
-    completion=lambda row: (
-        f'<a href="{text(group_address(row["group_id"], row["completion_id"]))}">{text(row["completion_id"])}</a>'
-    ),
-)
+def overview_context(overview: Overview) -> dict[str, object]:
+    """Values of ``overview.html``."""
+    report, version = overview.report, overview.version
+    steps = report.history.steps if report else ()
+    return {
+        "report": report,
+        "plots": [
+            PlotImage(
+                name=name,
+                title=plot.title,
+                source=f"picture/light/{name}.svg?v={version}",
+                dark_source=f"picture/dark/{name}.svg?v={version}",
+            )
+            for name, plot in overview.plots.items()
+        ],
+        "recent": _recent_metrics(steps),
+        "num_recent": min(RECENT_STEPS, len(steps)),
+        "links": Links(),
+        **SECTION_LIMITS,
+    }
 
 
-def _lately(steps: Sequence[Row]) -> str:
-    """Means of the last steps, and of those before them."""
-    cells = []
-    for name, label, form in FIGURES:
-        values = [row[name] for row in steps[-2 * LATELY :] if is_finite(row.get(name))]
+def _recent_metrics(steps: Sequence[Row]) -> list[tuple[str, str, str]]:
+    """Label of each metric, its mean over the last steps and over those before them (empty where there are none)."""
+    rows = []
+    for name, label, spec in METRICS:
+        values = [row[name] for row in steps[-2 * RECENT_STEPS :] if is_finite(row.get(name))]
         if values:
-            before = f"was {statistics.fmean(values[:-LATELY]):{form}}" if len(values) > LATELY else ""
-            now = f"{statistics.fmean(values[-LATELY:]):{form}}"
-            cells.append(f'<div><dt>{label}</dt><dd>{now} <span class="dim">{before}</span></dd></div>')
-    title = f"means of the last {min(LATELY, len(steps))} steps, and of those before them"
-    return f'<dl class="lately" title="{title}">{"".join(cells)}</dl>'
+            before = f"{statistics.fmean(values[:-RECENT_STEPS]):{spec}}" if len(values) > RECENT_STEPS else ""
+            rows.append((label, f"{statistics.fmean(values[-RECENT_STEPS:]):{spec}}", before))
+    return rows

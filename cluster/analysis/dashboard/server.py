@@ -1,32 +1,39 @@
-"""The pages over HTTP: GET alone, from the run's folder alone, and only for who asks for this machine by its own name."""
+"""The dashboard over HTTP: GET requests only, the run's folder only, and only under this machine's own names."""
 
 import ipaddress
 import secrets
 import socket
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, PlainTextResponse
-from pygments.formatters import HtmlFormatter
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from cluster.analysis.dashboard.completions import LISTED, SHOWN, neighbours, prompt_of, read_completions, rows_of_group
-from cluster.analysis.dashboard.group_page import group_page
-from cluster.analysis.dashboard.list_page import PAGE_ROWS, form, listing
-from cluster.analysis.dashboard.overview import Overviews
-from cluster.analysis.dashboard.overview_page import overview_page
-from cluster.analysis.dashboard.page import State, page
-from cluster.analysis.dashboard.problems_page import ORDERS, problems_page
+from cluster.analysis.dashboard.completions_page import PAGE_ROWS, completions_context
+from cluster.analysis.dashboard.group_page import group_context
+from cluster.analysis.dashboard.ledger_rows import (
+    GROUP_COLUMNS,
+    LIST_COLUMNS,
+    decode_prompt,
+    neighbour_groups,
+    read_completions,
+    rows_of_group,
+)
+from cluster.analysis.dashboard.overview import Overview, OverviewReader
+from cluster.analysis.dashboard.overview_page import overview_context
+from cluster.analysis.dashboard.problems_page import ORDERS, problems_context
 from cluster.analysis.dashboard.query import Query
 from cluster.analysis.dashboard.search import Finder, verdict_counts
-from cluster.analysis.dashboard.watch import LedgerWatch
-from cluster.analysis.report.html import text
+from cluster.analysis.dashboard.watch import LedgerWatch, Snapshot
+from cluster.analysis.render import code_style, render
 from cluster.errors import ConfigError, RunFolderError
 from cluster.ledger.run_folder import RunFolder
 
@@ -34,7 +41,7 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; form-action 'self'; "
     "base-uri 'none'; frame-ancestors 'none'"
 )
-PICTURE_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+PLOT_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 HEADERS = {
     "Content-Security-Policy": POLICY,
     "X-Content-Type-Options": "nosniff",
@@ -44,22 +51,40 @@ HEADERS = {
     "Cache-Control": "no-cache",
 }
 STATIC = Path(__file__).parent / "static"
-CODE_STYLE = (
-    f"{HtmlFormatter(style='default').get_style_defs('pre')}\n"
-    f"@media (prefers-color-scheme: dark) {{ {HtmlFormatter(style='github-dark').get_style_defs('pre')} }}\n"
-)
+CODE_STYLE = f"{code_style('default')}\n@media (prefers-color-scheme: dark) {{ {code_style('github-dark')} }}\n"
+MAX_FILE_ERRORS = 3  # that a page lists one by one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunState:
+    """The run and its ledger at the time of a request."""
+
+    name: str
+    overview: Overview
+    ledger: Snapshot
+    step_age_seconds: int | None  # since the last step finished
+
+    @property
+    def errors(self) -> list[str]:
+        """Messages about files that cannot be read."""
+        file_errors = self.ledger.errors
+        num_more = len(file_errors) - MAX_FILE_ERRORS
+        return [
+            *([self.overview.error] if self.overview.error else []),
+            *file_errors[:MAX_FILE_ERRORS],
+            *([f"{num_more} more files cannot be read"] if num_more > 0 else []),
+        ]
 
 
 class Dashboard:
-    """What the pages are made of."""
+    """Handlers of the pages of one run."""
 
     def __init__(self, run: Path) -> None:
-        folder = RunFolder(run)
         self.run = run
-        self.watch = LedgerWatch(folder.rollouts)
-        self.overviews = Overviews(run, self.watch)
+        self.watch = LedgerWatch(RunFolder(run).rollouts)
+        self.overviews = OverviewReader(run, self.watch)
         self.finder = Finder()
-        self._start = secrets.token_hex(4)  # versions of this process are not those of another one
+        self._process_id = secrets.token_hex(4)  # keeps the ETags of two server processes apart
 
     def overview(self, request: Request) -> Response:
         """The report."""
@@ -67,132 +92,137 @@ class Dashboard:
         return self._page(
             request,
             state,
-            here="Overview",
+            "overview.html",
+            lambda: overview_context(state.overview),
+            tab="Overview",
             title=state.name,
-            main=lambda: overview_page(state.overview),
             refresh="auto",
         )
 
     def completions(self, request: Request) -> Response:
-        """The list."""
+        """The list of completions."""
         state = self._state()
         try:
-            query = Query.of(request.query_params.multi_items())
+            query = Query.parse(request.query_params.multi_items())
         except ConfigError as error:
-            return self._refused(state, str(error), 400)
-        columns = state.seen.columns
+            return self._error(state, str(error), 400)
+        columns = state.ledger.columns
         found = self.finder.find(columns, query)
         num_pages = max(1, -(-len(found.rows) // PAGE_ROWS))
-        query = query.of_page(min(query.page, num_pages))
+        query = query.with_page(min(query.page, num_pages))
 
-        def main() -> str:
+        def context() -> dict[str, object]:
             first = (query.page - 1) * PAGE_ROWS
-            rows = read_completions(columns, found.rows[first : first + PAGE_ROWS].tolist(), LISTED)
-            asked = form(query, verdict_counts(columns, query), columns.words["problem_id"])
-            return asked + listing(query, found, rows, num_pages)
+            rows = read_completions(columns, found.rows[first : first + PAGE_ROWS].tolist(), LIST_COLUMNS)
+            return completions_context(
+                query,
+                found,
+                rows,
+                num_pages=num_pages,
+                verdict_counts=verdict_counts(columns, query),
+                problem_ids=columns.words["problem_id"],
+            )
 
         return self._page(
             request,
             state,
-            here="Completions",
+            "completions.html",
+            context,
+            tab="Completions",
             title=f"{state.name}: completions",
-            main=main,
-            refresh="searching" if not found.is_complete else "ask" if state.seen.is_whole else "reading",
-            of=f"{state.seen.version}-{found.num_searched}",
+            refresh="searching" if not found.is_complete else "ask" if state.ledger.is_complete else "reading",
+            version=f"{state.ledger.version}-{found.num_searched}",
         )
 
     def group(self, request: Request) -> Response:
-        """A group side by side."""
+        """The completions of a group next to each other."""
         state = self._state()
-        columns = state.seen.columns
+        columns = state.ledger.columns
         group_id, code = request.query_params.get("id", ""), request.query_params.get("code", "")
         rows = rows_of_group(columns, group_id)
         if not rows:
-            return self._refused(state, f"there is no group {group_id}", 404)
+            return self._error(state, f"there is no group {group_id}", 404)
 
-        def main() -> str:
-            completions = read_completions(columns, rows, SHOWN)
-            before, after = neighbours(columns, group_id)
-            prompt = prompt_of(self.run, next((one["prompt_ids"] for one in completions if one["prompt_ids"]), ()))
-            return group_page(completions, prompt=prompt, before=before, after=after, code=code)
+        def context() -> dict[str, object]:
+            completions = read_completions(columns, rows, GROUP_COLUMNS)
+            previous, following = neighbour_groups(columns, group_id)
+            prompt = decode_prompt(self.run, next((one["prompt_ids"] for one in completions if one["prompt_ids"]), ()))
+            return group_context(completions, prompt=prompt, previous=previous, following=following, code=code)
 
         title = f"{columns.words['problem_id'][columns.codes['problem_id'][rows[0]]]} {group_id}"
+        version = f"{len(rows)}-{rows[0]}"
         return self._page(
-            request, state, here="Group", title=title, main=main, refresh="ask", of=f"{len(rows)}-{rows[0]}"
+            request, state, "group.html", context, tab="Group", title=title, refresh="ask", version=version
         )
 
     def problems(self, request: Request) -> Response:
-        """The problems."""
+        """The table of problems."""
         state = self._state()
         order, part = request.query_params.get("order", "passed"), request.query_params.get("problem", "")
         if order not in ORDERS:
-            return self._refused(state, f"order: {order!r} is none of {', '.join(ORDERS)}", 400)
-        run = state.overview.run
-        problems = run.ledger.problems if run else ()
+            return self._error(state, f"order: {order!r} is none of {', '.join(ORDERS)}", 400)
+        report = state.overview.report
+        problems = report.ledger.problems if report else ()
         return self._page(
             request,
             state,
-            here="Problems",
+            "problems.html",
+            lambda: problems_context(problems, order=order, part=part),
+            tab="Problems",
             title=f"{state.name}: problems",
-            main=lambda: problems_page(problems, order=order, part=part),
-            refresh="ask" if state.seen.is_whole else "reading",
+            refresh="ask" if state.ledger.is_complete else "reading",
         )
 
-    def picture(self, colours: Literal["light", "dark"], name: str) -> Response:
-        """A picture of the overview."""
-        svg = self.overviews.picture(name, is_dark=colours == "dark")
+    def plot(self, colours: Literal["light", "dark"], name: str) -> Response:
+        """A plot of the overview."""
+        svg = self.overviews.plot(name, is_dark=colours == "dark")
         if svg is None:
-            return PlainTextResponse("there is no such picture", 404)
-        headers = {"Content-Security-Policy": PICTURE_POLICY, "Cache-Control": "max-age=3600"}
+            return PlainTextResponse("there is no such plot", 404)
+        headers = {"Content-Security-Policy": PLOT_POLICY, "Cache-Control": "max-age=3600"}
         return Response(svg, media_type="image/svg+xml", headers=headers)
 
-    def _state(self) -> State:
+    def _state(self) -> RunState:
         overview = self.overviews.newest()
-        return State(
+        last_step_at = self.overviews.last_step_at(overview)
+        return RunState(
             name=self.run.resolve().name,
             overview=overview,
-            seen=self.watch.seen,
-            stepped_at=self.overviews.stepped_at(overview),
+            ledger=self.watch.snapshot,
+            step_age_seconds=None if last_step_at is None else max(0, int(time.time() - last_step_at)),
         )
 
     def _page(
         self,
         request: Request,
-        state: State,
+        state: RunState,
+        template: str,
+        context: Callable[[], Mapping[str, object]],
         *,
-        here: str,
+        tab: str,
         title: str,
-        main: Callable[[], str],
         refresh: str,
-        of: str = "",
+        version: str = "",
     ) -> Response:
-        """A page, or that it is as whoever asks knows it; ``of`` says what it depends on beside the overview."""
-        seen = state.seen
-        reading = "" if seen.is_whole else str(seen.version)
-        version = f'"{self._start}-{state.overview.version}-{len(seen.broken)}-{reading}-{of}"'
-        if request.headers.get("if-none-match") == version:
-            return Response(status_code=304, headers={"ETag": version})
+        """Render a page, or answer 304 where the client has it; ``version`` covers what the page shows besides the overview."""
+        ledger = state.ledger
+        reading = "" if ledger.is_complete else str(ledger.version)
+        etag = f'"{self._process_id}-{state.overview.version}-{len(ledger.errors)}-{reading}-{version}"'
+        if request.headers.get("if-none-match") == etag:
+            return Response(status_code=304, headers={"ETag": etag})
         try:
-            made = main()
+            values = context()
         except RunFolderError as error:
-            return self._refused(state, str(error), 500)
-        html = page(state, here=here, title=title, main=made, version=version, refresh=refresh)
-        return HTMLResponse(html, headers={"ETag": version})
+            return self._error(state, str(error), 500)
+        html = render(template, state=state, tab=tab, title=title, version=etag, refresh=refresh, **values)
+        return HTMLResponse(html, headers={"ETag": etag})
 
-    def _refused(self, state: State, why: str, status: int) -> Response:
-        html = page(
-            state,
-            here="",
-            title=state.name,
-            main=f'<p class="stop" id="refused">{text(why)}</p><p><a href="completions">all completions</a></p>',
-            version='""',
-            refresh="ask",
-        )
+    def _error(self, state: RunState, message: str, status: int) -> Response:
+        html = render("error.html", state=state, tab="", title=state.name, version='""', refresh="ask", message=message)
         return HTMLResponse(html, status_code=status)
 
 
 def application(run: Path, host: str = "localhost") -> FastAPI:
-    """The dashboard of a run as an application that goes by this name too; reading begins when it is started."""
+    """The ASGI application of a run's dashboard, which also answers to the name ``host``; reads the ledger while it runs."""
     dashboard = Dashboard(run)
 
     @asynccontextmanager
@@ -203,12 +233,12 @@ def application(run: Path, host: str = "localhost") -> FastAPI:
 
     app = FastAPI(title="Caravan", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     app.add_middleware(GZipMiddleware, minimum_size=1000, compresslevel=4)
-    app.add_middleware(Guard, host=host)
+    app.add_middleware(HostGuard, host=host)
     app.add_api_route("/", dashboard.overview, methods=["GET", "HEAD"], response_class=HTMLResponse)
     app.add_api_route("/completions", dashboard.completions, methods=["GET", "HEAD"], response_class=HTMLResponse)
     app.add_api_route("/group", dashboard.group, methods=["GET", "HEAD"], response_class=HTMLResponse)
     app.add_api_route("/problems", dashboard.problems, methods=["GET", "HEAD"], response_class=HTMLResponse)
-    app.add_api_route("/picture/{colours}/{name}.svg", dashboard.picture, methods=["GET", "HEAD"])
+    app.add_api_route("/picture/{colours}/{name}.svg", dashboard.plot, methods=["GET", "HEAD"])
 
     @app.get("/code.css")
     def code_css() -> Response:
@@ -218,10 +248,10 @@ def application(run: Path, host: str = "localhost") -> FastAPI:
     return app
 
 
-class Guard:
-    """Answers to this machine's own names alone, and tells the browser what pages may not do.
+class HostGuard:
+    """Middleware that refuses foreign Host headers and adds the security headers.
 
-    A page from elsewhere may give its own name this machine's address, and would then read what is served here.
+    A foreign page can point its own host name at this machine's address (DNS rebinding), and could then read the pages.
     """
 
     def __init__(self, app: ASGIApp, host: str) -> None:
@@ -229,27 +259,27 @@ class Guard:
         self._own_names = {"localhost", host.lower(), socket.gethostname().lower(), socket.getfqdn().lower()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
+        """Handle one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
 
-        async def guarded(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
             await send(message)
 
-        if is_own(Headers(scope=scope).get("host", ""), self._own_names):
-            await self._app(scope, receive, guarded)
+        if is_own_host(Headers(scope=scope).get("host", ""), self._own_names):
+            await self._app(scope, receive, send_with_headers)
         else:
-            told = "this machine has another name: open the dashboard by the address that it printed\n"
-            await PlainTextResponse(told, 421)(scope, receive, guarded)
+            error = "unknown host name: open the dashboard at the address that it printed\n"
+            await PlainTextResponse(error, 421)(scope, receive, send_with_headers)
 
 
-def is_own(host: str, own_names: set[str]) -> bool:
-    """Whether a Host header names this machine: by an address, which nobody else can give away, or by a name of its own."""
+def is_own_host(host: str, own_names: set[str]) -> bool:
+    """Check that a Host header names this machine: by one of its names, or by any IP address, which cannot be rebound."""
     name = host.lower().rpartition(":")[0] if not host.endswith("]") and ":" in host else host.lower()
     if name in own_names:
         return True

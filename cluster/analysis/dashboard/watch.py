@@ -1,4 +1,4 @@
-"""The ledger of a run, kept up with in the background: no request waits for files to be read."""
+"""Background reader of a run's ledger, so that no request waits for files."""
 
 import os
 import threading
@@ -10,85 +10,76 @@ from pathlib import Path
 from cluster.errors import RunFolderError
 from cluster.ledger.columns import FILES_AT_A_TIME, File, LedgerColumns, read_stored
 
-SECONDS_BETWEEN_LOOKS = 1.0
-LOOKING_SHARE = 0.05  # of a core: listing very many files takes long, and the next look waits for longer
+SECONDS_BETWEEN_SCANS = 1.0
+MAX_LISTING_SHARE = 0.05  # of a core: listing a very large folder takes long, and the next scan waits in proportion
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
+class Snapshot:
     """The ledger as far as it has been read."""
 
-    version: int = 0  # one more with every change
+    version: int = 0  # increases with every change
     columns: LedgerColumns = field(default_factory=LedgerColumns)
-    num_waiting: int = 0  # files that are there and not read yet
-    has_looked: bool = False  # whether anything is known at all
-    broken: tuple[str, ...] = ()  # what is wrong with files that cannot be read
+    num_pending: int = 0  # listed files that have not been read
+    has_scanned: bool = False  # False before the first scan
+    errors: tuple[str, ...] = ()  # one message per file that cannot be read
 
     @property
-    def is_whole(self) -> bool:
-        """Whether all that was there at the last look has been read."""
-        return self.has_looked and not self.num_waiting
+    def is_complete(self) -> bool:
+        """True when all files of the last scan have been read."""
+        return self.has_scanned and not self.num_pending
 
 
 class LedgerWatch:
-    """Reads the files of a run's ledger as they come, and forgets those that go."""
+    """Reads new files of a run's ledger as they appear and drops those that disappear."""
 
     def __init__(self, folder: Path) -> None:
-        """``folder`` holds ``step-*.parquet``, and may not be there yet."""
+        """``folder`` holds ``step-*.parquet`` and may not exist yet."""
         self._folder = folder
-        self._seen = Seen()
-        self._broken: dict[File, str] = {}  # not tried again before they change
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._keep_up, name="ledger", daemon=True)
+        self._snapshot = Snapshot()
+        self._errors: dict[File, str] = {}  # files that are not read again until they change
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="ledger", daemon=True)
 
     @property
-    def seen(self) -> Seen:
-        """What has been read so far; never changed afterwards."""
-        return self._seen
+    def snapshot(self) -> Snapshot:
+        """The newest snapshot, which is immutable."""
+        return self._snapshot
 
     def start(self) -> None:
-        """Begin to read."""
+        """Start the reading thread."""
         self._thread.start()
 
     def close(self) -> None:
-        """Stop reading."""
-        self._ended.set()
+        """Stop the reading thread."""
+        self._stopped.set()
         self._thread.join(timeout=5.0)
 
-    def look(self, there: Sequence[File]) -> None:
-        """Read which of these files are new, and forget those that are not among them."""
-        columns, known = self._seen.columns, set(self._seen.columns.files)
-        if gone := known - set(there):
-            columns = columns.without_files(gone)
-        self._broken = {file: why for file, why in self._broken.items() if file in set(there)}
-        new = [file for file in there if file not in known and file not in self._broken]
-        if (
-            not new or len(new) > FILES_AT_A_TIME or not self._seen.has_looked
-        ):  # else it takes no time that is worth telling
-            self._tell(columns, len(new))
+    def update(self, listed: Sequence[File]) -> None:
+        """Read the new ones of the listed files and drop the files that are no longer listed."""
+        columns, known = self._snapshot.columns, set(self._snapshot.columns.files)
+        if removed := known - set(listed):
+            columns = columns.without_files(removed)
+        self._errors = {file: error for file, error in self._errors.items() if file in set(listed)}
+        new = [file for file in listed if file not in known and file not in self._errors]
+        is_quick = new and len(new) <= FILES_AT_A_TIME and self._snapshot.has_scanned
+        if not is_quick:
+            self._set_snapshot(columns, len(new))
         for start in range(0, len(new), FILES_AT_A_TIME):
-            if self._ended.is_set():
+            if self._stopped.is_set():
                 return
             read = []
             for file in new[start : start + FILES_AT_A_TIME]:
                 try:
                     read.append((file, read_stored(file.path)))
                 except RunFolderError as error:
-                    if file.path.exists():  # else it went away just now, which the next look will see
-                        self._broken[file] = str(error)
+                    if file.path.exists():  # a file removed meanwhile is missing in the next scan
+                        self._errors[file] = str(error)
             columns = columns.with_files(read) if read else columns
-            self._tell(columns, max(0, len(new) - start - FILES_AT_A_TIME))
-
-    def _keep_up(self) -> None:
-        while not self._ended.is_set():
-            began = time.thread_time()
-            there = self.files()
-            took = time.thread_time() - began
-            self.look(there)
-            self._ended.wait(max(SECONDS_BETWEEN_LOOKS, took / LOOKING_SHARE))
+            self._set_snapshot(columns, max(0, len(new) - start - FILES_AT_A_TIME))
 
     def files(self) -> Sequence[File]:
-        """The files that are there, oldest first."""
+        """List the files of the ledger, oldest first."""
         try:
             with os.scandir(self._folder) as entries:
                 files = [
@@ -96,17 +87,22 @@ class LedgerWatch:
                     for entry in entries
                     if entry.name.startswith("step-") and entry.name.endswith(".parquet")
                 ]
-        except OSError:  # not there yet, or a file went away in between: the next look will see more
-            return self._seen.columns.files
+        except OSError:  # the folder does not exist yet, or a file was removed meanwhile: the next scan lists again
+            return self._snapshot.columns.files
         return sorted(files, key=lambda file: file.path.name)
 
-    def _tell(self, columns: LedgerColumns, num_waiting: int) -> None:
-        before, broken = self._seen, tuple(self._broken.values())
-        if (columns, num_waiting, broken) != (
-            before.columns,
-            before.num_waiting,
-            before.broken,
-        ) or not before.has_looked:
-            self._seen = Seen(
-                version=before.version + 1, columns=columns, num_waiting=num_waiting, has_looked=True, broken=broken
+    def _watch(self) -> None:
+        while not self._stopped.is_set():
+            started = time.thread_time()
+            listed = self.files()
+            listing_seconds = time.thread_time() - started
+            self.update(listed)
+            self._stopped.wait(max(SECONDS_BETWEEN_SCANS, listing_seconds / MAX_LISTING_SHARE))
+
+    def _set_snapshot(self, columns: LedgerColumns, num_pending: int) -> None:
+        old, errors = self._snapshot, tuple(self._errors.values())
+        is_same = (columns, num_pending, errors) == (old.columns, old.num_pending, old.errors)
+        if not is_same or not old.has_scanned:
+            self._snapshot = Snapshot(
+                version=old.version + 1, columns=columns, num_pending=num_pending, has_scanned=True, errors=errors
             )

@@ -1,1 +1,1 @@
-"""The report: one page about one run or several, with its curves and a summary beside it."""
+"""The report: one HTML page about one run or several, with its plots and a Markdown summary next to it."""

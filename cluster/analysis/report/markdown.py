@@ -1,4 +1,4 @@
-"""The report in a few lines of Markdown, for a pull request or a model card; texts of completions are not in it."""
+"""The report as a few lines of Markdown, for a pull request or a model card. It contains no text of a completion."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -8,19 +8,19 @@ from cluster.health.epochs import as_cells
 from cluster.health.rules import Health
 
 
-def summary(runs: Sequence[RunReport], pictures: Sequence[str]) -> str:
-    """Health, the latest comparison and held-out results of each run; ``pictures`` are file names beside it."""
+def summary(reports: Sequence[RunReport], plots: Sequence[str]) -> str:
+    """Summarize health, the latest comparison and held-out results of each run, and embed ``plots`` (file names)."""
     lines: list[str] = []
-    for run in runs:
-        lines += [f"# {plain(run.name)}: {run.health}", ""]
-        lines += [f"{len(run.history.steps)} steps, epoch {run.history.epoch or 0.0:.2f}", ""]
-        judged = [one for one in run.findings if one.health is not Health.NO_DATA]
-        health = [(str(one.health), one.rule.id, one.judgement.evidence, one.judgement.action) for one in judged]
+    for report in reports:
+        lines += [f"# {escape(report.name)}: {report.health}", ""]
+        lines += [f"{len(report.history.steps)} steps, epoch {report.history.epoch or 0.0:.2f}", ""]
+        measured = [finding for finding in report.findings if finding.health is not Health.NO_DATA]
+        health = [(str(one.health), one.rule.id, one.judgement.evidence, one.judgement.action) for one in measured]
         lines += _table(("", "rule", "evidence", "recommended"), health)
-        if run.compared:
-            lines += [f"## {plain(run.compared[0].change.between)}", ""]
-            lines += _table(("", "before", "now", "change", "status"), as_cells(run.compared))
-        if run.held_out:
+        if report.compared:
+            lines += [f"## {escape(report.compared[0].change.between)}", ""]
+            lines += _table(("", "before", "now", "change", "status"), as_cells(report.compared))
+        if report.held_out:
             held_out = [
                 (
                     str(row["name"]),
@@ -28,25 +28,29 @@ def summary(runs: Sequence[RunReport], pictures: Sequence[str]) -> str:
                     f"{row['pass_rate']:.1%}",
                     str(row.get("num_lost_problems", 0)),
                 )
-                for row in run.held_out
+                for row in report.held_out
             ]
-            names = ("", "mean reward", "passed all tests", "problems lost")
-            lines += ["## Held-out problems", "", *_table(names, held_out)]
-        if run.changes:
-            changed = [
-                (str(one.step), ", ".join(f"{key}={value}" for key, value in one.set.items()), one.why or "by plan")
-                for one in run.changes
+            heads = ("", "mean reward", "passed all tests", "problems lost")
+            lines += ["## Held-out problems", "", *_table(heads, held_out)]
+        if report.changes:
+            changes = [
+                (
+                    str(change.step),
+                    ", ".join(f"{key}={value}" for key, value in change.settings.items()),
+                    change.reason or "scheduled",
+                )
+                for change in report.changes
             ]
-            lines += ["## What changed on the way", "", *_table(("after step", "settings", "why"), changed)]
-    lines += [f"![{name.removesuffix('.png').replace('_', ' ')}]({name})" for name in pictures]
+            lines += ["## Changed settings", "", *_table(("after step", "settings", "reason"), changes)]
+    lines += [f"![{name.removesuffix('.png').replace('_', ' ')}]({name})" for name in plots]
     return "\n".join(lines) + "\n"
 
 
-def plain(text: str) -> str:
-    """A text that Markdown takes as it stands, in one line."""
+def escape(text: str) -> str:
+    """Escape a text for Markdown and put it on one line."""
     return re.sub(r"([\\`*_\[\]<|~$&])", r"\\\1", " ".join(text.split()))
 
 
-def _table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    head = [f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"]
-    return [*head, *(f"| {' | '.join(map(plain, row))} |" for row in rows), ""]
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    head = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    return [*head, *(f"| {' | '.join(map(escape, row))} |" for row in rows), ""]

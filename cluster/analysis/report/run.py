@@ -1,20 +1,20 @@
-"""All that a report tells of one run, gathered from its folder."""
+"""The contents of a report about one run, read from its folder."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.analysis.report.figures import Drawn
-from cluster.analysis.report.ledger import Ledger, read_ledger
-from cluster.health.epochs import Compared, compare, latest
+from cluster.analysis.report.ledger_summary import LedgerSummary, read_summary
+from cluster.analysis.report.plots import PlotData
+from cluster.health.epochs import Compared, as_cells, compare, latest
 from cluster.health.history import History
 from cluster.health.judging import Finding, judge, worst
 from cluster.health.rules import Health
 from cluster.health.run import history_of
 from cluster.ledger.run_folder import RunFolder, whole_rows
 
-FACTS = (
+SETTINGS = (
     "model.path",
     "data.dataset",
     "rollout.temperature",
@@ -26,72 +26,93 @@ FACTS = (
     "learner.lora.r",
     "grader.reward",
 )
-"""Of the configuration, what stands at the head of a report."""
+"""Settings at the head of a report."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """Settings that changed on the way."""
+    """Settings that changed during the run."""
 
     step: int
-    set: Mapping[str, Any]
-    why: str  # empty: by plan
+    settings: Mapping[str, Any]
+    reason: str  # empty: scheduled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunReport:
-    """One run, as a report shows it."""
+    """One run as a report shows it."""
 
     name: str
-    facts: Mapping[str, Any]
+    settings: Mapping[str, Any]
     history: History
     findings: Sequence[Finding]
     compared: Sequence[Compared]
     changes: Sequence[Change]
-    held_out: Sequence[Mapping[str, Any]]
-    ledger: Ledger
+    held_out: Sequence[Mapping[str, Any]]  # rows of evaluation.jsonl
+    ledger: LedgerSummary
     is_finished: bool
 
     @property
     def health(self) -> Health:
-        """The verdict over all rules."""
+        """Overall health: the worst of all rules."""
         return worst(self.findings)
 
     @property
-    def drawn(self) -> Drawn:
-        """What pictures are drawn from."""
-        marks = {one.step: one.why for one in self.changes}
-        return Drawn(name=self.name, rows=self.history.steps, marks=marks, held_out=self.held_out)
+    def alerts(self) -> list[Finding]:
+        """Findings that ask for action, worst first."""
+        alerts = (finding for finding in self.findings if finding.is_trouble)
+        return sorted(alerts, key=lambda finding: finding.health is not Health.STOP)
+
+    @property
+    def healthy(self) -> list[Finding]:
+        """Findings of the rules that passed."""
+        return [finding for finding in self.findings if finding.health is Health.OK]
+
+    @property
+    def unmeasured(self) -> list[str]:
+        """Ids of the rules without enough data."""
+        return [finding.rule.id for finding in self.findings if finding.health is Health.NO_DATA]
+
+    @property
+    def comparison_rows(self) -> list[tuple[tuple[str, str, str, str, str], bool | None]]:
+        """Cells of the comparison table by metric, each with True for better, False for worse, None for neither."""
+        return [(cells, one.is_good) for cells, one in zip(as_cells(self.compared), self.compared, strict=True)]
+
+    @property
+    def plot_data(self) -> PlotData:
+        """The part of the run that plots are drawn from."""
+        changes = [change.step for change in self.changes]
+        return PlotData(name=self.name, rows=self.history.steps, changed_after=changes, held_out=self.held_out)
 
 
-def gather(run: Path, ledger: Ledger | None = None) -> RunReport:
-    """Read a run's folder, finished or not, its ledger too where it is not given; raises RunFolderError."""
+def read_report(run: Path, ledger: LedgerSummary | None = None) -> RunReport:
+    """Read the report of a run, finished or not; reads the ledger unless its summary is given. Raises RunFolderError."""
     folder = RunFolder(run)
     history = history_of(run)
     pair = latest(history)
     return RunReport(
         name=run.resolve().name,
-        facts=folder.settings(*FACTS),
+        settings=folder.settings(*SETTINGS),
         history=history,
         findings=judge(history),
         compared=compare(pair) if pair else (),
         changes=_changes(folder),
         held_out=list(whole_rows(folder.evaluation)),
-        ledger=read_ledger(folder) if ledger is None else ledger,
+        ledger=read_summary(folder) if ledger is None else ledger,
         is_finished=folder.summary.is_file(),
     )
 
 
 def _changes(folder: RunFolder) -> list[Change]:
-    """What changed after which step; the many steps of a ramp are one change, at its beginning."""
+    """Read the changes of settings; a ramp over consecutive steps counts as one change at its first step."""
     reasons = {
         row["step"]: f"{row['rule']}: {row.get('evidence', '')}" for row in whole_rows(folder.health) if "set" in row
     }
-    found: list[Change] = []
-    before = None
+    changes: list[Change] = []
+    last_step = None
     for row in whole_rows(folder.phases):
         step = int(row["step"])
-        if before is None or step - before > 1 or step in reasons:
-            found.append(Change(step=step, set=row["set"], why=reasons.get(step, "")))
-        before = step
-    return found
+        if last_step is None or step - last_step > 1 or step in reasons:
+            changes.append(Change(step=step, settings=row["set"], reason=reasons.get(step, "")))
+        last_step = step
+    return changes

@@ -16,7 +16,7 @@ from starlette.testclient import TestClient
 from cluster.analysis.dashboard.command import is_loopback
 from cluster.analysis.dashboard.query import NOT_GRADED, Query
 from cluster.analysis.dashboard.search import Finder, TextSearch, matching, verdict_counts
-from cluster.analysis.dashboard.server import POLICY, application, is_own
+from cluster.analysis.dashboard.server import POLICY, application, is_own_host
 from cluster.analysis.dashboard.watch import LedgerWatch
 from cluster.cli.main import main
 from cluster.errors import ConfigError
@@ -39,15 +39,15 @@ def columns_of(run: GrowingRun) -> LedgerColumns:
 
 
 def query(**parameters: str) -> Query:
-    return Query.of(list(parameters.items()))
+    return Query.parse(list(parameters.items()))
 
 
-def looked(watch: LedgerWatch) -> LedgerColumns:
-    watch.look(watch.files())
-    return watch.seen.columns
+def updated(watch: LedgerWatch) -> LedgerColumns:
+    watch.update(watch.files())
+    return watch.snapshot.columns
 
 
-def test_an_address_says_the_query_and_the_query_its_address() -> None:
+def test_a_query_survives_the_way_through_its_url() -> None:
     given = [
         ("problem", "a&b=c #1"),
         ("verdict", "wrong"),
@@ -56,14 +56,14 @@ def test_an_address_says_the_query_and_the_query_its_address() -> None:
         ("code", "x + y"),
         ("case", "1"),
     ]
-    asked = Query.of([*given, ("order", "worst"), ("page", "3"), ("fate", ""), ("max_step", " ")])
-    assert asked.verdicts == ("wrong", "not_graded")
-    assert (asked.min_reward, asked.max_step, asked.matches_case, asked.page) == (0.25, None, True, 3)
+    parsed = Query.parse([*given, ("order", "worst"), ("page", "3"), ("fate", ""), ("max_step", " ")])
+    assert parsed.verdicts == ("wrong", "not_graded")
+    assert (parsed.min_reward, parsed.max_step, parsed.matches_case, parsed.page) == (0.25, None, True, 3)
     import urllib.parse
 
-    again = urllib.parse.parse_qsl(asked.address().partition("?")[2])
-    assert Query.of(again) == asked
-    assert Query().address() == "completions"
+    again = urllib.parse.parse_qsl(parsed.url().partition("?")[2])
+    assert Query.parse(again) == parsed
+    assert Query().url() == "completions"
 
 
 @pytest.mark.parametrize(
@@ -78,12 +78,12 @@ def test_an_address_says_the_query_and_the_query_its_address() -> None:
         ("code", "x" * 1001),
     ],
 )
-def test_what_cannot_be_asked_is_refused_by_name(name: str, value: str) -> None:
+def test_an_invalid_parameter_is_named(name: str, value: str) -> None:
     with pytest.raises(ConfigError, match=name):
         query(**{name: value})
 
 
-def test_queries_choose_what_they_say(run: GrowingRun) -> None:
+def test_filters_match_the_right_completions(run: GrowingRun) -> None:
     columns = columns_of(run)
     assert columns.num_rows == 3 * PER_STEP
     number = {
@@ -113,7 +113,7 @@ def test_queries_choose_what_they_say(run: GrowingRun) -> None:
     )
 
 
-def test_orders_put_equal_ones_newest_first_and_what_has_no_number_last(run: GrowingRun) -> None:
+def test_orders_put_equal_ones_newest_first_and_missing_values_last(run: GrowingRun) -> None:
     columns, finder = columns_of(run), Finder()
     rewards, steps = columns.numbers["total_reward"], columns.numbers["step"]
     best = finder.find(columns, query(order="best")).rows
@@ -129,59 +129,59 @@ def test_orders_put_equal_ones_newest_first_and_what_has_no_number_last(run: Gro
     assert len(best) == len(set(best.tolist())) == columns.num_rows
 
 
-def test_a_search_goes_on_where_it_was_stopped_and_reads_new_files_alone(
+def test_a_search_continues_where_it_stopped_and_reads_each_file_once(
     run: GrowingRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[str] = []
-    in_file = TextSearch._in_file
+    search_file = TextSearch._search_file
 
     def noting_file(self: TextSearch, file: File) -> Rows:
         read.append(file.path.name)
-        return in_file(self, file)
+        return search_file(self, file)
 
-    monkeypatch.setattr(TextSearch, "_in_file", noting_file)
+    monkeypatch.setattr(TextSearch, "_search_file", noting_file)
     columns = columns_of(run)
     everything = np.arange(columns.num_rows)
     search = TextSearch("needle", matches_case=False)
-    rows, num_searched = search.among(columns, everything, seconds=-1.0)
+    rows, num_searched = search.search(columns, everything, cpu_seconds=-1.0)
     assert (len(rows), num_searched, read) == (0, 0, [])
     steps = columns.numbers["step"]
-    rows, num_searched = search.among(columns, np.flatnonzero(steps == 3), seconds=10.0)
+    rows, num_searched = search.search(columns, np.flatnonzero(steps == 3), cpu_seconds=10.0)
     assert len(rows) == 4
     assert num_searched == PER_STEP
-    rows, num_searched = search.among(columns, everything, seconds=10.0)
+    rows, num_searched = search.search(columns, everything, cpu_seconds=10.0)
     assert (len(rows), num_searched) == (12, columns.num_rows)
     assert len(read) == len(set(read)) == len(columns.files)
-    assert len(TextSearch("needle", matches_case=True).among(columns, everything, 10.0)[0]) == 6
+    assert len(TextSearch("needle", matches_case=True).search(columns, everything, 10.0)[0]) == 6
 
 
-def test_the_watch_sees_files_come_go_change_and_break(run: GrowingRun) -> None:
+def test_the_watch_notices_added_removed_changed_and_damaged_files(run: GrowingRun) -> None:
     watch = LedgerWatch(run.folder.rollouts)
-    assert not watch.seen.is_whole
-    first = looked(watch)
-    assert (first.num_rows, watch.seen.is_whole) == (3 * PER_STEP, True)
-    version = watch.seen.version
-    assert looked(watch) is first
-    assert watch.seen.version == version
+    assert not watch.snapshot.is_complete
+    first = updated(watch)
+    assert (first.num_rows, watch.snapshot.is_complete) == (3 * PER_STEP, True)
+    version = watch.snapshot.version
+    assert updated(watch) is first
+    assert watch.snapshot.version == version
     run.step()
-    assert looked(watch).num_rows == 4 * PER_STEP
+    assert updated(watch).num_rows == 4 * PER_STEP
     assert first.num_rows == 3 * PER_STEP  # whoever has it may go on with it
     run.folder.forget_after(2)  # started again from a checkpoint
-    assert sorted(set(looked(watch).numbers["step"].tolist())) == [1.0, 2.0]
+    assert sorted(set(updated(watch).numbers["step"].tolist())) == [1.0, 2.0]
     newest = run.folder.rollout_files()[-1]
     other = run.folder.rollout_files()[0]
     shutil.copy(other, newest)  # another file under the same name
     os.utime(newest, ns=(1, 1))
-    assert set(looked(watch).numbers["step"].tolist()) == {1.0}
+    assert set(updated(watch).numbers["step"].tolist()) == {1.0}
     broken = run.folder.rollouts / "step-000009-000001.parquet"
     broken.write_bytes(b"PAR1 half")
     (run.folder.rollouts / "step-000009-000002.tmp").write_bytes(b"")
-    before = looked(watch).num_rows
+    before = updated(watch).num_rows
     assert before > 0
-    assert "cannot be read as Parquet" in watch.seen.broken[0]
+    assert "cannot be read as Parquet" in watch.snapshot.errors[0]
     broken.unlink()
-    looked(watch)
-    assert watch.seen.broken == ()
+    updated(watch)
+    assert watch.snapshot.errors == ()
 
 
 def test_places_lead_back_to_the_rows_of_the_files(run: GrowingRun) -> None:
@@ -197,7 +197,7 @@ def test_places_lead_back_to_the_rows_of_the_files(run: GrowingRun) -> None:
         assert stored["total_reward"] == pytest.approx(reward) or (stored["total_reward"] is None and np.isnan(reward))
 
 
-def test_pages_are_answered_and_refused_with_the_policy(run: GrowingRun) -> None:
+def test_every_response_has_the_security_policy(run: GrowingRun) -> None:
     with TestClient(application(run.folder.path), base_url="http://localhost") as client:
         for address, status in (
             ("/", 200),
@@ -221,22 +221,22 @@ def test_pages_are_answered_and_refused_with_the_policy(run: GrowingRun) -> None
         assert client.get("/", headers={"Host": "example.org"}).status_code == 421
 
 
-def test_only_this_machine_s_own_names_are_answered() -> None:
+def test_only_the_own_names_of_the_machine_are_served() -> None:
     own = {"localhost", "box"}
     for host in ("localhost", "localhost:8642", "127.0.0.1:8642", "[::1]:8642", "[::1]", "BOX:1", "10.0.0.7"):
-        assert is_own(host, own), host
+        assert is_own_host(host, own), host
     for host in ("", "example.org", "example.org:8642", "localhost.example.org", "127.0.0.1.example.org:80"):
-        assert not is_own(host, own), host
+        assert not is_own_host(host, own), host
     assert is_loopback("127.0.0.1")
     assert is_loopback("::1")
     assert not is_loopback("0.0.0.0")
 
 
-def test_what_cannot_be_served_is_said_in_a_line(
+def test_errors_of_the_command_are_one_line(
     run: GrowingRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["dashboard", str(tmp_path / "nothing")]) == 1
-    assert "no run began there" in capsys.readouterr().err
+    assert "is not a run directory" in capsys.readouterr().err
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -246,10 +246,10 @@ def test_what_cannot_be_served_is_said_in_a_line(
     assert f"port {port} of 127.0.0.1" in said
     assert said.count("\n") == 1
     assert main(["dashboard", str(run.folder.path), "--host", "a..b"]) == 2
-    assert "of a..b (no name of a machine)" in capsys.readouterr().err
+    assert "of a..b (not a valid host name)" in capsys.readouterr().err
 
 
-def test_the_name_that_it_was_told_to_listen_on_is_answered_too(run: GrowingRun) -> None:
+def test_the_host_of_the_command_line_is_an_own_name(run: GrowingRun) -> None:
     with TestClient(application(run.folder.path, "TrainBox"), base_url="http://trainbox:8642") as client:
         assert client.get("/").status_code == 200
         assert client.get("/", headers={"Host": "example.org"}).status_code == 421
@@ -259,7 +259,7 @@ def test_a_run_without_a_step_is_served_and_nothing_is_written_into_it(tmp_path:
     run = GrowingRun(tmp_path / "run")
     before = {path: path.stat().st_mtime_ns for path in run.folder.path.rglob("*")}
     with TestClient(application(run.folder.path), base_url="http://localhost") as client:
-        assert "No step has ended yet" in client.get("/").text
+        assert "No step has finished yet" in client.get("/").text
         assert client.get("/completions").status_code == 200
         assert client.get("/problems").status_code == 200
     assert {path: path.stat().st_mtime_ns for path in run.folder.path.rglob("*")} == before
@@ -278,23 +278,21 @@ def test_a_run_without_a_step_is_served_and_nothing_is_written_into_it(tmp_path:
         ),
     ],
 )
-def test_a_file_that_no_run_wrote_is_named_and_the_others_are_shown(
-    run: GrowingRun, spoil: Callable[[Any], Any]
-) -> None:
+def test_a_foreign_file_is_named_and_the_others_are_shown(run: GrowingRun, spoil: Callable[[Any], Any]) -> None:
     path = run.folder.rollout_files()[1]
     pq.write_table(spoil(pq.read_table(path)), path)
     watch = LedgerWatch(run.folder.rollouts)
-    watch.look(watch.files())
-    assert watch.seen.columns.num_rows == 2 * PER_STEP
-    (broken,) = watch.seen.broken
-    assert f"{path} holds what no run writes" in broken
+    watch.update(watch.files())
+    assert watch.snapshot.columns.num_rows == 2 * PER_STEP
+    (error,) = watch.snapshot.errors
+    assert f"{path} holds what no run writes" in error
 
 
-def test_a_file_without_completions_is_no_trouble(run: GrowingRun) -> None:
+def test_a_file_without_completions_is_accepted(run: GrowingRun) -> None:
     path = run.folder.rollout_files()[1]
     pq.write_table(pq.read_table(path).slice(0, 0), path)
     watch = LedgerWatch(run.folder.rollouts)
-    watch.look(watch.files())
-    assert (watch.seen.columns.num_rows, watch.seen.broken) == (2 * PER_STEP, ())
+    watch.update(watch.files())
+    assert (watch.snapshot.columns.num_rows, watch.snapshot.errors) == (2 * PER_STEP, ())
     assert read_columns([path]).num_rows == 0
-    assert watch.seen.columns.place(2 * PER_STEP - 1) == (run.folder.rollout_files()[2], PER_STEP - 1)
+    assert watch.snapshot.columns.place(2 * PER_STEP - 1) == (run.folder.rollout_files()[2], PER_STEP - 1)

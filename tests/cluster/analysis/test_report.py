@@ -1,18 +1,16 @@
-"""The report of a run, with completions that would like to do something in the reader's browser."""
+"""The report of a run, with completions that attack the reader's browser."""
 
 import base64
 import json
 import math
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
-from cluster.analysis.report.figures import MAX_POINTS, thinned
-from cluster.analysis.report.html import code_lines
-from cluster.analysis.report.ledger import read_ledger
-from cluster.analysis.report.markdown import plain
+from cluster.analysis.report.ledger_summary import read_summary
+from cluster.analysis.report.markdown import escape
+from cluster.analysis.report.plots import MAX_POINTS, thinned
 from cluster.analysis.report.write import write_report
 from cluster.cli.main import main
 from cluster.config.config import load_config
@@ -23,6 +21,7 @@ from cluster.ledger.run_folder import RunFolder
 from cluster.loop.metrics import step_metrics
 from cluster.run.recorder import RunRecords
 from cluster.types import Group, Outcome, StepReport, Verdict
+from tests.cluster.analysis.html_page import HtmlPage
 from tests.cluster.made import grade, group, problem
 from tests.cluster.made_analyses import FIRST_LOG
 
@@ -64,6 +63,7 @@ TAGS = (
     "td",
     "details",
     "summary",
+    "section",
 )
 
 
@@ -105,26 +105,12 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def page(hostile: Path) -> "Page":
+def page(hostile: Path) -> HtmlPage:
     assert write_report([hostile], None) == hostile / "report" / "report.html"
-    return Page((hostile / "report" / "report.html").read_text(encoding="utf-8"))
+    return HtmlPage((hostile / "report" / "report.html").read_text(encoding="utf-8"))
 
 
-class Page(HTMLParser):
-    def __init__(self, text: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-
-def test_no_completion_gets_out_of_its_place(page: Page) -> None:
+def test_hostile_completions_stay_text(page: HtmlPage) -> None:
     names = {tag for tag, _ in page.tags}
     assert names <= {*TAGS, "b", "img"}
     for tag, attributes in page.tags:
@@ -138,28 +124,30 @@ def test_no_completion_gets_out_of_its_place(page: Page) -> None:
     assert not any(hidden in page.text for hidden in ("\u202e", "\x00", "\x1b", "\u2028"))
 
 
-def test_it_shows_what_a_report_should(hostile: Path, page: Page) -> None:
+def test_the_report_has_all_sections_and_plots(hostile: Path, page: HtmlPage) -> None:
     for title in (
         "Health",
         "Hardest problems",
         "Slowest problems",
-        "Hacking suspects",
+        "Reward hacking suspects",
         "Best",
         "Worst",
-        "What changed",
+        "Changed settings",
     ):
         assert title in page.text
-    assert "pays, though it looks like no answer" in page.text
-    assert "the answer to 2 different problems" in page.text
+    assert "rewarded despite low-quality flags" in page.text
+    assert "the same program for 2 different problems" in page.text
     assert "rollout.temperature=1.1" in page.text
-    pictures = [attributes["alt"] for tag, attributes in page.tags if tag == "img"]
-    assert {"Reward", "Outcomes", "Rewards, step by step", "Groups without signal", "Entropy (nats)"} <= set(pictures)
+    plots = [attributes["alt"] for tag, attributes in page.tags if tag == "img"]
+    assert {"Reward", "Verdicts", "Reward distribution by step", "Groups without signal", "Entropy (nats)"} <= set(
+        plots
+    )
     files = {path.name for path in (hostile / "report").iterdir()}
     assert {"reward.png", "outcomes.png", "reward_histogram.png", "report.md"} <= files
     assert "<script" not in (hostile / "report" / "report.md").read_text()
 
 
-def test_pictures_ask_for_nothing_from_elsewhere(page: Page) -> None:
+def test_plots_load_nothing(page: HtmlPage) -> None:
     for tag, attributes in page.tags:
         if tag == "img":
             svg = base64.b64decode((attributes["src"] or "").partition(",")[2]).decode()
@@ -167,22 +155,22 @@ def test_pictures_ask_for_nothing_from_elsewhere(page: Page) -> None:
             assert 'xlink:href="http' not in svg
 
 
-def test_several_runs_stand_side_by_side(hostile: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_several_runs_are_compared(hostile: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(hostile), str(hostile)]) == 2
     assert "--out" in capsys.readouterr().err
     assert main(["report", str(hostile), str(hostile), "--out", str(tmp_path / "both")]) == 0
     assert capsys.readouterr().out == f"{tmp_path / 'both' / 'report.html'}\n"
-    page = Page((tmp_path / "both" / "report.html").read_text(encoding="utf-8"))
-    assert "Side by side" in page.text
+    page = HtmlPage((tmp_path / "both" / "report.html").read_text(encoding="utf-8"))
+    assert "Comparison" in page.text
     assert (tmp_path / "both" / "compared_reward.png").stat().st_size > 1000
     assert (tmp_path / "both" / "2_reward.png").exists()
 
 
-def test_the_ledger_is_read_without_the_ungraded(hostile: Path) -> None:
-    ledger = read_ledger(RunFolder(hostile))
+def test_the_ledger_summary_counts_graded_completions(hostile: Path) -> None:
+    ledger = read_summary(RunFolder(hostile))
     assert (ledger.num_completions, ledger.num_graded) == (45 * 12, 45 * 12)
     hardest = ledger.hardest(1)[0]
-    assert hardest.num == 45 * 6
+    assert hardest.num_completions == 45 * 6
     assert hardest.num_passed == 45
     assert ledger.best[0].row["total_reward"] == pytest.approx(0.35)
     assert ledger.worst[0].row["total_reward"] == pytest.approx(0.1)
@@ -191,15 +179,15 @@ def test_the_ledger_is_read_without_the_ungraded(hostile: Path) -> None:
     assert {one.row["verdict"] for one in ledger.worst} == set(VERDICTS)
 
 
-def test_another_trainer_s_learning_log_is_enough_for_a_report(tmp_path: Path) -> None:
+def test_the_learning_log_of_another_trainer_is_enough_for_a_report(tmp_path: Path) -> None:
     (tmp_path / "learning.log").write_text(FIRST_LOG, encoding="utf-8")
     assert main(["report", str(tmp_path)]) == 0
-    page = Page((tmp_path / "report" / "report.html").read_text(encoding="utf-8"))
+    page = HtmlPage((tmp_path / "report" / "report.html").read_text(encoding="utf-8"))
     assert "mode_collapse" in page.text
     assert {"Reward", "Entropy (nats)"} <= {attributes["alt"] for tag, attributes in page.tags if tag == "img"}
 
 
-def test_long_runs_are_drawn_as_means_of_neighbours() -> None:
+def test_long_runs_are_averaged_over_neighbouring_steps() -> None:
     rows = [{"step": step, "reward": float(step % 2)} for step in range(1, 5001)]
     steps, values = thinned([*rows, {"step": 5001, "reward": float("nan")}], "reward")
     assert len(steps) == MAX_POINTS
@@ -216,20 +204,11 @@ def test_long_runs_are_drawn_as_means_of_neighbours() -> None:
         [{"reward": None, "loss": None}],
     ],
 )
-def test_figures_that_some_steps_lack_keep_no_report_from_being_written(
-    tmp_path: Path, rows: list[dict[str, float]]
-) -> None:
+def test_missing_metrics_of_some_steps_do_not_prevent_a_report(tmp_path: Path, rows: list[dict[str, float]]) -> None:
     lines = (json.dumps({"step": step, "epoch": step / 10, "reward": 0.5, **row}) for step, row in enumerate(rows, 1))
     (tmp_path / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines))
     assert main(["report", str(tmp_path)]) == 0
-    Page((tmp_path / "report" / "report.html").read_text(encoding="utf-8"))
-
-
-def test_lines_that_no_program_has_are_shown_without_colours_and_nothing_is_hidden() -> None:
-    (digits, after) = code_lines(f"{20_000 * '1'}\n(* <b> \u202e\xad\u061c\U000e0041 *)")
-    assert digits == 20_000 * "1"
-    assert after == f"(* &lt;b&gt; {4 * chr(0xFFFD)} *)"
-    assert "<span" in code_lines("let a = 1")[0]
+    HtmlPage((tmp_path / "report" / "report.html").read_text(encoding="utf-8"))
 
 
 def test_a_run_without_a_step_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -237,5 +216,5 @@ def test_a_run_without_a_step_is_refused(tmp_path: Path, capsys: pytest.CaptureF
     assert "no run began there" in capsys.readouterr().err
 
 
-def test_markdown_takes_texts_as_they_stand() -> None:
-    assert plain("a|b `c` <img> *d*\n[e](f)") == r"a\|b \`c\` \<img> \*d\* \[e\](f)"
+def test_markdown_is_escaped() -> None:
+    assert escape("a|b `c` <img> *d*\n[e](f)") == r"a\|b \`c\` \<img> \*d\* \[e\](f)"

@@ -1,4 +1,4 @@
-// Keys for whoever does not like to reach for the mouse, and marks where the searched text stands.
+// Keyboard shortcuts, and highlights of the searched text in the programs of a group.
 
 const rows = () => [...document.querySelectorAll("a.row, article.completion")];
 
@@ -42,10 +42,10 @@ document.addEventListener("keydown", (event) => {
 });
 
 document.addEventListener("click", (event) => {
-  if (event.target.closest("a.row")) sessionStorage.list = location.href; // where u goes back to
+  if (event.target.closest("a.row")) sessionStorage.list = location.href; // the target of the key u
 });
 
-function mark() {
+function highlightMatches() {
   const needle = document.querySelector(".group")?.dataset.needle.toLowerCase();
   if (!CSS.highlights) return;
   CSS.highlights.clear();
@@ -54,12 +54,12 @@ function mark() {
   for (const program of document.querySelectorAll("pre.program")) {
     const nodes = [];
     const walk = document.createTreeWalker(program, NodeFilter.SHOW_TEXT);
-    let whole = "";
+    let text = "";
     while (walk.nextNode()) {
-      nodes.push([whole.length, walk.currentNode]);
-      whole += walk.currentNode.nodeValue;
+      nodes.push([text.length, walk.currentNode]);
+      text += walk.currentNode.nodeValue;
     }
-    const lower = whole.toLowerCase();
+    const lower = text.toLowerCase();
     const place = (offset) => {
       const [start, node] = nodes.findLast(([from]) => from <= offset);
       return [node, Math.min(offset - start, node.nodeValue.length)];
@@ -74,5 +74,5 @@ function mark() {
   CSS.highlights.set("found", new Highlight(...ranges));
 }
 
-document.addEventListener("shown", mark);
-mark();
+document.addEventListener("shown", highlightMatches);
+highlightMatches();

@@ -1,17 +1,17 @@
-// Keeps a page up with the run. A page is asked for again under its version, and the server says whether there is another one.
-// What is new is put in place element by element, so that the scroll, the focus and what is unfolded stay as they are.
+// Updates a page while the run continues. It requests the page with its ETag, and the server answers 304 where nothing changed.
+// Changes are applied element by element, so that scroll position, focus and open <details> stay.
 
-// By what the page is: of a run that goes on, a list that somebody reads, a search that is not complete, a ledger that is being read.
+// By data-refresh: a report of a running run, a list that waits for a key, an incomplete search, a ledger that is still being read.
 const SECONDS_BETWEEN = { auto: 2, ask: 2, searching: 0.1, reading: 1 };
 
 let address = location.href;
 let version = document.body.dataset.version;
-let asked = 0; // requests so far: an answer to any but the last is too late
-let waiting = null; // a page that is offered
+let numRequests = 0; // responses to all but the last request are outdated
+let offered = null; // a new page that the reader has not accepted yet
 let timer = null;
-let lastPushed = null; // the field whose state the newest entry of the history is
+let lastPushed = null; // the field that the newest history entry belongs to
 
-function replaceWith(now, next) {
+function patch(now, next) {
   if (now.nodeType !== next.nodeType || now.nodeName !== next.nodeName || now.id !== next.id) {
     now.replaceWith(next);
     return;
@@ -35,7 +35,7 @@ function replaceWith(now, next) {
   const before = [...now.childNodes];
   const after = [...next.childNodes];
   after.forEach((child, index) => {
-    if (index < before.length) replaceWith(before[index], child);
+    if (index < before.length) patch(before[index], child);
     else now.append(child);
   });
   before.slice(after.length).forEach((child) => child.remove());
@@ -44,88 +44,88 @@ function replaceWith(now, next) {
   }
 }
 
-function put(page, names) {
-  for (const name of names) {
-    const [now, next] = [document.getElementById(name), page.getElementById(name)];
-    if (now && next) replaceWith(now, document.importNode(next, true));
+function patchElements(page, ids) {
+  for (const id of ids) {
+    const [now, next] = [document.getElementById(id), page.getElementById(id)];
+    if (now && next) patch(now, document.importNode(next, true));
   }
 }
 
 function show(page) {
-  waiting = null;
+  offered = null;
   document.getElementById("news").hidden = true;
   document.title = page.title;
   document.body.dataset.refresh = page.body.dataset.refresh;
-  put(page, ["state", "notices", "main"]);
+  patchElements(page, ["state", "notices", "main"]);
   document.dispatchEvent(new Event("shown"));
 }
 
-function take(page, isAsked) {
+function receive(page, isRequested) {
   version = page.body.dataset.version;
-  if (isAsked || document.body.dataset.refresh !== "ask") {
+  if (isRequested || document.body.dataset.refresh !== "ask") {
     show(page);
     return;
   }
-  put(page, ["state", "notices"]);
+  patchElements(page, ["state", "notices"]);
   if (page.getElementById("main").innerHTML === shownHtml) return;
-  waiting = page;
+  offered = page;
   document.getElementById("news").hidden = false;
 }
 
-function refuse(page) {
-  // The form stays as it is, to be put right.
-  const told = document.getElementById("told");
-  if (!told) return show(page);
-  told.textContent = page.getElementById("refused").textContent;
-  told.className = "stop";
+function showError(page) {
+  // The form stays, so that the reader can correct it.
+  const count = document.getElementById("count");
+  if (!count) return show(page);
+  count.textContent = page.getElementById("error").textContent;
+  count.className = "stop";
 }
 
-let shownHtml = document.getElementById("main").innerHTML; // as it came, before anything was unfolded
+let shownHtml = document.getElementById("main").innerHTML; // as received, before <details> were opened
 
-async function ask(isAsked) {
-  const number = ++asked;
+async function update(isRequested) {
+  const number = ++numRequests;
   clearTimeout(timer);
   try {
-    const headers = isAsked ? {} : { "If-None-Match": version };
-    const answer = await fetch(address, { headers, cache: "no-store" });
-    if (number !== asked) return;
+    const headers = isRequested ? {} : { "If-None-Match": version };
+    const response = await fetch(address, { headers, cache: "no-store" });
+    if (number !== numRequests) return;
     document.body.classList.remove("lost");
-    if (answer.status !== 304) {
-      const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-      if (number !== asked) return;
+    if (response.status !== 304) {
+      const page = new DOMParser().parseFromString(await response.text(), "text/html");
+      if (number !== numRequests) return;
       const html = page.getElementById("main").innerHTML;
-      if (answer.status === 400) refuse(page);
-      else take(page, isAsked);
-      if (!waiting) shownHtml = html;
+      if (response.status === 400) showError(page);
+      else receive(page, isRequested);
+      if (!offered) shownHtml = html;
     }
   } catch {
-    if (number === asked) document.body.classList.add("lost"); // the server has ended, or cannot be reached
+    if (number === numRequests) document.body.classList.add("lost"); // the server stopped or cannot be reached
   }
-  if (number === asked) wait();
+  if (number === numRequests) schedule();
 }
 
-function wait() {
+function schedule() {
   clearTimeout(timer);
   timer = setTimeout(
-    () => (document.hidden ? wait() : ask(false)),
+    () => (document.hidden ? schedule() : update(false)),
     1000 * SECONDS_BETWEEN[document.body.dataset.refresh],
   );
 }
 
-function go(next, field) {
+function navigate(next, field) {
   address = next;
   if (field && field === lastPushed) history.replaceState(null, "", next);
   else history.pushState(null, "", next);
   lastPushed = field;
-  return ask(true);
+  return update(true);
 }
 
 function addressOf(form) {
-  const told = new URLSearchParams();
+  const parameters = new URLSearchParams();
   for (const [name, value] of new FormData(form)) {
-    if (value !== "" && !(name === "order" && value === "newest")) told.append(name, value);
+    if (value !== "" && !(name === "order" && value === "newest")) parameters.append(name, value);
   }
-  return new URL(`${form.getAttribute("action")}?${told}`.replace(/\?$/, ""), location.href).href;
+  return new URL(`${form.getAttribute("action")}?${parameters}`.replace(/\?$/, ""), location.href).href;
 }
 
 let typing = null;
@@ -133,23 +133,23 @@ document.addEventListener("input", (event) => {
   const form = event.target.closest("#filter");
   if (!form) return;
   clearTimeout(typing);
-  typing = setTimeout(() => go(addressOf(form), event.target), event.target.matches("input:not([type=checkbox])") ? 300 : 0);
+  typing = setTimeout(() => navigate(addressOf(form), event.target), event.target.matches("input:not([type=checkbox])") ? 300 : 0);
 });
 document.addEventListener("submit", (event) => {
   if (event.target.id !== "filter") return;
   event.preventDefault();
   clearTimeout(typing);
-  go(addressOf(event.target), null);
+  navigate(addressOf(event.target), null);
 });
 addEventListener("popstate", () => {
-  if (location.href.split("#")[0] === address.split("#")[0]) return; // a jump within the page
+  if (location.href.split("#")[0] === address.split("#")[0]) return; // only the fragment changed
   address = location.href;
   lastPushed = null;
   document.activeElement?.blur();
-  ask(true);
+  update(true);
 });
-document.addEventListener("visibilitychange", () => document.hidden || ask(false));
-document.addEventListener("show-news", () => waiting && (show(waiting), (shownHtml = document.getElementById("main").innerHTML)));
+document.addEventListener("visibilitychange", () => document.hidden || update(false));
+document.addEventListener("show-news", () => offered && (show(offered), (shownHtml = document.getElementById("main").innerHTML)));
 document.querySelector("#news button").addEventListener("click", () => document.dispatchEvent(new Event("show-news")));
 
 setInterval(() => {
@@ -159,4 +159,4 @@ setInterval(() => {
     time.textContent = `${Math.floor(seconds / size)} ${unit}`;
   }
 }, 1000);
-wait();
+schedule();

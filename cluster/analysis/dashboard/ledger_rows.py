@@ -1,4 +1,4 @@
-"""Whole completions, read from the ledger's files when they are looked at."""
+"""Rows of the ledger for the pages, read from its files on request."""
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -10,49 +10,49 @@ import numpy as np
 from cluster.ledger.columns import MISSING, LedgerColumns
 from cluster.ledger.files import read_places
 
-LISTED = (
+LIST_COLUMNS = (
     *("step", "problem_id", "group_id", "completion_id", "fate", "reason", "advantage", "total_reward", "verdict"),
     *("tests_passed", "tests_total", "text"),
 )
-"""What a line of a list tells of a completion."""
+"""Columns that the list of completions shows."""
 
-SHOWN = (
-    *LISTED,
+GROUP_COLUMNS = (
+    *LIST_COLUMNS,
     *("policy_version", "version_spans", "prompt_ids", "token_ids", "sampler_logprobs", "finish_reason", "temperature"),
     *("sampling_seconds", "grading_seconds", "structural", "type_check", "compile", "tests", "type_errors"),
     *("hit_length_limit", "has_end_marker", "asserts", "shown", "degenerate", "errors", "diagnostics"),
 )
-"""What is told of each completion of a group that is looked at."""
+"""Columns that the page of a group shows."""
 
 Row = Mapping[str, Any]
 
 
 def read_completions(columns: LedgerColumns, rows: Sequence[int], names: Sequence[str]) -> list[Row]:
-    """These completions in this order; raises RunFolderError."""
+    """Read columns of completions, in the order of ``rows``; raises RunFolderError."""
     return read_places([columns.place(row) for row in rows], names)
 
 
 def rows_of_group(columns: LedgerColumns, group_id: str) -> list[int]:
-    """The completions of a group in the order of the ledger; empty where there is no such group."""
+    """Row numbers of a group's completions in ledger order; empty for an unknown group."""
     code = columns.code("group_id", group_id)
     return [] if code == MISSING else np.flatnonzero(columns.codes["group_id"] == code).tolist()
 
 
-def neighbours(columns: LedgerColumns, group_id: str) -> tuple[str | None, str | None]:
-    """The groups of the same problem that came before and after this one."""
+def neighbour_groups(columns: LedgerColumns, group_id: str) -> tuple[str | None, str | None]:
+    """Ids of the previous and the next group of the same problem."""
     rows = rows_of_group(columns, group_id)
     groups, problems = columns.codes["group_id"], columns.codes["problem_id"]
-    alike = np.flatnonzero(problems == problems[rows[0]])
-    in_order = list(dict.fromkeys(groups[alike].tolist()))
-    place = in_order.index(columns.code("group_id", group_id))
-    words = columns.words["group_id"]
-    before = words[in_order[place - 1]] if place else None
-    after = words[in_order[place + 1]] if place + 1 < len(in_order) else None
-    return before, after
+    of_problem = np.flatnonzero(problems == problems[rows[0]])
+    in_order = list(dict.fromkeys(groups[of_problem].tolist()))
+    index = in_order.index(columns.code("group_id", group_id))
+    group_ids = columns.words["group_id"]
+    previous = group_ids[in_order[index - 1]] if index else None
+    following = group_ids[in_order[index + 1]] if index + 1 < len(in_order) else None
+    return previous, following
 
 
-def prompt_of(run: Path, prompt_ids: Sequence[int]) -> str:
-    """The prompt as the model read it; empty where the run has no checkpoint, whose tokenizer could tell."""
+def decode_prompt(run: Path, prompt_ids: Sequence[int]) -> str:
+    """Decode a prompt with the tokenizer of a checkpoint; empty for a run without checkpoints."""
     files = list((run / "checkpoints").glob("checkpoint-*/tokenizer.json"))
     return str(_tokenizer(files[0]).decode(list(prompt_ids), skip_special_tokens=False)) if files and prompt_ids else ""
 
