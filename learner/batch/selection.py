@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cluster.errors import LearnerError
-from cluster.types import Completion, FinishReason, Grade, Group
+from cluster.types import Completion, DropReason, FinishReason, Grade, Group
 from learner.batch.advantages import group_advantages
 from learner.settings import LearnerSettings
 
-EXCLUDED_BY_SETTINGS = ("masked_truncated", "below_threshold", "not_in_top_k")
+EXCLUDED_BY_SETTINGS = (DropReason.MASKED_TRUNCATED, DropReason.BELOW_THRESHOLD, DropReason.NOT_IN_TOP_K)
 """Reasons why a completion that could be learned from does not enter the loss; the others are "ungradable", "empty", "stale"."""
 
 
@@ -35,9 +35,7 @@ class Selection:
     """What a step learns from, and what it does not."""
 
     rows: tuple[Row, ...]  # in the order of the groups
-    excluded: dict[
-        str, str
-    ]  # by completion id: "ungradable", "empty" (no token), "stale" (no fresh token), or as below
+    excluded: dict[str, DropReason]  # by completion id
     stale_share: float  # of the tokens of all graded completions: those too old for the loss
 
 
@@ -55,7 +53,7 @@ def select(
         scale=settings.scale_rewards,
     )
     rows: list[Row] = []
-    excluded: dict[str, str] = {}
+    excluded: dict[str, DropReason] = {}
     num_tokens = num_fresh = 0
     for group, group_advantage in zip(groups, advantages, strict=True):
         fresh = [
@@ -93,8 +91,8 @@ def best(rewards: Sequence[float | None], k: int) -> set[int]:
     return {index for _, index in sorted(there)[:k]}
 
 
-def _reasons(group: Group, fresh: Sequence[Sequence[bool]], settings: LearnerSettings) -> list[str]:
-    """Why each completion does not enter the loss, ``[G]``; empty where it does."""
+def _reasons(group: Group, fresh: Sequence[Sequence[bool]], settings: LearnerSettings) -> list[DropReason | None]:
+    """Why each completion does not enter the loss, ``[G]``; None where it does."""
     reasons = [
         _reason_against(completion, grade, is_fresh, settings)
         for completion, grade, is_fresh in zip(group.completions, group.grades, fresh, strict=True)
@@ -109,24 +107,24 @@ def _reasons(group: Group, fresh: Sequence[Sequence[bool]], settings: LearnerSet
         ],
         settings.train_top_k,
     )
-    return [reason or ("" if index in chosen else "not_in_top_k") for index, reason in enumerate(reasons)]
+    return [reason or (None if index in chosen else DropReason.NOT_IN_TOP_K) for index, reason in enumerate(reasons)]
 
 
 def _reason_against(
     completion: Completion, grade: Grade | None, is_fresh: Sequence[bool], settings: LearnerSettings
-) -> str:
-    """Why a completion does not enter the loss, whatever others of its group are like; empty where it does."""
+) -> DropReason | None:
+    """Why a completion does not enter the loss, whatever others of its group are like; None where it does."""
     if grade is None:
-        return "ungradable"
+        return DropReason.UNGRADABLE
     if not completion.token_ids:
-        return "empty"
+        return DropReason.EMPTY
     if not any(is_fresh):
-        return "stale"
+        return DropReason.STALE
     if settings.mask_truncated_completions and completion.finish_reason is FinishReason.LENGTH:
-        return "masked_truncated"
+        return DropReason.MASKED_TRUNCATED
     if settings.reward_threshold is not None and grade.reward < settings.reward_threshold:
-        return "below_threshold"
-    return ""
+        return DropReason.BELOW_THRESHOLD
+    return None
 
 
 def _row(completion: Completion, is_fresh: tuple[bool, ...], advantage: float, temperature: float) -> Row:
