@@ -11,21 +11,20 @@ from pathlib import Path
 
 from cluster.config.config import load_config
 from cluster.console import View
-from cluster.ledger.outcomes import DroppedGroup
+from cluster.ledger.outcomes import Dropped
 from cluster.ledger.progress import Progress
 from cluster.ledger.run_folder import RunFolder
 from cluster.loop.metrics import step_metrics
 from cluster.problems.builtin import builtin_problems
-from cluster.run.recorder import RunRecorder
+from cluster.run.recorder import RunRecords
 from cluster.types import (
     AssertOutcome,
     Completion,
-    Drop,
-    DropReason,
     Facts,
     FinishReason,
     Grade,
     Group,
+    Outcome,
     Problem,
     RewardTerms,
     StepReport,
@@ -60,7 +59,7 @@ def make_ledger(path: Path, num_rows: int, say: Callable[[str], None]) -> RunFol
     with folder.opened(load_config(None, (f"group_size={GROUP_SIZE}", "model.path=tiny"), environment={})):
         view = View()
         view.console.quiet = True
-        records = RunRecorder(folder, view, lambda _: None)
+        records = RunRecords(folder, view, lambda _: None)
         source = _Source(num_steps)
         for step in range(1, num_steps + 1):
             if step % 50 == 1:
@@ -70,14 +69,15 @@ def make_ledger(path: Path, num_rows: int, say: Callable[[str], None]) -> RunFol
     return folder
 
 
-def write_step(records: RunRecorder, source: "_Source", step: int) -> None:
+def write_step(records: RunRecords, source: "_Source", step: int) -> None:
     """One step's completions, those that were filtered included, in one file."""
     groups = [source.group(step, number) for number in range(GROUPS_PER_STEP)]
     dropped = [
-        DroppedGroup(
+        Dropped(
             group=source.group(step, GROUPS_PER_STEP + number),
             group_size=GROUP_SIZE,
-            drop=Drop(DropReason.NO_SIGNAL),
+            outcome=Outcome.FILTERED,
+            reason="no_signal",
         )
         for number in range(FILTERED_PER_STEP)
     ]

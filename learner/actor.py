@@ -1,4 +1,4 @@
-"""One rank of the learner, in a Ray actor of its own; ``learner.client`` is its client."""
+"""Ray actor of one rank of the learner; ``learner.client`` is its client."""
 
 import os
 import shutil
@@ -19,86 +19,86 @@ from learner.settings import LearnerSettings
 from learner.training.checkpoints import read_files, step_of, write_files
 from learner.training.quiet import silence_libraries
 
-Files = Mapping[str, bytes]  # of a folder, by name
-Checkpoint = tuple[int, Files]  # the step after which it was written
+Files = Mapping[str, bytes]  # name -> content
+Checkpoint = tuple[int, Files]  # step and files
 
 
 class LearnerActor:
-    """Runs inside the process of one rank, where the heavy imports happen. Rank 0 answers for all; the others answer None.
+    """Runs a LearnerWorker in the process of one rank, which does the heavy imports. Only rank 0 returns results, others None.
 
-    Its machine need not see the run's folder: checkpoints come and go as the content of their files, and are on its disk only
-    while they are read or written.
+    Its machine does not need the run directory: checkpoints are transferred as the content of their files, and are on its disk
+    only while they are read or written.
     """
 
-    def __init__(self, settings: LearnerSettings, plan: LearnerPlan, number: int) -> None:
+    def __init__(self, settings: LearnerSettings, plan: LearnerPlan, rank: int) -> None:
         silence_libraries()
         self._settings = settings
         self._scratch = Path(tempfile.gettempdir()) / f"caravan-learner-{os.getpid()}-{uuid4().hex}"
         self._plan = replace(plan, checkpoints_dir=self._scratch)
-        self._kept_in = plan.checkpoints_dir  # of the run, at the driver
-        self._number = number
+        self._run_checkpoints = plan.checkpoints_dir  # in the run directory, on the driver's machine
+        self._rank = rank
         self._host: str = ray.util.get_node_ip_address()
-        self._meeting: Any = None  # that rank 0 keeps open
+        self._rendezvous: Any = None  # the store, which rank 0 keeps open
         self._worker: Any = None
 
     def open_rendezvous(self) -> tuple[str, int]:
-        """Host and port where the other ranks find this one."""
+        """Open the rendezvous and return its host and port."""
         from learner.training.process_group import open_rendezvous
 
-        self._meeting = open_rendezvous(self._host, self._settings.num_ranks)
-        return self._host, self._meeting.port
+        self._rendezvous = open_rendezvous(self._host, self._settings.num_ranks)
+        return self._host, self._rendezvous.port
 
-    def start(self, meeting: tuple[str, int] | None, checkpoint: Checkpoint | None) -> PolicyVersion | None:
-        """See LearnerWorker; several ranks first meet at rank 0's host and port."""
-        from learner.training.process_group import SINGLE_RANK, join
+    def start(self, rendezvous: tuple[str, int] | None, checkpoint: Checkpoint | None) -> PolicyVersion | None:
+        """Join the process group, if there are several ranks, and start the worker; see LearnerWorker.start."""
+        from learner.training.process_group import SINGLE_RANK, join_process_group
         from learner.worker import LearnerWorker
 
-        ranks = SINGLE_RANK
-        if meeting is not None:
-            ranks = join(
-                self._number,
+        process_group = SINGLE_RANK
+        if rendezvous is not None:
+            process_group = join_process_group(
+                self._rank,
                 self._settings.num_ranks,
-                meeting if self._meeting is None else self._meeting,
+                rendezvous if self._rendezvous is None else self._rendezvous,
                 host=self._host,
                 uses_gpu=self._settings.gpus > 0,
                 deadline_seconds=self._settings.longest_deadline_seconds,
             )
-        self._worker = LearnerWorker(self._settings, self._plan, ranks)
-        with self._on_disk():
+        self._worker = LearnerWorker(self._settings, self._plan, process_group)
+        with self._scratch_folder():
             if checkpoint is not None:
                 step, files = checkpoint
                 write_files(files, self._scratch / f"checkpoint-{step}")
             try:
                 policy: PolicyVersion | None = self._worker.start()
-            except LearnerError as error:  # of a checkpoint, whose copy here is of no use to who reads it
-                raise LearnerError(str(error).replace(str(self._scratch), str(self._kept_in))) from error
-        return policy if self._number == 0 else None
+            except LearnerError as error:  # it names the copy of the checkpoint; the user knows the original
+                raise LearnerError(str(error).replace(str(self._scratch), str(self._run_checkpoints))) from error
+        return policy if self._rank == 0 else None
 
     def step(
         self, groups: Sequence[Group], active_overrides: Mapping[str, Any]
     ) -> tuple[PolicyVersion, StepReport] | None:
         """See LearnerWorker."""
         outcome: tuple[PolicyVersion, StepReport] = self._worker.step(groups, active_overrides)
-        return outcome if self._number == 0 else None
+        return outcome if self._rank == 0 else None
 
     def save_checkpoint(self) -> Checkpoint | None:
-        """The checkpoint that LearnerWorker writes."""
-        with self._on_disk():
+        """Return the checkpoint that LearnerWorker writes."""
+        with self._scratch_folder():
             folder: str | None = self._worker.save_checkpoint()
             return None if folder is None else (step_of(Path(folder)), read_files(Path(folder)))
 
     def adapter_files(self) -> Files | None:
         """See LearnerWorker."""
         files: Files = self._worker.adapter_files()
-        return files if self._number == 0 else None
+        return files if self._rank == 0 else None
 
     def probe(self) -> ProbePrompt | None:
-        """See LearnerWorker; where ranks share the layers of the model, all have to compute it."""
+        """See LearnerWorker; all ranks must call it, because the layers may be sharded."""
         probe: ProbePrompt | None = self._worker.probe()
-        return probe if self._number == 0 else None
+        return probe if self._rank == 0 else None
 
     @contextmanager
-    def _on_disk(self) -> Iterator[None]:
+    def _scratch_folder(self) -> Iterator[None]:
         self._scratch.mkdir(mode=0o700)
         try:
             yield

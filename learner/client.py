@@ -1,4 +1,4 @@
-"""The learner as the driver sees it: a client of its ranks that keeps their checkpoints and replaces all where one is lost."""
+"""Client of the learner's Ray actors: it calls all ranks, keeps their checkpoints and replaces them when one is lost."""
 
 import asyncio
 import logging
@@ -38,7 +38,7 @@ PLACEMENT_SECONDS = 60.0
 """Deadline at the start of a run for resources that ending actors still hold."""
 
 GRACE_SECONDS = 30.0
-"""How long the other ranks are listened to where one has failed: they may know more, or wait for it and never answer."""
+"""Wait for the other ranks after one has failed: they may return a better error, or wait for the failed rank forever."""
 
 DEADLINES = {
     "open_rendezvous": "start_deadline_seconds",
@@ -48,46 +48,46 @@ DEADLINES = {
     "adapter_files": "save_deadline_seconds",
     "probe": "start_deadline_seconds",
 }
-"""The setting, by method of the actor, that says how long anyone waits for its answer."""
+"""Setting with the deadline of each actor method."""
 
 
-class _Lost(Exception):
-    """A process of the learner died, or does not answer; what it knew is in the checkpoints."""
+class _ProcessLost(Exception):
+    """A process of the learner died or missed a deadline; its state is in the checkpoints."""
 
 
 class RayLearner:
-    """A cluster.types.Learner in Ray actors of its own, one for each of ``learner.num_ranks``.
+    """A cluster.protocols.Learner in Ray actors, one for each of ``learner.num_ranks``.
 
-    Where a process dies or does not answer in time, others take the place of all: they go on from the newest complete
-    checkpoint, take the steps since then again on the same batches (which wait in the object store until the next checkpoint),
-    and answer the call that was interrupted. So a batch is trained once in what leads to the current policy, and a policy
-    number always means the same adapter. That is done once per call: LearnerError where a successor is lost before it answers.
+    When a process dies or misses a deadline, all ranks are replaced. The new ones load the newest complete checkpoint, repeat the
+    steps since then on the same batches (which stay in the object store until the next checkpoint), and answer the interrupted
+    call. So each batch is trained once on the way to the current policy, and a policy number always means the same adapter. This
+    happens once per call; if a process is lost again, the call raises LearnerError.
 
-    Every call also raises what the learner itself raised, and ResourcesError where the cluster has no room for the processes.
-    They end with ``close()``, whatever state they are in.
+    Every call also raises the learner's own errors, and ResourcesError if the cluster cannot place the processes. ``close()``
+    ends them in any state.
     """
 
     def __init__(self, settings: LearnerSettings, plan: LearnerPlan) -> None:
-        self.num_restarts = 0  # how often a process was lost and replaced
+        self.num_restarts = 0  # replacements of lost processes
         self._settings = settings
         self._plan = _with_absolute_paths(plan)
         self._actors: list[Any] = []  # by rank
         self._is_closed = False
-        self._writing: asyncio.Task[Path] | None = None  # a checkpoint, to the disk
+        self._writing: asyncio.Task[Path] | None = None  # the checkpoint that is being written
         self._saved_step = 0  # of the newest complete checkpoint
-        # One per step taken since then, oldest first, each with the settings that were in force.
+        # The steps since then, oldest first: batch and active overrides.
         self._batches: list[tuple[ray.ObjectRef, dict[str, Any]]] = []
 
     async def start(self) -> PolicyVersion | None:
-        """Place the actors, load the model and the newest complete checkpoint; return its policy, None when fresh.
+        """Place the actors, load the model and the newest complete checkpoint; return its policy, None without a checkpoint.
 
-        Raises ModelError where the model cannot be loaded, ResourcesError where the cluster has no room.
+        Raises ModelError if the model cannot be loaded, ResourcesError if the cluster cannot place the actors.
         """
         newest = newest_checkpoint(self._plan.checkpoints_dir)
         self._saved_step = step_of(newest) if newest else 0
         try:
             policy = await self._start_actors()
-        except _Lost as lost:
+        except _ProcessLost as lost:
             policy = await self._replace(lost)
         self._saved_step = policy.number if policy else 0
         return policy
@@ -95,20 +95,22 @@ class RayLearner:
     async def step(
         self, groups: Sequence[Group], active_overrides: Mapping[str, Any] = MappingProxyType({})
     ) -> tuple[PolicyVersion, StepReport]:
-        """Train on whole groups, with these settings in force; raises LearnerError where it diverges or cannot learn."""
+        """Train on whole groups with these overrides; raises LearnerError if it diverges or nothing can be trained on."""
         batch = await asyncio.to_thread(ray.put, groups)
         try:
-            outcome: tuple[PolicyVersion, StepReport] = await self._answer("step", batch, dict(active_overrides))
+            outcome: tuple[PolicyVersion, StepReport] = await self._call_or_replace(
+                "step", batch, dict(active_overrides)
+            )
         except Diverged as error:
-            raise LearnerError(f"{error}. {self._kept_aside(groups, active_overrides)}") from error
+            raise LearnerError(f"{error}. {self._save_diverged_batch(groups, active_overrides)}") from error
         self._batches.append((batch, dict(active_overrides)))
         return outcome
 
     async def save_checkpoint(self) -> str:
         """Write a complete checkpoint for the current step and return its folder."""
-        step, files = await self._answer("save_checkpoint")
+        step, files = await self._call_or_replace("save_checkpoint")
         root, keep = self._plan.checkpoints_dir, self._settings.save_total_limit
-        if self._writing:  # where a save was cancelled: its thread goes on, and no two may write at a time
+        if self._writing:  # of a cancelled save, whose thread still runs: two must not write at a time
             await asyncio.wait({self._writing})
         write = partial(write_checkpoint, root, step, lambda draft: write_files(files, draft), keep=keep)
         self._writing = asyncio.create_task(asyncio.to_thread(write))
@@ -121,69 +123,68 @@ class RayLearner:
         return str(folder)
 
     async def export_adapter(self, folder: Path) -> None:
-        """Write the current adapter in PEFT format, as peft, transformers and vLLM load it."""
-        await asyncio.to_thread(write_adapter, await self._answer("adapter_files"), folder)
+        """Write the current adapter in PEFT format, for peft, transformers and vLLM."""
+        await asyncio.to_thread(write_adapter, await self._call_or_replace("adapter_files"), folder)
 
     async def probe(self) -> ProbePrompt | None:
-        """The plan's probe prompt as the current policy scores it: that of the base model before the first step."""
-        probe: ProbePrompt | None = await self._answer("probe")
+        """Score the plan's probe prompt under the current policy, which is the base model before the first step."""
+        probe: ProbePrompt | None = await self._call_or_replace("probe")
         return probe
 
     async def close(self) -> None:
-        """End the actors' processes; may be called twice. A call that is under way raises LearnerError."""
+        """Kill the actors; may be called twice. A pending call raises LearnerError."""
         self._is_closed = True
         self._kill()
 
-    async def _answer(self, method: str, *arguments: Any) -> Any:
-        """What the learner answers, or its successor where it is lost."""
+    async def _call_or_replace(self, method: str, *arguments: Any) -> Any:
+        """Call the learner, and replace it once if it is lost."""
         if not self._actors:
             raise LearnerError(f"learner.{method}: the learner is not running (not started, lost, or closed)")
         try:
             return await self._call(method, *arguments)
-        except _Lost as lost:
+        except _ProcessLost as lost:
             if self._is_closed:
                 raise LearnerError(f"the learner was closed during {method}") from lost
             return await self._replace(lost, method, *arguments)
 
-    async def _replace(self, lost: _Lost, method: str | None = None, *arguments: Any) -> Any:
-        """Start others, bring them to where the lost ones were, and return what they answer to the interrupted call.
+    async def _replace(self, lost: _ProcessLost, method: str | None = None, *arguments: Any) -> Any:
+        """Start new actors, repeat the steps since the checkpoint, and return the answer to the interrupted call.
 
-        Without a ``method`` that call is the start. Raises LearnerError, with nothing left running, where one is lost too.
+        Without a ``method`` that call is the start. Raises LearnerError, with all actors killed, if a process is lost again.
         """
         self.num_restarts += 1
         logger.warning(
-            "%s; it is started again from step %d, steps to take again: %d", lost, self._saved_step, len(self._batches)
+            "%s; the learner is restarted from step %d and repeats %d steps", lost, self._saved_step, len(self._batches)
         )
         try:
             policy = await self._start_actors()
             if method is None:
                 return policy
-            await self._take_again(policy)
+            await self._repeat_steps(policy)
             return await self._call(method, *arguments)
-        except _Lost as again:
+        except _ProcessLost as lost_again:
             self._kill()
             raise LearnerError(
-                f"{lost}; it was started again, and {again}. If memory ran out, lower learner.micro_batch_tokens or set "
-                f"learner.gradient_checkpointing. Start again with the same command to go on from {self._newest()}"
-            ) from again
+                f"{lost}; it was restarted, and {lost_again}. If memory ran out, lower learner.micro_batch_tokens or set "
+                f"learner.gradient_checkpointing. The same command resumes the run from {self._resume_point()}"
+            ) from lost_again
 
-    async def _take_again(self, policy: PolicyVersion | None) -> None:
-        """Repeat the steps since the checkpoint that a new process has loaded."""
+    async def _repeat_steps(self, policy: PolicyVersion | None) -> None:
+        """Repeat the steps since the checkpoint that the new actors have loaded."""
         step = policy.number if policy else 0
-        # A call that was cancelled while it wrote a checkpoint left a newer one than we know of.
+        # A save that was cancelled may have left a checkpoint newer than self._saved_step.
         num_saved = step - self._saved_step
         if not 0 <= num_saved <= len(self._batches):
             self._kill()
             raise LearnerError(
-                f"the learner was started again and found its newest checkpoint at step {step}, where it should be at step "
-                f"{self._saved_step} to {self._saved_step + len(self._batches)}: {self._plan.checkpoints_dir} was changed by "
-                "somebody else"
+                f"the restarted learner found its newest checkpoint at step {step} instead of step {self._saved_step} to "
+                f"{self._saved_step + len(self._batches)}: another process changed {self._plan.checkpoints_dir}"
             )
         try:
             for batch, active_overrides in self._batches[num_saved:]:
                 await self._call("step", batch, active_overrides)
         except BaseException:
-            self._kill()  # half of the way is a state that nobody may save
+            self._kill()  # a partly repeated state must not be saved
             raise
 
     async def _start_actors(self) -> PolicyVersion | None:
@@ -198,7 +199,7 @@ class RayLearner:
             free_seconds=seconds,
             join_seconds=seconds,
             advice="Wait for what else runs there, or lower learner.cpus, learner.gpus or learner.num_ranks; the same command "
-            f"resumes the run from {self._newest()}",
+            f"resumes the run from {self._resume_point()}",
         )
         if self._is_closed:
             raise LearnerError("the learner was closed while it was started")
@@ -206,18 +207,18 @@ class RayLearner:
         remote_class = ray.remote(LearnerActor).options(
             num_cpus=settings.cpus, num_gpus=settings.gpus, runtime_env={"env_vars": environment}
         )
-        self._actors = [remote_class.remote(settings, self._plan, number) for number in range(settings.num_ranks)]
-        meeting = await self._call("open_rendezvous", ranks=1) if settings.num_ranks > 1 else None
-        policy: PolicyVersion | None = await self._call("start", meeting, await asyncio.to_thread(self._checkpoint))
+        self._actors = [remote_class.remote(settings, self._plan, rank) for rank in range(settings.num_ranks)]
+        rendezvous = await self._call("open_rendezvous", ranks=1) if settings.num_ranks > 1 else None
+        policy: PolicyVersion | None = await self._call("start", rendezvous, await asyncio.to_thread(self._checkpoint))
         return policy
 
     def _checkpoint(self) -> ray.ObjectRef | None:
-        """The newest complete one, in the object store."""
+        """Put the newest complete checkpoint into the object store."""
         newest = newest_checkpoint(self._plan.checkpoints_dir)
         return ray.put((step_of(newest), read_files(newest))) if newest else None
 
-    def _kept_aside(self, groups: Sequence[Group], active_overrides: Mapping[str, Any]) -> str:
-        """Write the batch of a step that was not taken beside the checkpoints, and say where."""
+    def _save_diverged_batch(self, groups: Sequence[Group], active_overrides: Mapping[str, Any]) -> str:
+        """Write the batch of a diverged step next to the checkpoints, and return a sentence with its path."""
         step = self._saved_step + len(self._batches)
         selection = select(
             groups,
@@ -233,53 +234,54 @@ class RayLearner:
             return f"Its batch could not be written to {folder}: {error.strerror}"
 
     async def _call(self, method: str, *arguments: Any, ranks: int | None = None) -> Any:
-        """Rank 0's answer, once all ranks (or the first so many) have given theirs.
+        """Call all ranks, or the first ``ranks``, and return rank 0's answer when all have answered.
 
-        Raises _Lost where one gives none, else what a rank raised; where others wait for that one, nothing is left running.
+        Raises _ProcessLost if a rank does not answer, else the error of a rank. All actors are killed if others wait for the
+        failed rank.
         """
-        asked = [
-            asyncio.ensure_future(self._ask(number, getattr(actor, method).remote(*arguments), method))
-            for number, actor in enumerate(self._actors[:ranks])
+        calls = [
+            asyncio.ensure_future(self._call_rank(rank, getattr(actor, method).remote(*arguments), method))
+            for rank, actor in enumerate(self._actors[:ranks])
         ]
         try:
             deadline = DEADLINES[method]
             seconds = getattr(self._settings, deadline)
-            done, waiting = await asyncio.wait(asked, timeout=seconds, return_when=asyncio.FIRST_EXCEPTION)
+            done, waiting = await asyncio.wait(calls, timeout=seconds, return_when=asyncio.FIRST_EXCEPTION)
             early = [error for each in done if (error := each.exception())]
-            if waiting and early and not any(isinstance(error, _Lost) for error in early):
+            if waiting and early and not any(isinstance(error, _ProcessLost) for error in early):
                 _, waiting = await asyncio.wait(waiting, timeout=GRACE_SECONDS)
-            failures = [error for each in asked if each.done() and (error := each.exception())]
-            # A rank whose peer died has lost its connection, and says no more than that.
-            failures.sort(key=lambda error: not isinstance(error, _Lost))
+            failures = [error for each in calls if each.done() and (error := each.exception())]
+            # A rank whose peer died reports only a lost connection: the loss comes first.
+            failures.sort(key=lambda error: not isinstance(error, _ProcessLost))
             if waiting and not failures:
-                raise _Lost(
-                    f"learner.{method} did not answer within {seconds:g} s (if it was only slow, raise learner.{deadline})"
+                raise _ProcessLost(
+                    f"learner.{method} did not answer within {seconds:g} s (if it was only slow, increase learner.{deadline})"
                 )
             if waiting:
                 self._kill()
             if failures:
                 raise failures[0]
-            return asked[0].result()
+            return calls[0].result()
         finally:
-            for each in asked:
+            for each in calls:
                 each.cancel()
 
-    def _ask(self, number: int, reference: Awaitable[Any], method: str) -> Coroutine[Any, Any, Any]:
-        """Return what one rank answers; ``_call`` enforces the deadline over all ranks."""
-        which = f" on rank {number} of {self._settings.num_ranks}" if self._settings.num_ranks > 1 else ""
-        return answer(reference, f"learner.{method}{which}", died=_Lost, failed=LearnerError)
+    def _call_rank(self, rank: int, reference: Awaitable[Any], method: str) -> Coroutine[Any, Any, Any]:
+        """Await the answer of one rank; ``_call`` enforces the deadline over all ranks."""
+        which = f" on rank {rank} of {self._settings.num_ranks}" if self._settings.num_ranks > 1 else ""
+        return answer(reference, f"learner.{method}{which}", died=_ProcessLost, failed=LearnerError)
 
     def _kill(self) -> None:
         actors, self._actors = self._actors, []
         for actor in actors:
             ray.kill(actor, no_restart=True)
 
-    def _newest(self) -> str:
-        return f"checkpoint step {self._saved_step}" if self._saved_step else "the beginning: none was saved yet"
+    def _resume_point(self) -> str:
+        return f"checkpoint step {self._saved_step}" if self._saved_step else "the start: it has no checkpoint yet"
 
 
 def _with_absolute_paths(plan: LearnerPlan) -> LearnerPlan:
-    """Actors may start in another working directory than the driver's."""
+    """Make paths absolute: actors may have another working directory than the driver."""
     model = Path(plan.model)
     return replace(
         plan,

@@ -1,4 +1,4 @@
-"""A learner that learns nothing, at once: for tests and dry runs of everything around it."""
+"""A learner without a model, for tests and dry runs of the parts around it."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,10 +15,10 @@ from learner.training.checkpoints import newest_checkpoint, step_of, write_check
 
 
 class FakeLearner:
-    """Behaves like learner.client.RayLearner: numbers its policies, refuses what it refuses, and remembers what it was given.
+    """Behaves like learner.client.RayLearner: numbers its policies, refuses the same batches, and records its inputs.
 
-    With a ``checkpoints_dir`` it resumes from what an earlier one saved there. Its reports say which completions would have
-    entered the loss, with their advantages; without a ``max_staleness`` no token is too old.
+    With a ``checkpoints_dir`` it resumes from the newest checkpoint there. Its reports have the advantages of the completions
+    that would enter the loss; without a ``max_staleness`` no token is stale.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class FakeLearner:
     async def step(
         self, groups: Sequence[Group], active_overrides: Mapping[str, Any] = MappingProxyType({})
     ) -> tuple[PolicyVersion, StepReport]:
-        """Count a step; raises LearnerError where no completion would enter the loss, after max_steps and after close."""
+        """Count a step; raises LearnerError if no completion can enter the loss, after max_steps and after close."""
         if self.closed:
             raise LearnerError("the learner is closed")
         if self._step == self._max_steps:
@@ -77,7 +77,7 @@ class FakeLearner:
         return self._policy(), report
 
     async def save_checkpoint(self) -> str:
-        """Write a checkpoint that holds the fake adapter."""
+        """Write a checkpoint with the fake adapter."""
         if self._checkpoints_dir is None:
             raise LearnerError("this FakeLearner was made without a checkpoints_dir")
         adapter = self._policy().adapter

@@ -1,4 +1,4 @@
-"""Settings that may change while the learner runs: what a step is told to use in place of what the run began with."""
+"""Overrides: settings of the ``learner`` section that may change from step to step."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -30,21 +30,21 @@ CHANGEABLE = (
     "vllm_importance_sampling_clip_max",
     "vllm_importance_sampling_clip_min",
 )
-"""Keys below ``learner`` that are read anew at every step."""
+"""Keys below ``learner`` that every step reads again."""
 
 
 def check_changeable(key: str) -> None:
-    """Raise ValueError, which names key and reason, where a key below ``learner`` cannot change while a run is going on."""
+    """Raise ValueError, with key and reason, for a key below ``learner`` that cannot change during a run."""
     if key not in CHANGEABLE:
         raise ValueError(
-            f"learner.{key} cannot change while a run is going on: {_why_fixed(key)}; these can: {', '.join(CHANGEABLE)}"
+            f"learner.{key} cannot change during a run: {_reason_fixed(key)}; these keys can: {', '.join(CHANGEABLE)}"
         )
 
 
 def apply_overrides(settings: LearnerSettings, changes: Mapping[str, Any]) -> LearnerSettings:
-    """The settings of a step: those of the run, but for ``changes`` by dotted key below ``learner``.
+    """Return the run's settings with ``changes``, by dotted key below ``learner``.
 
-    Raises LearnerError, in one line, for a key that cannot change and for a value that the settings refuse.
+    Raises LearnerError, in one line, for a key that cannot change and for an invalid value.
     """
     if not changes:
         return settings
@@ -54,7 +54,7 @@ def apply_overrides(settings: LearnerSettings, changes: Mapping[str, Any]) -> Le
         changed = LearnerSettings.model_validate({**settings.model_dump(), **changes})
         if changed.kl_target is not None and changed.kl_coefficient != settings.kl_coefficient:
             raise ValueError(
-                "learner.kl_coefficient cannot be changed while it is steered by learner.kl_target; change the target"
+                "learner.kl_coefficient cannot change while learner.kl_target adapts it; change the target"
             )
     except ValidationError as error:
         raise LearnerError("; ".join(_explain(problem) for problem in error.errors())) from None
@@ -63,13 +63,13 @@ def apply_overrides(settings: LearnerSettings, changes: Mapping[str, Any]) -> Le
     return changed
 
 
-def _why_fixed(key: str) -> str:
+def _reason_fixed(key: str) -> str:
     if key.startswith("lora"):
-        return "checkpoints and samplers hold adapters of one shape"
+        return "all adapters in checkpoints and samplers have one shape"
     if key not in LearnerSettings.model_fields:
         return "there is no such setting"
     if key == "num_iterations":
-        return "the learning rate schedule and the checkpoints count by it"
+        return "it is the unit of the learning rate schedule and the checkpoints"
     if key.startswith(("adam_", "optim", "weight_decay", "lr_scheduler", "warmup")):
         return "the optimizer and its schedule are built with it"
     return "the learner's process is started with it"

@@ -1,4 +1,4 @@
-"""What the rest of the configuration tells the learner about the run."""
+"""Settings of other configuration sections that the learner needs."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +9,10 @@ class LearnerPlan:
     """The model, the sampling that its completions come from, and the length of the run."""
 
     model: str  # a local folder or a Hugging Face id
-    temperature: float  # of the sampler; the learner's logprobs are taken at the same one
-    max_completion_tokens: int  # what dr_grpo divides by
-    max_staleness: int  # tokens sampled more versions before the policy in training do not enter the loss
-    max_steps: int  # steps (batches) of the whole run: where the learning rate schedule ends
-    seed: int  # of the adapter's initial weights and of dropout
+    temperature: float  # of the sampler, and of the learner's logprobs
+    max_completion_tokens: int  # divisor of dr_grpo
+    max_staleness: int  # in policy versions; older tokens are masked
+    max_steps: int  # batches of the whole run, and end of the learning rate schedule
+    seed: int  # of the adapter's initial weights, and of dropout
     checkpoints_dir: Path
-    probe_ids: tuple[int, ...]  # tokens scored under every policy, for samplers to compare with; empty: none
+    probe_ids: tuple[int, ...]  # tokens of the probe prompt, scored under every policy to verify samplers; empty: none

@@ -1,6 +1,6 @@
-"""The learner itself, in one process: groups in, policy versions out. ``learner.client`` puts it into a Ray actor.
+"""The learner in one process: groups in, policy versions out. ``learner.actor`` runs it in a Ray actor.
 
-Where several ranks share the steps, each is a worker of its own, and is called as all others are, with the same arguments.
+With several ranks, each is a worker of its own; all get the same calls with the same arguments.
 """
 
 import time
@@ -15,9 +15,9 @@ from safetensors import SafetensorError
 from cluster.errors import LearnerError, ModelError
 from cluster.types import Group, PolicyVersion, ProbePrompt, StepReport
 from learner.batch.micro_batches import MicroBatchPlan, padding_share
-from learner.batch.rank_assignment import idle_share, plan_for_ranks, shares
+from learner.batch.rank_assignment import assign_to_ranks, idle_share, plan_for_ranks
 from learner.batch.selection import select
-from learner.batch.tensors import MicroBatch, micro_batches, padded
+from learner.batch.tensors import MicroBatch, micro_batch_tensors, pad_with_zero_weight
 from learner.overrides import apply_overrides
 from learner.plan import LearnerPlan
 from learner.settings import LearnerSettings
@@ -29,59 +29,58 @@ from learner.training.process_group import SINGLE_RANK, ProcessGroup
 from learner.training.training_thread import BatchQueue, TrainingThread
 
 TRAINING_GAP_NATS = {torch.float32: 1e-3, torch.bfloat16: 0.05}
-"""The largest mean difference of two ways to compute the same log-probabilities, by the dtype of the weights."""
+"""Allowed mean difference between log-probabilities in training and in sampling, by the dtype of the weights."""
 
-JOIN_SECONDS = 30  # how long close() waits for a step that is under way
+CLOSE_SECONDS = 30  # deadline of close() for a running step
 
 
 class LearnerWorker:
-    """Holds the model, and takes a step when it is given groups. Its calls block; they come one at a time."""
+    """Holds the model and trains on groups. Calls block and must not overlap."""
 
-    def __init__(self, settings: LearnerSettings, plan: LearnerPlan, ranks: ProcessGroup = SINGLE_RANK) -> None:
+    def __init__(self, settings: LearnerSettings, plan: LearnerPlan, process_group: ProcessGroup = SINGLE_RANK) -> None:
         self._settings = settings
         self._plan = plan
-        self._ranks = ranks
-        self._loop: TrainingThread | None = None
+        self._process_group = process_group
+        self._training: TrainingThread | None = None
         self._trainer: Any = None
 
     def start(self) -> PolicyVersion | None:
-        """Load the model and the newest complete checkpoint; return its policy, None where there is none.
+        """Load the model and the newest complete checkpoint; return its policy, or None without a checkpoint.
 
-        Raises ModelError, or LearnerError where the checkpoint does not fit the settings.
+        Raises ModelError, or LearnerError if the checkpoint does not fit the settings.
         """
         checkpoint = newest_checkpoint(self._plan.checkpoints_dir)
         step = step_of(checkpoint) if checkpoint else 0
-        self._place = choose_device(self._settings)
-        model, self._tokenizer = load_model(self._plan.model, self._place, noise=False)
-        feed = BatchQueue(num_batches=max(0, self._plan.max_steps - step) * self._settings.num_iterations)
+        self._device = choose_device(self._settings)
+        model, self._tokenizer = load_model(self._plan.model, self._device, keep_dropout=False)
+        batches = BatchQueue(num_batches=max(0, self._plan.max_steps - step) * self._settings.num_iterations)
         self._trainer = build_trainer(
             model,
             self._tokenizer,
             settings=self._settings,
             plan=self._plan,
-            place=self._place,
-            feed=feed,
-            ranks=self._ranks,
+            device=self._device,
+            batches=batches,
+            process_group=self._process_group,
         )
-        self._loop = TrainingThread(self._trainer, feed, prepare_thread=self._use_threads)
-        self._loop.start(str(checkpoint) if checkpoint else None)
-        # Its first answer says that training has begun: the optimizer is made, the checkpoint is loaded.
+        self._training = TrainingThread(self._trainer, batches, prepare_thread=self._set_num_threads)
+        self._training.start(str(checkpoint) if checkpoint else None)
+        # The first call returns when training has started: the optimizer is created and the checkpoint is loaded.
         try:
-            policy = self._loop.run(self._policy)
+            policy = self._training.run(self._policy)
             if policy.number != step:
-                raise LearnerError("it was written with another learner.num_iterations")
+                raise LearnerError("it was written with a different learner.num_iterations")
         except LearnerError as error:
             if checkpoint is None:
                 raise
             raise LearnerError(
-                f"cannot go on from {checkpoint}: {error}. Start with the settings that it was written with (learner.lora above "
-                "all), or move it away to go on from the one before"
+                f"cannot resume from {checkpoint}: {error}. Use the settings that it was written with (learner.lora above all), "
+                "or move it away to resume from the previous one"
             ) from error
         self._check_training_gap()
-        self._loop.run(
-            lambda: self._agree(
-                "began with",
-                f"is {self._plan.model} one model on all their machines?",
+        self._training.run(
+            lambda: self._check_ranks_agree(
+                "started with", f"check that {self._plan.model} is the same model on all their machines"
             )
         )
         return policy if checkpoint else None
@@ -89,16 +88,16 @@ class LearnerWorker:
     def step(
         self, groups: Sequence[Group], active_overrides: Mapping[str, Any] = MappingProxyType({})
     ) -> tuple[PolicyVersion, StepReport]:
-        """Train on whole groups: one optimizer step, or ``num_iterations``; what is measured is measured in the last.
+        """Train on whole groups: ``num_iterations`` optimizer steps, with the metrics of the last.
 
-        ``active_overrides``: settings for this step, see learner.overrides. Where they leave nothing to train on, the step is
-        a no-op that counts. Raises Diverged where its numbers go wrong, LearnerError where nothing can be learned from, and after
-        the run's ``max_steps``.
+        ``active_overrides``: settings for this step, see learner.overrides. If they exclude every completion, the step changes
+        nothing and counts. Raises Diverged, and LearnerError when no completion can be trained on and after the run's
+        ``max_steps``.
         """
-        began = time.perf_counter()
-        loop = self._running_loop()
+        start = time.perf_counter()
+        training = self._running()
         settings = apply_overrides(self._settings, active_overrides)
-        step = loop.run(self._step_number)
+        step = training.run(self._step_number)
         selection = select(
             groups,
             settings=settings,
@@ -106,68 +105,74 @@ class LearnerWorker:
             max_staleness=self._plan.max_staleness,
             temperature=self._plan.temperature,
         )
-        cuts = plan_for_ranks(
+        plans = plan_for_ranks(
             selection.rows,
-            num_ranks=self._ranks.count,
+            num_ranks=self._process_group.world_size,
             max_padded_tokens=settings.micro_batch_tokens,
             shares_prompts=self._trainer.shares_prompts,
         )
-        share = self._share(cuts, settings)
+        micro_batches = self._micro_batches_of_rank(plans, settings)
         for _ in range(settings.num_iterations):
-            loop.run(lambda: self._trainer.use(settings))
-            loop.take_step(share)
-        loop.run(lambda: self._agree("computed", "are their machines of one kind, with the same packages?"))
-        policy, measured = loop.run(lambda: (self._policy(), dict(self._trainer.measured)))
-        measured |= {
+            training.run(lambda: self._trainer.apply_settings(settings))
+            training.take_step(micro_batches)
+        training.run(
+            lambda: self._check_ranks_agree(
+                "computed", "use machines of one kind, with the same packages, for all ranks"
+            )
+        )
+        policy, metrics = training.run(lambda: (self._policy(), dict(self._trainer.step_metrics)))
+        metrics |= {
             "num_completions": float(len(selection.rows)),
             "stale_token_share": selection.stale_share,
-            "num_micro_batches": float(len(cuts)),
-            "padding_share": padding_share(cuts),
-            "seconds": time.perf_counter() - began,
+            "num_micro_batches": float(len(plans)),
+            "padding_share": padding_share(plans),
+            "seconds": time.perf_counter() - start,
         }
-        if self._ranks.count > 1:
-            measured["rank_idle_share"] = idle_share(cuts, self._ranks.count)
+        if self._process_group.world_size > 1:
+            metrics["rank_idle_share"] = idle_share(plans, self._process_group.world_size)
         return policy, StepReport(
             step=policy.number,
-            metrics=measured,
+            metrics=metrics,
             advantages={row.completion_id: row.advantage for row in selection.rows},
             excluded=selection.excluded,
         )
 
-    def _share(self, cuts: Sequence[MicroBatchPlan], settings: LearnerSettings) -> list[MicroBatch]:
-        """What this rank computes of a step."""
-        batch = micro_batches(cuts, pad_token_id=self._tokenizer.pad_token_id, loss_type=settings.loss_type)
-        of_ranks = shares(cuts, self._ranks.count)
-        own = [batch[index] for index in of_ranks[self._ranks.number]]
-        if not settings.shard_base or not cuts:
+    def _micro_batches_of_rank(self, plans: Sequence[MicroBatchPlan], settings: LearnerSettings) -> list[MicroBatch]:
+        """Build the tensors of the step and return those of this rank."""
+        micro_batches = micro_batch_tensors(
+            plans, pad_token_id=self._tokenizer.pad_token_id, loss_type=settings.loss_type
+        )
+        by_rank = assign_to_ranks(plans, self._process_group.world_size)
+        own = [micro_batches[index] for index in by_rank[self._process_group.rank]]
+        if not settings.shard_base or not plans:
             return own
-        smallest = min(range(len(cuts)), key=lambda index: cuts[index].num_padded_tokens)
-        return padded(own, batch[smallest], max(map(len, of_ranks)))
+        smallest = min(range(len(plans)), key=lambda index: plans[index].num_padded_tokens)
+        return pad_with_zero_weight(own, micro_batches[smallest], max(map(len, by_rank)))
 
     def save_checkpoint(self) -> str | None:
-        """Write adapter, optimizer, schedule, random states and step; return the folder. Rank 0 writes, for all."""
-        return self._running_loop().run(self._save)
+        """Write adapter, optimizer, schedule, random states and step, and return the folder; only rank 0 writes."""
+        return self._running().run(self._save)
 
     def adapter_files(self) -> dict[str, bytes]:
-        """The adapter as the files of a PEFT folder, in the precision in which it is trained."""
-        return self._running_loop().run(lambda: pack_adapter(self._trainer.model, dtype=torch.float32))
+        """Return the adapter as the files of a PEFT folder, in float32, as it is trained."""
+        return self._running().run(lambda: pack_adapter(self._trainer.model, dtype=torch.float32))
 
     def export_adapter(self, folder: str) -> None:
-        """Write ``adapter_files`` into a folder; raises LearnerError where that cannot be."""
+        """Write ``adapter_files`` into a folder; raises LearnerError when that fails."""
         write_adapter(self.adapter_files(), Path(folder))
 
     def probe(self) -> ProbePrompt | None:
-        """The probe prompt as the current policy scores it, which touches no random state; None where the plan has none."""
-        return self._running_loop().run(self._probe)
+        """Score the probe prompt under the current policy, without changing the random state; None if the plan has none."""
+        return self._running().run(self._probe)
 
     def close(self) -> None:
         """End the training; may be called twice."""
-        if self._loop is not None:
-            self._loop.close(JOIN_SECONDS)
+        if self._training is not None:
+            self._training.close(CLOSE_SECONDS)
 
     def _policy(self) -> PolicyVersion:
-        # Samplers cast an adapter to the precision of their weights anyway; casting it here halves what is sent.
-        adapter = pack_adapter(self._trainer.model, dtype=self._place.dtype)
+        # Samplers cast the adapter to the dtype of their weights; casting it here halves the bytes to send.
+        adapter = pack_adapter(self._trainer.model, dtype=self._device.dtype)
         return PolicyVersion(
             number=self._step_number(),
             adapter=adapter,
@@ -180,16 +185,16 @@ class LearnerWorker:
         return ProbePrompt(token_ids=ids, logprobs=tuple(self._trainer.score(ids))) if ids else None
 
     def _check_training_gap(self) -> None:
-        """Raise ModelError for a model whose loss would be computed from other log-probabilities than it samples with."""
+        """Raise ModelError for a model whose log-probabilities in training differ from those in sampling."""
         ids = self._plan.probe_ids
         if not ids:
             return
-        gap = self._running_loop().run(lambda: self._trainer.training_gap(ids))
-        tolerance = TRAINING_GAP_NATS[self._place.dtype]
+        gap = self._running().run(lambda: self._trainer.training_gap(ids))
+        tolerance = TRAINING_GAP_NATS[self._device.dtype]
         if not gap <= tolerance:
             raise ModelError(
                 f"model {self._plan.model!r} cannot be trained: its log-probabilities in training are {gap:.2g} nats per token "
-                f"away from those that it samples with (at most {tolerance:g} are rounding), so that every ratio is off; some "
+                f"away from those in sampling (rounding explains at most {tolerance:g}), so every ratio would be wrong; some "
                 "architectures choose experts at random in training, or scale their logits in a way that TRL does not know"
             )
 
@@ -197,18 +202,20 @@ class LearnerWorker:
         number: int = self._trainer.state.global_step // self._settings.num_iterations
         return number
 
-    def _agree(self, did: str, question: str) -> None:
-        """Raise LearnerError, on every rank, where ranks do not hold the same adapter after the same number of steps."""
-        if self._ranks.count == 1:
+    def _check_ranks_agree(self, verb: str, advice: str) -> None:
+        """Raise LearnerError, on every rank, unless all have the same adapter after the same number of steps."""
+        if self._process_group.world_size == 1:
             return
-        found = self._ranks.all_gather((self._step_number(), self._trainer.checksum()))
-        if len(set(found)) > 1:
-            steps = ", ".join(str(step) for step, _ in found)
-            raise LearnerError(f"the learner's ranks {did} different adapters (after steps {steps}): {question}")
+        states = self._process_group.all_gather((self._step_number(), self._trainer.checksum()))
+        if len(set(states)) > 1:
+            steps = ", ".join(str(step) for step, _ in states)
+            raise LearnerError(f"the learner's ranks {verb} different adapters (after steps {steps}): {advice}")
 
     def _save(self) -> str | None:
-        others = self._ranks.all_gather(self._trainer.random_state() if self._ranks.number > 0 else b"")[1:]
-        if self._ranks.number > 0:
+        others = self._process_group.all_gather(self._trainer.random_state() if self._process_group.rank > 0 else b"")[
+            1:
+        ]
+        if self._process_group.rank > 0:
             return None
         try:
             folder = write_checkpoint(
@@ -217,15 +224,15 @@ class LearnerWorker:
                 lambda draft: self._trainer.save_to(draft, others),
                 keep=self._settings.save_total_limit,
             )
-        # A full disk is an OSError to Python, but torch and safetensors each have a word of their own for it.
+        # A full disk raises OSError in Python, RuntimeError in torch and SafetensorError in safetensors.
         except (OSError, RuntimeError, SafetensorError) as error:
             raise checkpoint_error(self._plan.checkpoints_dir, error) from error
         return str(folder)
 
-    def _running_loop(self) -> TrainingThread:
-        if self._loop is None:
+    def _running(self) -> TrainingThread:
+        if self._training is None:
             raise LearnerError("the learner has not been started")
-        return self._loop
+        return self._training
 
-    def _use_threads(self) -> None:
+    def _set_num_threads(self) -> None:
         torch.set_num_threads(self._settings.num_threads)

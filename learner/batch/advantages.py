@@ -1,20 +1,20 @@
-"""Rewards -> advantages: how much better a completion is than the others of its group."""
+"""Advantages of completions from the rewards of their groups."""
 
 import math
 from collections.abc import Sequence
 
 from learner.settings import ScaleRewards
 
-EPSILON = 1e-4  # added to the standard deviation, as in TRL, so that near-equal rewards do not explode
+EPSILON = 1e-4  # added to the standard deviation, as in TRL, against division by almost 0
 
-Rewards = Sequence[float | None]  # [G]; None where the machine failed to grade
+Rewards = Sequence[float | None]  # [G]; None for an ungradable completion
 
 
 def group_advantages(groups: Sequence[Rewards], *, scale: ScaleRewards) -> list[list[float]]:
-    """Advantage of every completion: its reward minus the mean of its group, divided by a standard deviation.
+    """Return the advantage of every completion: its reward minus the mean of its group, divided by a standard deviation.
 
-    ``groups`` holds the rewards of one step, ``[num_groups][G]``; groups may differ in size. A reward of None says nothing
-    about the completion: it stays out of mean and deviation and its advantage is 0. ``scale="group"`` is GRPO
+    ``groups`` holds the rewards of one step, ``[num_groups][G]``; groups may differ in size. A reward of None is excluded from
+    mean and deviation, and its advantage is 0. ``scale="group"`` is GRPO
     (Shao et al. 2024, arXiv:2402.03300), ``"none"`` is Dr. GRPO (Liu et al. 2025, arXiv:2503.20783), ``"batch"`` divides by
     the deviation of all rewards of the step. Deviations are of the sample (n - 1), as in TRL.
     """

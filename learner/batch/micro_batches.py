@@ -1,4 +1,4 @@
-"""Where a step is cut into micro-batches: so that each fits into memory, and all together compute as little as they can. Pure."""
+"""Micro-batches of a step: each fits into memory, and all together compute few padded tokens. Pure functions."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -6,30 +6,32 @@ from dataclasses import dataclass
 from learner.batch.selection import Row
 
 PASS_OVERHEAD_TOKENS = 64
-"""What a forward and backward pass costs besides its tokens, in tokens: against cutting too fine; only its order matters."""
+"""Fixed cost of a forward and backward pass, in tokens; it prevents many tiny passes, and only its order of magnitude matters."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MicroBatchPlan:
-    """The rows of one micro-batch, and how many positions its forward pass computes."""
+    """The rows of one micro-batch, and the size of its forward pass."""
 
     rows: tuple[Row, ...]
-    num_padded_tokens: int  # padding included
-    num_padding_tokens: int
+    num_padded_tokens: int  # tokens that the forward pass computes, padding included
+    num_padding_tokens: int  # padding among them
 
 
-def cut(rows: Sequence[Row], *, max_padded_tokens: int, shares_prompts: bool) -> list[MicroBatchPlan]:
-    """Cut the rows of a step so that every one is in exactly one micro-batch, and the sum of positions is small.
+def plan_micro_batches(rows: Sequence[Row], *, max_padded_tokens: int, shares_prompts: bool) -> list[MicroBatchPlan]:
+    """Split the rows of a step into micro-batches with a small sum of padded tokens; each row is in exactly one.
 
-    A micro-batch holds rows of one temperature, because logprobs are taken at one, and no more than ``max_padded_tokens``,
-    unless a single row has more. With ``shares_prompts`` a prompt is computed once for all its rows in a micro-batch (see
-    learner.shared_prompt). Rows of one prompt stay neighbours, from short to long in one prompt and from long to short in the
-    next, so that neighbours are of similar length; between them the cheapest cuts are found by dynamic programming.
+    All rows of a micro-batch have the same temperature, because logprobs are taken at one. A micro-batch has at most
+    ``max_padded_tokens``, or a single row that is longer. With ``shares_prompts`` a prompt is computed once for all its rows in a
+    micro-batch (see learner.training.shared_prompt).
+
+    Rows of one prompt stay adjacent, sorted by ascending length in one prompt and by descending length in the next, so that
+    neighbours have similar lengths. Dynamic programming then finds the cheapest split of this order.
     """
     ordered = _ordered(rows)
     prompts = [row.prompt_ids for row in ordered]
     begins_prompt = [index == 0 or prompts[index] != prompts[index - 1] for index in range(len(ordered))]
-    costs, begins = [0], [0]  # of the first n rows: their cost, and where the last micro-batch of them begins
+    costs, begins = [0], [0]  # for the first n rows: their cost, and the start of their last micro-batch
     for end in range(1, len(ordered) + 1):
         best, begin_of_best = -1, end - 1
         num_prompts = longest_prompt = longest_completion = 0
@@ -41,7 +43,7 @@ def cut(rows: Sequence[Row], *, max_padded_tokens: int, shares_prompts: bool) ->
             num_prompts += begin == end - 1 or begins_prompt[begin + 1]
             longest_prompt = max(longest_prompt, len(row.prompt_ids))
             longest_completion = max(longest_completion, len(row.token_ids))
-            size = _positions(end - begin, num_prompts, longest_prompt, longest_completion, shares_prompts)
+            size = _padded_tokens(end - begin, num_prompts, longest_prompt, longest_completion, shares_prompts)
             if size > max_padded_tokens and begin < end - 1:
                 break
             cost = costs[begin] + size + PASS_OVERHEAD_TOKENS
@@ -49,17 +51,17 @@ def cut(rows: Sequence[Row], *, max_padded_tokens: int, shares_prompts: bool) ->
                 best, begin_of_best = cost, begin
         costs.append(best)
         begins.append(begin_of_best)
-    found = []
+    plans = []
     end = len(ordered)
     while end > 0:
-        found.append(_cut(ordered[begins[end] : end], shares_prompts))
+        plans.append(_plan(ordered[begins[end] : end], shares_prompts))
         end = begins[end]
-    return found[::-1]
+    return plans[::-1]
 
 
-def padding_share(cuts: Iterable[MicroBatchPlan]) -> float:
-    """Share of the positions of a step that are computed for nothing."""
-    sizes = [(each.num_padding_tokens, each.num_padded_tokens) for each in cuts]
+def padding_share(plans: Iterable[MicroBatchPlan]) -> float:
+    """Share of padding among the padded tokens of a step."""
+    sizes = [(plan.num_padding_tokens, plan.num_padded_tokens) for plan in plans]
     return sum(padding for padding, _ in sizes) / max(1, sum(size for _, size in sizes))
 
 
@@ -73,21 +75,24 @@ def _ordered(rows: Sequence[Row]) -> list[Row]:
     return ordered
 
 
-def _positions(
+def _padded_tokens(
     num_rows: int, num_prompts: int, longest_prompt: int, longest_completion: int, shares_prompts: bool
 ) -> int:
     if shares_prompts and num_prompts < num_rows:
-        # The last token of a prompt is read with each completion: the first token of that is predicted from it.
+        # The last prompt token is computed with each completion: it predicts the completion's first token.
         return num_prompts * (longest_prompt - 1) + num_rows * (longest_completion + 1)
     return num_rows * (longest_prompt + longest_completion)
 
 
-def _cut(rows: Sequence[Row], shares_prompts: bool) -> MicroBatchPlan:
-    prompts = {row.prompt_ids for row in rows}
-    longest_prompt = max(map(len, prompts))
+def _plan(rows: Sequence[Row], shares_prompts: bool) -> MicroBatchPlan:
+    distinct = {row.prompt_ids for row in rows}
+    longest_prompt = max(map(len, distinct))
     longest_completion = max(len(row.token_ids) for row in rows)
-    num_padded_tokens = _positions(len(rows), len(prompts), longest_prompt, longest_completion, shares_prompts)
-    read = prompts if shares_prompts and len(prompts) < len(rows) else [row.prompt_ids for row in rows]
-    num_padding_tokens = sum(longest_prompt - len(prompt) for prompt in read)
+    computed = distinct if shares_prompts and len(distinct) < len(rows) else [row.prompt_ids for row in rows]
+    num_padding_tokens = sum(longest_prompt - len(prompt) for prompt in computed)
     num_padding_tokens += sum(longest_completion - len(row.token_ids) for row in rows)
-    return MicroBatchPlan(rows=tuple(rows), num_padded_tokens=num_padded_tokens, num_padding_tokens=num_padding_tokens)
+    return MicroBatchPlan(
+        rows=tuple(rows),
+        num_padded_tokens=_padded_tokens(len(rows), len(distinct), longest_prompt, longest_completion, shares_prompts),
+        num_padding_tokens=num_padding_tokens,
+    )

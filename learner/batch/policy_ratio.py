@@ -1,4 +1,4 @@
-"""How far the trainer's policy is from the sampler's, over the tokens of one step, and weights that correct for it."""
+"""Importance ratio of the trainer's policy to the sampler's: statistics over a step, and weights for the loss."""
 
 import math
 from collections.abc import Sequence
@@ -11,16 +11,16 @@ from learner.settings import CorrectionMode
 
 @dataclass(slots=True)
 class RatioStatistics:
-    """Sums over the completion tokens of a step, under the names that TRL gives to the same measures."""
+    """Sums over the completion tokens of a step; ``metrics`` uses TRL's names."""
 
     num_tokens: int = 0
-    sum_of_differences: float = 0.0
+    sum_of_differences: float = 0.0  # nats, absolute
     largest_difference: float = 0.0
     sum_of_ratios: float = 0.0
 
     @classmethod
-    def joined(cls, parts: "Sequence[RatioStatistics]") -> "RatioStatistics":
-        """Those of several ranks as one."""
+    def total(cls, parts: "Sequence[RatioStatistics]") -> "RatioStatistics":
+        """Combine the statistics of several ranks."""
         return cls(
             num_tokens=sum(part.num_tokens for part in parts),
             sum_of_differences=sum(part.sum_of_differences for part in parts),
@@ -29,7 +29,7 @@ class RatioStatistics:
         )
 
     def add(self, trainer_logprobs: Tensor, sampler_logprobs: Tensor, mask: Tensor) -> None:
-        """Count a micro-batch: three tensors ``[B, T]``, on any device."""
+        """Add a micro-batch: three tensors ``[B, T]``, on any device."""
         device = trainer_logprobs.device
         difference = (trainer_logprobs - sampler_logprobs.to(device))[mask.to(device).bool()]
         if difference.numel():
@@ -39,7 +39,7 @@ class RatioStatistics:
             self.sum_of_ratios += difference.exp().sum().item()
 
     def metrics(self) -> dict[str, float]:
-        """The means and the maximum; empty before the first token."""
+        """Return the means and the maximum; empty without tokens."""
         if not self.num_tokens:
             return {}
         return {
@@ -50,27 +50,27 @@ class RatioStatistics:
         }
 
 
-def correction(
+def importance_weights(
     trainer_logprobs: Tensor,
     sampler_logprobs: Tensor,
     mask: Tensor,
     *,
     mode: CorrectionMode,
-    smallest: float | None,
-    largest: float | None,
+    clip_min: float | None,
+    clip_max: float | None,
 ) -> Tensor:
-    """How likelier the trainer's policy is than the sampler's, as weights for the loss that stay within bounds.
+    """Importance weights for the loss: the bounded ratio of the trainer's policy to the sampler's.
 
-    All tensors are ``[B, T]``; ``mask`` is 1 for tokens that enter the loss. Modes ``token_*`` give a weight per token,
-    ``[B, T]``, which is 1 for the others; ``sequence_*`` one per completion, ``[B, 1]``. Weights out of bounds become the bound
-    (``*_truncate``) or 0 (``*_mask``). TRL's own computation stands inside its generation, where it cannot be called.
+    All tensors are ``[B, T]``; ``mask`` is 1 for tokens that enter the loss. Modes ``token_*`` return a weight per token,
+    ``[B, T]``, with 1 for masked tokens; ``sequence_*`` one per completion, ``[B, 1]``. Weights outside the bounds become the
+    bound (``*_truncate``) or 0 (``*_mask``). TRL computes the same inside its generation, where it cannot be called separately.
     """
     differences = (trainer_logprobs - sampler_logprobs) * mask
     if mode.startswith("sequence"):
         differences = differences.sum(dim=1, keepdim=True)
     weights = differences.exp()
     if mode.endswith("truncate"):
-        return weights.clamp(min=smallest, max=largest)
-    too_small = weights < (-math.inf if smallest is None else smallest)
-    too_large = weights > (math.inf if largest is None else largest)
+        return weights.clamp(min=clip_min, max=clip_max)
+    too_small = weights < (-math.inf if clip_min is None else clip_min)
+    too_large = weights > (math.inf if clip_max is None else clip_max)
     return weights.masked_fill(too_small | too_large, 0.0)

@@ -1,57 +1,57 @@
-"""Which rank computes which micro-batches of a step: so that the busiest is done soon. Pure; every rank comes to the same."""
+"""Assignment of a step's micro-batches to ranks, for a short step. Pure functions: every rank computes the same assignment."""
 
 import math
 from collections.abc import Sequence
 
-from learner.batch.micro_batches import PASS_OVERHEAD_TOKENS, MicroBatchPlan, cut
+from learner.batch.micro_batches import PASS_OVERHEAD_TOKENS, MicroBatchPlan, plan_micro_batches
 from learner.batch.selection import Row
 
-FINER = (1, 2, 4)
-"""Into how many micro-batches a rank's share is cut, where fewer that fit into memory would leave ranks waiting."""
+MICRO_BATCHES_PER_RANK = (1, 2, 4)
+"""Tried numbers of micro-batches per rank, when the fewest that fit into memory would leave ranks idle."""
 
 
 def plan_for_ranks(
     rows: Sequence[Row], *, num_ranks: int, max_padded_tokens: int, shares_prompts: bool
 ) -> list[MicroBatchPlan]:
-    """Cut the rows of a step as learner.batch.micro_batches does, but finer where that has several ranks done sooner."""
-    coarse = cut(rows, max_padded_tokens=max_padded_tokens, shares_prompts=shares_prompts)
+    """Split the rows of a step as ``plan_micro_batches``, but into smaller micro-batches if several ranks finish earlier then."""
+    coarse = plan_micro_batches(rows, max_padded_tokens=max_padded_tokens, shares_prompts=shares_prompts)
     if num_ranks == 1:
         return coarse
-    fair_share = math.ceil(sum(each.num_padded_tokens for each in coarse) / num_ranks)
-    limits = [math.ceil(fair_share / parts) for parts in FINER]
+    fair_share = math.ceil(sum(plan.num_padded_tokens for plan in coarse) / num_ranks)
+    limits = [math.ceil(fair_share / number) for number in MICRO_BATCHES_PER_RANK]
     finer = [
-        cut(rows, max_padded_tokens=limit, shares_prompts=shares_prompts)
+        plan_micro_batches(rows, max_padded_tokens=limit, shares_prompts=shares_prompts)
         for limit in limits
         if limit < max_padded_tokens
     ]
-    return min([coarse, *finer], key=lambda cuts: busiest(cuts, num_ranks))
+    return min([coarse, *finer], key=lambda plans: largest_rank_cost(plans, num_ranks))
 
 
-def shares(cuts: Sequence[MicroBatchPlan], num_ranks: int) -> list[list[int]]:
-    """Indices of each rank's micro-batches: every one is some rank's, and a rank may have none.
+def assign_to_ranks(plans: Sequence[MicroBatchPlan], num_ranks: int) -> list[list[int]]:
+    """Return the indices of each rank's micro-batches; a rank may have none.
 
-    The largest is given first, to whoever has the least so far: the busiest rank has no more than 4/3 of what it must
-    (Graham 1969, "Bounds on multiprocessing timing anomalies").
+    Micro-batches are assigned by descending size, each to the rank with the least so far. The largest rank then has at most 4/3
+    of the optimum (Graham 1969, "Bounds on multiprocessing timing anomalies").
     """
-    found: list[list[int]] = [[] for _ in range(num_ranks)]
+    assigned: list[list[int]] = [[] for _ in range(num_ranks)]
     costs = [0] * num_ranks
-    for index in sorted(range(len(cuts)), key=lambda index: -_cost(cuts[index])):
+    for index in sorted(range(len(plans)), key=lambda index: -_cost(plans[index])):
         rank = costs.index(min(costs))
-        found[rank].append(index)
-        costs[rank] += _cost(cuts[index])
-    return [sorted(indices) for indices in found]
+        assigned[rank].append(index)
+        costs[rank] += _cost(plans[index])
+    return [sorted(indices) for indices in assigned]
 
 
-def busiest(cuts: Sequence[MicroBatchPlan], num_ranks: int) -> int:
-    """What the rank with the largest share computes, in positions and what passes cost besides."""
-    return max(sum(_cost(cuts[index]) for index in indices) for indices in shares(cuts, num_ranks))
+def largest_rank_cost(plans: Sequence[MicroBatchPlan], num_ranks: int) -> int:
+    """Cost of the rank with the most work, in tokens: padded tokens and pass overheads."""
+    return max(sum(_cost(plans[index]) for index in indices) for indices in assign_to_ranks(plans, num_ranks))
 
 
-def idle_share(cuts: Sequence[MicroBatchPlan], num_ranks: int) -> float:
-    """Share of the ranks' time in a step that they wait for the busiest, by the positions that they compute."""
-    total = sum(_cost(each) for each in cuts)
-    return 1 - total / (num_ranks * busiest(cuts, num_ranks)) if total else 0.0
+def idle_share(plans: Sequence[MicroBatchPlan], num_ranks: int) -> float:
+    """Share of the ranks' time in a step that they wait for the slowest, estimated from the costs."""
+    total = sum(_cost(plan) for plan in plans)
+    return 1 - total / (num_ranks * largest_rank_cost(plans, num_ranks)) if total else 0.0
 
 
-def _cost(one: MicroBatchPlan) -> int:
-    return one.num_padded_tokens + PASS_OVERHEAD_TOKENS
+def _cost(plan: MicroBatchPlan) -> int:
+    return plan.num_padded_tokens + PASS_OVERHEAD_TOKENS

@@ -1,15 +1,16 @@
-"""Which completions of a step enter the loss, which of their tokens, and with what advantage."""
+"""Selection of the completions and tokens of a step that enter the loss, with their advantages."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cluster.errors import LearnerError
-from cluster.types import Completion, DropReason, FinishReason, Grade, Group
+from cluster.types import Completion, FinishReason, Grade, Group
 from learner.batch.advantages import group_advantages
 from learner.settings import LearnerSettings
 
-EXCLUDED_BY_SETTINGS = (DropReason.MASKED_TRUNCATED, DropReason.BELOW_THRESHOLD, DropReason.NOT_IN_TOP_K)
-"""Reasons why a completion that could be learned from does not enter the loss; the others are "ungradable", "empty", "stale"."""
+EXCLUDED_BY_SETTINGS = ("masked_truncated", "below_threshold", "not_in_top_k")
+"""Exclusion reasons that come from settings; the other reasons are "ungradable", "empty" and "stale"."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,40 +21,42 @@ class Row:
     prompt_ids: tuple[int, ...]  # [P]
     token_ids: tuple[int, ...]  # [T]
     sampler_logprobs: tuple[float, ...]  # [T]
-    is_fresh: tuple[bool, ...]  # [T], whether the token enters the loss; at least one does
+    is_fresh: tuple[bool, ...]  # [T], True for tokens that enter the loss; at least one does
     advantage: float
-    temperature: float  # that it was sampled at
+    temperature: float  # of the sampling
 
     @property
     def num_fresh(self) -> int:
-        """How many tokens enter the loss."""
+        """Number of tokens that enter the loss."""
         return sum(self.is_fresh)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """What a step learns from, and what it does not."""
+    """Completions of a step that enter the loss, and those that are excluded."""
 
     rows: tuple[Row, ...]  # in the order of the groups
-    excluded: dict[str, DropReason]  # by completion id
-    stale_share: float  # of the tokens of all graded completions: those too old for the loss
+    excluded: dict[
+        str, str
+    ]  # by completion id: "ungradable", "empty" (no token), "stale" (no fresh token), or as below
+    stale_share: float  # stale tokens among the tokens of all graded completions
 
 
 def select(
     groups: Sequence[Group], *, settings: LearnerSettings, learner_version: int, max_staleness: int, temperature: float
 ) -> Selection:
-    """What of whole groups a learner at a version learns from; ``temperature`` is that of completions that name none.
+    """Select from whole groups the completions for a learner at a version.
 
-    A completion that is left out still counts in the baseline of its group (but for the ungradable, which have no reward): its
-    reward is as good a sample as any. No row is left where the settings leave all of them out. Raises LearnerError where no
-    settings could have spared one.
+    ``temperature`` is that of completions that record none. An excluded completion still counts in the baseline of its group,
+    unless it is ungradable and has no reward. The result has no rows when the settings exclude every completion. Raises
+    LearnerError when all are excluded for other reasons.
     """
     advantages = group_advantages(
         [[None if grade is None else grade.reward for grade in group.grades] for group in groups],
         scale=settings.scale_rewards,
     )
     rows: list[Row] = []
-    excluded: dict[str, DropReason] = {}
+    excluded: dict[str, str] = {}
     num_tokens = num_fresh = 0
     for group, group_advantage in zip(groups, advantages, strict=True):
         fresh = [
@@ -72,34 +75,33 @@ def select(
         num_tokens += sum(map(len, graded))
         num_fresh += sum(map(sum, graded))
     if not rows and not any(reason in EXCLUDED_BY_SETTINGS for reason in excluded.values()):
-        reasons_there = list(excluded.values())
-        counts = ", ".join(f"{reasons_there.count(one)} {one}" for one in dict.fromkeys(reasons_there))
+        counts = ", ".join(f"{number} {reason}" for reason, number in Counter(excluded.values()).items())
         raise LearnerError(
-            f"nothing to learn from: no completion of {len(groups)} groups enters the loss ({counts or 'none is there'})"
+            f"nothing to learn from: no completion of {len(groups)} groups enters the loss ({counts or 'there is none'})"
         )
     return Selection(rows=tuple(rows), excluded=excluded, stale_share=1 - num_fresh / num_tokens)
 
 
 def fresh_tokens(token_versions: Sequence[int], *, learner_version: int, max_staleness: int) -> tuple[bool, ...]:
-    """Per token, whether it was sampled at most ``max_staleness`` versions before ``learner_version``; ``[T]``."""
+    """Mark the tokens that were sampled at most ``max_staleness`` versions before ``learner_version``; ``[T]``."""
     return tuple(learner_version - version <= max_staleness for version in token_versions)
 
 
 def best(rewards: Sequence[float | None], k: int) -> set[int]:
-    """Indices of the k highest rewards, the first of equal ones; None is not among them."""
-    there = [(-reward, index) for index, reward in enumerate(rewards) if reward is not None]
-    return {index for _, index in sorted(there)[:k]}
+    """Return the indices of the k highest rewards, the first of equal ones; rewards of None are skipped."""
+    ranked = sorted((-reward, index) for index, reward in enumerate(rewards) if reward is not None)
+    return {index for _, index in ranked[:k]}
 
 
-def _reasons(group: Group, fresh: Sequence[Sequence[bool]], settings: LearnerSettings) -> list[DropReason | None]:
-    """Why each completion does not enter the loss, ``[G]``; None where it does."""
+def _reasons(group: Group, fresh: Sequence[Sequence[bool]], settings: LearnerSettings) -> list[str]:
+    """Return each completion's exclusion reason, ``[G]``; empty for those that enter the loss."""
     reasons = [
-        _reason_against(completion, grade, is_fresh, settings)
+        _own_reason(completion, grade, is_fresh, settings)
         for completion, grade, is_fresh in zip(group.completions, group.grades, fresh, strict=True)
     ]
     if settings.train_top_k is None:
         return reasons
-    # The best of those that can enter: what is too old, say, must not push out what could be learned from.
+    # The top k of those that can enter the loss: an excluded completion must not take a place.
     chosen = best(
         [
             None if reason or grade is None else grade.reward
@@ -107,24 +109,24 @@ def _reasons(group: Group, fresh: Sequence[Sequence[bool]], settings: LearnerSet
         ],
         settings.train_top_k,
     )
-    return [reason or (None if index in chosen else DropReason.NOT_IN_TOP_K) for index, reason in enumerate(reasons)]
+    return [reason or ("" if index in chosen else "not_in_top_k") for index, reason in enumerate(reasons)]
 
 
-def _reason_against(
+def _own_reason(
     completion: Completion, grade: Grade | None, is_fresh: Sequence[bool], settings: LearnerSettings
-) -> DropReason | None:
-    """Why a completion does not enter the loss, whatever others of its group are like; None where it does."""
+) -> str:
+    """Return a completion's exclusion reason, apart from its rank in the group; empty for none."""
     if grade is None:
-        return DropReason.UNGRADABLE
+        return "ungradable"
     if not completion.token_ids:
-        return DropReason.EMPTY
+        return "empty"
     if not any(is_fresh):
-        return DropReason.STALE
+        return "stale"
     if settings.mask_truncated_completions and completion.finish_reason is FinishReason.LENGTH:
-        return DropReason.MASKED_TRUNCATED
+        return "masked_truncated"
     if settings.reward_threshold is not None and grade.reward < settings.reward_threshold:
-        return DropReason.BELOW_THRESHOLD
-    return None
+        return "below_threshold"
+    return ""
 
 
 def _row(completion: Completion, is_fresh: tuple[bool, ...], advantage: float, temperature: float) -> Row:

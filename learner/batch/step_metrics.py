@@ -1,4 +1,4 @@
-"""What the micro-batches of a step measured, on whichever rank, as measures of the step. Pure."""
+"""Metrics of a step, reduced from those of its micro-batches on all ranks. Pure functions."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,45 +7,45 @@ from learner.batch.policy_ratio import RatioStatistics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measures:
-    """Of some of a step's micro-batches; lists have an entry for each."""
+class MicroBatchMetrics:
+    """Metrics of some micro-batches of a step; lists have one entry per micro-batch."""
 
-    losses: list[float]  # what each adds to the step's
-    token_shares: list[float]  # each one's share of the step's tokens that enter the loss
-    row_shares: list[float]  # and of its rows
+    losses: list[float]  # contribution to the step's loss
+    token_shares: list[float]  # share of the step's tokens that enter the loss
+    row_shares: list[float]  # share of the step's rows
     num_completions: int
-    of_trl: Mapping[str, list[float]]  # TRL's own, by name
+    trl_metrics: Mapping[str, list[float]]  # TRL's own, by name
     ratio: RatioStatistics
 
 
-def joined(parts: Sequence[Measures]) -> Measures:
-    """Those of several ranks as one, in the order of the ranks."""
-    names = dict.fromkeys(name for part in parts for name in part.of_trl)
-    return Measures(
+def concatenate(parts: Sequence[MicroBatchMetrics]) -> MicroBatchMetrics:
+    """Concatenate the metrics of several ranks, in the order of the ranks."""
+    names = dict.fromkeys(name for part in parts for name in part.trl_metrics)
+    return MicroBatchMetrics(
         losses=[loss for part in parts for loss in part.losses],
         token_shares=[share for part in parts for share in part.token_shares],
         row_shares=[share for part in parts for share in part.row_shares],
         num_completions=sum(part.num_completions for part in parts),
-        of_trl={name: [value for part in parts for value in part.of_trl.get(name, [])] for name in names},
-        ratio=RatioStatistics.joined([part.ratio for part in parts]),
+        trl_metrics={name: [value for part in parts for value in part.trl_metrics.get(name, [])] for name in names},
+        ratio=RatioStatistics.total([part.ratio for part in parts]),
     )
 
 
-def of_the_step(measures: Measures, *, ratio_of_tokens: bool) -> dict[str, list[float]]:
-    """TRL's measures with one value each, that of the step: a minimum, a maximum, or a mean over tokens or completions.
+def reduce_to_step(metrics: MicroBatchMetrics, *, ratio_per_token: bool) -> dict[str, list[float]]:
+    """Reduce TRL's metrics to one value each for the step: minimum, maximum, or mean over tokens or completions.
 
-    ``ratio_of_tokens``: what is measured of the ratio is a mean over tokens, as the divergence and the entropy always are.
+    ``ratio_per_token``: metrics of the ratio are means over tokens, as KL divergence and entropy always are.
     """
-    found = {}
-    for name, values in measures.of_trl.items():
-        by_token = name in ("kl", "entropy") or ratio_of_tokens
+    reduced = {}
+    for name, values in metrics.trl_metrics.items():
+        by_token = name in ("kl", "entropy") or ratio_per_token
         if name.endswith("_min"):
-            found[name] = [min(values)]
+            reduced[name] = [min(values)]
         elif name.endswith("_max"):
-            found[name] = [max(values)]
-        elif len(values) == len(measures.losses):
-            shares = measures.token_shares if by_token else measures.row_shares
-            found[name] = [sum(share * value for share, value in zip(shares, values, strict=True))]
+            reduced[name] = [max(values)]
+        elif len(values) == len(metrics.losses):
+            shares = metrics.token_shares if by_token else metrics.row_shares
+            reduced[name] = [sum(share * value for share, value in zip(shares, values, strict=True))]
         else:
-            found[name] = values
-    return found
+            reduced[name] = values
+    return reduced

@@ -1,4 +1,4 @@
-"""Rows -> the tensors that TRL's loss reads, in micro-batches that together are exactly one step."""
+"""Tensors of micro-batches, as TRL's loss reads them; together they are exactly one step."""
 
 from collections.abc import Sequence
 
@@ -10,54 +10,54 @@ from learner.batch.selection import Row
 from learner.settings import LossType
 
 MicroBatch = dict[str, Tensor]
-"""What ``GRPOTrainer._compute_loss`` reads, for B completions of P prompt and T completion tokens::
+"""Inputs of ``GRPOTrainer._compute_loss`` for B completions of P prompt and T completion tokens, and Caravan's own::
 
     prompt_ids, prompt_mask            [B, P]  padded on the left
     completion_ids, completion_mask    [B, T]  padded on the right
-    tool_mask                          [B, T]  0 for tokens that are read and not learned from: those too old for the loss
+    tool_mask                          [B, T]  0 for tokens that are input and do not enter the loss: stale ones
     advantages                         [B]
     sampling_per_token_logps           [B, T]  the sampler's logprobs
-    old_per_token_logps                [B, T]  of the policy that the ratio compares with: the sampler's too
+    old_per_token_logps                [B, T]  denominator of the ratio: the sampler's logprobs too
     num_items_in_batch                 []      completion tokens of the whole step that enter the loss
-    loss_share                         []      ours: what the micro-batch's loss counts in the step's (see _loss_share)
-    token_share, row_share             []      ours: its share of the step's tokens that enter the loss, and of its rows
-    weight                             []      ours: 1, or 0 where it is only computed and counts for nothing (see padded)
-    temperature                        []      ours: at which all its completions were sampled
-    first_rows, prompt_of_row     [U], [B]     ours: one row per distinct prompt, and the distinct prompt of each row
+    loss_share                         []      own: factor of the micro-batch's loss in the step's (see _loss_share)
+    token_share, row_share             []      own: share of the step's tokens that enter the loss, and of its rows
+    weight                             []      own: 1, or 0 for a filler (see pad_with_zero_weight)
+    temperature                        []      own: sampling temperature of all its completions
+    first_rows, prompt_of_row     [U], [B]     own: one row per distinct prompt, and the index of each row's prompt in it
 
-A stale token is not taken out of ``completion_mask``, which is also the attention mask: the tokens after it were sampled by a
-policy that read it.
+Stale tokens stay in ``completion_mask``, which is also the attention mask: the tokens after them were sampled with them as
+context.
 """
 
 
-def micro_batches(cuts: Sequence[MicroBatchPlan], *, pad_token_id: int, loss_type: LossType) -> list[MicroBatch]:
-    """The tensors of each micro-batch of a step."""
-    rows = [row for each in cuts for row in each.rows]
+def micro_batch_tensors(plans: Sequence[MicroBatchPlan], *, pad_token_id: int, loss_type: LossType) -> list[MicroBatch]:
+    """Build the tensors of each micro-batch of a step."""
+    rows = [row for plan in plans for row in plan.rows]
     num_tokens = sum(row.num_fresh for row in rows)
     return [
         {
-            **_tensors(each.rows, pad_token_id),
+            **_tensors(plan.rows, pad_token_id),
             "num_items_in_batch": torch.tensor(float(num_tokens)),
-            "loss_share": torch.tensor(_loss_share(each.rows, loss_type, num_rows=len(rows), num_tokens=num_tokens)),
-            "token_share": torch.tensor(sum(row.num_fresh for row in each.rows) / num_tokens),
-            "row_share": torch.tensor(len(each.rows) / len(rows)),
+            "loss_share": torch.tensor(_loss_share(plan.rows, loss_type, num_rows=len(rows), num_tokens=num_tokens)),
+            "token_share": torch.tensor(sum(row.num_fresh for row in plan.rows) / num_tokens),
+            "row_share": torch.tensor(len(plan.rows) / len(rows)),
             "weight": torch.tensor(1.0),
-            "temperature": torch.tensor(each.rows[0].temperature, dtype=torch.float64),
+            "temperature": torch.tensor(plan.rows[0].temperature, dtype=torch.float64),
         }
-        for each in cuts
+        for plan in plans
     ]
 
 
-def padded(share: Sequence[MicroBatch], filler: MicroBatch, length: int) -> list[MicroBatch]:
-    """A rank's micro-batches, and as many times the filler, with no weight, as it takes for ranks to compute equally many."""
-    return [*share, *({**filler, "weight": torch.tensor(0.0)} for _ in range(length - len(share)))]
+def pad_with_zero_weight(micro_batches: Sequence[MicroBatch], filler: MicroBatch, length: int) -> list[MicroBatch]:
+    """Pad a rank's micro-batches to ``length`` with copies of a filler of weight 0, so that all ranks compute equally many."""
+    return [*micro_batches, *({**filler, "weight": torch.tensor(0.0)} for _ in range(length - len(micro_batches)))]
 
 
 def _loss_share(chunk: Sequence[Row], loss_type: LossType, *, num_rows: int, num_tokens: int) -> float:
-    """By what the loss that TRL computes for a micro-batch is weighed, so that the sum is the loss of the step as one batch.
+    """Factor of TRL's loss of a micro-batch, with which the sum over micro-batches is the loss of the step as one batch.
 
-    dapo, cispo and vespo divide by the tokens of the step already; bnpo by the tokens, the others by the rows of the micro-batch.
-    Tokens are those that enter the loss, here as in TRL.
+    TRL's dapo, cispo and vespo divide by the step's tokens already, bnpo by the micro-batch's tokens, the others by its rows.
+    Only tokens that enter the loss count, here and in TRL.
     """
     if loss_type in ("dapo", "cispo", "vespo"):
         return 1.0

@@ -1,4 +1,4 @@
-"""The adapter as it leaves the learner: the two files of a PEFT adapter folder, as bytes."""
+"""The published adapter: the two files of a PEFT adapter folder, as bytes."""
 
 import json
 import re
@@ -11,15 +11,15 @@ from safetensors.torch import save
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
-PREFIX = "base_model.model."  # before the base model's own name of a module, in PEFT's keys
+PREFIX = "base_model.model."  # of PEFT's keys, before the module name of the base model
 
 IN_THE_HUBS_CACHE = re.compile(r"models--([\w.-]+?)--([\w.-]+)/snapshots/")
 
 
 def base_name(model: str) -> str:
-    """The name by which others know a model: its id on the hub, or the last part of its folder.
+    """Return a model's public name: its id on the hub, or the last part of its folder.
 
-    A folder's own config.json is not asked: its ``_name_or_path``, where it has one, is often what the model was made from.
+    ``_name_or_path`` in a folder's config.json is not used: it often names the model that this one was made from.
     """
     if cached := IN_THE_HUBS_CACHE.search(model):
         return f"{cached[1]}/{cached[2]}"
@@ -28,15 +28,14 @@ def base_name(model: str) -> str:
 
 
 def pack_adapter(model: Any, *, dtype: torch.dtype) -> dict[str, bytes]:
-    """File name -> content of the adapter of a PEFT model, its weights in ``dtype``.
+    """Return the files of a PEFT model's adapter, name -> content, with weights in ``dtype``.
 
-    The keys are PEFT's, ``base_model.model.<module>.lora_A.weight``: vLLM binds exactly these, and an adapter with other keys
-    would load there without a word and change nothing.
+    The keys are PEFT's, ``base_model.model.<module>.lora_A.weight``: vLLM binds exactly these, and silently ignores others.
     """
-    # Asked whether embeddings were trained, PEFT would look the model up on the hub at every step.
+    # With save_embedding_layers="auto", PEFT would look the model up on the hub at every step.
     weights = get_peft_model_state_dict(model, save_embedding_layers=False)
     config = model.peft_config["default"].to_dict() | {"inference_mode": True}
-    if base := config["base_model_name_or_path"]:  # a model that was made here, and never saved, has none
+    if base := config["base_model_name_or_path"]:  # None for a model that was never saved
         config["base_model_name_or_path"] = base_name(base)
     return {
         CONFIG_FILE: json.dumps(config, indent=2, sort_keys=True, default=sorted).encode(),

@@ -1,4 +1,4 @@
-"""A trainer from settings: what TRL and PEFT are told of them."""
+"""Construction of the trainer: TRL and PEFT arguments from the settings."""
 
 from collections.abc import Iterator
 from dataclasses import fields
@@ -17,7 +17,7 @@ from learner.training.process_group import ProcessGroup
 from learner.training.targets import short_names, target_names
 from learner.training.trainer import GroupTrainer, GRPOConfig
 
-# Of the same name in TRL and in our settings, but not TRL's to know: it sees single steps, and the worker writes checkpoints.
+# Settings with a TRL option of the same name that TRL must not get: it sees single steps, and the worker writes checkpoints.
 NOT_FOR_TRL = ("num_iterations", "save_total_limit")
 
 
@@ -27,24 +27,24 @@ def build_trainer(
     *,
     settings: LearnerSettings,
     plan: LearnerPlan,
-    place: Device,
-    feed: Iterator[list[MicroBatch]],
-    ranks: ProcessGroup,
+    device: Device,
+    batches: Iterator[list[MicroBatch]],
+    process_group: ProcessGroup,
 ) -> GroupTrainer:
-    """A trainer whose ``train()`` takes one optimizer step per item of ``feed``: this rank's micro-batches of the step.
+    """Build a trainer whose ``train()`` takes one optimizer step per item of ``batches``: this rank's micro-batches of the step.
 
-    Raises LearnerError where TRL or PEFT refuses the settings.
+    Raises LearnerError if TRL or PEFT refuses the settings.
     """
     try:
         return GroupTrainer(
-            feed=feed,
+            batches=batches,
             settings=settings,
-            ranks=ranks,
+            process_group=process_group,
             model=model,
             processing_class=tokenizer,
-            args=trl_arguments(settings, plan, place),
+            args=trl_arguments(settings, plan, device),
             peft_config=lora_config(settings.lora, model, plan.model),
-            # TRL insists on a source of prompts and one of rewards; it reads neither here.
+            # TRL requires a dataset and a reward function; it reads neither here.
             train_dataset=Dataset.from_dict({"prompt": [""]}),
             reward_funcs=_no_reward,
         )
@@ -52,8 +52,8 @@ def build_trainer(
         raise LearnerError(f"the learner cannot be set up for model {plan.model!r}: {error}") from error
 
 
-def trl_arguments(settings: LearnerSettings, plan: LearnerPlan, place: Device) -> GRPOConfig:
-    """The settings as TRL has them; what is Caravan's own is set to what makes TRL keep out of it."""
+def trl_arguments(settings: LearnerSettings, plan: LearnerPlan, device: Device) -> GRPOConfig:
+    """Return the settings as TRL's config; TRL's options for Caravan's own parts are turned off."""
     names = {field.name for field in fields(GRPOConfig)} & LearnerSettings.model_fields.keys() - set(NOT_FOR_TRL)
     return GRPOConfig(
         **settings.model_dump(include=names),
@@ -63,17 +63,17 @@ def trl_arguments(settings: LearnerSettings, plan: LearnerPlan, place: Device) -
         temperature=plan.temperature,
         max_completion_length=plan.max_completion_tokens,
         beta=settings.kl_coefficient,
-        # Routers are frozen: a loss for the balance of experts would only pull at the attention before them.
+        # Routers are frozen: a load-balancing loss would only change the attention layers before them.
         router_aux_loss_coef=0.0,
-        use_cpu=place.use_cpu,
-        bf16=place.dtype == torch.bfloat16,
-        # Micro-batches are ours (training_step): to TRL a step is one pass, and the sizes below are never read.
+        use_cpu=device.use_cpu,
+        bf16=device.dtype == torch.bfloat16,
+        # GroupTrainer.training_step runs the micro-batches: for TRL a step is one pass, and the next sizes are not used.
         gradient_accumulation_steps=1,
         per_device_train_batch_size=2,
         num_generations=2,
-        # A resumed run is fed by the driver, which knows where it was; replaying the feed would drop steps.
+        # The driver continues the stream of a resumed run; skipping items of the queue would drop steps.
         ignore_data_skip=True,
-        # A loss that is not a number must be seen, not smoothed over.
+        # A NaN loss must be reported, not filtered.
         logging_nan_inf_filter=False,
         logging_steps=1,
         save_strategy="no",
@@ -82,19 +82,19 @@ def trl_arguments(settings: LearnerSettings, plan: LearnerPlan, place: Device) -
     )
 
 
-def lora_config(settings: LoraSettings, model: Any, called: str) -> LoraConfig:
-    """The adapter as PEFT is told of it; raises ConfigError for target modules that the model ``called`` so has not."""
+def lora_config(settings: LoraSettings, model: Any, model_name: str) -> LoraConfig:
+    """Return PEFT's config of the adapter; raises ConfigError for target modules that the model does not have."""
     return LoraConfig(
         r=settings.r,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
         bias=settings.bias,
-        target_modules=short_names(model, target_names(model, settings, called)),
+        target_modules=short_names(model, target_names(model, settings, model_name)),
         task_type="CAUSAL_LM",
     )
 
 
 def _no_reward(**_: Any) -> list[float]:
     raise LearnerError(
-        "TRL asked for a reward, but completions arrive graded: a seam of learner/training/trainer.py no longer holds"
+        "TRL called the reward function, but completions arrive graded: an override in learner/training/trainer.py is not used"
     )

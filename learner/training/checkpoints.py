@@ -1,4 +1,4 @@
-"""Checkpoint folders: each appears whole, under its final name, or not at all."""
+"""Checkpoint folders: each appears complete, under its final name, or not at all."""
 
 import json
 import os
@@ -16,9 +16,9 @@ BEST = "best.json"
 
 
 def newest_checkpoint(root: Path) -> Path | None:
-    """The complete checkpoint of the highest step under ``root``, or None."""
-    found = _by_step(root)
-    return found[-1] if found else None
+    """Return the complete checkpoint of the highest step under ``root``, or None."""
+    checkpoints = _by_step(root)
+    return checkpoints[-1] if checkpoints else None
 
 
 def step_of(checkpoint: Path) -> int:
@@ -27,13 +27,13 @@ def step_of(checkpoint: Path) -> int:
 
 
 def best_step(root: Path) -> int | None:
-    """The step whose checkpoint was measured best, as ``mark_best`` was told; None where nothing was. Raises LearnerError."""
+    """Return the step of the best checkpoint by ``mark_best``; None before the first. Raises LearnerError."""
     best = _best(root)
     return best[0] if best else None
 
 
 def mark_best(root: Path, step: int, reward: float) -> bool:
-    """Say how a checkpoint was measured; it is kept where none was better. Returns whether it is the best."""
+    """Record a checkpoint's held-out reward, and keep it if none is better. Return True for the best."""
     best = _best(root)
     if best and best[1] >= reward:
         return False
@@ -42,17 +42,17 @@ def mark_best(root: Path, step: int, reward: float) -> bool:
 
 
 def forget_best_after(root: Path, step: int) -> None:
-    """Forget which checkpoint was measured best where it is of a later step, which will be done anew. Raises LearnerError."""
+    """Forget the best checkpoint if it is of a later step, which will be repeated. Raises LearnerError."""
     best = _best(root)
     if best and best[0] > step:
         (root / BEST).unlink()
 
 
 def write_checkpoint(root: Path, step: int, write: Callable[[Path], None], *, keep: int) -> Path:
-    """Have ``write`` fill a folder and publish it as the checkpoint of ``step``; keep the newest ``keep`` and the best one.
+    """Let ``write`` fill a folder that becomes the checkpoint of ``step``; keep the newest ``keep`` and the best one.
 
-    The folder gets its name by a rename once its content is on the disk, so that a process or machine that dies on the way leaves
-    a draft, which nobody reads and the next checkpoint removes. Raises whatever ``write`` raises, and leaves nothing then.
+    The folder is renamed to its name once its content is on the disk. A process or machine that dies before leaves a draft, which
+    is never read, and which the next checkpoint removes. Raises what ``write`` raises; the draft is removed then.
     """
     drafts = root / DRAFT
     shutil.rmtree(drafts, ignore_errors=True)
@@ -62,7 +62,7 @@ def write_checkpoint(root: Path, step: int, write: Callable[[Path], None], *, ke
     try:
         write(draft)
         _sync(draft)
-        if final.exists():  # the step was saved before; the new one holds the same state
+        if final.exists():  # the step was saved before, with the same state
             final.rename(drafts / "replaced")
         draft.rename(final)
         _sync_folder(root)
@@ -76,7 +76,7 @@ def write_checkpoint(root: Path, step: int, write: Callable[[Path], None], *, ke
 
 
 def write_files(files: Mapping[str, bytes], folder: Path) -> None:
-    """Write files, by name, into a folder, which is made where it is missing; a file is there whole or not at all."""
+    """Write files, by name, into a folder, which is created if missing; each file appears complete or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         draft = folder / f".{name}"
@@ -85,12 +85,12 @@ def write_files(files: Mapping[str, bytes], folder: Path) -> None:
 
 
 def read_files(folder: Path) -> dict[str, bytes]:
-    """The files of a folder, by name; what lies below it is left out."""
+    """Read the files of a folder, by name, without its subfolders."""
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
 def write_adapter(files: Mapping[str, bytes], folder: Path) -> None:
-    """Write the files of an adapter; raises LearnerError where that cannot be."""
+    """Write the files of an adapter; raises LearnerError when that fails."""
     try:
         write_files(files, folder)
     except OSError as error:
@@ -98,9 +98,9 @@ def write_adapter(files: Mapping[str, bytes], folder: Path) -> None:
 
 
 def checkpoint_error(root: Path, error: Exception) -> LearnerError:
-    """What to say where a checkpoint could not be written."""
-    there = next(path for path in (root, *root.absolute().parents) if path.exists())
-    free_mib = shutil.disk_usage(there).free / 2**20
+    """Return the LearnerError for a checkpoint that could not be written."""
+    existing = next(path for path in (root, *root.absolute().parents) if path.exists())
+    free_mib = shutil.disk_usage(existing).free / 2**20
     return LearnerError(
         f"the checkpoint cannot be written to {root} ({free_mib:.0f} MiB free): {describe_error(error)}; earlier checkpoints are "
         "intact"
@@ -117,7 +117,7 @@ def _best(root: Path) -> tuple[int, float] | None:
         return None
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise LearnerError(
-            f"{path} cannot be read ({describe_error(error)}); delete it to go on, any checkpoint may be the best then"
+            f"{path} cannot be read ({describe_error(error)}); delete it to continue; then any checkpoint may be the best"
         ) from None
 
 

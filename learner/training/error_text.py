@@ -1,7 +1,7 @@
-"""What another library's error says, in one line."""
+"""One-line texts of other libraries' errors."""
 
 
 def describe_error(error: BaseException) -> str:
-    """Type and first line of an error; the rest stays in the chain of causes."""
+    """Return type and first line of an error; the chain of causes keeps the rest."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

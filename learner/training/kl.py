@@ -1,27 +1,27 @@
-"""A KL coefficient that looks after itself."""
+"""Adaptive KL coefficient."""
 
 from dataclasses import dataclass
 
-LARGEST_ERROR = 0.2
+MAX_RELATIVE_ERROR = 0.2
 
 
 @dataclass(slots=True)
 class AdaptiveKl:
-    """Keeps a divergence near a target, as in Ziegler et al. 2019, "Fine-Tuning Language Models from Human Preferences".
+    """Controller that holds the KL divergence near a target (Ziegler et al. 2019, arXiv:1909.08593).
 
-    Where the divergence is above the target the coefficient grows, below it shrinks, in proportion to the relative error, of
-    which no more than a fifth is believed.
+    The coefficient grows while the divergence is above the target and shrinks while it is below, in proportion to the relative
+    error, which is clipped to a fifth.
     """
 
     coefficient: float
-    was_steered: bool = False  # whether a run that goes on must know the coefficient
+    has_adapted: bool = False  # a resumed run needs the coefficient then
 
     def observe(self, kl: float, *, target: float, num_completions: int, horizon: int) -> None:
-        """Take in what an optimizer step measured; divergence and target in nats per token.
+        """Adapt the coefficient after an optimizer step; ``kl`` and ``target`` in nats per token.
 
-        Multiplies the coefficient by ``1 + clip(kl / target - 1, -0.2, 0.2) * num_completions / horizon``; a step of more
-        completions than the horizon counts as one of the horizon's.
+        Multiplies the coefficient by ``1 + clip(kl / target - 1, -0.2, 0.2) * num_completions / horizon``; for a step
+        with more completions than the horizon the quotient is 1.
         """
-        self.was_steered = True
-        error = min(max(kl / target - 1, -LARGEST_ERROR), LARGEST_ERROR)
+        self.has_adapted = True
+        error = min(max(kl / target - 1, -MAX_RELATIVE_ERROR), MAX_RELATIVE_ERROR)
         self.coefficient *= 1 + error * min(1.0, num_completions / horizon)

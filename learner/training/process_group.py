@@ -1,11 +1,11 @@
-"""The processes that share the learner's steps, and what they tell each other.
+"""Process group of the learner's ranks: rendezvous, gather and sum.
 
-Each rank holds the whole model and adapter, computes its share of a step's micro-batches, and then knows what all of them
-found: gradients are summed, measures are gathered. So every rank takes the same optimizer step. TRL, accelerate and transformers
-are not told: they read ranks from RANK and WORLD_SIZE, which nobody sets here, and each sees one process that is alone.
+Each rank holds the whole model and adapter and computes its micro-batches of a step. Then gradients are summed and metrics are
+gathered over all ranks, so every rank takes the same optimizer step. TRL, accelerate and transformers do not know of the group:
+they read RANK and WORLD_SIZE, which are not set here, and each runs as a single process.
 
-All ranks must call the same methods in the same order; one that does not come is waited for until the deadline that it was joined
-with. A process joins once, for as long as it lives.
+All ranks must call the same methods in the same order. A call that a rank does not join fails at the deadline of the group. A
+process can join one group in its life.
 """
 
 import os
@@ -25,22 +25,22 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessGroup:
-    """Which of how many ranks this process is."""
+    """The group as one of its ranks sees it."""
 
-    number: int
-    count: int
+    rank: int  # of this process
+    world_size: int
 
     def all_gather(self, mine: Item) -> list[Item]:
-        """What every rank brings, by rank."""
-        if self.count == 1:
+        """Return the items of all ranks, by rank."""
+        if self.world_size == 1:
             return [mine]
-        found: list[Item] = [mine] * self.count
-        dist.all_gather_object(found, mine)
-        return found
+        items: list[Item] = [mine] * self.world_size
+        dist.all_gather_object(items, mine)
+        return items
 
     def all_reduce(self, tensors: Sequence[Tensor]) -> None:
-        """Put into each tensor the sum over the ranks, bit for bit the same on all of them; shapes and types must agree."""
-        if self.count == 1:
+        """Replace each tensor by its sum over the ranks, bit for bit the same on all; shapes and dtypes must agree."""
+        if self.world_size == 1:
             return
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
         dist.all_reduce(flat)
@@ -48,42 +48,42 @@ class ProcessGroup:
             tensor.copy_(part.view_as(tensor))
 
 
-SINGLE_RANK = ProcessGroup(number=0, count=1)
+SINGLE_RANK = ProcessGroup(rank=0, world_size=1)
 
 
-def open_rendezvous(host: str, count: int) -> TCPStore:
-    """Where the ranks meet: on a free ``port`` of this machine, which all know as ``host``. Rank 0 opens it and keeps it."""
-    return TCPStore(host, 0, world_size=count, is_master=True, wait_for_workers=False)
+def open_rendezvous(host: str, world_size: int) -> TCPStore:
+    """Open the store at which the ranks meet, on a free ``port`` of this machine, whose address is ``host``; rank 0 keeps it."""
+    return TCPStore(host, 0, world_size=world_size, is_master=True, wait_for_workers=False)
 
 
-def join(
-    number: int,
-    count: int,
-    meeting: TCPStore | tuple[str, int],
+def join_process_group(
+    rank: int,
+    world_size: int,
+    rendezvous: TCPStore | tuple[str, int],
     *,
     host: str,
     uses_gpu: bool,
     deadline_seconds: float,
 ) -> ProcessGroup:
-    """Meet the other ranks at the store of ``open_rendezvous`` (rank 0) or its host and port; returns when all are there.
+    """Join the group at the store of ``open_rendezvous`` (rank 0) or its host and port; returns when all ranks are there.
 
-    ``host`` is the address by which they reach this machine. Raises torch.distributed.DistError or RuntimeError where they do
-    not come, or are not heard of, within the deadline.
+    ``host`` is the address of this machine for the other ranks. Raises torch.distributed.DistError or RuntimeError when ranks are
+    missing or unreachable at the deadline.
     """
     timeout = timedelta(seconds=deadline_seconds)
-    if isinstance(meeting, tuple):
-        meeting = TCPStore(meeting[0], meeting[1], world_size=count, is_master=False, timeout=timeout)
+    if isinstance(rendezvous, tuple):
+        rendezvous = TCPStore(rendezvous[0], rendezvous[1], world_size=world_size, is_master=False, timeout=timeout)
     interface = interface_of(host)
-    if interface is not None:  # else they go by the machine's name, which often means 127.0.1.1
+    if interface is not None:  # else the backends resolve the machine's name, often to 127.0.1.1
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
         os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
     backend = "cpu:gloo,cuda:nccl" if uses_gpu else "gloo"
-    dist.init_process_group(backend, store=meeting, rank=number, world_size=count, timeout=timeout)
-    return ProcessGroup(number=number, count=count)
+    dist.init_process_group(backend, store=rendezvous, rank=rank, world_size=world_size, timeout=timeout)
+    return ProcessGroup(rank=rank, world_size=world_size)
 
 
 def interface_of(host: str) -> str | None:
-    """The network interface of this machine with the address ``host``."""
+    """Return the network interface of this machine with the address ``host``."""
     for name, addresses in psutil.net_if_addrs().items():
         if any(address.address == host for address in addresses):
             return str(name)

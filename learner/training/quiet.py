@@ -1,4 +1,4 @@
-"""Keeps the libraries under the learner from talking: their progress bars and advice would bury the run's own lines."""
+"""Log settings of the learner's libraries: their progress bars and advice would hide the run's own log lines."""
 
 import os
 import warnings
@@ -13,7 +13,7 @@ ENVIRONMENT = {
 
 
 def silence_libraries() -> None:
-    """Call it before torch, transformers or trl are imported; what goes wrong is raised, not logged, so nothing is missed."""
+    """Turn off progress bars and warnings; to be called before torch, transformers or trl are imported. Errors still raise."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     warnings.filterwarnings("ignore")

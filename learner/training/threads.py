@@ -1,4 +1,4 @@
-"""The CPU cores that this process may use, and the threads that supervised training takes of them."""
+"""CPU cores that this process may use, and the number of torch threads for supervised training."""
 
 import math
 import os
@@ -9,26 +9,26 @@ from learner.settings import LearnerSettings
 CGROUP_2 = Path("/sys/fs/cgroup/cpu.max")  # quota and period, in microseconds
 CGROUP_1 = Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"), Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us")
 
-FEWEST_PARAMETERS = 20_000_000
-"""Of a model that is trained with several threads; in smaller ones they mostly wait for each other (docs/learner.md)."""
+MIN_PARAMETERS = 20_000_000
+"""Smallest model that is trained with several threads; in smaller ones they mostly wait for each other (docs/learner.md)."""
 
 
 def num_threads(settings: LearnerSettings, num_parameters: int) -> int:
-    """The threads to train a model of this size with: those that are set, else one per usable core, and 1 for a small model."""
+    """Return the configured number of threads, else one per usable core, or 1 for a small model."""
     if "num_threads" in settings.model_fields_set:
         return settings.num_threads
-    return usable_cores() if num_parameters >= FEWEST_PARAMETERS else 1
+    return usable_cores() if num_parameters >= MIN_PARAMETERS else 1
 
 
 def usable_cores() -> int:
-    """The cores of the machine that affinity (taskset, Slurm) and the container's CPU quota leave, at least 1."""
+    """Number of cores within the process's affinity (taskset, Slurm) and the container's CPU quota, at least 1."""
     cores = len(os.sched_getaffinity(0))
     quota = _quota()
     return cores if quota is None else max(1, min(cores, math.floor(quota)))
 
 
 def _quota() -> float | None:
-    """Cores' worth of time that the container grants; None where it sets no limit, or nobody says."""
+    """CPU quota of the container in cores; None without a limit."""
     try:
         if CGROUP_2.is_file():
             limit, period = CGROUP_2.read_text().split()

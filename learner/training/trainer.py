@@ -1,26 +1,25 @@
-"""The one subclass of TRL's GRPOTrainer, and the only file that imports trl.
+"""The subclass of TRL's GRPOTrainer, and the only file that imports trl.
 
-TRL keeps the loss, the clipping, the optimizer, the schedule and the checkpoints. What changes is where batches come from: the
-samplers and graders of Caravan in place of TRL's own generation. Three seams carry that (all held by tests):
+TRL keeps the loss, the clipping, the optimizer, the schedule and the checkpoints. Batches come from Caravan's samplers and
+graders instead of TRL's generation. Three overridden methods do that; tests cover each:
 
-- ``get_train_dataloader`` gives the training loop our feed; one item of it is one optimizer step.
-- ``training_step`` accumulates all micro-batches of the step, however many there are.
-- ``_prepare_inputs``, where TRL would generate and score, only adds the reference's logprobs.
+- ``get_train_dataloader`` returns the batch queue; one item of it is one optimizer step.
+- ``training_step`` accumulates the gradients of all micro-batches of the step.
+- ``_prepare_inputs``, where TRL would generate and score, only adds the reference logprobs.
 
-The ratio that is clipped compares the trainer's logprobs with the *sampler's* (TRL's ``old_per_token_logps``). So staleness and
-the numerical difference of the two engines are both corrected for, and no second forward pass is needed to get there. With
-``vllm_importance_sampling_correction`` the two are taken apart, as TRL does: the ratio to the policy at the start of the step is
-clipped, and that policy's ratio to the sampler weighs the loss.
+The clipped ratio compares the trainer's logprobs with the *sampler's* (TRL's ``old_per_token_logps``). This corrects for
+staleness and for the numerical difference of the two engines, without a second forward pass.
+``vllm_importance_sampling_correction`` separates the two, as TRL does: it clips the ratio to the policy at the start of the
+step, and weights the loss by that policy's ratio to the sampler.
 
-TRL takes means and quantiles over a micro-batch. Where one of the whole step is meant (the loss itself, the entropy bonus, the
-entropy quantile, what is measured), the shares that learner.batch gives each micro-batch make it one.
+TRL takes means and quantiles over a micro-batch. Caravan needs them over the step: for the loss, the entropy bonus, the entropy
+quantile and the metrics. The shares that learner.batch computes for each micro-batch convert them.
 
-Where several ranks share a step (learner.ranks), each computes some of its micro-batches. ``training_step`` is where they hear of
-each other: what comes after it is computed on every rank, from the same gradients and measures.
+If several ranks share a step (learner.training.process_group), each computes some of its micro-batches. They exchange gradients
+and metrics in ``training_step``; every rank computes the rest of the step from the same values.
 """
 
 import json
-import math
 import random
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -33,69 +32,69 @@ from torch import Tensor
 from transformers import PrinterCallback, set_seed
 
 from cluster.errors import LearnerError
-from learner.batch.policy_ratio import RatioStatistics, correction
-from learner.batch.step_metrics import Measures, joined, of_the_step
+from learner.batch.policy_ratio import RatioStatistics, importance_weights
+from learner.batch.step_metrics import MicroBatchMetrics, concatenate, reduce_to_step
 from learner.batch.tensors import MicroBatch
 from learner.settings import LearnerSettings
 from learner.training.adapter import pack_adapter
 from learner.training.checkpoints import write_files
-from learner.training.divergence import Diverged
+from learner.training.divergence import check_divergence
 from learner.training.kl import AdaptiveKl
-from learner.training.model import keeps_keys_and_values
+from learner.training.model import has_plain_kv_cache
 from learner.training.process_group import ProcessGroup
 from learner.training.sharding import shard_base
-from learner.training.shared_prompt import alone, sharing_prompts
+from learner.training.shared_prompt import with_position_ids, with_shared_prompts
 
-# TRL would import the whole of vLLM, seconds and 200 MB, for a client that the learner never uses.
+# TRL would import all of vLLM (seconds, 200 MB) for a client that the learner does not use.
 trl_imports.is_vllm_available = lambda *_, **__: False
 from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer  # noqa: E402
 from trl.trainer.utils import add_fused_lm_head  # noqa: E402
 
-__all__ = [
-    "GRPOConfig",
-    "GRPOTrainer",
-    "GroupTrainer",
-    "SFTConfig",
-    "SFTTrainer",
-]  # the rest of the learner has TRL from here
+# The rest of the learner imports TRL's classes from here.
+__all__ = ["GRPOConfig", "GRPOTrainer", "GroupTrainer", "SFTConfig", "SFTTrainer"]
 
-# Without one of these a resumed run would not be the run that was interrupted.
+# A run that resumes without one of these would differ from the interrupted run.
 CHECKPOINT_FILES = ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
-RANDOM_STATE_FILE = "rng_state.pth"  # of rank 0, under TRL's name; that of rank 1 is in rng_state_1.pth, and so on
-ADAPTIVE_KL_FILE = "adaptive_kl.json"  # once kl_coefficient was steered: its value for the next step
+RANDOM_STATE_FILE = "rng_state.pth"  # of rank 0, under TRL's name; rank 1 has rng_state_1.pth, and so on
+ADAPTIVE_KL_FILE = "adaptive_kl.json"  # the adapted kl_coefficient for the next step
 
 
 class GroupTrainer(GRPOTrainer):  # type: ignore[misc]
-    """TRL's GRPO on batches that were sampled and graded elsewhere."""
+    """TRL's GRPO on batches from Caravan's samplers and graders."""
 
     def __init__(
-        self, *, feed: Iterable[list[MicroBatch]], settings: LearnerSettings, ranks: ProcessGroup, **trl_arguments: Any
+        self,
+        *,
+        batches: Iterable[list[MicroBatch]],
+        settings: LearnerSettings,
+        process_group: ProcessGroup,
+        **trl_arguments: Any,
     ) -> None:
-        self._ranks = ranks
-        self._shards_base = settings.shard_base  # read while the model is placed, which the next line does
+        self._process_group = process_group
+        self._shards_base = settings.shard_base  # read in the next line, which moves the model to its device
         super().__init__(**trl_arguments)
-        # The adapter is made, and the same on all ranks; what they draw from now on is their own.
-        set_seed(self.args.seed + ranks.number)
-        self.measured: Mapping[str, float] = {}  # what the last step measured, under TRL's names where TRL has one
-        self._feed = feed
+        # The new adapter is the same on all ranks; later random draws differ by rank.
+        set_seed(self.args.seed + process_group.rank)
+        self.step_metrics: Mapping[str, float] = {}  # of the last step, under TRL's names if TRL has one
+        self._batches = batches
         self._settings = settings
         self._adaptive_kl = AdaptiveKl(settings.kl_coefficient)
-        self.temperature: float  # that the fused head divides by; TRL has set it
-        self._entropy_threshold: float | None = None  # nats; tokens below are not learned from; None: TRL finds its own
+        self.temperature: float  # of the fused head; TRL sets it
+        self._entropy_threshold: float | None = None  # nats; tokens below are masked; None: TRL's own
         self._ratio = RatioStatistics()
-        self._trainer_logprobs = torch.empty(0)  # [B, T] of the micro-batch that was last computed
-        # Checkpointed layers keep no keys and values; and ranks that share layers must all pass through them equally often.
+        self._trainer_logprobs = torch.empty(0)  # [B, T] of the last micro-batch
+        # Checkpointed layers keep no keys and values; sharded layers need equally many forward passes on all ranks.
         self.shares_prompts = (
             not settings.gradient_checkpointing
             and not settings.shard_base
-            and keeps_keys_and_values(self.accelerator.unwrap_model(self.model))
+            and has_plain_kv_cache(self.accelerator.unwrap_model(self.model))
         )
-        self._prompts: dict[str, Tensor] | None = None  # which rows share a prompt; None: each is taken alone
-        self.use_vllm = settings.vllm_importance_sampling_correction  # to TRL: weigh by the correction
+        self._prompts: dict[str, Tensor] | None = None  # arguments of with_shared_prompts; None: no sharing
+        self.use_vllm = settings.vllm_importance_sampling_correction  # makes TRL apply importance weights
         self.remove_callback(PrinterCallback)
 
-    def use(self, settings: LearnerSettings) -> None:
-        """Let settings that may change while running hold from the next step on; only between two steps."""
+    def apply_settings(self, settings: LearnerSettings) -> None:
+        """Apply the changeable settings from the next step on; only between two steps."""
         self._settings = settings
         self.beta = self._adaptive_kl.coefficient if settings.kl_target else settings.kl_coefficient
         self.epsilon_low = settings.epsilon
@@ -109,135 +108,136 @@ class GroupTrainer(GRPOTrainer):  # type: ignore[misc]
 
     def _move_model_to_device(self, model: Any, device: torch.device) -> None:
         if self._shards_base:
-            shard_base(model, num_ranks=self._ranks.count, device_type=device.type)
+            shard_base(model, num_ranks=self._process_group.world_size, device_type=device.type)
         super()._move_model_to_device(model, device)
 
     def get_train_dataloader(self) -> Iterable[list[MicroBatch]]:
-        """Our feed, one step per item; nothing of it is shuffled, skipped or prefetched."""
-        return self._feed
+        """Return the batch queue, one step per item, without shuffling, skipping or prefetching."""
+        return self._batches
 
     def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any) -> Any:
-        """Take the steps of the feed. Raises LearnerError where the checkpoint lacks a file, which TRL would do without."""
+        """Take the steps of the batch queue. Raises LearnerError if the checkpoint lacks a file, which TRL would ignore."""
         if resume_from_checkpoint is not None:
             missing = [name for name in CHECKPOINT_FILES if not (Path(resume_from_checkpoint) / name).is_file()]
             if missing:
                 raise LearnerError(f"it has no {', '.join(missing)}")
-            steered = Path(resume_from_checkpoint) / ADAPTIVE_KL_FILE
-            if steered.is_file():
-                self._adaptive_kl = AdaptiveKl(json.loads(steered.read_text())["kl_coefficient"], was_steered=True)
+            adapted = Path(resume_from_checkpoint) / ADAPTIVE_KL_FILE
+            if adapted.is_file():
+                self._adaptive_kl = AdaptiveKl(json.loads(adapted.read_text())["kl_coefficient"], has_adapted=True)
         return super().train(resume_from_checkpoint, **kwargs)
 
     def training_step(self, model: Any, inputs: list[MicroBatch], num_items_in_batch: Any = None) -> Tensor:
-        """Accumulate the gradient of all micro-batches of a step, none of them where nothing entered the loss.
+        """Accumulate the gradients of all micro-batches of a step; there are none when no completion enters the loss.
 
-        Raises Diverged where loss or gradient are no numbers or too large.
+        Raises Diverged when loss or gradient are not finite or too large.
         """
-        model.train()  # TRL's own does so too, but not for a rank without a micro-batch, whose measures it would misplace
-        num_micro_batches = sum(self._ranks.all_gather(len(inputs)))
+        model.train()  # TRL does so per micro-batch; a rank without one needs it for the right set of metrics
+        num_micro_batches = sum(self._process_group.all_gather(len(inputs)))
         if self._settings.vllm_importance_sampling_correction:
-            self._correct(inputs)
-        # Where one micro-batch is the step, TRL's own threshold is the step's.
+            self._add_importance_weights(inputs)
+        # If the step is one micro-batch, TRL's own threshold is the step's.
         by_quantile = self.top_entropy_quantile < 1 and num_micro_batches > 1
-        self._entropy_threshold = self._threshold_of(inputs) if by_quantile else None
-        measures = joined(self._ranks.all_gather(self._computed(model, inputs, num_items_in_batch)))
-        self._ratio = measures.ratio
+        self._entropy_threshold = self._step_entropy_threshold(inputs) if by_quantile else None
+        metrics = concatenate(
+            self._process_group.all_gather(self._accumulate_gradients(model, inputs, num_items_in_batch))
+        )
+        self._ratio = metrics.ratio
         self._metrics["train"].clear()
         if num_micro_batches:
             self._sum_gradients()
             self._metrics["train"].update(
-                of_the_step(measures, ratio_of_tokens=self.importance_sampling_level == "token")
+                reduce_to_step(metrics, ratio_per_token=self.importance_sampling_level == "token")
             )
-        loss = torch.tensor(measures.losses).sum().to(self.accelerator.device)
+        loss = torch.tensor(metrics.losses).sum().to(self.accelerator.device)
         self._check(loss)
         if num_micro_batches and self._settings.kl_target:
             self._adaptive_kl.observe(
                 self._metrics["train"]["kl"][0],
                 target=self._settings.kl_target,
-                num_completions=measures.num_completions,
+                num_completions=metrics.num_completions,
                 horizon=self._settings.kl_horizon,
             )
         return loss
 
-    def _computed(self, model: Any, micro_batches: list[MicroBatch], num_items_in_batch: Any) -> Measures:
-        """Accumulate this rank's part of the step's gradient, and say what was measured on the way."""
+    def _accumulate_gradients(
+        self, model: Any, micro_batches: list[MicroBatch], num_items_in_batch: Any
+    ) -> MicroBatchMetrics:
+        """Accumulate this rank's part of the step's gradient, and return its metrics."""
         losses, ratio = [], RatioStatistics()
-        counting = [each for each in micro_batches if each["weight"].item()]  # they come first
+        weighted = [each for each in micro_batches if each["weight"].item()]  # the fillers come after them
         for micro_batch in micro_batches:
             losses.append(super().training_step(model, micro_batch, num_items_in_batch))
-            if len(losses) <= len(counting):
+            if len(losses) <= len(weighted):
                 ratio.add(self._trainer_logprobs, micro_batch["sampling_per_token_logps"], micro_batch["tool_mask"])
-        return Measures(
-            losses=[loss.item() for loss in losses[: len(counting)]],
-            token_shares=[each["token_share"].item() for each in counting],
-            row_shares=[each["row_share"].item() for each in counting],
-            num_completions=sum(len(each["advantages"]) for each in counting),
-            of_trl={name: values[: len(counting)] for name, values in self._metrics["train"].items()},
+        return MicroBatchMetrics(
+            losses=[loss.item() for loss in losses[: len(weighted)]],
+            token_shares=[each["token_share"].item() for each in weighted],
+            row_shares=[each["row_share"].item() for each in weighted],
+            num_completions=sum(len(each["advantages"]) for each in weighted),
+            trl_metrics={name: values[: len(weighted)] for name, values in self._metrics["train"].items()},
             ratio=ratio,
         )
 
     def _sum_gradients(self) -> None:
-        """Give every rank the gradient of the whole step; one that had no micro-batch adds zeros."""
-        if self._ranks.count == 1:
+        """Sum the gradients over all ranks; a rank without a micro-batch adds zeros."""
+        if self._process_group.world_size == 1:
             return
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         for parameter in parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        self._ranks.all_reduce([parameter.grad for parameter in parameters if parameter.grad is not None])
+        self._process_group.all_reduce([parameter.grad for parameter in parameters if parameter.grad is not None])
 
     def _prepare_inputs(self, generation_batch: MicroBatch) -> MicroBatch:
-        micro_batch = self._placed(generation_batch)
+        micro_batch = self._to_device(generation_batch)
         if self.beta != 0.0:
             with self.accelerator.unwrap_model(self.model).disable_adapter():
-                micro_batch["ref_per_token_logps"], _ = self._scores(micro_batch)
+                micro_batch["ref_per_token_logps"], _ = self._logprobs_and_entropies(micro_batch)
         return micro_batch
 
     def compute_loss(
         self, model: Any, inputs: MicroBatch, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor:
-        """TRL's loss of a micro-batch, as its share of the step's."""
-        # TRL's bonus is the mean over the micro-batch's tokens, whatever the loss is divided by.
+        """Return the micro-batch's share of the step's loss."""
+        # TRL's entropy bonus is the mean over the micro-batch's tokens, for every loss type.
         self.entropy_coef = self._settings.entropy_coef * (inputs["token_share"] / inputs["loss_share"]).item()
         loss: Tensor = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         return loss * inputs["loss_share"] * inputs["weight"]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Keep what a step measured; the summary at the end of the training is not a step."""
+        """Keep the metrics of a step; TRL also logs a summary at the end of training."""
         super().log(logs, start_time)
         if "grad_norm" in logs:
-            # The feed has no epochs, the worker times whole steps, and the coefficient is that of the last micro-batch.
-            of_trl_alone = ("epoch", "step_time", "policy_loss", "entropy_coef")
-            measured = {name: value for name, value in logs.items() if name not in of_trl_alone and value is not None}
-            self.measured = measured | self._ratio.metrics() | ({"kl_coefficient": self.beta} if self.beta else {})
+            # The queue has no epochs, the worker times whole steps, and the coefficient is that of the last micro-batch.
+            skipped = ("epoch", "step_time", "policy_loss", "entropy_coef")
+            measured = {name: value for name, value in logs.items() if name not in skipped and value is not None}
+            self.step_metrics = measured | self._ratio.metrics() | ({"kl_coefficient": self.beta} if self.beta else {})
 
     def random_state(self) -> bytes:
-        """That of this rank, as ``save_to`` takes it; only between two steps."""
+        """Return this rank's random state for ``save_to``; only between two steps."""
         with tempfile.TemporaryDirectory() as folder:
             super()._save_rng_state(folder)
             return (Path(folder) / RANDOM_STATE_FILE).read_bytes()
 
-    def save_to(self, folder: Path, random_states_of_others: Sequence[bytes]) -> None:
-        """Write adapter, optimizer, schedule, step and the random state of each rank, of which this is the first."""
+    def save_to(self, folder: Path, other_random_states: Sequence[bytes]) -> None:
+        """Write adapter, optimizer, schedule, step and all random states: this rank's, and those of ranks 1 and up."""
         self.args.output_dir = str(folder.parent)
         self._save_checkpoint(self.model, trial=None)
         (folder.parent / f"checkpoint-{self.state.global_step}").rename(folder)
-        for number, random_state in enumerate(random_states_of_others, start=1):
-            (folder / _random_state_file(number)).write_bytes(random_state)
-        if self._adaptive_kl.was_steered:
+        for rank, random_state in enumerate(other_random_states, start=1):
+            (folder / _random_state_file(rank)).write_bytes(random_state)
+        if self._adaptive_kl.has_adapted:
             state = {"kl_coefficient": self._adaptive_kl.coefficient}
             (folder / ADAPTIVE_KL_FILE).write_text(json.dumps(state))
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:  # noqa: ARG002
-        """Write the adapter, which is all of the model that training changes, and ask neither the hub nor the tokenizer.
-
-        What they could refuse to save is none of a checkpoint's business.
-        """
+        """Write the adapter, the only weights that training changes, without tokenizer, model configuration and hub requests."""
         write_files(pack_adapter(self.model, dtype=torch.float32), Path(output_dir or self.args.output_dir))
 
     def score(self, token_ids: Sequence[int]) -> list[float]:
-        """Logprobs at temperature 1 of each token but the first, given those before: ``[N]`` -> ``[N - 1]``.
+        """Return the logprobs at temperature 1 of all tokens but the first, ``[N - 1]``.
 
-        Without dropout, and so without touching the random state: scoring changes nothing of what is learned.
+        Dropout is off and the random state untouched: scoring does not change the training.
         """
         model = self.accelerator.unwrap_model(self.model)
         ids = torch.tensor([token_ids], device=self.accelerator.device)
@@ -246,11 +246,11 @@ class GroupTrainer(GRPOTrainer):  # type: ignore[misc]
         with torch.no_grad(), self.accelerator.autocast():
             scores = model(input_ids=ids).logits[0, :-1].float().log_softmax(-1)
         model.train(was_training)
-        found: list[float] = scores.gather(-1, ids[0, 1:, None])[:, 0].tolist()
-        return found
+        logprobs: list[float] = scores.gather(-1, ids[0, 1:, None])[:, 0].tolist()
+        return logprobs
 
     def training_gap(self, token_ids: Sequence[int]) -> float:
-        """Mean difference, nats per token, of what the loss is computed from to the logits of the model (without adapter)."""
+        """Mean difference between the loss's logprobs and those of the model's logits, without adapter, in nats per token."""
         model = self.accelerator.unwrap_model(self.model)
         ids = torch.tensor([token_ids], device=self.accelerator.device)
         with torch.no_grad(), self.accelerator.autocast(), model.disable_adapter(), torch.random.fork_rng():
@@ -264,82 +264,82 @@ class GroupTrainer(GRPOTrainer):  # type: ignore[misc]
         return float((found.float() - expected).abs().mean())
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        """Go on from this rank's own random state; a rank that the checkpoint does not know begins with a new one."""
-        if checkpoint is None or self._ranks.number == 0:
+        """Load this rank's random state; a rank that the checkpoint does not have is seeded by seed, step and rank."""
+        if checkpoint is None or self._process_group.rank == 0:
             super()._load_rng_state(checkpoint)
             return
-        own = Path(checkpoint) / _random_state_file(self._ranks.number)
+        own = Path(checkpoint) / _random_state_file(self._process_group.rank)
         if not own.is_file():
-            place = f"{self.args.seed} {self.state.global_step} {self._ranks.number}"
-            set_seed(random.Random(place).getrandbits(32))
+            seed = f"{self.args.seed} {self.state.global_step} {self._process_group.rank}"
+            set_seed(random.Random(seed).getrandbits(32))
             return
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / RANDOM_STATE_FILE).write_bytes(own.read_bytes())
             super()._load_rng_state(folder)
 
     def checksum(self) -> int:
-        """Of all bits of the adapter, computed where it lies."""
+        """Checksum of all bits of the adapter, computed on its device."""
         bits = [each.detach().view(torch.int32) for each in self.model.parameters() if each.requires_grad]
         sums: list[int] = torch.stack([each.sum(dtype=torch.int64) for each in bits]).tolist()
         return sum(number * each for number, each in enumerate(sums, start=1))
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Leave it out: a checkpoint is no release."""
+        """Write no model card: a checkpoint is not a release."""
 
     def _send_telemetry(self) -> None:
-        """Tell nobody: a learner opens no connection of its own."""
+        """Send no telemetry."""
 
     def _get_per_token_logps_and_entropies(
         self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, **kwargs: Any
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         if self._prompts is not None:
-            model = sharing_prompts(model, num_completion_tokens=logits_to_keep, **self._prompts)
+            model = with_shared_prompts(model, num_completion_tokens=logits_to_keep, **self._prompts)
         else:
-            model = alone(model)
-        found = super()._get_per_token_logps_and_entropies(model, input_ids, attention_mask, logits_to_keep, **kwargs)
-        self._trainer_logprobs = found[0].detach()
-        return found  # type: ignore[no-any-return]
+            model = with_position_ids(model)
+        scores = super()._get_per_token_logps_and_entropies(model, input_ids, attention_mask, logits_to_keep, **kwargs)
+        self._trainer_logprobs = scores[0].detach()
+        return scores  # type: ignore[no-any-return]
 
     def get_high_entropy_mask(self, entropies: Tensor, mask: Tensor, threshold: float) -> Tensor:
-        """Which tokens have the highest entropies of the step; TRL's own are those of the micro-batch."""
+        """Mask of the tokens with the highest entropies of the step; TRL's mask is per micro-batch."""
         if self._entropy_threshold is None:
-            found: Tensor = super().get_high_entropy_mask(entropies, mask, threshold)
-            return found
+            of_micro_batch: Tensor = super().get_high_entropy_mask(entropies, mask, threshold)
+            return of_micro_batch
         return (entropies >= self._entropy_threshold) & mask.bool()
 
-    def _threshold_of(self, micro_batches: list[MicroBatch]) -> float:
-        """The entropy that the chosen share of the step's tokens, those of all ranks, reaches."""
-        found = [torch.empty(0)]
+    def _step_entropy_threshold(self, micro_batches: list[MicroBatch]) -> float:
+        """Return the entropy above which lies the chosen share of the step's tokens, over all ranks."""
+        of_rank = [torch.empty(0)]
         for micro_batch in micro_batches:
-            _, entropies = self._scores(self._placed(micro_batch))
-            found.append(entropies.cpu()[micro_batch["tool_mask"].bool() & micro_batch["weight"].bool()].float())
-        of_all = torch.cat(self._ranks.all_gather(torch.cat(found)))
+            _, entropies = self._logprobs_and_entropies(self._to_device(micro_batch))
+            of_rank.append(entropies.cpu()[micro_batch["tool_mask"].bool() & micro_batch["weight"].bool()].float())
+        of_all = torch.cat(self._process_group.all_gather(torch.cat(of_rank)))
         return of_all.quantile(1 - self.top_entropy_quantile).item()
 
-    def _correct(self, micro_batches: list[MicroBatch]) -> None:
-        """Have the ratio compare with the policy as it is before the step's first iteration, and weigh by the correction."""
+    def _add_importance_weights(self, micro_batches: list[MicroBatch]) -> None:
+        """Add the logprobs of the policy before the step's first iteration, and that policy's importance weights."""
         for micro_batch in micro_batches:
             if "importance_sampling_ratio" not in micro_batch:
-                logprobs, _ = self._scores(self._placed(micro_batch))
+                logprobs, _ = self._logprobs_and_entropies(self._to_device(micro_batch))
                 micro_batch["old_per_token_logps"] = logprobs.cpu()
-                micro_batch["importance_sampling_ratio"] = correction(
+                micro_batch["importance_sampling_ratio"] = importance_weights(
                     logprobs.cpu(),
                     micro_batch["sampling_per_token_logps"],
                     micro_batch["tool_mask"],
                     mode=self._settings.vllm_importance_sampling_mode,
-                    smallest=self._settings.vllm_importance_sampling_clip_min,
-                    largest=self._settings.vllm_importance_sampling_clip_max,
+                    clip_min=self._settings.vllm_importance_sampling_clip_min,
+                    clip_max=self._settings.vllm_importance_sampling_clip_max,
                 )
 
-    def _placed(self, micro_batch: MicroBatch) -> MicroBatch:
-        """The micro-batch on the learner's device, which is made ready for its forward passes."""
-        placed = {name: tensor.to(self.accelerator.device) for name, tensor in micro_batch.items()}
-        self._prompts = self._shareable_prompts(placed)
-        self._take_logprobs_at(micro_batch["temperature"].item())
-        return placed
+    def _to_device(self, micro_batch: MicroBatch) -> MicroBatch:
+        """Move the micro-batch to the device, and set prompt sharing and temperature for its forward passes."""
+        moved = {name: tensor.to(self.accelerator.device) for name, tensor in micro_batch.items()}
+        self._prompts = self._shareable_prompts(moved)
+        self._set_temperature(micro_batch["temperature"].item())
+        return moved
 
-    def _scores(self, micro_batch: MicroBatch) -> tuple[Tensor, Tensor]:
-        """Logprobs and entropies ``[B, T]`` under the model as it is, without dropout and gradient."""
+    def _logprobs_and_entropies(self, micro_batch: MicroBatch) -> tuple[Tensor, Tensor]:
+        """Logprobs and entropies ``[B, T]`` under the current model, without dropout and gradient."""
         tokens, mask = (
             torch.cat([micro_batch[f"prompt_{name}"], micro_batch[f"completion_{name}"]], dim=1)
             for name in ("ids", "mask")
@@ -354,16 +354,16 @@ class GroupTrainer(GRPOTrainer):  # type: ignore[misc]
         assert entropies is not None
         return logprobs, entropies
 
-    def _take_logprobs_at(self, temperature: float) -> None:
-        """Have the model's fused head, which TRL makes for one temperature, divide by this one."""
+    def _set_temperature(self, temperature: float) -> None:
+        """Replace the model's fused head, which TRL builds for one temperature, by one for this temperature."""
         if temperature != self.temperature:
             model = self.accelerator.unwrap_model(self.model).get_base_model()
-            del model.forward  # the fused one stands before the class's own
+            del model.forward  # the fused forward, which hides the class's
             add_fused_lm_head(model, temperature=temperature, outputs=("log_probs", "entropy"))
             self.temperature = temperature
 
     def _set_peak_learning_rate(self, peak: float) -> None:
-        """Scale the schedule to another peak; how far it has come stays as it is."""
+        """Scale the schedule to another peak, without changing its position."""
         schedule = self.lr_scheduler
         schedule.base_lrs = [peak] * len(schedule.base_lrs)
         schedule._last_lr = [peak * factor(schedule.last_epoch) for factor in schedule.lr_lambdas]
@@ -371,7 +371,7 @@ class GroupTrainer(GRPOTrainer):  # type: ignore[misc]
             group["lr"] = rate
 
     def _shareable_prompts(self, micro_batch: MicroBatch) -> dict[str, Tensor] | None:
-        """Arguments for sharing_prompts; None where each row must be computed on its own."""
+        """Arguments of with_shared_prompts; None if no prompt can be shared."""
         first_rows, prompt_of_row = micro_batch["first_rows"], micro_batch["prompt_of_row"]
         every_row_differs = len(first_rows) == len(prompt_of_row)
         a_prompt_is_too_short = bool((micro_batch["prompt_mask"].sum(dim=1) < 2).any())
@@ -380,26 +380,18 @@ class GroupTrainer(GRPOTrainer):  # type: ignore[misc]
         return {"first_rows": first_rows, "prompt_of_row": prompt_of_row}
 
     def _check(self, loss: Tensor) -> None:
-        """Raise Diverged where the step must not be taken."""
-        settings = self._settings
+        """Raise Diverged for a step that must not be taken."""
         gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients).item()
-        kl = self._metrics["train"]["kl"][0] if self._metrics["train"].get("kl") else 0.0
-        trouble = None
-        if not math.isfinite(loss.item()) or not math.isfinite(norm):
-            trouble = f"loss {loss.item()}, gradient norm {norm}"
-        elif settings.stop_at_grad_norm is not None and norm > settings.stop_at_grad_norm:
-            trouble = f"gradient norm {norm:.4g}, above learner.stop_at_grad_norm={settings.stop_at_grad_norm:g}"
-        elif settings.stop_at_kl is not None and not kl <= settings.stop_at_kl:
-            trouble = f"KL divergence {kl:.4g}, above learner.stop_at_kl={settings.stop_at_kl:g}"
-        if trouble:
-            raise Diverged(
-                f"step {self.state.global_step + 1} diverged: {trouble}. The step was not taken and the checkpoints are intact; "
-                "go on from the last one with a lower learner.learning_rate or learner.max_grad_norm, or a higher "
-                "learner.kl_coefficient"
-            )
+        kl = self._metrics["train"].get("kl")
+        check_divergence(
+            self._settings,
+            step=self.state.global_step + 1,
+            loss=loss.item(),
+            gradient_norm=torch.nn.utils.get_total_norm(gradients).item(),
+            kl=kl[0] if kl else None,
+        )
 
 
 def _random_state_file(rank: int) -> str:
-    """Of a rank but the first, whose file TRL writes and reads."""
+    """File name of a rank's random state; TRL writes and reads that of rank 0."""
     return f"rng_state_{rank}.pth"

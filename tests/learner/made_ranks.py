@@ -1,4 +1,4 @@
-"""Processes that share the learner's steps, without Ray."""
+"""A process group of learner ranks without Ray."""
 
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
@@ -13,8 +13,8 @@ LOCALHOST = "127.0.0.1"
 DEADLINE_SECONDS = 120.0
 
 
-class Crew:
-    """A LearnerWorker on each rank; its calls are theirs."""
+class RankProcesses:
+    """A LearnerWorker in a process per rank; calls go to all ranks."""
 
     def __init__(self, model_folder: Path, pipes: list[Connection]) -> None:
         self._model_folder = model_folder
@@ -23,18 +23,18 @@ class Crew:
     def begin(
         self, *checkpoints: Path, max_steps: int = 20, probe_ids: tuple[int, ...] = (), **changes: Any
     ) -> list[Any]:
-        """Start other learners in the same processes, with one folder of checkpoints or with one for each rank."""
+        """Start new workers in the same processes, with one folder of checkpoints or one per rank."""
         made = settings(num_ranks=len(self._pipes), **changes)
         of_ranks = checkpoints if len(checkpoints) > 1 else checkpoints * len(self._pipes)
         plans = [plan(self._model_folder, each, max_steps=max_steps, probe_ids=probe_ids) for each in of_ranks]
         return self.each("begin", [(made, each) for each in plans])
 
     def __call__(self, method: str | Callable[..., Any], *arguments: Any) -> list[Any]:
-        """What each rank's worker (or a function of it) answers, or the error that it raised."""
+        """Return the answer or error of each rank's worker, or of a function of the worker."""
         return self.each(method, [arguments] * len(self._pipes))
 
     def each(self, method: str | Callable[..., Any], arguments_of_ranks: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """The same, with arguments for each rank."""
+        """Call with separate arguments for each rank."""
         for pipe, arguments in zip(self._pipes, arguments_of_ranks, strict=True):
             pipe.send((method, arguments))
         answers = []
@@ -44,7 +44,7 @@ class Crew:
         return answers
 
     def step(self, groups: Any, active_overrides: Any = None) -> Any:
-        """The step as rank 0 reports it, when all ranks came to the same."""
+        """Return the step of rank 0; asserts that all ranks have the same policy and metrics."""
         outcomes = self("step", groups, active_overrides or {})
         assert not [one for one in outcomes if isinstance(one, Exception)], outcomes
         policies = [policy for policy, _ in outcomes]
@@ -56,37 +56,39 @@ class Crew:
 
 
 @contextmanager
-def crew(model_folder: Path, num_ranks: int) -> Iterator[Crew]:
+def rank_processes(model_folder: Path, num_ranks: int) -> Iterator[RankProcesses]:
     context = multiprocessing.get_context("spawn")
     pipes, processes = [], []
     from learner.training.process_group import open_rendezvous
 
-    meeting = open_rendezvous(LOCALHOST, num_ranks)
+    rendezvous = open_rendezvous(LOCALHOST, num_ranks)
     for number in range(num_ranks):
         ours, theirs = context.Pipe()
-        process = context.Process(target=_rank, args=(number, num_ranks, meeting.port, theirs), daemon=True)
+        process = context.Process(target=_rank, args=(number, num_ranks, rendezvous.port, theirs), daemon=True)
         process.start()
         pipes.append(ours)
         processes.append(process)
     try:
-        yield Crew(model_folder, pipes)
+        yield RankProcesses(model_folder, pipes)
     finally:
         for process in processes:
             process.kill()
             process.join()
 
 
-def _rank(number: int, count: int, port: int, pipe: Connection) -> None:
+def _rank(rank: int, world_size: int, port: int, pipe: Connection) -> None:
     from learner.training.quiet import silence_libraries
 
     silence_libraries()
     import torch
 
     torch.set_num_threads(1)
-    from learner.training.process_group import join
+    from learner.training.process_group import join_process_group
     from learner.worker import LearnerWorker
 
-    ranks = join(number, count, (LOCALHOST, port), host=LOCALHOST, uses_gpu=False, deadline_seconds=DEADLINE_SECONDS)
+    process_group = join_process_group(
+        rank, world_size, (LOCALHOST, port), host=LOCALHOST, uses_gpu=False, deadline_seconds=DEADLINE_SECONDS
+    )
     worker: Any = None
     while True:
         method, arguments = pipe.recv()
@@ -95,7 +97,7 @@ def _rank(number: int, count: int, port: int, pipe: Connection) -> None:
                 if worker is not None:
                     worker.close()
                 learner_settings, plan = arguments
-                worker = LearnerWorker(learner_settings, plan, ranks)
+                worker = LearnerWorker(learner_settings, plan, process_group)
                 answer = worker.start()
             elif isinstance(method, str):
                 answer = getattr(worker, method)(*arguments)

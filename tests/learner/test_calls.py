@@ -10,7 +10,7 @@ import pytest
 from ray.exceptions import ActorDiedError, RayTaskError
 
 from cluster.errors import LearnerError
-from learner.client import RayLearner, _Lost
+from learner.client import RayLearner, _ProcessLost
 from learner.training.checkpoints import read_files, write_files
 from tests.learner.made import plan, settings
 
@@ -66,7 +66,7 @@ def test_the_answer_is_that_of_the_first_rank_once_all_have_answered(killed: lis
 
 
 def test_a_rank_that_does_not_answer_is_lost_after_the_deadline(killed: list[Any]) -> None:
-    with pytest.raises(_Lost, match=r"did not answer within 2 s .*raise learner\.step_deadline_seconds"):
+    with pytest.raises(_ProcessLost, match=r"did not answer within 2 s .*increase learner\.step_deadline_seconds"):
         call(says("first"), NEVER)
 
 
@@ -74,7 +74,7 @@ def test_a_rank_that_died_is_lost_whatever_the_others_say_or_wait_for(killed: li
     died = says(ActorDiedError(), after_seconds=0.3)
     for others in ([NEVER, died], [says(LOST_CONNECTION), died, NEVER]):
         began = time.monotonic()
-        with pytest.raises(_Lost, match=rf"learner\.step on rank 1 of {len(others)} failed: its process died"):
+        with pytest.raises(_ProcessLost, match=rf"learner\.step on rank 1 of {len(others)} failed: its process died"):
             call(*others)
         assert time.monotonic() - began < 1.8  # the deadline is 2 seconds, and the grace 1
 

@@ -19,7 +19,7 @@ from cluster.types import Group, PolicyVersion, StepReport
 from learner.client import RayLearner
 from learner.training.checkpoints import write_checkpoint, write_files
 from tests.learner.made import group, plan, settings
-from tests.learner.made_ranks import crew
+from tests.learner.made_ranks import rank_processes
 
 pytestmark = pytest.mark.slow
 
@@ -163,7 +163,7 @@ def test_a_learner_that_is_killed_comes_back_with_the_same_adapter_bit_for_bit(
         kill(learner)  # between two steps, with no checkpoint yet
         outcomes.append(await learner.step(STEPS[1]))
         assert learner.num_restarts == 1
-        assert "started again from step 0, steps to take again: 1" in caplog.text
+        assert "restarted from step 0 and repeats 1 steps" in caplog.text
         await learner.save_checkpoint()
 
         outcomes.append(await learner.step(STEPS[2]))
@@ -174,7 +174,7 @@ def test_a_learner_that_is_killed_comes_back_with_the_same_adapter_bit_for_bit(
         os.kill(victim, signal.SIGKILL)
         outcomes.append(await stepping)
         assert learner.num_restarts == 2
-        assert "started again from step 2, steps to take again: 1" in caplog.text
+        assert "restarted from step 2 and repeats 1 steps" in caplog.text
 
         step, files = await learner._actors[0].save_checkpoint.remote()
         write_checkpoint(tmp_path / "checkpoints", step, lambda draft: write_files(files, draft), keep=3)
@@ -243,7 +243,7 @@ def test_where_one_of_two_ranks_is_killed_both_come_back_with_the_same_adapter_b
 ) -> None:
     made = settings(**OPTIONS, num_ranks=2, micro_batch_tokens=40, cpus=0.5)
 
-    with crew(model_folder, 2) as undisturbed:
+    with rank_processes(model_folder, 2) as undisturbed:
         undisturbed.begin(tmp_path / "undisturbed", max_steps=5, micro_batch_tokens=40, **OPTIONS)
         expected = [undisturbed.step(groups) for groups in STEPS[:4]]
 
@@ -264,7 +264,7 @@ def test_where_one_of_two_ranks_is_killed_both_come_back_with_the_same_adapter_b
         outcomes.append(await stepping)
         assert learner.num_restarts == 1
         assert "learner.step on rank 1 of 2 failed: its process died" in caplog.text
-        assert "started again from step 1, steps to take again: 1" in caplog.text
+        assert "restarted from step 1 and repeats 1 steps" in caplog.text
         processes = processes_of(learner)
         outcomes.append(await learner.step(STEPS[3]))
         await learner.close()

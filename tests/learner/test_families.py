@@ -10,7 +10,7 @@ import torch
 
 from cluster.errors import ModelError
 from cluster.types import Group
-from learner.training.model import keeps_keys_and_values, silence
+from learner.training.model import disable_dropout, has_plain_kv_cache
 from learner.training.trainer import GroupTrainer
 from learner.worker import LearnerWorker
 from tests.learner.made import TEMPERATURE, group, plan, settings
@@ -83,7 +83,7 @@ def test_dropout_alone_is_silenced() -> None:
     from transformers import PhimoeConfig
 
     config = PhimoeConfig(attention_dropout=0.1, router_jitter_noise=0.01, bos_token_id=None, eos_token_id=0)
-    silence(config)
+    disable_dropout(config)
     assert (config.attention_dropout, config.router_jitter_noise) == (0.0, 0.01)
 
 
@@ -92,4 +92,4 @@ def test_which_models_can_share_prompts(family: str, does: bool, tmp_path: Path)
     from transformers import AutoModelForCausalLM
 
     folder = make_model(tmp_path, family, **PECULIAR.get(family, {}))
-    assert keeps_keys_and_values(AutoModelForCausalLM.from_pretrained(folder)) == does
+    assert has_plain_kv_cache(AutoModelForCausalLM.from_pretrained(folder)) == does

@@ -53,8 +53,8 @@ def test_every_key_that_may_change_is_a_setting_and_is_tried_below() -> None:
 @pytest.mark.parametrize(
     ("key", "reason"),
     [
-        ("lora.r", "adapters of one shape"),
-        ("num_iterations", "count by it"),
+        ("lora.r", "have one shape"),
+        ("num_iterations", "unit of the learning rate schedule"),
         ("warmup_steps", "optimizer and its schedule are built with it"),
         ("dtype", "process is started with it"),
         ("tempo", "there is no such setting"),
@@ -73,7 +73,7 @@ def test_what_cannot_change_is_refused_with_the_reason(key: str, reason: str) ->
     [
         ({"learning_rate": -1.0}, "learner.learning_rate=-1.0: Input should be greater than 0"),
         ({"delta": 1.1}, "delta=1.1: must be above 1 [+] epsilon_high"),
-        ({"kl_target": 0.5, "kl_coefficient": 0.2}, "steered by learner.kl_target"),
+        ({"kl_target": 0.5, "kl_coefficient": 0.2}, "while learner.kl_target adapts it"),
         ({"kl_target": 20.0}, "stop_at_kl=10.0: must be above"),
     ],
 )

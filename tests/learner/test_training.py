@@ -98,14 +98,14 @@ def test_how_a_step_is_cut_into_micro_batches_changes_nothing(
 def test_sharing_a_prompt_gives_the_gradient_of_taking_each_row_alone(
     model_folder: Path, make_learner: MakeLearner
 ) -> None:
-    from learner.batch.micro_batches import cut
+    from learner.batch.micro_batches import plan_micro_batches
     from learner.batch.selection import select
-    from learner.batch.tensors import micro_batches
+    from learner.batch.tensors import micro_batch_tensors
 
     groups = some_groups(model_folder, shift=0.1)
     rows = select(groups, settings=settings(), learner_version=0, max_staleness=0, temperature=TEMPERATURE).rows
-    cuts = cut(rows, max_padded_tokens=10_000, shares_prompts=True)
-    (batch,) = micro_batches(cuts, pad_token_id=2, loss_type="dapo")
+    plans = plan_micro_batches(rows, max_padded_tokens=10_000, shares_prompts=True)
+    (batch,) = micro_batch_tensors(plans, pad_token_id=2, loss_type="dapo")
     learner = make_learner()
     learner.step(some_groups(model_folder))  # so that neither half of the adapter is zero
     trainer = learner._trainer
@@ -180,7 +180,7 @@ def test_the_probe_prompt_is_the_policys_score_of_fixed_tokens_at_temperature_on
     )  # so that it tells them apart
     learner.save_checkpoint()
     resumed = make_learner(dropout=0.3, planned=planned)
-    assert resumed._loop.run(resumed._policy) == policy
+    assert resumed._training.run(resumed._policy) == policy
 
 
 def test_scoring_a_probe_prompt_changes_nothing_of_what_is_learned(make_learner: MakeLearner) -> None:
@@ -305,7 +305,7 @@ def test_a_checkpoint_that_does_not_fit_is_named_and_not_half_loaded(
     learner.step([group([1.0, 0.0])])
     saved = Path(learner.save_checkpoint())
     other_rank = settings().model_copy(update={"lora": LoraSettings(r=16)})
-    with pytest.raises(LearnerError, match=r"cannot go on from .*checkpoint-1: .*learner.lora") as caught:
+    with pytest.raises(LearnerError, match=r"cannot resume from .*checkpoint-1: .*learner.lora") as caught:
         LearnerWorker(other_rank, plan(model_folder, saved.parent)).start()
     assert "\n" not in str(caught.value)
     (saved / "optimizer.pt").unlink()
@@ -367,7 +367,7 @@ def test_several_iterations_are_as_many_steps_on_the_same_batch_and_one_policy_v
 
     checkpoint = Path(twice.save_checkpoint())
     assert checkpoint.name == "checkpoint-1"
-    with pytest.raises(LearnerError, match=r"cannot go on from .*num_iterations"):
+    with pytest.raises(LearnerError, match=r"cannot resume from .*num_iterations"):
         make_learner(num_iterations=1, max_steps=2)
     assert make_learner(num_iterations=2, max_steps=2).step(groups)[0].number == 2
 

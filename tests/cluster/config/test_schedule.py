@@ -8,7 +8,7 @@ from cluster.errors import ConfigError
 
 
 def at(config: Config, *, step: int = 0, epoch: float = 0.0) -> dict[str, object]:
-    return config.settings_schedule().at(step=step, epoch=epoch)
+    return config.schedule().at(step=step, epoch=epoch)
 
 
 def phased(*phases: str, overrides: tuple[str, ...] = ()) -> Config:
@@ -66,7 +66,7 @@ def test_every_preset_is_a_possible_configuration(name: str) -> None:
             "[{from_step: 1, from_epoch: 1, set: {rollout.temperature: 1}}]",
             "each phase has either from_step or from_epoch",
         ),
-        ("[{from_step: 1, set: {learner.lora.r: 8}}]", "learner.lora.r cannot change while a run is going on"),
+        ("[{from_step: 1, set: {learner.lora.r: 8}}]", "learner.lora.r cannot change during a run"),
         ("[{from_step: 1, set: {temperature: 1.2}}]", "did you mean rollout.temperature?"),
         ("[{from_step: 1, set: {rollout.temprature: 1.2}}]", "did you mean rollout.temperature?"),
         ("[{from_step: 1, set: {temprature: 1.2}}]", "did you mean rollout.temperature?"),

@@ -1,4 +1,4 @@
-"""Where a step is cut, on lengths of which the best cuts can be worked out or tried one by one."""
+"""Where a step is cut, on lengths of which the best plans can be worked out or tried one by one."""
 
 import itertools
 import random
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from learner.batch.micro_batches import PASS_OVERHEAD_TOKENS, MicroBatchPlan, cut, padding_share
+from learner.batch.micro_batches import PASS_OVERHEAD_TOKENS, MicroBatchPlan, padding_share, plan_micro_batches
 from learner.batch.selection import Row
 
 
@@ -24,44 +24,44 @@ def row(prompt: int, length: int, *, prompt_length: int = 10, temperature: float
     )
 
 
-def sizes(cuts: Sequence[MicroBatchPlan]) -> list[list[int]]:
-    return [[len(each.token_ids) for each in one.rows] for one in cuts]
+def sizes(plans: Sequence[MicroBatchPlan]) -> list[list[int]]:
+    return [[len(each.token_ids) for each in one.rows] for one in plans]
 
 
 def test_completions_of_one_prompt_that_fit_are_one_micro_batch_with_the_prompt_counted_once() -> None:
-    (one,) = cut([row(1, 20), row(1, 30)], max_padded_tokens=1000, shares_prompts=True)
+    (one,) = plan_micro_batches([row(1, 20), row(1, 30)], max_padded_tokens=1000, shares_prompts=True)
     assert one.num_padded_tokens == 9 + 2 * 31  # the prompt but for its last token, and each completion with that
     assert one.num_padding_tokens == 10
-    (alone,) = cut([row(1, 20), row(1, 30)], max_padded_tokens=1000, shares_prompts=False)
-    assert (alone.num_padded_tokens, alone.num_padding_tokens) == (2 * (10 + 30), 10)
+    (single,) = plan_micro_batches([row(1, 20), row(1, 30)], max_padded_tokens=1000, shares_prompts=False)
+    assert (single.num_padded_tokens, single.num_padding_tokens) == (2 * (10 + 30), 10)
 
 
 def test_a_long_completion_does_not_pad_the_short_ones_where_a_pass_of_its_own_is_cheaper() -> None:
     rows = [row(1, 20), row(1, 2000), row(1, 22), row(1, 21)]
-    assert sizes(cut(rows, max_padded_tokens=100_000, shares_prompts=True)) == [[20, 21, 22], [2000]]
+    assert sizes(plan_micro_batches(rows, max_padded_tokens=100_000, shares_prompts=True)) == [[20, 21, 22], [2000]]
 
 
 def test_long_completions_of_neighbouring_prompts_are_taken_together() -> None:
     rows = [row(prompt, length) for prompt in (1, 2) for length in (10, 1000)]
-    cuts = cut(rows, max_padded_tokens=100_000, shares_prompts=True)
-    assert sizes(cuts) == [[10], [1000, 1000], [10]]
+    plans = plan_micro_batches(rows, max_padded_tokens=100_000, shares_prompts=True)
+    assert sizes(plans) == [[10], [1000, 1000], [10]]
 
 
 @pytest.mark.parametrize("max_padded_tokens", [40, 100, 300, 1000])
 def test_no_micro_batch_is_larger_than_allowed_unless_it_is_a_single_row(max_padded_tokens: int) -> None:
     rng = random.Random(max_padded_tokens)
     rows = [row(prompt, rng.randint(1, 90)) for prompt in range(6) for _ in range(5)]
-    cuts = cut(rows, max_padded_tokens=max_padded_tokens, shares_prompts=True)
-    assert all(one.num_padded_tokens <= max_padded_tokens or len(one.rows) == 1 for one in cuts)
-    assert sorted(each.completion_id for one in cuts for each in one.rows) == sorted(
+    plans = plan_micro_batches(rows, max_padded_tokens=max_padded_tokens, shares_prompts=True)
+    assert all(one.num_padded_tokens <= max_padded_tokens or len(one.rows) == 1 for one in plans)
+    assert sorted(each.completion_id for one in plans for each in one.rows) == sorted(
         each.completion_id for each in rows
     )
 
 
 def test_no_micro_batch_mixes_temperatures() -> None:
     rows = [row(prompt, 5, temperature=temperature) for prompt in (1, 2) for temperature in (1.3, 1.0, 1.3)]
-    cuts = cut(rows, max_padded_tokens=1000, shares_prompts=True)
-    assert sorted(tuple(each.temperature for each in one.rows) for one in cuts) == [(1.0,) * 2, (1.3,) * 4]
+    plans = plan_micro_batches(rows, max_padded_tokens=1000, shares_prompts=True)
+    assert sorted(tuple(each.temperature for each in one.rows) for one in plans) == [(1.0,) * 2, (1.3,) * 4]
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -69,7 +69,7 @@ def test_no_micro_batch_mixes_temperatures() -> None:
 def test_no_other_cuts_of_the_same_order_compute_less(seed: int, shares_prompts: bool) -> None:
     rng = random.Random(seed)
     rows = [row(prompt, rng.randint(1, 900)) for prompt in range(3) for _ in range(3)]
-    found = cut(rows, max_padded_tokens=2000, shares_prompts=shares_prompts)
+    found = plan_micro_batches(rows, max_padded_tokens=2000, shares_prompts=shares_prompts)
     ordered = [each for one in found for each in one.rows]
 
     def cost_of(chunk: Sequence[Row]) -> float:
@@ -90,10 +90,10 @@ def test_no_other_cuts_of_the_same_order_compute_less(seed: int, shares_prompts:
 
 
 def test_the_padding_is_that_of_the_whole_step() -> None:
-    cuts = cut([row(1, 20), row(1, 30)], max_padded_tokens=1000, shares_prompts=True)
-    assert padding_share(cuts) == pytest.approx(10 / 71)
+    plans = plan_micro_batches([row(1, 20), row(1, 30)], max_padded_tokens=1000, shares_prompts=True)
+    assert padding_share(plans) == pytest.approx(10 / 71)
     assert padding_share([]) == 0.0
-    assert cut([], max_padded_tokens=10, shares_prompts=True) == []
+    assert plan_micro_batches([], max_padded_tokens=10, shares_prompts=True) == []
 
 
 @pytest.mark.slow

@@ -1,10 +1,10 @@
-"""Measures of micro-batches on two ranks, put together by hand."""
+"""MicroBatchMetrics of micro-batches on two ranks, put together by hand."""
 
 import pytest
 import torch
 
 from learner.batch.policy_ratio import RatioStatistics
-from learner.batch.step_metrics import Measures, joined, of_the_step
+from learner.batch.step_metrics import MicroBatchMetrics, concatenate, reduce_to_step
 
 
 def ratio(*differences: float) -> RatioStatistics:
@@ -14,12 +14,12 @@ def ratio(*differences: float) -> RatioStatistics:
     return statistics
 
 
-FIRST = Measures(
+FIRST = MicroBatchMetrics(
     losses=[0.1, 0.2],
     token_shares=[0.5, 0.2],
     row_shares=[0.25, 0.5],
     num_completions=3,
-    of_trl={
+    trl_metrics={
         "kl": [1.0, 2.0],
         "clip_ratio/high_max": [0.3, 0.1],
         "clip_ratio/low_min": [0.2, 0.1],
@@ -27,36 +27,38 @@ FIRST = Measures(
     },
     ratio=ratio(0.5, -0.25),
 )
-SECOND = Measures(
+SECOND = MicroBatchMetrics(
     losses=[0.4],
     token_shares=[0.3],
     row_shares=[0.25],
     num_completions=1,
-    of_trl={"kl": [4.0], "clip_ratio/high_max": [0.9], "clip_ratio/low_min": [0.05], "clip_ratio/x": [1.0]},
+    trl_metrics={"kl": [4.0], "clip_ratio/high_max": [0.9], "clip_ratio/low_min": [0.05], "clip_ratio/x": [1.0]},
     ratio=ratio(1.0),
 )
-NOTHING = Measures(losses=[], token_shares=[], row_shares=[], num_completions=0, of_trl={}, ratio=RatioStatistics())
+NOTHING = MicroBatchMetrics(
+    losses=[], token_shares=[], row_shares=[], num_completions=0, trl_metrics={}, ratio=RatioStatistics()
+)
 
 
 @pytest.mark.parametrize("parts", [[FIRST, SECOND], [FIRST, NOTHING, SECOND]], ids=["two ranks", "one without a share"])
 def test_means_are_weighed_by_tokens_or_rows_of_the_step_and_extremes_are_those_of_all_ranks(
-    parts: list[Measures],
+    parts: list[MicroBatchMetrics],
 ) -> None:
-    together = joined(parts)
+    together = concatenate(parts)
     assert sum(together.losses) == pytest.approx(0.7)
     assert together.num_completions == 4
-    by_row = of_the_step(together, ratio_of_tokens=False)
+    by_row = reduce_to_step(together, ratio_per_token=False)
     assert by_row == {
         "kl": [pytest.approx(0.5 * 1 + 0.2 * 2 + 0.3 * 4)],  # by token in any case
         "clip_ratio/high_max": [0.9],
         "clip_ratio/low_min": [0.05],
         "clip_ratio/x": [pytest.approx(0.25 + 0.25)],
     }
-    assert of_the_step(together, ratio_of_tokens=True)["clip_ratio/x"] == [pytest.approx(0.5 + 0.3)]
+    assert reduce_to_step(together, ratio_per_token=True)["clip_ratio/x"] == [pytest.approx(0.5 + 0.3)]
     assert together.ratio.metrics() == pytest.approx(ratio(0.5, -0.25, 1.0).metrics())
 
 
 def test_a_step_without_anything_measures_nothing() -> None:
-    together = joined([NOTHING, NOTHING])
-    assert of_the_step(together, ratio_of_tokens=True) == {}
+    together = concatenate([NOTHING, NOTHING])
+    assert reduce_to_step(together, ratio_per_token=True) == {}
     assert together.ratio.metrics() == {}

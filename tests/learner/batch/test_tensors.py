@@ -3,9 +3,9 @@ from collections.abc import Sequence
 import pytest
 
 from cluster.types import Group
-from learner.batch.micro_batches import cut
+from learner.batch.micro_batches import plan_micro_batches
 from learner.batch.selection import select
-from learner.batch.tensors import MicroBatch, micro_batches
+from learner.batch.tensors import MicroBatch, micro_batch_tensors
 from learner.settings import LearnerSettings, LossType
 from tests.learner.made import group, updated_in_flight
 
@@ -17,7 +17,8 @@ def cut_up(
 ) -> list[MicroBatch]:
     plain = LearnerSettings(scale_rewards="none")
     rows = select(groups, settings=plain, learner_version=version, max_staleness=0, temperature=0.7).rows
-    return micro_batches(cut(rows, max_padded_tokens=tokens, shares_prompts=True), pad_token_id=2, loss_type=loss_type)
+    plans = plan_micro_batches(rows, max_padded_tokens=tokens, shares_prompts=True)
+    return micro_batch_tensors(plans, pad_token_id=2, loss_type=loss_type)
 
 
 def test_prompts_are_padded_on_the_left_and_completions_on_the_right() -> None:

@@ -39,13 +39,13 @@ def test_it_stops_with_step_and_cause_and_the_checkpoint_is_what_it_was(
     bounds = {key: value for key, value in settings.items() if key.startswith("stop_at")}
     with pytest.raises(Diverged, match=message) as caught:
         learner.step([group([1.0, None, 0.0], seed=1, logprob=logprob)], bounds)
-    assert "checkpoints are intact; go on from the last one with a lower learner.learning_rate" in str(caught.value)
+    assert "checkpoints are intact; resume from the last one with a lower learner.learning_rate" in str(caught.value)
     assert "\n" not in str(caught.value)
 
     assert {path.name: path.read_bytes() for path in checkpoint.iterdir()} == files
     learner.close()
     resumed = make_learner(**{**settings, "stop_at_grad_norm": None, "stop_at_kl": None})
-    assert resumed._loop.run(resumed._policy).adapter == policy.adapter
+    assert resumed._training.run(resumed._policy).adapter == policy.adapter
 
 
 def test_the_norm_that_is_looked_at_is_that_before_clipping(make_learner: MakeLearner) -> None:

@@ -14,7 +14,7 @@ from learner.settings import LearnerSettings
 from learner.training.adapter import base_name
 from learner.training.merge import write_model
 from learner.training.model import Device, check_saveable, load_model, remove_local_paths
-from learner.training.threads import FEWEST_PARAMETERS, num_threads, usable_cores
+from learner.training.threads import MIN_PARAMETERS, num_threads, usable_cores
 
 PLACE = Device(use_cpu=True, dtype=torch.float32)
 
@@ -29,9 +29,9 @@ def model(model_folder: Path, tmp_path: Path) -> Path:
     [
         ({"temperature": 0.6}, {"temperature": 0.6, "do_sample": True}, "do_sample=true is set"),
         ({"top_p": 0.9, "top_k": 20}, {"top_p": 0.9, "top_k": 20, "do_sample": True}, "do_sample=true is set"),
-        ({"do_sample": False, "temperature": 0.6, "min_p": 0.1}, {"do_sample": False}, "temperature, min_p left out"),
+        ({"do_sample": False, "temperature": 0.6, "min_p": 0.1}, {"do_sample": False}, "temperature, min_p removed"),
         ({"num_beams": 1, "early_stopping": True}, {"num_beams": 1}, "early_stopping"),
-        ({"pad_token_id": -1}, {}, "pad_token_id left out"),
+        ({"pad_token_id": -1}, {}, "pad_token_id removed"),
         (
             {"output_scores": True, "return_dict_in_generate": False},
             {"return_dict_in_generate": False},
@@ -162,6 +162,6 @@ def test_a_model_of_some_size_trains_with_all_cores_and_a_small_one_with_one_thr
 ) -> None:
     monkeypatch.setattr("learner.training.threads.usable_cores", lambda: 6)
     unset, one, more = LearnerSettings(), LearnerSettings(num_threads=1), LearnerSettings(num_threads=9)
-    assert [num_threads(unset, size) for size in (FEWEST_PARAMETERS - 1, FEWEST_PARAMETERS)] == [1, 6]
+    assert [num_threads(unset, size) for size in (MIN_PARAMETERS - 1, MIN_PARAMETERS)] == [1, 6]
     assert [num_threads(one, size) for size in (10**6, 10**9)] == [1, 1]
     assert [num_threads(more, size) for size in (10**6, 10**9)] == [9, 9]
