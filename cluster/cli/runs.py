@@ -120,13 +120,16 @@ def _plan_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _plan(options: argparse.Namespace) -> int:
     from cluster.config.config import load_config
-    from cluster.placement.plan.machines import machines_of, parse_machines
+    from cluster.placement.plan.machines import machines_of, parse_machines, this_machine
     from cluster.placement.plan.report import plan_and_report
+    from cluster.placement.ray_address import find_cluster
     from cluster.placement.ray_cluster import ray_cluster
 
     config = load_config(options.config, options.settings, log=note)
     if options.machine:
         return plan_and_report(config, parse_machines(options.machine))
+    if find_cluster(note) is None:
+        return plan_and_report(config, [this_machine()])
     with ray_cluster(note) as cluster:
         return plan_and_report(config, machines_of(cluster.nodes))
 

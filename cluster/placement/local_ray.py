@@ -1,4 +1,4 @@
-"""What a Ray cluster of one's own is started with: cores, a folder whose sockets have short enough names, a token."""
+"""Settings of a Ray cluster on this machine: cores, a folder with short enough socket paths, a token."""
 
 import os
 import uuid
@@ -8,34 +8,34 @@ from pathlib import Path
 from cluster.errors import ResourcesError
 
 MAX_SOCKET_BYTES = 107
-"""Linux takes no longer path of a socket."""
+"""Linux limits the path of a socket to this length."""
 
 IN_THE_FOLDER = "/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store.1234"
-"""The longest path that Ray makes there."""
+"""The longest path that Ray creates in its folder."""
 
 OTHER_FOLDERS = (Path("/tmp/ray"), Path("/var/tmp/ray"), Path("/dev/shm/ray"))
 
 
 def num_cores() -> int:
-    """Cores that this process may use: those of the machine, less what taskset or a container's quota takes away; at least 1."""
+    """Number of cores that this process may use under taskset and the container's quota, at least 1."""
     from ray._private.utils import get_num_cpus
 
     return max(1, min(len(os.sched_getaffinity(0)), int(get_num_cpus(override_docker_cpu_warning=True))))
 
 
 def temporary_folder(log: Callable[[str], None], others: Sequence[Path] = OTHER_FOLDERS) -> Path:
-    """Where Ray's files go: its default, or the first of ``others`` where that does not do, with a line to ``log``.
+    """The folder of Ray's files: the default, or the first usable one of ``others``, which ``log`` then names.
 
-    Raises ResourcesError where none does.
+    Raises ResourcesError where none is usable.
     """
     from ray._common.utils import get_default_ray_temp_dir
 
     default = Path(get_default_ray_temp_dir())
-    own = [folder.with_name(f"ray-{os.getuid()}") for folder in others]  # where somebody else's is in the way
+    own = [folder.with_name(f"ray-{os.getuid()}") for folder in others]  # for when the folder belongs to another user
     reasons: dict[Path, str] = {}
     chosen = None
     for folder in dict.fromkeys((default, *others, *own)):
-        reason = _why_not(folder)
+        reason = _refusal(folder)
         if reason is None:
             chosen = folder
             break
@@ -44,16 +44,16 @@ def temporary_folder(log: Callable[[str], None], others: Sequence[Path] = OTHER_
     if chosen is None:
         raise ResourcesError(
             f"Ray has no folder for its files: {'; '.join(f'{folder} {reason}' for folder, reason in reasons.items())}. "
-            "Set RAY_TMPDIR to a short one that can be written"
+            "Set RAY_TMPDIR to a short path that can be written"
         )
     if chosen != default:
         log(
-            f"Ray's files are in {chosen}: {default} ({variable}) {reasons[default]}. RAY_TMPDIR=FOLDER names another one"
+            f"Ray's files are in {chosen}: {default} ({variable}) {reasons[default]}. Set RAY_TMPDIR to choose another folder"
         )
     return chosen
 
 
-def _why_not(folder: Path) -> str | None:
+def _refusal(folder: Path) -> str | None:
     too_long = len(os.fsencode(folder)) + len(IN_THE_FOLDER) - MAX_SOCKET_BYTES
     if too_long > 0:
         return f"is {too_long} characters too long for the sockets in it"
@@ -68,7 +68,7 @@ def _why_not(folder: Path) -> str | None:
 
 
 def provide_token() -> None:
-    """Have a token at hand for the cluster that is started: in the environment where the home folder cannot keep it."""
+    """Make a token for the cluster that is started; it is kept in the environment where the home folder cannot be written."""
     from ray._private.authentication.authentication_token_setup import (
         AuthenticationTokenLoader,
         generate_and_save_token,
@@ -79,6 +79,6 @@ def provide_token() -> None:
         return
     try:
         generate_and_save_token()
-    except (OSError, RuntimeError):  # no rights, or no home at all; Ray would end with the traceback
+    except (OSError, RuntimeError):  # the home folder is missing or read-only; Ray itself would end with a traceback
         os.environ["RAY_AUTH_TOKEN"] = uuid.uuid4().hex
     loader.reset_cache()

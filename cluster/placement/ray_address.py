@@ -1,6 +1,6 @@
-"""Which Ray cluster to work on: the one that RAY_ADDRESS or ``ray start`` names, asked beforehand whether it answers.
+"""The Ray cluster to join, by RAY_ADDRESS or ``ray start``, checked before it is joined.
 
-Ray itself tries an address that does not answer for a quarter of an hour, and one that wants a token for ever.
+Ray itself tries an address that does not answer for a quarter of an hour, and one that requires a token forever.
 """
 
 import os
@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.errors import ResourcesError
-from cluster.placement.submit.client import within
+from cluster.placement.deadline import within
 
 VARIABLE = "RAY_ADDRESS"
-OWN = f"{VARIABLE}=local starts one on this machine for this command alone"
+OWN = f"{VARIABLE}=local starts a cluster on this machine for this command alone"
 PROBE_SECONDS = 10.0
-"""For a cluster to answer a call that costs it nothing."""
+"""Time for a cluster to answer a trivial call."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,23 +23,23 @@ class Found:
     """A cluster that answers."""
 
     address: str  # HOST:PORT
-    by: str  # who names it
+    by: str  # the source of the address
 
 
 def find_cluster(
     log: Callable[[str], None], environment: Mapping[str, str] = os.environ, file: Path | None = None
 ) -> Found | None:
-    """The cluster to join; None where one has to be started.
+    """The cluster to join; None where there is none.
 
-    ``file`` is where ``ray start`` leaves the address of its cluster. What it names and does not answer is passed over, with a
-    line to ``log``: nobody asked for it. Raises ResourcesError where RAY_ADDRESS names a cluster that cannot be joined.
+    ``file`` is where ``ray start`` leaves the address of its cluster. A cluster in it that does not answer is ignored, with a
+    line to ``log``. Raises ResourcesError where RAY_ADDRESS names a cluster that cannot be joined.
     """
     text = environment.get(VARIABLE, "").strip()
     if text == "local":
         return None
     if text not in ("", "auto"):
         found = Found(address=_parsed(text), by=VARIABLE)
-        if reason := why_not(found.address):
+        if reason := refusal(found.address):
             raise ResourcesError(f"the Ray cluster at {found.address} ({found.by}) cannot be joined: {reason}. {OWN}")
         return found
     file = _address_file() if file is None else file
@@ -50,13 +50,13 @@ def find_cluster(
                 f"{VARIABLE}=auto: `ray start` has left no cluster on this machine ({file}). Start one, or unset {VARIABLE}"
             )
         return None
-    if reason := why_not(address):
+    if reason := refusal(address):
         if text == "auto":
             raise ResourcesError(
                 f"{VARIABLE}=auto: the Ray cluster at {address} ({file}) cannot be joined: {reason}. {OWN}"
             )
         log(
-            f"the Ray cluster at {address}, which {file} names, cannot be joined ({reason}): one is started for this command"
+            f"the Ray cluster at {address}, which {file} names, cannot be joined ({reason}): this command works without it"
         )
         return None
     return Found(address=address, by=f"`ray start`, {file}")
@@ -69,15 +69,15 @@ def _address_file() -> Path:
 
 
 def _parsed(text: str) -> str:
-    """An address as HOST:PORT; raises ResourcesError for any other."""
+    """The address, if it is HOST:PORT; raises ResourcesError for any other."""
     if "://" in text:
         other = (
-            "that is Ray Client, whose driver is no part of the cluster"
+            "that is Ray Client, whose driver is not part of the cluster"
             if text.startswith("ray://")
             else "that is the address of a job server"
         )
         raise ResourcesError(
-            f"{VARIABLE}={text}: {other}. Submit the run (`caravan submit --address http://HEAD:8265`), or call the command on a "
+            f"{VARIABLE}={text}: {other}. Submit the run (`caravan submit --address http://HEAD:8265`), or run the command on a "
             f"machine of the cluster, with {VARIABLE}=HEAD:6379. {OWN}"
         )
     host, _, port = text.rpartition(":")
@@ -86,18 +86,17 @@ def _parsed(text: str) -> str:
     return text
 
 
-def why_not(address: str) -> str | None:
-    """Why the cluster at an address cannot be joined; None where it can. Uses a token where one is asked for and at hand."""
+def refusal(address: str) -> str | None:
+    """Reason why the cluster at an address cannot be joined, None where it can. A token is sent where one is required."""
     try:
-        return within(
-            2.5 * PROBE_SECONDS, lambda: _why_not(address)
-        )  # looking up a host's name has no limit of its own
+        # The lookup of a host's name has no time limit of its own.
+        return within(2.5 * PROBE_SECONDS, lambda: _refusal(address))
     except TimeoutError as error:
         return str(error)
 
 
-def _why_not(address: str) -> str | None:
-    if reason := _why_no_connection(address):
+def _refusal(address: str) -> str | None:
+    if reason := _connection_error(address):
         return reason
     code, details = _ask(address, {})
     if code == "UNAUTHENTICATED":
@@ -106,7 +105,7 @@ def _why_not(address: str) -> str | None:
             maybe_enable_token_auth_if_token_available,
         )
 
-        # Ray itself takes the token that is at hand where it finds the cluster, and not where RAY_ADDRESS names it.
+        # Ray itself uses the token for a cluster that it finds, but not for one that RAY_ADDRESS names.
         if not maybe_enable_token_auth_if_token_available(warn_if_disabled=False):
             return "it asks for a token: set RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to its file (~/.ray/auth_token of its head)"
         code, details = _ask(address, AuthenticationTokenLoader.instance().get_token_for_http_header())
@@ -119,7 +118,7 @@ def _why_not(address: str) -> str | None:
     return f"what answers there is no Ray cluster ({details or code})"
 
 
-def _why_no_connection(address: str) -> str | None:
+def _connection_error(address: str) -> str | None:
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=PROBE_SECONDS).close()
@@ -133,10 +132,10 @@ def _why_no_connection(address: str) -> str | None:
 
 
 def _ask(address: str, header: Mapping[str, str]) -> tuple[str, str]:
-    """The status, and what it says, of asking the cluster's control service for its id: an empty message in a gRPC call."""
+    """Ask the cluster's control service for its id, by a gRPC call with an empty message; returns status and details."""
     import grpc
 
-    with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:  # as Ray's own channels
+    with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:  # like Ray's own channels
         ask = channel.unary_unary("/ray.rpc.NodeInfoGcsService/GetClusterId")
         try:
             ask(b"", timeout=PROBE_SECONDS, metadata=list(header.items()))

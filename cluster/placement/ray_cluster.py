@@ -1,4 +1,4 @@
-"""Ray: joining the cluster that is there or starting one here, and whether everything fits before anything starts."""
+"""The Ray cluster of a command, joined or started, and the shares of its resources that each part of a run gets."""
 
 import logging
 import math
@@ -19,48 +19,48 @@ from cluster.errors import ResourcesError
 from cluster.placement.local_ray import num_cores, provide_token, temporary_folder
 from cluster.placement.ray_address import OWN, PROBE_SECONDS, Found, find_cluster
 from cluster.placement.sentinel import announced
-from cluster.placement.submit.lasting import is_job
+from cluster.placement.submit.persistent import is_job
 
 LEAST_SHRINKING = 0.1
-"""Shares of cores are not made smaller than this times what they are: so many parts would only be in each other's way."""
+"""Lowest factor by which shares of cores shrink: with less, the parts would only slow each other down."""
 
 Section = TypeVar("Section", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
-    """The Ray that a command works on."""
+    """The Ray cluster that a command uses."""
 
-    resources: Mapping[str, float]  # of all its machines together, by Ray's names
-    nodes: Sequence[Mapping[str, Any]]  # as ray.nodes() tells them
-    logs: Path  # what the processes on this machine print
+    resources: Mapping[str, float]  # total over its machines, by Ray's names
+    nodes: Sequence[Mapping[str, Any]]  # from ray.nodes()
+    logs: Path  # output of the processes on this machine
 
     @property
     def num_machines(self) -> int:
-        """The machines that have cores for parts of a run."""
+        """Number of machines with cores for parts of a run."""
         return sum(bool(node["Alive"] and node["Resources"].get("CPU")) for node in self.nodes)
 
 
 @contextmanager
 def ray_cluster(log: Callable[[str], None]) -> Iterator["Cluster"]:
-    """Join the cluster that RAY_ADDRESS (or ``ray start`` on this machine) names, else start one for this process alone.
+    """Join the cluster of RAY_ADDRESS or of ``ray start`` on this machine; without one, start a cluster for this process alone.
 
-    ``log`` takes a line about the cluster that is joined. Whatever was started here is stopped in the end. Raises ResourcesError
-    where no cluster can be joined or started.
+    ``log`` takes a line about a cluster that is joined. A cluster that was started here is stopped at the end of the block.
+    Raises ResourcesError where no cluster can be joined or started.
     """
-    # Ray starts workers at nice 15: beside busy processes a vLLM engine then does not start within minutes.
+    # Ray starts workers at nice 15: next to busy processes a vLLM engine then does not start within minutes.
     os.environ.setdefault("RAY_worker_niceness", "0")
     # Ray 2.60 otherwise leaves CUDA_VISIBLE_DEVICES as it is for actors without a GPU, and warns about it.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
 
-    # What goes wrong comes back as an exception; what Ray says besides would run through the progress bar.
+    # Errors are raised as exceptions; Ray's log lines would break the progress bar.
     logging.getLogger("ray").setLevel(logging.ERROR)
     on_sigterm = signal.getsignal(signal.SIGTERM)
     found = find_cluster(log)
     context = _start(log) if found is None else _join(found)
     if callable(on_sigterm):
-        # Ray 2.60 has put its own in place, which ends the process at once; a run that is stopped saves a checkpoint first.
+        # Ray 2.60 installs a handler that ends the process at once; a run that is stopped saves a checkpoint first.
         signal.signal(signal.SIGTERM, on_sigterm)
     try:
         cluster = Cluster(
@@ -79,10 +79,10 @@ def _start(log: Callable[[str], None]) -> Any:
     provide_token()
     try:
         return _init("local", num_cpus=num_cores(), _temp_dir=str(folder))
-    except Exception as error:  # where its own node does not start in time, Ray raises just that
+    except Exception as error:  # Ray raises a plain Exception where its node does not start in time
         raise ResourcesError(
-            f"Ray does not start on this machine: {_in_one_line(error)}. Where the machine is busy with other work, try again; "
-            f"what Ray's processes say is in {folder}/session_latest/logs"
+            f"Ray does not start on this machine: {_one_line(error)}. Where the machine is busy with other work, try again; "
+            f"the logs of Ray's processes are in {folder}/session_latest/logs"
         ) from error
 
 
@@ -90,18 +90,18 @@ def _join(found: Found) -> Any:
     try:
         if _is_node(found.address):
             return _init(found.address)
-    except Exception as error:  # Ray raises a plain one for other versions
+    except Exception as error:  # Ray raises a plain Exception for a cluster of another version
         raise ResourcesError(
-            f"the Ray cluster at {found.address} ({found.by}) cannot be joined: {_in_one_line(error)}. {OWN}"
+            f"the Ray cluster at {found.address} ({found.by}) cannot be joined: {_one_line(error)}. {OWN}"
         ) from error
     raise ResourcesError(
-        f"the Ray cluster at {found.address} ({found.by}) cannot be joined from here: this machine is no part of it. Call "
+        f"the Ray cluster at {found.address} ({found.by}) cannot be joined from here: this machine is not part of it. Run "
         f"`ray start --address={found.address}` here first, or submit the run with `caravan submit`. {OWN}"
     )
 
 
 def _is_node(address: str) -> bool:
-    """Whether this machine is part of a cluster; ``ray.init`` would look for a node of it here for a minute."""
+    """Whether this machine is part of a cluster; ``ray.init`` would look for its node here for a minute."""
     from ray._private.services import GcsClient, find_node_ids
 
     nodes = GcsClient(address=address).get_all_node_info(timeout=PROBE_SECONDS)
@@ -121,18 +121,18 @@ def _init(address: str, **arguments: Any) -> Any:
     )
 
 
-def _in_one_line(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     return " ".join(str(error).split()).rstrip(".")
 
 
 @contextmanager
 def _shared(found: Found, cluster: Cluster, here: Mapping[str, Any], log: Callable[[str], None]) -> Iterator[None]:
-    """Say which cluster was joined and, should it end, that it has."""
+    """Log which cluster was joined, and have its end reported should it end first."""
     log(_joined(found, cluster))
     node = next(node for node in cluster.nodes if node["NodeID"] == here["node_id"])
     ended = (
         f"the Ray cluster at {found.address} ({found.by}), which this command had joined, has ended, and the command "
-        f"with it. Given again it goes on with what it has saved. {OWN}"
+        f"with it. The same command resumes from what is saved. {OWN}"
     )
     with announced(ended, [found.address, f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}"]):
         yield
@@ -142,19 +142,16 @@ def _joined(found: Found, cluster: "Cluster") -> str:
     machines = count(sum(bool(node["Alive"]) for node in cluster.nodes), "machine")
     has = ", ".join(f"{cluster.resources.get(name, 0.0):g} {name}" for name in ("CPU", "GPU"))
     own = "" if is_job() else f", and ends with it. {OWN}"
-    return (
-        f"joined the Ray cluster at {found.address} ({found.by}): {machines}, {has}; the run shares it with others{own}"
-    )
+    return f"joined the Ray cluster at {found.address} ({found.by}): {machines}, {has}; the run shares it with other work{own}"
 
 
 def place(config: Config, resources: Mapping[str, float], *, num_machines: int) -> Config:
-    """Fill in who gets which share of GPUs and cores, and refuse with arithmetic what the cluster cannot hold.
+    """Fill in each part's share of GPUs and cores; raises ResourcesError, with the arithmetic, where the parts do not fit.
 
-    What the configuration sets, stays. Where it leaves shares open, a cluster without GPUs runs on CPUs; otherwise each
-    sampler and the learner take a whole GPU where there are enough, else the largest equal share of one that lets all of them
-    have a place: nothing is spread over several. Several ranks of the learner take a whole one each in any case, and the samplers
-    share the others. Where an engine is split over several GPUs (``rollout.tensor_parallel_size``), all parts take whole ones.
-    On a cluster of one machine the shares of its cores that nobody set shrink to what it has.
+    Settings of the configuration stay. Unset shares: without GPUs everything runs on CPUs. With enough GPUs each sampler and
+    the learner take a whole one, otherwise the largest equal share with which all of them fit; no part is spread over several.
+    Several learner ranks take a whole GPU each, and the samplers share the others. With ``rollout.tensor_parallel_size`` above 1
+    all parts take whole GPUs. On a cluster of one machine the unset shares of cores shrink to the cores it has.
     """
     num_gpus, num_samplers, learner = int(resources.get("GPU", 0.0)), config.rollout.num_samplers, config.learner
     if not num_gpus:
@@ -179,7 +176,7 @@ def place(config: Config, resources: Mapping[str, float], *, num_machines: int) 
 
 
 def _fit_to_cores(config: Config, cores: float) -> Config:
-    """The same with smaller shares of the cores, where nobody set them and all parts would not fit: a laptop has few."""
+    """Shrink the unset shares of cores where the parts would not fit, as on a laptop."""
     shares = _shares_of_cores(config)
     fixed = sum(number * share for key, (number, share) in shares.items() if _is_set(config, key))
     left_open = sum(number * share for key, (number, share) in shares.items() if not _is_set(config, key))
@@ -197,14 +194,14 @@ def _fit_to_cores(config: Config, cores: float) -> Config:
 
 
 def fitted_shares(config: Config, placed: Config) -> str | None:
-    """A line about the shares of the cores that placing made smaller; None where it made none."""
+    """A log line about the shares of cores that placement has shrunk; None without any."""
     before, now = _shares_of_cores(config), _shares_of_cores(placed)
     smaller = [f"{key}={share:g}" for key, (_, share) in now.items() if share != before[key][1]]
-    return f"shares of the cores are fitted to this machine: {', '.join(smaller)}" if smaller else None
+    return f"shares of cores shrink to fit this machine: {', '.join(smaller)}" if smaller else None
 
 
 def _shares_of_cores(config: Config) -> dict[str, tuple[int, float]]:
-    """By key: how many parts there are at the least, and the cores of each."""
+    """Key -> (minimum number of parts, cores of each)."""
     rollout, grader, learner = config.rollout, config.grader, config.learner
     return {
         "rollout.cpus_per_sampler": (rollout.minimum, rollout.cpus_per_sampler),
@@ -219,9 +216,9 @@ def _is_set(config: Config, key: str) -> bool:
 
 
 def _largest_share(left: Sequence[float], num_parts: int) -> float:
-    """The largest share, in hundredths, that so many parts can have each of one GPU, by what is left of each of these.
+    """The largest share of a GPU, in hundredths, that each of ``num_parts`` can have, given the free share of each GPU.
 
-    1 where they can have none: that is refused, with the arithmetic.
+    Returns 1 where they do not fit; ``_check`` then refuses with the arithmetic.
     """
     shares = {min(1.0, gpu / number) for gpu in left if gpu > 0 for number in range(1, num_parts + 1)}
     for share in sorted(shares, reverse=True):
@@ -231,18 +228,18 @@ def _largest_share(left: Sequence[float], num_parts: int) -> float:
 
 
 def _left_by(share: float, num_parts: int, gpus: Sequence[float]) -> list[float]:
-    """What parts leave of GPUs that each take a share of one, the first that has it."""
+    """Free share of each GPU after ``num_parts`` have taken ``share`` of the first GPU that has it."""
     left = list(gpus)
     for _ in range(num_parts):
-        seat = next((number for number, gpu in enumerate(left) if gpu + ROUNDING >= share), None)
-        if seat is None:
+        chosen = next((number for number, gpu in enumerate(left) if gpu + ROUNDING >= share), None)
+        if chosen is None:
             return []
-        left[seat] -= share
+        left[chosen] -= share
     return left
 
 
 def _fill_in(section: Section, **values: float) -> Section:
-    """Values for the keys of a section that nobody has set."""
+    """Set the keys of a section that the configuration leaves unset."""
     return section.model_copy(
         update={key: value for key, value in values.items() if key not in section.model_fields_set}
     )

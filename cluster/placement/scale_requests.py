@@ -1,7 +1,7 @@
-"""``caravan scale``: telling a run that is going on how many samplers and graders it should have.
+"""``caravan scale``: requests for another number of samplers or graders of a running run.
 
-What is asked is a small file in the folder of the run, which its driver looks for and answers with another one. No port is opened
-for it: who may write to the folder may scale the run.
+A request is a file in the run folder; the driver polls for it and answers with another file. No port is opened: whoever may
+write to the folder may scale the run.
 """
 
 import asyncio
@@ -21,13 +21,13 @@ from cluster.types import ProbePrompt
 from grader.settings import MAX_GRADERS
 from rollout.settings import MAX_SAMPLERS
 
-MOST = {"samplers": MAX_SAMPLERS, "graders": MAX_GRADERS}
-"""The largest number of each pool's members."""
+MAXIMUMS = {"samplers": MAX_SAMPLERS, "graders": MAX_GRADERS}
+"""The largest number of replicas of each pool."""
 
-KEYS = tuple(f"{bound}{pool}" for pool in MOST for bound in ("", "min_", "max_"))
-LOOK_EVERY_SECONDS = 1.0
+KEYS = tuple(f"{bound}{pool}" for pool in MAXIMUMS for bound in ("", "min_", "max_"))
+POLL_SECONDS = 1.0
 ANSWER_SECONDS = 30.0
-"""For a driver that looks every second, on a machine that may be busy."""
+"""Time for the driver to answer, on a machine that may be busy."""
 
 
 class ScalableGraderPool(GraderPool, Protocol):
@@ -36,7 +36,7 @@ class ScalableGraderPool(GraderPool, Protocol):
     async def scale(
         self, number: int | None = None, *, min_graders: int | None = None, max_graders: int | None = None
     ) -> str:
-        """Have another number of graders, or other bounds; returns one line. Raises ConfigError for contradictions."""
+        """Set the number of graders or its bounds; returns a log line. Raises ConfigError for contradictions."""
         ...
 
 
@@ -53,12 +53,12 @@ class ScalableSamplerPool(SamplerPool, Protocol):
     async def scale(
         self, number: int | None = None, *, min_samplers: int | None = None, max_samplers: int | None = None
     ) -> str:
-        """Have another number of samplers, or other bounds; returns one line. Raises ConfigError for contradictions."""
+        """Set the number of samplers or its bounds; returns a log line. Raises ConfigError for contradictions."""
         ...
 
 
 def parse_numbers(settings: Sequence[str]) -> dict[str, int]:
-    """``graders=64 max_graders=128`` by key; raises ConfigError that names what is wrong."""
+    """Parse ``graders=64 max_graders=128``; raises ConfigError, which names the wrong argument."""
     numbers: dict[str, int] = {}
     for setting in settings:
         key, _, text = setting.partition("=")
@@ -70,7 +70,7 @@ def parse_numbers(settings: Sequence[str]) -> dict[str, int]:
 
 
 def _check(key: str, number: object, shown: str) -> None:
-    most = MOST.get(_pool_of(key), MAX_GRADERS)
+    most = MAXIMUMS.get(_pool_of(key), MAX_GRADERS)
     if key not in KEYS or type(number) is not int or not 1 <= number <= most:
         raise ConfigError(f"{shown!r} is not KEY=N with one of {', '.join(KEYS)} and a number from 1 to {most}")
 
@@ -80,37 +80,37 @@ def _pool_of(key: str) -> str:
 
 
 def scale_and_report(run: Path, settings: Sequence[str]) -> int:
-    """Ask a run for other numbers and print its answer; returns the exit code.
+    """Send a request to a run and print its answer; returns the exit code.
 
-    Raises ConfigError for numbers that cannot be, RunFolderError where no run is going on there or it does not answer.
+    Raises ConfigError for impossible numbers, RunFolderError for a run that is not running or does not answer.
     """
     numbers = parse_numbers(settings)
     folder = RunFolder(run)
     if not folder.is_going_on():
         raise RunFolderError(
-            f"{run} is not going on, so that there is nothing to scale; to go on with another number: caravan train "
-            f"--resume {run} num_graders=N (or num_samplers=N)"
+            f"{run} is not running: nothing can be scaled. To resume it with another number: caravan train --resume "
+            f"{folder.argument} num_graders=N (or num_samplers=N)"
         )
     with _asked(folder, numbers) as answer:
         deadline = time.monotonic() + ANSWER_SECONDS
         while not answer.exists():
             if time.monotonic() > deadline:
                 raise RunFolderError(
-                    f"{run} has not answered within {ANSWER_SECONDS:g} s: runs are scaled once all parts have started, and "
-                    "until the last step is done; try again then"
+                    f"{run} has not answered within {ANSWER_SECONDS:g} s: a run can be scaled from when all parts have started "
+                    "until its last step; try again then"
                 )
             time.sleep(0.1)
-        said = json.loads(answer.read_text(encoding="utf-8"))
-    for line in said["done"]:
+        reply = json.loads(answer.read_text(encoding="utf-8"))
+    for line in reply["done"]:
         print(line)
-    if said["refused"]:
-        raise ConfigError("; ".join(said["refused"]))
+    if reply["refused"]:
+        raise ConfigError("; ".join(reply["refused"]))
     return 0
 
 
 @contextmanager
 def _asked(folder: RunFolder, numbers: Mapping[str, int]) -> Iterator[Path]:
-    """Ask, and say where the answer will be; both files are gone when the block is left."""
+    """Write a request and yield the path of its answer; both files are deleted at the end of the block."""
     request = folder.scaling / f"{time.time_ns()}-{os.getpid()}.request"
     answer = request.with_suffix(".answer")
     try:
@@ -127,7 +127,7 @@ def _asked(folder: RunFolder, numbers: Mapping[str, int]) -> Iterator[Path]:
 async def answering_scale_requests(
     folder: RunFolder, samplers: ScalableSamplerPool, graders: ScalableGraderPool, view: View
 ) -> AsyncIterator[None]:
-    """While in the block, what is asked of the run's pools is done; what was asked before it is not."""
+    """Answer scale requests during the block. Requests from before it are deleted."""
     for left in folder.scaling.glob("*"):
         if left.is_file():
             left.unlink(missing_ok=True)
@@ -143,16 +143,16 @@ async def _answer_requests(
 ) -> None:
     while True:
         for request in sorted(path for path in folder.scaling.glob("*.request") if path.is_file()):
-            answer = await _answer(_taken(request), samplers, graders)
+            answer = await _answer(_take(request), samplers, graders)
             try:
                 folder.write(request.with_suffix(".answer"), json.dumps(answer))
-            except RunFolderError as error:  # the run need not end for it
+            except RunFolderError as error:  # no reason to end the run
                 view.warn(str(error))
-        await asyncio.sleep(LOOK_EVERY_SECONDS)
+        await asyncio.sleep(POLL_SECONDS)
 
 
-def _taken(request: Path) -> str:
-    """What is asked; nobody else finds it after this. Empty where it was withdrawn meanwhile."""
+def _take(request: Path) -> str:
+    """Read and delete a request; returns an empty text where it was withdrawn."""
     try:
         content = request.read_bytes()
         request.unlink(missing_ok=True)
@@ -162,7 +162,7 @@ def _taken(request: Path) -> str:
 
 
 async def _answer(request: str, samplers: ScalableSamplerPool, graders: ScalableGraderPool) -> dict[str, list[str]]:
-    """What was done and what was refused, a line for each pool that is asked."""
+    """Scale the pools; returns a line for each pool, under "done" or "refused"."""
     try:
         numbers: dict[str, Any] = json.loads(request)
         for key, number in numbers.items():
@@ -173,8 +173,8 @@ async def _answer(request: str, samplers: ScalableSamplerPool, graders: Scalable
         ValueError,
         AttributeError,
         RecursionError,
-    ) as error:  # not written by `caravan scale`, or withdrawn meanwhile
-        return {"done": [], "refused": [f"what is asked cannot be read: {error}"]}
+    ) as error:  # not written by `caravan scale`, or withdrawn
+        return {"done": [], "refused": [f"the request cannot be read: {error}"]}
     done: list[str] = []
     refused: list[str] = []
     for pool, scale in (("samplers", samplers.scale), ("graders", graders.scale)):

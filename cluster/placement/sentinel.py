@@ -1,9 +1,9 @@
-"""The end of a Ray cluster that was joined: Ray then ends this process at once, so that another one has to say why.
+"""A report that a joined Ray cluster has ended. Ray then ends this process at once, so that a child process reports it.
 
     python -m cluster.placement.sentinel MESSAGE HOST:PORT ...
 
-It reads its input to the end. Where that does not say that the parent is done, and one of the addresses no longer answers, it
-prints the message.
+The child reads its input to the end. It prints the message if the input does not end with DONE and one of the addresses no
+longer answers.
 """
 
 import os
@@ -15,19 +15,19 @@ from contextlib import contextmanager
 
 DONE = b"done"
 SETTLE_SECONDS = 10.0
-"""For what is ending to have ended: the parent may be the first to go."""
+"""Time for the cluster to end: the parent may end before it."""
 
 
 @contextmanager
 def announced(message: str, addresses: Sequence[str]) -> Iterator[None]:
-    """While in the block, another process waits to print the message should this one end together with one of the addresses."""
+    """While in the block, have a child process print the message if this process ends together with one of the addresses."""
     reads, writes = os.pipe()
     child = os.posix_spawn(
         sys.executable,
         [sys.executable, "-m", "cluster.placement.sentinel", message, *addresses],
         {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
         file_actions=[(os.POSIX_SPAWN_DUP2, reads, 0), (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)],
-        setsid=True,  # Ctrl-C is meant for the parent
+        setsid=True,  # Ctrl-C goes to the parent alone
     )
     os.close(reads)
     try:
@@ -39,7 +39,7 @@ def announced(message: str, addresses: Sequence[str]) -> Iterator[None]:
 
 
 def main(arguments: Sequence[str], seconds: float = SETTLE_SECONDS) -> None:
-    """Wait for the parent to end, and print the message where it has ended with its cluster."""
+    """Wait for the parent to end, and print the message if its cluster has ended too."""
     message, *addresses = arguments
     if sys.stdin.buffer.read().endswith(DONE):
         return

@@ -217,7 +217,7 @@ def evaluated_run(config: Config) -> RunFolder | None:
     named = config.run.folder / (config.run.name or "run")
     adapter = config.model.adapter
     if adapter is not None:
-        folders = [RunFolder(path) for path in adapter.expanduser().absolute().parents[:2]]
+        folders = [RunFolder(path) for path in adapter.absolute().parents[:2]]
         return next((one for one in folders if one.data.exists() and one.config.exists()), None)
     folder = RunFolder(named)
     keys = ("data.dataset", "data.held_out", "data.split_seed")

@@ -14,7 +14,7 @@ from cluster.placement.plan.machines import machines_of
 from cluster.placement.plan.model_shape import shape_of, trainable_adapter
 from cluster.placement.plan.places import make_plan
 from cluster.placement.ray_cluster import Cluster, fitted_shares, place
-from cluster.placement.submit.lasting import is_job, require_lasting
+from cluster.placement.submit.persistent import is_job, require_persistent
 from cluster.problems.run_data import RunData, split_of_run
 from cluster.run.loading import RenderedProblems, load_and_render, prompt_date
 from cluster.types import Problem
@@ -40,7 +40,7 @@ def check_settings(config: Config) -> tuple[Config, RunFolder]:
     """
     refuse_adapter(config, "train")
     if is_job():
-        require_lasting(config.run.folder)
+        require_persistent(config.run.folder)
     folder = RunFolder(config.run.folder / (config.run.name or "run"))
     config = config.dated(folder.prompt_date() or prompt_date(config))
     with folder.explained(folder.path):  # a path may be too long, or lead through a file

@@ -1,1 +1,1 @@
-"""The plan of a run on a cluster: who goes where, what each GPU holds, and what would be waited for."""
+"""The plan of a run on a cluster: placement of its parts, GPU memory, and the bottleneck of a step."""

@@ -1,22 +1,23 @@
-"""The machines of a cluster, there or only thought of: cores, GPUs, and what a GPU can do."""
+"""The machines of a cluster, real or planned: cores, GPUs, and the GPUs' data sheets."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from cluster.errors import ConfigError
+from cluster.placement.local_ray import num_cores
 
-ACCELERATOR = "accelerator_type:"  # Ray gives a machine with GPUs a resource of this name
+ACCELERATOR = "accelerator_type:"  # prefix of the resource by which Ray names a machine's GPUs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gpu:
-    """One GPU; what is None is not known, and nothing is estimated from it."""
+    """One GPU; None means unknown, and nothing is estimated from it."""
 
     name: str
-    gib: float | None  # of memory
+    gib: float | None  # memory
     tflops: float | None = None  # dense bfloat16
-    tb_per_second: float | None = None  # of its memory
+    tb_per_second: float | None = None  # memory bandwidth
 
 
 GPUS = {
@@ -33,7 +34,7 @@ GPUS = {
         Gpu(name="RTX3090", gib=23.6, tflops=71, tb_per_second=0.94),
     )
 }
-"""By the names that Ray has for them, where it has one."""
+"""By Ray's names, where Ray has one."""
 
 _KNOWN = {name.upper(): gpu for name, gpu in GPUS.items()}
 
@@ -45,13 +46,13 @@ class Machine:
     name: str
     cpus: float
     num_gpus: int = 0
-    gpu: Gpu | None = None  # the kind of its GPUs
+    gpu: Gpu | None = None  # all GPUs of a machine are of one kind
 
 
 def parse_machines(texts: Sequence[str]) -> list[Machine]:
-    """Machines from texts like ``cpus=96,gpus=8,gpu=H100,count=4``; raises ConfigError for what cannot be read.
+    """Machines of texts like ``cpus=96,gpus=8,gpu=H100,count=4``; raises ConfigError for any other text.
 
-    ``gpu_gib`` stands in place of ``gpu`` where a GPU has no name here; ``count`` defaults to 1.
+    ``gpu_gib`` replaces ``gpu`` for a GPU that has no name here; ``count`` defaults to 1.
     """
     machines: list[Machine] = []
     for text in texts:
@@ -59,7 +60,7 @@ def parse_machines(texts: Sequence[str]) -> list[Machine]:
         gpu = _gpu(values, text)
         num_gpus = int(_number(values, "gpus", text, default=1 if gpu else 0))
         if num_gpus and gpu is None:
-            raise ConfigError(f"--machine {text}: say which GPUs, gpu={'|'.join(GPUS)} or gpu_gib=NUMBER")
+            raise ConfigError(f"--machine {text}: name the GPUs, gpu={'|'.join(GPUS)} or gpu_gib=NUMBER")
         cpus = _number(values, "cpus", text, default=None)
         for _ in range(int(_number(values, "count", text, default=1))):
             machines.append(Machine(name=f"machine {len(machines) + 1}", cpus=cpus, num_gpus=num_gpus, gpu=gpu))
@@ -67,12 +68,23 @@ def parse_machines(texts: Sequence[str]) -> list[Machine]:
 
 
 def machines_of(nodes: Sequence[Mapping[str, Any]]) -> list[Machine]:
-    """The machines of a Ray cluster, as ``ray.nodes()`` tells them."""
+    """The machines of a Ray cluster, from ``ray.nodes()``."""
     return [_machine_of(node) for node in nodes if node["Alive"]]
 
 
+def this_machine() -> Machine:
+    """This machine as Ray would count it, without Ray being started."""
+    from ray._private.resource_and_label_spec import ResourceAndLabelSpec
+
+    manager, num_gpus = ResourceAndLabelSpec._get_current_node_accelerator(None, {})
+    resources: dict[str, float] = {"CPU": num_cores()}
+    if manager and manager.get_resource_name() == "GPU" and num_gpus:
+        resources |= {"GPU": num_gpus, f"{ACCELERATOR}{manager.get_current_node_accelerator_type()}": 1}
+    return _machine_of({"NodeManagerAddress": "this machine", "Resources": resources})
+
+
 def totals(machines: Sequence[Machine]) -> dict[str, float]:
-    """What the machines have together, by Ray's names."""
+    """The total resources of the machines, by Ray's names."""
     return {
         "CPU": sum(machine.cpus for machine in machines),
         "GPU": float(sum(machine.num_gpus for machine in machines)),
@@ -129,6 +141,6 @@ def _gpu(values: Mapping[str, str], text: str) -> Gpu | None:
     if known is None:
         raise ConfigError(
             f"--machine {text}: gpu={values['gpu']} is not known here (known: {', '.join(GPUS)}); "
-            "give gpu_gib=NUMBER beside it, its memory in GiB; how many there are is gpus=NUMBER"
+            "add gpu_gib=NUMBER, its memory in GiB; the number of GPUs is gpus=NUMBER"
         )
     return known

@@ -1,8 +1,7 @@
-"""The sizes of a model, from its configuration alone: what its weights, an adapter and a token's cache take."""
+"""The sizes of a model from its config.json: weights, adapter, and KV cache per token."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.config.config import Config
@@ -29,12 +28,12 @@ class ModelShape:
     kv_heads: int
     head_dim: int
     vocabulary: int
-    tied: bool  # the output head is the embedding
+    tied: bool  # the output head shares the embedding's weights
     has_qkv_bias: bool
 
     @property
     def num_parameters(self) -> int:
-        """Of the whole model."""
+        """Parameters of the whole model."""
         attention = 2 * self.hidden * self.heads * self.head_dim + 2 * self.hidden * self.kv_heads * self.head_dim
         bias = (self.heads + 2 * self.kv_heads) * self.head_dim if self.has_qkv_bias else 0
         layer = attention + bias + 3 * self.hidden * self.intermediate + 2 * self.hidden
@@ -42,7 +41,7 @@ class ModelShape:
 
     @property
     def projections(self) -> Mapping[str, tuple[int, int]]:
-        """Inputs and outputs of the projections of one layer, by their names."""
+        """Projections of one layer: name -> (inputs, outputs)."""
         queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
         return {
             "q_proj": (self.hidden, queries),
@@ -55,7 +54,7 @@ class ModelShape:
         }
 
     def targets(self, names: Sequence[str]) -> Mapping[str, tuple[int, int]]:
-        """Inputs and outputs of the projections of one layer that carry an adapter, by their names."""
+        """Projections of one layer that carry an adapter: name -> (inputs, outputs)."""
         return (
             self.projections
             if tuple(names) == (ALL_LINEAR,)
@@ -63,30 +62,30 @@ class ModelShape:
         )
 
     def num_adapter_parameters(self, rank: int, targets: Sequence[str]) -> int:
-        """Of a LoRA adapter: ``rank`` times inputs and outputs of each target, in every layer."""
+        """Parameters of a LoRA adapter: ``rank`` x (inputs + outputs) of each target, in every layer."""
         return self.layers * rank * sum(inputs + outputs for inputs, outputs in self.targets(targets).values())
 
     def cache_bytes_per_token(self, dtype: str, num_gpus: int = 1) -> int:
-        """Of the keys and values of one token, on each of the GPUs that the model is split over: of one head at least."""
+        """Bytes of one token's keys and values on each GPU that the model is split over, which has at least one head."""
         return 2 * self.layers * max(1, self.kv_heads // num_gpus) * self.head_dim * BYTES[dtype]
 
 
 def shape_of(model: str) -> ModelShape:
-    """The shape of a model folder or Hugging Face id; raises ModelError where its configuration cannot be had."""
+    """The shape of a model folder or Hugging Face id; raises ModelError where its configuration cannot be read."""
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(str(Path(model).expanduser()) if model.startswith("~") else model)
+        config = AutoConfig.from_pretrained(model)
     except (OSError, ValueError) as error:
         raise ModelError(
-            f"the configuration of model {model!r} cannot be read: {str(error).splitlines()[0]}; give a folder that holds its "
+            f"the configuration of model {model!r} cannot be read: {str(error).splitlines()[0]}; give a folder with its "
             "config.json"
         ) from error
     return shape_from(config.to_dict())
 
 
 def shape_from(config: Mapping[str, Any]) -> ModelShape:
-    """The shape that a ``config.json`` tells; raises ModelError for a model that is not of the family."""
+    """The shape of a ``config.json``; raises ModelError for a model of another family."""
     try:
         hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
         return ModelShape(
@@ -102,12 +101,12 @@ def shape_from(config: Mapping[str, Any]) -> ModelShape:
         )
     except KeyError as error:
         raise ModelError(
-            f"a model of type {config.get('model_type')!r} has no {error}: no plan can be made for it"
+            f"a model of type {config.get('model_type')!r} has no {error}: its memory cannot be estimated"
         ) from error
 
 
 def adapter_size(config: Config) -> "AdapterSize":
-    """The adapter that a learner would train; raises ConfigError where its targets do not fit the model, ModelError."""
+    """The size of the adapter that a learner would train; raises ConfigError for targets that the model lacks, and ModelError."""
     silence_libraries()
     from learner.training.targets import adapter_size
 
@@ -115,7 +114,7 @@ def adapter_size(config: Config) -> "AdapterSize":
 
 
 def trainable_adapter(config: Config) -> "AdapterSize":
-    """The adapter of a run; raises what ``adapter_size`` does, and ModelError where samplers could not merge it."""
+    """The size of a run's adapter; raises also ModelError where samplers could not merge it."""
     size = adapter_size(config)
     weight_sync_mode(config.rollout).check_model(config.model.path, size.transposed)
     return size

@@ -1,21 +1,24 @@
-"""``caravan plan``: the plan as a page to read."""
+"""``caravan plan``: the printed plan."""
 
 from collections.abc import Sequence
 
 from rich.table import Table
 
 from cluster.config.config import Config
-from cluster.config.model_path import model_path
+from cluster.config.model_path import check_model_path, model_path
 from cluster.console import count, output
 from cluster.placement.plan.machines import Machine
 from cluster.placement.plan.memory import Memory
 from cluster.placement.plan.model_shape import shape_of, trainable_adapter
-from cluster.placement.plan.places import GpuPlan, Plan, Seats, make_plan
+from cluster.placement.plan.places import GpuPlan, Plan, PlannedNode, make_plan
 
 
 def plan_and_report(config: Config, machines: Sequence[Machine]) -> int:
-    """Print the plan; returns the exit code. Raises ResourcesError where something does not fit,
-    ConfigError for targets of the adapter that the model has not."""
+    """Print the plan; returns the exit code.
+
+    Raises ResourcesError where a part does not fit, ConfigError for adapter targets that the model lacks, and ModelError.
+    """
+    check_model_path(config)
     plan = make_plan(config, shape_of(model_path(config)), machines)
     size = trainable_adapter(config)
     print_plan(plan)
@@ -24,39 +27,42 @@ def plan_and_report(config: Config, machines: Sequence[Machine]) -> int:
 
 
 def print_plan(plan: Plan) -> None:
-    """Print who goes where, what each GPU holds, the pace and the advice."""
+    """Print placement, GPU memory, pace and advice."""
     console = output()
-    console.print(_seats_table(plan))
+    console.print(_placement_table(plan))
     if plan.on_gpus is not None:
         console.print(_memory_table(plan.on_gpus))
         if plan.on_gpus.pace is not None:
             console.print(_pace_line(plan.on_gpus), soft_wrap=True, highlight=False)
-    elif any(seat.machine.num_gpus for seat in plan.seats):
-        console.print("No part uses a GPU of known memory: nothing is estimated.", highlight=False)
+    elif any(node.machine.num_gpus for node in plan.nodes):
+        console.print("No part uses a GPU of known memory: memory and pace are not estimated.", highlight=False)
     for line in plan.advice:
         console.print(f"- {line}", soft_wrap=True, highlight=False)
 
 
-def _seats_table(plan: Plan) -> Table:
-    table = Table(
-        title="Who goes where", caption="As the parts find room; where several machines have it, Ray decides."
-    )
+def _placement_table(plan: Plan) -> Table:
+    table = Table(title="Placement", caption="Where a part fits on several machines, Ray decides.")
     for column in ("machine", "GPUs", "other parts", "CPUs left"):
         table.add_column(column)
-    for seat in plan.seats:
-        table.add_row(seat.machine.name, _gpus(seat), _others(seat), f"{seat.cpus:g} of {seat.machine.cpus:g}")
+    for node in plan.nodes:
+        table.add_row(
+            node.machine.name,
+            _gpus(node),
+            _others(node),
+            f"{node.cpus:g} of {node.machine.cpus:g}",
+        )
     return table
 
 
-def _gpus(seat: Seats) -> str:
-    kind = f" {seat.machine.gpu.name}" if seat.machine.gpu else ""
-    lines = [f"{number}{kind}: {' + '.join(names) or 'free'}" for number, names in enumerate(seat.on_gpus)]
+def _gpus(node: PlannedNode) -> str:
+    kind = f" {node.machine.gpu.name}" if node.machine.gpu else ""
+    lines = [f"{number}{kind}: {' + '.join(names) or 'free'}" for number, names in enumerate(node.on_gpus)]
     return "\n".join(lines) or "none"
 
 
-def _others(seat: Seats) -> str:
-    graders = [count(seat.num_graders, "grader")] if seat.num_graders else []
-    return ", ".join([*seat.others, *graders]) or "nothing"
+def _others(node: PlannedNode) -> str:
+    graders = [count(node.num_graders, "grader")] if node.num_graders else []
+    return ", ".join([*node.others, *graders]) or "nothing"
 
 
 def _memory_table(plan: GpuPlan) -> Table:
@@ -83,9 +89,9 @@ def _memory_table(plan: GpuPlan) -> Table:
 def _pace_line(plan: GpuPlan) -> str:
     speed = plan.pace
     assert speed is not None
-    side = "side by side" if speed.overlaps else "one after the other"
+    order = "at the same time" if speed.overlaps else "one after the other"
     return (
-        f"A step takes about {speed.step:.1f} s: sampling {speed.sampling:.1f} ({speed.num_running} completions at a time per "
-        f"engine), grading up to {speed.grading:.1f}, learning {speed.learning:.1f}; samplers and learner {side}. Estimated from "
-        "data sheets, for prompts and completions of half the longest length."
+        f"A step takes about {speed.step:.1f} s: sampling {speed.sampling:.1f} ({speed.num_running} concurrent completions per "
+        f"engine), grading up to {speed.grading:.1f}, learning {speed.learning:.1f}; samplers and learner work {order}. "
+        "Estimated from data sheets, for prompts and completions of half the longest length."
     )

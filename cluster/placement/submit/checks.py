@@ -1,7 +1,6 @@
-"""What ``caravan submit`` asks the cluster before the run: a job of its own, which sees what the run's job would see.
+"""The job of ``caravan submit`` that checks the cluster before the run; it sees what the run's job would see.
 
-Its lines begin with PREFIX, so that they can be told from what Ray writes into a job's log. It ends with 1 where the run is
-refused.
+Its lines begin with PREFIX, which separates them from Ray's lines in the job's log. Its exit code is 1 where the run is refused.
 """
 
 import contextlib
@@ -12,25 +11,25 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cluster.config.config import Config, load_config
-from cluster.config.model_path import is_folder, model_path
+from cluster.config.model_path import check_model_path, is_folder, model_path
 from cluster.errors import CaravanError
 from cluster.placement.plan.machines import machines_of
 from cluster.placement.plan.model_shape import shape_of, trainable_adapter
 from cluster.placement.plan.places import Plan, make_plan
 from cluster.placement.plan.report import print_plan
 from cluster.placement.ray_cluster import Cluster, ray_cluster
-from cluster.placement.submit.lasting import require_lasting
-from cluster.placement.submit.node import NodeFacts, look_around, troubles
+from cluster.placement.submit.node import NodeFacts, inspect_node, missing_on_nodes
+from cluster.placement.submit.persistent import require_persistent
 from cluster.problems.dataset_sources import missing_file
 
 PREFIX = "caravan| "
 REFUSED = "refused: "
 NODE_SECONDS = 300.0
-"""For a node to take the working directory over, start a process and build the grader's programs."""
+"""Time for a node to receive the working directory, start a process and build the grader's programs."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Check the cluster that this job runs on; returns 0 where the run may come, 1 where it would fail."""
+    """Check the cluster that this job runs on; returns 0 where the run may start, 1 where it would fail."""
     refusals: list[str] = []
     try:
         config = load_config(Path(arguments[0]), arguments[1:])
@@ -44,32 +43,33 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _check(config: Config, cluster: Cluster) -> list[str]:
-    """The plan is printed; what speaks against the run is returned."""
+    """Print the plan, and return the reasons against the run."""
     refusals = []
     machines = machines_of(cluster.nodes)
     data = config.data.dataset
     if missing_file(data):
         refusals.append(
-            f"data.dataset={data}: the head of the cluster has no such file. Put it into the working directory, which travels, "
-            "or where the head sees it"
+            f"data.dataset={data}: the head of the cluster has no such file. Put it into the working directory, which is "
+            "uploaded, or where the head can read it"
         )
-    if is_folder(config.model.path) and not Path(config.model.path).expanduser().is_dir():
+    if is_folder(config.model.path) and not Path(config.model.path).is_dir():
         return [*refusals, _no_model(config)]
     try:
+        check_model_path(config)
         plan = make_plan(config, shape_of(model_path(config)), machines)
         trainable_adapter(config)
     except CaravanError as error:
         return [*refusals, str(error)]
     _print_marked(plan)
     _require_writable(config.run.folder, cluster.logs.parents[1])
-    facts = _look_around_everywhere(plan, cluster)
-    return [*refusals, *troubles(plan.config, list(zip(machines, facts, strict=True)))]
+    facts = _inspect_nodes(plan, cluster)
+    return [*refusals, *missing_on_nodes(plan.config, list(zip(machines, facts, strict=True)))]
 
 
 def _no_model(config: Config) -> str:
     return (
-        f"model.path={config.model.path}: the head of the cluster has no such folder. A folder of the machine that submits is "
-        "not enough: put it where every machine sees it, or give a model of the Hugging Face hub"
+        f"model.path={config.model.path}: the head of the cluster has no such folder. A folder of the submitting machine is "
+        "not enough: put it where every machine can read it, or give a model of the Hugging Face hub"
     )
 
 
@@ -82,23 +82,24 @@ def _print_marked(plan: Plan) -> None:
 
 
 def _require_writable(folder: Path, temporary: Path) -> None:
-    """Raise CaravanError where the run folder, which lies with the driver on the head, would not last or cannot be written."""
-    require_lasting(folder, temporary=temporary)
+    """Raise CaravanError for a run.folder that the head, where the driver runs, cannot write or would not keep."""
+    require_persistent(folder, temporary=temporary)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise CaravanError(
-            f"run.folder={folder} cannot be written on the head of the cluster: {error.strerror}; give another, or it rights"
+            f"run.folder={folder} cannot be written on the head of the cluster: {error.strerror}; give another folder, or "
+            "change its rights"
         ) from None
 
 
-def _look_around_everywhere(plan: Plan, cluster: Cluster) -> list[NodeFacts]:
-    """The facts of each living node, in their order."""
+def _inspect_nodes(plan: Plan, cluster: Cluster) -> list[NodeFacts]:
+    """The facts of each living node, in the order of ``cluster.nodes``."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    look = ray.remote(num_cpus=0, max_retries=0)(look_around)
+    look = ray.remote(num_cpus=0, max_retries=0)(inspect_node)
     calls = [
         look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node_id=node["NodeID"], soft=False)).remote(
             plan.config

@@ -1,4 +1,4 @@
-"""``caravan submit``: a run as a job of a Ray cluster, once the cluster was asked whether it would hold it."""
+"""``caravan submit``: a run as a job of a Ray cluster, after a check that the cluster can hold it."""
 
 import os
 import shlex
@@ -13,13 +13,13 @@ from cluster.config.environment import TRAVELLING
 from cluster.console import View
 from cluster.errors import ConfigError, ResourcesError
 from cluster.placement.submit.checks import PREFIX, REFUSED
-from cluster.placement.submit.client import connect, ended, ended_by, first_line, follow, ray_job
-from cluster.placement.submit.lasting import require_lasting
+from cluster.placement.submit.client import connect, describe_end, ended, first_line, follow, ray_job
+from cluster.placement.submit.persistent import require_persistent
 from cluster.problems.run_data import FLAG
 
 RUNTIME_ENVIRONMENT = "ray_job.yaml"
 CHECK_SECONDS = 900.0
-"""For the working directory to reach the nodes, and the nodes to look around."""
+"""Time for the working directory to reach the nodes, and for the checks on them."""
 
 
 def submit_and_report(
@@ -27,44 +27,44 @@ def submit_and_report(
 ) -> int:
     """Check, submit and, with ``wait``, follow; returns the exit code.
 
-    Raises ConfigError for what is wrong here, ResourcesError for what is wrong with the cluster.
+    Raises ConfigError for errors in the settings or the folder, ResourcesError for errors of the cluster.
     """
     view = View()
-    config = load_config(
-        config_file, settings, log=view.log
-    )  # what is wrong with it should be known before anything travels
-    require_lasting(config.run.folder)
+    config = load_config(config_file, settings, log=view.log)  # its errors are reported before anything is uploaded
+    require_persistent(config.run.folder)
     folder = Path.cwd()
-    arguments = shlex.join([str(travelling(config_file, folder)), *settings])
+    arguments = shlex.join([str(uploaded_path(config_file, folder)), *settings])
     environment = runtime_environment(folder, os.environ)
     client = connect(address)
     view.log(f"the cluster at {client.get_address()} answers")
-    with view.phase("asking its nodes"):
+    with view.phase("checking its nodes"):
         check(client, arguments, environment, view)
     options = f" {FLAG}" if allow_changed_data else ""
     job = _submit(client, f"caravan train -c {arguments}{options}", environment)
-    for what, verb in (("log", "logs --follow"), ("to stop it, with a checkpoint", "stop")):
-        view.log(f"{job}, {what}: {ray_job(verb, client, job)}")
+    for purpose, verb in (("log", "logs --follow"), ("to stop it, with a checkpoint", "stop")):
+        view.log(f"{job}, {purpose}: {ray_job(verb, client, job)}")
     return follow(client, job, view) if wait else 0
 
 
-def travelling(config_file: Path, folder: Path) -> Path:
-    """The configuration file as the job sees it, relative to its working directory; raises ConfigError where it stays behind."""
+def uploaded_path(config_file: Path, folder: Path) -> Path:
+    """The path of the configuration file in the job's working directory; raises ConfigError for a file outside of it."""
     path = config_file.resolve()
     if not path.is_relative_to(folder.resolve()):
-        raise ConfigError(f"-c {config_file}: only what is in {folder} travels to the cluster; copy the file into it")
+        raise ConfigError(
+            f"-c {config_file}: only the content of {folder} is uploaded to the cluster; copy the file into it"
+        )
     return path.relative_to(folder.resolve())
 
 
 def runtime_environment(folder: Path, environment: Mapping[str, str]) -> dict[str, Any]:
-    """Ray's runtime environment of the job: ``ray_job.yaml``, the folder, and the variables that are settings.
+    """Ray's runtime environment of the job: ``ray_job.yaml``, the folder, and the environment variables that are settings.
 
-    No others go along, tokens least of all: Ray writes the variables of a job into its logs.
+    No other variables are sent, tokens in particular: Ray writes the variables of a job into its logs.
     """
     file = folder / RUNTIME_ENVIRONMENT
     if not file.is_file():
         raise ConfigError(
-            f"there is no {RUNTIME_ENVIRONMENT} here: call caravan submit in Caravan's folder, which travels"
+            f"there is no {RUNTIME_ENVIRONMENT} here: run `caravan submit` in Caravan's folder, which is uploaded"
         )
     described: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
     settings = {name: environment[name] for name in TRAVELLING if name in environment}
@@ -78,16 +78,17 @@ def _submit(client: Any, entrypoint: str, environment: Mapping[str, Any]) -> str
     except (ValueError, TypeError, KeyError, RuntimeError) as error:
         if "No available agent" in str(error):
             raise ResourcesError(
-                f"the cluster at {client.get_address()} has a head and no living node: see `ray status` there, and start Ray anew"
+                f"the cluster at {client.get_address()} has a head and no living node: see `ray status` there, and start "
+                "Ray again"
             ) from None
         raise ResourcesError(
-            f"the cluster does not take the job: {first_line(error)}. Where the working directory is too large, add what "
-            f"need not travel to `excludes` in {RUNTIME_ENVIRONMENT}"
+            f"the cluster does not take the job: {first_line(error)}. If the working directory is too large, add what "
+            f"the job does not need to `excludes` in {RUNTIME_ENVIRONMENT}"
         ) from error
 
 
 def check(client: Any, arguments: str, environment: Mapping[str, Any], view: View) -> None:
-    """Print what the cluster says of the run; raises ResourcesError where it is refused."""
+    """Print the cluster's plan of the run; raises ResourcesError where the cluster refuses the run."""
     job = _submit(client, f"python -m cluster.placement.submit.checks {arguments}", environment)
     try:
         info = ended(client, job, CHECK_SECONDS)
@@ -97,7 +98,7 @@ def check(client: Any, arguments: str, environment: Mapping[str, Any], view: Vie
     if info is None:
         client.stop_job(job)
         raise ResourcesError(
-            f"the cluster's nodes were asked, and did not answer within {CHECK_SECONDS:g} s: is it overloaded?"
+            f"the cluster's nodes did not answer the check within {CHECK_SECONDS:g} s: is the cluster overloaded?"
         )
     log = client.get_job_logs(job)
     lines = [line.removeprefix(PREFIX) for line in log.splitlines() if line.startswith(PREFIX)]
@@ -111,8 +112,8 @@ def check(client: Any, arguments: str, environment: Mapping[str, Any], view: Vie
         return
     if log.strip():
         view.log(log.strip())
-    if info.status.value != "FAILED" or info.driver_exit_code is None:  # Ray, or somebody, ended it
-        raise ResourcesError(f"the cluster's nodes could not be asked: {job} {ended_by(info)}")
+    if info.status.value != "FAILED" or info.driver_exit_code is None:  # ended by Ray or by a user
+        raise ResourcesError(f"the cluster's nodes could not be checked: {job} {describe_end(info)}")
     raise ResourcesError(
         f"Caravan does not start on the head of the cluster (status {info.driver_exit_code}, see above): its Ray has to be "
         "started with Caravan's .venv/bin first on PATH"

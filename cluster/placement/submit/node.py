@@ -1,4 +1,4 @@
-"""What a node of the cluster has of what a run needs there, seen from that node; and what is wrong with it."""
+"""Facts about one node of the cluster, and what a run needs there and lacks."""
 
 import socket
 from collections.abc import Sequence
@@ -13,34 +13,34 @@ from cluster.placement.plan.machines import Machine
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeFacts:
-    """What one node sees."""
+    """What a run would find on one node."""
 
     host: str
-    toolchain: str  # version of OCaml, or what is wrong with it
-    grades: bool  # whether the grader's programs are built there
-    sees_model: bool  # True for what is no folder: a model of the hub is not looked for
+    toolchain: str  # version of OCaml, or the error
+    can_grade: bool  # the grader's programs are built
+    has_model: bool  # also True for a model of the hub, which is not looked up
 
 
-def look_around(config: Config) -> NodeFacts:
-    """What this node has. Builds the grader's programs, which the run will find."""
+def inspect_node(config: Config) -> NodeFacts:
+    """The facts of this node. Builds the grader's programs, which the run then uses."""
     from grader.toolchain import prepare_toolchain
 
     try:
-        toolchain, grades = prepare_toolchain().version, True
+        toolchain, can_grade = prepare_toolchain().version, True
     except CaravanError as error:
-        toolchain, grades = str(error), False
+        toolchain, can_grade = str(error), False
     return NodeFacts(
         host=socket.gethostname(),
         toolchain=toolchain,
-        grades=grades,
-        sees_model=not is_folder(config.model.path) or Path(config.model.path).expanduser().is_dir(),
+        can_grade=can_grade,
+        has_model=not is_folder(config.model.path) or Path(config.model.path).is_dir(),
     )
 
 
-def troubles(config: Config, nodes: Sequence[tuple[Machine, NodeFacts]]) -> list[str]:
-    """A line, with the way out, for everything that some node lacks that its part would need there.
+def missing_on_nodes(config: Config, nodes: Sequence[tuple[Machine, NodeFacts]]) -> list[str]:
+    """A line for each thing that a node lacks and a part of the run may need there, since Ray may put a part on any node.
 
-    ``config`` has its shares of the GPUs filled in. Ray may put a part on any node that has room for it.
+    ``config`` has its shares of the GPUs filled in.
     """
     rollout, learner, grader = config.rollout, config.learner, config.grader
     lines = []
@@ -49,16 +49,16 @@ def troubles(config: Config, nodes: Sequence[tuple[Machine, NodeFacts]]) -> list
         loads = _has_room(machine, learner.cpus, learner.gpus) or _has_room(
             machine, rollout.cpus_per_sampler, rollout.gpus_per_sampler
         )
-        if machine.cpus >= grader.cpus_per_grader and not facts.grades:
+        if machine.cpus >= grader.cpus_per_grader and not facts.can_grade:
             lines.append(f"{name}: graders may run there, but {facts.toolchain}; or start its Ray with --num-cpus=0")
-        if loads and not facts.sees_model:
+        if loads and not facts.has_model:
             lines.append(
-                f"{name}: there is no folder {config.model.path} (model.path). A folder of the machine that submits is not "
-                "enough: put it where every machine sees it, or give a model of the Hugging Face hub"
+                f"{name}: there is no folder {config.model.path} (model.path). A folder of the submitting machine is not "
+                "enough: put it where every machine can read it, or give a model of the Hugging Face hub"
             )
     return lines
 
 
 def _has_room(machine: Machine, cpus: float, gpus: float) -> bool:
-    """Whether a part could lie on a machine; several GPUs of one part may lie on several machines."""
+    """Whether a part could run on a machine; the GPUs of one part may be on several machines."""
     return machine.cpus >= cpus and (machine.num_gpus > 0 or not gpus)

@@ -8,7 +8,8 @@ import pytest
 from cluster.cli.main import main
 from cluster.config.config import Config, load_config
 from cluster.errors import ConfigError, ModelError, ResourcesError
-from cluster.placement.plan.machines import GPUS, Gpu, Machine, machines_of, parse_machines
+from cluster.placement.local_ray import num_cores
+from cluster.placement.plan.machines import GPUS, Gpu, Machine, machines_of, parse_machines, this_machine
 from cluster.placement.plan.memory import GIB, learner_memory, sampler_memory
 from cluster.placement.plan.model_shape import shape_from
 from cluster.placement.plan.pace import Pace, pace
@@ -100,9 +101,9 @@ def test_a_pass_is_never_smaller_than_the_longest_completion() -> None:
 
 def test_one_gpu_of_24_gib_holds_sampler_and_learner() -> None:
     plan = make_plan(config_of(ONE_GPU), SHAPE, parse_machines(["cpus=16,gpus=1,gpu_gib=24"]))
-    (seat,) = plan.seats
-    assert seat.on_gpus == [["learner (0.45)", "sampler 0 (0.45)"]]
-    assert seat.num_graders == 4
+    (node,) = plan.nodes
+    assert node.on_gpus == [["learner (0.45)", "sampler 0 (0.45)"]]
+    assert node.num_graders == 4
     assert plan.on_gpus is not None and plan.on_gpus.learner is not None
     assert plan.on_gpus.learner.limit == pytest.approx(24 * 0.55)
 
@@ -121,9 +122,9 @@ def test_a_sampler_without_room_for_one_completion_is_refused() -> None:
 def test_on_many_machines_every_part_has_a_place_and_graders_keep_off_the_gpus() -> None:
     machines = parse_machines(["cpus=96,gpus=8,gpu=H100,count=4", "cpus=64,count=2"])
     plan = make_plan(config_of(CLUSTER, "num_samplers=31"), SHAPE, machines)
-    on_gpus = [name for seat in plan.seats for names in seat.on_gpus for name in names]
+    on_gpus = [name for node in plan.nodes for names in node.on_gpus for name in names]
     assert sorted(on_gpus) == sorted(["learner", *(f"sampler {number}" for number in range(31))])
-    assert [seat.num_graders for seat in plan.seats] == [0, 0, 0, 0, 16, 16]
+    assert [node.num_graders for node in plan.nodes] == [0, 0, 0, 0, 16, 16]
 
 
 def test_no_machine_is_given_more_than_it_has() -> None:
@@ -133,12 +134,12 @@ def test_no_machine_is_given_more_than_it_has() -> None:
         SHAPE,
         machines,
     )
-    for seat in plan.seats:
-        names = [name for names in seat.on_gpus for name in names]
-        assert all(len(names) <= 1 for names in seat.on_gpus)
-        assert len(names) + 0.25 * seat.num_graders + seat.cpus == pytest.approx(seat.machine.cpus)
-        assert seat.cpus >= -1e-6
-    assert sum(seat.num_graders for seat in plan.seats) == 40
+    for node in plan.nodes:
+        names = [name for names in node.on_gpus for name in names]
+        assert all(len(names) <= 1 for names in node.on_gpus)
+        assert len(names) + 0.25 * node.num_graders + node.cpus == pytest.approx(node.machine.cpus)
+        assert node.cpus >= -1e-6
+    assert sum(node.num_graders for node in plan.nodes) == 40
 
 
 def test_an_engine_that_is_split_over_gpus_keeps_of_weights_and_cache_its_part_on_each() -> None:
@@ -153,7 +154,7 @@ def test_an_engine_that_is_split_over_gpus_keeps_of_weights_and_cache_its_part_o
 def test_an_engine_that_is_split_has_its_gpus_on_one_machine() -> None:
     machines = parse_machines(["cpus=32,gpus=3,gpu=H100,count=2"])
     plan = make_plan(config_of(CLUSTER, "num_samplers=2", "tensor_parallel_size=2"), SHAPE, machines)
-    assert [seat.on_gpus for seat in plan.seats] == [
+    assert [node.on_gpus for node in plan.nodes] == [
         [["learner"], ["sampler 0"], ["sampler 0"]],
         [["sampler 1"], ["sampler 1"], []],
     ]
@@ -174,8 +175,8 @@ def test_a_model_whose_heads_cannot_be_split_is_refused_with_what_would() -> Non
 def test_samplers_beyond_the_least_number_need_no_place() -> None:
     machines = parse_machines(["cpus=32,gpus=3,gpu=H100"])
     plan = make_plan(config_of(CLUSTER, "num_samplers=8", "min_samplers=2", "max_samplers=8"), SHAPE, machines)
-    (seat,) = plan.seats
-    assert seat.on_gpus == [["learner"], ["sampler 0"], ["sampler 1"]]
+    (node,) = plan.nodes
+    assert node.on_gpus == [["learner"], ["sampler 0"], ["sampler 1"]]
     with pytest.raises(ResourcesError, match="3 samplers x 1 "):
         make_plan(config_of(CLUSTER, "num_samplers=8", "min_samplers=3", "max_samplers=8"), SHAPE, machines)
 
@@ -192,7 +193,7 @@ def test_a_plan_says_how_much_of_what_may_grow_has_room_and_never_takes_that_fro
     sizes = ("cpus_per_sampler=2", "cpus_per_grader=1", "learner.cpus=1")
     small = make_plan(config_of(None, *bounds, *sizes), SHAPE, [Machine(name="a", cpus=9, num_gpus=0, gpu=None)])
     assert [line for line in small.advice if "max_" in line] == [
-        "rollout.max_samplers=9: there is room for 3 samplers at most; more start where machines join.",
+        "rollout.max_samplers=9: there is room for 3 samplers at most; more start when machines join.",
         "grader.max_graders=6: there is room for 6 graders.",
     ]
     exact = make_plan(config_of(None, *bounds, *sizes), SHAPE, [Machine(name="a", cpus=5, num_gpus=0, gpu=None)])
@@ -254,7 +255,7 @@ def test_machines_are_read_from_what_ray_says() -> None:
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("gpus=1", "which GPUs"),
+        ("gpus=1", "name the GPUs"),
         ("cpus=4,gpu=Z9", "not known here"),
         ("cpus=four", "no number"),
         ("gpus=1,gpu=H100", "cpus=NUMBER is missing"),
@@ -280,3 +281,19 @@ def test_the_command_prints_the_plan_and_refuses_what_does_not_fit(
     assert "sampler 7" in said and "KV cache" in said and "A step takes about" in said
     assert main([*settings, "--machine", "cpus=96,gpus=2,gpu=H100", "num_samplers=2"]) == 1
     assert "needs 3 GPU" in capsys.readouterr().err
+
+
+def test_without_a_cluster_this_machine_is_planned_for_and_ray_does_not_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import ray
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("Ray starts")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("cluster.placement.ray_address._address_file", lambda: tmp_path / "none")
+    monkeypatch.setattr(ray, "init", refuse)
+    assert main(["plan", "model.path=tiny", "dataset=builtin"]) == 0
+    assert "this machine" in capsys.readouterr().out
+    assert this_machine().cpus == num_cores()

@@ -103,8 +103,8 @@ def test_who_accepts_and_never_answers_is_not_waited_for() -> None:
         find(address)
 
 
-def test_a_name_that_is_looked_up_for_ever_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_address, "_why_no_connection", lambda _: time.sleep(60))
+def test_a_name_that_is_looked_up_forever_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_address, "_connection_error", lambda _: time.sleep(60))
     with pytest.raises(ResourcesError, match=r"does not answer within 2\.5 s"):
         find("slow-names.invalid:6379")
 

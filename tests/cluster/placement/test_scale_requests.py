@@ -73,7 +73,7 @@ async def going_on(
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cluster.placement.scale_requests.LOOK_EVERY_SECONDS", 0.01)
+    monkeypatch.setattr("cluster.placement.scale_requests.POLL_SECONDS", 0.01)
 
 
 def test_a_run_that_goes_on_is_scaled_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -165,7 +165,7 @@ def test_a_run_that_is_not_going_on_is_not_scaled(tmp_path: Path, capsys: pytest
     asyncio.run(ended())
     assert main(["scale", str(run), "graders=3"]) == 1
     said = capsys.readouterr().err
-    assert said.startswith(f"caravan: {run} is not going on") and "--resume" in said and said.count("\n") == 1
+    assert said.startswith(f"caravan: {run} is not running") and "--resume" in said and said.count("\n") == 1
 
 
 def test_a_run_that_does_not_answer_is_no_success_and_does_not_hear_of_it_later(

@@ -13,16 +13,16 @@ from cluster.console import View
 from cluster.errors import ConfigError, ResourcesError
 from cluster.placement.plan.machines import parse_machines
 from cluster.placement.submit.client import connect, exit_code, follow
-from cluster.placement.submit.command import check, runtime_environment, travelling
-from cluster.placement.submit.lasting import JOB_VARIABLE, is_job, require_lasting
-from cluster.placement.submit.node import NodeFacts, look_around, troubles
+from cluster.placement.submit.command import check, runtime_environment, uploaded_path
+from cluster.placement.submit.node import NodeFacts, inspect_node, missing_on_nodes
+from cluster.placement.submit.persistent import JOB_VARIABLE, is_job, require_persistent
 
 ROOT = Path(__file__).parents[3]
 IN_A_JOB = {JOB_VARIABLE: "{}"}
 
 
 def facts(**changed: object) -> NodeFacts:
-    values = {"host": "n", "toolchain": "4.13.1", "grades": True, "sees_model": True}
+    values = {"host": "n", "toolchain": "4.13.1", "can_grade": True, "has_model": True}
     return NodeFacts(**{**values, **changed})  # type: ignore[arg-type]
 
 
@@ -34,67 +34,69 @@ GPU_NODE, CPU_NODE, HEAD = parse_machines(["cpus=16,gpus=1,gpu=H100", "cpus=64",
 
 
 def test_a_cluster_that_has_everything_is_no_trouble() -> None:
-    assert troubles(placed(), [(GPU_NODE, facts()), (CPU_NODE, facts())]) == []
+    assert missing_on_nodes(placed(), [(GPU_NODE, facts()), (CPU_NODE, facts())]) == []
 
 
 @pytest.mark.parametrize(
     ("lacks", "words"),
     [
         (
-            {"grades": False, "toolchain": "the OCaml compiler is missing"},
+            {"can_grade": False, "toolchain": "the OCaml compiler is missing"},
             "graders may run there, but the OCaml compiler",
         ),
-        ({"sees_model": False}, "there is no folder"),
+        ({"has_model": False}, "there is no folder"),
     ],
 )
 def test_what_a_node_lacks_is_named_with_the_node(lacks: dict[str, object], words: str) -> None:
-    (line,) = troubles(placed("model.path=/models/m"), [(GPU_NODE, facts()), (CPU_NODE, facts(host="other", **lacks))])
+    (line,) = missing_on_nodes(
+        placed("model.path=/models/m"), [(GPU_NODE, facts()), (CPU_NODE, facts(host="other", **lacks))]
+    )
     assert words in line
     assert "(other)" in line
     assert "\n" not in line
 
 
 def test_a_node_needs_only_what_the_parts_that_have_room_there_need() -> None:
-    nothing = facts(grades=False, toolchain="none", sees_model=False)
-    assert troubles(placed(), [(HEAD, nothing)]) == []
+    nothing = facts(can_grade=False, toolchain="none", has_model=False)
+    assert missing_on_nodes(placed(), [(HEAD, nothing)]) == []
     on_gpus = placed("gpus_per_sampler=1", "learner.gpus=1")
-    assert troubles(on_gpus, [(CPU_NODE, facts(sees_model=False)), (GPU_NODE, facts())]) == []
-    assert len(troubles(on_gpus, [(GPU_NODE, facts(sees_model=False))])) == 1
+    assert missing_on_nodes(on_gpus, [(CPU_NODE, facts(has_model=False)), (GPU_NODE, facts())]) == []
+    assert len(missing_on_nodes(on_gpus, [(GPU_NODE, facts(has_model=False))])) == 1
 
 
 def test_a_node_sees_what_is_there(tmp_path: Path) -> None:
-    there = look_around(placed(f"model.path={tmp_path}"))
-    assert (there.grades, there.sees_model) == (True, True)
-    assert not look_around(placed(f"model.path={tmp_path / 'gone'}")).sees_model
+    there = inspect_node(placed(f"model.path={tmp_path}"))
+    assert (there.can_grade, there.has_model) == (True, True)
+    assert not inspect_node(placed(f"model.path={tmp_path / 'gone'}")).has_model
 
 
 def test_a_node_without_ocaml_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    there = look_around(placed())
-    assert not there.grades
+    there = inspect_node(placed())
+    assert not there.can_grade
     assert "apt-get install ocaml" in there.toolchain
 
 
 def test_a_run_folder_that_goes_with_the_job_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"run\.folder=runs lies in the job's working directory"):
-        require_lasting(Path("runs"))
+        require_persistent(Path("runs"))
     with pytest.raises(ConfigError, match="outlives the job"):
-        require_lasting(tmp_path / "session/runs", temporary=tmp_path / "session")
-    require_lasting(tmp_path / "runs", temporary=tmp_path / "session")
+        require_persistent(tmp_path / "session/runs", temporary=tmp_path / "session")
+    require_persistent(tmp_path / "runs", temporary=tmp_path / "session")
     assert is_job(IN_A_JOB)
     assert not is_job({})
 
 
 def test_the_clusters_configuration_leaves_its_results_in_a_place_that_lasts() -> None:
-    require_lasting(load_config(ROOT / "configs/cluster.yaml", environment={}).run.folder)
+    require_persistent(load_config(ROOT / "configs/cluster.yaml", environment={}).run.folder)
 
 
 def test_only_a_file_that_travels_can_be_submitted(tmp_path: Path) -> None:
     (tmp_path / "here/configs").mkdir(parents=True)
     inside, outside = tmp_path / "here/configs/a.yaml", tmp_path / "b.yaml"
-    assert travelling(inside, tmp_path / "here") == Path("configs/a.yaml")
-    with pytest.raises(ConfigError, match="only what is in"):
-        travelling(outside, tmp_path / "here")
+    assert uploaded_path(inside, tmp_path / "here") == Path("configs/a.yaml")
+    with pytest.raises(ConfigError, match="only the content of"):
+        uploaded_path(outside, tmp_path / "here")
 
 
 def test_settings_in_the_environment_travel_and_secrets_do_not() -> None:
@@ -189,13 +191,13 @@ def test_ctrl_c_leaves_the_job_alone_and_says_how_to_stop_it(
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     assert follow(FakeClient(["step 1/2\n", KeyboardInterrupt()], "RUNNING"), "a-job", View()) == 130
     said = capsys.readouterr().err
-    assert "the job goes on" in said
+    assert "the job continues" in said
     assert "RAY_AUTH_MODE=token ray job stop a-job --address http://head:8265" in said
 
 
 def test_a_log_that_breaks_off_is_not_taken_for_the_end_of_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cluster.placement.submit.client.ENDED_SECONDS", 0.0)
-    with pytest.raises(ResourcesError, match="broke off, and the job goes on"):
+    with pytest.raises(ResourcesError, match="broke off, and the job continues"):
         follow(FakeClient(["step 1/2\n", RuntimeError("closed")], "RUNNING"), "a-job", View())
     with pytest.raises(ResourcesError, match="no longer answers"):
         follow(FakeClient([RuntimeError("closed")], error=ConnectionError("refused")), "a-job", View())

@@ -71,7 +71,7 @@ def test_the_configuration_that_kubernetes_runs_fits_its_machines() -> None:
         has_qkv_bias=True,
     )
     plan = make_plan(config, qwen, parse_machines(machines))
-    assert sum(seat.num_graders for seat in plan.seats) >= config.grader.minimum
+    assert sum(node.num_graders for node in plan.nodes) >= config.grader.minimum
     assert config.run.folder.is_absolute()
 
 

@@ -1,0 +1,29 @@
+"""The check that a job's results outlive it: Ray deletes the working directory of a job."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from cluster.errors import ConfigError
+
+JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for the driver of a submitted job alone
+
+
+def is_job(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether this process is the driver of a submitted job."""
+    return JOB_VARIABLE in environment
+
+
+def require_persistent(folder: Path, *, temporary: Path | None = None) -> None:
+    """Raise ConfigError for a ``run.folder`` that Ray would delete: in the job's working directory, or in ``temporary``.
+
+    ``temporary`` is Ray's own folder, where it is known.
+    """
+    setting = f"run.folder={folder}"
+    if not folder.is_absolute():
+        raise ConfigError(
+            f"{setting} lies in the job's working directory, which Ray deletes with the job: give an absolute path, or one "
+            "below ~"
+        )
+    if temporary is not None and folder.resolve().is_relative_to(temporary.resolve()):
+        raise ConfigError(f"{setting} lies in {temporary}, which Ray deletes: give a folder that outlives the job")
