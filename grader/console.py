@@ -1,4 +1,4 @@
-"""``caravan grade`` as a person sees it: a progress bar, messages and a summary on stderr, and an exit status."""
+"""The terminal output of ``caravan grade``: a progress bar, messages and a summary on stderr, and the exit status."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def grade_with_progress(
 ) -> int:
     """Grade a file as ``grade_file`` does and return the exit status.
 
-    0 where every row was graded, 1 where some were malformed or ungradable, 130 after Ctrl-C. Raises what ``grade_file``
+    It is 0 if every row was graded, 1 if some were malformed or ungradable, 130 after Ctrl-C. Raises what ``grade_file``
     raises.
     """
     console = Console(stderr=True)
@@ -32,7 +32,7 @@ def grade_with_progress(
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    # Where there is no terminal the bar would be an empty line.
+    # Without a terminal the bar would print an empty line.
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("grading", total=None)
         summary = grade_file(
@@ -41,9 +41,9 @@ def grade_with_progress(
             settings=settings,
             num_workers=num_workers,
             on_progress=lambda done, total: progress.update(task, completed=done, total=total),
-            on_start=lambda walls: console.print(walls, markup=False, highlight=False, soft_wrap=True),
-            # Row text can hold what rich takes for markup.
-            on_trouble=lambda message: console.print(
+            on_start=lambda sandbox: console.print(sandbox, markup=False, highlight=False, soft_wrap=True),
+            # Row text can look like rich's markup.
+            on_error=lambda message: console.print(
                 f"{in_path}: {message}", style="yellow", markup=False, soft_wrap=True
             ),
         )
@@ -70,13 +70,13 @@ def _print_summary(console: Console, summary: GradingSummary, settings: GraderSe
         )
     if summary.verdicts[str(Verdict.INTERFACE)]:
         console.print(
-            f"{summary.verdicts[str(Verdict.INTERFACE)]} do not fit their tests; `caravan audit` says whether any program can",
+            f"{summary.verdicts[str(Verdict.INTERFACE)]} do not fit their tests; `caravan audit` shows whether any program can",
             highlight=False,
             soft_wrap=True,
         )
     excluded = (len(summary.malformed), "malformed"), (len(summary.ungradable), "could not be graded")
-    for count, what in excluded:
+    for count, reason in excluded:
         if count:
-            console.print(f"{count} rows {what} and left out", style="red", markup=False)
+            console.print(f"{count} rows {reason} and excluded", style="red", markup=False)
     if summary.interrupted:
         console.print("interrupted: the rows graded so far are kept", style="red", markup=False)

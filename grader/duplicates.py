@@ -1,4 +1,4 @@
-"""Problems that are the same but for names: found by the asserts that they share, and by their statements. Pure."""
+"""Near-duplicate problems: the same up to names, by shared asserts or by the statement. Pure."""
 
 import hashlib
 import re
@@ -9,22 +9,22 @@ from dataclasses import dataclass
 from cluster.types import Problem
 from grader.signature import defined_name
 
-SHARE = 0.8  # of the asserts of both problems together (Jaccard index), from which on they are near-duplicates
-_COMMON = 50  # an assert that more problems have says nothing about two of them
+MIN_JACCARD = 0.8  # of the two problems' sets of asserts
+_MAX_PROBLEMS_PER_ASSERT = 50  # an assert that more problems share is not indexed any further
 _MIN_STATEMENT_WORDS = 6
 
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """What two problems are compared by: a few dozen bytes, however long the problem is."""
+    """Digests by which two problems are compared."""
 
     id: str
     asserts: frozenset[bytes]  # digests of their conditions, without the function's name
-    statement: bytes  # digest of its words and examples, without the function's name; empty where there are few words
+    statement: bytes  # digest of its words and examples, without the function's name; empty if there are few words
 
 
 def fingerprint(problem: Problem, asserts: Sequence[str]) -> Fingerprint:
-    """What a problem is recognised by; ``asserts`` are their conditions in a normal form."""
+    """Compute a problem's fingerprint; ``asserts`` are the conditions of its asserts in a normal form."""
     name = defined_name(problem.signature)
     words = re.findall(r"[^\W_]+", _anonymous(problem.statement, name).lower())
     return Fingerprint(
@@ -34,8 +34,8 @@ def fingerprint(problem: Problem, asserts: Sequence[str]) -> Fingerprint:
     )
 
 
-class Seen:
-    """The problems so far."""
+class DuplicateIndex:
+    """The fingerprints of all problems so far."""
 
     def __init__(self) -> None:
         self._fingerprints: list[Fingerprint] = []
@@ -43,12 +43,12 @@ class Seen:
         self._by_statement: dict[bytes, int] = {}
 
     def add(self, new: Fingerprint) -> str:
-        """Take in a problem; a warning names an earlier one that it is nearly the same as, empty where there is none."""
+        """Add a problem; return a warning that names an earlier near-duplicate, or an empty text."""
         warning = self._same_asserts(new) or self._same_statement(new)
         number = len(self._fingerprints)
         self._fingerprints.append(new)
         for digest in new.asserts:
-            if len(self._by_assert[digest]) < _COMMON:
+            if len(self._by_assert[digest]) < _MAX_PROBLEMS_PER_ASSERT:
                 self._by_assert[digest].append(number)
         if new.statement:
             self._by_statement.setdefault(new.statement, number)
@@ -60,7 +60,7 @@ class Seen:
             return ""
         other, count = min(shared.items(), key=lambda item: (-item[1], item[0]))
         union = len(new.asserts | self._fingerprints[other].asserts)
-        if count < SHARE * union:
+        if count < MIN_JACCARD * union:
             return ""
         return f"near_duplicate: of {self._fingerprints[other].id}, {count} of their {union} asserts are the same"
 

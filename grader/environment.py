@@ -1,4 +1,4 @@
-"""What a grader's process does not get to see of its machine's environment."""
+"""The environment variables that a grader's process does not inherit."""
 
 from collections.abc import Mapping
 
@@ -6,10 +6,10 @@ SECRET_ENDINGS = ("_TOKEN", "_KEY", "_SECRET", "_PASSWORD")
 
 
 def without_secrets(environment: Mapping[str, str]) -> dict[str, dict[str, str]] | None:
-    """Ray's runtime environment that empties what is named like a secret (HF_TOKEN, WANDB_API_KEY, ...); None where nothing is.
+    """Ray runtime environment that empties variables named like a secret (HF_TOKEN, ...); None if there are none.
 
-    Ray's own token stays: without it an actor does not reach its cluster. The programs behind the walls get an empty environment
-    in any case (``grader/process.py``); this is one more wall before it.
+    Ray's own token stays, since an actor needs it to reach its cluster. The sandboxed programs get an empty environment in any
+    case (``grader/process.py``); this is an additional layer.
     """
     emptied = {
         name: ""

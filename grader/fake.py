@@ -1,4 +1,4 @@
-"""A grader pool without OCaml or Ray, for tests of what stands around it; as honest in form as the real one."""
+"""A grader pool without OCaml and Ray, for tests of other components. Its grades satisfy the same invariants as real ones."""
 
 from collections.abc import Callable
 
@@ -22,7 +22,7 @@ NUM_TESTS = 10
 
 
 def grade_of(reward: float) -> Grade:
-    """A grade with that reward, all of it for the tests; full reward passed its one assert, less failed it."""
+    """Make a grade with this reward, all of it for the tests; its single assert passed if the reward is 1."""
     passed = reward == 1.0
     facts = Facts(
         verdict=Verdict.PASSED if passed else Verdict.WRONG,
@@ -40,19 +40,19 @@ def grade_of(reward: float) -> Grade:
 
 
 class FakeGraderPool:
-    """Grades by a function from completion to the share of its asserts that pass; a GraderPool."""
+    """A GraderPool whose grades come from a function of problem and completion."""
 
     def __init__(
         self, share_passed: Callable[[Problem, Completion], float | None], settings: GraderSettings | None = None
     ) -> None:
-        """``share_passed`` gives 0.0 to 1.0, or None for a completion that cannot be graded."""
+        """``share_passed`` returns the share of asserts that pass, or None to raise UngradableError."""
         self._share_passed = share_passed
         self._profile = profile_of(settings or GraderSettings(min_code_lines=0))
         self.num_graded = 0
         self.closed = False
 
     async def grade(self, problem: Problem, completion: Completion) -> Grade:
-        """Grade one completion; raises UngradableError where the function says None."""
+        """Grade one completion; raises UngradableError if the function returns None."""
         share = self._share_passed(problem, completion)
         if share is None:
             raise UngradableError(f"completion {completion.id!r} is ungradable, as the test asked")
@@ -73,9 +73,9 @@ class FakeGraderPool:
         return score(facts, self._profile)
 
     def usage(self) -> Usage:
-        """One grader that was never busy."""
+        """Usage of one grader that was never busy."""
         return Usage(num_replicas=1, busy_seconds=0.0, num_running=0, num_waiting=0)
 
     async def close(self) -> None:
-        """Remember that it was closed."""
+        """Set ``closed``."""
         self.closed = True

@@ -1,7 +1,7 @@
-"""Values of a data set's row as texts: what a cell may hold, and what it means. Pure.
+"""Values of a data set's row as texts. Pure.
 
-Files hold the same thing in several forms: a list of tests, a chat, bytes, Windows line ends. Each becomes one form here, where
-a row becomes a problem, so that no later code has to know of them. ValueError says what a value is where it is none of them.
+Files hold the same content in several forms: a list of tests, a chat, bytes, Windows line ends. Each is converted to one form
+here, where a row becomes a problem, so that no later code has to handle them. Other values raise ValueError with a description.
 """
 
 import json
@@ -27,7 +27,7 @@ _NUM_KEYS_SHOWN = 6
 
 
 class Asked(NamedTuple):
-    """What a prompt cell asks, and the answer where it is a conversation that has one."""
+    """The prompt of a cell, and the answer if the cell is a conversation with one."""
 
     prompt: str
     answer: str | None = None
@@ -43,7 +43,7 @@ def is_missing(value: Any) -> bool:
 
 
 def identifier(value: Any) -> str:
-    """Return an id as a text. Whole numbers read alike whatever the file kept them as: 1, 1.0 and "1" are the same id."""
+    """Return an id as a text; 1, 1.0 and "1" are the same id."""
     value = _plain(value, "id")
     if is_missing(value):
         raise ValueError(f"no id{' (it is NaN)' if isinstance(value, float) else ''}")
@@ -51,11 +51,11 @@ def identifier(value: Any) -> str:
         raise ValueError(f"the id is {_kind(value)}, not a text or a number")
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return " ".join(str(value).split())  # one line: ids stand in logs and tables
+    return " ".join(str(value).split())  # one line, since logs and tables contain ids
 
 
 def plain_text(value: Any, field: str) -> str:
-    """Return a text with newlines alone at its line ends and without a byte order mark."""
+    """Return a text with ``\n`` as line end and without a byte order mark."""
     text = _plain(value, field)
     if not isinstance(text, str):
         raise ValueError(f"the {field} is {_kind(text)}, not a text")
@@ -65,7 +65,7 @@ def plain_text(value: Any, field: str) -> str:
 
 
 def plain_code(value: Any, field: str) -> str:
-    """Return OCaml code as a plain text, with spaces and newlines in place of their Unicode variants outside of literals."""
+    """Return OCaml code as plain text; outside literals, Unicode spaces and line ends are replaced by plain ones."""
     text = plain_text(value, field)
     if not text.isascii():
         parts = ((span.kind, text[span.start : span.end]) for span in spans(text))
@@ -104,13 +104,13 @@ def answer(value: Any, field: str) -> str:
 
 
 def tests(value: Any) -> str:
-    """Return the tests as one OCaml text; a list of texts becomes one text, each of them a statement of its own."""
+    """Return the tests as one OCaml text; each text of a list becomes a separate statement."""
     value = _decoded(value, "tests")
     if isinstance(value, str):
         code = plain_code(value, "tests")
     elif isinstance(value, list) and all(isinstance(one, str) or is_missing(one) for one in value):
         parts = [plain_code(one, "tests").strip() for one in value if not is_missing(one)]
-        # ";;" ends an expression as well as a definition; a ";" at the end of a part would take the next one in.
+        # ";;" ends expressions and definitions; a ";" at the end of a part would join it to the next one.
         code = "\n;;\n".join(re.sub(r"[;\s]+\Z", "", part) for part in parts)
     else:
         raise ValueError(f"the tests are {_kind_of_tests(value)}, not OCaml with asserts")
@@ -120,29 +120,29 @@ def tests(value: Any) -> str:
 
 
 def _plain(value: Any, field: str) -> Any:
-    """Return what a cell holds as Python's own value: bytes decoded, arrays as lists."""
+    """Return a cell's value as a built-in type: bytes decoded, arrays as lists."""
     if isinstance(value, bytes | bytearray | memoryview):
         try:
             return bytes(value).decode("utf-8-sig")
         except UnicodeDecodeError:
-            raise ValueError(f"the {field} is binary data that is no UTF-8 text ({len(value)} bytes)") from None
-    return value.tolist() if hasattr(value, "tolist") else value  # numpy, as pandas and datasets hand it out
+            raise ValueError(f"the {field} is binary data, not UTF-8 text ({len(value)} bytes)") from None
+    return value.tolist() if hasattr(value, "tolist") else value  # numpy, which pandas and datasets return
 
 
 def _decoded(value: Any, field: str, *, chat_only: bool = False) -> Any:
-    """Return the value; a text that is JSON of a list or an object, as that: columns of texts often hold such."""
+    """Return the value; a text that is a JSON list or object is parsed, since text columns often hold JSON."""
     value = _plain(value, field)
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
         try:
             inner = json.loads(value)
         except (ValueError, RecursionError):
-            return value  # OCaml may begin so, too
+            return value  # OCaml can begin with a bracket too
         return value if chat_only and _turns(inner) is None else inner
     return value
 
 
 def _turns(value: Any) -> list[tuple[str, str]] | None:
-    """Return role and text of each message, or None where the value is no chat."""
+    """Return role and text of each message, or None if the value is not a chat."""
     if isinstance(value, Mapping) and len(value) == 1:  # {"messages": [...]}
         value = next(iter(value.values()))
     if isinstance(value, Mapping) and value and all(isinstance(_plain(one, ""), list) for one in value.values()):
@@ -171,7 +171,7 @@ def _turn(message: Mapping[str, Any]) -> tuple[str, str]:
     if isinstance(content, list):  # parts: {"type": "text", "text": ...}
         texts = [part.get("text") if isinstance(part, Mapping) else part for part in content]
         if not all(isinstance(text, str) for text in texts):
-            raise ValueError("a chat message holds parts that are no text")
+            raise ValueError("a chat message holds parts that are not text")
         content = "".join(map(str, texts))
     if content is not None and not isinstance(content, str):
         raise ValueError(f"a chat message holds {_kind(content)}, not a text")
@@ -179,9 +179,9 @@ def _turn(message: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _kind(value: Any) -> str:
-    """Return a value's kind in words."""
+    """Describe the kind of a value."""
     if isinstance(value, bool):
-        return f"{value}, a truth value"
+        return f"{value}, a boolean"
     if isinstance(value, int | float):
         return f"a number ({value})"
     if isinstance(value, Mapping):

@@ -1,6 +1,6 @@
-"""The frames exchanged with the OCaml programs; the other end is ``grader/ocaml/wire.ml``.
+"""Message frames exchanged with the OCaml programs (``grader/ocaml/wire.ml``).
 
-A frame is a 32-bit big-endian length and that many bytes, which hold fields of the same form.
+A frame is a 32-bit big-endian length and a payload of that many bytes; the payload is a sequence of fields of the same form.
 """
 
 import struct
@@ -16,18 +16,18 @@ def _prefixed(payload: bytes) -> bytes:
 
 
 def encode(fields: Sequence[bytes]) -> bytes:
-    """One frame, ready to be written."""
+    """Encode fields as one frame."""
     return _prefixed(b"".join(_prefixed(one) for one in fields))
 
 
 def payload_length(header: bytes) -> int:
-    """How many bytes follow a frame's header."""
+    """Length in bytes of the payload after a frame's header."""
     (length,) = _LENGTH.unpack(header)
     return int(length)
 
 
 def decode(payload: bytes) -> list[bytes]:
-    """The fields of a frame's payload; ValueError where the lengths do not add up."""
+    """Decode a frame's payload to fields; raises ValueError if the lengths do not add up."""
     fields: list[bytes] = []
     offset = 0
     while offset < len(payload):

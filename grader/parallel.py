@@ -1,6 +1,6 @@
-"""Threads with a grader each: work on a stream of items side by side, results in the stream's order.
+"""Threads with one grader each, which work on a stream of items in parallel and return results in its order.
 
-The threads only wait; the work is done in the OCaml processes that each grader has of its own.
+The threads only wait: the work is done by each grader's OCaml processes.
 """
 
 import math
@@ -24,11 +24,11 @@ _LOOK_AHEAD_PER_WORKER = 8
 
 
 def with_retries(attempts: int, work: Callable[[], Result]) -> Result | UngradableError:
-    """What comes of the work, tried again where the machine fails at it; the last error where it always does.
+    """Return the result of the work, retried if the machine fails; the last error if every attempt fails.
 
-    Raises StartFailed where that is what the last attempt ends with: no other item would fare better.
+    Raises StartFailed if the last attempt ends with it, since every other item would fail as well.
     """
-    error = UngradableError("it was never tried")
+    error = UngradableError("no attempt was made")
     for _ in range(attempts):
         try:
             return work()
@@ -40,7 +40,7 @@ def with_retries(attempts: int, work: Callable[[], Result]) -> Result | Ungradab
 
 
 def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Number of cores that this process may use: more workers than a container's quota has cores would starve one another."""
+    """Number of cores that this process may use, a container's quota included (rounded up)."""
     num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         if (cgroup / "cpu.max").exists():  # version 2: "150000 100000", or "max 100000"
@@ -54,14 +54,13 @@ def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
 
 
 class GraderThreads:
-    """Some graders at work; ``close`` ends their processes."""
+    """A fixed number of graders; ``close`` ends their processes."""
 
     def __init__(self, settings: GraderSettings, num_workers: int | None = None) -> None:
-        """Make the graders, by default one per usable core; raises ToolchainError and SandboxError as Grader does."""
+        """Create the graders, by default one per usable core; raises ToolchainError and SandboxError as Grader does."""
         num_workers = num_workers or usable_cores()
-        # The first one is made here, so that a missing compiler is one message and not one per row.
-        self._graders = [Grader(settings)]
-        self._graders += [Grader(settings) for _ in range(num_workers - 1)]
+        # Created in the calling thread, so that a missing compiler is reported once and not once per item.
+        self._graders = [Grader(settings) for _ in range(num_workers)]
         self.sandbox = self._graders[0].sandbox
         self._idle = deque(self._graders)
         self._lock = threading.Lock()
@@ -69,7 +68,7 @@ class GraderThreads:
         self._look_ahead = num_workers * _LOOK_AHEAD_PER_WORKER
 
     def in_order(self, items: Iterable[Item], work: Callable[[Grader, Item], Result]) -> Iterator[Result]:
-        """Work on the items, a bounded number of them ahead, and yield what comes of them in their order."""
+        """Work on the items, a bounded number of them ahead, and yield the results in the items' order."""
         pending: deque[Future[Result]] = deque()
         for item in items:
             pending.append(self._pool.submit(self._with_grader, work, item))
@@ -88,7 +87,7 @@ class GraderThreads:
                 self._idle.append(grader)
 
     def close(self) -> None:
-        """End every OCaml process first, so that no thread has anything left to wait for."""
+        """End all threads and processes; the processes first, so that no thread waits for one."""
         self._pool.shutdown(wait=False, cancel_futures=True)
         for grader in self._graders:
             grader.close()

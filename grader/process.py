@@ -1,6 +1,6 @@
-"""The only door to other processes: commands that end, and contained servers that are always reaped.
+"""The only module that starts processes: trusted commands, and sandboxed servers that are always reaped.
 
-What contains a server stands in ``grader/sandbox.py``.
+``grader/sandbox.py`` describes the sandbox of a server.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 
 from cluster.errors import DeadlineExceeded, SandboxError, UngradableError
-from grader import frames as wire
+from grader import frames
 from grader.sandbox import (
     KERNEL_LAYERS,
     LIMITS_REFUSED,
@@ -34,7 +34,7 @@ _PROBE_MEMORY_MIB = 512
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
-    """How a command ended."""
+    """The result of a command."""
 
     status: int
     output: str  # stdout and stderr together
@@ -50,7 +50,7 @@ def run_command(
 ) -> Finished:
     """Run a trusted command to its end, with ``environment`` added to this process's.
 
-    Raises FileNotFoundError where there is no such program and DeadlineExceeded where it takes too long.
+    Raises FileNotFoundError if there is no such program, DeadlineExceeded if it takes too long.
     """
     user = unprivileged_user_id() if as_nobody else None
     try:
@@ -73,20 +73,20 @@ def run_command(
 
 
 def probe_sandbox(*, require_sandbox: bool, runner: Program | None = None) -> Sandbox:
-    """Find out which walls stand: bubblewrap is tried, and ``runner``, started behind it, says which the kernel gives.
+    """Find out which layers work: try bubblewrap, and start ``runner`` in it, which reports the kernel's layers.
 
-    Raises SandboxError where a sandbox is required and bubblewrap or seccomp does not stand, or the runner does not start.
+    Raises SandboxError if a sandbox is required and bubblewrap or seccomp is missing, or if the runner does not start.
     """
-    walls = _probe_bubblewrap()
+    sandbox = _probe_bubblewrap()
     if runner is not None:
-        walls = replace(walls, kernel=_kernel_layers(runner, walls))
-    if require_sandbox and not walls.sandboxed:
+        sandbox = replace(sandbox, kernel=_kernel_layers(runner, sandbox))
+    if require_sandbox and not sandbox.sandboxed:
         raise SandboxError(
-            f"a sandbox is required, and these walls do not stand: {', '.join(walls.missing)}. Install bubblewrap (bwrap), "
+            f"a sandbox is required, and these layers are missing: {', '.join(sandbox.missing)}. Install bubblewrap (bwrap), "
             "allow user namespaces (sysctl user.max_user_namespaces, or the container's own settings) and the seccomp system "
             "call on x86-64 or aarch64; or do not require it (--require-sandbox, grader.require_sandbox)"
         )
-    return walls
+    return sandbox
 
 
 def _probe_bubblewrap() -> Sandbox:
@@ -104,51 +104,51 @@ def _probe_bubblewrap() -> Sandbox:
     return Sandbox(bubblewrap=Path(found))
 
 
-def _kernel_layers(runner: Program, walls: Sandbox) -> tuple[str, ...]:
+def _kernel_layers(runner: Program, sandbox: Sandbox) -> tuple[str, ...]:
     try:
-        with Server(runner, Limits(memory_mib=_PROBE_MEMORY_MIB), walls) as server:
-            named = server.greeting[-1].decode().split()
+        with Server(runner, Limits(memory_mib=_PROBE_MEMORY_MIB), sandbox) as server:
+            reported = server.greeting[-1].decode().split()
     except (UngradableError, DeadlineExceeded) as error:
-        raise SandboxError(f"behind the walls of this machine no grading process starts: {error}") from error
-    return tuple(wall for wall in KERNEL_LAYERS if wall in named)
+        raise SandboxError(f"no grading process starts in the sandbox of this machine: {error}") from error
+    return tuple(layer for layer in KERNEL_LAYERS if layer in reported)
 
 
-def _contained(program: Program, limits: Limits, walls: Sandbox) -> list[str]:
-    """The command line that puts up the limits, then bubblewrap where it stands, and becomes the program."""
+def _sandboxed_command(program: Program, limits: Limits, sandbox: Sandbox) -> list[str]:
+    """Command line that sets the limits, then starts bubblewrap if it works, and becomes the program."""
     command = [str(path) for path in (program.path, program.companion) if path is not None]
-    if walls.bubblewrap is not None:
+    if sandbox.bubblewrap is not None:
         options = bubblewrap_options([*program.libraries, *program.readable, *map(Path, command)])
         for key, value in (program.environment or {}).items():
             options += ["--setenv", key, value]
-        command = [str(walls.bubblewrap), *options, "--", *command]
-    # The shell sets the limits and becomes the program: code between fork and exec in a threaded Python is unsafe.
+        command = [str(sandbox.bubblewrap), *options, "--", *command]
+    # The shell sets the limits and becomes the program: running code between fork and exec in a threaded Python is unsafe.
     return ["/bin/sh", "-c", f'{limit_script(limits)}; exec "$@"', "sh", *command]
 
 
-def _why_it_does_not_start(command: Sequence[str], status: int | None) -> str:
-    """What stops a program that ended before its greeting. Started once more, as it had nowhere to write the reason."""
+def _start_failure(command: Sequence[str], status: int | None) -> str:
+    """Reason why a program ended before its greeting; it is started once more to read its output."""
     if status == LIMITS_REFUSED:
         return "the limits of a grading process cannot be set: is a hard limit of this user lower (ulimit -Ha)?"
     try:
         again = run_command(command, deadline_seconds=30.0, folder=Path("/"), as_nobody=True)
-        said = "a second one starts" if again.status == 0 else " ".join(again.output.split())
+        output = "a second one starts" if again.status == 0 else " ".join(again.output.split())
     except (OSError, DeadlineExceeded) as error:
-        said = str(error)
-    return f"a grading process does not start: it ends with status {status} ({said[-300:] or 'it says nothing'})"
+        output = str(error)
+    return f"a grading process does not start: it ends with status {status} ({output[-300:] or 'no output'})"
 
 
 class StartFailed(UngradableError):
-    """A grading process that the machine does not let start: other completions would fail likewise."""
+    """A grading process could not be started on this machine: other completions would fail as well."""
 
 
 class Server:
-    """One contained process that answers one request at a time over its standard pipes."""
+    """One sandboxed process that answers one request at a time over its standard pipes."""
 
-    def __init__(self, program: Program, limits: Limits, walls: Sandbox, *, start_seconds: float = 30.0) -> None:
-        """Start it and wait for its greeting; StartFailed or DeadlineExceeded where it does not come."""
+    def __init__(self, program: Program, limits: Limits, sandbox: Sandbox, *, start_seconds: float = 30.0) -> None:
+        """Start the process and wait for its greeting; raises StartFailed or DeadlineExceeded."""
         self._process: subprocess.Popen[bytes] | None = None
-        self._received = b""  # of what comes next
-        command = _contained(program, limits, walls)
+        self._received = b""  # bytes of the next frame
+        command = _sandboxed_command(program, limits, sandbox)
         user = unprivileged_user_id()
         try:
             self._process = subprocess.Popen(
@@ -169,7 +169,7 @@ class Server:
             self.close()
             raise StartFailed(f"a grading process cannot be started: {error}") from error
         except UngradableError as error:
-            raise StartFailed(_why_it_does_not_start(command, self.close())) from error
+            raise StartFailed(_start_failure(command, self.close())) from error
         except BaseException:
             self.close()
             raise
@@ -177,15 +177,15 @@ class Server:
     def ask(self, fields: Sequence[bytes], *, deadline_seconds: float) -> list[bytes]:
         """Send a request and wait for the answer.
 
-        Raises DeadlineExceeded, or UngradableError where the server died; either way it is of no use any more.
+        Raises DeadlineExceeded, or UngradableError if the server died; after either, close the server.
         """
         deadline = time.monotonic() + deadline_seconds
-        self._send(wire.encode(fields), deadline)
+        self._send(frames.encode(fields), deadline)
         return self._receive(deadline)
 
     @property
     def pid(self) -> int | None:
-        """Process id of the outermost process, None when closed."""
+        """Process id of the outermost process; None once closed."""
         return None if self._process is None else self._process.pid
 
     def _send(self, frame: bytes, deadline: float) -> None:
@@ -194,27 +194,27 @@ class Server:
         while view:
             _, ready, _ = select.select([], [pipe], [], max(0.0, deadline - time.monotonic()))
             if not ready:
-                raise DeadlineExceeded("a grading process does not take in its request")
+                raise DeadlineExceeded("a grading process does not read its request")
             try:
                 view = view[os.write(pipe, view[:_PIPE_CHUNK]) :]
             except BrokenPipeError as error:
-                raise UngradableError("a grading process has died") from error
+                raise UngradableError("a grading process died") from error
 
     def _receive(self, deadline: float) -> list[bytes]:
-        while len(self._received) < wire.HEADER_BYTES:
+        while len(self._received) < frames.HEADER_BYTES:
             self._received += self._read(deadline)
-        length = wire.payload_length(self._received[: wire.HEADER_BYTES])
-        if length > wire.MAX_FRAME_BYTES:
+        length = frames.payload_length(self._received[: frames.HEADER_BYTES])
+        if length > frames.MAX_FRAME_BYTES:
             raise UngradableError(f"a grading process announces an answer of {length} bytes")
         parts = [self._received]
-        missing = wire.HEADER_BYTES + length - len(self._received)
+        missing = frames.HEADER_BYTES + length - len(self._received)
         while missing > 0:
             parts.append(self._read(deadline))
             missing -= len(parts[-1])
         frame = b"".join(parts)
-        end = wire.HEADER_BYTES + length
+        end = frames.HEADER_BYTES + length
         self._received = frame[end:]
-        return wire.decode(frame[wire.HEADER_BYTES : end])
+        return frames.decode(frame[frames.HEADER_BYTES : end])
 
     def _read(self, deadline: float) -> bytes:
         pipe = self._pipes()[1]
@@ -223,7 +223,7 @@ class Server:
             raise DeadlineExceeded("a grading process does not answer")
         part = os.read(pipe, _PIPE_CHUNK)
         if not part:
-            raise UngradableError("a grading process has died")
+            raise UngradableError("a grading process died")
         return part
 
     def _pipes(self) -> tuple[int, int]:
@@ -232,7 +232,7 @@ class Server:
         return self._process.stdin.fileno(), self._process.stdout.fileno()
 
     def close(self) -> int | None:
-        """Kill the whole process group and reap it; returns its exit status. May be called twice."""
+        """Kill and reap the whole process group; return its exit status. May be called twice."""
         process, self._process = self._process, None
         status = None
         if process is not None:

@@ -1,4 +1,4 @@
-"""Reward profiles: everything that the score of given facts depends on, by name. Light, so that ``--help`` can list them."""
+"""Reward profiles: the named sets of weights that turn facts into a reward. Imports little, since ``--help`` lists them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,12 +6,12 @@ from types import MappingProxyType
 
 from cluster.errors import ConfigError
 
-SEED_PROFILE = "seed-5-20-10-65"
+DEFAULT_PROFILE = "seed-5-20-10-65"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StylePenalty:
-    """What is taken off a solution that passes all its tests, for what stands around it: verbose but correct."""
+    """Deductions from a solution that passes all its tests but has text around its code."""
 
     per_extra_block: float  # for each fenced block beyond the first
     trailing_prose: float  # for text after the code
@@ -20,7 +20,7 @@ class StylePenalty:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RewardProfile:
-    """What each fact is worth. The largest weights together are at most 1, and multipliers are 0 to 1."""
+    """The value of each fact. The largest weights add up to at most 1; multipliers are 0 to 1."""
 
     meaning: str  # one line for --help
     structural: float  # for an END marker
@@ -29,20 +29,20 @@ class RewardProfile:
     type_checks: float  # the solution type-checks on its own, but does not fit the tests
     attempted: float  # it parses
     tests: float  # times the fraction of asserts that hold
-    all_or_nothing: bool = False  # tests pay only where every assert holds
+    all_or_nothing: bool = False  # tests earn something only if every assert holds
     min_code_lines: int = 0  # a shorter program gets reward 0
-    runaway_multiplier: float = 1.0  # for what hit the length limit without an END marker
-    degenerate_multiplier: float = 1.0  # for what shows a sign of a degenerate answer
+    runaway_multiplier: float = 1.0  # if truncated at the length limit without an END marker
+    degenerate_multiplier: float = 1.0  # if the completion has a low-quality flag
     style: StylePenalty | None = None
-    shown_assert_weight: float = 1.0  # of an assert that the statement gives away, beside 1 for the others
+    shown_assert_weight: float = 1.0  # of an assert covered by an example; any other weighs 1
 
 
-# The seed analysis of 2025-12-10: 5% END marker, 20% types by error count, 10% compilation, 65% tests. Its phases of a
-# curriculum (10/40/30/20, then 5/25/20/50) are this profile under other weights.
+# The baseline analysis A of 2025-12-10: 5% END marker, 20% types by error count, 10% compilation, 65% tests. The phases of its
+# curriculum (10/40/30/20, then 5/25/20/50) are this profile with other weights.
 PROFILES: Mapping[str, RewardProfile] = MappingProxyType(
     {
-        SEED_PROFILE: RewardProfile(
-            meaning="5% END marker, 20% types, 10% compilation, 65% tests; 8 lines at least; 0.3 for run-aways",
+        DEFAULT_PROFILE: RewardProfile(
+            meaning="5% END marker, 20% types, 10% compilation, 65% tests; at least 8 lines; 0.3 if truncated without END",
             structural=0.05,
             type_check=(0.20, 0.15, 0.10, 0.06, 0.03, 0.02),
             compiles=0.10,
@@ -53,7 +53,7 @@ PROFILES: Mapping[str, RewardProfile] = MappingProxyType(
             runaway_multiplier=0.3,
         ),
         "no-end-25-10-65": RewardProfile(
-            meaning="no END marker: 25% types, 10% compilation, 65% tests; 0.3 for degenerate answers; a style penalty",
+            meaning="no END marker: 25% types, 10% compilation, 65% tests; 0.3 for low quality; a style penalty",
             structural=0.0,
             type_check=(0.25, 0.20, 0.15, 0.10, 0.05, 0.04, 0.03, 0.025, 0.02, 0.015, 0.01),
             compiles=0.10,
@@ -65,7 +65,7 @@ PROFILES: Mapping[str, RewardProfile] = MappingProxyType(
             style=StylePenalty(per_extra_block=0.02, trailing_prose=0.03, at_most=0.10),
         ),
         "binary": RewardProfile(
-            meaning="1 where every assert holds, else 0",
+            meaning="1 if every assert holds, else 0",
             structural=0.0,
             type_check=(0.0,),
             compiles=0.0,
@@ -79,7 +79,7 @@ PROFILES: Mapping[str, RewardProfile] = MappingProxyType(
 
 
 def profile_named(name: str) -> RewardProfile:
-    """The profile of that name; ConfigError where there is none."""
+    """Return a profile by name; raises ConfigError for an unknown one."""
     if name not in PROFILES:
         raise ConfigError(f"there is no reward profile {name!r}; there are: {', '.join(sorted(PROFILES))}")
     return PROFILES[name]

@@ -1,8 +1,7 @@
-"""Folders that the grader's OCaml programs can be kept in and run from, for all graders of a machine.
+"""Folders to keep the grader's OCaml programs in and run them from, shared by all graders of a machine.
 
-A folder is usable where the user that runs the programs can enter it, the kernel executes a file in it, and nobody but its
-owner and root can change what lies there. Whether it executes is found by trying: mount options, security modules and user
-namespaces all have a say.
+A folder is usable if the user that runs the programs can enter it, the kernel executes a file in it, and only its owner and
+root can change its content. Execution is tested by trying: it depends on mount options, security modules and user namespaces.
 """
 
 import contextlib
@@ -22,25 +21,25 @@ from grader.process import run_command
 from grader.sandbox import unprivileged_user_id
 
 PROGRAMS = ("front", "runner")
-DIGESTS = "digests"  # of the programs of a build, which is whole where they are right
-MACHINE_CACHE = Path("/var/cache/caravan")  # root's; what an image was built with is found here by every user
-ROOM_BYTES = 40 * 1024**2  # a build takes 30 MiB on its way
+DIGESTS = "digests"  # file with the digests of a build's programs; the build is complete if they match
+MACHINE_CACHE = Path("/var/cache/caravan")  # owned by root; programs that a container image was built with
+MIN_FREE_BYTES = 40 * 1024**2  # a build needs 30 MiB
 PROBE_SECONDS = 60.0
-CHOICE = "set XDG_CACHE_HOME to a folder"
+ADVICE = "set XDG_CACHE_HOME to a folder"
 
 
 class _Unusable(Exception):
-    """A reason why programs cannot be kept in a folder or run from it."""
+    """The reason why programs cannot be kept in a folder or run from it."""
 
 
 def candidate_folders() -> list[Path]:
-    """Folders to try, in this order: the user's cache, the machine's, those for temporary files, shared memory."""
+    """Folders to try, in order: the user's cache, the machine's, folders for temporary files, shared memory."""
     base = os.environ.get("XDG_CACHE_HOME")
     folders = []
     if base:
         folders.append(Path(base) / "caravan")
     else:
-        with contextlib.suppress(RuntimeError):  # a user id that has neither HOME nor an entry in the password file
+        with contextlib.suppress(RuntimeError):  # neither HOME nor an entry in the password file
             folders.append(Path.home() / ".cache" / "caravan")
     folders.append(MACHINE_CACHE)
     temporary = [Path(os.environ["TMPDIR"])] if os.environ.get("TMPDIR") else []
@@ -50,10 +49,10 @@ def candidate_folders() -> list[Path]:
 
 
 def programs_in_first_usable(folders: Sequence[Path], name: str, build: Callable[[Path], None]) -> Path:
-    """Return the folder ``name`` with both programs, in the first of ``folders`` that they can run from.
+    """Return the folder ``name`` with both programs, in the first usable one of ``folders``.
 
-    Where they are not there yet, or damaged, ``build`` is called with an empty folder to put them into; of several processes
-    that need them, one builds. Raises ToolchainError with a reason for each folder where none is usable.
+    If they are missing or damaged, ``build`` is called with an empty folder to write them to; only one process builds at a
+    time. Raises ToolchainError with a reason for each folder if none is usable.
     """
     reasons = []
     for folder in folders:
@@ -64,44 +63,44 @@ def programs_in_first_usable(folders: Sequence[Path], name: str, build: Callable
         except OSError as error:
             reasons.append(f"{folder}: {_explained(error, folder)}")
     listed = "; ".join(dict.fromkeys(reasons))
-    to_whom = "that every user may enter" if unprivileged_user_id() is not None else "of your own"
+    kind = "that every user may enter" if unprivileged_user_id() is not None else "of your own"
     raise ToolchainError(
-        f"the grader's OCaml programs can run from none of these folders: {listed}. Way out: {CHOICE} {to_whom}, "
+        f"the grader's OCaml programs can run from none of these folders: {listed}. Way out: {ADVICE} {kind}, "
         "on a mount without noexec"
     )
 
 
 def _programs_in(folder: Path, name: str, build: Callable[[Path], None]) -> Path:
-    is_link_of = folder.lstat().st_uid if folder.is_symlink() else None
+    link_owner = folder.lstat().st_uid if folder.is_symlink() else None
     folder = folder.resolve()
-    if is_link_of not in (None, 0, os.geteuid()):
-        raise _Unusable(f"it is a link made by user {is_link_of}")
+    if link_owner not in (None, 0, os.geteuid()):
+        raise _Unusable(f"it is a link made by user {link_owner}")
     _require_enterable(folder)
     _require_own(folder)
     programs = folder / name
-    if not _is_whole(programs):
+    if not _is_complete(programs):
         if not folder.is_dir():
             folder.mkdir(parents=True, exist_ok=True)
             folder.chmod(0o755)
         _require_own(folder)
-        with _sole_access(folder):
-            if not _is_whole(programs):
+        with _locked(folder):
+            if not _is_complete(programs):
                 _build_in(folder, programs, build)
     _require_executed(programs / PROGRAMS[-1])
     return programs
 
 
 def _build_in(folder: Path, programs: Path, build: Callable[[Path], None]) -> None:
-    """Build beside ``programs`` and move the result there in one step, whole or not at all. Called with sole access."""
-    for abandoned in folder.glob("build-*"):  # by a process that was killed
-        shutil.rmtree(abandoned, ignore_errors=True)
+    """Build next to ``programs`` and move the result there atomically. The caller holds the lock."""
+    for orphan in folder.glob("build-*"):  # of a process that was killed
+        shutil.rmtree(orphan, ignore_errors=True)
     free = shutil.disk_usage(folder).free
-    if free < ROOM_BYTES:
-        raise _Unusable(f"{free >> 20} MiB are free on {_mount_of(folder)[0]}, building takes {ROOM_BYTES >> 20}")
+    if free < MIN_FREE_BYTES:
+        raise _Unusable(f"{free >> 20} MiB are free on {_mount_of(folder)[0]}, a build needs {MIN_FREE_BYTES >> 20}")
     with tempfile.TemporaryDirectory(prefix="build-", dir=folder) as workplace:
         Path(workplace).chmod(0o755)
-        # A script, as it costs nothing; written by another process, as a file that any thread of this one still holds open
-        # while it forks cannot be executed.
+        # A script tests execution at no cost. Another process writes it: a file that a thread of this process holds open
+        # while another thread forks cannot be executed.
         script = Path(workplace) / "script"
         run_command(["/bin/sh", "-c", 'echo "#!/bin/sh" >"$0" && chmod 755 "$0"', str(script)], deadline_seconds=60)
         _require_executed(script)
@@ -113,20 +112,20 @@ def _build_in(folder: Path, programs: Path, build: Callable[[Path], None]) -> No
         for path in finished.iterdir():
             path.chmod(0o644 if path.name == DIGESTS else 0o755)
         finished.chmod(0o755)
-        if programs.exists():  # a damaged one; graders that run keep what they have open
+        if programs.exists():  # a damaged build; running graders keep their open files
             programs.rename(Path(workplace) / "damaged")
         finished.rename(programs)
 
 
 @contextmanager
-def _sole_access(folder: Path) -> Iterator[None]:
+def _locked(folder: Path) -> Iterator[None]:
     with (folder / "building").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
-def _is_whole(programs: Path) -> bool:
-    """Whether both programs lie there as they were built; raises _Unusable where somebody else could have put them there."""
+def _is_complete(programs: Path) -> bool:
+    """Return whether both programs match their digests; raises _Unusable if another user could have written them."""
     try:
         digests = (programs / DIGESTS).read_text()
         for path in (programs, *(programs / name for name in (*PROGRAMS, DIGESTS))):
@@ -142,7 +141,7 @@ def _digest(path: Path) -> str:
 
 
 def require_enterable(path: Path, *, what: str) -> None:
-    """Refuse, as a ToolchainError, what the user that runs the programs cannot get to."""
+    """Raise ToolchainError if the user that runs the programs cannot reach a path."""
     try:
         _require_enterable(path.resolve())
     except _Unusable as error:
@@ -161,10 +160,10 @@ def _require_enterable(path: Path) -> None:
 
 
 def _require_own(path: Path) -> None:
-    """Refuse a place of which somebody other than this user and root could change what lies there.
+    """Raise _Unusable if somebody other than this user and root could change the content of a path.
 
-    Of folders above it a sticky one is as good, and one of the user's own group. In a user namespace root's own files may
-    belong to an unknown user: that is whom / belongs to.
+    Parent folders may also be sticky, or writable for the user's own group. In a user namespace root's files may belong to an
+    unknown user: the owner of / is trusted as well.
     """
     trusted = {0, os.geteuid()}
     for place in (path, *path.parents):
@@ -176,10 +175,10 @@ def _require_own(path: Path) -> None:
         owners = trusted | {Path("/").stat().st_uid} if is_above else trusted
         if status.st_uid not in owners:
             raise _Unusable(f"{place} belongs to user {status.st_uid}, who could put other programs there")
-        kept_apart = is_above and status.st_mode & stat.S_ISVTX
-        if status.st_mode & stat.S_IWOTH and not kept_apart:
+        is_sticky_parent = is_above and status.st_mode & stat.S_ISVTX
+        if status.st_mode & stat.S_IWOTH and not is_sticky_parent:
             raise _Unusable(f"every user may write to {place}, and could put other programs there")
-        if status.st_mode & stat.S_IWGRP and not kept_apart and status.st_gid not in (0, os.getegid()):
+        if status.st_mode & stat.S_IWGRP and not is_sticky_parent and status.st_gid not in (0, os.getegid()):
             raise _Unusable(f"group {status.st_gid} may write to {place}, and could put other programs there")
 
 
@@ -195,20 +194,22 @@ def _require_executed(program: Path) -> None:
 
 
 def _explained(error: OSError, folder: Path) -> str:
-    """An error with the mount option that accounts for it, where one does."""
+    """The error's text, with the mount option that explains it if there is one."""
     reason = error.strerror or str(error)
     point, options = _mount_of(folder)
-    accounting = [option for option in ("noexec", "ro") if option in options]
-    return f"{reason} ({point} is mounted {', '.join(accounting)})" if accounting else reason
+    causes = [option for option in ("noexec", "ro") if option in options]
+    return f"{reason} ({point} is mounted {', '.join(causes)})" if causes else reason
 
 
 def _mount_of(path: Path) -> tuple[Path, Sequence[str]]:
-    """The mount point that a path lies below, and its options. From the kernel's table: bind mounts look like folders."""
+    """Mount point of a path and its options, from the kernel's table, since bind mounts look like folders."""
     found: tuple[Path, Sequence[str]] = (Path("/"), ())
     table = Path("/proc/self/mountinfo")
     for line in table.read_text(errors="surrogateescape").splitlines() if table.exists() else ():
         escaped, options = line.split()[4:6]
         point = Path(re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), escaped))
-        if path.is_relative_to(point) and len(point.parts) >= len(found[0].parts):  # the last of several is on top
+        if path.is_relative_to(point) and len(point.parts) >= len(
+            found[0].parts
+        ):  # of several on one point, the last is on top
             found = point, options.split(",")
     return found

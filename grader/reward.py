@@ -1,13 +1,13 @@
-"""Facts -> reward. Pure: an old run can be scored again under another profile without running anything.
+"""Facts -> reward. Pure: an old run can be re-scored under another profile without running anything.
 
-What every profile agrees on:
+Rules of every profile:
 
-- an empty completion (``NO_CODE``) and a denied one (``DENIED``) earn 0, their END marker included;
-- a syntax error earns nothing for types and compilation: it must never be worth as much as one type error;
-- tests count only where solution and tests together made a program;
-- a program shorter than ``min_code_lines`` gets reward 0, its terms are still shown;
-- the style penalty comes off the sum of the terms, only where every assert holds; then the multipliers apply, for a run-away
-  (the length limit without an END marker) and for a degenerate answer, both where both are true.
+- a completion without code (``NO_CODE``) or with a denied name (``DENIED``) earns 0, even with an END marker;
+- a syntax error earns nothing for types and compilation: it must be worth less than any type error;
+- tests count only if solution and tests compile together;
+- a program shorter than ``min_code_lines`` gets reward 0; its terms are still reported;
+- the style penalty is subtracted from the sum of the terms, only if every assert holds; then the multipliers apply, for a
+  completion truncated without END marker (at the length limit) and for one with a low-quality flag, or both.
 """
 
 from collections.abc import Sequence
@@ -18,22 +18,22 @@ from typing import TypeVar
 
 from cluster.errors import ConfigError
 from cluster.types import AssertOutcome, Facts, Grade, RewardTerms, Verdict
-from grader.profiles import PROFILES, SEED_PROFILE, RewardProfile, StylePenalty, profile_named
+from grader.profiles import DEFAULT_PROFILE, PROFILES, RewardProfile, StylePenalty, profile_named
 from grader.settings import GraderSettings
 
-_WORTH_NOTHING = frozenset({Verdict.NO_CODE, Verdict.DENIED})
+_UNREWARDED = frozenset({Verdict.NO_CODE, Verdict.DENIED})
 _Number = TypeVar("_Number", int, float)
 NOTHING = RewardTerms(structural=0.0, type_check=0.0, compile=0.0, tests=0.0)
 
 
 def score(facts: Facts, profile: RewardProfile) -> Grade:
-    """Facts with the terms and the reward, 0 to 1, that a profile gives for them."""
+    """Compute the terms and the reward, 0 to 1, of facts under a profile."""
     terms = _terms(facts, profile)
     return Grade(facts=facts, terms=terms, reward=_after_penalties(facts, terms, profile))
 
 
 def _terms(facts: Facts, profile: RewardProfile) -> RewardTerms:
-    if facts.verdict in _WORTH_NOTHING:
+    if facts.verdict in _UNREWARDED:
         return NOTHING
     return RewardTerms(
         structural=profile.structural if facts.has_end_marker else 0.0,
@@ -44,18 +44,17 @@ def _terms(facts: Facts, profile: RewardProfile) -> RewardTerms:
 
 
 def _tests_fraction(facts: Facts, profile: RewardProfile) -> float:
-    """The share of the tests' weight that a completion earns, 0 to 1; 0 where it made no program with the tests.
+    """Weighted share of asserts that passed, 0 to 1; 0 if solution and tests did not compile together.
 
-    An assert that the statement gives away counts ``shown_assert_weight`` in numerator and denominator, any other 1. Where all
-    are shown and that weight is 0, nothing is left to count and the tests pay nothing. With ``all_or_nothing`` every assert must
-    hold, shown or not.
+    An assert covered by an example weighs ``shown_assert_weight``, any other 1. If all are covered and that weight is 0, the
+    tests earn nothing. With ``all_or_nothing`` every assert must hold, covered or not.
     """
     if not facts.compiled or (profile.all_or_nothing and not _every_assert_holds(facts)):
         return 0.0
-    shown_or_not = zip_longest(facts.covered_by_example[: len(facts.asserts)], facts.asserts, fillvalue=False)
-    weighed = [(profile.shown_assert_weight if shown else 1.0, outcome) for shown, outcome in shown_or_not]
-    total = fsum(weight for weight, _ in weighed)
-    return fsum(weight for weight, outcome in weighed if outcome is AssertOutcome.PASSED) / total if total else 0.0
+    asserts = zip_longest(facts.covered_by_example[: len(facts.asserts)], facts.asserts, fillvalue=False)
+    weighted = [(profile.shown_assert_weight if covered else 1.0, outcome) for covered, outcome in asserts]
+    total = fsum(weight for weight, _ in weighted)
+    return fsum(weight for weight, outcome in weighted if outcome is AssertOutcome.PASSED) / total if total else 0.0
 
 
 def _type_term(facts: Facts, profile: RewardProfile) -> float:
@@ -63,7 +62,7 @@ def _type_term(facts: Facts, profile: RewardProfile) -> float:
         return 0.0
     if facts.type_checked:
         return profile.type_check[0]
-    if facts.type_errors == 0:  # the checker itself ran out of time or memory: nothing is known about the types
+    if facts.type_errors == 0:  # the type checker ran out of time or memory
         return 0.0
     return profile.type_check[min(facts.type_errors, len(profile.type_check) - 1)]
 
@@ -100,22 +99,21 @@ def _every_assert_holds(facts: Facts) -> bool:
 
 
 def profile_of(settings: GraderSettings) -> RewardProfile:
-    """The named profile with what the settings say otherwise.
+    """Return the named profile with the overrides of the settings.
 
-    A weight scales the profile's table, so that two type errors stay worth half of none; where the profile has nothing to
-    scale, the seed's table is scaled. Raises ConfigError, naming the keys, for an unknown profile and for weights that add up to
-    more than 1 or to nothing.
+    A weight scales the profile's table, which keeps the ratios between its entries; a table of zeros is replaced by that of
+    the default profile. Raises ConfigError for an unknown profile and for weights that add up to 0 or more than 1.
     """
     profile, weights = profile_named(settings.reward), settings.weights
-    seed = PROFILES[SEED_PROFILE]
+    default = PROFILES[DEFAULT_PROFILE]
     compilation = (profile.compiles, profile.type_checks, profile.attempted)
     compiles, type_checks, attempted = _scaled(
-        compilation, (seed.compiles, seed.type_checks, seed.attempted), weights.compile
+        compilation, (default.compiles, default.type_checks, default.attempted), weights.compile
     )
     weighted = replace(
         profile,
         structural=profile.structural if weights.structural is None else weights.structural,
-        type_check=_scaled(profile.type_check, seed.type_check, weights.type_check),
+        type_check=_scaled(profile.type_check, default.type_check, weights.type_check),
         compiles=compiles,
         type_checks=type_checks,
         attempted=attempted,
@@ -124,19 +122,19 @@ def profile_of(settings: GraderSettings) -> RewardProfile:
     _check_sum(weighted)
     return replace(
         weighted,
-        min_code_lines=_chosen(settings.min_code_lines, profile.min_code_lines),
-        runaway_multiplier=_chosen(settings.runaway_multiplier, profile.runaway_multiplier),
-        degenerate_multiplier=_chosen(settings.degenerate_multiplier, profile.degenerate_multiplier),
-        shown_assert_weight=_chosen(settings.shown_assert_weight, profile.shown_assert_weight),
+        min_code_lines=_setting_or(settings.min_code_lines, profile.min_code_lines),
+        runaway_multiplier=_setting_or(settings.runaway_multiplier, profile.runaway_multiplier),
+        degenerate_multiplier=_setting_or(settings.degenerate_multiplier, profile.degenerate_multiplier),
+        shown_assert_weight=_setting_or(settings.shown_assert_weight, profile.shown_assert_weight),
     )
 
 
-def _chosen(setting: _Number | None, own: _Number) -> _Number:
-    return own if setting is None else setting
+def _setting_or(setting: _Number | None, default: _Number) -> _Number:
+    return default if setting is None else setting
 
 
 def _scaled(table: Sequence[float], shape: Sequence[float], weight: float | None) -> tuple[float, ...]:
-    """A falling table so that its first entry is ``weight``; ``shape`` stands in for a table of zeros."""
+    """Scale a falling table so that its first entry is ``weight``; ``shape`` replaces a table of zeros."""
     if weight is None:
         return tuple(table)
     scaled = table if table[0] else shape
@@ -153,6 +151,6 @@ def _check_sum(profile: RewardProfile) -> None:
     total = round(fsum(parts.values()), 9)
     added = " + ".join(f"weights.{name} {value:g}" for name, value in parts.items())
     if total > 1:
-        raise ConfigError(f"{added} = {total:g}, but a reward is at most 1: lower some of them")
+        raise ConfigError(f"{added} = {total:g}, but the sum must be at most 1: lower some of them")
     if total == 0:
-        raise ConfigError(f"{added}: nothing would ever be paid")
+        raise ConfigError(f"{added} = 0: every reward would be 0; raise one of them")

@@ -1,4 +1,4 @@
-"""``--reward [NAME][,key=value...]`` on the command line: a profile, and what is to differ from it."""
+"""The command line option ``--reward [NAME][,key=value...]``: a profile and overrides."""
 
 import difflib
 from typing import Any
@@ -16,9 +16,9 @@ KEYS = (*WEIGHTS, *OVERRIDES)
 
 
 def parse_reward_option(text: str) -> dict[str, Any]:
-    """The GraderSettings that ``text`` names: ``reward`` where it has a NAME, ``weights`` and overrides as numbers.
+    """Parse the option to GraderSettings fields: ``reward`` if it has a NAME, ``weights`` and overrides as numbers.
 
-    Raises ConfigError saying what is allowed, for an unknown name or key, a key given twice, and a value out of range.
+    Raises ConfigError for an unknown name or key, a key given twice, and a value out of range.
     """
     tree: dict[str, Any] = {}
     first, *others = (part.strip() for part in text.split(","))
@@ -32,8 +32,8 @@ def parse_reward_option(text: str) -> dict[str, Any]:
         key, separator, value = (piece.strip() for piece in part.partition("="))
         key = key.removeprefix("weights.")
         if not separator or key not in KEYS:
-            meant = difflib.get_close_matches(key, KEYS, n=1)
-            hint = f" (did you mean {meant[0]}?)" if meant else ""
+            close = difflib.get_close_matches(key, KEYS, n=1)
+            hint = f" (did you mean {close[0]}?)" if close else ""
             raise ConfigError(f"--reward: {part!r} is not key=value with one of {', '.join(KEYS)}{hint}")
         if key in given:
             raise ConfigError(f"--reward: {key} is given twice")
@@ -43,7 +43,7 @@ def parse_reward_option(text: str) -> dict[str, Any]:
 
 
 def with_reward_option(text: str, settings: GraderSettings) -> GraderSettings:
-    """Settings under the reward of ``text``; without a NAME, under their own reward with the given keys changed.
+    """Apply the option to settings; without a NAME it changes the given keys of their own reward.
 
     Raises ConfigError as parse_reward_option and profile_of do.
     """

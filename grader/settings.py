@@ -2,29 +2,29 @@
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from grader.profiles import SEED_PROFILE
+from grader.profiles import DEFAULT_PROFILE
 
 MAX_GRADERS = 4096
-"""Actors that one driver calls by turns without being held up by it."""
+"""Number of actors that one driver can call without becoming the bottleneck."""
 
 
 class WeightSettings(BaseModel):
-    """Weights in place of the profile's own; each is the most that its part can earn."""
+    """Weights that replace the profile's own; each is the maximum that its part can earn."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     structural: float | None = Field(default=None, ge=0, le=1, description="for the END marker")
     type_check: float | None = Field(
-        default=None, ge=0, le=1, description="without a type error; scales the profile's table of type errors"
+        default=None, ge=0, le=1, description="for no type error; scales the profile's table of type errors"
     )
     compile: float | None = Field(
         default=None, ge=0, le=1, description="for a program that compiles; scales the profile's partial credit"
     )
-    tests: float | None = Field(default=None, ge=0, le=1, description="where every assert holds")
+    tests: float | None = Field(default=None, ge=0, le=1, description="for all asserts passing")
 
 
 class GraderSettings(BaseModel):
-    """How completions are graded: workers, limits, walls and reward."""
+    """How completions are graded: workers, limits, sandbox and reward."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -33,20 +33,20 @@ class GraderSettings(BaseModel):
         default=None,
         ge=1,
         le=MAX_GRADERS,
-        description="the pool shrinks to so many where graders idle; null: num_graders",
+        description="the pool scales down to this number when graders idle; null: num_graders",
     )
     max_graders: int | None = Field(
         default=None,
         ge=1,
         le=MAX_GRADERS,
-        description="the pool grows to so many where completions wait and there are CPUs; null: num_graders",
+        description="the pool scales up to this number when completions wait and CPUs are free; null: num_graders",
     )
     cpus_per_grader: float = Field(
         default=0.25, gt=0, le=8, description="CPU cores that Ray reserves for one grader actor"
     )
     reward: str = Field(
-        default=SEED_PROFILE,
-        description="name of the reward profile (`caravan grade --help` lists them); what is null below is the profile's own",
+        default=DEFAULT_PROFILE,
+        description="name of the reward profile (`caravan grade --help` lists them); null settings below: the profile's value",
     )
     weights: WeightSettings = WeightSettings()
     min_code_lines: int | None = Field(
@@ -59,33 +59,33 @@ class GraderSettings(BaseModel):
         default=None,
         ge=0,
         le=1,
-        description="factor on the reward of a completion that hit the length limit without an END marker",
+        description="factor on the reward of a completion that was truncated at the length limit without an END marker",
     )
     degenerate_multiplier: float | None = Field(
         default=None,
         ge=0,
         le=1,
-        description="factor on the reward of a completion that repeats itself, is mostly prose or fences, or a stub",
+        description="factor on the reward of a completion with a low-quality flag: repetitive, mostly prose, fence spam, stub",
     )
     shown_assert_weight: float | None = Field(
         default=None,
         ge=0,
         le=1,
-        description="weight of an assert that the statement's examples give away, beside 1 for any other",
+        description="weight of an assert that is covered by an example of the statement; any other weighs 1",
     )
     compile_cpu_seconds: float = Field(default=2.0, gt=0, le=600, description="CPU seconds to parse, check and compile")
     assert_cpu_seconds: float = Field(
         default=1.0,
         gt=0,
         le=600,
-        description="CPU seconds of one statement of the tests; those after one that ran out of them get a fifth",
+        description="CPU seconds of one statement of the tests; after one that exceeds them, the others get a fifth",
     )
     run_cpu_seconds: float = Field(default=5.0, gt=0, le=3600, description="CPU seconds of one completion's whole run")
     wall_multiplier: float = Field(
         default=20.0,
         ge=1,
         le=100,
-        description="wall seconds allowed per CPU second, the backstop for work that waits instead of computing",
+        description="wall seconds allowed per CPU second, a limit on programs that wait instead of computing",
     )
     memory_mib: int = Field(
         default=512, ge=192, le=65536, description="address space of the process that runs a completion, MiB"
@@ -101,19 +101,19 @@ class GraderSettings(BaseModel):
     )
     require_sandbox: bool = Field(
         default=False,
-        description="refuse to start where bubblewrap or seccomp does not wall off files, network and processes",
+        description="refuse to start if bubblewrap or seccomp cannot shield files, network and processes",
     )
-    cache_size: int = Field(default=4096, ge=0, description="grades remembered for identical programs of one problem")
+    cache_size: int = Field(default=4096, ge=0, description="grades cached for identical completions of one problem")
     attempts: int = Field(default=3, ge=1, le=10, description="workers tried before a completion counts as ungradable")
 
     @property
     def minimum(self) -> int:
-        """The smallest number of graders that the pool has on its own."""
+        """The smallest number of graders that the pool scales down to."""
         return self.num_graders if self.min_graders is None else self.min_graders
 
     @property
     def maximum(self) -> int:
-        """The largest number of graders that the pool has on its own."""
+        """The largest number of graders that the pool scales up to."""
         return self.num_graders if self.max_graders is None else self.max_graders
 
     @property
@@ -122,7 +122,7 @@ class GraderSettings(BaseModel):
         return {"CPU": self.cpus_per_grader}
 
     @model_validator(mode="after")
-    def _the_start_is_between_floor_and_ceiling(self) -> "GraderSettings":
+    def _check_num_graders(self) -> "GraderSettings":
         if not self.minimum <= self.num_graders <= self.maximum:
             raise ValueError(
                 f"grader.num_graders={self.num_graders} has to lie between grader.min_graders={self.minimum} and "

@@ -1,8 +1,7 @@
-"""The OCaml toolchain: found on this machine, and our two programs built with it once and kept in a folder.
+"""The OCaml toolchain of this machine, and the grader's two programs, built with it once and kept in a folder.
 
-``front`` is native and linked with the compiler's own libraries; ``runner`` is bytecode with its runtime, see the sources
-in ``grader/ocaml``. What depends on the compiler's version stands in one ``compat_*.ml`` per version. Where they are kept:
-``grader/programs.py``.
+``front`` is native and linked with the compiler's own libraries; ``runner`` is bytecode with its runtime. The sources are in
+``grader/ocaml``, with one ``compat_*.ml`` per compiler version; ``grader/programs.py`` chooses the folder.
 """
 
 import hashlib
@@ -53,7 +52,7 @@ FRONT_MODULES = (
 RUNNER_MODULES = ("wire", "contain", "load", "request", "report", "runner")
 STUBS = ("contain_stubs.c",)  # of both programs
 RUNNER_STUBS = (*STUBS, "runner_stubs.c")
-# Compiler version -> the files that know its libraries and its runtime, under the names that the others call them by.
+# Compiler version -> the module names that depend on it, and their source files for it.
 COMPAT = {
     "4.13": {"shared": "shared_4.ml", "compat": "compat_4_13.ml", "load": "load_4.ml"},
     "4.14": {"shared": "shared_4.ml", "compat": "compat_4_14.ml", "load": "load_4.ml"},
@@ -61,16 +60,15 @@ COMPAT = {
     "5.3": {"shared": "shared_5.ml", "compat": "compat_5_3.ml", "load": "load_5.ml"},
 }
 INSTALL_HINT = "install it with: apt-get install ocaml-nox gcc"
-# l: depth of a completion's stack in words, what plain OCaml 4 gives a program; OCaml 5 would take a second and a gigabyte
-# to overflow.
-# d: OCaml 5 reserves address space for the minor heaps of 128 domains otherwise, too much of our limit; 5.1, which cannot
-# be told the number of domains, gets smaller ones (s).
+# l: stack of a completion in words, as plain OCaml 4 has it; with OCaml 5's default an overflow takes a second and a gigabyte.
+# d: number of domains; by default OCaml 5 reserves address space for the minor heaps of 128, which exceeds the limit. OCaml 5.1
+# has no such parameter and gets smaller heaps (s).
 RUNTIME_PARAMETERS = {"4.13": "l=1M", "4.14": "l=1M", "5.1": "s=64k,l=1M", "5.3": "d=1,l=1M"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Toolchain:
-    """The two programs, ready to be started, and the OCaml that built them."""
+    """The grader's two programs, and the OCaml version that built them."""
 
     version: str
     front: Program
@@ -78,17 +76,16 @@ class Toolchain:
 
 
 def prepare_toolchain(cache: Path | None = None) -> Toolchain:
-    """Find OCaml and build what is not there yet (a second or two).
+    """Find OCaml and build the programs if they are missing (a second or two).
 
-    Raises ToolchainError naming the package to install where a part of OCaml is missing or of an unknown version, and every
-    folder that was tried where the programs can run from none of them.
+    Raises ToolchainError if OCaml is missing or of an unsupported version, or if no folder can hold the programs.
     """
     compiler = _find("ocamlc")
     version = _output_of([compiler, "-version"]).strip()
     library = Path(_output_of([compiler, "-where"]).strip())
     renamed = _compat_for(version)
     if not (library / "compiler-libs" / "ocamlcommon.cmxa").exists():
-        raise ToolchainError(f"OCaml {version} in {library} comes without compiler-libs; {INSTALL_HINT}")
+        raise ToolchainError(f"OCaml {version} in {library} has no compiler-libs; {INSTALL_HINT}")
     require_enterable(library, what=f"the library of OCaml {version}")
     folder = programs_in_first_usable(
         [cache] if cache else candidate_folders(),
@@ -130,7 +127,7 @@ def _output_of(command: list[str]) -> str:
 def _compat_for(version: str) -> Mapping[str, str]:
     if _major_minor(version) not in COMPAT:
         known = ", ".join(COMPAT)
-        raise ToolchainError(f"OCaml {version} is not supported: the grader knows the compiler libraries of {known}")
+        raise ToolchainError(f"OCaml {version} is not supported; the grader supports {known}")
     return COMPAT[_major_minor(version)]
 
 
@@ -139,7 +136,7 @@ def _major_minor(version: str) -> str:
 
 
 def _fingerprint(library: Path) -> str:
-    """Names one build: our sources, the OCaml (its place too, as the programs hold it) and the kind of machine."""
+    """Digest that names a build: the sources, OCaml's location (the programs contain it) and the kind of machine."""
     digest = hashlib.sha256(f"{library} {platform.machine()}".encode())
     for source in sorted([*SOURCES.glob("*.ml"), *SOURCES.glob("*.c")]):
         digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
@@ -147,7 +144,7 @@ def _fingerprint(library: Path) -> str:
 
 
 def _build(finished: Path, library: Path, renamed: Mapping[str, str]) -> None:
-    """Put both programs into ``finished``; everything else goes into the folder that it lies in."""
+    """Build both programs into ``finished``; intermediate files go to its parent folder."""
     # OCaml 5 keeps the unix library in a folder of its own.
     unix = ["-I", "+unix"] if (library / "unix").is_dir() else []
     workplace = finished.parent
@@ -162,7 +159,7 @@ def _build(finished: Path, library: Path, renamed: Mapping[str, str]) -> None:
 
 
 def _copy_sources(workplace: Path, modules: Sequence[str], renamed: Mapping[str, str]) -> list[str]:
-    """The source files of a program, those of this compiler's version under the names that the others call them by."""
+    """Copy a program's sources, with version-dependent files under their module's name; return the file names."""
     for module in modules:
         shutil.copyfile(SOURCES / renamed.get(module, f"{module}.ml"), workplace / f"{module}.ml")
     return [f"{module}.ml" for module in modules]
@@ -170,19 +167,19 @@ def _copy_sources(workplace: Path, modules: Sequence[str], renamed: Mapping[str,
 
 def _compile(command: list[str], folder: Path) -> None:
     try:
-        # The compilers' own temporary files too: what TMPDIR names may be full, missing or read-only.
+        # TMPDIR may be full, missing or read-only: the compilers' temporary files go to the build folder as well.
         done = run_command(command, deadline_seconds=300, folder=folder, environment={"TMPDIR": str(folder)})
     except DeadlineExceeded as error:
-        raise ToolchainError(f"building the grader's OCaml programs: {error}") from error
+        raise ToolchainError(f"the grader's OCaml programs cannot be built: {error}") from error
     if done.status != 0:
         raise ToolchainError(
             f"the grader's OCaml programs cannot be built with {command[0]}: {done.output.strip()[:1500]}; "
-            "is a C compiler there? " + INSTALL_HINT
+            "is a C compiler installed? " + INSTALL_HINT
         )
 
 
 def _shared_libraries(program: Path) -> tuple[Path, ...]:
-    """What the dynamic loader needs to start a program, the loader itself included."""
+    """Shared libraries that a program needs, the dynamic loader included."""
     try:
         done = run_command(["ldd", str(program)], deadline_seconds=60)
     except FileNotFoundError:

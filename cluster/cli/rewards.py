@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cluster.cli.command import Command, count
 from cluster.errors import ConfigError
-from grader.profiles import PROFILES, SEED_PROFILE
+from grader.profiles import DEFAULT_PROFILE, PROFILES
 
 PROFILE_LINES = "\n".join(f"  {name:<16} {profile.meaning}" for name, profile in PROFILES.items())
 REWARD_HELP = f"""\
@@ -30,7 +30,7 @@ examples:
   caravan grade completions.jsonl --out grades.jsonl
   caravan grade completions.jsonl --out grades.jsonl --workers 8 --min-lines 1
   caravan grade completions.jsonl --out grades.jsonl --reward binary
-  caravan grade completions.jsonl --out grades.jsonl --reward {SEED_PROFILE},tests=0.5,shown_assert_weight=0"""
+  caravan grade completions.jsonl --out grades.jsonl --reward {DEFAULT_PROFILE},tests=0.5,shown_assert_weight=0"""
 
 
 def _grade_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +40,7 @@ def _grade_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--min-lines", type=int, metavar="N", help="code lines below which nothing is paid (default: the profile's)"
     )
-    parser.add_argument("--reward", metavar="REWARD", help=f"what is paid for (default {SEED_PROFILE})")
+    parser.add_argument("--reward", metavar="REWARD", help=f"what is paid for (default {DEFAULT_PROFILE})")
     parser.add_argument(
         "--require-sandbox", action="store_true", help="refuse to grade where bubblewrap or seccomp does not stand"
     )
@@ -77,7 +77,7 @@ the run, which must give what is stored.
 examples:
   caravan regrade runs/demo --reward binary
   caravan regrade runs/demo --reward shown_assert_weight=0
-  caravan regrade runs/demo --reward {SEED_PROFILE},structural=0.1,type_check=0.4,compile=0.3,tests=0.2 --out new.parquet"""
+  caravan regrade runs/demo --reward {DEFAULT_PROFILE},structural=0.1,type_check=0.4,compile=0.3,tests=0.2 --out new.parquet"""
 
 
 def _regrade_arguments(parser: argparse.ArgumentParser) -> None:

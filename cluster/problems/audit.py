@@ -14,7 +14,7 @@ from cluster.problems.dataset import SeenIds, dataset_rows, given_id, load_probl
 from cluster.problems.dataset_files import Row
 from cluster.types import Problem
 from grader.audit import ProblemAudit, audit_problem
-from grader.duplicates import Seen, fingerprint
+from grader.duplicates import DuplicateIndex, fingerprint
 from grader.fields import is_missing
 from grader.grade import Grader
 from grader.parallel import GraderThreads, with_retries
@@ -181,7 +181,7 @@ def _audited(entries: Sequence[_Entry], graders: GraderThreads, attempts: int) -
             return entry, ProblemAudit(causes=(entry.cause,), warnings=())
         return entry, with_retries(attempts, lambda: audit_problem(grader, problem))
 
-    seen = Seen()
+    seen = DuplicateIndex()
     for entry, audit in graders.in_order(entries, work):
         if isinstance(audit, UngradableError):
             yield AuditedRow(id=entry.id, causes=(), warnings=(f"not_audited: {audit}",), ungradable=str(audit))

@@ -4,7 +4,7 @@ import pytest
 
 from cluster.types import Problem
 from grader.audit import audit_problem, unsolvable_causes
-from grader.duplicates import Seen, fingerprint
+from grader.duplicates import DuplicateIndex, fingerprint
 from grader.grade import Grader
 
 from .made import TWICE, problem
@@ -75,7 +75,7 @@ def test_an_assert_that_is_there_twice_is_a_warning(grader: Grader) -> None:
 
 
 def test_a_problem_that_is_another_one_under_a_new_name_is_recognised(grader: Grader) -> None:
-    seen = Seen()
+    seen = DuplicateIndex()
 
     def add(identifier: str, name: str, statement: str, values: tuple[int, ...]) -> str:
         asserts = "; ".join(f"assert ({name} {i} = {value})" for i, value in enumerate(values))

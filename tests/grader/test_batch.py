@@ -112,7 +112,7 @@ def test_malformed_rows_are_named_by_line_and_the_others_graded(tmp_path: Path) 
     ]
     told: list[str] = []
     source = write(tmp_path / "in.jsonl", rows)
-    summary = grade_file(source, tmp_path / "out.jsonl", settings=QUICK, num_workers=2, on_trouble=told.append)
+    summary = grade_file(source, tmp_path / "out.jsonl", settings=QUICK, num_workers=2, on_error=told.append)
     assert [one["id"] for one in read(tmp_path / "out.jsonl")] == ["a", "g"]
     assert not summary.complete
     assert told == summary.malformed
@@ -172,7 +172,7 @@ def test_a_person_sees_a_summary_and_the_exit_status_says_whether_all_was_graded
     assert "2 graded, mean reward 0.625 (1 passed, 1 wrong)" in " ".join(captured.err.split())
     assert grade_with_progress(bad, tmp_path / "out.jsonl", settings=QUICK, num_workers=1) == 1
     shown = " ".join(capsys.readouterr().err.split())
-    assert "line 2: not JSON" in shown and "1 rows malformed and left out" in shown
+    assert "line 2: not JSON" in shown and "1 rows malformed and excluded" in shown
 
 
 def test_ctrl_c_keeps_what_is_done_and_leaves_no_process(tmp_path: Path) -> None:

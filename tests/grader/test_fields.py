@@ -33,7 +33,7 @@ def test_an_id_reads_alike_whatever_a_file_kept_it_as(value: object, text: str) 
         (None, "no id"),
         (math.nan, "NaN"),
         ("  ", "no id"),
-        (True, "a truth value"),
+        (True, "a boolean"),
         ([1, 2], "a list of 2"),
         ({"a": 1}, "an object"),
         (math.inf, "a number"),
@@ -120,7 +120,7 @@ def test_the_answer_of_a_conversation_is_kept() -> None:
         ({"a": 1}, "an object"),
         ([1], "a list of 1"),
         (7, "a number"),
-        ([{"role": "user", "content": [{"type": "image"}]}], "no text"),
+        ([{"role": "user", "content": [{"type": "image"}]}], "not text"),
     ],
 )
 def test_a_prompt_of_another_kind_is_named(value: object, said: str) -> None:

@@ -184,7 +184,7 @@ def test_a_required_sandbox_is_bubblewrap_and_seccomp(
     monkeypatch.setattr(process, "_probe_bubblewrap", lambda: walls)
     monkeypatch.setattr(process, "_kernel_layers", lambda _runner, _walls: walls.kernel)
     runner = Program(path=Path("/bin/true"))
-    with pytest.raises(SandboxError, match=rf"(?s)do not stand: {named}.*Install bubblewrap.*--require-sandbox"):
+    with pytest.raises(SandboxError, match=rf"(?s)are missing: {named}.*Install bubblewrap.*--require-sandbox"):
         probe_sandbox(require_sandbox=True, runner=runner)
     assert probe_sandbox(require_sandbox=False, runner=runner) == walls
 

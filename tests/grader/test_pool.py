@@ -57,7 +57,7 @@ def test_a_pool_grades_many_completions_at_once(ray_here: None) -> None:
 
     async def scenario() -> list[Grade]:
         pool = RayGraderPool(POOL_SETTINGS)
-        assert "grader walls" in await pool.start()
+        assert "grader sandbox" in await pool.start()
         texts = [f"let twice x = {'x + x' if i % 2 else 'x'} + {i} - {i}" for i in range(40)]
         grades = await asyncio.gather(*(pool.grade(TWICE, completion(text, i)) for i, text in enumerate(texts)))
         assert pool.counts.graded == 40

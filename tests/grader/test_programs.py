@@ -98,7 +98,7 @@ def test_programs_that_do_not_come_back_are_no_matter_of_one_completion(
     with Grader(QUICK, cache=open_folder / "cache") as grader:
         shutil.rmtree(open_folder / "cache")
         monkeypatch.setenv("PATH", str(open_folder))
-        with pytest.raises(StartFailed, match=r"are gone.*the OCaml compiler is missing"):
+        with pytest.raises(StartFailed, match=r"were deleted.*the OCaml compiler is missing"):
             grader.grade(TWICE, RIGHT, FinishReason.STOP)
 
 

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 
 from cluster.errors import ConfigError
 from cluster.types import AssertOutcome, Facts, RewardTerms, Verdict
-from grader.profiles import PROFILES, SEED_PROFILE, RewardProfile, profile_named
+from grader.profiles import DEFAULT_PROFILE, PROFILES, RewardProfile, profile_named
 from grader.reward import NOTHING, profile_of, score
 from grader.settings import GraderSettings, WeightSettings
 from tests.grader.made_facts import all_facts
 
-SEED = profile_named(SEED_PROFILE)
+SEED = profile_named(DEFAULT_PROFILE)
 NO_END = profile_named("no-end-25-10-65")
 BINARY = profile_named("binary")
 NOT_RUN = (AssertOutcome.NOT_RUN,) * 8
@@ -336,10 +336,10 @@ def test_weights_that_pay_more_than_one_are_refused_with_their_keys() -> None:
 
 
 def test_weights_that_never_pay_are_refused() -> None:
-    with pytest.raises(ConfigError, match="nothing would ever be paid"):
+    with pytest.raises(ConfigError, match="every reward would be 0"):
         profile_of(GraderSettings(reward="binary", weights=WeightSettings(tests=0.0)))
 
 
 def test_an_unknown_profile_names_those_that_there_are() -> None:
-    with pytest.raises(ConfigError, match=f"binary, no-end-25-10-65, {SEED_PROFILE}"):
+    with pytest.raises(ConfigError, match=f"binary, no-end-25-10-65, {DEFAULT_PROFILE}"):
         profile_of(GraderSettings(reward="nonsense"))

@@ -1,7 +1,7 @@
 import pytest
 
 from cluster.errors import ConfigError
-from grader.profiles import SEED_PROFILE
+from grader.profiles import DEFAULT_PROFILE
 from grader.reward import profile_of
 from grader.reward_option import parse_reward_option, with_reward_option
 from grader.settings import GraderSettings, WeightSettings
@@ -12,9 +12,11 @@ def test_a_name_alone_is_a_profile() -> None:
 
 
 def test_keys_after_the_name_are_weights_and_overrides() -> None:
-    text = f"{SEED_PROFILE}, tests=0.5, weights.compile=.05,shown_assert_weight=0,min_code_lines=3,runaway_multiplier=1"
+    text = (
+        f"{DEFAULT_PROFILE}, tests=0.5, weights.compile=.05,shown_assert_weight=0,min_code_lines=3,runaway_multiplier=1"
+    )
     assert parse_reward_option(text) == {
-        "reward": SEED_PROFILE,
+        "reward": DEFAULT_PROFILE,
         "weights": {"tests": 0.5, "compile": 0.05},
         "shown_assert_weight": 0.0,
         "min_code_lines": 3,
@@ -56,14 +58,14 @@ def test_what_is_no_reward_is_refused_with_what_is_allowed(text: str, message: s
 
 def test_weights_are_checked_together_with_those_that_stay() -> None:
     with pytest.raises(ConfigError, match=r"--reward .*,tests=0.7: weights.structural 0.05 .* = 1.05"):
-        with_reward_option(f"{SEED_PROFILE},tests=0.7", GraderSettings())
+        with_reward_option(f"{DEFAULT_PROFILE},tests=0.7", GraderSettings())
     lowered = GraderSettings(weights=WeightSettings(structural=0.0))
     assert profile_of(with_reward_option("tests=0.7", lowered)).tests == 0.7
 
 
 def test_a_name_starts_from_the_profile_and_none_from_what_was_set() -> None:
     own = GraderSettings(min_code_lines=1, weights=WeightSettings(tests=0.3), num_graders=7)
-    named = with_reward_option(f"{SEED_PROFILE},compile=0.05", own)
+    named = with_reward_option(f"{DEFAULT_PROFILE},compile=0.05", own)
     assert (named.min_code_lines, named.weights, named.num_graders) == (None, WeightSettings(compile=0.05), 7)
     changed = with_reward_option("compile=0.05", own)
     assert (changed.min_code_lines, changed.weights) == (1, WeightSettings(tests=0.3, compile=0.05))

@@ -192,7 +192,7 @@ def test_bad_rows_of_csv_are_named_and_the_others_kept(tmp_path: Path) -> None:
         ("p.json", "3", "no usable problem"),
         ("p.json", json.dumps({"id": ["a"], "prompt": [], "tests": []}), "columns are of different lengths"),
         ("p.jsonl", '{"id": NaN, "prompt": "let f x =", "tests": "assert true"}', r"no id \(it is NaN\)"),
-        ("p.jsonl", '{"id": true, "prompt": "let f x =", "tests": "assert true"}', "the id is True, a truth value"),
+        ("p.jsonl", '{"id": true, "prompt": "let f x =", "tests": "assert true"}', "the id is True, a boolean"),
         ("p.jsonl", '{"id": [1], "prompt": "let f x =", "tests": "assert true"}', "the id is a list of 1"),
         ("p.parquet", "PAR1", "cannot be read"),
         ("p.arrow", "ARROW1", "cannot be read"),
