@@ -8,7 +8,7 @@ demo: setup
 	.venv/bin/caravan train -c configs/demo.yaml
 
 test: setup
-	.venv/bin/pytest
+	.venv/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: setup
 	.venv/bin/ruff format --check .

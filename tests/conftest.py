@@ -1,11 +1,43 @@
-"""What holds for the whole suite."""
+"""Hooks of the whole suite: the order of its files, and its exit."""
 
 import os
 import sys
+from pathlib import Path
 
 import pytest
 
 EXIT_STATUS = pytest.StashKey[int]()
+# `make test` runs files in two processes. Those that take minutes start first, so that both processes end together.
+LONGEST_FIRST = (
+    "test_run.py",
+    "test_families.py",
+    "grader/test_differential.py",
+    "test_run_phases.py",
+    "test_chaos.py",
+    "test_machines.py",
+    "test_submit_job.py",
+    "test_run_scaling.py",
+    "test_refused_models.py",
+    "rollout/test_weight_sync_modes.py",
+    "cluster/models/test_sft.py",
+    "learner/test_client.py",
+    "rollout/test_pool.py",
+    "rollout/test_engine_start.py",
+    "rollout/test_rollout_preflight.py",
+    "rollout/test_split.py",
+    "learner/test_learner_and_sampler.py",
+    "learner/test_against_trl.py",
+    "learner/test_ranks.py",
+    "learner/test_families.py",
+    "grader/test_attacks.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sort the files that take minutes to the front."""
+    folder = Path(__file__).parent
+    rank = {folder / name: place for place, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))
 
 
 @pytest.hookimpl(trylast=True)
