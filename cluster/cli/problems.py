@@ -75,20 +75,20 @@ def _filter_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _filter(options: argparse.Namespace) -> int:
-    from cluster.problems.filter import Wanted, filter_and_report, read_pass_rates, read_passable
+    from cluster.problems.filter import Criteria, filter_and_report, read_pass_rates, read_solvable
 
     if options.measured is None and (options.min_pass, options.max_pass) != (0.0, 1.0):
         raise ConfigError(
             "--min-pass and --max-pass need --eval FILE: pass rates are measured by `caravan eval --out FILE`"
         )
-    wanted = Wanted(
+    criteria = Criteria(
         pass_rates=read_pass_rates(options.measured) if options.measured else None,
         min_pass=options.min_pass,
         max_pass=options.max_pass,
-        passable=read_passable(options.audit) if options.audit else None,
+        solvable=read_solvable(options.audit) if options.audit else None,
         max_prompt_chars=options.max_prompt_chars,
     )
-    return filter_and_report(options.dataset, options.out, wanted, _part(options))
+    return filter_and_report(options.dataset, options.out, criteria, _part(options))
 
 
 COMMANDS = (

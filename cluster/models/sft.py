@@ -21,7 +21,7 @@ from cluster.models.sft_folder import SftFolder
 from cluster.models.sft_pairs import pairs_of
 from cluster.placement.plan.model_shape import adapter_size
 from cluster.placement.ray_cluster import place, ray_cluster
-from cluster.problems.solvable import Verdicts, needs_audit
+from cluster.problems.solvable import AuditResults, needs_audit
 from cluster.run.interruption import INTERRUPTED, interruption_of_task, interruption_of_thread
 from cluster.run.loading import Dataset, audit_and_split, load_and_render
 from cluster.run.preflight import refuse_adapter
@@ -94,7 +94,7 @@ async def _load(job: SftJob, view: View) -> Dataset:
     if not job.full:
         view.log(str(adapter_size(config)))
     with ExitStack() as stack:
-        if needs_audit(config, rendered.problems, Verdicts(None)):
+        if needs_audit(config, rendered.problems, AuditResults(None)):
             cluster = stack.enter_context(ray_cluster(view.log))
             config = place(config.without_learner(), cluster.resources, num_machines=cluster.num_machines)
         return await audit_and_split(config, rendered, view)

@@ -1,1 +1,1 @@
-"""Problems: data sets, the audit, filters and the built-in set."""
+"""Problems: data sets, the audit, filters and the built-in problems."""

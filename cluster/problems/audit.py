@@ -1,4 +1,4 @@
-"""``caravan audit``: every row of a data set judged, without Ray, GPU or torch. What is asked stands in grader/audit.py."""
+"""``caravan audit``: audit of every row of a data set, without Ray, GPU or torch. grader/audit.py holds the checks."""
 
 import json
 from collections import Counter
@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from cluster.config.dataset_part import WHOLE, Part
 from cluster.errors import DatasetError, UngradableError
 from cluster.ledger.row_files import plain
-from cluster.problems.dataset import SeenIds, dataset_rows, given_id, load_problems, read_row
+from cluster.problems.dataset import SeenIds, dataset_rows, load_problems, raw_id, read_row
 from cluster.problems.dataset_files import Row
 from cluster.types import Problem
 from grader.audit import ProblemAudit, audit_problem
@@ -20,28 +20,28 @@ from grader.grade import Grader
 from grader.parallel import GraderThreads, with_retries
 from grader.settings import GraderSettings
 
-FLUSH_EVERY = 500  # rows of Parquet in one piece
+PARQUET_BATCH = 500  # rows written at once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditedRow:
-    """One row of a data set and what the audit says about it."""
+    """Audit result of one row of a data set."""
 
-    id: Any  # as in the data; None where it has none
-    causes: tuple[str, ...]
-    warnings: tuple[str, ...]
-    ungradable: str = ""  # why the machine could not tell
+    id: Any  # as in the data; None if the row has none
+    causes: tuple[str, ...]  # reasons why no solution can pass, each "code: message"
+    warnings: tuple[str, ...]  # each "code: message"
+    ungradable: str = ""  # the failure of the machine, if it could not audit the row
 
     @property
-    def passable(self) -> bool | None:
-        """Whether some solution may pass it; None where the machine could not tell."""
+    def solvable(self) -> bool | None:
+        """Return whether some solution may pass; None if the machine could not audit the row."""
         return None if self.ungradable else not self.causes
 
     def as_json(self) -> dict[str, Any]:
-        """The row that is written."""
+        """Return the row of the output file."""
         return {
             "id": self.id,
-            "passable": self.passable,
+            "passable": self.solvable,
             "causes": list(self.causes),
             "warnings": list(self.warnings),
         }
@@ -49,22 +49,22 @@ class AuditedRow:
 
 @dataclass(slots=True)
 class AuditSummary:
-    """What the audit of a data set found, by code."""
+    """Counts of an audit, by code of cause and warning."""
 
     num_rows: int = 0
     num_audited: int = 0
-    num_unpassable: int = 0
+    num_unsolvable: int = 0
     num_ungradable: int = 0
-    causes: Counter[str] = field(default_factory=Counter)  # rows that have it
+    causes: Counter[str] = field(default_factory=Counter)  # code -> number of rows
     warnings: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, str] = field(default_factory=dict)  # code -> id of the first row that has it, or its number
+    examples: dict[str, str] = field(default_factory=dict)  # code -> id (or number) of the first row with it
     interrupted: bool = False
 
     def add(self, row: AuditedRow) -> None:
-        """Count a row."""
+        """Add a row to the counts."""
         self.num_audited += 1
-        self.num_unpassable += row.passable is False
-        self.num_ungradable += row.passable is None
+        self.num_unsolvable += row.solvable is False
+        self.num_ungradable += row.solvable is None
         for counter, texts in ((self.causes, row.causes), (self.warnings, row.warnings)):
             for code in {code_of(text) for text in texts}:
                 counter[code] += 1
@@ -72,10 +72,10 @@ class AuditSummary:
 
 
 class Writer(Protocol):
-    """Takes the rows as they come; after ``close`` the file is whole."""
+    """Writes audited rows to a file, which is complete after ``close``."""
 
     def write(self, row: AuditedRow) -> None:
-        """Take one row."""
+        """Write one row."""
         ...
 
     def close(self) -> None:
@@ -84,7 +84,7 @@ class Writer(Protocol):
 
 
 def code_of(text: str) -> str:
-    """The code of a cause or a warning."""
+    """Return the code of a cause or a warning."""
     return text.partition(":")[0]
 
 
@@ -100,20 +100,20 @@ def audit_dataset(
     """Audit ``builtin``, a local file or folder, or a data set of the Hugging Face hub.
 
     Args:
-        dataset: what to audit.
-        part: which part of it, where it has several.
-        out: ``.jsonl`` or ``.parquet``, written anew: a row for every row of the data set, in its order.
-        settings: limits and walls of the graders.
-        num_workers: OCaml workers; by default one per core.
-        on_progress: called with (rows ended, rows) in the calling thread.
+        dataset: name or path of the data set.
+        out: output file, ``.jsonl`` or ``.parquet``, overwritten: one row per row of the data set, in its order.
+        settings: limits and sandbox of the graders.
+        part: split, configuration and revision of the data set.
+        num_workers: OCaml workers; one per core by default.
+        on_progress: called in the calling thread with the numbers of audited rows and of all rows.
 
-    On Ctrl-C what is done is kept. Raises DatasetError where the data cannot be read or ``out`` cannot be written.
+    Ctrl-C keeps the rows written so far. Raises DatasetError if the data cannot be read or ``out`` cannot be written.
     """
     if out and Path(dataset).exists() and out.exists() and out.samefile(dataset):
-        raise DatasetError(f"{out} is the data set itself: the audit would overwrite it; choose another --out")
+        raise DatasetError(f"{out} is the data set itself and would be overwritten; choose another --out")
     rows = _rows(dataset, part)
     if not rows:
-        raise DatasetError(f"{dataset} is empty: there is nothing to audit")
+        raise DatasetError(f"{dataset} is empty: no rows to audit")
     summary = AuditSummary(num_rows=len(rows))
     graders = GraderThreads(settings, num_workers)
     try:
@@ -136,7 +136,7 @@ def audit_dataset(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Entry:
-    """A row on its way: a problem, or why it is none."""
+    """A row to audit: its problem, or the cause why it is none."""
 
     id: Any
     problem: Problem | None
@@ -154,14 +154,14 @@ def _rows(dataset: str, part: Part) -> list[_Entry]:
 def _entry(number: int, row: Row, seen: SeenIds) -> _Entry:
     if isinstance(row, str):
         return _Entry(id=None, problem=None, cause=f"malformed_row: row {number}: {row}")
-    given = given_id(row)
+    given = raw_id(row)
     if isinstance(given, bytes) or is_missing(given):  # of a Parquet file; NaN, which JSON does not know
         given = None if is_missing(given) else plain(given)
     try:
         problem = read_row(row)
     except ValueError as error:
         text = str(error)
-        code = next((code for sign, code in _ROW_CAUSES.items() if sign in text), "malformed_row")
+        code = next((code for part, code in _ROW_CAUSES.items() if part in text), "malformed_row")
         return _Entry(id=given, problem=None, cause=f"{code}: row {number}: {text}")
     repeated = seen.add(problem, number)
     warnings = (
@@ -170,7 +170,7 @@ def _entry(number: int, row: Row, seen: SeenIds) -> _Entry:
     return _Entry(id=given, problem=problem, warnings=warnings)
 
 
-# What read_row says of a row that has everything but is no problem.
+# Part of an error message of read_row -> code of the cause.
 _ROW_CAUSES = {"hold no assert": "no_assert", "no signature": "no_signature"}
 
 
@@ -193,20 +193,20 @@ def _audited(entries: Sequence[_Entry], graders: GraderThreads, attempts: int) -
 
 def _writer(out: Path | None) -> Writer:
     if out is None:
-        return _Nowhere()
+        return _NullWriter()
     if out.suffix.lower() not in (".jsonl", ".parquet"):
         raise DatasetError(f"--out {out}: the name must end in .jsonl or .parquet")
     out.parent.mkdir(parents=True, exist_ok=True)
-    return _Jsonl(out) if out.suffix.lower() == ".jsonl" else _Parquet(out)
+    return _JsonlWriter(out) if out.suffix.lower() == ".jsonl" else _ParquetWriter(out)
 
 
-class _Nowhere:
+class _NullWriter:
     def write(self, row: AuditedRow) -> None: ...
 
     def close(self) -> None: ...
 
 
-class _Jsonl:
+class _JsonlWriter:
     def __init__(self, path: Path) -> None:
         self._file = path.open("w", encoding="utf-8")
 
@@ -218,8 +218,8 @@ class _Jsonl:
         self._file.close()
 
 
-class _Parquet:
-    """Ids are texts here, since a column has one type."""
+class _ParquetWriter:
+    """Writes ids as texts, because a column has one type."""
 
     def __init__(self, path: Path) -> None:
         import pyarrow as arrow
@@ -235,7 +235,7 @@ class _Parquet:
 
     def write(self, row: AuditedRow) -> None:
         self._rows.append({**row.as_json(), "id": None if row.id is None else str(plain(row.id))})
-        if len(self._rows) >= FLUSH_EVERY:
+        if len(self._rows) >= PARQUET_BATCH:
             self._flush()
 
     def _flush(self) -> None:

@@ -1,4 +1,4 @@
-"""``caravan audit`` as a person sees it: a progress bar on stderr, a table by cause, and an exit status."""
+"""Output of ``caravan audit``: progress bar on stderr, table by cause, exit status."""
 
 from pathlib import Path
 
@@ -16,17 +16,17 @@ INCOMPLETE = 1
 
 
 def audit_and_report(dataset: str, out: Path | None, *, part: Part, num_workers: int | None) -> int:
-    """Audit a data set, print what was found and return the exit status.
+    """Audit a data set, print the results and return the exit status.
 
-    0 where every row was judged, whatever the judgement; 1 where the machine failed at some; 130 after Ctrl-C. Raises what
-    ``audit_dataset`` raises.
+    The status is 0 if every row was audited, whatever the results; 1 if the machine failed on some; 130 after Ctrl-C. Raises
+    DatasetError as ``audit_dataset`` does.
     """
     columns = (
         TextColumn("auditing"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("left"),
+        TextColumn("remaining"),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=output(stderr=True), transient=True) as progress:
@@ -51,10 +51,10 @@ def audit_and_report(dataset: str, out: Path | None, *, part: Part, num_workers:
 
 def _table(summary: AuditSummary, dataset: str) -> Table:
     table = Table(title=Text(f"audit of {dataset}"), title_justify="left")
-    table.add_column("what")
+    table.add_column("cause or warning")
     table.add_column("rows", justify="right")
     table.add_column("share", justify="right")
-    table.add_column("for example", overflow="fold")
+    table.add_column("example", overflow="fold")
     for title, counter in (("causes: no solution can pass", summary.causes), ("warnings", summary.warnings)):
         if counter:
             table.add_section()
@@ -66,12 +66,12 @@ def _table(summary: AuditSummary, dataset: str) -> Table:
 
 
 def _lines(summary: AuditSummary, out: Path | None) -> list[str]:
-    passable = summary.num_audited - summary.num_unpassable - summary.num_ungradable
-    where = f" -> {out}" if out else ""
-    lines = [f"{summary.num_audited} rows: {passable} passable, {summary.num_unpassable} unpassable{where}"]
+    num_solvable = summary.num_audited - summary.num_unsolvable - summary.num_ungradable
+    written = f" -> {out}" if out else ""
+    lines = [f"{summary.num_audited} rows: {num_solvable} solvable, {summary.num_unsolvable} unsolvable{written}"]
     if summary.num_ungradable:
-        lines.append(f"{summary.num_ungradable} rows could not be judged: the machine failed; run it again")
+        lines.append(f"{summary.num_ungradable} rows could not be audited: the machine failed; run the audit again")
     if summary.interrupted:
         missing = summary.num_rows - summary.num_audited
-        lines.append(f"interrupted: {missing} rows are missing, the others are kept")
+        lines.append(f"interrupted: {missing} rows were not audited; the others are written")
     return lines

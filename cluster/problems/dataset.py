@@ -1,4 +1,4 @@
-"""Problems: loading a data set, the split into training and held-out, and the order in which training meets them."""
+"""Loading of data sets, the split into training and held-out problems, and the order of training problems."""
 
 import random
 from collections import Counter
@@ -14,7 +14,7 @@ from cluster.types import Problem
 from grader import fields
 from grader.signature import split_prompt
 
-# The names under which data sets keep the same thing, the usual one first.
+# Accepted column names by field, the usual one first.
 COLUMNS = {
     "id": ("id", "problem_id", "task_id"),
     "prompt": ("prompt", "problem", "question", "messages", "conversations", "conversation"),
@@ -27,23 +27,24 @@ REQUIRED = ("id", "prompt", "tests")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedProblems:
-    """The usable problems of a data set, in its order, and what was wrong with the other rows."""
+    """The problems of a data set in its order, and the rows that are no problems."""
 
     problems: tuple[Problem, ...]
-    bad_rows: tuple[str, ...]  # one line each: which row, and why
+    bad_rows: tuple[str, ...]  # one line each: row number and reason
 
-    def describe_bad_rows(self, shown: int = 3) -> str:
-        """A sentence that counts the bad rows and names the first ones; empty when there are none."""
+    def describe_bad_rows(self, num_shown: int = 3) -> str:
+        """Return the number of bad rows and the first few of them; empty if there are none."""
         if not self.bad_rows:
             return ""
-        more = f"; and {len(self.bad_rows) - shown} more" if len(self.bad_rows) > shown else ""
-        return f"{len(self.bad_rows)} bad rows left out: {'; '.join(self.bad_rows[:shown])}{more}"
+        more = f"; and {len(self.bad_rows) - num_shown} more" if len(self.bad_rows) > num_shown else ""
+        return f"{len(self.bad_rows)} bad rows are skipped: {'; '.join(self.bad_rows[:num_shown])}{more}"
 
 
 def load_problems(dataset: str, part: Part = WHOLE) -> LoadedProblems:
-    """Load ``builtin``, a local file or folder, or a data set of the Hugging Face hub; ``part`` is which of its parts.
+    """Load ``builtin``, a local file or folder, or a data set of the Hugging Face hub.
 
-    Raises DatasetError where it cannot be read, lacks a column, or has no usable row.
+    ``part`` selects split, configuration and revision. Raises DatasetError if the data set cannot be read, lacks a column or has
+    no usable row.
     """
     if dataset == "builtin":
         from cluster.problems.builtin import builtin_problems
@@ -57,7 +58,7 @@ def load_problems(dataset: str, part: Part = WHOLE) -> LoadedProblems:
 
 
 def read_rows(rows: Iterable[Row]) -> LoadedProblems:
-    """Turn rows into problems; a row that is no problem (or a text that says why it could not be parsed) is named, not raised."""
+    """Convert rows to problems. Rows that are no problems are listed with their reasons and do not raise."""
     problems: list[Problem] = []
     bad_rows: list[str] = []
     seen = SeenIds()
@@ -76,26 +77,26 @@ def read_rows(rows: Iterable[Row]) -> LoadedProblems:
 
 
 class SeenIds:
-    """The ids of a data set so far: the first row of several with the same id counts."""
+    """Ids read so far. Of several rows with the same id, the first one counts."""
 
     def __init__(self) -> None:
         self._first: dict[str, tuple[int, Problem]] = {}
 
     def add(self, problem: Problem, number: int) -> str:
-        """Note a row's problem; returns what is wrong where its id was there before, else an empty text."""
+        """Add a problem. Returns an error text if its id is taken, else an empty text."""
         first, same = self._first.setdefault(problem.id, (number, problem))
         if first == number:
             return ""
         if same == problem:
-            return f"duplicate id {shown(problem.id)}: a copy of row {first}"
-        return f"duplicate id {shown(problem.id)}: row {first} has it with another content; give each row its own"
+            return f"duplicate id {quoted_id(problem.id)}: a copy of row {first}"
+        return f"duplicate id {quoted_id(problem.id)}: row {first} has the same id and other content; give each row its own id"
 
 
 def read_row(row: Mapping[str, Any]) -> Problem:
-    """One row as a Problem; raises ValueError saying what is wrong with it."""
+    """Convert a row to a Problem. Raises ValueError with the reason if the row is none."""
     values = {field: _value(row, names) for field, names in COLUMNS.items()}
-    problem_id = fields.identifier(given_id(row))
-    named = shown(problem_id)
+    problem_id = fields.identifier(raw_id(row))
+    named = quoted_id(problem_id)
     for field in REQUIRED:
         if values[field] is None:
             raise ValueError(f"no {field} (id {named})")
@@ -120,25 +121,27 @@ def read_row(row: Mapping[str, Any]) -> Problem:
         try:
             (getattr(problem, field) or "").encode()
         except UnicodeEncodeError:
-            raise ValueError(f"the {field} of {named} holds half of a surrogate pair, which is no character") from None
+            raise ValueError(
+                f"the {field} of {named} contains an unpaired surrogate, which is not a character"
+            ) from None
     return problem
 
 
-def shown(problem_id: str) -> str:
-    """Return an id as a message names it: quoted, a long one cut."""
+def quoted_id(problem_id: str) -> str:
+    """Return an id for a message: quoted, and shortened if long."""
     return repr(problem_id if len(problem_id) <= 80 else f"{problem_id[:77]}...")
 
 
 def dataset_rows(dataset: str, part: Part = WHOLE) -> Sequence[Row]:
-    """The rows of a data set as they are; a text says why one could not be parsed. Raises DatasetError."""
+    """Return the rows of a data set unchanged; for a row that cannot be parsed, the reason as a text. Raises DatasetError."""
     rows = read_source(dataset, part, [name for names in COLUMNS.values() for name in names])
-    # A row may lack what the others have: that is one bad row, not a data set of another form.
+    # A column counts as present if any row has it: a row without it is a bad row, not a data set of another form.
     _check_columns(dataset, dict.fromkeys(name for row in rows if not isinstance(row, str) for name in row))
     return rows
 
 
-def given_id(row: Mapping[str, Any]) -> Any:
-    """Return the id of a row as it stands there, None where it has none."""
+def raw_id(row: Mapping[str, Any]) -> Any:
+    """Return the id of a row unchanged; None if it has none."""
     found = _value(row, COLUMNS["id"])
     return next((row[name] for name in COLUMNS["id"] if row.get(name) is not None), None) if found is None else found
 
@@ -158,10 +161,10 @@ def _value(row: Mapping[str, Any], names: Sequence[str]) -> Any:
 
 
 def split(problems: Sequence[Problem], held_out: int, seed: int) -> tuple[list[Problem], list[Problem]]:
-    """Training and held-out problems; the same for the same problems, number and seed, wherever it runs."""
+    """Split into training and held-out problems, deterministic in the problems, ``held_out`` and ``seed``."""
     if held_out >= len(problems):
         raise DatasetError(
-            f"data.held_out={held_out} leaves nothing to train on: the data set has {len(problems)} usable problems; "
+            f"data.held_out={held_out} leaves no training problems: the data set has {len(problems)} usable problems; "
             "lower data.held_out"
         )
     shuffled = sorted(problems, key=lambda problem: problem.id)
@@ -170,22 +173,22 @@ def split(problems: Sequence[Problem], held_out: int, seed: int) -> tuple[list[P
 
 
 class ProblemStream:
-    """An endless, seeded order of the training problems: every epoch shows each of them once, in an order of its own.
+    """Endless stream of the training problems. Each epoch is a new shuffle of all of them.
 
-    Position ``n`` of the stream is a pure function of ``(problems, seed, n)``: resuming needs a number, not a replay.
+    The problem at position ``n`` is a pure function of ``(problems, seed, n)``, so that a resumed run needs only the position.
     """
 
     def __init__(self, problems: Sequence[Problem], seed: int) -> None:
         self._problems = list(problems)
         self._seed = seed
-        self._order: tuple[int, list[int]] = (-1, [])
+        self._order: tuple[int, list[int]] = (-1, [])  # an epoch and its order
 
     def __len__(self) -> int:
-        """Problems in one epoch."""
+        """Return the number of problems in an epoch."""
         return len(self._problems)
 
     def at(self, position: int) -> Problem:
-        """The problem at a position, 0 <= position."""
+        """Return the problem at a position, counted from 0."""
         epoch, offset = divmod(position, len(self._problems))
         if self._order[0] != epoch:
             order = list(range(len(self._problems)))
@@ -195,6 +198,6 @@ class ProblemStream:
 
 
 def describe(problems: Sequence[Problem]) -> str:
-    """How many, and of which difficulty."""
+    """Return the number of problems in all and by difficulty, for a message."""
     counts = Counter(problem.difficulty or "unrated" for problem in problems)
     return f"{len(problems)} problems ({', '.join(f'{count} {name}' for name, count in counts.most_common())})"

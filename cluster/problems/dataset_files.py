@@ -1,6 +1,6 @@
-"""Files of rows: CSV, JSON and Parquet in their usual variants, read row by row, so that one bad row costs no other.
+"""Readers of CSV, JSON, Parquet and Arrow files. A bad row does not spoil the others.
 
-A row is a mapping, or a text that says why it could not be read. DatasetError says what is wrong with a whole file.
+A row is a mapping, or a text with the reason why it cannot be read. DatasetError is raised for a whole file.
 """
 
 import bz2
@@ -16,7 +16,7 @@ from typing import Any
 
 from cluster.errors import DatasetError
 
-Row = Mapping[str, Any] | str
+Row = Mapping[str, Any] | str  # column -> value, or the reason why the row cannot be read
 
 _COMPRESSED: Mapping[str, Callable[[bytes], bytes]] = {
     ".gz": gzip.decompress,
@@ -25,12 +25,12 @@ _COMPRESSED: Mapping[str, Callable[[bytes], bytes]] = {
 }
 _MAGIC = {b"\x1f\x8b": ".gz", b"BZh": ".bz2", b"\xfd7zXZ\x00": ".xz"}
 _SEPARATORS = ",;\t|"
-_ROW_LISTS = ("data", "rows", "problems", "examples", "train")  # keys under which a JSON object keeps rows
+_ROW_LISTS = ("data", "rows", "problems", "examples", "train")  # keys of a JSON object that may hold its rows
 _SHOWN = 60  # characters of a name or a cell in a message
 
 
 def ending_of(path: str | Path) -> str:
-    """Return the ending of a file of rows, with that of its compression: ``.csv``, ``.jsonl.gz``; empty for other names."""
+    """Return the file type by name, with its compression: ``.csv``, ``.jsonl.gz``; empty for other names."""
     name = Path(path).name.lower()
     packed = next((ending for ending in _COMPRESSED if name.endswith(ending)), "")
     kind = next((ending for ending in _READERS if name.removesuffix(packed).endswith(ending)), "")
@@ -38,12 +38,12 @@ def ending_of(path: str | Path) -> str:
 
 
 def endings() -> str:
-    """Return the readable endings, for a message."""
+    """Return the readable file types, for a message."""
     return f"{', '.join(_READERS)} (texts also with {', '.join(_COMPRESSED)})"
 
 
 def read_file(path: Path, wanted: Collection[str] = ()) -> list[Row]:
-    """Read the rows of a file; ``wanted`` are column names, by which the separator of a CSV file is told."""
+    """Read the rows of a file. ``wanted`` are the column names by which the separator of a CSV file is recognised."""
     kind = ending_of(path)
     packed = next((ending for ending in _COMPRESSED if kind.endswith(ending)), "")
     reader = _READERS[kind.removesuffix(packed)]
@@ -59,7 +59,7 @@ def _read_csv(path: Path, wanted: Collection[str]) -> list[Row]:
     text = _text(path)
     start = text.lstrip("\r\n")
     separator = ""
-    if start[:4].lower() == "sep=" and start[4:5] and start[5:6] in "\r\n":  # Excel's own line about it
+    if start[:4].lower() == "sep=" and start[4:5] and start[5:6] in "\r\n":  # written by Excel
         separator, text = start[4], start[5:].lstrip("\r\n")
     separator = separator or _separator(text, wanted)
     rows = _records(text, separator)
@@ -67,24 +67,24 @@ def _read_csv(path: Path, wanted: Collection[str]) -> list[Row]:
     if header is None:
         return []
     if isinstance(header, str):
-        raise ValueError(f"its first line, which is to name the columns, is broken: {header}")
+        raise ValueError(f"its first line, which should name the columns, is malformed: {header}")
     names = [name.strip() for name in header]
     while names and not names[-1]:
         names.pop()
     repeated = [name for name in dict.fromkeys(names) if name in wanted and names.count(name) > 1]
     if repeated:
-        raise ValueError(f"it has {names.count(repeated[0])} columns named {repeated[0]!r}: keep one")
+        raise ValueError(f"it has {names.count(repeated[0])} columns named {repeated[0]!r}: keep only one")
     return [cells if isinstance(cells, str) else _named(names, cells) for cells in rows]
 
 
 def _named(names: Sequence[str], cells: Sequence[str]) -> Row:
     if any(cell.strip() for cell in cells[len(names) :]):
-        return f"{len(cells)} cells, but the first line names {len(names)} columns: is a cell with a separator in it not quoted?"
+        return f"{len(cells)} cells, but the first line names {len(names)} columns: does a cell contain an unquoted separator?"
     return dict(zip(names, [*cells, *[None] * (len(names) - len(cells))], strict=False))
 
 
 def _separator(text: str, wanted: Collection[str]) -> str:
-    """Return the separator under which the first line names the most columns that are wanted, else the most columns."""
+    """Return the separator that gives the first line the most wanted columns, then the most columns."""
 
     def names(separator: str) -> tuple[int, int]:
         header = next(_records(text, separator), [])
@@ -96,8 +96,8 @@ def _separator(text: str, wanted: Collection[str]) -> str:
 
 
 def _records(text: str, separator: str) -> Iterator[list[str] | str]:
-    """Give the records of a CSV text, empty lines left out, with a text for each that breaks the rules of quoting."""
-    spaced = f"{separator} " in text.partition("\n")[0]  # id, prompt: then a quote may stand behind the space
+    """Yield the records of a CSV text without empty lines; for a record with malformed quoting, a text with the reason."""
+    spaced = f"{separator} " in text.partition("\n")[0]  # "id, prompt": a quote may follow the space
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True, skipinitialspace=spaced)
     while True:
         begins = reader.line_num + 1
@@ -112,26 +112,26 @@ def _records(text: str, separator: str) -> Iterator[list[str] | str]:
                 return
             yield f"{f'line {last}' if last == begins else f'lines {begins} to {last}'}: {error}"
             continue
-        if any(cell.strip() for cell in cells):  # spreadsheets end in rows of separators alone
+        if any(cell.strip() for cell in cells):  # spreadsheets append rows that contain only separators
             yield cells
 
 
 def _read_jsonl(path: Path, _wanted: Collection[str]) -> list[Row]:
     text = _text(path)
     if text.lstrip()[:1] == "[" and isinstance(whole := _json(text), list):
-        return _objects(whole)  # JSON under another name
+        return _objects(whole)  # JSON with another file name
     return _json_lines(text)
 
 
 def _json_lines(text: str) -> list[Row]:
     rows: list[Row] = []
-    # Only "\n" ends a line of JSONL; str.splitlines would also cut at U+2028 and the like, which may stand inside strings.
+    # Only "\n" ends a line of JSONL; str.splitlines also splits at U+2028, which strings may contain.
     for line in text.split("\n"):
         if not line.strip():
             continue
         try:
             rows += _objects([json.loads(line)])
-        except (ValueError, RecursionError) as error:  # ValueError: no JSON, or a number of thousands of digits
+        except (ValueError, RecursionError) as error:  # ValueError: not JSON, or a number of thousands of digits
             rows.append(f"not JSON: {error}")
     return rows
 
@@ -146,11 +146,11 @@ def _read_json(path: Path, wanted: Collection[str]) -> list[Row]:
     lines = _json_lines(text)
     if isinstance(whole, ValueError) and not any(isinstance(row, dict) for row in lines):
         raise ValueError(f"not JSON: {whole}")
-    return lines  # JSON lines under another name
+    return lines  # JSON lines with another file name
 
 
 def _rows_in(whole: dict[str, Any], wanted: Collection[str]) -> list[Row]:
-    """Return the rows that a JSON object holds: a list under one of its keys, columns, or itself."""
+    """Return the rows of a JSON object: the list under a key, its columns, or the object itself as one row."""
     named = [key for key in _ROW_LISTS if isinstance(whole.get(key), list)]
     # {"train": [ROW, ...], "test": [...]} are splits, although a column may be called test.
     if named and whole.keys() & set(wanted) <= {"test"}:
@@ -168,7 +168,7 @@ def _rows_in(whole: dict[str, Any], wanted: Collection[str]) -> list[Row]:
     if whole.keys() & set(wanted):
         return [whole]
     keys = ", ".join(key[:_SHOWN] for key in list(whole)[:10])
-    raise ValueError(f"it is an object without rows (keys {keys}): give a list of rows, or {{'data': [...]}}")
+    raise ValueError(f"it is an object without rows (keys {keys}): use a list of rows, or {{'data': [...]}}")
 
 
 def _objects(values: list[Any]) -> list[Row]:
@@ -176,19 +176,19 @@ def _objects(values: list[Any]) -> list[Row]:
 
 
 def _json(text: str) -> Any:
-    """Return the value of a text that is JSON as a whole, else the error."""
+    """Return the value of a JSON text, or the error if it is none."""
     try:
         return json.loads(text)
     except ValueError as error:
         return error
     except RecursionError:
-        return ValueError("too many brackets inside of one another")
+        return ValueError("brackets are nested too deeply")
 
 
 def _read_parquet(path: Path, _wanted: Collection[str]) -> list[Row]:
     import pyarrow.parquet as pq
 
-    # read_table would take "a=b" in the path for a column.
+    # read_table reads "a=b" in a path as a partition column.
     with pq.ParquetFile(path) as file:
         return list(file.read().to_pylist())
 
@@ -199,7 +199,7 @@ def _read_arrow(path: Path, _wanted: Collection[str]) -> list[Row]:
     with pa.memory_map(str(path)) as source:
         try:
             table = pa.ipc.open_file(source).read_all()
-        except pa.ArrowInvalid:  # a stream, as the library datasets writes it
+        except pa.ArrowInvalid:  # a stream, as written by the datasets library
             table = pa.ipc.open_stream(source).read_all()
         return list(table.to_pylist())
 
@@ -208,20 +208,20 @@ def _text(path: Path) -> str:
     """Return a file's text, decompressed: UTF-8, or UTF-16 with a byte order mark."""
     data = path.read_bytes()
     packed = next((kind for magic, kind in _MAGIC.items() if data.startswith(magic)), "")
-    if packed:  # whatever its name says
+    if packed:  # its name may lack the ending
         data = _COMPRESSED[packed](data)
     elif any(path.name.lower().endswith(ending) for ending in _COMPRESSED):
-        raise ValueError(f"its name says that it is compressed ({path.suffix}), its content does not")
+        raise ValueError(f"its name ends in {path.suffix}, but its content is not compressed")
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         return data.decode("utf-16")
     if b"\0" in data[:1000]:
-        raise ValueError("it holds NUL bytes: binary, or UTF-16 without a byte order mark? Save it as UTF-8")
+        raise ValueError("it contains NUL bytes: is it binary, or UTF-16 without a byte order mark? Save it as UTF-8")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise ValueError(
-            f"line {line} holds the byte 0x{data[error.start]:02x}, which is no UTF-8: save the file as UTF-8 "
+            f"line {line} contains the byte 0x{data[error.start]:02x}, which is not UTF-8: save the file as UTF-8 "
             "(iconv -f latin1 -t utf-8 FILE, if it is Latin-1)"
         ) from None
 
@@ -235,4 +235,4 @@ _READERS: Mapping[str, Callable[[Path, Collection[str]], list[Row]]] = {
     ".parquet": _read_parquet,
     ".arrow": _read_arrow,
 }
-_WHOLE_FILES = (".parquet", ".arrow")  # are compressed inside
+_WHOLE_FILES = (".parquet", ".arrow")  # compressed internally

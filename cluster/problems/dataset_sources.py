@@ -1,4 +1,4 @@
-"""Where a data set lies: a local file, a folder of files, a folder that ``save_to_disk`` wrote, or the Hugging Face hub."""
+"""Sources of data sets: a local file, a folder of files, a folder written by ``save_to_disk``, the Hugging Face hub."""
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from cluster.problems.dataset_files import Row, ending_of, endings, read_file
 
 
 def read_source(dataset: str, part: Part, wanted: Collection[str]) -> Sequence[Row]:
-    """Read the rows of a data set; ``wanted`` are the names of columns that matter. Raises DatasetError."""
+    """Read the rows of a data set. ``wanted`` are the names of known columns. Raises DatasetError."""
     path = Path(dataset).expanduser()
     if path.is_dir():
         part.refuse("revision", because=f"{dataset} is a folder")
@@ -19,14 +19,14 @@ def read_source(dataset: str, part: Part, wanted: Collection[str]) -> Sequence[R
         raise DatasetError(f"data.dataset={dataset}: a local file must end in {endings()}")
     if ending_of(path) or dataset.startswith(("/", "./", "../", "~")):
         if not path.is_file():
-            raise DatasetError(f"data.dataset={dataset}: there is no such file")
+            raise DatasetError(f"data.dataset={dataset}: no such file")
         part.refuse("split", "config", "revision", because=f"{dataset} is a single file")
         return read_file(path, wanted)
     return _read_hub(dataset, part)
 
 
 def missing_file(dataset: str) -> bool:
-    """Return whether a data set is a local one by its name, and is not there."""
+    """Return whether the name of a data set is that of a local file or folder that does not exist."""
     path = Path(dataset).expanduser()
     return not path.exists() and bool(ending_of(path) or dataset.startswith(("/", "./", "../", "~")))
 
@@ -38,28 +38,28 @@ def _read_folder(path: Path, part: Part, wanted: Collection[str]) -> Sequence[Ro
 
     try:
         if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
-            part.refuse("config", because=f"{path} was written by save_to_disk, and has one configuration")
+            part.refuse("config", because=f"{path} was written by save_to_disk and has one configuration")
             saved = datasets.load_from_disk(str(path))
             if isinstance(saved, datasets.DatasetDict):
                 return list(saved[_split(str(path), part, list(saved))])
             part.refuse("split", because=f"{path} was written by save_to_disk without splits")
             return list(saved)
-        # The builder tells which files make up which split, as on the hub. The rows are read here, one by one: the library
-        # gives up a whole file for one bad row.
+        # The builder assigns files to splits as the hub does. The rows are read here, because the library rejects a whole file
+        # for one bad row.
         files = datasets.load_dataset_builder(str(path.resolve()), part.config).config.data_files
-    except (OSError, ValueError, DatasetsError, yaml.YAMLError) as error:  # YAML: of a README with settings
+    except (OSError, ValueError, DatasetsError, yaml.YAMLError) as error:  # YAMLError: from the settings in a README
         raise DatasetError(_of_config(str(path), error) or f"{path} cannot be read: {_first_line(error)}") from None
     split = _split(str(path), part, [str(name) for name in files])
     chosen = [Path(name) for name in sorted(files[split])]
     unreadable = [file for file in chosen if not ending_of(file)]
     if unreadable:
-        raise DatasetError(f"{unreadable[0]} cannot be read: the name of a file of rows ends in {endings()}")
+        raise DatasetError(f"{unreadable[0]} cannot be read: its name must end in {endings()}")
     rows = [row for file in chosen for row in read_file(file, wanted)]
-    return [*rows, *(_left_out(path, files) if not (path / "README.md").exists() else ())]
+    return [*rows, *(_files_without_split(path, files) if not (path / "README.md").exists() else ())]
 
 
-def _left_out(path: Path, files: Mapping[Any, Sequence[str]]) -> list[str]:
-    """Return a line for each file of rows that belongs to no split: of another kind than most, or without a split in its name."""
+def _files_without_split(path: Path, files: Mapping[Any, Sequence[str]]) -> list[str]:
+    """Return a line for each data file that belongs to no split: its type differs from most, or its name has no split."""
     used = {Path(name) for names in files.values() for name in names}
     others = (file for file in sorted(path.resolve().iterdir()) if ending_of(file) and file.suffix.lower() != ".json")
     splits = ", ".join(map(str, files))
@@ -77,11 +77,11 @@ def _read_hub(dataset: str, part: Part) -> Sequence[Row]:
         if part.revision and "revision" in str(error).lower():
             raise DatasetError(f"data.revision={part.revision}: {_first_line(error)}") from None
         raise DatasetError(
-            f"data.dataset={dataset}: neither a file here nor a data set that the Hugging Face hub shows; "
-            "check the name, the network, or log in with `hf auth login` if it is private"
+            f"data.dataset={dataset}: no such file, and no such data set on the Hugging Face hub; "
+            "check the name and the network; log in with `hf auth login` if the data set is private"
         ) from None
     except ConnectionError as error:
-        hint = "no network? give a local file, or 'builtin'"
+        hint = "is there a network? Otherwise use a local file or 'builtin'"
         raise DatasetError(f"data.dataset={dataset} cannot be read: {_first_line(error)} ({hint})") from None
     except ValueError as error:
         if text := _of_config(dataset, error):
@@ -94,7 +94,7 @@ def _read_hub(dataset: str, part: Part) -> Sequence[Row]:
 
 
 def _split(dataset: str, part: Part, there: Sequence[str]) -> str:
-    """Return the name of the split that is meant; DatasetError, which lists those that exist, where there is none such."""
+    """Return the name of the selected split. Raises DatasetError with the existing names if there is none."""
     split = part.split or DEFAULT_SPLIT
     if split not in there:
         raise DatasetError(
@@ -105,7 +105,7 @@ def _split(dataset: str, part: Part, there: Sequence[str]) -> str:
 
 
 def _of_config(dataset: str, error: Exception) -> str:
-    """Return a message that lists the configurations, where the error is about them, else an empty text."""
+    """Return a message with the configurations if the error is about them, else an empty text."""
     text = str(error)
     if "Config name is missing" not in text and "BuilderConfig" not in text:
         return ""

@@ -1,4 +1,4 @@
-"""``caravan filter``: the rows of a data set that are worth training on, by what was measured of them."""
+"""``caravan filter``: selection of the rows of a data set by pass rate, audit and prompt length."""
 
 import json
 from collections import Counter
@@ -15,27 +15,27 @@ from cluster.problems.dataset_files import Row, ending_of, read_file
 from cluster.types import Problem
 from grader.fields import identifier
 
-NUM_SHOWN = 3  # bad rows that are named
+NUM_SHOWN = 3  # bad rows that are printed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
-    """What a problem must be like to stay; None: that does not matter."""
+class Criteria:
+    """Conditions that a kept problem meets. None: no condition."""
 
-    pass_rates: Mapping[str, float] | None = None  # measured, by problem id
+    pass_rates: Mapping[str, float] | None = None  # measured, by problem id; 0 to 1
     min_pass: float = 0.0
     max_pass: float = 1.0
-    passable: Mapping[str, bool] | None = None  # by the audit, by problem id
+    solvable: Mapping[str, bool] | None = None  # result of the audit, by problem id
     max_prompt_chars: int | None = None
 
-    def reason_against(self, problem: Problem) -> str | None:
-        """Why a problem does not stay; None where it does."""
+    def rejection(self, problem: Problem) -> str | None:
+        """Return the reason to exclude a problem; None to keep it."""
         if self.max_prompt_chars is not None and len(problem.prompt) > self.max_prompt_chars:
             return "prompt too long"
-        if self.passable is not None:
-            if problem.id not in self.passable:
+        if self.solvable is not None:
+            if problem.id not in self.solvable:
                 return "not audited"
-            if not self.passable[problem.id]:
+            if not self.solvable[problem.id]:
                 return "no solution can pass it"
         if self.pass_rates is not None:
             if problem.id not in self.pass_rates:
@@ -49,15 +49,15 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """What stays of a data set."""
+    """Kept rows of a data set, and counts of the others."""
 
-    rows: Sequence[Mapping[str, Any]]  # as they were
-    excluded: Mapping[str, int]  # rows by the reason why
-    bad_rows: Sequence[str]  # a line for each: which, and why
+    rows: Sequence[Mapping[str, Any]]  # unchanged
+    excluded: Mapping[str, int]  # reason -> number of rows
+    bad_rows: Sequence[str]  # one line each: row number and reason
 
 
-def select_rows(dataset: str, wanted: Wanted, part: Part = WHOLE) -> Selection:
-    """The rows of a data set that are wanted; raises DatasetError where it cannot be read."""
+def select_rows(dataset: str, criteria: Criteria, part: Part = WHOLE) -> Selection:
+    """Select the rows of a data set that meet the criteria. Raises DatasetError if it cannot be read."""
     rows: list[Mapping[str, Any]] = []
     excluded: Counter[str] = Counter()
     seen = SeenIds()
@@ -73,7 +73,7 @@ def select_rows(dataset: str, wanted: Wanted, part: Part = WHOLE) -> Selection:
             bad_rows.append(f"row {number}: {error}")
             excluded["bad row"] += 1
             continue
-        if reason := wanted.reason_against(problem):
+        if reason := criteria.rejection(problem):
             excluded[reason] += 1
         else:
             rows.append(row)
@@ -81,46 +81,48 @@ def select_rows(dataset: str, wanted: Wanted, part: Part = WHOLE) -> Selection:
 
 
 def read_pass_rates(path: Path) -> dict[str, float]:
-    """Pass rates by problem, of a file that ``caravan eval --out`` wrote; raises DatasetError."""
+    """Read pass rates by problem id from a file of ``caravan eval --out``. Raises DatasetError."""
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))["by_problem"]
         return {identifier(row["id"]): row["num_passed"] / row["num_completions"] for row in rows}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DatasetError(f"{path} is not a result of `caravan eval --out`: {_why(error)}") from None
+        raise DatasetError(f"{path} is not a result of `caravan eval --out`: {_reason(error)}") from None
 
 
-def read_passable(path: Path) -> dict[str, bool]:
-    """Which problems some solution can pass, of a file that ``caravan audit --out`` wrote; raises DatasetError."""
+def read_solvable(path: Path) -> dict[str, bool]:
+    """Read whether each problem is solvable, by id, from a file of ``caravan audit --out``. Raises DatasetError."""
     try:
         if ending_of(path) not in SUFFIXES:
             raise ValueError("its name ends neither in .jsonl nor in .parquet")
-        # A problem that the machine failed to judge is null, and stays out; a row that is no problem may have no id.
-        # Ids are compared as texts, which is what problems have; in a data set they may be numbers.
+        # "passable" is null if the machine failed to audit a problem: it counts as not solvable. A row that is no problem may
+        # have no id. Ids are compared as texts; in a data set they may be numbers.
         rows = [row for row in read_file(path) if isinstance(row, Mapping) and row["id"] is not None]
         return {identifier(row["id"]): bool(row["passable"]) for row in rows}
     except (OSError, ValueError, KeyError, TypeError, DatasetError) as error:
-        raise DatasetError(f"{path} is not a result of `caravan audit --out`: {_why(error)}") from None
+        raise DatasetError(f"{path} is not a result of `caravan audit --out`: {_reason(error)}") from None
 
 
-def _why(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     return f"it has no {error}" if isinstance(error, KeyError) else str(error)
 
 
-def filter_and_report(dataset: str, out: Path, wanted: Wanted, part: Part = WHOLE) -> int:
-    """Write what stays to ``out`` (.jsonl or .parquet) and say what does not; returns the exit code."""
+def filter_and_report(dataset: str, out: Path, criteria: Criteria, part: Part = WHOLE) -> int:
+    """Write the kept rows to ``out`` (.jsonl or .parquet), print counts of the others and return the exit status."""
     if out.suffix.lower() not in SUFFIXES:
         raise ConfigError(f"--out {out}: the name must end in {' or '.join(SUFFIXES)}")
-    if wanted.min_pass > wanted.max_pass:
-        raise ConfigError(f"--min-pass {wanted.min_pass:g} is above --max-pass {wanted.max_pass:g}: nothing would stay")
+    if criteria.min_pass > criteria.max_pass:
+        raise ConfigError(
+            f"--min-pass {criteria.min_pass:g} is above --max-pass {criteria.max_pass:g}: no row can be kept"
+        )
     if out.exists() and dataset != "builtin" and Path(dataset).exists() and out.samefile(dataset):
-        raise ConfigError(f"--out {out} is the data set itself, whose other rows would be lost: choose another name")
-    selection = select_rows(dataset, wanted, part)
+        raise ConfigError(f"--out {out} is the data set itself and would lose its other rows: choose another name")
+    selection = select_rows(dataset, criteria, part)
     for line in selection.bad_rows[:NUM_SHOWN]:
         print(f"       bad row: {line}")
     for reason, number in selection.excluded.items():
-        print(f"{number:6} left out: {reason}")
+        print(f"{number:6} excluded: {reason}")
     if not selection.rows:
-        raise DatasetError(f"nothing of {dataset} stays, and {out} is not written")
+        raise DatasetError(f"no row of {dataset} is kept; {out} is not written")
     try:
         write_rows(out, selection.rows)
     except OSError as error:

@@ -1,7 +1,7 @@
-"""The data of a run: the problems that it was started with, and which of them it trains on or holds out.
+"""Data of a run: the problems that it was started with, and which of them it trains on or holds out.
 
-Kept in ``data.jsonl``, a row per problem in the order of the data. A run that is resumed with other data is refused, or, where
-that is allowed, keeps its split: a problem is known by its text, and by its id where its text has changed.
+The run folder keeps it in ``data.jsonl``, one row per problem in the order of the data. Resuming with other data is refused;
+with --allow-changed-data the run keeps its split. A problem is recognised by its text, or by its id if its text has changed.
 """
 
 import hashlib
@@ -16,56 +16,56 @@ from pathlib import Path
 from cluster.config.config import Config
 from cluster.errors import DatasetError, RunFolderError
 from cluster.ledger.run_folder import RunFolder
-from cluster.problems.dataset import shown, split
+from cluster.problems.dataset import quoted_id, split
 from cluster.types import Problem
 
-NUM_SHOWN = 5  # ids that a message names of each kind of change
-FLAG = "--allow-changed-data"
+NUM_SHOWN = 5  # ids per kind of change in a message
+CHANGED_DATA_FLAG = "--allow-changed-data"
 
 
 class Side(StrEnum):
-    """What a run does with a problem."""
+    """Side of the split."""
 
     TRAINING = "training"
     HELD_OUT = "held_out"
-    LEFT_OUT = "left_out"  # its prompt is too long, or no solution can pass it
+    LEFT_OUT = "left_out"  # excluded: the prompt is too long, or no solution can pass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One problem as a run knows it."""
+    """One problem as recorded by a run; a row of data.jsonl."""
 
     id: str
-    task: str  # fingerprint of prompt and tests
-    rest: str  # fingerprint of solution and difficulty
+    task: str  # digest of prompt and tests
+    rest: str  # digest of solution and difficulty
     part: Side
-    position: int  # in its part
-    present: bool = True  # in the data of the last start
+    position: int  # within the part
+    present: bool = True  # the data of the last start contains it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Matched:
-    """The problems of a data set beside those of a run."""
+class DataMatch:
+    """Problems of a data set matched with those of a run."""
 
-    entries: Mapping[str, Entry]  # by the problem's id now: what the run knew it as
+    entries: Mapping[str, Entry]  # by the problem's present id
     added: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
-    renamed: tuple[tuple[str, str], ...] = ()  # id before, id now
+    renamed: tuple[tuple[str, str], ...] = ()  # former id, present id
     is_reordered: bool = False
 
     @property
     def is_same(self) -> bool:
-        """Return whether the problems are the same; their order has no effect on a run."""
+        """Return whether the problems are the same in any order, which has no effect on a run."""
         return not (self.added or self.removed or self.changed or self.renamed)
 
     def describe(self) -> str:
-        """Return what is different, with ids."""
-        renamed = [f"{shown(before)} is now {shown(now)}" for before, now in self.renamed]
+        """Return the differences with ids, for a message."""
+        renamed = [f"{quoted_id(before)} is now {quoted_id(now)}" for before, now in self.renamed]
         kinds = (
-            (map(shown, self.removed), len(self.removed), "removed"),
-            (map(shown, self.added), len(self.added), "added"),
-            (map(shown, self.changed), len(self.changed), "changed"),
+            (map(quoted_id, self.removed), len(self.removed), "removed"),
+            (map(quoted_id, self.added), len(self.added), "added"),
+            (map(quoted_id, self.changed), len(self.changed), "changed"),
             (renamed, len(renamed), "with another id"),
         )
         parts = [f"{number} {kind} ({_first(names, number)})" for names, number, kind in kinds if number]
@@ -73,14 +73,14 @@ class Matched:
 
 
 class RunData:
-    """What a run knows of its data."""
+    """Recorded data of a run."""
 
     def __init__(self, entries: Iterable[Entry]) -> None:
         self._entries = tuple(entries)
 
     @classmethod
     def read(cls, folder: RunFolder) -> "RunData | None":
-        """Read what a run keeps; None where it keeps nothing, as a run of an older Caravan. Raises RunFolderError."""
+        """Read the data of a run; None if the run has recorded none (older versions did not). Raises RunFolderError."""
         if not folder.data.exists():
             return None
         try:
@@ -88,17 +88,17 @@ class RunData:
             return cls(Entry(**{**row, "part": Side(row["part"])}) for row in rows)
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise RunFolderError(
-                f"{folder.data} cannot be read ({error}): without it nothing tells which problems are held out. Restore it, or "
+                f"{folder.data} cannot be read ({error}), and only this file records the held-out problems. Restore it, or "
                 "start another run with run.name=NAME"
             ) from None
 
     def to_jsonl(self) -> str:
-        """Return the file's content."""
+        """Return the content of data.jsonl."""
         return "".join(json.dumps(asdict(entry), ensure_ascii=False) + "\n" for entry in self._entries)
 
-    def match(self, problems: Sequence[Problem]) -> Matched:
-        """Find the problems of a data set among those of the run: by text and id, then by text alone, then by id alone."""
-        tasks = {problem.id: task_of(problem) for problem in problems}
+    def match(self, problems: Sequence[Problem]) -> DataMatch:
+        """Match problems with those of the run: by text and id, then by text alone, then by id alone."""
+        tasks = {problem.id: task_digest(problem) for problem in problems}
         waiting = {(entry.id, entry.task): entry for entry in self._entries}
         found: dict[str, Entry] = {}
 
@@ -119,16 +119,16 @@ class RunData:
             take(problem, by_id.get(problem.id))
         return self._matched(problems, tasks, found)
 
-    def _matched(self, problems: Sequence[Problem], tasks: Mapping[str, str], found: Mapping[str, Entry]) -> Matched:
+    def _matched(self, problems: Sequence[Problem], tasks: Mapping[str, str], found: Mapping[str, Entry]) -> DataMatch:
         places = {entry: number for number, entry in enumerate(self._entries)}
         order = [places[found[problem.id]] for problem in problems if problem.id in found]
         known = set(found.values())
         changed = []
         for problem in problems:
             entry = found.get(problem.id)
-            if entry and entry.present and (entry.task, entry.rest) != (tasks[problem.id], rest_of(problem)):
+            if entry and entry.present and (entry.task, entry.rest) != (tasks[problem.id], rest_digest(problem)):
                 changed.append(problem.id)
-        return Matched(
+        return DataMatch(
             entries=found,
             added=tuple(one.id for one in problems if one.id not in found or not found[one.id].present),
             removed=tuple(entry.id for entry in self._entries if entry.present and entry not in known),
@@ -138,37 +138,37 @@ class RunData:
         )
 
     def check(self, problems: Sequence[Problem], path: Path, *, allowed: bool) -> str:
-        """Return a line about what is different, empty where nothing is; raises RunFolderError where that is not allowed."""
+        """Return a line about the differences, empty if there are none. Raises RunFolderError if they are not ``allowed``."""
         matched = self.match(problems)
         if matched.is_same:
-            return "the rows of the data are in another order, which changes nothing" if matched.is_reordered else ""
+            return "the rows of the data are in another order, which has no effect" if matched.is_reordered else ""
         if not allowed:
             raise RunFolderError(
-                f"{path} was started with other data: {matched.describe()}. Give it the data that it was started with, start "
+                f"{path} was started with other data: {matched.describe()}. Resume with the data that it was started with, start "
                 f"another run with run.name=NAME, or accept the change: `caravan train --resume "
-                f"{shlex.quote(str(path))} {FLAG}` keeps the held-out problems that are left, and trains on new ones"
+                f"{shlex.quote(str(path))} {CHANGED_DATA_FLAG}` keeps the remaining held-out problems and trains on new ones"
             )
         if not self.knows_any(problems):
             raise RunFolderError(
-                f"{path} was started with data of which no problem is left: {matched.describe()}. Start another run with "
+                f"{path} was started with data that has no problem in common: {matched.describe()}. Start another run with "
                 "run.name=NAME"
             )
         return f"the data has changed: {matched.describe()}"
 
     def knows_any(self, problems: Iterable[Problem]) -> bool:
-        """Return whether the text of any of these problems is one of the run's."""
-        tasks = {task_of(problem) for problem in problems}
+        """Return whether the run has a problem with the text of any of these."""
+        tasks = {task_digest(problem) for problem in problems}
         return any(entry.task in tasks for entry in self._entries)
 
     def split(self, problems: Sequence[Problem]) -> tuple[list[Problem], list[Problem], list[Problem]]:
-        """Return training problems and held-out ones, as the run has them, in its order, and those that it does not know."""
+        """Return training, held-out and unknown problems; the first two in the order of the run."""
         entries = self.match(problems).entries
         parts: dict[Side, list[tuple[int, Problem]]] = {part: [] for part in Side}
         unknown = []
         for problem in problems:
             entry = entries.get(problem.id)
-            # What was left out for its text may be used when that has changed.
-            if entry is None or (entry.part is Side.LEFT_OUT and entry.task != task_of(problem)):
+            # A problem that was excluded for its text may be used once the text has changed.
+            if entry is None or (entry.part is Side.LEFT_OUT and entry.task != task_digest(problem)):
                 unknown.append(problem)
             else:
                 parts[entry.part].append((entry.position, problem))
@@ -179,30 +179,30 @@ class RunData:
         return training, held_out, unknown
 
 
-def split_of_run(
+def split_for_run(
     data: RunData | None, problems: Sequence[Problem], config: Config
 ) -> tuple[list[Problem], list[Problem]]:
-    """Split the problems that a run can use: as it was split before, new ones to train on; or for the first time."""
+    """Split the usable problems: as the run did before, with new ones for training, or for the first time."""
     if data is None:
         return split(problems, config.data.held_out, config.data.split_seed)
     training, held_out, new = data.split(problems)
     training += split(new, 0, config.data.split_seed)[0] if new else []
     if not training:
-        raise DatasetError("no problem that the run may train on is left in the data: all others are held out")
+        raise DatasetError("the data has no training problem left: all its problems are held out")
     return training, held_out
 
 
-def data_of_run(
+def updated_data(
     before: RunData | None, problems: Sequence[Problem], training: Sequence[Problem], held_out: Sequence[Problem]
 ) -> RunData:
-    """Return what a run is to keep of its data; problems that are no longer there stay known, in case that they come back."""
+    """Return the data to record for a run. Removed problems stay recorded, in case they come back."""
     parts = {
         problem.id: (part, position)
-        for part, some in ((Side.TRAINING, training), (Side.HELD_OUT, held_out))
-        for position, problem in enumerate(some)
+        for part, members in ((Side.TRAINING, training), (Side.HELD_OUT, held_out))
+        for position, problem in enumerate(members)
     }
     entries = [
-        Entry(id=problem.id, task=task_of(problem), rest=rest_of(problem), part=part, position=position)
+        Entry(id=problem.id, task=task_digest(problem), rest=rest_digest(problem), part=part, position=position)
         for problem in problems
         for part, position in [parts.get(problem.id, (Side.LEFT_OUT, 0))]
     ]
@@ -212,8 +212,8 @@ def data_of_run(
     return RunData(entries)
 
 
-def evaluated_run(config: Config) -> RunFolder | None:
-    """Return the run whose split an evaluation goes by: that of the adapter, or the one that the configuration is of."""
+def run_of_evaluation(config: Config) -> RunFolder | None:
+    """Return the run whose split an evaluation uses: the run of the adapter, or the run that the configuration names."""
     named = config.run.folder / (config.run.name or "run")
     adapter = config.model.adapter
     if adapter is not None:
@@ -225,13 +225,13 @@ def evaluated_run(config: Config) -> RunFolder | None:
     return folder if folder.data.exists() and folder.settings(*keys) == now else None
 
 
-def task_of(problem: Problem) -> str:
-    """Return the fingerprint of what a model reads and is graded by."""
+def task_digest(problem: Problem) -> str:
+    """Return a digest of prompt and tests."""
     return _digest(problem.statement, problem.signature, problem.tests)
 
 
-def rest_of(problem: Problem) -> str:
-    """Return the fingerprint of what else a row says."""
+def rest_digest(problem: Problem) -> str:
+    """Return a digest of solution and difficulty."""
     return _digest(problem.solution or "", problem.difficulty or "")
 
 

@@ -1,4 +1,4 @@
-"""The problems that some solution can pass: the others teach nothing, and are dropped before the split."""
+"""Removal of problems that no solution can pass, before the split: they give no learning signal."""
 
 import asyncio
 import hashlib
@@ -16,32 +16,32 @@ from cluster.types import Problem
 
 
 class Auditor(Protocol):
-    """Judges problems; the real one is grader.pool."""
+    """Audits problems; implemented by grader.pool."""
 
     async def causes_of(self, problem: Problem) -> tuple[str, ...]:
-        """Why no solution can pass a problem, empty where one may; raises UngradableError."""
+        """Return the causes why no solution can pass a problem; empty if one may. Raises UngradableError."""
         ...
 
 
-class Verdicts:
-    """What is known of problems, by their texts: a resumed run has the same problems again, and keeps its split."""
+class AuditResults:
+    """Causes by problem text, kept in the run folder so that a resumed run has the same problems and split."""
 
     def __init__(self, folder: RunFolder | None = None) -> None:
         self._folder = folder
-        self.causes: dict[str, tuple[str, ...]] = {}
+        self.causes: dict[str, tuple[str, ...]] = {}  # by audit_key; empty if some solution may pass
         if folder and folder.audit.exists():
             self.causes = _read(folder.audit)
 
     def save(self, problems: Sequence[Problem]) -> None:
-        """Keep the verdicts on these problems, where there is a run folder to keep them in."""
+        """Write the results of these problems to the run folder, if there is one."""
         if self._folder:
-            keyed = [(problem.id, key_of(problem)) for problem in problems]
+            keyed = [(problem.id, audit_key(problem)) for problem in problems]
             rows = [{"id": name, "key": key, "causes": self.causes[key]} for name, key in keyed if key in self.causes]
             self._folder.write(self._folder.audit, "".join(json.dumps(row) + "\n" for row in rows))
 
 
-def key_of(problem: Problem) -> str:
-    """What a verdict depends on."""
+def audit_key(problem: Problem) -> str:
+    """Return a digest of everything that the audit of a problem depends on."""
     parts = (problem.prompt, problem.tests, problem.solution or "")
     return hashlib.blake2b("\0".join(parts).encode(errors="surrogatepass"), digest_size=16).hexdigest()
 
@@ -51,56 +51,56 @@ def _read(path: Path) -> dict[str, tuple[str, ...]]:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         return {row["key"]: tuple(row["causes"]) for row in rows}
     except (ValueError, KeyError, TypeError):
-        return {}  # damaged: the problems are audited again
+        return {}  # the file is damaged: the problems are audited again
 
 
-def needs_audit(config: Config, problems: Sequence[Problem], verdicts: Verdicts) -> bool:
-    """Whether graders are needed to tell the problems apart. The built-in ones can be passed: a test shows it."""
+def needs_audit(config: Config, problems: Sequence[Problem], results: AuditResults) -> bool:
+    """Return whether some problem has to be audited. The built-in ones are known to be solvable (a test checks it)."""
     wanted = config.data.drop_unpassable and config.data.dataset != "builtin"
-    return wanted and any(key_of(problem) not in verdicts.causes for problem in problems)
+    return wanted and any(audit_key(problem) not in results.causes for problem in problems)
 
 
 async def audit_all(
-    auditor: Auditor, problems: Sequence[Problem], verdicts: Verdicts, view: View, *, at_once: int
+    auditor: Auditor, problems: Sequence[Problem], results: AuditResults, view: View, *, num_concurrent: int
 ) -> None:
-    """Judge the problems that have no verdict yet; one that the machine failed at gets none, and is kept."""
-    todo = [problem for problem in problems if key_of(problem) not in verdicts.causes]
-    slots = asyncio.Semaphore(at_once)
+    """Audit the problems that have no result yet. A problem on which the machine fails gets none and is kept."""
+    todo = [problem for problem in problems if audit_key(problem) not in results.causes]
+    slots = asyncio.Semaphore(num_concurrent)
     failures: list[str] = []
     with view.counting("problems audited", len(todo)) as counter:
 
-        async def judge(problem: Problem) -> None:
+        async def audit(problem: Problem) -> None:
             async with slots:
                 try:
-                    verdicts.causes[key_of(problem)] = await auditor.causes_of(problem)
+                    results.causes[audit_key(problem)] = await auditor.causes_of(problem)
                 except UngradableError as error:
                     failures.append(str(error))
             counter.advance()
 
-        await asyncio.gather(*(judge(problem) for problem in todo))
+        await asyncio.gather(*(audit(problem) for problem in todo))
     if failures:
         view.warn(f"{len(failures)} problems could not be audited and are kept: {failures[0]}")
-    verdicts.save(problems)
+    results.save(problems)
 
 
-def passable_problems(
-    config: Config, problems: Sequence[Problem], verdicts: Verdicts, view: View
+def solvable_problems(
+    config: Config, problems: Sequence[Problem], results: AuditResults, view: View
 ) -> tuple[list[Problem], Mapping[str, str]]:
-    """The problems that some solution may pass, and by id why the others are dropped.
+    """Return the problems that some solution may pass, and the first cause by id for the others.
 
-    Raises DatasetError where nothing is left.
+    Raises DatasetError if no problem is left.
     """
     if not config.data.drop_unpassable:
         return list(problems), {}
-    found = {problem.id: verdicts.causes.get(key_of(problem), ()) for problem in problems}
+    found = {problem.id: results.causes.get(audit_key(problem), ()) for problem in problems}
     dropped = {name: causes[0] for name, causes in found.items() if causes}
     kept = [problem for problem in problems if problem.id not in dropped]
     if dropped:
         codes = Counter(cause.partition(":")[0] for cause in dropped.values())
         counts = ", ".join(f"{count} {code}" for code, count in codes.most_common())
-        text = f"no solution can pass {len(dropped)} of {len(problems)} problems ({counts}; {next(iter(dropped))}, say)"
-        advice = f"`caravan audit {config.data.dataset}` tells why"
+        text = f"no solution can pass {len(dropped)} of {len(problems)} problems ({counts}; for example {next(iter(dropped))})"
+        advice = f"`caravan audit {config.data.dataset}` shows the causes"
         if not kept:
             raise DatasetError(f"{config.data.dataset}: {text}; {advice}")
-        view.warn(f"{text}: they are left out. {advice}; data.drop_unpassable=false keeps them")
+        view.warn(f"{text}: they are excluded. {advice}; data.drop_unpassable=false keeps them")
     return kept, dropped

@@ -21,7 +21,7 @@ from cluster.loop.evaluation import (
     warning_of_lost,
 )
 from cluster.placement.ray_cluster import place, ray_cluster
-from cluster.problems.run_data import RunData, evaluated_run
+from cluster.problems.run_data import RunData, run_of_evaluation
 from cluster.protocols import GraderPool, SamplerPool
 from cluster.run.interruption import interruption_of_task
 from cluster.run.loading import Dataset, RenderedProblems, audit_and_split, load_and_render, problems_to_evaluate
@@ -110,7 +110,7 @@ async def measure(
 
 def data_of_adapter(config: Config, rendered: RenderedProblems, view: View) -> RunData | None:
     """The split of the run that trained an adapter, so that no training problem counts as held out; None without one."""
-    folder = evaluated_run(config)
+    folder = run_of_evaluation(config)
     data = RunData.read(folder) if folder else None
     if folder is None or data is None:
         return None

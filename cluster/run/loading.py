@@ -11,8 +11,8 @@ from cluster.console import View
 from cluster.errors import DatasetError, ModelError
 from cluster.ledger.run_folder import RunFolder
 from cluster.problems.dataset import describe, load_problems
-from cluster.problems.run_data import RunData, data_of_run, evaluated_run, split_of_run
-from cluster.problems.solvable import Verdicts, audit_all, needs_audit, passable_problems
+from cluster.problems.run_data import RunData, run_of_evaluation, split_for_run, updated_data
+from cluster.problems.solvable import AuditResults, audit_all, needs_audit, solvable_problems
 from cluster.types import Problem, Prompt
 from rollout.model import check_vocabulary
 from rollout.prompt import PromptRenderer, RenderedPrompts
@@ -82,26 +82,26 @@ async def audit_and_split(
     """Exclude problems that no solution can pass, and split the others, by ``data`` where an earlier start has split them.
 
     Graders audit the problems, since this node may have no OCaml: call it in a Ray cluster, with the placed configuration. The
-    verdicts are kept in the run's ``folder``, so that its split stays the same. Raises DatasetError where nothing is left.
+    results are kept in the run's ``folder``, so that its split stays the same. Raises DatasetError where nothing is left.
     """
-    verdicts = Verdicts(folder)
-    if needs_audit(config, rendered.problems, verdicts):
+    results = AuditResults(folder)
+    if needs_audit(config, rendered.problems, results):
         from cluster.placement.reservations import Reservations
         from grader.pool import RayGraderPool
 
         graders = RayGraderPool(config.grader, reservation=Reservations(config).graders)
         try:
-            await audit_all(graders, rendered.problems, verdicts, view, at_once=4 * config.grader.num_graders)
+            await audit_all(graders, rendered.problems, results, view, num_concurrent=4 * config.grader.num_graders)
         finally:
             await graders.close()
-    problems, unpassable = passable_problems(config, rendered.problems, verdicts, view)
-    training, held_out = split_of_run(data, problems, config)
+    problems, unpassable = solvable_problems(config, rendered.problems, results, view)
+    training, held_out = split_for_run(data, problems, config)
     view.log(f"{config.data.dataset}: {describe(training)} to train on, {len(held_out)} held out")
     return Dataset(
         training=tuple(training),
         held_out=tuple(held_out),
         prompts=rendered.prompts,
-        data=data_of_run(data, rendered.loaded, training, held_out),
+        data=updated_data(data, rendered.loaded, training, held_out),
         unpassable=unpassable,
         special_tokens=rendered.special_tokens,
     )
@@ -151,5 +151,5 @@ def prompt_date(config: Config) -> date:
     """The date that chat templates may write: that of the configuration, else of the evaluated run, else today."""
     if config.rollout.prompt_date is not None:
         return config.rollout.prompt_date
-    run = evaluated_run(config)
+    run = run_of_evaluation(config)
     return (run and run.prompt_date()) or date.today()

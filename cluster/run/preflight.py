@@ -15,7 +15,7 @@ from cluster.placement.plan.model_shape import shape_of, trainable_adapter
 from cluster.placement.plan.places import make_plan
 from cluster.placement.ray_cluster import Cluster, fitted_shares, place
 from cluster.placement.submit.persistent import is_job, require_persistent
-from cluster.problems.run_data import RunData, split_of_run
+from cluster.problems.run_data import RunData, split_for_run
 from cluster.run.loading import RenderedProblems, load_and_render, prompt_date
 from cluster.types import Problem
 from learner.training.checkpoints import newest_checkpoint, step_of
@@ -81,7 +81,7 @@ def load_run(config: Config, folder: RunFolder, view: View, *, allow_changed_dat
     if num_gpus > 1:
         shape = shape_of(model_path(config))
         check_split(config.model.path, num_gpus, heads=shape.heads, kv_heads=shape.kv_heads)
-    split_of_run(data, rendered.problems, config)  # refuses too few problems
+    split_for_run(data, rendered.problems, config)  # refuses too few problems
     return LoadedRun(
         rendered=rendered, data=data, adapter_targets=size.targets, num_steps_done=step_of(newest) if newest else 0
     )

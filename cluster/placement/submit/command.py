@@ -15,7 +15,7 @@ from cluster.errors import ConfigError, ResourcesError
 from cluster.placement.submit.checks import PREFIX, REFUSED
 from cluster.placement.submit.client import connect, describe_end, ended, first_line, follow, ray_job
 from cluster.placement.submit.persistent import require_persistent
-from cluster.problems.run_data import FLAG
+from cluster.problems.run_data import CHANGED_DATA_FLAG
 
 RUNTIME_ENVIRONMENT = "ray_job.yaml"
 CHECK_SECONDS = 900.0
@@ -39,7 +39,7 @@ def submit_and_report(
     view.log(f"the cluster at {client.get_address()} answers")
     with view.phase("checking its nodes"):
         check(client, arguments, environment, view)
-    options = f" {FLAG}" if allow_changed_data else ""
+    options = f" {CHANGED_DATA_FLAG}" if allow_changed_data else ""
     job = _submit(client, f"caravan train -c {arguments}{options}", environment)
     for purpose, verb in (("log", "logs --follow"), ("to stop it, with a checkpoint", "stop")):
         view.log(f"{job}, {purpose}: {ray_job(verb, client, job)}")

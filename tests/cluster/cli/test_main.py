@@ -99,7 +99,7 @@ def test_a_malformed_row_is_named_and_the_others_are_graded(tmp_path: Path, caps
     [
         (["train", "-c", "nowhere.yaml"], 2, "cannot read the configuration nowhere.yaml"),
         (["train", "group_size=1"], 2, "rollout.group_size=1"),
-        (["train", "dataset=nowhere.jsonl", "model.path=tiny"], 1, "there is no such file"),
+        (["train", "dataset=nowhere.jsonl", "model.path=tiny"], 1, "no such file"),
         (["train", "dataset=builtin", "model.path=/nowhere"], 1, "there is no such folder"),
         (["eval", "dataset=builtin", "model.path=tiny", "held_out=0"], 1, "nothing to evaluate"),
         (["eval", "dataset=builtin", "model.path=tiny", "model.adapter=/nowhere"], 1, "no LoRA adapter in PEFT format"),

@@ -80,9 +80,9 @@ def test_every_row_gets_its_verdict_in_the_order_of_the_data(tmp_path: Path) -> 
         [],
         ["malformed_row"],
     ]
-    assert rows[6]["warnings"][0].startswith("duplicate_id: 'a': row 2 has it with another content")
+    assert rows[6]["warnings"][0].startswith("duplicate_id: 'a': row 2 has the same id and other content")
     assert seen[-1] == (8, 8)
-    assert (summary.num_unpassable, summary.causes["malformed_row"]) == (6, 3)
+    assert (summary.num_unsolvable, summary.causes["malformed_row"]) == (6, 3)
 
 
 def test_parquet_holds_what_jsonl_holds(tmp_path: Path) -> None:
@@ -112,11 +112,11 @@ def test_a_table_names_causes_and_warnings_and_the_command_succeeds(
     shown = capsys.readouterr().out
     assert "tests_do_not_type_check" in shown
     assert "near_duplicate" in shown
-    assert "3 rows: 2 passable, 1 unpassable" in shown
+    assert "3 rows: 2 solvable, 1 unsolvable" in shown
 
 
 @pytest.mark.parametrize(
-    ("name", "match"), [("in.jsonl", "would overwrite it"), ("out.csv", "must end in .jsonl or .parquet")]
+    ("name", "match"), [("in.jsonl", "would be overwritten"), ("out.csv", "must end in .jsonl or .parquet")]
 )
 def test_an_out_file_that_cannot_be_is_refused_before_the_work(tmp_path: Path, name: str, match: str) -> None:
     source = write(tmp_path / "in.jsonl", [row("good")])
@@ -163,5 +163,5 @@ def test_no_builtin_problem_has_a_cause_and_none_refutes_one(tmp_path: Path) -> 
     # Training relies on it: it does not audit the built-in problems.
     summary = audit_dataset("builtin", tmp_path / "out.jsonl", settings=QUICK)
     assert summary.num_audited == summary.num_rows > 1000
-    assert (summary.num_unpassable, summary.num_ungradable) == (0, 0)
+    assert (summary.num_unsolvable, summary.num_ungradable) == (0, 0)
     assert not set(summary.warnings) & {"refuted_cause", "reference_fails", "example_disagrees", "stub_passes"}

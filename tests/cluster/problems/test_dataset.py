@@ -64,7 +64,7 @@ def test_bad_rows_are_named_and_counted_and_the_others_are_kept(tmp_path: Path) 
     assert [one.id for one in loaded.problems] == ["twice"]
     assert [bad.split(":")[0] for bad in loaded.bad_rows] == [f"row {number}" for number in range(2, 10)]
     assert "duplicate id 'twice'" in loaded.bad_rows[0]
-    assert loaded.describe_bad_rows(shown=1).startswith("8 bad rows left out: row 2: duplicate")
+    assert loaded.describe_bad_rows(num_shown=1).startswith("8 bad rows are skipped: row 2: duplicate")
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_an_unusable_file_is_refused_with_its_cause(tmp_path: Path, name: str, c
 
 
 def test_a_missing_file_is_refused() -> None:
-    with pytest.raises(DatasetError, match="there is no such file"):
+    with pytest.raises(DatasetError, match="no such file"):
         load_problems("nowhere.jsonl")
 
 
@@ -99,7 +99,7 @@ def test_the_split_depends_on_the_problems_not_on_their_order() -> None:
 
 
 def test_a_split_that_leaves_nothing_to_train_on_is_refused() -> None:
-    with pytest.raises(DatasetError, match="leaves nothing to train on"):
+    with pytest.raises(DatasetError, match="leaves no training problems"):
         split([problem()], 1, seed=0)
 
 

@@ -162,7 +162,7 @@ def test_bad_rows_of_csv_are_named_and_the_others_kept(tmp_path: Path) -> None:
         "\n".join(["id,prompt,tests", good[0], "a,b,c,d", "x,let f x =", 'y,"let" f,assert', "", f"{good[1]},,"])
     )
     many, few, quote = bad_rows(path)
-    assert many == "row 2: 4 cells, but the first line names 3 columns: is a cell with a separator in it not quoted?"
+    assert many == "row 2: 4 cells, but the first line names 3 columns: does a cell contain an unquoted separator?"
     assert few == "row 3: no tests (id 'x')"
     assert quote.startswith("row 4: line 5: ") and "expected" in quote
     path.write_text(f'id,prompt,tests\n{good[0]}\n{good[1]}\nz,"let f x =\n,assert\n')
@@ -177,15 +177,15 @@ def test_bad_rows_of_csv_are_named_and_the_others_kept(tmp_path: Path) -> None:
         ("p.csv", "", "it is empty"),
         ("p.csv", "a,let f x =,assert (f 1 = 1)\nb,let f x =,assert (f 1 = 1)\n", "no column 'id'"),
         ("p.csv", "id,id,prompt,tests\na,b,c,d\n", "2 columns named 'id'"),
-        ("p.csv", 'id,"pro"mpt,tests\na,b,c\n', "first line, which is to name the columns, is broken"),
+        ("p.csv", 'id,"pro"mpt,tests\na,b,c\n', "first line, which should name the columns, is malformed"),
         (
             "p.csv",
             "id,prompt,tests\na,caf\u00e9,c\n".encode("latin-1"),
-            r"line 2 holds the byte 0xe9, which is no UTF-8",
+            r"line 2 contains the byte 0xe9, which is not UTF-8",
         ),
-        ("p.jsonl", "caf\u00e9\n".encode("latin-1"), "no UTF-8"),
+        ("p.jsonl", "caf\u00e9\n".encode("latin-1"), "not UTF-8"),
         ("p.jsonl", jsonl(ROWS).encode("utf-16-le"), "UTF-16 without a byte order mark"),
-        ("p.jsonl.gz", jsonl(ROWS), "its name says that it is compressed"),
+        ("p.jsonl.gz", jsonl(ROWS), "its content is not compressed"),
         ("p.jsonl.gz", gzip.compress(jsonl(ROWS).encode())[:-20], "cannot be read"),
         ("p.json", '{"a": 1}', "an object without rows \\(keys a\\)"),
         ("p.json", '[{"id": 1},', "not JSON: .* line 1 column"),
@@ -213,7 +213,7 @@ def test_repeated_ids_are_told_from_copies() -> None:
     loaded = read_rows([row("a"), row("a"), row("a", tests="assert (twice 1 = 2)")])
     assert loaded.bad_rows == (
         "row 2: duplicate id 'a': a copy of row 1",
-        "row 3: duplicate id 'a': row 1 has it with another content; give each row its own",
+        "row 3: duplicate id 'a': row 1 has the same id and other content; give each row its own id",
     )
 
 
@@ -323,7 +323,7 @@ def test_split_configuration_and_revision_reach_the_hub(hub: FakeHub) -> None:
             "several configurations; it has a, b",
         ),
         (ValueError("BuilderConfig 'x' not found. Available: ['a']"), "no configuration 'x'; it has a"),
-        (ConnectionError("Couldn't reach 'some/set' on the Hub"), "no network"),
+        (ConnectionError("Couldn't reach 'some/set' on the Hub"), "is there a network"),
         (RuntimeError("Dataset scripts are no longer supported"), "scripts are no longer supported"),
         (FileNotFoundError("no (supported) data files"), "supported"),
     ],
@@ -332,7 +332,7 @@ def test_what_the_hub_refuses_is_said_as_what_it_is(hub: FakeHub, error: Excepti
     hub.error = error
     with pytest.raises(DatasetError, match=message) as raised:
         load_problems("some/set")
-    assert ("no network" in str(raised.value)) == isinstance(error, ConnectionError)
+    assert ("is there a network" in str(raised.value)) == isinstance(error, ConnectionError)
 
 
 def test_json_of_splits_or_of_columns_is_read_by_its_keys(tmp_path: Path) -> None:

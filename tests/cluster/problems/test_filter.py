@@ -9,7 +9,7 @@ import pytest
 from cluster.cli.main import main
 from cluster.errors import DatasetError
 from cluster.problems.dataset import load_problems
-from cluster.problems.filter import Selection, Wanted, read_pass_rates, read_passable, select_rows
+from cluster.problems.filter import Criteria, Selection, read_pass_rates, read_solvable, select_rows
 
 
 def row(name: str | int, length: int = 1) -> dict[str, Any]:
@@ -38,20 +38,20 @@ def kept(selection: Selection) -> list[Any]:
 
 
 def test_rows_stay_as_they_are_and_bad_ones_and_repeated_ids_do_not(dataset: str) -> None:
-    found = select_rows(dataset, Wanted())
+    found = select_rows(dataset, Criteria())
     assert kept(found) == ["easy", "middle", "hard", "long", "new"]
     assert found.rows[0] == row("easy")
     assert found.excluded == {"bad row": 3}
 
 
 def test_pass_rates_leave_out_what_is_too_hard_too_easy_or_not_measured(dataset: str) -> None:
-    found = select_rows(dataset, Wanted(pass_rates=RATES, min_pass=0.1, max_pass=0.9))
+    found = select_rows(dataset, Criteria(pass_rates=RATES, min_pass=0.1, max_pass=0.9))
     assert kept(found) == ["middle", "long"]
     assert found.excluded == {"too easy": 1, "too hard": 1, "not measured": 1, "bad row": 3}
 
 
 def test_bounds_are_kept_inclusively(dataset: str) -> None:
-    assert kept(select_rows(dataset, Wanted(pass_rates=RATES, min_pass=0.5, max_pass=1.0))) == [
+    assert kept(select_rows(dataset, Criteria(pass_rates=RATES, min_pass=0.5, max_pass=1.0))) == [
         "easy",
         "middle",
         "long",
@@ -59,9 +59,9 @@ def test_bounds_are_kept_inclusively(dataset: str) -> None:
 
 
 def test_length_and_audit_leave_out_too(dataset: str) -> None:
-    assert "long" not in kept(select_rows(dataset, Wanted(max_prompt_chars=200)))
+    assert "long" not in kept(select_rows(dataset, Criteria(max_prompt_chars=200)))
     audited = {"easy": True, "middle": False}
-    found = select_rows(dataset, Wanted(passable=audited))
+    found = select_rows(dataset, Criteria(solvable=audited))
     assert kept(found) == ["easy"]
     assert found.excluded["not audited"] == 3
 
@@ -76,7 +76,7 @@ def test_what_is_kept_loads_as_a_data_set_in_either_form(
         out = tmp_path / name
         assert main(["filter", dataset, "--out", str(out), "--eval", str(rates), "--min-pass", "0.1"]) == 0
         assert [one.id for one in load_problems(str(out)).problems] == ["easy", "middle", "long"]
-    assert "1 left out: too hard" in capsys.readouterr().out
+    assert "1 excluded: too hard" in capsys.readouterr().out
 
 
 def test_the_built_in_problems_can_be_filtered(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_ids_that_are_numbers_are_found_in_what_was_measured(tmp_path: Path) -> 
     dataset.write_text(json.dumps(row(7)))
     audit.write_text(json.dumps({"id": 7, "passable": True}))
     rates.write_text(json.dumps({"by_problem": [{"id": 7, "num_passed": 1, "num_completions": 2}]}))
-    wanted = Wanted(passable=read_passable(audit), pass_rates=read_pass_rates(rates), min_pass=0.5)
+    wanted = Criteria(solvable=read_solvable(audit), pass_rates=read_pass_rates(rates), min_pass=0.5)
     assert kept(select_rows(str(dataset), wanted)) == [7]
 
 
@@ -112,7 +112,7 @@ def test_nothing_left_writes_nothing(dataset: str, tmp_path: Path, capsys: pytes
     out = tmp_path / "kept.jsonl"
     assert main(["filter", dataset, "--out", str(out), "--max-prompt-chars", "1"]) == 1
     assert not out.exists()
-    assert "nothing of" in capsys.readouterr().err
+    assert "no row of" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -137,10 +137,10 @@ def test_files_of_measurements_that_are_none_are_refused(tmp_path: Path, content
     with pytest.raises(DatasetError, match=r"rates\.json"):
         read_pass_rates(path)
     with pytest.raises(DatasetError, match=r"rates\.json"):
-        read_passable(path)
+        read_solvable(path)
 
 
 def test_a_problem_that_could_not_be_audited_counts_as_not_passable(tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
     path.write_text('{"id": "a", "passable": true}\n{"id": "b", "passable": null}\n')
-    assert read_passable(path) == {"a": True, "b": False}
+    assert read_solvable(path) == {"a": True, "b": False}

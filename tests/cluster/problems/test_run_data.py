@@ -16,7 +16,7 @@ from cluster.console import View
 from cluster.errors import ConfigError, DatasetError, RunFolderError
 from cluster.ledger.run_folder import RunFolder
 from cluster.problems.dataset import split
-from cluster.problems.run_data import RunData, data_of_run, evaluated_run, split_of_run
+from cluster.problems.run_data import RunData, run_of_evaluation, split_for_run, updated_data
 from cluster.run.evaluate import data_of_adapter
 from cluster.run.loading import RenderedProblems
 from cluster.run.resume import resumed_config
@@ -40,7 +40,7 @@ def config(*overrides: str) -> Config:
 
 def started(problems: Sequence[Problem] = PROBLEMS) -> tuple[RunData, list[Problem], list[Problem]]:
     training, held_out = split(problems, HELD_OUT, 0)
-    return data_of_run(None, problems, training, held_out), training, held_out
+    return updated_data(None, problems, training, held_out), training, held_out
 
 
 def ids(problems: Sequence[Problem]) -> list[str]:
@@ -62,8 +62,8 @@ def test_the_same_data_in_any_order_is_split_as_before(tmp_path: Path) -> None:
     assert data.check(PROBLEMS, tmp_path, allowed=False) == ""
     assert "another order" in data.check(PROBLEMS[::-1], tmp_path, allowed=False)
     for some in (PROBLEMS, PROBLEMS[::-1]):
-        assert split_of_run(data, some, config()) == (training, held_out)
-        assert split_of_run(data, some, config("split_seed=7")) == (training, held_out)
+        assert split_for_run(data, some, config()) == (training, held_out)
+        assert split_for_run(data, some, config("split_seed=7")) == (training, held_out)
 
 
 def test_other_data_is_refused_with_what_is_other(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_other_solutions_and_difficulties_are_changes_too(tmp_path: Path) -> Non
 
 
 def test_data_that_has_nothing_in_common_is_refused_whatever_is_allowed(tmp_path: Path) -> None:
-    with pytest.raises(RunFolderError, match="no problem is left"):
+    with pytest.raises(RunFolderError, match="no problem in common"):
         started()[0].check([make(number, "other") for number in range(20)], tmp_path, allowed=True)
 
 
@@ -112,36 +112,36 @@ def test_no_problem_ever_changes_sides(seed: int) -> None:
         now += [make(f"new {start} {number}") for number in range(draw.randrange(3))]
         draw.shuffle(now)
         try:
-            training, held_out = split_of_run(data, now, config())
+            training, held_out = split_for_run(data, now, config())
         except DatasetError:
             return
-        data = data_of_run(data, now, training, held_out)
+        data = updated_data(data, now, training, held_out)
         assert sorted(ids([*training, *held_out])) == sorted(ids(now))
         for side, some in (("training", training), ("held out", held_out)):
             for one in some:
                 assert sides.setdefault(one.tests, side) == side
-        assert split_of_run(data, now, config()) == (training, held_out)
+        assert split_for_run(data, now, config()) == (training, held_out)
 
 
 def test_a_problem_whose_text_changed_stays_on_its_side() -> None:
     data, _, held_out = started()
     name = held_out[0].id
     now = [make(one.id, "changed") if one.id == name else one for one in PROBLEMS]
-    assert ids(split_of_run(data, now, config())[1]) == ids(held_out)
+    assert ids(split_for_run(data, now, config())[1]) == ids(held_out)
 
 
 def test_what_was_left_out_stays_out_until_its_text_changes() -> None:
     training, held_out = split(PROBLEMS[1:], HELD_OUT, 0)
-    data = data_of_run(None, PROBLEMS, training, held_out)
-    assert split_of_run(data, PROBLEMS, config()) == (training, held_out)
+    data = updated_data(None, PROBLEMS, training, held_out)
+    assert split_for_run(data, PROBLEMS, config()) == (training, held_out)
     mended = [make(0, "mended"), *PROBLEMS[1:]]
-    assert ids(split_of_run(data, mended, config())[0]) == [*ids(training), "0"]
+    assert ids(split_for_run(data, mended, config())[0]) == [*ids(training), "0"]
 
 
 def test_data_without_a_training_problem_is_refused() -> None:
     data, _, held_out = started()
-    with pytest.raises(DatasetError, match="all others are held out"):
-        split_of_run(data, held_out, config())
+    with pytest.raises(DatasetError, match="all its problems are held out"):
+        split_for_run(data, held_out, config())
 
 
 def test_damaged_data_is_refused_with_a_way_out(tmp_path: Path) -> None:
@@ -205,12 +205,12 @@ def test_another_split_is_refused_by_name(tmp_path: Path, override: str) -> None
 
 def test_an_adapter_is_evaluated_by_the_split_of_its_run(tmp_path: Path) -> None:
     made = interrupted(tmp_path / "run", tmp_path / "p.jsonl", PROBLEMS)
-    assert evaluated_run(made).path == tmp_path / "run"  # type: ignore[union-attr]
-    assert evaluated_run(made.changed({"data.held_out": 3})) is None
+    assert run_of_evaluation(made).path == tmp_path / "run"  # type: ignore[union-attr]
+    assert run_of_evaluation(made.changed({"data.held_out": 3})) is None
     for adapter in ("adapter", "checkpoints/checkpoint-20"):
-        found = evaluated_run(made.changed({"model.adapter": str(tmp_path / "run" / adapter), "run.name": "other"}))
+        found = run_of_evaluation(made.changed({"model.adapter": str(tmp_path / "run" / adapter), "run.name": "other"}))
         assert found is not None and found.path == tmp_path / "run"
-    assert evaluated_run(made.changed({"model.adapter": str(tmp_path / "elsewhere/adapter")})) is None
+    assert run_of_evaluation(made.changed({"model.adapter": str(tmp_path / "elsewhere/adapter")})) is None
 
 
 def test_an_evaluation_of_changed_data_holds_out_what_the_run_held_out(
@@ -223,7 +223,7 @@ def test_an_evaluation_of_changed_data_holds_out_what_the_run_held_out(
     now = (*PROBLEMS[3:], make("new"))
     data = data_of_adapter(made, RenderedProblems(loaded=now, problems=now, prompts={}), View())
     assert data is not None
-    assert set(ids(split_of_run(data, now, made)[1])) == set(ids(held_out)) & set(ids(now))
+    assert set(ids(split_for_run(data, now, made)[1])) == set(ids(held_out)) & set(ids(now))
     assert "1 problems are not among those of" in " ".join(capsys.readouterr().err.split())
     other = tuple(make(number, "other") for number in range(20))
     assert data_of_adapter(made, RenderedProblems(loaded=other, problems=other, prompts={}), View()) is None

@@ -8,7 +8,7 @@ from cluster.config.config import Config, load_config
 from cluster.console import View
 from cluster.errors import DatasetError, UngradableError
 from cluster.ledger.run_folder import RunFolder
-from cluster.problems.solvable import Verdicts, audit_all, needs_audit, passable_problems
+from cluster.problems.solvable import AuditResults, audit_all, needs_audit, solvable_problems
 from cluster.types import Problem
 from tests.cluster.made import problem
 
@@ -35,53 +35,53 @@ class FakeAuditor:
         return ("tests_do_not_parse: line 1",) if problem.id in self._bad else ()
 
 
-def audited(auditor: FakeAuditor, verdicts: Verdicts) -> list[str]:
-    asyncio.run(audit_all(auditor, PROBLEMS, verdicts, View(), at_once=2))
-    return [one.id for one in passable_problems(config(), PROBLEMS, verdicts, View())[0]]
+def audited(auditor: FakeAuditor, verdicts: AuditResults) -> list[str]:
+    asyncio.run(audit_all(auditor, PROBLEMS, verdicts, View(), num_concurrent=2))
+    return [one.id for one in solvable_problems(config(), PROBLEMS, verdicts, View())[0]]
 
 
 def test_what_no_solution_can_pass_is_left_out_and_counted(capsys: pytest.CaptureFixture[str]) -> None:
-    assert audited(FakeAuditor(bad=("p1", "p4")), Verdicts()) == ["p0", "p2", "p3", "p5"]
+    assert audited(FakeAuditor(bad=("p1", "p4")), AuditResults()) == ["p0", "p2", "p3", "p5"]
     shown = " ".join(capsys.readouterr().err.split())
-    assert "no solution can pass 2 of 6 problems (2 tests_do_not_parse; p1, say): they are left out" in shown
+    assert "no solution can pass 2 of 6 problems (2 tests_do_not_parse; for example p1): they are excluded" in shown
 
 
 def test_what_the_machine_failed_at_is_kept() -> None:
-    assert audited(FakeAuditor(bad=("p1",), failing=("p2",)), Verdicts()) == ["p0", "p2", "p3", "p4", "p5"]
+    assert audited(FakeAuditor(bad=("p1",), failing=("p2",)), AuditResults()) == ["p0", "p2", "p3", "p4", "p5"]
 
 
 def test_a_resumed_run_asks_only_for_what_it_does_not_know(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    first = audited(FakeAuditor(bad=("p1",), failing=("p3",)), Verdicts(folder))
+    first = audited(FakeAuditor(bad=("p1",), failing=("p3",)), AuditResults(folder))
     # Another grader would judge otherwise: what the run knows stays, and so does its split.
     later = FakeAuditor(bad=("p0", "p2"))
-    verdicts = Verdicts(folder)
+    verdicts = AuditResults(folder)
     assert needs_audit(config(), PROBLEMS, verdicts)
     assert audited(later, verdicts) == first
     assert later.asked == ["p3"]
-    assert not needs_audit(config(), PROBLEMS, Verdicts(folder))
+    assert not needs_audit(config(), PROBLEMS, AuditResults(folder))
 
 
 def test_a_problem_that_was_changed_is_audited_again(tmp_path: Path) -> None:
-    audited(FakeAuditor(bad=("p1",)), Verdicts(RunFolder(tmp_path)))
+    audited(FakeAuditor(bad=("p1",)), AuditResults(RunFolder(tmp_path)))
     changed = [dataclasses.replace(PROBLEMS[1], tests="let () = assert (f 1 = 3)")]
-    assert needs_audit(config(), changed, Verdicts(RunFolder(tmp_path)))
+    assert needs_audit(config(), changed, AuditResults(RunFolder(tmp_path)))
 
 
 def test_damaged_verdicts_are_asked_for_again(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.audit.write_text('{"key": "x"\n')
-    assert needs_audit(config(), PROBLEMS, Verdicts(folder))
+    assert needs_audit(config(), PROBLEMS, AuditResults(folder))
 
 
 def test_nothing_is_audited_that_is_wanted_whole_or_known_to_be_sound() -> None:
-    assert not needs_audit(config("drop_unpassable=false"), PROBLEMS, Verdicts())
-    assert not needs_audit(config("dataset=builtin"), PROBLEMS, Verdicts())
-    verdicts = Verdicts()
+    assert not needs_audit(config("drop_unpassable=false"), PROBLEMS, AuditResults())
+    assert not needs_audit(config("dataset=builtin"), PROBLEMS, AuditResults())
+    verdicts = AuditResults()
     audited(FakeAuditor(bad=("p1",)), verdicts)
-    assert len(passable_problems(config("drop_unpassable=false"), PROBLEMS, verdicts, View())[0]) == 6
+    assert len(solvable_problems(config("drop_unpassable=false"), PROBLEMS, verdicts, View())[0]) == 6
 
 
 def test_a_set_that_no_solution_can_pass_is_refused() -> None:
     with pytest.raises(DatasetError, match=r"no solution can pass 6 of 6 problems .*caravan audit some.jsonl"):
-        audited(FakeAuditor(bad=tuple(one.id for one in PROBLEMS)), Verdicts())
+        audited(FakeAuditor(bad=tuple(one.id for one in PROBLEMS)), AuditResults())
