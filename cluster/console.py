@@ -1,4 +1,4 @@
-"""What a run shows while it works: a live bar where there is a terminal, a line per step where there is none."""
+"""Terminal output of commands: progress bars on a terminal, else a line per step; tables of evaluations."""
 
 import os
 import time
@@ -23,20 +23,18 @@ from rich.text import Text
 from cluster.errors import ConfigError
 from cluster.types import Verdict
 
-SMOOTHING = 0.2  # weight of the newest step in what is shown as "lately"; one step is a small sample
-
-
-LOG_COLUMNS = 160
+SMOOTHING = 0.2  # weight of the newest step in the moving average of the reward
+LOG_COLUMNS = 160  # width of tables in files and pipes
 
 
 def output(*, stderr: bool = False) -> Console:
-    """Where people read: as wide as their terminal. A file or a pipe has no width, and rich would cut tables to 80 there."""
-    made = Console(stderr=stderr)
-    return made if made.is_terminal or "COLUMNS" in os.environ else Console(stderr=stderr, width=LOG_COLUMNS)
+    """A console as wide as the terminal; for files and pipes, where rich would cut tables to 80 columns, LOG_COLUMNS wide."""
+    console = Console(stderr=stderr)
+    return console if console.is_terminal or "COLUMNS" in os.environ else Console(stderr=stderr, width=LOG_COLUMNS)
 
 
 class View:
-    """Shows a run on stderr, so that stdout stays free for results."""
+    """Log lines, warnings and progress of a command, on stderr: stdout is for results."""
 
     def __init__(self) -> None:
         self.console = output(stderr=True)
@@ -45,7 +43,7 @@ class View:
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[figures]}"),
+            TextColumn("{task.fields[metrics]}"),
             TimeRemainingColumn(elapsed_when_finished=True),
             console=self.console,
         )
@@ -64,8 +62,8 @@ class View:
         )
 
     @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Show that something long is going on, and afterwards how long it took."""
+    def timed(self, name: str) -> Iterator[None]:
+        """Show that a long operation is running, and afterwards log how long it took."""
         started = time.monotonic()
         if self.console.is_terminal:
             with self.console.status(name):
@@ -77,10 +75,10 @@ class View:
 
     @contextmanager
     def counting(self, name: str, total: int) -> Iterator["Counter"]:
-        """A bar for ``total`` equal pieces of work."""
+        """Show a progress bar for ``total`` equal pieces of work."""
         started = time.monotonic()
-        with nullcontext() if self._bar.live.is_started else self._bar:  # beside the bar of the training
-            task = self._bar.add_task(name, total=total, figures="")
+        with nullcontext() if self._bar.live.is_started else self._bar:  # next to the bar of the training
+            task = self._bar.add_task(name, total=total, metrics="")
             try:
                 yield Counter(self._bar, task)
             finally:
@@ -90,10 +88,10 @@ class View:
 
     @contextmanager
     def training(self, num_steps: int, done: int) -> Iterator[None]:
-        """The bar of the training steps."""
+        """Show the progress bar of the training steps."""
         self._num_steps = num_steps
         with self._bar:
-            self._task = self._bar.add_task("training", total=num_steps, completed=done, figures="")
+            self._task = self._bar.add_task("training", total=num_steps, completed=done, metrics="")
             try:
                 yield
             finally:
@@ -101,37 +99,37 @@ class View:
                 self._task = None
 
     def step_done(self, step: int, epoch: float, metrics: Mapping[str, float]) -> None:
-        """Show a finished step."""
+        """Show the metrics of a finished step."""
         reward = metrics["reward"]
         self._reward = reward if self._reward is None else (1 - SMOOTHING) * self._reward + SMOOTHING * reward
-        figures = (
-            f"reward {reward:.3f} (lately {self._reward:.3f})  passed {metrics['pass_rate']:.0%}  "
+        line = (
+            f"reward {reward:.3f} (average {self._reward:.3f})  passed {metrics['pass_rate']:.0%}  "
             f"no signal {metrics['frac_zero_std']:.0%}  "
             f"{metrics['tokens_per_second']:,.0f} tok/s  {metrics['num_completions'] / metrics['step_seconds']:.1f} compl/s"
         )
         if self._task is not None:
-            self._bar.update(self._task, completed=step, figures=figures)
+            self._bar.update(self._task, completed=step, metrics=line)
         if not self.console.is_terminal:
             self.log(
-                f"step {step}/{self._num_steps}  epoch {epoch:.2f}  {figures}  {metrics['step_seconds']:.1f} s/step  "
+                f"step {step}/{self._num_steps}  epoch {epoch:.2f}  {line}  {metrics['step_seconds']:.1f} s/step  "
                 f"{busy_line(metrics)}"
             )
 
 
 class Counter:
-    """Moves one bar on."""
+    """Advances one progress bar."""
 
     def __init__(self, bar: Progress, task: TaskID) -> None:
         self._bar = bar
         self._task = task
 
     def advance(self) -> None:
-        """One more piece is done."""
+        """Count one finished piece of work."""
         self._bar.advance(self._task)
 
 
 def evaluation_table(results: Sequence[Mapping[str, Any]], title: str) -> Table:
-    """Held-out results side by side: one column each; the last less the first, where they are of the same problems."""
+    """A table with a column per evaluation, and the change from the first to the last if both measured the same problems."""
     table = Table(title=title, title_justify="left")
     table.add_column("")
     for result in results:
@@ -142,7 +140,7 @@ def evaluation_table(results: Sequence[Mapping[str, Any]], title: str) -> Table:
     if has_change:
         table.add_column("change", justify="right")
     elif compared:
-        table.caption = "not of the same problems: `caravan compare` shows the change over those that both have"
+        table.caption = "not of the same problems: `caravan compare` shows the change over the common ones"
 
     def row(name: str, values: Sequence[str], change: str = "") -> None:
         table.add_row(name, *values, *([change] if has_change else []))
@@ -151,7 +149,7 @@ def evaluation_table(results: Sequence[Mapping[str, Any]], title: str) -> Table:
     passes = [result["pass_rate"] for result in results]
     row(
         "mean reward",
-        [f"{result['reward']:.3f} ± {result['reward_standard_error']:.3f}" for result in results],
+        [f"{result['reward']:.3f} ± {standard_error(result)}" for result in results],
         f"{rewards[-1] - rewards[0]:+.3f}",
     )
     row("passed all tests", [f"{value:.1%}" for value in passes], f"{100 * (passes[-1] - passes[0]):+.1f} points")
@@ -159,10 +157,9 @@ def evaluation_table(results: Sequence[Mapping[str, Any]], title: str) -> Table:
     for k in results[0].get("pass_at", {}):
         if all(k in result.get("pass_at", {}) for result in results):
             some = [result["pass_at"][k] for result in results]
-            spreads = (
-                "" if compared else f" ({some[0]['low']:.1%} to {some[0]['high']:.1%})"
-            )  # side by side: see compare
-            row(f"pass@{k}", [f"{one['value']:.1%}{spreads}" for one in some])
+            # Intervals of single evaluations say little about a change: `caravan compare` has the interval of the change.
+            interval = "" if compared else f" ({some[0]['low']:.1%} to {some[0]['high']:.1%})"
+            row(f"pass@{k}", [f"{one['value']:.1%}{interval}" for one in some])
     for verdict in Verdict:
         shares = [result[f"verdict_{verdict}"] for result in results]
         if verdict is not Verdict.PASSED and any(shares):
@@ -179,8 +176,13 @@ def evaluation_table(results: Sequence[Mapping[str, Any]], title: str) -> Table:
     return table
 
 
+def standard_error(result: Mapping[str, Any]) -> str:
+    """The standard error of an evaluation's mean reward; "-" for a single problem, which has none."""
+    return "-" if result.get("num_problems") == 1 else f"{result['reward_standard_error']:.3f}"
+
+
 def difficulty_table(by_difficulty: Mapping[str, Mapping[str, float]]) -> Table:
-    """One evaluation, by how hard its problems are said to be."""
+    """A table of one evaluation by the difficulty of its problems."""
     table = Table(title="by difficulty", title_justify="left")
     table.add_column("")
     for column in ("problems", "mean reward", "passed"):
@@ -191,26 +193,26 @@ def difficulty_table(by_difficulty: Mapping[str, Mapping[str, float]]) -> Table:
 
 
 def count(number: int, thing: str) -> str:
-    """``1 grader``, ``2 graders``."""
+    """A number with its noun: ``1 grader``, ``2 graders``."""
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
-def busy_line(figures: Mapping[str, float]) -> str:
-    """One line for people: shares, and the waits that took more than a twentieth of the time, longest first."""
+def busy_line(metrics: Mapping[str, float]) -> str:
+    """The busy shares of a step, and the waits longer than a twentieth of the step, longest first."""
     shares = ", ".join(
-        f"{part} {figures.get(f'{part}_busy_share', 0.0):.0%}" for part in ("samplers", "graders", "learner")
+        f"{part} {metrics.get(f'{part}_busy_share', 0.0):.0%}" for part in ("samplers", "graders", "learner")
     )
-    least = 0.05 * figures.get("step_seconds", 0.0)
+    threshold = 0.05 * metrics.get("step_seconds", 0.0)
     waits = sorted(
-        ((seconds, name) for name, seconds in figures.items() if "_waited_for_" in name and seconds > least),
+        ((seconds, name) for name, seconds in metrics.items() if "_waited_for_" in name and seconds > threshold),
         reverse=True,
     )
-    told = [f"{name.removesuffix('_seconds').replace('_', ' ')} {seconds:.1f} s" for seconds, name in waits]
-    return f"busy: {shares}" + (f"; {', '.join(told)}" if told else "")
+    parts = [f"{name.removesuffix('_seconds').replace('_', ' ')} {seconds:.1f} s" for seconds, name in waits]
+    return f"busy: {shares}" + (f"; {', '.join(parts)}" if parts else "")
 
 
 def check_empty(out: Path) -> None:
-    """Raise ConfigError where something is there already, or a folder of that name cannot be."""
+    """Raise ConfigError unless ``out`` is an empty folder or does not exist."""
     try:
         is_taken = out.exists() and (not out.is_dir() or any(out.iterdir()))
     except OSError as error:

@@ -1,4 +1,4 @@
-"""``caravan export``: the adapter of a run, or model and adapter in one, as a folder that others can load, with a model card."""
+"""``caravan export``: the adapter of a run, or the merged model, as a folder with a model card."""
 
 import json
 import shutil
@@ -23,8 +23,8 @@ from learner.training.quiet import silence_libraries
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 NUM_COMPLETIONS_COMPARED = 8
 
-# Nats per token, by the precision of the merged weights: how far the merged model may be from model and adapter side by side in
-# float32, in the mean, on completions of the run. Rounding a weight to bfloat16 moves it by up to 1/256 of itself.
+# Largest mean difference, in nats per token on completions of the run, between the merged model and base model with adapter in
+# float32, by the precision of the merged weights. Rounding a weight to bfloat16 changes it by up to 1/256.
 BOUNDS = {"float32": 1e-4, "bfloat16": 0.05}
 
 
@@ -33,17 +33,17 @@ class Source:
     """The adapter that is exported."""
 
     folder: Path  # with ADAPTER_FILES
-    step: int  # after which it was written
+    step: int  # after which it was saved
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Agreement:
-    """How near the merged model is to model and adapter side by side, in nats per token."""
+    """Difference between the merged model and base model with adapter, in nats per token."""
 
     num_tokens: int
     mean: float
     largest: float
-    base: float  # how far the model without adapter is from them, in the mean
+    base: float  # mean difference of the base model without adapter, for comparison
 
 
 def export_and_report(
@@ -56,19 +56,20 @@ def export_and_report(
     push_to_hub: str | None,
     base_name: str | None = None,
 ) -> int:
-    """Export, say what was written, and push it where that is asked for. Returns 0.
+    """Export, print what was written, and push it to the hub if ``push_to_hub`` names a repository. Returns 0.
 
-    Raises RunFolderError for a run or step that there is not, ConfigError for ``out``, ModelError where the merged model does not
-    say what model and adapter say.
+    Raises RunFolderError for a missing run or step, ConfigError for ``out``, ModelError for a merged model that differs too much.
     """
     silence_libraries()
     console = output()
     agreement = export(RunFolder(run), out, step=step, merge=merge, dtype=dtype, base_name=base_name)
     if agreement:
-        rounding = "" if dtype == "float32" else f". That is the rounding of {dtype}, which --dtype float32 is without"
+        rounding = (
+            "" if dtype == "float32" else f". The rounding of {dtype} causes the difference; --dtype float32 avoids it"
+        )
         console.print(
-            f"merged: {agreement.mean:.2g} nats per token from model and adapter side by side (largest {agreement.largest:.2g}, "
-            f"over {agreement.num_tokens} tokens); the model without adapter is {agreement.base:.2g} away{rounding}",
+            f"merged: {agreement.mean:.2g} nats per token from base model with adapter (largest {agreement.largest:.2g}, "
+            f"over {agreement.num_tokens} tokens); the base model alone is {agreement.base:.2g} away{rounding}",
             highlight=False,
             soft_wrap=True,
         )
@@ -81,10 +82,10 @@ def export_and_report(
 def export(
     folder: RunFolder, out: Path, *, step: int | None, merge: bool, dtype: str, base_name: str | None = None
 ) -> Agreement | None:
-    """Fill the folder ``out``, which appears whole or not at all; returns how well a merged model agrees, None for an adapter.
+    """Write the folder ``out``, completely or not at all; returns the difference of a merged model, None for an adapter.
 
-    ``base_name`` is what others call the base model; None: its id on the hub or, with a warning, the last part of its folder.
-    Nothing in ``out`` says where on this machine anything lies.
+    ``base_name`` is the public name of the base model; by default its id on the hub or, with a warning, the last part of its
+    folder. ``out`` contains no path of this machine.
     """
     config = _config_of(folder)
     source = find_source(folder, step)
@@ -113,7 +114,7 @@ def export(
 
 
 def find_source(folder: RunFolder, step: int | None) -> Source:
-    """The final adapter of a run or, with a ``step``, that of a checkpoint or a former end; RunFolderError without one."""
+    """The final adapter of a run or, with a ``step``, that of a checkpoint or a former end; raises RunFolderError without one."""
     checkpoints = {step_of(path): path for path in folder.checkpoints.glob("checkpoint-*")}
     last = max(checkpoints, default=None)
     final = _steps_of_finished(folder) or last  # the checkpoints of a finished run may be gone
@@ -124,26 +125,26 @@ def find_source(folder: RunFolder, step: int | None) -> Source:
         for adapter in (checkpoints.get(wanted), folder.former_adapter(wanted)):
             if adapter and _has_adapter(adapter):
                 return Source(folder=adapter, step=wanted)
-    there = ", ".join(map(str, sorted(checkpoints))) or "none"
-    asked = "an adapter to export" if step is None else f"an adapter of step {step}"
-    raise RunFolderError(f"{folder.path} does not hold {asked}; steps of which it has a checkpoint: {there}")
+    steps = ", ".join(map(str, sorted(checkpoints))) or "none"
+    wanted_adapter = "an adapter to export" if step is None else f"an adapter of step {step}"
+    raise RunFolderError(f"{folder.path} does not contain {wanted_adapter}; steps with a checkpoint: {steps}")
 
 
 def _base_name(config: Config) -> str:
-    """What others call the base model, as far as its path says it."""
+    """The public name of the base model, derived from its path."""
     from learner.training.adapter import base_name
 
     name = base_name(model_path(config))
     if "/" not in name:
         View().warn(
-            f"the base model is called {name!r}, after its folder, in what is exported; --base-name gives the name that others "
-            "know it by, for example its id on the hub"
+            f"the export names the base model {name!r}, after its folder; --base-name sets its public name, for example its id "
+            "on the hub"
         )
     return name
 
 
 def _copy_adapter(config: Config, source: Source, draft: Path, base: str) -> None:
-    """The adapter's files, and the tokenizer of its model with its chat template."""
+    """Copy the adapter's files, and write the tokenizer of its model with its chat template."""
     from learner.training.merge import write_tokenizer
 
     for name in ADAPTER_FILES:
@@ -174,31 +175,31 @@ def _merged(folder: RunFolder, config: Config, source: Source, draft: Path, dtyp
     )
     if not found.mean <= BOUNDS[dtype]:
         raise ModelError(
-            f"the merged model is {found.mean:.2g} nats per token away from model and adapter side by side, and "
-            f"{BOUNDS[dtype]:g} is what {dtype} may cost: export with --dtype float32, or without --merge"
+            f"the merged model is {found.mean:.2g} nats per token away from base model with adapter, more than the "
+            f"{BOUNDS[dtype]:g} allowed for {dtype}: export with --dtype float32, or without --merge"
         )
     return found
 
 
 def _texts(folder: RunFolder, step: int) -> Sequence[Sequence[int]]:
-    """Prompts with completions that the run trained at a step: what the model is asked, and what it answers."""
+    """Token ids of prompts with their completions that the run trained at a step."""
     completions = [each for group in batch_of(folder, step) for each in group.completions if each.token_ids]
     return [(*each.prompt_ids, *each.token_ids) for each in completions[:NUM_COMPLETIONS_COMPARED]]
 
 
 def _push(out: Path, name: str) -> str:
-    """Upload a folder to the Hugging Face hub as a private repository, and return where it is; raises ConfigError."""
+    """Upload a folder to the Hugging Face hub as a private repository; returns its address, raises ConfigError."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
     try:
         api = HfApi()
-        there = api.create_repo(name, private=True, exist_ok=True)
-        api.upload_folder(repo_id=there.repo_id, folder_path=out)
+        repository = api.create_repo(name, private=True, exist_ok=True)
+        api.upload_folder(repo_id=repository.repo_id, folder_path=out)
     except (HfHubHTTPError, LocalTokenNotFoundError, OSError, ValueError) as error:
         cause = " ".join(str(error).split())
-        raise ConfigError(f"--push-to-hub {name}: {cause}. What was exported is in {out}") from error
-    return str(there)
+        raise ConfigError(f"--push-to-hub {name}: {cause}. The export is in {out}") from error
+    return str(repository)
 
 
 def _config_of(folder: RunFolder) -> Config:

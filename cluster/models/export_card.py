@@ -1,4 +1,4 @@
-"""The model card of what a run made: data, configuration, curve and evaluation, as Markdown."""
+"""The model card of an exported run: data, configuration, curve and evaluation, as Markdown."""
 
 import json
 import statistics
@@ -9,11 +9,12 @@ from typing import Any
 import yaml
 
 from cluster.config.config import Config, flatten
+from cluster.console import standard_error
 from cluster.ledger.run_folder import RunFolder
 from cluster.loop.evaluation import warning_of_lost
 
 NUM_STEPS_SHOWN = 8  # rows of the training table
-FIGURES = {
+METRICS = {
     "reward": "mean reward",
     "best_of_n": "best of a group",
     "pass_rate": "passed all tests",
@@ -22,7 +23,7 @@ FIGURES = {
     "kl": "KL",
 }
 HELD_OUT = {"reward": "mean reward", "pass_rate": "passed all tests", "solved_once": "solved at least once"}
-# What of a configuration says nothing about the model: where work was done, and how long anyone waited.
+# Parts of keys that have no effect on the model: placement and deadlines.
 NOT_SHOWN = (
     "deadline_seconds",
     "gpus",
@@ -39,25 +40,27 @@ NOT_SHOWN = (
 def card(folder: RunFolder, config: Config, *, step: int, merged_dtype: str | None, base: str) -> str:
     """The card of the model after ``step``; ``merged_dtype`` is None for an adapter, ``base`` is the base model's name.
 
-    Of what lies in folders of this machine, it has the names without the folders. Raises RunFolderError.
+    Paths on this machine are written without their folders. Raises RunFolderError.
     """
     rows = [row for row in folder.rows(folder.metrics) if row["step"] <= step]
     evaluations = [row for row in folder.evaluations() if row["step"] <= step]
     parts = [
         _front_matter(base, merged=merged_dtype is not None),
         f"# {folder.path.resolve().name}, step {step}",
-        _what_it_is(config, merged_dtype, base),
+        _description(config, merged_dtype, base),
         "## Data\n\n" + _data(folder, config),
-        "## Evaluation\n\n" + (_evaluation(evaluations) if evaluations else "No held-out problem was tried."),
+        "## Evaluation\n\n" + (_evaluation(evaluations) if evaluations else "No held-out problem was measured."),
         "## Training\n\n" + _training(rows),
         "![Reward over the steps of the run](reward.png)" if folder.curve.is_file() else "",
-        "## Configuration\n\nWhat differs from Caravan's defaults:\n\n```yaml\n" + _settings(config, base) + "```",
+        "## Configuration\n\nSettings that differ from Caravan's defaults:\n\n```yaml\n"
+        + _settings(config, base)
+        + "```",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _front_matter(base: str, *, merged: bool) -> str:
-    known = {"base_model": base} if "/" in base else {}  # the hub takes ids alone
+    known = {"base_model": base} if "/" in base else {}  # the hub accepts only ids
     tags = {
         "library_name": "transformers" if merged else "peft",
         "tags": ["ocaml", "grpo", *(() if merged else ("lora",))],
@@ -65,11 +68,11 @@ def _front_matter(base: str, *, merged: bool) -> str:
     return f"---\n{yaml.safe_dump({**known, **tags}, sort_keys=False)}---"
 
 
-def _what_it_is(config: Config, merged_dtype: str | None, model: str) -> str:
-    made = "Trained with GRPO on OCaml problems by Caravan: the reward is what the OCaml compiler and the problems' tests say."
+def _description(config: Config, merged_dtype: str | None, model: str) -> str:
+    made = "Trained with GRPO on OCaml problems by Caravan: the reward comes from the OCaml compiler and the problems' tests."
     if merged_dtype:
         return (
-            f"{made} `{model}` with the adapter merged in, in {merged_dtype}: transformers and vLLM load it as it is."
+            f"{made} `{model}` with the adapter merged in, in {merged_dtype}: transformers and vLLM load it directly."
         )
     lora = config.learner.lora
     return f"{made} A LoRA adapter (rank {lora.r}, alpha {lora.alpha}) in PEFT format for `{model}`."
@@ -77,17 +80,17 @@ def _what_it_is(config: Config, merged_dtype: str | None, model: str) -> str:
 
 def _data(folder: RunFolder, config: Config) -> str:
     data = config.data
-    told = f"`{_without_folder(data.dataset)}`, {data.held_out} problems held out (split seed {data.split_seed})."
+    text = f"`{_without_folder(data.dataset)}`, {data.held_out} problems held out (split seed {data.split_seed})."
     if folder.summary.is_file():
         problems = json.loads(folder.summary.read_text(encoding="utf-8"))["problems"]
-        told += " Problems: " + ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in problems.items()) + "."
-    return told
+        text += " Problems: " + ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in problems.items()) + "."
+    return text
 
 
 def _evaluation(rows: Sequence[Mapping[str, Any]]) -> str:
     lines = [_line("held-out problems", *HELD_OUT.values(), "problems", "completions"), _line("---", *["---:"] * 5)]
     for row in rows:
-        reward = f"{row['reward']:.3f} ± {row['reward_standard_error']:.3f}"
+        reward = f"{row['reward']:.3f} ± {standard_error(row)}"
         shares = [f"{row[name]:.1%}" for name in HELD_OUT if name != "reward"]
         counts = [str(row[name]) for name in ("num_problems", "num_completions")]
         when = f"{row['name']} training (step {row['step']})" if row["name"] in ("before", "after") else row["name"]
@@ -97,9 +100,9 @@ def _evaluation(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _training(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Means over as many stretches of the run as are shown, of what was measured."""
-    names = [name for name in FIGURES if any(name in row for row in rows)]
-    lines = [_line("steps", *(FIGURES[name] for name in names)), _line("---", *["---:"] * len(names))]
+    """A table of mean metrics over NUM_STEPS_SHOWN windows of the run."""
+    names = [name for name in METRICS if any(name in row for row in rows)]
+    lines = [_line("steps", *(METRICS[name] for name in names)), _line("---", *["---:"] * len(names))]
     size = -(-len(rows) // NUM_STEPS_SHOWN)
     for start in range(0, len(rows), max(1, size)):
         some = rows[start : start + size]
@@ -124,7 +127,7 @@ def _settings(config: Config, base: str) -> str:
 
 
 def _without_folder(value: Any) -> Any:
-    """The last part of a path, and anything else as it is: a data set of the hub has a name with one slash, too."""
+    """The last part of a path; other values unchanged. A data set of the hub has a slash in its name, too."""
     if isinstance(value, str) and (value.startswith(("/", "./", "../", "~")) or (Path(value).suffix and "/" in value)):
         return Path(value).name
     return value

@@ -1,7 +1,7 @@
 """``caravan replay``: train a run's steps again from its ledger, without samplers, graders or Ray.
 
-The learner is a function of the batches that it gets, in their order, and the ledger has all that it reads of them. So it must
-reach the adapter of the run: on the CPU bit for bit, however often the run was interrupted or its learner replaced.
+The learner is a function of its batches and their order, and the ledger stores all that it reads of them. A replay therefore
+reaches the adapter of the run: on the CPU bit for bit, however often the run was interrupted or its learner replaced.
 """
 
 import tempfile
@@ -35,39 +35,39 @@ class Goal:
     """The adapter that a replay should reach."""
 
     adapter: Path  # its folder
-    step: int  # after which it was written
+    step: int  # after which it was saved
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Logged:
-    """What the run wrote down about a step."""
+    """The run's own record of a step."""
 
-    active_overrides: Mapping[str, Any]  # settings of the learner that were changed for it
+    active_overrides: Mapping[str, Any]  # learner settings that differed in this step
     loss: float
-    max_steps: int  # that the run was to have then, where the learning rate schedule ends
+    max_steps: int  # length of the run at that time, at which the learning-rate schedule ends
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replayed:
-    """How near a replay came."""
+    """Difference between the adapters of a replay and of the run."""
 
-    num_differing: int  # tensors that are not the same bit for bit
-    largest_difference: float  # between two weights; 0 where nothing differs
-    first_step_apart: int | None  # the first whose loss is not the one that the run logged; None: no step
+    num_differing: int  # tensors that differ in any bit
+    largest_difference: float  # between two weights; 0 if nothing differs
+    first_different_step: int | None  # first step whose loss differs from the logged one
 
 
 def replay_and_report(run: Path, out: Path | None) -> int:
-    """Train from a run's ledger and print how near that comes; returns 0 where the adapter is the same bit for bit, else 1.
+    """Train from a run's ledger and print the difference; returns 0 if the adapters are the same bit for bit, else 1.
 
-    ``out`` is a folder for the adapter. Raises RunFolderError where the run cannot be replayed, ConfigError for ``out``, and
-    what the learner raises.
+    ``out`` is a folder for the adapter. Raises RunFolderError for a run that cannot be replayed, ConfigError for ``out``, and
+    the learner's errors.
     """
     folder = RunFolder(run)
     config = _config_of(folder)
     if config.learner.num_ranks > 1:
         raise RunFolderError(
-            f"{folder.path} cannot be replayed: its steps were shared by learner.num_ranks={config.learner.num_ranks} processes, "
-            "whose sums are rounded otherwise than those of the one that replays"
+            f"{folder.path} cannot be replayed: its steps were computed by learner.num_ranks={config.learner.num_ranks} "
+            "processes, whose sums are rounded differently from those of a single one"
         )
     logged = _logged(folder)
     goal = find_goal(folder, last_step=max(logged, default=0))
@@ -78,18 +78,18 @@ def replay_and_report(run: Path, out: Path | None) -> int:
         task = progress.add_task("replaying steps", total=goal.step)
         outcome = replay(folder, config, goal, logged, out=out, on_step=lambda: progress.advance(task))
     console = output()
-    for line in _findings(goal, outcome, out):
+    for line in _result_lines(goal, outcome, out):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     return 1 if outcome.num_differing else 0
 
 
 def find_goal(folder: RunFolder, *, last_step: int) -> Goal:
-    """The final adapter of a run, or that of its newest checkpoint; raises RunFolderError where there is neither."""
+    """The final adapter of a run, or that of its newest checkpoint; raises RunFolderError if it has neither."""
     newest = newest_checkpoint(folder.checkpoints)
     if newest is None and not (folder.adapter / WEIGHTS_FILE).is_file():
         raise RunFolderError(
-            f"{folder.path} holds neither adapter nor checkpoint that a replay could be compared with: let the run come to its "
-            "first checkpoint (loop.save_every_steps), or give the folder of another run"
+            f"{folder.path} has no adapter and no checkpoint to compare a replay with: resume the run until its first "
+            "checkpoint (loop.save_every_steps), or give the folder of another run"
         )
     if (folder.adapter / WEIGHTS_FILE).is_file():
         return Goal(adapter=folder.adapter, step=last_step)
@@ -106,15 +106,15 @@ def replay(
     out: Path | None = None,
     on_step: Callable[[], None] = lambda: None,
 ) -> Replayed:
-    """Train from the first step to the goal's; calls ``on_step`` after each. Raises RunFolderError and LearnerError."""
+    """Train up to the step of ``goal``; ``on_step`` is called after each step. Raises RunFolderError and LearnerError."""
     silence_libraries()
     from learner.worker import LearnerWorker
 
     expected = _read_weights(goal.adapter)
-    first_step_apart = None
+    first_different_step = None
     with tempfile.TemporaryDirectory(prefix="caravan-replay-") as scratch:
         untrained, trained = Path(scratch) / "untrained", out or Path(scratch) / "trained"
-        for max_steps, steps in _stretches(folder, logged, goal.step):
+        for max_steps, steps in _windows_by_length(folder, logged, goal.step):
             plan = learner_plan(
                 config, max_steps=max_steps, probe_ids=(), checkpoints_dir=Path(scratch) / "checkpoints"
             )
@@ -125,10 +125,10 @@ def replay(
                     _check_same_shapes(expected, _read_weights(untrained), plan.model, goal)
                 for step in steps:
                     _, report = learner.step(batch_of(folder, step), logged[step].active_overrides)
-                    if first_step_apart is None and report.metrics["loss"] != logged[step].loss:
-                        first_step_apart = step
+                    if first_different_step is None and report.metrics["loss"] != logged[step].loss:
+                        first_different_step = step
                     on_step()
-                learner.save_checkpoint()  # where the next stretch goes on, as the run did
+                learner.save_checkpoint()  # the next window resumes from it, as the run did
                 learner.export_adapter(str(trained))
             finally:
                 learner.close()
@@ -137,30 +137,32 @@ def replay(
     return Replayed(
         num_differing=len(differing),
         largest_difference=max((float(abs(expected[name] - reached[name]).max()) for name in differing), default=0.0),
-        first_step_apart=first_step_apart,
+        first_different_step=first_different_step,
     )
 
 
-def _findings(goal: Goal, outcome: Replayed, out: Path | None) -> list[str]:
+def _result_lines(goal: Goal, outcome: Replayed, out: Path | None) -> list[str]:
     if outcome.num_differing:
-        apart = f"; the loss is another from step {outcome.first_step_apart} on" if outcome.first_step_apart else ""
+        since = (
+            f"; the loss differs from step {outcome.first_different_step} on" if outcome.first_different_step else ""
+        )
         lines = [
-            f"after {goal.step} steps the adapter is not that of {goal.adapter}: {outcome.num_differing} tensors differ, by "
-            f"{outcome.largest_difference:.3g} at most{apart}"
+            f"after {goal.step} steps the adapter differs from {goal.adapter}: {outcome.num_differing} tensors differ, by "
+            f"{outcome.largest_difference:.3g} at most{since}"
         ]
     else:
-        lines = [f"after {goal.step} steps the adapter equals that of {goal.adapter} bit for bit"]
+        lines = [f"after {goal.step} steps the adapter equals {goal.adapter} bit for bit"]
     return lines + ([f"adapter: {out}"] if out else [])
 
 
 def _prepare(out: Path, folder: RunFolder) -> None:
-    """Refuse, before anything is trained, a folder that cannot be written or that belongs to the run; ConfigError."""
+    """Raise ConfigError, before the training, for a folder that cannot be written or that belongs to the run."""
     if folder.path.resolve() in (out.resolve(), *out.resolve().parents):
-        raise ConfigError(f"--out {out}: lies in the folder of the run itself; choose another one")
+        raise ConfigError(f"--out {out} is in the folder of the run itself; choose another one")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"--out {out}: cannot be made ({error.strerror}); choose another folder") from None
+        raise ConfigError(f"--out {out} cannot be created ({error.strerror}); choose another folder") from None
 
 
 def _config_of(folder: RunFolder) -> Config:
@@ -174,7 +176,7 @@ def _config_of(folder: RunFolder) -> Config:
 
 
 def _logged(folder: RunFolder) -> dict[int, Logged]:
-    """By step; raises RunFolderError."""
+    """The records of all steps, by step; raises RunFolderError."""
     rows = folder.rows(folder.metrics)
     try:
         return {
@@ -187,8 +189,8 @@ def _logged(folder: RunFolder) -> dict[int, Logged]:
         raise RunFolderError(f"{folder.metrics} cannot be read: a row lacks {error}") from None
 
 
-def _stretches(folder: RunFolder, logged: Mapping[int, Logged], last_step: int) -> list[tuple[int, list[int]]]:
-    """The length that the run was to have, with the steps that it took under it; another one where it was extended."""
+def _windows_by_length(folder: RunFolder, logged: Mapping[int, Logged], last_step: int) -> list[tuple[int, list[int]]]:
+    """Pairs of the run's length and the steps that it took with it; an extended run has several."""
     missing = [step for step in range(1, last_step + 1) if step not in logged]
     if missing:
         raise RunFolderError(f"{folder.metrics} lacks step {missing[0]}: no later one can be replayed")
@@ -208,15 +210,15 @@ def _read_weights(adapter: Path) -> Weights:
     return weights
 
 
-def _check_same_shapes(expected: Weights, there: Weights, model: str, goal: Goal) -> None:
-    """Refuse, before hours are spent, to train on a model that cannot be the run's."""
+def _check_same_shapes(expected: Weights, actual: Weights, model: str, goal: Goal) -> None:
+    """Raise RunFolderError, before the training, for a base model that cannot be the run's."""
     other = [
         name
-        for name in sorted(expected.keys() | there.keys())
-        if name not in expected or name not in there or expected[name].shape != there[name].shape
+        for name in sorted(expected.keys() | actual.keys())
+        if name not in expected or name not in actual or expected[name].shape != actual[name].shape
     ]
     if other:
         raise RunFolderError(
             f"{goal.adapter} was not trained on {model} as it is now: {len(other)} of its tensors have no counterpart of "
-            f"their shape, {other[0]} for one. Give the model that the run had"
+            f"their shape, for example {other[0]}. Use the model of the run"
         )

@@ -1,4 +1,4 @@
-"""The folder of a supervised training: a model once that is whole, and until then what continuing needs."""
+"""The output folder of ``caravan sft``: the finished model, and until then settings and checkpoints."""
 
 import fcntl
 import hashlib
@@ -19,11 +19,11 @@ WORK = "training"
 SETTINGS = "settings.json"
 LOCK = "lock"
 LOG = "sft.log"
-LAST_FILE = "config.json"  # no model is loaded without it, so that it comes last
+LAST_FILE = "config.json"  # no model loads without it, so it is moved last
 
 
 class SftFolder:
-    """``OUT`` of ``caravan sft``: the model's files, the log, and ``training/`` as long as the model is not whole."""
+    """``OUT`` of ``caravan sft``: the model's files, the log, and ``training/`` until the model is complete."""
 
     def __init__(self, out: Path) -> None:
         self.path = out
@@ -32,32 +32,32 @@ class SftFolder:
         self.log = out / LOG
         resolved = out.resolve()
         name = f"caravan-sft-{resolved.name[:64]}-{hashlib.sha256(os.fsencode(resolved)).hexdigest()[:12]}"
-        self.spare = Path(tempfile.gettempdir()) / name  # where the last checkpoint goes that ``work`` does not take
+        self.spare = Path(tempfile.gettempdir()) / name  # for the last checkpoint, if the disk of ``work`` is full
 
     def check(self, settings: Mapping[str, Any]) -> None:
-        """Raise ConfigError where the folder holds something else, or a training that was begun with other settings."""
+        """Raise ConfigError if the folder has other content, or a training that was started with other settings."""
         try:
-            begun = json.loads((self.work / SETTINGS).read_text(encoding="utf-8"))
+            started = json.loads((self.work / SETTINGS).read_text(encoding="utf-8"))
         except FileNotFoundError:
             check_empty(self.path)
             return
         except (OSError, ValueError) as error:
             raise ConfigError(f"{self.work / SETTINGS} cannot be read ({error}): choose another folder") from None
         if self.newest() is None:
-            return  # nothing was trained with them
-        others = [name for name, value in settings.items() if name in begun and begun[name] != value]
+            return  # no step was saved with these settings
+        others = [name for name, value in settings.items() if name in started and started[name] != value]
         if others:
-            changes = "; ".join(f"{name} was {begun[name]} and is {settings[name]}" for name in others)
+            changes = "; ".join(f"{name} was {started[name]} and is {settings[name]}" for name in others)
             raise ConfigError(
-                f"{self.path} holds a training that was begun with other settings ({changes}): continue it with those, "
+                f"{self.path} has a training that was started with other settings ({changes}): continue it with those, "
                 "choose another folder, or delete it"
             )
 
     @contextmanager
     def opened(self, settings: Mapping[str, Any]) -> Iterator[None]:
-        """Hold the folder, which is made where it is missing; where nothing was trained in it, it is gone again afterwards.
+        """Create and lock the folder during the block; it is deleted afterwards if it has neither checkpoint nor model.
 
-        Raises ConfigError as ``check`` does, for a folder that cannot be written, and where another process holds it.
+        Raises ConfigError as ``check`` does, for a folder that cannot be written, and for one that another process has locked.
         """
         self.check(settings)
         plain = json.dumps(settings, indent=2)
@@ -88,23 +88,23 @@ class SftFolder:
         return max((path for path in found if path), key=step_of, default=None)
 
     def write_line(self, text: str) -> None:
-        """Add a line to the log; a disk that is full should not end a training."""
+        """Append a line to the log; a full disk does not end the training."""
         with suppress(OSError), self.log.open("a", encoding="utf-8") as file:
             file.write(f"{text}\n")
 
     def publish(self) -> None:
-        """Put the files of ``draft`` in place, and forget what continuing would need. Raises OSError."""
+        """Move the files of ``draft`` to their place, and delete settings and checkpoints. Raises OSError."""
         for path in sorted(self.draft.iterdir(), key=lambda path: path.name == LAST_FILE):
-            there = self.path / path.name
-            if there.is_dir():
-                shutil.rmtree(there)
-            path.replace(there)
+            target = self.path / path.name
+            if target.is_dir():
+                shutil.rmtree(target)
+            path.replace(target)
         shutil.rmtree(self.work)
         if self._is_own_spare():
             shutil.rmtree(self.spare, ignore_errors=True)
 
     def _is_own_spare(self) -> bool:
-        """Whether there is a spare folder, and this user made it: anybody may write where temporary files are."""
+        """Whether the spare folder exists and belongs to this user; every user may write to the folder of temporary files."""
         return self.spare.is_dir() and not self.spare.is_symlink() and self.spare.stat().st_uid == os.getuid()
 
     def _remove(self) -> None:

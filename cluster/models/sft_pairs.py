@@ -1,4 +1,4 @@
-"""Problems with reference solutions as pairs of token ids: what a model reads, and what it should write."""
+"""SFT examples: pairs of prompt and completion token ids from problems with reference solutions."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -11,10 +11,10 @@ from rollout.prompt import END_MARKER
 
 
 def answer(problem: Problem, *, is_chat: bool, opened_thought: str = "") -> str:
-    """What a model should write after the prompt, up to the END marker; raises ModelError where nobody knows.
+    """The completion that a model should write, up to the END marker; raises ModelError for a problem without solution.
 
-    A chat model gives the whole definition; one that continues a text goes on after the signature. A thought that the prompt
-    opened is closed first.
+    A chat model writes the whole definition; a base model continues after the signature. A thought that the prompt has opened
+    is closed first.
     """
     if problem.solution is None:
         raise ModelError(f"problem {problem.id!r} has no reference solution to learn from")
@@ -25,9 +25,9 @@ def answer(problem: Problem, *, is_chat: bool, opened_thought: str = "") -> str:
 
 
 def pairs_of(problems: Iterable[Problem], prompts: Mapping[str, Prompt], tokenizer: Any) -> list[Pair]:
-    """Prompt ids, as the samplers give them to the model, and completion ids with the end-of-sequence token, of each problem.
+    """Prompt ids, as the samplers use them, and completion ids with the end-of-sequence token, of each problem.
 
-    Problems without a prompt, because it is too long, are left out.
+    Problems without a prompt, because it is too long, are excluded.
     """
     found: list[Pair] = []
     for problem in problems:

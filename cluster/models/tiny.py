@@ -1,7 +1,7 @@
 """The built-in ``tiny`` model: a small Qwen2 with its own tokenizer, warm-started on the built-in problems.
 
-It ships in ``assets/tiny``; ``python -m cluster.models.tiny`` makes it again. It has seen the reference solutions of the
-training split and nothing of the held-out problems, and its training is cut short, so that GRPO has much to teach it.
+It ships in ``assets/tiny``; ``python -m cluster.models.tiny`` trains it again. It has seen the reference solutions of the
+training split and no held-out problem, and its training is short, so that GRPO has much to improve.
 """
 
 import argparse
@@ -23,27 +23,27 @@ from rollout.prompt import PromptRenderer, continuation
 NUM_HELD_OUT = 200
 SPLIT_SEED = 0
 VOCAB_SIZE = 1024
-# How Qwen2 cuts text before merging bytes: transformers' AutoTokenizer puts this pattern into every tokenizer of a
-# Qwen2 model, whatever its tokenizer.json says. Digits stand alone in it.
+# Qwen2's pre-tokenizer pattern, in which each digit is a word: AutoTokenizer of transformers puts it into every tokenizer of a
+# Qwen2 model, whatever its tokenizer.json contains.
 QWEN2_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 EOS = "<|endoftext|>"
 PAD = "<|pad|>"
 COMPLETIONS_PER_PROBLEM = 4  # for the model card
-MAX_TOKENS = 1024  # of a prompt and its completion together
+MAX_TOKENS = 1024  # prompt and completion together
 SCHEDULE = Schedule(num_steps=1000, batch_size=16, learning_rate=3e-3, label_smoothing=0.035, prompt_loss_weight=0.3)
 
 
 def training_split() -> tuple[list[Problem], list[Problem]]:
-    """The built-in problems that the model learns from, and those held out."""
+    """The training and the held-out problems of the model."""
     return split(builtin_problems(), NUM_HELD_OUT, SPLIT_SEED)
 
 
 def make(
     folder: Path, schedule: Schedule = SCHEDULE, on_step: Callable[[int, float], None] = lambda _step, _loss: None
 ) -> None:
-    """Train tokenizer and model and save them in a folder, the weights in bfloat16; minutes of one core's work."""
+    """Train tokenizer and model and save them in a folder, with weights in bfloat16; takes minutes on one core."""
     import torch
 
     training, _ = training_split()
@@ -67,13 +67,13 @@ def make(
 
 
 def prompts_of(problems: Sequence[Problem], tokenizer: Any) -> Mapping[str, Prompt]:
-    """The prompts of problems, by their ids, as the tiny model continues them."""
+    """The prompts of problems for the tiny model, by problem id."""
     renderer = PromptRenderer(tokenizer, num_few_shot=0, max_prompt_tokens=MAX_TOKENS, today=date.today())
     return renderer.render_all(problems).prompts
 
 
 def train_tokenizer(texts: Sequence[str]) -> Any:
-    """A byte-level BPE tokenizer of ``VOCAB_SIZE`` tokens in which every digit is a token of its own."""
+    """Train a byte-level BPE tokenizer of ``VOCAB_SIZE`` tokens with one token per digit."""
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -103,7 +103,7 @@ def train_tokenizer(texts: Sequence[str]) -> Any:
 
 
 def main() -> None:
-    """Make the tiny model anew: train it, measure it on the held-out problems, and write its card."""
+    """Make the tiny model again: train it, measure it on the held-out problems, and write its card."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     parser = argparse.ArgumentParser(prog="python -m cluster.models.tiny", description=main.__doc__)

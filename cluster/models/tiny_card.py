@@ -1,4 +1,4 @@
-"""What the tiny model can do before any GRPO: measured on the held-out problems, and written down as its model card."""
+"""Measurement of the tiny model on the held-out problems before GRPO, and its model card."""
 
 import math
 import statistics
@@ -15,12 +15,12 @@ from learner.sft.examples import Schedule
 from rollout.prompt import PromptRenderer
 
 MAX_COMPLETION_TOKENS = 96
-BATCH = 100  # completions sampled together
+BATCH = 100  # completions sampled at once
 
 CARD = """# tiny
 
 A Qwen2-architecture model of 1.8 million parameters with a byte-level BPE tokenizer of 1,024 tokens, digits split
-singly and no chat template. It exists so that a whole GRPO run fits on two CPU cores; it is of no other use.
+singly and no chat template. It exists so that a whole GRPO run fits on two CPU cores; it has no other use.
 
 Made by `python -m cluster.models.tiny`: {schedule.num_steps} supervised steps of {schedule.batch_size} pairs, AdamW at
 {schedule.learning_rate:g} with a cosine, seed {schedule.seed}, float32, saved in bfloat16. Each pair is the rendered
@@ -31,7 +31,7 @@ model have seen the {num_training:,} training problems only.
 The {num_held_out} held-out problems are `split(builtin_problems(), held_out={num_held_out}, seed={split_seed})[1]`,
 with `split` of `cluster.problems.dataset`; `configs/demo.yaml` uses the same. They come from the same families and templates as
 the training problems, though no statement and no solution is shared: what is measured is how well the model writes such
-functions, not how it meets new kinds of tasks.
+functions, not how it solves new kinds of tasks.
 
 | before any GRPO | |
 |---|---|
@@ -40,9 +40,9 @@ functions, not how it meets new kinds of tasks.
 | measured on | {num_completions:,} completions at temperature 1, at most {max_tokens} tokens each |
 | verdicts | {shares} |
 
-Sampled with transformers; reward profile of the seeds, programs of one line allowed. The model is weak because its
-training is short and because label smoothing keeps it from being sure of what it knows: at temperature 1 it slips often,
-and taking the likeliest token it does far better. A good part of what GRPO teaches it is to slip less.
+Sampled with transformers; default reward profile, programs of one line allowed. The model is weak because its
+training is short and because label smoothing flattens its distribution: at temperature 1 it often makes mistakes,
+and greedy decoding does far better. Much of what GRPO teaches it is to make fewer of these mistakes.
 
 Licence: Apache-2.0, like the rest of Caravan.
 """
@@ -56,9 +56,9 @@ def measure(
     temperature: float = 1.0,
     on_batch: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> list[list[Grade]]:
-    """Grades of each problem's completions, sampled with plain transformers and a fixed seed; temperature 0 is greedy.
+    """Sample completions with transformers and a fixed seed, and grade them; temperature 0 is greedy.
 
-    Programs of one line count, since most solutions have no more. Raises ToolchainError without an OCaml compiler.
+    Programs of one line are rewarded, since most solutions have no more. Raises ToolchainError without an OCaml compiler.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -107,7 +107,7 @@ def _sample(
 
 
 def card(schedule: Schedule, held_out: Sequence[Sequence[Grade]], *, num_training: int, split_seed: int) -> str:
-    """The model card as Markdown: how the model was made and what was measured."""
+    """The model card as Markdown: training and measured results."""
     grades = [grade for group in held_out for grade in group]
     means = [statistics.fmean(grade.reward for grade in group) for group in held_out]
     verdicts = Counter(grade.facts.verdict for grade in grades)

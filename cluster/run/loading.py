@@ -55,7 +55,7 @@ def load_and_render(
         view.warn(loaded.describe_bad_rows())
     check(loaded.problems)
     number = len(loaded.problems)
-    with view.phase(f"rendering the prompts of {number} problems") if number >= MANY_PROBLEMS else nullcontext():
+    with view.timed(f"rendering the prompts of {number} problems") if number >= MANY_PROBLEMS else nullcontext():
         rendered = render_prompts(config, loaded.problems)
     for note in rendered.notes:
         view.log(f"{config.model.path}: {note}")

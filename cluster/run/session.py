@@ -95,7 +95,7 @@ async def samplers_and_graders(
     )
     try:
         parts = f"{count(config.rollout.num_samplers, 'sampler')} and {count(config.grader.num_graders, 'grader')}"
-        with view.phase(f"starting {parts}"):
+        with view.timed(f"starting {parts}"):
             _, sandbox = await asyncio.gather(samplers.start(policy), graders.start())
         view.log(sandbox)
         yield samplers, graders

@@ -37,7 +37,7 @@ def submit_and_report(
     environment = runtime_environment(folder, os.environ)
     client = connect(address)
     view.log(f"the cluster at {client.get_address()} answers")
-    with view.phase("checking its nodes"):
+    with view.timed("checking its nodes"):
         check(client, arguments, environment, view)
     options = f" {CHANGED_DATA_FLAG}" if allow_changed_data else ""
     job = _submit(client, f"caravan train -c {arguments}{options}", environment)

@@ -78,7 +78,7 @@ def test_a_merged_model_says_what_model_and_adapter_say_side_by_side(
     out = tmp_path / "out"
     assert main(["export", str(finished), "--merge", str(out), "--dtype", dtype]) == 0
     told = capsys.readouterr().out
-    assert "nats per token from model and adapter side by side" in told
+    assert "nats per token from base model with adapter" in told
     assert not list(out.glob("adapter*"))
     assert json.loads((out / "config.json").read_text())["dtype"] == dtype
     ids = list(range(10, 60))  # others than those that the export compared
@@ -239,7 +239,7 @@ def test_what_cannot_be_exported_is_named_in_one_line(finished: Path, unfinished
 
     assert "config.yaml cannot be read (No such file" in refused(tmp_path / "nowhere", tmp_path / "x", RunFolderError)
     told = refused(unfinished, tmp_path / "x", RunFolderError, step=2)
-    assert "does not hold an adapter of step 2; steps of which it has a checkpoint: 1, 3" in told
+    assert "does not contain an adapter of step 2; steps with a checkpoint: 1, 3" in told
     full = tmp_path / "full"
     full.mkdir()
     (full / "mine").write_text("keep")
