@@ -117,7 +117,7 @@ def test_what_is_exported_holds_no_path_of_this_machine_and_the_tokenizer(
     options = [*(["--merge"] if merge else []), *(["--base-name", base] if base else [])]
     assert main(["export", str(moved), str(out), *options]) == 0
     told = " ".join(capsys.readouterr().err.split())
-    assert ("the base model is called 'my-model', after its folder" in told) == (base is None)
+    assert ("the export names the base model 'my-model', after its folder" in told) == (base is None)
     texts = {path.name: path.read_text() for path in out.iterdir() if path.suffix in (".json", ".md", ".jinja")}
     assert "/me/" not in "".join(texts.values()).replace("me/base", "") and str(tmp_path) not in "".join(texts.values())
     assert texts["chat_template.jinja"] == "{{ messages[0].content }}"
@@ -163,7 +163,7 @@ def test_a_merged_model_that_says_something_else_is_refused_and_leaves_nothing(
         shutil.copytree(model, folder, dirs_exist_ok=True)  # the adapter is forgotten
 
     monkeypatch.setattr(merge, "write_merged", half)
-    with pytest.raises(ModelError, match=r"the merged model is .* nats per token away .* is what float32 may cost"):
+    with pytest.raises(ModelError, match=r"the merged model is .* nats per token away .* allowed for float32"):
         exporting.export(RunFolder(finished), tmp_path / "out", step=None, merge=True, dtype="float32")
     assert list(tmp_path.iterdir()) == []
 
@@ -250,7 +250,7 @@ def test_what_cannot_be_exported_is_named_in_one_line(finished: Path, unfinished
     run = tmp_path / "run"
     run.mkdir()
     shutil.copy(finished / "config.yaml", run)
-    assert "an adapter to export; steps of which it has a checkpoint: none" in refused(run, full, RunFolderError)
+    assert "an adapter to export; steps with a checkpoint: none" in refused(run, full, RunFolderError)
 
 
 def test_nothing_is_pushed_unless_asked_and_then_as_a_private_repository(

@@ -30,7 +30,7 @@ def test_a_replay_reaches_the_adapter_of_the_run_bit_for_bit(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert replay_and_report(finished, tmp_path / "again") == 0
-    assert "after 4 steps the adapter equals that of" in capsys.readouterr().out
+    assert "after 4 steps the adapter equals " in capsys.readouterr().out
     written = {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()}
     assert written == {path.name: path.read_bytes() for path in (finished / "adapter").iterdir()}
 
@@ -40,7 +40,7 @@ def test_a_run_that_was_extended_is_replayed_with_the_length_that_it_had_at_each
 ) -> None:
     run = make_extended(finished, tmp_path / "run")
     assert replay_and_report(run, None) == 0
-    assert "after 6 steps the adapter equals that of" in capsys.readouterr().out
+    assert "after 6 steps the adapter equals " in capsys.readouterr().out
 
     metrics = run / "metrics.jsonl"
     metrics.write_text(metrics.read_text().replace('"max_steps": 4.0', '"max_steps": 6.0'))
@@ -62,7 +62,7 @@ def test_a_run_whose_steps_several_ranks_shared_is_refused_with_the_reason(unfin
     config = (run / "config.yaml").read_text()
     assert config.count("num_ranks: 1") == 1
     (run / "config.yaml").write_text(config.replace("num_ranks: 1", "num_ranks: 2"))
-    with pytest.raises(RunFolderError, match=r"learner\.num_ranks=2 processes, whose sums are rounded otherwise"):
+    with pytest.raises(RunFolderError, match=r"learner\.num_ranks=2 processes, whose sums are rounded differently"):
         replay_and_report(run, None)
 
 
@@ -85,7 +85,7 @@ def test_a_ledger_that_tells_something_else_gives_another_adapter_and_says_from_
     assert replay_and_report(run, None) == 1
     told = capsys.readouterr().out
     assert "tensors differ, by" in told
-    assert "the loss is another from step 3 on" in told
+    assert "the loss differs from step 3 on" in told
 
 
 def test_the_ledger_gives_back_the_batch_as_the_learner_got_it(finished: Path) -> None:
@@ -118,7 +118,7 @@ def test_what_cannot_be_replayed_is_named_in_one_line(finished: Path, tmp_path: 
         "".join(f"{line}\n" for line in (finished / "metrics.jsonl").read_text().splitlines()[1:])
     )
     assert "metrics.jsonl lacks step 1" in refused(tmp_path / "torn")
-    assert "lies in the folder of the run" in refused(finished, finished / "adapter", ConfigError)
+    assert "is in the folder of the run" in refused(finished, finished / "adapter", ConfigError)
 
     run = tmp_path / "run"
     shutil.copytree(finished, run)
@@ -136,4 +136,4 @@ def test_what_cannot_be_replayed_is_named_in_one_line(finished: Path, tmp_path: 
     (run / "config.yaml").write_text(text)
     shutil.rmtree(run / "adapter")
     shutil.rmtree(run / "checkpoints")
-    assert "neither adapter nor checkpoint" in refused(run)
+    assert "no adapter and no checkpoint" in refused(run)

@@ -139,7 +139,7 @@ def test_an_interrupted_training_continues_and_makes_the_same_model(
         assert main(command(problems, out, *options)) == 1
     told = " ".join(capsys.readouterr().err.split())
     assert f"cannot be written to {out}: OSError: [Errno 28] No space left" in told
-    assert f"what was trained is kept in {out}/training/checkpoint-6" in told
+    assert f"the trained weights are in {out}/training/checkpoint-6" in told
 
     from learner.sft import train as supervised
 
