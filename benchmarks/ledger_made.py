@@ -11,20 +11,21 @@ from pathlib import Path
 
 from cluster.config.config import load_config
 from cluster.console import View
-from cluster.ledger.outcomes import Dropped
+from cluster.ledger.outcomes import DroppedGroup
 from cluster.ledger.progress import Progress
 from cluster.ledger.run_folder import RunFolder
 from cluster.loop.metrics import step_metrics
 from cluster.problems.builtin import builtin_problems
-from cluster.run.recorder import RunRecords
+from cluster.run.recorder import RunRecorder
 from cluster.types import (
     AssertOutcome,
     Completion,
+    Drop,
+    DropReason,
     Facts,
     FinishReason,
     Grade,
     Group,
-    Outcome,
     Problem,
     RewardTerms,
     StepReport,
@@ -59,7 +60,7 @@ def make_ledger(path: Path, num_rows: int, say: Callable[[str], None]) -> RunFol
     with folder.opened(load_config(None, (f"group_size={GROUP_SIZE}", "model.path=tiny"), environment={})):
         view = View()
         view.console.quiet = True
-        records = RunRecords(folder, view, lambda _: None)
+        records = RunRecorder(folder, view, lambda _: None)
         source = _Source(num_steps)
         for step in range(1, num_steps + 1):
             if step % 50 == 1:
@@ -69,15 +70,14 @@ def make_ledger(path: Path, num_rows: int, say: Callable[[str], None]) -> RunFol
     return folder
 
 
-def write_step(records: RunRecords, source: "_Source", step: int) -> None:
+def write_step(records: RunRecorder, source: "_Source", step: int) -> None:
     """One step's completions, those that were filtered included, in one file."""
     groups = [source.group(step, number) for number in range(GROUPS_PER_STEP)]
     dropped = [
-        Dropped(
+        DroppedGroup(
             group=source.group(step, GROUPS_PER_STEP + number),
             group_size=GROUP_SIZE,
-            outcome=Outcome.FILTERED,
-            reason="no_signal",
+            drop=Drop(DropReason.NO_SIGNAL),
         )
         for number in range(FILTERED_PER_STEP)
     ]

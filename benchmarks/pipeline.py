@@ -26,13 +26,19 @@ from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from benchmarks.pipeline_tables import tables
 from benchmarks.service_times import TINY_ON_CPU, ServiceTimes
-from benchmarks.simulated import DriverTime, SimulatedGraders, SimulatedLearner, SimulatedSamplers, now
+from benchmarks.simulated import (
+    DriverTime,
+    SimulatedGraders,
+    SimulatedLearner,
+    SimulatedSamplers,
+    now,
+)
 from benchmarks.virtual_time import simulate
 from cluster.config.config import load_config
-from cluster.health.watch import Response
-from cluster.ledger.outcomes import Dropped
+from cluster.health.monitor import Response
+from cluster.ledger.outcomes import DroppedGroup
 from cluster.ledger.progress import Progress
-from cluster.loop.driver import Driver
+from cluster.loop.driver import Driver, Hooks, Pools, TrainingProblems
 from cluster.problems.dataset import ProblemStream
 from cluster.types import Group, Problem, Prompt, StepReport, WeightSync
 
@@ -88,7 +94,7 @@ class QuietRecords:
     num_stale: int = 0
     num_trained: int = 0
 
-    def group_dropped(self, dropped: Dropped, step: int) -> None:
+    def group_dropped(self, dropped: DroppedGroup, step: int) -> None:
         """Nothing is filtered here: it was too old."""
         del dropped, step
         self.num_stale += 1
@@ -105,16 +111,16 @@ class QuietRecords:
         del epoch, report, metrics, active_overrides
         self.num_trained += len(groups)
 
-    def phase_entered(self, step: int, values: Mapping[str, Any]) -> None:
+    def settings_changed(self, step: int, values: Mapping[str, Any]) -> None:
         """Cannot happen: there are no phases."""
 
-    def health_noted(self, step: int, response: Response) -> None:
+    def health_checked(self, step: int, response: Response) -> None:
         """Cannot happen: nobody watches."""
 
     def policy_published(self, version: int, syncs: Sequence[WeightSync], began_at: float, seconds: float) -> None:
         """Not asked for."""
 
-    def filtering_gave_up(self, step: int) -> None:
+    def filter_suspended(self, step: int) -> None:
         """Cannot happen: there is no filter."""
 
     def save_progress(self, step: int, state: str) -> None:
@@ -167,13 +173,13 @@ class Pipeline:
         problem = Problem(id="p", statement="", signature="let f (n : int) : int =", tests="")
         driver = Driver(
             load_config(None, overrides, environment={}),
+            Pools(samplers=self._samplers, graders=self._graders, learner=self._learner),
+            TrainingProblems(
+                stream=ProblemStream([problem], self._seed),
+                prompts={"p": Prompt(problem_id="p", text="", token_ids=())},
+            ),
+            Hooks(recorder=self._records),
             max_steps=max_steps,
-            stream=ProblemStream([problem], self._seed),
-            prompts={"p": Prompt(problem_id="p", text="", token_ids=())},
-            samplers=self._samplers,
-            graders=self._graders,
-            learner=self._learner,
-            records=self._records,
             progress=Progress(),
             stop=asyncio.Event(),
         )

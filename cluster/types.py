@@ -51,6 +51,49 @@ class Outcome(StrEnum):
     FAILED = "failed"  # a sampler or grader failed
 
 
+class DropReason(StrEnum):
+    """Reason why a completion was not trained."""
+
+    NO_SIGNAL = "no_signal"  # all rewards of its group are equal
+    TRUNCATED = "truncated"  # too many completions of its group hit the length limit
+    TOO_HARD = "too_hard"  # the mean reward of its group is too low
+    TOO_EASY = "too_easy"  # the mean reward of its group is too high
+    TOO_SLOW = "too_slow"  # its group became stale as often as it may
+    STALE = "stale"  # its group, or each of its tokens, is more than max_staleness versions behind
+    NOT_STARTED = "not_started"  # its group waited for a sampler until it would have been stale
+    UNGRADABLE = "ungradable"  # graders failed
+    SAMPLER_FAILED = "sampler_failed"
+    EMPTY = "empty"  # it has no token
+    MASKED_TRUNCATED = "masked_truncated"  # learner.mask_truncated_completions
+    BELOW_THRESHOLD = "below_threshold"  # learner.reward_threshold
+    NOT_IN_TOP_K = "not_in_top_k"  # learner.train_top_k
+
+    @property
+    def outcome(self) -> Outcome:
+        """Outcome of a completion that is dropped for this reason."""
+        if self in (DropReason.STALE, DropReason.NOT_STARTED):
+            return Outcome.STALE
+        if self in (DropReason.UNGRADABLE, DropReason.SAMPLER_FAILED):
+            return Outcome.FAILED
+        return Outcome.FILTERED
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Reason why a completion or a whole group was not trained, with a detail where there is one."""
+
+    reason: DropReason
+    detail: str = ""  # the error of a sampler, for example
+
+    @property
+    def outcome(self) -> Outcome:
+        """Outcome of the completions concerned."""
+        return self.reason.outcome
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}" if self.detail else str(self.reason)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
     """A programming task: a statement that the model sees and tests that it never sees."""
@@ -95,11 +138,12 @@ class Sampling:
 class GroupRequest:
     """A request to a sampler pool for all completions of one prompt."""
 
-    group_id: str  # unique in a run, e.g. "g0000012"
+    group_id: str  # unique in a run, "g<position>", "g<position>-<attempt>" from the second attempt on
     prompt: Prompt
     group_size: int  # G
     sampling: Sampling
     seed: int  # completion i of the group is sampled with seed + i
+    position: int = 0  # in the problem stream, or among the problems of an evaluation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,6 +258,7 @@ class Group:
     completions: tuple[Completion, ...]  # [G]; fewer where the group was cancelled before all had ended
     grades: tuple[Grade | None, ...]  # [G]; None where grading failed: no reward, not in the baseline
     timestamps: tuple[Timestamps, ...] = ()  # [G]; empty where they were not measured
+    position: int = 0  # the request's
 
     @property
     def rewards(self) -> tuple[float, ...]:
@@ -268,7 +313,7 @@ class StepReport:
     step: int  # 1 after the first step
     metrics: Mapping[str, float]  # TRL's names where TRL measures it (loss, grad_norm, learning_rate, entropy, kl, ...)
     advantages: Mapping[str, float] = field(default_factory=dict)  # by completion id, of those in the loss
-    excluded: Mapping[str, str] = field(default_factory=dict)  # by completion id: reason, "ungradable", ...
+    excluded: Mapping[str, DropReason] = field(default_factory=dict)  # by completion id, of those not in the loss
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -282,10 +282,10 @@ class Config(BaseModel):
             validate(plain)  # raises ConfigError, which names the key and the value
         return self
 
-    def schedule(self, interventions: Sequence[Branch] = ()) -> Schedule:
-        """The values of what the phases change, at any point of the run; ``interventions`` are what its health made it change."""
+    def settings_schedule(self, adjustments: Sequence[Branch] = ()) -> Schedule:
+        """The values of what the phases change, at any point of the run; ``adjustments`` are what its health made it change."""
         branches = sorted(
-            (*interventions, *self.branches), key=lambda branch: branch.from_step
+            (*adjustments, *self.branches), key=lambda branch: branch.from_step
         )  # stable: who resumes decides
         base = flatten(self.model_copy(update={"phases": (), "branches": ()}))
         return Schedule(self.phases, base, branches=branches)

@@ -8,11 +8,11 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.console import output
-from cluster.health.epochs import Compared, as_cells
+from cluster.health.checks import CheckResult, check_run, worst
+from cluster.health.comparison import Compared, as_cells
 from cluster.health.history import History
-from cluster.health.judging import Finding, judge, worst
 from cluster.health.rules import Health
-from cluster.health.run import history_of
+from cluster.health.run_history import history_of
 
 EXIT_CODES = {Health.OK: 0, Health.WARN: 3, Health.STOP: 4, Health.NO_DATA: 5}
 """1, 2 and 130 are those of every command."""
@@ -23,47 +23,47 @@ STYLES = {Health.OK: "green", Health.WARN: "yellow", Health.STOP: "bold red", He
 def health_and_report(run: Path, *, as_json: bool) -> int:
     """Judge a run and print what was found, worst first; returns the exit code. Raises RunFolderError."""
     history = history_of(run)
-    findings = judge(history)
+    results = check_run(history)
     if as_json:
-        print(json.dumps(as_object(run, history, findings), ensure_ascii=False))
+        print(json.dumps(as_object(run, history, results), ensure_ascii=False))
     else:
-        _print(run, history, findings)
-    return EXIT_CODES[worst(findings)]
+        _print(run, history, results)
+    return EXIT_CODES[worst(results)]
 
 
-def as_object(run: Path, history: History, findings: Sequence[Finding]) -> dict[str, object]:
+def as_object(run: Path, history: History, results: Sequence[CheckResult]) -> dict[str, object]:
     """The findings for a program."""
     return {
         "run": str(run),
         "step": int(history.steps[-1]["step"]) if history.steps else 0,
         "epoch": history.epoch,
-        "health": str(worst(findings)),
-        "findings": [finding.as_row() for finding in findings],
+        "health": str(worst(results)),
+        "findings": [result.as_row() for result in results],
     }
 
 
-def _print(run: Path, history: History, findings: Sequence[Finding]) -> None:
+def _print(run: Path, history: History, results: Sequence[CheckResult]) -> None:
     console = output()
     where = f"step {history.steps[-1]['step']:g}, epoch {history.epoch or 0.0:.2f}" if history.steps else "no step yet"
-    verdict = worst(findings)
+    verdict = worst(results)
     console.print(Text.assemble(f"{run} ({where}): ", (str(verdict), STYLES[verdict])), soft_wrap=True)
     table = Table(box=None, pad_edge=False, show_header=False)
-    for finding in findings:
-        if finding.health is not Health.NO_DATA:
+    for result in results:
+        if result.health is not Health.NO_DATA:
             table.add_row(
-                Text(str(finding.health), style=STYLES[finding.health]),
-                finding.rule.id,
-                Text(finding.judgement.evidence),
+                Text(str(result.health), style=STYLES[result.health]),
+                result.rule.id,
+                Text(result.assessment.evidence),
             )
     console.print(table)
-    for finding in sorted(findings, key=lambda one: one.health is not Health.STOP):
-        if finding.is_trouble:
+    for result in sorted(results, key=lambda one: one.health is not Health.STOP):
+        if result.is_alert:
             console.print()
-            console.print(Text.assemble((finding.rule.id, STYLES[finding.health]), f": {finding.judgement.action}"))
+            console.print(Text.assemble((result.rule.id, STYLES[result.health]), f": {result.assessment.action}"))
             console.print(
-                Text(f"    {finding.rule.measures}: {finding.rule.threshold} ({finding.rule.source})", style="dim")
+                Text(f"    {result.rule.measures}: {result.rule.threshold} ({result.rule.source})", style="dim")
             )
-    silent = [finding.rule.id for finding in findings if finding.health is Health.NO_DATA]
+    silent = [result.rule.id for result in results if result.health is Health.NO_DATA]
     if silent:
         console.print()
         console.print(Text(f"too early to say, or not measured: {', '.join(silent)}", style="dim"), soft_wrap=True)

@@ -28,7 +28,7 @@ Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stretch:
+class Window:
     """Means of the figures of some steps.
 
     ``errors`` are the standard errors of the means; a figure without one (of an epoch that is known by its mean) is taken as it
@@ -42,9 +42,9 @@ class Stretch:
     num_steps: int | None = None  # None: not told
 
     @classmethod
-    def of(cls, name: str, rows: Sequence[Row], figures: Iterable[str]) -> "Stretch":
+    def of(cls, name: str, rows: Sequence[Row], names: Iterable[str]) -> "Window":
         """These figures of at least one step; values that are no numbers are left out."""
-        values = {key: [row[key] for row in rows if is_finite(row.get(key))] for key in figures}
+        values = {key: [row[key] for row in rows if is_finite(row.get(key))] for key in names}
         return cls(
             name=name,
             means={key: statistics.fmean(found) for key, found in values.items() if found},
@@ -97,7 +97,7 @@ class History:
     """A run so far; ``steps`` and ``epochs`` are oldest first."""
 
     steps: Sequence[Row] = ()  # rows of metrics.jsonl, each with its ``step``
-    epochs: Sequence[Stretch] = ()  # complete ones
+    epochs: Sequence[Window] = ()  # complete ones
     settings: Mapping[str, Any] = field(
         default_factory=dict
     )  # by dotted key, as they are in force now; what is unknown is not there
@@ -138,7 +138,7 @@ class History:
         rows = [row for row in self.steps[:LEVEL_STEPS] if is_finite(row.get(name))]
         return statistics.fmean(row[name] for row in rows) if len(self.steps) >= 2 * LEVEL_STEPS and rows else None
 
-    def pairs(self, *figures: str) -> list[tuple[Stretch, Stretch]]:
+    def pairs(self, *names: str) -> list[tuple[Window, Window]]:
         """The stretches that trends of figures are read from, each with the one before it.
 
         The last complete epoch, and the latest steps. They lie after the last change of settings: a change of the reward or the
@@ -152,15 +152,15 @@ class History:
         half = num_after // 2
         if half >= MIN_TREND_STEPS:
             before, now = self.steps[-2 * half : -half], self.steps[-half:]
-            found.append((Stretch.of(_steps(before), before, figures), Stretch.of(_steps(now), now, figures)))
+            found.append((Window.of(_steps(before), before, names), Window.of(_steps(now), now, names)))
         return found
 
-    def _is_comparable(self, epoch: Stretch) -> bool:
+    def _is_comparable(self, epoch: Window) -> bool:
         has_steps = epoch.num_steps is None or epoch.num_steps >= MIN_TREND_STEPS
         return has_steps and epoch.first_step > self.changed_at
 
 
-def change(pair: tuple[Stretch, Stretch], name: str) -> Change | None:
+def change(pair: tuple[Window, Window], name: str) -> Change | None:
     """How a figure moved from one stretch to the other; None where one of them does not have it."""
     before, now = pair
     if name not in before.means or name not in now.means:
@@ -179,7 +179,7 @@ class Epochs:
     def __init__(self) -> None:
         self._rows: list[Row] = []  # of the epoch under way
 
-    def add(self, row: Row) -> Stretch | None:
+    def add(self, row: Row) -> Window | None:
         """Take in a step; returns the epoch that it completes, with the means of all its figures."""
         number = _epoch_of(row)
         if self._rows and number > _epoch_of(
@@ -193,11 +193,11 @@ class Epochs:
         closed, self._rows = self._close(), []
         return closed
 
-    def _close(self) -> Stretch:
-        return Stretch.of(f"epoch {_epoch_of(self._rows[-1])}", self._rows, self._rows[-1].keys())
+    def _close(self) -> Window:
+        return Window.of(f"epoch {_epoch_of(self._rows[-1])}", self._rows, self._rows[-1].keys())
 
 
-def epochs_of(rows: Iterable[Row]) -> list[Stretch]:
+def epochs_of(rows: Iterable[Row]) -> list[Window]:
     """The complete epochs among steps."""
     epochs = Epochs()
     return [closed for closed in map(epochs.add, rows) if closed]

@@ -24,7 +24,7 @@ class Health(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Judgement:
+class Assessment:
     """What a rule found."""
 
     health: Health
@@ -40,14 +40,14 @@ class Rule:
     measures: str
     threshold: str
     source: str
-    judge: Callable[[History], Judgement]
+    check: Callable[[History], Assessment]
 
 
 FIRST, SECOND = "first analysis", "second analysis"
 OCAMLER = "github.com/kirang89/ocamler-grpo"
-NO_DATA = Judgement(health=Health.NO_DATA)
+NO_DATA = Assessment(health=Health.NO_DATA)
 
-JUDGED_EPOCH = 1.0
+DECISION_EPOCH = 1.0
 """Epochs after which the first analysis decides whether to stop ("Stop if at Epoch 1.0")."""
 
 STEPS_TO_SHOW = 100
@@ -75,22 +75,22 @@ REBALANCE = (
 BE_CONSISTENT = "learner.reward_threshold=0.2; if that does not help, learner.train_top_k=1 (best-of-n training)"
 
 
-def judged(health: Health, evidence: str, action: str) -> Judgement:
+def assessed(health: Health, evidence: str, action: str) -> Assessment:
     """A judgement; nothing is recommended where all is well."""
-    return Judgement(health=health, evidence=evidence, action="" if health is Health.OK else action)
+    return Assessment(health=health, evidence=evidence, action="" if health is Health.OK else action)
 
 
 def is_due(history: History) -> bool:
     """Whether the run has come so far that the first analysis would stop it where it is not well."""
     epoch = history.epoch
     has_had_time = not history.steps or history.steps[-1]["step"] >= STEPS_TO_SHOW
-    return epoch is not None and epoch >= JUDGED_EPOCH and has_had_time
+    return epoch is not None and epoch >= DECISION_EPOCH and has_had_time
 
 
-def numbers(history: History) -> Judgement:
+def numbers(history: History) -> Assessment:
     """Loss, gradient, reward and entropy are numbers."""
     if history.diverged_at is not None:
-        return judged(
+        return assessed(
             Health.STOP,
             f"step {history.diverged_at} diverged and was not taken",
             "go on from the last checkpoint with a lower learner.learning_rate or learner.max_grad_norm",
@@ -98,18 +98,18 @@ def numbers(history: History) -> Judgement:
     if not history.steps:
         return NO_DATA
     for row in history.steps[-LEVEL_STEPS:]:
-        figures = {name: row.get(name) for name in ("loss", "grad_norm", "reward", "entropy")}
-        bad = [name for name, value in figures.items() if isinstance(value, float) and not math.isfinite(value)]
+        values = {name: row.get(name) for name in ("loss", "grad_norm", "reward", "entropy")}
+        bad = [name for name, value in values.items() if isinstance(value, float) and not math.isfinite(value)]
         if bad and row["step"] > history.changed_at:
-            return judged(
+            return assessed(
                 Health.STOP,
                 f"step {row['step']:g}: {', '.join(f'{name}={row[name]}' for name in bad)}",
                 "go on from the checkpoint before it with a lower learner.learning_rate or learner.max_grad_norm",
             )
-    return judged(Health.OK, f"at all of the last {min(LEVEL_STEPS, len(history.steps))} steps", "")
+    return assessed(Health.OK, f"at all of the last {min(LEVEL_STEPS, len(history.steps))} steps", "")
 
 
-def mode_collapse(history: History) -> Judgement:
+def mode_collapse(history: History) -> Assessment:
     """Groups whose completions all earn the same without solving the problem."""
     name = "frac_zero_std_sampled" if history.level("frac_zero_std_sampled") is not None else "frac_zero_std"
     silent, epoch = history.level(name), history.epoch
@@ -127,16 +127,16 @@ def mode_collapse(history: History) -> Judgement:
         if distinct > 1 - HEALTHY_ZERO_STD:
             action = f"the programs differ and only their rewards do not: the problems are too hard. {PLAN_B}"
     if is_due(history) and collapsed > STOP_ZERO_STD:
-        return judged(Health.STOP, evidence, f"{action}. {PLAN_B}" if PLAN_B not in action else action)
-    return judged(Health.WARN if collapsed >= allowed else Health.OK, evidence, action)
+        return assessed(Health.STOP, evidence, f"{action}. {PLAN_B}" if PLAN_B not in action else action)
+    return assessed(Health.WARN if collapsed >= allowed else Health.OK, evidence, action)
 
 
-def solved_groups(history: History) -> Judgement:
+def solved_groups(history: History) -> Assessment:
     """Groups that teach nothing since all of their completions pass."""
     solved = history.level("frac_zero_std_solved")
     if solved is None:
         return NO_DATA
-    return judged(
+    return assessed(
         Health.WARN if solved >= HEALTHY_ZERO_STD else Health.OK,
         f"{solved:.0%} of the groups that were sampled",
         "these problems teach nothing any more: loop.drop_groups_without_signal=true or loop.max_mean_reward=0.95, or harder "
@@ -144,7 +144,7 @@ def solved_groups(history: History) -> Judgement:
     )
 
 
-def reward_level(history: History) -> Judgement:
+def reward_level(history: History) -> Assessment:
     """The mean reward against what the first analysis expects at this point of the run."""
     reward, epoch = history.level("reward"), history.epoch
     if reward is None or epoch is None:
@@ -152,11 +152,11 @@ def reward_level(history: History) -> Judgement:
     target = _interpolated(REWARD_TARGETS, epoch)
     evidence = f"{reward:.3f} at epoch {epoch:.2f}, {target:.3f} expected"
     if is_due(history) and reward < STOP_REWARD:
-        return judged(Health.STOP, evidence, PLAN_B)
-    return judged(Health.WARN if reward < target else Health.OK, evidence, LEARN_FASTER)
+        return assessed(Health.STOP, evidence, PLAN_B)
+    return assessed(Health.WARN if reward < target else Health.OK, evidence, LEARN_FASTER)
 
 
-def passes(history: History) -> Judgement:
+def passes(history: History) -> Assessment:
     """The share of completions that pass all tests."""
     passed, epoch = history.level("pass_rate"), history.epoch
     if passed is None or epoch is None:
@@ -164,17 +164,17 @@ def passes(history: History) -> Judgement:
     wanted = max((share for since, share in PASS_TARGETS if epoch >= since), default=0.0)
     evidence = f"{passed:.1%} at epoch {epoch:.2f}, {wanted:.0%} expected"
     if is_due(history) and passed == 0:
-        return judged(Health.STOP, evidence, PLAN_B)
-    return judged(Health.WARN if passed < wanted else Health.OK, evidence, PLAN_B)
+        return assessed(Health.STOP, evidence, PLAN_B)
+    return assessed(Health.WARN if passed < wanted else Health.OK, evidence, PLAN_B)
 
 
-def reward_spread(history: History) -> Judgement:
+def reward_spread(history: History) -> Assessment:
     """The coefficient of variation of rewards within groups."""
     spread, reward = history.level("reward_std"), history.level("reward")
     if spread is None or not reward:
         return NO_DATA
     ratio = spread / reward
-    return judged(
+    return assessed(
         Health.WARN if ratio > EXPECTED_CV else Health.OK,
         f"{ratio:.2f} ({spread:.3f} / {reward:.3f}); below {HEALTHY_CV:.2f} is healthy",
         "more completions of each problem (rollout.group_size) make better estimates; rewards of 0 or 1 alone have a spread of "
@@ -182,7 +182,7 @@ def reward_spread(history: History) -> Judgement:
     )
 
 
-def entropy(history: History) -> Judgement:
+def entropy(history: History) -> Assessment:
     """How unsure the policy is of its next token."""
     rows = history.level_steps("entropy")
     if not rows:
@@ -196,14 +196,14 @@ def entropy(history: History) -> Judgement:
     )
     few = 0.1 * len(values)
     if mean < LOW_ENTROPY or (num_low > few and num_low >= num_high):
-        return judged(Health.WARN, f"too sure: {evidence}", RAISE_DIVERSITY)
+        return assessed(Health.WARN, f"too sure: {evidence}", RAISE_DIVERSITY)
     if mean > HIGH_ENTROPY or num_high > few:
         action = "lower rollout.temperature, or raise learner.kl_coefficient"
-        return judged(Health.WARN, f"too unsure: {evidence}", action)
-    return judged(Health.OK, evidence, "")
+        return assessed(Health.WARN, f"too unsure: {evidence}", action)
+    return assessed(Health.OK, evidence, "")
 
 
-def gradient(history: History) -> Judgement:
+def gradient(history: History) -> Assessment:
     """The norm of the gradient, before it is scaled down; the median, since one spike is no trend."""
     rows = history.level_steps("grad_norm")
     if not rows:
@@ -212,10 +212,10 @@ def gradient(history: History) -> Judgement:
     smallest, largest, exploding = GRADIENT
     evidence = f"median {norm:.4f}, {smallest:g} to {largest:g} expected"
     if norm > exploding:
-        return judged(Health.STOP, evidence, "lower learner.learning_rate and learner.max_grad_norm")
+        return assessed(Health.STOP, evidence, "lower learner.learning_rate and learner.max_grad_norm")
     if norm > largest:
-        return judged(Health.WARN, evidence, "lower learner.learning_rate or learner.max_grad_norm")
-    return judged(Health.WARN if norm < smallest else Health.OK, evidence, f"nothing is learned: {RAISE_DIVERSITY}")
+        return assessed(Health.WARN, evidence, "lower learner.learning_rate or learner.max_grad_norm")
+    return assessed(Health.WARN if norm < smallest else Health.OK, evidence, f"nothing is learned: {RAISE_DIVERSITY}")
 
 
 def _interpolated(points: tuple[tuple[float, float], ...], at: float) -> float:

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from cluster.ledger.outcomes import Dropped, Ending, endings_of_dropped, endings_of_trained
-from cluster.types import AssertOutcome, Facts, Grade, Group, StepReport, Verdict
+from cluster.ledger.outcomes import DroppedGroup, drops_of_dropped, drops_of_trained
+from cluster.types import AssertOutcome, Drop, Facts, Grade, Group, Outcome, StepReport, Verdict
 
 TERMS = ("structural", "type_check", "compile", "tests")
 
@@ -57,24 +57,22 @@ def breakdown(grade: Grade) -> dict[str, Any]:
 def trained_rows(group: Group, report: StepReport) -> list[dict[str, Any]]:
     """One row per completion of a group that was part of a step, as rollout_schema describes."""
     return [
-        _row(group, index, report.step, ending) | {"advantage": report.advantages.get(completion.id)}
-        for index, (completion, ending) in enumerate(
-            zip(group.completions, endings_of_trained(group, report), strict=True)
-        )
+        _row(group, index, report.step, drop) | {"advantage": report.advantages.get(completion.id)}
+        for index, (completion, drop) in enumerate(zip(group.completions, drops_of_trained(group, report), strict=True))
     ]
 
 
-def dropped_rows(dropped: Dropped, step: int) -> list[dict[str, Any]]:
+def dropped_rows(dropped: DroppedGroup, step: int) -> list[dict[str, Any]]:
     """One row per completion that was asked for, those that were never sampled included, without tokens."""
-    group, endings = dropped.group, endings_of_dropped(dropped)
+    group, drops = dropped.group, drops_of_dropped(dropped)
     num_sampled = len(group.completions)
     sampled = {completion.index for completion in group.completions}
     missing = [index for index in range(dropped.group_size) if index not in sampled]
-    return [_row(group, index, step, ending) for index, ending in enumerate(endings[:num_sampled])] + [
+    return [_row(group, index, step, drop) for index, drop in enumerate(drops[:num_sampled])] + [
         {
             "step": step,
-            "fate": outcome,
-            "reason": reason,
+            "fate": drop.outcome,
+            "reason": str(drop),
             "problem_id": group.problem.id,
             "group_id": group.id,
             "completion_id": f"{group.id}-c{index}",
@@ -82,17 +80,16 @@ def dropped_rows(dropped: Dropped, step: int) -> list[dict[str, Any]]:
             "sampler_logprobs": (),
             "version_spans": (),
         }
-        for index, (outcome, reason) in zip(missing, endings[num_sampled:], strict=True)
+        for index, drop in zip(missing, drops[num_sampled:], strict=True)
     ]
 
 
-def _row(group: Group, index: int, step: int, ending: Ending) -> dict[str, Any]:
+def _row(group: Group, index: int, step: int, drop: Drop | None) -> dict[str, Any]:
     completion, grade = group.completions[index], group.grades[index]
-    outcome, reason = ending
     row: dict[str, Any] = {
         "step": step,
-        "fate": outcome,
-        "reason": reason,
+        "fate": drop.outcome if drop else Outcome.TRAINED,
+        "reason": str(drop) if drop else "",
         "problem_id": group.problem.id,
         "group_id": group.id,
         "completion_id": completion.id,

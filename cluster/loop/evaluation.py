@@ -81,17 +81,16 @@ async def attempt_all(
     async def one(number: int, problem: Problem) -> Group:
         request = GroupRequest(
             group_id=f"{name}-{number:06d}",
+            position=number,
             prompt=prompts[problem.id],
             group_size=completions_per_problem,
             sampling=sampling,
             seed=(seed << 32) + number * completions_per_problem,
         )
-        attempt = GroupRollout(problem, request)
-        group = await attempt.run(samplers, graders)
+        rollout = GroupRollout(problem, request)
+        group = await rollout.run(samplers, graders)
         if all(grade is None for grade in group.grades):
-            on_lost(
-                problem.id, (attempt.given_up and attempt.given_up.reason) or attempt.ungradable or "no reason is known"
-            )
+            on_lost(problem.id, (rollout.drop and str(rollout.drop)) or rollout.grading_error or "no reason is known")
         on_done()
         return group
 

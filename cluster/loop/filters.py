@@ -1,50 +1,44 @@
-"""Which groups teach too little to be trained, and when that is certain before all of a group is there."""
+"""Group filters: drop groups with little to learn from, before the whole group is sampled where that is certain."""
 
 from dataclasses import dataclass
 
-from cluster.types import FinishReason, Group
-
-NO_SIGNAL = "no_signal"
-TRUNCATED = "truncated"
-TOO_HARD = "too_hard"
-TOO_EASY = "too_easy"
+from cluster.types import DropReason, FinishReason, Group
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupFilter:
-    """The bounds that a group must keep; rewards are 0 to 1. As built, it lets every group pass.
+    """Bounds on a group; rewards are 0 to 1. The defaults keep every group.
 
-    That groups whose rewards are all equal are replaced by others is DAPO's dynamic sampling (Yu et al. 2025,
-    arXiv:2503.14476, section 3.2).
+    Replacing groups whose rewards are all equal is DAPO's dynamic sampling (Yu et al. 2025, arXiv:2503.14476, section 3.2).
     """
 
     drop_without_signal: bool = False
-    max_truncated_share: float = 1.0  # of the group's completions, those that were cut at their length
+    max_truncated_share: float = 1.0  # of the group's completions, those that hit the length limit
     min_mean_reward: float = 0.0
     max_mean_reward: float = 1.0
 
-    def reason(self, group: Group) -> str | None:
-        """Why a whole group is left out, None where it is kept. A group of which nothing was graded is not its business."""
+    def reason(self, group: Group) -> DropReason | None:
+        """Return why a complete group is dropped; None where it is kept, or where no completion has a grade."""
         if not group.rewards:
             return None
         return self._beyond_bounds(group, len(group.completions)) or (
-            NO_SIGNAL if self.drop_without_signal and not group.has_signal else None
+            DropReason.NO_SIGNAL if self.drop_without_signal and not group.has_signal else None
         )
 
-    def foregone(self, graded: Group, group_size: int) -> str | None:
-        """Why a group of ``group_size`` will be left out whatever those of its completions are that ``graded`` lacks."""
+    def early_reason(self, graded: Group, group_size: int) -> DropReason | None:
+        """Return why a group of ``group_size`` will be dropped whatever the completions are that ``graded`` lacks."""
         return self._beyond_bounds(graded, group_size)
 
-    def _beyond_bounds(self, group: Group, group_size: int) -> str | None:
+    def _beyond_bounds(self, group: Group, group_size: int) -> DropReason | None:
         num_truncated = sum(completion.finish_reason is FinishReason.LENGTH for completion in group.completions)
         if num_truncated > self.max_truncated_share * group_size:
-            return TRUNCATED
-        # What could not be graded does not count, but what is still to come may earn anything between 0 and 1.
+            return DropReason.TRUNCATED
+        # Ungradable completions do not count; completions that are still open may earn anything between 0 and 1.
         num_open = group_size - len(group.completions)
         num_counted = len(group.rewards) + num_open
         total = sum(group.rewards)
         if num_counted and (total + num_open) / num_counted < self.min_mean_reward:
-            return TOO_HARD
+            return DropReason.TOO_HARD
         if num_counted and total / num_counted > self.max_mean_reward:
-            return TOO_EASY
+            return DropReason.TOO_EASY
         return None

@@ -1,6 +1,6 @@
-"""What a step measured, as numbers: pure functions of groups and of the learner's report.
+"""Metrics of a step: pure functions of its groups and of the learner's report. docs/metrics.md lists them.
 
-Standard deviations are TRL's: with one degree of freedom taken off, 0 for a single value.
+Standard deviations are sample standard deviations, as in TRL, and 0 for a single value.
 """
 
 import math
@@ -8,27 +8,26 @@ import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from cluster.ledger.outcomes import Dropped
+from cluster.ledger.outcomes import DroppedGroup
 from cluster.ledger.progress import Progress
 from cluster.loop.diversity import diversity
-from cluster.loop.filters import NO_SIGNAL
-from cluster.types import FinishReason, Grade, Group, Outcome, StepReport, Verdict
+from cluster.types import DropReason, FinishReason, Grade, Group, Outcome, StepReport, Verdict
 
 
 def spread(values: Sequence[float]) -> float:
-    """Sample standard deviation; 0 for fewer than two values."""
+    """Return the sample standard deviation; 0 for fewer than two values."""
     return statistics.stdev(values) if len(values) > 1 else 0.0
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The smallest of the values that this share (0 to 1) of them does not exceed."""
+    """Return the smallest value that is not below this share (0 to 1) of the values."""
     return sorted(values)[math.ceil(share * len(values)) - 1]
 
 
 def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
-    """Rewards, outcomes and lengths of the groups that one step trains. Shares are 0 to 1, lengths are tokens.
+    """Return rewards, verdicts and lengths of the groups that one step trains. Shares are 0 to 1, lengths are tokens.
 
-    Raises statistics.StatisticsError where nothing was graded, which is no batch.
+    Raises statistics.StatisticsError where no completion has a grade.
     """
     grades = [grade for group in groups for grade in group.grades if grade is not None]
     completions = [completion for group in groups for completion in group.completions]
@@ -64,41 +63,41 @@ def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
 
 
 def passes_of(group: Group) -> list[bool]:
-    """Whether each graded completion passes all tests."""
+    """Return, per graded completion, True where it passes all tests."""
     return [grade.facts.verdict is Verdict.PASSED for grade in group.grades if grade is not None]
 
 
 def histogram(rewards: Sequence[float]) -> dict[str, float]:
-    """Share of rewards in each tenth of 0 to 1, under ``reward_histogram/0`` to ``/9``; 1 belongs to the last."""
+    """Return the share of rewards in each tenth of 0 to 1, ``reward_histogram/0`` to ``/9``; a reward of 1 is in the last."""
     counts = Counter(min(9, int(10 * reward + 1e-9)) for reward in rewards)
     return {f"reward_histogram/{tenth}": counts[tenth] / len(rewards) for tenth in range(10)}
 
 
 def verdict_shares(grades: Sequence[Grade]) -> dict[str, float]:
-    """Share of each verdict, under ``verdict_<name>``; every verdict is there, with 0 too."""
+    """Return the share of each verdict, ``verdict_<name>``, 0 where it does not occur."""
     counts = Counter(grade.facts.verdict for grade in grades)
     return {f"verdict_{verdict}": counts[verdict] / len(grades) for verdict in Verdict}
 
 
 def step_metrics(
     groups: Sequence[Group],
-    dropped: Sequence[Dropped],
+    dropped: Sequence[DroppedGroup],
     report: StepReport,
     progress: Progress,
-    figures: Mapping[str, float],
+    times: Mapping[str, float],
 ) -> dict[str, float]:
-    """Everything about one step in one flat mapping; ``figures`` are the timeline's, with ``step_seconds`` among them."""
+    """Return all metrics of one step; ``times`` are the timeline's, with ``step_seconds``."""
     staleness = [report.step - 1 - group.policy_version for group in groups]
-    seconds = figures["step_seconds"]
+    seconds = times["step_seconds"]
     metrics = group_metrics(groups)
     num_tokens = metrics["completion_tokens"]
     wasted = wasted_tokens(dropped)
     return {
         **metrics,
         **report.metrics,
-        **figures,
+        **times,
         **wasted,
-        **hop_seconds(groups),
+        **stage_seconds(groups),
         **signal_shares(groups, dropped),
         "tokens_per_second": num_tokens / seconds if seconds else 0.0,
         "completions_per_second": metrics["num_completions"] / seconds if seconds else 0.0,
@@ -111,12 +110,12 @@ def step_metrics(
     }
 
 
-def signal_shares(groups: Sequence[Group], dropped: Sequence[Dropped]) -> dict[str, float]:
-    """Shares of groups whose rewards are all equal, those included that were dropped for it (``drop_groups_without_signal``).
+def signal_shares(groups: Sequence[Group], dropped: Sequence[DroppedGroup]) -> dict[str, float]:
+    """Return shares of groups whose rewards are all equal, with the groups dropped for it (``drop_groups_without_signal``).
 
-    In ``frac_zero_std_solved`` everything passes: nothing is left to teach, which is no collapse.
+    Groups in ``frac_zero_std_solved`` pass as a whole: the problem is solved, which is not a collapse.
     """
-    sampled = [*groups, *(one.group for one in dropped if one.reason == NO_SIGNAL)]
+    sampled = [*groups, *(one.group for one in dropped if one.drop.reason is DropReason.NO_SIGNAL)]
     silent = [group for group in sampled if not group.has_signal]
     return {
         "frac_zero_std_sampled": len(silent) / len(sampled),
@@ -124,23 +123,28 @@ def signal_shares(groups: Sequence[Group], dropped: Sequence[Dropped]) -> dict[s
     }
 
 
-def wasted_tokens(dropped: Sequence[Dropped]) -> dict[str, float]:
-    """Completion tokens that were sampled and not trained, under ``wasted_tokens_<outcome>``."""
+def wasted_tokens(dropped: Sequence[DroppedGroup]) -> dict[str, float]:
+    """Return the tokens that were sampled and not trained, ``wasted_tokens_<outcome>``."""
     tokens: Counter[str] = Counter()
     for one in dropped:
-        tokens[one.outcome] += sum(len(completion.token_ids) for completion in one.group.completions)
+        tokens[one.drop.outcome] += sum(len(completion.token_ids) for completion in one.group.completions)
     return {f"wasted_tokens_{outcome}": float(tokens[outcome]) for outcome in Outcome if outcome is not Outcome.TRAINED}
 
 
-def hop_seconds(groups: Sequence[Group]) -> dict[str, float]:
-    """Mean seconds of a completion in each part, and from being asked for to its reward."""
-    timestamps = [hop for group in groups for hop in group.timestamps if hop.graded is not None]
-    if not timestamps:
+def stage_seconds(groups: Sequence[Group]) -> dict[str, float]:
+    """Return mean seconds per completion in sampling and grading, and from the request to the reward."""
+    graded = [
+        (times.requested, times.sampled, times.graded)
+        for group in groups
+        for times in group.timestamps
+        if times.graded is not None
+    ]
+    if not graded:
         return {}
-    to_reward = [hop.graded - hop.requested for hop in timestamps if hop.graded is not None]
+    to_reward = [end - start for start, _, end in graded]
     return {
-        "sampling_seconds": statistics.fmean(hop.sampled - hop.requested for hop in timestamps),
-        "grading_seconds": statistics.fmean(hop.graded - hop.sampled for hop in timestamps if hop.graded is not None),
+        "sampling_seconds": statistics.fmean(sampled - start for start, sampled, _ in graded),
+        "grading_seconds": statistics.fmean(end - sampled for _, sampled, end in graded),
         "time_to_reward_seconds": statistics.fmean(to_reward),
         "time_to_reward_p95_seconds": percentile(to_reward, 0.95),
     }

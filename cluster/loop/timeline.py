@@ -1,11 +1,11 @@
-"""Where the time of a run goes: who works, and who waits for whom.
+"""Time accounting of a run: busy seconds of each part, and waiting seconds by the part that was waited for.
 
-The driver says what changes; between two changes nothing does, so that every second is put down once. A part that has nothing to
-do waits for what comes before it in the loop::
+The driver reports every change; between two changes nothing changes, so that every second is counted once. A part without work
+waits for the part before it in the loop::
 
-    samplers have nothing to sample    while the learner learns, a policy is published, or the graders are still at it
+    samplers have nothing to sample    while the learner learns, a policy is published, or the graders still grade
     graders have nothing to grade      while completions are sampled
-    the learner has nothing to learn   while a policy is published or measured, completions are sampled, or only graded
+    the learner has nothing to learn   while a policy is published or evaluated, completions are sampled, or only graded
 """
 
 import time
@@ -23,45 +23,45 @@ SECONDS = (
 
 
 class Timeline:
-    """The Watcher of the attempts, and the stopwatch of learner and publish. Seconds are those of ``clock``."""
+    """Stopwatch of samplers, graders, learner and publish; the RolloutObserver of training groups. ``clock`` in seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._num_sampling = 0  # completions asked for that have not come
-        self._num_grading = 0  # completions that came and are not graded
+        self._num_sampling = 0  # completions requested that have not arrived
+        self._num_grading = 0  # completions that arrived and are not graded
         self._num_learning = 0
         self._num_publishing = 0
-        self._num_measuring = 0
+        self._num_evaluating = 0
         self._seconds = dict.fromkeys(SECONDS, 0.0)
         self._last_change = clock()
-        self._cut_at = self._last_change
+        self._taken_at = self._last_change
         self._usage: dict[str, Usage] = {}
 
-    def asked(self, num_completions: int) -> None:
-        """Completions were asked for."""
+    def requested(self, num_completions: int) -> None:
+        """Count completions that were requested from a sampler."""
         self._advance()
         self._num_sampling += num_completions
 
     def sampled(self) -> None:
-        """One of them went to the graders."""
+        """Count one completion that went to the graders."""
         self._advance()
         self._num_sampling -= 1
         self._num_grading += 1
 
     def graded(self) -> None:
-        """One of them came back from the graders."""
+        """Count one completion that came back from the graders."""
         self._advance()
         self._num_grading -= 1
 
-    def dismissed(self, num_sampling: int, num_grading: int) -> None:
-        """So many are no longer waited for."""
+    def cancelled(self, num_sampling: int, num_grading: int) -> None:
+        """Count completions that are no longer awaited."""
         self._advance()
         self._num_sampling -= num_sampling
         self._num_grading -= num_grading
 
     @contextmanager
     def learning(self) -> Iterator[None]:
-        """While in the block, the learner has work."""
+        """Count the time in the block as work of the learner."""
         self._advance()
         self._num_learning += 1
         try:
@@ -72,7 +72,7 @@ class Timeline:
 
     @contextmanager
     def publishing(self) -> Iterator[None]:
-        """While in the block, a policy is on its way to the samplers."""
+        """Count the time in the block as publishing of a policy."""
         self._advance()
         self._num_publishing += 1
         try:
@@ -82,34 +82,34 @@ class Timeline:
             self._num_publishing -= 1
 
     @contextmanager
-    def measuring(self) -> Iterator[None]:
-        """While in the block, the samplers have an evaluation to sample, and the next policy waits for its end."""
+    def evaluating(self) -> Iterator[None]:
+        """Count the time in the block as evaluation: it shares the samplers, and the next policy waits for its end."""
         self._advance()
-        self._num_measuring += 1
+        self._num_evaluating += 1
         try:
             yield
         finally:
             self._advance()
-            self._num_measuring -= 1
+            self._num_evaluating -= 1
 
-    def cut(self, usage: Mapping[str, Usage]) -> dict[str, float]:
-        """The figures since the last cut: busy shares (0 to 1) and seconds waited; ``usage`` by pool."""
+    def take_metrics(self, usage: Mapping[str, Usage]) -> dict[str, float]:
+        """Return busy shares (0 to 1) and seconds waited since the last call; ``usage`` by pool."""
         self._advance()
-        elapsed = self._last_change - self._cut_at
-        figures = {"step_seconds": elapsed, **self._seconds}
-        figures["learner_busy_share"] = self._seconds["learner_busy_seconds"] / elapsed if elapsed else 0.0
+        elapsed = self._last_change - self._taken_at
+        metrics = {"step_seconds": elapsed, **self._seconds}
+        metrics["learner_busy_share"] = self._seconds["learner_busy_seconds"] / elapsed if elapsed else 0.0
         for pool, now in usage.items():
             before = self._usage.get(pool)
             busy = now.busy_seconds - (before.busy_seconds if before else 0.0)
             capacity = elapsed * now.num_replicas
-            if now.capacity_seconds is not None:  # members came and went
+            if now.capacity_seconds is not None:  # the number of replicas changed
                 capacity = now.capacity_seconds - ((before.capacity_seconds or 0.0) if before else 0.0)
-            figures[f"{pool}_busy_share"] = min(1.0, busy / capacity) if capacity else 0.0
-            figures |= {f"{pool}_waiting": float(now.num_waiting), f"num_{pool}": float(now.num_replicas)}
+            metrics[f"{pool}_busy_share"] = min(1.0, busy / capacity) if capacity else 0.0
+            metrics |= {f"{pool}_waiting": float(now.num_waiting), f"num_{pool}": float(now.num_replicas)}
         self._usage = dict(usage)
         self._seconds = dict.fromkeys(SECONDS, 0.0)
-        self._cut_at = self._last_change
-        return figures
+        self._taken_at = self._last_change
+        return metrics
 
     def _advance(self) -> None:
         now = self._clock()
@@ -117,14 +117,14 @@ class Timeline:
         if self._num_learning:
             self._seconds["learner_busy_seconds"] += elapsed
         else:
-            self._seconds[f"learner_waited_for_{self._who_holds_up_the_learner()}_seconds"] += elapsed
-        if not self._num_sampling and not self._num_measuring:
-            self._seconds[f"samplers_waited_for_{self._who_holds_up_the_samplers()}_seconds"] += elapsed
+            self._seconds[f"learner_waited_for_{self._part_before_learner()}_seconds"] += elapsed
+        if not self._num_sampling and not self._num_evaluating:
+            self._seconds[f"samplers_waited_for_{self._part_before_samplers()}_seconds"] += elapsed
         if not self._num_grading and self._num_sampling:
             self._seconds["graders_waited_for_samplers_seconds"] += elapsed
 
-    def _who_holds_up_the_learner(self) -> str:
-        if self._num_measuring:  # which the samplers share their time with
+    def _part_before_learner(self) -> str:
+        if self._num_evaluating:  # shares the samplers with training
             return "evaluation"
         if self._num_sampling:
             return "samplers"
@@ -132,7 +132,7 @@ class Timeline:
             return "graders"
         return "publish" if self._num_publishing else "driver"
 
-    def _who_holds_up_the_samplers(self) -> str:
+    def _part_before_samplers(self) -> str:
         if self._num_learning:
             return "learner"
         if self._num_publishing:

@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 
 from cluster.console import View, busy_line
 from cluster.health.command import comparison_table
-from cluster.health.epochs import compare
-from cluster.health.history import Epochs, Stretch
-from cluster.health.watch import Response
+from cluster.health.comparison import compare
+from cluster.health.history import Epochs, Window
+from cluster.health.monitor import Response
 from cluster.ledger.learning_log import learning_log_line
-from cluster.ledger.outcomes import Dropped
+from cluster.ledger.outcomes import DroppedGroup
 from cluster.ledger.rows import breakdown, dropped_rows, rollout_schema, trained_rows
 from cluster.ledger.run_folder import RunFolder, whole_rows
 from cluster.loop.metrics import percentile
@@ -24,8 +24,8 @@ FLUSH_SECONDS = 5.0
 """Longest time that rows of dropped groups wait for others before they are written as a file."""
 
 
-class RunRecords:
-    """The driver's Records: written to the run folder, shown on ``view``, and sent to other programs by ``export``."""
+class RunRecorder:
+    """The driver's Recorder: written to the run folder, shown on ``view``, and sent to other programs by ``export``."""
 
     def __init__(self, folder: RunFolder, view: View, export: Callable[[Mapping[str, float | None]], None]) -> None:
         self._folder = folder
@@ -36,13 +36,13 @@ class RunRecords:
         self._flushed_at = time.monotonic()
         self._set = folder.set_by_phases()
         self._epochs = Epochs()
-        self._last_epoch: Stretch | None = None
+        self._last_epoch: Window | None = None
         for row in whole_rows(folder.metrics):
             self._last_epoch = self._epochs.add(row) or self._last_epoch
         # The first conversion loads pandas, which takes more than a second: here, rather than between two steps.
         pa.array([0])
 
-    def group_dropped(self, dropped: Dropped, step: int) -> None:
+    def group_dropped(self, dropped: DroppedGroup, step: int) -> None:
         """Record a group that will not be trained, under the next step."""
         self._log_rewards([dropped.group], step + 1)
         self._pending.extend(dropped_rows(dropped, step + 1))
@@ -75,14 +75,14 @@ class RunRecords:
         if closed := self._epochs.add(row):
             self._epoch_done(step, closed)
 
-    def _epoch_done(self, step: int, epoch: Stretch) -> None:
+    def _epoch_done(self, step: int, epoch: Window) -> None:
         """Record the means of an epoch, and show its difference from the previous epoch."""
         self._folder.append_json(self._folder.epochs, {"step": step, "name": epoch.name, **epoch.as_row()})
         if self._last_epoch:
             self._view.console.print(comparison_table(compare((self._last_epoch, epoch))))
         self._last_epoch = epoch
 
-    def phase_entered(self, step: int, values: Mapping[str, Any]) -> None:
+    def settings_changed(self, step: int, values: Mapping[str, Any]) -> None:
         """Log and record changed settings, except those that were recorded before the run was resumed."""
         values = {key: value for key, value in values.items() if key not in self._set or self._set[key] != value}
         if not values:
@@ -94,16 +94,16 @@ class RunRecords:
         )
         self._view.log(f"after step {step}: {changes}")
 
-    def health_noted(self, step: int, response: Response) -> None:
+    def health_checked(self, step: int, response: Response) -> None:
         """Log and record alerts about the run's health, and the adjustment that is made."""
-        for finding in response.news:
-            judgement = finding.judgement
-            self._view.warn(f"health after step {step}: {finding.rule.id}: {judgement.evidence}. {judgement.action}")
-            self._folder.append_json(self._folder.health, {"step": step, **finding.as_row()})
-        if remedy := response.remedy:
-            finding = remedy.finding
-            self._folder.append_json(self._folder.health, {"step": step, **finding.as_row(), "set": remedy.set})
-            self._view.warn(f"settings change after step {step} for {finding.rule.id}: {finding.judgement.evidence}")
+        for alert in response.alerts:
+            assessment = alert.assessment
+            self._view.warn(f"health after step {step}: {alert.rule.id}: {assessment.evidence}. {assessment.action}")
+            self._folder.append_json(self._folder.health, {"step": step, **alert.as_row()})
+        if mitigation := response.mitigation:
+            alert = mitigation.result
+            self._folder.append_json(self._folder.health, {"step": step, **alert.as_row(), "set": mitigation.set})
+            self._view.warn(f"settings change after step {step} for {alert.rule.id}: {alert.assessment.evidence}")
 
     def policy_published(self, version: int, syncs: Sequence[WeightSync], began_at: float, seconds: float) -> None:
         """Write how the samplers took a policy over."""
@@ -121,7 +121,7 @@ class RunRecords:
         self._folder.append_json(self._folder.publishes, row)
         self._export({"step": version, **figures})
 
-    def filtering_gave_up(self, step: int) -> None:
+    def filter_suspended(self, step: int) -> None:
         """Warn that no group is filtered until the step has its batch."""
         self._view.warn(
             f"problems ran out at step {step + 1}: so many groups were filtered that all are kept until it has its batch "

@@ -13,13 +13,13 @@ from cluster.config.config import Config
 from cluster.config.schedule import LENGTH
 from cluster.console import View, evaluation_table
 from cluster.errors import CaravanError
+from cluster.health.checks import CheckResult
 from cluster.health.command import EXIT_CODES
-from cluster.health.judging import Finding
+from cluster.health.monitor import monitor_of
 from cluster.health.rules import Health
-from cluster.health.watch import watch_of
 from cluster.ledger.progress import Progress
 from cluster.ledger.run_folder import RunFolder
-from cluster.loop.driver import Driver
+from cluster.loop.driver import Driver, Hooks, Pools, TrainingProblems
 from cluster.loop.evaluation import LOST_PROBLEMS, summarize, warning_of_lost
 from cluster.placement.scale_requests import ScalableGraderPool, ScalableSamplerPool, answering_scale_requests
 from cluster.problems.dataset import ProblemStream
@@ -29,7 +29,7 @@ from cluster.run.evaluate import measure
 from cluster.run.gauges import Gauges
 from cluster.run.interruption import INTERRUPTED, Interruption
 from cluster.run.loading import Dataset, problems_to_evaluate
-from cluster.run.recorder import RunRecords
+from cluster.run.recorder import RunRecorder
 from cluster.run.session import learner_plan, samplers_and_graders, verify_start
 from cluster.run.trackers import Metrics, Show
 from learner.training.checkpoints import best_step, forget_best_after, mark_best
@@ -133,26 +133,23 @@ class Training:
             at_checkpoint and progress.step < self._max_steps
         ):  # the run may have been interrupted before this evaluation
             await at_checkpoint(progress.step)
-        watch = watch_of(self._folder, config)
+        monitor = monitor_of(self._folder, config)
         driver = Driver(
             config,
+            Pools(samplers=samplers, graders=graders, learner=learner),
+            TrainingProblems(
+                stream=ProblemStream(self._dataset.training, config.run.seed), prompts=self._dataset.prompts
+            ),
+            Hooks(recorder=self._recorder(progress.step), evaluate=at_checkpoint, health=monitor),
             max_steps=self._max_steps,
-            stream=ProblemStream(self._dataset.training, config.run.seed),
-            prompts=self._dataset.prompts,
-            samplers=samplers,
-            graders=graders,
-            learner=learner,
-            records=self._records(progress.step),
             progress=progress,
             stop=self._interruption.requested,
-            measure=at_checkpoint,
-            watch=watch,
         )
         with view.training(self._max_steps, progress.step), self._interruption.graceful():
             await self._drive(driver, learner)
         if progress.step < self._max_steps:
-            if watch.stopped_for:
-                return self._stopped_for(watch.stopped_for, progress.step)
+            if monitor.stopped_for:
+                return self._stopped_for(monitor.stopped_for, progress.step)
             view.log(f"stopped after step {progress.step}; to resume: caravan train --resume {self._folder.argument}")
             return INTERRUPTED
         await learner.export_adapter(self._folder.adapter.resolve())
@@ -160,8 +157,8 @@ class Training:
         self._mark_best()
         return None
 
-    def _records(self, step: int) -> RunRecords:
-        """The records that the loop writes to; they note the run's length where it was changed."""
+    def _recorder(self, step: int) -> RunRecorder:
+        """Return the recorder of the loop; it records the run's length where resuming changed it."""
         config = self._config
         gauges = Gauges(self._folder.path.name)
 
@@ -169,21 +166,21 @@ class Training:
             gauges.show(metrics)
             self._show(metrics)
 
-        records = RunRecords(self._folder, self._view, export)
+        recorder = RunRecorder(self._folder, self._view, export)
         if any(key in branch.set for branch in config.branches for key in LENGTH):
-            records.phase_entered(step, {key: value for key, value in config.length().items() if value is not None})
+            recorder.settings_changed(step, {key: value for key, value in config.length().items() if value is not None})
             if config.learner.lr_scheduler_type not in INDEPENDENT_OF_LENGTH:
                 self._view.log(
                     f"the learning rate continues as in a run of {self._max_steps} steps: {config.learner.lr_scheduler_type}"
                 )
-        return records
+        return recorder
 
-    def _stopped_for(self, finding: Finding, step: int) -> int:
+    def _stopped_for(self, alert: CheckResult, step: int) -> int:
         """Warn of the reason why the run ends before its last step; returns the exit code."""
         resume = f"caravan train --resume {self._folder.argument}"
         self._view.warn(
-            f"health.on_unhealthy={self._config.health.on_unhealthy}: stopped after step {step} for {finding.rule.id}: "
-            f"{finding.judgement.evidence}. {finding.judgement.action}. To resume with other settings: {resume} KEY=VALUE; "
+            f"health.on_unhealthy={self._config.health.on_unhealthy}: stopped after step {step} for {alert.rule.id}: "
+            f"{alert.assessment.evidence}. {alert.assessment.action}. To resume with other settings: {resume} KEY=VALUE; "
             f"without being stopped again: {resume} on_unhealthy=warn"
         )
         return EXIT_CODES[Health.STOP]

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cluster.errors import LearnerError
-from cluster.types import Completion, FinishReason, Grade, Group
+from cluster.types import Completion, DropReason, FinishReason, Grade, Group
 from learner.batch.advantages import group_advantages
 from learner.settings import LearnerSettings
 
-EXCLUDED_BY_SETTINGS = ("masked_truncated", "below_threshold", "not_in_top_k")
+EXCLUDED_BY_SETTINGS = (DropReason.MASKED_TRUNCATED, DropReason.BELOW_THRESHOLD, DropReason.NOT_IN_TOP_K)
 """Exclusion reasons that come from settings; the other reasons are "ungradable", "empty" and "stale"."""
 
 
@@ -36,9 +36,7 @@ class Selection:
     """Completions of a step that enter the loss, and those that are excluded."""
 
     rows: tuple[Row, ...]  # in the order of the groups
-    excluded: dict[
-        str, str
-    ]  # by completion id: "ungradable", "empty" (no token), "stale" (no fresh token), or as below
+    excluded: dict[str, DropReason]  # by completion id
     stale_share: float  # stale tokens among the tokens of all graded completions
 
 
@@ -56,7 +54,7 @@ def select(
         scale=settings.scale_rewards,
     )
     rows: list[Row] = []
-    excluded: dict[str, str] = {}
+    excluded: dict[str, DropReason] = {}
     num_tokens = num_fresh = 0
     for group, group_advantage in zip(groups, advantages, strict=True):
         fresh = [
@@ -93,8 +91,8 @@ def best(rewards: Sequence[float | None], k: int) -> set[int]:
     return {index for _, index in ranked[:k]}
 
 
-def _reasons(group: Group, fresh: Sequence[Sequence[bool]], settings: LearnerSettings) -> list[str]:
-    """Return each completion's exclusion reason, ``[G]``; empty for those that enter the loss."""
+def _reasons(group: Group, fresh: Sequence[Sequence[bool]], settings: LearnerSettings) -> list[DropReason | None]:
+    """Return each completion's exclusion reason, ``[G]``; None for those that enter the loss."""
     reasons = [
         _own_reason(completion, grade, is_fresh, settings)
         for completion, grade, is_fresh in zip(group.completions, group.grades, fresh, strict=True)
@@ -109,24 +107,24 @@ def _reasons(group: Group, fresh: Sequence[Sequence[bool]], settings: LearnerSet
         ],
         settings.train_top_k,
     )
-    return [reason or ("" if index in chosen else "not_in_top_k") for index, reason in enumerate(reasons)]
+    return [reason or (None if index in chosen else DropReason.NOT_IN_TOP_K) for index, reason in enumerate(reasons)]
 
 
 def _own_reason(
     completion: Completion, grade: Grade | None, is_fresh: Sequence[bool], settings: LearnerSettings
-) -> str:
-    """Return a completion's exclusion reason, apart from its rank in the group; empty for none."""
+) -> DropReason | None:
+    """Return a completion's exclusion reason, apart from its rank in the group; None for none."""
     if grade is None:
-        return "ungradable"
+        return DropReason.UNGRADABLE
     if not completion.token_ids:
-        return "empty"
+        return DropReason.EMPTY
     if not any(is_fresh):
-        return "stale"
+        return DropReason.STALE
     if settings.mask_truncated_completions and completion.finish_reason is FinishReason.LENGTH:
-        return "masked_truncated"
+        return DropReason.MASKED_TRUNCATED
     if settings.reward_threshold is not None and grade.reward < settings.reward_threshold:
-        return "below_threshold"
-    return ""
+        return DropReason.BELOW_THRESHOLD
+    return None
 
 
 def _row(completion: Completion, is_fresh: tuple[bool, ...], advantage: float, temperature: float) -> Row:

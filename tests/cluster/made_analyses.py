@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from cluster.health.history import History, Stretch
+from cluster.health.history import History, Window
 from cluster.ledger.learning_log import read_learning_log
 
 # Analysis of epoch 0.28, "Sample Log Metrics": Qwen2.5-Coder-1.5B-Instruct, 4 prompts x 6 completions a step, temperature 0.9.
@@ -24,9 +24,9 @@ def first() -> History:
     return History(steps=list(read_learning_log(FIRST_LOG.splitlines())), settings=settings)
 
 
-def epoch(figures: dict[str, float]) -> Stretch:
+def epoch(figures: dict[str, float]) -> Window:
     gap = figures["best_of_n"] - figures["reward"]
-    return Stretch(name=f"epoch {figures['epoch']:g}", means={**figures, "best_of_n_gap": gap})
+    return Window(name=f"epoch {figures['epoch']:g}", means={**figures, "best_of_n_gap": gap})
 
 
 def second() -> History:

@@ -5,12 +5,12 @@ from pathlib import Path
 
 from cluster.config.config import load_config
 from cluster.console import View
-from cluster.ledger.outcomes import Dropped
+from cluster.ledger.outcomes import DroppedGroup
 from cluster.ledger.progress import Progress
 from cluster.ledger.run_folder import RunFolder
 from cluster.loop.metrics import step_metrics
-from cluster.run.recorder import RunRecords
-from cluster.types import CodeError, Group, Outcome, StepReport, Verdict
+from cluster.run.recorder import RunRecorder
+from cluster.types import CodeError, Drop, DropReason, Group, StepReport, Verdict
 from tests.cluster.made import grade, group, problem
 
 HOSTILE = "</script><script>pwned=1</script><img src=x onerror=\"pwned=2\"><svg onload='pwned=3'> {{7*7}} ${7*7}"
@@ -50,7 +50,7 @@ class GrowingRun:
     def __init__(self, path: Path) -> None:
         self.folder = RunFolder(path)
         with self.folder.opened(load_config(None, environment={})):
-            self.records = RunRecords(self.folder, View(), lambda _: None)
+            self.records = RunRecorder(self.folder, View(), lambda _: None)
         self.num_steps = 0
 
     def step(self) -> None:
@@ -58,11 +58,10 @@ class GrowingRun:
         self.num_steps += 1
         step = self.num_steps
         groups = [programs_group(step, "gcd"), programs_group(step, HOSTILE_PROBLEM)]
-        dropped = Dropped(
+        dropped = DroppedGroup(
             group=group([0.5, None], group_id=f"s{step:06d}-dropped"),
             group_size=3,
-            outcome=Outcome.STALE,
-            reason="stale",
+            drop=Drop(DropReason.STALE),
         )
         self.records.group_dropped(dropped, step - 1)
         advantages = {one.id: 0.5 - index for made in groups for index, one in enumerate(made.completions)}

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from cluster.config.config import Config, load_config
 from cluster.console import View
-from cluster.ledger.outcomes import Dropped
+from cluster.ledger.outcomes import DroppedGroup
 from cluster.ledger.run_folder import RunFolder
 from cluster.loop.metrics import group_metrics
-from cluster.run.recorder import RunRecords
+from cluster.run.recorder import RunRecorder
 from cluster.run.session import learner_plan
-from cluster.types import Group, Outcome
+from cluster.types import Drop, DropReason, Group
 from tests.learner.made import group, updated_in_flight
 
 MAX_STEPS = 4
@@ -56,7 +56,7 @@ class Start:
         from learner.worker import LearnerWorker
 
         self._folder = folder
-        self._records = RunRecords(folder, View(), lambda _: None)
+        self._records = RunRecorder(folder, View(), lambda _: None)
         self.learner = LearnerWorker(
             config().learner,
             learner_plan(config(), max_steps=max_steps, probe_ids=(5, 6, 7), checkpoints_dir=folder.checkpoints),
@@ -72,7 +72,7 @@ class Start:
         self._num_steps = report.step
         dropped = group([0.5, 0.5], seed=1000 + report.step)
         self._records.group_dropped(
-            Dropped(group=dropped, group_size=3, outcome=Outcome.FILTERED, reason="no_signal"), report.step - 1
+            DroppedGroup(group=dropped, group_size=3, drop=Drop(DropReason.NO_SIGNAL)), report.step - 1
         )
         metrics = {**group_metrics(groups), **report.metrics, "tokens_per_second": 1.0, "step_seconds": 1.0}
         metrics["max_steps"] = float(self._max_steps)

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from cluster.analysis.report.run import RunReport
-from cluster.health.epochs import as_cells
+from cluster.health.comparison import as_cells
 from cluster.health.rules import Health
 
 
@@ -15,7 +15,7 @@ def summary(reports: Sequence[RunReport], plots: Sequence[str]) -> str:
         lines += [f"# {escape(report.name)}: {report.health}", ""]
         lines += [f"{len(report.history.steps)} steps, epoch {report.history.epoch or 0.0:.2f}", ""]
         measured = [finding for finding in report.findings if finding.health is not Health.NO_DATA]
-        health = [(str(one.health), one.rule.id, one.judgement.evidence, one.judgement.action) for one in measured]
+        health = [(str(one.health), one.rule.id, one.assessment.evidence, one.assessment.action) for one in measured]
         lines += _table(("", "rule", "evidence", "recommended"), health)
         if report.compared:
             lines += [f"## {escape(report.compared[0].change.between)}", ""]

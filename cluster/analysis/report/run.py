@@ -7,11 +7,11 @@ from typing import Any
 
 from cluster.analysis.report.ledger_summary import LedgerSummary, read_summary
 from cluster.analysis.report.plots import PlotData
-from cluster.health.epochs import Compared, as_cells, compare, latest
+from cluster.health.checks import CheckResult, check_run, worst
+from cluster.health.comparison import Compared, as_cells, compare, latest
 from cluster.health.history import History
-from cluster.health.judging import Finding, judge, worst
 from cluster.health.rules import Health
-from cluster.health.run import history_of
+from cluster.health.run_history import history_of
 from cluster.ledger.run_folder import RunFolder, whole_rows
 
 SETTINGS = (
@@ -45,7 +45,7 @@ class RunReport:
     name: str
     settings: Mapping[str, Any]
     history: History
-    findings: Sequence[Finding]
+    findings: Sequence[CheckResult]
     compared: Sequence[Compared]
     changes: Sequence[Change]
     held_out: Sequence[Mapping[str, Any]]  # rows of evaluation.jsonl
@@ -58,13 +58,13 @@ class RunReport:
         return worst(self.findings)
 
     @property
-    def alerts(self) -> list[Finding]:
+    def alerts(self) -> list[CheckResult]:
         """Findings that ask for action, worst first."""
-        alerts = (finding for finding in self.findings if finding.is_trouble)
+        alerts = (finding for finding in self.findings if finding.is_alert)
         return sorted(alerts, key=lambda finding: finding.health is not Health.STOP)
 
     @property
-    def healthy(self) -> list[Finding]:
+    def healthy(self) -> list[CheckResult]:
         """Findings of the rules that passed."""
         return [finding for finding in self.findings if finding.health is Health.OK]
 
@@ -94,7 +94,7 @@ def read_report(run: Path, ledger: LedgerSummary | None = None) -> RunReport:
         name=run.resolve().name,
         settings=folder.settings(*SETTINGS),
         history=history,
-        findings=judge(history),
+        findings=check_run(history),
         compared=compare(pair) if pair else (),
         changes=_changes(folder),
         held_out=list(whole_rows(folder.evaluation)),

@@ -15,11 +15,11 @@ from cluster.analysis.regrade import grader_settings_of, regrade
 from cluster.cli.main import main
 from cluster.config.config import Config, load_config
 from cluster.console import View
-from cluster.ledger.outcomes import Dropped
+from cluster.ledger.outcomes import DroppedGroup
 from cluster.ledger.rows import FACT_COLUMNS, facts_of
 from cluster.ledger.run_folder import RunFolder
-from cluster.run.recorder import RunRecords
-from cluster.types import AssertOutcome, Facts, Group, Outcome, StepReport, Verdict
+from cluster.run.recorder import RunRecorder
+from cluster.types import AssertOutcome, Drop, DropReason, Facts, Group, StepReport, Verdict
 from grader.profiles import PROFILES
 from grader.reward import profile_of, score
 from tests.cluster.made import completion, grade, problem
@@ -56,7 +56,7 @@ def made_run(path: Path, groups: Iterable[Sequence[Facts | None]], overrides: Se
     """The folder of a run that trained these groups, one in each step."""
     folder, config = RunFolder(path), load_config(None, overrides, environment={})
     with folder.opened(config):
-        records = RunRecords(folder, View(), lambda _: None)
+        records = RunRecorder(folder, View(), lambda _: None)
         for step, facts in enumerate(groups, start=1):
             records.step_done(
                 0.1, [group_of(facts, config, f"s{step:06d}-g00")], StepReport(step=step, metrics={}), METRICS, {}
@@ -196,12 +196,12 @@ def test_a_run_that_goes_on_or_was_killed_can_be_regraded(tmp_path: Path) -> Non
     config = load_config(None, RUN_REWARD, environment={})
     folder = RunFolder(tmp_path)
     with folder.opened(config):  # the lock is held, as by the run itself
-        records = RunRecords(folder, View(), lambda _: None)
+        records = RunRecorder(folder, View(), lambda _: None)
         records.step_done(0.1, [group_of([PASSED], config, "a")], StepReport(step=1, metrics={}), METRICS, {})
         (folder.rollouts / "step-000002-000002.tmp").write_bytes(b"PAR1 cut here")
         assert len(regrade(folder, PROFILES["binary"]).completions) == 1
-        dropped = Dropped(
-            group=group_of([WRONG, WRONG], config, "b"), group_size=2, outcome=Outcome.FILTERED, reason="no_signal"
+        dropped = DroppedGroup(
+            group=group_of([WRONG, WRONG], config, "b"), group_size=2, drop=Drop(DropReason.NO_SIGNAL)
         )
         records.group_dropped(dropped, step=1)
         records.step_done(0.1, [group_of([PASSED], config, "c")], StepReport(step=2, metrics={}), METRICS, {})

@@ -15,12 +15,12 @@ from cluster.analysis.report.write import write_report
 from cluster.cli.main import main
 from cluster.config.config import load_config
 from cluster.console import View
-from cluster.ledger.outcomes import Dropped
+from cluster.ledger.outcomes import DroppedGroup
 from cluster.ledger.progress import Progress
 from cluster.ledger.run_folder import RunFolder
 from cluster.loop.metrics import step_metrics
-from cluster.run.recorder import RunRecords
-from cluster.types import Group, Outcome, StepReport, Verdict
+from cluster.run.recorder import RunRecorder
+from cluster.types import Drop, DropReason, Group, StepReport, Verdict
 from tests.cluster.analysis.html_page import HtmlPage
 from tests.cluster.made import grade, group, problem
 from tests.cluster.made_analyses import FIRST_LOG
@@ -88,16 +88,16 @@ def hostile_group(step: int, name: str) -> Group:
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = RunFolder(tmp_path_factory.mktemp("runs") / "run<i>$x$")
     with folder.opened(load_config(None, environment={})):
-        records = RunRecords(folder, View(), lambda _: None)
+        records = RunRecorder(folder, View(), lambda _: None)
         for step in range(1, 46):
             groups = [hostile_group(step, "p1"), hostile_group(step, "p2")]
             report = StepReport(step=step, metrics={"loss": 0.1, "entropy": 0.2, "grad_norm": 0.1})
             metrics = step_metrics(groups, [], report, Progress(), {"step_seconds": 1.0})
             records.step_done(step / 30, groups, report, metrics, {})
         records.group_dropped(
-            Dropped(group=group([None]), group_size=2, outcome=Outcome.FAILED, reason="<script>"), step=45
+            DroppedGroup(group=group([None]), group_size=2, drop=Drop(DropReason.SAMPLER_FAILED, "<script>")), step=45
         )
-        records.phase_entered(20, {"rollout.temperature": 1.1})
+        records.settings_changed(20, {"rollout.temperature": 1.1})
         folder.append_json(
             folder.health, {"step": 20, "rule": "entropy", "health": "warn", "evidence": "<u>why</u>", "set": {}}
         )

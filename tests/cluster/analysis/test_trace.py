@@ -8,19 +8,19 @@ from cluster.analysis.trace import write_trace
 from cluster.config.config import load_config
 from cluster.console import View
 from cluster.errors import RunFolderError
-from cluster.ledger.outcomes import Dropped
+from cluster.ledger.outcomes import DroppedGroup
 from cluster.ledger.progress import Progress
 from cluster.ledger.run_folder import RunFolder
 from cluster.loop.metrics import step_metrics
-from cluster.run.recorder import RunRecords
-from cluster.types import Outcome, StepReport, Timestamps, WeightSync
+from cluster.run.recorder import RunRecorder
+from cluster.types import Drop, DropReason, StepReport, Timestamps, WeightSync
 from tests.cluster.made import group
 
 
 def test_a_trace_shows_every_completion_step_and_publish_in_lanes_that_do_not_overlap(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     with folder.opened(load_config(None, environment={})):
-        records = RunRecords(folder, View(), lambda _: None)
+        records = RunRecorder(folder, View(), lambda _: None)
         timestamps = (
             Timestamps(requested=100.0, sampled=101.0, graded=102.0),
             Timestamps(requested=100.0, sampled=101.05, graded=101.5),
@@ -29,7 +29,7 @@ def test_a_trace_shows_every_completion_step_and_publish_in_lanes_that_do_not_ov
         stale = replace(
             group([None], group_id="g0000001"), timestamps=(Timestamps(requested=100.0, sampled=103.0, graded=None),)
         )
-        records.group_dropped(Dropped(group=stale, group_size=2, outcome=Outcome.STALE, reason="stale"), step=0)
+        records.group_dropped(DroppedGroup(group=stale, group_size=2, drop=Drop(DropReason.STALE)), step=0)
         report = StepReport(step=1, metrics={"loss": 0.5})
         figures = {"step_seconds": 4.0, "learn_began_at": 102.0, "learned_at": 103.5}
         records.step_done(0.1, [trained], report, step_metrics([trained], [], report, Progress(), figures), {})

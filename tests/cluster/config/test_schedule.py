@@ -8,7 +8,7 @@ from cluster.errors import ConfigError
 
 
 def at(config: Config, *, step: int = 0, epoch: float = 0.0) -> dict[str, object]:
-    return config.schedule().at(step=step, epoch=epoch)
+    return config.settings_schedule().at(step=step, epoch=epoch)
 
 
 def phased(*phases: str, overrides: tuple[str, ...] = ()) -> Config:

@@ -20,7 +20,7 @@ def run_of(path: Path, rows: list[dict[str, Any]]) -> RunFolder:
 
 
 @pytest.mark.parametrize(
-    ("figures", "num", "code", "health"),
+    ("metrics", "num", "code", "health"),
     [
         ({}, 100, 0, "ok"),
         ({"frac_truncated": 0.9}, 50, 3, "warn"),
@@ -29,9 +29,9 @@ def run_of(path: Path, rows: list[dict[str, Any]]) -> RunFolder:
     ],
 )
 def test_the_exit_status_says_how_the_run_is(
-    figures: dict[str, Any], num: int, code: int, health: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    metrics: dict[str, Any], num: int, code: int, health: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run_of(tmp_path, steps(num, **figures))
+    run_of(tmp_path, steps(num, **metrics))
     assert main(["health", str(tmp_path), "--json"]) == code
     found = json.loads(capsys.readouterr().out)
     assert (found["health"], found["step"]) == (health, num)
@@ -41,10 +41,10 @@ def test_the_exit_status_says_how_the_run_is(
 def test_people_are_told_evidence_action_and_source(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_of(tmp_path, steps(50, frac_truncated=0.85))
     assert main(["health", str(tmp_path)]) == 3
-    told = " ".join(capsys.readouterr().out.split())
-    assert "85% of completions are cut" in told
-    assert "grader.runaway_multiplier=0" in told
-    assert "fix-filibuster-training.md" in told
+    alerted_at = " ".join(capsys.readouterr().out.split())
+    assert "85% of completions are cut" in alerted_at
+    assert "grader.runaway_multiplier=0" in alerted_at
+    assert "fix-filibuster-training.md" in alerted_at
 
 
 def test_another_trainer_s_learning_log_is_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

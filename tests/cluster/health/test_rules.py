@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from cluster.health.history import History, Stretch, epochs_of
-from cluster.health.judging import RULES, Finding, judge, last_change, worst
+from cluster.health.checks import RULES, CheckResult, check_run, last_change, worst
+from cluster.health.history import History, Window, epochs_of
 from cluster.health.rules import Health
 from tests.cluster import made_analyses
 
@@ -35,23 +35,23 @@ HEALTHY = {
 
 
 def steps(
-    num: int, *, first: int = 1, per_epoch: int = 100, noise: float = 0.0, **figures: Any
+    num: int, *, first: int = 1, per_epoch: int = 100, noise: float = 0.0, **metrics: Any
 ) -> list[dict[str, Any]]:
     """Rows of metrics.jsonl: healthy but for ``figures``, each value off by a normally distributed share of ``noise``."""
     random = Random(first)
     return [
-        {name: value * (1 + random.gauss(0, noise)) for name, value in {**HEALTHY, **figures}.items()}
+        {name: value * (1 + random.gauss(0, noise)) for name, value in {**HEALTHY, **metrics}.items()}
         | {"step": step, "epoch": step / per_epoch}
         for step in range(first, first + num)
     ]
 
 
-def found(history: History) -> dict[str, Finding]:
-    return {finding.rule.id: finding for finding in judge(history)}
+def found(history: History) -> dict[str, CheckResult]:
+    return {result.rule.id: result for result in check_run(history)}
 
 
 def health(history: History) -> dict[str, Health]:
-    return {name: finding.health for name, finding in found(history).items()}
+    return {name: result.health for name, result in found(history).items()}
 
 
 def test_the_first_analysis_figures_give_its_diagnoses() -> None:
@@ -64,11 +64,11 @@ def test_the_first_analysis_figures_give_its_diagnoses() -> None:
         "entropy",
     }
     assert verdicts["gradient"] is verdicts["numbers"] is Health.OK
-    assert worst(judge(made_analyses.first())) is Health.WARN
-    judgement = found(made_analyses.first())["mode_collapse"].judgement
-    assert "temperature" in judgement.action
-    assert "group_size" in judgement.action
-    assert "learning_rate" in found(made_analyses.first())["reward_level"].judgement.action
+    assert worst(check_run(made_analyses.first())) is Health.WARN
+    assessment = found(made_analyses.first())["mode_collapse"].assessment
+    assert "temperature" in assessment.action
+    assert "group_size" in assessment.action
+    assert "learning_rate" in found(made_analyses.first())["reward_level"].assessment.action
 
 
 def test_the_second_analysis_figures_give_its_diagnoses() -> None:
@@ -81,13 +81,13 @@ def test_the_second_analysis_figures_give_its_diagnoses() -> None:
         "best_of_n_gap",
         "reward_level",
     }
-    findings = found(history)
-    assert "-5.4%" in findings["reward_trend"].judgement.evidence
-    assert "-7.5%" in findings["kl_dominates"].judgement.evidence
-    assert "0.2692 -> 0.2875" in findings["best_of_n_gap"].judgement.evidence
-    assert "reward_weight=2.0" in findings["kl_dominates"].judgement.action
-    assert "kl_coefficient=0.05" in findings["kl_dominates"].judgement.action
-    assert "reward_threshold=0.2" in findings["best_of_n_gap"].judgement.action
+    results = found(history)
+    assert "-5.4%" in results["reward_trend"].assessment.evidence
+    assert "-7.5%" in results["kl_dominates"].assessment.evidence
+    assert "0.2692 -> 0.2875" in results["best_of_n_gap"].assessment.evidence
+    assert "reward_weight=2.0" in results["kl_dominates"].assessment.action
+    assert "kl_coefficient=0.05" in results["kl_dominates"].assessment.action
+    assert "reward_threshold=0.2" in results["best_of_n_gap"].assessment.action
     assert Health.STOP not in verdicts.values()
 
 
@@ -107,12 +107,12 @@ def test_a_healthy_run_is_healthy(num: int) -> None:
     history = History(steps=rows, epochs=epochs_of(rows), settings={"learner.kl_coefficient": 0.05})
     verdicts = health(history)
     assert set(verdicts.values()) <= {Health.OK, Health.NO_DATA}
-    assert worst(judge(history)) is Health.OK
+    assert worst(check_run(history)) is Health.OK
 
 
 @pytest.mark.parametrize("num", [0, 1, 4])
 def test_the_first_steps_say_nothing(num: int) -> None:
-    assert worst(judge(History(steps=steps(num, reward=0.0, frac_zero_std_sampled=1.0)))) is Health.NO_DATA
+    assert worst(check_run(History(steps=steps(num, reward=0.0, frac_zero_std_sampled=1.0)))) is Health.NO_DATA
 
 
 def test_single_groups_make_no_level_until_there_are_enough_of_them() -> None:
@@ -139,7 +139,7 @@ def test_a_decline_from_one_epoch_to_the_next_is_seen_when_the_latest_steps_hide
     rows = steps(500, per_epoch=500, noise=0.3) + steps(500, first=501, per_epoch=500, noise=0.3, reward=0.40)
     verdict = found(History(steps=rows, epochs=epochs_of(rows)))["reward_trend"]
     assert verdict.health is Health.WARN
-    assert "epoch 1 -> epoch 2" in verdict.judgement.evidence
+    assert "epoch 1 -> epoch 2" in verdict.assessment.evidence
 
 
 def test_what_was_before_a_change_of_settings_is_not_held_against_it() -> None:
@@ -175,13 +175,13 @@ def test_half_of_the_groups_may_be_silent_at_the_very_beginning() -> None:
 
 def test_programs_that_differ_and_earn_the_same_mean_that_the_problems_are_too_hard() -> None:
     rows = steps(40, per_epoch=100, frac_zero_std_sampled=0.6)
-    assert "too hard" in found(History(steps=rows))["mode_collapse"].judgement.action
+    assert "too hard" in found(History(steps=rows))["mode_collapse"].assessment.action
     alike = steps(40, per_epoch=100, frac_zero_std_sampled=0.6, distinct_share_renamed=0.3)
-    assert "temperature" in found(History(steps=alike))["mode_collapse"].judgement.action
+    assert "temperature" in found(History(steps=alike))["mode_collapse"].assessment.action
 
 
 @pytest.mark.parametrize(
-    ("rule", "figures", "expected"),
+    ("rule", "metrics", "expected"),
     [
         ("filibuster", {"frac_truncated": 0.79}, Health.OK),
         ("filibuster", {"frac_truncated": 0.85}, Health.WARN),
@@ -207,9 +207,9 @@ def test_programs_that_differ_and_earn_the_same_mean_that_the_problems_are_too_h
     ],
 )
 def test_each_threshold_holds_at_the_end_of_the_first_epoch(
-    rule: str, figures: dict[str, Any], expected: Health
+    rule: str, metrics: dict[str, Any], expected: Health
 ) -> None:
-    verdicts = health(History(steps=steps(120, per_epoch=100, **figures)))
+    verdicts = health(History(steps=steps(120, per_epoch=100, **metrics)))
     assert verdicts.pop(rule) is expected
     related = {"gradient", "one_program"} if rule == "numbers" else {"reward_spread", "reward_trend"}
     assert {name for name, verdict in verdicts.items() if verdict in (Health.WARN, Health.STOP)} <= related
@@ -230,8 +230,8 @@ def test_one_reward_stops_a_run_only_where_it_took_over() -> None:
 
 
 def test_policies_that_rightly_differ_are_no_mismatch() -> None:
-    figures: dict[str, Any] = {"max_staleness": 1.0, "sampling/sampling_logp_difference/mean": 0.3}
-    one_off = steps(30, **figures)
+    metrics: dict[str, Any] = {"max_staleness": 1.0, "sampling/sampling_logp_difference/mean": 0.3}
+    one_off = steps(30, **metrics)
     assert health(History(steps=one_off))["mismatch"] is Health.NO_DATA
     assert health(History(steps=one_off, weight_sync_gaps=[0.001] * 5))["mismatch"] is Health.OK
     assert health(History(steps=one_off, weight_sync_gaps=[0.2] * 5))["mismatch"] is Health.WARN
@@ -271,5 +271,5 @@ def test_every_rule_says_where_its_threshold_comes_from() -> None:
     assert all(rule.source and rule.threshold and rule.measures for rule in RULES)
 
 
-def epoch_of(number: float, **means: float) -> Stretch:
-    return Stretch(name=f"epoch {number:g}", means={"epoch": number, **means})
+def epoch_of(number: float, **means: float) -> Window:
+    return Window(name=f"epoch {number:g}", means={"epoch": number, **means})

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.loop.buffer import Buffer, Slots
+from cluster.loop.buffer import Buffer, InFlightLimit
 from cluster.loop.filters import GroupFilter
 from cluster.types import Outcome
 from tests.cluster.made import group
@@ -45,46 +45,46 @@ def test_a_group_without_signal_is_dropped_only_when_asked() -> None:
     assert buffer().add(group([0.5, 0.5])) is None
     dropped = buffer(drop=True).add(group([0.5, 0.5]))
     assert dropped is not None
-    assert (dropped.outcome, dropped.reason) == (Outcome.FILTERED, "no_signal")
+    assert (dropped.drop.outcome, dropped.drop.reason) == (Outcome.FILTERED, "no_signal")
 
 
 def test_a_group_with_fewer_than_two_grades_has_failed() -> None:
     dropped = buffer().add(group([1.0, None]))
     assert dropped is not None
-    assert dropped.outcome is Outcome.FAILED
+    assert dropped.drop.outcome is Outcome.FAILED
 
 
 def test_filtering_gives_up_when_nothing_has_signal() -> None:
     stuck = buffer(drop=True, size=1)
     outcomes = [stuck.add(group([0.0, 0.0])) for _ in range(9)]
     assert [outcome is None for outcome in outcomes] == [False] * 8 + [True]
-    assert stuck.gave_up_filtering
+    assert stuck.is_filter_suspended
 
 
-def test_a_group_that_the_next_step_could_not_train_is_doomed() -> None:
-    slots = Slots(groups_per_step=2, max_staleness=1, num_groups=10)
+def test_a_group_that_the_next_step_could_not_train_is_stale() -> None:
+    limit = InFlightLimit(groups_per_step=2, max_staleness=1, num_groups=10)
     aging = buffer()
     old, fresh = group([0.0, 1.0], version=0), group([0.0, 1.0], version=1)
     aging.add(old)
     aging.add(fresh)
-    slots.next_version = 1
-    assert aging.remove(slots.is_doomed) == []
-    slots.next_version = 2
-    assert aging.remove(slots.is_doomed) == [old]
-    assert aging.remove(slots.is_doomed) == []
+    limit.next_version = 1
+    assert aging.remove_stale(limit.is_stale) == []
+    limit.next_version = 2
+    assert aging.remove_stale(limit.is_stale) == [old]
+    assert aging.remove_stale(limit.is_stale) == []
 
 
 def test_nothing_starts_that_would_be_too_old_from_its_first_token() -> None:
     async def scenario() -> list[int]:
-        slots = Slots(groups_per_step=2, max_staleness=0, num_groups=10, oversampling=2)
-        await slots.acquire()
-        slots.next_version = 1  # the learner works on version 1 while the samplers still serve 0
-        waiting = asyncio.create_task(slots.acquire())
+        limit = InFlightLimit(groups_per_step=2, max_staleness=0, num_groups=10, oversampling=2)
+        await limit.acquire()
+        limit.next_version = 1  # the learner works on version 1 while the samplers still serve 0
+        waiting = asyncio.create_task(limit.acquire())
         await asyncio.sleep(0.01)
-        held = [slots.held]
-        await slots.release(published=1)
+        held = [limit.in_flight]
+        await limit.release(published=1)
         await waiting
-        return [*held, slots.held]
+        return [*held, limit.in_flight]
 
     assert asyncio.run(scenario()) == [1, 2]
 
@@ -99,17 +99,17 @@ def test_a_batch_is_in_the_order_of_asking_whoever_closed_first() -> None:
     assert asyncio.run(scenario()) == ["g0000000", "g0000001", "g0000002"]
 
 
-def test_oversampling_adds_slots_for_every_step_under_way() -> None:
-    assert Slots(groups_per_step=4, max_staleness=1, num_groups=100, oversampling=1.3).capacity == 12
+def test_oversampling_adds_limit_for_every_step_under_way() -> None:
+    assert InFlightLimit(groups_per_step=4, max_staleness=1, num_groups=100, oversampling=1.3).limit == 12
 
 
 @pytest.mark.parametrize(("staleness", "capacity"), [(0, 3), (1, 6), (4, 15)])
 def test_as_many_groups_are_under_way_as_the_staleness_allows(staleness: int, capacity: int) -> None:
     async def scenario() -> int:
-        slots = Slots(groups_per_step=3, max_staleness=staleness, num_groups=100)
-        waiting = [asyncio.create_task(slots.acquire()) for _ in range(20)]
+        limit = InFlightLimit(groups_per_step=3, max_staleness=staleness, num_groups=100)
+        waiting = [asyncio.create_task(limit.acquire()) for _ in range(20)]
         await asyncio.sleep(0.01)
-        held = slots.held
+        held = limit.in_flight
         for task in waiting:
             task.cancel()
         return held
@@ -119,12 +119,12 @@ def test_as_many_groups_are_under_way_as_the_staleness_allows(staleness: int, ca
 
 def test_no_group_starts_that_the_run_will_not_train() -> None:
     async def scenario() -> int:
-        slots = Slots(groups_per_step=2, max_staleness=1, num_groups=3)
-        waiting = [asyncio.create_task(slots.acquire()) for _ in range(5)]
+        limit = InFlightLimit(groups_per_step=2, max_staleness=1, num_groups=3)
+        waiting = [asyncio.create_task(limit.acquire()) for _ in range(5)]
         await asyncio.sleep(0.01)
-        await slots.release(trained=2)
+        await limit.release(trained=2)
         await asyncio.sleep(0.01)
-        held = slots.held
+        held = limit.in_flight
         for task in waiting:
             task.cancel()
         return held
@@ -135,13 +135,13 @@ def test_no_group_starts_that_the_run_will_not_train() -> None:
 @given(st.integers(1, 4), st.integers(0, 4), st.integers(1, 8))
 def test_a_group_trained_in_order_is_never_staler_than_the_bound(size: int, staleness: int, steps: int) -> None:
     async def scenario() -> None:
-        slots = Slots(groups_per_step=size, max_staleness=staleness, num_groups=size * steps)
+        limit = InFlightLimit(groups_per_step=size, max_staleness=staleness, num_groups=size * steps)
         loaded = 0
         closed: list[int] = []
 
         async def sample() -> None:
             while True:
-                await slots.acquire()
+                await limit.acquire()
                 closed.append(loaded)
 
         sampling = asyncio.create_task(sample())
@@ -149,10 +149,10 @@ def test_a_group_trained_in_order_is_never_staler_than_the_bound(size: int, stal
             while len(closed) < size:  # noqa: ASYNC110
                 await asyncio.sleep(0)
             batch = [closed.pop(0) for _ in range(size)]
-            slots.next_version = step + 1
+            limit.next_version = step + 1
             assert all(step - version <= staleness for version in batch)
             loaded = step + 1
-            await slots.release(trained=size, published=loaded)
+            await limit.release(trained=size, published=loaded)
         sampling.cancel()
 
     asyncio.run(scenario())

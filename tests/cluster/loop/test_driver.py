@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from cluster.config.config import Config, load_config
 from cluster.errors import CaravanError, GroupFailed, LearnerError, RunFolderError, UngradableError
-from cluster.health.watch import Response
-from cluster.ledger.outcomes import Dropped
+from cluster.health.monitor import Response
+from cluster.ledger.outcomes import DroppedGroup
 from cluster.ledger.progress import Progress
-from cluster.loop.driver import Driver
+from cluster.loop.driver import Driver, Hooks, Pools, TrainingProblems
 from cluster.problems.dataset import ProblemStream
 from cluster.types import (
     Completion,
@@ -39,11 +39,11 @@ from rollout.fake import FakeSamplerPool
 from tests.cluster.made import grade, problem
 
 
-class MemoryRecords:
+class MemoryRecorder:
     def __init__(self) -> None:
         self.steps: list[tuple[Group, ...]] = []
         self.learned = asyncio.Event()
-        self.dropped: list[Dropped] = []
+        self.dropped: list[DroppedGroup] = []
         self.saved: dict[int, str] = {}
         self.gave_up = 0
         self.metrics: list[Mapping[str, float]] = []
@@ -51,7 +51,7 @@ class MemoryRecords:
         self.phases: list[tuple[int, dict[str, object]]] = []
         self.responses: list[tuple[int, Response]] = []
 
-    def group_dropped(self, dropped: Dropped, step: int) -> None:
+    def group_dropped(self, dropped: DroppedGroup, step: int) -> None:
         self.dropped.append(dropped)
 
     def step_done(
@@ -66,16 +66,16 @@ class MemoryRecords:
         self.metrics.append(metrics)
         self.learned.set()
 
-    def phase_entered(self, step: int, values: Mapping[str, object]) -> None:
+    def settings_changed(self, step: int, values: Mapping[str, object]) -> None:
         self.phases.append((step, dict(values)))
 
-    def health_noted(self, step: int, response: Response) -> None:
+    def health_checked(self, step: int, response: Response) -> None:
         self.responses.append((step, response))
 
     def policy_published(self, version: int, syncs: Sequence[WeightSync], began_at: float, seconds: float) -> None:
         self.published.append(version)
 
-    def filtering_gave_up(self, step: int) -> None:
+    def filter_suspended(self, step: int) -> None:
         self.gave_up += 1
 
     def save_progress(self, step: int, state: str) -> None:
@@ -116,7 +116,7 @@ def make_driver(
     samplers: FakeSamplerPool | None = None,
     learner: FakeLearner | None = None,
     reward: Callable[[Completion], float | None] = alternating,
-    records: MemoryRecords | None = None,
+    records: MemoryRecorder | None = None,
     progress: Progress | None = None,
     stop: asyncio.Event | None = None,
     num_problems: int = 5,
@@ -125,16 +125,19 @@ def make_driver(
     problems = [problem(f"p{number}") for number in range(num_problems)]
     return Driver(
         config,
+        Pools(
+            samplers=samplers or FakeSamplerPool(lambda *_: "n + 1"),
+            graders=Judge(reward),
+            learner=learner or FakeLearner(),
+        ),
+        TrainingProblems(
+            stream=ProblemStream(problems, seed=0),
+            prompts={one.id: Prompt(problem_id=one.id, text="", token_ids=(1,)) for one in problems},
+        ),
+        Hooks(recorder=records or MemoryRecorder(), evaluate=measure),
         max_steps=max_steps,
-        stream=ProblemStream(problems, seed=0),
-        prompts={one.id: Prompt(problem_id=one.id, text="", token_ids=(1,)) for one in problems},
-        samplers=samplers or FakeSamplerPool(lambda *_: "n + 1"),
-        graders=Judge(reward),
-        learner=learner or FakeLearner(),
-        records=records or MemoryRecords(),
         progress=progress or Progress(),
         stop=stop or asyncio.Event(),
-        measure=measure,
     )
 
 
@@ -147,7 +150,7 @@ def positions(steps: Sequence[Sequence[Group]]) -> list[int]:
 
 
 def test_a_synchronous_run_trains_every_group_under_the_newest_policy(tmp_path: Path) -> None:
-    records = MemoryRecords()
+    records = MemoryRecorder()
     assert run(make_driver(settings(), learner=FakeLearner(tmp_path), records=records)) == 4
     assert positions(records.steps) == list(range(8))
     for step, groups in enumerate(records.steps):
@@ -155,7 +158,7 @@ def test_a_synchronous_run_trains_every_group_under_the_newest_policy(tmp_path: 
 
 
 def test_one_step_off_trains_groups_at_most_one_version_old_while_sampling_goes_on(tmp_path: Path) -> None:
-    records = MemoryRecords()
+    records = MemoryRecorder()
     samplers = FakeSamplerPool(lambda *_: "n + 1", delay_seconds=lambda request, index: 0.002 * (index + 1))
     config = settings("max_staleness=1")
     run(make_driver(config, samplers=samplers, learner=FakeLearner(tmp_path), records=records, max_steps=6))
@@ -169,7 +172,7 @@ def test_checkpoints_are_measured_beside_the_next_step_while_the_samplers_serve_
     tmp_path: Path, staleness: int
 ) -> None:
     samplers = FakeSamplerPool(lambda *_: "n + 1", publish_seconds=0.002)
-    records = MemoryRecords()
+    records = MemoryRecorder()
     seen = []
 
     async def measure(step: int) -> None:
@@ -209,7 +212,7 @@ def test_the_same_seed_asks_for_the_same_groups(tmp_path: Path) -> None:
 
 
 def test_groups_without_signal_are_replaced_and_counted(tmp_path: Path) -> None:
-    records = MemoryRecords()
+    records = MemoryRecorder()
 
     def reward(completion: Completion) -> float:
         silent = int(completion.group_id.removeprefix("g")) % 2 == 0
@@ -218,14 +221,14 @@ def test_groups_without_signal_are_replaced_and_counted(tmp_path: Path) -> None:
     config = settings("drop_groups_without_signal=true")
     run(make_driver(config, learner=FakeLearner(tmp_path), reward=reward, records=records))
     assert all(group.has_signal for groups in records.steps for group in groups)
-    assert {dropped.outcome for dropped in records.dropped} == {Outcome.FILTERED}
+    assert {dropped.drop.outcome for dropped in records.dropped} == {Outcome.FILTERED}
     trained, dropped = positions(records.steps), positions([[one.group for one in records.dropped]])
     assert len(trained) == 8
     assert sorted(trained + dropped) == list(range(len(trained) + len(dropped)))
 
 
 def test_a_policy_without_any_signal_does_not_sample_for_ever(tmp_path: Path) -> None:
-    records = MemoryRecords()
+    records = MemoryRecorder()
     config = settings("drop_groups_without_signal=true")
     assert (
         run(make_driver(config, learner=FakeLearner(tmp_path), reward=lambda _: 0.0, records=records, max_steps=2)) == 2
@@ -234,7 +237,7 @@ def test_a_policy_without_any_signal_does_not_sample_for_ever(tmp_path: Path) ->
 
 
 def test_an_ungradable_completion_leaves_the_group_and_an_ungradable_group_is_replaced(tmp_path: Path) -> None:
-    records = MemoryRecords()
+    records = MemoryRecorder()
 
     def reward(completion: Completion) -> float | None:
         broken = completion.group_id == "g0000001" or (completion.group_id == "g0000000" and completion.index == 0)
@@ -242,16 +245,16 @@ def test_an_ungradable_completion_leaves_the_group_and_an_ungradable_group_is_re
 
     config = settings("group_size=3")
     run(make_driver(config, learner=FakeLearner(tmp_path), reward=reward, records=records))
-    assert [dropped.outcome for dropped in records.dropped] == [Outcome.FAILED]
+    assert [dropped.drop.outcome for dropped in records.dropped] == [Outcome.FAILED]
     (first,) = [group for groups in records.steps for group in groups if group.id == "g0000000"]
     assert first.grades[0] is None
     assert first.rewards == (0.5, 1.0)
 
 
 def test_a_stop_saves_the_last_step_and_a_resume_skips_and_repeats_nothing(tmp_path: Path) -> None:
-    records, stop = MemoryRecords(), asyncio.Event()
+    records, stop = MemoryRecorder(), asyncio.Event()
 
-    class StopsAfterThree(MemoryRecords):
+    class StopsAfterThree(MemoryRecorder):
         def step_done(
             self,
             epoch: float,
@@ -291,7 +294,7 @@ def test_a_dying_sampler_ends_the_run_and_the_step_under_way_can_still_be_saved(
         async def publish(self, policy: PolicyVersion) -> tuple[WeightSync, ...]:
             raise LearnerError("gone")
 
-    records = MemoryRecords()
+    records = MemoryRecorder()
     learner = FakeLearner(tmp_path)
 
     async def scenario() -> None:
@@ -315,9 +318,9 @@ def test_no_task_is_left_behind_when_a_run_ends(tmp_path: Path) -> None:
     assert not asyncio.run(scenario())
 
 
-def ended(records: MemoryRecords) -> list[int]:
+def ended(records: MemoryRecorder) -> list[int]:
     """The stream positions that were trained, filtered or failed, each as often as it was."""
-    final = [dropped.group for dropped in records.dropped if dropped.outcome is not Outcome.STALE]
+    final = [dropped.group for dropped in records.dropped if dropped.drop.outcome is not Outcome.STALE]
     return positions([*records.steps, final])
 
 
@@ -342,7 +345,7 @@ def test_whoever_overtakes_whom_the_staleness_is_bounded_and_every_completion_en
             return None
         return 0.0 if position % 3 == 1 else float(completion.index % 2)
 
-    records = MemoryRecords()
+    records = MemoryRecorder()
     config = settings(
         f"max_staleness={max_staleness}", f"oversampling={oversampling}", f"drop_groups_without_signal={filtering}"
     )
@@ -363,7 +366,7 @@ def test_whoever_overtakes_whom_the_staleness_is_bounded_and_every_completion_en
         assert metrics["num_asked_so_far"] == outcomes + metrics["num_under_way"]
     # At the end nothing is under way: each group that was asked for is trained or dropped.
     decided = [one.id for groups in records.steps for one in groups] + [one.group.id for one in records.dropped]
-    never_began = {one.group.id for one in records.dropped if one.reason == "not_started"}
+    never_began = {one.group.id for one in records.dropped if str(one.drop) == "not_started"}
     assert len(decided) == len(set(decided))
     assert set(decided) - never_began <= asked <= set(decided)
 
@@ -381,14 +384,14 @@ def test_a_group_that_others_overtook_is_given_up_before_the_learner_ends_and_co
         return 5.0 if request.group_id == "g0000000" else 0.001
 
     stale_while_learning: list[list[str]] = []
-    records = MemoryRecords()
+    records = MemoryRecorder()
     samplers = FakeSamplerPool(lambda *_: "n + 1", delay_seconds=delay)
     config = settings("max_staleness=1")
     run(make_driver(config, samplers=samplers, learner=SlowLearner(tmp_path), records=records))
     # Trained by step 2 it would have been one version old, by step 3 two: it is doomed when the batch of step 2 is taken.
     assert stale_while_learning[:3] == [[], ["g0000000"], ["g0000000"]]
     (dropped,) = records.dropped
-    assert (dropped.outcome, dropped.reason, dropped.group_size, dropped.group.completions) == (
+    assert (dropped.drop.outcome, str(dropped.drop), dropped.group_size, dropped.group.completions) == (
         Outcome.STALE,
         "stale",
         2,
@@ -401,14 +404,14 @@ def test_a_problem_that_is_always_overtaken_is_left_out_as_too_slow(tmp_path: Pa
     def delay(request: GroupRequest, index: int) -> float:
         return 5.0 if request.group_id.startswith("g0000000") else 0.0
 
-    records = MemoryRecords()
+    records = MemoryRecorder()
     samplers = FakeSamplerPool(lambda *_: "n + 1", delay_seconds=delay)
     run(
         make_driver(
             settings("max_staleness=1"), samplers=samplers, learner=FakeLearner(tmp_path), records=records, max_steps=9
         )
     )
-    assert [(one.group.id, one.outcome, one.reason) for one in records.dropped] == [
+    assert [(one.group.id, one.drop.outcome, str(one.drop)) for one in records.dropped] == [
         ("g0000000", Outcome.STALE, "stale"),
         ("g0000000-2", Outcome.STALE, "stale"),
         ("g0000000-3", Outcome.FILTERED, "too_slow"),
@@ -422,12 +425,12 @@ def test_a_group_whose_fate_is_decided_is_not_sampled_to_its_end(tmp_path: Path)
     def reward(completion: Completion) -> float:
         return 0.0 if completion.group_id == "g0000000" else float(completion.index % 2)
 
-    records = MemoryRecords()
+    records = MemoryRecorder()
     samplers = FakeSamplerPool(lambda *_: "n + 1", delay_seconds=delay)
     config = settings("group_size=4", "min_mean_reward=0.3")
     run(make_driver(config, samplers=samplers, learner=FakeLearner(tmp_path), reward=reward, records=records))
     (dropped,) = records.dropped
-    assert (dropped.group.id, dropped.outcome, dropped.reason) == ("g0000000", Outcome.FILTERED, "too_hard")
+    assert (dropped.group.id, dropped.drop.outcome, str(dropped.drop)) == ("g0000000", Outcome.FILTERED, "too_hard")
     assert len(dropped.group.completions) == 3
 
 
@@ -441,10 +444,10 @@ def test_a_group_at_which_samplers_die_has_failed_and_the_run_goes_on(tmp_path: 
                 if request.group_id == "g0000001":
                     raise GroupFailed("three samplers died")
 
-    records = MemoryRecords()
+    records = MemoryRecorder()
     run(make_driver(settings(), samplers=Fragile(lambda *_: "n + 1"), learner=FakeLearner(tmp_path), records=records))
     (dropped,) = records.dropped
-    assert (dropped.group.id, dropped.outcome, dropped.reason) == (
+    assert (dropped.group.id, dropped.drop.outcome, str(dropped.drop)) == (
         "g0000001",
         Outcome.FAILED,
         "sampler_failed: three samplers died",
@@ -463,7 +466,7 @@ def test_the_state_of_a_checkpoint_is_that_of_its_step_whatever_ended_since(tmp_
     def reward(completion: Completion) -> float:
         return 0.0 if int(completion.group_id[1:8]) % 2 else float(completion.index)
 
-    records = MemoryRecords()
+    records = MemoryRecorder()
     config = settings("max_staleness=1", "drop_groups_without_signal=true", "save_every_steps=1")
     samplers = FakeSamplerPool(lambda *_: "n + 1", delay_seconds=lambda *_: 0.001)
     run(make_driver(config, samplers=samplers, learner=SlowToSave(tmp_path), reward=reward, records=records))
@@ -478,7 +481,7 @@ def test_phases_change_groups_filters_rewards_and_learner_at_their_step(tmp_path
         "phases=[{from_step: 1, set: {rollout.temperature: 1.5, rollout.group_size: 3, grader.weights.tests: 0.1}}, "
         "{from_step: 3, set: {learner.learning_rate: 1.0e-6}}]"
     )
-    records, samplers, learner = MemoryRecords(), FakeSamplerPool(lambda *_: "n + 1"), FakeLearner(tmp_path)
+    records, samplers, learner = MemoryRecorder(), FakeSamplerPool(lambda *_: "n + 1"), FakeLearner(tmp_path)
     run(
         make_driver(
             settings("temperature=0.8", "learning_rate=5e-6", phases),
@@ -502,7 +505,7 @@ def test_phases_change_groups_filters_rewards_and_learner_at_their_step(tmp_path
 
 
 def test_a_step_that_could_not_be_written_down_is_not_saved_so_that_a_resume_takes_it_again(tmp_path: Path) -> None:
-    class FullDisk(MemoryRecords):
+    class FullDisk(MemoryRecorder):
         def step_done(
             self,
             epoch: float,
@@ -527,12 +530,12 @@ def test_a_step_that_could_not_be_written_down_is_not_saved_so_that_a_resume_tak
 
 
 def test_a_run_whose_graders_all_fail_ends_and_says_why(tmp_path: Path) -> None:
-    records = MemoryRecords()
+    records = MemoryRecorder()
     driver = make_driver(settings(), learner=FakeLearner(tmp_path), reward=lambda _: None, records=records)
     with pytest.raises(ExceptionGroup) as failure:
         run(driver)
-    assert failure.group_contains(CaravanError, match="failed one after another, .*: ungradable: no grader is alive")
-    assert {dropped.outcome for dropped in records.dropped} == {Outcome.FAILED}
+    assert failure.group_contains(CaravanError, match="consecutive groups failed, .*: ungradable: no grader is alive")
+    assert {dropped.drop.outcome for dropped in records.dropped} == {Outcome.FAILED}
 
 
 class SlowToLetGo(FakeSamplerPool):
@@ -559,7 +562,7 @@ def test_a_group_that_is_given_up_for_its_age_and_ends_after_the_next_policy_kee
     def delay(request: GroupRequest, index: int) -> float:
         return delays.setdefault(request.group_id, chance.choice([0.01, 0.02, 0.2, 0.3]))
 
-    records = MemoryRecords()
+    records = MemoryRecorder()
     samplers = SlowToLetGo(lambda *_: "n + 1", num_samplers=8, delay_seconds=delay)
     config = settings("oversampling=2", f"max_staleness={max_staleness}")
     with TemporaryDirectory() as folder:

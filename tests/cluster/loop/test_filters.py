@@ -56,5 +56,5 @@ def test_a_group_that_is_given_up_early_would_have_been_left_out_whole(
     keep = GroupFilter(max_truncated_share=share, min_mean_reward=bounds[0], max_mean_reward=bounds[1])
     whole = cut(group(rewards), truncated)
     known = replace(whole, completions=whole.completions[:num_known], grades=whole.grades[:num_known])
-    if keep.foregone(known, len(rewards)) and whole.rewards:
+    if keep.early_reason(known, len(rewards)) and whole.rewards:
         assert keep.reason(whole) is not None

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster.ledger.outcomes import Dropped
+from cluster.ledger.outcomes import DroppedGroup
 from cluster.ledger.progress import Progress
-from cluster.loop.metrics import group_metrics, histogram, hop_seconds, signal_shares, step_metrics, wasted_tokens
-from cluster.types import Outcome, StepReport, Timestamps
+from cluster.loop.metrics import group_metrics, histogram, signal_shares, stage_seconds, step_metrics, wasted_tokens
+from cluster.types import Drop, DropReason, StepReport, Timestamps
 from tests.cluster.made import group
 
 
@@ -31,8 +31,8 @@ def test_staleness_is_counted_from_the_version_that_the_step_started_from() -> N
 
 
 def test_tokens_that_were_sampled_and_not_trained_are_counted_by_fate() -> None:
-    stale = Dropped(group=group([0.0]), group_size=4, outcome=Outcome.STALE, reason="stale")
-    silent = Dropped(group=group([0.0, 0.0]), group_size=2, outcome=Outcome.FILTERED, reason="no_signal")
+    stale = DroppedGroup(group=group([0.0]), group_size=4, drop=Drop(DropReason.STALE))
+    silent = DroppedGroup(group=group([0.0, 0.0]), group_size=2, drop=Drop(DropReason.NO_SIGNAL))
     assert wasted_tokens([stale, silent, silent]) == {
         "wasted_tokens_filtered": 16.0,
         "wasted_tokens_stale": 4.0,
@@ -50,7 +50,7 @@ def test_the_time_to_reward_is_taken_from_the_completions_that_have_one() -> Non
         Timestamps(requested=10, sampled=14, graded=15),
         Timestamps(requested=10, sampled=99, graded=None),
     )
-    seconds = hop_seconds([replace(group([0.0, 1.0, None]), timestamps=timestamps)])
+    seconds = stage_seconds([replace(group([0.0, 1.0, None]), timestamps=timestamps)])
     assert seconds == {
         "sampling_seconds": 3,
         "grading_seconds": 1,
@@ -62,7 +62,7 @@ def test_the_time_to_reward_is_taken_from_the_completions_that_have_one() -> Non
 def test_every_figure_of_a_step_is_explained() -> None:
     page = Path("docs/metrics.md").read_text(encoding="utf-8")
     explained = [re.escape(name).replace(r"\*", ".*") for name in re.findall(r"`([a-z0-9_*/]+)`", page)]
-    silent = Dropped(group=group([0.0, 0.0]), group_size=2, outcome=Outcome.FILTERED, reason="no_signal")
+    silent = DroppedGroup(group=group([0.0, 0.0]), group_size=2, drop=Drop(DropReason.NO_SIGNAL))
     timestamps = (Timestamps(requested=10, sampled=12, graded=13),) * 2
     groups = [replace(group([0.0, 1.0]), timestamps=timestamps)]
     metrics = step_metrics(groups, [silent], StepReport(step=1, metrics={}), Progress(), {"step_seconds": 1})
@@ -71,8 +71,8 @@ def test_every_figure_of_a_step_is_explained() -> None:
 
 
 def test_groups_without_signal_count_when_they_were_dropped_for_it() -> None:
-    silent = Dropped(group=group([0.2, 0.2]), group_size=2, outcome=Outcome.FILTERED, reason="no_signal")
-    stale = Dropped(group=group([0.2, 0.2]), group_size=2, outcome=Outcome.STALE, reason="stale")
+    silent = DroppedGroup(group=group([0.2, 0.2]), group_size=2, drop=Drop(DropReason.NO_SIGNAL))
+    stale = DroppedGroup(group=group([0.2, 0.2]), group_size=2, drop=Drop(DropReason.STALE))
     shares = signal_shares([group([0.0, 1.0]), group([0.3, 0.3])], [silent, stale])
     assert shares == {"frac_zero_std_sampled": pytest.approx(2 / 3), "frac_zero_std_solved": 0.0}
 

@@ -22,7 +22,7 @@ def usage(busy_seconds: float, num_replicas: int = 2) -> Usage:
 def test_every_second_is_put_down_to_the_part_that_held_the_others_up() -> None:
     clock = Clock()
     timeline = Timeline(clock)
-    timeline.asked(2)
+    timeline.requested(2)
     clock.now += 4  # sampling: the learner and the graders wait for the samplers
     timeline.sampled()
     timeline.sampled()
@@ -33,8 +33,8 @@ def test_every_second_is_put_down_to_the_part_that_held_the_others_up() -> None:
         clock.now += 2  # the samplers wait for the learner
     with timeline.publishing():
         clock.now += 3  # everybody waits for the publish
-    figures = timeline.cut({"samplers": usage(8.0), "graders": usage(1.0)})
-    assert figures == {
+    metrics = timeline.take_metrics({"samplers": usage(8.0), "graders": usage(1.0)})
+    assert metrics == {
         "step_seconds": 10,
         "learner_waited_for_samplers_seconds": 4,
         "graders_waited_for_samplers_seconds": 4,
@@ -55,7 +55,7 @@ def test_every_second_is_put_down_to_the_part_that_held_the_others_up() -> None:
         "graders_waiting": 3,
         "num_graders": 2,
     }
-    assert busy_line(figures) == (
+    assert busy_line(metrics) == (
         "busy: samplers 40%, graders 5%, learner 20%; learner waited for samplers 4.0 s, graders waited for samplers 4.0 s, "
         "samplers waited for publish 3.0 s, learner waited for publish 3.0 s, samplers waited for learner 2.0 s, "
         "samplers waited for graders 1.0 s, learner waited for graders 1.0 s"
@@ -65,13 +65,13 @@ def test_every_second_is_put_down_to_the_part_that_held_the_others_up() -> None:
 def test_a_cut_starts_from_nothing_and_counts_what_the_pools_did_since() -> None:
     clock = Clock()
     timeline = Timeline(clock)
-    timeline.asked(1)
+    timeline.requested(1)
     clock.now += 5
-    timeline.cut({"samplers": usage(5.0, num_replicas=1)})
+    timeline.take_metrics({"samplers": usage(5.0, num_replicas=1)})
     clock.now += 5
-    figures = timeline.cut({"samplers": usage(7.5, num_replicas=1)})
-    assert figures["step_seconds"] == 5
-    assert figures["samplers_busy_share"] == 0.5
+    metrics = timeline.take_metrics({"samplers": usage(7.5, num_replicas=1)})
+    assert metrics["step_seconds"] == 5
+    assert metrics["samplers_busy_share"] == 0.5
 
 
 def test_a_pool_whose_members_come_and_go_is_measured_by_the_time_that_they_were_there() -> None:
@@ -88,33 +88,33 @@ def test_a_pool_whose_members_come_and_go_is_measured_by_the_time_that_they_were
         )
         return {"graders": one}
 
-    timeline.cut(graders(0.0, 0.0, num_replicas=1))
+    timeline.take_metrics(graders(0.0, 0.0, num_replicas=1))
     clock.now += 10  # one for 10 s, three more for the last of them, all of them busy
-    assert timeline.cut(graders(13.0, 13.0, num_replicas=4))["graders_busy_share"] == 1.0
+    assert timeline.take_metrics(graders(13.0, 13.0, num_replicas=4))["graders_busy_share"] == 1.0
     clock.now += 10  # three of them leave halfway, and none has had work
-    figures = timeline.cut(graders(13.0, 13.0 + 25.0, num_replicas=1))
-    assert (figures["graders_busy_share"], figures["num_graders"]) == (0.0, 1.0)
+    metrics = timeline.take_metrics(graders(13.0, 13.0 + 25.0, num_replicas=1))
+    assert (metrics["graders_busy_share"], metrics["num_graders"]) == (0.0, 1.0)
     clock.now += 4
-    assert timeline.cut(graders(15.0, 42.0, num_replicas=1))["graders_busy_share"] == 0.5
+    assert timeline.take_metrics(graders(15.0, 42.0, num_replicas=1))["graders_busy_share"] == 0.5
 
 
 def test_an_evaluation_keeps_the_samplers_busy_and_the_learner_waiting() -> None:
     clock = Clock()
     timeline = Timeline(clock)
-    with timeline.measuring():
+    with timeline.evaluating():
         with timeline.learning():
             clock.now += 2
         clock.now += 3
-    figures = timeline.cut({})
-    assert figures["learner_waited_for_evaluation_seconds"] == 3
-    assert {name for name, seconds in figures.items() if name.startswith("samplers_waited") and seconds} == set()
+    metrics = timeline.take_metrics({})
+    assert metrics["learner_waited_for_evaluation_seconds"] == 3
+    assert {name for name, seconds in metrics.items() if name.startswith("samplers_waited") and seconds} == set()
 
 
 def test_completions_that_are_no_longer_wanted_hold_nobody_up() -> None:
     clock = Clock()
     timeline = Timeline(clock)
-    timeline.asked(3)
+    timeline.requested(3)
     timeline.sampled()
-    timeline.dismissed(num_sampling=2, num_grading=1)
+    timeline.cancelled(num_sampling=2, num_grading=1)
     clock.now += 2
-    assert timeline.cut({})["samplers_waited_for_driver_seconds"] == 2
+    assert timeline.take_metrics({})["samplers_waited_for_driver_seconds"] == 2

@@ -6,24 +6,22 @@ import pytest
 
 from cluster.config.config import load_config
 from cluster.console import View
-from cluster.ledger.outcomes import Dropped
+from cluster.ledger.outcomes import DroppedGroup
 from cluster.ledger.run_folder import RunFolder
 from cluster.loop.metrics import group_metrics
 from cluster.run.curve import draw_curve
-from cluster.run.recorder import RunRecords
-from cluster.types import Outcome, StepReport
+from cluster.run.recorder import RunRecorder
+from cluster.types import Drop, DropReason, StepReport
 from tests.cluster.made import group
 
 
 def test_every_completion_is_written_once_with_its_fate(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     with folder.opened(load_config(None, environment={})):
-        records = RunRecords(folder, View(), lambda _: None)
+        records = RunRecorder(folder, View(), lambda _: None)
         dropped = group([0.5, 0.5], group_id="g0000000")
         trained = group([0.0, 1.0, None], group_id="g0000001")
-        records.group_dropped(
-            Dropped(group=dropped, group_size=2, outcome=Outcome.FILTERED, reason="no_signal"), step=0
-        )
+        records.group_dropped(DroppedGroup(group=dropped, group_size=2, drop=Drop(DropReason.NO_SIGNAL)), step=0)
         timings = {"tokens_per_second": 1.0, "step_seconds": 1.0}
         records.step_done(0.1, [trained], StepReport(step=1, metrics={}), {**group_metrics([trained]), **timings}, {})
 
@@ -60,11 +58,11 @@ def test_an_epoch_is_written_with_its_means_once_it_is_complete_whether_or_not_t
     folder = RunFolder(tmp_path)
     trained = group([0.0, 1.0])
     with folder.opened(load_config(None, environment={})):
-        records = RunRecords(folder, View(), lambda _: None)
+        records = RunRecorder(folder, View(), lambda _: None)
         for step in range(1, 9):
             if step == 4:  # interrupted after step 3
                 folder.forget_after(3)
-                records = RunRecords(folder, View(), lambda _: None)
+                records = RunRecorder(folder, View(), lambda _: None)
             figures = {**group_metrics([trained]), "tokens_per_second": 1.0, "step_seconds": 1.0, "reward": 0.1 * step}
             records.step_done(0.3 * step, [trained], StepReport(step=step, metrics={}), figures, {})
     first, second = (json.loads(line) for line in folder.epochs.read_text().splitlines())

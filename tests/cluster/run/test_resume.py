@@ -95,7 +95,7 @@ def test_a_change_holds_from_the_checkpoint_on_and_for_every_further_start(tmp_p
     started(tmp_path / "a", "learning_rate=1e-5")
     changed = go_on(tmp_path / "a", "learning_rate=7e-6", "temperature=1.2")
     assert changed.learner.learning_rate == 1e-5
-    schedule = changed.schedule()
+    schedule = changed.settings_schedule()
     assert schedule.at(step=19, epoch=0.0) == {"learner.learning_rate": 1e-5, "rollout.temperature": 0.9}
     assert schedule.at(step=20, epoch=0.0) == {"learner.learning_rate": 7e-6, "rollout.temperature": 1.2}
     assert go_on(tmp_path / "a") == changed
@@ -115,14 +115,18 @@ def test_a_second_change_comes_after_the_first_and_wins_over_phases(tmp_path: Pa
     go_on(tmp_path / "a", "temperature=1.2")
     (tmp_path / "a/checkpoints/checkpoint-40").mkdir()
     changed = go_on(tmp_path / "a", "temperature=1.0")
-    temperatures = [changed.schedule().at(step=step, epoch=0.0)["rollout.temperature"] for step in (0, 20, 39, 40)]
+    temperatures = [
+        changed.settings_schedule().at(step=step, epoch=0.0)["rollout.temperature"] for step in (0, 20, 39, 40)
+    ]
     assert temperatures == [0.9, 1.2, 1.2, 1.0]
-    assert changed.schedule().at(step=40, epoch=0.0)["learner.kl_coefficient"] == 0.1
+    assert changed.settings_schedule().at(step=40, epoch=0.0)["learner.kl_coefficient"] == 0.1
 
 
 def test_setting_a_key_to_what_the_run_began_with_is_a_change_where_a_phase_sets_it(tmp_path: Path) -> None:
     started(tmp_path / "a", "phases=[{from_step: 10, set: {rollout.temperature: 0.7}}]")
-    assert go_on(tmp_path / "a", "temperature=0.9").schedule().at(step=20, epoch=0.0) == {"rollout.temperature": 0.9}
+    assert go_on(tmp_path / "a", "temperature=0.9").settings_schedule().at(step=20, epoch=0.0) == {
+        "rollout.temperature": 0.9
+    }
 
 
 @pytest.mark.parametrize(
@@ -162,7 +166,7 @@ def test_a_longer_run_is_a_branch_and_no_setting_of_its_steps(tmp_path: Path) ->
         {"from_step": 20, "set": {"loop.max_steps": 100, "rollout.temperature": 1.2}}
     ]
     assert (extended.loop.max_steps, extended.num_steps(1000)) == (60, 100)
-    assert extended.schedule().at(step=20, epoch=0.0) == {"rollout.temperature": 1.2}
+    assert extended.settings_schedule().at(step=20, epoch=0.0) == {"rollout.temperature": 1.2}
     assert go_on(tmp_path / "a", "max_steps=100") == extended  # the same command again
     assert go_on(tmp_path / "a", "max_steps=60").num_steps(1000) == 60  # and back
 

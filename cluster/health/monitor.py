@@ -7,11 +7,11 @@ from typing import Any, Literal
 from cluster.config.config import Config, flatten
 from cluster.config.schedule import CHANGEABLE, Branch
 from cluster.errors import ConfigError
-from cluster.health.history import LEVEL_STEPS, Epochs, History, Row, Stretch
-from cluster.health.judging import FIGURES, RULES, Finding, judge, last_change, steps_of_changes
-from cluster.health.remedies import Patient, Remedy, remedy_for
+from cluster.health.checks import METRICS, RULES, CheckResult, check_run, last_change, steps_of_changes
+from cluster.health.history import LEVEL_STEPS, Epochs, History, Row, Window
+from cluster.health.mitigations import Mitigation, RunState, mitigation_for
 from cluster.health.rules import STEPS_TO_SHOW, Health
-from cluster.health.run import SETTINGS, weight_sync_gaps
+from cluster.health.run_history import SETTINGS, weight_sync_gaps
 from cluster.ledger.run_folder import RunFolder, whole_rows
 
 Mode = Literal["warn", "stop", "adapt"]
@@ -21,12 +21,12 @@ Mode = Literal["warn", "stop", "adapt"]
 class Response:
     """What follows from a step."""
 
-    news: tuple[Finding, ...] = ()  # trouble that was not told lately
-    remedy: Remedy | None = None  # it holds from the next step on
-    stop: Finding | None = None  # why the run should end here
+    alerts: tuple[CheckResult, ...] = ()  # trouble that was not told lately
+    mitigation: Mitigation | None = None  # it holds from the next step on
+    stop: CheckResult | None = None  # why the run should end here
 
 
-class HealthWatch:
+class HealthMonitor:
     """Judges a run after each step, by its whole history: what was interrupted and goes on is judged as if it had not been."""
 
     def __init__(
@@ -45,20 +45,20 @@ class HealthWatch:
         self._last_change = max(steps_of_changes(phases), default=0)  # those of a ramp, too
         self._steps: list[Row] = []
         self._epochs = Epochs()
-        self._complete: list[Stretch] = []
+        self._complete_epochs: list[Window] = []
         self._weight_sync_gaps = list(weight_sync_gaps)
-        self._told = {(row["rule"], row["health"]): int(row["step"]) for row in health}
-        self._num_in_trouble = {rule.id: 0 for rule in RULES}  # steps in a row, until now
-        self.interventions = [Branch(from_step=row["step"], set=row["set"]) for row in health if "set" in row]
-        self.stopped_for: Finding | None = None
-        earlier = [{name: row[name] for name in FIGURES if name in row} for row in steps]
+        self._alerted_at = {(row["rule"], row["health"]): int(row["step"]) for row in health}
+        self._num_alert_steps = {rule.id: 0 for rule in RULES}  # steps in a row, until now
+        self.adjustments = [Branch(from_step=row["step"], set=row["set"]) for row in health if "set" in row]
+        self.stopped_for: CheckResult | None = None
+        earlier = [{name: row[name] for name in METRICS if name in row} for row in steps]
         self._take(earlier[:-LEVEL_STEPS])
         self._config = self._config_of_last_step(config, earlier)
-        self._in_force: Mapping[str, Any] = flatten(self._config)
+        self._settings: Mapping[str, Any] = flatten(self._config)
         for row in earlier[-LEVEL_STEPS:]:
             self._take([row])
             if row["step"] > self._changed_at:
-                self._judge()
+                self._check()
 
     def published(self, gap: float | None) -> None:
         """The samplers have taken over a policy, at this largest gap to the learner in nats per token; None: not measured."""
@@ -69,47 +69,47 @@ class HealthWatch:
         """Judge the run after a step, which was taken under this configuration."""
         step = int(row["step"])
         if config is not self._config:
-            active_overrides = flatten(config)
-            if any(active_overrides.get(key) != self._in_force.get(key) for key in CHANGEABLE):
+            settings = flatten(config)
+            if any(settings.get(key) != self._settings.get(key) for key in CHANGEABLE):
                 self._note_change(step - 1)
-            self._config, self._in_force = config, active_overrides
-        self._take([{name: row[name] for name in FIGURES if name in row}])
-        findings = self._judge()
-        news = tuple(finding for finding in findings if self._is_news(finding, step))
-        self._told |= {(finding.rule.id, str(finding.health)): step for finding in news}
-        remedy = self._remedy(findings, step) if self._mode == "adapt" else None
-        if remedy:
-            self._told[remedy.finding.rule.id, str(remedy.finding.health)] = step
-            self.interventions.append(Branch(from_step=step, set=remedy.set))
-            self._num_in_trouble = dict.fromkeys(self._num_in_trouble, 0)
-        self.stopped_for = None if remedy else self._reason_to_stop(findings, step)
-        return Response(news=news, remedy=remedy, stop=self.stopped_for)
+            self._config, self._settings = config, settings
+        self._take([{name: row[name] for name in METRICS if name in row}])
+        results = self._check()
+        alerts = tuple(result for result in results if self._is_new_alert(result, step))
+        self._alerted_at |= {(result.rule.id, str(result.health)): step for result in alerts}
+        mitigation = self._mitigation(results, step) if self._mode == "adapt" else None
+        if mitigation:
+            self._alerted_at[mitigation.result.rule.id, str(mitigation.result.health)] = step
+            self.adjustments.append(Branch(from_step=step, set=mitigation.set))
+            self._num_alert_steps = dict.fromkeys(self._num_alert_steps, 0)
+        self.stopped_for = None if mitigation else self._reason_to_stop(results, step)
+        return Response(alerts=alerts, mitigation=mitigation, stop=self.stopped_for)
 
     def _config_of_last_step(self, config: Config, steps: Sequence[Row]) -> Config:
         """The configuration as phases, branches and interventions had it when the last step was taken."""
         if not steps:
             return config
         epoch = steps[-2]["epoch"] if len(steps) > 1 else 0.0
-        schedule = config.schedule(self.interventions)
+        schedule = config.settings_schedule(self.adjustments)
         return config.changed(schedule.at(step=int(steps[-1]["step"]) - 1, epoch=epoch))
 
     def _take(self, rows: Sequence[Row]) -> None:
         """Add steps to the history."""
         self._steps += rows
-        self._complete += [closed for closed in map(self._epochs.add, rows) if closed]
+        self._complete_epochs += [closed for closed in map(self._epochs.add, rows) if closed]
 
-    def _judge(self) -> list[Finding]:
-        findings = judge(self._history())
-        for finding in findings:
-            count = self._num_in_trouble[finding.rule.id]
-            self._num_in_trouble[finding.rule.id] = count + 1 if finding.is_trouble else 0
-        return findings
+    def _check(self) -> list[CheckResult]:
+        results = check_run(self._history())
+        for result in results:
+            count = self._num_alert_steps[result.rule.id]
+            self._num_alert_steps[result.rule.id] = count + 1 if result.is_alert else 0
+        return results
 
     def _history(self) -> History:
         return History(
             steps=self._steps,
-            epochs=self._complete,
-            settings={key: self._in_force[key] for key in SETTINGS},
+            epochs=self._complete_epochs,
+            settings={key: self._settings[key] for key in SETTINGS},
             changed_at=self._changed_at,
             weight_sync_gaps=self._weight_sync_gaps[-LEVEL_STEPS:],
         )
@@ -120,47 +120,47 @@ class HealthWatch:
             self._changed_at = step
         self._last_change = step
 
-    def _is_news(self, finding: Finding, step: int) -> bool:
-        told = self._told.get((finding.rule.id, str(finding.health)))
-        return finding.is_trouble and (told is None or step - told >= STEPS_TO_SHOW)
+    def _is_new_alert(self, result: CheckResult, step: int) -> bool:
+        alerted_at = self._alerted_at.get((result.rule.id, str(result.health)))
+        return result.is_alert and (alerted_at is None or step - alerted_at >= STEPS_TO_SHOW)
 
     def _has_had_time(self, step: int) -> bool:
-        since = max([self._changed_at, *(one.from_step for one in self.interventions[-1:])])
+        since = max([self._changed_at, *(one.from_step for one in self.adjustments[-1:])])
         return since == 0 or step - since >= STEPS_TO_SHOW
 
-    def _remedy(self, findings: Sequence[Finding], step: int) -> Remedy | None:
+    def _mitigation(self, results: Sequence[CheckResult], step: int) -> Mitigation | None:
         """For the first rule that has been in trouble for a while and has one; one at a time, and time for each to show."""
-        lasting = [finding for finding in findings if self._num_in_trouble[finding.rule.id] >= LEVEL_STEPS]
-        return next(self._remedies(lasting), None) if self._has_had_time(step) else None
+        lasting = [result for result in results if self._num_alert_steps[result.rule.id] >= LEVEL_STEPS]
+        return next(self._mitigations(lasting), None) if self._has_had_time(step) else None
 
-    def _remedies(self, findings: Sequence[Finding]) -> Iterator[Remedy]:
-        patient = Patient(history=self._history(), now=self._in_force, configured=self._configured)
-        for finding in findings:
-            remedy = remedy_for(finding, patient) if finding.is_trouble else None
-            if remedy and self._is_possible(remedy):
-                yield remedy
+    def _mitigations(self, results: Sequence[CheckResult]) -> Iterator[Mitigation]:
+        run_state = RunState(history=self._history(), now=self._settings, configured=self._configured)
+        for result in results:
+            mitigation = mitigation_for(result, run_state) if result.is_alert else None
+            if mitigation and self._is_possible(mitigation):
+                yield mitigation
 
-    def _is_possible(self, remedy: Remedy) -> bool:
+    def _is_possible(self, mitigation: Mitigation) -> bool:
         try:
-            self._config.changed(remedy.set)
+            self._config.changed(mitigation.set)
         except ConfigError:
             return False
         return True
 
-    def _reason_to_stop(self, findings: Sequence[Finding], step: int) -> Finding | None:
+    def _reason_to_stop(self, results: Sequence[CheckResult], step: int) -> CheckResult | None:
         """Why the run should end: at once for numbers that went wrong, else when what was changed has had time to show."""
-        stops = [finding for finding in findings if finding.health is Health.STOP]
+        stops = [result for result in results if result.health is Health.STOP]
         if self._mode == "warn" or not stops:
             return None
         if stops[0].rule.id == "numbers":
             return stops[0]
-        has_remedies = self._mode == "adapt" and any(True for _ in self._remedies(findings))
+        has_remedies = self._mode == "adapt" and any(True for _ in self._mitigations(results))
         return stops[0] if self._has_had_time(step) and not has_remedies else None
 
 
-def watch_of(folder: RunFolder, config: Config) -> HealthWatch:
+def monitor_of(folder: RunFolder, config: Config) -> HealthMonitor:
     """The watch over a run that begins, or goes on from what its folder holds. Raises RunFolderError."""
-    return HealthWatch(
+    return HealthMonitor(
         config,
         steps=list(whole_rows(folder.metrics)),
         phases=list(whole_rows(folder.phases)),

@@ -1,6 +1,6 @@
 """An epoch against the one before it."""
 
-from cluster.health.epochs import as_cells, compare, latest
+from cluster.health.comparison import as_cells, compare, latest
 from cluster.health.history import History
 from tests.cluster import made_analyses
 from tests.cluster.health.test_rules import steps
@@ -20,7 +20,7 @@ def test_the_second_analysis_table_comes_out_with_its_figures_and_words() -> Non
 def test_a_fall_is_good_or_bad_by_what_falls() -> None:
     pair = latest(made_analyses.second())
     assert pair is not None
-    good = {one.figure.name: one.is_good for one in compare(pair)}
+    good = {one.metric.name: one.is_good for one in compare(pair)}
     assert good == {"reward": False, "best_of_n": True, "best_of_n_gap": False, "loss": True, "reward_variance": True}
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+from cluster.health.checks import CheckResult
 from cluster.health.history import History
-from cluster.health.judging import Finding
 from cluster.health.rules import GRADIENT, HEALTHY_ZERO_STD, HIGH_ENTROPY
 
 MAX_TEMPERATURE = 1.3  # second analysis, "Phase 1: Exploration [...] Higher temperature (1.3)"
@@ -19,7 +19,7 @@ Settings = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Patient:
+class RunState:
     """A run, with its settings by dotted key: as they are in force, and as the run was configured."""
 
     history: History
@@ -33,63 +33,63 @@ class Patient:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Remedy:
+class Mitigation:
     """New values of settings, and what they are for."""
 
-    finding: Finding
+    result: CheckResult
     set: dict[str, Any]  # by dotted key
 
 
-Step = Callable[[Patient], dict[str, Any]]
+Step = Callable[[RunState], dict[str, Any]]
 
 
-def remedy_for(finding: Finding, patient: Patient) -> Remedy | None:
+def mitigation_for(result: CheckResult, run_state: RunState) -> Mitigation | None:
     """What the analyses would change for this finding; None where they change nothing, or all of it is at its bound."""
     values: dict[str, Any] = {}
-    for step in REMEDIES.get(finding.rule.id, ()):
-        values |= step(patient)
-    return Remedy(finding=finding, set=values) if values else None
+    for step in MITIGATIONS.get(result.rule.id, ()):
+        values |= step(run_state)
+    return Mitigation(result=result, set=values) if values else None
 
 
 def raise_temperature(by: float, *, where_programs_differ: bool = True) -> Step:
     """More exploration, unless the policy is too unsure already or, without the option, the programs differ well as they are."""
 
-    def step(patient: Patient) -> dict[str, Any]:
-        now = patient.now["rollout.temperature"]
+    def step(run_state: RunState) -> dict[str, Any]:
+        now = run_state.now["rollout.temperature"]
         raised = round(min(now + by, MAX_TEMPERATURE), 6)
-        differs = not where_programs_differ and patient.above("distinct_share_renamed", 1 - HEALTHY_ZERO_STD)
-        is_unsure = patient.above("entropy", HIGH_ENTROPY)
+        differs = not where_programs_differ and run_state.above("distinct_share_renamed", 1 - HEALTHY_ZERO_STD)
+        is_unsure = run_state.above("entropy", HIGH_ENTROPY)
         return {"rollout.temperature": raised} if raised > now and not differs and not is_unsure else {}
 
     return step
 
 
-def grow_groups(patient: Patient) -> dict[str, Any]:
+def grow_groups(run_state: RunState) -> dict[str, Any]:
     """More completions of each problem to compare, once."""
-    largest = math.ceil(patient.configured["rollout.group_size"] * GROUP_GROWTH)
-    return {"rollout.group_size": largest} if patient.now["rollout.group_size"] < largest else {}
+    largest = math.ceil(run_state.configured["rollout.group_size"] * GROUP_GROWTH)
+    return {"rollout.group_size": largest} if run_state.now["rollout.group_size"] < largest else {}
 
 
 def learn_faster(by: float) -> Step:
     """A higher peak of the learning rate, unless gradients are large as it is."""
 
-    def step(patient: Patient) -> dict[str, Any]:
-        now, configured = patient.now["learner.learning_rate"], patient.configured["learner.learning_rate"]
+    def step(run_state: RunState) -> dict[str, Any]:
+        now, configured = run_state.now["learner.learning_rate"], run_state.configured["learner.learning_rate"]
         raised = min(now * by, configured * MAX_LEARNING_RATE_GROWTH)
-        is_steep = patient.above("grad_norm", GRADIENT[1])
+        is_steep = run_state.above("grad_norm", GRADIENT[1])
         return {"learner.learning_rate": raised} if raised > now * (1 + 1e-9) and not is_steep else {}
 
     return step
 
 
-def ease_kl(patient: Patient) -> dict[str, Any]:
+def ease_kl(run_state: RunState) -> dict[str, Any]:
     """Half the KL coefficient, unless learner.kl_target steers it."""
-    now = patient.now["learner.kl_coefficient"]
+    now = run_state.now["learner.kl_coefficient"]
     eased = max(now / 2, MIN_KL_COEFFICIENT)
-    return {"learner.kl_coefficient": eased} if eased < now and patient.now["learner.kl_target"] is None else {}
+    return {"learner.kl_coefficient": eased} if eased < now and run_state.now["learner.kl_target"] is None else {}
 
 
-REMEDIES: Mapping[str, tuple[Step, ...]] = {
+MITIGATIONS: Mapping[str, tuple[Step, ...]] = {
     "mode_collapse": (raise_temperature(0.2, where_programs_differ=False), grow_groups),  # first analysis, Priority 1
     "filibuster": (grow_groups,),
     "reward_level": (learn_faster(1.6),),  # first analysis, Priority 2

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from cluster.errors import RunFolderError
+from cluster.health.checks import last_change
 from cluster.health.history import LEVEL_STEPS, History, epochs_of
-from cluster.health.judging import last_change
 from cluster.ledger.learning_log import read_learning_log
 from cluster.ledger.run_folder import RunFolder, whole_rows
 from learner.training.divergence import FOLDER as DIVERGED

@@ -8,20 +8,20 @@ import pytest
 
 from cluster.config.config import Config, load_config
 from cluster.console import View
+from cluster.health.checks import METRICS, check_run, worst
 from cluster.health.history import History
-from cluster.health.judging import FIGURES, judge, worst
-from cluster.health.watch import HealthWatch, Response, watch_of
+from cluster.health.monitor import HealthMonitor, Response, monitor_of
 from cluster.ledger.progress import Progress
 from cluster.ledger.run_folder import RunFolder
-from cluster.loop.driver import Driver
+from cluster.loop.driver import Driver, Hooks, Pools, TrainingProblems
 from cluster.problems.dataset import ProblemStream
-from cluster.run.recorder import RunRecords
+from cluster.run.recorder import RunRecorder
 from cluster.run.resume import resumed_config
 from cluster.types import Completion, Prompt
 from learner.fake import FakeLearner
 from rollout.fake import FakeSamplerPool
 from tests.cluster.health.test_rules import HEALTHY, steps
-from tests.cluster.loop.test_driver import Judge, MemoryRecords
+from tests.cluster.loop.test_driver import Judge, MemoryRecorder
 from tests.cluster.made import problem
 
 SETTINGS = ("temperature=0.9", "group_size=6", "learning_rate=5e-6", "kl_coefficient=0.1")
@@ -39,34 +39,34 @@ class Run:
         self.steps: list[Any] = list(so_far.get("steps", ()))
         self.phases: list[Any] = list(so_far.get("phases", ()))
         self.health: list[Any] = list(so_far.get("health", ()))
-        self.watch = HealthWatch(config, steps=self.steps, phases=self.phases, health=self.health)
+        self.watch = HealthMonitor(config, steps=self.steps, phases=self.phases, health=self.health)
         self.responses: list[Response] = []
         self._values: dict[str, Any] = {}
-        self._in_force = config
+        self._settings = config
         self._enter(self.steps[-1]["step"] if self.steps else 0)
 
     def _enter(self, step: int) -> None:
-        values = self.config.schedule(self.watch.interventions).at(step=step, epoch=0.0)
+        values = self.config.settings_schedule(self.watch.adjustments).at(step=step, epoch=0.0)
         if values != self._values:
             if not any(row["step"] == step for row in self.phases):
                 self.phases.append({"step": step, "set": values})
-            self._values, self._in_force = values, self.config.changed(values)
+            self._values, self._settings = values, self.config.changed(values)
 
     def go(self, rows: list[dict[str, Any]]) -> "Run":
         for row in rows:
-            response = self.watch.after_step(row, self._in_force)
+            response = self.watch.after_step(row, self._settings)
             self.steps.append(row)
             self.responses.append(response)
-            self.health += [{"step": row["step"], **finding.as_row()} for finding in response.news]
-            if response.remedy:
-                finding = response.remedy.finding
-                self.health.append({"step": row["step"], **finding.as_row(), "set": response.remedy.set})
+            self.health += [{"step": row["step"], **result.as_row()} for result in response.alerts]
+            if response.mitigation:
+                result = response.mitigation.result
+                self.health.append({"step": row["step"], **result.as_row(), "set": response.mitigation.set})
             self._enter(int(row["step"]))
         return self
 
     @property
-    def interventions(self) -> list[tuple[int, dict[str, Any]]]:
-        return [(branch.from_step, dict(branch.set)) for branch in self.watch.interventions]
+    def adjustments(self) -> list[tuple[int, dict[str, Any]]]:
+        return [(branch.from_step, dict(branch.set)) for branch in self.watch.adjustments]
 
 
 COLLAPSED: dict[str, Any] = {
@@ -79,15 +79,15 @@ COLLAPSED: dict[str, Any] = {
 
 def test_trouble_is_told_once_in_a_hundred_steps() -> None:
     run = Run(config("warn")).go(steps(250, per_epoch=1000, first=301, frac_truncated=0.9))
-    told = [number for number, response in enumerate(run.responses, start=1) if response.news]
-    assert told == [5, 105, 205]
-    assert not run.interventions
+    alerted_at = [number for number, response in enumerate(run.responses, start=1) if response.alerts]
+    assert alerted_at == [5, 105, 205]
+    assert not run.adjustments
     assert run.watch.stopped_for is None
 
 
 def test_adapt_applies_the_first_analysis_remedies_within_their_bounds_and_gives_each_time() -> None:
     run = Run(config("adapt")).go(steps(420, per_epoch=1000, first=301, **COLLAPSED))
-    assert run.interventions == [
+    assert run.adjustments == [
         (324, {"rollout.temperature": 1.1, "rollout.group_size": 8}),
         (424, {"rollout.temperature": 1.3}),
     ]
@@ -97,7 +97,7 @@ def test_adapt_applies_the_first_analysis_remedies_within_their_bounds_and_gives
 def test_adapt_stops_where_its_remedies_are_used_up_and_a_rule_says_stop() -> None:
     run = Run(config("adapt")).go(steps(300, per_epoch=1000, first=1001, **COLLAPSED))
     stops = [number for number, response in enumerate(run.responses, start=1001) if response.stop]
-    assert [step for step, _ in run.interventions] == [1024, 1124]
+    assert [step for step, _ in run.adjustments] == [1024, 1124]
     assert stops[0] == 1224
     assert run.watch.stopped_for is not None
     assert run.watch.stopped_for.rule.id == "mode_collapse"
@@ -108,8 +108,8 @@ def test_adapt_applies_the_second_analysis_remedies() -> None:
         100, per_epoch=10**6, first=101, loss=0.16, reward=0.24
     )
     run = Run(config("adapt", "temperature=1.1")).go(falling)
-    assert len(run.interventions) == 1
-    assert run.interventions[0][1] == {
+    assert len(run.adjustments) == 1
+    assert run.adjustments[0][1] == {
         "learner.kl_coefficient": 0.05,
         "learner.learning_rate": pytest.approx(7e-6),
         "rollout.temperature": 1.2,
@@ -121,31 +121,31 @@ def test_a_kl_coefficient_that_is_steered_is_left_alone() -> None:
         60, per_epoch=10**6, first=61, loss=0.1, reward=0.2
     )
     run = Run(config("adapt", "kl_target=0.01")).go(falling)
-    assert run.interventions
-    assert all("learner.kl_coefficient" not in values for _, values in run.interventions)
+    assert run.adjustments
+    assert all("learner.kl_coefficient" not in values for _, values in run.adjustments)
 
 
 def test_programs_that_differ_are_not_sampled_hotter() -> None:
     run = Run(config("adapt")).go(steps(50, per_epoch=1000, first=301, **{**COLLAPSED, "distinct_share_renamed": 0.98}))
-    assert run.interventions == [(324, {"rollout.group_size": 8})]
+    assert run.adjustments == [(324, {"rollout.group_size": 8})]
 
 
 def test_a_policy_that_is_too_unsure_is_not_sampled_hotter() -> None:
     run = Run(config("adapt")).go(steps(50, per_epoch=1000, first=301, **{**COLLAPSED, "entropy": 0.9}))
-    assert run.interventions == [(324, {"rollout.group_size": 8})]
+    assert run.adjustments == [(324, {"rollout.group_size": 8})]
 
 
 def test_a_healthy_run_is_left_alone() -> None:
     run = Run(config("adapt")).go(steps(400, noise=0.1))
-    assert not run.interventions
-    assert not any(response.news or response.stop for response in run.responses)
+    assert not run.adjustments
+    assert not any(response.alerts or response.stop for response in run.responses)
 
 
 def test_stop_ends_the_run_where_a_rule_says_so_and_only_there() -> None:
     run = Run(config("stop")).go(steps(200, per_epoch=100, frac_zero_std_sampled=0.5, frac_zero_std=0.5))
     first = next(number for number, response in enumerate(run.responses, start=1) if response.stop)
     assert first == 100  # at epoch 1.0, though it was in trouble long before
-    assert not run.interventions
+    assert not run.adjustments
 
 
 def test_what_was_changed_where_a_run_was_resumed_gets_its_time_before_it_is_stopped() -> None:
@@ -171,37 +171,40 @@ def test_an_interruption_makes_no_difference(cut: int) -> None:
     first = Run(phased).go(rows[:cut])
     kept = [[row for row in some if row["step"] <= cut] for some in (first.phases, first.health)]
     second = Run(phased, steps=rows[:cut], phases=kept[0], health=kept[1]).go(rows[cut:])
-    assert whole.interventions
-    assert second.interventions == whole.interventions
+    assert whole.adjustments
+    assert second.adjustments == whole.adjustments
     assert second.health == whole.health
 
 
 def test_rows_are_judged_by_the_figures_that_the_watch_keeps() -> None:
     rows = steps(300, **COLLAPSED)
-    slim = [{name: row[name] for name in FIGURES if name in row} for row in rows]
-    assert HEALTHY.keys() <= set(FIGURES)
-    assert [one.judgement for one in judge(History(steps=slim))] == [
-        one.judgement for one in judge(History(steps=rows))
+    slim = [{name: row[name] for name in METRICS if name in row} for row in rows]
+    assert HEALTHY.keys() <= set(METRICS)
+    assert [one.assessment for one in check_run(History(steps=slim))] == [
+        one.assessment for one in check_run(History(steps=rows))
     ]
 
 
 def drive(
     settings: Config, folder: Path, *, max_steps: int, reward: Any
-) -> tuple[MemoryRecords, Progress, HealthWatch]:
+) -> tuple[MemoryRecorder, Progress, HealthMonitor]:
     problems = [problem(f"p{number}") for number in range(8)]
-    records, progress, watch = MemoryRecords(), Progress(), HealthWatch(settings)
+    records, progress, watch = MemoryRecorder(), Progress(), HealthMonitor(settings)
     driver = Driver(
         settings,
+        Pools(
+            samplers=FakeSamplerPool(lambda *_: "n + 1"),
+            graders=Judge(reward),
+            learner=FakeLearner(checkpoints_dir=folder),
+        ),
+        TrainingProblems(
+            stream=ProblemStream(problems, seed=0),
+            prompts={one.id: Prompt(problem_id=one.id, text="", token_ids=(1,)) for one in problems},
+        ),
+        Hooks(recorder=records, health=watch),
         max_steps=max_steps,
-        stream=ProblemStream(problems, seed=0),
-        prompts={one.id: Prompt(problem_id=one.id, text="", token_ids=(1,)) for one in problems},
-        samplers=FakeSamplerPool(lambda *_: "n + 1"),
-        graders=Judge(reward),
-        learner=FakeLearner(checkpoints_dir=folder),
-        records=records,
         progress=progress,
         stop=asyncio.Event(),
-        watch=watch,
     )
     asyncio.run(asyncio.wait_for(driver.train(), 60))
     return records, progress, watch
@@ -214,10 +217,10 @@ def the_same(completion: Completion) -> float:
 def test_the_driver_samples_under_what_was_changed_and_says_so(tmp_path: Path) -> None:
     settings = load_config(None, ["on_unhealthy=adapt", "groups_per_step=2", "group_size=3"], environment={})
     records, _, watch = drive(settings, tmp_path, max_steps=40, reward=the_same)
-    ((step, response),) = [(step, response) for step, response in records.responses if response.remedy]
-    assert response.remedy is not None
-    assert response.remedy.set == {"rollout.group_size": 4, "rollout.temperature": 1.1}
-    assert (step, response.remedy.set) in records.phases
+    ((step, response),) = [(step, response) for step, response in records.responses if response.mitigation]
+    assert response.mitigation is not None
+    assert response.mitigation.set == {"rollout.group_size": 4, "rollout.temperature": 1.1}
+    assert (step, response.mitigation.set) in records.phases
     sizes = [{len(group.completions) for group in groups} for groups in records.steps]
     assert all(size == {3} for size in sizes[:step])
     assert sizes[-1] == {4}
@@ -230,7 +233,9 @@ def test_the_driver_stops_and_keeps_a_checkpoint(tmp_path: Path) -> None:
     assert watch.stopped_for is not None
     assert progress.step == 100
     assert progress.saved_step == progress.step
-    assert worst(judge(History(steps=[{"step": i + 1, "epoch": 2.0, **row} for i, row in enumerate(records.metrics)])))
+    assert worst(
+        check_run(History(steps=[{"step": i + 1, "epoch": 2.0, **row} for i, row in enumerate(records.metrics)]))
+    )
 
 
 def test_who_resumes_a_run_has_the_last_word(tmp_path: Path) -> None:
@@ -241,10 +246,10 @@ def test_who_resumes_a_run_has_the_last_word(tmp_path: Path) -> None:
         )
         (folder.checkpoints / "checkpoint-20").mkdir()
     plain = resumed_config(folder.path, [])
-    interventions = watch_of(folder, plain).interventions
-    assert plain.schedule(interventions).at(step=20, epoch=0.0) == {"rollout.temperature": 1.1}
+    adjustments = monitor_of(folder, plain).adjustments
+    assert plain.settings_schedule(adjustments).at(step=20, epoch=0.0) == {"rollout.temperature": 1.1}
     back = resumed_config(folder.path, ["temperature=0.9"])  # what the run was configured with
-    assert back.schedule(interventions).at(step=20, epoch=0.0) == {"rollout.temperature": 0.9}
+    assert back.settings_schedule(adjustments).at(step=20, epoch=0.0) == {"rollout.temperature": 0.9}
     with folder.opened(back):
         assert resumed_config(folder.path, ["temperature=0.9"]).branches == back.branches  # the same command again
     assert resumed_config(folder.path, ["on_unhealthy=warn"]).health.on_unhealthy == "warn"
@@ -256,15 +261,15 @@ def test_what_was_found_and_done_is_kept_with_its_reason_and_read_back(
     folder = RunFolder(tmp_path)
     run = Run(config("adapt")).go(steps(100, per_epoch=1000, **COLLAPSED))
     with folder.opened(config("adapt")):
-        records = RunRecords(folder, View(), lambda _: None)
+        records = RunRecorder(folder, View(), lambda _: None)
         for step, response in enumerate(run.responses, start=1):
-            records.health_noted(step, response)
+            records.health_checked(step, response)
         folder.append_json(folder.metrics, *run.steps)
     (intervention,) = [row for row in folder.rows(folder.health) if "set" in row]
     assert intervention["rule"] == "mode_collapse"
     assert intervention["evidence"] and intervention["source"]
     assert intervention["set"] == {"rollout.temperature": 1.1, "rollout.group_size": 8}
-    assert watch_of(folder, config("adapt")).interventions == run.watch.interventions
+    assert monitor_of(folder, config("adapt")).adjustments == run.watch.adjustments
     assert "settings change after step" in capsys.readouterr().err
     folder.forget_after(intervention["step"] - 1)  # resumed from a checkpoint before it
-    assert not watch_of(folder, config("adapt")).interventions
+    assert not monitor_of(folder, config("adapt")).adjustments

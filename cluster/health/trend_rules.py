@@ -7,55 +7,55 @@ from cluster.health.rules import (
     PLAN_B,
     REBALANCE,
     REWARD_TARGETS,
+    Assessment,
     Health,
-    Judgement,
+    assessed,
     is_due,
-    judged,
 )
 from cluster.ledger.run_folder import is_finite
 
 WIDE_GAP = 0.20
 
 
-def reward_trend(history: History) -> Judgement:
+def reward_trend(history: History) -> Assessment:
     """Whether the mean reward goes up."""
     moves = _changes(history, "reward")
     if not moves:
         return NO_DATA
     for move in moves:
         if move.falls:
-            return judged(Health.WARN, f"declining: {move}", f"{REBALANCE}. Then {BE_CONSISTENT}")
+            return assessed(Health.WARN, f"declining: {move}", f"{REBALANCE}. Then {BE_CONSISTENT}")
     move = moves[-1]
     if is_due(history) and move.now < REWARD_TARGETS[-1][1] and not move.rises:
-        return judged(Health.WARN, f"flat: {move}", PLAN_B)
-    return judged(Health.OK, str(move), "")
+        return assessed(Health.WARN, f"flat: {move}", PLAN_B)
+    return assessed(Health.OK, str(move), "")
 
 
-def kl_dominates(history: History) -> Judgement:
+def kl_dominates(history: History) -> Assessment:
     """The loss falls because the policy stays near the base model, while it earns less."""
     coefficient = history.settings.get("learner.kl_coefficient")
     if not is_finite(coefficient):  # unknown, or of another trainer
         return NO_DATA
     if not coefficient:
-        return judged(Health.OK, "there is no KL term", "")
+        return assessed(Health.OK, "there is no KL term", "")
     known = False
     for pair in history.pairs("loss", "reward"):
         loss, reward = change(pair, "loss"), change(pair, "reward")
         known = known or (loss is not None and reward is not None)
         if loss and reward and loss.falls and reward.falls:
-            return judged(Health.WARN, f"loss {loss}; reward {reward}; kl_coefficient {coefficient:g}", REBALANCE)
-    return judged(Health.OK, f"kl_coefficient {coefficient:g}", "") if known else NO_DATA
+            return assessed(Health.WARN, f"loss {loss}; reward {reward}; kl_coefficient {coefficient:g}", REBALANCE)
+    return assessed(Health.OK, f"kl_coefficient {coefficient:g}", "") if known else NO_DATA
 
 
-def best_of_n_gap(history: History) -> Judgement:
+def best_of_n_gap(history: History) -> Assessment:
     """How far the best completion of a group is above the mean, and whether that widens."""
     moves = _changes(history, "best_of_n_gap")
     if not moves:
         return NO_DATA
     for move in moves:
         if move.rises and move.now >= WIDE_GAP:
-            return judged(Health.WARN, f"widening: {move}", f"{BE_CONSISTENT}. {REBALANCE}")
-    return judged(Health.OK, str(moves[-1]), "")
+            return assessed(Health.WARN, f"widening: {move}", f"{BE_CONSISTENT}. {REBALANCE}")
+    return assessed(Health.OK, str(moves[-1]), "")
 
 
 def _changes(history: History, name: str) -> list[Change]:

@@ -4,7 +4,7 @@ import math
 import statistics
 
 from cluster.health.history import History
-from cluster.health.rules import NO_DATA, PLAN_B, STEPS_TO_SHOW, Health, Judgement, is_due, judged
+from cluster.health.rules import NO_DATA, PLAN_B, STEPS_TO_SHOW, Assessment, Health, assessed, is_due
 
 MANY_TRUNCATED, ALL_TRUNCATED = 0.80, 0.99
 CROWD, CROWD_TAKES_OVER = 0.50, 0.70
@@ -12,14 +12,14 @@ UNPARSED = 0.95
 MISMATCH = math.log(1.05)
 
 
-def filibuster(history: History) -> Judgement:
+def filibuster(history: History) -> Assessment:
     """Completions that run into the length limit."""
     share = history.level("frac_truncated")
     if share is None:
         return NO_DATA
     has_had_time = bool(history.steps) and history.steps[-1]["step"] >= STEPS_TO_SHOW
     health = Health.STOP if share >= ALL_TRUNCATED and has_had_time else Health.WARN
-    return judged(
+    return assessed(
         health if share >= MANY_TRUNCATED else Health.OK,
         f"{share:.0%} of completions are cut at the limit",
         "pay less for them (grader.runaway_multiplier=0), raise rollout.group_size (4 -> 6) and, where the answers are honest, "
@@ -27,33 +27,33 @@ def filibuster(history: History) -> Judgement:
     )
 
 
-def one_reward(history: History) -> Judgement:
+def one_reward(history: History) -> Assessment:
     """One reward takes over that is not the one for solving the problem."""
     return _crowd(history, "top_reward_share", "of completions earn the same reward without passing")
 
 
-def one_program(history: History) -> Judgement:
+def one_program(history: History) -> Assessment:
     """One program, up to renaming, takes over as the answer to different problems."""
     return _crowd(
         history, "top_program_share", "of completions are one program for different problems, and do not pass"
     )
 
 
-def gibberish(history: History) -> Judgement:
+def gibberish(history: History) -> Assessment:
     """Completions that are no OCaml at all."""
     shares = [history.level(f"verdict_{verdict}") for verdict in ("no_code", "syntax_error")]
     if shares[0] is None or shares[1] is None:
         return NO_DATA
     unparsed = shares[0] + shares[1]
     health = Health.STOP if is_due(history) else Health.WARN
-    return judged(
+    return assessed(
         health if unparsed > UNPARSED else Health.OK,
         f"{unparsed:.0%} of completions do not parse",
         f"read reward_logs/completions.jsonl; teach the language first (caravan sft). {PLAN_B}",
     )
 
 
-def mismatch(history: History) -> Judgement:
+def mismatch(history: History) -> Assessment:
     """Whether samplers and learner give the same tokens the same probability."""
     gaps = list(history.weight_sync_gaps)
     rows = history.level_steps("sampling/sampling_logp_difference/mean")
@@ -64,7 +64,7 @@ def mismatch(history: History) -> Judgement:
     if not gaps:
         return NO_DATA
     gap = statistics.median(gaps)
-    return judged(
+    return assessed(
         Health.WARN if gap > MISMATCH else Health.OK,
         f"{gap:.2g} nats per token under one policy",
         "let samplers and learner compute in one precision (rollout.dtype, learner.dtype), or set "
@@ -72,7 +72,7 @@ def mismatch(history: History) -> Judgement:
     )
 
 
-def _crowd(history: History, name: str, what: str) -> Judgement:
+def _crowd(history: History, name: str, what: str) -> Assessment:
     share, first = history.level(name), history.first_level(name)
     if share is None:
         return NO_DATA
@@ -80,7 +80,7 @@ def _crowd(history: History, name: str, what: str) -> Judgement:
     # A weak model may begin like this: only where it has become so, something was learned that should not be.
     takes_over = first is not None and share > first + 0.1 and min(lately, default=0.0) > CROWD_TAKES_OVER
     grew = "" if first is None else f" ({first:.0%} in the first steps)"
-    return judged(
+    return assessed(
         Health.STOP if takes_over else Health.WARN if share > CROWD else Health.OK,
         f"{share:.0%} {what}{grew}",
         "read them (caravan report shows hacking suspects), and stop paying for what they do (grader.*, caravan regrade)",

@@ -1,0 +1,83 @@
+"""One stretch of a run against the one before it, with a word for each figure: the table of the second training analysis."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cluster.health.history import Change, History, Window, change
+
+RISE_IS_GOOD, FALL_IS_GOOD, NEITHER = 1, -1, 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """A row of the table: what its figure is called, which way is good, and the words for better, the same and worse."""
+
+    name: str
+    label: str
+    good: int
+    words: tuple[str, str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """A figure in both stretches."""
+
+    metric: Metric
+    change: Change
+    word: str
+    is_good: bool | None  # None: neither good nor bad
+
+
+PROGRESS = ("improving", "stable", "declining")
+AMOUNT = ("fewer", "stable", "more")
+MOVE = ("rising", "stable", "falling")
+STABILITY = ("more stable", "stable", "less stable")
+METRICS = (
+    Metric(name="reward", label="average reward", good=RISE_IS_GOOD, words=PROGRESS),
+    Metric(name="best_of_n", label="best-of-n reward", good=RISE_IS_GOOD, words=PROGRESS),
+    Metric(name="best_of_n_gap", label="gap to the best", good=FALL_IS_GOOD, words=("narrowing", "stable", "widening")),
+    Metric(name="loss", label="average loss", good=FALL_IS_GOOD, words=("improving", "stable", "rising")),
+    Metric(name="reward_variance", label="reward variance", good=FALL_IS_GOOD, words=STABILITY),
+    Metric(
+        name="distinct_share", label="code diversity", good=RISE_IS_GOOD, words=("growing", "maintained", "shrinking")
+    ),
+    Metric(name="frac_zero_std_sampled", label="groups without signal", good=FALL_IS_GOOD, words=AMOUNT),
+    Metric(name="pass_rate", label="passed all tests", good=RISE_IS_GOOD, words=PROGRESS),
+    Metric(name="pass_at_group_size", label="solved once in a group", good=RISE_IS_GOOD, words=PROGRESS),
+    Metric(name="entropy", label="entropy", good=NEITHER, words=MOVE),
+    Metric(name="kl", label="KL divergence", good=NEITHER, words=MOVE),
+    Metric(name="mean_length", label="tokens per completion", good=NEITHER, words=("longer", "stable", "shorter")),
+    Metric(name="frac_truncated", label="cut at the limit", good=FALL_IS_GOOD, words=AMOUNT),
+)
+
+
+def compare(pair: tuple[Window, Window]) -> list[Compared]:
+    """The figures that both stretches have; a difference that chance may have made is none."""
+    found = []
+    for metric in METRICS:
+        moved = change(pair, metric.name)
+        if moved:
+            direction = moved.rises - moved.falls
+            better, same, worse = metric.words
+            if metric.good == NEITHER:
+                word, is_good = (same, better, worse)[direction], None
+            else:
+                word, is_good = (same, better, worse)[direction * metric.good], direction != -metric.good
+            found.append(Compared(metric=metric, change=moved, word=word, is_good=is_good))
+    return found
+
+
+def latest(history: History) -> tuple[Window, Window] | None:
+    """The last two complete epochs; where there are none, the latest steps and those before them; None: too early."""
+    names = [metric.name for metric in METRICS]
+    return next(iter(history.pairs(*names)), None)
+
+
+def as_cells(compared: Sequence[Compared]) -> list[tuple[str, str, str, str, str]]:
+    """For a table: figure, before, now, change, word."""
+    cells = []
+    for one in compared:
+        before, now = one.change.before, one.change.now
+        difference = f"{now - before:+.4f}{one.change.relative}"
+        cells.append((one.metric.label, f"{before:.4f}", f"{now:.4f}", difference, one.word))
+    return cells
