@@ -1,8 +1,8 @@
 """Samplers, graders and a learner that take the time that real ones take, by the event loop's clock, and do nothing else.
 
-They stand behind the interfaces of ``cluster.types``, so that the real driver runs them; the seats are given out by the
-real ``rollout.dispatcher``. A sampler is an engine with continuous batching: all that it has under way gets its next token in
-one step, and a step takes the longer the more there are.
+They stand behind the interfaces of ``cluster.protocols``, so that the real driver runs them; the real dispatcher of
+``cluster.actors`` dispatches the work. A sampler is an engine with continuous batching: all running completions get a token in
+each step, and a step takes longer the more there are.
 """
 
 import asyncio
@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import Any
 
 from benchmarks.service_times import ServiceTimes
+from cluster.actors.dispatcher import Dispatcher, Worker
 from cluster.types import (
     Completion,
     FinishReason,
@@ -30,7 +31,6 @@ from cluster.types import (
     WeightSync,
 )
 from grader.fake import grade_of
-from rollout.dispatcher import Router, Seat
 
 QUEUED_AHEAD = 1.25
 """As in rollout.pool: completions that an engine is given, as a multiple of those that it samples at a time."""
@@ -119,8 +119,8 @@ class Engine:
 
 
 @dataclass(slots=True, eq=False)
-class _Station(Seat):
-    """A seat with its engine."""
+class _Sampler(Worker):
+    """A sampler with its engine."""
 
     engine: Engine = field(kw_only=True)
 
@@ -152,10 +152,10 @@ class SimulatedSamplers:
         self._times = times
         self._driver = driver
         self._source = random.Random(f"samplers {seed}")
-        self._router: Router[_Station] = Router(int(QUEUED_AHEAD * times.max_running))
-        self._stations = [_Station(f"sampler {index}", engine=Engine(times)) for index in range(num_samplers)]
-        for station in self._stations:
-            self._router.open(station)
+        self._dispatcher: Dispatcher[_Sampler] = Dispatcher(int(QUEUED_AHEAD * times.max_running))
+        self._samplers = [_Sampler(f"sampler {index}", engine=Engine(times)) for index in range(num_samplers)]
+        for sampler in self._samplers:
+            self._dispatcher.add(sampler)
         self._version = 0
         self._on_publish = on_publish
 
@@ -163,7 +163,7 @@ class SimulatedSamplers:
         self, request: GroupRequest, started: Callable[[int], None] = lambda _version: None
     ) -> AsyncGenerator[Completion]:
         """Yield completions as they end; their lengths are drawn."""
-        station = await self._router.take(request.group_size)
+        sampler = await self._dispatcher.take(request.group_size)
         version = self._version
         started(version)
         began = now()
@@ -171,7 +171,7 @@ class SimulatedSamplers:
 
         async def sample(index: int) -> None:
             num_tokens = self._times.num_tokens(self._source)
-            await station.engine.sample(num_tokens + self._times.prefill_tokens)
+            await sampler.engine.sample(num_tokens + self._times.prefill_tokens)
             ended.put_nowait((index, num_tokens))
 
         tasks = [asyncio.create_task(sample(index)) for index in range(request.group_size)]
@@ -180,41 +180,41 @@ class SimulatedSamplers:
             while num_left:
                 index, num_tokens = await ended.get()
                 num_left -= 1
-                self._router.give_back(station, 1)
+                self._dispatcher.release(sampler, 1)
                 await self._driver.spend(self._times.driver_seconds_per_sampled)
                 yield _completion(request, index, num_tokens, version, now() - began)
         finally:
-            self._router.give_back(station, num_left)
+            self._dispatcher.release(sampler, num_left)
             for task in tasks:
                 task.cancel()
 
     async def publish(self, policy: PolicyVersion) -> Sequence[WeightSync]:
         """Take as long as the slowest sampler."""
-        took = [self._source.choice(self._times.publish_seconds) for _ in self._stations]
+        took = [self._source.choice(self._times.publish_seconds) for _ in self._samplers]
         await asyncio.sleep(max(took))
         self._version = policy.number
         self._on_publish()
         return [
-            WeightSync(sampler=station.name, seconds=seconds, gap=None)
-            for station, seconds in zip(self._stations, took, strict=True)
+            WeightSync(sampler=sampler.name, seconds=seconds, gap=None)
+            for sampler, seconds in zip(self._samplers, took, strict=True)
         ]
 
     def busy_and_output_seconds(self) -> tuple[float, float]:
         """Summed over samplers: seconds with work, and what full engines take for what was sampled."""
-        for station in self._stations:
-            station.engine.advance()
-        engines = [station.engine for station in self._stations]
+        for sampler in self._samplers:
+            sampler.engine.advance()
+        engines = [sampler.engine for sampler in self._samplers]
         return sum(engine.busy_seconds for engine in engines), sum(engine.output_seconds for engine in engines)
 
     def usage(self) -> Usage:
-        """As the router sees it."""
+        """Busy seconds of the engines, and the dispatcher's counts."""
         busy, _ = self.busy_and_output_seconds()
-        of_router = self._router.usage()
+        dispatched = self._dispatcher.usage()
         return Usage(
-            num_replicas=len(self._stations),
+            num_replicas=len(self._samplers),
             busy_seconds=busy,
-            num_running=of_router.num_running,
-            num_waiting=of_router.num_waiting,
+            num_running=dispatched.num_running,
+            num_waiting=dispatched.num_waiting,
         )
 
     async def close(self) -> None:

@@ -1,6 +1,5 @@
 """One grader as a Ray actor."""
 
-from cluster.errors import UngradableError
 from cluster.types import FinishReason, Grade, Problem
 from grader.audit import unsolvable_causes
 from grader.grade import Grader
@@ -8,7 +7,7 @@ from grader.settings import GraderSettings
 
 
 class GraderActor:
-    """What runs in each actor's process."""
+    """A grader in a process of its own."""
 
     def __init__(self, settings: GraderSettings, special_tokens: tuple[str, ...] = ()) -> None:
         self._settings = settings
@@ -36,7 +35,3 @@ class GraderActor:
         """End the OCaml processes."""
         if self._grader is not None:
             self._grader.close()
-
-
-class GraderLost(UngradableError):
-    """The process of a grader died or never started."""

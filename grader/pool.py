@@ -2,30 +2,32 @@
 
 ::
 
-    pool       completions -> grades, identical ones once, another attempt where a grader failed
-    roster     which grader gets which job, and who waits
-    staffing   how many graders there are: starts, ends and replaces them
-    scaling    how many there should be
+    pool        completions -> grades; identical ones once, retried when a grader failed
+    lifecycle   states of the graders
+    cluster.actors: dispatcher, autoscaler, scaling policy
 """
 
 import asyncio
 import hashlib
-import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from cluster.actors.autoscaler import Autoscaler
 from cluster.actors.calls import answer
+from cluster.actors.dispatcher import Dispatcher
+from cluster.actors.lifecycle import ReplicaState
 from cluster.actors.scaling import ScalingPolicy
 from cluster.errors import DeadlineExceeded, UngradableError
 from cluster.protocols import Reservation
-from cluster.types import Completion, Grade, Problem, Usage
-from grader.actor import GraderLost
-from grader.autoscaler import Staffing
-from grader.dispatcher import JOBS_PER_MEMBER, Roster
+from cluster.types import Bounds, Completion, Grade, Problem, Usage
+from grader.lifecycle import GraderDied, GraderLifecycle, GraderReplica
 from grader.process import StartFailed
 from grader.settings import GraderSettings
+
+JOBS_PER_GRADER = 2
+"""Jobs that a grader has at a time: the next one is there while one is graded."""
 
 SCALING = ScalingPolicy(
     unit="completion",
@@ -74,33 +76,36 @@ class _Memory:
 
 
 class RayGraderPool:
-    """Grades over Ray actors, of which there are more or fewer over time; a GraderPool.
-
-    Used from one event loop, after ``ray.init``.
-    """
+    """The GraderPool of real runs: graders in Ray actors. Lives in one event loop, after ``ray.init``."""
 
     def __init__(
         self,
         settings: GraderSettings,
         *,
         reservation: Reservation | None = None,
-        tell: Callable[[str], None] = lambda _line: None,
+        log: Callable[[str], None] = lambda _line: None,
         scaling: ScalingPolicy = SCALING,
         special_tokens: tuple[str, ...] = (),
     ) -> None:
-        """Remember what to start.
+        """Start nothing yet.
 
         Args:
-            settings: limits, walls, reward, and between which numbers the pool scales.
+            settings: limits, sandbox and reward of the graders, and the bounds of their number.
             reservation: resources next to the run's other components; None when the pool has the cluster alone.
-            tell: takes a line when the number of graders changes, or cannot.
-            scaling: when the number changes.
-            special_tokens: of the tokenizer that completions are decoded with.
+            log: takes a log line.
+            scaling: conditions of scaling up and down.
+            special_tokens: of the tokenizer of completions.
         """
         self._settings = settings
-        self._roster = Roster()
-        self._staffing = Staffing(
-            settings, self._roster, reservation=reservation, tell=tell, scaling=scaling, special_tokens=special_tokens
+        self._dispatcher: Dispatcher[GraderReplica] = Dispatcher(JOBS_PER_GRADER)
+        self._lifecycle = GraderLifecycle(settings, self._dispatcher, special_tokens)
+        self._autoscaler = Autoscaler(
+            self._lifecycle,
+            num_wanted=settings.num_graders,
+            bounds=Bounds(minimum=settings.minimum, maximum=settings.maximum),
+            scaling=scaling,
+            reservation=reservation,
+            log=log,
         )
         self._starting: asyncio.Task[str] | None = None
         self._in_flight: dict[bytes, asyncio.Task[Grade]] = {}
@@ -109,24 +114,32 @@ class RayGraderPool:
         self.counts = PoolCounts()
 
     async def start(self) -> str:
-        """Start the graders and return one line about the walls around completions; ``grade`` does it where needed.
+        """Start the graders and return a line about their sandbox; ``grade`` calls it when needed.
 
-        Waits for as many as ``settings.min_graders``. Raises ToolchainError, SandboxError, or DeadlineExceeded where Ray cannot
-        place one in time.
+        Waits for ``settings.min_graders``. Raises ToolchainError, SandboxError, or DeadlineExceeded when Ray cannot place one in
+        time.
         """
         if self._starting is None:
-            self._starting = asyncio.create_task(self._staffing.start())
+            self._starting = asyncio.create_task(self._start())
         return await asyncio.shield(self._starting)
+
+    async def _start(self) -> str:
+        try:
+            await self._autoscaler.start(self._settings.minimum)
+        except BaseException:
+            self._lifecycle.kill_all()
+            raise
+        return self._lifecycle.replicas[0].sandbox
 
     async def scale(
         self, number: int | None = None, *, min_graders: int | None = None, max_graders: int | None = None
     ) -> str:
-        """Have another number of graders, or let it change between other bounds; returns one line about what follows.
+        """Change the number of graders or the bounds; returns a line about the consequences.
 
-        A number alone holds until the next call; with a bound, the pool scales on from there. What has begun to be graded is
-        ended where it is. Raises ConfigError for contradictions.
+        A number alone is kept until the next call; with a bound, the pool scales on from there. Raises ConfigError for
+        contradictions.
         """
-        return await self._staffing.scale(number, min_graders, max_graders)
+        return await self._autoscaler.scale(number, min_graders, max_graders)
 
     async def grade(self, problem: Problem, completion: Completion) -> Grade:
         """Grade one completion; identical texts of one problem are graded once.
@@ -178,44 +191,55 @@ class RayGraderPool:
         if self._closed:
             raise UngradableError("the grader pool is closed")
         await self.start()
-        asked_at = time.monotonic()
+        asked_at = asyncio.get_running_loop().time()
         reason = ""
         for attempt in range(self._settings.attempts):
             self.counts.retried += attempt > 0
-            member = await self._roster.take(since=asked_at)
+            replica = await self._take(asked_at)
+            actor = replica.actor
             try:
                 return await answer(
-                    call(member.handle),
-                    f"{purpose} on a grader",
-                    died=GraderLost,
-                    deadline_seconds=self._job_seconds(),
+                    call(actor),
+                    f"{purpose} on {replica.name}",
+                    died=GraderDied,
+                    deadline_seconds=self._job_deadline_seconds(),
                 )
-            except (GraderLost, StartFailed, DeadlineExceeded) as error:
+            except (GraderDied, StartFailed, DeadlineExceeded) as error:
                 reason = str(error)
-                self.counts.replaced_actors += self._staffing.dismiss(member)
+                self.counts.replaced_actors += self._lifecycle.evict(replica, actor, error)
             except UngradableError as error:
                 reason = str(error)
             finally:
-                self._roster.give_back(member)
+                self._dispatcher.release(replica)
         self.counts.ungradable += 1
         raise UngradableError(f"{subject} could not be graded by {self._settings.attempts} workers: {reason}")
 
-    def _job_seconds(self) -> float:
+    async def _take(self, asked_at: float) -> GraderReplica:
+        """Wait for a grader, before jobs that were asked for later; not for one that died before this task continued."""
+        while True:
+            replica = await self._dispatcher.take(since=asked_at)
+            if replica.state is ReplicaState.READY:
+                return replica
+            self._dispatcher.release(replica)
+
+    def _job_deadline_seconds(self) -> float:
         """Wall seconds within which a living actor has answered, the jobs before this one included."""
         settings = self._settings
         one = (settings.compile_cpu_seconds + settings.run_cpu_seconds) * settings.wall_multiplier + 60.0
-        return JOBS_PER_MEMBER * one
+        return JOBS_PER_GRADER * one
 
     def usage(self) -> Usage:
-        """What the graders did so far."""
-        return self._roster.usage()
+        """Return the work of the graders so far."""
+        return self._lifecycle.usage()
 
     async def close(self) -> None:
         """End every actor and its processes; may be called twice."""
         self._closed = True
         if self._starting is not None:
             self._starting.cancel()
-        await self._staffing.close()
+        self._dispatcher.fail(UngradableError("the grader pool is closed"))
+        await self._autoscaler.close()
+        await self._lifecycle.close()
 
 
 def _key(problem: Problem, completion: Completion) -> bytes:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 
+from cluster.actors.dispatcher import Dispatcher, Worker
 from cluster.errors import GroupFailed, SamplerError
 from cluster.types import (
     Completion,
@@ -13,7 +14,6 @@ from cluster.types import (
     VersionSpan,
     WeightSync,
 )
-from rollout.dispatcher import Router, Seat
 
 CompletionText = Callable[[GroupRequest, int, int], str]
 """Text of a completion, from the request, the completion's index and the policy version that its group began with."""
@@ -48,10 +48,10 @@ class FakeSamplerPool:
         self._publish_seconds = publish_seconds
         self._fails = fails
         self._in_flight = in_flight
-        self._router: Router[Seat] = Router(max_concurrent_requests)
-        self._seats = [Seat(name=f"sampler {index}") for index in range(num_samplers)]
-        for seat in self._seats:
-            self._router.open(seat)
+        self._dispatcher: Dispatcher[Worker] = Dispatcher(max_concurrent_requests)
+        self._samplers = [Worker(name=f"sampler {index}") for index in range(num_samplers)]
+        for sampler in self._samplers:
+            self._dispatcher.add(sampler)
         self._changes: list[tuple[float, int]] = []  # when each policy was there, by the event loop's clock
         self.version = 0
         self.requests: list[GroupRequest] = []
@@ -68,7 +68,7 @@ class FakeSamplerPool:
     ) -> AsyncGenerator[Completion]:
         """Yield the completions in the order of their delays, under the version when a sampler took the group."""
         self.requests.append(request)
-        seat = await self._router.take(request.group_size)
+        sampler = await self._dispatcher.take(request.group_size)
         num_charged = request.group_size
         try:
             version, begin = self.version, asyncio.get_running_loop().time()
@@ -81,10 +81,10 @@ class FakeSamplerPool:
                 await asyncio.sleep(delay - waited)
                 waited = delay
                 num_charged -= 1
-                self._router.give_back(seat, 1)
+                self._dispatcher.release(sampler, 1)
                 yield self._completion(request, index, version, begin, delay)
         finally:
-            self._router.give_back(seat, num_charged)
+            self._dispatcher.release(sampler, num_charged)
 
     async def publish(self, policy: PolicyVersion) -> tuple[WeightSync, ...]:
         """Take ``publish_seconds``, then sample new groups under the policy."""
@@ -95,16 +95,18 @@ class FakeSamplerPool:
         self.published.append(policy.number)
         self._changes.append((asyncio.get_running_loop().time(), policy.number))
         gap = None if policy.probe is None else 0.0
-        return tuple(WeightSync(sampler=seat.name, seconds=self._publish_seconds, gap=gap) for seat in self._seats)
+        return tuple(
+            WeightSync(sampler=sampler.name, seconds=self._publish_seconds, gap=gap) for sampler in self._samplers
+        )
 
     def usage(self) -> Usage:
         """What the samplers did so far; to be asked in the event loop that the pool lives in."""
-        return self._router.usage()
+        return self._dispatcher.usage()
 
     async def close(self) -> None:
         """Refuse all further groups; may be called twice."""
         self.is_closed = True
-        self._router.fail(SamplerError("the sampler pool is closed"))
+        self._dispatcher.fail(SamplerError("the sampler pool is closed"))
 
     def _completion(self, request: GroupRequest, index: int, version: int, begin: float, seconds: float) -> Completion:
         tokens = self._complete(request, index, version).encode()

@@ -1,256 +1,168 @@
-"""Takes samplers into service and out of it: starting, proving, dying, leaving.
-
-Whoever starts, as one more or for a dead one, is given work once it has proved every policy that is live. One that is to go is
-given no more work, ends what it has, and is ended.
-"""
+"""Lifecycle of samplers: each gets work once every live policy is verified on it, and takes each new policy while it serves."""
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
-from ray.actor import ActorHandle
-from ray.exceptions import RayError
+import ray
 
-from cluster.errors import CaravanError, ModelError, SamplerError
-from cluster.types import Usage, WeightSync
-from rollout.dispatcher import Router
-from rollout.publisher import Publisher
-from rollout.replica import SamplerPlan, Station
+from cluster.actors.dispatcher import Dispatcher
+from cluster.actors.lifecycle import Lifecycle, ReplicaState
+from cluster.errors import CaravanError, DeadlineExceeded, ModelError, SamplerError
+from cluster.types import PolicyVersion, WeightSync
+from rollout.policies import LivePolicies
+from rollout.replica import SamplerPlan, SamplerReplica
 from rollout.weight_sync_modes import weight_sync_mode
 
 logger = logging.getLogger(__name__)
 
 MAX_RERUNS = 2
-"""How often a group is sampled again after its sampler died; the last time it runs alone, so that no other is blamed."""
+"""Reruns of a group whose sampler died; the last one is exclusive, so that no other group can be the cause."""
 
-MAX_BARREN = 2 * (MAX_RERUNS + 1)
-"""Samplers that may die at one place without having handed over anything: as many as two such groups can kill."""
+MAX_CRASHES = 2 * (MAX_RERUNS + 1)
+"""Crashes of one replica without output before the pool fails: as many as two deadly groups can cause."""
 
-MAX_STARTS = 3
-"""Starts that may fail one after another while no other sampler is open."""
-
-BACK_OFF_SECONDS = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
-"""Wait before a start, by how many failed before it; the last one is for all further ones."""
+MAX_FAILED_STARTS = 3
+"""Failed starts in a row before the pool fails, if no other sampler is ready."""
 
 
-class Service:
-    """The samplers of a pool, and what becomes of each. Lives in one event loop, after ``ray.init``."""
+class SamplerLifecycle(Lifecycle[SamplerReplica]):
+    """The samplers of a pool and their policies. Lives in one event loop, after ``ray.init``."""
 
-    def __init__(
-        self, plan: SamplerPlan, router: Router[Station], publisher: Publisher, tell: Callable[[str], None]
-    ) -> None:
-        """``tell`` takes a line of news."""
-        self._plan = plan
-        self._router = router
-        self._publisher = publisher
-        self._tell = tell
-        self.stations: list[Station] = []  # as many as are wanted, with a sampler or without
-        self.leaving: list[Station] = []  # that end what they have
-        self.changed = asyncio.Event()  # somebody is down, or was started
-        self._retiring: set[asyncio.Task[None]] = set()
-        self._capacity_seconds = 0.0  # of samplers that are gone
+    def __init__(self, plan: SamplerPlan, dispatcher: Dispatcher[SamplerReplica], log: Callable[[str], None]) -> None:
+        """``log`` takes a log line."""
+        super().__init__("sampler", dispatcher, lambda name: SamplerReplica(name=name, plan=plan))
+        self._settings = plan.settings
+        self._mode = weight_sync_mode(plan.settings)
+        self._log = log
+        self._publishing = asyncio.Lock()
+        self.policies: LivePolicies[ray.ObjectRef] = LivePolicies()
+        self.weight_syncs: list[WeightSync] = []  # to the newest policy
 
-    @property
-    def num_present(self) -> int:
-        """Samplers that take up room, whether they are given work or not."""
-        return sum(station.actor is not None for station in (*self.stations, *self.leaving))
+    def serving(self) -> Sequence[SamplerReplica]:
+        """Return the samplers that have to take a new policy.
 
-    def down(self) -> list[Station]:
-        """Places without a sampler."""
-        return [station for station in self.stations if station.actor is None and station.starting is None]
-
-    def add_stations(self, number: int) -> None:
-        """Have so many places, each with the first name that is free."""
-        while len(self.stations) < number:
-            taken = {station.name for station in (*self.stations, *self.leaving)}
-            names = (f"sampler {index}" for index in range(len(taken) + 1))
-            self.stations.append(Station(name=next(name for name in names if name not in taken)))
-
-    async def start_all(self) -> None:
-        """Start a sampler at every place, and give them work; raises ModelError, SamplerError or DeadlineExceeded."""
-        await asyncio.gather(*(station.start(self._plan) for station in self.stations))
-        for station in self.stations:
-            self._open(station)
-
-    def begin(self, station: Station) -> None:
-        """Begin to start a sampler at a place that has none."""
-        station.starting = asyncio.create_task(self._bring_up(station))
-        station.starting.add_done_callback(self.check_ended)
-
-    def let_go(self, station: Station) -> None:
-        """Give up a place; a sampler there that is given work ends what it has."""
-        self.stations.remove(station)
-        if station.is_open:
-            self._router.shut(station)
-            self.leaving.append(station)
-            task = asyncio.create_task(self._retire(station))
-            self._retiring.add(task)
-            task.add_done_callback(self._retiring.discard)
-            task.add_done_callback(self.check_ended)
-        else:
-            station.stop_starting()
-            station.kill()
-            self._router.remove(station)
-
-    def serving(self) -> Sequence[Station]:
-        """Who has to take a policy now.
-
-        That is also who ends what it has, where policies change under running completions.
+        Draining ones are among them when a policy replaces the one of running completions.
         """
-        updates_running = weight_sync_mode(self._plan.settings).updates_running
+        draining = (one for one in self.draining if one.state is ReplicaState.DRAINING and one.load)
         return [
-            *(station for station in self.stations if station.is_open),
-            *(station for station in self.leaving if updates_running and station.num_running and station.actor),
+            *(one for one in self.replicas if one.state is ReplicaState.READY),
+            *(draining if self._mode.updates_running else ()),
         ]
 
-    def usage(self) -> Usage:
-        """What the samplers did so far."""
-        now, present = time.monotonic(), (*self.stations, *self.leaving)
-        there = sum(now - station.there_since for station in present if station.there_since is not None)
-        return replace(self._router.usage(), capacity_seconds=self._capacity_seconds + there)
+    async def publish(self, policy: PolicyVersion) -> None:
+        """Load and verify a policy on every serving sampler, and evict those that fail.
 
-    def dismiss(self, station: Station, actor: ActorHandle | None, error: CaravanError) -> None:
-        """End an actor that died or hangs and have another one take its place, unless that was begun already or is no use."""
-        if actor is None or station.actor is not actor:
-            return  # somebody else noticed first
-        self._router.shut(station)
-        self._leave(station)
-        station.kill()
-        if station in self.leaving:
-            return  # others sample what it had
-        station.num_barren += 1
-        station.num_failed = 0
-        station.down_since = time.monotonic()
-        station.start_again_at = station.down_since + _back_off(station.num_barren - 1)
-        station.trouble = str(error)
-        if station.num_barren >= MAX_BARREN and not self._router.num_open:
-            self._router.fail(
-                SamplerError(
-                    f"{station.num_barren} engines of {station.name} died one after another without handing over "
-                    f"anything, and no other sampler is left; the last one: {error}"
-                )
-            )
-            return
-        logger.warning("%s is started again: %s", station.name, error)
-        self.changed.set()
+        Raises ModelError when vLLM refuses the adapter, SamplerError for an old version, ResourcesError.
+        """
+        async with self._publishing:
+            if policy.number <= self.policies.current:
+                raise SamplerError(f"policy {policy.number} comes after policy {self.policies.current} was published")
+            # One copy in the object store, from where every node fetches it; an argument would be copied for each call.
+            handle = await asyncio.to_thread(ray.put, policy)
+            # No await from here to the calls: a sampler either serves now, or finds the policy before it gets work.
+            live = self.policies.add(policy.number, handle)
+            self.weight_syncs = []
+            loads = [self._load(replica, handle, live) for replica in self.serving()]
+            results = await asyncio.gather(*loads, return_exceptions=True)
+            if refusals := [error for error in results if error is not None]:
+                self.policies.discard(policy.number)
+                raise refusals[0]
 
-    def give_up_alone(self) -> None:
-        """Refuse all work where no sampler is left and none can be started."""
-        if self._router.num_open:
+    async def verify(self, replica: SamplerReplica) -> None:
+        """Load and verify every live policy on a sampler, and those that are published meanwhile."""
+        verified: dict[int, WeightSync] = {}
+        while True:
+            handles = self.policies.handles()
+            missing = [(n, handle) for n, handle in self._mode.policies_to_load(handles) if n not in verified]
+            if not missing:
+                break
+            version, handle = missing[0]
+            live = frozenset(number for number, _ in handles)
+            sync, verification = await replica.load_policy(handle, live, self._settings.publish_deadline_seconds)
+            if verification.failure is not None:
+                replica.num_failed_verifications += 1
+                if replica.num_failed_verifications > 1:
+                    self.dispatcher.fail(_not_verified(replica, verification.failure))
+                raise SamplerError(f"it {verification.failure}")
+            verified[version] = sync
+        replica.num_failed_verifications = 0
+        if self.policies.newest in verified:
+            self.weight_syncs.append(verified[self.policies.newest])
+
+    def check_alone(self) -> None:
+        """Fail the pool when no sampler is ready and none can be started."""
+        if self.dispatcher.num_ready:
             return
-        now, deadline = time.monotonic(), self._plan.settings.start_deadline_seconds
-        late = [
-            station
-            for station in self.stations
-            if station.starting is None and (station.num_failed >= MAX_STARTS or now - station.down_since >= deadline)
+        now, deadline = time.monotonic(), self._settings.start_deadline_seconds
+        hopeless = [
+            replica
+            for replica in self.down()
+            if replica.num_failed_starts >= MAX_FAILED_STARTS or now - replica.down_since >= deadline
         ]
-        # Places that wait for room have been late for long: it takes all of them.
-        if late and len(late) == len(self.stations):
-            last = max(late, key=lambda station: station.down_since)
-            self._router.fail(
+        # All of them: a replica that lacks resources has been down for long, whatever became of the others.
+        if hopeless and len(hopeless) == len(self.replicas):
+            last = max(hopeless, key=lambda replica: replica.down_since)
+            self.dispatcher.fail(
                 SamplerError(
-                    f"no sampler is left: {last.name} was started {last.num_failed} times in {now - last.down_since:.0f} s, and "
-                    f"the last trouble was: {last.trouble}"
+                    f"no sampler is left: {last.name} has been down for {now - last.down_since:.0f} s with "
+                    f"{last.num_failed_starts} failed starts; last error: {last.last_error}"
                 )
             )
 
-    async def close(self) -> None:
-        """Stop every engine and leave no process behind; may be called twice."""
-        self._stop_tasks()
-        # A sampler that cannot shut down is killed all the same.
-        present = (*self.stations, *self.leaving)
-        await asyncio.gather(*(station.shutdown() for station in present), return_exceptions=True)
-        self.kill_all()
+    def broken(self, error: BaseException) -> CaravanError:
+        """Return the error of all further work when the pool's own code failed."""
+        return SamplerError(f"the sampler pool failed: {error!r}")
 
-    def kill_all(self) -> None:
-        """End every actor at once."""
-        self._stop_tasks()
-        for station in (*self.stations, *self.leaving):
-            station.kill()
+    def on_ready(self, replica: SamplerReplica, seconds: float) -> None:
+        """Log that a sampler is ready."""
+        newest = self.policies.newest
+        verified = f"verified on policy {newest}" if newest else "no policy to verify yet"
+        self._log(f"{replica.name}: ready after {seconds:.0f} s, {verified}")
 
-    def check_ended(self, task: "asyncio.Task[None]") -> None:
-        """Without those who look after it the pool could shrink to nothing, with every group waiting for ever."""
-        if not task.cancelled() and (error := task.exception()):
-            self._router.fail(SamplerError(f"the sampler pool broke down: {error!r}"))
-
-    async def _bring_up(self, station: Station) -> None:
-        """Start an engine, have it prove every live policy, and give it work."""
-        began = time.monotonic()
-        try:
-            await station.start(self._plan)
-            proved: dict[int, WeightSync] = {}
-            # First without the lock: a policy that comes meanwhile does not wait for this.
-            failure = await self._publisher.catch_up(station, proved)
-            async with self._publisher.lock:
-                if failure is None:
-                    failure = await self._publisher.catch_up(station, proved)
-                if failure is None:
-                    self._publisher.note(proved)
-                    self._welcome(station, time.monotonic() - began)
-                    return
-        except (CaravanError, RayError) as error:
-            failure = str(error)
-            station.num_failed += 1
-            if station.num_failed == 1:
-                logger.warning("%s cannot be started, and is tried again: %s", station.name, error)
+    def on_evicted(self, replica: SamplerReplica, error: CaravanError) -> None:
+        """Back off, or fail the pool when its last sampler crashes again and again without output."""
+        replica.num_crashes += 1
+        self.back_off(replica)
+        if replica.num_crashes >= MAX_CRASHES and not self.dispatcher.num_ready:
+            self.dispatcher.fail(
+                SamplerError(
+                    f"{replica.name} crashed {replica.num_crashes} times in a row without output, and no other sampler is left; "
+                    f"last error: {error}"
+                )
+            )
         else:
-            station.num_unproved += 1
-            if station.num_unproved > 1:
-                self._router.fail(_unproved(station, failure))
-        finally:
-            station.starting = None
-            self.changed.set()
-        station.kill()
-        station.trouble = failure
-        station.start_again_at = time.monotonic() + _back_off(max(station.num_barren - 1, station.num_failed))
+            logger.warning("%s: restarting: %s", replica.name, error)
 
-    def _welcome(self, station: Station, seconds: float) -> None:
-        station.num_unproved = station.num_failed = 0
-        self._open(station)
-        newest = self._publisher.policies.newest
-        what = f"it has proved policy {newest}" if newest else "there is no policy to prove yet"
-        self._tell(f"{station.name} is given work after {seconds:.0f} s: {what}")
+    def on_drained(self, replica: SamplerReplica) -> None:
+        """Log that a sampler has stopped."""
+        self._log(f"{replica.name}: drained and stopped")
 
-    async def _retire(self, station: Station) -> None:
-        await station.idle.wait()
-        async with self._publisher.lock:
-            pass  # a policy that was on its way to it has come
-        with contextlib.suppress(CaravanError):  # one that does not end in good order, or is dead, is killed
-            await station.shutdown()
-        station.kill()
-        self._leave(station)
-        self._router.remove(station)
-        self.leaving.remove(station)
-        self._tell(f"{station.name} has ended what it had, and is gone")
-        self.changed.set()
+    async def before_stop(self) -> None:
+        """Wait until no policy is being loaded."""
+        async with self._publishing:
+            pass
 
-    def _open(self, station: Station) -> None:
-        """Give work to a sampler, and count it as there."""
-        station.there_since = time.monotonic()
-        self._router.open(station)
-
-    def _leave(self, station: Station) -> None:
-        """Count a sampler as there no longer."""
-        if station.there_since is not None:
-            self._capacity_seconds += time.monotonic() - station.there_since
-            station.there_since = None
-
-    def _stop_tasks(self) -> None:
-        for task in self._retiring:
-            task.cancel()
-        for station in self.stations:
-            station.stop_starting()
+    async def _load(self, replica: SamplerReplica, handle: ray.ObjectRef, live: frozenset[int]) -> None:
+        actor = replica.actor
+        if actor is None:  # it died since the samplers were listed
+            return
+        try:
+            sync, verification = await replica.load_policy(handle, live, self._settings.publish_deadline_seconds)
+        except (SamplerError, DeadlineExceeded) as error:
+            self.evict(replica, actor, error)
+            return
+        if verification.failure is None:
+            replica.num_failed_verifications = 0
+            self.weight_syncs.append(sync)
+        else:
+            replica.num_failed_verifications += 1
+            self.evict(replica, actor, SamplerError(f"it {verification.failure}"))
 
 
-def _back_off(num_failed: int) -> float:
-    return BACK_OFF_SECONDS[min(num_failed, len(BACK_OFF_SECONDS) - 1)]
-
-
-def _unproved(station: Station, failure: str) -> ModelError:
+def _not_verified(replica: SamplerReplica, failure: str) -> ModelError:
     return ModelError(
-        f"{station.name} {failure}. A fresh engine failed like the one before it; going on would train on samples of "
-        "another policy. Compare model, dtype and LoRA targets of learner and samplers, then resume the run"
+        f"{replica.name} {failure}. A new engine failed like the one before it; training would continue on samples of another "
+        "policy. Compare model, dtype and LoRA targets of learner and samplers, then resume the run"
     )

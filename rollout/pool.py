@@ -2,11 +2,9 @@
 
 ::
 
-    pool       groups -> completions, sampled again elsewhere where a sampler failed
-    routing    which sampler gets which group, and who waits
-    publisher  policies on their way to the samplers
-    service    who serves: samplers start, prove themselves, die, leave
-    staffing   how many there are                     scaling  how many there should be
+    pool        groups -> completions; those that a failed sampler did not return are sampled again on another one
+    lifecycle   states of the samplers, and their policies
+    cluster.actors: dispatcher, autoscaler, scaling policy
 """
 
 import asyncio
@@ -16,20 +14,21 @@ from uuid import uuid4
 
 import ray
 
+from cluster.actors.autoscaler import Autoscaler
 from cluster.actors.calls import next_answer
+from cluster.actors.dispatcher import Dispatcher
+from cluster.actors.lifecycle import ReplicaState
+from cluster.actors.resources import SETTLE_SECONDS, wait_for_resources
 from cluster.actors.scaling import ScalingPolicy
 from cluster.errors import CaravanError, DeadlineExceeded, GroupFailed, ModelError, SamplerError
 from cluster.protocols import Reservation
-from cluster.types import Completion, GroupRequest, PolicyVersion, ProbePrompt, Usage, WeightSync
-from rollout.autoscaler import Staffing
-from rollout.dispatcher import Router
-from rollout.lifecycle import MAX_RERUNS, Service
-from rollout.publisher import Publisher
-from rollout.replica import SamplerPlan, Station
+from cluster.types import Bounds, Completion, GroupRequest, PolicyVersion, ProbePrompt, Usage, WeightSync
+from rollout.lifecycle import MAX_RERUNS, SamplerLifecycle
+from rollout.replica import SamplerPlan, SamplerReplica
 from rollout.settings import RolloutSettings, check_lora_rank
 
 QUEUED_AHEAD = 1.25
-"""Requests in an engine, as a multiple of those that it samples at a time, so that it never waits for the pool."""
+"""Requests in an engine, as a multiple of those that it samples concurrently, so that it never waits for the pool."""
 
 SCALING = ScalingPolicy(
     unit="group",
@@ -46,10 +45,7 @@ more samplers do not help when they then idle until the learner has finished its
 
 
 class RaySamplerPool:
-    """The SamplerPool of real runs: vLLM engines, each in a Ray actor, of which there are more or fewer over time.
-
-    Needs ``ray.init`` to have been called, and lives in one event loop.
-    """
+    """The SamplerPool of real runs: vLLM engines, each in a Ray actor. Lives in one event loop, after ``ray.init``."""
 
     def __init__(
         self,
@@ -60,20 +56,20 @@ class RaySamplerPool:
         lora_targets: Sequence[str] = (),
         max_staleness: int = 0,
         reservation: Reservation | None = None,
-        tell: Callable[[str], None] = lambda _line: None,
+        log: Callable[[str], None] = lambda _line: None,
         scaling: ScalingPolicy = SCALING,
     ) -> None:
-        """Remember what to start; raises ConfigError for a LoRA rank that vLLM cannot serve.
+        """Start nothing yet; raises ConfigError for a LoRA rank that vLLM does not support.
 
         Args:
-            settings: of the engines, and between which numbers the pool scales.
+            settings: of the engines, and the bounds of their number.
             model: folder or Hugging Face id.
             lora_rank: of the adapters that will be published.
-            lora_targets: names of the modules that they train; none: whatever can carry an adapter may.
-            max_staleness: how many policies beside the current one groups may be under way with.
+            lora_targets: names of the modules that they train; empty: every module that can carry an adapter.
+            max_staleness: number of policies before the current one under which groups may still be sampled.
             reservation: resources next to the run's other components; None when the pool has the cluster alone.
-            tell: takes a line when the number of samplers changes, or cannot.
-            scaling: when the number changes.
+            log: takes a log line.
+            scaling: conditions of scaling up and down.
         """
         check_lora_rank(lora_rank)
         self._settings = settings
@@ -86,82 +82,95 @@ class RaySamplerPool:
             max_staleness=max_staleness,
             pool_id=uuid4().hex,
         )
-        self._router: Router[Station] = Router(int(QUEUED_AHEAD * settings.max_concurrent_requests))
-        self._publisher = Publisher(settings)
-        self._policies = self._publisher.policies
-        self._service = Service(plan, self._router, self._publisher, tell)
-        self._staffing = Staffing(
-            settings, self._router, self._service, reservation=reservation, tell=tell, scaling=scaling
+        self._dispatcher: Dispatcher[SamplerReplica] = Dispatcher(int(QUEUED_AHEAD * settings.max_concurrent_requests))
+        self._lifecycle = SamplerLifecycle(plan, self._dispatcher, log)
+        self._policies = self._lifecycle.policies
+        self._autoscaler = Autoscaler(
+            self._lifecycle,
+            num_wanted=settings.num_samplers,
+            bounds=Bounds(minimum=settings.minimum, maximum=settings.maximum),
+            scaling=scaling,
+            reservation=reservation,
+            log=log,
         )
 
     async def start(self, policy: PolicyVersion | None = None) -> None:
-        """Start the engines and load the policy that a resumed run begins with.
+        """Start the engines and load the policy of a resumed run.
 
-        Waits for as many as have room, ``settings.min_samplers`` at least. Raises ResourcesError, ModelError, SamplerError or
-        DeadlineExceeded; nothing is left running then.
+        Waits for as many as have free resources, ``settings.min_samplers`` at least. Raises ResourcesError, ModelError,
+        SamplerError or DeadlineExceeded, and leaves nothing running then.
         """
         try:
-            await self._staffing.start()
+            await wait_for_resources(
+                "samplers",
+                self._settings.bundle,
+                self._settings.minimum,
+                free_seconds=SETTLE_SECONDS,
+                join_seconds=0.0,
+                advice="Wait for what else runs there, add machines, or lower rollout.num_samplers (or min_samplers), "
+                "rollout.cpus_per_sampler, rollout.gpus_per_sampler or the resources of graders and learner",
+            )
+            await self._autoscaler.start(await self._autoscaler.num_placeable())
             if policy is not None:
                 await self.publish(policy)
         except (CaravanError, asyncio.CancelledError):
-            self._staffing.stop()
-            self._service.kill_all()
+            self._autoscaler.stop()
+            self._lifecycle.kill_all()
             raise
 
     async def scale(
         self, number: int | None = None, *, min_samplers: int | None = None, max_samplers: int | None = None
     ) -> str:
-        """Have another number of samplers, or let it change between other bounds; returns one line about what follows.
+        """Change the number of samplers or the bounds; returns a line about the consequences.
 
-        A number alone holds until the next call; with a bound, the pool scales on from there. What has begun to be sampled is
-        ended where it is. Raises ConfigError for contradictions.
+        A number alone is kept until the next call; with a bound, the pool scales on from there. Raises ConfigError for
+        contradictions.
         """
-        return await self._staffing.scale(number, min_samplers, max_samplers)
+        return await self._autoscaler.scale(number, min_samplers, max_samplers)
 
     async def sample_group(
         self, request: GroupRequest, started: Callable[[int], None] = lambda _version: None
     ) -> AsyncGenerator[Completion]:
-        """Yield the ``G`` completions of a group, each as it ends; closing the iterator stops the others.
+        """Yield the ``G`` completions of a group, each as it ends; closing the iterator aborts the others.
 
-        When a sampler dies or hangs, what it had not handed over is sampled again elsewhere, under the same policy
-        version. Raises GroupFailed where that was of no use, SamplerError or ModelError once there is no sampler.
+        When a sampler dies or hangs, the completions that it did not return are sampled again on another one, under the same
+        policy version. Raises GroupFailed when that fails too often, SamplerError or ModelError once no sampler is left.
         """
         self._check_fits(request)
         missing = set(range(request.group_size))
-        station = await self._seat(missing)
+        replica = await self._take(missing)
         version = self._policies.acquire()
-        num_deaths = 0
+        num_failures = 0
         try:
             started(version)
             while missing:
-                actor = station.actor
+                actor = replica.actor
                 try:
-                    async with aclosing(self._stream(station, request, missing, version)) as completions:
+                    async with aclosing(self._stream(replica, request, missing, version)) as completions:
                         async for completion in completions:
                             yield completion
                 except (SamplerError, DeadlineExceeded) as error:
-                    self._service.dismiss(station, actor, error)
-                    num_deaths += 1
-                    if num_deaths > MAX_RERUNS:
+                    self._lifecycle.evict(replica, actor, error)
+                    num_failures += 1
+                    if num_failures > MAX_RERUNS:
                         raise GroupFailed(
-                            f"group {request.group_id} failed on {num_deaths} samplers, the last time alone: {error}"
+                            f"group {request.group_id} failed on {num_failures} samplers, the last time alone on one: {error}"
                         ) from error
-                    station = await self._seat(missing, alone=num_deaths == MAX_RERUNS)
+                    replica = await self._take(missing, exclusive=num_failures == MAX_RERUNS)
         finally:
             self._policies.release(version)
 
     async def publish(self, policy: PolicyVersion) -> tuple[WeightSync, ...]:
-        """Load a policy on every sampler and have each prove it; on return new groups are sampled under it.
+        """Load a policy on every sampler and verify each; on return new groups are sampled under it.
 
-        A sampler that is down, or just being started, is not waited for while another one is open: it takes the policy before it
-        is given work. Raises ModelError where vLLM refuses the adapter or a sampler cannot prove it, SamplerError,
+        Does not wait for a sampler that is down or starting while another one is ready: it verifies the policy before it gets
+        work. Raises ModelError when vLLM refuses the adapter or a new engine fails the verification too, SamplerError,
         ResourcesError.
         """
-        await self._publisher.publish(policy, self._service.serving, self._service.dismiss)
-        await self._router.until_open()
+        await self._lifecycle.publish(policy)
+        await self._dispatcher.until_ready()
         self._policies.promote(policy.number)
-        return tuple(self._publisher.swaps)
+        return tuple(self._lifecycle.weight_syncs)
 
     async def verify_base_model(self, probe: ProbePrompt) -> float:
         """The largest gap, in nats per token, between the samplers' scores of the base model and the learner's.
@@ -172,7 +181,7 @@ class RaySamplerPool:
         seconds = self._settings.publish_deadline_seconds
         gaps = []
         for verification in await asyncio.gather(
-            *(station.verify_base_model(probe, seconds) for station in self._service.serving())
+            *(replica.verify_base_model(probe, seconds) for replica in self._lifecycle.serving())
         ):
             assert verification.gap is not None
             if verification.failure is not None:
@@ -188,32 +197,32 @@ class RaySamplerPool:
         return max(gaps)
 
     def usage(self) -> Usage:
-        """What the samplers did so far."""
-        return self._service.usage()
+        """Return the work of the samplers so far."""
+        return self._lifecycle.usage()
 
     async def close(self) -> None:
         """Stop every engine and leave no process behind; may be called twice."""
-        self._router.fail(SamplerError("the sampler pool is closed"))
-        await self._staffing.close()
-        await self._service.close()
+        self._dispatcher.fail(SamplerError("the sampler pool is closed"))
+        await self._autoscaler.close()
+        await self._lifecycle.close()
 
-    async def _seat(self, missing: set[int], *, alone: bool = False) -> Station:
-        """Wait for a sampler with room; one that dies just before it is told has not run the group."""
+    async def _take(self, missing: set[int], *, exclusive: bool = False) -> SamplerReplica:
+        """Wait for a sampler; one that died after it was dispatched and before this task continued did not run the group."""
         while True:
-            station = await self._router.take(len(missing), alone=alone)
-            if station.is_open:
-                return station
-            self._router.give_back(station, len(missing))
+            replica = await self._dispatcher.take(len(missing), exclusive=exclusive)
+            if replica.state is ReplicaState.READY:
+                return replica
+            self._dispatcher.release(replica, len(missing))
 
     async def _stream(
-        self, station: Station, request: GroupRequest, missing: set[int], version: int
+        self, replica: SamplerReplica, request: GroupRequest, missing: set[int], version: int
     ) -> AsyncGenerator[Completion]:
-        """Yield the missing completions of a group from one sampler, and take each off ``missing``."""
-        actor = station.actor
-        num_charged = len(missing)
-        call = f"group {request.group_id} on {station.name}"
+        """Yield the missing completions of a group from one sampler, and remove each from ``missing``."""
+        actor = replica.actor
+        load = len(missing)
+        call = f"group {request.group_id} on {replica.name}"
         try:
-            stream = station.stream(request, missing, version)
+            stream = replica.stream(request, missing, version)
             try:
                 while missing:
                     completions = await next_answer(
@@ -225,16 +234,16 @@ class RaySamplerPool:
                     )
                     for completion in completions:
                         missing.remove(completion.index)
-                        num_charged -= 1
-                        self._router.give_back(station, 1)
+                        load -= 1
+                        self._dispatcher.release(replica)
                         yield completion
-                    if station.actor is actor:  # what a dead one had sent off does not count
-                        station.num_barren = 0
+                    if replica.actor is actor:  # output of an actor that died meanwhile does not count
+                        replica.num_crashes = 0
             finally:
                 if missing:
                     ray.cancel(stream)
         finally:
-            self._router.give_back(station, num_charged)
+            self._dispatcher.release(replica, load)
 
     def _check_fits(self, request: GroupRequest) -> None:
         """Refuse what the engine would refuse: sequences longer than it was started for."""

@@ -1,56 +1,50 @@
-"""A place for one sampler: its actor now, and what was seen of those that were there before."""
+"""One sampler of a pool: the calls of its actor."""
 
-import asyncio
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import ray
-from ray.actor import ActorHandle
 
 from cluster.actors.calls import answer
+from cluster.actors.lifecycle import Replica
 from cluster.errors import SamplerError
 from cluster.types import GroupRequest, ProbePrompt, WeightSync
-from rollout.actor import CONCURRENT_CALLS, SamplerActor
-from rollout.dispatcher import Seat
+from rollout.sampler import Sampler
 from rollout.settings import RolloutSettings
 from rollout.weight_sync import Verification
 
 SHUTDOWN_SECONDS = 20.0
 
+CONCURRENT_CALLS = 10_000
+"""Calls that an actor holds at a time; the pool limits the work by ``max_concurrent_requests``."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplerPlan:
-    """What every sampler of a pool is started with."""
+    """Arguments of every sampler of a pool."""
 
     settings: RolloutSettings
     model: str
     lora_rank: int
-    lora_targets: tuple[str, ...] = ()  # names of modules; none: whatever can carry an adapter may
+    lora_targets: tuple[str, ...] = ()  # names of modules; empty: every module that can carry an adapter
     max_staleness: int
     pool_id: str
 
 
 @dataclass(slots=True, eq=False)
-class Station(Seat):
-    """One sampler of a pool; when its actor dies, another one takes the place."""
+class SamplerReplica(Replica):
+    """One sampler of a pool; every call raises SamplerError when the actor died, DeadlineExceeded, or the actor's own error."""
 
-    actor: ActorHandle | None = None
-    starting: asyncio.Task[None] | None = None  # while an actor is being started and brought to the live policies
-    there_since: float | None = (
-        None  # monotonic seconds, since when it was given work and ended it; None: it is not there
-    )
-    down_since: float = field(default_factory=time.monotonic)  # while no work is given to it
-    start_again_at: float = 0.0  # monotonic seconds
-    trouble: str = "there was no room for it"  # why it is down
-    num_failed: int = 0  # starts, one after another
-    num_barren: int = 0  # actors that died here one after another without handing over a completion
-    num_unproved: int = 0  # engines that failed their verification here one after another
+    plan: SamplerPlan | None = None
+    num_failed_verifications: int = 0  # in a row
 
-    async def start(self, plan: SamplerPlan) -> None:
-        """Start an actor and its engine; raises ModelError, SamplerError, DeadlineExceeded."""
-        settings = plan.settings
+    async def start_actor(self) -> None:
+        """Start an actor and its engine; raises ModelError."""
+        assert self.plan is not None
+        plan, settings = self.plan, self.plan.settings
+        # All calls of the actor share one event loop, the one of its engine.
         self.actor = (
-            ray.remote(SamplerActor)
+            ray.remote(Sampler)
             .options(
                 num_cpus=settings.bundle["CPU"],
                 num_gpus=settings.bundle.get("GPU", 0.0),
@@ -74,13 +68,10 @@ class Station(Seat):
             deadline_key="rollout.start_deadline_seconds",
         )
 
-    async def load(
+    async def load_policy(
         self, policy: ray.ObjectRef, live: frozenset[int], deadline_seconds: float
     ) -> tuple[WeightSync, Verification]:
-        """Have the sampler take a policy and show that it serves it.
-
-        Raises ModelError, ResourcesError, SamplerError, DeadlineExceeded.
-        """
+        """Load a policy and verify it; raises ModelError, ResourcesError."""
         assert self.actor is not None
         begin = time.monotonic()
         verification: Verification = await answer(
@@ -95,7 +86,7 @@ class Station(Seat):
         return WeightSync(sampler=self.name, seconds=seconds, gap=verification.gap), verification
 
     async def verify_base_model(self, probe: ProbePrompt, deadline_seconds: float) -> Verification:
-        """Have the sampler show how it serves the base model; raises ModelError, SamplerError, DeadlineExceeded."""
+        """Verify the base model; raises ModelError."""
         assert self.actor is not None
         verification: Verification = await answer(
             self.actor.verify_base_model.remote(probe),
@@ -108,12 +99,12 @@ class Station(Seat):
         return verification
 
     def stream(self, request: GroupRequest, indexes: set[int], version: int) -> ray.ObjectRefGenerator:
-        """Ask for completions of a group; each answer is a tuple of some that have ended."""
+        """Sample completions of a group; each item is a tuple of some that ended."""
         assert self.actor is not None
         return self.actor.sample.options(num_returns="streaming").remote(request, sorted(indexes), version)
 
-    async def shutdown(self) -> None:
-        """Stop the engine in good order; raises SamplerError, DeadlineExceeded."""
+    async def stop_actor(self) -> None:
+        """Shut the engine down in good order."""
         if self.actor is not None:
             await answer(
                 self.actor.shutdown.remote(),
@@ -122,14 +113,3 @@ class Station(Seat):
                 failed=SamplerError,
                 deadline_seconds=SHUTDOWN_SECONDS,
             )
-
-    def stop_starting(self) -> None:
-        """Give up a start that is under way; the actor is still there."""
-        if self.starting is not None:
-            self.starting.cancel()
-
-    def kill(self) -> None:
-        """End the actor at once."""
-        if self.actor is not None:
-            ray.kill(self.actor)
-            self.actor = None

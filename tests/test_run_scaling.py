@@ -96,8 +96,8 @@ def test_samplers_come_and_go_while_a_run_goes_on(tmp_path: Path) -> None:
     assert not alive, alive
 
     # The new one had proved what was published before it came; every policy after that was proved by both, to a hair.
-    assert "sampler 1 is given work after" in said and ": it has proved policy " in said
-    assert "has ended what it had, and is gone" in said
+    assert "sampler 1: ready after" in said and ", verified on policy " in said
+    assert ": drained and stopped" in said
     assert all(float(str(row["canary_gap_max"])) < 1e-3 for row in rows(run / "publishes.jsonl"))
 
     columns = ["group_id", "completion_id", "step", "fate", "policy_version"]

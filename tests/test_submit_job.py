@@ -13,7 +13,7 @@ from tests.made_head import BIN, Head, started_head
 
 SMALL = ("groups_per_step=4", "group_size=4", "max_completion_tokens=48", "evaluation.num_problems=0")
 FAKE_SECRETS = {"HF_TOKEN": "hf_ThisIsNoToken0123456789", "WANDB_API_KEY": "wandbThisIsNoKey0123456789"}
-PARTS = ("ray::SamplerActor", "ray::GraderActor", "ray::LearnerActor", "VLLM::EngineCore", "caravan train")
+PARTS = ("ray::Sampler", "ray::GraderActor", "ray::LearnerActor", "VLLM::EngineCore", "caravan train")
 RUN_SECONDS = 420.0  # for machines that are busy with other work
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

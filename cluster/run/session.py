@@ -88,10 +88,10 @@ async def samplers_and_graders(
         lora_targets=lora_targets,
         max_staleness=config.loop.max_staleness,
         reservation=reservations.samplers,
-        tell=view.log,
+        log=view.log,
     )
     graders = RayGraderPool(
-        config.grader, reservation=reservations.graders, tell=view.log, special_tokens=special_tokens
+        config.grader, reservation=reservations.graders, log=view.log, special_tokens=special_tokens
     )
     try:
         parts = f"{count(config.rollout.num_samplers, 'sampler')} and {count(config.grader.num_graders, 'grader')}"

@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from pydantic import ValidationError
 
+from cluster.actors.lifecycle import ReplicaState
 from cluster.errors import UngradableError
 from cluster.types import Completion, FinishReason, Grade, Verdict
 from grader.fake import FakeGraderPool
+from grader.settings import GraderSettings
 from grader.toolchain import prepare_toolchain
 
 from .conftest import QUICK
@@ -92,7 +95,7 @@ def test_a_dead_actor_is_replaced_and_its_jobs_are_graded_again(ray_here: None) 
         slow = [f"let rec twice x = twice (x + {i})" for i in range(4)]
         jobs = [asyncio.create_task(pool.grade(TWICE, completion(text, i))) for i, text in enumerate(slow)]
         await asyncio.sleep(0.2)
-        ray.kill(pool._roster.members[0].handle)
+        ray.kill(pool._lifecycle.replicas[0].actor)
         grades = await asyncio.gather(*jobs)
         assert [grade.facts.verdict for grade in grades] == [Verdict.TIMEOUT] * 4
         assert pool.counts.replaced_actors == 1
@@ -116,8 +119,9 @@ def test_what_no_worker_can_grade_is_an_error_and_no_reward(ray_here: None) -> N
 
         async def kill_everything() -> None:
             while not job.done():
-                for member in [*pool._roster.members]:
-                    ray.kill(member.handle)
+                for replica in pool._lifecycle.replicas:
+                    if replica.state is ReplicaState.READY:
+                        ray.kill(replica.actor)
                 await asyncio.sleep(0.05)
 
         killer = asyncio.create_task(kill_everything())
@@ -177,3 +181,10 @@ def test_the_fake_pool_grades_by_its_function() -> None:
 
     run(scenario())
     assert pool.closed and pool.num_graded == 3
+
+
+def test_settings_whose_start_is_out_of_bounds_are_refused_with_all_three_keys() -> None:
+    for wrong in ({"num_graders": 4, "max_graders": 3}, {"min_graders": 3}, {"min_graders": 2, "max_graders": 1}):
+        with pytest.raises(ValidationError, match=r"num_graders=\d .*min_graders=\d .*max_graders=\d"):
+            GraderSettings.model_validate(wrong)
+    assert (GraderSettings(num_graders=7).minimum, GraderSettings(num_graders=7).maximum) == (7, 7)

@@ -17,8 +17,7 @@ from cluster.config.config import load_config
 from cluster.errors import ConfigError, UngradableError
 from cluster.placement.reservations import Reservations
 from cluster.types import Grade, Verdict
-from grader.dispatcher import JOBS_PER_MEMBER
-from grader.pool import SCALING
+from grader.pool import JOBS_PER_GRADER, SCALING
 
 from .conftest import QUICK
 from .made import TWICE
@@ -89,7 +88,7 @@ def test_a_pool_grows_while_completions_wait_and_shrinks_while_graders_idle(ray_
 
     async def scenario() -> None:
         told: list[str] = []
-        pool = RayGraderPool(SETTINGS.model_copy(update={"max_graders": 3}), tell=told.append, scaling=QUICK_SCALING)
+        pool = RayGraderPool(SETTINGS.model_copy(update={"max_graders": 3}), log=told.append, scaling=QUICK_SCALING)
         await pool.start()
         jobs = slow_jobs(pool, 60)
         await until(lambda: pool.usage().num_replicas == 3)
@@ -141,7 +140,7 @@ def test_graders_that_are_killed_while_their_number_changes_lose_and_repeat_noth
         counts = pool.counts
         assert (counts.graded, counts.ungradable) == (80, 0)
         # Only what the killed ones had was graded again.
-        assert 0 < counts.retried <= 2 * JOBS_PER_MEMBER
+        assert 0 < counts.retried <= 2 * JOBS_PER_GRADER
         await until(lambda: pool.usage().num_replicas == 2)
         await pool.close()
 
@@ -160,10 +159,12 @@ def test_what_has_no_room_waits_for_it_and_leaves_the_other_parts_their_share(
         told: list[str] = []
         # A sampler that is down at the moment: its CPU is free, and is to stay so.
         reservations = Reservations(config.without_learner(), told.append)
-        pool = RayGraderPool(SETTINGS, reservation=reservations.graders, tell=told.append)
+        pool = RayGraderPool(SETTINGS, reservation=reservations.graders, log=told.append)
         await pool.start()
         line = await pool.scale(3)
-        assert line == "scaling 1 -> 3 graders; the cluster has room for 2 now, the others start when machines join"
+        assert (
+            line == "scaling 1 -> 3 graders; the cluster has resources for 2 now, the others start when machines join"
+        )
         await until(lambda: pool.usage().num_replicas == 2)
         await until(request_to_the_autoscaler)
         assert request_to_the_autoscaler() == [{"CPU": 1.0}, *([{"CPU": 0.5}] * 3)]
@@ -206,10 +207,11 @@ def test_with_no_grader_left_and_no_room_for_another_completions_fail_with_the_c
         reservation = FullCluster()
         pool = RayGraderPool(SETTINGS, reservation=reservation)
         await pool.start()
-        monkeypatch.setattr("grader.autoscaler.START_SECONDS", 1.0)
-        ray.kill(pool._roster.members[0].handle)
+        monkeypatch.setattr("grader.lifecycle.START_SECONDS", 1.0)
+        ray.kill(pool._lifecycle.replicas[0].actor)
         with pytest.raises(
-            UngradableError, match="no grader has been there for 1 s; the last trouble: there was no room"
+            UngradableError,
+            match="no grader has been ready for 1 s; last error: grading a completion on grader 0 failed",
         ):
             await pool.grade(TWICE, completion("let twice x = x + x"))
         monkeypatch.undo()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import rollout.lifecycle
+import cluster.actors.lifecycle
 import rollout.replica
 from cluster.errors import CaravanError, DeadlineExceeded, GroupFailed, ModelError, SamplerError
 from cluster.types import Completion, FinishReason, GroupRequest, PolicyVersion, Usage, WeightSync
@@ -29,7 +29,7 @@ def first_time(mark: Path) -> bool:
 
 
 class ScriptedActor:
-    """Stands in for SamplerActor; the model's name says how it starts, a group's id how it is sampled."""
+    """Stands in for the sampler; the model's name says how it starts, a group's id how it is sampled."""
 
     def __init__(self, settings: RolloutSettings, *, model: str, **_: object) -> None:
         self._model = model
@@ -99,8 +99,8 @@ class ScriptedActor:
 
 @pytest.fixture(autouse=True)
 def _scripted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rollout.replica, "SamplerActor", ScriptedActor)
-    monkeypatch.setattr(rollout.lifecycle, "BACK_OFF_SECONDS", (0.0, 0.1))
+    monkeypatch.setattr(rollout.replica, "Sampler", ScriptedActor)
+    monkeypatch.setattr(cluster.actors.lifecycle, "BACK_OFF_SECONDS", (0.0, 0.1))
 
 
 @pytest.fixture
@@ -193,7 +193,7 @@ def test_a_sampler_that_cannot_prove_a_policy_after_its_restart_either_ends_the_
 def test_a_group_under_which_engine_after_engine_dies_is_given_up_and_the_pool_works_on(
     pool: RaySamplerPool, run: RunInLoop, request_for: MakeRequest
 ) -> None:
-    with pytest.raises(GroupFailed, match="failed on 3 samplers, the last time alone: the engine failed"):
+    with pytest.raises(GroupFailed, match="failed on 3 samplers, the last time alone on one: the engine failed"):
         run(collect(pool, request_for("engine dies:", size=6)))
     assert len(run(collect(pool, request_for("fine:")))) == 4
 
@@ -218,7 +218,9 @@ def test_a_pool_whose_sampler_keeps_dying_refuses_all_work_and_says_why(
         run(collect(pool, request_for("dies:")))
     with pytest.raises(GroupFailed):
         run(collect(pool, request_for("dies:")))
-    with pytest.raises(SamplerError, match="6 engines of sampler 0 died one after another"):
+    with pytest.raises(
+        SamplerError, match="sampler 0 crashed 6 times in a row without output, and no other sampler is left"
+    ):
         run(collect(pool, request_for("fine:")))
 
 
@@ -248,7 +250,9 @@ def test_a_sampler_that_does_not_start_again_ends_the_run_with_what_was_tried(
     async def scenario() -> None:
         pool = RaySamplerPool(SETTINGS, model=f"starts once:{tmp_path / 'mark'}", lora_rank=8)
         await pool.start()
-        message = r"no sampler is left: sampler 0 was started 3 times in \d+ s, .*the engine does not start"
+        message = (
+            r"no sampler is left: sampler 0 has been down for \d+ s with 3 failed starts; .*the engine does not start"
+        )
         with pytest.raises(SamplerError, match=message):
             await collect(pool, request_for("dies:"))
         await pool.close()
@@ -286,4 +290,4 @@ def test_a_pool_that_cannot_start_says_why_and_leaves_nothing(
     pool = RaySamplerPool(settings, model=model, lora_rank=8)
     with pytest.raises(error, match=message):
         run(pool.start())
-    assert [station.actor for station in pool._service.stations] == [None]
+    assert [replica.actor for replica in pool._lifecycle.replicas] == [None]

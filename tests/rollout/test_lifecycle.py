@@ -1,119 +1,175 @@
-"""How samplers come, die and prove policies, with actors that do nothing; the real ones are in test_rollout_pool*.py."""
+"""How samplers start, die and verify policies, with actors that do nothing; the real ones are in test_pool*.py."""
 
 import asyncio
 import time
+from typing import Any
 
 import pytest
 
+from cluster.actors import lifecycle as machinery
+from cluster.actors.dispatcher import Dispatcher
 from cluster.errors import SamplerError
 from cluster.types import PolicyVersion, WeightSync
-from rollout import replica as stations
-from rollout.dispatcher import Router
-from rollout.lifecycle import Service
-from rollout.publisher import Publisher
-from rollout.replica import SamplerPlan, Station
+from rollout.lifecycle import SamplerLifecycle
+from rollout.replica import SamplerPlan, SamplerReplica
 from rollout.settings import RolloutSettings
 from rollout.weight_sync import Verification
 
-PROVED = Verification(policy_version=1, gap=None, tolerance=1.0, missing=(), surplus=(), differing=())
+VERIFIED = Verification(policy_version=1, gap=None, tolerance=1.0, missing=(), surplus=(), differing=())
 DEADLINE_SECONDS = 5.0
 
 
 class Samplers:
-    """A service whose samplers start at once, and take policies once they are not ``held``."""
+    """A lifecycle whose samplers start at once, and take policies once they are not ``held``."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.held: dict[str, asyncio.Event] = {}  # by name
-        self.loaded: list[tuple[str, object]] = []
+        self.loaded: list[tuple[str, int]] = []
+        self.lines: list[str] = []
 
-        async def start(station: Station, plan: SamplerPlan) -> None:
-            station.actor = object()
+        async def start_actor(replica: SamplerReplica) -> None:
+            replica.actor = object()
 
-        async def load(station: Station, policy: object, live: frozenset[int], seconds: float):
-            if station.name in self.held:
-                await self.held[station.name].wait()
-            self.loaded.append((station.name, policy.number))
-            return WeightSync(sampler=station.name, seconds=0.0, gap=None), PROVED
+        async def stop_actor(replica: SamplerReplica) -> None:
+            pass
 
-        monkeypatch.setattr(stations.ray, "kill", lambda actor: None)
-        monkeypatch.setattr(stations.ray, "put", lambda policy: policy)
-        monkeypatch.setattr(Station, "start", start)
-        monkeypatch.setattr(Station, "load", load)
+        async def load_policy(replica: SamplerReplica, policy: Any, live: object, seconds: float) -> Any:
+            if replica.name in self.held:
+                await self.held[replica.name].wait()
+            await asyncio.sleep(0)
+            self.loaded.append((replica.name, policy.number))
+            return WeightSync(sampler=replica.name, seconds=0.0, gap=None), VERIFIED
+
+        monkeypatch.setattr(machinery.ray, "kill", lambda actor: None)
+        monkeypatch.setattr(machinery.ray, "put", lambda policy: policy)
+        monkeypatch.setattr(SamplerReplica, "start_actor", start_actor)
+        monkeypatch.setattr(SamplerReplica, "stop_actor", stop_actor)
+        monkeypatch.setattr(SamplerReplica, "load_policy", load_policy)
         settings = RolloutSettings(start_deadline_seconds=DEADLINE_SECONDS)
         plan = SamplerPlan(settings=settings, model="m", lora_rank=8, max_staleness=1, pool_id="x")
-        self.router: Router[Station] = Router(8)
-        self.publisher = Publisher(settings)
-        self.service = Service(plan, self.router, self.publisher, lambda line: None)
+        self.dispatcher: Dispatcher[SamplerReplica] = Dispatcher(8)
+        self.lifecycle = SamplerLifecycle(plan, self.dispatcher, self.lines.append)
 
     async def start(self, number: int) -> None:
-        self.service.add_stations(number)
-        await self.service.start_all()
+        self.lifecycle.add(number)
+        await self.lifecycle.start_all()
 
     async def publish(self, number: int) -> None:
-        policy = PolicyVersion(number=number, adapter={})
-        await asyncio.wait_for(self.publisher.publish(policy, self.service.serving, self.service.dismiss), 5)
-        self.publisher.policies.promote(number)
+        await asyncio.wait_for(self.lifecycle.publish(PolicyVersion(number=number, adapter={})), 5)
+        self.lifecycle.policies.promote(number)
 
 
-def test_the_death_of_the_only_sampler_ends_nothing_where_only_another_place_has_waited_long_for_room(monkeypatch):
+def test_the_death_of_the_only_sampler_fails_nothing_when_only_another_one_has_lacked_resources_for_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     async def scenario() -> None:
         samplers = Samplers(monkeypatch)
-        service = samplers.service
-        service.add_stations(2)
-        working, waiting = service.stations
-        await working.start(None)
-        samplers.router.open(working)
+        lifecycle = samplers.lifecycle
+        await samplers.start(1)
+        lifecycle.add(2)
+        working, waiting = lifecycle.replicas
         waiting.down_since = time.monotonic() - 2 * DEADLINE_SECONDS
-        service.dismiss(working, working.actor, SamplerError("its process is gone"))
-        service.give_up_alone()
-        assert not samplers.router.has_failed
-        working.down_since -= 2 * DEADLINE_SECONDS  # now nobody has come back for as long as a start may take
-        service.give_up_alone()
-        assert samplers.router.has_failed
-        with pytest.raises(SamplerError, match=r"sampler 0 was started 0 times in 1\d s.*its process is gone"):
-            await samplers.router.take(1)
+        lifecycle.evict(working, working.actor, SamplerError("its process died"))
+        lifecycle.check_alone()
+        assert not samplers.dispatcher.has_failed
+        working.down_since -= 2 * DEADLINE_SECONDS  # none has come back for as long as a start may take
+        lifecycle.check_alone()
+        message = r"no sampler is left: sampler 0 has been down for 1\d s with 0 failed starts.*its process died"
+        with pytest.raises(SamplerError, match=message):
+            await samplers.dispatcher.take(1)
 
     asyncio.run(scenario())
 
 
-def test_a_policy_is_published_while_those_that_join_still_prove_the_ones_before_it(monkeypatch):
+def test_policies_are_published_while_samplers_that_join_still_verify_the_ones_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     async def scenario() -> None:
         samplers = Samplers(monkeypatch)
-        service = samplers.service
+        lifecycle = samplers.lifecycle
         await samplers.start(1)
         await samplers.publish(1)
-        service.add_stations(3)
-        samplers.held = {station.name: asyncio.Event() for station in service.stations[1:]}
-        for station in service.stations[1:]:
-            service.begin(station)
+        lifecycle.policies.acquire()  # a group runs under policy 1
+        lifecycle.add(3)
+        samplers.held = {replica.name: asyncio.Event() for replica in lifecycle.replicas[1:]}
+        for replica in lifecycle.replicas[1:]:
+            lifecycle.start(replica)
         await asyncio.sleep(0.01)
         await samplers.publish(2)
-        assert samplers.loaded == [("sampler 0", 1), ("sampler 0", 2)]  # the new ones have not proved a thing
+        assert samplers.loaded == [("sampler 0", 1), ("sampler 0", 2)]  # the new ones have verified none yet
         for event in samplers.held.values():
             event.set()
-        await asyncio.gather(*(station.starting for station in service.stations if station.starting))
-        assert samplers.router.num_open == 3
-        # Each was given work only when it had proved the newest one too, each policy once.
+        await asyncio.gather(*(replica.task for replica in lifecycle.replicas if replica.task))
+        assert samplers.dispatcher.num_ready == 3
+        # Each got work only after the newest one too, and loaded each policy once, oldest first.
         for name in ("sampler 1", "sampler 2"):
-            assert sorted(number for one, number in samplers.loaded if one == name) == [1, 2]
-        assert {swap.sampler for swap in samplers.publisher.swaps} == {"sampler 0", "sampler 1", "sampler 2"}
+            assert [number for one, number in samplers.loaded if one == name] == [1, 2]
+        assert {sync.sampler for sync in lifecycle.weight_syncs} == {"sampler 0", "sampler 1", "sampler 2"}
+        assert sorted(samplers.lines) == [
+            "sampler 1: ready after 0 s, verified on policy 2",
+            "sampler 2: ready after 0 s, verified on policy 2",
+        ]
 
     asyncio.run(scenario())
 
 
-def test_a_sampler_that_died_between_being_asked_and_taking_a_policy_is_passed_over(monkeypatch):
+@pytest.mark.parametrize("num_turns", range(8))
+def test_a_sampler_that_gets_ready_at_any_moment_of_a_publish_has_the_policy(
+    num_turns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def scenario() -> None:
         samplers = Samplers(monkeypatch)
-        service = samplers.service
+        lifecycle = samplers.lifecycle
+        await samplers.start(1)
+        await samplers.publish(1)
+        lifecycle.add(2)
+        publishing = asyncio.create_task(samplers.publish(2))
+        for _ in range(num_turns):
+            await asyncio.sleep(0.0005 if num_turns > 4 else 0)
+        lifecycle.start(lifecycle.replicas[1])
+        await publishing
+        while samplers.dispatcher.num_ready < 2:  # noqa: ASYNC110 - nothing signals it
+            await asyncio.sleep(0)
+        assert [number for name, number in samplers.loaded if name == "sampler 1"][-1] == 2
+        assert samplers.loaded.count(("sampler 1", 2)) == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_sampler_that_died_after_the_samplers_were_listed_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        samplers = Samplers(monkeypatch)
+        lifecycle = samplers.lifecycle
         await samplers.start(2)
-        dead, alive = service.stations
+        dead, alive = lifecycle.replicas
 
-        def serving():
-            asked = service.serving()
-            service.dismiss(dead, dead.actor, SamplerError("its process is gone"))
-            return asked
+        def serving() -> list[SamplerReplica]:
+            lifecycle.evict(dead, dead.actor, SamplerError("its process died"))
+            return [dead, alive]
 
-        await samplers.publisher.publish(PolicyVersion(number=1, adapter={}), serving, service.dismiss)
-        assert [swap.sampler for swap in samplers.publisher.swaps] == [alive.name]
+        monkeypatch.setattr(lifecycle, "serving", serving)
+        await lifecycle.publish(PolicyVersion(number=1, adapter={}))
+        assert [sync.sampler for sync in lifecycle.weight_syncs] == [alive.name]
+
+    asyncio.run(scenario())
+
+
+def test_a_drained_sampler_is_stopped_after_the_policy_that_is_on_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        samplers = Samplers(monkeypatch)
+        lifecycle = samplers.lifecycle
+        await samplers.start(2)
+        samplers.held = {"sampler 1": asyncio.Event()}
+        publishing = asyncio.create_task(samplers.publish(1))
+        await asyncio.sleep(0.05)
+        lifecycle.drain(lifecycle.replicas[1])
+        await asyncio.sleep(0.01)
+        assert [replica.name for replica in lifecycle.draining] == ["sampler 1"]
+        samplers.held["sampler 1"].set()
+        await publishing
+        await asyncio.sleep(0.01)
+        assert lifecycle.draining == []
+        assert samplers.lines == ["sampler 1: drained and stopped"]
+        assert {sync.sampler for sync in lifecycle.weight_syncs} == {"sampler 0", "sampler 1"}
 
     asyncio.run(scenario())

@@ -43,9 +43,9 @@ async def collect(completions: AsyncIterator[Completion]) -> list[Completion]:
 
 async def inside(pool: RaySamplerPool, look: Callable[[Sampler], T]) -> T:
     """What a function sees inside the actor."""
-    actor = pool._service.stations[0].actor
+    actor = pool._lifecycle.replicas[0].actor
     assert actor is not None
-    seen: T = await actor.__ray_call__.remote(lambda actor: look(actor._sampler))
+    seen: T = await actor.__ray_call__.remote(look)
     return seen
 
 
@@ -241,7 +241,7 @@ def test_a_group_that_is_no_longer_wanted_leaves_the_engine(
         deadline = time.monotonic() + 5
         while sum((await inside(pool, lambda sampler: sampler._num_running)).values()):
             assert time.monotonic() < deadline
-        assert pool._service.stations[0].num_running == 0
+        assert pool._lifecycle.replicas[0].load == 0
 
     run(scenario())
 

@@ -58,7 +58,7 @@ def test_samplers_start_on_gpu_nodes_that_join_and_what_one_had_when_its_node_fa
 
     async def scenario():
         first = gpu_node()
-        pool = RaySamplerPool(settings, model="fine", lora_rank=8, reservation=reservations.samplers, tell=told.append)
+        pool = RaySamplerPool(settings, model="fine", lora_rank=8, reservation=reservations.samplers, log=told.append)
         await pool.start()
         await pool.publish(PolicyVersion(number=1, adapter={}))
         alone = await collect(pool, request("fine:", size=1))
@@ -77,7 +77,7 @@ def test_samplers_start_on_gpu_nodes_that_join_and_what_one_had_when_its_node_fa
         return alone, [task.result() for task in groups], swap, last
 
     alone, groups, swap, last = asyncio.run(asyncio.wait_for(scenario(), 400))
-    assert told[0].startswith("there is room for 1 of 2 samplers now")
+    assert told[0].startswith("samplers: free resources for 1 of 2")
     assert Counter((c.group_id, c.index) for group in groups for c in group) == Counter(
         {(f"slow: {n} ", index): 1 for n in range(8) for index in range(4)}
     )

@@ -1,19 +1,19 @@
 """The pool while its number of samplers changes: real Ray actors around a scripted sampler, without an engine."""
 
 import asyncio
-import re
 from collections import Counter
 from dataclasses import replace
 
 import pytest
 
-import rollout.autoscaler
-import rollout.lifecycle
+import cluster.actors.autoscaler
+import cluster.actors.lifecycle
 import rollout.replica
-from cluster.errors import ConfigError, SamplerError
+from cluster.errors import SamplerError
 from cluster.types import PolicyVersion
 from rollout.pool import SCALING, RaySamplerPool
 from rollout.settings import RolloutSettings
+from tests.cluster.actors.made import MadeReservation
 
 from .test_faults import ScriptedActor
 
@@ -28,9 +28,9 @@ QUICK_SCALING = replace(SCALING, wait_seconds=0.3, settle_seconds=1.0, window_se
 
 @pytest.fixture(autouse=True)
 def _scripted(monkeypatch):
-    monkeypatch.setattr(rollout.replica, "SamplerActor", ScriptedActor)
-    monkeypatch.setattr(rollout.lifecycle, "BACK_OFF_SECONDS", (0.0, 0.1))
-    monkeypatch.setattr(rollout.autoscaler, "TICK_SECONDS", 0.1)
+    monkeypatch.setattr(rollout.replica, "Sampler", ScriptedActor)
+    monkeypatch.setattr(cluster.actors.lifecycle, "BACK_OFF_SECONDS", (0.0, 0.1))
+    monkeypatch.setattr(cluster.actors.autoscaler, "TICK_SECONDS", 0.1)
 
 
 async def collect(pool, request) -> list:
@@ -57,7 +57,7 @@ def test_a_pool_grows_and_shrinks_while_groups_are_sampled_and_each_completion_c
     told: list[str] = []
 
     async def scenario():
-        pool = RaySamplerPool(SETTINGS, model="fine", lora_rank=8, max_staleness=1, tell=told.append)
+        pool = RaySamplerPool(SETTINGS, model="fine", lora_rank=8, max_staleness=1, log=told.append)
         await pool.start()
         await pool.publish(PolicyVersion(number=1, adapter={}))
         first = [asyncio.create_task(collect(pool, request_for(f"slow: {n} ", size=4))) for n in range(8)]
@@ -71,7 +71,7 @@ def test_a_pool_grows_and_shrinks_while_groups_are_sampled_and_each_completion_c
         (swap,) = await pool.publish(PolicyVersion(number=2, adapter={}))
         third = [asyncio.create_task(collect(pool, request_for(f"slow: {n} ", size=4))) for n in range(16, 20)]
         groups = await asyncio.gather(*first, *second, *third)
-        await until(lambda: not pool._service.leaving)
+        await until(lambda: not pool._lifecycle.draining)
         usage, last = pool.usage(), await collect(pool, request_for("fine:", size=1))
         await pool.close()
         return swap, groups, usage, last
@@ -90,33 +90,10 @@ def test_a_pool_grows_and_shrinks_while_groups_are_sampled_and_each_completion_c
     assert swap.sampler in ("sampler 0", "sampler 1")
     assert [line.partition(" after ")[0] for line in told] == [
         "scaling 1 -> 2 samplers",
-        "sampler 1 is given work",
+        "sampler 1: ready",
         "scaling 2 -> 1 samplers",
-        f"sampler {1 - int(swap.sampler[-1])} has ended what it had, and is gone",
+        f"sampler {1 - int(swap.sampler[-1])}: drained and stopped",
     ]
-
-
-def test_a_new_sampler_is_given_work_once_it_has_proved_every_live_policy(local_ray, run, request_for):
-    async def scenario():
-        told: list[str] = []
-        pool = RaySamplerPool(SETTINGS, model="fine", lora_rank=8, max_staleness=2, tell=told.append)
-        await pool.start()
-        await pool.publish(PolicyVersion(number=1, adapter={}))
-        running = pool.sample_group(request_for("slow: ", size=40))
-        await anext(running)  # holds policy 1
-        await pool.publish(PolicyVersion(number=2, adapter={}))
-        await pool.scale(2)
-        await until(lambda: pool.usage().num_replicas == 2)
-        # The other one is fuller: what comes now goes to the new one.
-        group = await collect(pool, request_for("fine:", size=1))
-        await running.aclose()
-        await pool.close()
-        return told, group
-
-    told, (completion,) = run(scenario())
-    assert versions_held(completion) == "[1, 2]"
-    assert completion.policy_version == 2
-    assert told[1].endswith("it has proved policy 2")
 
 
 def test_a_policy_that_comes_while_a_sampler_starts_is_proved_by_it_too(local_ray, run, request_for):
@@ -152,10 +129,10 @@ def test_a_sampler_that_dies_while_it_ends_what_it_had_loses_nothing_and_is_not_
         tasks = [asyncio.create_task(collect(pool, request_for(f"slow: {n} ", size=6))) for n in range(2)]
         await asyncio.sleep(0.5)
         await pool.scale(1)
-        await until(lambda: pool._service.leaving)
-        ray.kill(pool._service.leaving[0].actor)
+        await until(lambda: pool._lifecycle.draining)
+        ray.kill(pool._lifecycle.draining[0].actor)
         groups = await asyncio.gather(*tasks)
-        await until(lambda: not pool._service.leaving)
+        await until(lambda: not pool._lifecycle.draining)
         usage = pool.usage()
         await pool.close()
         return groups, usage
@@ -166,87 +143,30 @@ def test_a_sampler_that_dies_while_it_ends_what_it_had_loses_nothing_and_is_not_
     assert usage.num_replicas == 1
 
 
-def test_the_number_follows_the_work_between_the_bounds(local_ray, run, request_for):
-    told: list[str] = []
-
-    async def scenario():
-        settings = SETTINGS.model_copy(update={"max_samplers": 2, "max_concurrent_requests": 4})
-        pool = RaySamplerPool(settings, model="fine", lora_rank=8, tell=told.append, scaling=QUICK_SCALING)
-        await pool.start()
-        tasks = [asyncio.create_task(collect(pool, request_for(f"slow: {n} ", size=5))) for n in range(40)]
-        await until(lambda: pool.usage().num_replicas == 2)
-        groups = await asyncio.gather(*tasks)
-        await until(lambda: pool.usage().num_replicas == 1)
-        with pytest.raises(ConfigError, match="min_samplers=3 and max_samplers=2 contradict"):
-            await pool.scale(min_samplers=3)
-        await pool.close()
-        return groups
-
-    groups = run(scenario())
-    assert [sorted(c.index for c in group) for group in groups] == [list(range(5))] * 40
-    assert re.fullmatch(r"scaling 1 -> 2 samplers: a group has waited [0-9.]+ s", told[0])
-    assert any(line.startswith("scaling 2 -> 1 samplers: busy ") for line in told)
-
-
-class Room:
-    """A reservation with room for so many samplers in all; remembers what was wanted last."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.wanted = (0, 0)
-
-    def num_additional(self, num_present: int) -> int:
-        return max(0, self.size - num_present)
-
-    def request(self, num_wanted: int, *, minimum: int, num_unplaced: int) -> None:
-        self.wanted = (num_wanted, num_unplaced)
-
-
-def test_a_run_starts_with_those_that_have_room_and_the_others_follow(local_ray, run, request_for, monkeypatch):
-    monkeypatch.setattr(rollout.autoscaler, "SETTLE_SECONDS", 1.0)
-
-    async def scenario():
-        room = Room(2)
-        settings = SETTINGS.model_copy(update={"num_samplers": 3, "min_samplers": 1})
-        pool = RaySamplerPool(settings, model="fine", lora_rank=8, reservation=room)
-        await pool.start()
-        assert pool.usage().num_replicas == 2
-        await until(lambda: room.wanted == (3, 1))
-        await pool.publish(PolicyVersion(number=1, adapter={}))
-        room.size = 3  # a machine joins
-        await until(lambda: pool.usage().num_replicas == 3)
-        await until(lambda: room.wanted == (3, 0))
-        line = await pool.scale(5)
-        assert line == "scaling 3 -> 5 samplers; the cluster has room for 3 now, the others start when machines join"
-        await until(lambda: room.wanted == (5, 2))
-        await pool.close()
-        return room
-
-    assert run(scenario()).wanted == (0, 0)
-
-
 def test_samplers_that_die_where_there_is_no_room_any_more_leave_the_work_to_the_others_and_the_last_ends_the_run(
     local_ray, run, request_for, monkeypatch
 ):
     import ray
 
     async def scenario():
-        room = Room(2)
+        resources = MadeReservation(2)
         settings = SETTINGS.model_copy(update={"num_samplers": 2})
-        pool = RaySamplerPool(settings, model="fine", lora_rank=8, reservation=room)
+        pool = RaySamplerPool(settings, model="fine", lora_rank=8, reservation=resources)
         await pool.start()
         impatient = settings.model_copy(update={"start_deadline_seconds": 3.0})
-        monkeypatch.setattr(pool._service, "_plan", replace(pool._service._plan, settings=impatient))
+        monkeypatch.setattr(pool._lifecycle, "_settings", impatient)
         groups = [asyncio.create_task(collect(pool, request_for(f"slow: {n} ", size=6))) for n in range(2)]
         await asyncio.sleep(0.5)
-        room.size = 0  # a machine leaves, and takes one along
-        ray.kill(pool._service.stations[0].actor)
+        resources.size = 0  # a machine leaves, and takes one along
+        ray.kill(pool._lifecycle.replicas[0].actor)
         assert [sorted(c.index for c in group) for group in await asyncio.gather(*groups)] == [list(range(6))] * 2
-        await until(lambda: room.wanted == (2, 1))
+        await until(lambda: resources.requested == (2, 2, 1))
         last = asyncio.create_task(collect(pool, request_for("slow: ", size=6)))
         await asyncio.sleep(0.3)
-        ray.kill(pool._service.stations[1].actor)
-        with pytest.raises(SamplerError, match=r"no sampler is left: sampler \d was started 0 times in \d+ s"):
+        ray.kill(pool._lifecycle.replicas[1].actor)
+        with pytest.raises(
+            SamplerError, match=r"no sampler is left: sampler \d has been down for \d+ s with 0 failed starts"
+        ):
             await last
         await pool.close()
 
