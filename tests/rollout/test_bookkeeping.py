@@ -3,8 +3,8 @@
 from rollout.policies import LivePolicies
 
 
-def test_a_superseded_policy_is_kept_until_its_groups_are_done():
-    policies = LivePolicies()
+def test_a_superseded_policy_is_kept_until_its_groups_are_done() -> None:
+    policies = LivePolicies[str]()
     assert policies.acquire() == 0  # the base model needs no adapter
     assert policies.add(1, "one") == {1}
     policies.promote(1)
@@ -18,8 +18,8 @@ def test_a_superseded_policy_is_kept_until_its_groups_are_done():
     assert list(policies.handles()) == [(3, "three"), (4, "four")]
 
 
-def test_the_current_policy_is_kept_while_the_next_is_loaded():
-    policies = LivePolicies()
+def test_the_current_policy_is_kept_while_the_next_is_loaded() -> None:
+    policies = LivePolicies[str]()
     policies.add(1, "one")
     policies.promote(1)
     assert policies.add(2, "two") == {1, 2}

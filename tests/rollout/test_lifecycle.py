@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from cluster.actors import lifecycle as machinery
 from cluster.actors.dispatcher import Dispatcher
 from cluster.errors import SamplerError
 from cluster.types import PolicyVersion, WeightSync
@@ -40,8 +39,8 @@ class Samplers:
             self.loaded.append((replica.name, policy.number))
             return WeightSync(sampler=replica.name, seconds=0.0, gap=None), VERIFIED
 
-        monkeypatch.setattr(machinery.ray, "kill", lambda actor: None)
-        monkeypatch.setattr(machinery.ray, "put", lambda policy: policy)
+        monkeypatch.setattr("ray.kill", lambda actor: None)
+        monkeypatch.setattr("ray.put", lambda policy: policy)
         monkeypatch.setattr(SamplerReplica, "start_actor", start_actor)
         monkeypatch.setattr(SamplerReplica, "stop_actor", stop_actor)
         monkeypatch.setattr(SamplerReplica, "load_policy", load_policy)

@@ -3,16 +3,19 @@
 import asyncio
 import os
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cluster.config.config import load_config
 from cluster.placement.reservations import Reservations
-from cluster.types import GroupRequest, PolicyVersion, Prompt, Sampling
+from cluster.types import Completion, GroupRequest, PolicyVersion, Prompt, Sampling, WeightSync
 from rollout.pool import RaySamplerPool
 
-from .test_pool_scaling import SETTINGS, _scripted, collect, process_of, until  # noqa: F401 - a fixture
+from .test_faults import collect
+from .test_pool_scaling import SETTINGS, _scripted, process_of, until  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.slow
 
@@ -32,7 +35,7 @@ def request(text: str, *, size: int) -> GroupRequest:
 
 
 @pytest.fixture
-def cluster():
+def cluster() -> Iterator[Any]:
     """A head without GPUs, in processes of its own."""
     import ray
     from ray.cluster_utils import Cluster
@@ -46,17 +49,17 @@ def cluster():
 
 
 def test_samplers_start_on_gpu_nodes_that_join_and_what_one_had_when_its_node_failed_is_sampled_elsewhere(
-    cluster,
-):
+    cluster: Any,
+) -> None:
     settings = SETTINGS.model_copy(update=TWO_ON_GPUS)
     config = load_config(DEMO, ["num_graders=1", "learner.cpus=0", "learner.gpus=0"])
     reservations = Reservations(config.model_copy(update={"rollout": settings}))
     told: list[str] = []
 
-    def gpu_node():
+    def gpu_node() -> Any:
         return cluster.add_node(num_cpus=1, num_gpus=1)
 
-    async def scenario():
+    async def scenario() -> tuple[list[Completion], list[list[Completion]], WeightSync, list[list[Completion]]]:
         first = gpu_node()
         pool = RaySamplerPool(settings, model="fine", lora_rank=8, reservation=reservations.samplers, log=told.append)
         await pool.start()

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from dataclasses import replace
+from collections.abc import Callable
 
 import pytest
 
@@ -10,53 +10,50 @@ import cluster.actors.autoscaler
 import cluster.actors.lifecycle
 import rollout.replica
 from cluster.errors import SamplerError
-from cluster.types import PolicyVersion
-from rollout.pool import SCALING, RaySamplerPool
+from cluster.types import Completion, PolicyVersion, Usage, WeightSync
+from rollout.pool import RaySamplerPool
 from rollout.settings import RolloutSettings
 from tests.cluster.actors.made import MadeReservation
+from tests.rollout.conftest import MakeRequest, RunInLoop
 
-from .test_faults import ScriptedActor
+from .test_faults import ScriptedActor, collect
 
 pytestmark = pytest.mark.slow
 
 SETTINGS = RolloutSettings(
     cpus_per_sampler=0.5, request_deadline_seconds=60, start_deadline_seconds=60, max_concurrent_requests=8
 )
-# Of the same shape as the real one, so that a test need not wait for minutes.
-QUICK_SCALING = replace(SCALING, wait_seconds=0.3, settle_seconds=1.0, window_seconds=4.0)
 
 
 @pytest.fixture(autouse=True)
-def _scripted(monkeypatch):
+def _scripted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rollout.replica, "Sampler", ScriptedActor)
     monkeypatch.setattr(cluster.actors.lifecycle, "BACK_OFF_SECONDS", (0.0, 0.1))
     monkeypatch.setattr(cluster.actors.autoscaler, "TICK_SECONDS", 0.1)
 
 
-async def collect(pool, request) -> list:
-    return [completion async for completion in pool.sample_group(request)]
-
-
-async def until(condition) -> None:
-    """Wait for something that has to come; the test's own deadline ends it."""
-    while not condition():  # noqa: ASYNC110 - nobody tells
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for a condition; the timeout of the test ends it."""
+    while not condition():  # noqa: ASYNC110 - nothing signals it
         await asyncio.sleep(0.02)
 
 
-def process_of(completion) -> str:
-    """The process that sampled it, as the scripted sampler says."""
+def process_of(completion: Completion) -> str:
+    """The process of the scripted sampler."""
     return completion.text.split()[0]
 
 
-def versions_held(completion) -> str:
-    """The policies that its sampler had been given, in their order."""
+def versions_held(completion: Completion) -> str:
+    """The policies that the sampler had loaded, in their order."""
     return completion.text.partition(" ")[2]
 
 
-def test_a_pool_grows_and_shrinks_while_groups_are_sampled_and_each_completion_comes_once(local_ray, run, request_for):
+def test_a_pool_grows_and_shrinks_while_groups_are_sampled_and_each_completion_comes_once(
+    local_ray: None, run: RunInLoop, request_for: MakeRequest
+) -> None:
     told: list[str] = []
 
-    async def scenario():
+    async def scenario() -> tuple[WeightSync, list[list[Completion]], Usage, list[Completion]]:
         pool = RaySamplerPool(SETTINGS, model="fine", lora_rank=8, max_staleness=1, log=told.append)
         await pool.start()
         await pool.publish(PolicyVersion(number=1, adapter={}))
@@ -67,7 +64,7 @@ def test_a_pool_grows_and_shrinks_while_groups_are_sampled_and_each_completion_c
         await asyncio.sleep(0.5)
         assert (await pool.scale(1)).startswith("scaling 2 -> 1 samplers")
         await until(lambda: pool.usage().num_replicas == 1)
-        # The one that goes has groups, and the policy that comes meanwhile is not for it.
+        # The draining sampler has groups, and does not take the policy that is published meanwhile.
         (swap,) = await pool.publish(PolicyVersion(number=2, adapter={}))
         third = [asyncio.create_task(collect(pool, request_for(f"slow: {n} ", size=4))) for n in range(16, 20)]
         groups = await asyncio.gather(*first, *second, *third)
@@ -86,7 +83,7 @@ def test_a_pool_grows_and_shrinks_while_groups_are_sampled_and_each_completion_c
     assert {c.policy_version for group in groups[16:] for c in group} == {2}
     assert last[0].policy_version == 2
     assert (usage.num_replicas, usage.num_running, usage.num_waiting) == (1, 0, 0)
-    assert 0 < usage.busy_seconds <= usage.capacity_seconds
+    assert usage.capacity_seconds is not None and 0 < usage.busy_seconds <= usage.capacity_seconds
     assert swap.sampler in ("sampler 0", "sampler 1")
     assert [line.partition(" after ")[0] for line in told] == [
         "scaling 1 -> 2 samplers",
@@ -96,8 +93,10 @@ def test_a_pool_grows_and_shrinks_while_groups_are_sampled_and_each_completion_c
     ]
 
 
-def test_a_policy_that_comes_while_a_sampler_starts_is_proved_by_it_too(local_ray, run, request_for):
-    async def scenario():
+def test_a_policy_that_is_published_while_a_sampler_starts_is_verified_on_it_too(
+    local_ray: None, run: RunInLoop, request_for: MakeRequest
+) -> None:
+    async def scenario() -> tuple[int, list[tuple[WeightSync, ...]], list[list[Completion]]]:
         pool = RaySamplerPool(SETTINGS, model="fine", lora_rank=8)
         await pool.start()
         await pool.scale(3)
@@ -119,10 +118,12 @@ def test_a_policy_that_comes_while_a_sampler_starts_is_proved_by_it_too(local_ra
     assert all(versions_held(c).endswith(f"{number}]") for group in groups for c in group)
 
 
-def test_a_sampler_that_dies_while_it_ends_what_it_had_loses_nothing_and_is_not_replaced(local_ray, run, request_for):
+def test_a_draining_sampler_that_dies_loses_nothing_and_is_not_replaced(
+    local_ray: None, run: RunInLoop, request_for: MakeRequest
+) -> None:
     import ray
 
-    async def scenario():
+    async def scenario() -> tuple[list[list[Completion]], Usage]:
         pool = RaySamplerPool(SETTINGS.model_copy(update={"num_samplers": 2}), model="fine", lora_rank=8)
         await pool.start()
         await pool.publish(PolicyVersion(number=1, adapter={}))
@@ -143,12 +144,12 @@ def test_a_sampler_that_dies_while_it_ends_what_it_had_loses_nothing_and_is_not_
     assert usage.num_replicas == 1
 
 
-def test_samplers_that_die_where_there_is_no_room_any_more_leave_the_work_to_the_others_and_the_last_ends_the_run(
-    local_ray, run, request_for, monkeypatch
-):
+def test_samplers_that_die_without_free_resources_leave_their_work_to_the_others_and_the_last_ends_the_run(
+    local_ray: None, run: RunInLoop, request_for: MakeRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import ray
 
-    async def scenario():
+    async def scenario() -> None:
         resources = MadeReservation(2)
         settings = SETTINGS.model_copy(update={"num_samplers": 2})
         pool = RaySamplerPool(settings, model="fine", lora_rank=8, reservation=resources)
