@@ -1,4 +1,4 @@
-"""``caravan compare``: two evaluations of the same problems, problem by problem."""
+"""``caravan compare``: compare two evaluations problem by problem."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -15,15 +15,16 @@ from cluster.ledger.run_folder import RunFolder
 from cluster.loop.estimates import interval, pass_at_k, sign_flip_p
 from cluster.loop.evaluation import warning_of_lost
 
-Result = Mapping[str, Any]  # what evaluation.summarize returns
-NUM_SHOWN = 5  # problems that gained most, and that lost most
+Result = Mapping[str, Any]  # as evaluation.summarize returns it
+ProblemPair = tuple[Mapping[str, Any], Mapping[str, Any]]  # results of one problem in both evaluations
+NUM_SHOWN = 5  # problems with the largest gains, and with the largest losses
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """The second evaluation less the first, over the problems that both have."""
+    """Second evaluation minus the first in one metric, over the problems that both have."""
 
-    of: str
+    metric: str
     mean: float
     low: float  # of the 95% interval
     high: float
@@ -32,15 +33,15 @@ class Difference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """Two evaluations, paired by problem."""
+    """Two evaluations paired by problem."""
 
     differences: Sequence[Difference]
-    by_problem: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]]  # in the order of the first
-    num_unpaired: int  # problems that only one of them has
+    by_problem: Mapping[str, ProblemPair]  # by id, in the order of the first evaluation
+    num_unpaired: int  # problems in only one of the evaluations
 
 
 def read_result(text: str) -> dict[str, Any]:
-    """An evaluation: a file of ``caravan eval --out``, RUN (its last one), or RUN:NAME ("before", "after", "step 40").
+    """Read an evaluation: a file of ``caravan eval --out``, RUN (its last one), or RUN:NAME ("before", "after", "step 40").
 
     Raises RunFolderError.
     """
@@ -50,50 +51,52 @@ def read_result(text: str) -> dict[str, Any]:
             result = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:
             result = None
-        return _checked(result, text)
+        return _check_result(result, text)
     run, _, name = (text, "", "") if path.is_dir() else text.rpartition(":")
     rows = RunFolder(Path(run)).evaluations() if run and Path(run).is_dir() else []
     if not rows:
-        raise RunFolderError(f"{text}: neither a file of `caravan eval --out` nor a run that was evaluated")
+        raise RunFolderError(f"{text} is neither a file of `caravan eval --out` nor a run with an evaluation")
     found = [row for row in rows if not name or row["name"] == name]
     if not found:
-        raise RunFolderError(f"{text}: the evaluations of {run} are {', '.join(row['name'] for row in rows)}")
-    return _checked(found[-1], text)
+        raise RunFolderError(f"{run} has no evaluation {name!r}: it has {', '.join(row['name'] for row in rows)}")
+    return _check_result(found[-1], text)
 
 
 def compare(first: Result, second: Result) -> Comparison:
-    """Pair the problems of two evaluations; raises RunFolderError where they have none in common."""
-    one, other = ({row["id"]: row for row in result["by_problem"]} for result in (first, second))
-    both = {name: (row, other[name]) for name, row in one.items() if name in other}
+    """Pair the problems of two evaluations and compare them; raises RunFolderError where they share no problem."""
+    old, new = ({row["id"]: row for row in result["by_problem"]} for result in (first, second))
+    both = {problem_id: (row, new[problem_id]) for problem_id, row in old.items() if problem_id in new}
     if not both:
-        raise RunFolderError(f"{first['name']} and {second['name']} have no problem in common: nothing can be compared")
+        raise RunFolderError(
+            f"{first['name']} and {second['name']} have no problem in common: there is nothing to compare"
+        )
 
-    def difference(of: str, value: Any) -> Difference:
+    def difference(metric: str, value: Any) -> Difference:
         values = [value(after) - value(before) for before, after in both.values()]
         low, high = interval(values)
-        return Difference(of=of, mean=sum(values) / len(values), low=low, high=high, p=sign_flip_p(values))
+        return Difference(metric=metric, mean=sum(values) / len(values), low=low, high=high, p=sign_flip_p(values))
 
-    # More completions solve more problems: where the numbers differ, both sides are taken at the smallest one.
-    numbers = {row["num_completions"] for pair in both.values() for row in pair}
-    k = min(numbers)
+    # More completions solve more problems, so different numbers are compared by pass@k at the smallest number.
+    counts = {row["num_completions"] for pair in both.values() for row in pair}
+    k = min(counts)
     differences = [
         difference("mean reward", lambda row: row["reward"]),
         difference("pass@1", lambda row: row["num_passed"] / row["num_completions"]),
     ]
-    if k > 1 or len(numbers) == 1:
-        solved = "solved at least once" if len(numbers) == 1 else f"pass@{k}"
+    if k > 1 or len(counts) == 1:
+        solved = "solved at least once" if len(counts) == 1 else f"pass@{k}"
         differences.append(
             difference(solved, lambda row: pass_at_k(row["num_completions"], row["num_passed"], k)),
         )
     return Comparison(
         differences=differences,
         by_problem=both,
-        num_unpaired=len(one) + len(other) - 2 * len(both),
+        num_unpaired=len(old) + len(new) - 2 * len(both),
     )
 
 
 def compare_and_report(first: str, second: str) -> int:
-    """Print the two evaluations side by side and what differs; returns the exit code."""
+    """Print two evaluations and their differences, and return the exit code."""
     results = [read_result(first), read_result(second)]
     comparison = compare(*results)
     console = output()
@@ -101,61 +104,63 @@ def compare_and_report(first: str, second: str) -> int:
     for result in results:
         if warning := warning_of_lost(result):
             console.print(
-                f"[yellow]{escape(warning)}, and what follows is of the problems that both have[/]", soft_wrap=True
+                f"[yellow]{escape(warning)}; the comparison uses the problems that both evaluations have[/]",
+                soft_wrap=True,
             )
-    if line := _unequal_numbers(comparison):
+    if line := _unequal_counts_note(comparison):
         console.print(f"[yellow]{escape(line)}[/]", soft_wrap=True)
     console.print(_differences_table(comparison))
-    if moved := _moved(comparison):
-        console.print(_problems_table(moved))
+    if changed := _largest_changes(comparison):
+        console.print(_problems_table(changed))
     if comparison.num_unpaired:
-        console.print(f"{comparison.num_unpaired} problems that only one of them has are left out of the test.")
+        console.print(
+            f"{comparison.num_unpaired} problems in only one of the evaluations are excluded from the comparison."
+        )
     return 0
 
 
-def _checked(result: Any, text: str) -> dict[str, Any]:
+def _check_result(result: Any, text: str) -> dict[str, Any]:
     rows = result.get("by_problem") if isinstance(result, dict) else None
     needed = {"id", "reward", "num_passed", "num_completions"}
     if not isinstance(rows, list) or not all(isinstance(row, dict) and needed <= row.keys() for row in rows):
-        raise RunFolderError(f"{text} holds no figures by problem: is it a result of `caravan eval --out`?")
+        raise RunFolderError(f"{text} has no results by problem: it is not a result of `caravan eval --out`")
     return dict(result)
 
 
 def _differences_table(comparison: Comparison) -> Table:
-    number = len(comparison.by_problem)
-    table = Table(title=f"second less first, over {number} problems", title_justify="left")
+    table = Table(title=f"second minus first, over {len(comparison.by_problem)} problems", title_justify="left")
     for column in ("", "difference", "95% interval", "p"):
         table.add_column(column, justify="left" if not column else "right")
     for one in comparison.differences:
-        table.add_row(one.of, f"{one.mean:+.3f}", f"{one.low:+.3f} to {one.high:+.3f}", f"{one.p:.4f}")
-    table.caption = "intervals by bootstrap over problems; p: sign-flip test, two-sided"
+        table.add_row(one.metric, f"{one.mean:+.3f}", f"{one.low:+.3f} to {one.high:+.3f}", f"{one.p:.4f}")
+    table.caption = "bootstrap intervals over problems; p: two-sided sign-flip test"
     return table
 
 
-def _unequal_numbers(comparison: Comparison) -> str:
-    """Return a line where problems have different numbers of completions, else an empty text."""
-    numbers = [sorted({pair[side]["num_completions"] for pair in comparison.by_problem.values()}) for side in (0, 1)]
-    if numbers[0] == numbers[1] and len(numbers[0]) == 1:
+def _unequal_counts_note(comparison: Comparison) -> str:
+    """Explain the use of pass@k; empty where all problems have the same number of completions."""
+    counts = [sorted({pair[side]["num_completions"] for pair in comparison.by_problem.values()}) for side in (0, 1)]
+    if counts[0] == counts[1] and len(counts[0]) == 1:
         return ""
-    first, second = (" to ".join(map(str, sorted({some[0], some[-1]}))) for some in numbers)
+    first, second = (" to ".join(map(str, sorted({some[0], some[-1]}))) for some in counts)
     return (
-        f"the first has {first} completions per problem, the second {second}: 'problems solved at least once' above grows with "
-        "that number, so the test takes pass@k at the smallest one"
+        f"the first has {first} completions per problem, the second {second}: 'problems solved at least once' grows with that "
+        "number, so the comparison uses pass@k at the smallest number"
     )
 
 
-def _moved(comparison: Comparison) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
-    """The problems that lost most, and those that gained most; at most NUM_SHOWN of either."""
+def _largest_changes(comparison: Comparison) -> list[ProblemPair]:
+    """The problems with the largest losses and the largest gains in reward, at most NUM_SHOWN of each."""
     ordered = sorted(comparison.by_problem.values(), key=lambda pair: pair[1]["reward"] - pair[0]["reward"])
-    moved = [pair for pair in ordered if pair[0]["reward"] != pair[1]["reward"]]
-    return moved if len(moved) <= 2 * NUM_SHOWN else [*moved[:NUM_SHOWN], *moved[-NUM_SHOWN:]]
+    changed = [pair for pair in ordered if pair[0]["reward"] != pair[1]["reward"]]
+    return changed if len(changed) <= 2 * NUM_SHOWN else [*changed[:NUM_SHOWN], *changed[-NUM_SHOWN:]]
 
 
-def _problems_table(moved: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> Table:
-    table = Table(title="problems that lost and gained most", title_justify="left")
+def _problems_table(pairs: Sequence[ProblemPair]) -> Table:
+    table = Table(title="largest changes by problem", title_justify="left")
     for column in ("problem", "reward", "passed"):
         table.add_column(column, justify="left" if column == "problem" else "right")
-    for before, after in moved:
+    for before, after in pairs:
         table.add_row(
             before["id"],
             f"{before['reward']:.3f} -> {after['reward']:.3f}",

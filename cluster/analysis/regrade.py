@@ -1,4 +1,4 @@
-"""``caravan regrade``: the completions that a run has stored, scored under another reward from their facts alone."""
+"""``caravan regrade``: re-score the stored completions of a run under another reward, from their facts alone."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from cluster.analysis.regrade_figures import Regraded
+from cluster.analysis.regrade_statistics import Rescored
 from cluster.errors import ConfigError, RunFolderError
 from cluster.ledger.files import opened_rollouts
 from cluster.ledger.row_files import SUFFIXES, write_rows
@@ -23,43 +23,43 @@ COLUMNS = ("group_id", "completion_id", "total_reward", *TERMS, *FACT_COLUMNS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Regrading:
-    """A run's graded completions under both rewards, and what is not among them."""
+class RescoredRun:
+    """The graded completions of a run under both rewards, and the number of completions without a grade."""
 
-    completions: tuple[Regraded, ...]  # in the order of the files
-    num_ungradable: int  # completions without facts
-    num_groups_without_grade: int  # groups of which no completion has facts
+    completions: tuple[Rescored, ...]  # in the order of the files
+    num_ungraded: int  # completions without facts
+    num_ungraded_groups: int  # groups in which every completion is ungraded
 
 
-def regrade(
+def rescore(
     folder: RunFolder, profile: RewardProfile, on_file: Callable[[int, int], None] = lambda _done, _total: None
-) -> Regrading:
-    """Score all that a run has stored so far; runs nothing and changes nothing.
+) -> RescoredRun:
+    """Re-score all completions stored so far. Runs no program and changes no file of the run.
 
-    ``on_file`` is called with (files read, files). Raises RunFolderError where there is nothing that could be scored.
+    ``on_file`` is called with (files read, files in total). Raises RunFolderError where nothing can be re-scored.
     """
     paths = _rollout_files(folder)
-    completions: list[Regraded] = []
+    completions: list[Rescored] = []
     ungraded: list[str] = []  # group ids
     for done, path in enumerate(paths, start=1):
-        for row in _rows(path):
+        for row in _read_rows(path):
             if row["verdict"] is None:
                 ungraded.append(row["group_id"])
             else:
-                completions.append(_regraded(path, row, profile))
+                completions.append(_rescore_row(path, row, profile))
         on_file(done, len(paths))
     if not completions:
-        raise RunFolderError(f"{folder.rollouts} holds no completion that was graded: nothing to score again")
-    graded = {one.group_id for one in completions}
-    return Regrading(
+        raise RunFolderError(f"{folder.rollouts} holds no graded completion: nothing to re-score")
+    graded_groups = {one.group_id for one in completions}
+    return RescoredRun(
         completions=tuple(completions),
-        num_ungradable=len(ungraded),
-        num_groups_without_grade=len(set(ungraded) - graded),
+        num_ungraded=len(ungraded),
+        num_ungraded_groups=len(set(ungraded) - graded_groups),
     )
 
 
 def grader_settings_of(folder: RunFolder) -> GraderSettings:
-    """What a run was told about its graders; RunFolderError where its config.yaml does not say."""
+    """Read the grader settings of a run; raises RunFolderError where config.yaml has none or cannot be read."""
     try:
         tree = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
         return GraderSettings.model_validate(tree["grader"])
@@ -68,12 +68,12 @@ def grader_settings_of(folder: RunFolder) -> GraderSettings:
     except (yaml.YAMLError, ValidationError, TypeError, KeyError) as error:
         cause = str(error)
     raise RunFolderError(
-        f"the run's own reward cannot be read from {folder.config} ({cause}); name a whole one, as --reward PROFILE"
+        f"the run's own reward cannot be read from {folder.config} ({cause}); name a profile, as in --reward PROFILE"
     )
 
 
 def steps_of_reward_changes(folder: RunFolder) -> tuple[int, ...]:
-    """The steps after which phases changed how the run rewards; RunFolderError where phases.jsonl cannot be read."""
+    """Steps after which the schedule changed a grader setting; raises RunFolderError where phases.jsonl cannot be read."""
     changes = folder.rows(folder.phases, missing_ok=True)
     try:
         return tuple(change["step"] for change in changes if any(key.startswith("grader.") for key in change["set"]))
@@ -82,17 +82,17 @@ def steps_of_reward_changes(folder: RunFolder) -> tuple[int, ...]:
 
 
 def check_out(out: Path, folder: RunFolder) -> None:
-    """Refuse, before anything is read, a file that could not be written or that belongs to the run; ConfigError."""
+    """Raise ConfigError for an output file with an unknown suffix or one that belongs to the run."""
     if out.suffix.lower() not in SUFFIXES:
         raise ConfigError(f"--out {out}: the name must end in {' or '.join(SUFFIXES)}")
-    place = out.resolve()
-    logs = {path.resolve() for path in (folder.metrics, folder.evaluation, folder.completions, folder.breakdown)}
-    if place in logs or place.parent == folder.rollouts.resolve():
-        raise ConfigError(f"--out {out}: belongs to the run itself; choose another name")
+    path = out.resolve()
+    logs = {log.resolve() for log in (folder.metrics, folder.evaluation, folder.completions, folder.breakdown)}
+    if path in logs or path.parent == folder.rollouts.resolve():
+        raise ConfigError(f"--out {out}: this file belongs to the run; choose another name")
 
 
-def write_rewards(completions: Sequence[Regraded], out: Path) -> None:
-    """Write old and new rewards and terms, one row per completion, whole or not at all; raises RunFolderError."""
+def write_rewards(completions: Sequence[Rescored], out: Path) -> None:
+    """Write old and new rewards and terms, one row per completion, atomically; raises RunFolderError."""
     rows = [
         {
             "group_id": one.group_id,
@@ -114,32 +114,29 @@ def write_rewards(completions: Sequence[Regraded], out: Path) -> None:
 
 def _rollout_files(folder: RunFolder) -> list[Path]:
     if not folder.path.is_dir():
-        raise RunFolderError(f"{folder.path} is not the folder of a run: there is no such folder")
+        raise RunFolderError(f"{folder.path} is not a run directory: it does not exist")
     paths = folder.rollout_files()
     if not paths:
         raise RunFolderError(
-            f"{folder.path} holds no rollouts yet: a run writes rollouts/step-*.parquet as each of its steps ends"
+            f"{folder.path} has no rollouts yet: a run writes rollouts/step-*.parquet when a step finishes"
         )
     return paths
 
 
-def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
-    older = (
-        "an older Caravan wrote it, and what it left out cannot be had without grading again; grade its texts with "
-        "`caravan grade`, or run anew"
-    )
-    with opened_rollouts(path, COLUMNS, if_older=older) as file:
+def _read_rows(path: Path) -> Iterator[Mapping[str, Any]]:
+    if_older = "an older version of Caravan wrote the file; grade its texts with `caravan grade`, or start a new run"
+    with opened_rollouts(path, COLUMNS, if_older=if_older) as file:
         for batch in file.iter_batches(columns=list(COLUMNS)):
             yield from batch.to_pylist()
 
 
-def _regraded(path: Path, row: Mapping[str, Any], profile: RewardProfile) -> Regraded:
+def _rescore_row(path: Path, row: Mapping[str, Any], profile: RewardProfile) -> Rescored:
     try:
         facts = facts_of(row)
     except ValueError as error:
         raise RunFolderError(f"{path}, completion {row['completion_id']}: {error}") from None
     new = score(facts, profile)
-    return Regraded(
+    return Rescored(
         group_id=row["group_id"],
         completion_id=row["completion_id"],
         verdict=facts.verdict,

@@ -1,4 +1,4 @@
-"""``caravan regrade`` as a person sees it."""
+"""The output of ``caravan regrade``."""
 
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -8,14 +8,14 @@ from rich.progress import Progress
 from rich.table import Table
 
 from cluster.analysis.regrade import (
-    Regrading,
+    RescoredRun,
     check_out,
     grader_settings_of,
-    regrade,
+    rescore,
     steps_of_reward_changes,
     write_rewards,
 )
-from cluster.analysis.regrade_figures import Figures, compare
+from cluster.analysis.regrade_statistics import RewardComparison, compare_rewards
 from cluster.console import output
 from cluster.errors import RunFolderError
 from cluster.ledger.run_folder import RunFolder
@@ -26,61 +26,61 @@ from grader.settings import GraderSettings
 
 
 def regrade_and_report(run: Path, reward: str | None, out: Path | None) -> int:
-    """Score a run's completions again, print what changes, and write the rewards to ``out``; returns the exit code.
+    """Re-score a run's completions, print the changes, write the rewards to ``out`` and return the exit code.
 
-    ``reward`` is as grader.reward_option reads it, None for the run's own. Raises RunFolderError and ConfigError.
+    ``reward`` has the syntax of grader.reward_option; None is the run's own reward. Raises RunFolderError and ConfigError.
     """
     folder = RunFolder(run)
     if out:
         check_out(out, folder)
-    profile, old_profile = _profiles(folder, reward)
+    profile, own_profile = _read_profiles(folder, reward)
     with Progress(console=output(stderr=True), transient=True) as progress:
         task = progress.add_task("reading rollouts", total=None)
-        result = regrade(folder, profile, lambda done, total: progress.update(task, completed=done, total=total))
+        result = rescore(folder, profile, lambda done, total: progress.update(task, completed=done, total=total))
     if out:
         write_rewards(result.completions, out)
     console = output()
-    for line in _changes(old_profile, profile):
+    for line in _profile_changes(own_profile, profile):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    figures = compare(result.completions)
-    console.print(_summary_table(figures))
-    console.print(_verdict_table(figures))
-    for line in _remarks(result, figures, profile, steps_of_reward_changes(folder), own=reward is None):
+    comparison = compare_rewards(result.completions)
+    console.print(_summary_table(comparison))
+    console.print(_verdict_table(comparison))
+    for line in _remarks(result, comparison, profile, steps_of_reward_changes(folder), is_own=reward is None):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if out:
-        console.print(f"{figures.num_completions} rewards -> {out}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"{comparison.num_completions} rewards -> {out}", markup=False, highlight=False, soft_wrap=True)
     return 0
 
 
-def _profiles(folder: RunFolder, reward: str | None) -> tuple[RewardProfile, RewardProfile | None]:
-    """The profile to score under, and the run's own where its config.yaml can be read."""
+def _read_profiles(folder: RunFolder, reward: str | None) -> tuple[RewardProfile, RewardProfile | None]:
+    """The profile to score with, and the run's own; the latter is None where config.yaml cannot be read."""
     if not folder.path.is_dir():
-        raise RunFolderError(f"{folder.path} is not the folder of a run: there is no such folder")
-    named = reward is not None and "reward" in parse_reward_option(reward)
+        raise RunFolderError(f"{folder.path} is not a run directory: it does not exist")
+    names_profile = reward is not None and "reward" in parse_reward_option(reward)
     try:
         settings = grader_settings_of(folder)
     except RunFolderError:
-        if not named:
+        if not names_profile:
             raise
         return profile_of(with_reward_option(reward or "", GraderSettings())), None
     own = profile_of(settings)
     return (own if reward is None else profile_of(with_reward_option(reward, settings))), own
 
 
-def _changes(old: RewardProfile | None, new: RewardProfile) -> Iterator[str]:
-    """What differs between the run's own profile and the other, value by value."""
+def _profile_changes(old: RewardProfile | None, new: RewardProfile) -> Iterator[str]:
+    """One line for each value that differs between the run's own profile and the new one."""
     if old is None:
-        yield "the run's own reward is not known (no config.yaml that could be read)"
+        yield "the run's own reward is unknown (config.yaml is missing or cannot be read)"
         return
     before, after = asdict(old), asdict(new)
     changed = [name for name in before if name != "meaning" and before[name] != after[name]]
     if not changed:
         yield "reward: the run's own"
     for name in changed:
-        yield f"{name}: {_plain(before[name])} -> {_plain(after[name])}"
+        yield f"{name}: {_format_value(before[name])} -> {_format_value(after[name])}"
 
 
-def _plain(value: object) -> str:
+def _format_value(value: object) -> str:
     if isinstance(value, tuple):
         return "/".join(f"{entry:g}" for entry in value)
     if isinstance(value, dict):
@@ -88,43 +88,51 @@ def _plain(value: object) -> str:
     return "none" if value is None else str(value)
 
 
-def _summary_table(figures: Figures) -> Table:
-    table = Table("", "old", "new", title=f"{figures.num_completions} completions in {figures.num_groups} groups")
+def _summary_table(comparison: RewardComparison) -> Table:
+    title = f"{comparison.num_completions} completions in {comparison.num_groups} groups"
+    table = Table("", "old", "new", title=title)
     for column in table.columns[1:]:
         column.justify = "right"
-    pairs = figures.pairs
-    tau = "n/a" if figures.mean_tau_b is None else f"{figures.mean_tau_b:.3f}"
-    table.add_row("mean reward", f"{figures.old_mean:.4f}", f"{figures.new_mean:.4f}")
-    table.add_row("groups without signal", _share(figures.old_without_signal), _share(figures.new_without_signal))
+    pairs = comparison.pairs
+    tau = "n/a" if comparison.mean_tau_b is None else f"{comparison.mean_tau_b:.3f}"
+    table.add_row("mean reward", f"{comparison.old_mean:.4f}", f"{comparison.new_mean:.4f}")
+    table.add_row(
+        "groups without signal", _percent(comparison.old_without_signal), _percent(comparison.new_without_signal)
+    )
     table.add_section()
-    table.add_row(f"Kendall's tau-b, mean of {figures.num_ranked_groups} groups", "", tau)
-    table.add_row("groups whose best completion changes", "", _share(figures.best_changes))
+    table.add_row(f"Kendall's tau-b, mean of {comparison.num_ranked_groups} groups", "", tau)
+    table.add_row("groups whose best completion changes", "", _percent(comparison.best_changes))
     for name, count in (
-        ("whose order flips", pairs.flipped),
-        ("tied only now", pairs.newly_tied),
-        ("ordered only now", pairs.newly_ordered),
+        ("in opposite order", pairs.discordant),
+        ("tied only under the new reward", pairs.tied_in_new),
+        ("tied only under the old reward", pairs.tied_in_old),
     ):
-        table.add_row(f"pairs in a group {name}", "", _share(count / pairs.total) if pairs.total else "n/a")
+        table.add_row(f"pairs in a group {name}", "", _percent(count / pairs.total) if pairs.total else "n/a")
     return table
 
 
-def _verdict_table(figures: Figures) -> Table:
+def _verdict_table(comparison: RewardComparison) -> Table:
     table = Table("verdict", "completions", "old mean", "new mean")
     for column in table.columns[1:]:
         column.justify = "right"
-    for one in figures.by_verdict:
+    for one in comparison.by_verdict:
         table.add_row(one.verdict, str(one.num_completions), f"{one.old_mean:.4f}", f"{one.new_mean:.4f}")
     return table
 
 
 def _remarks(
-    result: Regrading, figures: Figures, profile: RewardProfile, changed_after: tuple[int, ...], *, own: bool
+    result: RescoredRun,
+    comparison: RewardComparison,
+    profile: RewardProfile,
+    reward_changes: tuple[int, ...],
+    *,
+    is_own: bool,
 ) -> Iterator[str]:
-    if changed_after:
-        steps = ", ".join(map(str, changed_after[:5])) + (", ..." if len(changed_after) > 5 else "")
+    if reward_changes:
+        steps = ", ".join(map(str, reward_changes[:5])) + (", ..." if len(reward_changes) > 5 else "")
         yield (
-            f"phases changed the run's reward {len(changed_after)} times (after step {steps}; phases.jsonl): old rewards are "
-            "those of their steps, new ones are all by one profile"
+            f"the schedule changed the reward {len(reward_changes)} times (after step {steps}; phases.jsonl): old rewards use "
+            "the settings of their step, new rewards all use one profile"
         )
     too_short = sum(one.num_code_lines < profile.min_code_lines for one in result.completions)
     if too_short:
@@ -132,19 +140,18 @@ def _remarks(
             f"{too_short} completions have fewer than {profile.min_code_lines} code lines: reward 0 "
             "(min_code_lines=N in --reward)"
         )
-    if result.num_ungradable:
+    if result.num_ungraded:
         yield (
-            f"left out: {result.num_ungradable} completions without a grade, "
-            f"{result.num_groups_without_grade} groups of nothing else"
+            f"excluded: {result.num_ungraded} completions without a grade, among them {result.num_ungraded_groups} whole groups"
         )
-    if own:
+    if is_own:
         yield (
-            "every reward is as stored"
-            if figures.largest_change == 0
-            else f"not as stored: rewards differ by up to {figures.largest_change:g}; the run was graded by other rules"
-            + (", those of its phases" if changed_after else "")
+            "every reward equals the stored one"
+            if comparison.largest_change == 0
+            else f"rewards differ from the stored ones by up to {comparison.largest_change:g}: the run was graded with other "
+            "settings" + (", those of its schedule" if reward_changes else "")
         )
 
 
-def _share(value: float) -> str:
+def _percent(value: float) -> str:
     return f"{100 * value:.1f}%"

@@ -9,14 +9,12 @@ WINDOW = 5  # steps in the smoothed line
 
 def draw_curve(folder: RunFolder) -> Path:
     """Draw reward and pass rate over steps, with the held-out results as points."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     rows = folder.rows(folder.metrics)
     steps = [row["step"] for row in rows]
-    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
     for key, label, colour in (("reward", "mean reward", "C0"), ("pass_rate", "passed all tests", "C2")):
         values = [row[key] for row in rows]
         axes.plot(steps, values, color=colour, alpha=0.25, linewidth=1)
@@ -36,7 +34,6 @@ def draw_curve(folder: RunFolder) -> Path:
     axes.legend(loc="upper left", fontsize="small")
     with folder.explained(folder.curve):
         figure.savefig(folder.curve, dpi=120)
-    plt.close(figure)
     return folder.curve
 
 

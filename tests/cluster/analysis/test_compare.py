@@ -20,7 +20,7 @@ def result(name: str, rewards: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     return summarize([replace(group(values), problem=problem(key)) for key, values in rewards.items()], name)
 
 
-def test_problems_are_paired_by_id_and_others_left_out() -> None:
+def test_problems_are_paired_by_id_and_others_excluded() -> None:
     first = result("a", {"x": [0.0, 0.0], "y": [0.5, 0.5], "z": [1.0, 1.0]})
     second = result("b", {"y": [0.5, 1.0], "x": [0.0, 1.0], "w": [1.0, 1.0]})
     found = compare(first, second)
@@ -33,7 +33,7 @@ def test_problems_are_paired_by_id_and_others_left_out() -> None:
     assert reward.low <= reward.mean <= reward.high
 
 
-def test_an_evaluation_against_itself_differs_by_nothing() -> None:
+def test_an_evaluation_equals_itself() -> None:
     one = result("a", {str(number): [0.0, number / 10] for number in range(10)})
     for difference in compare(one, one).differences:
         assert (difference.mean, difference.low, difference.high, difference.p) == (0, 0, 0, 1)
@@ -49,7 +49,7 @@ def test_a_run_is_read_by_the_name_of_its_evaluation_or_as_its_last_one(tmp_path
     (tmp_path / "evaluation.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert read_result(f"{tmp_path}:before")["reward"] == 0.0
     assert read_result(str(tmp_path))["name"] == "after"
-    with pytest.raises(RunFolderError, match="are before, after"):
+    with pytest.raises(RunFolderError, match="no evaluation 'step 3': it has before, after"):
         read_result(f"{tmp_path}:step 3")
 
 
@@ -61,7 +61,9 @@ def test_a_file_that_is_no_result_is_refused_by_name(tmp_path: Path, content: st
         read_result(str(path))
 
 
-def test_the_command_shows_both_and_the_problems_that_moved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_shows_both_and_the_problems_that_changed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     first, second = tmp_path / "a.json", tmp_path / "b.json"
     first.write_text(json.dumps(result("base", {"gcd": [0.0, 0.25], "fib": [1.0, 1.0]})))
     second.write_text(json.dumps(result("trained", {"gcd": [1.0, 1.0], "fib": [1.0, 1.0]})))
@@ -78,19 +80,19 @@ def test_unequal_numbers_of_completions_are_compared_at_the_smallest(
     few = result("few", {"x": [1.0, 0.0], "y": [0.0, 0.0]})
     many = result("many", {"x": [1.0] * 2 + [0.0] * 2, "y": [0.0] * 4})
     *_, solved = compare(few, many).differences
-    assert solved.of == "pass@2"
+    assert solved.metric == "pass@2"
     assert solved.mean == pytest.approx(((1 - 1 / 6) - 1.0) / 2)  # of 4, of which 2 pass, two are wrong once in 6 draws
     one = result("one", {"x": [0.0], "y": [1.0]})
-    assert [difference.of for difference in compare(one, many).differences] == ["mean reward", "pass@1"]
+    assert [difference.metric for difference in compare(one, many).differences] == ["mean reward", "pass@1"]
     for name, evaluation in (("few", few), ("many", many)):
         (tmp_path / name).write_text(json.dumps(evaluation))
     assert main(["compare", str(tmp_path / "few"), str(tmp_path / "many")]) == 0
     assert "the first has 2 completions per problem, the second 4" in capsys.readouterr().out
 
 
-def test_a_file_with_other_figures_by_problem_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_a_file_without_results_by_problem_is_refused_in_one_line(tmp_path: Path) -> None:
     other = tmp_path / "other.json"
     for rows in ({"x": 1.0}, [1.0], [{"id": "x"}]):
         other.write_text(json.dumps({"name": "a", "by_problem": rows}))
-        with pytest.raises(RunFolderError, match="holds no figures by problem"):
+        with pytest.raises(RunFolderError, match="has no results by problem"):
             read_result(str(other))

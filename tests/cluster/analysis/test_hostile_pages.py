@@ -15,7 +15,8 @@ from starlette.testclient import TestClient
 
 from cluster.analysis.dashboard.server import application
 from cluster.analysis.render import highlighted_lines, render
-from cluster.analysis.report.write import write_report
+from cluster.analysis.report.page import report_page
+from cluster.analysis.report.run import read_report
 from cluster.ledger.columns import read_columns
 from cluster.ledger.run_folder import RunFolder
 from tests.cluster.analysis.html_page import HtmlPage
@@ -121,7 +122,7 @@ def test_every_page_of_the_dashboard_shows_hostile_texts_and_is_harmless(client:
 def test_the_report_shows_hostile_texts_and_is_harmless(run: RunFolder, tmp_path: Path) -> None:
     for path in run.rollouts.glob("step-000009-*"):
         path.rename(tmp_path / "cut")  # a report refuses a file that it cannot read
-    html = write_report([run.path], tmp_path).read_text(encoding="utf-8")
+    html = report_page([(read_report(run.path), {PAYLOAD: (PAYLOAD, b"<svg>")})], {})
     assert assert_harmless(html).text.count(SHOWN) >= 20
 
 

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from cluster.analysis.regrade import grader_settings_of, regrade
+from cluster.analysis.regrade import grader_settings_of, rescore
 from cluster.cli.main import main
 from cluster.config.config import Config, load_config
 from cluster.console import View
@@ -77,16 +77,14 @@ def made_run(path: Path, groups: Iterable[Sequence[Facts | None]], overrides: Se
         ]
     ),
 )
-def test_under_its_own_reward_a_run_gets_exactly_what_is_stored(
-    groups: list[list[Facts | None]], overrides: list[str]
-) -> None:
+def test_the_own_reward_reproduces_the_stored_rewards(groups: list[list[Facts | None]], overrides: list[str]) -> None:
     groups = [*groups, [PASSED]]
     with TemporaryDirectory() as path:
         folder = made_run(Path(path), groups, overrides)
-        result = regrade(folder, profile_of(grader_settings_of(folder)))
+        result = rescore(folder, profile_of(grader_settings_of(folder)))
     assert [one.new_reward for one in result.completions] == [one.old_reward for one in result.completions]
     assert [one.new_terms for one in result.completions] == [one.old_terms for one in result.completions]
-    assert len(result.completions) + result.num_ungradable == sum(map(len, groups))
+    assert len(result.completions) + result.num_ungraded == sum(map(len, groups))
 
 
 @hypothesis_settings(max_examples=20, suppress_health_check=[HealthCheck.too_slow], deadline=None)
@@ -101,9 +99,9 @@ def test_the_facts_of_a_reward_come_back_from_their_row(facts: Facts) -> None:
 
 
 @pytest.mark.parametrize("name", PROFILES)
-def test_another_reward_is_what_a_grader_would_have_given(tmp_path: Path, name: str) -> None:
+def test_another_reward_equals_the_score_of_a_grader(tmp_path: Path, name: str) -> None:
     folder = made_run(tmp_path, [[PASSED, WRONG, TYPE_ERROR]])
-    result = regrade(folder, PROFILES[name])
+    result = rescore(folder, PROFILES[name])
     assert [one.new_reward for one in result.completions] == [
         score(facts, PROFILES[name]).reward for facts in (PASSED, WRONG, TYPE_ERROR)
     ]
@@ -125,43 +123,41 @@ def test_the_changes_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert rows["groups without signal"] == ["0.0%", "50.0%"]
     assert rows["Kendall's tau-b, mean of 1 groups"] == ["", "0.816"]  # 2 / sqrt(3 * 2)
     assert rows["groups whose best completion changes"] == ["", "0.0%"]
-    assert rows["pairs in a group whose order flips"] == ["", "0.0%"]
-    assert rows["pairs in a group tied only now"] == ["", "50.0%"]  # 2 of 4
+    assert rows["pairs in a group in opposite order"] == ["", "0.0%"]
+    assert rows["pairs in a group tied only under the new reward"] == ["", "50.0%"]  # 2 of 4
     assert rows["passed"] == ["1", "1.0000", "1.0000"]
     assert rows["type_error"] == ["2", "0.2100", "0.0000"]
     assert "tests: 0.65 -> 1.0" in shown
     assert "min_code_lines: 1 -> 0" in shown
-    assert "left out: 3 completions without a grade, 1 groups of nothing else" in shown
+    assert "excluded: 3 completions without a grade, among them 1 whole groups" in shown
 
 
 def test_without_a_reward_the_stored_ones_are_confirmed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made_run(tmp_path, [[PASSED, WRONG]])
     assert main(["regrade", str(tmp_path)]) == 0
-    assert "every reward is as stored" in capsys.readouterr().out
+    assert "every reward equals the stored one" in capsys.readouterr().out
 
 
-def test_a_run_that_was_graded_by_other_rules_is_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_graded_with_other_settings_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = made_run(tmp_path, [[PASSED, WRONG]])
     folder.config.write_text(folder.config.read_text().replace("min_code_lines: 1", "min_code_lines: 2"))
     assert main(["regrade", str(tmp_path)]) == 0
     shown = capsys.readouterr().out
-    assert "not as stored: rewards differ by up to 1;" in shown
+    assert "rewards differ from the stored ones by up to 1:" in shown
     assert "2 completions have fewer than 2 code lines: reward 0" in shown
 
 
-def test_a_run_whose_phases_changed_the_reward_is_told_apart(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_schedule_that_changed_the_reward_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = made_run(tmp_path, [[PASSED, WRONG]])
     folder.append_json(folder.phases, {"step": 2, "set": {"learner.kl_coefficient": 0.1}})
     assert main(["regrade", str(tmp_path)]) == 0
-    assert "phases" not in capsys.readouterr().out
+    assert "schedule" not in capsys.readouterr().out
     folder.append_json(folder.phases, {"step": 5, "set": {"grader.weights.tests": 0.9, "rollout.temperature": 1.0}})
     assert main(["regrade", str(tmp_path)]) == 0
-    assert "phases changed the run's reward 1 times (after step 5; phases.jsonl)" in capsys.readouterr().out
+    assert "the schedule changed the reward 1 times (after step 5; phases.jsonl)" in capsys.readouterr().out
 
 
-def test_keys_without_a_name_change_the_runs_own_reward(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_keys_without_a_profile_change_the_runs_own_reward(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made_run(tmp_path, [[PASSED, WRONG]])
     assert main(["regrade", str(tmp_path), "--reward", "shown_assert_weight=0"]) == 0
     shown = capsys.readouterr().out
@@ -192,7 +188,7 @@ def test_old_and_new_rewards_are_written(tmp_path: Path, name: str) -> None:
     assert [path.name for path in out.parent.iterdir() if path.name.startswith(".")] == []
 
 
-def test_a_run_that_goes_on_or_was_killed_can_be_regraded(tmp_path: Path) -> None:
+def test_a_running_or_killed_run_can_be_re_scored(tmp_path: Path) -> None:
     config = load_config(None, RUN_REWARD, environment={})
     folder = RunFolder(tmp_path)
     with folder.opened(config):  # the lock is held, as by the run itself
@@ -205,45 +201,45 @@ def test_a_run_that_goes_on_or_was_killed_can_be_regraded(tmp_path: Path) -> Non
         )
         records.group_dropped(dropped, step=1)
         records.step_done(0.1, [group_of([PASSED], config, "c")], StepReport(step=2, metrics={}), METRICS, {})
-        assert [one.group_id for one in regrade(folder, PROFILES["binary"]).completions] == ["a", "b", "b", "c"]
+        assert [one.group_id for one in rescore(folder, PROFILES["binary"]).completions] == ["a", "b", "b", "c"]
 
 
-def test_what_the_run_wrote_stays_as_it_is(tmp_path: Path) -> None:
+def test_the_files_of_the_run_are_unchanged(tmp_path: Path) -> None:
     folder = made_run(tmp_path, [[PASSED, WRONG]])
     before = {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()}
     assert main(["regrade", str(tmp_path), "--reward", "binary"]) == 0
     assert {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()} == before
 
 
-def test_a_run_without_configuration_is_regraded_under_a_named_reward(
+def test_a_run_without_configuration_is_re_scored_under_a_named_profile(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made_run(tmp_path, [[PASSED, WRONG]]).config.unlink()
     assert main(["regrade", str(tmp_path), "--reward", "binary"]) == 0
-    assert "the run's own reward is not known" in capsys.readouterr().out
+    assert "the run's own reward is unknown" in capsys.readouterr().out
     assert main(["regrade", str(tmp_path)]) == 1
-    assert "No such file or directory); name a whole one" in capsys.readouterr().err
+    assert "No such file or directory); name a profile" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["nowhere"], 1, "nowhere is not the folder of a run: there is no such folder"),
-        (["empty", "--reward", "binary"], 1, "empty holds no rollouts yet"),
-        (["half", "--reward", "binary"], 1, "half holds no rollouts yet"),
+        (["nowhere"], 1, "nowhere is not a run directory: it does not exist"),
+        (["empty", "--reward", "binary"], 1, "empty has no rollouts yet"),
+        (["half", "--reward", "binary"], 1, "half has no rollouts yet"),
         (["old", "--reward", "binary"], 1, "does not say asserts, shown, compiled"),
         (["broken", "--reward", "binary"], 1, "step-000002-000001.parquet cannot be read as Parquet"),
-        (["ungraded", "--reward", "binary"], 1, "holds no completion that was graded"),
+        (["ungraded", "--reward", "binary"], 1, "holds no graded completion"),
         (["foreign", "--reward", "binary"], 1, "completion c: 'brilliant' is not a valid Verdict"),
         (["good", "--reward", "fame"], 2, "no reward profile 'fame'; there are: binary"),
         (["good", "--reward", "tests=0.9"], 2, "weights.tests 0.9 = 1.25"),
         (["good", "--reward", "binary", "--out", "new.csv"], 2, "must end in .jsonl or .parquet"),
-        (["good", "--out", "good/metrics.jsonl"], 2, "belongs to the run itself"),
-        (["good", "--out", "good/rollouts/new.parquet"], 2, "belongs to the run itself"),
+        (["good", "--out", "good/metrics.jsonl"], 2, "this file belongs to the run"),
+        (["good", "--out", "good/rollouts/new.parquet"], 2, "this file belongs to the run"),
         (["good", "--out", "good/config.yaml/new.jsonl"], 1, "cannot write good/config.yaml/new.jsonl"),
     ],
 )
-def test_what_cannot_be_regraded_ends_in_one_message(
+def test_errors_are_one_line(
     arguments: list[str],
     code: int,
     message: str,

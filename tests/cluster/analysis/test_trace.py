@@ -51,12 +51,12 @@ def test_a_run_without_steps_has_no_trace(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     with folder.opened(load_config(None, environment={})):
         pass
-    with pytest.raises(RunFolderError, match="nothing to draw"):
+    with pytest.raises(RunFolderError, match="no timestamps yet"):
         write_trace(folder.path, tmp_path / "trace.json")
 
 
 def test_a_folder_that_is_no_run_is_named(tmp_path: Path) -> None:
-    with pytest.raises(RunFolderError, match="not the folder of a run"):
+    with pytest.raises(RunFolderError, match="is not a run directory"):
         write_trace(tmp_path, tmp_path / "trace.json")
 
 
