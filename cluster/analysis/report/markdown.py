@@ -14,7 +14,7 @@ def summary(reports: Sequence[RunReport], plots: Sequence[str]) -> str:
     for report in reports:
         lines += [f"# {escape(report.name)}: {report.health}", ""]
         lines += [f"{len(report.history.steps)} steps, epoch {report.history.epoch or 0.0:.2f}", ""]
-        measured = [finding for finding in report.findings if finding.health is not Health.NO_DATA]
+        measured = [check for check in report.checks if check.health is not Health.NO_DATA]
         health = [(str(one.health), one.rule.id, one.assessment.evidence, one.assessment.action) for one in measured]
         lines += _table(("", "rule", "evidence", "recommended"), health)
         if report.compared:

@@ -45,7 +45,7 @@ class RunReport:
     name: str
     settings: Mapping[str, Any]
     history: History
-    findings: Sequence[CheckResult]
+    checks: Sequence[CheckResult]
     compared: Sequence[Compared]
     changes: Sequence[Change]
     held_out: Sequence[Mapping[str, Any]]  # rows of evaluation.jsonl
@@ -55,23 +55,23 @@ class RunReport:
     @property
     def health(self) -> Health:
         """Overall health: the worst of all rules."""
-        return worst(self.findings)
+        return worst(self.checks)
 
     @property
     def alerts(self) -> list[CheckResult]:
-        """Findings that ask for action, worst first."""
-        alerts = (finding for finding in self.findings if finding.is_alert)
-        return sorted(alerts, key=lambda finding: finding.health is not Health.STOP)
+        """Checks that raised an alert, worst first."""
+        alerts = (check for check in self.checks if check.is_alert)
+        return sorted(alerts, key=lambda check: check.health is not Health.STOP)
 
     @property
     def healthy(self) -> list[CheckResult]:
-        """Findings of the rules that passed."""
-        return [finding for finding in self.findings if finding.health is Health.OK]
+        """Checks that passed."""
+        return [check for check in self.checks if check.health is Health.OK]
 
     @property
     def unmeasured(self) -> list[str]:
         """Ids of the rules without enough data."""
-        return [finding.rule.id for finding in self.findings if finding.health is Health.NO_DATA]
+        return [check.rule.id for check in self.checks if check.health is Health.NO_DATA]
 
     @property
     def comparison_rows(self) -> list[tuple[tuple[str, str, str, str, str], bool | None]]:
@@ -94,7 +94,7 @@ def read_report(run: Path, ledger: LedgerSummary | None = None) -> RunReport:
         name=run.resolve().name,
         settings=folder.settings(*SETTINGS),
         history=history,
-        findings=check_run(history),
+        checks=check_run(history),
         compared=compare(pair) if pair else (),
         changes=_changes(folder),
         held_out=list(whole_rows(folder.evaluation)),

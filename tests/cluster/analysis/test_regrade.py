@@ -195,7 +195,7 @@ def test_a_running_or_killed_run_can_be_re_scored(tmp_path: Path) -> None:
         records = RunRecorder(folder, View(), lambda _: None)
         records.step_done(0.1, [group_of([PASSED], config, "a")], StepReport(step=1, metrics={}), METRICS, {})
         (folder.rollouts / "step-000002-000002.tmp").write_bytes(b"PAR1 cut here")
-        assert len(regrade(folder, PROFILES["binary"]).completions) == 1
+        assert len(rescore(folder, PROFILES["binary"]).completions) == 1
         dropped = DroppedGroup(
             group=group_of([WRONG, WRONG], config, "b"), group_size=2, drop=Drop(DropReason.NO_SIGNAL)
         )
