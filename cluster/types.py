@@ -27,7 +27,7 @@ class Verdict(StrEnum):
     TYPE_ERROR = "type_error"  # parses, does not type-check on its own
     INTERFACE = "interface"  # type-checks on its own, but not together with the tests
     PASSED = "passed"  # every assert held
-    TIMEOUT = "timeout"  # an assert, or the whole program, ran out of time, and no assert raised or failed
+    TIMEOUT = "timeout"  # an assert or the whole program ran out of CPU time
     RAISED = "raised"  # an assert ended in an exception
     WRONG = "wrong"  # an assert was false
 
