@@ -87,6 +87,8 @@ class _Scan:
         self._literals = _Literals(text)
         self._kept: list[str] = []
         self._decided = 0  # text[:decided] is kept or dropped already
+        self._restart = 0  # text[:restart] is dropped except its newlines
+        self._num_leading_lines = 0  # newlines of text[:restart]
         self._open: list[ChatToken] = []  # open thoughts, outermost first
         self._last_end = 0  # of the previous token
         self._has_begun = False  # anything but tokens has been seen
@@ -108,7 +110,7 @@ class _Scan:
             self._last_end = token.end
         rest = text[self._decided : end]
         self._kept.append(_newlines(rest) if self._open or self._in_other_turn else rest)
-        return Answer("".join(self._kept), self._no_answer_reason(), self._verbatim())
+        return Answer("\n" * self._num_leading_lines + "".join(self._kept), self._no_answer_reason(), self._verbatim())
 
     def _no_answer_reason(self) -> str:
         if self._open:
@@ -190,8 +192,10 @@ class _Scan:
 
     def _restart_after(self, token: ChatToken) -> None:
         """Drop all text before the token: it was a thought or another role's turn."""
-        self._kept, self._decided = [], 0
-        self._drop_to(token)
+        self._num_leading_lines += self._text.count("\n", self._restart, token.end)
+        self._restart = self._decided = token.end
+        self._kept = [" "]
+        self._acted_on.append(token)
         self._has_begun = self._in_other_turn = False
 
     def _is_tag(self, token: ChatToken) -> bool:

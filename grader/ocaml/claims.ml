@@ -1,12 +1,12 @@
-(* What an assert claims of the solution: that a call has a value.  Pure. *)
+(* The claim of an assert: that a call has a value.  Pure. *)
 
 open Parsetree
 open Forms
 
 type value =
   | Exactly of form
-  | About of float * float  (* at most so far from it *)
-  | Unclear  (* [f x <> v], [a || b]: no one value *)
+  | About of float * float  (* within this distance *)
+  | Unclear  (* [f x <> v], [a || b]: not a single value *)
 
 type claim = { call : form; value : value; by_equality : bool  (* [=], for which nan is unequal to itself *) }
 
@@ -23,7 +23,7 @@ let is_equality = function
 
 let is_comparison name = name = "compare" || List.mem name [ "String.compare"; "Int.compare"; "Float.compare" ]
 
-(* Which side is the call: the one that is no constant, else the one that names the solution. *)
+(* The side that is the call: the one that is not a constant, else the one that names the solution. *)
 let oriented ~name ~by_equality left right =
   let mentions form = List.mem name (names form) in
   let claim call value = [ { call; value = Exactly value; by_equality } ] in
@@ -97,7 +97,7 @@ let known_constants (items : structure) =
   let known name = if Hashtbl.find_opt counts name = Some 1 then Hashtbl.find_opt bindings name else None in
   (known, fun name -> Hashtbl.mem counts name)
 
-(* The conditions of the tests' asserts, by the place of the assert. *)
+(* Conditions of the tests' asserts, by location. *)
 let asserts items =
   let found = ref [] in
   let default = Ast_iterator.default_iterator in
@@ -111,7 +111,7 @@ let asserts items =
   iterator.structure iterator items;
   !found
 
-(* The expressions that run whenever the tests do, whatever the solution returns. *)
+(* Expressions that always run, whatever the solution returns. *)
 let certain items =
   let rec statements expression =
     match expression.pexp_desc with
@@ -128,7 +128,7 @@ let certain items =
   in
   List.concat_map of_item items
 
-(* Whether the tests have an equality of their own. *)
+(* True if the tests define their own equality. *)
 let rebinds_equality items = snd (known_constants items) "="
 
 let pure_modules =
@@ -140,7 +140,7 @@ let pure_functions =
     "int_of_string"; "string_of_float"; "float_of_string"; "string_of_bool"; "int_of_char"; "char_of_int"; "="; "<>"; "<";
     ">"; "<="; ">="; "&&"; "||"; "compare"; "land"; "lor"; "lxor"; "lsl"; "lsr"; "asr"; "ignore"; "floor"; "ceil" ]
 
-(* Whether a call means the same wherever it stands: arguments that are no unit, and no name that the tests bind. *)
+(* True if a call means the same in any place: it has arguments other than unit, and uses no name that the tests bind. *)
 let is_closed ~given ~bound ~name form =
   let allowed used =
     (not (bound used))
@@ -159,7 +159,7 @@ let is_closed ~given ~bound ~name form =
 
 let is_direct ~name claim = match claim.call with Apply (Name head, _) -> head = name | form -> form = Name name
 
-(* Whether two claims about the same call cannot both hold. *)
+(* True if two claims about the same call cannot both hold. *)
 let contradict first second =
   match (first.value, second.value) with
   | Exactly left, Exactly right -> is_constant left && is_constant right && differ left right

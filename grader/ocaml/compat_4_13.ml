@@ -1,4 +1,4 @@
-(* What depends on the compiler's version, for OCaml 4.13. *)
+(* Version-dependent functions for OCaml 4.13. *)
 
 include Shared
 

@@ -1,4 +1,4 @@
-(* What depends on the compiler's version, for OCaml 4.14. *)
+(* Version-dependent functions for OCaml 4.14. *)
 
 include Shared
 

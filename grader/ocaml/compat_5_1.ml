@@ -1,8 +1,9 @@
-(* What depends on the compiler's version, for OCaml 5.1. *)
+(* Version-dependent functions for OCaml 5.1. *)
 
 include Shared
 
-(* Words of a minor heap for a job's garbage; 5.1 reserves address space for 128 of them, with no way to ask for fewer. *)
+(* Size in words of a minor heap for a job's garbage; 5.1 reserves address space for 128 of them, and this cannot be
+   configured. *)
 let roomy_minor_heap = 256 * 1024
 
 let filter_loaded_interfaces filter =

@@ -1,8 +1,8 @@
-(* What depends on the compiler's version, for OCaml 5.3. *)
+(* Version-dependent functions for OCaml 5.3. *)
 
 include Shared
 
-(* Words of a minor heap that a job's garbage fits into. *)
+(* Size in words of a minor heap that holds a job's garbage. *)
 let roomy_minor_heap = 1024 * 1024
 
 let filter_loaded_interfaces filter =
@@ -16,8 +16,8 @@ let filter_loaded_interfaces filter =
   in
   Persistent_env.Persistent_signature.load := filtered
 
-(* [effect] stays a name, as in every OCaml before 5.3: completions may not handle effects, and problems that were written
-   for an earlier one may call a variable so. *)
+(* [effect] stays an identifier, as before OCaml 5.3: completions may not handle effects, and older problems may use the
+   name for a variable. *)
 let initial_environment ~unit_name =
   Clflags.keyword_edition := Some "5.2";
   Compmisc.init_path ();

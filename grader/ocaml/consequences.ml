@@ -1,10 +1,10 @@
-(* What is wrong only because something else is, between the items of a program and within one. *)
+(* Errors that are consequences of other errors, between the items of a program and within one. *)
 
 open Parsetree
 open Trial
 open Repair
 
-(* Other ways to repair an item with as many cuts: what its definitions may be as well. *)
+(* Other repairs of an item with as many cuts, that is, other types its definitions may have. *)
 let alternatives budget item cuts errors =
   let instead index error =
     let replaced cut = List.mapi (fun at other -> if at = index then cut else other) cuts in
@@ -20,8 +20,8 @@ let alternatives budget item cuts errors =
   in
   List.concat (List.mapi instead errors)
 
-(* What disagrees with an earlier item only as that one was repaired is no error: a repair of at most [limit] cuts where
-   the earlier item is something else that it may be. *)
+(* An item that fails only because of how an earlier item was repaired is not an error: it needs a repair of at most [limit]
+   cuts with another repair of the earlier item. *)
 let under budget item ~limit earlier =
   let snapshot = Btype.snapshot () in
   let with_earlier repair = { repair with trees = earlier @ repair.trees } in
@@ -37,7 +37,7 @@ let under budget item ~limit earlier =
   Btype.backtrack snapshot;
   result
 
-(* What holes may bring about: no error of its own where there are others. *)
+(* Errors that holes may cause: not counted if there are others. *)
 let is_secondary error =
   let says = says error in
   says "not allowed as right-hand side of"
@@ -52,7 +52,7 @@ let primary cuts errors =
   let errors = List.filter (fun error -> not (is_lost error)) errors in
   match List.filter (fun error -> not (is_secondary error)) errors with [] -> errors | primary -> primary
 
-(* The helpers of earlier items whose result, or whose parameters, an error may be due to. *)
+(* Helpers of earlier items whose result or parameters may be the cause of an error. *)
 let blamed item error =
   match place_of item error with
   | Some { node = Expr { pexp_desc = Pexp_constant _ | Pexp_construct (_, None); _ }; _ } -> []

@@ -1,4 +1,4 @@
-(* Names that exist, but that completions may not use: how a program is found to use one. *)
+(* Detection of names that exist but that completions may not use. *)
 
 let in_tokens lexbuf =
   Lexer.init ();
@@ -10,7 +10,7 @@ let in_tokens lexbuf =
   in
   scan ()
 
-(* Nearly every program is free of what such tokens are spelled with, and need not be cut into tokens a second time. *)
+(* Nearly every program contains none of the characters of such tokens and is not lexed a second time. *)
 let in_source ~lexbuf source =
   let spelled word =
     let rec search from =
@@ -24,9 +24,9 @@ let in_source ~lexbuf source =
   in
   if List.exists spelled Policy.spellings_of_denied_tokens then in_tokens (lexbuf source) else None
 
-(* OCaml compiles a match as if nothing changed meanwhile.  A guard or a lazy pattern that changes a mutable field, or an array,
-   between two looks at it gets a value of one type taken for another (OCaml issue 7241), and with that everything.  So a match
-   may not look into what can change for the arguments of constructors, and run code between its cases. *)
+(* OCaml compiles a match as if nothing changed in the meantime.  If a guard or a lazy pattern changes a mutable field or an
+   array between two reads of it, a value of one type is taken for another (OCaml issue 7241), which breaks type safety.  So a
+   match may not both read the arguments of constructors through mutable data and run code between its cases. *)
 let unsound_match ~given_items items =
   let open Parsetree in
   let default = Ast_iterator.default_iterator in
@@ -88,8 +88,8 @@ let by exn =
   | Env.Error (Lookup_error (_, _, Unbound_module (Lident name))) when List.mem name Policy.foreign_units -> Some name
   | _ -> None
 
-(* Unchecked functions of the library that are denied have checked twins of the same type, which serve an honest program
-   as well. *)
+(* Denied unchecked functions of the library have checked counterparts of the same type, which honest programs can use
+   instead. *)
 let checked_twin = function
   | "unsafe_chr" -> Some "chr"
   | "unsafe_of_int" -> Some "of_int"

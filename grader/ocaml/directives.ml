@@ -1,5 +1,5 @@
-(* Programs with directives of the toplevel, as scripts have them: [#require "str";;].  What they ask for is not there, or has
-   no meaning for a compiled program, so that they are left out; those that read other files are refused. *)
+(* Programs with toplevel directives, as in scripts: [#require "str";;].  Most have no meaning for a compiled program and
+   are dropped; those that read other files are refused. *)
 
 open Parsetree
 
@@ -11,13 +11,13 @@ let harmless =
 
 let reads_files = [ "use"; "mod_use"; "use_output"; "cd"; "ppx"; "script" ]
 
-(* [#use "topfind"] loads what gives the toplevel [#require]. *)
+(* [#use "topfind"] loads [#require] in a toplevel. *)
 let is_of_findlib directive =
   match directive.pdir_arg with
   | Some { pdira_desc = Pdir_string ("topfind" | "topfind.camlp4"); _ } -> directive.pdir_name.txt = "use"
   | _ -> false
 
-(* Whether there may be one: also the sign of an object's method. *)
+(* True if there may be one: # is also the method call of objects. *)
 let may_hold_some source =
   let rec search from =
     match String.index_from_opt source from '#' with
@@ -27,7 +27,7 @@ let may_hold_some source =
   in
   search 0
 
-(* The program without its directives, and the first of them that is refused; None where it is none with directives. *)
+(* The program without its directives, and the first refused one; None if it has no directives or does not parse. *)
 let parse lexbuf =
   let phrases = Parse.use_file lexbuf in
   let directives = List.filter_map (function Ptop_dir directive -> Some directive | Ptop_def _ -> None) phrases in

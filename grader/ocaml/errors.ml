@@ -1,38 +1,38 @@
-(* All independent type errors of a program whose check as a whole has failed.
+(* All independent type errors of a program that does not type-check.
 
-   The compiler stops at its first error. Here each item of the structure is typed on its own; where one fails, places
-   of it are cut free (holes.ml) until it passes, and the fewest cuts that do are its errors: a place that is wrong in
-   itself, not what disagrees with it only because it is wrong. *)
+   The compiler stops at its first error.  Here each item of the structure is typed on its own; if one fails, nodes of it are
+   cut (holes.ml) until it type-checks, and the smallest set of cuts are its errors: nodes that are wrong themselves, not nodes
+   that disagree with a wrong one. *)
 
 open Parsetree
 open Trial
 
 type error = Trial.error = { where : Location.t; message : string; cause : exn }
 
-(* An error as it stands, whatever it is about. *)
+(* An error as reported, whatever its kind. *)
 let of_exn = error_of
 let message_of exn = snd (Messages.describe exn)
 
-(* What became of one item. *)
+(* The result of one item. *)
 type outcome = {
   item : item;
-  cuts : Holes.cut list;  (* empty where it passes, or cannot be made to *)
+  cuts : Holes.cut list;  (* empty if it type-checks, or cannot be repaired *)
   counted : error list;
-  alternatives : structure option Lazy.t list;  (* what else it may be, in full *)
+  alternatives : structure option Lazy.t list;  (* its alternative repairs, in full *)
 }
 
 type search = {
   budget : budget;
-  seen : (string, unit) Hashtbl.t;  (* unbound names that have been counted *)
-  mutable lost_open : bool;  (* an [open] or [include] failed: any unbound name may come from it *)
-  mutable helpers : string list;  (* values that the program's earlier items define *)
+  seen : (string, unit) Hashtbl.t;  (* unbound names already counted *)
+  mutable lost_open : bool;  (* an [open] or [include] failed: it may have defined any unbound name *)
+  mutable helpers : string list;  (* values that earlier items define *)
   mutable num_counted : int;
-  mutable outcomes : outcome list;  (* the last one first *)
+  mutable outcomes : outcome list;  (* last first *)
 }
 
 let key (kind, lid) = kind ^ " " ^ String.concat "." (Longident.flatten lid)
 
-(* Whether an error is a new one, and not the repetition or the consequence of another. *)
+(* True if an error is neither a repetition nor a consequence of another. *)
 let is_new search item error =
   let is_open = match item.tree.pstr_desc with Pstr_open _ -> true | _ -> false in
   match unbound error with
@@ -43,7 +43,7 @@ let is_new search item error =
       Hashtbl.replace search.seen (key name) ();
       not known
 
-(* Where an item cannot be repaired, what it defines is known from now on, and nothing else about it. *)
+(* If an item cannot be repaired, its names become known, with unknown types. *)
 let give_up search item =
   let lose kind name = Hashtbl.replace search.seen (key (kind, Longident.Lident name)) () in
   let lose_type (declaration : type_declaration) =
@@ -74,7 +74,7 @@ let log search item ?(cuts = []) found =
   search.num_counted <- search.num_counted + List.length counted;
   search.outcomes <- { item; cuts; counted; alternatives } :: search.outcomes
 
-(* A module that is spelled out: its items, and how to put it together again. *)
+(* A module given as a structure: its items, and a function that rebuilds it. *)
 let module_items tree =
   let body (m : module_expr) =
     match m.pmod_desc with
@@ -120,7 +120,7 @@ and repair_item search item error =
       log search item ~cuts errors;
       match type_items item.env trees with Ok after -> (trees, after) | Error _ -> give_up search item)
 
-(* A module's items one by one, then the module of what is left of them. *)
+(* A module's items one by one, then the module of the repaired items. *)
 and find_module search item error items rebuild =
   let before = search.num_counted in
   let tree = rebuild (find_items search item.env items) in
@@ -140,7 +140,7 @@ and find_items search env items =
   in
   List.concat (List.rev (snd (List.fold_left each (env, []) items)))
 
-(* A helper that passes itself, and that no use agrees with, is one error: the first of its uses stands for it. *)
+(* A helper that type-checks but that no use agrees with is one error: its first use stands for it. *)
 let misuses outcomes =
   let blamed { item; counted; _ } = List.concat_map (Consequences.blamed item) counted in
   let of_helper name =
@@ -189,5 +189,5 @@ let find env items ~first =
       match without_repeats (List.stable_sort by_place independent) with
       | [] -> [ of_exn first ]
       | errors -> List.filteri (fun index _ -> index < max_errors) errors)
-  (* The compiler was deep in it; a syntax tree may be deeper than this can walk. *)
+  (* Stack overflow in the compiler; the syntax tree may be too deep for this module as well. *)
   | exception Stack_overflow -> [ of_exn first ]

@@ -1,4 +1,4 @@
-(* What every version of the compiler's libraries is asked for in the same words. *)
+(* Functions of the compiler's libraries that are the same in every supported version. *)
 
 type relocation = Literal of Obj.t | Get_global of string | Set_global of string | Primitive of string
 

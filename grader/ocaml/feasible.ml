@@ -1,15 +1,15 @@
-(* Whether a problem's tests type-check under some implementation of its signature.
+(* Checks that a problem's tests type-check under some implementation of its signature.
 
-   The implementation is a stub of the most general type that the signature allows, so that whatever fails here fails for
-   every implementation.  What a real one would have to define itself, because the statement only describes it (types,
-   constructors, exceptions, modules, record fields, helper functions), is put in as leniently as types allow:
+   The implementation is a stub of the most general type that the signature allows, so that tests that fail with it fail with
+   every implementation.  Definitions that a real one would have to provide, because the statement only describes them (types,
+   constructors, exceptions, modules, record fields, helper functions), are added as leniently as types allow:
 
-     a type        a type variable where the signature names it, else [_]
-     a constructor a value of a type of its own, never one of the standard library's: ['a unknown'], or an exception
-     a module      whatever is asked of it
+     a type        a type variable if the signature names it, else [_]
+     a constructor a value of a type of its own, never of the standard library's: ['a unknown'], or an exception
+     a module      with every member that is used
      a helper      ['a]
 
-   Such a name has to be mentioned by the statement or the signature: one that is not is the tests' mistake. *)
+   The statement or the signature has to mention such a name: otherwise the tests are at fault. *)
 
 open Parsetree
 open Ast_helper
@@ -31,7 +31,7 @@ let prelude =
     Str.type_ Nonrecursive [ Type.mk ~params:[ parameter ] (located unknown_type) ];
   ]
 
-(* A name that the standard library does not have, by what it is used for. *)
+(* A name missing from the standard library, by the kind of its use. *)
 type missing =
   | Constructor of string
   | Exception of string
@@ -75,7 +75,7 @@ let bind_any names body =
   let bind name body = Exp.let_ Nonrecursive [ Vb.mk (Pat.var (located name)) (ident any) ] body in
   List.fold_right bind names body
 
-(* Puts in what is missing.  [lost] says whether a pattern's variables could not be kept: then nothing more is known. *)
+(* Adds the missing names.  [lost] is true if a pattern's variables could not be kept: then the result is unknown. *)
 let filled ~missing ~in_signature ~lost =
   let default = Ast_mapper.default_mapper in
   let inside lid = match head_module lid with Some name -> List.mem (Module name) missing | None -> false in
@@ -126,7 +126,7 @@ let filled ~missing ~in_signature ~lost =
   and typ mapper core_type =
     match core_type.ptyp_desc with
     | Ptyp_constr ({ txt; _ }, []) when in_signature && is_missing (fun name -> Type name) txt ->
-        (* The same type wherever the signature names it. *)
+        (* The same type at every use in the signature. *)
         Typ.var ("audit_" ^ String.concat "_" (Longident.flatten txt))
     | Ptyp_constr ({ txt; _ }, _) when is_missing (fun name -> Type name) txt -> Typ.any ()
     | _ -> default.typ mapper core_type
@@ -137,7 +137,7 @@ let filled ~missing ~in_signature ~lost =
   in
   { default with expr; case; pat; typ; structure_item }
 
-(* What the compiler reports, in words while it still knows the types. *)
+(* The compiler's report as text, while the types are still known. *)
 type fault = { where : Location.t; message : string; because : exn }
 
 let fault_of exn =
@@ -159,8 +159,8 @@ let with_prelude items =
 
 type settled = { fault : fault; missing : missing list }
 
-(* Types until nothing is missing any more that [may_lack] allows; gives what had to be put in.
-   Error holds the first error that was met: what was put in later is no matter for a reader. *)
+(* Types the tests until no name that [may_lack] allows is missing; returns the added names. Error holds the first error,
+   before any name was added. *)
 let settle ~may_lack ~missing ~build environment =
   let rec go ~first ~fuel missing =
     match typed environment (build missing) with
@@ -188,12 +188,12 @@ let uses_as_function items name =
   !found
 
 type outcome =
-  | Feasible of missing list  (* what an implementation has to define itself *)
-  | Unknown  (* that is too much to say more *)
+  | Feasible of missing list  (* definitions that an implementation has to provide *)
+  | Unknown  (* too many to give a result *)
   | Bad_signature of fault
   | Bad_tests of fault
 
-(* [mentioned] and [helper]: whether the statement mentions a name, or speaks of it as of a function. *)
+(* [mentioned] and [helper]: true if the statement mentions a name, or mentions it as a function. *)
 let try_given environment ~given ~signature ~tests ~mentioned ~helper =
   let lost = ref false in
   let fill ~in_signature missing items =
@@ -216,7 +216,7 @@ let try_given environment ~given ~signature ~tests ~mentioned ~helper =
       | Ok missing -> Feasible missing
       | Error _ when !lost -> Unknown
       | Error { fault; missing } -> (
-          (* Constructors whose place does not show that they are exceptions: [raises Empty (fun () -> pop [])]. *)
+          (* Constructors whose use does not show that they are exceptions: [raises Empty (fun () -> pop [])]. *)
           let raised = List.map (function Constructor name -> Exception name | other -> other) missing in
           if raised = missing then Bad_tests fault
           else
@@ -224,8 +224,8 @@ let try_given environment ~given ~signature ~tests ~mentioned ~helper =
             | Ok missing -> Feasible missing
             | Error _ -> if !lost then Unknown else Bad_tests fault))
 
-(* The same result for arguments of the same types, or no function can have it.  [calls]: arguments and value of calls
-   whose values are constants, which type-check one by one. *)
+(* Arguments of the same types must give results of the same type.  [calls]: arguments and value of calls with constant
+   values, each of which type-checks alone. *)
 let results_conflict environment ~given calls =
   match calls with
   | [] | [ _ ] -> false

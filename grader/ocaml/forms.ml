@@ -1,5 +1,5 @@
-(* Expressions of tests and of examples in a normal form: parentheses, spacing, type annotations and spellings of a
-   constant ([1.] and [1.0], [0x10] and [16]) make no difference.  Pure; nothing is evaluated. *)
+(* Normal form of expressions in tests and examples: parentheses, spacing, type annotations and the spelling of constants
+   ([1.] and [1.0], [0x10] and [16]) make no difference.  Pure; nothing is evaluated. *)
 
 open Parsetree
 
@@ -13,7 +13,7 @@ type form =
   | Record of (string * form) list  (* by label *)
   | Name of string
   | Apply of form * (string * form) list  (* label, argument *)
-  | Opaque of string * string list  (* anything else: its text, the names that are free in it *)
+  | Opaque of string * string list  (* anything else: its text, and its free names *)
 
 let path lid =
   match Longident.flatten lid with
@@ -33,7 +33,7 @@ let rec without_parentheses text =
   if length > 2 && text.[0] = '(' && text.[length - 1] = ')' then without_parentheses (String.sub text 1 (length - 2))
   else text
 
-(* The compilers' constants have different shapes; what they print has not. *)
+(* Constants are represented differently by each compiler version, but printed alike. *)
 let constant expression =
   let text = without_parentheses (String.trim (Format.asprintf "%a" Pprintast.expression expression)) in
   let number text =
@@ -92,7 +92,7 @@ let flattened = function
   | Apply (Apply (head, first), rest) -> Apply (head, first @ rest)
   | form -> form
 
-(* [known] gives the forms of names that stand for a constant. *)
+(* [known] returns the form of a name that stands for a constant. *)
 let rec of_expression ?(known = fun _ -> None) expression =
   let form = of_expression ~known in
   match expression.pexp_desc with
@@ -200,7 +200,7 @@ let rec is_immutable = function
   | Construct (_, parts) -> List.for_all is_immutable parts
   | form -> is_constant form
 
-(* Whether two constants cannot be equal; nan is left to others. *)
+(* True if two constants cannot be equal; nan is not handled here. *)
 let rec differ left right =
   match (left, right) with
   | Float first, Float second -> (not (Float.is_nan first || Float.is_nan second)) && first <> second
@@ -216,7 +216,7 @@ let rec differ left right =
 
 and differ_in parts others = List.length parts <> List.length others || List.exists2 differ parts others
 
-(* Names that are free in a form; constructors are none. *)
+(* Free names of a form, without constructors. *)
 let rec names = function
   | Name name -> [ name ]
   | Opaque (_, free) -> free

@@ -1,15 +1,16 @@
-(* The compiler that serves one grader: parse, refuse, type-check, rewrite the tests, and produce bytecode in memory.
+(* The compiler of one grader: parse, apply the language filter, type-check, rewrite the tests, produce bytecode in memory.
 
-   Two processes.  The *supervisor*, started once with the standard library's interfaces loaded, hands requests on; the
-   *worker*, a fork of it, does the work of many jobs in a row, since a fork of its own would cost a job more than all of the
-   compiler does.  hygiene.ml keeps one job from seeing another.  A bomb costs the worker, and the supervisor forks the next.
+   Two processes.  The *supervisor* starts once with the standard library's interfaces loaded and forwards requests.  The
+   *worker*, its fork, compiles many jobs in a row, since a fork per job would cost more than the compilation.  hygiene.ml
+   isolates the jobs from one another.  A program that exhausts the compiler ends the worker, and the supervisor forks the
+   next one.
 
    usage: front RUNNER  (the runner's executable, whose slots the bytecode is linked against)
-   request:  "inspect"; CPU seconds; what inspect.ml asks for       answer: what inspect.ml says
-   request:  "grade"; compile CPU seconds; name; statement's definitions; tests; candidate sources ("s" whole program or
-             "b" signature put in front, then the text) in order of preference
-   answer:   outcome; chosen candidate; message; errors (line, message, line, message, ...); number of steps; owner of
-             each assert; blob
+   request:  "inspect"; CPU seconds; the request of inspect.ml      answer: the answer of inspect.ml
+   request:  "grade"; compile CPU seconds; name; statement's definitions; tests; candidate programs ("s" for a whole program
+             or "b" for one with the signature in front, then the source), best first
+   answer:   outcome; index of the chosen candidate; message; errors (line, message, line, message, ...); number of steps;
+             owner of each assert; blob
              or "died"; how; owner of each assert *)
 
 let jobs_per_worker = 1000
@@ -26,12 +27,12 @@ let answer ~image ~environment = function
       Job.fields (Job.grade ~image ~environment ~name ~given ~tests ~candidates)
   | _ -> failwith "malformed request"
 
-(* The worker.  A death within a job is the program's doing: a bomb for the parser or the checker.  Before each
-   answer stands a byte that says whether the worker stays. *)
+(* The worker.  If it dies within a job, the program exhausted the parser or the type checker.  A byte before each answer
+   tells whether the worker stays. *)
 let work ~image ~environment requests answers =
   Contain.compiler ~library:Config.standard_library;
-  (* A job allocates about half a million words.  With room for that, and a minor collection where nothing of it is alive any
-     more, the major heap stays as the supervisor left it, and shared with it. *)
+  (* A job allocates about half a million words.  With a minor heap of that size, and a minor collection when nothing in it
+     is alive any more, the major heap stays unchanged and shared with the supervisor. *)
   Gc.set { (Gc.get ()) with minor_heap_size = Compat.roomy_minor_heap; space_overhead = 100 };
   let rec loop jobs_left =
     let fields = Wire.decode (Wire.receive_frame requests) in
@@ -62,7 +63,7 @@ let end_of worker =
   List.iter Unix.close [ worker.requests; worker.answers ];
   match snd (Unix.waitpid [] worker.pid) with
   | WEXITED code when code = Contain.fallen_status -> exit code
-  (* Status 2 is OCaml's own for an exception that nothing caught: here Stack_overflow or Out_of_memory. *)
+  (* Status 2 is OCaml's for an uncaught exception: here Stack_overflow or Out_of_memory. *)
   | WEXITED code when code <> 2 -> "it failed with exit status " ^ string_of_int code
   | WSIGNALED signal when signal = Sys.sigprof || signal = Sys.sigxcpu -> "out of CPU time"
   | WEXITED _ | WSIGNALED _ | WSTOPPED _ -> "out of memory or stack"
@@ -103,8 +104,8 @@ let serve ~start requests answers =
   in
   try loop () with Wire.Closed -> Unix.close !worker.requests
 
-(* Loads every interface that a completion may name before the first fork: once for all workers, which then have no files
-   to read, and no job leaves another a module more. *)
+(* Loads every interface that a completion may name before the first fork: workers then read no files, and no job leaves a
+   module loaded for the next. *)
 let warm_up environment =
   let load (name, _) =
     match Job.parse ~file:"warm_up.ml" (Printf.sprintf "let _ = let open! %s in ()" name) with

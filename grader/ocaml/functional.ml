@@ -1,8 +1,8 @@
-(* Comparisons of functions in a problem's tests: [assert (f 1 = f 1)] raises whatever [f 1] is, where that is a function. *)
+(* Comparisons of functions in a problem's tests: [assert (f 1 = f 1)] always raises if [f 1] is a function. *)
 
 open Typedtree
 
-(* By the compiler's primitive, whatever the tests call it. *)
+(* Identified by the compiler's primitive, whatever its name in the tests. *)
 let is_comparison = function
   | "%equal" | "%notequal" | "%lessthan" | "%greaterthan" | "%lessequal" | "%greaterequal" | "%compare" -> true
   | _ -> false
@@ -15,7 +15,7 @@ let rec holds_function environment ty =
   | Ttuple parts -> List.exists (holds_function environment) parts
   | _ -> false
 
-(* Where the tests compare functions. *)
+(* Locations where the tests compare functions. *)
 let comparisons (structure : structure) =
   let found = ref [] in
   let default = Tast_iterator.default_iterator in
@@ -31,7 +31,7 @@ let comparisons (structure : structure) =
   iterator.structure iterator structure;
   List.filter (fun (loc : Location.t) -> loc.loc_start.pos_fname = "tests.ml") (List.rev !found)
 
-(* The same of tests that type-check under a stub of the signature; none where they do not. *)
+(* The same for tests that type-check under a stub of the signature; none if they do not. *)
 let compared environment items =
   let check () =
     match Job.reported (fun () -> Job.type_items environment items) with

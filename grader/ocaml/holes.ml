@@ -1,18 +1,18 @@
-(* Cuts: changes to a syntax tree that free one place of it from what stands around it, and keep the rest as it is.
+(* Cuts: changes to a syntax tree that free one node from its context and keep the rest.
 
-   A cut node is named by identity: [apply] always starts from the tree as it was parsed. *)
+   A node is identified by physical equality: [apply] always starts from the parsed tree. *)
 
 open Parsetree
 open Ast_helper
 
 type cut =
   | Forget of expression  (* not typed at all *)
-  | Loosen of expression  (* still typed itself, but of any type for what stands around it *)
-  | Dissolve of expression  (* only its operands are typed still *)
-  | Any_pattern of pattern  (* matches anything; what it binds is of any type *)
-  | Loosen_pattern of pattern  (* the same, but what it binds has the types that the pattern says *)
+  | Loosen of expression  (* typed itself, but compatible with any context *)
+  | Dissolve of expression  (* only its operands are typed *)
+  | Any_pattern of pattern  (* matches anything; its variables have any type *)
+  | Loosen_pattern of pattern  (* the same, but its variables have the types that the pattern gives them *)
   | Any_type of core_type
-  | Opaque_type of core_type  (* where a declaration needs a real type *)
+  | Opaque_type of core_type  (* in a declaration, which needs a real type *)
   | Assume of string  (* a value of any type under this name *)
   | Assume_path of Longident.t
 
@@ -25,7 +25,7 @@ let same first second =
   | Assume_path a, Assume_path b -> a = b
   | _ -> false
 
-(* Some number that is the same for cuts that are. *)
+(* A hash: equal for equal cuts. *)
 let number = function
   | Forget e | Loosen e | Dissolve e -> e.pexp_loc.loc_start.pos_cnum
   | Any_pattern p | Loosen_pattern p -> p.ppat_loc.loc_start.pos_cnum
@@ -51,7 +51,7 @@ let extend environment =
   let _, description = Env.find_value_by_name (Lident value_name) typed in
   Env.add_value (Ident.create_local value_name) { description with val_type = Btype.newgenvar () } typed
 
-(* What stands directly below a node. *)
+(* The children of a node. *)
 type below = { exprs : expression list; pats : pattern list; types : core_type list; cases : case list }
 
 let collect visit =
@@ -65,7 +65,7 @@ let collect visit =
 let below expression = collect (fun shallow -> Ast_iterator.default_iterator.expr shallow expression)
 let below_binding binding = collect (fun shallow -> Ast_iterator.default_iterator.value_binding shallow binding)
 
-(* Runs [e], and is of any type that is wanted, polymorphic where it is bound. *)
+(* Runs [e] and has any type that is expected, polymorphic where it is bound. *)
 let keeping operands (e : expression) =
   let keep operand rest =
     Exp.let_ Nonrecursive [ Vb.mk (Pat.any ()) (Compat.lambda (Pat.any ()) operand) ] rest
@@ -74,7 +74,7 @@ let keeping operands (e : expression) =
 
 let loosened e = keeping [ e ] e
 
-(* Whether an expression's operands make sense without it. *)
+(* True if an expression's operands make sense without it. *)
 let can_dissolve (e : expression) =
   let { pats; cases; _ } = below e in
   match e.pexp_desc with
@@ -105,7 +105,7 @@ let inside pattern root =
   iterator.pat iterator root;
   !found
 
-(* A case whose pattern has a hole: its body is put below what binds the names again. *)
+(* A case whose pattern has a hole: its body is placed below bindings of the names. *)
 let with_names cuts lhs body =
   let bind_again body = function
     | Any_pattern pattern when inside pattern lhs ->

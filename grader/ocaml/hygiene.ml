@@ -1,5 +1,5 @@
-(* One process type-checks many programs: what one leaves behind in the compiler's global state is undone before the next,
-   so that a program gets the same grade whatever was graded before it. *)
+(* Resets the compiler's global state between programs, since one process type-checks many: a program's grade must not
+   depend on the programs before it. *)
 
 let fresh work =
   let types = Btype.snapshot () and restore_levels = Compat.saved_levels () and warnings = Warnings.backup () in
@@ -9,7 +9,7 @@ let fresh work =
     Warnings.restore warnings;
     Compat.reset_type_variables ();
     Typecore.reset_delayed_checks ();
-    (* The typed trees of everything that was ever checked, kept for .cmt files. *)
+    (* Typed trees of everything that was checked, which the compiler keeps for .cmt files. *)
     Cmt_format.clear ();
     Env.reset_required_globals ()
   in

@@ -1,22 +1,21 @@
-(* What a problem says about itself, without any completion: which asserts its statement gives away, and whether some
+(* Inspects a problem without a completion: which asserts are covered by the statement's examples, and whether some
    implementation of its signature can pass its tests.
 
    request: "examples" (only the first question) or "everything"; name; statement's definitions; tests; statement and
-            signature; number of readings of the signature, these; number of definitions in the statement's prose, these;
-            call and value of every example
+            signature; number of candidate programs of the signature, these; number of definitions in the statement's prose,
+            these; call and value of every example
    answer:  records one after the other, each a tag and its fields:
               "cause" code message        no solution can pass
               "warning" code message
-              "assert" text line shown call value direct      in the order of Rewrite.tests; call and value are empty where
-                                                              the assert is no claim that one call has one value, value
-                                                              also where that is no constant; direct: a call of the
-                                                              problem's function itself *)
+              "assert" text line covered call value direct    in the order of Rewrite.tests; call and value are empty unless the
+                                                              assert claims one value of one call, and value also if it is not
+                                                              a constant; direct: a call of the problem's function itself *)
 
 open Parsetree
 open Forms
 open Proofs
 
-(* The asserts in the order in which the grader counts them. *)
+(* The asserts in the order in which they are graded. *)
 let in_grader_order items =
   let found = Claims.asserts items in
   let by_place (left : Location.t * _) (right : Location.t * _) =
@@ -75,7 +74,7 @@ let assert_record ~name examples { loc; condition; claims; _ } =
   in
   [ "assert"; to_string condition; string_of_int (line loc); string_of_bool shown; call; value; string_of_bool direct ]
 
-(* Arguments and values of the direct claims, as they stand in the tests. *)
+(* Arguments and values of the direct claims, as written in the tests. *)
 let calls_of ~name inspected =
   let of_assert one =
     match (one.claims, one.source.pexp_desc) with
@@ -100,7 +99,7 @@ let has_word text word =
   in
   size > 0 && search 0
 
-(* How a statement speaks of a function that it wants besides the one of the signature. *)
+(* Text before the name of a function that the statement wants in addition to the signature's. *)
 let speaks_of statement name =
   List.exists (fun before -> has_word statement (before ^ name))
     [ "let "; "let rec "; "and "; "val "; ">>> "; "`"; "["; "function "; "# " ]
@@ -108,7 +107,7 @@ let speaks_of statement name =
 let parsed_definitions texts =
   List.concat_map (fun text -> Result.value (Job.parse ~file:"statement.ml" text) ~default:[]) texts
 
-(* The statement's definitions, none where they are broken. *)
+(* The statement's definitions; none if they are broken. *)
 let usable environment given =
   let items = parsed_definitions [ given ] in
   if Result.is_ok (Feasible.typed environment items) then items else []
@@ -116,7 +115,7 @@ let usable environment given =
 let describe_missing missing =
   String.concat ", " (List.rev_map (fun one -> Feasible.kind_of one ^ " " ^ Feasible.name_of one) missing)
 
-(* Whether some implementation fits the tests: records, and the definitions that it may build on. *)
+(* Checks that some implementation fits the tests: records, and the definitions that it may use. *)
 let feasibility environment ~given ~prose ~signature ~statement items =
   let given = usable environment given in
   let attempt given =
@@ -143,12 +142,12 @@ let feasibility environment ~given ~prose ~signature ~statement items =
       | Feasible missing, _ ->
           lacking missing @ warning "needs_definitions" "the statement defines a type only in its text; a solution has to"
       | (Bad_tests _ as bad), Feasible missing ->
-          (* Where its text defines all that was missing, the tests have to fit that. *)
+          (* If the statement's prose defines all missing names, the tests have to type-check with these definitions. *)
           let defined = List.filter (function Feasible.Type _ | Constructor _ -> true | _ -> false) missing in
           if defined = missing then records bad else records first
       | _, first -> records first)
 
-(* Asserts that compare functions, which raises: a warning, since the tests may expect that. *)
+(* Asserts that compare functions, which raises: only a warning, since the tests may expect it. *)
 let comparisons_of_functions environment ~given ~signature items =
   let solution = Feasible.with_prelude (usable environment given @ signature) in
   List.concat_map

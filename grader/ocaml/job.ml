@@ -7,7 +7,7 @@ type verdict = Syntax_error | Denied | Type_error | Interface | Ready of string 
 type answer = {
   verdict : verdict;
   chosen : int;
-  message : string;  (* where the tests are concerned; what is wrong with the program itself stands in [errors] *)
+  message : string;  (* about the tests; errors in the program itself are in [errors] *)
   errors : Errors.error list;
   plan : Rewrite.plan;
 }
@@ -19,7 +19,7 @@ let outcome_name = function
   | Interface -> "interface"
   | Ready _ -> "ready"
 
-(* Errors that the compiler reports about a program; anything else is a fault of ours and ends the fork. *)
+(* Errors that the compiler reports about a program; any other exception is a bug of the grader and ends the fork. *)
 let reported work =
   match work () with
   | result -> Ok result
@@ -39,21 +39,22 @@ let type_items environment items =
   Typecore.force_delayed_checks ();
   typed
 
-(* Where every job starts: the filtered standard library, and the real one under a name that nothing can shadow. *)
+(* The initial environment of every job: the filtered standard library, and the real one under a name that nothing can
+   shadow. *)
 let base_environment () =
   let _, _, environment = type_items (Compat.initial_environment ~unit_name) [ Scope.standard ] in
   environment
 
-(* The candidate to grade: the first that parses and binds the problem's name, else the first that parses. *)
+(* The candidate to compile: the first that parses and binds the problem's name, else the first that parses. *)
 type candidate = {
   index : int;
   has_signature : bool;
   source : string;
   parsed : (Parsetree.structure, exn) result;
-  refused : (string * Location.t) option;  (* a directive of the toplevel that is not left out *)
+  refused : (string * Location.t) option;  (* a toplevel directive that is refused *)
 }
 
-(* What is no program may be a script of the toplevel. *)
+(* A source that does not parse may be a toplevel script. *)
 let parse_candidate source =
   let file = "completion.ml" in
   match parse ~file source with
@@ -73,7 +74,7 @@ let choose ~name candidates =
   let binds candidate =
     match candidate.parsed with Ok items -> List.mem name (Scope.defined_values items) | Error _ -> false
   in
-  (* Later candidates are parsed only where the earlier ones do not bind the name. *)
+  (* Later candidates are parsed only if the earlier ones do not bind the name. *)
   let rec search index parsed = function
     | [] -> (
         let parsed = List.rev parsed in
@@ -84,8 +85,8 @@ let choose ~name candidates =
   in
   search 0 [] candidates
 
-(* Where the signature was put in front, a [rec] that it lacks and the body needs is the problem's omission: the model was
-   never shown a way to add it.  What a completion spells out itself is taken as it stands. *)
+(* If the signature was put in front and lacks a [rec] that the body needs, the problem is at fault, since the model had no
+   way to add it.  A definition that the completion writes itself is not changed. *)
 let with_needed_rec environment ~name items =
   let unbound = match Env.find_value_by_name (Lident name) environment with _ -> false | exception Not_found -> true in
   match items with
@@ -102,7 +103,7 @@ let type_given environment source =
   | Ok items -> (
       match attempt items with
       | Ok (typed, _, environment) -> (items, (typed, environment))
-      (* The statement's own definitions are broken: the completion has to do without them. *)
+      (* The statement's definitions are broken: the job continues without them. *)
       | Error _ -> none)
 
 let rec type_solution environment ~given_items items =
@@ -123,7 +124,7 @@ let merge (first : Typedtree.structure) (second : Typedtree.structure) : Typedtr
 let plan_of tests = Rewrite.tests (match tests with Ok items -> items | Error _ -> [])
 let owners plan = String.concat " " (List.map string_of_int plan.Rewrite.owners)
 
-(* The stages of a job. Each one hands on what the next one needs, or ends the job with a verdict. *)
+(* The stages of a job.  Each returns the input of the next, or ends the job with a verdict. *)
 
 type stop = { because : verdict; text : string; found : Errors.error list }
 
@@ -139,7 +140,7 @@ let parsed candidate =
   match (candidate.parsed, candidate.refused) with
   | Error exn, _ -> stop ~found:[ Errors.of_exn exn ] Syntax_error ""
   | Ok _, Some (directive, where) ->
-      (* As for a compiler; it is named, since a toplevel would have gone on with what it reads. *)
+      (* A syntax error, as for a compiler; the message names the directive, since a toplevel would have accepted it. *)
       let message = "Syntax error: the directive " ^ directive ^ " may not be used" in
       stop ~found:[ { Errors.where; message; cause = Not_found } ] Syntax_error ""
   | Ok items, None -> (
@@ -157,8 +158,9 @@ let typed_solution environment ~given_items items =
       | Some (what, where) -> may_not_use what where
       | None -> stop ~found:errors Type_error "")
 
-(* What the completion opens of its own ([module S = struct ... end open S]) is in the scope of what follows, as the tests do in
-   plain OCaml: it is taken for included.  Where that makes two types of one name, only the problem's value is handed on. *)
+(* Modules that the completion defines and opens ([module S = struct ... end open S]) are in the scope of the tests, as in
+   plain OCaml: such an open is typed as an include.  If that defines two types of one name, only the problem's value is
+   exported. *)
 let defining_solution environment ~name ~given_items candidate items =
   let items = if candidate.has_signature then with_needed_rec environment ~name items else items in
   let defines signature = name = "" || Scope.binds_value signature name in
@@ -177,7 +179,7 @@ let defining_solution environment ~name ~given_items candidate items =
         | Some defined -> Ok defined
         | None -> stop Interface ("the completion does not define " ^ name))
 
-(* What a completion may not do to the names that the tests rely on. *)
+(* Checks that the completion does not rebind names that the tests rely on. *)
 let honest_names environment ~signature ~given_items ~tests items =
   let none names what = require (names = []) (fun () -> stop Interface (what ^ ": " ^ String.concat ", " names)) in
   let test_items = match tests with Ok items -> items | Error _ -> [] in
@@ -207,7 +209,7 @@ let linked image units =
 
 let compiled ~unit_name structure () = (unit_name, Compat.compile ~unit_name structure)
 
-(* What is worked out once for the completions of a problem: the table is small, and starts again when it is full. *)
+(* Cache of what the completions of a problem share; it is small and is cleared when full. *)
 let recalled table key work =
   match Hashtbl.find_opt table key with
   | Some result -> result
@@ -224,14 +226,14 @@ let planned source =
       let tests = parse ~file:"tests.ml" source in
       (tests, plan_of tests))
 
-(* Tests apart.  Of a completion that defines nothing but values the tests can see one, the problem's own: over all others
-   stand those of the standard library, and what is none of both does not fit a completion that has only that one.  Tests that do
-   fit such a completion are a unit of their own, compiled once for every function of one type. *)
+(* Tests compiled separately.  If a completion defines only values, the tests can see just one of them, the problem's own:
+   all other names come from the standard library, and any other name would be an error with such a completion anyway.  Tests
+   that type-check that way are a unit of their own, compiled once for all functions of one type. *)
 
 let tests_unit = "Tests"
 let units_of_tests = Hashtbl.create 64
 
-(* The item that makes the problem's value the second one of the job's unit, behind the completion, and what is known of it. *)
+(* The item after the completion that exports the problem's value as the second one of the job's unit, and its type. *)
 let only_value environment ~signature ~given_items ~tests ~name =
   if Result.is_error tests || given_items <> [] || name = "" || not (Scope.defines_only_values signature) then None
   else

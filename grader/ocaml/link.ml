@@ -1,5 +1,6 @@
-(* Bytecode of one job -> a blob for the runner: every global it names is replaced by its slot there.  The units run in order; the
-   last one's last value is what the runner asks for.  Tests that are compiled apart call the job's unit by the solution's name. *)
+(* Bytecode of one job -> a blob for the runner, with every global name replaced by its slot there.  The units run in order;
+   the runner calls the last value of the last one.  Tests compiled separately refer to the job's unit by the solution's name.
+   *)
 
 exception Forbidden_primitive of string
 

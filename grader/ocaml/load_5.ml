@@ -5,7 +5,7 @@ type bytecode
 
 external reify_bytecode : code -> Obj.t list array -> string option -> bytecode * (unit -> Obj.t) = "caml_reify_bytecode"
 
-(* The machine runs the code where it lies. *)
+(* The interpreter runs the code in place. *)
 let kept : code list ref = ref []
 
 let start bytes =

@@ -1,15 +1,15 @@
-(* What the compiler says of an error and where, bounded in size and in time: a type in it can be larger than memory. *)
+(* The compiler's error messages, bounded in size and time: a type in a message can be larger than memory. *)
 
 let max_bytes = 2_000
 
-(* CPU seconds for one message; usual ones take a ten-thousandth of a second. *)
+(* CPU seconds for one message; a usual one takes 0.1 ms. *)
 let patience = 0.05
 let too_large = "an error that speaks of a type too large to print"
 
 exception Enough
 exception Too_slow
 
-(* The signal comes again and again, as a handler inside of [work] may swallow the first exception. *)
+(* The timer repeats, since a handler inside [work] may swallow the first exception. *)
 let within_patience work =
   let fire _ = raise Too_slow in
   let before = Sys.signal Sys.sigvtalrm (Sys.Signal_handle fire) in
@@ -31,7 +31,7 @@ let index_of text part =
   in
   search 0
 
-(* [Location] puts "File ..., line ...:" in front, and indents what follows "Error: ". *)
+(* [Location] adds "File ..., line ...:" in front, and indents the text after "Error: ". *)
 let without_headers text =
   let marker = "Error: " in
   let start = match index_of text marker with Some index -> index + String.length marker | None -> 0 in
@@ -39,7 +39,7 @@ let without_headers text =
   let is_content line = line <> "" && not (starts_at line 0 "File \"") in
   String.concat "\n" (List.filter is_content (List.map String.trim lines))
 
-(* ['_weak12] is counted through the life of the process; here through the message. *)
+(* ['_weak12] is numbered per process by the compiler; here per message. *)
 let renumbered text =
   let marker = "'_weak" in
   let seen = Hashtbl.create 4 and result = Buffer.create (String.length text) in
@@ -64,7 +64,7 @@ let renumbered text =
   copy 0;
   Buffer.contents result
 
-(* [M/5441]: the compiler numbers names that it cannot tell apart otherwise, counting all that it has ever seen. *)
+(* [M/5441]: the compiler numbers names that are ambiguous, counting all names of the process. *)
 let without_stamps text =
   let length = String.length text and result = Buffer.create (String.length text) in
   let is_digit index = index < length && text.[index] >= '0' && text.[index] <= '9' in
@@ -98,7 +98,7 @@ let printed report =
       Buffer.add_string buffer " ...");
   without_stamps (renumbered (without_headers (Buffer.contents buffer)))
 
-(* Where, without asking for the text. *)
+(* The location, without computing the text. *)
 let place = function
   | Typecore.Error (loc, _, _) | Typetexp.Error (loc, _, _) | Env.Error (Lookup_error (loc, _, _)) -> loc
   | _ -> Location.none
@@ -113,8 +113,8 @@ let described exn =
 let describe exn =
   match within_patience (fun () -> described exn) with Some described -> described | None -> (place exn, too_large)
 
-(* The type of a value, spelled out, where nothing about it is still to be found out and it is not huge (small ones can stand for
-   trees of exponential size). *)
+(* The type of a value as text, if it is fully known and not huge (a small type can stand for a tree of exponential size).
+   *)
 let spelled (value : Types.value_description) =
   let nodes_left = ref 1000 in
   let rec look t =

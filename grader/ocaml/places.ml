@@ -1,4 +1,4 @@
-(* The places of a structure item by where they stand in the source, each with what stands above it. *)
+(* The nodes of a structure item by source location, each with its ancestors. *)
 
 open Parsetree
 
@@ -30,7 +30,7 @@ let item_places item =
   iterator.structure_item iterator item;
   List.rev !found
 
-(* The smallest place that covers a location; of two alike the inner one. *)
+(* The smallest node that covers a location; of equal ones the innermost. *)
 let smallest_covering (loc : Location.t) places =
   let start = loc.loc_start.pos_cnum and stop = loc.loc_end.pos_cnum in
   let covers place =

@@ -1,8 +1,8 @@
-(* What completions may name of the standard library.
+(* The names of the standard library that completions may use.
 
-   The interfaces (.cmi) are filtered as the type checker loads them: a denied name is given one that no source text can
-   spell, so that no alias, [open], [include], functor or first-class module can reach it, and values keep their place in
-   their module's block.  Modules that are not listed here are denied, which is the safe default for a later OCaml. *)
+   The interfaces (.cmi) are filtered while the type checker loads them: a denied name is renamed to one that no source text
+   can spell, so that no alias, [open], [include], functor or first-class module can reach it, and values keep their position
+   in their module's block.  Modules that are not listed here are denied, the safe default for later OCaml versions. *)
 
 let hidden name = name ^ " "
 
@@ -10,7 +10,7 @@ type values = Only of string list | Except of string list
 
 let everything = Except []
 
-(* The standard channels stay: programs print.  They lead nowhere. *)
+(* The standard channels are allowed, since programs print; they are the null device. *)
 let pervasives =
   Except
     [ "exit"; "at_exit"; "do_at_exit"; "do_domain_local_at_exit"; "open_out"; "open_out_bin"; "open_out_gen"; "open_in";
@@ -20,7 +20,8 @@ let modules =
   [
     ("Arg", Except [ "parse"; "parse_dynamic"; "parse_expand"; "read_arg"; "read_arg0"; "write_arg"; "write_arg0" ]);
     ("Array", everything); ("ArrayLabels", everything); ("Atomic", everything);
-    (* Its runtime does not check that the product of the new dimensions fits: any memory could be read and written. *)
+    (* Denied: the runtime does not check the product of the new dimensions for overflow, so any memory could be read and
+       written. *)
     ("Bigarray", Except [ "reshape"; "reshape_0"; "reshape_1"; "reshape_2"; "reshape_3" ]);
     ("Bool", everything); ("Buffer", everything); ("Bytes", everything); ("BytesLabels", everything);
     ("Char", everything); ("Complex", everything); ("Digest", Except [ "file" ]); ("Dynarray", everything);
@@ -60,7 +61,7 @@ let modules =
     ("Type", everything); ("Uchar", everything); ("Unit", everything); ("Weak", everything);
   ]
 
-(* Unchecked primitives are swapped for the checked ones of the same type, which an honest program does not notice. *)
+(* Unchecked primitives are replaced by the checked ones of the same type, which does not affect honest programs. *)
 let checked_primitive = function
   | "%array_unsafe_get" -> Some "%array_safe_get"
   | "%array_unsafe_set" -> Some "%array_safe_set"
@@ -97,7 +98,7 @@ let rec filter_items values items =
     | Sig_module (id, presence, ({ md_type = Mty_signature nested; _ } as declaration), recursive, visibility) ->
         let declaration = { declaration with md_type = Mty_signature (filter_items values nested) } in
         Sig_module (id, presence, declaration, recursive, visibility)
-    (* A module may be given its signature by name, as those of Digest are. *)
+    (* A module can name its signature, as in Digest. *)
     | Sig_modtype (id, ({ mtd_type = Some (Mty_signature nested); _ } as declaration), visibility) ->
         let declaration = { declaration with mtd_type = Some (Mty_signature (filter_items values nested)) } in
         Sig_modtype (id, declaration, visibility)
@@ -119,8 +120,8 @@ let hide_unlisted_modules items =
   in
   List.map hide items
 
-(* What the type checker gets when it asks for a compilation unit.  The Camlinternal* units are needed by the compiler's
-   own expansions (formats, objects, lazy); [denied_token] keeps sources from naming them. *)
+(* The filtered interface of a compilation unit.  The Camlinternal* units are needed by the compiler's own expansions
+   (formats, objects, lazy); [denied_token] keeps sources from naming them. *)
 let filter_unit name items =
   if name = "Stdlib" then Some (hide_unlisted_modules (filter_items pervasives items))
   else if starts_with "Camlinternal" name then Some items
@@ -130,12 +131,12 @@ let filter_unit name items =
     Some (filter_items values items)
   else None
 
-(* Units outside the standard library that a program can only want for what is denied here. *)
+(* Units outside the standard library that only serve purposes denied here. *)
 let foreign_units =
   [ "Unix"; "UnixLabels"; "Thread"; "Mutex"; "Condition"; "Event"; "Dynlink"; "Toploop"; "Topdirs"; "Obj"; "Marshal";
     "Domain"; "Effect"; "Semaphore"; "Runtime_events"; "Callback" ]
 
-(* No token that the next function denies is without one of these. *)
+(* Every token that the next function denies contains one of these. *)
 let spellings_of_denied_tokens = [ "external"; "[%"; "{%"; "Camlinternal"; "Stdlib__" ]
 
 let denied_token : Parser.token -> string option = function
@@ -144,8 +145,8 @@ let denied_token : Parser.token -> string option = function
   | UIDENT name when starts_with "Camlinternal" name || starts_with "Stdlib__" name -> Some name
   | _ -> None
 
-(* The second wall: the C primitives that the compiled code may call, whatever the type checker thought.  The compiler
-   emits those of the first list on its own (copies of records and arrays, lazy values, recursive values). *)
+(* The second layer: the C primitives that compiled code may call, independent of the type checker.  The compiler itself
+   emits those of the first list (copies of records and arrays, lazy values, recursive values). *)
 let forbidden_primitive name =
   let allowed_of_a_forbidden_kind =
     [ "caml_sys_time"; "caml_sys_getenv"; "caml_sys_argv"; "caml_sys_executable_name"; "caml_sys_random_seed";

@@ -1,5 +1,5 @@
-(* What can be proven of a problem's asserts without a solution: which of them cannot hold, which cannot hold together,
-   which say something else than the statement's examples.  Records as inspect.ml answers them. *)
+(* Proofs about a problem's asserts without a solution: asserts that cannot hold, asserts that contradict one another,
+   asserts that contradict the statement's examples.  Returns records in the form of inspect.ml. *)
 
 open Parsetree
 open Forms
@@ -9,7 +9,7 @@ type inspected = {
   condition : form;
   source : expression;
   claims : Claims.claim list;
-  is_certain : bool;  (* it runs whenever the tests do *)
+  is_certain : bool;  (* it always runs *)
 }
 
 let line (loc : Location.t) = loc.loc_start.pos_lnum

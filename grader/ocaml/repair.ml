@@ -1,9 +1,9 @@
-(* One structure item that does not pass: the fewest cuts with which it does. *)
+(* Repairs one structure item that does not type-check, with the fewest cuts. *)
 
 open Parsetree
 open Trial
 
-(* Cuts with which an item passes, and the errors that called for them; both with the last one first. *)
+(* Cuts with which an item type-checks, and the errors they repair; both last first. *)
 type repair = { cuts : Holes.cut list; errors : error list; trees : structure }
 
 let suspects item error =
@@ -22,7 +22,7 @@ let suspects item error =
       in
       (direct @ usual, Suspects.last_resorts place)
 
-(* The first cut that changes anything, again and again; where there is none, the errors so far. *)
+(* Repeatedly takes the first cut that changes anything; without one, returns the errors so far. *)
 let rec first_repair ?(limit = max_errors) budget item cuts errors error =
   if out_of_time budget || cost (error :: errors) > limit then Error (error :: errors)
   else
@@ -37,13 +37,13 @@ let rec first_repair ?(limit = max_errors) budget item cuts errors error =
     let usual, last = suspects item error in
     among (usual @ last)
 
-(* In two: the nearer part is the smaller one, as what helps is mostly near. *)
+(* Splits in two; the nearer part is smaller, since the repair is usually near. *)
 let parted list =
   let is_near index _ = 4 * index < List.length list in
   [ List.filteri is_near list; List.filteri (fun index cut -> not (is_near index cut)) list ]
 
-(* The first of all cuts with which alone [attempt] succeeds. Where it fails with all of a group together it is tried
-   with none of them: one cut more makes an item pass, and hardly ever stops it. *)
+(* The first of all cuts with which alone [attempt] succeeds.  If it fails with a whole group together, none of the group is
+   tried: an additional cut rarely makes an item fail. *)
 let rec first_alone attempt groups =
   let within group =
     match (group, if group = [] then None else attempt group) with
@@ -53,7 +53,7 @@ let rec first_alone attempt groups =
   in
   List.find_map within groups
 
-(* A repair by one cut more: a suspect, or [anywhere]. *)
+(* A repair by one more cut: a suspect, or [anywhere]. *)
 let single_repair ?(anywhere = false) budget item cuts errors error =
   let errors = error :: errors in
   let attempt group =
@@ -73,8 +73,7 @@ let single_repair ?(anywhere = false) budget item cuts errors error =
       let others = if anywhere then List.filter joins (Suspects.everywhere places place) else [] in
       first_alone attempt ((likely :: List.map (fun cut -> [ cut ]) alone) @ parted others)
 
-(* A repair of at most [bound] cuts that takes another cut than the first that changes anything no more than [slack]
-   times. *)
+(* A repair of at most [bound] cuts that deviates at most [slack] times from the first cut that changes anything. *)
 let rec bounded_repair budget item ~bound ~slack cuts errors error =
   let rec among slack = function
     | [] -> None
@@ -91,8 +90,7 @@ let rec bounded_repair budget item ~bound ~slack cuts errors error =
   in
   if bound <= 1 then single_repair budget item cuts errors error else among slack (fst (suspects item error))
 
-(* Commits at each error to the cut after which the fewest errors follow, when from then on the first cut that helps is
-   taken. *)
+(* At each error takes the cut after which the fewest errors follow, if from then on the first cut that helps is taken. *)
 let rec by_consequences budget item ~below cuts errors error =
   let cost_of (repair, _, _) = cost repair.errors in
   let outcome best cut =
@@ -115,7 +113,7 @@ let rec by_consequences budget item ~below cuts errors error =
       | Some better -> Some better
       | None -> Some repair)
 
-(* Past the errors whose repair is certain. *)
+(* Skips errors with a certain repair. *)
 let rec past_free budget item cuts errors error =
   let helps cut =
     match step budget item error (cut :: cuts) with Stops_at next -> Some (cut, next) | Passes _ | Same -> None
@@ -130,8 +128,8 @@ let rec first_found = function
   | [] -> None
   | search :: rest -> ( match search () with Some found -> Some found | None -> first_found rest)
 
-(* The errors alone where no repair is found. One error needs no search, and the first repair is followed to its end
-   only where no single cut does. *)
+(* Only the errors if no repair is found.  One error needs no search, and the first repair is completed only if no single
+   cut succeeds. *)
 let of_item budget item error =
   match first_repair ~limit:1 budget item [] [] error with
   | Ok repair -> Ok repair

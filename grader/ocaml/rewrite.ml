@@ -1,8 +1,8 @@
-(* The problem's tests, rewritten on the syntax tree so that every assert counts on its own.
+(* Rewrites the problem's tests in the syntax tree so that every assert counts on its own.
 
-   A *step* is one statement of the tests: [step 3 (fun () -> ...)] runs it, survives its exceptions, and can be left out
-   when it killed an earlier process.  [assert e] becomes [check 2 (fun () -> e)].  All these names hold a space: no source
-   text can spell them, so that a solution can neither call nor shadow them. *)
+   A *step* is one statement of the tests: [step 3 (fun () -> ...)] runs it, catches its exceptions, and can skip it if it
+   ended an earlier process.  [assert e] becomes [check 2 (fun () -> e)].  All these names contain a space, so no source text
+   can spell them, and a solution can neither call nor shadow them. *)
 
 open Parsetree
 open Ast_helper
@@ -15,7 +15,7 @@ let failure_name = "failure "
 
 type plan = {
   structure : structure;
-  owners : int list;  (* per assert, in order: the step that holds it, 0 where none does *)
+  owners : int list;  (* per assert, in order: the step that holds it, 0 if none does *)
   num_steps : int;
 }
 
@@ -32,7 +32,8 @@ let is_false expression =
 
 type state = { mutable owners_so_far : int list; mutable steps : int; mutable owner : int; mutable inside_try : bool }
 
-(* The number of an assert; negative where no step holds it, since then only it can say when it begins and ends. *)
+(* The number of an assert; negative if no step holds it, since only the assert itself then knows when it begins and ends.
+   *)
 let next_assert state =
   state.owners_so_far <- state.owner :: state.owners_so_far;
   let index = List.length state.owners_so_far in
@@ -44,8 +45,8 @@ let rec is_exception_pattern pattern =
   | Ppat_or (left, right) -> is_exception_pattern left || is_exception_pattern right
   | _ -> false
 
-(* Below a [try] the tests may expect the exception of the asserted expression: it goes through, and is counted only if
-   nothing catches it. *)
+(* Below a [try] the tests may expect the exception of the asserted expression: it propagates, and counts only if nothing
+   catches it. *)
 let rewrite_asserts state =
   let default = Ast_mapper.default_mapper in
   let shielded work =
@@ -87,8 +88,8 @@ let unit = Exp.construct (located (Longident.Lident "()")) None
 let is_unit expression =
   match expression.pexp_desc with Pexp_construct ({ txt = Longident.Lident "()"; _ }, None) -> true | _ -> false
 
-(* [a; let x = e in b; c]: every statement a step of its own, what stands between them runs as it stands.  A statement
-   whose value is thrown away may have any type: that is a warning in OCaml, not an error. *)
+(* [a; let x = e in b; c]: every statement becomes a step, and the bindings between them stay as they are.  A statement
+   whose value is ignored may have any type: OCaml only warns about it. *)
 let rec statements state mapper ~discarded expression =
   let open Ast_mapper in
   match expression.pexp_desc with
@@ -125,7 +126,7 @@ let rec is_unit_pattern pattern =
   | Ppat_constraint (inner, _) -> is_unit_pattern inner
   | _ -> false
 
-(* The step around all the statements keeps an exception between two of them from ending the whole of the tests. *)
+(* The step around all statements keeps an exception between two of them from ending the run. *)
 let item state mapper ~discarded expression =
   as_step state (fun () -> statements state mapper ~discarded expression)
 

@@ -1,23 +1,22 @@
 (* Runs compiled completions, one fork each, against the tests that were compiled with them.
 
-   Bytecode, since it takes in code that it did not know when it was built.  The fork reports through memory (report.ml) that
-   nothing in the completion's reach can name: code that was type-checked under policy.ml has no way to a descriptor, to a
-   channel other than the standard ones (which lead nowhere), or to the functions below.  The fork leaves with [_exit]; its
-   exit status and its output mean nothing.
+   The runner is bytecode, since it loads code at run time.  The fork reports through memory (report.ml) that the completion
+   cannot name: code that was type-checked under policy.ml has no access to a descriptor, to a channel other than the standard
+   ones (the null device), or to the functions below.  The fork ends with [_exit]; its exit status and output are ignored.
 
-   Time is CPU time, kept by interval timers with their default action, which ends the process: there is no handler for a
-   program to catch or outlive, and a loop inside the runtime (comparing cyclic values) ends as well.  When a fork dies in a
-   step, the next fork leaves out that step and those done before.
+   Time is CPU time, limited by interval timers with their default action, which ends the process: a program cannot handle
+   them, and a loop inside the runtime (comparing cyclic values) ends as well.  If a fork dies in a step, the next fork skips
+   that step and those done before.
 
-   request: blob; number of steps; CPU seconds per step; CPU seconds for all; wall seconds for all
+   request: blob; number of steps; CPU seconds per step; CPU seconds in all; wall seconds in all
    answer:  the report, one event per line:
      start N | done N | raised N MESSAGE     a step
-     held K | false K | error K MESSAGE      an assert, the first time that it was true, false, or raised
+     held K | false K | error K MESSAGE      an assert, the first time that it was true, was false, or raised
      begin K | left K | busy K               an assert that no step holds, the first times; busy: the last of them
-     init MESSAGE                            the completion's own top level, or set-up between steps, raised
+     init MESSAGE                            the completion's top level, or set-up between steps, raised
      end                                     the tests ran to their end
-     died N HOW                              the fork ended within step N (0: outside of every step); HOW: time, wall, killed; or walls, where
-                                             the kernel's walls could not be put up *)
+     died N HOW                              the fork ended within step N (0: outside every step); HOW: time, wall, killed; or
+                                             walls, if a sandbox layer of the kernel could not be applied *)
 
 external global_data : unit -> Obj.t array = "caml_get_global_data"
 external realloc_global_data : int -> unit = "caml_realloc_global"
@@ -27,8 +26,8 @@ exception Assertion_failed
 
 type run = (int -> (unit -> unit) -> unit) -> (int -> (unit -> bool) -> unit) -> (int -> (unit -> bool) -> unit) -> (int -> exn) -> unit
 
-(* No printer of the completion's own runs here (policy.ml denies registering one); messages are cut, as an exception can
-   carry anything. *)
+(* Printers of the completion do not run here (policy.ml denies registering one); messages are cut, as an exception can hold
+   any value. *)
 let describe exn =
   let cut text = if String.length text > 200 then String.sub text 0 200 ^ "..." else text in
   match exn with
@@ -56,9 +55,9 @@ let arm timer seconds = ignore (Unix.setitimer timer { Unix.it_interval = 0.0; i
 
 let announced_times = 50
 
-(* The fork: never returns. *)
+(* Runs in the fork; never returns. *)
 let run_completion ~blob ~skipped ~step_seconds ~total_seconds =
-  (* Good news may wait for the next event; bad news and starts are written before anything else runs. *)
+  (* Success events may be written with the next event; failures and starts are written before any other code runs. *)
   let waiting = Buffer.create 256 in
   let note line = Buffer.add_string waiting line; Buffer.add_char waiting '\n' in
   let report line =
@@ -67,7 +66,7 @@ let run_completion ~blob ~skipped ~step_seconds ~total_seconds =
     Buffer.clear waiting
   in
   let reset_step_timer () = arm Unix.ITIMER_PROF step_seconds in
-  (* An assert in a loop speaks once of each kind. *)
+  (* An assert in a loop reports each kind of event once. *)
   let failures = Hashtbl.create 16 and successes = Hashtbl.create 16 in
   let once seen index tell line =
     if not (Hashtbl.mem seen index) then begin
@@ -88,7 +87,7 @@ let run_completion ~blob ~skipped ~step_seconds ~total_seconds =
       reset_step_timer ()
     end
   in
-  (* An assert that no step holds (in a function that steps call) says when it begins and ends, the first times. *)
+  (* An assert that no step holds (in a function that steps call) reports its begin and end, the first times. *)
   let begun = Hashtbl.create 16 in
   let announced index condition =
     if index > 0 then condition ()
@@ -124,7 +123,7 @@ let run_completion ~blob ~skipped ~step_seconds ~total_seconds =
 
 type attempt = { events : string list; finished : bool; inside : int; how : string }
 
-(* The innermost step that was started and did not end. *)
+(* The innermost step that started and did not end. *)
 let innermost events =
   let follow stack event =
     match String.split_on_char ' ' event with
@@ -134,7 +133,7 @@ let innermost events =
   in
   match List.fold_left follow [] events with [] -> 0 | id :: _ -> id
 
-(* Waits for the fork, which alone holds the other end of [lifeline], to end. *)
+(* Waits for the end of the fork, the only process that holds the other end of [lifeline]. *)
 let how_it_ends lifeline child ~wall_deadline =
   let rec wait () =
     let left = wall_deadline -. Unix.gettimeofday () in
@@ -171,8 +170,8 @@ let mark_done skipped event =
   | ("done" | "raised") :: id :: _ -> skipped.(int_of_string id) <- true
   | _ -> ()
 
-(* A program that has run into the limit once will do so again: where every assert loops, the limits are nearly all of what
-   grading costs.  The steps that follow get this part of it. *)
+(* A program that exceeded the limit once is likely to do so again, and if every assert loops, the limits are nearly the
+   whole cost of grading.  Later steps get this fraction of the limit. *)
 let later_share = 5.0
 
 let run_job ~requests ~answers ~blob ~num_steps ~first_step_seconds ~total_seconds ~wall_seconds =
@@ -214,7 +213,7 @@ let serve requests answers =
 
 let () =
   let requests, answers = Wire.take_over_standard_descriptors () in
-  (* What a fork has to copy. *)
+  (* Memory that a fork has to copy. *)
   Gc.set { (Gc.get ()) with minor_heap_size = 64 * 1024 };
   Report.open_ ();
   grow_stack ();

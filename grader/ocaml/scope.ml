@@ -1,12 +1,12 @@
-(* Who sees which names.  The job is one structure, typed where [Std'] is the real standard library:
+(* The scope of names.  The job is one structure, typed with the real standard library bound to [Std']:
 
      module Given' = struct (definitions of the statement) end
      module Solution' = struct open Given' (the completion) end
      let run' step' check' ... = let module Tests' = struct (the problem's names, the tests) end in ()
 
-   (x' stands for an unlexable name).  The tests see Given', over it Solution', and over both the predefined names and the
-   standard library, so that [=], [not], [List], [true] and [list] are the real ones whatever the completion defines; only
-   names that the problem itself asks for are bound over those again. *)
+   (x' stands for an unlexable name).  The tests see Given', then Solution', then the predefined names and the standard
+   library, which shadow the former, so that [=], [not], [List], [true] and [list] are the real ones whatever the completion
+   defines; only names that the problem itself asks for are bound over those again. *)
 
 open Parsetree
 open Ast_helper
@@ -23,13 +23,13 @@ let define_module name items = Str.module_ (Mb.mk (located (Some name)) (Mod.str
 let value_of modname name =
   Str.value Asttypes.Nonrecursive [ Vb.mk (Pat.var (located name)) (Exp.ident (path_in modname name)) ]
 
-(* Bound once in the environment that every job starts from. *)
+(* Bound once, in the initial environment of every job. *)
 let standard = Str.module_ (Mb.mk (located (Some Rewrite.std)) (Mod.ident (located (Longident.Lident "Stdlib"))))
 
 let given_module items = define_module given items
 let is_open item = match item.pstr_desc with Pstr_open _ -> true | _ -> false
 
-(* What the statement opens is not part of what it defines, and is opened again where its definitions are. *)
+(* A module that the statement opens is not part of its definitions; it is opened again next to them. *)
 let with_given ~given_items items =
   if given_items = [] then items else (open_module given :: List.filter is_open given_items) @ items
 
@@ -44,7 +44,7 @@ let rec pattern_names pattern =
   | Ppat_constraint (inner, _) | Ppat_lazy inner | Ppat_open (_, inner) -> pattern_names inner
   | _ -> []
 
-(* The values that a structure binds at its top level. *)
+(* Values that a structure binds at its top level. *)
 let rec defined_values items =
   let in_item item =
     match item.pstr_desc with
@@ -57,7 +57,7 @@ let rec defined_values items =
   in
   List.concat_map in_item items
 
-(* The names of the modules that a structure defines, those within others too: they may be opened in turn. *)
+(* Names of the modules that a structure defines, nested ones included, since they may be opened in turn. *)
 let rec defined_modules items =
   let of_binding binding = Option.to_list binding.pmb_name.txt @ within binding.pmb_expr in
   let in_item item =
@@ -87,7 +87,7 @@ let rec is_own ~own module_expr =
   | Pmod_constraint (inner, _) | Pmod_apply (inner, _) -> is_own ~own inner
   | _ -> false
 
-(* A structure whose opens of what it defines itself are includes; None where there is none. *)
+(* The structure with includes in place of opens of its own modules; None if there are none. *)
 let with_opened_included items =
   let own = defined_modules items in
   let included item =
@@ -98,8 +98,8 @@ let with_opened_included items =
   let changed = List.map included items in
   if List.for_all2 ( == ) items changed then None else Some changed
 
-(* The ways in which a structure may hand on a value of what it opens, the last open first: only of its own modules, since a
-   value of the library that it opens is none that it defines. *)
+(* The ways in which a structure can export a value of a module it opens, the last open first.  Only its own modules count:
+   a value of an opened library module is not defined by it. *)
 let with_opened_value ~name items =
   let own = defined_modules items in
   let opened number = Printf.sprintf "Opened %d " number in
@@ -116,7 +116,7 @@ let with_opened_value ~name items =
   in
   List.rev (List.filter_map Fun.id (List.mapi handing_on parts))
 
-(* Whether a value is named anywhere in some bindings. *)
+(* True if a value is named anywhere in some bindings. *)
 let mentions name bindings =
   let found = ref false in
   let default = Ast_iterator.default_iterator in
@@ -128,7 +128,7 @@ let mentions name bindings =
   List.iter (fun binding -> expr { default with expr } binding.pvb_expr) bindings;
   !found
 
-(* What the completion, once typed, has at its top level. *)
+(* Top-level names of the typed completion. *)
 let defined_in_solution signature =
   let inside = function
     | Types.Sig_module (id, _, { md_type = Mty_signature items; _ }, _, _) when Ident.name id = solution -> items
@@ -143,7 +143,7 @@ let defines_only_values signature =
 let binds_value signature name =
   solution_has signature (function Types.Sig_value (id, _, _) -> Ident.name id = name | _ -> false)
 
-(* Where a name of the problem lives: the completion's own definition of it wins over the statement's. *)
+(* The module that defines a name of the problem: the completion's definition shadows the statement's. *)
 let home signature ~is_it = if solution_has signature is_it then solution else given
 
 let type_from signature ~clashes declarations =
@@ -162,8 +162,8 @@ let type_from signature ~clashes declarations =
   let clashing declaration = List.exists clashes (declaration.ptype_name.txt :: constructors declaration) in
   if List.exists clashing declarations then [ List.map source declarations ] else []
 
-(* The constructors of the statement's types that the completion made into exceptions or into constructors of an open
-   type.  Those can be bound to one another ([exception Green = Red]), and then every value equals every other. *)
+(* Constructors of the statement's types that the completion redefined as exceptions or as constructors of an open type.
+   These can be bound to one another ([exception Green = Red]), which would make every value equal to every other. *)
 let opened_constructors environment given_items =
   let is_open { pcd_name; _ } =
     match Env.find_constructor_by_name (Longident.Ldot (Lident solution, pcd_name.txt)) environment with
@@ -178,8 +178,8 @@ let opened_constructors environment given_items =
   in
   List.map (fun { pcd_name; _ } -> pcd_name.txt) (List.concat_map of_item given_items)
 
-(* The modules and classes of the statement that the completion defines as something else: the tests would ask those.  A copy of the
-   statement's definition, which the completion's own types may need, is welcome. *)
+(* Modules and classes of the statement that the completion redefines: the tests would use those.  A copy of the statement's
+   definition, which the completion's own types may need, is allowed. *)
 let replaced_modules signature ~given_items items =
   let definition name item =
     match item.pstr_desc with
@@ -208,9 +208,9 @@ let replaced_modules signature ~given_items items =
   in
   List.concat_map replaced given_items
 
-(* The constructors that the tests name and that the completion binds to another one ([exception Green = Red]): then every
-   value equals every other.  Predefined ones as well: [type b += false = true], and the type of [f 3] says which [false] it is
-   that the test compares it with. *)
+(* Constructors that the tests name and that the completion binds to another one ([exception Green = Red]), which would make
+   every value equal to every other.  Predefined ones as well: after [type b += false = true] the type of [f 3] decides which
+   [false] the test compares it with. *)
 let rebound_constructors ~tests items =
   let default = Ast_iterator.default_iterator in
   let rebound = Hashtbl.create 8 and named = ref [] in
@@ -232,8 +232,8 @@ let rebound_constructors ~tests items =
   if Hashtbl.length rebound > 0 then in_tests.structure in_tests tests;
   List.sort_uniq compare (List.filter (Hashtbl.mem rebound) !named)
 
-(* The problem's own names, bound over those of the standard library; [name] is empty where the signature binds a pattern.
-   A function of the statement that the completion defines anew is compiled again here, as the statement has it. *)
+(* The problem's own names, bound over those of the standard library; [name] is empty if the signature binds a pattern.  A
+   function of the statement that the completion redefines is compiled again here, as the statement defines it. *)
 let problem_names ~environment ~signature ~given_items ~name =
   let found find key = match find key environment with _ -> true | exception Not_found -> false in
   let clashing_type key = found Env.find_type_by_name (Longident.Lident key) in
@@ -266,15 +266,15 @@ let environment_of_tests environment ~given_items =
   let standard = path Rewrite.std in
   opened (Compat.add_predefined (List.fold_left opened environment (List.map path modules))) standard
 
-(* A solution with that one value, laid out as the unit of a job whose tests are compiled apart: link.ml knows the unit by the
-   solution's name as well. *)
+(* A solution with that one value, laid out like the unit of a job whose tests are compiled separately: link.ml also knows
+   the unit by the solution's name. *)
 let with_only_value environment ~name value =
   let field name = Types.Sig_value (Ident.create_local name, value, Types.Exported) in
   let seen = Types.Mty_signature [ field solution; field name ] in
   Env.add_module (Ident.create_persistent solution) Types.Mp_present seen environment
 
 let run_function ~problem_names ~tests:items =
-  (* Tests may spell out [Stdlib.compare]; a completion may have a module of that name. *)
+  (* Tests may write [Stdlib.compare], and a completion may define a module of that name. *)
   let stdlib = Str.module_ (Mb.mk (located (Some "Stdlib")) (Mod.ident (located (Longident.Lident Rewrite.std)))) in
   let body = Exp.letmodule (located (Some tests)) (Mod.structure ((stdlib :: problem_names) @ items)) Rewrite.unit in
   let constr name = Typ.constr (located (Longident.Lident name)) [] in

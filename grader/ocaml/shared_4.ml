@@ -1,4 +1,4 @@
-(* What depends on the compiler's version and is the same in OCaml 4.13 and 4.14. *)
+(* Version-dependent functions that are the same in OCaml 4.13 and 4.14. *)
 
 include Every_version
 
@@ -18,20 +18,20 @@ let initial_environment ~unit_name =
   Env.set_unit_name unit_name;
   Compmisc.initial_env ()
 
-(* Binds the predefined types and exceptions again, over whatever has been bound to their names since. *)
+(* Binds the predefined types and exceptions again, over later bindings of their names. *)
 let add_predefined environment =
   fst (Predef.build_initial_env (Env.add_type ~check:false) (Env.add_extension ~check:false ~rebind:false) environment)
 
 let reset_type_variables = Typetexp.reset_type_variables
 
-(* The checker's levels, which an exception leaves as they are where it is raised: how to put back those of now. *)
+(* The type checker's levels, which an exception leaves unrestored: returns a function that restores the current ones. *)
 let saved_levels () =
   let levels = Ctype.save_levels () in
   fun () -> Ctype.set_levels levels
 
 let text_of (message : Location.msg) = Format.asprintf "%t" message.txt
 
-(* Words of a minor heap that a job's garbage fits into. *)
+(* Size in words of a minor heap that holds a job's garbage. *)
 let roomy_minor_heap = 1024 * 1024
 
 let lambda pattern body = Ast_helper.Exp.fun_ Asttypes.Nolabel None pattern body
@@ -48,7 +48,7 @@ let compile ~unit_name structure =
   let code, relocations, _events = Emitcode.to_memory init functions in
   { code = code.(0); relocations = List.map (fun (kind, position) -> (relocation kind, position)) relocations }
 
-(* The layout of Symtable's global table as it stands in the SYMB section. *)
+(* The layout of Symtable's global table in the SYMB section. *)
 type global_table = { cnt : int; tbl : int Ident.Map.t }
 
 let read_image file =

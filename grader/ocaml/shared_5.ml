@@ -1,14 +1,14 @@
-(* What depends on the compiler's version and is the same in OCaml 5.1 and 5.3. *)
+(* Version-dependent functions that are the same in OCaml 5.1 and 5.3. *)
 
 include Every_version
 
-(* Binds the predefined types and exceptions again, over whatever has been bound to their names since. *)
+(* Binds the predefined types and exceptions again, over later bindings of their names. *)
 let add_predefined environment =
   Predef.build_initial_env (Env.add_type ~check:false) (Env.add_extension ~check:false ~rebind:false) environment
 
 let reset_type_variables = Typetexp.TyVarEnv.reset
 
-(* The checker puts its levels back itself, whatever it raises, but for this one. *)
+(* The type checker restores its levels itself on exceptions, except for this one. *)
 let saved_levels () = Ctype.reset_global_level
 
 let type_structure env items =
@@ -19,7 +19,7 @@ let lambda_code ~unit_name structure =
   let program = Translmod.transl_implementation unit_name (structure, Typedtree.Tcoerce_none) in
   Simplif.simplify_lambda program.Lambda.code
 
-(* [read] gives the table of global names, by way of [add], and its size; they stand in the SYMB section. *)
+(* [read] passes the table of global names to [add] and returns its size; it reads the SYMB section. *)
 let read_image_with read file =
   let channel = open_in_bin file in
   let sections = Bytesections.read_toc channel in

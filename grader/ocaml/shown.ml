@@ -1,4 +1,4 @@
-(* The examples of a statement, and which claims of the tests they give away.  Pure. *)
+(* The examples of a statement, and the claims of the tests that they cover.  Pure. *)
 
 open Forms
 
@@ -8,7 +8,7 @@ let parse_expression text =
   let parse () = Parse.expression (Job.lexbuf_of ~file:"example.ml" text) in
   Result.to_option (Job.reported parse)
 
-(* Spelling that prose leaves out: quotes, parentheses, spaces. *)
+(* Spelling that prose omits: quotes, parentheses, spaces. *)
 let loose text =
   let buffer = Buffer.create (String.length text) and pending = ref false in
   let is_word = function 'a' .. 'z' | 'A' .. 'Z' | '0' .. '9' | '_' | '\128' .. '\255' -> true | _ -> false in

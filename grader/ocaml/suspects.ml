@@ -1,5 +1,4 @@
-(* Which cuts could repair an error: what stands at its place, and whatever gave it the type that it was expected to
-   have. *)
+(* The cuts that could repair an error: at its place, and at whatever gave it the expected type. *)
 
 open Parsetree
 open Places
@@ -12,7 +11,7 @@ let reads_its_argument (f : expression) =
   | Pexp_ident { txt = Lident "!" | Ldot (Lident ("Array" | "String"), "get"); _ } -> true
   | _ -> false
 
-(* The variable whose type decides that of an expression. *)
+(* The variable whose type determines an expression's. *)
 let rec head_name (e : expression) =
   match e.pexp_desc with
   | Pexp_ident { txt = Lident name; _ } when is_word name -> [ name ]
@@ -35,7 +34,7 @@ let annotations binding = pattern_types binding.pvb_pat @ any_types (below_bindi
 let is_cons place =
   match place.node with Expr { pexp_desc = Pexp_construct ({ txt = Lident "::"; _ }, _); _ } -> true | _ -> false
 
-(* What an expression shares its type with, upwards as long as its value is the value of what stands above it. *)
+(* The ancestors that share an expression's type, as long as its value is their value. *)
 let rec expecting child above =
   match above with
   | { node = Expr parent; _ } :: rest -> of_parent child parent rest
@@ -63,7 +62,7 @@ and of_parent child parent rest =
       up []
   | _ -> []
 
-(* The annotations of the item's own bindings. *)
+(* Type annotations of the item's own bindings. *)
 let of_item item (place : place) =
   let covers { pvb_loc = { loc_start; loc_end; _ }; _ } =
     loc_start.pos_cnum <= place.start && place.stop <= loc_end.pos_cnum
@@ -72,7 +71,7 @@ let of_item item (place : place) =
   | Pstr_value (_, bindings) -> List.concat_map annotations (List.filter covers bindings)
   | _ -> []
 
-(* Where a variable got its type: its definition, its annotation, its other uses. *)
+(* The places that may have determined a variable's type: its definition, its annotation, its other uses. *)
 let origins places (here : place) name =
   let definition other =
     match other.node with
@@ -93,7 +92,7 @@ let origins places (here : place) name =
   in
   List.concat_map definition places @ upto 12 (List.concat_map use places)
 
-(* The whole of an or-pattern: its sides bind the same names, and stand or fall together. *)
+(* The whole or-pattern: its sides bind the same names and are cut together. *)
 let whole_or_pattern (p : pattern) above =
   let is_or (p : pattern) = match p.ppat_desc with Ppat_or _ -> true | _ -> false in
   let rec outermost found = function
@@ -129,7 +128,7 @@ let of_pattern ~clash places p above =
   in
   own @ Option.fold ~none:[] ~some:context (around above)
 
-(* The variables that decide what an expression is and what is expected of it. *)
+(* Variables that determine an expression's type and the expected one. *)
 let names_of e place =
   let parent_head =
     match place.above with { node = Expr { pexp_desc = Pexp_apply (f, _); _ }; _ } :: _ -> head_name f | _ -> []
@@ -158,8 +157,8 @@ let rec distinct = function
 
 let max_suspects = 24
 
-(* In order of likeliness; [helpers] are the values that the program's earlier items define, [clash] says that the place
-   is right in itself and does not fit. *)
+(* Most likely first; [helpers] are values defined by earlier items, [clash] means that the node is well-typed itself but
+   does not fit. *)
 let of_place ~helpers ~clash item places place =
   let suspects =
     match place.node with
@@ -170,7 +169,7 @@ let of_place ~helpers ~clash item places place =
   in
   upto max_suspects (distinct suspects)
 
-(* What the variables of an item are defined to be. *)
+(* Definitions of an item's variables. *)
 let definitions places =
   let definition place =
     match place.node with
@@ -180,7 +179,7 @@ let definitions places =
   in
   List.concat_map definition places
 
-(* Any expression and annotation at all, the nearest first. *)
+(* Any expression or annotation, the nearest first. *)
 let everywhere places (here : place) =
   let distance place = abs (place.start - here.start) in
   let nearest = List.stable_sort (fun a b -> compare (distance a) (distance b)) places in
@@ -193,7 +192,7 @@ let everywhere places (here : place) =
   in
   List.filter_map cut nearest
 
-(* Whether a cut may be tried together with others: one that never passes alone would fail for all of them. *)
+(* True if a cut may be tried together with others: one that never type-checks alone would make all of them fail. *)
 let joins item places =
   let exprs = List.filter_map (fun place -> match place.node with Expr e -> Some e | _ -> None) places in
   let values bindings = List.map (fun binding -> binding.pvb_expr) bindings in
@@ -212,12 +211,12 @@ let joins item places =
   in
   function
   | Loosen e -> not (List.memq e fixed)
-  (* Elsewhere nothing binds its variables again. *)
+  (* Elsewhere its variables would be unbound. *)
   | Any_pattern p | Loosen_pattern p -> variables p = [] || List.exists (inside p) (Lazy.force patterns_of_cases)
   | Any_type t -> not (List.exists (is_declared t) places)
   | Forget _ | Dissolve _ | Opaque_type _ | Assume _ | Assume_path _ -> true
 
-(* What makes an error go away together with more than it should: only where nothing else does. *)
+(* Cuts that remove more than the error: only if nothing else helps. *)
 let last_resorts place =
   let outwards { node; _ } =
     match node with

@@ -1,4 +1,4 @@
-(* One item typed with some places cut free, over and over: how it went, and what it costs. *)
+(* Types one item with some nodes cut, many times, within a budget. *)
 
 open Parsetree
 
@@ -6,11 +6,11 @@ type error = { where : Location.t; message : string; cause : exn }
 
 let max_errors = 50
 
-(* Nodes of syntax trees that may be typed again in search of fewer cuts: for one way to search, and for a program. *)
+(* Number of syntax tree nodes that may be typed again in search of fewer cuts: for one search, and for a program. *)
 let stage_nodes = 5_000
 let search_nodes = 24_000
 
-(* CPU seconds after which nothing more is tried: only types that explode get here. *)
+(* CPU seconds after which the search stops; only exploding types get here. *)
 let patience = 0.4
 
 type budget = { mutable nodes : int; deadline : float }
@@ -19,7 +19,7 @@ let new_budget () = { nodes = search_nodes; deadline = Sys.time () +. patience }
 let out_of_time budget = Sys.time () > budget.deadline
 let exhausted budget = budget.nodes < 0 || out_of_time budget
 
-(* Runs a search that may use up a part of the budget only. *)
+(* Runs a search with part of the budget. *)
 let staged budget search =
   let nodes = min stage_nodes budget.nodes in
   let part = { budget with nodes } in
@@ -36,10 +36,11 @@ let typed env items =
   Typecore.force_delayed_checks ();
   env
 
-(* Types items. On [probe] nothing of it stays, as after an error: the weak variables of earlier items know no more. *)
+(* Types items.  With [probe] the effects are undone, as after an error: weak type variables of earlier items are restored.
+   *)
 let type_items ?(probe = false) env items =
   let snapshot = Btype.snapshot () and restore_levels = Compat.saved_levels () in
-  (* The typed trees that are kept for .cmt files would be copied by the next collection. *)
+  (* Typed trees kept for .cmt files would be copied by the next collection. *)
   let undo () = Btype.backtrack snapshot; Cmt_format.clear () in
   Typecore.reset_delayed_checks ();
   match typed env items with
@@ -49,14 +50,14 @@ let type_items ?(probe = false) env items =
   | exception ((Out_of_memory | Stack_overflow) as exn) -> raise exn
   | exception cause ->
       restore_levels ();
-      (* Before the types that it speaks of are undone. *)
+      (* Before the types that the message mentions are undone. *)
       let error = error_of cause in
       undo ();
       Error error
 
 let says error part = Messages.index_of error.message part <> None
 
-(* Other ways in which the compiler calls a name unbound; a name that exists is only at the wrong place. *)
+(* Other messages of the compiler for an unbound name, if the name exists but at another place. *)
 let unbound_words env message =
   let exists find name = match find (Longident.Lident name) env with _ -> true | exception Not_found -> false in
   let words = String.split_on_char ' ' (String.map (function '\n' -> ' ' | other -> other) message) in
@@ -71,7 +72,7 @@ let unbound_words env message =
   in
   find words
 
-(* Unbound names: kind and name. *)
+(* The kind and name of an unbound name. *)
 let unbound error =
   match error.cause with
   | Env.Error (Lookup_error (_, _, reason)) -> (
@@ -94,18 +95,18 @@ let is_clash error =
   | Typecore.Error _ -> says error "There is no " && unbound error = None
   | _ -> false
 
-(* Speaks of a type that could not be known: the consequence of an error. *)
+(* The message is about a type that could not be known: a consequence of another error. *)
 let is_consequence error =
   says error Holes.type_name
-  (* Of a twin that serves as well (denied.ml), or of what is not known any more of the context. *)
+  (* From a checked counterpart (denied.ml), or from a context that is not known any more. *)
   || Denied.twin error.cause <> None
   || says error "packaged module couldn't be inferred"
 
-(* Unbound names are certain, and so is their repair; consequences are not counted. *)
+(* Unbound names are certain errors with a certain repair; their consequences are not counted. *)
 let is_free error = unbound error <> None || is_consequence error
 let cost errors = List.length (List.filter (fun error -> not (is_free error)) errors)
 
-(* By cuts in any order. *)
+(* Keyed by cuts in any order. *)
 module Tried = Hashtbl.Make (struct
   type t = Holes.cut list
 
@@ -116,17 +117,17 @@ end)
 type item = {
   tree : structure_item;
   env : Env.t;
-  helpers : string list;  (* values that the program's earlier items define *)
+  helpers : string list;  (* values that earlier items define *)
   places : Places.place list Lazy.t;
   size : int Lazy.t;
-  tried : (structure, error) result Tried.t;  (* the ways to search often ask the same *)
+  tried : (structure, error) result Tried.t;  (* different searches often try the same cuts *)
 }
 
 let item_of ~env ~helpers tree =
   let places = lazy (Places.item_places tree) in
   { tree; env; helpers; places; size = lazy (List.length (Lazy.force places)); tried = Tried.create 8 }
 
-(* The item after other items than those that stand before it. *)
+(* The item after other predecessors than its own. *)
 let after env item = { item with env; tried = Tried.create 8 }
 
 let place_of item error = Places.smallest_covering error.where (Lazy.force item.places)

@@ -1,5 +1,5 @@
-(* The frames that cross the pipes to and from Python: a 32-bit big-endian length, then that many bytes, which hold
-   fields of the same form.  Nothing else is ever written there. *)
+(* Frames on the pipes to and from Python: a 32-bit big-endian length and a payload of that many bytes, which consists of
+   fields of the same form.  Nothing else is written to the pipes. *)
 
 exception Closed
 
@@ -51,8 +51,8 @@ let send_frame fd payload = write_all fd (framed payload) 0 (4 + String.length p
 let send fd fields = send_frame fd (encode fields)
 let receive_frame fd = read_exactly fd (length_at (read_exactly fd 4) 0)
 
-(* A frame on its way from one pipe to another, in memory that is used again for the next one: a process that only hands frames
-   on has nothing to collect, and what it shares with its forks stays shared. *)
+(* A buffer for forwarding frames from one pipe to another, reused for each frame: a process that only forwards never
+   collects, so its memory stays shared with its forks. *)
 type parcel = { mutable bytes : Bytes.t; mutable size : int }
 
 let usual_parcel = 256 * 1024
@@ -69,8 +69,8 @@ let pick_up fd parcel =
 let hand_over fd parcel = write_all fd parcel.bytes 0 parcel.size
 let contents parcel = decode (Bytes.sub_string parcel.bytes 4 (parcel.size - 4))
 
-(* The protocol moves to private descriptors, and the standard ones become the null device (which is what stderr is):
-   code that runs later in this process or in a fork of it has nothing of ours to print to. *)
+(* Moves the protocol to private descriptors; the standard ones become the null device (as stderr already is), so that code
+   that runs later in this process or a fork cannot write to the pipes. *)
 let take_over_standard_descriptors () =
   let requests = Unix.dup ~cloexec:true Unix.stdin and answers = Unix.dup ~cloexec:true Unix.stdout in
   Unix.dup2 Unix.stderr Unix.stdin;

@@ -228,8 +228,8 @@ UNITS = [
 
 @pytest.mark.parametrize("unit", UNITS)
 @pytest.mark.parametrize("before", ["", "let add a b = ", "```ocaml\n", "<think>"])
-def test_what_is_repeated_a_quarter_of_a_million_times_is_read_in_linear_time(unit: str, before: str) -> None:
-    def seconds(size: int) -> float:
+def test_repeated_text_takes_linear_time(unit: str, before: str) -> None:
+    def seconds(size: int) -> float:  # of this process: other processes do not count
         text = before + unit * (size // len(unit))
         started = time.process_time()
         found = extracted(text)
@@ -237,4 +237,6 @@ def test_what_is_repeated_a_quarter_of_a_million_times_is_read_in_linear_time(un
         other_language(found.code, fence_language="", name="add")
         return time.process_time() - started
 
-    assert seconds(262_144) < max(2.0, 40 * seconds(26_214))
+    small = min(seconds(4_096) for _ in range(3))
+    # Linear time takes 8 times as long, quadratic time 64 times. A slow attempt may be due to a busy core.
+    assert any(seconds(32_768) < 20 * small for _ in range(3))
