@@ -34,7 +34,7 @@ from benchmarks.simulated import (
     now,
 )
 from benchmarks.virtual_time import simulate
-from cluster.config.config import load_config
+from cluster.config.load import load_config
 from cluster.health.monitor import Response
 from cluster.ledger.outcomes import DroppedGroup
 from cluster.ledger.progress import Progress

@@ -30,7 +30,8 @@ from benchmarks.contestants import Contestant
 from benchmarks.rollout_tables import tables
 from benchmarks.sampling_ways import Setting, bare, in_a_process, make_adapter, pooled
 from benchmarks.step_ways import caravan, plain_trl
-from cluster.config.config import Config, load_config
+from cluster.config.config import Config
+from cluster.config.load import load_config
 from cluster.config.model_path import model_path
 from cluster.console import View
 from cluster.run.loading import load_and_render
@@ -41,7 +42,7 @@ ROUND_SECONDS = 300.0  # no round may take longer
 RUN_SECONDS = 1200.0  # nor a run of steps
 SETTLING_STEPS = 2  # of each run, which are not counted: caches fill, the pipeline too
 NUM_RUNNING = (1, 4, 16, 64)  # completions under way for which an engine step is timed
-SAMPLING_WAYS: Mapping[str, tuple[Callable[..., None], str]] = {  # with rollout.policy_swap
+SAMPLING_WAYS: Mapping[str, tuple[Callable[..., None], str]] = {  # with rollout.weight_sync_mode
     "vLLM": (bare, "versions"),
     "Caravan": (pooled, "versions"),
     "Caravan, merged": (pooled, "merged"),
@@ -52,7 +53,7 @@ STEP_WAYS: Mapping[str, tuple[Callable[..., None], int | tuple[str, ...]]] = {
     "TRL, 2 threads": (plain_trl, 2),
     "Caravan, staleness 0": (caravan, ("max_staleness=0",)),
     "Caravan, staleness 1": (caravan, ("max_staleness=1",)),
-    "Caravan, merged": (caravan, ("max_staleness=1", "policy_swap=merged")),
+    "Caravan, merged": (caravan, ("max_staleness=1", "weight_sync_mode=merged")),
 }
 
 
@@ -74,9 +75,9 @@ def compare_sampling(config: Config, effort: Effort, folder: Path, say: Callable
     in_a_process(make_adapter, model_path(config), rank, adapter, prompts[0].token_ids, 0)
 
     def start(name: str) -> Contestant:
-        main, policy_swap = SAMPLING_WAYS[name]
+        main, weight_sync_mode = SAMPLING_WAYS[name]
         setting = Setting(
-            rollout=config.rollout.model_copy(update={"policy_swap": policy_swap}),
+            rollout=config.rollout.model_copy(update={"weight_sync_mode": weight_sync_mode}),
             grader=config.grader,
             model=model_path(config),
             lora_rank=rank,

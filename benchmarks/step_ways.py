@@ -15,7 +15,8 @@ from typing import Any
 
 from benchmarks.contestants import Link
 from benchmarks.plain import ThreeProcesses
-from cluster.config.config import Config, load_config
+from cluster.config.config import Config
+from cluster.config.load import load_config
 from cluster.config.model_path import model_path
 from cluster.console import View
 from cluster.problems.dataset import split

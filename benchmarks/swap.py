@@ -1,6 +1,6 @@
 """``make bench-swap``: what a new policy costs the samplers, and what several live ones cost them.
 
-1. Seconds from telling a sampler of a policy to its serving it, proof included, in each way to swap (``rollout.policy_swap``):
+1. Seconds from telling a sampler of a policy to its serving it, verified, in each ``rollout.weight_sync_mode``:
    while it is idle, and while it samples; and tokens per second with swaps under way and without.
 2. Seconds of an engine's step with completions under 1, 2 and 4 adapters at a time.
 
@@ -27,7 +27,7 @@ from rich.table import Table
 from benchmarks.contestants import Contestant, Link
 from benchmarks.rollout import CONFIG
 from benchmarks.sampling_ways import Setting, bare, in_a_process, make_adapter, policy_from
-from cluster.config.config import load_config
+from cluster.config.load import load_config
 from cluster.config.model_path import model_path
 from cluster.console import View
 from cluster.run.loading import load_and_render
@@ -135,9 +135,9 @@ def run(settings: Sequence[str], num_swaps: int, say: Callable[[str], None]) -> 
         say(f"making adapter {seed + 1}")
         in_a_process(make_adapter, model_path(config), rank, adapter, prompts[0].token_ids, seed)
 
-    def setting(policy_swap: str) -> Setting:
+    def setting(weight_sync_mode: str) -> Setting:
         return Setting(
-            rollout=config.rollout.model_copy(update={"policy_swap": policy_swap}),
+            rollout=config.rollout.model_copy(update={"weight_sync_mode": weight_sync_mode}),
             grader=config.grader,
             model=model_path(config),
             lora_rank=rank,

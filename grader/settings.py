@@ -1,7 +1,10 @@
 """The ``grader`` section of the configuration."""
 
+from typing import Annotated
+
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from cluster.setting_traits import Trait
 from grader.profiles import DEFAULT_PROFILE
 
 MAX_GRADERS = 4096
@@ -13,14 +16,18 @@ class WeightSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    structural: float | None = Field(default=None, ge=0, le=1, description="for the END marker")
-    type_check: float | None = Field(
+    structural: Annotated[float | None, Trait.CHANGEABLE] = Field(
+        default=None, ge=0, le=1, description="for the END marker"
+    )
+    type_check: Annotated[float | None, Trait.CHANGEABLE] = Field(
         default=None, ge=0, le=1, description="for no type error; scales the profile's table of type errors"
     )
-    compile: float | None = Field(
+    compile: Annotated[float | None, Trait.CHANGEABLE] = Field(
         default=None, ge=0, le=1, description="for a program that compiles; scales the profile's partial credit"
     )
-    tests: float | None = Field(default=None, ge=0, le=1, description="for all asserts passing")
+    tests: Annotated[float | None, Trait.CHANGEABLE] = Field(
+        default=None, ge=0, le=1, description="for all asserts passing"
+    )
 
 
 class GraderSettings(BaseModel):
@@ -28,20 +35,22 @@ class GraderSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    num_graders: int = Field(default=2, ge=1, le=MAX_GRADERS, description="grader actors in the pool, at the start")
-    min_graders: int | None = Field(
+    num_graders: Annotated[int, Trait.PLACEMENT] = Field(
+        default=2, ge=1, le=MAX_GRADERS, description="grader actors in the pool, at the start"
+    )
+    min_graders: Annotated[int | None, Trait.PLACEMENT] = Field(
         default=None,
         ge=1,
         le=MAX_GRADERS,
         description="the pool scales down to this number when graders idle; null: num_graders",
     )
-    max_graders: int | None = Field(
+    max_graders: Annotated[int | None, Trait.PLACEMENT] = Field(
         default=None,
         ge=1,
         le=MAX_GRADERS,
         description="the pool scales up to this number when completions wait and CPUs are free; null: num_graders",
     )
-    cpus_per_grader: float = Field(
+    cpus_per_grader: Annotated[float, Trait.PLACEMENT, Trait.FROM_CLUSTER] = Field(
         default=0.25, gt=0, le=8, description="CPU cores that Ray reserves for one grader actor"
     )
     reward: str = Field(
@@ -49,25 +58,25 @@ class GraderSettings(BaseModel):
         description="name of the reward profile (`caravan grade --help` lists them); null settings below: the profile's value",
     )
     weights: WeightSettings = WeightSettings()
-    min_code_lines: int | None = Field(
+    min_code_lines: Annotated[int | None, Trait.CHANGEABLE] = Field(
         default=None,
         ge=0,
         le=1000,
         description="a program with fewer non-blank lines, comments not counted, gets reward 0",
     )
-    runaway_multiplier: float | None = Field(
+    runaway_multiplier: Annotated[float | None, Trait.CHANGEABLE] = Field(
         default=None,
         ge=0,
         le=1,
         description="factor on the reward of a completion that was truncated at the length limit without an END marker",
     )
-    degenerate_multiplier: float | None = Field(
+    degenerate_multiplier: Annotated[float | None, Trait.CHANGEABLE] = Field(
         default=None,
         ge=0,
         le=1,
         description="factor on the reward of a completion with a low-quality flag: repetitive, mostly prose, fence spam, stub",
     )
-    shown_assert_weight: float | None = Field(
+    shown_assert_weight: Annotated[float | None, Trait.CHANGEABLE] = Field(
         default=None,
         ge=0,
         le=1,

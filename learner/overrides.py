@@ -6,29 +6,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from cluster.errors import LearnerError
+from cluster.setting_traits import Trait
 from learner.settings import LearnerSettings
 
-CHANGEABLE = (
-    "delta",
-    "entropy_coef",
-    "epsilon",
-    "epsilon_high",
-    "kl_coefficient",
-    "kl_horizon",
-    "kl_target",
-    "learning_rate",
-    "mask_truncated_completions",
-    "max_grad_norm",
-    "off_policy_mask_threshold",
-    "reward_threshold",
-    "reward_weight",
-    "scale_rewards",
-    "stop_at_grad_norm",
-    "stop_at_kl",
-    "top_entropy_quantile",
-    "train_top_k",
-    "vllm_importance_sampling_clip_max",
-    "vllm_importance_sampling_clip_min",
+CHANGEABLE = tuple(
+    sorted(name for name, info in LearnerSettings.model_fields.items() if Trait.CHANGEABLE in info.metadata)
 )
 """Keys below ``learner`` that every step reads again."""
 

@@ -2,9 +2,11 @@
 
 import re
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from cluster.setting_traits import Trait
 
 ALL_LINEAR = "all-linear"  # PEFT's word
 MODULE_NAME = re.compile(r"\w+(\.\w+)*")
@@ -96,11 +98,13 @@ class LearnerSettings(BaseModel):
         description="what is summed over the tokens, and what the sum is divided by; dapo: the clipped ratio, by the tokens of "
         "the whole step, so that every token weighs the same however long its completion is",
     )
-    epsilon: float = Field(0.2, gt=0, lt=1, description="the ratio of a token is clipped to 1 - epsilon at the least")
-    epsilon_high: float | None = Field(
+    epsilon: Annotated[float, Trait.CHANGEABLE] = Field(
+        0.2, gt=0, lt=1, description="the ratio of a token is clipped to 1 - epsilon at the least"
+    )
+    epsilon_high: Annotated[float | None, Trait.CHANGEABLE] = Field(
         None, gt=0, description="and to 1 + epsilon_high at the most (DAPO: 0.28); null: epsilon. cispo: the cap itself"
     )
-    delta: float | None = Field(
+    delta: Annotated[float | None, Trait.CHANGEABLE] = Field(
         None, gt=0, description="a second bound for the ratio of tokens with a negative advantage; null: none"
     )
     importance_sampling_level: Literal["token", "sequence"] = Field(
@@ -130,71 +134,73 @@ class LearnerSettings(BaseModel):
         "sequence_mask",
         description="of the correction: a weight for each token or for each completion, bounded or, where it is out of bounds, 0",
     )
-    vllm_importance_sampling_clip_max: float | None = Field(
+    vllm_importance_sampling_clip_max: Annotated[float | None, Trait.CHANGEABLE] = Field(
         3.0, gt=0, description="upper bound of the correction's weights; null: none"
     )
-    vllm_importance_sampling_clip_min: float | None = Field(
+    vllm_importance_sampling_clip_min: Annotated[float | None, Trait.CHANGEABLE] = Field(
         None, gt=0, description="lower bound of the correction's weights; null: none"
     )
-    off_policy_mask_threshold: float | None = Field(
+    off_policy_mask_threshold: Annotated[float | None, Trait.CHANGEABLE] = Field(
         None,
         gt=0,
         description="completions with a negative advantage leave the loss where the sampler's mean logprob of their tokens is "
         "more nats than this above the trainer's; null: none does",
     )
 
-    top_entropy_quantile: float = Field(
+    top_entropy_quantile: Annotated[float, Trait.CHANGEABLE] = Field(
         1.0,
         ge=0,
         le=1,
         description="share of the step's tokens, those of highest entropy, that are learned from; 1: all",
     )
-    entropy_coef: float = Field(
+    entropy_coef: Annotated[float, Trait.CHANGEABLE] = Field(
         0.0, ge=0, description="weight of a bonus for the mean entropy of the step's tokens, against collapse"
     )
 
-    kl_coefficient: float = Field(
+    kl_coefficient: Annotated[float, Trait.CHANGEABLE] = Field(
         0.0,
         ge=0,
         description="weight of the KL divergence to the model without adapter (TRL: beta); 0 skips its forward pass",
     )
-    kl_target: float | None = Field(
+    kl_target: Annotated[float | None, Trait.CHANGEABLE] = Field(
         None,
         gt=0,
         description="steer kl_coefficient to hold the divergence here, in nats per token (Ziegler et al. 2019); null: fixed",
     )
-    kl_horizon: int = Field(
+    kl_horizon: Annotated[int, Trait.CHANGEABLE] = Field(
         10_000, ge=1, description="completions over which kl_coefficient moves by at most a fifth towards kl_target"
     )
     use_bias_correction_kl: bool = Field(
         True, description="weigh the divergence by the ratio, which makes its gradient unbiased (DeepSeek-V3.2)"
     )
 
-    scale_rewards: ScaleRewards = Field(
+    scale_rewards: Annotated[ScaleRewards, Trait.CHANGEABLE] = Field(
         "group",
         description="divide advantages by the standard deviation of their group's rewards, of the step's, or not at all",
     )
-    reward_weight: float = Field(
+    reward_weight: Annotated[float, Trait.CHANGEABLE] = Field(
         1.0,
         gt=0,
         description="advantages are multiplied by it; what counts is its proportion to kl_coefficient and entropy_coef",
     )
-    reward_threshold: float | None = Field(
+    reward_threshold: Annotated[float | None, Trait.CHANGEABLE] = Field(
         None,
         description="completions with a lower reward leave the loss, but not the baseline of their group; null: none does",
     )
-    train_top_k: int | None = Field(
+    train_top_k: Annotated[int | None, Trait.CHANGEABLE] = Field(
         None,
         ge=1,
         description="only so many completions of each group, those of highest reward, enter the loss; 1 is best-of-n training; "
         "the baseline is that of the whole group; null: all",
     )
-    mask_truncated_completions: bool = Field(
+    mask_truncated_completions: Annotated[bool, Trait.CHANGEABLE] = Field(
         False,
         description="completions cut off by max_completion_tokens leave the loss, but not the baseline of their group",
     )
 
-    learning_rate: float = Field(5e-6, gt=0, description="peak learning rate of the optimizer")
+    learning_rate: Annotated[float, Trait.CHANGEABLE] = Field(
+        5e-6, gt=0, description="peak learning rate of the optimizer"
+    )
     lr_scheduler_type: Literal[
         "constant",
         "constant_with_warmup",
@@ -218,14 +224,16 @@ class LearnerSettings(BaseModel):
     adam_beta2: float = Field(0.999, ge=0, lt=1, description="of AdamW: decay of the mean of their squares")
     adam_epsilon: float = Field(1e-8, gt=0, description="of AdamW: added to the divisor")
     weight_decay: float = Field(0.0, ge=0, description="decoupled decay of the adapter's weights")
-    max_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this norm where theirs is larger")
+    max_grad_norm: Annotated[float, Trait.CHANGEABLE] = Field(
+        1.0, gt=0, description="gradients are scaled down to this norm where theirs is larger"
+    )
 
-    stop_at_grad_norm: float | None = Field(
+    stop_at_grad_norm: Annotated[float | None, Trait.CHANGEABLE] = Field(
         1000.0,
         gt=0,
         description="a step whose gradient, before it is scaled down, has a larger norm is not taken: the run stops; null: never",
     )
-    stop_at_kl: float | None = Field(
+    stop_at_kl: Annotated[float | None, Trait.CHANGEABLE] = Field(
         10.0,
         gt=0,
         description="nor is one at a larger divergence from the model without adapter, in nats per token; it is measured where "
@@ -245,34 +253,42 @@ class LearnerSettings(BaseModel):
         "auto",
         description="of the frozen weights and the forward pass; auto is float32 on the CPU and bfloat16 on a GPU",
     )
-    num_ranks: int = Field(
+    num_ranks: Annotated[int, Trait.PLACEMENT] = Field(
         1,
         ge=1,
         description="processes that share the micro-batches of each step, on one machine or on several; each holds the model, "
         "and has learner.gpus and learner.cpus of its own",
     )
-    shard_base: bool = Field(
+    shard_base: Annotated[bool, Trait.PLACEMENT] = Field(
         False,
         description="spread the frozen weights of the layers over the ranks (FSDP), for models that one GPU cannot hold; slower, "
         "and a prompt is then computed once for each of its completions",
     )
-    gpus: float = Field(
+    gpus: Annotated[float, Trait.PLACEMENT, Trait.FROM_CLUSTER] = Field(
         0.0, ge=0, le=1, description="GPU (or the fraction of one) that Ray reserves; 0 learns on the CPU"
     )
-    cpus: float = Field(1.0, ge=0, description="CPU cores that Ray reserves")
-    num_threads: int = Field(1, ge=1, description="threads of torch on the CPU; more than free cores make it slower")
+    cpus: Annotated[float, Trait.PLACEMENT, Trait.FROM_CLUSTER] = Field(
+        1.0, ge=0, description="CPU cores that Ray reserves"
+    )
+    num_threads: Annotated[int, Trait.PLACEMENT] = Field(
+        1, ge=1, description="threads of torch on the CPU; more than free cores make it slower"
+    )
 
-    save_total_limit: int = Field(
+    save_total_limit: Annotated[int, Trait.PLACEMENT] = Field(
         3,
         ge=1,
         description="newest checkpoints that are kept, beside the one that was measured best (evaluation.at_checkpoints)",
     )
 
-    start_deadline_seconds: float = Field(
+    start_deadline_seconds: Annotated[float, Trait.PLACEMENT] = Field(
         900, gt=0, description="seconds for the learner to be placed and to load its model"
     )
-    step_deadline_seconds: float = Field(1800, gt=0, description="seconds for one optimizer step")
-    save_deadline_seconds: float = Field(600, gt=0, description="seconds to write a checkpoint or an adapter")
+    step_deadline_seconds: Annotated[float, Trait.PLACEMENT] = Field(
+        1800, gt=0, description="seconds for one optimizer step"
+    )
+    save_deadline_seconds: Annotated[float, Trait.PLACEMENT] = Field(
+        600, gt=0, description="seconds to write a checkpoint or an adapter"
+    )
 
     @property
     def bundle(self) -> dict[str, float]:

@@ -49,7 +49,7 @@ _REASONS = {
     "the reference is the model under the adapter, which never changes": (
         "ref_model_mixup_alpha", "ref_model_sync_steps", "sync_ref_model",
     ),
-    "its controller counts micro-batches as steps; schedule learner.entropy_coef by phases instead": (
+    "its controller counts micro-batches as steps; schedule learner.entropy_coef by schedule instead": (
         "entropy_coef_delta", "entropy_coef_max", "entropy_coef_min", "entropy_target", "use_adaptive_entropy",
     ),
     "the model is loaded as model.path has it; what its numbers are is learner.dtype": (

@@ -104,7 +104,7 @@ class Engine:
             self.shutdown()
             raise ModelError(
                 f"vLLM serves no adapter of {', '.join(unsupported)} of model {model!r}: remove them from "
-                "learner.lora.target_modules, or set rollout.policy_swap=merged, which needs no LoRA in the engine"
+                "learner.lora.target_modules, or set rollout.weight_sync_mode=merged, which needs no LoRA in the engine"
             )
 
     async def sample(
@@ -289,7 +289,7 @@ def inspect_model(settings: RolloutSettings, *, model: str, lora_rank: int, max_
         model_config = config.model_config
         layers, name = model_config.registry.resolve_model_cls(model_config.architectures, model_config)
         if weight_sync_mode(settings).uses_lora and not supports_lora(layers):
-            raise ValueError(f"{name} does not support LoRA yet; rollout.policy_swap=merged needs none")
+            raise ValueError(f"{name} does not support LoRA yet; rollout.weight_sync_mode=merged needs none")
     except REFUSALS as error:
         raise ModelError(f"vLLM does not start with model {model!r}: {one_line(error)}") from error
 

@@ -42,7 +42,7 @@ def write_merged(base: Path, adapter: Mapping[str, bytes], folder: Path, dtype: 
         weights |= load_file(file)
     if not weights:
         raise ModelError(
-            f"{base} has no *.safetensors: rollout.policy_swap=merged adds adapters to those; use versions"
+            f"{base} has no *.safetensors: rollout.weight_sync_mode=merged adds adapters to those; use versions"
         )
     added = {f"{module}.weight": delta for module, delta in deltas(adapter).items()}
     if not added.keys() <= weights.keys():
@@ -100,7 +100,7 @@ def deltas(adapter: Mapping[str, bytes]) -> Mapping[str, torch.Tensor]:
         or config.get("fan_in_fan_out")
     ):
         raise ModelError(
-            "rollout.policy_swap=merged adds plain LoRA only: one rank and one alpha, no DoRA; use versions"
+            "rollout.weight_sync_mode=merged adds plain LoRA only: one rank and one alpha, no DoRA; use versions"
         )
     scale = config["lora_alpha"] / (math.sqrt(config["r"]) if config.get("use_rslora") else config["r"])
     return {

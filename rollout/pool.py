@@ -187,7 +187,7 @@ class RaySamplerPool:
             if verification.failure is not None:
                 raise ModelError(
                     f"the sampler (vLLM) and the learner (transformers) disagree about model {self._model!r} by "
-                    f"{verification.gap:.2g} nats per token before any training (rollout.canary_tolerance is "
+                    f"{verification.gap:.2g} nats per token before any training (rollout.weight_sync_tolerance is "
                     f"{verification.tolerance:g}): this model cannot be trained until both compute the same; compare "
                     "rollout.dtype with learner.dtype, or take another model"
                 )

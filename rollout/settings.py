@@ -1,11 +1,12 @@
 """The ``rollout`` section of the configuration."""
 
 from datetime import date
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from cluster.errors import ConfigError
+from cluster.setting_traits import Trait
 
 LoraRank = Literal[1, 8, 16, 32, 64, 128, 256, 320, 512]
 LORA_RANKS: tuple[int, ...] = get_args(LoraRank)
@@ -19,28 +20,34 @@ class RolloutSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    num_samplers: int = Field(
+    num_samplers: Annotated[int, Trait.PLACEMENT] = Field(
         1, ge=1, le=MAX_SAMPLERS, description="Ray actors with one vLLM engine each, at the start"
     )
-    min_samplers: int | None = Field(
+    min_samplers: Annotated[int | None, Trait.PLACEMENT] = Field(
         None,
         ge=1,
         le=MAX_SAMPLERS,
         description="the pool starts where there is room for so many, and shrinks to them where samplers idle; "
         "null: num_samplers",
     )
-    max_samplers: int | None = Field(
+    max_samplers: Annotated[int | None, Trait.PLACEMENT] = Field(
         None,
         ge=1,
         le=MAX_SAMPLERS,
         description="the pool grows to so many where groups wait for samplers and there is room; null: num_samplers",
     )
-    group_size: int = Field(6, description="completions per problem, compared with one another; at least 2")
-    temperature: float = Field(0.9, gt=0, le=2, description="sampling temperature of the training rollouts")
+    group_size: Annotated[int, Trait.CHANGEABLE] = Field(
+        6, description="completions per problem, compared with one another; at least 2"
+    )
+    temperature: Annotated[float, Trait.CHANGEABLE] = Field(
+        0.9, gt=0, le=2, description="sampling temperature of the training rollouts"
+    )
     max_prompt_tokens: int = Field(
         704, ge=1, description="tokens; problems with a longer prompt are refused, never cut"
     )
-    max_completion_tokens: int = Field(512, ge=1, description="tokens after which a completion is stopped")
+    max_completion_tokens: Annotated[int, Trait.CHANGEABLE] = Field(
+        512, ge=1, description="tokens after which a completion is stopped"
+    )
     stop: tuple[str, ...] = Field(
         ("(* END *)",), description="strings that end a completion; the one that does is kept in its text"
     )
@@ -51,49 +58,55 @@ class RolloutSettings(BaseModel):
         "where it is resumed or its adapter evaluated later",
     )
 
-    cpus_per_sampler: float = Field(1.0, gt=0, description="CPU cores that Ray reserves for each sampler")
-    gpus_per_sampler: float = Field(
+    cpus_per_sampler: Annotated[float, Trait.PLACEMENT, Trait.FROM_CLUSTER] = Field(
+        1.0, gt=0, description="CPU cores that Ray reserves for each sampler"
+    )
+    gpus_per_sampler: Annotated[float, Trait.PLACEMENT, Trait.FROM_CLUSTER] = Field(
         0.0,
         ge=0,
         le=1,
         description="GPU (or the fraction of one) that Ray reserves for each sampler, tensor_parallel_size times; "
         "0 samples on the CPU",
     )
-    tensor_parallel_size: int = Field(
+    tensor_parallel_size: Annotated[int, Trait.PLACEMENT] = Field(
         1, ge=1, le=64, description="GPUs of one machine, whole ones, that each engine's weights are split over"
     )
-    gpu_memory_utilization: float = Field(
+    gpu_memory_utilization: Annotated[float, Trait.PLACEMENT, Trait.FROM_CLUSTER] = Field(
         0.85, gt=0, le=1, description="fraction of the GPU's memory that an engine takes; less where GPUs are shared"
     )
-    kv_cache_gib: float = Field(1.0, gt=0, description="GiB of KV cache per engine on the CPU; GPUs use what is left")
+    kv_cache_gib: Annotated[float, Trait.PLACEMENT] = Field(
+        1.0, gt=0, description="GiB of KV cache per engine on the CPU; GPUs use what is left"
+    )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of the served weights; auto is float32 on the CPU and bfloat16 on a GPU"
     )
     enforce_eager: bool = Field(False, description="skip compilation and CUDA graphs: quicker start, slower tokens")
-    max_concurrent_requests: int = Field(
+    max_concurrent_requests: Annotated[int, Trait.PLACEMENT] = Field(
         64, ge=1, description="completions that an engine samples at a time; further groups wait in the pool"
     )
-    policy_swap: Literal["versions", "in_flight", "merged"] = Field(
+    weight_sync_mode: Literal["versions", "in_flight", "merged"] = Field(
         "versions",
         description="what a new policy does to running completions: versions lets each end on the policy it began with; "
         "in_flight puts the new adapter under them, merged new weights (no LoRA in the engine: faster on the CPU)",
     )
-    canary_tolerance: float | None = Field(
+    weight_sync_tolerance: float | None = Field(
         None,
         gt=0,
         description="mean difference, in nats per token, to the learner's log-probabilities at which a sampler fails to "
         "prove that it serves a policy; unset: 0.001 in float32, 0.05 in bfloat16",
     )
 
-    start_deadline_seconds: float = Field(
+    start_deadline_seconds: Annotated[float, Trait.PLACEMENT] = Field(
         600, gt=0, description="seconds for a sampler to be placed and its engine to start"
     )
-    request_deadline_seconds: float = Field(
+    request_deadline_seconds: Annotated[float, Trait.PLACEMENT] = Field(
         600,
         gt=0,
         description="seconds until the next completion of a group must be there; then its sampler is restarted",
     )
-    publish_deadline_seconds: float = Field(120, gt=0, description="seconds for every sampler to load a new policy")
+    publish_deadline_seconds: Annotated[float, Trait.PLACEMENT] = Field(
+        120, gt=0, description="seconds for every sampler to load a new policy"
+    )
 
     @field_validator("group_size")
     @classmethod

@@ -62,7 +62,7 @@ class Verification:
         if self.gap is not None and not self.gap <= self.tolerance:
             causes.append(
                 f"its log-probabilities are {self.gap:.2g} nats per token away from the learner's "
-                f"(rollout.canary_tolerance is {self.tolerance:g})"
+                f"(rollout.weight_sync_tolerance is {self.tolerance:g})"
             )
         for modules, fault in (
             (self.missing, "trained modules are not bound"),
@@ -82,7 +82,7 @@ def verify(
     return Verification(
         policy_version=policy.number,
         gap=None if policy.probe is None else mean_gap(policy.probe, logprobs or ()),
-        tolerance=settings.canary_tolerance or TOLERANCE_NATS[settings.served_dtype],
+        tolerance=settings.weight_sync_tolerance or TOLERANCE_NATS[settings.served_dtype],
         missing=tuple(sorted(trained - set(adapter.bound))),
         surplus=tuple(sorted(set(adapter.bound) - trained)),
         differing=adapter.differing,

@@ -1,4 +1,4 @@
-"""Weight sync modes: how an engine changes to a new policy. ``rollout.policy_swap`` selects one.
+"""Weight sync modes: how an engine changes to a new policy. ``rollout.weight_sync_mode`` selects one.
 
 ========= ==================================== ============================== ==================================
 mode      a running completion                 the engine                     cost of a policy for the engine
@@ -234,8 +234,8 @@ class Merged(WeightSyncMode):
         if transposed_targets:
             raise ModelError(
                 f"model.path={model} stores the weights of {', '.join(transposed_targets)} transposed, and "
-                "rollout.policy_swap=merged adds adapters to plain ones only: use versions or in_flight where vLLM has LoRA for "
-                "this model, or another model"
+                "rollout.weight_sync_mode=merged adds adapters to plain ones only: use versions or in_flight where vLLM has LoRA "
+                "for this model, or another model"
             )
 
     async def load(self, policy: PolicyVersion) -> BoundAdapter:
@@ -259,8 +259,8 @@ MODES: dict[str, type[WeightSyncMode]] = {"versions": Versions, "in_flight": InF
 
 
 def weight_sync_mode(settings: RolloutSettings) -> type[WeightSyncMode]:
-    """Return the mode that ``rollout.policy_swap`` names."""
-    return MODES[settings.policy_swap]
+    """Return the mode that ``rollout.weight_sync_mode`` names."""
+    return MODES[settings.weight_sync_mode]
 
 
 def write_files(folder: Path, files: Mapping[str, bytes]) -> None:

@@ -77,7 +77,7 @@ def sampler_of(model: str, mode: str, modules: tuple[str, ...]) -> Sampler:
         max_completion_tokens=32,
         enforce_eager=True,
         kv_cache_gib=0.1,
-        policy_swap=mode,
+        weight_sync_mode=mode,
         max_concurrent_requests=16,
     )
     return Sampler(

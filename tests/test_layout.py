@@ -12,7 +12,13 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("rollout", "grader", "learner", "cluster")
 ONLY_IMPORTED_BY = {"vllm": "rollout", "trl": "learner", "subprocess": "grader"}
-SHARED = ("cluster.types", "cluster.protocols", "cluster.errors", "cluster.thought_tags")  # standard library only
+SHARED = (
+    "cluster.types",
+    "cluster.protocols",
+    "cluster.errors",
+    "cluster.thought_tags",
+    "cluster.setting_traits",
+)  # standard library only
 
 
 def modules() -> list[Path]:

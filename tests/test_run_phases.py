@@ -58,7 +58,7 @@ def rewards(run: Path, weights: Sequence[dict[str, float]]) -> list[tuple[int, f
 def test_the_staged_rewards_of_the_first_analysis_change_what_is_paid_at_half_an_epoch_and_at_one(
     tmp_path: Path,
 ) -> None:
-    run = phased_run(tmp_path, "staged", "phases=staged-rewards", "max_steps=3")
+    run = phased_run(tmp_path, "staged", "schedule=staged-rewards", "max_steps=3")
     epochs = [row["epoch"] for row in rows(run / "metrics.jsonl")]
     assert epochs == [0.5, 1.0, 1.5]
     set_after = {
@@ -78,7 +78,7 @@ def test_the_staged_rewards_of_the_first_analysis_change_what_is_paid_at_half_an
 
 
 def test_the_two_phases_of_the_second_analysis_explore_for_three_epochs_and_then_refine(tmp_path: Path) -> None:
-    run = phased_run(tmp_path, "explore", "phases=explore-refine", "max_steps=5", num_problems=4)
+    run = phased_run(tmp_path, "explore", "schedule=explore-refine", "max_steps=5", num_problems=4)
     assert PRESETS["explore-refine"][1]["from_epoch"] == 3.0
     assert [row["epoch"] for row in rows(run / "metrics.jsonl")] == [1.0, 2.0, 3.0, 4.0, 5.0]
     assert changes(run) == [
@@ -97,7 +97,7 @@ def test_the_two_phases_of_the_second_analysis_explore_for_three_epochs_and_then
 
 def test_a_ramp_moves_at_every_step_in_sampling_and_learning_alike(tmp_path: Path) -> None:
     ramp = "{from_step: 3, ramp: true, set: {learner.learning_rate: 4.0e-3, rollout.temperature: 0.4}}"
-    run = phased_run(tmp_path, "ramp", f"phases=[{ramp}]", "learning_rate=1e-3", "temperature=1.0", "max_steps=5")
+    run = phased_run(tmp_path, "ramp", f"schedule=[{ramp}]", "learning_rate=1e-3", "temperature=1.0", "max_steps=5")
     assert [step for step, _ in changes(run)] == [0, 1, 2, 3]
     temperatures = {row["step"]: row["temperature"] for row in ledger(run)}
     assert temperatures == pytest.approx({1: 1.0, 2: 0.8, 3: 0.6, 4: 0.4, 5: 0.4})

@@ -18,7 +18,8 @@ from typing import Any
 
 from cluster.errors import ConfigError, RunFolderError
 from cluster.ledger.files import read_rollouts
-from cluster.ledger.run_folder import RunFolder, whole_rows
+from cluster.ledger.jsonl import whole_rows
+from cluster.ledger.run_folder import RunFolder
 
 COLUMNS = [
     *("completion_id", "problem_id", "step", "fate", "reason", "policy_version", "verdict", "total_reward"),

@@ -33,7 +33,7 @@ def _eval_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _eval(options: argparse.Namespace) -> int:
-    from cluster.config.config import load_config
+    from cluster.config.load import load_config
     from cluster.run.evaluate import evaluate
     from cluster.run.session import run_to_end
 
@@ -61,7 +61,7 @@ def _sample_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _sample(options: argparse.Namespace) -> int:
-    from cluster.config.config import load_config
+    from cluster.config.load import load_config
     from cluster.run.evaluate import sample
     from cluster.run.session import run_to_end
 
@@ -137,7 +137,7 @@ def _sft_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _sft(options: argparse.Namespace) -> int:
-    from cluster.config.config import load_config
+    from cluster.config.load import load_config
     from cluster.models.sft import SftJob, sft
     from learner.sft.examples import Schedule
 

@@ -45,7 +45,7 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from cluster.config.config import load_config
+    from cluster.config.load import load_config
     from cluster.run.resume import resumed_config
     from cluster.run.session import run_to_end
     from cluster.run.train import train
@@ -119,7 +119,7 @@ def _plan_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    from cluster.config.config import load_config
+    from cluster.config.load import load_config
     from cluster.placement.plan.machines import machines_of, parse_machines, this_machine
     from cluster.placement.plan.report import plan_and_report
     from cluster.placement.ray_address import find_cluster
@@ -165,7 +165,7 @@ def _keys_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _keys(options: argparse.Namespace) -> int:  # noqa: ARG001
     from cluster.cli.supervised import explain_variables
-    from cluster.config.config import explain_keys
+    from cluster.config.load import explain_keys
 
     print(explain_keys())
     print(f"\n{explain_variables()}")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from cluster.config.schedule import LENGTH
+from cluster.config.config import LENGTH
 from cluster.health import rules, sample_rules, trend_rules
 from cluster.health.history import History
 from cluster.health.rules import FIRST, OCAMLER, SECOND, Assessment, Health, Rule

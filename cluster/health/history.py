@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cluster.ledger.run_folder import is_finite
+from cluster.ledger.jsonl import is_finite
 
 LEVEL_STEPS = 20
 """Steps that a level is the mean of."""

@@ -5,14 +5,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from cluster.config.config import Config, flatten
-from cluster.config.schedule import CHANGEABLE, Branch
+from cluster.config.schedule import CHANGEABLE, ResumeOverride
 from cluster.errors import ConfigError
 from cluster.health.checks import METRICS, RULES, CheckResult, check_run, last_change, steps_of_changes
 from cluster.health.history import LEVEL_STEPS, Epochs, History, Row, Window
 from cluster.health.mitigations import Mitigation, RunState, mitigation_for
 from cluster.health.rules import STEPS_TO_SHOW, Health
 from cluster.health.run_history import SETTINGS, weight_sync_gaps
-from cluster.ledger.run_folder import RunFolder, whole_rows
+from cluster.ledger.jsonl import whole_rows
+from cluster.ledger.run_folder import RunFolder
 
 Mode = Literal["warn", "stop", "adapt"]
 
@@ -49,7 +50,7 @@ class HealthMonitor:
         self._weight_sync_gaps = list(weight_sync_gaps)
         self._alerted_at = {(row["rule"], row["health"]): int(row["step"]) for row in health}
         self._num_alert_steps = {rule.id: 0 for rule in RULES}  # steps in a row, until now
-        self.adjustments = [Branch(from_step=row["step"], set=row["set"]) for row in health if "set" in row]
+        self.adjustments = [ResumeOverride(from_step=row["step"], set=row["set"]) for row in health if "set" in row]
         self.stopped_for: CheckResult | None = None
         earlier = [{name: row[name] for name in METRICS if name in row} for row in steps]
         self._take(earlier[:-LEVEL_STEPS])
@@ -80,7 +81,7 @@ class HealthMonitor:
         mitigation = self._mitigation(results, step) if self._mode == "adapt" else None
         if mitigation:
             self._alerted_at[mitigation.result.rule.id, str(mitigation.result.health)] = step
-            self.adjustments.append(Branch(from_step=step, set=mitigation.set))
+            self.adjustments.append(ResumeOverride(from_step=step, set=mitigation.set))
             self._num_alert_steps = dict.fromkeys(self._num_alert_steps, 0)
         self.stopped_for = None if mitigation else self._reason_to_stop(results, step)
         return Response(alerts=alerts, mitigation=mitigation, stop=self.stopped_for)

@@ -65,7 +65,7 @@ GRADIENT = (0.01, 0.5, 10.0)  # smallest, largest, exploding
 RAISE_DIVERSITY = "raise rollout.temperature by 0.2 (0.9 -> 1.1) and rollout.group_size by a third (6 -> 8)"
 LEARN_FASTER = "raise learner.learning_rate (5e-6 -> 8e-6) and rollout.max_completion_tokens (512 -> 600)"
 PLAN_B = (
-    "take phases=staged-rewards, measure the base model (below 20%: a stronger model, or easier problems), and read the "
+    "take schedule=staged-rewards, measure the base model (below 20%: a stronger model, or easier problems), and read the "
     "completions"
 )
 REBALANCE = (

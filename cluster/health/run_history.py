@@ -7,8 +7,9 @@ from typing import Any
 from cluster.errors import RunFolderError
 from cluster.health.checks import last_change
 from cluster.health.history import LEVEL_STEPS, History, epochs_of
+from cluster.ledger.jsonl import whole_rows
 from cluster.ledger.learning_log import read_learning_log
-from cluster.ledger.run_folder import RunFolder, whole_rows
+from cluster.ledger.run_folder import RunFolder
 from learner.training.divergence import FOLDER as DIVERGED
 
 SETTINGS = (

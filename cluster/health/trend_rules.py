@@ -12,7 +12,7 @@ from cluster.health.rules import (
     assessed,
     is_due,
 )
-from cluster.ledger.run_folder import is_finite
+from cluster.ledger.jsonl import is_finite
 
 WIDE_GAP = 0.20
 

@@ -1,4 +1,4 @@
-"""A start that is refused leaves the folder of its run as it was: none where there was none."""
+"""Restoration of a run directory after a start that is refused before it has results."""
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,17 +14,17 @@ RESULTS = (
     "checkpoints/checkpoint-*",
     "diverged/*",
 )
-"""What a run has produced once it has sampled anything; with none of it there is nothing to go on from, and nothing to lose."""
+"""Results of a run. A directory without any of them has nothing to resume from and nothing to lose."""
 
 REPLACED = ("config.yaml", "evaluation.jsonl", "data.jsonl")
 """Files that a start changes before it has results."""
 
 
 @contextmanager
-def left_as_it_was(run: Path, made: Sequence[Path]) -> Iterator[None]:
-    """Where the block raises before the run in the folder has new results, undo what the block has changed in it.
+def restored_on_refusal(run: Path, made: Sequence[Path]) -> Iterator[None]:
+    """Undo the changes of the block to the directory where it raises before the run has new results.
 
-    ``made`` are folders and files, inner ones first, that were made for the block; they go then, too, where they are empty.
+    ``made``: files and directories that were created for the block, inner ones first; they are removed where they are empty.
     """
     entries = {entry.name for entry in run.iterdir()}
     texts = {name: (run / name).read_bytes() for name in REPLACED if (run / name).is_file()}
@@ -33,7 +33,7 @@ def left_as_it_was(run: Path, made: Sequence[Path]) -> Iterator[None]:
         yield
     except BaseException:
         if _results(run).items() <= before.items():
-            with suppress(OSError):  # what was refused may be to write here at all
+            with suppress(OSError):  # writing here may be what failed
                 _undo(run, entries, texts)
                 for path in made:
                     _remove_empty(path)
@@ -41,7 +41,7 @@ def left_as_it_was(run: Path, made: Sequence[Path]) -> Iterator[None]:
 
 
 def _results(run: Path) -> dict[Path, tuple[int, int]]:
-    """The files of results, each with what changes where it is written to."""
+    """Size and modification time of each file of results."""
     found = (path for pattern in RESULTS for path in run.glob(pattern))
     return {path: (stat.st_size, stat.st_mtime_ns) for path in found for stat in [path.stat()]}
 

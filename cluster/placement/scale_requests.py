@@ -86,7 +86,7 @@ def scale_and_report(run: Path, settings: Sequence[str]) -> int:
     """
     numbers = parse_numbers(settings)
     folder = RunFolder(run)
-    if not folder.is_going_on():
+    if not folder.is_running():
         raise RunFolderError(
             f"{run} is not running: nothing can be scaled. To resume it with another number: caravan train --resume "
             f"{folder.argument} num_graders=N (or num_samplers=N)"
@@ -114,7 +114,7 @@ def _asked(folder: RunFolder, numbers: Mapping[str, int]) -> Iterator[Path]:
     request = folder.scaling / f"{time.time_ns()}-{os.getpid()}.request"
     answer = request.with_suffix(".answer")
     try:
-        with folder.explained(folder.scaling):
+        with folder.explain_errors(folder.scaling):
             folder.scaling.mkdir(exist_ok=True)
         folder.write(request, json.dumps(numbers))
         yield answer

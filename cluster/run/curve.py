@@ -32,7 +32,7 @@ def draw_curve(folder: RunFolder) -> Path:
     axes.set(xlabel="step", ylabel="reward, share", ylim=(0, 1), title=folder.path.name)
     axes.grid(alpha=0.3)
     axes.legend(loc="upper left", fontsize="small")
-    with folder.explained(folder.curve):
+    with folder.explain_errors(folder.curve):
         figure.savefig(folder.curve, dpi=120)
     return folder.curve
 

@@ -212,7 +212,7 @@ async def _sample_and_grade(
     else:
         policy, rank, targets = None, config.learner.lora.r, ()
         # The base model alone needs no LoRA in the engine; vLLM does not support LoRA for every model.
-        config = config.model_copy(update={"rollout": config.rollout.model_copy(update={"policy_swap": "merged"})})
+        config = config.model_copy(update={"rollout": config.rollout.model_copy(update={"weight_sync_mode": "merged"})})
     async with samplers_and_graders(
         config, view, lora_rank=rank, lora_targets=targets, special_tokens=dataset.special_tokens, policy=policy
     ) as (samplers, graders):

@@ -43,7 +43,7 @@ def check_settings(config: Config) -> tuple[Config, RunFolder]:
         require_persistent(config.run.folder)
     folder = RunFolder(config.run.folder / (config.run.name or "run"))
     config = config.dated(folder.prompt_date() or prompt_date(config))
-    with folder.explained(folder.path):  # a path may be too long, or lead through a file
+    with folder.explain_errors(folder.path):  # a path may be too long, or lead through a file
         _require_more_to_do(config, folder)
     check_model_path(config)
     return config, folder

@@ -13,10 +13,11 @@ from cluster.health.command import comparison_table
 from cluster.health.comparison import compare
 from cluster.health.history import Epochs, Window
 from cluster.health.monitor import Response
+from cluster.ledger.jsonl import whole_rows
 from cluster.ledger.learning_log import learning_log_line
 from cluster.ledger.outcomes import DroppedGroup
 from cluster.ledger.rows import breakdown, dropped_rows, rollout_schema, trained_rows
-from cluster.ledger.run_folder import RunFolder, whole_rows
+from cluster.ledger.run_folder import RunFolder
 from cluster.loop.metrics import percentile
 from cluster.types import Group, StepReport, WeightSync
 
@@ -34,7 +35,7 @@ class RunRecorder:
         self._part = 0  # Parquet files written by this process, so that names never repeat
         self._pending: list[dict[str, Any]] = []
         self._flushed_at = time.monotonic()
-        self._set = folder.set_by_phases()
+        self._set = folder.changed_settings()
         self._epochs = Epochs()
         self._last_epoch: Window | None = None
         for row in whole_rows(folder.metrics):
@@ -152,7 +153,7 @@ class RunRecorder:
         self._part += 1
         path = self._folder.rollouts / f"step-{step:06d}-{self._part:06d}.parquet"
         temporary = path.with_suffix(".tmp")
-        with self._folder.explained(path):
+        with self._folder.explain_errors(path):
             pq.write_table(pa.Table.from_pylist(self._pending, schema=rollout_schema()), temporary)
             temporary.replace(path)
         self._pending.clear()

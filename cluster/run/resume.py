@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cluster.config.config import Config, flatten, load_config, parse_override, validate
-from cluster.config.schedule import LENGTH, check_changeable
+from cluster.config.config import LENGTH, Config, flatten, validate
+from cluster.config.load import load_config, parse_override
+from cluster.config.schedule import check_changeable
 from cluster.errors import ConfigError, RunFolderError
 from cluster.ledger.run_folder import RunFolder
 from learner.training.checkpoints import newest_checkpoint, step_of
@@ -55,7 +56,9 @@ def resumed_config(run: Path, overrides: Sequence[str]) -> Config:
         return config
     done = step_of(checkpoint)
     branch = {"from_step": done, "set": changes}
-    branched = validate({**config.model_dump(exclude_unset=True), "branches": [*config.branches, branch]})
+    branched = validate(
+        {**config.model_dump(exclude_unset=True), "resume_overrides": [*config.resume_overrides, branch]}
+    )
     if length:
         _check_long_enough(branched, folder, done)
     return branched
@@ -76,7 +79,7 @@ def _check_long_enough(config: Config, folder: RunFolder, done: int) -> None:
 
 def _adjusted(config: Config, folder: RunFolder) -> set[str]:
     """Keys that an automatic adjustment has changed, and no resume override since."""
-    branched_at = {key: branch.from_step for branch in config.branches for key in branch.set}
+    branched_at = {key: branch.from_step for branch in config.resume_overrides for key in branch.set}
     rows = folder.rows(folder.health, missing_ok=True)
     return {key for row in rows for key in row.get("set", ()) if row["step"] > branched_at.get(key, -1)}
 
@@ -85,7 +88,7 @@ def _active_value(config: Config, key: str) -> Any:
     """The value of a key in all later steps; Ellipsis where the schedule changes it."""
     if key in LENGTH:
         return config.length()[key]
-    for branch in reversed(config.branches):
+    for branch in reversed(config.resume_overrides):
         if key in branch.set:
             return branch.set[key]
-    return ... if any(key in phase.set for phase in config.phases) else flatten(config)[key]
+    return ... if any(key in phase.set for phase in config.schedule) else flatten(config)[key]

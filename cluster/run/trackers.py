@@ -11,7 +11,8 @@ from typing import Any
 
 from cluster.config.config import Config, flatten
 from cluster.errors import CaravanError, ConfigError
-from cluster.ledger.run_folder import RunFolder, is_finite
+from cluster.ledger.jsonl import is_finite
+from cluster.ledger.run_folder import RunFolder
 from learner.training.error_text import describe_error
 
 PROJECT = "caravan"
@@ -49,7 +50,7 @@ def _nothing(*_: Any) -> Iterator[Show]:
 def _tensorboard(_: Config, folder: RunFolder, step: int) -> Iterator[Show]:
     from tensorboardX import SummaryWriter
 
-    with folder.explained(folder.tensorboard):
+    with folder.explain_errors(folder.tensorboard):
         writer = SummaryWriter(str(folder.tensorboard), purge_step=step + 1, flush_secs=10)
 
     def show(metrics: Metrics) -> None:

@@ -9,8 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.config.config import Config
-from cluster.config.schedule import LENGTH
+from cluster.config.config import LENGTH, Config
 from cluster.console import View, evaluation_table
 from cluster.errors import CaravanError
 from cluster.health.checks import CheckResult
@@ -103,9 +102,9 @@ class Training:
 
     def _prepare_folder(self, step: int) -> None:
         """Drop what was written after ``step``, the last one that is saved, and write the configuration and the data."""
-        self._folder.forget_after(step)
+        self._folder.truncate_after(step)
         forget_best_after(self._folder.checkpoints, step)
-        self._folder.keep_config()
+        self._folder.write_config()
         self._write_data(step)
         if step < self._max_steps:
             self._folder.reopen(step)
@@ -167,7 +166,7 @@ class Training:
             self._show(metrics)
 
         recorder = RunRecorder(self._folder, self._view, export)
-        if any(key in branch.set for branch in config.branches for key in LENGTH):
+        if any(key in branch.set for branch in config.resume_overrides for key in LENGTH):
             recorder.settings_changed(step, {key: value for key, value in config.length().items() if value is not None})
             if config.learner.lr_scheduler_type not in INDEPENDENT_OF_LENGTH:
                 self._view.log(
@@ -221,7 +220,7 @@ class Training:
         last = self._folder.evaluations()[-1:]
         if last and self._config.evaluation.at_checkpoints and not last[0].get("num_lost_problems"):
             step, reward = last[0]["step"], last[0]["reward"]
-            with self._folder.explained(self._folder.checkpoints):
+            with self._folder.explain_errors(self._folder.checkpoints):
                 if mark_best(self._folder.checkpoints, step, reward):
                     self._view.log(f"held-out reward {reward:.3f} after step {step}: the best so far")
 

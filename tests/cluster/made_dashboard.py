@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from cluster.config.config import load_config
+from cluster.config.load import load_config
 from cluster.console import View
 from cluster.ledger.outcomes import DroppedGroup
 from cluster.ledger.progress import Progress

@@ -4,7 +4,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from cluster.config.config import Config, load_config
+from cluster.config.config import Config
+from cluster.config.load import load_config
 from cluster.console import View
 from cluster.ledger.outcomes import DroppedGroup
 from cluster.ledger.run_folder import RunFolder
@@ -64,7 +65,7 @@ class Start:
         self._max_steps = max_steps
         policy = self.learner.start()
         self._num_steps = policy.number if policy else 0
-        folder.forget_after(self._num_steps)
+        folder.truncate_after(self._num_steps)
 
     def step(self, groups: Sequence[Group]) -> None:
         active_overrides = IN_FORCE.get(self._num_steps + 1, {})

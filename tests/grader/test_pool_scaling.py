@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from cluster.config.config import load_config
+from cluster.config.load import load_config
 from cluster.errors import ConfigError, UngradableError
 from cluster.placement.reservations import Reservations
 from cluster.types import Grade, Verdict

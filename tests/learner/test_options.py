@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from cluster.config.config import keys, load_config
+from cluster.config.keys import keys
+from cluster.config.load import load_config
 from cluster.errors import ConfigError
 from learner.overrides import CHANGEABLE
 from learner.settings import LearnerSettings

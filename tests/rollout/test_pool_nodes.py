@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cluster.config.config import load_config
+from cluster.config.load import load_config
 from cluster.placement.reservations import Reservations
 from cluster.types import Completion, GroupRequest, PolicyVersion, Prompt, Sampling, WeightSync
 from rollout.pool import RaySamplerPool

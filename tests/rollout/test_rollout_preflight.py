@@ -45,7 +45,7 @@ def test_a_model_that_is_served_passes(tmp_path: Path) -> None:
 def test_an_architecture_without_lora_is_refused_where_adapters_are_served(tmp_path: Path) -> None:
     model = made(tmp_path, "stablelm", architectures=["StableLmForCausalLM"])
     assert "does not support LoRA yet" in refusal(model)
-    inspect(model, policy_swap="merged")
+    inspect(model, weight_sync_mode="merged")
 
 
 def test_an_architecture_that_vllm_no_longer_has(tmp_path: Path) -> None:

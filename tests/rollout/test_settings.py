@@ -36,8 +36,8 @@ def test_a_group_of_one_is_refused_and_told_why() -> None:
         {"tensor_parallel_size": 0},
         {"tensor_parallel_size": 2, "gpus_per_sampler": 0.5},
         {"top_p": 0.9},
-        {"policy_swap": "hot"},
-        {"canary_tolerance": 0.0},
+        {"weight_sync_mode": "hot"},
+        {"weight_sync_tolerance": 0.0},
         {"stop": ("(* END *)", "")},
     ],
 )
@@ -123,9 +123,9 @@ def test_there_is_a_place_for_every_policy_that_groups_may_run_under_one_to_prov
 
 
 def test_an_engine_that_exchanges_its_adapter_holds_one_and_a_merged_one_none() -> None:
-    in_flight = engine_arguments(RolloutSettings(policy_swap="in_flight"), "org/model", 16, (), max_staleness=4)
+    in_flight = engine_arguments(RolloutSettings(weight_sync_mode="in_flight"), "org/model", 16, (), max_staleness=4)
     assert (in_flight["max_loras"], in_flight["max_cpu_loras"]) == (2, 2)
-    merged = engine_arguments(RolloutSettings(policy_swap="merged"), "org/model", 16, (), max_staleness=4)
+    merged = engine_arguments(RolloutSettings(weight_sync_mode="merged"), "org/model", 16, (), max_staleness=4)
     assert not [name for name in merged if "lora" in name]
 
 
@@ -173,7 +173,7 @@ def test_only_what_an_adapter_trains_can_carry_one_in_the_engine() -> None:
     arguments = engine_arguments(RolloutSettings(), "org/model", 16, targets, max_staleness=0)
     assert arguments["lora_target_modules"] == ["q_proj", "v_proj"]
     assert "lora_target_modules" not in engine_arguments(RolloutSettings(), "org/model", 16, (), max_staleness=0)
-    merged = engine_arguments(RolloutSettings(policy_swap="merged"), "org/model", 16, targets, max_staleness=0)
+    merged = engine_arguments(RolloutSettings(weight_sync_mode="merged"), "org/model", 16, targets, max_staleness=0)
     assert not any("lora" in name for name in merged)
 
 

@@ -29,8 +29,8 @@ def test_the_tolerance_follows_the_dtype(dtype: str, gap: float, is_verified: bo
 
 def test_a_configured_tolerance_replaces_the_default() -> None:
     logprobs = (-1.0, -2.0, -3.3)
-    assert verify(POLICY, WHOLE, logprobs, RolloutSettings(canary_tolerance=0.2)).failure is None
-    failure = verify(POLICY, WHOLE, logprobs, RolloutSettings(canary_tolerance=0.05)).failure
+    assert verify(POLICY, WHOLE, logprobs, RolloutSettings(weight_sync_tolerance=0.2)).failure is None
+    failure = verify(POLICY, WHOLE, logprobs, RolloutSettings(weight_sync_tolerance=0.05)).failure
     assert failure is not None and "0.1 nats per token" in failure
 
 

@@ -31,7 +31,7 @@ def swap(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def sampler(swap: str, run: RunInLoop, tiny_model: TinyModel) -> Iterator[Sampler]:
     settings = RolloutSettings(
-        max_prompt_tokens=192, max_completion_tokens=300, enforce_eager=True, kv_cache_gib=0.25, policy_swap=swap
+        max_prompt_tokens=192, max_completion_tokens=300, enforce_eager=True, kv_cache_gib=0.25, weight_sync_mode=swap
     )
     sampler = Sampler(settings, model=tiny_model.path, lora_rank=8, max_staleness=1, pool_id=f"test-{swap}")
     run(sampler.start())

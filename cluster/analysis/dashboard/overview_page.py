@@ -8,7 +8,7 @@ from cluster.analysis.dashboard.overview import Overview
 from cluster.analysis.dashboard.query import Query, group_url
 from cluster.analysis.report.page import SECTION_LIMITS, PlotImage
 from cluster.health.history import Row
-from cluster.ledger.run_folder import is_finite
+from cluster.ledger.jsonl import is_finite
 
 RECENT_STEPS = 10
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.health.history import Row
-from cluster.ledger.run_folder import is_finite
+from cluster.ledger.jsonl import is_finite
 from cluster.types import Verdict
 
 MAX_POINTS = 500

@@ -12,7 +12,8 @@ from cluster.health.comparison import Compared, as_cells, compare, latest
 from cluster.health.history import History
 from cluster.health.rules import Health
 from cluster.health.run_history import history_of
-from cluster.ledger.run_folder import RunFolder, whole_rows
+from cluster.ledger.jsonl import whole_rows
+from cluster.ledger.run_folder import RunFolder
 
 SETTINGS = (
     "model.path",

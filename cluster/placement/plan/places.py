@@ -179,7 +179,7 @@ def _refuse_what_does_not_fit(config: Config, plan: GpuPlan) -> None:
             f"a sampler does not fit on a {_smallest(plan)}: of {sampler.limit:.1f} GiB (rollout.gpu_memory_utilization="
             f"{config.rollout.gpu_memory_utilization:g} of {plan.gpu.gib:g} GiB) it takes {_sum(sampler)}, which leaves "
             f"{sampler.cache:.1f} GiB of KV cache, less than one completion needs. Give it more of a GPU, lower "
-            "rollout.max_completion_tokens, max_concurrent_requests or the model, or policy_swap=merged, which holds no adapters"
+            "rollout.max_completion_tokens, max_concurrent_requests or the model, or weight_sync_mode=merged (no adapters)"
         )
     if learner is not None and learner.total > learner.limit:
         raise ResourcesError(

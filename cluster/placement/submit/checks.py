@@ -10,7 +10,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from cluster.config.config import Config, load_config
+from cluster.config.config import Config
+from cluster.config.load import load_config
 from cluster.config.model_path import check_model_path, is_folder, model_path
 from cluster.errors import CaravanError
 from cluster.placement.plan.machines import machines_of

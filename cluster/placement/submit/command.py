@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from cluster.config.config import load_config
 from cluster.config.environment import TRAVELLING
+from cluster.config.load import load_config
 from cluster.console import View
 from cluster.errors import ConfigError, ResourcesError
 from cluster.placement.submit.checks import PREFIX, REFUSED

@@ -166,7 +166,7 @@ def test_the_watch_notices_added_removed_changed_and_damaged_files(run: GrowingR
     run.step()
     assert updated(watch).num_rows == 4 * PER_STEP
     assert first.num_rows == 3 * PER_STEP  # whoever has it may go on with it
-    run.folder.forget_after(2)  # started again from a checkpoint
+    run.folder.truncate_after(2)  # started again from a checkpoint
     assert sorted(set(updated(watch).numbers["step"].tolist())) == [1.0, 2.0]
     newest = run.folder.rollout_files()[-1]
     other = run.folder.rollout_files()[0]

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from cluster.analysis.regrade import grader_settings_of, rescore
 from cluster.cli.main import main
-from cluster.config.config import Config, load_config
+from cluster.config.config import Config
+from cluster.config.load import load_config
 from cluster.console import View
 from cluster.ledger.outcomes import DroppedGroup
 from cluster.ledger.rows import FACT_COLUMNS, facts_of

@@ -13,7 +13,7 @@ from cluster.analysis.report.markdown import escape
 from cluster.analysis.report.plots import MAX_POINTS, thinned
 from cluster.analysis.report.write import write_report
 from cluster.cli.main import main
-from cluster.config.config import load_config
+from cluster.config.load import load_config
 from cluster.console import View
 from cluster.ledger.outcomes import DroppedGroup
 from cluster.ledger.progress import Progress

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cluster.analysis.trace import write_trace
-from cluster.config.config import load_config
+from cluster.config.load import load_config
 from cluster.console import View
 from cluster.errors import RunFolderError
 from cluster.ledger.outcomes import DroppedGroup

@@ -3,7 +3,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cluster.config.config import Config, dump_yaml, explain_keys, keys, load_config, validate
+from cluster.config.config import Config, dump_yaml, validate
+from cluster.config.keys import keys
+from cluster.config.load import explain_keys, load_config
 from cluster.errors import ConfigError
 
 CONFIGS = Path(__file__).parents[3] / "configs"

@@ -4,8 +4,10 @@ import pytest
 
 from cluster.cli.main import main
 from cluster.cli.supervised import read_variables
-from cluster.config.config import Config, explain_keys, flatten, keys, load_config
+from cluster.config.config import Config, flatten
 from cluster.config.environment import ENVIRONMENT, NOT_USED, read_environment
+from cluster.config.keys import keys
+from cluster.config.load import explain_keys, load_config
 from cluster.errors import ConfigError
 
 CONFIGS = Path(__file__).parents[3] / "configs"

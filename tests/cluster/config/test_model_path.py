@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from cluster.config.config import load_config
 from cluster.config.hub import unreachable_reason
+from cluster.config.load import load_config
 from cluster.config.model_path import check_model_path
 from cluster.errors import ModelError
 

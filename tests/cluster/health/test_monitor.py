@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from cluster.config.config import Config, load_config
+from cluster.config.config import Config
+from cluster.config.load import load_config
 from cluster.console import View
 from cluster.health.checks import METRICS, check_run, worst
 from cluster.health.history import History
@@ -153,7 +154,7 @@ def test_what_was_changed_where_a_run_was_resumed_gets_its_time_before_it_is_sto
     stopped = Run(config("stop")).go(before)
     assert stopped.watch.stopped_for
     branched = Config.model_validate(
-        {**config("stop").model_dump(), "branches": [{"from_step": 150, "set": {"rollout.temperature": 1.2}}]}
+        {**config("stop").model_dump(), "resume_overrides": [{"from_step": 150, "set": {"rollout.temperature": 1.2}}]}
     )
     again = Run(branched, steps=before, phases=stopped.phases, health=stopped.health)
     again.go(steps(120, first=151, per_epoch=100, reward=0.05))
@@ -166,7 +167,7 @@ def test_what_was_changed_where_a_run_was_resumed_gets_its_time_before_it_is_sto
 @pytest.mark.parametrize("cut", [7, 301, 470, 485, 500, 600])
 def test_an_interruption_makes_no_difference(cut: int) -> None:
     rows = steps(460, per_epoch=1000, noise=0.1) + steps(200, first=461, per_epoch=1000, noise=0.1, **COLLAPSED)
-    phased = config("adapt", "phases=[{from_step: 300, set: {rollout.max_completion_tokens: 300}}]")
+    phased = config("adapt", "schedule=[{from_step: 300, set: {rollout.max_completion_tokens: 300}}]")
     whole = Run(phased).go(rows)
     first = Run(phased).go(rows[:cut])
     kept = [[row for row in some if row["step"] <= cut] for some in (first.phases, first.health)]
@@ -251,7 +252,9 @@ def test_who_resumes_a_run_has_the_last_word(tmp_path: Path) -> None:
     back = resumed_config(folder.path, ["temperature=0.9"])  # what the run was configured with
     assert back.settings_schedule(adjustments).at(step=20, epoch=0.0) == {"rollout.temperature": 0.9}
     with folder.opened(back):
-        assert resumed_config(folder.path, ["temperature=0.9"]).branches == back.branches  # the same command again
+        assert (
+            resumed_config(folder.path, ["temperature=0.9"]).resume_overrides == back.resume_overrides
+        )  # the same command again
     assert resumed_config(folder.path, ["on_unhealthy=warn"]).health.on_unhealthy == "warn"
 
 
@@ -271,5 +274,5 @@ def test_what_was_found_and_done_is_kept_with_its_reason_and_read_back(
     assert intervention["set"] == {"rollout.temperature": 1.1, "rollout.group_size": 8}
     assert monitor_of(folder, config("adapt")).adjustments == run.watch.adjustments
     assert "settings change after step" in capsys.readouterr().err
-    folder.forget_after(intervention["step"] - 1)  # resumed from a checkpoint before it
+    folder.truncate_after(intervention["step"] - 1)  # resumed from a checkpoint before it
     assert not monitor_of(folder, config("adapt")).adjustments

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from cluster.config.config import Config, load_config
+from cluster.config.config import Config
+from cluster.config.load import load_config
 from cluster.errors import RunFolderError
+from cluster.ledger.jsonl import whole_rows
 from cluster.ledger.progress import Progress
-from cluster.ledger.run_folder import RunFolder, whole_rows
+from cluster.ledger.run_folder import RunFolder
 
 
 def config(*overrides: str) -> Config:
@@ -115,7 +117,7 @@ def test_steps_that_are_done_again_are_reported_once(tmp_path: Path) -> None:
             (folder.rollouts / f"step-{step:06d}-000001.parquet").touch()
         with folder.metrics.open("a") as file:
             file.write('{"step": 4, "rew')  # cut by a crash
-        folder.forget_after(2)
+        folder.truncate_after(2)
     assert [json.loads(line)["step"] for line in folder.metrics.read_text().splitlines()] == [1, 2]
     assert folder.learning_log.read_text() == "line 1\nline 2\n"
     assert [path.name[:11] for path in sorted(folder.rollouts.iterdir())] == ["step-000001", "step-000002"]
@@ -126,7 +128,7 @@ def test_what_a_killed_run_was_writing_is_removed(tmp_path: Path) -> None:
     with folder.opened(config()):
         for name in ("step-000001-000001.parquet", "step-000002-000001.parquet", "step-000001-000002.tmp"):
             (folder.rollouts / name).touch()
-        folder.forget_after(1)
+        folder.truncate_after(1)
     assert [path.name for path in folder.rollouts.iterdir()] == ["step-000001-000001.parquet"]
 
 
@@ -137,7 +139,7 @@ def test_progress_comes_back_as_it_was_saved(tmp_path: Path) -> None:
         folder.save_progress(progress.step, progress.to_json())
         assert folder.load_progress(2).again == [7, 8]
         assert folder.load_progress(0) == Progress()
-        with pytest.raises(RunFolderError, match="cannot go on from step 5"):
+        with pytest.raises(RunFolderError, match="cannot resume from step 5"):
             folder.load_progress(5)
 
 
@@ -149,7 +151,7 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
     with folder.opened(config()):
         monkeypatch.setattr(Path, "open", full)
-        with pytest.raises(RunFolderError, match=r"metrics\.jsonl: the disk is full.*go on from the last checkpoint"):
+        with pytest.raises(RunFolderError, match=r"metrics\.jsonl: the disk is full.*resume from the last checkpoint"):
             folder.append(folder.metrics, "{}")
 
 
@@ -163,7 +165,7 @@ def test_a_completion_may_hold_any_separator(text: str, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.completions.parent.mkdir()
     folder.append_json(folder.completions, *({"step": step, "completion": text} for step in (1, 2, 3)))
-    folder.forget_after(2)
+    folder.truncate_after(2)
     assert folder.rows(folder.completions) == [{"step": step, "completion": text} for step in (1, 2)]
 
 
@@ -174,7 +176,7 @@ def test_a_completion_may_hold_any_separator(text: str, tmp_path: Path) -> None:
         ("metrics.jsonl", {"step": 1, "epoch": math.nan}, "'epoch' is NaN, not a number"),
         ("evaluation.jsonl", {"name": "before", "step": "one"}, "'step' is \"one\", not a number"),
         ("phases.jsonl", {"step": 1, "set": "all"}, "'set' is \"all\", not an object"),
-        ("health.jsonl", [1], "it is no object"),
+        ("health.jsonl", [1], "it is not an object"),
     ],
 )
 def test_a_row_that_no_reader_can_use_is_named_with_its_line(tmp_path: Path, name: str, row: object, why: str) -> None:

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from cluster.config.config import Config, load_config
+from cluster.config.config import Config
+from cluster.config.load import load_config
 from cluster.errors import CaravanError, GroupFailed, LearnerError, RunFolderError, UngradableError
 from cluster.health.monitor import Response
 from cluster.ledger.outcomes import DroppedGroup
@@ -478,7 +479,7 @@ def test_the_state_of_a_checkpoint_is_that_of_its_step_whatever_ended_since(tmp_
 
 def test_phases_change_groups_filters_rewards_and_learner_at_their_step(tmp_path: Path) -> None:
     phases = (
-        "phases=[{from_step: 1, set: {rollout.temperature: 1.5, rollout.group_size: 3, grader.weights.tests: 0.1}}, "
+        "schedule=[{from_step: 1, set: {rollout.temperature: 1.5, rollout.group_size: 3, grader.weights.tests: 0.1}}, "
         "{from_step: 3, set: {learner.learning_rate: 1.0e-6}}]"
     )
     records, samplers, learner = MemoryRecorder(), FakeSamplerPool(lambda *_: "n + 1"), FakeLearner(tmp_path)

@@ -3,7 +3,8 @@
 import json
 from pathlib import Path
 
-from cluster.config.config import Config, flatten, load_config
+from cluster.config.config import Config, flatten
+from cluster.config.load import load_config
 from cluster.ledger.run_folder import RunFolder
 from cluster.models.export_card import card
 
@@ -13,7 +14,7 @@ CHANGES = [
     "lora.r=8",
     "lr_scheduler_type=cosine_with_min_lr",
     "lr_scheduler_kwargs={min_lr_rate: 0.1}",
-    "phases=[{from_step: 3, set: {rollout.temperature: 1.2}}]",
+    "schedule=[{from_step: 3, set: {rollout.temperature: 1.2}}]",
     "run.name=demo",
 ]
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from cluster.cli.main import main
-from cluster.config.config import load_config
+from cluster.config.load import load_config
 from cluster.config.model_path import tiny_model_path
 from cluster.models import sft as teaching
 from cluster.models import tiny

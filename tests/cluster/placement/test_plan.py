@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from cluster.cli.main import main
-from cluster.config.config import Config, load_config
+from cluster.config.config import Config
+from cluster.config.load import load_config
 from cluster.errors import ConfigError, ModelError, ResourcesError
 from cluster.placement.local_ray import num_cores
 from cluster.placement.plan.machines import GPUS, Gpu, Machine, machines_of, parse_machines, this_machine
@@ -74,7 +75,7 @@ def test_a_sampler_gives_to_the_cache_what_the_rest_leaves() -> None:
 
 
 def test_a_merged_engine_holds_no_adapters() -> None:
-    assert sampler_memory(config_of(ONE_GPU, "policy_swap=merged"), SHAPE, 24.0).parts["adapters"] == 0
+    assert sampler_memory(config_of(ONE_GPU, "weight_sync_mode=merged"), SHAPE, 24.0).parts["adapters"] == 0
     assert sampler_memory(config_of(ONE_GPU), SHAPE, 24.0).parts["adapters"] > 0
 
 

@@ -1,7 +1,8 @@
 import pytest
 import yaml
 
-from cluster.config.config import Config, dump_yaml, load_config
+from cluster.config.config import Config, dump_yaml
+from cluster.config.load import load_config
 from cluster.config.model_path import tiny_model_path
 from cluster.errors import ResourcesError
 from cluster.placement.plan.machines import Machine

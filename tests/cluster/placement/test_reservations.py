@@ -2,7 +2,8 @@
 
 import pytest
 
-from cluster.config.config import Config, load_config
+from cluster.config.config import Config
+from cluster.config.load import load_config
 from cluster.placement.ray_cluster import place
 from cluster.placement.reservations import Reservations
 

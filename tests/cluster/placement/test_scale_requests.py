@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from cluster.cli.main import main
-from cluster.config.config import load_config
+from cluster.config.load import load_config
 from cluster.console import View
 from cluster.errors import ConfigError
-from cluster.ledger.run_folder import RunFolder, says_where
+from cluster.ledger.run_folder import RunFolder, is_placement
 from cluster.placement.scale_requests import answering_scale_requests, parse_numbers
 from cluster.types import Completion, Grade, ProbePrompt, Problem, Usage
 from rollout.fake import FakeSamplerPool
@@ -215,4 +215,6 @@ def test_what_was_asked_before_the_run_was_ready_or_is_not_readable_changes_noth
 
 def test_a_run_may_go_on_with_other_numbers_of_samplers_and_graders() -> None:
     bounds = ("num", "min", "max")
-    assert all(says_where(f"grader.{bound}_graders") and says_where(f"rollout.{bound}_samplers") for bound in bounds)
+    assert all(
+        is_placement(f"grader.{bound}_graders") and is_placement(f"rollout.{bound}_samplers") for bound in bounds
+    )

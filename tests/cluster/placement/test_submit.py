@@ -8,7 +8,8 @@ import yaml
 from ray.job_submission import JobStatus
 
 from cluster.cli.main import main
-from cluster.config.config import Config, load_config
+from cluster.config.config import Config
+from cluster.config.load import load_config
 from cluster.console import View
 from cluster.errors import ConfigError, ResourcesError
 from cluster.placement.plan.machines import parse_machines

@@ -44,7 +44,7 @@ def test_on_kubernetes_graders_get_no_token() -> None:
 
 
 def test_the_configuration_that_kubernetes_runs_fits_its_machines() -> None:
-    from cluster.config.config import load_config
+    from cluster.config.load import load_config
     from cluster.placement.plan.machines import parse_machines
     from cluster.placement.plan.model_shape import ModelShape
     from cluster.placement.plan.places import make_plan

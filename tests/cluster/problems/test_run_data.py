@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.config.config import Config, load_config
+from cluster.config.config import Config
+from cluster.config.load import load_config
 from cluster.console import View
 from cluster.errors import ConfigError, DatasetError, RunFolderError
 from cluster.ledger.run_folder import RunFolder
@@ -187,7 +188,7 @@ def test_the_data_may_lie_elsewhere_where_a_run_knows_it(tmp_path: Path) -> None
     write(moved, PROBLEMS)
     resumed = resumed_config(tmp_path / "new", [f"dataset={moved}"])
     with RunFolder(tmp_path / "new").opened(resumed):
-        assert resumed.data.dataset == str(moved) and not resumed.branches
+        assert resumed.data.dataset == str(moved) and not resumed.resume_overrides
     with pytest.raises(ConfigError, match=r"data\.dataset cannot change"):
         resumed_config(tmp_path / "old", [f"dataset={moved}"])
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.config.config import Config, load_config
+from cluster.config.config import Config
+from cluster.config.load import load_config
 from cluster.console import View
 from cluster.errors import DatasetError, UngradableError
 from cluster.ledger.run_folder import RunFolder

@@ -12,7 +12,8 @@ import pytest
 from rich.console import Console
 
 from cluster.analysis.compare import compare_and_report
-from cluster.config.config import Config, load_config
+from cluster.config.config import Config
+from cluster.config.load import load_config
 from cluster.console import View, evaluation_table
 from cluster.errors import UngradableError
 from cluster.ledger.run_folder import RunFolder

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from cluster.cli.main import main
-from cluster.config.config import Config, load_config
+from cluster.config.config import Config
+from cluster.config.load import load_config
 from cluster.console import View
 from cluster.errors import ModelError, RunFolderError
 from cluster.ledger.run_folder import RunFolder
@@ -172,7 +173,7 @@ def test_a_run_without_a_date_gets_one_where_it_is_resumed(config: Callable[...,
         (folder.checkpoints / "checkpoint-1").mkdir()
     assert folder.prompt_date() is None
     with folder.opened(unset.dated(NEW_YEAR)):
-        folder.keep_config()
+        folder.write_config()
     assert folder.prompt_date() == NEW_YEAR
 
 

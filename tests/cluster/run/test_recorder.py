@@ -4,7 +4,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from cluster.config.config import load_config
+from cluster.config.load import load_config
 from cluster.console import View
 from cluster.ledger.outcomes import DroppedGroup
 from cluster.ledger.run_folder import RunFolder
@@ -61,7 +61,7 @@ def test_an_epoch_is_written_with_its_means_once_it_is_complete_whether_or_not_t
         records = RunRecorder(folder, View(), lambda _: None)
         for step in range(1, 9):
             if step == 4:  # interrupted after step 3
-                folder.forget_after(3)
+                folder.truncate_after(3)
                 records = RunRecorder(folder, View(), lambda _: None)
             figures = {**group_metrics([trained]), "tokens_per_second": 1.0, "step_seconds": 1.0, "reward": 0.1 * step}
             records.step_done(0.3 * step, [trained], StepReport(step=step, metrics={}), figures, {})

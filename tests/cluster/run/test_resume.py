@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.config.config import Config, load_config, validate
+from cluster.config.config import Config, validate
+from cluster.config.load import load_config
 from cluster.console import View
 from cluster.errors import ConfigError, RunFolderError
 from cluster.ledger.progress import Progress
@@ -28,14 +29,14 @@ def started(folder: Path, *overrides: str, checkpoint: int | None = 20) -> Confi
 def go_on(folder: Path, *overrides: str) -> Config:
     config = resumed_config(folder, overrides)
     with RunFolder(folder).opened(config) as opened:
-        opened.keep_config()
+        opened.write_config()
         return config
 
 
 def test_a_start_that_fails_leaves_no_change_behind(tmp_path: Path) -> None:
     before = started(tmp_path / "a")
     changed = resumed_config(tmp_path / "a", ["temperature=1.2"])
-    assert changed.branches
+    assert changed.resume_overrides
     with RunFolder(tmp_path / "a").opened(changed):
         pass  # its parts did not start
     assert resumed_config(tmp_path / "a", []) == before
@@ -46,7 +47,7 @@ def test_without_changes_a_run_goes_on_as_it_was_wherever_its_folder_is_now(tmp_
     assert go_on(tmp_path / "a") == before
     (tmp_path / "a").rename(tmp_path / "b")
     moved = resumed_config(tmp_path / "b", ["num_samplers=3"])
-    assert (moved.run.name, moved.rollout.num_samplers, moved.branches) == ("b", 3, ())
+    assert (moved.run.name, moved.rollout.num_samplers, moved.resume_overrides) == ("b", 3, ())
 
 
 @pytest.mark.parametrize("name", ["1.10", "007", "2026-11-22", "2024_11", "on", "null"])
@@ -85,8 +86,8 @@ def test_a_line_that_a_crash_cut_short_keeps_nobody_from_going_on(tmp_path: Path
         with path.open("ab") as file:
             file.write('{"step": 21, "completion": "→'.encode()[:-1])
     run.learning_log.write_bytes(b"[Epoch 0.28]\n" * 20 + "reward=0.1±".encode()[:-1])
-    assert go_on(tmp_path / "a", "temperature=1.2").branches
-    run.forget_after(20)
+    assert go_on(tmp_path / "a", "temperature=1.2").resume_overrides
+    run.truncate_after(20)
     assert [row["step"] for row in (*run.rows(run.health), *run.rows(run.completions))] == [20, 20]
     assert run.learning_log.read_text() == "[Epoch 0.28]\n" * 20
 
@@ -101,7 +102,7 @@ def test_a_change_holds_from_the_checkpoint_on_and_for_every_further_start(tmp_p
     assert go_on(tmp_path / "a") == changed
     assert go_on(tmp_path / "a", "temperature=1.2") == changed  # the same command again
     with (
-        pytest.raises(RunFolderError, match=r"branches=\[\] .*--resume"),
+        pytest.raises(RunFolderError, match=r"resume_overrides=\[\] .*--resume"),
         RunFolder(tmp_path / "a").opened(
             load_config(None, [f"run.folder={tmp_path}", "run.name=a", "learning_rate=1e-5"], environment={})
         ),
@@ -110,7 +111,7 @@ def test_a_change_holds_from_the_checkpoint_on_and_for_every_further_start(tmp_p
 
 
 def test_a_second_change_comes_after_the_first_and_wins_over_phases(tmp_path: Path) -> None:
-    phases = "phases=[{from_step: 30, set: {rollout.temperature: 0.7, learner.kl_coefficient: 0.1}}]"
+    phases = "schedule=[{from_step: 30, set: {rollout.temperature: 0.7, learner.kl_coefficient: 0.1}}]"
     started(tmp_path / "a", phases)
     go_on(tmp_path / "a", "temperature=1.2")
     (tmp_path / "a/checkpoints/checkpoint-40").mkdir()
@@ -123,7 +124,7 @@ def test_a_second_change_comes_after_the_first_and_wins_over_phases(tmp_path: Pa
 
 
 def test_setting_a_key_to_what_the_run_began_with_is_a_change_where_a_phase_sets_it(tmp_path: Path) -> None:
-    started(tmp_path / "a", "phases=[{from_step: 10, set: {rollout.temperature: 0.7}}]")
+    started(tmp_path / "a", "schedule=[{from_step: 10, set: {rollout.temperature: 0.7}}]")
     assert go_on(tmp_path / "a", "temperature=0.9").settings_schedule().at(step=20, epoch=0.0) == {
         "rollout.temperature": 0.9
     }
@@ -133,7 +134,7 @@ def test_setting_a_key_to_what_the_run_began_with_is_a_change_where_a_phase_sets
     ("override", "message"),
     [
         ("learner.lora.r=8", "learner.lora.r cannot change during a run: all adapters in checkpoints and samplers"),
-        ("model.path=other", "model.path cannot change while a run is going on; these can: "),
+        ("model.path=other", "model.path cannot change during a run; these can: "),
         ("temperature=-1", "temperature"),
         ("max_completion_tokens=4096", "more than the engines are started for"),
         ("nonsense=1", "unknown key"),
@@ -162,7 +163,7 @@ def finish(folder: Path, *, step: int, num_problems: int) -> None:
 def test_a_longer_run_is_a_branch_and_no_setting_of_its_steps(tmp_path: Path) -> None:
     started(tmp_path / "a", "max_steps=60")
     extended = go_on(tmp_path / "a", "max_steps=100", "temperature=1.2")
-    assert [branch.model_dump() for branch in extended.branches] == [
+    assert [branch.model_dump() for branch in extended.resume_overrides] == [
         {"from_step": 20, "set": {"loop.max_steps": 100, "rollout.temperature": 1.2}}
     ]
     assert (extended.loop.max_steps, extended.num_steps(1000)) == (60, 100)

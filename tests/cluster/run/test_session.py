@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.config.config import load_config
+from cluster.config.load import load_config
 from cluster.errors import ConfigError, ModelError
 from cluster.run.preflight import refuse_adapter
 from cluster.run.session import read_adapter

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from cluster.config.config import Config, load_config
+from cluster.config.config import Config
+from cluster.config.load import load_config
 from cluster.errors import ConfigError
 from cluster.ledger.run_folder import RunFolder
 from cluster.run.trackers import tracking
