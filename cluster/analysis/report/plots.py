@@ -126,9 +126,9 @@ PLOTS = (
         name="signal",
         title="Groups without signal",
         draw=_lines(
-            ("frac_zero_std_sampled", "rewards all equal, all groups"),
-            ("frac_zero_std_solved", "of these, solved groups"),
-            ("frac_zero_std", "rewards all equal, trained groups only"),
+            ("frac_zero_std_sampled", "all rewards equal"),
+            ("frac_zero_std_solved", "all rewards equal, solved"),
+            ("frac_zero_std", "all rewards equal, trained groups only"),
             is_share=True,
         ),
         requires="frac_zero_std",
