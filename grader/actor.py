@@ -15,7 +15,7 @@ class GraderActor:
         self._grader: Grader | None = None
 
     def start(self) -> str:
-        """Make the grader ready and return one line about its walls; raises ToolchainError or SandboxError."""
+        """Start the grader and return a line about its sandbox; raises ToolchainError or SandboxError."""
         self._grader = Grader(self._settings, special_tokens=self._special_tokens)
         return self._grader.sandbox.describe()
 
@@ -23,8 +23,8 @@ class GraderActor:
         """Grade one completion; raises UngradableError."""
         return self._started().grade(problem, text, finish_reason, opened_thought)
 
-    def causes_of(self, problem: Problem) -> tuple[str, ...]:
-        """Why no solution can pass a problem, empty where one may; raises UngradableError."""
+    def unsolvable_causes(self, problem: Problem) -> tuple[str, ...]:
+        """Return the reasons why no solution can pass a problem, empty if one may; raises UngradableError."""
         return unsolvable_causes(self._started(), problem)
 
     def _started(self) -> Grader:

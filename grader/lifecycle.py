@@ -2,7 +2,7 @@
 
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
@@ -29,8 +29,8 @@ class GraderDied(UngradableError):
 class GraderReplica(Replica):
     """One grader of a pool."""
 
-    actor_class: Any = None
-    arguments: tuple[Any, ...] = ()  # of the actor class
+    actor_class: Any = field(kw_only=True)  # of Ray
+    arguments: tuple[Any, ...] = field(kw_only=True)  # of the actor class
     sandbox: str = ""  # a line about the sandbox, once started
 
     async def start_actor(self) -> None:

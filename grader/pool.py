@@ -46,7 +46,7 @@ during a learner step are still there for the next batch."""
 
 @dataclass(slots=True)
 class PoolCounts:
-    """What happened in the pool so far, for the metrics."""
+    """Counts of events in the pool, for the metrics."""
 
     graded: int = 0
     reused: int = 0  # identical completions of one problem that were not graded again
@@ -56,8 +56,8 @@ class PoolCounts:
 
 
 @dataclass(slots=True)
-class _Memory:
-    """The newest grades, by what was graded."""
+class _GradeCache:
+    """The newest grades, by a digest of problem and completion."""
 
     size: int
     grades: OrderedDict[bytes, Grade] = field(default_factory=OrderedDict)
@@ -109,7 +109,7 @@ class RayGraderPool:
         )
         self._starting: asyncio.Task[str] | None = None
         self._in_flight: dict[bytes, asyncio.Task[Grade]] = {}
-        self._memory = _Memory(settings.cache_size)
+        self._cache = _GradeCache(settings.cache_size)
         self._closed = False
         self.counts = PoolCounts()
 
@@ -144,10 +144,10 @@ class RayGraderPool:
     async def grade(self, problem: Problem, completion: Completion) -> Grade:
         """Grade one completion; identical texts of one problem are graded once.
 
-        Raises UngradableError where ``settings.attempts`` workers failed at it, or the pool is closed.
+        Raises UngradableError when ``settings.attempts`` graders failed at it, or the pool is closed.
         """
         key = _key(problem, completion)
-        known = self._memory.get(key)
+        known = self._cache.get(key)
         if known is not None:
             self.counts.reused += 1
             return known
@@ -158,21 +158,21 @@ class RayGraderPool:
             task.add_done_callback(lambda ended: self._remember(key, ended))
         else:
             self.counts.reused += 1
-        # Shielded: a caller that gives up does not take the grade away from the others that wait for it.
+        # Shielded: the cancellation of one caller does not cancel the grade of the others.
         return await asyncio.shield(task)
 
     def _remember(self, key: bytes, ended: "asyncio.Task[Grade]") -> None:
         self._in_flight.pop(key, None)
         if not ended.cancelled() and ended.exception() is None:
-            self._memory.put(key, ended.result())
+            self._cache.put(key, ended.result())
 
-    async def causes_of(self, problem: Problem) -> tuple[str, ...]:
-        """Why no solution can pass a problem, empty where one may.
+    async def unsolvable_causes(self, problem: Problem) -> tuple[str, ...]:
+        """Return the reasons why no solution can pass a problem, empty if one may.
 
-        Raises UngradableError where ``settings.attempts`` workers failed at it, or the pool is closed.
+        Raises UngradableError when ``settings.attempts`` graders failed at it, or the pool is closed.
         """
         causes: tuple[str, ...] = await self._with_retries(
-            lambda actor: actor.causes_of.remote(problem), f"problem {problem.id!r}", "auditing a problem"
+            lambda actor: actor.unsolvable_causes.remote(problem), f"problem {problem.id!r}", "auditing a problem"
         )
         return causes
 
@@ -223,7 +223,7 @@ class RayGraderPool:
             self._dispatcher.release(replica)
 
     def _job_deadline_seconds(self) -> float:
-        """Wall seconds within which a living actor has answered, the jobs before this one included."""
+        """Return the wall seconds within which a living actor answers, including the jobs queued before this one."""
         settings = self._settings
         one = (settings.compile_cpu_seconds + settings.run_cpu_seconds) * settings.wall_multiplier + 60.0
         return JOBS_PER_GRADER * one

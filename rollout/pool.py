@@ -173,10 +173,10 @@ class RaySamplerPool:
         return tuple(self._lifecycle.weight_syncs)
 
     async def verify_base_model(self, probe: ProbePrompt) -> float:
-        """The largest gap, in nats per token, between the samplers' scores of the base model and the learner's.
+        """Return the largest gap, in nats per token, between the samplers' scores of the base model and the learner's.
 
-        To be asked before any policy is published. Raises ModelError where it is above what a policy may have, SamplerError or
-        DeadlineExceeded where a sampler does not answer.
+        To be called before any policy is published. Raises ModelError for a gap above the tolerance of a policy, SamplerError or
+        DeadlineExceeded when a sampler does not answer.
         """
         seconds = self._settings.publish_deadline_seconds
         gaps = []

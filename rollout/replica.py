@@ -1,7 +1,7 @@
 """One sampler of a pool: the calls of its actor."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import ray
 
@@ -35,12 +35,11 @@ class SamplerPlan:
 class SamplerReplica(Replica):
     """One sampler of a pool; every call raises SamplerError when the actor died, DeadlineExceeded, or the actor's own error."""
 
-    plan: SamplerPlan | None = None
+    plan: SamplerPlan = field(kw_only=True)
     num_failed_verifications: int = 0  # in a row
 
     async def start_actor(self) -> None:
         """Start an actor and its engine; raises ModelError."""
-        assert self.plan is not None
         plan, settings = self.plan, self.plan.settings
         # All calls of the actor share one event loop, the one of its engine.
         self.actor = (

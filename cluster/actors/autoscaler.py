@@ -92,12 +92,12 @@ class Autoscaler(Generic[R]):
         return line
 
     def stop(self) -> None:
-        """Stop to scale."""
+        """Stop scaling."""
         if self._loop is not None:
             self._loop.cancel()
 
     async def close(self) -> None:
-        """Stop to scale, and give up the reservation; may be called twice."""
+        """Stop scaling, and give up the reservation; may be called twice."""
         self.stop()
         await self._reserve(0, num_unplaced=0)
 

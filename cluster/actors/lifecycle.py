@@ -216,11 +216,12 @@ class Lifecycle(ABC, Generic[R]):
             await self._start(replica)
         except (CaravanError, RayError) as error:
             self._set_down(replica)
-            replica.num_failed_starts += 1
-            self.back_off(replica)
-            if all(other.last_error != str(error) or not other.num_failed_starts for other in self.replicas):
+            failing_alike = [one for one in self.replicas if one.num_failed_starts and one.last_error == str(error)]
+            if not replica.num_failed_starts and not failing_alike and not self.dispatcher.has_failed:
                 logger.warning("%s: start failed, retrying with back-off: %s", replica.name, error)
+            replica.num_failed_starts += 1
             replica.last_error = str(error)
+            self.back_off(replica)
         else:
             self.on_ready(replica, time.monotonic() - began)
         finally:

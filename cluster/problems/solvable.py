@@ -18,7 +18,7 @@ from cluster.types import Problem
 class Auditor(Protocol):
     """Audits problems; implemented by grader.pool."""
 
-    async def causes_of(self, problem: Problem) -> tuple[str, ...]:
+    async def unsolvable_causes(self, problem: Problem) -> tuple[str, ...]:
         """Return the causes why no solution can pass a problem; empty if one may. Raises UngradableError."""
         ...
 
@@ -72,7 +72,7 @@ async def audit_all(
         async def audit(problem: Problem) -> None:
             async with slots:
                 try:
-                    results.causes[audit_key(problem)] = await auditor.causes_of(problem)
+                    results.causes[audit_key(problem)] = await auditor.unsolvable_causes(problem)
                 except UngradableError as error:
                     failures.append(str(error))
             counter.advance()

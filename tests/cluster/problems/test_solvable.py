@@ -29,7 +29,7 @@ class FakeAuditor:
         self._bad, self._failing = bad, failing
         self.asked: list[str] = []
 
-    async def causes_of(self, problem: Problem) -> tuple[str, ...]:
+    async def unsolvable_causes(self, problem: Problem) -> tuple[str, ...]:
         self.asked.append(problem.id)
         if problem.id in self._failing:
             raise UngradableError("no machine")
