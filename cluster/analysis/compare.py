@@ -62,6 +62,15 @@ def read_result(text: str) -> dict[str, Any]:
     return _check_result(found[-1], text)
 
 
+def named_results(first: str, second: str) -> list[dict[str, Any]]:
+    """Two evaluations, named after the runs or files that they come from where their own names are the same."""
+    results = [read_result(first), read_result(second)]
+    if results[0]["name"] == results[1]["name"]:
+        for result, text in zip(results, (first, second), strict=True):
+            result["name"] = text if Path(text).is_file() or ":" in Path(text).name else f"{text}: {result['name']}"
+    return results
+
+
 def compare(first: Result, second: Result) -> Comparison:
     """Pair the problems of two evaluations and compare them; raises RunFolderError where they share no problem."""
     old, new = ({row["id"]: row for row in result["by_problem"]} for result in (first, second))
@@ -97,7 +106,7 @@ def compare(first: Result, second: Result) -> Comparison:
 
 def compare_and_report(first: str, second: str) -> int:
     """Print two evaluations and their differences, and return the exit code."""
-    results = [read_result(first), read_result(second)]
+    results = named_results(first, second)
     comparison = compare(*results)
     console = output()
     console.print(evaluation_table(results, "held-out problems"))

@@ -1,1 +1,1 @@
-"""The commands of ``caravan``. Whatever is heavy is imported by the command that needs it, when it runs."""
+"""The commands of ``caravan``. Each command imports its heavy packages when it runs."""

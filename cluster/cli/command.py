@@ -1,4 +1,4 @@
-"""What a command of ``caravan`` is made of, and what several of them take."""
+"""The description of a ``caravan`` command, and the arguments that several commands share."""
 
 import argparse
 import math
@@ -10,7 +10,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Command:
-    """One command: what ``--help`` says of it, what it takes, and what it does, which returns an exit status."""
+    """One command: its help, its arguments, and the function that runs it and returns an exit status."""
 
     name: str
     summary: str
@@ -20,39 +20,39 @@ class Command:
 
 
 CONFIG_HELP = """\
-settings, each later one winning: defaults < the YAML file (-c) < environment (TRAINING_DATASET, GRPO_NUM_GENERATIONS,
-GRPO_TEMPERATURE, GRPO_LEARNING_RATE, ...) < key=value on the command line. A key is dotted (rollout.temperature) or its end
-where that is unambiguous (temperature). `caravan keys` lists all of them."""
+Settings come from, in this order, each overriding the ones before: defaults, the YAML file (-c), environment variables
+(TRAINING_DATASET, GRPO_NUM_GENERATIONS, GRPO_TEMPERATURE, GRPO_LEARNING_RATE, ...), key=value on the command line. A key is
+dotted (rollout.temperature) or its unambiguous end (temperature). `caravan keys` lists all keys."""
 
 
 def add_config(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
-    """Let a command take a configuration."""
-    place = "a YAML file in this folder" if required else "a YAML file; configs/ has some"
+    """Add a configuration file and key=value settings to a command's arguments."""
+    place = "a YAML file in this folder" if required else "a YAML file, for example one of configs/"
     parser.add_argument("-c", "--config", type=Path, required=required, metavar="FILE", help=place)
-    parser.add_argument("settings", nargs="*", metavar="key=value", help="settings that win over the file")
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="settings that override the file")
 
 
 def note(line: str) -> None:
-    """Print a line of news where no View does."""
+    """Print a log line in a command without a View."""
     print(f"caravan: {line}", file=sys.stderr)
 
 
 def count(text: str) -> int:
-    """A whole number of at least 1, as argparse reads it."""
+    """Parse a whole number of at least 1."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 1")
     return int(text)
 
 
 def port(text: str) -> int:
-    """A port; 0 is any."""
+    """Parse a port from 0 to 65535; 0 selects a free one."""
     if not text.isdecimal() or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is not a port from 0 to 65535")
     return int(text)
 
 
 def positive(text: str) -> float:
-    """A number above 0."""
+    """Parse a number above 0."""
     try:
         number = float(text)
     except ValueError:
@@ -63,7 +63,7 @@ def positive(text: str) -> float:
 
 
 def share(text: str) -> float:
-    """A share from 0 to 1."""
+    """Parse a share from 0 to 1."""
     try:
         number = float(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Commands that look at a run."""
+"""Commands that report on a run."""
 
 import argparse
 from pathlib import Path
@@ -6,12 +6,13 @@ from pathlib import Path
 from cluster.cli.command import Command, port
 
 HEALTH_HELP = """\
-Judges a run, finished or going on, by rules with the thresholds of the two training analyses: collapse, reward, passes, trends,
-KL, entropy, gradient, truncation, hacking, the samplers against the learner. Each verdict has its evidence, its threshold with
-the source, and what the source recommends. A folder of another trainer that has a learning.log is judged by that.
+Checks a run, finished or running, by rules with the thresholds of the two baseline analyses: collapse, reward, pass rate, trends,
+KL, entropy, gradient, truncation, reward hacking, and the difference between samplers and learner. Each result has its evidence,
+its threshold with the source, and the mitigation that the source recommends. The folder of another trainer is checked by its
+learning.log.
 
-The exit status is 0 where all is well, 3 for warnings, 4 where the run should be stopped, 5 where it is too early to say.
-`health.on_unhealthy` lets a run stop, or change its settings, by the same rules.
+The exit status is 0 if the run is healthy, 3 for warnings, 4 if it should be stopped, 5 if it has too few steps to tell.
+With `health.on_unhealthy` a run stops, or adjusts its settings, by the same rules.
 
 examples:
   caravan health runs/demo
@@ -19,8 +20,8 @@ examples:
 
 
 def _health_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a run, finished or not")
-    parser.add_argument("--json", action="store_true", help="one JSON object in place of the table")
+    parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a run, finished or running")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
 
 
 def _health(options: argparse.Namespace) -> int:
@@ -30,9 +31,9 @@ def _health(options: argparse.Namespace) -> int:
 
 
 REPORT_HELP = """\
-Writes OUT/report.html, one page that opens without a network: health, curves, outcomes and rewards over time, what changed on
-the way, an epoch against the one before it, the hardest and slowest problems, and completions: the best, the worst, and those
-that are suspected of earning without solving. Beside it report.md and the curves as PNG. The run may still be going on.
+Writes OUT/report.html, one page that needs no network: health, curves, outcomes and rewards over time, changed settings, the last
+two epochs compared, the hardest and slowest problems, and completions: the best, the worst, and those suspected of reward
+hacking. OUT also gets report.md and the curves as PNG. The run may still be running.
 
 examples:
   caravan report runs/demo                                 into runs/demo/report
@@ -40,8 +41,8 @@ examples:
 
 
 def _report_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="the folder of a run, finished or not")
-    parser.add_argument("--out", type=Path, metavar="OUT", help="a folder (default: RUN/report)")
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="the folder of a run, finished or running")
+    parser.add_argument("--out", type=Path, metavar="OUT", help="output folder (default: RUN/report)")
 
 
 def _report(options: argparse.Namespace) -> int:
@@ -52,19 +53,21 @@ def _report(options: argparse.Namespace) -> int:
 
 
 DASHBOARD_HELP = """\
-Serves the report of a run as a page that keeps up with it, and a browser of its completions: by problem, outcome, reward, step
-and text, and groups side by side. It reads RUN alone and never writes there, so that it works while the run goes on, after it,
-and on a copy. On this machine alone unless --host says otherwise; from elsewhere, `ssh -L 8642:localhost:8642 MACHINE`.
+Serves the report of a run as a live page, and a browser of its completions: by problem, outcome, reward, step and text, and by
+group. It only reads RUN, so that it works during the run, after it, and on a copy. It listens on this machine alone unless --host
+is given; to open it from elsewhere: `ssh -L 8642:localhost:8642 MACHINE`.
 
 examples:
   caravan dashboard runs/demo
-  caravan dashboard runs/demo --port 0                     any port that is free"""
+  caravan dashboard runs/demo --port 0                     any free port"""
 
 
 def _dashboard_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a run, finished or not")
-    parser.add_argument("--port", type=port, default=8642, metavar="N", help="0: any (default %(default)s)")
-    parser.add_argument("--host", default="127.0.0.1", metavar="H", help="where to listen (default %(default)s)")
+    parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a run, finished or running")
+    parser.add_argument(
+        "--port", type=port, default=8642, metavar="N", help="port, 0 for any free one (default %(default)s)"
+    )
+    parser.add_argument("--host", default="127.0.0.1", metavar="H", help="address to listen on (default %(default)s)")
 
 
 def _dashboard(options: argparse.Namespace) -> int:
@@ -74,16 +77,16 @@ def _dashboard(options: argparse.Namespace) -> int:
 
 
 TRACE_HELP = """\
-Writes when each completion was sampled and graded, each step learned and each policy published, as a Chrome trace: open it at
-https://ui.perfetto.dev or chrome://tracing. The run may still be going on.
+Writes the times of each completion's sampling and grading, each step and each publish as a Chrome trace; open it at
+https://ui.perfetto.dev or chrome://tracing. The run may still be running.
 
 examples:
   caravan trace runs/demo                                  into runs/demo/trace.json"""
 
 
 def _trace_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a run, finished or not")
-    parser.add_argument("--out", type=Path, metavar="FILE.json", help="where the trace goes (default: RUN/trace.json)")
+    parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a run, finished or running")
+    parser.add_argument("--out", type=Path, metavar="FILE.json", help="output file (default: RUN/trace.json)")
 
 
 def _trace(options: argparse.Namespace) -> int:
@@ -96,8 +99,8 @@ def _trace(options: argparse.Namespace) -> int:
 
 
 REPLAY_HELP = """\
-Trains once more from what a run has stored under RUN/rollouts, without samplers, graders or Ray, and compares the adapter with
-the run's own. On the CPU a synchronous run is reached bit for bit. The exit status is 1 where the adapters differ.
+Trains again from the completions stored under RUN/rollouts, without samplers, graders or Ray, and compares the adapter with the
+run's. On the CPU a synchronous run is reproduced bit for bit. The exit status is 1 if the adapters differ.
 
 examples:
   caravan replay runs/demo
@@ -106,7 +109,7 @@ examples:
 
 def _replay_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a run")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="where to keep the adapter, in PEFT format")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="output folder of the adapter, in PEFT format")
 
 
 def _replay(options: argparse.Namespace) -> int:
@@ -116,15 +119,21 @@ def _replay(options: argparse.Namespace) -> int:
 
 
 COMMANDS = (
-    Command("health", "judge a run by the rules of the training analyses", HEALTH_HELP, _health_arguments, _health),
+    Command("health", "check a run by the rules of the baseline analyses", HEALTH_HELP, _health_arguments, _health),
     Command("report", "write a page about one run or several", REPORT_HELP, _report_arguments, _report),
     Command(
         "dashboard",
-        "look at a run and its completions in the browser",
+        "browse a run and its completions",
         DASHBOARD_HELP,
         _dashboard_arguments,
         _dashboard,
     ),
-    Command("trace", "draw where the time of a run went, for Perfetto", TRACE_HELP, _trace_arguments, _trace),
-    Command("replay", "train once more from the stored completions of a run", REPLAY_HELP, _replay_arguments, _replay),
+    Command("trace", "write the times of a run as a trace for Perfetto", TRACE_HELP, _trace_arguments, _trace),
+    Command(
+        "replay",
+        "train again from the stored completions of a run, and compare",
+        REPLAY_HELP,
+        _replay_arguments,
+        _replay,
+    ),
 )

@@ -1,37 +1,41 @@
-"""The command line. Whatever is heavy is imported by the command that needs it: ``caravan --help`` answers at once."""
+"""The command line. Each command imports its heavy packages itself, so that ``caravan --help`` is fast."""
 
 import argparse
 import errno
 import io
 import os
 import sys
+from pathlib import Path
 from typing import NoReturn
 
-from cluster.cli import inspect as looks
-from cluster.cli import models, problems, rewards, runs
+from cluster.cli import inspect, models, problems, rewards, runs
 from cluster.cli.command import note
-from cluster.cli.supervised import read_variables
+from cluster.cli.envrc import ignored_variables
+from cluster.cli.supervised import DATASET, OPTIONS, read_variables
+from cluster.config.environment import TRAVELLING
 from cluster.errors import CaravanError, ConfigError
 
 INTERRUPTED = 130
 
 DESCRIPTION = """\
-Caravan trains code models on OCaml by reinforcement: vLLM engines sample groups of completions, CPU graders compile and test
-them with the real OCaml compiler, and a learner takes GRPO steps on a LoRA adapter that goes back to the samplers."""
+Caravan trains code models on OCaml with GRPO: vLLM engines sample groups of completions, CPU graders compile and test them with
+the real OCaml compiler, and a learner takes GRPO steps on a LoRA adapter, which is published to the samplers.
 
-COMMANDS = (*runs.COMMANDS, *models.COMMANDS, *problems.COMMANDS, *rewards.COMMANDS, *looks.COMMANDS)
+Start with `make demo`, or `caravan train -c configs/demo.yaml`. `caravan COMMAND --help` explains a command with examples."""
+
+COMMANDS = (*runs.COMMANDS, *models.COMMANDS, *problems.COMMANDS, *rewards.COMMANDS, *inspect.COMMANDS)
 
 
 def run() -> NoReturn:
-    """The ``caravan`` program."""
+    """Run the ``caravan`` program."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # it is None where it was closed
-            # A character that the terminal or the log's encoding does not have is no reason to stop.
+        if isinstance(stream, io.TextIOWrapper):  # a closed stream is None
+            # Characters that the encoding of a terminal or log lacks are replaced rather than raised.
             stream.reconfigure(errors="replace")
     code = main()
     if "ray" in sys.modules:
-        # Threads of Ray 2.60 outlive ray.shutdown() and can crash in _raylet.so while Python takes its modules down: all the
-        # work is done by then, but the exit code would say otherwise. So Python is not given the time.
+        # Threads of Ray 2.60 outlive ray.shutdown() and can crash in _raylet.so while Python unloads its modules. All work is
+        # done by then, but the exit code would be that of the crash. os._exit leaves without the unloading.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -39,9 +43,9 @@ def run() -> NoReturn:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; returns its exit code: 0 done, 1 failed, 2 a wrong argument or setting, 130 interrupted.
+    """Run a command; returns its exit code: 0 done, 1 failed, 2 wrong argument or setting, 130 interrupted.
 
-    Others are those of single commands: 3 to 5 of eval and health, 6 of an evaluation that lost problems.
+    Some commands have codes of their own: 3 to 5 of eval and health, 6 of an evaluation that lost problems.
     """
     try:
         options = _options(sys.argv[1:] if arguments is None else arguments)
@@ -52,14 +56,14 @@ def main(arguments: list[str] | None = None) -> int:
     except CaravanError as error:
         print(f"caravan: {error}", file=sys.stderr)
         return 1
-    except BrokenPipeError:  # whoever read the output, `head` say, has seen enough
+    except BrokenPipeError:  # the reader of the output, for example `head`, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:  # whatever path it was that somebody gave
+    except OSError as error:  # from any path among the arguments
         if error.errno != errno.ENAMETOOLONG:
             raise
         print(
-            f"caravan: {error.filename}: a name in it is longer than file systems take: give a shorter one",
+            f"caravan: {error.filename}: a name in it is longer than file systems allow: give a shorter one",
             file=sys.stderr,
         )
         return 1
@@ -69,24 +73,30 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _options(arguments: list[str]) -> argparse.Namespace:
-    """What was asked for. argparse takes positional arguments in one place only; settings may stand between options."""
+    """Parse the arguments. argparse takes positional arguments in one place only; settings may also follow options."""
     parser = _parser()
+    names = TRAVELLING
     if arguments[:1] == ["sft"]:
+        names = (*TRAVELLING, *OPTIONS, DATASET)
         found = read_variables(os.environ, arguments[1:])
         arguments = ["sft", *found.arguments, *arguments[1:]]
         for line in found.lines:
             note(line)
     options, rest = parser.parse_known_args(arguments)
-    others = rest if "settings" not in options else [one for one in rest if one.startswith("-") or "=" not in one]
-    if others:
-        parser.error(f"unrecognized arguments: {' '.join(others)}")
+    unknown = rest if "settings" not in options else [one for one in rest if one.startswith("-") or "=" not in one]
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     if rest:
         options.settings = [*options.settings, *rest]
+    if hasattr(options, "config") and (warning := ignored_variables(Path.cwd(), os.environ, names)):
+        note(warning)
     return options
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="caravan", description=DESCRIPTION)
+    parser = argparse.ArgumentParser(
+        prog="caravan", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:
         one = commands.add_parser(

@@ -1,4 +1,4 @@
-"""Commands that measure a model, teach it and hand it on."""
+"""Commands that evaluate, fine-tune and export models."""
 
 import argparse
 import os
@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cluster.cli.command import CONFIG_HELP, Command, add_config, count, note, positive
 from cluster.cli.supervised import without_supervised
+from cluster.errors import ConfigError
 
 EVAL_HELP = f"""\
 {CONFIG_HELP}
@@ -17,19 +18,21 @@ examples:
   caravan eval -c configs/qwen1.5b-1gpu.yaml --base-check
   caravan eval -c configs/demo.yaml --on all num_problems=100000 --out rates.json
 
-Greedy sampling (evaluation.greedy, top_k=1) gives equal completions: one of each problem is sampled and counted.
+Greedy sampling (evaluation.greedy, top_k=1) gives equal completions: one per problem is sampled and counted.
 
-With --base-check the exit status is 3 where fewer than 20% of the completions pass: then there is too little to reinforce. It is
-6 where samplers or graders failed at some problems, so that the figures are of the others (num_lost_problems, lost_problems)."""
+The exit status is 3 with --base-check if fewer than 20% of the completions pass: too few to reinforce. It is 6 if samplers or
+graders failed on some problems; the results then cover the others (num_lost_problems, lost_problems)."""
 
 
 def _eval_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser)
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write the figures, also those by problem, as JSON")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the results, also by problem, as JSON")
     parser.add_argument(
         "--on", choices=("held-out", "training", "all"), default="held-out", help="which problems (default: held-out)"
     )
-    parser.add_argument("--base-check", action="store_true", help="whether the model solves enough to begin with")
+    parser.add_argument(
+        "--base-check", action="store_true", help="check that the base model passes often enough to be trained"
+    )
 
 
 def _eval(options: argparse.Namespace) -> int:
@@ -48,16 +51,18 @@ examples:
   caravan sample -c configs/demo.yaml                      two completions each of three held-out problems
   caravan sample -c configs/demo.yaml model.adapter=runs/demo/adapter --id ID --completions 8
 
-The exit status is 6 where samplers or graders failed at some of the problems."""
+The exit status is 6 if samplers or graders failed on some problems."""
 
 
 def _sample_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser)
     parser.add_argument(
-        "--id", action="append", default=[], dest="ids", metavar="ID", help="a problem; may be repeated"
+        "--id", action="append", default=[], dest="ids", metavar="ID", help="id of a problem; may be repeated"
     )
-    parser.add_argument("--problems", type=count, default=3, metavar="N", help="without --id: how many (default 3)")
-    parser.add_argument("--completions", type=count, default=2, metavar="N", help="of each problem (default 2)")
+    parser.add_argument(
+        "--problems", type=count, default=3, metavar="N", help="number of problems without --id (default 3)"
+    )
+    parser.add_argument("--completions", type=count, default=2, metavar="N", help="completions per problem (default 2)")
 
 
 def _sample(options: argparse.Namespace) -> int:
@@ -70,9 +75,9 @@ def _sample(options: argparse.Namespace) -> int:
 
 
 COMPARE_HELP = """\
-Two evaluations of the same problems side by side, and how sure the difference is: 95% intervals by bootstrap over problems, and a
-sign-flip test of the pairs. Each is a file of `caravan eval --out`, RUN (its last evaluation), or RUN:NAME, as in
-RUN/evaluation.jsonl: before, after, "step 40" (evaluation.at_checkpoints).
+Compares two evaluations of the same problems, with the significance of the difference: 95% intervals by bootstrap over problems,
+and a paired sign-flip test. Each evaluation is a file of `caravan eval --out`, RUN (its last evaluation), or RUN:NAME with a name
+of RUN/evaluation.jsonl: before, after, or "step 40" (evaluation.at_checkpoints).
 
 examples:
   caravan compare runs/demo:before runs/demo:after
@@ -82,7 +87,7 @@ examples:
 
 def _compare_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("first", metavar="FIRST", help="a file of `caravan eval --out`, RUN, or RUN:NAME")
-    parser.add_argument("second", metavar="SECOND", help="likewise")
+    parser.add_argument("second", metavar="SECOND", help="the same")
 
 
 def _compare(options: argparse.Namespace) -> int:
@@ -92,16 +97,16 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 SFT_HELP = f"""\
-Teaches the model to write the reference solutions of the training problems, by TRL's SFTTrainer: the loss is that of the
-completions alone. The held-out problems stay unseen, so that a run with the same data settings can be measured on them. OUT
-becomes a whole model for model.path; without --full an adapter (learner.lora) is trained and added in, and kept in OUT/adapter.
+Fine-tunes the model on the reference solutions of the training problems, with TRL's SFTTrainer; the loss is computed on the
+completions only. The held-out problems stay unseen, so that a run with the same data settings can be evaluated on them. OUT
+becomes a complete model for model.path. Without --full an adapter (learner.lora) is trained and merged, and kept in OUT/adapter.
 
-OUT/sft.log has a line per step. Until the model is whole, OUT/training holds checkpoints: after Ctrl-C (which saves one), a crash
-or a full disk the same command continues from the newest, and makes the model that an undisturbed training would have made.
+OUT/sft.log has a line per step. Until the model is complete, OUT/training has checkpoints. After Ctrl-C (which saves one), a
+crash or a full disk the same command continues from the newest, and the result is that of an uninterrupted training.
 
-On the CPU a model of 20 million parameters or more trains with all cores that this process may use, a smaller one with one
-thread; learner.num_threads sets another number. Of the settings, those of model, data, the prompt (rollout) and the learner's
-lora, dtype, gpus, num_threads and gradient_checkpointing count.
+On the CPU a model of 20 million parameters or more uses all cores that this process may use, a smaller one a single thread;
+learner.num_threads sets another number. These settings apply: model, data, the prompt settings of rollout, and the learner's
+lora, dtype, gpus, num_threads and gradient_checkpointing.
 
 {CONFIG_HELP}
 
@@ -117,22 +122,28 @@ def _sft_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="OUT",
-        help="an empty folder, one that is made, or one to continue in",
+        help="a new or empty folder, or one to continue in",
     )
-    parser.add_argument("--full", action="store_true", help="train all weights in place of an adapter")
-    parser.add_argument("--epochs", type=positive, default=1.0, metavar="E", help="passes over the pairs (default 1)")
-    parser.add_argument("--steps", type=count, metavar="N", help="optimizer steps, in place of --epochs")
-    parser.add_argument("--batch-size", type=count, default=16, metavar="N", help="pairs in a step (default 16)")
-    parser.add_argument("--micro-batch-size", type=count, default=4, metavar="N", help="pairs in a pass (default 4)")
+    parser.add_argument("--full", action="store_true", help="train all weights instead of an adapter")
     parser.add_argument(
-        "--learning-rate", type=positive, default=1e-4, metavar="R", help="at its highest (default 1e-4)"
+        "--epochs", type=positive, default=1.0, metavar="E", help="passes over the examples (default 1)"
     )
-    parser.add_argument("--warmup-steps", type=int, default=10, metavar="N", help="of linear warm-up (default 10)")
+    parser.add_argument("--steps", type=count, metavar="N", help="optimizer steps, instead of --epochs")
+    parser.add_argument("--batch-size", type=count, default=16, metavar="N", help="examples per step (default 16)")
     parser.add_argument(
-        "--save-steps", type=count, default=100, metavar="N", help="steps between two checkpoints (default %(default)s)"
+        "--micro-batch-size", type=count, default=4, metavar="N", help="examples per forward pass (default 4)"
     )
     parser.add_argument(
-        "--keep", type=count, default=1, metavar="N", help="newest checkpoints that are kept (default %(default)s)"
+        "--learning-rate", type=positive, default=1e-4, metavar="R", help="peak learning rate (default 1e-4)"
+    )
+    parser.add_argument(
+        "--warmup-steps", type=int, default=10, metavar="N", help="steps of linear warm-up (default 10)"
+    )
+    parser.add_argument(
+        "--save-steps", type=count, default=100, metavar="N", help="steps between checkpoints (default %(default)s)"
+    )
+    parser.add_argument(
+        "--keep", type=count, default=1, metavar="N", help="number of newest checkpoints to keep (default %(default)s)"
     )
 
 
@@ -162,11 +173,11 @@ def _sft(options: argparse.Namespace) -> int:
 
 
 EXPORT_HELP = """\
-OUT gets the adapter in PEFT format or, with --merge, a whole model that transformers and vLLM load as it is; the tokenizer with
-its chat template; and a model card (README.md) with data, configuration, curve and evaluation. A merged model is compared, on
-completions of the run, with model and adapter side by side: it may differ by 0.0001 nats per token in float32 and by 0.05 in
-bfloat16. OUT holds no path of this machine: a base model that is a folder is called by --base-name or, without it, by the
-folder's last part. Nothing leaves this machine unless --push-to-hub says so.
+Writes to OUT the adapter in PEFT format or, with --merge, a complete model that transformers and vLLM load directly; the
+tokenizer with its chat template; and a model card (README.md) with data, configuration, curve and evaluation. A merged model is
+compared with base model and adapter on completions of the run: it may differ by 0.0001 nats per token in float32 and by 0.05 in
+bfloat16. OUT contains no path of this machine: a base model in a folder is named by --base-name or, without it, after the folder.
+Nothing is uploaded without --push-to-hub.
 
 examples:
   caravan export runs/demo demo-adapter
@@ -176,49 +187,56 @@ examples:
 
 def _export_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a run, finished or not")
-    parser.add_argument("out", type=Path, metavar="OUT", help="an empty folder, or one that is made")
-    parser.add_argument("--step", type=count, metavar="N", help="of a checkpoint (default: the last)")
-    parser.add_argument("--merge", action="store_true", help="add the adapter into the weights of the model")
+    parser.add_argument("out", type=Path, metavar="OUT", help="a new or empty folder")
+    parser.add_argument("--step", type=count, metavar="N", help="step of a checkpoint (default: the last)")
+    parser.add_argument("--merge", action="store_true", help="merge the adapter into the weights of the base model")
     parser.add_argument(
         "--dtype",
         choices=("float32", "bfloat16"),
-        default="bfloat16",
-        help="of the merged weights (default %(default)s)",
+        help="precision of the merged weights (default bfloat16); only with --merge",
     )
     parser.add_argument(
         "--base-name",
         metavar="NAME",
-        help="what others call the base model, its id on the hub, say (default: from model.path)",
+        help="public name of the base model, for example its id on the hub (default: from model.path)",
     )
     parser.add_argument(
-        "--push-to-hub", metavar="NAME", help="upload OUT to the Hugging Face hub, as a private repository"
+        "--push-to-hub", metavar="NAME", help="upload OUT to the Hugging Face hub as a private repository"
     )
 
 
 def _export(options: argparse.Namespace) -> int:
     from cluster.models.export import export_and_report
 
+    if options.dtype and not options.merge:
+        raise ConfigError(
+            f"--dtype {options.dtype} has no effect without --merge: an adapter is exported in the precision it was trained in"
+        )
     return export_and_report(
         options.run,
         options.out,
         step=options.step,
         merge=options.merge,
-        dtype=options.dtype,
+        dtype=options.dtype or "bfloat16",
         push_to_hub=options.push_to_hub,
         base_name=options.base_name,
     )
 
 
 COMMANDS = (
-    Command("eval", "measure a model or an adapter on the held-out problems", EVAL_HELP, _eval_arguments, _eval),
-    Command("sample", "look at graded completions of a few problems", SAMPLE_HELP, _sample_arguments, _sample),
-    Command("compare", "two evaluations, problem by problem, with a test", COMPARE_HELP, _compare_arguments, _compare),
+    Command("eval", "evaluate a model or an adapter on the held-out problems", EVAL_HELP, _eval_arguments, _eval),
+    Command("sample", "show graded completions of a few problems", SAMPLE_HELP, _sample_arguments, _sample),
     Command(
-        "sft", "teach a model the reference solutions of problems, before training", SFT_HELP, _sft_arguments, _sft
+        "compare",
+        "compare two evaluations, problem by problem",
+        COMPARE_HELP,
+        _compare_arguments,
+        _compare,
     ),
+    Command("sft", "fine-tune a model on the reference solutions, before training", SFT_HELP, _sft_arguments, _sft),
     Command(
         "export",
-        "make a folder of a run's adapter, or of model and adapter in one",
+        "export the adapter of a run, or the merged model",
         EXPORT_HELP,
         _export_arguments,
         _export,

@@ -1,4 +1,4 @@
-"""Commands that judge and choose problems."""
+"""Commands that audit and filter problems."""
 
 import argparse
 from pathlib import Path
@@ -8,12 +8,16 @@ from cluster.config.dataset_part import Part
 from cluster.errors import ConfigError
 
 AUDIT_HELP = """\
-Judges every problem without Ray, GPU or model. A cause says why no solution can pass: the tests do not parse or do not
-type-check under any implementation of the signature, two asserts contradict each other, ... A warning is for you to judge: the
-reference solution fails, a stub or a constant passes, asserts that the statement's examples give away, duplicates, ...
-`caravan train` leaves out what no solution can pass (data.drop_unpassable).
+Audits every problem without Ray, GPU or model. A cause means that no solution can pass: the tests do not parse or do not
+type-check under any implementation of the signature, two asserts contradict each other, ... A warning needs your judgement: the
+reference solution fails, a stub or a constant passes, asserts are covered by the examples in the statement, duplicates, ...
+`caravan train` excludes problems that no solution can pass (data.drop_unpassable).
 
-Each row of OUT, in the order of the data: id, passable, causes and warnings, each a text "code: message".
+OUT has a row per row of the data, in its order: id, passable, causes and warnings, each a text "code: message".
+
+The exit status is 0 if every row was audited, also if rows are unsolvable or malformed; 1 if the machine failed on some rows,
+the data cannot be read or OUT cannot be written; 130 after Ctrl-C, which keeps the rows audited so far. A script that has to stop
+at unsolvable problems reads OUT, or lets `caravan filter --audit OUT` exclude them.
 
 examples:
   caravan audit problems.jsonl
@@ -22,15 +26,15 @@ examples:
 
 
 def _add_dataset(parser: argparse.ArgumentParser) -> None:
-    """Let a command take a data set, and which part of it."""
+    """Add a data set, and the options that select a part of it, to a command's arguments."""
     parser.add_argument(
         "dataset",
         metavar="DATASET",
         help="a file (CSV, TSV, JSONL, JSON, Parquet, Arrow; texts also as .gz), a folder of such files, a Hugging Face id, "
         "or 'builtin'",
     )
-    parser.add_argument("--split", metavar="NAME", help="of a data set with several (default: train)")
-    parser.add_argument("--data-config", metavar="NAME", help="configuration (subset) of a data set with several")
+    parser.add_argument("--split", metavar="NAME", help="split of the data set (default: train)")
+    parser.add_argument("--data-config", metavar="NAME", help="configuration (subset) of the data set")
     parser.add_argument("--revision", metavar="NAME", help="branch, tag or commit of a data set of the hub")
 
 
@@ -41,7 +45,9 @@ def _part(options: argparse.Namespace) -> Part:
 def _audit_arguments(parser: argparse.ArgumentParser) -> None:
     _add_dataset(parser)
     parser.add_argument("--out", type=Path, metavar="OUT", help="a row per problem, as .jsonl or .parquet")
-    parser.add_argument("--workers", type=count, metavar="N", help="problems audited at a time (default: the cores)")
+    parser.add_argument(
+        "--workers", type=count, metavar="N", help="number of concurrent audits (default: the number of cores)"
+    )
 
 
 def _audit(options: argparse.Namespace) -> int:
@@ -51,8 +57,8 @@ def _audit(options: argparse.Namespace) -> int:
 
 
 FILTER_HELP = """\
-Writes the rows of a data set that are worth training on, as they are, and says how many are left out, and why. What was not
-measured or audited, where that is asked for, stays out.
+Writes the rows of a data set that meet all conditions, unchanged, to a new file, and prints how many are excluded, and why. With
+--eval or --audit, rows that are not in that file are excluded.
 
 examples:
   caravan eval -c my.yaml --on all num_problems=100000 --out rates.json
@@ -64,14 +70,16 @@ examples:
 
 def _filter_arguments(parser: argparse.ArgumentParser) -> None:
     _add_dataset(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="OUT", help="what is kept, as .jsonl or .parquet")
     parser.add_argument(
-        "--eval", type=Path, metavar="FILE", dest="measured", help="pass rates, by `caravan eval --out`"
+        "--out", type=Path, required=True, metavar="OUT", help="a new file for the kept rows, .jsonl or .parquet"
+    )
+    parser.add_argument(
+        "--eval", type=Path, metavar="FILE", dest="measured", help="pass rates, from `caravan eval --out`"
     )
     parser.add_argument("--min-pass", type=share, default=0.0, metavar="P", help="lowest pass rate kept (default 0)")
     parser.add_argument("--max-pass", type=share, default=1.0, metavar="P", help="highest pass rate kept (default 1)")
-    parser.add_argument("--audit", type=Path, metavar="FILE", help="verdicts, by `caravan audit --out`")
-    parser.add_argument("--max-prompt-chars", type=count, metavar="N", help="longest prompt kept")
+    parser.add_argument("--audit", type=Path, metavar="FILE", help="audit results, from `caravan audit --out`")
+    parser.add_argument("--max-prompt-chars", type=count, metavar="N", help="length of the longest prompt to keep")
 
 
 def _filter(options: argparse.Namespace) -> int:
@@ -92,8 +100,18 @@ def _filter(options: argparse.Namespace) -> int:
 
 
 COMMANDS = (
-    Command("audit", "find out which problems of a data set can be trusted", AUDIT_HELP, _audit_arguments, _audit),
     Command(
-        "filter", "keep the problems of a data set that are worth training on", FILTER_HELP, _filter_arguments, _filter
+        "audit",
+        "find problems that no solution can pass, or whose tests are weak",
+        AUDIT_HELP,
+        _audit_arguments,
+        _audit,
+    ),
+    Command(
+        "filter",
+        "select problems of a data set by pass rate, audit and length",
+        FILTER_HELP,
+        _filter_arguments,
+        _filter,
     ),
 )

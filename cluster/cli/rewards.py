@@ -1,4 +1,4 @@
-"""Commands that grade completions, and score them anew."""
+"""Commands that grade completions, and that score graded completions under another reward."""
 
 import argparse
 from pathlib import Path
@@ -11,18 +11,18 @@ PROFILE_LINES = "\n".join(f"  {name:<16} {profile.meaning}" for name, profile in
 REWARD_HELP = f"""\
 rewards (--reward [NAME][,key=value...]):
 {PROFILE_LINES}
-Keys: structural, type_check, compile and tests are weights, the most that each part earns, together at most 1;
-min_code_lines, runaway_multiplier, degenerate_multiplier; and shown_assert_weight, 0 to 1, of an assert that
-the examples of the statement give away."""
+Keys: structural, type_check, compile and tests are weights, the largest reward of each part, in total at most 1;
+min_code_lines, runaway_multiplier, degenerate_multiplier; and shown_assert_weight, 0 to 1, the weight of an assert
+that is covered by an example in the statement."""
 
 
 GRADE_HELP = f"""\
-Each line of FILE is {{"id", "prompt", "tests", "completion"}} and, where known, "finish_reason" ("stop", "length" or what another
-system calls it) and "opened_thought", the tag of a thought that the prompt opened ("<think>"); ids may repeat. Each line of OUT,
-in the same order, holds id, line (of FILE), verdict, reward, terms, type_errors, syntax_error, tests_passed, tests_total, asserts
-(the outcome of each), errors (each with its line), diagnostics, has_end_marker, hit_length_limit, num_code_lines, degenerate and
-seconds. A row that cannot be read, or that the machine fails to grade, is named with its line number and left out; the others
-are graded. The exit status is 1 where a row was left out.
+Each line of FILE has "id", "prompt", "tests" and "completion", and optionally "finish_reason" ("stop", "length", or another
+system's name for one of them) and "opened_thought", the tag of a thought that the prompt has opened ("<think>"). Ids may repeat.
+Each line of OUT, in the same order, has id, line (of FILE), verdict, reward, terms, type_errors, syntax_error, tests_passed,
+tests_total, asserts (the outcome of each), errors (each with its line), diagnostics, has_end_marker, hit_length_limit,
+num_code_lines, degenerate and seconds. A row that cannot be read, or that the machine fails to grade, is reported with its line
+number and skipped. The exit status is 1 if a row was skipped.
 
 {REWARD_HELP}
 
@@ -36,14 +36,19 @@ examples:
 def _grade_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, metavar="FILE.jsonl", help="the completions")
     parser.add_argument("--out", type=Path, required=True, metavar="OUT.jsonl", help="where the grades go")
-    parser.add_argument("--workers", type=count, metavar="N", help="programs graded at a time (default: the cores)")
     parser.add_argument(
-        "--min-lines", type=int, metavar="N", help="code lines below which nothing is paid (default: the profile's)"
+        "--workers", type=count, metavar="N", help="number of concurrent gradings (default: the number of cores)"
     )
-    parser.add_argument("--reward", metavar="REWARD", help=f"what is paid for (default {DEFAULT_PROFILE})")
     parser.add_argument(
-        "--require-sandbox", action="store_true", help="refuse to grade where bubblewrap or seccomp does not stand"
+        "--min-lines",
+        type=int,
+        metavar="N",
+        help="number of code lines below which the reward is 0 (default: the profile's)",
     )
+    parser.add_argument(
+        "--reward", metavar="REWARD", help=f"reward profile and changed keys (default {DEFAULT_PROFILE})"
+    )
+    parser.add_argument("--require-sandbox", action="store_true", help="refuse to grade without bubblewrap or seccomp")
 
 
 def _grade(options: argparse.Namespace) -> int:
@@ -56,7 +61,7 @@ def _grade(options: argparse.Namespace) -> int:
     settings = with_reward_option(options.reward, GraderSettings()) if options.reward is not None else GraderSettings()
     if options.min_lines is not None:
         if settings.min_code_lines not in (None, options.min_lines):
-            raise ConfigError("--min-lines and min_code_lines of --reward say different things: give one of them")
+            raise ConfigError("--min-lines and min_code_lines of --reward differ: give one of them")
         try:
             settings = GraderSettings.model_validate({**settings.model_dump(), "min_code_lines": options.min_lines})
         except ValidationError as error:
@@ -67,10 +72,9 @@ def _grade(options: argparse.Namespace) -> int:
 
 
 REGRADE_HELP = f"""\
-Scores what a run has stored under RUN/rollouts once more, from the facts alone: nothing is sampled, compiled or run, and the run
-is not changed, so that it may go on meanwhile. Prints how mean reward, share of groups without signal and rank order within
-groups would change. Without a NAME, the reward is that of the run with the given keys changed; without --reward, it is that of
-the run, which must give what is stored.
+Re-scores the completions under RUN/rollouts from their stored facts: nothing is sampled, compiled or run. The run is not changed
+and may continue meanwhile. Prints the changes of mean reward, share of groups without signal, and rank order within groups.
+Without a NAME, --reward changes keys of the run's reward; without --reward, the run's own reward must give the stored rewards.
 
 {REWARD_HELP}
 
@@ -82,7 +86,7 @@ examples:
 
 def _regrade_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a run, finished or not")
-    parser.add_argument("--reward", metavar="REWARD", help="what is paid for (default: the run's own)")
+    parser.add_argument("--reward", metavar="REWARD", help="reward profile and changed keys (default: the run's)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="old and new rewards, as .jsonl or .parquet")
 
 
@@ -93,8 +97,10 @@ def _regrade(options: argparse.Namespace) -> int:
 
 
 COMMANDS = (
-    Command("grade", "grade a file of completions: no GPU, no cluster, no model", GRADE_HELP, _grade_arguments, _grade),
     Command(
-        "regrade", "score the completions of a run under another reward", REGRADE_HELP, _regrade_arguments, _regrade
+        "grade", "grade a file of completions, without GPU, cluster or model", GRADE_HELP, _grade_arguments, _grade
+    ),
+    Command(
+        "regrade", "re-score the completions of a run under another reward", REGRADE_HELP, _regrade_arguments, _regrade
     ),
 )

@@ -1,4 +1,4 @@
-"""Commands that start a run and steer it, and say what can be set."""
+"""Commands that start, plan, submit and scale runs, and list the settings."""
 
 import argparse
 from pathlib import Path
@@ -14,32 +14,32 @@ examples:
   caravan train -c configs/demo.yaml run.name=warm temperature=1.2
   caravan train -c configs/qwen1.5b-1gpu.yaml dataset=problems.jsonl max_steps=100
 
-  caravan train --resume runs/warm                         go on; the same as the first command again
+  caravan train --resume runs/warm                         resume; the same as the first command again
   caravan train --resume runs/warm learning_rate=7e-6 temperature=1.2
   caravan train --resume runs/warm max_steps=200           a longer run, finished or not
 
-The same command again goes on from the last checkpoint. Ctrl-C stops after the step under way and saves one. --resume may change
-what may change on the way (phases may change the same keys) and the length of the run, from that checkpoint on; config.yaml keeps
-it under `branches`. A run knows its data by its content (data.jsonl): it may lie elsewhere (dataset=FILE). Where rows were added,
-removed or changed, the run is refused unless --allow-changed-data is given.
+The same command again resumes from the newest checkpoint. Ctrl-C stops after the current step and saves a checkpoint. --resume
+can change the settings that a schedule (`phases`) can change, and the length of the run, from that checkpoint on; config.yaml
+keeps them under `branches`. A run recognises its data by content (data.jsonl), which may be in another file (dataset=FILE). Data
+with added, removed or changed rows is refused without --allow-changed-data.
 
-The exit status is 6 where the run came to its end and an evaluation lost problems, at which samplers or graders failed: its
-figures are of the others, and summary.json counts them (num_lost_problems). It is 4 where health.on_unhealthy ended the run."""
+The exit status is 6 if the run has finished and samplers or graders failed on some problems of an evaluation: its results cover
+the other problems, and summary.json counts the lost ones (num_lost_problems). It is 4 if health.on_unhealthy ended the run."""
 
 
 def _add_allow_changed_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-changed-data",
         action="store_true",
-        help="resume a run although rows of its data were added, removed or changed: held-out problems stay held out, new rows "
-        "are trained on",
+        help="resume a run with added, removed or changed rows of its data: held-out problems stay held out, new rows are "
+        "trained on",
     )
 
 
 def _train_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser)
     parser.add_argument(
-        "--resume", type=Path, metavar="RUN", help="the folder of a run, whose configuration it goes by"
+        "--resume", type=Path, metavar="RUN", help="the folder of a run to resume, with its configuration"
     )
     _add_allow_changed_data(parser)
 
@@ -51,7 +51,7 @@ def _train(options: argparse.Namespace) -> int:
     from cluster.run.train import train
 
     if options.resume and options.config:
-        raise ConfigError("--resume goes by the run's own configuration: leave out -c")
+        raise ConfigError("--resume uses the run's own configuration: leave out -c")
     config = (
         resumed_config(options.resume, options.settings)
         if options.resume
@@ -63,12 +63,12 @@ def _train(options: argparse.Namespace) -> int:
 SUBMIT_HELP = f"""\
 {CONFIG_HELP}
 
-What travels to the cluster is this folder, by ray_job.yaml. Before the run, a job of seconds plans it on the cluster's nodes, and
-looks on each for OCaml and the model; what is missing is named. Ctrl-C while the log is followed leaves the run
-alone. `ray job stop` stops it with a checkpoint; the same command again goes on. A cluster that asks for a token gets that of
+Uploads this folder to the cluster, as described by ray_job.yaml. Before the run, a short job plans it on the cluster's nodes and
+checks each node for OCaml and the model; anything missing is reported. Ctrl-C stops following the log, not the run. `ray job
+stop` stops the run with a checkpoint; the same command again resumes it. A cluster that requires a token gets that of
 RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token.
 
-The exit status is that of the run; 130 where somebody stopped it, or following it.
+The exit status is that of the run, or 130 if the run or the following was stopped.
 
 examples:
   caravan submit -c configs/cluster.yaml run.folder=/data/runs --address http://localhost:8265
@@ -78,7 +78,9 @@ examples:
 def _submit_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser, required=True)
     parser.add_argument(
-        "--address", metavar="URL", help="of the cluster's dashboard (default: RAY_API_SERVER_ADDRESS, or this machine)"
+        "--address",
+        metavar="URL",
+        help="address of the cluster's dashboard (default: RAY_API_SERVER_ADDRESS, or this machine)",
     )
     parser.add_argument("--no-wait", action="store_true", help="do not follow the job's log")
     _add_allow_changed_data(parser)
@@ -97,11 +99,11 @@ def _submit(options: argparse.Namespace) -> int:
 
 
 PLAN_HELP = f"""\
-Says who would go where, what each GPU's memory would hold, which part of a step would be waited for, and what could be changed;
-where something does not fit, it says by how much. Without --machine the Ray cluster is asked that RAY_ADDRESS or `ray start`
-names; where neither does, Ray is started on this machine to ask it, and stopped again. No part of the run is started.
+Prints the placement of each part, the use of GPU memory, the bottleneck of a step, and advice; refuses, with the arithmetic, a
+run that does not fit. Nothing of the run is started. Without --machine it plans for the Ray cluster of RAY_ADDRESS or `ray
+start`, or without one for this machine.
 
---machine cpus=N[,gpus=N,gpu=KIND|gpu_gib=N][,count=N]: a machine to plan for, in place of those that are there; may be repeated.
+--machine cpus=N[,gpus=N,gpu=KIND|gpu_gib=N][,count=N]: a machine to plan for, in place of the existing ones; may be repeated.
 
 {CONFIG_HELP}
 
@@ -135,10 +137,10 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 SCALE_HELP = """\
-Tells a run that is going on how many samplers and graders it should have. graders=N alone holds until the next call, or the end
-of the run; with min_graders or max_graders the run scales on its own between them; so for samplers. Those that are to go end what
-they have; new ones start as soon as the cluster has room, and its autoscaler is asked for it. Nothing is sampled or graded twice
-or lost. A run that is started again goes by its configuration (num_samplers, min_samplers, max_samplers, num_graders, ...).
+Changes the number of samplers and graders of a running run. graders=N fixes the number until the next call or the end of the run;
+with min_graders or max_graders the run scales by itself between them. The same holds for samplers. Replicas that are removed
+finish their work first; new ones start when the cluster has room, which its autoscaler is asked for. Nothing is sampled or graded
+twice, or lost. A resumed run uses its configuration (num_samplers, min_samplers, max_samplers, num_graders, ...).
 
 examples:
   caravan scale runs/warm graders=64
@@ -149,7 +151,7 @@ examples:
 def _scale_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="the folder of the run")
     parser.add_argument(
-        "settings", nargs="+", metavar="key=N", help="samplers, graders, and min_ or max_ before either"
+        "settings", nargs="+", metavar="key=N", help="samplers, graders, or either with the prefix min_ or max_"
     )
 
 
@@ -159,8 +161,17 @@ def _scale(options: argparse.Namespace) -> int:
     return scale_and_report(options.run, options.settings)
 
 
+KEYS_HELP = """\
+Each key can be set in a YAML file, nested or dotted, and as key=value on the command line; [VARIABLE] is the environment variable
+that sets it.
+
+examples:
+  caravan keys | less
+  caravan keys | grep -A1 temperature"""
+
+
 def _keys_arguments(parser: argparse.ArgumentParser) -> None:
-    """There are none."""
+    """Add no arguments."""
 
 
 def _keys(options: argparse.Namespace) -> int:  # noqa: ARG001
@@ -173,25 +184,23 @@ def _keys(options: argparse.Namespace) -> int:  # noqa: ARG001
 
 
 COMMANDS = (
-    Command(
-        "train", "train an adapter, or go on with a run that was interrupted", TRAIN_HELP, _train_arguments, _train
-    ),
+    Command("train", "train an adapter, or resume a run", TRAIN_HELP, _train_arguments, _train),
     Command(
         "submit",
-        "train as a job of a Ray cluster, once it was asked whether it can",
+        "train as a job of a Ray cluster, after checking the cluster",
         SUBMIT_HELP,
         _submit_arguments,
         _submit,
     ),
     Command(
-        "plan", "see whether a run fits a cluster, and what would be waited for", PLAN_HELP, _plan_arguments, _plan
+        "plan", "check whether a run fits a cluster, and estimate its bottleneck", PLAN_HELP, _plan_arguments, _plan
     ),
     Command(
         "scale",
-        "change the number of samplers or graders of a run that is going on",
+        "change the number of samplers or graders of a running run",
         SCALE_HELP,
         _scale_arguments,
         _scale,
     ),
-    Command("keys", "list every setting with its default and meaning", "", _keys_arguments, _keys),
+    Command("keys", "list every setting with its default and meaning", KEYS_HELP, _keys_arguments, _keys),
 )

@@ -1,4 +1,4 @@
-"""The ``SFT_...`` variables of the original project as options of ``caravan sft``."""
+"""The ``SFT_...`` environment variables of the original project, as options of ``caravan sft``."""
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
@@ -19,36 +19,36 @@ OPTIONS: Mapping[str, tuple[str, Callable[[str], object]]] = {
     "SFT_SAVE_STEPS": ("--save-steps", count),
     "SFT_SAVE_TOTAL_LIMIT": ("--keep", count),
 }
-"""Variable -> the option that it sets, and how the value is read."""
+"""Variable -> (option, parser of the value)."""
 
 DATASET = "SFT_DATASET"
 
 NOT_USED: Mapping[str, str] = {
-    "SFT_MAX_SEQ_LENGTH": "set rollout.max_prompt_tokens; solutions are never cut",
+    "SFT_MAX_SEQ_LENGTH": "set rollout.max_prompt_tokens; solutions are never truncated",
     "SFT_WARMUP_RATIO": "set --warmup-steps",
-    "SFT_LR_SCHEDULER_TYPE": "a cosine down to a tenth, after the warm-up",
+    "SFT_LR_SCHEDULER_TYPE": "always a cosine down to a tenth, after the warm-up",
     "SFT_LOGGING_STEPS": "every step is logged",
-    "SFT_WEIGHT_DECAY": "it is 0.01",
-    "SFT_MAX_GRAD_NORM": "it is 1",
-    "SFT_OPTIMIZER": "it is AdamW",
+    "SFT_WEIGHT_DECAY": "always 0.01",
+    "SFT_MAX_GRAD_NORM": "always 1",
+    "SFT_OPTIMIZER": "always AdamW",
     "SFT_PUSH_TO_HUB": "nothing is published; upload OUT yourself",
     "SFT_HUB_MODEL_ID": "nothing is published; upload OUT yourself",
-    "SFT_EVAL_SPLIT": "data.held_out keeps problems apart",
+    "SFT_EVAL_SPLIT": "data.held_out sets the number of held-out problems",
     "SFT_EVAL_STEPS": "`caravan eval model.path=OUT` measures the model",
 }
-"""Variable -> why it sets nothing, and what to set in its place."""
+"""Variable without effect -> reason, or what to set instead."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Supervised:
-    """What the environment adds to a command line of ``caravan sft``."""
+    """Arguments that the environment adds to ``caravan sft``."""
 
     arguments: Sequence[str]
-    lines: Sequence[str]  # what to report
+    lines: Sequence[str]  # log lines
 
 
 def read_variables(environment: Mapping[str, str], given: Sequence[str]) -> Supervised:
-    """Options for the variables, less those that are ``given``. Raises ConfigError, which names the variable, for a bad value."""
+    """Options from the variables, except the ``given`` ones. Raises ConfigError, which names the variable, for a bad value."""
     texts = {name: text for name, value in environment.items() if name.startswith(PREFIX) and (text := value.strip())}
     if ACCUMULATION in texts and BATCH_SIZE not in texts:
         del texts[ACCUMULATION]
@@ -72,19 +72,19 @@ def read_variables(environment: Mapping[str, str], given: Sequence[str]) -> Supe
 
 
 def without_supervised(environment: Mapping[str, str]) -> dict[str, str]:
-    """The other variables, once these are options."""
+    """The environment without these variables."""
     return {name: value for name, value in environment.items() if not name.startswith(PREFIX)}
 
 
 def explain_variables() -> str:
-    """Every variable with the option that it sets, or why it sets none."""
+    """Help on every variable: its option, or the reason why it has none."""
     options = [f"{name}\n    {option}" for name, (option, _) in OPTIONS.items()]
     unused = [f"{name}\n    sets nothing: {reason}" for name, reason in NOT_USED.items()]
     return "\n".join(["Environment variables of `caravan sft`:", *options, f"{DATASET}\n    data.dataset", *unused])
 
 
 def _batch(texts: Mapping[str, str]) -> dict[str, str]:
-    """A batch is so many passes as are accumulated: the number of pairs in a step, in place of that of passes."""
+    """The batch size in pairs, in place of the number of accumulated passes."""
     passes = _read(ACCUMULATION, texts.get(ACCUMULATION, "1"))
     if BATCH_SIZE in texts:
         return {ACCUMULATION: str(int(_read(BATCH_SIZE, texts[BATCH_SIZE])) * int(passes))}

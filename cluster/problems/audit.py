@@ -21,6 +21,8 @@ from grader.parallel import GraderThreads, with_retries
 from grader.settings import GraderSettings
 
 PARQUET_BATCH = 500  # rows written at once
+MALFORMED = "malformed_row"
+NUM_SHOWN = 3  # malformed rows of which the reason is printed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +60,7 @@ class AuditSummary:
     causes: Counter[str] = field(default_factory=Counter)  # code -> number of rows
     warnings: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)  # code -> id (or number) of the first row with it
+    malformed_rows: list[str] = field(default_factory=list)  # row number and reason of the first NUM_SHOWN ones
     interrupted: bool = False
 
     def add(self, row: AuditedRow) -> None:
@@ -65,6 +68,8 @@ class AuditSummary:
         self.num_audited += 1
         self.num_unsolvable += row.solvable is False
         self.num_ungradable += row.solvable is None
+        self.malformed_rows += [text.partition(": ")[2] for text in row.causes if code_of(text) == MALFORMED]
+        del self.malformed_rows[NUM_SHOWN:]
         for counter, texts in ((self.causes, row.causes), (self.warnings, row.warnings)):
             for code in {code_of(text) for text in texts}:
                 counter[code] += 1
@@ -153,7 +158,7 @@ def _rows(dataset: str, part: Part) -> list[_Entry]:
 
 def _entry(number: int, row: Row, seen: SeenIds) -> _Entry:
     if isinstance(row, str):
-        return _Entry(id=None, problem=None, cause=f"malformed_row: row {number}: {row}")
+        return _Entry(id=None, problem=None, cause=f"{MALFORMED}: row {number}: {row}")
     given = raw_id(row)
     if isinstance(given, bytes) or is_missing(given):  # of a Parquet file; NaN, which JSON does not know
         given = None if is_missing(given) else plain(given)
@@ -161,7 +166,7 @@ def _entry(number: int, row: Row, seen: SeenIds) -> _Entry:
         problem = read_row(row)
     except ValueError as error:
         text = str(error)
-        code = next((code for part, code in _ROW_CAUSES.items() if part in text), "malformed_row")
+        code = next((code for part, code in _ROW_CAUSES.items() if part in text), MALFORMED)
         return _Entry(id=given, problem=None, cause=f"{code}: row {number}: {text}")
     repeated = seen.add(problem, number)
     warnings = (

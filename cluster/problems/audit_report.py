@@ -8,7 +8,7 @@ from rich.text import Text
 
 from cluster.config.dataset_part import Part
 from cluster.console import output
-from cluster.problems.audit import AuditSummary, audit_dataset
+from cluster.problems.audit import MALFORMED, NUM_SHOWN, AuditSummary, audit_dataset
 from grader.settings import GraderSettings
 
 INTERRUPTED = 130
@@ -69,6 +69,9 @@ def _lines(summary: AuditSummary, out: Path | None) -> list[str]:
     num_solvable = summary.num_audited - summary.num_unsolvable - summary.num_ungradable
     written = f" -> {out}" if out else ""
     lines = [f"{summary.num_audited} rows: {num_solvable} solvable, {summary.num_unsolvable} unsolvable{written}"]
+    if num_malformed := summary.causes[MALFORMED]:
+        more = f"; and {num_malformed - len(summary.malformed_rows)} more" if num_malformed > NUM_SHOWN else ""
+        lines.append(f"{num_malformed} malformed: {'; '.join(summary.malformed_rows)}{more}")
     if summary.num_ungradable:
         lines.append(f"{summary.num_ungradable} rows could not be audited: the machine failed; run the audit again")
     if summary.interrupted:

@@ -125,15 +125,32 @@ def _read_jsonl(path: Path, _wanted: Collection[str]) -> list[Row]:
 
 def _json_lines(text: str) -> list[Row]:
     rows: list[Row] = []
+    start, spanned = 0, 0  # offsets of the line, and of the end of an object over several lines
     # Only "\n" ends a line of JSONL; str.splitlines also splits at U+2028, which strings may contain.
-    for line in text.split("\n"):
-        if not line.strip():
-            continue
-        try:
-            rows += _objects([json.loads(line)])
-        except (ValueError, RecursionError) as error:  # ValueError: not JSON, or a number of thousands of digits
-            rows.append(f"not JSON: {error}")
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip() and start >= spanned:
+            try:
+                rows += _objects([json.loads(line)])
+            except (ValueError, RecursionError) as error:  # ValueError: not JSON, or a number of thousands of digits
+                if spanned := _end_of_object(text, start + len(line) - len(line.lstrip())):
+                    last = number + text.count("\n", start, spanned)
+                    rows.append(
+                        f"lines {number} to {last} are one JSON object: write each object on one line (`jq -c . FILE`)"
+                    )
+                else:
+                    rows.append(f"not JSON: {error}")
+        start += len(line) + 1
     return rows
+
+
+def _end_of_object(text: str, start: int) -> int:
+    """Return the offset of the end of the JSON object at ``start``; 0 if there is none."""
+    if text[start : start + 1] != "{":
+        return 0
+    try:
+        return json.JSONDecoder().raw_decode(text, start)[1]
+    except (ValueError, RecursionError):
+        return 0
 
 
 def _read_json(path: Path, wanted: Collection[str]) -> list[Row]:

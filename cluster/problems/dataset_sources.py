@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.config.dataset_part import DEFAULT_SPLIT, Part
+from cluster.config.hub import is_cached_dataset, unreachable_reason
 from cluster.errors import DatasetError
 from cluster.problems.dataset_files import Row, ending_of, endings, read_file
 
@@ -16,10 +17,10 @@ def read_source(dataset: str, part: Part, wanted: Collection[str]) -> Sequence[R
         part.refuse("revision", because=f"{dataset} is a folder")
         return _read_folder(path, part, wanted)
     if path.exists() and not ending_of(path):
-        raise DatasetError(f"data.dataset={dataset}: a local file must end in {endings()}")
+        raise DatasetError(f"data set {dataset}: a local file must end in {endings()}")
     if ending_of(path) or dataset.startswith(("/", "./", "../", "~")):
         if not path.is_file():
-            raise DatasetError(f"data.dataset={dataset}: no such file")
+            raise DatasetError(f"data set {dataset}: no such file")
         part.refuse("split", "config", "revision", because=f"{dataset} is a single file")
         return read_file(path, wanted)
     return _read_hub(dataset, part)
@@ -70,6 +71,11 @@ def _read_hub(dataset: str, part: Part) -> Sequence[Row]:
     import datasets
     from datasets.exceptions import DatasetNotFoundError, DatasetsError
 
+    if not is_cached_dataset(dataset) and (reason := unreachable_reason()):
+        raise DatasetError(
+            f"data set {dataset}: no such file, and the Hugging Face hub cannot be asked for it ({reason}). Give a local file or "
+            "folder, or 'builtin' for the built-in problems"
+        )
     split = part.split or DEFAULT_SPLIT
     try:
         return list(datasets.load_dataset(dataset, part.config, split=split, revision=part.revision))
@@ -77,20 +83,20 @@ def _read_hub(dataset: str, part: Part) -> Sequence[Row]:
         if part.revision and "revision" in str(error).lower():
             raise DatasetError(f"data.revision={part.revision}: {_first_line(error)}") from None
         raise DatasetError(
-            f"data.dataset={dataset}: no such file, and no such data set on the Hugging Face hub; "
+            f"data set {dataset}: no such file, and no such data set on the Hugging Face hub; "
             "check the name and the network; log in with `hf auth login` if the data set is private"
         ) from None
     except ConnectionError as error:
         hint = "is there a network? Otherwise use a local file or 'builtin'"
-        raise DatasetError(f"data.dataset={dataset} cannot be read: {_first_line(error)} ({hint})") from None
+        raise DatasetError(f"data set {dataset} cannot be read: {_first_line(error)} ({hint})") from None
     except ValueError as error:
         if text := _of_config(dataset, error):
             raise DatasetError(text) from None
         if "split" in str(error).lower():
             _split(dataset, part, datasets.get_dataset_split_names(dataset, part.config, revision=part.revision))
-        raise DatasetError(f"data.dataset={dataset} cannot be read: {_first_line(error)}") from None
+        raise DatasetError(f"data set {dataset} cannot be read: {_first_line(error)}") from None
     except (OSError, RuntimeError, DatasetsError) as error:
-        raise DatasetError(f"data.dataset={dataset} cannot be read: {_first_line(error)}") from None
+        raise DatasetError(f"data set {dataset} cannot be read: {_first_line(error)}") from None
 
 
 def _split(dataset: str, part: Part, there: Sequence[str]) -> str:

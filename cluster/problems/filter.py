@@ -116,6 +116,8 @@ def filter_and_report(dataset: str, out: Path, criteria: Criteria, part: Part = 
         )
     if out.exists() and dataset != "builtin" and Path(dataset).exists() and out.samefile(dataset):
         raise ConfigError(f"--out {out} is the data set itself and would lose its other rows: choose another name")
+    if out.exists():
+        raise ConfigError(f"--out {out} exists already, and is not overwritten: choose another name, or delete it")
     selection = select_rows(dataset, criteria, part)
     for line in selection.bad_rows[:NUM_SHOWN]:
         print(f"       bad row: {line}")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cluster.analysis.compare import compare, read_result
+from cluster.analysis.compare import compare, named_results, read_result
 from cluster.cli.main import main
 from cluster.errors import RunFolderError
 from cluster.loop.evaluation import summarize
@@ -96,3 +96,16 @@ def test_a_file_without_results_by_problem_is_refused_in_one_line(tmp_path: Path
         other.write_text(json.dumps({"name": "a", "by_problem": rows}))
         with pytest.raises(RunFolderError, match="has no results by problem"):
             read_result(str(other))
+
+
+def test_evaluations_of_the_same_name_are_named_after_their_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for run, name in (("one", "x"), ("other", "x"), ("elsewhere", "y")):
+        (tmp_path / run).mkdir()
+        row = {"step": 9, **result("after", {name: [1.0]})}
+        (tmp_path / run / "evaluation.jsonl").write_text(json.dumps(row) + "\n")
+    one, other, elsewhere = (str(tmp_path / run) for run in ("one", "other", "elsewhere"))
+    assert [found["name"] for found in named_results(one, f"{other}:after")] == [f"{one}: after", f"{other}:after"]
+    assert main(["compare", one, elsewhere]) == 1
+    assert f"{one}: after and {elsewhere}: after have no problem in common" in capsys.readouterr().err

@@ -110,7 +110,7 @@ def test_a_malformed_row_is_named_and_the_others_are_graded(tmp_path: Path, caps
         (
             ["grade", __file__, "--out", "out.jsonl", "--reward", "binary,min_code_lines=2", "--min-lines", "1"],
             2,
-            "--min-lines and min_code_lines of --reward say different things",
+            "--min-lines and min_code_lines of --reward differ",
         ),
         (["train", "weights.tests=0.9"], 2, "weights.compile 0.1 + weights.tests 0.9 = 1.25"),
         (["train", "grader.reward=fame"], 2, "grader.reward='fame': there is no reward profile 'fame'"),

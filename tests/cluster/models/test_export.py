@@ -278,4 +278,4 @@ def test_nothing_is_pushed_unless_asked_and_then_as_a_private_repository(
     assert calls == [("me/it", {"private": True, "exist_ok": True}), ("me/it", files)]
     assert "pushed: hub/me/it" in capsys.readouterr().out
     assert main(["export", str(finished), str(tmp_path / "other"), "--push-to-hub", "not mine"]) == 2
-    assert "--push-to-hub not mine: no such name. What was exported is in" in capsys.readouterr().err
+    assert "--push-to-hub not mine: no such name. The export is in" in capsys.readouterr().err

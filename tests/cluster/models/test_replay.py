@@ -45,7 +45,7 @@ def test_a_run_that_was_extended_is_replayed_with_the_length_that_it_had_at_each
     metrics = run / "metrics.jsonl"
     metrics.write_text(metrics.read_text().replace('"max_steps": 4.0', '"max_steps": 6.0'))
     assert replay_and_report(run, None) == 1  # the learning rate would have gone down more slowly
-    assert "the loss is another from step" in capsys.readouterr().out
+    assert "the loss differs from step" in capsys.readouterr().out
 
 
 def test_a_run_without_a_final_adapter_is_replayed_to_its_newest_checkpoint(

@@ -132,7 +132,7 @@ def test_an_interrupted_training_continues_and_makes_the_same_model(
     monkeypatch.setattr(teaching.Steps, "done", done)
 
     assert main(command(problems, out, *options[2:], "--steps", "7")) == 2
-    assert "was begun with other settings (num_steps was 6 and is 7)" in capsys.readouterr().err
+    assert "was started with other settings (num_steps was 6 and is 7)" in capsys.readouterr().err
 
     with monkeypatch.context() as patched:
         patched.setattr(SftFolder, "publish", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left")))

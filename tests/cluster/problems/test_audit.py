@@ -165,3 +165,19 @@ def test_no_builtin_problem_has_a_cause_and_none_refutes_one(tmp_path: Path) -> 
     assert summary.num_audited == summary.num_rows > 1000
     assert (summary.num_unsolvable, summary.num_ungradable) == (0, 0)
     assert not set(summary.warnings) & {"refuted_cause", "reference_fails", "example_disagrees", "stub_passes"}
+
+
+def test_malformed_rows_are_named_with_their_reasons_and_the_status_stays_0(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in.jsonl").write_text('{"id": "a",\n "prompt": "p"}\n{"id": "b", "prompt": "let f x =", "tests": 7}\n')
+    assert main(["audit", str(tmp_path / "in.jsonl"), "--workers", "1"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "2 malformed: row 1: lines 1 to 2 are one JSON object" in shown and "; row 2: the tests are" in shown
+
+
+def test_a_data_set_that_is_missing_is_named_as_it_was_given(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["audit", str(tmp_path / "missing.jsonl")]) == 1
+    assert capsys.readouterr().err.endswith(f"caravan: data set {tmp_path / 'missing.jsonl'}: no such file\n")

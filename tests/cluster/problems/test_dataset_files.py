@@ -303,6 +303,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> FakeHub:
     import datasets
 
     fake = FakeHub()
+    monkeypatch.setattr("cluster.problems.dataset_sources.unreachable_reason", lambda: None)
     for name in ("load_dataset", "get_dataset_split_names"):
         monkeypatch.setattr(datasets, name, getattr(fake, name))
     return fake
@@ -344,3 +345,14 @@ def test_json_of_splits_or_of_columns_is_read_by_its_keys(tmp_path: Path) -> Non
     path.write_text(json.dumps({"id": {"0": "a"}, "prompt": {"1": "B"}}))
     with pytest.raises(DatasetError, match="different row numbers"):
         read_file(path, ("id", "prompt"))
+
+
+def test_an_object_over_several_lines_is_named_as_such_and_the_others_are_read(tmp_path: Path) -> None:
+    good = json.dumps(ROWS[0])
+    text = f"{good}\n{json.dumps(ROWS[1], indent=2)}\n{{broken\n{json.dumps({**ROWS[0], 'id': 'last'})}\n"
+    (tmp_path / "p.jsonl").write_text(text)
+    first, spanning, broken, last = read_file(tmp_path / "p.jsonl")
+    assert isinstance(first, dict) and isinstance(last, dict) and last["id"] == "last"
+    num_lines = len(json.dumps(ROWS[1], indent=2).splitlines())
+    assert str(spanning).startswith(f"lines 2 to {1 + num_lines} are one JSON object: write each object on one line")
+    assert str(broken).startswith("not JSON")

@@ -102,6 +102,15 @@ def test_the_data_set_itself_is_never_overwritten(dataset: str, capsys: pytest.C
     assert Path(dataset).read_text() == before
 
 
+def test_a_file_that_exists_is_not_overwritten(
+    dataset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "kept.jsonl"
+    out.write_text("mine")
+    assert main(["filter", dataset, "--out", str(out)]) == 2
+    assert "exists already" in capsys.readouterr().err and out.read_text() == "mine"
+
+
 def test_bad_rows_are_named(dataset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["filter", dataset, "--out", str(tmp_path / "kept.jsonl")]) == 0
     said = capsys.readouterr().out
