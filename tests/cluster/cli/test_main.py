@@ -112,6 +112,8 @@ def test_a_malformed_row_is_named_and_the_others_are_graded(tmp_path: Path, caps
             2,
             "--min-lines and min_code_lines of --reward differ",
         ),
+        (["train", "model.path=tiny", "model.adapter=runs/a/adapter"], 2, "`caravan export RUN OUT --merge`"),
+        (["export", "runs/a", "out", "--dtype", "float32"], 2, "--dtype float32 has no effect without --merge"),
         (["train", "weights.tests=0.9"], 2, "weights.compile 0.1 + weights.tests 0.9 = 1.25"),
         (["train", "grader.reward=fame"], 2, "grader.reward='fame': there is no reward profile 'fame'"),
     ],
@@ -211,3 +213,17 @@ def test_a_run_that_is_refused_leaves_no_folder_and_one_that_was_there_alone(
     assert main(["train", "model.path=tiny", "dataset=builtin", *settings]) in (1, 2)
     assert message in capsys.readouterr().err
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_envrc_that_is_not_loaded_is_named_with_the_settings_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("GRPO_TEMPERATURE", raising=False)
+    (tmp_path / ".envrc").write_text("export GRPO_TEMPERATURE=1.2\nPATH_add bin\nOTHER=1\nexport GRPO_BETA=0.1\n")
+    monkeypatch.setenv("GRPO_BETA", "0.1")
+    assert main(["eval", "held_out=0", "model.path=tiny", "dataset=builtin"]) == 1
+    named = [line for line in capsys.readouterr().err.splitlines() if ".envrc" in line]
+    assert named == [
+        "caravan: .envrc sets GRPO_TEMPERATURE, and is not read: load it first, with `set -a; source .envrc` or direnv"
+    ]

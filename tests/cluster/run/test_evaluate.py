@@ -20,7 +20,7 @@ from cluster.ledger.run_folder import RunFolder
 from cluster.loop.evaluation import LOST_PROBLEMS, attempt_all, num_distinct, summarize, warning_of_lost
 from cluster.problems.run_data import RunData
 from cluster.run import evaluate as tryout
-from cluster.run.loading import Dataset, RenderedProblems
+from cluster.run.loading import Dataset, RenderedProblems, problems_to_evaluate
 from cluster.run.session import run_to_end
 from cluster.types import Completion, Grade, Problem, Prompt, Sampling, Usage
 from rollout.fake import FakeSamplerPool
@@ -220,3 +220,18 @@ def test_the_change_is_shown_between_evaluations_of_the_same_problems_alone() ->
     ]
     assert headings == [["", "x", "x", "change"], ["", "x", "y"]]
     assert "not of the same problems" in str(evaluation_table([one, other], "").caption)
+
+
+def test_a_single_problem_has_no_standard_error() -> None:
+    one = summarize([replace(group([1.0, 0.0]), problem=problem("x"))], "one")
+    (_, cells) = evaluation_table([one], "").columns
+    assert next(iter(cells.cells)) == "0.500 \u00b1 -"
+
+
+def test_fewer_held_out_problems_than_wanted_are_all_measured_and_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    config = load_config(None, ["evaluation.num_problems=3"], environment={})
+    held_out = [problem(name) for name in "abcd"]
+    assert problems_to_evaluate(config, held_out, View()) == held_out[:3]
+    assert capsys.readouterr().err == ""
+    assert problems_to_evaluate(config, held_out[:2], View()) == held_out[:2]
+    assert "evaluation.num_problems=3: only 2 problems are held out" in " ".join(capsys.readouterr().err.split())
