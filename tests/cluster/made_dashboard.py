@@ -1,4 +1,4 @@
-"""A run that grows step by step, some of whose completions would like to do something in the browser of their reader."""
+"""A run that grows step by step, with some completions that attack the reader's browser."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -45,7 +45,7 @@ def programs_group(step: int, problem_id: str) -> Group:
 
 
 class GrowingRun:
-    """A run folder, and what writes to it."""
+    """A run folder and its recorder."""
 
     def __init__(self, path: Path) -> None:
         self.folder = RunFolder(path)
@@ -54,7 +54,7 @@ class GrowingRun:
         self.num_steps = 0
 
     def step(self) -> None:
-        """Two groups are trained, and one is dropped."""
+        """Record a step with two trained groups and a dropped one."""
         self.num_steps += 1
         step = self.num_steps
         groups = [programs_group(step, "gcd"), programs_group(step, HOSTILE_PROBLEM)]
@@ -70,5 +70,5 @@ class GrowingRun:
         self.records.step_done(step / 30, groups, report, metrics, {})
 
     def finish(self) -> None:
-        """The run is over."""
+        """Finish the run."""
         self.folder.write(self.folder.summary, "{}\n")

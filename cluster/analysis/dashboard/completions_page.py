@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from cluster.analysis.dashboard.ledger_rows import Row
 from cluster.analysis.dashboard.query import ORDERS, OUTCOMES, VERDICTS, Query, group_url
-from cluster.analysis.dashboard.search import Found
+from cluster.analysis.dashboard.search import SearchResult
 
 PAGE_ROWS = 50
 MAX_PREVIEW = 160  # characters of a text in the list
@@ -23,7 +23,7 @@ class Preview:
 
 def completions_context(
     query: Query,
-    found: Found,
+    result: SearchResult,
     rows: Sequence[Row],
     *,
     num_pages: int,
@@ -34,7 +34,7 @@ def completions_context(
     verdicts = [(verdict, verdict_counts.get(verdict, 0)) for verdict in VERDICTS]
     return {
         "query": query,
-        "found": found,
+        "result": result,
         "lines": [(row, preview(row["text"] or "", query)) for row in rows],
         "num_pages": num_pages,
         "verdicts": [(verdict, num) for verdict, num in verdicts if num or verdict in query.verdicts],

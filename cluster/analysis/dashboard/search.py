@@ -24,7 +24,7 @@ Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
+class SearchResult:
     """The result of a query so far."""
 
     rows: Rows  # in the order of the query
@@ -43,10 +43,10 @@ class Finder:
     def __init__(self) -> None:
         self._searches: OrderedDict[tuple[str, bool], TextSearch] = OrderedDict()
         self._columns = LedgerColumns()  # the results are of these
-        self._results: OrderedDict[Query, Found] = OrderedDict()
+        self._results: OrderedDict[Query, SearchResult] = OrderedDict()
         self._lock = threading.Lock()
 
-    def find(self, columns: LedgerColumns, query: Query) -> Found:
+    def find(self, columns: LedgerColumns, query: Query) -> SearchResult:
         """Find the completions of all pages of a query; a text search may take several calls to complete."""
         key = query.with_page(1)
         with self._lock:
@@ -62,16 +62,16 @@ class Finder:
             search = self._text_search(query)
             seconds = NEXT_CPU_SECONDS if search.has_started else FIRST_CPU_SECONDS
             rows, num_searched = search.search(columns, candidates, seconds)
-        found = Found(
+        result = SearchResult(
             rows=ordered(columns, rows, query.order), num_searched=num_searched, num_candidates=len(candidates)
         )
-        if found.is_complete:
+        if result.is_complete:
             with self._lock:
                 if columns is self._columns:
-                    self._results[key] = found
+                    self._results[key] = result
                 while len(self._results) > MAX_RESULTS:
                     self._results.popitem(last=False)
-        return found
+        return result
 
     def _text_search(self, query: Query) -> "TextSearch":
         key = (query.code, query.matches_case)

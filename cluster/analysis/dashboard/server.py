@@ -107,16 +107,16 @@ class Dashboard:
         except ConfigError as error:
             return self._error(state, str(error), 400)
         columns = state.ledger.columns
-        found = self.finder.find(columns, query)
-        num_pages = max(1, -(-len(found.rows) // PAGE_ROWS))
+        result = self.finder.find(columns, query)
+        num_pages = max(1, -(-len(result.rows) // PAGE_ROWS))
         query = query.with_page(min(query.page, num_pages))
 
         def context() -> dict[str, object]:
             first = (query.page - 1) * PAGE_ROWS
-            rows = read_completions(columns, found.rows[first : first + PAGE_ROWS].tolist(), LIST_COLUMNS)
+            rows = read_completions(columns, result.rows[first : first + PAGE_ROWS].tolist(), LIST_COLUMNS)
             return completions_context(
                 query,
-                found,
+                result,
                 rows,
                 num_pages=num_pages,
                 verdict_counts=verdict_counts(columns, query),
@@ -130,8 +130,8 @@ class Dashboard:
             context,
             tab="Completions",
             title=f"{state.name}: completions",
-            refresh="searching" if not found.is_complete else "ask" if state.ledger.is_complete else "reading",
-            version=f"{state.ledger.version}-{found.num_searched}",
+            refresh="searching" if not result.is_complete else "ask" if state.ledger.is_complete else "reading",
+            version=f"{state.ledger.version}-{result.num_searched}",
         )
 
     def group(self, request: Request) -> Response:

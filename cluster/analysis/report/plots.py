@@ -45,7 +45,7 @@ class Plot:
     name: str
     title: str
     draw: Callable[[Any, PlotData], None]  # into matplotlib axes
-    requires: str  # the metric without which the plot is left out
+    requires: str  # the metric that the plot cannot do without
 
 
 RenderedPlot = tuple[str, str, Mapping[str, bytes]]  # name, title, image by format ("svg", "png")

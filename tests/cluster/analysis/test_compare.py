@@ -68,8 +68,8 @@ def test_the_command_shows_both_and_the_problems_that_changed(
     first.write_text(json.dumps(result("base", {"gcd": [0.0, 0.25], "fib": [1.0, 1.0]})))
     second.write_text(json.dumps(result("trained", {"gcd": [1.0, 1.0], "fib": [1.0, 1.0]})))
     assert main(["compare", str(first), str(second)]) == 0
-    said = capsys.readouterr().out
-    assert "base" in said and "trained" in said and "gcd" in said and "fib" not in said
+    output = capsys.readouterr().out
+    assert "base" in output and "trained" in output and "gcd" in output and "fib" not in output
     assert main(["compare", str(first), str(tmp_path / "missing.json")]) == 1
     assert "missing.json" in capsys.readouterr().err
 

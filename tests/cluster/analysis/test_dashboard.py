@@ -89,7 +89,7 @@ def test_filters_match_the_right_completions(run: GrowingRun) -> None:
     number = {
         "problem=gcd": 12,
         f"problem={HOSTILE_PROBLEM}": 12,
-        "problem=G": 12,  # part of one id alone
+        "problem=G": 12,  # part of one id only
         "problem=nowhere": 0,
         "verdict=passed": 6,
         f"verdict={NOT_GRADED}": 6,  # of each step one that could not be graded, and one that was never sampled
@@ -103,9 +103,9 @@ def test_filters_match_the_right_completions(run: GrowingRun) -> None:
         "signs=1": 0,
     }
     found = {}
-    for asked in number:
-        name, _, value = asked.partition("=")
-        found[asked] = int(matching(columns, query(**{name: value})).sum())
+    for parameter in number:
+        name, _, value = parameter.partition("=")
+        found[parameter] = int(matching(columns, query(**{name: value})).sum())
     assert found == number
     counts = verdict_counts(columns, query(problem="gcd", verdict="wrong"))
     assert {word: num for word, num in counts.items() if num} == dict.fromkeys(
@@ -165,8 +165,8 @@ def test_the_watch_notices_added_removed_changed_and_damaged_files(run: GrowingR
     assert watch.snapshot.version == version
     run.step()
     assert updated(watch).num_rows == 4 * PER_STEP
-    assert first.num_rows == 3 * PER_STEP  # whoever has it may go on with it
-    run.folder.truncate_after(2)  # started again from a checkpoint
+    assert first.num_rows == 3 * PER_STEP  # snapshots are immutable
+    run.folder.truncate_after(2)  # resumed from a checkpoint
     assert sorted(set(updated(watch).numbers["step"].tolist())) == [1.0, 2.0]
     newest = run.folder.rollout_files()[-1]
     other = run.folder.rollout_files()[0]
@@ -242,9 +242,9 @@ def test_errors_of_the_command_are_one_line(
         taken.listen()
         port = taken.getsockname()[1]
         assert main(["dashboard", str(run.folder.path), "--port", str(port)]) == 2
-    said = capsys.readouterr().err
-    assert f"port {port} of 127.0.0.1" in said
-    assert said.count("\n") == 1
+    output = capsys.readouterr().err
+    assert f"port {port} of 127.0.0.1" in output
+    assert output.count("\n") == 1
     assert main(["dashboard", str(run.folder.path), "--host", "a..b"]) == 2
     assert "of a..b (not a valid host name)" in capsys.readouterr().err
 

@@ -164,7 +164,7 @@ def test_keys_without_a_profile_change_the_runs_own_reward(tmp_path: Path, capsy
     shown = capsys.readouterr().out
     assert "shown_assert_weight: 1.0 -> 0.0" in shown
     assert "min_code_lines" not in shown
-    assert rows_of(shown)["wrong"] == ["1", "0.6750", "0.3500"]  # both asserts that held were shown
+    assert rows_of(shown)["wrong"] == ["1", "0.6750", "0.3500"]  # both passed asserts are covered by an example
 
 
 @pytest.mark.parametrize("name", ["new.jsonl", "deep/new.parquet"])

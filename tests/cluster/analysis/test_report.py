@@ -73,8 +73,8 @@ def hostile_group(step: int, name: str) -> Group:
     grades = []
     for index, reward in enumerate(rewards):
         made = grade(reward, VERDICTS[index])
-        signs = ("stub",) if index == 2 else ()
-        facts = replace(made.facts, quality_flags=signs, diagnostics=f"Error: {HOSTILE[index]}")
+        flags = ("stub",) if index == 2 else ()
+        facts = replace(made.facts, quality_flags=flags, diagnostics=f"Error: {HOSTILE[index]}")
         grades.append(replace(made, facts=facts))
     return replace(
         base,

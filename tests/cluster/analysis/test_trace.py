@@ -17,7 +17,7 @@ from cluster.types import Drop, DropReason, StepReport, Timestamps, WeightSync
 from tests.cluster.made import group
 
 
-def test_a_trace_shows_every_completion_step_and_publish_in_lanes_that_do_not_overlap(tmp_path: Path) -> None:
+def test_a_trace_has_every_completion_step_and_publish_in_threads_without_overlap(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     with folder.opened(load_config(None, environment={})):
         records = RunRecorder(folder, View(), lambda _: None)
@@ -31,20 +31,20 @@ def test_a_trace_shows_every_completion_step_and_publish_in_lanes_that_do_not_ov
         )
         records.group_dropped(DroppedGroup(group=stale, group_size=2, drop=Drop(DropReason.STALE)), step=0)
         report = StepReport(step=1, metrics={"loss": 0.5})
-        figures = {"step_seconds": 4.0, "learn_began_at": 102.0, "learned_at": 103.5}
-        records.step_done(0.1, [trained], report, step_metrics([trained], [], report, Progress(), figures), {})
+        metrics = {"step_seconds": 4.0, "learn_began_at": 102.0, "learned_at": 103.5}
+        records.step_done(0.1, [trained], report, step_metrics([trained], [], report, Progress(), metrics), {})
         records.policy_published(1, [WeightSync(sampler="sampler 0", seconds=0.1, gap=1e-6)], 103.5, 0.25)
     out = tmp_path / "trace.json"
     assert write_trace(folder.path, out) == 3 + 2 + 1 + 1
     events = json.loads(out.read_text())["traceEvents"]
-    drawn = [event for event in events if event["ph"] == "X"]
-    assert {event["name"] for event in drawn} == {"g0000000-c0", "g0000000-c1", "g0000001-c0", "step 1", "policy 1"}
-    (publish,) = [event for event in drawn if event["name"] == "policy 1"]
+    spans = [event for event in events if event["ph"] == "X"]
+    assert {event["name"] for event in spans} == {"g0000000-c0", "g0000000-c1", "g0000001-c0", "step 1", "policy 1"}
+    (publish,) = [event for event in spans if event["name"] == "policy 1"]
     assert publish["dur"] == 250_000
-    for lane in {(event["pid"], event["tid"]) for event in drawn}:
-        events_of_lane = sorted((e["ts"], e["dur"]) for e in drawn if (e["pid"], e["tid"]) == lane)
-        ends = [ts + dur for ts, dur in events_of_lane]
-        assert all(end <= ts for end, (ts, _) in zip(ends, events_of_lane[1:], strict=False))
+    for thread in {(event["pid"], event["tid"]) for event in spans}:
+        events_of_thread = sorted((e["ts"], e["dur"]) for e in spans if (e["pid"], e["tid"]) == thread)
+        ends = [ts + dur for ts, dur in events_of_thread]
+        assert all(end <= ts for end, (ts, _) in zip(ends, events_of_thread[1:], strict=False))
 
 
 def test_a_run_without_steps_has_no_trace(tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_a_run_without_steps_has_no_trace(tmp_path: Path) -> None:
         write_trace(folder.path, tmp_path / "trace.json")
 
 
-def test_a_folder_that_is_no_run_is_named(tmp_path: Path) -> None:
+def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match="is not a run directory"):
         write_trace(tmp_path, tmp_path / "trace.json")
 
