@@ -79,7 +79,7 @@ class Worker:
         if "wall" in ends:
             # A completion has nothing to wait for: if wall time runs out before CPU time, the machine is overloaded.
             raise UngradableError(f"the run got too little CPU time within {wall_seconds:g} s of wall time")
-        if "walls" in ends:
+        if "sandbox" in ends:
             raise UngradableError(
                 "the kernel refuses the sandbox layers of a completion, which it granted at the start"
             )

@@ -1,7 +1,7 @@
-/* The system calls behind contain.ml.
+/* The system calls of contain.ml.
 
-   Landlock and seccomp are called by number, as C libraries have no functions for them, and the structures of landlock are
-   written out, as the headers of the machine that compiles may be older than its kernel. */
+   Landlock and seccomp are called by number, since C libraries have no functions for them, and landlock's structures are
+   declared here, since the kernel may be newer than the headers of the machine that compiles. */
 
 #define _GNU_SOURCE
 #include <caml/fail.h>
@@ -10,15 +10,15 @@
 #include <sys/time.h>
 #include <unistd.h>
 
-#define FALLEN_STATUS 113 /* contain.ml: fallen_status */
+#define LAYER_FAILED_STATUS 113 /* contain.ml: layer_failed_status */
 #define SECCOMP 1         /* contain.ml: describe */
 #define LANDLOCK 2
 
-static void fallen(void) { _exit(FALLEN_STATUS); }
+static void layer_failed(void) { _exit(LAYER_FAILED_STATUS); }
 
 static void limit(int resource, rlim_t soft, rlim_t hard) {
   struct rlimit wanted = {soft, hard};
-  if (setrlimit(resource, &wanted) != 0) fallen();
+  if (setrlimit(resource, &wanted) != 0) layer_failed();
 }
 
 #if defined(__linux__)
@@ -44,7 +44,7 @@ static void limit(int resource, rlim_t soft, rlim_t hard) {
 #define ARCHITECTURE AUDIT_ARCH_AARCH64
 #endif
 
-/* Both: memory, clocks, signals of their own, open descriptors, the end. */
+/* For compiler and completions: memory, clocks, their own signals, open descriptors, exit. */
 static const int allowed[] = {
     __NR_write, __NR_writev, __NR_read, __NR_close, __NR_lseek, __NR_fstat, __NR_brk, __NR_munmap, __NR_mremap,
     __NR_madvise, __NR_clock_gettime, __NR_clock_getres, __NR_gettimeofday, __NR_getrusage, __NR_times,
@@ -55,7 +55,7 @@ static const int allowed[] = {
 #endif
 };
 
-/* The compiler's own: it waits on pipes, and lists the library's folder. */
+/* For the compiler only: it waits on pipes and lists the library's folder. */
 static const int allowed_to_compiler[] = {
     __NR_getdents64, __NR_ppoll, __NR_pselect6, __NR_getitimer,
 #ifdef __NR_poll
@@ -66,8 +66,8 @@ static const int allowed_to_compiler[] = {
 #endif
 };
 
-/* No honest program comes near these: the process ends, rather than try something else.  Whatever is in neither list fails
-   with EPERM, as an honest program may ask for a random seed and go on without it. */
+/* No honest program makes these calls: they end the process.  A call in neither list fails with EPERM, since an honest program
+   may ask for a random seed and continue without one. */
 static const int deadly[] = {
     __NR_clone, __NR_execve, __NR_execveat, __NR_ptrace, __NR_process_vm_readv, __NR_process_vm_writev, __NR_kill,
     __NR_socket, __NR_socketpair, __NR_connect, __NR_bpf, __NR_unshare, __NR_setns, __NR_mount,
@@ -85,7 +85,7 @@ static const int deadly[] = {
 #endif
 };
 
-/* Allowed where one argument, masked, has one value. */
+/* Allowed if one argument, masked, has this value. */
 struct condition {
   int number, argument;
   uint32_t mask, value;
@@ -114,11 +114,11 @@ struct filter {
   struct sock_filter code[MAX_INSTRUCTIONS];
   unsigned short length;
 };
-static struct filter completion_filter, compiler_filter; /* built once, put up in every fork */
+static struct filter completion_filter, compiler_filter; /* built once, applied in every fork */
 
 #ifdef ARCHITECTURE
 
-/* Call number -> what the filter returns, or, below NUM_CONDITIONS, the index of a condition. */
+/* Call number -> the filter's return value, or, below NUM_CONDITIONS, the index of a condition. */
 #define NUM_CALLS 512
 #define NUM_CONDITIONS 16
 static uint32_t actions[NUM_CALLS];
@@ -131,14 +131,14 @@ static void set_actions(const int *list, int count, uint32_t action) {
 
 static void set_conditions(const struct condition *list, int count) {
   for (int i = 0; i < count; i++) {
-    if (num_conditions == NUM_CONDITIONS) fallen();
+    if (num_conditions == NUM_CONDITIONS) layer_failed();
     actions[list[i].number] = num_conditions;
     known_conditions[num_conditions++] = list[i];
   }
 }
 
 static void emit(struct filter *filter, uint16_t code, uint8_t jump_true, uint8_t jump_false, uint32_t value) {
-  if (filter->length == MAX_INSTRUCTIONS) fallen();
+  if (filter->length == MAX_INSTRUCTIONS) layer_failed();
   struct sock_filter instruction = {code, jump_true, jump_false, value};
   filter->code[filter->length++] = instruction;
 }
@@ -152,7 +152,7 @@ static void emit_action(struct filter *filter, uint32_t action) {
     return;
   }
   const struct condition *condition = &known_conditions[action];
-  /* The low half of the argument: these are ints, or have their flags there. */
+  /* The low half of the argument: these arguments are ints, or have their flags there. */
   emit_load(filter, offsetof(struct seccomp_data, args) + 8 * condition->argument);
   emit(filter, BPF_ALU | BPF_AND | BPF_K, 0, 0, condition->mask);
   emit(filter, BPF_JMP | BPF_JEQ | BPF_K, 0, 1, condition->value);
@@ -160,8 +160,8 @@ static void emit_action(struct filter *filter, uint32_t action) {
   emit_return(filter, SECCOMP_RET_ERRNO | EPERM);
 }
 
-/* A binary search among the places where the action changes.  The kernel tries the filter with every call number as it is
-   put up: one comparison after the other would take it twice the time of all the other walls. */
+/* A binary search among the call numbers at which the action changes.  The kernel runs the filter with every call number when
+   it is applied: a linear search would take twice the time of all other layers. */
 static void emit_search(struct filter *filter, const int *changes, int low, int high) {
   if (high - low == 1) {
     emit_action(filter, actions[changes[low]]);
@@ -202,16 +202,16 @@ static void build_filters(void) {
   build(&compiler_filter);
 }
 
-static int put_up_seccomp(struct filter *filter) {
+static int apply_seccomp(struct filter *filter) {
   struct sock_fprog program = {filter->length, filter->code};
   return syscall(__NR_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program) == 0;
 }
 
-#else /* a machine whose system calls are not in the lists */
+#else /* an architecture whose system calls are not in the lists */
 
 static void build_filters(void) {}
 
-static int put_up_seccomp(struct filter *filter) {
+static int apply_seccomp(struct filter *filter) {
   (void)filter;
   return 0;
 }
@@ -237,7 +237,7 @@ struct path_beneath {
   int32_t folder;
 } __attribute__((packed));
 
-/* Everything that this kernel's landlock knows to deny; 0 where there is no landlock. */
+/* Everything that this kernel's landlock can deny; returns 0 without landlock. */
 static int deniable(struct ruleset *ruleset) {
   static const uint64_t files_of_version[] = {0x1fff, 0x3fff, 0x7fff, 0x7fff, 0xffff};
   long version = syscall(LANDLOCK_CREATE_RULESET, NULL, 0, VERSION_FLAG);
@@ -248,8 +248,8 @@ static int deniable(struct ruleset *ruleset) {
   return 1;
 }
 
-/* [library]: a folder that may be read, or NULL. */
-static int put_up_landlock(const char *library) {
+/* [library]: a readable folder, or NULL. */
+static int apply_landlock(const char *library) {
   struct ruleset ruleset;
   if (!deniable(&ruleset)) return 0;
   int rules = syscall(LANDLOCK_CREATE_RULESET, &ruleset, sizeof ruleset, 0);
@@ -265,54 +265,54 @@ static int put_up_landlock(const char *library) {
   return done;
 }
 
-/* ---- which of them stand ---- */
+/* ---- which layers the kernel supports ---- */
 
-static int found_walls = -1;
+static int found_layers = -1;
 
-/* Whether a fork that puts up a wall is then refused what it must refuse. */
-static int holds(int wall) {
+/* Applies a layer in a fork and returns 1 if the fork is then refused what the layer denies. */
+static int works(int layer) {
   int status;
   pid_t child = fork();
-  if (child < 0) caml_failwith("no process to try the kernel's walls in");
+  if (child < 0) caml_failwith("no process to test the kernel's sandbox layers in");
   if (child == 0) {
     int up = prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
-             (wall == SECCOMP ? put_up_seccomp(&completion_filter) : put_up_landlock(NULL));
-    int refused = open("/", O_RDONLY | O_DIRECTORY) < 0 && errno == (wall == SECCOMP ? EPERM : EACCES);
+             (layer == SECCOMP ? apply_seccomp(&completion_filter) : apply_landlock(NULL));
+    int refused = open("/", O_RDONLY | O_DIRECTORY) < 0 && errno == (layer == SECCOMP ? EPERM : EACCES);
     _exit(up && refused ? 0 : 1);
   }
   while (waitpid(child, &status, 0) < 0)
-    if (errno != EINTR) caml_failwith("the process that tries the kernel's walls is lost");
+    if (errno != EINTR) caml_failwith("the process that tests the kernel's sandbox layers is lost");
   return WIFEXITED(status) && WEXITSTATUS(status) == 0;
 }
 
-static int walls(void) {
-  if (found_walls < 0) {
+static int supported_layers(void) {
+  if (found_layers < 0) {
     build_filters();
-    found_walls = (holds(SECCOMP) ? SECCOMP : 0) | (holds(LANDLOCK) ? LANDLOCK : 0);
+    found_layers = (works(SECCOMP) ? SECCOMP : 0) | (works(LANDLOCK) ? LANDLOCK : 0);
   }
-  return found_walls;
+  return found_layers;
 }
 
-static void wall_in(struct filter *filter, const char *library) {
-  int wanted = walls();
-  /* Dies with the process that forked it, gains nothing by what it executes, and is not open to others of its user. */
+static void apply_layers(struct filter *filter, const char *library) {
+  int wanted = supported_layers();
+  /* Ends with its parent, gains no privileges by exec, and cannot be traced by other processes of its user. */
   if (prctl(PR_SET_PDEATHSIG, SIGKILL) != 0 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 ||
       prctl(PR_SET_DUMPABLE, 0) != 0)
-    fallen();
-  if ((wanted & LANDLOCK) && !put_up_landlock(library)) fallen();
+    layer_failed();
+  if ((wanted & LANDLOCK) && !apply_landlock(library)) layer_failed();
   limit(RLIMIT_NPROC, 0, 0);
-  if (library == NULL) limit(RLIMIT_NOFILE, 0, 0); /* what is open stays open; nothing else opens */
-  if ((wanted & SECCOMP) && !put_up_seccomp(filter)) fallen();
+  if (library == NULL) limit(RLIMIT_NOFILE, 0, 0); /* open descriptors stay usable, new ones are refused */
+  if ((wanted & SECCOMP) && !apply_seccomp(filter)) layer_failed();
 }
 
 #define COMPILER_FILTER (&compiler_filter)
 #define COMPLETION_FILTER (&completion_filter)
 
-#else /* another system: the limits are all there is */
+#else /* another system: only the limits */
 
-static int walls(void) { return 0; }
+static int supported_layers(void) { return 0; }
 
-static void wall_in(void *filter, const char *library) {
+static void apply_layers(void *filter, const char *library) {
   (void)filter;
   limit(RLIMIT_NPROC, 0, 0);
   if (library == NULL) limit(RLIMIT_NOFILE, 0, 0);
@@ -323,24 +323,24 @@ static void wall_in(void *filter, const char *library) {
 
 #endif
 
-/* ---- OCaml's side ---- */
+/* ---- called from OCaml ---- */
 
-value caravan_contain_stand(value unit) {
+value caravan_contain_layers(value unit) {
   (void)unit;
-  return Val_int(walls());
+  return Val_int(supported_layers());
 }
 
 value caravan_contain_compiler(value library) {
-  wall_in(COMPILER_FILTER, String_val(library));
+  apply_layers(COMPILER_FILTER, String_val(library));
   return Val_unit;
 }
 
 value caravan_contain_completion(value unit) {
   struct itimerval total;
-  if (getitimer(ITIMER_VIRTUAL, &total) != 0) fallen();
+  if (getitimer(ITIMER_VIRTUAL, &total) != 0) layer_failed();
   if (total.it_value.tv_sec != 0 || total.it_value.tv_usec != 0)
-    /* For a program that gets rid of the timers: a signal first, then, as it may ignore that one, the end. */
+    /* For a program that removes the timers: a signal first, which it may ignore, then SIGKILL. */
     limit(RLIMIT_CPU, total.it_value.tv_sec + 1, total.it_value.tv_sec + 2);
-  wall_in(COMPLETION_FILTER, NULL);
+  apply_layers(COMPLETION_FILTER, NULL);
   return unit;
 }

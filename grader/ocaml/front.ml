@@ -62,7 +62,7 @@ let start_worker ~inherited run =
 let end_of worker =
   List.iter Unix.close [ worker.requests; worker.answers ];
   match snd (Unix.waitpid [] worker.pid) with
-  | WEXITED code when code = Contain.fallen_status -> exit code
+  | WEXITED code when code = Contain.layer_failed_status -> exit code
   (* Status 2 is OCaml's for an uncaught exception: here Stack_overflow or Out_of_memory. *)
   | WEXITED code when code <> 2 -> "it failed with exit status " ^ string_of_int code
   | WSIGNALED signal when signal = Sys.sigprof || signal = Sys.sigxcpu -> "out of CPU time"

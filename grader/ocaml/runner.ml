@@ -16,7 +16,7 @@
      init MESSAGE                            the completion's top level, or set-up between steps, raised
      end                                     the tests ran to their end
      died N HOW                              the fork ended within step N (0: outside every step); HOW: time, wall, killed; or
-                                             walls, if a sandbox layer of the kernel could not be applied *)
+                                             sandbox, if a sandbox layer of the kernel could not be applied *)
 
 external global_data : unit -> Obj.t array = "caml_get_global_data"
 external realloc_global_data : int -> unit = "caml_realloc_global"
@@ -144,7 +144,7 @@ let how_it_ends lifeline child ~wall_deadline =
   let how = wait () in
   match snd (Unix.waitpid [] child) with
   | WSIGNALED signal when signal = Sys.sigprof || signal = Sys.sigvtalrm || signal = Sys.sigxcpu -> "time"
-  | WEXITED code when code = Contain.fallen_status -> "walls"
+  | WEXITED code when code = Contain.layer_failed_status -> "sandbox"
   | _ -> how
 
 let attempt ~requests ~answers ~wall_deadline start =

@@ -1,4 +1,4 @@
-/* What the runner needs of memory: a request and a report that it shares with its forks, and a stack that need not grow. */
+/* The runner's memory: a request and a report shared with its forks, and a stack of full size. */
 
 #define _GNU_SOURCE
 #define CAML_INTERNALS
@@ -18,7 +18,7 @@
 #include <caml/gc_ctrl.h>
 #else
 #include <caml/stacks.h>
-extern uintnat caml_max_stack_size; /* words; no header of OCaml 4 has it */
+extern uintnat caml_max_stack_size; /* in words; not in the headers of OCaml 4 */
 #endif
 
 static void *shared_memory(size_t size) {
@@ -45,7 +45,7 @@ static void make_room(size_t length) {
   request.room = room;
 }
 
-/* False where the pipe ends before. */
+/* Returns 0 if the pipe ends first. */
 value caravan_request_read(value pipe, value wanted) {
   size_t length = Long_val(wanted), done = 0;
   make_room(length);
@@ -81,7 +81,7 @@ value caravan_request_forget(value unit) {
 
 struct report {
   volatile size_t length;
-  char text[1 << 20]; /* of which only what is written takes memory */
+  char text[1 << 20]; /* only written pages take memory */
 };
 static struct report *report;
 
@@ -94,7 +94,7 @@ value caravan_report_add(value text) {
   size_t start = report->length, length = caml_string_length(text);
   if (length > sizeof report->text - start) caml_failwith("the report is too long");
   memcpy(report->text + start, String_val(text), length);
-  report->length = start + length; /* last: a fork may be killed anywhere */
+  report->length = start + length; /* last, since a fork may be killed at any point */
   return Val_unit;
 }
 
@@ -109,10 +109,10 @@ value caravan_report_take(value unit) {
 
 /* ---- the stack ---- */
 
-/* To its limit, before the first fork: it takes no memory until it is used.  A fork that grew it would copy it over and over,
-   and take a page fault for every 4 KiB of all the copies; large pages make it a few. */
+/* Grows the stack to its limit before the first fork; unused stack takes no memory.  A fork that grows it copies it repeatedly,
+   with a page fault for every 4 KiB of the copies; large pages reduce their number. */
 value caravan_stack_grow(value unit) {
-  /* In words; the stack doubles until there is room for as much as the limit allows. */
+  /* In words; the stack doubles until it reaches the limit. */
 #if OCAML_VERSION >= 50000
   struct stack_info *now = Caml_state->current_stack;
   asize_t limit = caml_max_stack_wsize, size = Stack_high(now) - Stack_base(now);
@@ -125,7 +125,7 @@ value caravan_stack_grow(value unit) {
   uintptr_t low = (uintptr_t)Caml_state->stack_low, high = (uintptr_t)Caml_state->stack_high;
 #endif
 #ifdef MADV_HUGEPAGE
-  low -= low % sysconf(_SC_PAGESIZE); /* a hint: what is refused costs time only */
+  low -= low % sysconf(_SC_PAGESIZE); /* a hint: a refusal only costs time */
   madvise((void *)low, high - low, MADV_HUGEPAGE);
 #else
   (void)low, (void)high;

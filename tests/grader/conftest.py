@@ -19,7 +19,7 @@ def grader() -> Iterator[Grader]:
 
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
-    """A folder that the unprivileged user can enter, as it cannot pytest's own."""
+    """A folder that the unprivileged user can enter, unlike pytest's own."""
     with tempfile.TemporaryDirectory(prefix="caravan-test-", dir="/tmp") as name:
         Path(name).chmod(0o755)
         yield Path(name)

@@ -1,4 +1,4 @@
-"""Problems that the grader's tests share."""
+"""Problems shared by the grader's tests."""
 
 from cluster.types import Problem
 from grader.signature import split_prompt

@@ -1,4 +1,4 @@
-"""Problems that some solution can pass and problems that none can, each named for what is peculiar to it."""
+"""Solvable and unsolvable problems, each named after its peculiarity."""
 
 from cluster.types import Problem
 

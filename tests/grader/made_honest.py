@@ -1,5 +1,5 @@
 # ruff: noqa: E501  (OCaml programs, one per entry)
-"""Correct programs in the many shapes that honest programs have: name -> (prompt, tests, completion)."""
+"""Correct programs of many forms: name -> (prompt, tests, completion)."""
 
 HONEST: dict[str, tuple[str, str, str]] = {
     "own_operators": (

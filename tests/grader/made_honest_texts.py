@@ -1,5 +1,5 @@
 # ruff: noqa: E501  (completions, one per entry)
-"""Right answers in the many ways in which models write them down: name -> completion, against GCD."""
+"""Correct completions in the many forms that models write: name -> completion, for GCD."""
 
 PROMPT = '(** Greatest common divisor, "Euclid.\n * >>> gcd 12 18\n * 6\n *)\nlet rec gcd (a : int) (b : int) : int ='
 TESTS = "let () = assert (gcd 12 18 = 6); assert (gcd 7 0 = 7); assert (gcd 17 5 = 1)"

@@ -1,5 +1,5 @@
 # ruff: noqa: E501  (OCaml programs, one per entry)
-"""OCaml of every kind for the differential test: name -> program. Written for breadth of language, not of subject."""
+"""Programs for the differential test: name -> program. They cover the language broadly."""
 
 from dataclasses import dataclass
 

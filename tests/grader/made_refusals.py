@@ -1,4 +1,4 @@
-"""Where the grader means to differ from plain OCaml, each with its reason."""
+"""Intended differences from plain OCaml, each with its reason."""
 
 from cluster.types import Verdict
 

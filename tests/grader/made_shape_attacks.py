@@ -1,5 +1,5 @@
 # ruff: noqa: E501  (OCaml programs, one per entry)
-"""Problems of other shapes than a function of one number, each with completions that try to be paid without solving it.
+"""Problems that are not a function of one number, each with completions that try to earn a reward without solving it.
 
 shape -> (prompt, tests, an honest answer, attacks by name). No attack passes a single assert honestly.
 """

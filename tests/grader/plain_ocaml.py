@@ -1,4 +1,4 @@
-"""What plain ``ocamlc`` says of a program: the judge that the grader is held against, as simple as it can be.
+"""Verdicts of plain ``ocamlc``, the reference for the grader, as simple as possible.
 
 One bytecode program per solution, which runs the assert whose number it is given, in a process of its own.
 """
@@ -24,7 +24,7 @@ _NO_ASSERT, _ALL_ASSERTS = "-1", "0"
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What became of a program; the verdict is None where it runs, whatever its asserts do."""
+    """Result of a program; the verdict is None if it runs, whatever its asserts do."""
 
     refused: Verdict | None
     asserts: tuple[AssertOutcome, ...]

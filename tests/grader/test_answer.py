@@ -60,7 +60,7 @@ def lines(text: str) -> list[str]:
 
 @pytest.mark.parametrize(("opening", "closing"), TAGS)
 @pytest.mark.parametrize("after", ["", "\n", "\n\n", " "])
-def test_a_finished_thought_is_left_out_and_its_lines_stay(opening: str, closing: str, after: str) -> None:
+def test_a_finished_thought_is_dropped_and_lines_keep_their_numbers(opening: str, closing: str, after: str) -> None:
     text = f"{opening}Maybe\n```ocaml\n{DRAFT}\n```\nor not.{closing}{after}{CODE}"
     assert lines(find_answer(text).text) == ["" if CODE not in line else CODE for line in text.split("\n")]
 
@@ -161,7 +161,7 @@ def test_a_closing_tag_alone_ends_a_thought_that_the_prompt_opened(opening: str,
         ("let x'assistantfinal = 1", None),
     ],
 )
-def test_what_is_left(text: str, left: str | None) -> None:
+def test_the_answer_that_remains(text: str, left: str | None) -> None:
     assert find_answer(text).text.strip() == (text if left is None else left)
 
 
@@ -179,14 +179,14 @@ def test_a_program_with_tokens_in_its_literals_is_kept_verbatim() -> None:
     assert find_answer(f"let me think <think>{CODE}").verbatim == ""
 
 
-def test_tags_of_one_kind_close_each_other() -> None:
+def test_tags_of_one_family_close_each_other() -> None:
     names = ("think", "thinking", "seed:think", "end_of_thought", "thoughts")
     assert {tag_family(name) for name in names} == {"think"}
     assert tag_family("reasoning") != tag_family("reflection") != tag_family("think")
 
 
 @pytest.mark.parametrize("tag", [opening for opening, _ in TAGS if opening[0] in "<[\u25c1" and "json" not in opening])
-def test_a_thought_that_the_prompt_opens_is_one_by_any_tag(tag: str) -> None:
+def test_a_thought_that_the_prompt_opened_with_any_tag_is_no_answer(tag: str) -> None:
     assert not find_answer(with_opened_thought(tag, f"Maybe\n{DRAFT}")).text.strip()
     assert not find_answer(with_opened_thought(f"{tag}\n", f"{tag}\n{DRAFT}")).text.strip()
     assert THOUGHT_OPENING.search(tag) and not THOUGHT_CLOSING.search(tag)
@@ -195,7 +195,7 @@ def test_a_thought_that_the_prompt_opens_is_one_by_any_tag(tag: str) -> None:
 @pytest.mark.parametrize(
     "tag", [closing for _, closing in TAGS if closing[0] in "<[\u25c1" and "message" not in closing]
 )
-def test_the_tags_that_close_a_thought_are_told_from_those_that_open_one(tag: str) -> None:
+def test_closing_tags_are_distinguished_from_opening_ones(tag: str) -> None:
     assert find_answer(with_opened_thought("{thinking}", f"Maybe\n{DRAFT}{tag}{CODE}")).text.strip() in (CODE, "")
     tag = tag.replace("\\", "")
     assert THOUGHT_CLOSING.search(tag) and not THOUGHT_OPENING.search(tag)

@@ -49,7 +49,7 @@ def test_a_step_that_died_costs_its_own_assert() -> None:
     assert counted.verdict is Verdict.TIMEOUT
 
 
-def test_nothing_is_earned_before_the_tests_begin() -> None:
+def test_no_assert_passes_before_the_tests_begin() -> None:
     assert outcome_of_events([1, 2], ["init Exit"]).asserts == (N, N)
     assert outcome_of_events([1, 2], ["init Exit"]).verdict is Verdict.RAISED
     assert outcome_of_events([1, 2], ["died 0 time"]).verdict is Verdict.TIMEOUT
@@ -70,7 +70,7 @@ def test_an_assert_on_a_branch_not_taken_passes_only_if_the_others_did() -> None
     assert outcome_of_events([1, 1], ["start 1", "false 1", "done 1", "end"]).asserts == (F, N)
 
 
-def test_an_assert_that_no_step_holds_needs_the_end_and_quiet_callers() -> None:
+def test_an_assert_outside_steps_passes_only_if_the_run_ends_and_no_caller_fails() -> None:
     assert outcome_of_events([0], ["start 1", "held 1", "done 1", "end"]).asserts == (P,)
     assert outcome_of_events([0], ["start 1", "held 1", "done 1"]).asserts == (N,)
     assert outcome_of_events([0], ["start 1", "held 1", "raised 1 Exit", "end"]).asserts == (N,)
@@ -78,7 +78,7 @@ def test_an_assert_that_no_step_holds_needs_the_end_and_quiet_callers() -> None:
     assert outcome_of_events([0], ["start 1", "held 1", "false 1", "done 1", "end"]).asserts == (F,)
 
 
-def test_an_assert_that_no_step_holds_loses_only_itself_where_others_share_no_step_with_it() -> None:
+def test_an_assert_outside_steps_is_unaffected_by_asserts_it_shares_no_step_with() -> None:
     def step(number: int, index: int, *rest: str) -> list[str]:
         return [f"start {number}", f"begin {index}", *(rest or (f"left {index}", f"held {index}", f"done {number}"))]
 
@@ -98,7 +98,7 @@ def test_assert_false_is_a_wrong_answer_and_no_exception() -> None:
     assert outcome_of_events([1], ["start 1", "false 1", "raised 1 Assertion_failed", "end"]).verdict is Verdict.WRONG
 
 
-def test_a_failure_without_an_assert_is_one_failed_test_more() -> None:
+def test_a_failure_outside_asserts_adds_one_failed_outcome() -> None:
     counted = outcome_of_events([1], ["start 1", "held 1", "done 1", "start 2", "raised 2 Failure bad", "end"])
     assert counted.asserts == (P, R)
     assert counted.verdict is Verdict.RAISED

@@ -1,4 +1,4 @@
-"""Nothing that a completion can write earns it asserts that an honest reading fails. One named attack each."""
+"""Attacks: completions that try to pass asserts without solving the problem, one named attack each."""
 
 import pytest
 
@@ -22,7 +22,7 @@ ATTACKS = [
 
 
 @pytest.mark.parametrize(("problem", "text"), ATTACKS)
-def test_an_attack_is_not_paid(grader: Grader, problem: Problem, text: str) -> None:
+def test_an_attack_earns_nothing(grader: Grader, problem: Problem, text: str) -> None:
     grade = grader.grade(problem, text, FinishReason.STOP)
     assert grade.facts.tests_passed == 0
     assert grade.terms.tests == 0
@@ -80,5 +80,5 @@ def test_a_function_that_the_problem_gives_cannot_be_replaced(grader: Grader, te
         f"let same = ( = )\nexception Yellow\nexception Ochre = Yellow\n{COLORS_ANSWER}",
     ],
 )
-def test_what_the_problem_gives_may_be_repeated_by_a_right_answer(grader: Grader, text: str) -> None:
+def test_a_right_answer_may_repeat_the_definitions_of_the_problem(grader: Grader, text: str) -> None:
     assert grader.grade(COLORS, text, FinishReason.STOP).facts.verdict is Verdict.PASSED

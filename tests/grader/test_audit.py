@@ -19,7 +19,7 @@ def warnings(grader: Grader, one: Problem) -> list[str]:
     return list(audit_problem(grader, one).warnings)
 
 
-def test_a_sound_problem_is_told_what_its_statement_gives_away_and_nothing_else(grader: Grader) -> None:
+def test_a_sound_problem_only_reports_asserts_covered_by_examples(grader: Grader) -> None:
     audit = audit_problem(grader, solved(TWICE, "let twice x = x + x"))
     assert audit.solvable
     assert audit.warnings == ("shown_asserts: 1 of 4 asserts are covered by the statement's examples",)
@@ -42,7 +42,7 @@ def test_a_reference_solution_that_passes_refutes_a_cause(grader: Grader) -> Non
     assert audit.warnings[0].startswith("refuted_cause: the reference solution passes all the same; signature_does_not")
 
 
-def test_what_a_stub_passes_is_a_warning(grader: Grader) -> None:
+def test_asserts_that_a_stub_passes_are_a_warning(grader: Grader) -> None:
     lenient = one_line(INT, "assert (f 1 = 1); assert (try ignore (f (-1)); false with _ -> true)")
     assert warnings(grader, lenient) == ["stub_passes: a solution that only raises passes 1 of 2 asserts"]
 
@@ -67,14 +67,14 @@ def test_asserts_of_other_forms_count_for_a_constant_as_well(grader: Grader) -> 
     assert warnings(grader, large) == ["constant_passes: (-7) for all arguments passes 3 of 3 asserts (100%)"]
 
 
-def test_an_assert_that_is_there_twice_is_a_warning(grader: Grader) -> None:
+def test_a_repeated_assert_is_a_warning(grader: Grader) -> None:
     twice = problem(INT, "let () =\n  assert (f 1 = 1);\n  assert (f 2 = 2);\n  assert ((f 1) = 0x1)")
     assert warnings(grader, twice)[0] == (
         "duplicate_asserts: 1 of 3 asserts repeat an earlier one: lines 2, 4: ((f 1) = 1)"
     )
 
 
-def test_a_problem_that_is_another_one_under_a_new_name_is_recognised(grader: Grader) -> None:
+def test_a_renamed_copy_of_a_problem_is_a_warning(grader: Grader) -> None:
     seen = DuplicateIndex()
 
     def add(identifier: str, name: str, statement: str, values: tuple[int, ...]) -> str:

@@ -79,7 +79,7 @@ def test_rows_come_out_in_input_order_with_all_their_fields(tmp_path: Path, num_
     assert (out[2]["reward"], out[2]["tests_passed"], out[2]["tests_total"]) == (0.95, 4, 4)
 
 
-def test_a_row_may_say_which_thought_its_prompt_opened(tmp_path: Path) -> None:
+def test_a_row_may_name_the_thought_that_its_prompt_opened(tmp_path: Path) -> None:
     rows: list[object] = [row(1, RIGHT, opened_thought="<think>"), row(2, RIGHT, opened_thought=None)]
     rows += [row(3, f"Hm.\n</think>\n{RIGHT}", opened_thought="<think>"), row(4, RIGHT, opened_thought=True)]
     rows += [{**row(5, RIGHT, opened_thought="\n"), "prompt": f"{row(5, RIGHT)['prompt']}\n<think>\n"}]
@@ -146,7 +146,7 @@ def test_a_file_without_rows_and_a_pipe_are_refused_before_the_output_is_touched
     assert not out.exists()
 
 
-def test_a_file_that_is_not_there_or_is_the_output_is_refused(tmp_path: Path) -> None:
+def test_a_missing_file_and_the_output_itself_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="cannot read"):
         grade_file(tmp_path / "nowhere.jsonl", tmp_path / "out.jsonl", settings=QUICK)
     source = write(tmp_path / "in.jsonl", [row("a", RIGHT)])
@@ -161,7 +161,7 @@ def test_a_full_disk_is_one_message(tmp_path: Path) -> None:
         grade_file(source, Path("/dev/full"), settings=QUICK, num_workers=1)
 
 
-def test_a_person_sees_a_summary_and_the_exit_status_says_whether_all_was_graded(
+def test_the_console_shows_a_summary_and_the_exit_status_tells_if_all_rows_were_graded(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     good = write(tmp_path / "good.jsonl", [row("a", RIGHT), row("b", WRONG)])
@@ -175,7 +175,7 @@ def test_a_person_sees_a_summary_and_the_exit_status_says_whether_all_was_graded
     assert "line 2: not JSON" in shown and "1 rows malformed and excluded" in shown
 
 
-def test_ctrl_c_keeps_what_is_done_and_leaves_no_process(tmp_path: Path) -> None:
+def test_ctrl_c_keeps_the_graded_rows_and_leaves_no_process(tmp_path: Path) -> None:
     source = write(tmp_path / "in.jsonl", [*(row(f"quick{i}", RIGHT) for i in range(5)), *[row("slow", LOOP)] * 60])
     out = tmp_path / "out.jsonl"
     script = (
@@ -226,7 +226,7 @@ def test_workers_are_as_many_as_a_containers_quota_has_cores(tmp_path: Path, mon
         assert usable_cores(tmp_path) == right
 
 
-def test_a_machine_that_lets_no_grading_process_start_ends_the_command_with_one_line(
+def test_a_grading_process_that_cannot_start_ends_the_command_with_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def start(*_arguments: object) -> None:
@@ -303,11 +303,11 @@ def test_files_of_other_encodings_are_read(tmp_path: Path) -> None:
         *((word, "length") for word in ("FinishReason.MAX_TOKENS", "FINISH_REASON_MAX_TOKENS", "LENGTH", "max-tokens")),
     ],
 )
-def test_the_words_of_other_systems_for_why_a_completion_ended_are_known(value: object, expected: str) -> None:
+def test_finish_reasons_of_other_systems_are_read(value: object, expected: str) -> None:
     assert parse_row(json.dumps(row("a", RIGHT, finish_reason=value)), line=1).finish_reason == expected
 
 
-def test_a_prompt_as_a_chat_template_writes_it_says_that_a_thought_is_open() -> None:
+def test_a_prompt_written_by_a_chat_template_may_open_a_thought() -> None:
     end = "<|im_end|>\n<|im_start|>assistant\n"
     for opening in ("<think>", "[THINK]", "<|START_THINKING|>", '<thinking mode="deep">'):
         rendered = f"<|im_start|>user\n{TWICE.prompt}{end}{opening}\n"

@@ -1,4 +1,4 @@
-"""The walls of the operating system, with programs that the language filter would never let through."""
+"""The operating system's sandbox layers, with programs that the language filter would refuse."""
 
 import os
 import shutil
@@ -16,25 +16,25 @@ from grader.sandbox import Limits, Program, Sandbox, unprivileged_user_id
 from .conftest import QUICK
 from .made import TWICE
 
-WALLS = probe_sandbox(require_sandbox=False)
-needs_bubblewrap = pytest.mark.skipif(WALLS.bubblewrap is None, reason="bubblewrap does not work here")
+SANDBOX = probe_sandbox(require_sandbox=False)
+needs_bubblewrap = pytest.mark.skipif(SANDBOX.bubblewrap is None, reason="bubblewrap does not work here")
 SHELL_FOLDERS = tuple(path for path in map(Path, ("/usr", "/bin", "/lib", "/lib64")) if path.exists())
 # One frame with one field: a greeting, so that the server counts as started. Answers are framed alike.
 FRAME = r"""frame() { n=${#1}; printf '\000\000\000'; printf "\\$(printf %o $((n+4)))"; printf '\000\000\000';
 printf "\\$(printf %o $n)"; printf '%s' "$1"; }; frame ready; """
 
 
-def serve(open_folder: Path, script: str, walls: Sandbox = WALLS) -> Server:
+def serve(open_folder: Path, script: str, sandbox: Sandbox = SANDBOX) -> Server:
     """A server that greets and then runs a shell script."""
     program = open_folder / "hostile"
     # It stays for the question, which it does not read.
     program.write_text(f"#!/bin/sh\n{FRAME}\n{script}\nwhile read -r line; do :; done\n")
     program.chmod(0o755)
-    return Server(Program(path=program, readable=SHELL_FOLDERS), Limits(memory_mib=256), walls)
+    return Server(Program(path=program, readable=SHELL_FOLDERS), Limits(memory_mib=256), sandbox)
 
 
 def verdict_of(open_folder: Path, attempt: str) -> str:
-    """Whether a shell command works behind the walls."""
+    """Return whether a shell command works in the sandbox."""
     with serve(open_folder, f"if ( {attempt} ) >&2; then frame done; else frame refused; fi") as server:
         answer = server.ask([], deadline_seconds=20)
     return answer[0].decode()
@@ -80,12 +80,12 @@ def test_the_harness_of_these_tests_can_tell_success_from_refusal(open_folder: P
         "getent hosts localhost && python3 -c 'import socket; socket.create_connection((\"127.0.0.1\", 22), 1)'",
     ],
 )
-def test_behind_the_walls_there_is_no_file_network_or_process(open_folder: Path, attempt: str) -> None:
+def test_the_sandbox_has_no_file_network_or_process(open_folder: Path, attempt: str) -> None:
     assert verdict_of(open_folder, attempt) == "refused"
 
 
 @needs_bubblewrap
-def test_what_lies_beside_the_program_is_not_there(open_folder: Path) -> None:
+def test_files_next_to_the_program_are_hidden(open_folder: Path) -> None:
     (open_folder / "secret").touch()
     assert verdict_of(open_folder, f"test -e {open_folder / 'secret'}") == "refused"
 
@@ -110,12 +110,12 @@ def test_the_environment_is_empty_without_bubblewrap(open_folder: Path, monkeypa
         assert server.ask([], deadline_seconds=20) == [b"refused"]
 
 
-@pytest.mark.parametrize("walls", [WALLS, Sandbox(bubblewrap=None)], ids=["walls", "bare"])
-def test_no_file_can_grow_and_the_user_is_not_root(open_folder: Path, walls: Sandbox) -> None:
+@pytest.mark.parametrize("sandbox", [SANDBOX, Sandbox(bubblewrap=None)], ids=["sandbox", "bare"])
+def test_no_file_can_grow_and_the_user_is_not_root(open_folder: Path, sandbox: Sandbox) -> None:
     if os.geteuid() == 0 and unprivileged_user_id() is None:
         pytest.skip("there is no user but root here")
     script = 'if test "$(id -u)" = 0; then frame root; elif head -c 9999 /dev/zero > grown; then frame grown; '
-    with serve(open_folder, script + "else frame refused; fi", walls) as server:
+    with serve(open_folder, script + "else frame refused; fi", sandbox) as server:
         assert server.ask([], deadline_seconds=20) == [b"refused"]
 
 
@@ -144,12 +144,12 @@ def test_a_flood_of_output_is_bounded(open_folder: Path) -> None:
         server.ask([], deadline_seconds=20)
 
 
-def test_silence_is_a_deadline(open_folder: Path) -> None:
+def test_a_server_that_does_not_answer_exceeds_the_deadline(open_folder: Path) -> None:
     with serve(open_folder, "while :; do :; done") as server, pytest.raises(DeadlineExceeded):
         server.ask([], deadline_seconds=0.3)
 
 
-def test_a_required_sandbox_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_required_sandbox_that_is_missing_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda _name: None)
     assert probe_sandbox(require_sandbox=False).bubblewrap is None
     assert "MISSING: bubblewrap (bwrap is not installed)" in probe_sandbox(require_sandbox=False).describe()
@@ -166,7 +166,7 @@ def test_without_bubblewrap_it_grades_the_same(monkeypatch: pytest.MonkeyPatch) 
         assert grader.grade(TWICE, "let rec twice x = twice x", FinishReason.STOP).facts.verdict is Verdict.TIMEOUT
 
 
-def test_nothing_is_left_behind() -> None:
+def test_no_process_or_file_remains() -> None:
     processes = descendants()
     descriptors = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(3):
@@ -195,6 +195,6 @@ def test_workers_are_renewed_after_their_share_of_jobs() -> None:
             assert grader.grade(TWICE, "let twice x = x + x", FinishReason.STOP).facts.verdict is Verdict.PASSED
 
 
-def test_a_command_that_takes_too_long_is_a_deadline() -> None:
+def test_a_command_that_takes_too_long_exceeds_the_deadline() -> None:
     with pytest.raises(DeadlineExceeded, match="took more than"):
         run_command(["sleep", "5"], deadline_seconds=0.1)

@@ -83,7 +83,7 @@ def graded(grader: Grader, program: Program) -> Facts:
 
 
 def disagreement(found: Finding, facts: Facts) -> str:
-    """What the grader says otherwise than plain OCaml, empty where nothing."""
+    """The difference between the grader's result and plain OCaml's; empty if they agree."""
     if found.refused is not None:
         return "" if facts.verdict is found.refused else f"plain: {found.refused}, grader: {facts.verdict}"
     if not facts.compiled:

@@ -97,7 +97,7 @@ SHOWN = {
 
 
 @pytest.mark.parametrize("name", SHOWN)
-def test_an_assert_is_shown_where_the_statement_gives_it_away(grader: Grader, name: str) -> None:
+def test_asserts_covered_by_an_example_are_found(grader: Grader, name: str) -> None:
     prompt, asserts, expected = SHOWN[name]
     asked = one_line(prompt, asserts)
     assert "".join("01"[shown] for shown in grader.inspect(asked).covered_by_example) == expected
@@ -127,13 +127,13 @@ def test_tests_that_break_the_compiler_are_a_cause_and_leave_the_grader_at_work(
     assert grader.inspect(one_line(INT, "assert (f 1 = 8)")).causes == ()
 
 
-def test_an_answer_of_another_form_is_the_machines_fault() -> None:
+def test_a_malformed_answer_is_an_error_of_the_machine() -> None:
     with pytest.raises(UngradableError, match="unknown form"):
         read_inspection([b"assert", b"f 1"])
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="the shared data set is not there")
-def test_the_real_set_has_its_86_broken_tests_found_and_no_other(grader: Grader) -> None:
+def test_exactly_the_86_broken_tests_of_the_real_set_are_found(grader: Grader) -> None:
     problems = load_problems(str(SHARED)).problems
     causes = [cause for one in problems for cause in grader.inspect(one).causes]
     assert len(causes) == 86

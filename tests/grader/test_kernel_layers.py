@@ -1,4 +1,4 @@
-"""The kernel's walls without the language filter: a program makes raw system calls behind them (``ocaml/hostile.ml``)."""
+"""The kernel's sandbox layers without the language filter: a program makes raw system calls (``ocaml/hostile.ml``)."""
 
 import re
 import shutil
@@ -22,11 +22,11 @@ from grader.toolchain import SOURCES, STUBS, prepare_toolchain
 from .made import TWICE
 from .test_containment import descendants
 
-WALLS = probe_sandbox(require_sandbox=False, runner=prepare_toolchain().runner)
-needs_seccomp = pytest.mark.skipif("seccomp" not in (WALLS.kernel or ()), reason="the kernel gives no seccomp")
-needs_landlock = pytest.mark.skipif("landlock" not in (WALLS.kernel or ()), reason="the kernel gives no landlock")
+SANDBOX = probe_sandbox(require_sandbox=False, runner=prepare_toolchain().runner)
+needs_seccomp = pytest.mark.skipif("seccomp" not in (SANDBOX.kernel or ()), reason="the kernel gives no seccomp")
+needs_landlock = pytest.mark.skipif("landlock" not in (SANDBOX.kernel or ()), reason="the kernel gives no landlock")
 OWN_SOURCES = Path(__file__).parent / "ocaml"
-# What these tests would not prove anything with, were it refused without walls too.
+# Attempts that are refused without the layers as well, so that these tests prove nothing about them.
 POSSIBLE_WITHOUT_WALLS = [
     "read_a_file",
     "write_a_file",
@@ -58,7 +58,7 @@ POSSIBLE_WITHOUT_WALLS = [
 
 @pytest.fixture(scope="module")
 def hostile() -> Iterator[Path]:
-    """The hostile program, where the unprivileged user can reach it."""
+    """The hostile program, in a folder that the unprivileged user can enter."""
     with tempfile.TemporaryDirectory(prefix="caravan-test-") as name:
         folder = Path(name)
         folder.chmod(0o755)
@@ -72,8 +72,8 @@ def hostile() -> Iterator[Path]:
         yield folder / "hostile"
 
 
-def outcomes(hostile: Path, wall: str, *attempts: str) -> dict[str, str]:
-    """What became of each attempt, on a fresh file that anybody may do anything with."""
+def outcomes(hostile: Path, layers: str, *attempts: str) -> dict[str, str]:
+    """Outcome of each attempt, on a fresh file that everybody may change."""
     with tempfile.TemporaryDirectory(prefix="caravan-test-") as name:
         folder = Path(name)
         (folder / "library").mkdir()
@@ -82,20 +82,22 @@ def outcomes(hostile: Path, wall: str, *attempts: str) -> dict[str, str]:
             path.chmod(0o666)
         for path in (folder, folder / "library"):
             path.chmod(0o777)
-        done = run_command([str(hostile), wall, str(folder / "file"), *attempts], deadline_seconds=120, as_nobody=True)
+        done = run_command(
+            [str(hostile), layers, str(folder / "file"), *attempts], deadline_seconds=120, as_nobody=True
+        )
         assert done.status == 0, done.output
-        if wall != "none":
+        if layers != "none":
             assert {path.name for path in folder.rglob("*")} == {"file", "library", "unit.cmi"}
     return dict(re.findall(r"^(\w+): (.*)$", done.output, re.MULTILINE))
 
 
-def test_without_walls_what_is_tried_here_is_possible(hostile: Path) -> None:
+def test_without_layers_every_attempt_works(hostile: Path) -> None:
     for attempt in POSSIBLE_WITHOUT_WALLS:
         assert outcomes(hostile, "none", attempt) == {attempt: "worked"}
 
 
 @needs_seccomp
-def test_what_runs_in_a_completions_place_reaches_nothing(hostile: Path) -> None:
+def test_code_in_a_completions_place_reaches_nothing(hostile: Path) -> None:
     found = outcomes(hostile, "completion")
     assert len(found) > 80
     assert {attempt: how for attempt, how in found.items() if not how.startswith(("refused", "killed"))} == {}
@@ -103,19 +105,19 @@ def test_what_runs_in_a_completions_place_reaches_nothing(hostile: Path) -> None
 
 @needs_seccomp
 @needs_landlock
-def test_what_compiles_completions_may_read_its_library_and_nothing_else(hostile: Path) -> None:
+def test_the_compiler_may_read_its_library_and_nothing_else(hostile: Path) -> None:
     found = outcomes(hostile, "compiler", *(outcomes(hostile, "completion").keys() - {"outlive_the_timers"}))
     assert {attempt for attempt, how in found.items() if how == "worked"} == {"read_the_library", "list_the_library"}
 
 
 @needs_seccomp
-def test_a_program_that_puts_down_its_timers_ends_at_the_limit_on_cpu_seconds(hostile: Path) -> None:
+def test_a_program_that_removes_its_timers_ends_at_the_limit_on_cpu_seconds(hostile: Path) -> None:
     assert outcomes(hostile, "completion", "outlive_the_timers") == {"outlive_the_timers": "killed -7"}
 
 
 @needs_landlock
-def test_a_wall_that_stood_at_the_start_and_falls_ends_the_fork_before_the_completion_runs(hostile: Path) -> None:
-    assert outcomes(hostile, "fallen", "make_a_pipe") == {"make_a_pipe": "left 113"}
+def test_a_layer_that_the_kernel_refuses_later_ends_the_fork_before_the_completion_runs(hostile: Path) -> None:
+    assert outcomes(hostile, "refused", "make_a_pipe") == {"make_a_pipe": "left 113"}
 
 
 HONEST = {
@@ -134,7 +136,7 @@ HONEST = {
 
 
 @pytest.mark.parametrize("text", HONEST.values(), ids=HONEST.keys())
-def test_an_honest_program_does_not_notice_the_walls(grader: Grader, text: str) -> None:
+def test_the_layers_do_not_affect_an_honest_program(grader: Grader, text: str) -> None:
     facts = grader.grade(TWICE, text, FinishReason.STOP).facts
     assert facts.verdict is Verdict.PASSED, facts.diagnostics
 
@@ -150,14 +152,14 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("text", BOMBS.values(), ids=BOMBS.keys())
-def test_a_bomb_costs_itself_alone(grader: Grader, text: str) -> None:
+def test_a_program_that_exhausts_the_compiler_affects_no_other(grader: Grader, text: str) -> None:
     bomb = grader.grade(TWICE, text, FinishReason.STOP).facts
     assert bomb.verdict in (Verdict.TIMEOUT, Verdict.RAISED)
     assert bomb.seconds["run"] < 20
     assert grader.grade(TWICE, "let twice x = x + x", FinishReason.STOP).facts.verdict is Verdict.PASSED
 
 
-def test_one_line_says_which_walls_stand_and_which_do_not() -> None:
+def test_one_line_lists_active_and_missing_layers() -> None:
     every = Sandbox(bubblewrap=Path("/bin/bwrap"), kernel=("seccomp", "landlock")).describe()
     assert "bubblewrap" in every and "seccomp, landlock" in every and "MISSING" not in every
     few = Sandbox(bubblewrap=None, why_no_bubblewrap="bwrap is not installed", kernel=("seccomp",)).describe()
@@ -168,7 +170,7 @@ def test_one_line_says_which_walls_stand_and_which_do_not() -> None:
 
 
 @pytest.mark.parametrize(
-    ("walls", "named"),
+    ("sandbox", "named"),
     [
         (
             Sandbox(bubblewrap=None, why_no_bubblewrap="bwrap is not installed", kernel=("seccomp", "landlock")),
@@ -178,15 +180,15 @@ def test_one_line_says_which_walls_stand_and_which_do_not() -> None:
     ],
 )
 def test_a_required_sandbox_is_bubblewrap_and_seccomp(
-    walls: Sandbox, named: str, monkeypatch: pytest.MonkeyPatch
+    sandbox: Sandbox, named: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert not walls.sandboxed
-    monkeypatch.setattr(process, "_probe_bubblewrap", lambda: walls)
-    monkeypatch.setattr(process, "_kernel_layers", lambda _runner, _walls: walls.kernel)
+    assert not sandbox.sandboxed
+    monkeypatch.setattr(process, "_probe_bubblewrap", lambda: sandbox)
+    monkeypatch.setattr(process, "_kernel_layers", lambda _runner, _sandbox: sandbox.kernel)
     runner = Program(path=Path("/bin/true"))
     with pytest.raises(SandboxError, match=rf"(?s)are missing: {named}.*Install bubblewrap.*--require-sandbox"):
         probe_sandbox(require_sandbox=True, runner=runner)
-    assert probe_sandbox(require_sandbox=False, runner=runner) == walls
+    assert probe_sandbox(require_sandbox=False, runner=runner) == sandbox
 
 
 def test_landlock_alone_may_be_missing_from_a_required_sandbox() -> None:
@@ -199,7 +201,7 @@ def test_limits_that_cannot_be_set_are_named(monkeypatch: pytest.MonkeyPatch) ->
         Server(prepare_toolchain().runner, Limits(memory_mib=512), Sandbox(bubblewrap=None))
 
 
-@pytest.mark.parametrize("bare", [False, True], ids=["walls", "bare"])
+@pytest.mark.parametrize("bare", [False, True], ids=["sandbox", "bare"])
 def test_the_servers_end_with_a_python_that_is_killed(bare: bool) -> None:
     before = descendants()
     script = (

@@ -114,7 +114,7 @@ def test_a_program_of_another_language_earns_nothing_in_any_profile(grader: Grad
         ("type t = {\n  a : int\n}\nlet gcd a b =\n  f (a) {\n  a = b ^ 1\n}", Verdict.TYPE_ERROR),
     ],
 )
-def test_a_slip_in_ocaml_stays_one(grader: Grader, text: str, verdict: Verdict) -> None:
+def test_a_slip_in_ocaml_stays_a_syntax_or_type_error(grader: Grader, text: str, verdict: Verdict) -> None:
     assert grader.grade(GCD, text, FinishReason.STOP).facts.verdict is verdict
 
 

@@ -1,4 +1,4 @@
-"""Where the grader's programs are kept: found by trying, shared by all graders, and out of others' hands."""
+"""The folder of the grader's programs: found by trying, shared by all graders, protected from other users."""
 
 import json
 import os
@@ -59,7 +59,7 @@ def test_the_programs_are_built_once_and_found_again(open_folder: Path, monkeypa
     assert len(list(cache.iterdir())) == 2
 
 
-def test_of_several_that_start_together_one_builds(open_folder: Path) -> None:
+def test_only_one_of_several_processes_builds(open_folder: Path) -> None:
     def build(finished: Path) -> None:
         (open_folder / "count").open("a").write("x")
         scripts(finished)
@@ -82,7 +82,7 @@ def test_a_damaged_copy_is_built_again(open_folder: Path, name: str) -> None:
     assert sorted(path.name for path in (open_folder / "cache").iterdir()) == ["build", "building"]
 
 
-def test_programs_that_are_deleted_while_graders_work_come_back(open_folder: Path) -> None:
+def test_programs_that_are_deleted_while_graders_work_are_built_again(open_folder: Path) -> None:
     with Grader(QUICK, cache=open_folder / "cache") as grader:
         assert grader.grade(TWICE, RIGHT, FinishReason.STOP).facts.verdict is Verdict.PASSED
         shutil.rmtree(open_folder / "cache")
@@ -92,7 +92,7 @@ def test_programs_that_are_deleted_while_graders_work_come_back(open_folder: Pat
         assert (open_folder / "cache").exists()
 
 
-def test_programs_that_do_not_come_back_are_no_matter_of_one_completion(
+def test_programs_that_cannot_be_built_again_are_a_failed_start(
     open_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Grader(QUICK, cache=open_folder / "cache") as grader:
@@ -102,7 +102,7 @@ def test_programs_that_do_not_come_back_are_no_matter_of_one_completion(
             grader.grade(TWICE, RIGHT, FinishReason.STOP)
 
 
-def test_the_next_folder_is_taken_where_one_cannot_be_used(open_folder: Path) -> None:
+def test_an_unusable_folder_is_skipped(open_folder: Path) -> None:
     (open_folder / "file").touch()
     assert kept_in(open_folder / "file", open_folder / "good") == open_folder / "good" / "build"
 
@@ -144,7 +144,7 @@ def test_programs_that_another_user_put_there_are_not_run(open_folder: Path, nam
 
 
 @as_root
-def test_what_the_unprivileged_user_cannot_enter_is_not_used(open_folder: Path) -> None:
+def test_a_folder_that_the_unprivileged_user_cannot_enter_is_not_used(open_folder: Path) -> None:
     if unprivileged_user_id() is None:
         pytest.skip("there is no user but root here")
     (open_folder / "private").mkdir(mode=0o700)
@@ -163,7 +163,7 @@ def test_candidates_are_the_users_cache_the_machines_and_temporary_folders(monke
     assert [str(folder) for folder in candidate_folders()] == [*named, f"/dev/shm/{own}"]
 
 
-def test_a_user_without_a_home_directory_has_folders_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_user_without_a_home_directory_has_other_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in ("HOME", "XDG_CACHE_HOME"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr("os.getuid", lambda: 54321)  # in no password file
@@ -200,7 +200,7 @@ def completions(folder: Path, number: int) -> Path:
 @pytest.mark.parametrize(
     "mounts", [DOCKERS_SHARED_MEMORY, "mount -t tmpfs -o size=64m shm /dev/shm"], ids=["noexec", "small"]
 )
-def test_dockers_shared_memory_is_no_obstacle(open_folder: Path, mounts: str) -> None:
+def test_graders_start_with_dockers_shared_memory(open_folder: Path, mounts: str) -> None:
     file, out = completions(open_folder, 40), open_folder / "out.jsonl"
     done = within_mounts(mounts, "grade", str(file), "--out", str(out), "--workers", "8", "--min-lines", "1")
     assert done.returncode == 0, done.stderr
@@ -210,7 +210,7 @@ def test_dockers_shared_memory_is_no_obstacle(open_folder: Path, mounts: str) ->
 
 
 @needs_mounts
-def test_where_every_mount_is_noexec_one_line_names_them_and_the_setting(open_folder: Path) -> None:
+def test_if_every_mount_is_noexec_one_line_names_them_and_the_setting(open_folder: Path) -> None:
     chosen = open_folder / "chosen"
     chosen.mkdir()
     mounts = f"{DOCKERS_SHARED_MEMORY}\nmount -t tmpfs -o noexec tmp /var/tmp\n"

@@ -84,7 +84,7 @@ def test_a_program_that_only_raises_is_a_stub(text: str) -> None:
         (f"(* {PROSE * 5}*)\nlet f x = x", "mostly_prose"),
     ],
 )
-def test_quality_flags_text_is_flagged(text: str, flag: str) -> None:
+def test_low_quality_text_is_flagged(text: str, flag: str) -> None:
     assert flag in quality_of(text).quality_flags
 
 

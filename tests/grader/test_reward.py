@@ -1,4 +1,4 @@
-"""Every profile, worked out by hand."""
+"""Rewards of every profile, computed by hand."""
 
 from dataclasses import replace
 
@@ -53,7 +53,7 @@ def terms(facts: Facts, profile: RewardProfile = SEED) -> RewardTerms:
     return score(facts, profile).terms
 
 
-# The seed's profile
+# The default profile
 
 
 def test_the_parts_of_a_perfect_completion_add_up_to_one() -> None:
@@ -62,7 +62,7 @@ def test_the_parts_of_a_perfect_completion_add_up_to_one() -> None:
 
 
 @pytest.mark.parametrize(("passed", "expected"), [(0, 0.35), (1, 0.43125), (4, 0.675), (7, 0.91875), (8, 1.0)])
-def test_tests_pay_by_the_fraction_of_asserts(passed: int, expected: float) -> None:
+def test_tests_earn_the_fraction_of_asserts_that_passed(passed: int, expected: float) -> None:
     verdict = Verdict.PASSED if passed == 8 else Verdict.WRONG
     assert reward(replace(PASSED, asserts=outcomes(passed), verdict=verdict)) == pytest.approx(expected)
 
@@ -85,11 +85,11 @@ def test_a_program_that_does_not_fit_the_tests_gets_half_of_the_compile_credit()
     assert reward(INTERFACE) == pytest.approx(0.05 + 0.20 + 0.05)
 
 
-def test_tests_pay_only_where_it_compiles() -> None:
+def test_tests_earn_nothing_without_compilation() -> None:
     assert terms(replace(INTERFACE, asserts=PASSED.asserts)).tests == 0.0
 
 
-def test_a_bomb_for_the_compiler_earns_nothing_for_types() -> None:
+def test_a_program_that_exhausts_the_compiler_earns_nothing_for_types() -> None:
     assert reward(BOMB) == pytest.approx(0.05 + 0.01)
 
 
@@ -100,18 +100,18 @@ def test_a_program_shorter_than_the_minimum_gets_nothing_but_keeps_its_terms() -
     assert reward(short, replace(SEED, min_code_lines=7)) == 1.0
 
 
-def test_a_runaway_completion_gets_three_tenths() -> None:
+def test_a_completion_truncated_without_end_marker_gets_three_tenths() -> None:
     runaway = replace(PASSED, hit_length_limit=True, has_end_marker=False)
     assert reward(runaway) == pytest.approx(0.95 * 0.3)
     assert reward(replace(runaway, has_end_marker=True)) == 1.0
     assert reward(replace(runaway, hit_length_limit=False)) == pytest.approx(0.95)
 
 
-def test_tests_without_an_assert_pay_nothing() -> None:
+def test_tests_without_an_assert_earn_nothing() -> None:
     assert terms(replace(PASSED, asserts=())).tests == 0.0
 
 
-def test_the_seed_profile_knows_neither_style_nor_degenerate_answers() -> None:
+def test_the_default_profile_ignores_style_and_low_quality() -> None:
     facts = replace(PASSED, quality_flags=("repetitive",), num_code_blocks=9, has_trailing_prose=True)
     assert reward(facts) == 1.0
 
@@ -144,11 +144,11 @@ def test_without_end_marker_types_are_worth_a_quarter() -> None:
         (99, 0.01),
     ],
 )
-def test_without_end_marker_ten_type_errors_are_told_apart(errors: int, types: float) -> None:
+def test_without_end_marker_up_to_ten_type_errors_are_distinguished(errors: int, types: float) -> None:
     assert reward(replace(TYPE_ERROR, type_errors=errors), NO_END) == pytest.approx(types + 0.01)
 
 
-def test_without_end_marker_a_run_away_cannot_be_told() -> None:
+def test_without_end_marker_truncation_is_not_penalised() -> None:
     assert reward(replace(PASSED, hit_length_limit=True, has_end_marker=False), NO_END) == 1.0
 
 
@@ -158,7 +158,7 @@ def test_without_end_marker_one_line_is_too_short() -> None:
 
 
 @pytest.mark.parametrize("signs", [("repetitive",), ("mostly_prose", "fence_spam", "stub")])
-def test_a_degenerate_answer_gets_three_tenths_however_many_signs_it_shows(signs: tuple[str, ...]) -> None:
+def test_low_quality_gets_three_tenths_for_any_number_of_flags(signs: tuple[str, ...]) -> None:
     assert reward(replace(HALF, quality_flags=signs), NO_END) == pytest.approx(0.675 * 0.3)
     assert reward(replace(TYPE_ERROR, quality_flags=signs), NO_END) == pytest.approx(0.21 * 0.3)
 
@@ -187,25 +187,25 @@ def test_a_verbose_solution_stays_above_the_best_one_that_fails() -> None:
 # The binary profile
 
 
-def test_binary_pays_for_all_asserts_or_for_nothing() -> None:
+def test_binary_rewards_all_asserts_or_nothing() -> None:
     assert reward(PASSED, BINARY) == 1.0
     assert terms(PASSED, BINARY) == RewardTerms(structural=0.0, type_check=0.0, compile=0.0, tests=1.0)
     for facts in (HALF, replace(HALF, asserts=outcomes(7)), INTERFACE, TYPE_ERROR, SYNTAX_ERROR, BOMB):
         assert reward(facts, BINARY) == 0.0
 
 
-def test_binary_asks_for_no_lines_and_no_end_marker() -> None:
+def test_binary_requires_no_lines_and_no_end_marker() -> None:
     facts = replace(PASSED, num_code_lines=1, has_end_marker=False, hit_length_limit=True, quality_flags=("stub",))
     assert reward(facts, BINARY) == 1.0
 
 
-def test_tests_that_break_off_after_the_last_assert_are_not_passed() -> None:
+def test_tests_that_end_early_after_the_last_assert_are_not_passed() -> None:
     facts = replace(PASSED, verdict=Verdict.RAISED, asserts=((HELD,) * 8 + (AssertOutcome.RAISED,)))
     assert reward(facts, BINARY) == 0.0
     assert terms(facts).tests == pytest.approx(0.65 * 8 / 9, abs=1e-6)
 
 
-# Asserts that the statement shows
+# Asserts covered by an example
 
 SHOWN = replace(
     PASSED,
@@ -219,20 +219,20 @@ SHOWN = replace(
     ("weight", "fraction"),
     [(1.0, 4 / 7), (0.5, (1.5 + 1) / (1.5 + 4)), (0.0, 1 / 4)],
 )
-def test_an_assert_that_the_statement_shows_counts_with_its_weight(weight: float, fraction: float) -> None:
+def test_an_assert_covered_by_an_example_counts_with_its_weight(weight: float, fraction: float) -> None:
     profile = replace(SEED, shown_assert_weight=weight)
     assert terms(SHOWN, profile).tests == pytest.approx(0.65 * fraction, abs=1e-6)
     assert terms(replace(SHOWN, asserts=(HELD,) * 7), profile).tests == 0.65
 
 
-def test_where_all_asserts_are_shown_and_count_nothing_tests_pay_nothing() -> None:
+def test_if_all_asserts_are_covered_and_weigh_nothing_tests_earn_nothing() -> None:
     facts = replace(PASSED, covered_by_example=(True,) * 8)
     for profile in (SEED, NO_END, BINARY):
         assert terms(facts, replace(profile, shown_assert_weight=0.0)).tests == 0.0
         assert terms(facts, replace(profile, shown_assert_weight=0.01)).tests == profile.tests
 
 
-def test_all_or_nothing_wants_the_shown_asserts_too() -> None:
+def test_all_or_nothing_requires_the_covered_asserts_too() -> None:
     profile = replace(BINARY, shown_assert_weight=0.0)
     asserts = (FALSE, *(HELD,) * 7)
     facts = replace(PASSED, verdict=Verdict.WRONG, asserts=asserts, covered_by_example=(True, *(False,) * 7))
@@ -240,7 +240,7 @@ def test_all_or_nothing_wants_the_shown_asserts_too() -> None:
     assert reward(replace(facts, asserts=PASSED.asserts), profile) == 1.0
 
 
-def test_an_assert_beyond_those_that_were_looked_up_is_not_shown() -> None:
+def test_an_assert_beyond_the_inspected_ones_is_not_covered() -> None:
     profile = replace(SEED, shown_assert_weight=0.0)
     facts = replace(
         PASSED, verdict=Verdict.RAISED, asserts=(HELD, HELD, AssertOutcome.RAISED), covered_by_example=(True, False)
@@ -267,7 +267,7 @@ def test_the_weights_of_a_profile_add_up_to_one(profile: RewardProfile) -> None:
 
 
 @given(all_facts(), st.sampled_from(list(PROFILES)), st.floats(0, 1))
-def test_a_reward_is_between_nothing_and_one(facts: Facts, name: str, weight: float) -> None:
+def test_a_reward_is_between_zero_and_one(facts: Facts, name: str, weight: float) -> None:
     settings = GraderSettings(reward=name, shown_assert_weight=weight, degenerate_multiplier=weight, min_code_lines=0)
     grade = score(facts, profile_of(settings))
     assert 0.0 <= grade.reward <= 1.0
@@ -279,11 +279,11 @@ def test_a_reward_is_between_nothing_and_one(facts: Facts, name: str, weight: fl
 # From settings to a profile
 
 
-def test_settings_that_say_nothing_leave_the_profile_as_it_is() -> None:
+def test_default_settings_do_not_change_the_profile() -> None:
     assert {name: profile_of(GraderSettings(reward=name)) for name in PROFILES} == dict(PROFILES)
 
 
-def test_the_first_phase_of_the_curriculum_is_a_matter_of_weights() -> None:
+def test_weights_express_the_first_phase_of_the_curriculum() -> None:
     weights = WeightSettings(structural=0.10, type_check=0.40, compile=0.30, tests=0.20)
     phase = profile_of(GraderSettings(weights=weights))
     assert phase.type_check == (0.40, 0.30, 0.20, 0.12, 0.06, 0.04)
@@ -293,14 +293,14 @@ def test_the_first_phase_of_the_curriculum_is_a_matter_of_weights() -> None:
     assert reward(HALF, phase) == pytest.approx(0.10 + 0.40 + 0.30 + 0.10)
 
 
-def test_the_second_phase_of_the_curriculum_is_a_matter_of_weights() -> None:
+def test_weights_express_the_second_phase_of_the_curriculum() -> None:
     weights = WeightSettings(structural=0.05, type_check=0.25, compile=0.20, tests=0.50)
     phase = profile_of(GraderSettings(weights=weights))
     assert phase.type_check == (0.25, 0.1875, 0.125, 0.075, 0.0375, 0.025)
     assert reward(INTERFACE, phase) == pytest.approx(0.05 + 0.25 + 0.10)
 
 
-def test_a_weight_that_the_profile_does_not_have_takes_the_shape_of_the_seed() -> None:
+def test_a_weight_that_the_profile_lacks_scales_the_default_table() -> None:
     weights = WeightSettings(structural=0.1, type_check=0.4, compile=0.2, tests=0.3)
     profile = profile_of(GraderSettings(reward="binary", weights=weights))
     assert profile.structural == 0.1
@@ -315,7 +315,7 @@ def test_the_profiles_own_weight_given_again_changes_nothing() -> None:
     assert profile_of(GraderSettings(weights=weights)) == SEED
 
 
-def test_a_weight_of_nothing_takes_its_part_away() -> None:
+def test_a_weight_of_zero_removes_its_part() -> None:
     profile = profile_of(GraderSettings(weights=WeightSettings(type_check=0.0, compile=0.0)))
     assert reward(PASSED, profile) == pytest.approx(0.70)
     assert reward(TYPE_ERROR, profile) == 0.05
@@ -330,16 +330,16 @@ def test_overrides_win_over_the_profile() -> None:
     assert (profile.degenerate_multiplier, profile.shown_assert_weight) == (0.0, 0.25)
 
 
-def test_weights_that_pay_more_than_one_are_refused_with_their_keys() -> None:
+def test_weights_above_one_in_all_are_refused_with_their_keys() -> None:
     with pytest.raises(ConfigError, match=r"weights.structural 0.05 .* weights.tests 0.9 = 1.25"):
         profile_of(GraderSettings(weights=WeightSettings(tests=0.9)))
 
 
-def test_weights_that_never_pay_are_refused() -> None:
+def test_weights_of_zero_in_all_are_refused() -> None:
     with pytest.raises(ConfigError, match="every reward would be 0"):
         profile_of(GraderSettings(reward="binary", weights=WeightSettings(tests=0.0)))
 
 
-def test_an_unknown_profile_names_those_that_there_are() -> None:
+def test_an_unknown_profile_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=f"binary, no-end-25-10-65, {DEFAULT_PROFILE}"):
         profile_of(GraderSettings(reward="nonsense"))

@@ -50,20 +50,20 @@ def test_keys_without_a_name_leave_the_profile_open() -> None:
         ("binary,tests=1,weights.tests=1", "tests is given twice"),
     ],
 )
-def test_what_is_no_reward_is_refused_with_what_is_allowed(text: str, message: str) -> None:
+def test_an_invalid_reward_option_is_refused_with_the_allowed_values(text: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_reward_option(text)
     assert message in str(caught.value)
 
 
-def test_weights_are_checked_together_with_those_that_stay() -> None:
+def test_given_weights_are_checked_together_with_the_others() -> None:
     with pytest.raises(ConfigError, match=r"--reward .*,tests=0.7: weights.structural 0.05 .* = 1.05"):
         with_reward_option(f"{DEFAULT_PROFILE},tests=0.7", GraderSettings())
     lowered = GraderSettings(weights=WeightSettings(structural=0.0))
     assert profile_of(with_reward_option("tests=0.7", lowered)).tests == 0.7
 
 
-def test_a_name_starts_from_the_profile_and_none_from_what_was_set() -> None:
+def test_with_a_name_the_profile_is_the_base_and_without_one_the_settings() -> None:
     own = GraderSettings(min_code_lines=1, weights=WeightSettings(tests=0.3), num_graders=7)
     named = with_reward_option(f"{DEFAULT_PROFILE},compile=0.05", own)
     assert (named.min_code_lines, named.weights, named.num_graders) == (None, WeightSettings(compile=0.05), 7)

@@ -13,7 +13,7 @@ def short_soak() -> Soak:
     return soak(400, num_workers=2, friendly=jobs(40), hostile=hostile_jobs())
 
 
-def test_hundreds_of_gradings_leave_nothing_behind_and_say_what_fresh_workers_say() -> None:
+def test_hundreds_of_grades_leak_nothing_and_equal_those_of_fresh_workers() -> None:
     # In a process of its own: what other tests have running in this one (Ray has) comes and goes meanwhile.
     with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as own:
         found = own.submit(short_soak).result()

@@ -1,4 +1,4 @@
-"""What a completion may not do to the types and the names that the tests rely on."""
+"""Completions cannot change the types and the names that the tests rely on."""
 
 import pytest
 
@@ -42,7 +42,7 @@ let f n = magic n n"""
 
 
 @pytest.mark.parametrize("pattern", ["{ f = _; c = _ } when (r.c <- A x; false)", "{ f = (lazy false); c = _ }"])
-def test_a_match_that_can_be_changed_under_way_is_refused(grader: Grader, pattern: str) -> None:
+def test_a_match_on_data_that_can_change_during_it_is_refused(grader: Grader, pattern: str) -> None:
     text = MAGIC.format(pattern=pattern)
     assert grader.grade(NUMBER, text, FinishReason.STOP).facts.verdict is Verdict.DENIED
 
@@ -58,7 +58,7 @@ def test_a_match_that_can_be_changed_under_way_is_refused(grader: Grader, patter
         "let f n = match { next = None; value = n } with { next = None; value } when value > 0 -> value | _ -> 0",
     ],
 )
-def test_ordinary_matches_are_welcome(grader: Grader, text: str) -> None:
+def test_ordinary_matches_are_accepted(grader: Grader, text: str) -> None:
     assert grader.grade(NUMBER, text, FinishReason.STOP).facts.verdict is Verdict.PASSED
 
 
@@ -85,7 +85,7 @@ def asked(given: str) -> Problem:
 
 
 @pytest.mark.parametrize("given", GIVEN)
-def test_what_the_statement_defines_answers_the_tests_as_the_statement_has_it(grader: Grader, given: str) -> None:
+def test_definitions_of_the_statement_cannot_be_replaced_for_the_tests(grader: Grader, given: str) -> None:
     replaced = {
         "an include": "let eq _ _ = true",
         "a class": "class cell = object method eq (_ : int) (_ : int) = true end",
@@ -95,14 +95,14 @@ def test_what_the_statement_defines_answers_the_tests_as_the_statement_has_it(gr
 
 
 @pytest.mark.parametrize("text", ['sprintf "<%d>" x', 'let show x = sprintf "<%d>" x'])
-def test_what_the_statement_opens_is_open(grader: Grader, text: str) -> None:
+def test_modules_that_the_statement_opens_are_open(grader: Grader, text: str) -> None:
     shown = problem(
         "(** Show. *)\nopen Printf\nlet show (x : int) : string =", 'let () = assert (show 2 = sprintf "<%d>" 2)'
     )
     assert grader.grade(shown, text, FinishReason.STOP).facts.verdict is Verdict.PASSED
 
 
-def test_a_loop_costs_only_the_named_test_that_it_is_in(grader: Grader) -> None:
+def test_a_loop_costs_only_the_named_test_that_contains_it(grader: Grader) -> None:
     named = problem(
         "(** The same. *)\nlet f (n : int) : int =",
         "let test_1 () = assert (f 1 = 1)\nlet test_2 () = assert (f 2 = 2)\nlet test_3 () = assert (f 3 = 3)\n"

@@ -19,7 +19,9 @@ def fake_compiler(folder: Path, version: str, library: Path) -> None:
     compiler.chmod(0o755)
 
 
-def test_an_unknown_version_says_which_are_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unsupported_version_is_refused_with_the_supported_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fake_compiler(tmp_path, "3.12.1", tmp_path)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     with pytest.raises(ToolchainError, match=r"3\.12\.1 is not supported.*4\.13"):

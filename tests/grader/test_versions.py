@@ -1,4 +1,4 @@
-"""The grader says the same whatever OCaml it was built with: one file per version, default-deny for what is new."""
+"""Grades do not depend on the OCaml version: one file per version, and new modules are denied by default."""
 
 import re
 
@@ -60,7 +60,7 @@ def test_only_listed_modules_of_the_standard_library_can_be_used(grader: Grader)
         "let twice x = ignore (Gc.Memprof.start ~sampling_rate:1. Gc.Memprof.null_tracker); x + x",
     ],
 )
-def test_what_later_versions_offer_besides_computing_is_out_of_reach(grader: Grader, text: str) -> None:
+def test_effects_of_later_versions_are_denied(grader: Grader, text: str) -> None:
     facts = grader.grade(TWICE, text, FinishReason.STOP).facts
     # Where this OCaml does not have it, it is as wrong as any other unknown name.
     assert facts.verdict in {Verdict.DENIED, Verdict.TYPE_ERROR, Verdict.SYNTAX_ERROR}

@@ -1,10 +1,10 @@
-(* What machine code in a completion's place could try, were the language filter not there: raw system calls behind the
-   walls of grader/ocaml/contain.ml, each in a fork of its own.
+(* Attempts of machine code in a completion's place, without the language filter: raw system calls in the sandbox layers of
+   grader/ocaml/contain.ml, each in a fork of its own.
 
-   usage: hostile WALL TARGET [ATTEMPT...]
-     WALL     none, completion, compiler, or fallen: "completion" where landlock cannot be put up any more
-     TARGET   a file that the attempts are made on; beside it stands the folder "library" with a file "unit.cmi"
-   output: the walls that stand; then a line per attempt: its name: worked, refused ERRNO, left STATUS, or killed SIGNAL *)
+   usage: hostile LAYERS TARGET [ATTEMPT...]
+     LAYERS   none, completion, compiler, or refused: "completion" when landlock cannot be applied any more
+     TARGET   a file that the attempts use; the folder "library" next to it contains a file "unit.cmi"
+   output: the supported layers; then a line per attempt: its name: worked, refused ERRNO, left STATUS, or killed SIGNAL *)
 
 type argument
 
@@ -109,7 +109,7 @@ let kernel () =
     ("other_namespaces", plain "setns" [| int 0; int 0 |]);
     ("become_root", plain "setuid" [| int 0 |]);
     ("raise_a_limit", plain "prlimit64" [| int 0; int 7; room (); int 0 |]);
-    ("take_the_walls_down", plain "seccomp" [| int 0; int 0; int 0 |]);
+    ("remove_the_filter", plain "seccomp" [| int 0; int 0; int 0 |]);
     ("change_what_the_process_is", plain "prctl" [| int 4; int 1; int 0; int 0; int 0 |]);
     ("change_the_personality", plain "personality" [| int 0x0400000 |]);
     ("executable_memory", plain "mmap" [| int 0; int 4096; int 7; int 0x22; int (-1); int 0 |]);
@@ -144,37 +144,37 @@ let attempts ~target ~parent =
   (("ten_thousand_opens", many_opens target) :: ("outlive_the_timers", outlive_the_timers) :: files target)
   @ library target @ network () @ processes ~parent @ kernel ()
 
-let put_up target = function
+let apply target = function
   | "none" -> ()
   | "completion" ->
       ignore (Unix.setitimer ITIMER_VIRTUAL { it_interval = 0.0; it_value = 0.5 });
       Contain.completion ()
-  | "fallen" ->
+  | "refused" ->
       if call "prlimit64" [| int 0; int 7; room (); int 0 |] < 0 then failwith "no limit can be set";
       Contain.completion ()
   | "compiler" -> Contain.compiler ~library:(Filename.concat (Filename.dirname target) "library")
-  | wall -> failwith wall
+  | layers -> failwith layers
 
 (* The error number travels in the exit status; 0 is success. *)
-let outcome wall target attempt =
+let outcome layers target attempt =
   match Unix.fork () with
   | 0 ->
-      put_up target wall;
+      apply target layers;
       let result = attempt () in
-      Unix._exit (if result >= 0 then 0 else if -result < Contain.fallen_status then -result else 112)
+      Unix._exit (if result >= 0 then 0 else if -result < Contain.layer_failed_status then -result else 112)
   | child -> (
       match snd (Unix.waitpid [] child) with
       | WEXITED 0 -> "worked"
-      | WEXITED status when status >= Contain.fallen_status -> Printf.sprintf "left %d" status
+      | WEXITED status when status >= Contain.layer_failed_status -> Printf.sprintf "left %d" status
       | WEXITED error -> Printf.sprintf "refused %d" error
       | WSIGNALED signal -> Printf.sprintf "killed %d" signal
       | WSTOPPED _ -> "stopped")
 
 let () =
   print_endline (String.concat " " (Contain.describe ()));
-  let wall = Sys.argv.(1) and target = Sys.argv.(2) and parent = Unix.getpid () in
+  let layers = Sys.argv.(1) and target = Sys.argv.(2) and parent = Unix.getpid () in
   let wanted = Array.to_list (Array.sub Sys.argv 3 (Array.length Sys.argv - 3)) in
   let try_one (name, attempt) =
-    if wanted = [] || List.mem name wanted then Printf.printf "%s: %s\n%!" name (outcome wall target attempt)
+    if wanted = [] || List.mem name wanted then Printf.printf "%s: %s\n%!" name (outcome layers target attempt)
   in
   List.iter try_one (attempts ~target ~parent)
