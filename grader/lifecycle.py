@@ -9,7 +9,7 @@ import ray
 
 from cluster.actors.calls import answer
 from cluster.actors.dispatcher import Dispatcher
-from cluster.actors.lifecycle import Lifecycle, Replica
+from cluster.actors.lifecycle import Lifecycle, Replica, ReplicaState
 from cluster.errors import CaravanError, UngradableError
 from grader.actor import GraderActor
 from grader.environment import without_secrets
@@ -41,8 +41,8 @@ class GraderReplica(Replica):
         )
 
     async def stop_actor(self) -> None:
-        """End the actor's OCaml processes."""
-        if self.actor is not None:
+        """End the actor's OCaml processes; an actor that has not started has none."""
+        if self.actor is not None and self.state is not ReplicaState.STARTING:
             await answer(
                 self.actor.close.remote(), f"closing {self.name}", died=GraderDied, deadline_seconds=CLOSE_SECONDS
             )

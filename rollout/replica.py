@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 import ray
 
@@ -58,13 +59,11 @@ class SamplerReplica(Replica):
                 pool_id=plan.pool_id,
             )
         )
-        await answer(
+        await self._call(
             self.actor.start.remote(),
             f"starting {self.name}",
-            died=SamplerError,
-            failed=SamplerError,
-            deadline_seconds=settings.start_deadline_seconds,
-            deadline_key="rollout.start_deadline_seconds",
+            settings.start_deadline_seconds,
+            "rollout.start_deadline_seconds",
         )
 
     async def load_policy(
@@ -73,13 +72,11 @@ class SamplerReplica(Replica):
         """Load a policy and verify it; raises ModelError, ResourcesError."""
         assert self.actor is not None
         begin = time.monotonic()
-        verification: Verification = await answer(
+        verification: Verification = await self._call(
             self.actor.load_policy.remote(policy, live),
             f"loading a policy on {self.name}",
-            died=SamplerError,
-            failed=SamplerError,
-            deadline_seconds=deadline_seconds,
-            deadline_key="rollout.publish_deadline_seconds",
+            deadline_seconds,
+            "rollout.publish_deadline_seconds",
         )
         seconds = time.monotonic() - begin
         return WeightSync(sampler=self.name, seconds=seconds, gap=verification.gap), verification
@@ -87,13 +84,11 @@ class SamplerReplica(Replica):
     async def verify_base_model(self, probe: ProbePrompt, deadline_seconds: float) -> Verification:
         """Verify the base model; raises ModelError."""
         assert self.actor is not None
-        verification: Verification = await answer(
+        verification: Verification = await self._call(
             self.actor.verify_base_model.remote(probe),
             f"scoring the base model on {self.name}",
-            died=SamplerError,
-            failed=SamplerError,
-            deadline_seconds=deadline_seconds,
-            deadline_key="rollout.publish_deadline_seconds",
+            deadline_seconds,
+            "rollout.publish_deadline_seconds",
         )
         return verification
 
@@ -105,10 +100,14 @@ class SamplerReplica(Replica):
     async def stop_actor(self) -> None:
         """Shut the engine down in good order."""
         if self.actor is not None:
-            await answer(
-                self.actor.shutdown.remote(),
-                f"shutting {self.name} down",
-                died=SamplerError,
-                failed=SamplerError,
-                deadline_seconds=SHUTDOWN_SECONDS,
-            )
+            await self._call(self.actor.shutdown.remote(), f"shutting {self.name} down", SHUTDOWN_SECONDS)
+
+    async def _call(self, reference: ray.ObjectRef, call: str, deadline_seconds: float, deadline_key: str = "") -> Any:
+        return await answer(
+            reference,
+            call,
+            died=SamplerError,
+            failed=SamplerError,
+            deadline_seconds=deadline_seconds,
+            deadline_key=deadline_key,
+        )

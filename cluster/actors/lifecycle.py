@@ -230,7 +230,7 @@ class Lifecycle(ABC, Generic[R]):
     async def _finish(self, replica: R) -> None:
         await replica.idle.wait()
         await self.before_stop()
-        with contextlib.suppress(CaravanError):  # killed instead
+        with contextlib.suppress(CaravanError, RayError):  # killed instead
             await replica.stop_actor()
         self._set_down(replica)
         self.draining.remove(replica)
