@@ -1,4 +1,4 @@
-"""The ``learner`` section of the configuration; TRL's own names where TRL has one, so that its documentation applies."""
+"""The ``learner`` section of the configuration. Options of TRL have TRL's names, and its documentation applies to them."""
 
 import re
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from cluster.setting_traits import Trait
 
-ALL_LINEAR = "all-linear"  # PEFT's word
+ALL_LINEAR = "all-linear"  # as in PEFT
 MODULE_NAME = re.compile(r"\w+(\.\w+)*")
 
 LORA_RANKS_OF_VLLM = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -22,11 +22,11 @@ CLIPPED_LOSSES = (
     "bnpo",
     "dr_grpo",
     "luspo",
-)  # those that clip the ratio to 1 - epsilon .. 1 + epsilon_high
+)  # they clip the ratio to 1 - epsilon .. 1 + epsilon_high
 
 
 class LoraSettings(BaseModel):
-    """The low-rank adapter that is trained (Hu et al. 2021); the defaults are those of the first training analysis."""
+    """The trained low-rank adapter (Hu et al. 2021); the defaults are those of the first training analysis."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -36,22 +36,22 @@ class LoraSettings(BaseModel):
         0.05,
         ge=0,
         lt=1,
-        description="dropout before the adapter while training; it blurs the ratio to the sampler a little",
+        description="dropout before the adapter in training; it adds a little noise to the ratio to the sampler",
     )
     bias: Literal["none"] = Field(
-        "none", description="biases stay as they are: vLLM serves no adapter that changes them"
+        "none", description="biases are not trained: vLLM serves no adapter that changes them"
     )
     target_modules: tuple[str, ...] = Field(
         (ALL_LINEAR,),
         min_length=1,
-        description="names of the linear modules that carry an adapter, for example q_proj,v_proj; all-linear: all of the "
-        "decoder's layers, whatever they are called (of Qwen2: q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj). "
-        "A name that the model has not is refused; regular expressions are not taken",
+        description="names of the linear modules that get an adapter, for example q_proj,v_proj; all-linear: all in the "
+        "decoder's layers (in Qwen2: q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj). Unknown names are refused; "
+        "regular expressions are not supported",
     )
 
     @field_validator("r")
     @classmethod
-    def _vllm_serves_the_rank(cls, rank: int) -> int:
+    def _check_rank(cls, rank: int) -> int:
         if rank not in LORA_RANKS_OF_VLLM:
             allowed = ", ".join(map(str, LORA_RANKS_OF_VLLM))
             raise ValueError(f"lora.r={rank}: vLLM serves no adapter of this rank; allowed are {allowed}")
@@ -59,35 +59,35 @@ class LoraSettings(BaseModel):
 
     @field_validator("target_modules", mode="before")
     @classmethod
-    def _names_one_by_one(cls, value: Any) -> Any:
-        """Names as people write them: a list, or a text with commas or blanks between them."""
+    def _split_names(cls, value: Any) -> Any:
+        """Split names: a list, or a text with commas or spaces between them."""
         parts = [value] if isinstance(value, str) else value
         if not isinstance(parts, Iterable) or not all(isinstance(part, str) for part in parts):
-            return value  # refused for its type
+            return value  # pydantic refuses its type
         names = (name for part in parts for name in re.split(r"[\s,\[\]\"']+", part) if name)
         return tuple(dict.fromkeys(ALL_LINEAR if name.lower() == ALL_LINEAR else name for name in names))
 
     @field_validator("target_modules")
     @classmethod
-    def _names_of_modules(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+    def _check_module_names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         if "lm_head" in names:
             raise ValueError(
-                "lora.target_modules contains lm_head: TRL reads the head's own weight, so that an adapter on it would never "
-                "be trained; leave it out"
+                "lora.target_modules contains lm_head: TRL reads the head's own weight, so an adapter on it would never be "
+                "trained; remove it"
             )
         if ALL_LINEAR in names and len(names) > 1:
-            raise ValueError(f"lora.target_modules contains {ALL_LINEAR} and other names: give one or the other")
+            raise ValueError(f"lora.target_modules contains {ALL_LINEAR} and other names: use one or the other")
         for name in names:
             if name != ALL_LINEAR and not MODULE_NAME.fullmatch(name):
                 raise ValueError(
-                    f"lora.target_modules contains {name!r}, which is no name of a module; list names, for example q_proj,v_proj"
-                    " (regular expressions are not taken)"
+                    f"lora.target_modules contains {name!r}, which is not a module name; list names, for example q_proj,v_proj "
+                    "(regular expressions are not supported)"
                 )
         return names
 
 
 class LearnerSettings(BaseModel):
-    """How the policy is updated, where, and how long anyone waits for it."""
+    """Loss, optimizer, resources and deadlines of the learner."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -95,26 +95,26 @@ class LearnerSettings(BaseModel):
 
     loss_type: LossType = Field(
         "dapo",
-        description="what is summed over the tokens, and what the sum is divided by; dapo: the clipped ratio, by the tokens of "
-        "the whole step, so that every token weighs the same however long its completion is",
+        description="the loss per token and its normalization; dapo: the clipped ratio, divided by the number of tokens of the "
+        "whole step, so every token has the same weight",
     )
     epsilon: Annotated[float, Trait.CHANGEABLE] = Field(
-        0.2, gt=0, lt=1, description="the ratio of a token is clipped to 1 - epsilon at the least"
+        0.2, gt=0, lt=1, description="lower clip range of the ratio: 1 - epsilon"
     )
     epsilon_high: Annotated[float | None, Trait.CHANGEABLE] = Field(
-        None, gt=0, description="and to 1 + epsilon_high at the most (DAPO: 0.28); null: epsilon. cispo: the cap itself"
+        None,
+        gt=0,
+        description="upper clip range: 1 + epsilon_high (DAPO: 0.28); null: epsilon. In cispo, the cap itself",
     )
     delta: Annotated[float | None, Trait.CHANGEABLE] = Field(
-        None, gt=0, description="a second bound for the ratio of tokens with a negative advantage; null: none"
+        None, gt=0, description="second upper bound of the ratio, for tokens with a negative advantage; null: none"
     )
     importance_sampling_level: Literal["token", "sequence"] = Field(
         "token",
-        description="one ratio for each token, or for each completion (the geometric mean over its tokens: GSPO)",
+        description="one ratio per token, or per completion (the geometric mean over its tokens: GSPO)",
     )
-    sapo_temperature_neg: float = Field(
-        1.05, gt=0, description="sapo: of the gate for advantages that are not positive"
-    )
-    sapo_temperature_pos: float = Field(1.0, gt=0, description="sapo: of the gate for positive advantages")
+    sapo_temperature_neg: float = Field(1.05, gt=0, description="sapo: temperature of the gate for advantages up to 0")
+    sapo_temperature_pos: float = Field(1.0, gt=0, description="sapo: temperature of the gate for positive advantages")
     vespo_k_pos: float = Field(2.0, ge=0, description="vespo: power of the ratio, for advantages from 0 on")
     vespo_lambda_pos: float = Field(3.0, ge=0, description="vespo: decay with the ratio, for advantages from 0 on")
     vespo_k_neg: float = Field(3.0, ge=0, description="vespo: power of the ratio, for negative advantages")
@@ -122,39 +122,39 @@ class LearnerSettings(BaseModel):
     num_iterations: int = Field(
         1,
         ge=1,
-        description="optimizer steps on each batch; from the second on, the clipped ratio holds the policy back",
+        description="optimizer steps per batch; clipping takes effect from the second on",
     )
 
     vllm_importance_sampling_correction: bool = Field(
         False,
-        description="clip the ratio to the policy at the start of the step, and weigh by that policy's ratio to the sampler, "
-        "bounded; false: clip the ratio to the sampler itself, which needs no further forward pass",
+        description="clip the ratio to the policy at the start of the step, and weight the loss by that policy's bounded ratio "
+        "to the sampler; false: clip the ratio to the sampler, which needs no further forward pass",
     )
     vllm_importance_sampling_mode: CorrectionMode = Field(
         "sequence_mask",
-        description="of the correction: a weight for each token or for each completion, bounded or, where it is out of bounds, 0",
+        description="importance weights per token or per completion; out of bounds, they become the bound (truncate) or 0 (mask)",
     )
     vllm_importance_sampling_clip_max: Annotated[float | None, Trait.CHANGEABLE] = Field(
-        3.0, gt=0, description="upper bound of the correction's weights; null: none"
+        3.0, gt=0, description="upper bound of the importance weights; null: none"
     )
     vllm_importance_sampling_clip_min: Annotated[float | None, Trait.CHANGEABLE] = Field(
-        None, gt=0, description="lower bound of the correction's weights; null: none"
+        None, gt=0, description="lower bound of the importance weights; null: none"
     )
     off_policy_mask_threshold: Annotated[float | None, Trait.CHANGEABLE] = Field(
         None,
         gt=0,
-        description="completions with a negative advantage leave the loss where the sampler's mean logprob of their tokens is "
-        "more nats than this above the trainer's; null: none does",
+        description="mask completions with a negative advantage whose mean logprob under the sampler is more than this many nats "
+        "above the trainer's; null: none",
     )
 
     top_entropy_quantile: Annotated[float, Trait.CHANGEABLE] = Field(
         1.0,
         ge=0,
         le=1,
-        description="share of the step's tokens, those of highest entropy, that are learned from; 1: all",
+        description="share of the step's tokens, those of highest entropy, that enter the loss; 1: all",
     )
     entropy_coef: Annotated[float, Trait.CHANGEABLE] = Field(
-        0.0, ge=0, description="weight of a bonus for the mean entropy of the step's tokens, against collapse"
+        0.0, ge=0, description="weight of an entropy bonus, the mean over the step's tokens, against entropy collapse"
     )
 
     kl_coefficient: Annotated[float, Trait.CHANGEABLE] = Field(
@@ -165,37 +165,37 @@ class LearnerSettings(BaseModel):
     kl_target: Annotated[float | None, Trait.CHANGEABLE] = Field(
         None,
         gt=0,
-        description="steer kl_coefficient to hold the divergence here, in nats per token (Ziegler et al. 2019); null: fixed",
+        description="adapt kl_coefficient to hold the KL divergence here, in nats per token (Ziegler et al. 2019); null: fixed",
     )
     kl_horizon: Annotated[int, Trait.CHANGEABLE] = Field(
-        10_000, ge=1, description="completions over which kl_coefficient moves by at most a fifth towards kl_target"
+        10_000, ge=1, description="completions per adaptation of kl_coefficient by at most a fifth"
     )
     use_bias_correction_kl: bool = Field(
-        True, description="weigh the divergence by the ratio, which makes its gradient unbiased (DeepSeek-V3.2)"
+        True, description="weight the KL divergence by the ratio, which makes its gradient unbiased (DeepSeek-V3.2)"
     )
 
     scale_rewards: Annotated[ScaleRewards, Trait.CHANGEABLE] = Field(
         "group",
-        description="divide advantages by the standard deviation of their group's rewards, of the step's, or not at all",
+        description="divide advantages by the standard deviation of the rewards of the group, of the batch (step), or not at all",
     )
     reward_weight: Annotated[float, Trait.CHANGEABLE] = Field(
         1.0,
         gt=0,
-        description="advantages are multiplied by it; what counts is its proportion to kl_coefficient and entropy_coef",
+        description="factor of the advantages; only its proportion to kl_coefficient and entropy_coef matters",
     )
     reward_threshold: Annotated[float | None, Trait.CHANGEABLE] = Field(
         None,
-        description="completions with a lower reward leave the loss, but not the baseline of their group; null: none does",
+        description="mask completions with a lower reward; they stay in the baseline of their group; null: none",
     )
     train_top_k: Annotated[int | None, Trait.CHANGEABLE] = Field(
         None,
         ge=1,
-        description="only so many completions of each group, those of highest reward, enter the loss; 1 is best-of-n training; "
-        "the baseline is that of the whole group; null: all",
+        description="number of completions per group, those of highest reward, that enter the loss; 1 is best-of-n training; the "
+        "baseline is that of the whole group; null: all",
     )
     mask_truncated_completions: Annotated[bool, Trait.CHANGEABLE] = Field(
         False,
-        description="completions cut off by max_completion_tokens leave the loss, but not the baseline of their group",
+        description="mask completions truncated at max_completion_tokens; they stay in the baseline of their group",
     )
 
     learning_rate: Annotated[float, Trait.CHANGEABLE] = Field(
@@ -210,9 +210,10 @@ class LearnerSettings(BaseModel):
         "cosine_with_min_lr",
         "polynomial",
         "inverse_sqrt",
-    ] = Field("linear", description="how the learning rate goes on after the warm-up, over all steps of the run")
+    ] = Field("linear", description="learning rate schedule after the warm-up, over all steps of the run")
     lr_scheduler_kwargs: dict[str, float] | None = Field(
-        None, description="of the schedule: {min_lr_rate: 0.1} of cosine_with_min_lr, num_cycles, power, lr_end"
+        None,
+        description="arguments of the schedule: {min_lr_rate: 0.1} for cosine_with_min_lr, num_cycles, power, lr_end",
     )
     warmup_steps: float = Field(
         0.0, ge=0, description="optimizer steps of linear warm-up from 0; below 1: the fraction of the run's steps"
@@ -220,64 +221,64 @@ class LearnerSettings(BaseModel):
     optim: Literal["adamw_torch_fused", "adamw_torch", "adafactor", "sgd"] = Field(
         "adamw_torch_fused", description="the optimizer; others need packages that are not installed here"
     )
-    adam_beta1: float = Field(0.9, ge=0, lt=1, description="of AdamW: decay of the mean of the gradients")
-    adam_beta2: float = Field(0.999, ge=0, lt=1, description="of AdamW: decay of the mean of their squares")
-    adam_epsilon: float = Field(1e-8, gt=0, description="of AdamW: added to the divisor")
+    adam_beta1: float = Field(0.9, ge=0, lt=1, description="AdamW: decay of the mean of the gradients")
+    adam_beta2: float = Field(0.999, ge=0, lt=1, description="AdamW: decay of the mean of their squares")
+    adam_epsilon: float = Field(1e-8, gt=0, description="AdamW: added to the divisor")
     weight_decay: float = Field(0.0, ge=0, description="decoupled decay of the adapter's weights")
     max_grad_norm: Annotated[float, Trait.CHANGEABLE] = Field(
-        1.0, gt=0, description="gradients are scaled down to this norm where theirs is larger"
+        1.0, gt=0, description="larger gradient norms are scaled down to this"
     )
 
     stop_at_grad_norm: Annotated[float | None, Trait.CHANGEABLE] = Field(
         1000.0,
         gt=0,
-        description="a step whose gradient, before it is scaled down, has a larger norm is not taken: the run stops; null: never",
+        description="a step with a larger gradient norm before scaling is not taken, and the run stops; null: never",
     )
     stop_at_kl: Annotated[float | None, Trait.CHANGEABLE] = Field(
         10.0,
         gt=0,
-        description="nor is one at a larger divergence from the model without adapter, in nats per token; it is measured where "
-        "kl_coefficient is above 0; null: never",
+        description="a step with a larger KL divergence from the model without adapter, in nats per token, is not taken, and the "
+        "run stops; measured if kl_coefficient is above 0; null: never",
     )
 
     micro_batch_tokens: int = Field(
         2048,
         ge=1,
-        description="token positions in one forward and backward pass, padding included and a shared prompt counted once: a "
-        "question of memory only, since a step is the sum of its passes; a completion that has more of them is a pass of its own",
+        description="tokens in one forward and backward pass, with padding and a shared prompt counted once; affects only memory "
+        "and speed, since a step is the sum of its passes; a longer completion is a pass of its own",
     )
     gradient_checkpointing: bool = Field(
         False, description="recompute activations in the backward pass: less memory, about a third slower"
     )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
-        description="of the frozen weights and the forward pass; auto is float32 on the CPU and bfloat16 on a GPU",
+        description="dtype of the frozen weights and the forward pass; auto: float32 on the CPU, bfloat16 on a GPU",
     )
     num_ranks: Annotated[int, Trait.PLACEMENT] = Field(
         1,
         ge=1,
-        description="processes that share the micro-batches of each step, on one machine or on several; each holds the model, "
-        "and has learner.gpus and learner.cpus of its own",
+        description="processes that share the micro-batches of each step, on one machine or on several; each holds the model and "
+        "reserves learner.gpus and learner.cpus",
     )
     shard_base: Annotated[bool, Trait.PLACEMENT] = Field(
         False,
-        description="spread the frozen weights of the layers over the ranks (FSDP), for models that one GPU cannot hold; slower, "
-        "and a prompt is then computed once for each of its completions",
+        description="shard the frozen weights of the layers over the ranks (FSDP), for models that one GPU cannot hold; slower, "
+        "and prompts are computed once per completion",
     )
     gpus: Annotated[float, Trait.PLACEMENT, Trait.FROM_CLUSTER] = Field(
-        0.0, ge=0, le=1, description="GPU (or the fraction of one) that Ray reserves; 0 learns on the CPU"
+        0.0, ge=0, le=1, description="GPU (or the fraction of one) that Ray reserves; 0: train on the CPU"
     )
     cpus: Annotated[float, Trait.PLACEMENT, Trait.FROM_CLUSTER] = Field(
         1.0, ge=0, description="CPU cores that Ray reserves"
     )
     num_threads: Annotated[int, Trait.PLACEMENT] = Field(
-        1, ge=1, description="threads of torch on the CPU; more than free cores make it slower"
+        1, ge=1, description="torch threads on the CPU; more than there are free cores is slower"
     )
 
     save_total_limit: Annotated[int, Trait.PLACEMENT] = Field(
         3,
         ge=1,
-        description="newest checkpoints that are kept, beside the one that was measured best (evaluation.at_checkpoints)",
+        description="number of newest checkpoints to keep, besides the best one (evaluation.at_checkpoints)",
     )
 
     start_deadline_seconds: Annotated[float, Trait.PLACEMENT] = Field(
@@ -297,31 +298,35 @@ class LearnerSettings(BaseModel):
 
     @property
     def longest_deadline_seconds(self) -> float:
-        """Of all calls of the learner."""
+        """The longest deadline of all calls of the learner."""
         return max(self.start_deadline_seconds, self.step_deadline_seconds, self.save_deadline_seconds)
 
     @model_validator(mode="after")
-    def _its_options_fit_together(self) -> "LearnerSettings":
-        for refused in (self._against_the_loss(), self._against_the_correction(), self._against_the_rest()):
-            if refused:
-                raise ValueError(f"learner.{refused}")
+    def _check_combinations(self) -> "LearnerSettings":
+        for conflict in (self._loss_conflict(), self._importance_weight_conflict(), self._other_conflict()):
+            if conflict:
+                raise ValueError(f"learner.{conflict}")
         return self
 
-    def _against_the_loss(self) -> str | None:
+    def _loss_conflict(self) -> str | None:
         if self.loss_type == "cispo" and self.epsilon_high is None:
-            return "loss_type=cispo: caps the ratio at epsilon_high itself; set learner.epsilon_high (ScaleRL: 5.0)"
+            return "loss_type=cispo: epsilon_high is the cap of the ratio; set learner.epsilon_high (ScaleRL: 5.0)"
         if self.loss_type == "luspo" and self.importance_sampling_level != "sequence":
-            return "loss_type=luspo: weighs whole completions; set learner.importance_sampling_level=sequence"
+            return "loss_type=luspo: its ratio is per completion; set learner.importance_sampling_level=sequence"
         if self.loss_type == "vespo" and self.importance_sampling_level != "token":
-            return "loss_type=vespo: takes the ratio of whole completions itself; set learner.importance_sampling_level=token"
+            return (
+                "loss_type=vespo: computes the ratio per completion itself; set learner.importance_sampling_level=token"
+            )
         if self.delta is not None and self.loss_type not in CLIPPED_LOSSES:
-            return f"delta={self.delta}: {self.loss_type} has no such bound; leave it out, or take {', '.join(CLIPPED_LOSSES)}"
+            return (
+                f"delta={self.delta}: {self.loss_type} has no such bound; remove it, or use {', '.join(CLIPPED_LOSSES)}"
+            )
         upper = 1 + (self.epsilon if self.epsilon_high is None else self.epsilon_high)
         if self.delta is not None and self.delta <= upper:
             return f"delta={self.delta}: must be above 1 + epsilon_high, which is {upper:g}"
         return None
 
-    def _against_the_correction(self) -> str | None:
+    def _importance_weight_conflict(self) -> str | None:
         low, high = self.vllm_importance_sampling_clip_min, self.vllm_importance_sampling_clip_max
         mode = self.vllm_importance_sampling_mode
         if low is not None and high is not None and low >= high:
@@ -332,28 +337,26 @@ class LearnerSettings(BaseModel):
             return f"vllm_importance_sampling_mode={mode}: has no bound; set vllm_importance_sampling_clip_max or _clip_min"
         if self.loss_type == "vespo" and mode.startswith("sequence"):
             return (
-                f"vllm_importance_sampling_mode={mode}: vespo takes weights of tokens; set token_truncate or token_mask"
+                f"vllm_importance_sampling_mode={mode}: vespo needs weights per token; set token_truncate or token_mask"
             )
         return None
 
-    def _against_the_rest(self) -> str | None:
+    def _other_conflict(self) -> str | None:
         if self.shard_base and self.num_ranks == 1:
-            return "shard_base: there is one rank, which must hold all; set learner.num_ranks"
+            return "shard_base: a single rank must hold all weights; set learner.num_ranks"
         if self.num_ranks > 1 and 0 < self.gpus < 1:
-            return f"num_ranks={self.num_ranks}: ranks on GPUs talk by NCCL, which needs a whole one for each; set learner.gpus=1"
+            return f"num_ranks={self.num_ranks}: NCCL needs a whole GPU per rank; set learner.gpus=1"
         if self.kl_target is not None and self.kl_coefficient == 0:
-            return (
-                "kl_target: steers kl_coefficient, which would stay at 0; start from learner.kl_coefficient=0.05, say"
-            )
+            return "kl_target: adapts kl_coefficient, which would stay at 0; set learner.kl_coefficient, for example to 0.05"
         if self.kl_target is not None and self.stop_at_kl is not None and self.stop_at_kl <= self.kl_target:
             return f"stop_at_kl={self.stop_at_kl}: must be above learner.kl_target={self.kl_target}"
         if self.entropy_coef > 0 and self.top_entropy_quantile < 1:
             return (
-                f"entropy_coef={self.entropy_coef}: its mean would be over the tokens that learner.top_entropy_quantile picks, "
-                "and how many they are is not known before the whole step is computed; use one of the two"
+                f"entropy_coef={self.entropy_coef}: its mean would be over the tokens that learner.top_entropy_quantile selects, "
+                "whose number is not known before the whole step is computed; use one of the two"
             )
         if self.lr_scheduler_type == "cosine_with_min_lr" and not {"min_lr", "min_lr_rate"} & set(
             self.lr_scheduler_kwargs or ()
         ):
-            return "lr_scheduler_type=cosine_with_min_lr: where does it end? Set learner.lr_scheduler_kwargs={min_lr_rate: 0.1}"
+            return "lr_scheduler_type=cosine_with_min_lr: the minimum is missing; set lr_scheduler_kwargs={min_lr_rate: 0.1}"
         return None

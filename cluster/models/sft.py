@@ -182,12 +182,12 @@ def _fit(
             pairs,
             job.schedule,
             lora=None if job.full else config.learner.lora,
-            place=device,
+            device=device,
             scratch=folder.work / "trl",
             gradient_checkpointing=config.learner.gradient_checkpointing,
             on_step=steps.done,
             saving=CheckpointSettings(
-                folder=folder.work, every_steps=job.save_every_steps, keep=job.keep, spare=folder.spare
+                folder=folder.work, every_steps=job.save_every_steps, keep=job.keep, fallback_folder=folder.spare
             ),
             resumed=newest,
             is_stopped=interruption.requested.is_set,

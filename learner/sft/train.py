@@ -1,6 +1,6 @@
-"""Supervised training on pairs of a prompt and the completion that it should get, by TRL's SFTTrainer.
+"""Supervised fine-tuning on prompt-completion pairs with TRL's SFTTrainer.
 
-It knows token ids and nothing of problems or text. Only completions carry the loss, unless a weight for prompts says otherwise.
+The inputs are token ids. Only completion tokens enter the loss, unless the schedule has a weight for prompt tokens.
 """
 
 import logging
@@ -31,37 +31,39 @@ from learner.training.trainer import SFTConfig, SFTTrainer
 
 logger = logging.getLogger(__name__)
 
-WHOLE_MODEL_FILE = "model.safetensors"  # transformers' name: it looks for it in a checkpoint
-# A full disk is an OSError to Python, but torch and safetensors each have a word of their own for it.
+WHOLE_MODEL_FILE = "model.safetensors"  # transformers looks for this name in a checkpoint
+# A full disk raises OSError in Python, RuntimeError in torch and SafetensorError in safetensors.
 SAVING_ERRORS = (OSError, RuntimeError, SafetensorError)
-IGNORED = -100  # a label that is not to be learned
-NUM_STEPS_SORTED = 8  # steps' worth of pairs, drawn at random, that are sorted by length before they are cut into steps
+IGNORED = -100  # label of tokens without loss
+STEPS_PER_WINDOW = (
+    8  # windows of this many steps, with random pairs, are sorted by length before they are split into steps
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointSettings:
-    """Where and how often checkpoints are written."""
+    """Folder and frequency of checkpoints."""
 
     folder: Path
     every_steps: int
-    keep: int  # the newest
-    spare: Path  # where the last one goes that ``folder`` does not take
+    keep: int  # number of newest checkpoints to keep
+    fallback_folder: Path  # for the last checkpoint, if ``folder`` cannot be written
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FineTuneResult:
-    """What a training left behind."""
+    """Result of a training."""
 
     model: Any  # the model, or the PEFT model
     step: int
-    checkpoint: Path | None = None  # of that step; None where none were asked for
+    checkpoint: Path | None = None  # of that step; None without CheckpointSettings
 
 
 class StepsOfSimilarLengths(torch.utils.data.Sampler[int]):
-    """Every pair once; those of a step have similar lengths, so that little is padding, and steps come in random order.
+    """Order of an epoch: pairs of a step have similar lengths, for little padding, and the steps are in random order.
 
-    What transformers groups by length goes from the longest pairs to the shortest and begins again, dozens of steps each time:
-    the weights swing along. The order of an epoch depends on seed and epoch alone: a resumed training has it too.
+    transformers' group_by_length goes from long to short pairs over dozens of steps and then starts over, and the weights
+    oscillate with it. The order depends only on seed and epoch, so a resumed training has the same.
     """
 
     def __init__(self, lengths: Sequence[int], *, step_size: int, seed: int) -> None:
@@ -85,16 +87,16 @@ class StepsOfSimilarLengths(torch.utils.data.Sampler[int]):
 
     def _ordered(self, numbers: random.Random) -> list[int]:
         drawn = numbers.sample(range(len(self)), len(self))
-        size = NUM_STEPS_SORTED * self._step_size
-        stretches = (drawn[start : start + size] for start in range(0, len(drawn), size))
-        in_order = [pair for stretch in stretches for pair in sorted(stretch, key=self._lengths.__getitem__)]
+        size = STEPS_PER_WINDOW * self._step_size
+        windows = (drawn[start : start + size] for start in range(0, len(drawn), size))
+        in_order = [pair for window in windows for pair in sorted(window, key=self._lengths.__getitem__)]
         *whole, last = (in_order[start : start + self._step_size] for start in range(0, len(drawn), self._step_size))
         numbers.shuffle(whole)
-        return [*chain(*whole, last)]  # the last one may be smaller, and would cut all after it elsewhere
+        return [*chain(*whole, last)]  # the last step may be smaller, and must stay last
 
 
 class _CompletionTrainer(SFTTrainer):  # type: ignore[misc]
-    """TRL's SFT with two losses that it has not, or is about to drop; both need the logits of a pass in full."""
+    """TRL's SFT with label smoothing and a loss on prompt tokens; both need all logits of a forward pass."""
 
     def __init__(
         self, *, schedule: Schedule, sampler: StepsOfSimilarLengths, saving: CheckpointSettings | None, **arguments: Any
@@ -103,7 +105,7 @@ class _CompletionTrainer(SFTTrainer):  # type: ignore[misc]
         self._schedule = schedule
         self._sampler = sampler
         self._saving = saving
-        self.saved: Path | None = None  # the newest checkpoint
+        self.saved: Path | None = None  # newest checkpoint
         self.remove_callback(PrinterCallback)
 
     def _get_train_sampler(self, _: Dataset | None = None) -> StepsOfSimilarLengths:
@@ -112,24 +114,24 @@ class _CompletionTrainer(SFTTrainer):  # type: ignore[misc]
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The loss of a micro-batch, as its share of the step's."""
-        how = self._schedule
-        if how.label_smoothing == 0 and how.prompt_loss_weight == 0:
+        """Return the micro-batch's share of the step's loss."""
+        schedule = self._schedule
+        if schedule.label_smoothing == 0 and schedule.prompt_loss_weight == 0:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         ids, mask, labels = inputs["input_ids"], inputs["attention_mask"], inputs["labels"][:, 1:]
         logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1].float()
-        learned = labels != IGNORED
+        has_loss = labels != IGNORED
         loss = torch.nn.functional.cross_entropy(
-            logits[learned], labels[learned], label_smoothing=how.label_smoothing, reduction="sum"
+            logits[has_loss], labels[has_loss], label_smoothing=schedule.label_smoothing, reduction="sum"
         )
-        read = (mask[:, 1:] == 1) & ~learned
-        if how.prompt_loss_weight > 0 and read.any():
-            of_prompts = torch.nn.functional.cross_entropy(logits[read], ids[:, 1:][read])
-            loss = loss + how.prompt_loss_weight * of_prompts * learned.sum()
+        is_prompt = (mask[:, 1:] == 1) & ~has_loss
+        if schedule.prompt_loss_weight > 0 and is_prompt.any():
+            prompt_loss = torch.nn.functional.cross_entropy(logits[is_prompt], ids[:, 1:][is_prompt])
+            loss = loss + schedule.prompt_loss_weight * prompt_loss * has_loss.sum()
         return loss / num_items_in_batch
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:  # noqa: ARG002
-        """Write a checkpoint, whole or not at all; one on the way may fail, the last one is put elsewhere then."""
+        """Write a complete checkpoint or none. A failure before the last step is logged; the last one has a fallback folder."""
         saving, step = self._saving, self.state.global_step
         if saving is None or (self.saved and step_of(self.saved) == step):
             return
@@ -139,14 +141,14 @@ class _CompletionTrainer(SFTTrainer):  # type: ignore[misc]
         except SAVING_ERRORS as error:
             refused = checkpoint_error(saving.folder, error)
         if not self.control.should_training_stop:
-            logger.warning("%s; training goes on", refused)
+            logger.warning("%s; training continues", refused)
             return
         try:
-            saving.spare.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self.saved = write_checkpoint(saving.spare, step, self._save_to, keep=1)
+            saving.fallback_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.saved = write_checkpoint(saving.fallback_folder, step, self._save_to, keep=1)
         except SAVING_ERRORS as error:
-            raise LearnerError(f"{refused}; nor to {saving.spare}: {describe_error(error)}") from error
-        logger.warning("%s; that of step %d is in %s", refused, step, self.saved)
+            raise LearnerError(f"{refused}; nor to {saving.fallback_folder}: {describe_error(error)}") from error
+        logger.warning("%s; the checkpoint of step %d is in %s", refused, step, self.saved)
 
     def _save_to(self, folder: Path) -> None:
         self.args.output_dir = str(folder.parent)
@@ -154,7 +156,7 @@ class _CompletionTrainer(SFTTrainer):  # type: ignore[misc]
         (folder.parent / f"checkpoint-{self.state.global_step}").rename(folder)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:  # noqa: ARG002
-        """Write the trained weights and nothing else, which asks neither the hub nor transformers' rules for whole models."""
+        """Write only the trained weights, without hub requests and transformers' checks of whole models."""
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         if isinstance(self.model, PeftModel):
@@ -163,10 +165,10 @@ class _CompletionTrainer(SFTTrainer):  # type: ignore[misc]
             save_model(self.model, str(folder / WHOLE_MODEL_FILE))
 
     def _send_telemetry(self) -> None:
-        """Tell nobody."""
+        """Send no telemetry."""
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Leave it out: whoever asked for the model writes one."""
+        """Write no model card: the caller writes one."""
 
 
 def fine_tune(
@@ -176,7 +178,7 @@ def fine_tune(
     schedule: Schedule,
     *,
     lora: LoraSettings | None,
-    place: Device,
+    device: Device,
     scratch: Path,
     gradient_checkpointing: bool = False,
     on_step: Callable[[int, float], None] = lambda _step, _loss: None,
@@ -184,15 +186,19 @@ def fine_tune(
     resumed: Path | None = None,
     is_stopped: Callable[[], bool] = lambda: False,
 ) -> FineTuneResult:
-    """Train all weights of a model in place or, with ``lora``, an adapter for it.
+    """Train all weights of a model in place or, with ``lora``, an adapter for it. Raises LearnerError.
 
-    Calls ``on_step(step, loss)`` after each step, counted from 1; the loss is in nats per token. Every pair is used once before
-    any comes again; the pairs of a step have similar lengths. ``scratch`` is a folder that TRL asks for. With ``saving`` there
-    are checkpoints, the last step's among them, and ``resumed`` is the one to continue from: on the CPU the result is that of a
-    training that was not interrupted. Once ``is_stopped()``, the step under way is the last. Raises LearnerError.
+    Each epoch uses every pair once. On the CPU, a resumed training has the same result as an uninterrupted one.
+
+    Args:
+        scratch: a folder for TRL.
+        on_step: called after each step with its number, from 1, and its loss in nats per token.
+        saving: None writes no checkpoints; else the last step is among them.
+        resumed: checkpoint to resume from.
+        is_stopped: once it returns True, the running step is the last.
     """
     if not pairs:
-        raise LearnerError("there is no pair of prompt and completion to learn from")
+        raise LearnerError("there is no prompt-completion pair to train on")
     check_batch(schedule)
     rows = {
         "input_ids": [[*prompt, *completion] for prompt, completion in pairs],
@@ -208,28 +214,26 @@ def fine_tune(
             saving=saving,
             model=model,
             processing_class=tokenizer,
-            args=_arguments(schedule, place, scratch, gradient_checkpointing, saving),
+            args=_arguments(schedule, device, scratch, gradient_checkpointing, saving),
             train_dataset=Dataset.from_dict(rows),
             peft_config=None if lora is None else lora_config(lora, model, model.name_or_path),
-            callbacks=[_Teller(on_step, is_stopped)],
+            callbacks=[_StepCallback(on_step, is_stopped)],
         )
         trainer.saved = resumed
         trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
-    except ValueError as error:  # of TRL and PEFT: settings that do not go with the model
+    except ValueError as error:  # of TRL and PEFT, for settings that do not fit the model
         raise LearnerError(f"supervised training cannot be set up: {error}") from error
     trained = trainer.accelerator.unwrap_model(trainer.model)
-    trained.config.use_cache = (
-        uses_cache  # the trainer turned it off; saved so, the model would generate without a cache
-    )
+    trained.config.use_cache = uses_cache  # the trainer turned it off, and would save the model without a cache
     return FineTuneResult(model=trained, step=trainer.state.global_step, checkpoint=trainer.saved)
 
 
 def check_batch(schedule: Schedule) -> None:
-    """Raise LearnerError where a step cannot be cut into micro-batches of one size."""
+    """Raise LearnerError if a step cannot be split into micro-batches of equal size."""
     if schedule.batch_size % schedule.micro_batch_size:
         raise LearnerError(
-            f"a batch of {schedule.batch_size} pairs cannot be cut into micro-batches of {schedule.micro_batch_size}: "
-            "give a divisor"
+            f"a batch of {schedule.batch_size} pairs cannot be split into micro-batches of {schedule.micro_batch_size}: "
+            "use a divisor"
         )
 
 
@@ -241,8 +245,8 @@ def load_weights(model: Any, checkpoint: Path) -> None:
         raise LearnerError(f"the checkpoint {checkpoint} cannot be loaded: {describe_error(error)}") from error
 
 
-class _Teller(TrainerCallback):  # type: ignore[misc]
-    """Says what each step lost, and stops where that is no number, or where somebody asks for it."""
+class _StepCallback(TrainerCallback):  # type: ignore[misc]
+    """Reports the loss of each step, and stops the training on request or at a loss that is not finite."""
 
     def __init__(self, on_step: Callable[[int, float], None], is_stopped: Callable[[], bool]) -> None:
         self._on_step = on_step
@@ -266,7 +270,7 @@ class _Teller(TrainerCallback):  # type: ignore[misc]
 
 
 def _arguments(
-    schedule: Schedule, place: Device, scratch: Path, gradient_checkpointing: bool, saving: CheckpointSettings | None
+    schedule: Schedule, device: Device, scratch: Path, gradient_checkpointing: bool, saving: CheckpointSettings | None
 ) -> SFTConfig:
     return SFTConfig(
         output_dir=str(scratch),
@@ -283,10 +287,10 @@ def _arguments(
         max_grad_norm=schedule.max_grad_norm,
         seed=schedule.seed,
         gradient_checkpointing=gradient_checkpointing,
-        use_cpu=place.use_cpu,
-        bf16=place.dtype == torch.bfloat16,
+        use_cpu=device.use_cpu,
+        bf16=device.dtype == torch.bfloat16,
         max_length=None,
-        dataset_kwargs={"skip_prepare_dataset": True},  # they are token ids and labels already
+        dataset_kwargs={"skip_prepare_dataset": True},  # the dataset has token ids and labels already
         logging_nan_inf_filter=False,
         logging_steps=1,
         save_strategy="steps" if saving else "no",

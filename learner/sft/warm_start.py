@@ -1,4 +1,4 @@
-"""A fresh model, trained on pairs of prompt and completion before any GRPO: how the tiny model begins."""
+"""Supervised training of a new model before GRPO; it makes the tiny model."""
 
 import tempfile
 from collections.abc import Callable, Sequence
@@ -31,7 +31,7 @@ def warm_start(
     schedule: Schedule,
     on_step: Callable[[int, float], None] = lambda _step, _loss: None,
 ) -> Any:
-    """Train a fresh Qwen2 model on the completions of the pairs, on the CPU in float32.
+    """Train a new Qwen2 model on the completions of the pairs, on the CPU in float32.
 
     Calls ``on_step(step, loss)`` after each step, counted from 1; the loss is in nats per token. Returns a
     transformers ``Qwen2ForCausalLM``; the same pairs, shape and schedule give the same weights on the same machine.
@@ -52,7 +52,7 @@ def warm_start(
             pairs,
             schedule,
             lora=None,
-            place=Device(use_cpu=True, dtype=torch.float32),
+            device=Device(use_cpu=True, dtype=torch.float32),
             scratch=Path(scratch),
             on_step=on_step,
         ).model.eval()

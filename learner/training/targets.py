@@ -1,4 +1,4 @@
-"""The modules of a model that carry an adapter: resolved and checked on the model's skeleton, before any weight is loaded."""
+"""LoRA target modules of a model, resolved and checked on torch's meta device, before any weight is loaded."""
 
 import difflib
 from collections.abc import Collection, Iterable, Sequence
@@ -18,39 +18,39 @@ from learner.training.adapter import PREFIX, WEIGHTS_FILE
 from learner.training.error_text import describe_error
 from learner.training.model import folder_or_id, generation_config
 
-# Linear modules that choose experts rather than compute: an adapter there would change who computes.
+# Linear modules that route tokens to experts; with an adapter, other experts would compute.
 ROUTERS = ("gate", "router", "shared_expert_gate")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterSize:
-    """The weights that an adapter adds to a model."""
+    """Number of weights that an adapter adds to a model."""
 
-    targets: tuple[str, ...]  # names of modules, without the path to them where one name says it
+    targets: tuple[str, ...]  # module names, without their paths if the names are unambiguous
     rank: int
     num_modules: int
-    num_trained: int  # weights
+    num_trained: int  # weights of the adapter
     num_parameters: int  # of the model
-    transposed: tuple[str, ...] = ()  # the targets among them whose weights are stored as [in, out]
+    transposed: tuple[str, ...] = ()  # targets whose weights are stored as [in, out]
 
     def __str__(self) -> str:
-        """One line for the start of a run."""
+        """Return one line for the log."""
         return (
             f"trained weights: {self.num_trained:,}, {self.num_trained / self.num_parameters:.2%} of the model's "
             f"{self.num_parameters:,}: an adapter of rank {self.rank} on {self.num_modules} modules ({', '.join(self.targets)})"
         )
 
 
-def skeleton(model: str) -> Any:
-    """The model ``model`` (folder or Hugging Face id) without its weights; raises ModelError where it cannot be trained."""
+def meta_model(model: str) -> Any:
+    """Build the model ``model`` (folder or Hugging Face id) without its weights; raises ModelError if it cannot be trained."""
     source = folder_or_id(model)
-    generation_config(model)  # one that cannot be used should be known before the weights are loaded
+    generation_config(model)  # raises for an unusable one, before the weights are loaded
     try:
         config = AutoConfig.from_pretrained(source)
         if getattr(config, "quantization_config", None):
             raise ModelError(
                 f"model {model!r} is quantized (quantization_config in its config.json): adapters are trained on "
-                "plain weights, and added into them; give the model that it was made from"
+                "plain weights, and merged into them; use the model that it was quantized from"
             )
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config)
@@ -61,82 +61,82 @@ def skeleton(model: str) -> Any:
 
 
 def adapter_size(model: str, lora: LoraSettings) -> AdapterSize:
-    """The size of the adapter that would be trained; raises ConfigError for targets that do not fit, ModelError."""
-    bare = skeleton(model)
-    wanted = target_names(bare, lora, model)
-    modules = [bare.get_submodule(name) for name in wanted]
+    """Return the size of the adapter of a run; raises ConfigError for targets that do not fit the model, and ModelError."""
+    on_meta = meta_model(model)
+    wanted = target_names(on_meta, lora, model)
+    modules = [on_meta.get_submodule(name) for name in wanted]
     return AdapterSize(
-        targets=tuple(short_names(bare, wanted)),
+        targets=tuple(short_names(on_meta, wanted)),
         rank=lora.r,
         num_modules=len(modules),
         num_trained=sum(lora.r * sum(module.weight.shape) for module in modules),
-        num_parameters=num_weights(bare),
+        num_parameters=num_weights(on_meta),
         transposed=tuple(
-            sorted({name.rpartition(".")[2] for name in wanted if isinstance(bare.get_submodule(name), Conv1D)})
+            sorted({name.rpartition(".")[2] for name in wanted if isinstance(on_meta.get_submodule(name), Conv1D)})
         ),
     )
 
 
 def num_weights(model: Any) -> int:
-    """The number of parameters of a model; those that are tied count once."""
+    """Number of parameters of a model; tied ones count once."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def target_names(model: Any, lora: LoraSettings, called: str) -> list[str]:
-    """Full names of the modules of a model that ``lora`` names; ``called`` is the model's name in errors.
+def target_names(model: Any, lora: LoraSettings, model_name: str) -> list[str]:
+    """Return the full names of the modules that ``lora`` selects; ``model_name`` is for error messages.
 
-    Only linear modules of the text decoder, without its output head, count: vLLM adapts no others. Raises ConfigError, in one
-    line, where a name matches none of them.
+    Only linear modules of the text decoder, without its output head, can be selected: vLLM serves LoRA for no others. Raises
+    ConfigError, in one line, if a name matches none of them.
     """
-    experts = _names_of_experts(model)
+    experts = _expert_names(model)
     possible = [name for name in _linear(model) if _leaf(name) not in experts]
     if lora.target_modules == (ALL_LINEAR,):
-        found = [name for name in possible if _leaf(name) not in ROUTERS]
-        if not found:
+        linear = [name for name in possible if _leaf(name) not in ROUTERS]
+        if not linear:
             raise ConfigError(
-                f"learner.lora.target_modules: model {called!r} has no linear modules that can carry an adapter"
+                f"learner.lora.target_modules: model {model_name!r} has no linear modules that support LoRA"
             )
-        return found
+        return linear
     by_name = {one: [name for name in possible if _matches(name, one)] for one in lora.target_modules}
     if missing := [one for one, names in by_name.items() if not names]:
-        raise ConfigError(_refusal(model, missing, possible, called))
+        raise ConfigError(_refusal(model, missing, possible, model_name))
     wanted = {name for names in by_name.values() for name in names}
     return [name for name in possible if name in wanted]
 
 
 def short_names(model: Any, wanted: Sequence[str]) -> list[str]:
-    """The last part of each name, once, where these mean the same modules to PEFT; else the full names."""
+    """Return the distinct last parts of the names if PEFT matches the same modules with them, else the full names."""
     leaves = list(dict.fromkeys(map(_leaf, wanted)))
-    meant = {name for name, _ in model.named_modules() if any(_matches(name, leaf) for leaf in leaves)}
-    return leaves if meant == set(wanted) else list(wanted)
+    matched = {name for name, _ in model.named_modules() if any(_matches(name, leaf) for leaf in leaves)}
+    return leaves if matched == set(wanted) else list(wanted)
 
 
 def check_adapter(model: str, adapter: Path) -> None:
-    """Raise ModelError, in one line, where the weights of an adapter folder do not fit the model."""
-    bare = skeleton(model)
-    possible = set(_linear(bare))
+    """Raise ModelError, in one line, if the weights of an adapter folder do not fit the model."""
+    on_meta = meta_model(model)
+    possible = set(_linear(on_meta))
     try:
         with safe_open(adapter / WEIGHTS_FILE, framework="pt") as file:
             shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise ModelError(f"the adapter {adapter} cannot be read: {describe_error(error)}") from error
     for key, shape in shapes.items():
-        if cause := _misfit(bare, possible, key, shape):
+        if cause := _misfit(on_meta, possible, key, shape):
             raise ModelError(f"the adapter {adapter} does not fit model {model!r}: {cause}")
 
 
 def _misfit(model: Any, possible: Collection[str], key: str, shape: Sequence[int]) -> str | None:
-    """Why a weight of an adapter has no place in a model; None where it has."""
+    """Return why a weight of an adapter does not fit a model; None if it fits."""
     module, _, part = key.removeprefix(PREFIX).partition(".lora_")
     if part not in ("A.weight", "B.weight"):
-        return f"it holds {key}, and vLLM serves LoRA matrices of linear modules alone"
+        return f"it holds {key}, and vLLM serves only LoRA matrices of linear modules"
     if module not in possible:
-        return f"it changes {module}, which the model's decoder has not; give the model that it was trained on"
+        return f"it changes {module}, which the model's decoder does not have; use the model that it was trained on"
     linear = model.get_submodule(module)
     outputs, inputs = reversed(linear.weight.shape) if isinstance(linear, Conv1D) else linear.weight.shape
     side, has, needs = ("inputs", shape[1], inputs) if part.startswith("A") else ("outputs", shape[0], outputs)
     if has != needs:
-        return f"its {module} has {has} {side}, and the model's has {needs}; give the model that it was trained on"
+        return f"its {module} has {has} {side}, and the model's has {needs}; use the model that it was trained on"
     return None
 
 
@@ -151,38 +151,38 @@ def _linear(model: Any) -> list[str]:
     ]
 
 
-def _names_of_experts(model: Any) -> Collection[str]:
-    """Last parts of names that PEFT takes for the experts of a model, whatever else in it is called so too.
+def _expert_names(model: Any) -> Collection[str]:
+    """Last parts of names that PEFT treats as the experts of a model, even if other modules have the same name.
 
-    It adapts the experts then, with another rank; vLLM serves such adapters on some GPUs alone.
+    PEFT adapts the experts then, with another rank; vLLM serves such adapters only on some GPUs.
     """
     pattern = _MODEL_TO_CONVERSION_PATTERN.get(model.config.model_type)
     names: Collection[str] = _MOE_TARGET_MODULE_MAPPING.get(pattern, {}).keys()
     return names
 
 
-def _refusal(model: Any, missing: Sequence[str], possible: Iterable[str], called: str) -> str:
+def _refusal(model: Any, missing: Sequence[str], possible: Iterable[str], model_name: str) -> str:
     leaves = list(dict.fromkeys(map(_leaf, possible)))
-    experts = _names_of_experts(model)
+    experts = _expert_names(model)
     others = {one: next((name for name, _ in model.named_modules() if _matches(name, one)), None) for one in missing}
     causes = [
         f"{one!r} matches no module"
         if name is None
-        else f"{one!r} means the experts to PEFT, and vLLM serves no adapters of experts here"
+        else f"{one!r} means the experts in PEFT, and vLLM serves no adapters of experts here"
         if _leaf(one) in experts
-        else f"{one!r} matches {name}, which is no linear module of the decoder"
+        else f"{one!r} matches {name}, which is not a linear module of the decoder"
         for one, name in others.items()
     ]
     near = [close for one in missing for close in difflib.get_close_matches(one, leaves, n=1)]
     hint = f" Did you mean {', '.join(dict.fromkeys(near))}?" if near else ""
     return (
-        f"learner.lora.target_modules: {', '.join(causes)} of model {called!r}.{hint} Its linear modules are "
-        f"{', '.join(leaves)}; {ALL_LINEAR} takes all of them"
+        f"learner.lora.target_modules: {', '.join(causes)} of model {model_name!r}.{hint} Its linear modules are "
+        f"{', '.join(leaves)}; {ALL_LINEAR} selects all of them"
     )
 
 
 def _matches(name: str, target: str) -> bool:
-    """Whether PEFT takes a module for one that a target names."""
+    """Return True if PEFT matches a module with a target name."""
     return name == target or name.endswith(f".{target}")
 
 

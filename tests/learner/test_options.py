@@ -90,7 +90,7 @@ def test_the_settings_of_trls_name_reach_trl() -> None:
         ("learner.gradient_accumulation_steps", "a step is the sum of its micro-batches.*learner.micro_batch_tokens"),
         ("learner.fp16", "learner.dtype"),
         ("learner.fsdp", "that is learner.shard_base here"),
-        ("learner.ddp_backend", "learner.num_ranks says how many"),
+        ("learner.ddp_backend", "learner.num_ranks sets their number"),
         ("sync_ref_model", "the model under the adapter, which never changes"),
     ],
 )
@@ -129,11 +129,11 @@ def test_where_a_refusal_names_a_key_there_is_one() -> None:
             "has no bound; set vllm_importance_sampling_clip_max",
         ),
         ({"loss_type": "vespo", "vllm_importance_sampling_correction": True}, "set token_truncate or token_mask"),
-        ({"kl_target": 0.1}, "learner.kl_target: steers kl_coefficient, which would stay at 0"),
+        ({"kl_target": 0.1}, "learner.kl_target: adapts kl_coefficient, which would stay at 0"),
         ({"kl_target": 20.0, "kl_coefficient": 0.1}, "learner.stop_at_kl=10.0: must be above learner.kl_target=20.0"),
         ({"entropy_coef": 0.1, "top_entropy_quantile": 0.5}, "use one of the two"),
-        ({"lr_scheduler_type": "cosine_with_min_lr"}, "where does it end"),
-        ({"shard_base": True}, "learner.shard_base: there is one rank.*set learner.num_ranks"),
+        ({"lr_scheduler_type": "cosine_with_min_lr"}, "the minimum is missing"),
+        ({"shard_base": True}, "learner.shard_base: a single rank.*set learner.num_ranks"),
         ({"num_ranks": 2, "gpus": 0.5}, "learner.num_ranks=2: .*set learner.gpus=1"),
     ],
 )

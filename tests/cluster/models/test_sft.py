@@ -189,7 +189,7 @@ def test_what_cannot_be_done_is_one_line(problems: Path, tmp_path: Path, capsys:
     without.write_text("".join(f"{json.dumps({**row, 'solution': None})}\n" for row in rows))
     assert "none of 40 problems has a reference solution" in refused(command(without, tmp_path / "out"))
     told = refused(command(problems, tmp_path / "out", "--batch-size", "10", "--micro-batch-size", "4"))
-    assert "a batch of 10 pairs cannot be cut into micro-batches of 4" in told
+    assert "a batch of 10 pairs cannot be split into micro-batches of 4" in told
     assert not (tmp_path / "out").exists()
 
 

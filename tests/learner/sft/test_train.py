@@ -34,10 +34,10 @@ def train(
         successor_pairs(40),
         SCHEDULE,
         lora=lora,
-        place=Device(use_cpu=True, dtype=torch.float32),
+        device=Device(use_cpu=True, dtype=torch.float32),
         scratch=folder / "scratch",
         on_step=lambda step, _loss: seen.__setitem__(0, step),
-        saving=CheckpointSettings(folder=folder / "work", every_steps=2, keep=2, spare=folder / "spare"),
+        saving=CheckpointSettings(folder=folder / "work", every_steps=2, keep=2, fallback_folder=folder / "spare"),
         resumed=resumed,
         is_stopped=lambda: stop_at is not None and seen[0] + 1 >= stop_at,
     )
@@ -97,8 +97,8 @@ def test_where_the_disk_is_full_training_goes_on_and_the_last_checkpoint_lies_el
     ended = train(tmp_path, lora=LORA)
     assert ended.step == 8 and ended.checkpoint == tmp_path / "spare/checkpoint-8"
     assert (ended.checkpoint / "optimizer.pt").is_file() and (ended.checkpoint / "adapter_model.safetensors").is_file()
-    assert sum("No space left on device" in line and "training goes on" in line for line in caplog.messages) == 3
-    assert f"that of step 8 is in {ended.checkpoint}" in caplog.messages[-1]
+    assert sum("No space left on device" in line and "training continues" in line for line in caplog.messages) == 3
+    assert f"the checkpoint of step 8 is in {ended.checkpoint}" in caplog.messages[-1]
 
 
 def test_where_nothing_can_be_written_both_places_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -142,9 +142,9 @@ def test_the_pairs_of_a_step_have_similar_lengths_and_steps_come_in_no_order_of_
 def test_what_cannot_be_trained_is_refused_in_one_line() -> None:
     from cluster.errors import LearnerError
 
-    with pytest.raises(LearnerError, match="no pair"):
+    with pytest.raises(LearnerError, match="no prompt-completion pair"):
         train([], 3)
-    with pytest.raises(LearnerError, match="cannot be cut into micro-batches of 5"):
+    with pytest.raises(LearnerError, match="cannot be split into micro-batches of 5"):
         train(successor_pairs(20), 3, micro_batch_size=5)
     with pytest.raises(LearnerError, match=r"step \d+ diverged"):
         train(successor_pairs(200), 30, weight_decay=1e30)
