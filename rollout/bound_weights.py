@@ -1,4 +1,4 @@
-"""What vLLM's worker really holds of an adapter: it loads one with foreign keys without a word, and changes nothing."""
+"""Adapter weights that vLLM's worker has bound: it silently ignores adapter keys that match no module."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ RELATIVE_TOLERANCE = 2.0**-6  # bfloat16 rounds twice on the way, to 2^-8 each
 
 @dataclass(frozen=True, slots=True)
 class Factors:
-    """The two factors of a low-rank update, A ``[r, in]`` and B ``[out, r]``; None where there is none."""
+    """The two factors of a low-rank update, A ``[r, in]`` and B ``[out, r]``; None if missing."""
 
     a: torch.Tensor | None
     b: torch.Tensor | None
@@ -24,21 +24,21 @@ NOTHING = Factors(None, None)
 
 
 class BoundModules:
-    """Mixed into vLLM's worker (``worker_extension_cls``) and called there by ``collective_rpc``."""
+    """Mixin of vLLM's worker (``worker_extension_cls``); the engine calls it by ``collective_rpc``."""
 
     model_runner: Any
 
     def bound_modules(self, adapter_id: int, folder: str) -> tuple[list[str], list[str], list[str]]:
-        """Names of modules: in the adapter's files, bound to weights, and bound to other weights than the files have.
+        """Return module names: in the adapter's files, bound to weights, and bound to other weights than the files have.
 
-        The names are those of the files, also where vLLM has others or packs projections (``qkv_proj``).
+        The names are those of the files, even if vLLM renames modules or packs projections (``qkv_proj``).
         """
         manager = self.model_runner.lora_manager._adapter_manager
         published = read_factors(Path(folder) / "adapter_model.safetensors")
         # vLLM's name of a module -> that of the files.
         mapper = getattr(manager.model, "hf_to_vllm_mapper", None)
         renamed = {vllm_name(name, mapper): name for name in published}
-        manager.activate_adapter(adapter_id)  # nothing happens where it is active; others may have taken its place
+        manager.activate_adapter(adapter_id)  # a no-op for an active adapter; others may have replaced it
         slot = manager.lora_index_to_id.index(adapter_id)
         bound, differing = set(), set()
         for packed_name, layer in manager.modules.items():
@@ -47,70 +47,70 @@ class BoundModules:
                 f"{parent}.{part}" if parent else part for part in manager.packed_modules_mapping.get(last, [last])
             ]
             names = [renamed.get(part, part) for part in parts]
-            for name, held, file in compared(layer, slot, names, published):
+            for name, held, file in held_and_published(layer, slot, names, published):
                 if not any(factor is not None and factor.any() for factor in (held.a, held.b)):
                     continue
                 bound.add(name)
-                if not same(held, file):
+                if not matches(held, file):
                     differing.add(name)
         return sorted(published), sorted(bound), sorted(differing)
 
     def targets_without_lora(self, targets: Sequence[str]) -> list[str]:
-        """Those of an adapter's targets, last parts of names, for which no layer of vLLM's model takes an adapter."""
+        """Return the adapter targets, as last parts of names, for which no layer of vLLM's model supports LoRA."""
         manager = self.model_runner.lora_manager._adapter_manager
         last_parts = {name.rpartition(".")[2] for name in manager.modules}
-        taken = {part for last in last_parts for part in (last, *manager.packed_modules_mapping.get(last, ()))}
+        supported = {part for last in last_parts for part in (last, *manager.packed_modules_mapping.get(last, ()))}
         mapper = getattr(manager.model, "hf_to_vllm_mapper", None)
-        return [target for target in targets if vllm_name(target, mapper).rpartition(".")[2] not in taken]
+        return [target for target in targets if vllm_name(target, mapper).rpartition(".")[2] not in supported]
 
 
 def read_factors(file: Path) -> dict[str, Factors]:
-    """Factors of each module of an adapter in PEFT format, by its name in the base model."""
+    """Read the factors of each module of an adapter in PEFT format, by its name in the base model."""
     a: dict[str, torch.Tensor] = {}
     b: dict[str, torch.Tensor] = {}
     for key, tensor in load_file(file).items():
-        # PEFT names those of embeddings lora_embedding_A and lora_embedding_B.
+        # PEFT's names for embeddings are lora_embedding_A and lora_embedding_B.
         factors = a if "A" in key.rpartition(".lora_")[2] else b
         factors[module_name(key)] = tensor
     return {name: Factors(a.get(name), b.get(name)) for name in sorted(a.keys() | b.keys())}
 
 
 def module_name(key: str) -> str:
-    """The module of a key in PEFT's files, ``base_model.model.<module>.lora_A.weight``."""
+    """Return the module of a key in PEFT's files, ``base_model.model.<module>.lora_A.weight``."""
     return key.removeprefix(PEFT_PREFIX).partition(".lora_")[0]
 
 
 def vllm_name(name: str, mapper: Any) -> str:
-    """A module's name in vLLM's model, which renames some as it loads a checkpoint."""
+    """Return a module's name in vLLM's model, which renames some when it loads a checkpoint."""
     if mapper is None:
         return name
-    # As vLLM itself maps the keys of adapters: whole keys, by the renames alone.
+    # vLLM maps adapter keys in the same way: whole keys, only by the renames.
     mapped = mapper.get_rename_mapper()._map_name(f"{name}.lora_A.weight")
     return name if mapped is None else str(mapped).removesuffix(".lora_A.weight")
 
 
-def compared(
+def held_and_published(
     layer: Any, slot: int, names: Sequence[str], published: Mapping[str, Factors]
 ) -> Iterator[tuple[str, Factors, Factors]]:
-    """Each part of a layer: its name, what this worker holds in a slot, and what it should hold by the files."""
+    """Yield for each part of a layer: its name, this worker's factors in a slot, and the expected factors from the files."""
     files = [published.get(name, NOTHING) for name in names]
     a, b = layer.lora_a_stacked, layer.lora_b_stacked
-    if isinstance(a, tuple):  # linear layers: one pair for each projection that is packed into them
+    if isinstance(a, tuple):  # linear layers: one pair per packed projection
         held = [Factors(each_a[slot, 0], each_b[slot, 0]) for each_a, each_b in zip(a, b, strict=True)]
         if len(names) != len(held):
             names, files = by_slices(layer, names, files)
         yield from zip(names, held, split(layer, files), strict=True)
-    elif isinstance(a, torch.Tensor):  # the embeddings [slot, vocabulary, r], and the head [slot, 1, r, in]
+    elif isinstance(a, torch.Tensor):  # embeddings [slot, vocabulary, r] and head [slot, 1, r, in]
         yield names[0], Factors(a[slot].T if a.dim() == 3 else a[slot, 0], b[slot, 0]), files[0]
-    else:  # experts, with one tensor for all of a kind; no adapter of ours has them, so that nothing is right here
+    else:  # experts, with one tensor per projection; Caravan's adapters have none, so no weight is expected here
         for each in (*layer.w13_lora_a_stacked, *layer.w2_lora_a_stacked):
             yield names[0].partition(".experts")[0] + ".experts", Factors(each[slot], None), NOTHING
 
 
 def by_slices(layer: Any, names: Sequence[str], files: Sequence[Factors]) -> tuple[list[str], list[Factors]]:
-    """Names and factors of each slice of a layer that has more slices than the files have modules (``in_proj_qkvz``).
+    """Return names and factors of each slice of a layer with more slices than the files have modules (``in_proj_qkvz``).
 
-    The slices of a module share its A; its B is cut. A module that the files do not have takes all slices that remain.
+    The slices of a module share its A; its B is split. A module that the files do not have gets all remaining slices.
     """
     sizes = [int(size) for size in layer.base_layer.output_sizes]
     slice_names: list[str] = []
@@ -127,10 +127,10 @@ def by_slices(layer: Any, names: Sequence[str], files: Sequence[Factors]) -> tup
 
 
 def split(layer: Any, files: Sequence[Factors]) -> list[Factors]:
-    """Factors of each part of a layer as this worker holds them: where the model is split over several, its slices."""
+    """Return the factors of each part of a layer for this worker: its slices under tensor parallelism."""
     if layer.tp_size == 1:
         return list(files)
-    if len(files) > 1:  # vLLM slices what it has packed as a whole, and leaves out what is not there
+    if len(files) > 1:  # vLLM slices packed projections together, and skips missing ones
         return [
             Factors(a, b)
             for a, b in zip(
@@ -145,10 +145,10 @@ def split(layer: Any, files: Sequence[Factors]) -> list[Factors]:
     return [Factors(layer.slice_lora_a(file.a), layer.slice_lora_b(file.b))]
 
 
-def same(held: Factors, file: Factors) -> bool:
-    """Whether held factors are those of the files.
+def matches(held: Factors, file: Factors) -> bool:
+    """Return True if held factors are those of the files.
 
-    vLLM's places are as wide as the highest rank, and the adapter's scale is multiplied into its B.
+    vLLM pads the factors to the maximum rank, and multiplies the adapter's scale into B.
     """
     if held.a is None or held.b is None or file.a is None or file.b is None:
         return False
@@ -161,7 +161,7 @@ def same(held: Factors, file: Factors) -> bool:
 
 
 def proportional(held: torch.Tensor, published: torch.Tensor) -> bool:
-    """Whether one tensor is a positive multiple of another of the same shape, but for rounding to bfloat16."""
+    """Return True for a positive multiple of another tensor of the same shape, up to rounding to bfloat16."""
     if held.shape != published.shape:
         return False
     held, published = held.detach().cpu().float(), published.float()

@@ -1,4 +1,4 @@
-"""A tokenizer's chat template: the form of a conversation that it takes, and how it opens an answer."""
+"""A tokenizer's chat template: the accepted form of a conversation, and the opening of an answer."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -12,43 +12,45 @@ from rollout.tokenizer import Tokenizer, contains
 
 Message = dict[str, Any]
 
-TEMPLATE_FILE = "<template>"  # the file name that Jinja gives to code compiled from a text
+TEMPLATE_FILE = "<template>"  # Jinja's file name for a template compiled from a string
 SENTINEL = "let it_be_found = 7"
 NUM_PROBES = 8
-"""Renderings of one conversation that must be equal. A choice between two texts is overlooked once in 128 runs."""
+"""Renderings of one conversation that must be equal; a random choice between two texts is missed once in 128 runs."""
 
 ANOTHER_DAY = timedelta(days=400)  # another day, month and year
 
 
 class TemplateFailure(Exception):
-    """A template raised; the message says where and why."""
+    """A template raised an error; the message has its line and reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How a conversation is handed to a template."""
+    """Form of the conversation for a template."""
 
-    with_system: bool  # the instruction is a system message; else it stands in front of the question
+    with_system: bool  # the instruction is a system message; else it precedes the question
     in_parts: bool  # content is a list of parts, as for models that also take images
 
 
 FORMS = (Form(True, False), Form(True, True), Form(False, False), Form(False, True))
-"""In the order in which they are tried."""
+"""The forms, in the order in which they are tried."""
 
 
 class ChatTemplate:
-    """Renders an instruction and a question as the conversation that a chat model is to continue."""
+    """Renders an instruction and a question as a conversation for a chat model to continue."""
 
     def __init__(self, tokenizer: Tokenizer, *, instruction: str, probe: str, today: date) -> None:
-        """Find the form that the template takes. Args: probe: a question; today: the date that the template may write.
+        """Find the form that the template accepts. Raises ModelError, with one line, for a template that cannot be used.
 
-        Raises ModelError, with one line, for a template that cannot be used.
+        Args:
+            probe: an example of a question.
+            today: the date that the template may write.
         """
         self._tokenizer = tokenizer
         self._template = _default_template(tokenizer.chat_template)
         self._instruction = instruction
         self._today = today
-        self._header = ""  # opens an answer, where the template leaves that out
+        self._header = ""  # opening of an answer, if the template omits it
         self._ends: tuple[str, ...] = ()
         self._notes: list[str] = []
         self._form = self._find_form(probe)
@@ -60,17 +62,17 @@ class ChatTemplate:
             raise ModelError(_unusable(f"it fails: {failure}")) from None
         if self.opened_thought:
             self._notes.append(
-                f"the chat template opens a thought: what comes before {closing_tag(self.opened_thought)} is no answer, and "
-                "rollout.max_completion_tokens has to hold both"
+                f"the chat template opens a thought: the answer comes after {closing_tag(self.opened_thought)}, and "
+                "rollout.max_completion_tokens is the limit of both"
             )
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Lines for the log: what is done otherwise than the template would have it."""
+        """Log lines about the adjustments to the template's output."""
         return tuple(self._notes)
 
     def render(self, question: str) -> str:
-        """The prompt. Raises TemplateFailure where the template fails at this question."""
+        """Return the prompt. Raises TemplateFailure if the template fails for this question."""
         text = self._apply(self._form, question) + self._header
         while end := next((end for end in self._ends if text.rstrip().endswith(end)), ""):
             text = text.rstrip().removesuffix(end)
@@ -96,7 +98,7 @@ class ChatTemplate:
             for role, text in texts.items()
         ]
         variables: Mapping[str, Any] = {}
-        if "strftime_now" in self._template:  # transformers' own would write the day on which it is called
+        if "strftime_now" in self._template:  # transformers' own would write the current day
             midnight = datetime.combine(today or self._today, time())
             variables = {"strftime_now": midnight.strftime}
         try:
@@ -107,11 +109,11 @@ class ChatTemplate:
                 add_generation_prompt=add_generation_prompt,
                 **variables,
             )
-        except Exception as error:  # noqa: BLE001 - a template is a program of others: it may raise anything
+        except Exception as error:  # noqa: BLE001 - a template is foreign code and may raise anything
             raise TemplateFailure(_where_and_why(error)) from None
 
     def _find_form(self, probe: str) -> Form:
-        refusal = "it is left out of the prompt"
+        refusal = "the prompt lacks it"
         failures: dict[Form, str] = {}
         for form in FORMS:
             try:
@@ -119,35 +121,35 @@ class ChatTemplate:
             except TemplateFailure as failure:
                 failures[form] = str(failure)
                 continue
-            # A list of parts that is written as it is, is no prompt.
+            # Some templates write the list of parts itself into the prompt.
             if contains(text, probe) and contains(text, self._instruction) and "{'type'" not in text:
                 if not form.with_system:
                     refusal = failures.get(FORMS[0], refusal)
                     self._notes.append(
-                        f"the chat template takes no system message ({refusal}): the instruction is put in front of each question"
+                        f"the chat template accepts no system message ({refusal}): the instruction precedes each question"
                     )
                 return form
         plainest = Form(with_system=False, in_parts=False)
         if plainest in failures:
             raise ModelError(_unusable(f"it fails: {failures[plainest]}"))
-        raise ModelError(_unusable("what it renders does not contain the problem's text"))
+        raise ModelError(_unusable("its output does not contain the problem's text"))
 
     def _check_repeatable(self, probe: str) -> None:
         first = self._apply(self._form, probe)
         if any(self._apply(self._form, probe) != first for _ in range(NUM_PROBES - 1)):
-            raise ModelError(_unusable("it renders the same conversation differently each time"))
+            raise ModelError(_unusable("its output differs between calls with the same conversation"))
         if self._apply(self._form, probe, today=self._today + ANOTHER_DAY) != first:
             self._notes.append(f"the chat template writes the date, which stays rollout.prompt_date={self._today}")
 
     def _complete_opening(self, probe: str) -> None:
-        """Where the template ignores add_generation_prompt, take the opening of an answer from a whole conversation."""
+        """If the template ignores add_generation_prompt, take the opening of an answer from a complete conversation."""
         text = self._apply(self._form, probe)
         closed = self._without_opening(probe)
         before, after = self._around_reply(probe, text if closed is None else closed)
         if text == closed and before.strip():
             self._header = before.rstrip(" ")
             self._notes.append(
-                f"the chat template ignores add_generation_prompt: {self._header!r}, which opens an answer, is added to prompts"
+                f"the chat template ignores add_generation_prompt: {self._header!r}, the opening of an answer, is added"
             )
         tokens = (*after.split()[:1], self._tokenizer.eos_token, self._tokenizer.sep_token)
         self._ends = tuple(dict.fromkeys(token for token in tokens if token))
@@ -155,17 +157,17 @@ class ChatTemplate:
         for end in self._ends:
             if complete.endswith(end):
                 self._notes.append(
-                    f"the chat template ends each prompt with {end}, as if nothing followed: it is left off"
+                    f"the chat template ends each prompt with {end}: it is removed, because an answer follows"
                 )
 
     def _without_opening(self, probe: str) -> str | None:
         try:
             return self._apply(self._form, probe, add_generation_prompt=False)
-        except TemplateFailure:  # it may demand an answer then
+        except TemplateFailure:  # some templates require an answer then
             return None
 
     def _around_reply(self, probe: str, closed: str) -> tuple[str, str]:
-        """What the template writes between a question and its reply, and behind the reply; empty where it does not tell."""
+        """Return the template's texts between question and reply and after the reply; empty if they cannot be found."""
         try:
             whole = self._apply(self._form, probe, reply=SENTINEL, add_generation_prompt=False)
         except TemplateFailure:
@@ -179,9 +181,8 @@ class ChatTemplate:
         text, closed = self.render(probe), self._without_opening(probe)
         opening = text[len(closed) :] if closed and text.startswith(closed) else ""
         if not opening:
-            opening = text[
-                -_MAX_OPENING:
-            ]  # where only a tag at the very end is one, since the question may name others
+            # Only a tag at the very end opens a thought: the question may contain others.
+            opening = text[-_MAX_OPENING:]
             found = _last(THOUGHT_OPENING.finditer(opening))
             return found.group() if found and not opening[found.end() :].strip() else ""
         opened, ended = _last(THOUGHT_OPENING.finditer(opening)), _last(THOUGHT_CLOSING.finditer(opening))
@@ -197,11 +198,11 @@ _PAIRS = {
     "<|inner_prefix|>": "<|inner_suffix|>",
     "<unused94>": "<unused95>",
 }
-"""Tags of thoughts that are closed by another name, by what they begin with."""
+"""Closing tags with another name than the opening tag, by the start of the opening tag."""
 
 
 def closing_tag(opening: str) -> str:
-    """The tag that ends a thought, by the one that began it: </think> for <think>."""
+    """Return the closing tag of a thought for its opening tag: </think> for <think>."""
     pair = next((closing for start, closing in _PAIRS.items() if opening.startswith(start)), None)
     if pair:
         return pair
@@ -226,7 +227,7 @@ def _default_template(templates: str | dict[str, str] | None) -> str:
         if "default" not in templates:
             raise ModelError(
                 f"the tokenizer has several chat templates ({', '.join(sorted(templates))}) and none called default. Write the "
-                "one to use to chat_template.jinja in a local copy of the model, and give that folder as model.path"
+                "one to use to chat_template.jinja in a local copy of the model, and set model.path to that folder"
             )
         return templates["default"]
     return templates or ""
@@ -234,19 +235,19 @@ def _default_template(templates: str | dict[str, str] | None) -> str:
 
 def _unusable(cause: str) -> str:
     return (
-        f"its chat template cannot be used: {cause}. Give a local copy of the model whose chat_template.jinja is mended, or one "
-        "without a chat template, which is then given texts to continue"
+        f"its chat template cannot be used: {cause}. Use a local copy of the model with a corrected chat_template.jinja, or one "
+        "without a chat template, which then gets texts to continue"
     )
 
 
 def _where_and_why(error: Exception) -> str:
-    """One line about what went wrong in a template, with its line where that is known."""
+    """Return one line about an error in a template, with its line if known."""
     line = getattr(error, "lineno", None)
     frame = error.__traceback__
     while frame is not None:
-        if frame.tb_frame.f_code.co_filename == TEMPLATE_FILE:  # Jinja rewrites the lines to those of the template
+        if frame.tb_frame.f_code.co_filename == TEMPLATE_FILE:  # Jinja sets the line numbers to those of the template
             line = frame.tb_lineno
         frame = frame.tb_next
-    reason = " ".join(str(error).split()).rstrip(".") or "no reason is given"
+    reason = " ".join(str(error).split()).rstrip(".") or "no reason given"
     place = f"line {line}: " if line else ""
     return f"{place}{type(error).__name__}: {reason[:300]}"

@@ -1,6 +1,6 @@
-"""Why an engine failed: the exceptions that its processes log, kept where the sampler can read them.
+"""Root causes of engine failures: the exceptions that the engine's processes log, in a file that the sampler reads.
 
-vLLM's own error says only that its engine failed and "See root cause above": the cause is in the log of another process.
+vLLM's own error is only "See root cause above": the cause is in the log of another process.
 """
 
 import json
@@ -13,7 +13,7 @@ from typing import Any
 
 from rollout.model import one_line
 
-DERIVED = ("root cause", "EngineDeadError")  # what one process says when another one failed
+DERIVED = ("root cause", "EngineDeadError")  # texts of errors that follow from another process's failure
 
 
 class CauseHandler(logging.Handler):
@@ -24,7 +24,7 @@ class CauseHandler(logging.Handler):
         self._file = Path(file)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a line for a record that has an exception; several processes may do so at a time."""
+        """Append a line for a record with an exception; several processes may append at the same time."""
         if record.exc_info and record.exc_info[1]:
             cause = f"{type(record.exc_info[1]).__name__}: {one_line(record.exc_info[1])}"
             with self._file.open("a", encoding="utf-8") as file:
@@ -36,9 +36,9 @@ VARIABLE = "VLLM_LOGGING_CONFIG_PATH"
 
 @contextmanager
 def processes_log_to(file: Path, level: str) -> Iterator[None]:
-    """Have the processes that vLLM starts in the block log as they always do, and their exceptions to a file too.
+    """Let the processes that vLLM starts in the block also append their exceptions to a file.
 
-    The variable is set for them alone: whatever imports vLLM later would miss the configuration once its folder is gone.
+    The environment variable is reset afterwards: a later import of vLLM would not find the configuration file.
     """
     path = file.with_suffix(".json")
     path.write_text(json.dumps(logging_configuration(file, level)), encoding="utf-8")
@@ -53,7 +53,7 @@ def processes_log_to(file: Path, level: str) -> Iterator[None]:
 
 
 def logging_configuration(file: Path, level: str) -> dict[str, Any]:
-    """A configuration of Python's logging: vLLM's own output, and exceptions to ``file``."""
+    """Return a configuration of Python's logging: vLLM's own output, and exceptions to ``file``."""
     return {
         "version": 1,
         "disable_existing_loggers": False,
@@ -78,17 +78,19 @@ def logging_configuration(file: Path, level: str) -> dict[str, Any]:
 
 
 def root_cause(file: Path, error: BaseException) -> str:
-    """The cause of an engine's failure in one line: the newest exception of its processes, else what ``error`` says."""
+    """Return the cause of an engine's failure in one line: the newest exception of its processes, else the text of ``error``."""
     try:
         causes = [line for line in file.read_text(encoding="utf-8").splitlines() if line]
     except OSError:
         causes = []
-    found = [cause for cause in causes if not any(word in cause for word in DERIVED)]
-    if found:
-        return found[-1]
-    said = one_line(error)
-    if "root cause" not in said:
-        return said
+    original = [cause for cause in causes if not any(word in cause for word in DERIVED)]
+    if original:
+        return original[-1]
+    text = one_line(error)
+    if "root cause" not in text:
+        return text
     # The process was killed: "... Failed core proc(s): {'EngineCore_DP0': -9}".
-    codes = said.partition("proc(s): ")[2] or "unknown"
-    return f"its process ended without an error (exit codes: {codes}; -9 mostly means that the machine's memory was used up)"
+    codes = text.partition("proc(s): ")[2] or "unknown"
+    return (
+        f"its process ended without an error (exit codes: {codes}; -9 usually means that the machine ran out of memory)"
+    )

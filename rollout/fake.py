@@ -1,4 +1,4 @@
-"""A sampler pool without engines, for tests and simulations of what stands around it: completions come from a function."""
+"""A sampler pool without engines, for tests and simulations: completions come from a function."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
@@ -16,7 +16,7 @@ from cluster.types import (
 )
 
 CompletionText = Callable[[GroupRequest, int, int], str]
-"""Text of a completion, from the request, the completion's index and the policy version that its group began with."""
+"""Text of a completion, from the request, the completion's index and the policy version at the start of its group."""
 
 LOGPROB = -1.0
 """Log-probability of every token that the fake samples."""
@@ -25,11 +25,10 @@ LOGPROB = -1.0
 class FakeSamplerPool:
     """Samples by calling a function; tokens are the UTF-8 bytes of its text, cut at ``max_completion_tokens``.
 
-    ``delay_seconds(request, index)`` says when a completion ends, counted from when a sampler took its group, so that
-    completions can end in any order. A sampler takes groups while it runs fewer than ``max_concurrent_requests``
-    completions. ``fails(request)`` says which groups no sampler survives. With ``in_flight`` running completions change
-    over to a policy as it is published, and say so in their spans. What happened can be read from ``requests``,
-    ``published`` and ``is_closed``.
+    ``delay_seconds(request, index)`` is the time from the assignment of a group to a sampler until the completion ends. A
+    sampler accepts groups while it runs fewer than ``max_concurrent_requests`` completions. ``fails(request)`` selects groups
+    that fail on every sampler. With ``in_flight``, running completions continue under a newly published policy, with version
+    spans. ``requests``, ``published`` and ``is_closed`` record the calls.
     """
 
     def __init__(
@@ -59,14 +58,14 @@ class FakeSamplerPool:
         self.is_closed = False
 
     async def start(self, policy: PolicyVersion | None = None) -> None:
-        """Publish the policy that a resumed run begins with."""
+        """Publish the policy of a resumed run."""
         if policy is not None:
             await self.publish(policy)
 
     async def sample_group(
         self, request: GroupRequest, started: Callable[[int], None] = lambda _version: None
     ) -> AsyncGenerator[Completion]:
-        """Yield the completions in the order of their delays, under the version when a sampler took the group."""
+        """Yield the completions in the order of their delays, under the version at the assignment of the group."""
         self.requests.append(request)
         sampler = await self._dispatcher.take(request.group_size)
         num_charged = request.group_size
@@ -74,7 +73,7 @@ class FakeSamplerPool:
             version, begin = self.version, asyncio.get_running_loop().time()
             started(version)
             if self._fails(request):
-                raise GroupFailed(f"group {request.group_id} failed on every sampler: it was told to")
+                raise GroupFailed(f"group {request.group_id} failed on every sampler, as the test requested")
             waited = 0.0
             delays = sorted((self._delay_seconds(request, index), index) for index in range(request.group_size))
             for delay, index in delays:
@@ -87,7 +86,7 @@ class FakeSamplerPool:
             self._dispatcher.release(sampler, num_charged)
 
     async def publish(self, policy: PolicyVersion) -> tuple[WeightSync, ...]:
-        """Take ``publish_seconds``, then sample new groups under the policy."""
+        """Wait ``publish_seconds``, then sample new groups under the policy."""
         if policy.number <= self.version:
             raise SamplerError(f"policy {policy.number} comes after policy {self.version} was published")
         await asyncio.sleep(self._publish_seconds)
@@ -100,7 +99,7 @@ class FakeSamplerPool:
         )
 
     def usage(self) -> Usage:
-        """What the samplers did so far; to be asked in the event loop that the pool lives in."""
+        """Usage so far; to be called in the event loop of the pool."""
         return self._dispatcher.usage()
 
     async def close(self) -> None:
@@ -130,7 +129,7 @@ class FakeSamplerPool:
         )
 
     def _spans(self, num_tokens: int, version: int, begin: float, seconds: float) -> tuple[VersionSpan, ...]:
-        """Tokens come at an even pace, each under the policy of its moment."""
+        """Return the version spans of tokens that are sampled at an even pace."""
         changes = [(moment, number) for moment, number in self._changes if begin < moment < begin + seconds]
         starts = [0, *(round(num_tokens * (moment - begin) / seconds) for moment, _ in changes)]
         versions = [version, *(number for _, number in changes)]

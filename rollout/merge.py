@@ -1,4 +1,4 @@
-"""A model's weights with an adapter added in: what a sampler serves that has no LoRA in its engine."""
+"""Merging of adapters into a model's weights, for engines without LoRA."""
 
 import json
 import math
@@ -18,12 +18,12 @@ from rollout.weight_sync import BoundAdapter
 MERGED_FILE = "model.safetensors"
 
 OF_EXPERTS = re.compile(r"\.(experts|block_sparse_moe\.(input|output)_linear)\.").search
-"""Weights that no adapter changes, and that are most of a mixture: the engine keeps those that it has. vLLM 0.32 cannot take
-them again on the CPU either: it packs them at the first loading alone (_setup_kernel in unquantized_fused_moe_method.py)."""
+"""Matches weights of experts. No adapter changes them and they are most of the model, so the engine keeps its own. vLLM 0.32 on
+the CPU cannot reload them either: it packs them only at the first load (_setup_kernel in unquantized_fused_moe_method.py)."""
 
 
 def weights_folder(model: str) -> Path:
-    """Where the weights of a model lie: its own folder, or the local copy of what the hub has under that id."""
+    """Return the folder of a model's weights: the model itself, or the local copy of a hub id."""
     if Path(model).expanduser().is_dir():
         return Path(model).expanduser()
     from huggingface_hub import snapshot_download
@@ -32,17 +32,17 @@ def weights_folder(model: str) -> Path:
 
 
 def write_merged(base: Path, adapter: Mapping[str, bytes], folder: Path, dtype: str) -> None:
-    """Write base weights + adapter, summed in float32 and then cast, as one safetensors file; frozen experts are left out.
+    """Write base weights + adapter, summed in float32 and then cast, as one safetensors file without frozen experts.
 
-    Every version is added to the base anew, so that rounding does not add up; a bfloat16 sum still loses what is
-    smaller than 1/256 of a weight. Raises ModelError where the adapter names a weight that the base has not.
+    Every version is added to the base weights, so rounding errors do not accumulate; in bfloat16, changes below 1/256 of a
+    weight are lost. Raises ModelError for an adapter weight that the base does not have.
     """
     weights: dict[str, torch.Tensor] = {}
     for file in weight_files(base):
         weights |= load_file(file)
     if not weights:
         raise ModelError(
-            f"{base} has no *.safetensors: rollout.weight_sync_mode=merged adds adapters to those; use versions"
+            f"{base} has no *.safetensors: rollout.weight_sync_mode=merged merges adapters into those; use versions"
         )
     added = {f"{module}.weight": delta for module, delta in deltas(adapter).items()}
     if not added.keys() <= weights.keys():
@@ -60,7 +60,7 @@ def write_merged(base: Path, adapter: Mapping[str, bytes], folder: Path, dtype: 
 
 
 def weight_files(base: Path) -> list[Path]:
-    """The weights of a model folder as transformers and vLLM read them: repositories may hold them in another form too."""
+    """Return the weight files that transformers and vLLM read; a model folder may have the weights in other formats too."""
     index = base / "model.safetensors.index.json"
     if index.is_file():
         return sorted({base / name for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()})
@@ -69,17 +69,17 @@ def weight_files(base: Path) -> list[Path]:
 
 
 def as_saved(base: Path, added: Mapping[str, torch.Tensor], saved: Container[str]) -> dict[str, torch.Tensor]:
-    """What is added to each weight under the names that the model's files have, which may not be those of its modules.
+    """Convert the changes of weights from module names to the names in the model's files.
 
-    transformers renames, splits and joins weights as it saves them; all of that is linear, so that it holds for what is
-    added too. Files of a bare decoder, without its head, lack the first part of each name.
+    transformers renames, splits and joins weights when it saves them. These operations are linear, so they apply to changes of
+    weights too. Files of a decoder without head lack the first part of each name.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.core_model_loading import revert_weight_conversion
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base))
-    # The mapping is written for the whole of a model's weights; of those that are joined, all have to be here.
+    # The conversion expects all weights of a model; of weights that are joined, all parts must be present.
     converted: dict[str, torch.Tensor] = revert_weight_conversion(model, dict(added))
     prefix = f"{model.base_model_prefix}."
     bare = {name: name.removeprefix(prefix) for name in converted}
@@ -87,7 +87,7 @@ def as_saved(base: Path, added: Mapping[str, torch.Tensor], saved: Container[str
 
 
 def deltas(adapter: Mapping[str, bytes]) -> Mapping[str, torch.Tensor]:
-    """What an adapter in PEFT format adds to the weight of each module, float32 ``[out, in]``."""
+    """Return the change of each module's weight by an adapter in PEFT format, float32 ``[out, in]``."""
     try:
         config = json.loads(adapter["adapter_config.json"])
         tensors = load(adapter["adapter_model.safetensors"])
@@ -100,7 +100,7 @@ def deltas(adapter: Mapping[str, bytes]) -> Mapping[str, torch.Tensor]:
         or config.get("fan_in_fan_out")
     ):
         raise ModelError(
-            "rollout.weight_sync_mode=merged adds plain LoRA only: one rank and one alpha, no DoRA; use versions"
+            "rollout.weight_sync_mode=merged merges only plain LoRA: one rank and one alpha, no DoRA; use versions"
         )
     scale = config["lora_alpha"] / (math.sqrt(config["r"]) if config.get("use_rslora") else config["r"])
     return {
@@ -111,6 +111,6 @@ def deltas(adapter: Mapping[str, bytes]) -> Mapping[str, torch.Tensor]:
 
 
 def merged_modules(adapter: Mapping[str, bytes]) -> BoundAdapter:
-    """The modules that ``write_merged`` adds to: all that the adapter names, or it would have refused it."""
+    """Return the modules that ``write_merged`` changes: all that the adapter names, because it refuses others."""
     names = tuple(sorted({module_name(key) for key in load(adapter["adapter_model.safetensors"])}))
     return BoundAdapter(named=names, bound=names, differing=())

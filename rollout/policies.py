@@ -1,4 +1,4 @@
-"""Which policy versions a pool has to keep: the current one, and those that groups are still sampled under."""
+"""Policy versions that a pool keeps: the current one, and those under which groups are still sampled."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -8,10 +8,10 @@ Handle = TypeVar("Handle")
 
 
 class LivePolicies(Generic[Handle]):
-    """Handles of published policies, each kept for as long as somebody may need it; version 0, the base, has none."""
+    """Handles of published policies, each kept while a sampler may need it; version 0, the base model, has none."""
 
     def __init__(self) -> None:
-        self.current = 0  # what new groups are sampled under
+        self.current = 0  # the version of new groups
         self._handles: dict[int, Handle] = {}
         self._num_groups: Counter[int] = Counter()
 
@@ -25,9 +25,9 @@ class LivePolicies(Generic[Handle]):
         self._num_groups[version] -= 1
 
     def add(self, version: int, handle: Handle) -> frozenset[int]:
-        """Keep a version that is about to be published and return all that samplers must be able to sample from.
+        """Add a version that is about to be published, and return all live versions, which samplers must keep.
 
-        The version that it will replace is always among them. What is not among them is forgotten.
+        The version that it will replace is among them. The handles of all others are dropped.
         """
         self._handles[version] = handle
         live = frozenset(v for v in self._handles if v in (version, self.current) or self._num_groups[v] > 0)
@@ -35,18 +35,18 @@ class LivePolicies(Generic[Handle]):
         return live
 
     def discard(self, version: int) -> None:
-        """Forget a version that could not be published."""
+        """Remove a version that could not be published."""
         del self._handles[version]
 
     def promote(self, version: int) -> None:
-        """Sample new groups under a version from now on."""
+        """Make a version the current one."""
         self.current = version
 
     @property
     def newest(self) -> int:
-        """The last version that is kept, published or about to be; 0 where there is none."""
+        """The newest version, published or about to be; 0 if there is none."""
         return max(self._handles, default=0)
 
     def handles(self) -> Sequence[tuple[int, Handle]]:
-        """All versions that are kept, oldest first."""
+        """Return all live versions with their handles, oldest first."""
         return tuple(self._handles.items())

@@ -1,7 +1,7 @@
-"""What vLLM refuses of a model by its configuration alone, known before anything large is started.
+"""Check of a model's configuration with vLLM, before Ray and engines are started.
 
-The real vLLM is asked, in a process of its own: importing it takes seconds and memory that the driver keeps for others, and the
-driver goes on meanwhile. Only the vLLM of the CPU is asked: that of a GPU wants one, which a driver may not have.
+vLLM runs in a process of its own, because its import takes seconds and memory of the driver, which continues meanwhile. Only the
+CPU build of vLLM is used: the GPU build needs a GPU, which the driver's machine may not have.
 """
 
 import asyncio
@@ -18,19 +18,19 @@ from rollout.environment import environment_variables
 from rollout.settings import RolloutSettings
 
 MARK = "caravan-preflight:"
-"""Begins the line of the answer, among what vLLM may print."""
+"""Prefix of the output line with the answer; vLLM prints other lines."""
 
 
 class Preflight:
-    """An inspection that is under way."""
+    """A running check."""
 
     def __init__(self, process: Process | None) -> None:
         self._process = process
 
     async def passed(self) -> str | None:
-        """Wait for the answer; raises ModelError with one line for a model that vLLM refuses.
+        """Wait for the result; raises ModelError with one line for a model that vLLM refuses.
 
-        Returns why nothing is known where the process itself failed, else None.
+        Returns an explanation if the process itself failed, else None.
         """
         if self._process is None:
             return None
@@ -48,7 +48,7 @@ class Preflight:
 async def preflight(
     settings: RolloutSettings, *, model: str, lora_rank: int, max_staleness: int
 ) -> AsyncIterator[Preflight]:
-    """Begin to inspect a model as samplers with these settings would; the process is gone when the block is left."""
+    """Start to check a model with the settings of the samplers; the process ends with the block."""
     if settings.gpus_per_sampler > 0:
         yield Preflight(None)
         return
@@ -74,7 +74,7 @@ async def preflight(
 
 
 def main(asked: str) -> None:
-    """Inspect a model in this process, and print why it is refused, or null."""
+    """Check a model in this process, and print the reason of its refusal, or null."""
     values, model, lora_rank, max_staleness = json.loads(asked)
     settings = RolloutSettings(**values)
     os.environ.update(environment_variables(settings, model))

@@ -1,4 +1,4 @@
-"""Problem -> token ids, the way the model will read it."""
+"""Rendering of problems as prompts, text and token ids."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ INSTRUCTION = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
-    """A solved problem shown before the real one."""
+    """A solved problem for few-shot prompts."""
 
     prompt: str
     body: str
@@ -59,22 +59,22 @@ FEW_SHOT_EXAMPLES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RenderedPrompts:
-    """The prompts of problems, and a line for each problem that has none."""
+    """Prompts of problems, and one line per problem without a prompt."""
 
     prompts: Mapping[str, Prompt]  # by problem id
     too_long: Sequence[str]
-    incomplete: Sequence[str]  # the chat template or the tokenizer loses some of their text
-    notes: Sequence[str]  # about the tokenizer and its chat template
-    special_tokens: tuple[str, ...]  # that completions may hold as characters
+    incomplete: Sequence[str]  # problems of which the chat template or the tokenizer loses text
+    notes: Sequence[str]  # log lines about the tokenizer and its chat template
+    special_tokens: tuple[str, ...]  # tokens that completions may contain as characters
 
 
 class PromptRenderer:
-    """Renders problems for one tokenizer: with its chat template where it has one, else as a text to be continued."""
+    """Renders problems for one tokenizer: with its chat template if it has one, else as a text to continue."""
 
     def __init__(self, tokenizer: Tokenizer, *, num_few_shot: int, max_prompt_tokens: int, today: date) -> None:
-        """Try the tokenizer on an example. ``today`` is the date that a chat template may write.
+        """Test the tokenizer on an example. ``today`` is the date that a chat template may write.
 
-        Raises ModelError, with one line, where it or its chat template cannot be used.
+        Raises ModelError, with one line, if the tokenizer or its chat template cannot be used.
         """
         self._examples = FEW_SHOT_EXAMPLES[:num_few_shot]
         self._max_prompt_tokens = max_prompt_tokens
@@ -89,18 +89,18 @@ class PromptRenderer:
         self._special_tokens = special_tokens(tokenizer)
         text = self._text(probe)
         self.notes = (*(self._template.notes if self._template else ()), *self._encoder.notes(text))
-        """Lines for the log about what is special with this tokenizer."""
+        """Log lines about the adjustments for this tokenizer."""
         try:
             self._check_kept(probe, self._encoder.encode(text))
         except PromptIncomplete as error:
             raise ModelError(
-                f"its tokenizer cannot be used: {error}. Give the tokenizer that the model was trained with; where "
+                f"its tokenizer cannot be used: {error}. Use the tokenizer that the model was trained with; if "
                 "tokenizer_config.json names a tokenizer_class that reads tokenizer.json in its own way (LlamaTokenizer), write "
                 "PreTrainedTokenizerFast there"
             ) from None
 
     def render_all(self, problems: Iterable[Problem]) -> RenderedPrompts:
-        """Render problems; those whose prompt is too long or incomplete are named. Raises ModelError where the template fails."""
+        """Render problems, and list those whose prompt is too long or incomplete."""
         prompts: dict[str, Prompt] = {}
         too_long: list[str] = []
         incomplete: list[str] = []
@@ -120,20 +120,20 @@ class PromptRenderer:
         )
 
     def render(self, problem: Problem) -> Prompt:
-        """Render a problem; a prompt is never cut.
+        """Render a problem; prompts are never truncated.
 
-        Raises PromptTooLong for too many tokens, PromptIncomplete for a prompt that lacks some of the problem's text.
+        Raises PromptTooLong for too many tokens, PromptIncomplete for a prompt without some of the problem's text.
         """
         try:
             text = self._text(problem)
         except TemplateFailure as failure:
             raise PromptIncomplete(f"the chat template fails at problem {problem.id!r}: {failure}") from None
         if not contains(text, problem.prompt):
-            raise PromptIncomplete(f"the chat template leaves out some of the text of problem {problem.id!r}")
+            raise PromptIncomplete(f"the chat template omits some of the text of problem {problem.id!r}")
         token_ids = self._encoder.encode(text)
         if len(token_ids) > self._max_prompt_tokens:
             raise PromptTooLong(
-                f"the prompt of problem {problem.id!r} takes {len(token_ids)} tokens, "
+                f"the prompt of problem {problem.id!r} has {len(token_ids)} tokens, "
                 f"more than rollout.max_prompt_tokens={self._max_prompt_tokens}"
             )
         self._check_kept(problem, token_ids)
@@ -151,11 +151,11 @@ class PromptRenderer:
         return self._template.render(question(problem, self._examples))
 
     def _check_kept(self, problem: Problem, token_ids: list[int]) -> None:
-        """Raise PromptIncomplete where the tokens stand for another text: lower case, or characters that are unknown."""
-        kept = self._encoder.decode(token_ids)
-        if not keeps(kept, problem.prompt):
-            lost = next((word for word in problem.prompt.split() if not keeps(kept, word)), problem.prompt[:40])
-            raise PromptIncomplete(f"the tokens do not give back {lost!r} of problem {problem.id!r}")
+        """Raise PromptIncomplete if the tokens decode to another text: lower case, or unknown characters."""
+        decoded = self._encoder.decode(token_ids)
+        if not keeps(decoded, problem.prompt):
+            lost = next((word for word in problem.prompt.split() if not keeps(decoded, word)), problem.prompt[:40])
+            raise PromptIncomplete(f"the tokens do not decode to {lost!r} of problem {problem.id!r}")
 
 
 def _problem_of(example: Example) -> Problem:
@@ -164,13 +164,13 @@ def _problem_of(example: Example) -> Problem:
 
 
 def question(problem: Problem, examples: Sequence[Example]) -> str:
-    """What a chat model is asked: solved examples, then the problem; it repeats the signature in its answer."""
+    """Build the question for a chat model: solved examples, then the problem; the answer repeats the signature."""
     shown = "".join(f"Problem:\n{example.prompt}\n\nAnswer:\n{_answer(example)}\n\n" for example in examples)
     return f"{shown}Problem:\n{problem.prompt}\n\nAnswer with the whole definition, from its `let` on."
 
 
 def continuation(problem: Problem, examples: Sequence[Example]) -> str:
-    """What a base model continues: the signature comes last, so that the completion is the body."""
+    """Build the text that a base model continues: it ends in the signature, so the completion is the body."""
     shown = "".join(f"{example.prompt}\n{example.body}\n{END_MARKER}\n\n" for example in examples)
     return f"(* {INSTRUCTION.replace(END_MARKER, 'END')} *)\n\n{shown}{problem.prompt}\n"
 

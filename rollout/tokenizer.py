@@ -1,4 +1,4 @@
-"""What prompts need of a tokenizer: the token that begins a text, none that ends it, and the text given back."""
+"""Tokenization of prompts: with the begin-of-text token, without an end-of-text token, and checked by decoding."""
 
 import html
 import json
@@ -10,11 +10,11 @@ from typing import Any, Protocol
 from cluster.thought_tags import THOUGHT_CLOSING, THOUGHT_OPENING
 
 _WORD = "let"
-_BESIDE_A_SIGN = re.compile(r"\s*([^\w\s]|_)\s*")
+_SPACES_AT_PUNCTUATION = re.compile(r"\s*([^\w\s]|_)\s*")
 
 
 class Tokenizer(Protocol):
-    """The part of a transformers tokenizer that rendering needs."""
+    """The part of a transformers tokenizer that prompts need."""
 
     chat_template: str | dict[str, str] | None
     bos_token: str | None
@@ -23,15 +23,15 @@ class Tokenizer(Protocol):
     added_tokens_decoder: Mapping[int, Any]  # objects with `content` and `special`
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        """Token ids of a text."""
+        """Return the token ids of a text."""
         ...
 
     def decode(self, token_ids: list[int], *, skip_special_tokens: bool, clean_up_tokenization_spaces: bool) -> str:
-        """The text of token ids."""
+        """Return the text of token ids."""
         ...
 
     def convert_tokens_to_ids(self, tokens: str) -> int | None:
-        """The id of one token."""
+        """Return the id of one token."""
         ...
 
     def apply_chat_template(
@@ -43,22 +43,22 @@ class Tokenizer(Protocol):
         add_generation_prompt: bool,
         **variables: Any,
     ) -> str:
-        """The conversation in the model's own format."""
+        """Render a conversation in the model's format."""
         ...
 
 
 class PromptEncoder:
-    """Token ids of texts that are to be continued: begun as the tokenizer begins a text, and not ended."""
+    """Encodes texts that a model continues: with the tokenizer's beginning of a text, and without its end."""
 
     def __init__(self, tokenizer: Tokenizer, *, is_chat: bool) -> None:
-        """``is_chat``: a chat template renders the texts, and may have written the special tokens already."""
+        """``is_chat``: a chat template rendered the texts, and may have written special tokens already."""
         self._tokenizer = tokenizer
         self._is_chat = is_chat
         plain = tokenizer.encode(_WORD, add_special_tokens=False)
         whole = tokenizer.encode(_WORD, add_special_tokens=True)
         starts = (start for start in range(len(whole)) if whole[start : start + len(plain)] == plain)
         start = next(starts, 0) if plain else 0
-        self._prefix = whole[:start]  # of every text, by the tokenizer's post-processor
+        self._prefix = whole[:start]  # that the tokenizer's post-processor adds to every text
         named = (tokenizer.eos_token, tokenizer.sep_token)
         self._ends = {tokenizer.convert_tokens_to_ids(token) for token in named if token} - {None}
         self._adds_end = bool(whole) and whole[-1] in self._ends
@@ -78,26 +78,26 @@ class PromptEncoder:
         return ids
 
     def notes(self, text: str) -> list[str]:
-        """Lines for the log about what is done at a typical prompt."""
+        """Return log lines about the adjustments of a typical prompt."""
         ids, notes = self._tokenizer.encode(text, add_special_tokens=False), []
         if self._is_chat and self._lacks_beginning(ids):
             notes.append(
-                f"the chat template does not write {self._shown(self._prefix)}, with which the tokenizer begins every text: added"
+                f"the chat template does not write {self._shown(self._prefix)}, which the tokenizer adds to texts: it is added"
             )
         if self._beginning and ids[: 2 * len(self._beginning)] == 2 * self._beginning:
-            notes.append(f"the chat template writes {self._shown(self._beginning)} twice: one is left off")
+            notes.append(f"the chat template writes {self._shown(self._beginning)} twice: one is removed")
         if not self._is_chat and self._adds_end:
             notes.append(
-                "the tokenizer ends every text with an end-of-text token: left off, since prompts are continued"
+                "the tokenizer ends every text with an end-of-text token: it is removed, because prompts are continued"
             )
         return notes
 
     def decode(self, ids: list[int]) -> str:
-        """The text of a prompt, special tokens included."""
+        """Return the text of a prompt, special tokens included."""
         return self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
     def _lacks_beginning(self, ids: list[int]) -> bool:
-        # A template that writes it may write spaces in front.
+        # A template may write spaces before it.
         return bool(self._prefix) and self._prefix[0] not in ids[: len(self._prefix) + 2]
 
     def _shown(self, ids: list[int]) -> str:
@@ -105,7 +105,7 @@ class PromptEncoder:
 
 
 def marks_thoughts_by_special_tokens(tokenizer: Tokenizer) -> bool:
-    """Whether completions have to be decoded with their special tokens, because some of these open or close thoughts."""
+    """Return True if completions must be decoded with special tokens, because some of these open or close thoughts."""
     special = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
     return any(
         token.startswith("<|channel") or THOUGHT_OPENING.fullmatch(token) or THOUGHT_CLOSING.fullmatch(token)
@@ -114,26 +114,26 @@ def marks_thoughts_by_special_tokens(tokenizer: Tokenizer) -> bool:
 
 
 def special_tokens(tokenizer: Tokenizer) -> tuple[str, ...]:
-    """The tokens that no text is written with: an engine leaves some of them in completions, those not flagged as special."""
+    """Return the tokens that are not text. An engine leaves those that are not flagged as special in completions."""
     added = {token.content.strip() for token in tokenizer.added_tokens_decoder.values()}
-    # Spaces, words and operators are added as well; a program has those.
-    return tuple(sorted(token for token in added if _LIKE_A_TAG.fullmatch(token)))
+    # Added tokens can also be spaces, words and operators, which programs contain.
+    return tuple(sorted(token for token in added if _TAG.fullmatch(token)))
 
 
-_LIKE_A_TAG = re.compile(r"[<\[|\u25c1\u2581]\S*\w\S*[>\]|\u25b7]")
+_TAG = re.compile(r"[<\[|\u25c1\u2581]\S*\w\S*[>\]|\u25b7]")
 
 
 def contains(text: str, part: str) -> bool:
-    """Whether a text has another in it, but for spaces and for HTML's and JSON's ways of writing characters."""
-    return _has(text, part, _spaced)
+    """Return True if a text contains another, up to spaces and HTML or JSON escapes."""
+    return _contains_normalized(text, part, _spaced)
 
 
 def keeps(text: str, part: str) -> bool:
-    """Whether a decoded text has another in it; some tokenizers lose or add spaces next to signs."""
-    return _has(text, part, _squeezed)
+    """Return True if a decoded text contains another; some tokenizers lose or add spaces next to punctuation."""
+    return _contains_normalized(text, part, _squeezed)
 
 
-def _has(text: str, part: str, normal: Callable[[str], str]) -> bool:
+def _contains_normalized(text: str, part: str, normal: Callable[[str], str]) -> bool:
     whole = normal(text)
     if normal(part) in whole:
         return True
@@ -147,4 +147,4 @@ def _spaced(text: str) -> str:
 
 
 def _squeezed(text: str) -> str:
-    return _BESIDE_A_SIGN.sub(r"\1", _spaced(text))
+    return _SPACES_AT_PUNCTUATION.sub(r"\1", _spaced(text))

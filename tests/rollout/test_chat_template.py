@@ -167,8 +167,8 @@ def test_a_problem_of_whose_text_something_is_lost_is_refused_alone() -> None:
         (CHATML + "{{ 1 // 0 }}", "ZeroDivisionError"),
         (CHATML + "{{ messages.append(1) }}", "SecurityError"),
         ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "RecursionError"),
-        (CHATML + "{{ lipsum() }}", "differently each time"),
-        (CHATML + "{{ range(1000) | random }}", "differently each time"),
+        (CHATML + "{{ lipsum() }}", "output differs between calls"),
+        (CHATML + "{{ range(1000) | random }}", "output differs between calls"),
         ({"rag": CHATML, "tool_use": CHATML}, "several chat templates (rag, tool_use)"),
     ],
 )
@@ -257,14 +257,14 @@ def test_the_end_of_a_bert_like_tokenizer_is_left_off_and_its_beginning_kept() -
     used = renderer(tokenizer)
     tokens = tokenizer.convert_ids_to_tokens(used.render(PROBLEM).token_ids)
     assert (tokens[0], tokens[-1], tokens.count("[CLS]")) == ("[CLS]", "=", 1)
-    assert "left off" in used.notes[0]
+    assert "removed" in used.notes[0]
 
 
 def test_a_tokenizer_that_does_not_give_the_text_back_is_refused() -> None:
     from tokenizers import normalizers
 
     for normalizer in (normalizers.Lowercase(), normalizers.Replace(" ", ""), normalizers.Replace("=", "")):
-        with pytest.raises(ModelError, match="tokens do not give back"):
+        with pytest.raises(ModelError, match="tokens do not decode to"):
             renderer(tokenizer_with(normalizer=normalizer))
     for lossless in (normalizers.NFKC(), normalizers.Replace("\n", " ")):
         renderer(tokenizer_with(normalizer=lossless)).render(PROBLEM)

@@ -48,7 +48,7 @@ def test_every_version_is_added_to_the_base_anew_and_cast_at_the_end(
 
 @pytest.mark.parametrize(
     ("config", "message"),
-    [(b'"use_dora": true', "adds plain LoRA only"), (b'"rank_pattern": {"q_proj": 4}', "one rank")],
+    [(b'"use_dora": true', "merges only plain LoRA"), (b'"rank_pattern": {"q_proj": 4}', "one rank")],
 )
 def test_an_adapter_that_is_no_plain_lora_is_refused(
     tiny_model: TinyModel, policies: dict[int, PolicyVersion], tmp_path: Path, config: bytes, message: str

@@ -75,7 +75,7 @@ def test_a_model_that_takes_fewer_tokens_than_are_asked_of_it_is_refused_with_bo
     tiny_model: TinyModel,
 ) -> None:
     check_model(tiny_model.path, 512)
-    with pytest.raises(ModelError, match=r"takes 512 tokens at most.*max_completion_tokens = 513"):
+    with pytest.raises(ModelError, match=r"has a context of 512 tokens.*max_completion_tokens = 513"):
         check_model(tiny_model.path, 513)
 
 

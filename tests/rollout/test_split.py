@@ -70,5 +70,5 @@ def test_a_model_that_cannot_be_split_is_refused_before_an_engine_starts(
     local_ray: None, run: RunInLoop, tiny_model: TinyModel, pool: RaySamplerPool
 ) -> None:
     settings = SETTINGS.model_copy(update={"tensor_parallel_size": 3})
-    with pytest.raises(ModelError, match=r"rollout.tensor_parallel_size=3 does not split .*: 1, 2, 4 would"):
+    with pytest.raises(ModelError, match=r"rollout.tensor_parallel_size=3 does not split .*: possible are 1, 2, 4"):
         run(RaySamplerPool(settings, model=tiny_model.path, lora_rank=8).start())

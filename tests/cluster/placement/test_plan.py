@@ -168,7 +168,7 @@ def test_an_engine_that_is_split_has_its_gpus_on_one_machine() -> None:
 def test_a_model_whose_heads_cannot_be_split_is_refused_with_what_would() -> None:
     machines = parse_machines(["cpus=32,gpus=9,gpu=H100"])
     with pytest.raises(
-        ModelError, match=r"=8 does not split .* 12 attention heads and 2 heads .*: 1, 2, 4, 6, 12 would"
+        ModelError, match=r"=8 does not split .* 12 attention heads and 2 heads .*: possible are 1, 2, 4, 6, 12"
     ):
         make_plan(config_of(CLUSTER, "num_samplers=1", "tensor_parallel_size=8"), SHAPE, machines)
 

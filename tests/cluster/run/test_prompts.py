@@ -62,7 +62,7 @@ def test_what_is_special_about_a_tokenizer_is_said_once(config: Callable[..., Co
     usable = load_and_render(config(GEMMA), View())
     assert len(usable.prompts) == len(ROWS)
     said = "".join(capsys.readouterr())
-    assert said.count("takes no system message") == 1
+    assert said.count("accepts no system message") == 1
 
 
 @pytest.mark.parametrize(

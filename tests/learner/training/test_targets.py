@@ -71,7 +71,7 @@ def test_names_are_read_however_they_are_written(written: Any) -> None:
     ("written", "told"),
     [
         (" , ", "at least 1 item"),
-        (r".*\.(q|v)_proj", "regular expressions are not taken"),
+        (r".*\.(q|v)_proj", "regular expressions are not supported"),
         ("all-linear, q_proj", "one or the other"),
         (7, "valid tuple"),
         (["q_proj", 7], "valid string"),
@@ -124,9 +124,9 @@ def test_of_a_model_that_sees_its_decoder_alone_is_adapted(tmp_path: Path) -> No
         ("q_proj, nonsense", "'nonsense' matches no module of model"),
         ("q_porj", "Did you mean q_proj?"),
         ("proj", "'proj' matches no module"),
-        ("embed_tokens", "'embed_tokens' matches model.embed_tokens, which is no linear module of the decoder"),
-        ("q_proj,self_attn", "'self_attn' matches model.layers.0.self_attn, which is no linear module"),
-        ("input_layernorm", "which is no linear module"),
+        ("embed_tokens", "'embed_tokens' matches model.embed_tokens, which is not a linear module of the decoder"),
+        ("q_proj,self_attn", "'self_attn' matches model.layers.0.self_attn, which is not a linear module"),
+        ("input_layernorm", "which is not a linear module"),
         ("layers.7.self_attn.q_proj", "matches no module"),
     ],
 )
@@ -180,7 +180,7 @@ Q = "model.layers.1.self_attn.q_proj"
         ),
         ({"lm_head.lora_A.weight": (8, 64)}, "it changes lm_head"),
         ({"model.embed_tokens.lora_embedding_A": (8, 100)}, "it holds base_model.model.model.embed_tokens.lora_"),
-        ({"lm_head.weight": (100, 64)}, "it holds base_model.model.lm_head.weight, and vLLM serves LoRA"),
+        ({"lm_head.weight": (100, 64)}, "it holds base_model.model.lm_head.weight, and vLLM serves only LoRA"),
     ],
 )
 def test_an_adapter_of_another_model_is_refused_in_one_line(weights: Any, told: str, tmp_path: Path) -> None:
