@@ -211,7 +211,7 @@ def test_a_learner_that_hangs_is_replaced_once_and_one_that_is_lost_again_ends_w
             await learner.step([Deadly()])  # type: ignore[list-item]
         message = str(caught.value)
         assert message.count("learner.step failed: its process died") == 2
-        assert "Start again with the same command to go on from checkpoint step 1" in message
+        assert "The same command resumes the run from checkpoint step 1" in message
         assert "\n" not in message
         assert learner.num_restarts == 2
         with pytest.raises(LearnerError, match="not running"):  # and nothing is left that could be saved by mistake

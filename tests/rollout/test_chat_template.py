@@ -88,9 +88,9 @@ def test_a_text_to_be_continued_begins_as_the_tokenizer_has_it_and_never_ends(
         (made.MISTRAL, "roles must alternate"),
         (
             f"{EACH}{{% if message.role != 'system' %}}{{{{ message.content }}}}{{% endif %}}{{% endfor %}}{ASK}",
-            "left out",
+            "the prompt lacks it",
         ),
-        ("{{ messages[-1].content }}" + ASK, "left out"),
+        ("{{ messages[-1].content }}" + ASK, "the prompt lacks it"),
     ],
 )
 def test_a_template_without_a_system_message_gets_the_instruction_in_front_of_the_question(

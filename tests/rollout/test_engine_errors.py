@@ -35,7 +35,7 @@ def test_the_cause_is_what_a_process_logged_not_what_the_others_say_of_it(tmp_pa
 
 
 def test_a_process_that_was_killed_is_told_by_its_exit_code(tmp_path: Path) -> None:
-    assert "exit codes: {'EngineCore_DP0': -9}; -9 mostly means" in root_cause(tmp_path / "causes", VLLM_SAYS)
+    assert "exit codes: {'EngineCore_DP0': -9}; -9 usually means" in root_cause(tmp_path / "causes", VLLM_SAYS)
 
 
 def test_an_error_of_the_samplers_own_process_says_what_it_says(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def test_a_chat_model_is_asked_for_the_whole_definition_and_the_marker() -> None
 def test_a_prompt_at_the_limit_is_taken_and_one_over_it_is_refused_with_both_numbers() -> None:
     length = len(render(GCD, tokenizer_with()).token_ids)
     render(GCD, tokenizer_with(), max_prompt_tokens=length)
-    with pytest.raises(PromptTooLong, match=rf"'gcd' takes {length} tokens.*max_prompt_tokens={length - 1}"):
+    with pytest.raises(PromptTooLong, match=rf"'gcd' has {length} tokens.*max_prompt_tokens={length - 1}"):
         render(GCD, tokenizer_with(), max_prompt_tokens=length - 1)
 
 

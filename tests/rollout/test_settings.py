@@ -21,7 +21,7 @@ def test_the_defaults_are_those_of_the_training_analyses() -> None:
 
 
 def test_a_group_of_one_is_refused_and_told_why() -> None:
-    with pytest.raises(ValidationError, match="never has an advantage"):
+    with pytest.raises(ValidationError, match="has no advantage"):
         RolloutSettings(group_size=1)
 
 
@@ -67,7 +67,7 @@ def test_a_model_folder_without_weights_or_with_a_broken_configuration_is_refuse
     with pytest.raises(ModelError, match=r"the folder holds no weights[^\n]*$"):
         check_model(str(tmp_path), 10)
     (tmp_path / "model.safetensors").touch()
-    with pytest.raises(ModelError, match=r"cannot be loaded: [^\n]*give a Hugging Face id[^\n]*$"):
+    with pytest.raises(ModelError, match=r"cannot be loaded: [^\n]*use a Hugging Face id[^\n]*$"):
         check_model(str(tmp_path), 10)
 
 
@@ -146,7 +146,7 @@ def test_an_engine_that_is_split_takes_whole_gpus_and_a_process_for_each() -> No
         RolloutSettings(gpus_per_sampler=1), "org/model", 16, (), max_staleness=0
     )
     with pytest.raises(
-        ValidationError, match=r"gpus_per_sampler=0.25 is a fraction of one: leave it out, or set it to 1"
+        ValidationError, match=r"gpus_per_sampler=0.25 is a fraction of one: remove it, or set it to 1"
     ):
         RolloutSettings(tensor_parallel_size=4, gpus_per_sampler=0.25)
 
@@ -163,7 +163,7 @@ def test_a_model_whose_heads_cannot_be_split_is_refused_with_what_would(tiny_mod
     check_model(tiny_model.path, 512, 2)
     check_model(tiny_model.path, 512, 4)  # two heads of keys and values: two GPUs each have the same
     with pytest.raises(
-        ModelError, match=r"tensor_parallel_size=3 does not split .* 4 attention heads .*: 1, 2, 4 would$"
+        ModelError, match=r"tensor_parallel_size=3 does not split .* 4 attention heads .*: possible are 1, 2, 4$"
     ):
         check_model(tiny_model.path, 512, 3)
 
