@@ -36,18 +36,14 @@ class RolloutSettings(BaseModel):
         le=MAX_SAMPLERS,
         description="samplers are added up to this number while groups wait and resources are free; null: num_samplers",
     )
-    group_size: Annotated[int, Trait.CHANGEABLE] = Field(
-        6, description="completions per problem; at least 2"
-    )
+    group_size: Annotated[int, Trait.CHANGEABLE] = Field(6, description="completions per problem; at least 2")
     temperature: Annotated[float, Trait.CHANGEABLE] = Field(
         0.9, gt=0, le=2, description="sampling temperature of the training rollouts"
     )
     max_prompt_tokens: int = Field(
         704, ge=1, description="maximum prompt length; problems with a longer prompt are skipped, never truncated"
     )
-    max_completion_tokens: Annotated[int, Trait.CHANGEABLE] = Field(
-        512, ge=1, description="maximum completion length"
-    )
+    max_completion_tokens: Annotated[int, Trait.CHANGEABLE] = Field(512, ge=1, description="maximum completion length")
     stop: tuple[str, ...] = Field(
         ("(* END *)",), description="strings that end a completion; its text includes the string"
     )

@@ -145,9 +145,7 @@ def test_an_engine_that_is_split_takes_whole_gpus_and_a_process_for_each() -> No
     assert "distributed_executor_backend" not in engine_arguments(
         RolloutSettings(gpus_per_sampler=1), "org/model", 16, (), max_staleness=0
     )
-    with pytest.raises(
-        ValidationError, match=r"gpus_per_sampler=0.25 is a fraction of one: remove it, or set it to 1"
-    ):
+    with pytest.raises(ValidationError, match=r"gpus_per_sampler=0.25 is a fraction of one: remove it, or set it to 1"):
         RolloutSettings(tensor_parallel_size=4, gpus_per_sampler=0.25)
 
 
