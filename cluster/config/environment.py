@@ -1,7 +1,7 @@
 """Settings in environment variables.
 
-They are those of the scripts that the two training analyses (README, "Why") ran, so that their ``.envrc`` holds here too. Each
-variable sets a key or is named in one line as not used: what another tool left in the shell stops no command.
+The variables are those of the scripts of the two training analyses (README, "Why"), so that their ``.envrc`` works here. A
+variable that sets no key is logged as unused and does not stop a command.
 """
 
 import difflib
@@ -40,7 +40,7 @@ ENVIRONMENT: Mapping[str, str] = {
     BIAS: "learner.lora.bias",
     "LORA_TARGET_MODULES": "learner.lora.target_modules",
 }
-"""Variable -> the key that it sets. Of two for one key the later one wins."""
+"""Variable -> key. Of two variables for one key, the later one counts."""
 
 NOT_USED: Mapping[str, str] = {
     "GRPO_LOGGING_STEPS": "every step is logged",
@@ -49,27 +49,27 @@ NOT_USED: Mapping[str, str] = {
     NO_PROSE_PENALTY: "false leaves grader.degenerate_multiplier to the reward profile",
     BIAS: "biases stay as they are: vLLM serves no adapter that changes them",
 }
-"""Variable -> why it sets nothing, and what to set in its place."""
+"""Variable -> why it sets no key, and what to set instead."""
 
 TRAVELLING = (*ENVIRONMENT, ACCUMULATION)
-"""Variables that a job of a cluster needs to have the same configuration."""
+"""Variables that a submitted job needs to have the same configuration."""
 
 FAMILIES = ("GRPO_", "SFT_", "LORA_")
-"""Prefixes of variables that are taken to be meant for training."""
+"""Prefixes of variables that are meant for training."""
 
 YES, NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
-    """What the environment says."""
+class EnvironmentSettings:
+    """Settings found in the environment."""
 
     values: Mapping[str, str | list[str]] = field(default_factory=dict)  # by key
-    variables: Mapping[str, str] = field(default_factory=dict)  # the variables that set it, by key
-    unused: tuple[str, ...] = ()  # variables that set nothing, each with the reason
+    variables: Mapping[str, str] = field(default_factory=dict)  # variables that set it, by key
+    unused: tuple[str, ...] = ()  # variables that set no key, each with the reason
 
     def lines(self, overridden: Container[str] = ()) -> Iterator[str]:
-        """What to report: keys that variables set, less those that are ``overridden``, and variables that set none."""
+        """Yield log lines: keys set by variables, without ``overridden`` ones, and unused variables."""
         shown = {key: ",".join(value) if isinstance(value, list) else value for key, value in self.values.items()}
         named = [f"{key}={shown[key]} ({self.variables[key]})" for key in shown if key not in overridden]
         if named:
@@ -78,10 +78,10 @@ class Reading:
             yield f"environment variables that are not used: {'; '.join(self.unused)}"
 
 
-def read_environment(environment: Mapping[str, str], keys: Iterable[str]) -> Reading:
-    """The settings in an environment; ``keys`` are all that there are. Empty variables count as unset.
+def read_environment(environment: Mapping[str, str], keys: Iterable[str]) -> EnvironmentSettings:
+    """Return the settings in an environment; ``keys``: all existing keys. Empty variables count as unset.
 
-    Raises ConfigError, which names the variable, for a value that cannot be understood.
+    Raises ConfigError, which names the variable, for an invalid value.
     """
     given = {name: text for name, value in environment.items() if (text := value.strip())}
     values: dict[str, str | list[str]] = {}
@@ -90,11 +90,11 @@ def read_environment(environment: Mapping[str, str], keys: Iterable[str]) -> Rea
         if variable in given and (value := _value(variable, given)) is not None:
             values[key] = value
             variables[key] = _named(variable, given)
-    return Reading(values=values, variables=variables, unused=tuple(_unused(given, list(keys))))
+    return EnvironmentSettings(values=values, variables=variables, unused=tuple(_unused(given, list(keys))))
 
 
 def _value(variable: str, given: Mapping[str, str]) -> str | list[str] | None:
-    """The value of the key that a variable sets; None where it leaves the key as it is."""
+    """Return the value of the key that a variable sets; None where it sets none."""
     text = given[variable]
     if variable == NO_PROSE_PENALTY:
         return "1" if _is_yes(variable, text) else None
@@ -103,9 +103,9 @@ def _value(variable: str, given: Mapping[str, str]) -> str | list[str] | None:
     if variable == BIAS and text != "none":
         return None  # see NOT_USED
     if variable == POOL_SIZE and text == "0":
-        return "1"  # no pool there: one completion is graded at a time
+        return "1"  # the scripts grade one completion at a time without a pool
     if variable == BATCH_SIZE and ACCUMULATION in given:
-        # A prompt of the batch is a group there, and accumulation makes up for a smaller batch.
+        # In the scripts a prompt of the batch is a group, and accumulation multiplies the batch.
         return str(_whole(BATCH_SIZE, text) * _whole(ACCUMULATION, given[ACCUMULATION]))
     return text
 
@@ -129,7 +129,7 @@ def _is_yes(variable: str, text: str) -> bool:
 
 
 def _unused(given: Mapping[str, str], keys: list[str]) -> Iterator[str]:
-    """Variables that set nothing, each with the reason."""
+    """Yield variables that set no key, each with the reason."""
     supervised = [name for name in given if name.startswith("SFT_")]
     if supervised:
         yield f"{', '.join(supervised)} (for supervised training: see `caravan sft --help`)"
@@ -150,7 +150,7 @@ _WITHOUT_FAMILY = [name for name in ENVIRONMENT if not name.startswith(FAMILIES)
 
 
 def _hint(name: str, keys: list[str]) -> str:
-    """What an unknown variable may have been meant to be: another one, or a key."""
+    """Return a hint for an unknown variable: a similar variable or key."""
     option = name.partition("_")[2].lower()
     if same := [key for key in keys if key.rsplit(".", 1)[-1] == option]:
         return f"set {' or '.join(same)}"

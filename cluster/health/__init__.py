@@ -1,1 +1,1 @@
-"""The health of a run, judged by the thresholds of the two training analyses that Caravan answers."""
+"""Health checks of a run, with the thresholds of the two training analyses (README, "Why")."""

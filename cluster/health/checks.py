@@ -1,4 +1,4 @@
-"""Is the run well? The table of rules, and what they say of a run."""
+"""The table of health rules, and their results for a run."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -124,7 +124,7 @@ RULES = (
         check=sample_rules.mismatch,
     ),
 )
-"""In the order in which they are shown, and in which remedies are tried."""
+"""Rules in the order in which results are shown and mitigations are tried."""
 
 METRICS = (
     "step",
@@ -149,30 +149,30 @@ METRICS = (
     "max_staleness",
     "sampling/sampling_logp_difference/mean",
 )
-"""Of a row of metrics.jsonl, what the rules look at."""
+"""Metrics of a row of metrics.jsonl that the rules use."""
 
 _ORDER = (Health.NO_DATA, Health.OK, Health.WARN, Health.STOP)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckResult:
-    """What one rule says of a run."""
+    """Result of one rule for a run."""
 
     rule: Rule
     assessment: Assessment
 
     @property
     def health(self) -> Health:
-        """Its verdict."""
+        """Health by this rule."""
         return self.assessment.health
 
     @property
     def is_alert(self) -> bool:
-        """Whether something should be done."""
+        """True where the rule warns or asks to stop."""
         return self.health in (Health.WARN, Health.STOP)
 
     def as_row(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the result for JSON."""
         rule, assessment = self.rule, self.assessment
         return {
             "rule": rule.id,
@@ -186,26 +186,26 @@ class CheckResult:
 
 
 def check_run(history: History) -> list[CheckResult]:
-    """What every rule says, in the order of RULES."""
+    """Return the result of every rule, in the order of RULES."""
     return [CheckResult(rule=rule, assessment=rule.check(history)) for rule in RULES]
 
 
 def worst(results: Sequence[CheckResult]) -> Health:
-    """The verdict over all rules: the worst of them; too early to say where not even the reward can be judged yet."""
+    """Return the worst health of all results; NO_DATA where the reward level cannot be checked yet."""
     found = max((result.health for result in results), key=_ORDER.index, default=Health.NO_DATA)
     assessed = {result.rule.id for result in results if result.health is not Health.NO_DATA}
     return Health.NO_DATA if found is Health.OK and "reward_level" not in assessed else found
 
 
 def steps_of_changes(phases: Sequence[Mapping[str, Any]]) -> list[int]:
-    """The steps after which settings changed, from rows of phases.jsonl; the length of a run is none that moves a figure."""
+    """Return the steps after which settings changed, from rows of phases.jsonl. The run length moves no metric."""
     return [int(row["step"]) for row in phases if row["set"].keys() - set(LENGTH)]
 
 
 def last_change(phases: Sequence[Mapping[str, Any]]) -> int:
-    """The step after which settings last changed, 0 where they never did; a ramp counts where it began.
+    """Return the step after which settings last changed, 0 where they never did. A ramp counts from its start.
 
-    A ramp moves a setting a little at every step, so that there would never be steps under the same ones.
+    A ramp changes a setting at every step, so no two steps would have the same settings.
     """
     steps = steps_of_changes(phases)
     return max((now for before, now in pairwise([-1, *steps]) if now - before > 1), default=0)

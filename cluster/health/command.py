@@ -1,4 +1,4 @@
-"""``caravan health`` as a person, or a program, sees it."""
+"""``caravan health``: the results of all checks as text or JSON, and an exit code."""
 
 import json
 from collections.abc import Sequence
@@ -15,13 +15,13 @@ from cluster.health.rules import Health
 from cluster.health.run_history import history_of
 
 EXIT_CODES = {Health.OK: 0, Health.WARN: 3, Health.STOP: 4, Health.NO_DATA: 5}
-"""1, 2 and 130 are those of every command."""
+"""Exit code by health. Every command may also exit with 1, 2 and 130."""
 
 STYLES = {Health.OK: "green", Health.WARN: "yellow", Health.STOP: "bold red", Health.NO_DATA: "dim"}
 
 
 def health_and_report(run: Path, *, as_json: bool) -> int:
-    """Judge a run and print what was found, worst first; returns the exit code. Raises RunFolderError."""
+    """Check a run, print the results with alerts at the end, and return the exit code. Raises RunFolderError."""
     history = history_of(run)
     results = check_run(history)
     if as_json:
@@ -32,7 +32,7 @@ def health_and_report(run: Path, *, as_json: bool) -> int:
 
 
 def as_object(run: Path, history: History, results: Sequence[CheckResult]) -> dict[str, object]:
-    """The findings for a program."""
+    """Return the results for JSON."""
     return {
         "run": str(run),
         "step": int(history.steps[-1]["step"]) if history.steps else 0,
@@ -66,11 +66,11 @@ def _print(run: Path, history: History, results: Sequence[CheckResult]) -> None:
     silent = [result.rule.id for result in results if result.health is Health.NO_DATA]
     if silent:
         console.print()
-        console.print(Text(f"too early to say, or not measured: {', '.join(silent)}", style="dim"), soft_wrap=True)
+        console.print(Text(f"not enough data: {', '.join(silent)}", style="dim"), soft_wrap=True)
 
 
 def comparison_table(compared: Sequence[Compared]) -> Table:
-    """An epoch against the one before it, with a word for each figure."""
+    """Return the table that compares two windows, with a status for each metric."""
     table = Table(title=compared[0].change.between if compared else None, title_justify="left")
     for name in ("", "before", "now", "change", "status"):
         table.add_column(name, justify="right" if name in ("before", "now", "change") else "left")

@@ -1,4 +1,4 @@
-"""One stretch of a run against the one before it, with a word for each figure: the table of the second training analysis."""
+"""Comparison of two windows of a run, with a status for each metric: the table of the second training analysis."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ RISE_IS_GOOD, FALL_IS_GOOD, NEITHER = 1, -1, 0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metric:
-    """A row of the table: what its figure is called, which way is good, and the words for better, the same and worse."""
+    """A row of the table: a metric, its good direction, and the words for better, stable and worse."""
 
     name: str
     label: str
@@ -20,12 +20,12 @@ class Metric:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compared:
-    """A figure in both stretches."""
+    """A metric in both windows."""
 
     metric: Metric
     change: Change
     word: str
-    is_good: bool | None  # None: neither good nor bad
+    is_good: bool | None  # None: neither direction is good
 
 
 PROGRESS = ("improving", "stable", "declining")
@@ -47,12 +47,12 @@ METRICS = (
     Metric(name="entropy", label="entropy", good=NEITHER, words=MOVE),
     Metric(name="kl", label="KL divergence", good=NEITHER, words=MOVE),
     Metric(name="mean_length", label="tokens per completion", good=NEITHER, words=("longer", "stable", "shorter")),
-    Metric(name="frac_truncated", label="cut at the limit", good=FALL_IS_GOOD, words=AMOUNT),
+    Metric(name="frac_truncated", label="truncated", good=FALL_IS_GOOD, words=AMOUNT),
 )
 
 
 def compare(pair: tuple[Window, Window]) -> list[Compared]:
-    """The figures that both stretches have; a difference that chance may have made is none."""
+    """Compare the metrics that both windows have. A difference that is not significant counts as stable."""
     found = []
     for metric in METRICS:
         moved = change(pair, metric.name)
@@ -68,13 +68,13 @@ def compare(pair: tuple[Window, Window]) -> list[Compared]:
 
 
 def latest(history: History) -> tuple[Window, Window] | None:
-    """The last two complete epochs; where there are none, the latest steps and those before them; None: too early."""
+    """Return the last two complete epochs, else the latest steps and those before them; None: not enough data."""
     names = [metric.name for metric in METRICS]
     return next(iter(history.pairs(*names)), None)
 
 
 def as_cells(compared: Sequence[Compared]) -> list[tuple[str, str, str, str, str]]:
-    """For a table: figure, before, now, change, word."""
+    """Return table cells: metric, before, now, change, status."""
     cells = []
     for one in compared:
         before, now = one.change.before, one.change.now

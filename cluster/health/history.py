@@ -1,7 +1,7 @@
-"""What the rules of health look at: the figures of a run's steps, and their means over stretches of steps.
+"""Input of the health checks: metrics of a run's steps, and their means over windows of steps.
 
-A single step is a small sample, so that no rule looks at one: levels are means over the last LEVEL_STEPS steps, and trends
-compare two stretches and ask whether the difference is larger than what the steps differ by themselves.
+A single step is a small sample, so no rule uses one: levels are means over the last LEVEL_STEPS steps, and trends compare two
+windows and require a difference that is significant given the spread of the steps.
 """
 
 import math
@@ -13,37 +13,36 @@ from typing import Any
 from cluster.ledger.jsonl import is_finite
 
 LEVEL_STEPS = 20
-"""Steps that a level is the mean of."""
+"""Number of steps in the mean of a level."""
 
 MIN_LEVEL_STEPS, MIN_LEVEL_GROUPS = 5, 20
-"""Fewer steps, or fewer groups in them, say nothing yet. The first analysis judges by six steps of four groups."""
+"""Minimum number of steps, and of groups in them, for a level. The first analysis uses six steps of four groups."""
 
 TREND_STEPS, MIN_TREND_STEPS = 100, 20
-"""Steps in each of two stretches that are compared, at most and at least; the first analysis gives a change 100 steps to show."""
+"""Maximum and minimum number of steps in each of two compared windows; 100 is the first analysis' time for an effect."""
 
 SIGNIFICANT = 3.0
-"""Standard errors that a difference must have: chance alone gives that once in 700 comparisons, and a run makes many."""
+"""Standard errors of a significant difference: chance alone exceeds it once in 700 comparisons, and a run makes many."""
 
 Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
-    """Means of the figures of some steps.
+    """Means of metrics over consecutive steps.
 
-    ``errors`` are the standard errors of the means; a figure without one (of an epoch that is known by its mean) is taken as it
-    is.
+    ``errors``: standard errors of the means. A metric without one (an epoch of which only means are known) counts as exact.
     """
 
     name: str  # "epoch 7", "steps 31-60"
     means: Mapping[str, float]
     errors: Mapping[str, float] = field(default_factory=dict)
-    first_step: float = math.inf  # infinity: not told
-    num_steps: int | None = None  # None: not told
+    first_step: float = math.inf  # infinity: unknown
+    num_steps: int | None = None  # None: unknown
 
     @classmethod
     def of(cls, name: str, rows: Sequence[Row], names: Iterable[str]) -> "Window":
-        """These figures of at least one step; values that are no numbers are left out."""
+        """Return the means of these metrics over at least one step, without missing and non-finite values."""
         values = {key: [row[key] for row in rows if is_finite(row.get(key))] for key in names}
         return cls(
             name=name,
@@ -54,7 +53,7 @@ class Window:
         )
 
     def as_row(self) -> dict[str, Any]:
-        """For JSON: the means, and the standard errors of those that have one."""
+        """Return means and standard errors for JSON."""
         names = [name for name in self.means if name not in ("step", "epoch")]
         errors = {name: self.errors[name] for name in names if name in self.errors}
         return {
@@ -66,26 +65,26 @@ class Window:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """How a figure differs between two stretches."""
+    """Change of a metric between two windows."""
 
     between: str  # the names of the two
     before: float
     now: float
-    error: float  # standard error of the difference; 0 where it is not known
+    error: float  # standard error of the difference; 0: unknown
 
     @property
     def falls(self) -> bool:
-        """Whether it is lower now, by more than chance."""
+        """True where it is significantly lower now."""
         return self.now < self.before and self.before - self.now > SIGNIFICANT * self.error
 
     @property
     def rises(self) -> bool:
-        """Whether it is higher now, by more than chance."""
+        """True where it is significantly higher now."""
         return self.now > self.before and self.now - self.before > SIGNIFICANT * self.error
 
     @property
     def relative(self) -> str:
-        """The difference as a share of what it was before, in brackets behind a space; empty where that was 0."""
+        """The relative change as text, " (+1.0%)"; empty where the metric was 0."""
         return f" ({(self.now - self.before) / abs(self.before):+.1%})" if self.before else ""
 
     def __str__(self) -> str:
@@ -94,7 +93,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class History:
-    """A run so far; ``steps`` and ``epochs`` are oldest first."""
+    """Metrics and settings of a run so far; ``steps`` and ``epochs`` are oldest first."""
 
     steps: Sequence[Row] = ()  # rows of metrics.jsonl, each with its ``step``
     epochs: Sequence[Window] = ()  # complete ones
@@ -115,7 +114,7 @@ class History:
         return float(self.epochs[-1].means["epoch"]) if self.epochs else None
 
     def level_steps(self, *names: str) -> list[Row]:
-        """The last steps under the settings in force that have all of these figures; empty where they are too few to judge by."""
+        """Return the last steps under the current settings that have all of these metrics; empty where they are too few."""
         rows = [
             row
             for row in self.steps[-LEVEL_STEPS:]
@@ -125,7 +124,7 @@ class History:
         return rows if len(rows) >= MIN_LEVEL_STEPS and num_groups >= MIN_LEVEL_GROUPS else []
 
     def level(self, name: str) -> float | None:
-        """The mean of a figure over the last steps, or over the last epoch where only epochs are known; None: not known yet."""
+        """Return the mean of a metric over the last steps, or over the last epoch where only epochs are known; None: unknown."""
         rows = self.level_steps(name)
         if rows:
             return statistics.fmean(row[name] for row in rows)
@@ -134,15 +133,14 @@ class History:
         return None
 
     def first_level(self, name: str) -> float | None:
-        """The mean of a figure over the first steps of the run, where the latest ones are others; None: not known."""
+        """Return the mean of a metric over the first steps, where the latest steps are other ones; None: unknown."""
         rows = [row for row in self.steps[:LEVEL_STEPS] if is_finite(row.get(name))]
         return statistics.fmean(row[name] for row in rows) if len(self.steps) >= 2 * LEVEL_STEPS and rows else None
 
     def pairs(self, *names: str) -> list[tuple[Window, Window]]:
-        """The stretches that trends of figures are read from, each with the one before it.
+        """Return pairs of windows to compare: the last two complete epochs, and the latest steps with those before them.
 
-        The last complete epoch, and the latest steps. They lie after the last change of settings: a change of the reward or the
-        temperature moves the figures by itself.
+        All steps are after the last change of settings, since a change of reward or temperature moves the metrics by itself.
         """
         found = []
         complete = self.epochs[-2:]
@@ -161,7 +159,7 @@ class History:
 
 
 def change(pair: tuple[Window, Window], name: str) -> Change | None:
-    """How a figure moved from one stretch to the other; None where one of them does not have it."""
+    """Return the change of a metric between two windows; None where one of them does not have it."""
     before, now = pair
     if name not in before.means or name not in now.means:
         return None
@@ -198,18 +196,18 @@ class Epochs:
 
 
 def epochs_of(rows: Iterable[Row]) -> list[Window]:
-    """The complete epochs among steps."""
+    """Return the complete epochs among steps."""
     epochs = Epochs()
     return [closed for closed in map(epochs.add, rows) if closed]
 
 
 def _epoch_of(row: Row) -> int:
-    """The number of the epoch that a step belongs to, from 1 on."""
+    """Return the number of the epoch that a step belongs to, from 1."""
     return max(1, math.ceil(float(row["epoch"]) - 1e-9))
 
 
 def _standard_error(values: Sequence[float]) -> float:
-    """Of the mean; statistics.stdev computes in fractions, which takes longer than a step should wait."""
+    """Return the standard error of the mean, without statistics.stdev, which computes in fractions and is slow."""
     mean = statistics.fmean(values)
     return math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values))
 

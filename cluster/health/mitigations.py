@@ -1,4 +1,4 @@
-"""What ``health.on_unhealthy: adapt`` may change, by how much, and how far: the remedies of the two training analyses."""
+"""Mitigations of ``health.on_unhealthy: adapt``: changes of settings and their bounds, from the two training analyses."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -20,21 +20,21 @@ Settings = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunState:
-    """A run, with its settings by dotted key: as they are in force, and as the run was configured."""
+    """Input of a mitigation: metrics so far, current and configured settings by dotted key."""
 
     history: History
     now: Settings
     configured: Settings
 
     def above(self, name: str, limit: float) -> bool:
-        """Whether a figure is known and above a limit."""
+        """Return True where the level of a metric is known and above a limit."""
         level = self.history.level(name)
         return level is not None and level > limit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mitigation:
-    """New values of settings, and what they are for."""
+    """New values of settings, and the alert that they answer."""
 
     result: CheckResult
     set: dict[str, Any]  # by dotted key
@@ -44,7 +44,7 @@ Step = Callable[[RunState], dict[str, Any]]
 
 
 def mitigation_for(result: CheckResult, run_state: RunState) -> Mitigation | None:
-    """What the analyses would change for this finding; None where they change nothing, or all of it is at its bound."""
+    """Return the mitigation of an alert; None where its rule has none, or all settings are at their bounds."""
     values: dict[str, Any] = {}
     for step in MITIGATIONS.get(result.rule.id, ()):
         values |= step(run_state)
@@ -52,7 +52,7 @@ def mitigation_for(result: CheckResult, run_state: RunState) -> Mitigation | Non
 
 
 def raise_temperature(by: float, *, where_programs_differ: bool = True) -> Step:
-    """More exploration, unless the policy is too unsure already or, without the option, the programs differ well as they are."""
+    """Return a step that raises the temperature, unless entropy is high, or (without the option) programs already differ."""
 
     def step(run_state: RunState) -> dict[str, Any]:
         now = run_state.now["rollout.temperature"]
@@ -65,13 +65,13 @@ def raise_temperature(by: float, *, where_programs_differ: bool = True) -> Step:
 
 
 def grow_groups(run_state: RunState) -> dict[str, Any]:
-    """More completions of each problem to compare, once."""
+    """Raise the group size, once."""
     largest = math.ceil(run_state.configured["rollout.group_size"] * GROUP_GROWTH)
     return {"rollout.group_size": largest} if run_state.now["rollout.group_size"] < largest else {}
 
 
 def learn_faster(by: float) -> Step:
-    """A higher peak of the learning rate, unless gradients are large as it is."""
+    """Return a step that raises the peak learning rate, unless gradients are large already."""
 
     def step(run_state: RunState) -> dict[str, Any]:
         now, configured = run_state.now["learner.learning_rate"], run_state.configured["learner.learning_rate"]
@@ -83,7 +83,7 @@ def learn_faster(by: float) -> Step:
 
 
 def ease_kl(run_state: RunState) -> dict[str, Any]:
-    """Half the KL coefficient, unless learner.kl_target steers it."""
+    """Halve the KL coefficient, unless learner.kl_target controls it."""
     now = run_state.now["learner.kl_coefficient"]
     eased = max(now / 2, MIN_KL_COEFFICIENT)
     return {"learner.kl_coefficient": eased} if eased < now and run_state.now["learner.kl_target"] is None else {}
@@ -96,4 +96,4 @@ MITIGATIONS: Mapping[str, tuple[Step, ...]] = {
     "kl_dominates": (ease_kl, learn_faster(1.4), raise_temperature(0.1)),  # second analysis, Priorities 1, 2 and 5
     "entropy": (raise_temperature(0.2),),
 }
-"""By rule; a rule that is not here has no remedy that could be applied without a person."""
+"""Steps by rule. Other rules have no mitigation that could be applied automatically."""

@@ -1,4 +1,4 @@
-"""Health while a run is going on: what is said, what is changed and when it is stopped (``health.on_unhealthy``)."""
+"""Health checks during a run: alerts, automatic adjustments and stops (``health.on_unhealthy``)."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,15 +20,15 @@ Mode = Literal["warn", "stop", "adapt"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Response:
-    """What follows from a step."""
+    """Response of the monitor to a step."""
 
-    alerts: tuple[CheckResult, ...] = ()  # trouble that was not told lately
-    mitigation: Mitigation | None = None  # it holds from the next step on
-    stop: CheckResult | None = None  # why the run should end here
+    alerts: tuple[CheckResult, ...] = ()  # not logged in the last STEPS_TO_SHOW steps
+    mitigation: Mitigation | None = None  # applies from the next step on
+    stop: CheckResult | None = None  # reason to end the run here
 
 
 class HealthMonitor:
-    """Judges a run after each step, by its whole history: what was interrupted and goes on is judged as if it had not been."""
+    """Checks a run after each step on its whole history, so that a resumed run gets the same results as an uninterrupted one."""
 
     def __init__(
         self,
@@ -39,17 +39,17 @@ class HealthMonitor:
         health: Sequence[Row] = (),
         weight_sync_gaps: Iterable[float] = (),
     ) -> None:
-        """The rest are rows of the run's metrics.jsonl, phases.jsonl and health.jsonl so far, and the gaps at its publishes."""
+        """``steps``, ``phases`` and ``health``: rows of the run's metrics.jsonl, phases.jsonl and health.jsonl so far."""
         self._mode: Mode = config.health.on_unhealthy
         self._configured = flatten(config)
         self._changed_at = last_change(phases)
-        self._last_change = max(steps_of_changes(phases), default=0)  # those of a ramp, too
+        self._last_change = max(steps_of_changes(phases), default=0)  # steps of a ramp included
         self._steps: list[Row] = []
         self._epochs = Epochs()
         self._complete_epochs: list[Window] = []
         self._weight_sync_gaps = list(weight_sync_gaps)
         self._alerted_at = {(row["rule"], row["health"]): int(row["step"]) for row in health}
-        self._num_alert_steps = {rule.id: 0 for rule in RULES}  # steps in a row, until now
+        self._num_alert_steps = {rule.id: 0 for rule in RULES}  # consecutive steps with an alert, by rule
         self.adjustments = [ResumeOverride(from_step=row["step"], set=row["set"]) for row in health if "set" in row]
         self.stopped_for: CheckResult | None = None
         earlier = [{name: row[name] for name in METRICS if name in row} for row in steps]
@@ -62,12 +62,12 @@ class HealthMonitor:
                 self._check()
 
     def published(self, gap: float | None) -> None:
-        """The samplers have taken over a policy, at this largest gap to the learner in nats per token; None: not measured."""
+        """Add the largest weight-sync gap of a publish, nats per token; None: not measured."""
         if gap is not None:
             self._weight_sync_gaps.append(gap)
 
     def after_step(self, row: Row, config: Config) -> Response:
-        """Judge the run after a step, which was taken under this configuration."""
+        """Check the run after a step that was taken under this configuration."""
         step = int(row["step"])
         if config is not self._config:
             settings = flatten(config)
@@ -87,7 +87,7 @@ class HealthMonitor:
         return Response(alerts=alerts, mitigation=mitigation, stop=self.stopped_for)
 
     def _config_of_last_step(self, config: Config, steps: Sequence[Row]) -> Config:
-        """The configuration as phases, branches and interventions had it when the last step was taken."""
+        """Return the configuration with the overrides that were active at the last step."""
         if not steps:
             return config
         epoch = steps[-2]["epoch"] if len(steps) > 1 else 0.0
@@ -100,6 +100,7 @@ class HealthMonitor:
         self._complete_epochs += [closed for closed in map(self._epochs.add, rows) if closed]
 
     def _check(self) -> list[CheckResult]:
+        """Check the rules and count consecutive alerts."""
         results = check_run(self._history())
         for result in results:
             count = self._num_alert_steps[result.rule.id]
@@ -116,7 +117,7 @@ class HealthMonitor:
         )
 
     def _note_change(self, step: int) -> None:
-        """Settings have changed after a step; the steps of a ramp count where it began."""
+        """Record that settings changed after a step. A ramp counts from its start."""
         if step - self._last_change > 1:
             self._changed_at = step
         self._last_change = step
@@ -130,9 +131,9 @@ class HealthMonitor:
         return since == 0 or step - since >= STEPS_TO_SHOW
 
     def _mitigation(self, results: Sequence[CheckResult], step: int) -> Mitigation | None:
-        """For the first rule that has been in trouble for a while and has one; one at a time, and time for each to show."""
-        lasting = [result for result in results if self._num_alert_steps[result.rule.id] >= LEVEL_STEPS]
-        return next(self._mitigations(lasting), None) if self._has_had_time(step) else None
+        """Return the first mitigation of a persistent alert, unless an earlier change has not had time to show an effect."""
+        persistent = [result for result in results if self._num_alert_steps[result.rule.id] >= LEVEL_STEPS]
+        return next(self._mitigations(persistent), None) if self._has_had_time(step) else None
 
     def _mitigations(self, results: Sequence[CheckResult]) -> Iterator[Mitigation]:
         run_state = RunState(history=self._history(), now=self._settings, configured=self._configured)
@@ -149,18 +150,18 @@ class HealthMonitor:
         return True
 
     def _reason_to_stop(self, results: Sequence[CheckResult], step: int) -> CheckResult | None:
-        """Why the run should end: at once for numbers that went wrong, else when what was changed has had time to show."""
+        """Return the reason to end the run: non-finite numbers at once, others when changes have had time to show an effect."""
         stops = [result for result in results if result.health is Health.STOP]
         if self._mode == "warn" or not stops:
             return None
         if stops[0].rule.id == "numbers":
             return stops[0]
-        has_remedies = self._mode == "adapt" and any(True for _ in self._mitigations(results))
-        return stops[0] if self._has_had_time(step) and not has_remedies else None
+        has_mitigations = self._mode == "adapt" and any(True for _ in self._mitigations(results))
+        return stops[0] if self._has_had_time(step) and not has_mitigations else None
 
 
 def monitor_of(folder: RunFolder, config: Config) -> HealthMonitor:
-    """The watch over a run that begins, or goes on from what its folder holds. Raises RunFolderError."""
+    """Return the monitor of a run, with the history in its directory. Raises RunFolderError."""
     return HealthMonitor(
         config,
         steps=list(whole_rows(folder.metrics)),

@@ -1,7 +1,7 @@
-"""What a rule of health is, and the rules about how much there is to learn: rewards, their spread, the policy's certainty.
+"""Health rules about rewards, pass rate, entropy and gradient.
 
-The thresholds are those of the two training analyses that Caravan answers (README, "Why"); judging.py quotes them, and
-docs/health.md walks through the rules. Rules about trends stand in trends.py, about completions in samples.py.
+The thresholds are those of the two training analyses (README, "Why"); checks.py quotes them, and docs/health.md explains the
+rules. Rules about trends are in trend_rules.py, rules about completions in sample_rules.py.
 """
 
 import math
@@ -15,7 +15,7 @@ from cluster.health.history import LEVEL_STEPS, History
 
 
 class Health(StrEnum):
-    """What a rule says, from best to worst."""
+    """Result of a rule, from best to worst after NO_DATA."""
 
     NO_DATA = "not-enough-data"
     OK = "ok"
@@ -25,16 +25,16 @@ class Health(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assessment:
-    """What a rule found."""
+    """Health with evidence and a recommended action."""
 
     health: Health
-    evidence: str = ""  # the figures, in one line
-    action: str = ""  # what the source recommends; empty where all is well
+    evidence: str = ""  # the metrics, in one line
+    action: str = ""  # recommended by the source; empty for OK
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """One rule, as data."""
+    """A health rule: description, source and function."""
 
     id: str
     measures: str
@@ -48,10 +48,10 @@ OCAMLER = "github.com/kirang89/ocamler-grpo"
 NO_DATA = Assessment(health=Health.NO_DATA)
 
 DECISION_EPOCH = 1.0
-"""Epochs after which the first analysis decides whether to stop ("Stop if at Epoch 1.0")."""
+"""Epoch of the first analysis' stop criteria ("Stop if at Epoch 1.0")."""
 
 STEPS_TO_SHOW = 100
-"""Steps that anything has to take effect ("should drop below 0.10 within 100 steps"); a small data set has its epochs sooner."""
+"""Steps until a change shows an effect ("should drop below 0.10 within 100 steps"). On a small dataset, epochs pass sooner."""
 
 HEALTHY_ZERO_STD, STOP_ZERO_STD = 0.10, 0.30
 FALLING_ZERO_STD = (0.50, 0.3)  # "Epoch 0.0-0.3: frac_zero_std drops from 0.50 -> 0.10": from what, until which epoch
@@ -65,7 +65,7 @@ GRADIENT = (0.01, 0.5, 10.0)  # smallest, largest, exploding
 RAISE_DIVERSITY = "raise rollout.temperature by 0.2 (0.9 -> 1.1) and rollout.group_size by a third (6 -> 8)"
 LEARN_FASTER = "raise learner.learning_rate (5e-6 -> 8e-6) and rollout.max_completion_tokens (512 -> 600)"
 PLAN_B = (
-    "take schedule=staged-rewards, measure the base model (below 20%: a stronger model, or easier problems), and read the "
+    "set schedule=staged-rewards, measure the base model (below 20%: a stronger model, or easier problems), and read the "
     "completions"
 )
 REBALANCE = (
@@ -76,24 +76,24 @@ BE_CONSISTENT = "learner.reward_threshold=0.2; if that does not help, learner.tr
 
 
 def assessed(health: Health, evidence: str, action: str) -> Assessment:
-    """A judgement; nothing is recommended where all is well."""
+    """Return an assessment, without an action where the health is OK."""
     return Assessment(health=health, evidence=evidence, action="" if health is Health.OK else action)
 
 
 def is_due(history: History) -> bool:
-    """Whether the run has come so far that the first analysis would stop it where it is not well."""
+    """Return True from the epoch and step on at which the first analysis' stop criteria apply."""
     epoch = history.epoch
     has_had_time = not history.steps or history.steps[-1]["step"] >= STEPS_TO_SHOW
     return epoch is not None and epoch >= DECISION_EPOCH and has_had_time
 
 
 def numbers(history: History) -> Assessment:
-    """Loss, gradient, reward and entropy are numbers."""
+    """Check that loss, gradient, reward and entropy are finite."""
     if history.diverged_at is not None:
         return assessed(
             Health.STOP,
             f"step {history.diverged_at} diverged and was not taken",
-            "go on from the last checkpoint with a lower learner.learning_rate or learner.max_grad_norm",
+            "resume from the last checkpoint with a lower learner.learning_rate or learner.max_grad_norm",
         )
     if not history.steps:
         return NO_DATA
@@ -104,13 +104,13 @@ def numbers(history: History) -> Assessment:
             return assessed(
                 Health.STOP,
                 f"step {row['step']:g}: {', '.join(f'{name}={row[name]}' for name in bad)}",
-                "go on from the checkpoint before it with a lower learner.learning_rate or learner.max_grad_norm",
+                "resume from the checkpoint before it with a lower learner.learning_rate or learner.max_grad_norm",
             )
     return assessed(Health.OK, f"at all of the last {min(LEVEL_STEPS, len(history.steps))} steps", "")
 
 
 def mode_collapse(history: History) -> Assessment:
-    """Groups whose completions all earn the same without solving the problem."""
+    """Check the share of groups whose completions all earn the same reward without solving the problem."""
     name = "frac_zero_std_sampled" if history.level("frac_zero_std_sampled") is not None else "frac_zero_std"
     silent, epoch = history.level(name), history.epoch
     if silent is None or epoch is None:
@@ -119,7 +119,7 @@ def mode_collapse(history: History) -> Assessment:
     collapsed = max(0.0, silent - solved)
     start, end = FALLING_ZERO_STD
     allowed = max(HEALTHY_ZERO_STD, start - (start - HEALTHY_ZERO_STD) * epoch / end)
-    evidence = f"{collapsed:.0%} of groups at epoch {epoch:.2f}, {allowed:.0%} would be healthy there"
+    evidence = f"{collapsed:.0%} of groups at epoch {epoch:.2f}, {allowed:.0%} is healthy at this epoch"
     action = RAISE_DIVERSITY
     distinct = history.level("distinct_share_renamed")
     if distinct is not None:
@@ -132,20 +132,20 @@ def mode_collapse(history: History) -> Assessment:
 
 
 def solved_groups(history: History) -> Assessment:
-    """Groups that teach nothing since all of their completions pass."""
+    """Check the share of groups without signal because all completions pass."""
     solved = history.level("frac_zero_std_solved")
     if solved is None:
         return NO_DATA
     return assessed(
         Health.WARN if solved >= HEALTHY_ZERO_STD else Health.OK,
         f"{solved:.0%} of the groups that were sampled",
-        "these problems teach nothing any more: loop.drop_groups_without_signal=true or loop.max_mean_reward=0.95, or harder "
+        "these problems have no signal left: loop.drop_groups_without_signal=true or loop.max_mean_reward=0.95, or harder "
         "problems",
     )
 
 
 def reward_level(history: History) -> Assessment:
-    """The mean reward against what the first analysis expects at this point of the run."""
+    """Check the mean reward against the first analysis' target for this epoch."""
     reward, epoch = history.level("reward"), history.epoch
     if reward is None or epoch is None:
         return NO_DATA
@@ -157,7 +157,7 @@ def reward_level(history: History) -> Assessment:
 
 
 def passes(history: History) -> Assessment:
-    """The share of completions that pass all tests."""
+    """Check the share of completions that pass all tests."""
     passed, epoch = history.level("pass_rate"), history.epoch
     if passed is None or epoch is None:
         return NO_DATA
@@ -169,7 +169,7 @@ def passes(history: History) -> Assessment:
 
 
 def reward_spread(history: History) -> Assessment:
-    """The coefficient of variation of rewards within groups."""
+    """Check the coefficient of variation of rewards within groups."""
     spread, reward = history.level("reward_std"), history.level("reward")
     if spread is None or not reward:
         return NO_DATA
@@ -177,13 +177,13 @@ def reward_spread(history: History) -> Assessment:
     return assessed(
         Health.WARN if ratio > EXPECTED_CV else Health.OK,
         f"{ratio:.2f} ({spread:.3f} / {reward:.3f}); below {HEALTHY_CV:.2f} is healthy",
-        "more completions of each problem (rollout.group_size) make better estimates; rewards of 0 or 1 alone have a spread of "
-        "this size at any pass rate below 80%, and then it is no trouble",
+        "more completions of each problem (rollout.group_size) make better estimates; rewards of 0 or 1 alone have this spread "
+        "at any pass rate below 80%, which is normal",
     )
 
 
 def entropy(history: History) -> Assessment:
-    """How unsure the policy is of its next token."""
+    """Check the entropy of the policy."""
     rows = history.level_steps("entropy")
     if not rows:
         return NO_DATA
@@ -196,15 +196,15 @@ def entropy(history: History) -> Assessment:
     )
     few = 0.1 * len(values)
     if mean < LOW_ENTROPY or (num_low > few and num_low >= num_high):
-        return assessed(Health.WARN, f"too sure: {evidence}", RAISE_DIVERSITY)
+        return assessed(Health.WARN, f"too low: {evidence}", RAISE_DIVERSITY)
     if mean > HIGH_ENTROPY or num_high > few:
         action = "lower rollout.temperature, or raise learner.kl_coefficient"
-        return assessed(Health.WARN, f"too unsure: {evidence}", action)
+        return assessed(Health.WARN, f"too high: {evidence}", action)
     return assessed(Health.OK, evidence, "")
 
 
 def gradient(history: History) -> Assessment:
-    """The norm of the gradient, before it is scaled down; the median, since one spike is no trend."""
+    """Check the median gradient norm before clipping; the median, since one spike is not a trend."""
     rows = history.level_steps("grad_norm")
     if not rows:
         return NO_DATA
@@ -215,11 +215,13 @@ def gradient(history: History) -> Assessment:
         return assessed(Health.STOP, evidence, "lower learner.learning_rate and learner.max_grad_norm")
     if norm > largest:
         return assessed(Health.WARN, evidence, "lower learner.learning_rate or learner.max_grad_norm")
-    return assessed(Health.WARN if norm < smallest else Health.OK, evidence, f"nothing is learned: {RAISE_DIVERSITY}")
+    return assessed(
+        Health.WARN if norm < smallest else Health.OK, evidence, f"the policy hardly changes: {RAISE_DIVERSITY}"
+    )
 
 
 def _interpolated(points: tuple[tuple[float, float], ...], at: float) -> float:
-    """On straight lines between points, and flat beyond the last."""
+    """Interpolate linearly between points, constant after the last."""
     for (left, low), (right, high) in pairwise(points):
         if at <= right:
             return low + (high - low) * (at - left) / (right - left)

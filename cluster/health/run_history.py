@@ -1,4 +1,4 @@
-"""The history of a run from its folder, finished or going on; and of another trainer's run from its learning.log."""
+"""History of a run from its directory, running or finished, or of another trainer's run from its learning.log."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,20 +19,20 @@ SETTINGS = (
     "rollout.group_size",
     "rollout.temperature",
 )
-"""What rules and remedies want to know of the configuration."""
+"""Settings that rules and mitigations use."""
 
 
 def history_of(run: Path) -> History:
-    """What a run's folder tells; raises RunFolderError where that is nothing.
+    """Return the history in a run directory; raises RunFolderError where there is none.
 
-    A folder without metrics.jsonl but with a learning.log in the format of the analyses is judged by that.
+    A directory without metrics.jsonl but with a learning.log in the analyses' format is checked by that.
     """
     folder = RunFolder(run)
     if not folder.metrics.is_file() and not folder.learning_log.is_file():
         below = sorted(path.parent for path in run.glob(f"*/{folder.metrics.name}"))
         hint = f"; did you mean {' or '.join(map(str, below[:3]))}?" if below else ""
         raise RunFolderError(
-            f"{run} holds neither {folder.metrics.name} nor {folder.learning_log.name}: no run began there{hint}"
+            f"{run} holds neither {folder.metrics.name} nor {folder.learning_log.name}: no run started there{hint}"
         )
     steps = list(whole_rows(folder.metrics)) or list(_logged(folder.learning_log))
     phases = list(whole_rows(folder.phases))
@@ -50,7 +50,7 @@ def history_of(run: Path) -> History:
 
 
 def weight_sync_gaps(publishes: Sequence[Mapping[str, Any]]) -> list[float]:
-    """The largest gap between a sampler and the learner at each of the latest publishes, nats per token."""
+    """Return the largest weight-sync gap of each of the latest publishes, nats per token."""
     return [row["canary_gap_max"] for row in publishes[-LEVEL_STEPS:] if row.get("canary_gap_max") is not None]
 
 
@@ -61,7 +61,7 @@ def _logged(path: Path) -> Iterator[dict[str, float]]:
 
 
 def _diverged_at(folder: RunFolder, steps: Sequence[Mapping[str, Any]]) -> int | None:
-    """The step that the learner refused, unless the run has gone past it since."""
+    """Return the diverged step that the learner refused, unless the run has passed it since."""
     done = int(steps[-1]["step"]) if steps else 0
     refused = [int(path.stem.removeprefix("step-")) for path in (folder.path / DIVERGED).glob("step-*.parquet")]
     return max((step for step in refused if step > done), default=None)

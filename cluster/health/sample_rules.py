@@ -1,4 +1,4 @@
-"""The rules about what is sampled: texts without end, one answer for everything, no OCaml, another policy than the learner's."""
+"""Health rules about completions: truncation, identical answers, unparsable text, and the sampler/learner mismatch."""
 
 import math
 import statistics
@@ -13,7 +13,7 @@ MISMATCH = math.log(1.05)
 
 
 def filibuster(history: History) -> Assessment:
-    """Completions that run into the length limit."""
+    """Check the share of completions that hit the length limit."""
     share = history.level("frac_truncated")
     if share is None:
         return NO_DATA
@@ -21,26 +21,26 @@ def filibuster(history: History) -> Assessment:
     health = Health.STOP if share >= ALL_TRUNCATED and has_had_time else Health.WARN
     return assessed(
         health if share >= MANY_TRUNCATED else Health.OK,
-        f"{share:.0%} of completions are cut at the limit",
+        f"{share:.0%} of completions hit the length limit",
         "pay less for them (grader.runaway_multiplier=0), raise rollout.group_size (4 -> 6) and, where the answers are honest, "
         "rollout.max_completion_tokens",
     )
 
 
 def one_reward(history: History) -> Assessment:
-    """One reward takes over that is not the one for solving the problem."""
+    """Check that no single reward dominates, other than that of passing."""
     return _crowd(history, "top_reward_share", "of completions earn the same reward without passing")
 
 
 def one_program(history: History) -> Assessment:
-    """One program, up to renaming, takes over as the answer to different problems."""
+    """Check that no single program, up to renaming, dominates as the answer to different problems."""
     return _crowd(
         history, "top_program_share", "of completions are one program for different problems, and do not pass"
     )
 
 
 def gibberish(history: History) -> Assessment:
-    """Completions that are no OCaml at all."""
+    """Check the share of completions that do not parse."""
     shares = [history.level(f"verdict_{verdict}") for verdict in ("no_code", "syntax_error")]
     if shares[0] is None or shares[1] is None:
         return NO_DATA
@@ -54,12 +54,12 @@ def gibberish(history: History) -> Assessment:
 
 
 def mismatch(history: History) -> Assessment:
-    """Whether samplers and learner give the same tokens the same probability."""
+    """Check that samplers and learner compute the same log-probabilities."""
     gaps = list(history.weight_sync_gaps)
     rows = history.level_steps("sampling/sampling_logp_difference/mean")
     if (
         not gaps and rows and all(row.get("max_staleness", 1.0) == 0 for row in rows)
-    ):  # else the policies differ rightly
+    ):  # else the policies differ by design
         gaps = [row["sampling/sampling_logp_difference/mean"] for row in rows]
     if not gaps:
         return NO_DATA
@@ -77,7 +77,7 @@ def _crowd(history: History, name: str, what: str) -> Assessment:
     if share is None:
         return NO_DATA
     lately = [row[name] for row in history.level_steps(name)[-5:]]
-    # A weak model may begin like this: only where it has become so, something was learned that should not be.
+    # A weak model may start like this. Only a share that grew shows that the policy learned it.
     takes_over = first is not None and share > first + 0.1 and min(lately, default=0.0) > CROWD_TAKES_OVER
     grew = "" if first is None else f" ({first:.0%} in the first steps)"
     return assessed(

@@ -1,4 +1,4 @@
-"""The rules about where a run is going: an epoch against the one before it, the latest steps against those before them."""
+"""Health rules about trends: the last epoch or the latest steps against those before."""
 
 from cluster.health.history import Change, History, change
 from cluster.health.rules import (
@@ -18,7 +18,7 @@ WIDE_GAP = 0.20
 
 
 def reward_trend(history: History) -> Assessment:
-    """Whether the mean reward goes up."""
+    """Check that the mean reward rises."""
     moves = _changes(history, "reward")
     if not moves:
         return NO_DATA
@@ -32,9 +32,9 @@ def reward_trend(history: History) -> Assessment:
 
 
 def kl_dominates(history: History) -> Assessment:
-    """The loss falls because the policy stays near the base model, while it earns less."""
+    """Check that loss and reward do not fall together, as when the KL term dominates the loss."""
     coefficient = history.settings.get("learner.kl_coefficient")
-    if not is_finite(coefficient):  # unknown, or of another trainer
+    if not is_finite(coefficient):  # unknown, or another trainer's
         return NO_DATA
     if not coefficient:
         return assessed(Health.OK, "there is no KL term", "")
@@ -48,7 +48,7 @@ def kl_dominates(history: History) -> Assessment:
 
 
 def best_of_n_gap(history: History) -> Assessment:
-    """How far the best completion of a group is above the mean, and whether that widens."""
+    """Check that the gap between best and mean reward of a group is small or not widening."""
     moves = _changes(history, "best_of_n_gap")
     if not moves:
         return NO_DATA

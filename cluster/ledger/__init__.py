@@ -1,1 +1,1 @@
-"""The run folder and the ledger of completions: what is written, and how it is read back."""
+"""The run directory and the ledger of completions: writing and reading."""

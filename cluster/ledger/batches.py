@@ -1,4 +1,4 @@
-"""The batches of a run, step by step, as its ledger of rollouts tells them."""
+"""Training batches read back from the ledger of rollouts."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -43,10 +43,10 @@ Row = Mapping[str, Any]
 
 
 def batch_of(folder: RunFolder, step: int) -> tuple[Group, ...]:
-    """The groups that a step was trained on, in their order; problems are known by their id alone.
+    """Return the groups that a step was trained on, in order. Their problems have an id only.
 
-    A group was part of the step where any of its completions was trained, or left out by the learner's settings; those of it that
-    were not (that could not be graded, say) belong to it all the same. Raises RunFolderError where the ledger does not tell.
+    A group was part of a step where any of its completions was trained, or excluded by the learner's settings. Its other
+    completions (ungradable ones, for example) belong to it as well. Raises RunFolderError where the ledger has no such group.
     """
     rows_of_group: dict[str, list[Row]] = {}
     for path in folder.rollout_files(step):
@@ -65,7 +65,7 @@ def batch_of(folder: RunFolder, step: int) -> tuple[Group, ...]:
 
 
 def _rows(path: Path) -> Iterator[Row]:
-    older, broken = "an older Caravan wrote it; run anew", ", and its step cannot be replayed"
+    older, broken = "an older version wrote it; start the run again", ", and its step cannot be replayed"
     with opened_rollouts(path, COLUMNS, if_older=older, if_broken=broken) as file:
         for batch in file.iter_batches(columns=list(COLUMNS)):
             yield from batch.to_pylist()

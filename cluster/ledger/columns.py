@@ -1,6 +1,6 @@
-"""What one looks for in a ledger by, in memory: a few columns of every completion, coded as small numbers.
+"""In-memory index of a ledger: a few columns of every completion, texts as integer codes.
 
-A million completions take some 50 MB. Texts, tokens and messages stay in the files; ``place`` says where.
+A million completions take some 50 MB. Texts, tokens and messages stay in the files, at the position that ``place`` returns.
 """
 
 import math
@@ -18,13 +18,13 @@ from cluster.ledger.files import read_rollouts
 from cluster.ledger.rows import rollout_schema
 
 WORDS = ("problem_id", "group_id", "verdict", "fate", "signs")
-"""Columns of few different texts; ``signs`` are those of an answer that is none, with commas between them, often empty."""
+"""Columns with few distinct texts; ``signs`` are the low-quality flags (column ``degenerate``), joined by commas."""
 
 NUMBERS = ("step", "total_reward", "advantage", "sampling_seconds", "grading_seconds")
 
 STORED = tuple("degenerate" if name == "signs" else name for name in (*WORDS, *NUMBERS))
-FILES_AT_A_TIME = 256  # that are read before their columns are put together
-MISSING = -1  # the code of a text that a completion does not have: the verdict of one that was not graded
+FILES_AT_A_TIME = 256  # files read before their columns are concatenated
+MISSING = -1  # code of a missing text, such as the verdict of an ungraded completion
 
 Kind = TypeVar("Kind", np.int32, np.float32)
 Codes = NDArray[np.int32]
@@ -34,7 +34,7 @@ Rows = NDArray[np.int64]  # row numbers, from 0 in the order of the files
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file of rollouts as it was read; one that is written anew under the same name is another."""
+    """A rollout file at the time it was read; a rewritten file of the same name compares unequal."""
 
     path: Path
     changed_at: int  # nanoseconds
@@ -42,40 +42,40 @@ class File:
 
     @classmethod
     def of(cls, entry: "os.DirEntry[str]") -> Self:
-        """As it lies in its folder now; raises OSError."""
+        """Return the current state of a directory entry; raises OSError."""
         stat = entry.stat()
         return cls(Path(entry.path), stat.st_mtime_ns, stat.st_size)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LedgerColumns:
-    """The columns of ``N`` completions; never changed, so that whoever has one may go on with it."""
+    """The columns of ``N`` completions. Immutable, so that readers may keep one while others extend it."""
 
     files: tuple[File, ...] = ()
-    starts: Rows = field(default_factory=lambda: np.zeros(1, np.int64))  # [files + 1]: the first row of each, and N
+    starts: Rows = field(default_factory=lambda: np.zeros(1, np.int64))  # [files + 1]: first row of each file, and N
     codes: Mapping[str, Codes] = field(default_factory=lambda: {name: np.zeros(0, np.int32) for name in WORDS})  # [N]
     words: Mapping[str, Sequence[str]] = field(default_factory=lambda: dict.fromkeys(WORDS, ()))  # by code
     numbers: Mapping[str, Numbers] = field(
         default_factory=lambda: {name: np.zeros(0, np.float32) for name in NUMBERS}
-    )  # [N], NaN where there is none
+    )  # [N], NaN: missing
 
     @property
     def num_rows(self) -> int:
-        """Completions."""
+        """Number of completions."""
         return int(self.starts[-1])
 
     def code(self, name: str, word: str) -> int:
-        """The code of a text in a column; MISSING where no completion has it."""
+        """Return the code of a text in a column; MISSING where no completion has it."""
         words = self.words[name]
         return words.index(word) if word in words else MISSING
 
     def place(self, row: int) -> tuple[Path, int]:
-        """The file of a completion, and its row in it."""
+        """Return the file of a completion and its row in the file."""
         number = int(np.searchsorted(self.starts, row, side="right")) - 1
         return self.files[number].path, int(row - self.starts[number])
 
     def with_files(self, read: Sequence[tuple[File, Any]]) -> "LedgerColumns":
-        """With the completions of further files, each with its ``pyarrow.Table`` of STORED columns, behind the others."""
+        """Return the columns with the completions of further files appended, each a ``pyarrow.Table`` of STORED columns."""
         import pyarrow as pa
 
         ends = self.num_rows + np.cumsum([one.num_rows for _, one in read])
@@ -97,7 +97,7 @@ class LedgerColumns:
         )
 
     def without_files(self, gone: Iterable[File]) -> "LedgerColumns":
-        """Without the completions of some files, as when a run was started again from an earlier step."""
+        """Return the columns without the completions of some files, as after a run resumed from an earlier step."""
         excluded = set(gone)
         stays = np.array([file not in excluded for file in self.files], dtype=bool)
         lengths = np.diff(self.starts)
@@ -112,7 +112,7 @@ class LedgerColumns:
 
 
 def read_stored(path: Path) -> Any:
-    """A ``pyarrow.Table`` of the STORED columns of a file, as runs write them; raises RunFolderError for anything else."""
+    """Return the STORED columns of a rollout file as a ``pyarrow.Table``; raises RunFolderError for any other file."""
     import pyarrow as pa
 
     table, schema = read_rollouts(path, STORED), rollout_schema()
@@ -120,11 +120,11 @@ def read_stored(path: Path) -> Any:
         table.validate(full=True)
         return table.select(STORED).cast(pa.schema([schema.field(name) for name in STORED]))
     except (pa.ArrowException, ValueError) as error:
-        raise RunFolderError(f"{path} holds what no run writes ({error}); move it away to leave it out") from None
+        raise RunFolderError(f"{path} is not a rollout file ({error}); move it away to exclude it") from None
 
 
 def read_columns(paths: Sequence[Path]) -> LedgerColumns:
-    """The columns of all these files; raises RunFolderError for one that cannot be read."""
+    """Return the columns of all these files; raises RunFolderError for one that cannot be read."""
     columns = LedgerColumns()
     for start in range(0, len(paths), FILES_AT_A_TIME):
         some = paths[start : start + FILES_AT_A_TIME]
@@ -133,7 +133,7 @@ def read_columns(paths: Sequence[Path]) -> LedgerColumns:
 
 
 def _read_words(table: Any, name: str) -> tuple[Codes, list[str]]:
-    """A column of texts as codes, and the words behind them."""
+    """Return a column of texts as codes, and the text of each code."""
     import pyarrow as pa
 
     if name == "signs":
@@ -143,7 +143,7 @@ def _read_words(table: Any, name: str) -> tuple[Codes, list[str]]:
 
 
 def _read_signs(lists: Any) -> tuple[Codes, list[str]]:
-    """Lists of signs as the codes of texts; nearly all of them are empty."""
+    """Return lists of flags as codes of joined texts; nearly all of them are empty."""
     codes = as_numpy(lists.value_lengths(), np.int32, MISSING)
     words = {"": 0}
     for row in np.flatnonzero(codes > 0):
@@ -152,10 +152,10 @@ def _read_signs(lists: Any) -> tuple[Codes, list[str]]:
 
 
 def _coded(codes: Codes, words: Sequence[str], known: Sequence[str]) -> tuple[Codes, Sequence[str]]:
-    """Codes of these words as codes of the known ones, and of those that come behind them."""
+    """Translate codes of ``words`` to codes of ``known``, extended by new words."""
     all_words = list(known)
     code_of = {word: code for code, word in enumerate(all_words)}
-    own = np.full(len(words) + 1, MISSING, np.int32)  # the last one is what MISSING finds
+    own = np.full(len(words) + 1, MISSING, np.int32)  # the last entry is for MISSING
     for code, word in enumerate(words):
         if word not in code_of:
             code_of[word] = len(all_words)
@@ -171,9 +171,9 @@ def _floats(column: Any) -> Numbers:
 
 
 def as_numpy(array: Any, kind: type[Kind], missing: float) -> NDArray[Kind]:
-    """A pyarrow array of such numbers, and ``missing`` for its nulls.
+    """Return a pyarrow array of numbers as numpy, with ``missing`` for nulls.
 
-    Its own to_numpy(), and whatever makes an array or a scalar of Python's, would load pandas, which takes more than a second.
+    pyarrow's own to_numpy() would load pandas, which takes more than a second.
     """
     import pyarrow as pa
 

@@ -1,4 +1,4 @@
-"""``learning.log``: a line per step, as the two training analyses read it, and the figures back from such a line."""
+"""``learning.log``: one line per step in the format of the two training analyses; writing and parsing."""
 
 import math
 import re
@@ -24,10 +24,10 @@ _NAMES = (
 
 
 def learning_log_line(epoch: float, metrics: Mapping[str, float]) -> str:
-    """One line of learning.log; a figure that was not measured is ``nan``.
+    """Return one line of learning.log; a metric that was not measured is ``nan``.
 
-    ``reward`` has the mean spread within groups behind it, ``syntax_rew`` the spread over the batch, as TRL logs them. The loss
-    takes as much room with a sign as without, as in the first analysis.
+    ``reward`` is followed by the mean standard deviation within groups, ``syntax_rew`` by that of the batch, as in TRL's logs.
+    The loss has the same width with and without a sign, as in the first analysis.
     """
 
     def number(name: str, form: str) -> str:
@@ -42,20 +42,20 @@ def learning_log_line(epoch: float, metrics: Mapping[str, float]) -> str:
 
 
 def read_learning_log(lines: Iterable[str]) -> Iterator[dict[str, float]]:
-    """The figures of each line under the names of metrics.jsonl, steps counted from 1; other lines are passed over.
+    """Yield the metrics of each line under the names of metrics.jsonl, with steps from 1; other lines are skipped.
 
-    So a run of another trainer that writes the same file can be judged too.
+    This lets `caravan health` check a run of another trainer that writes the same format.
     """
     step = 0
     for line in lines:
         found = _LINE.fullmatch(line.strip())
         if not found:
             continue
-        figures = dict(zip(_NAMES, map(float, found.groups()), strict=True))
-        if not math.isfinite(figures["epoch"]):
+        metrics = dict(zip(_NAMES, map(float, found.groups()), strict=True))
+        if not math.isfinite(metrics["epoch"]):
             continue
         step += 1
-        del figures["syntax_reward"]  # the same mean once more
-        if math.isnan(figures["entropy"]):  # which not every trainer measures
-            del figures["entropy"]
-        yield {"step": float(step), **figures}
+        del metrics["syntax_reward"]  # the same mean again
+        if math.isnan(metrics["entropy"]):  # which not every trainer measures
+            del metrics["entropy"]
+        yield {"step": float(step), **metrics}

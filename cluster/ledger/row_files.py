@@ -1,4 +1,4 @@
-"""Rows written to a file that its name says the format of: ``.jsonl`` or ``.parquet``."""
+"""Writing of rows to ``.jsonl`` or ``.parquet``, by the suffix of the file."""
 
 import json
 import os
@@ -10,7 +10,7 @@ SUFFIXES = (".jsonl", ".parquet")
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write the file whole or not at all; raises OSError where that cannot be."""
+    """Write the file atomically; raises OSError."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         if path.suffix.lower() == ".jsonl":
@@ -24,7 +24,7 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
             try:
                 table = pa.Table.from_pylist([dict(row) for row in rows])
             except (pa.ArrowInvalid, pa.ArrowTypeError) as error:  # 1 and "a" in one column
-                raise OSError(f"a column holds values of several kinds ({error}); write .jsonl") from None
+                raise OSError(f"a column has values of several types ({error}); write .jsonl instead") from None
             pq.write_table(table, temporary)
         temporary.replace(path)
     finally:
@@ -32,7 +32,7 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def plain(value: Any) -> Any:
-    """Return what JSON has no form for as a text or a list: bytes, dates, arrays of Parquet files."""
+    """Return a value that JSON cannot hold as a text or a list: bytes, dates, arrays of Parquet files."""
     if isinstance(value, bytes):
         return value.decode("utf-8", errors="replace")
     return value.tolist() if hasattr(value, "tolist") else str(value)

@@ -1,4 +1,4 @@
-"""The rows of ``rollouts/*.parquet``: a completion, its facts, its reward and its outcome; and the facts back from a row."""
+"""Rows of ``rollouts/*.parquet``: completion, facts, reward and outcome; writing, and reading of the facts."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -35,7 +35,7 @@ FACT_COLUMNS = {
 
 
 def breakdown(grade: Grade) -> dict[str, Any]:
-    """The parts of a reward and the facts behind them, as one flat row."""
+    """Return the terms of a reward and its facts as one flat row."""
     facts, terms = grade.facts, grade.terms
     return {
         "total_reward": grade.reward,
@@ -55,7 +55,7 @@ def breakdown(grade: Grade) -> dict[str, Any]:
 
 
 def trained_rows(group: Group, report: StepReport) -> list[dict[str, Any]]:
-    """One row per completion of a group that was part of a step, as rollout_schema describes."""
+    """Return one row per completion of a group in a step, as rollout_schema describes."""
     return [
         _row(group, index, report.step, drop) | {"advantage": report.advantages.get(completion.id)}
         for index, (completion, drop) in enumerate(zip(group.completions, drops_of_trained(group, report), strict=True))
@@ -63,7 +63,7 @@ def trained_rows(group: Group, report: StepReport) -> list[dict[str, Any]]:
 
 
 def dropped_rows(dropped: DroppedGroup, step: int) -> list[dict[str, Any]]:
-    """One row per completion that was asked for, those that were never sampled included, without tokens."""
+    """Return one row per requested completion; rows of completions that were never sampled have no tokens."""
     group, drops = dropped.group, drops_of_dropped(dropped)
     num_sampled = len(group.completions)
     sampled = {completion.index for completion in group.completions}
@@ -118,35 +118,37 @@ def _row(group: Group, index: int, step: int, drop: Drop | None) -> dict[str, An
 
 
 def rollout_schema() -> Any:
-    """The pyarrow schema of ``rollouts/*.parquet``.
+    """Return the pyarrow schema of ``rollouts/*.parquet``. docs/metrics.md describes the columns.
 
-    Grade columns are null where a completion has no grade; one that was never sampled has no tokens, and null for the rest.
+    Grade columns are null where a completion has no grade. A completion that was never sampled has empty tokens and nulls.
     """
     import pyarrow as pa
 
     text, number, real, flag = pa.string(), pa.int64(), pa.float64(), pa.bool_()
     return pa.schema(
         {
-            "step": number,  # the step that trained it, or the step under way when it was dropped
+            "step": number,  # step that trained it, or step in progress when it was dropped
             "fate": text,  # cluster.types.Outcome
-            "reason": text,  # why it was not trained; empty where it was
-            "advantage": real,  # null where it did not enter the loss
+            "reason": text,  # cluster.types.Drop; empty: trained
+            "advantage": real,  # null: not in the loss
             "problem_id": text,
             "group_id": text,
             "completion_id": text,
-            "policy_version": number,  # that sampled the last token; null where none was sampled
-            "version_spans": pa.list_(pa.struct({"policy_version": number, "num_tokens": number})),  # empty: all by one
+            "policy_version": number,  # of the last token; null: not sampled
+            "version_spans": pa.list_(
+                pa.struct({"policy_version": number, "num_tokens": number})
+            ),  # empty: one version
             "prompt_ids": pa.list_(pa.int32()),  # [P]
             "token_ids": pa.list_(pa.int32()),  # [T]
             "sampler_logprobs": pa.list_(pa.float32()),  # [T]
             "text": text,
             "finish_reason": text,
-            "temperature": real,  # that it was sampled at; null: the run's
-            "opened_thought": text,  # the tag of a thought that the prompt left open; empty: none
+            "temperature": real,  # sampling temperature; null: the run's
+            "opened_thought": text,  # thought tag that the prompt opens and does not close
             "sampling_seconds": real,  # in the engine
-            "asked_at": real,  # Unix seconds by the driver's clock, as the next two
+            "asked_at": real,  # Unix seconds by the driver's clock, like the next two
             "sampled_at": real,
-            "graded_at": real,  # null where it was given up before
+            "graded_at": real,  # null: cancelled before
             "total_reward": real,
             "structural": real,
             "type_check": real,
@@ -161,10 +163,10 @@ def rollout_schema() -> Any:
             "hit_length_limit": flag,
             "num_code_lines": number,
             "asserts": pa.list_(text),  # cluster.types.AssertOutcome, in the order of the tests
-            "shown": pa.list_(flag),  # per assert, whether the statement gives it away; empty: none
+            "shown": pa.list_(flag),  # per assert: covered by an example of the statement; empty: none
             "compiled": flag,
             "type_checked": flag,
-            "degenerate": pa.list_(text),  # signs of an answer that is none
+            "degenerate": pa.list_(text),  # low-quality flags
             "num_code_blocks": number,
             "has_trailing_prose": flag,
             "errors": pa.list_(pa.struct({"line": number, "message": text})),
@@ -175,9 +177,9 @@ def rollout_schema() -> Any:
 
 
 def facts_of(row: Mapping[str, Any]) -> Facts:
-    """The facts that FACT_COLUMNS of a graded row hold: all that a reward depends on, without errors and diagnostics.
+    """Return the facts in the FACT_COLUMNS of a graded row: all facts that a reward depends on.
 
-    Raises ValueError for a verdict or an outcome that does not exist.
+    Raises ValueError for an unknown verdict or assert outcome.
     """
     facts = {name: row[column] for column, name in FACT_COLUMNS.items()}
     return Facts(

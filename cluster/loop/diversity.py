@@ -1,4 +1,4 @@
-"""How much the programs of a group differ: as they are, and up to the names of what they define. Pure."""
+"""Diversity of the programs of a group: exact, and up to renaming of defined names. Pure functions."""
 
 import re
 from collections import Counter, defaultdict
@@ -9,7 +9,7 @@ from grader.lexical import without_comments
 
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+"|[A-Za-z_][A-Za-z0-9_\']*+|[0-9][0-9A-Za-z_.]*+|\S')
 _NAME = re.compile(r"[a-z_][A-Za-z0-9_']*+")
-# What a program means by these does not depend on it: keywords, and the values of Stdlib that short programs use.
+# Names with a fixed meaning: keywords, and the values of Stdlib that short programs use.
 _FIXED_NAMES = """
 and as assert asr begin class constraint do done downto else end exception external false for fun function functor if in
 include inherit initializer land lazy let lor lsl lsr lxor match method mod module mutable new nonrec object of open or
@@ -25,10 +25,10 @@ _FIXED = frozenset(_FIXED_NAMES.split())
 
 
 def canonical(program: str) -> str:
-    """The program without comments and layout, its own lower-case names replaced by numbers in the order of appearance.
+    """Return the program without comments and layout, with its lower-case names numbered in the order of appearance.
 
-    Two programs that differ in nothing but what they call their variables have the same one. Names after a dot (``List.map``)
-    and labels stay as they are.
+    Programs that differ only in the names of their variables have the same canonical form. Names after a dot (``List.map``) and
+    labels stay.
     """
     numbers: dict[str, str] = {}
     tokens: list[str] = []
@@ -43,14 +43,14 @@ def canonical(program: str) -> str:
 
 
 def diversity(groups: Sequence[Group]) -> dict[str, float]:
-    """Shares, 0 to 1, of a step: distinct completions within groups (mean over groups), and the largest crowds over all.
+    """Return shares, 0 to 1: distinct completions within groups (mean over groups), and the largest sets of equal ones.
 
-    ``top_program_share`` is the share of completions that are one and the same program, up to renaming, that does not pass and
-    answers more than one problem; ``top_reward_share`` the share that earn the same reward without passing.
+    ``top_program_share``: share of completions with the most frequent program (up to renaming) that fails and answers several
+    problems. ``top_reward_share``: share of completions with the most frequent reward among those that fail.
     """
     exact: list[float] = []
     renamed: list[float] = []
-    asked_by: dict[str, set[str]] = defaultdict(set)  # canonical program that does not pass -> problems
+    problems_of: dict[str, set[str]] = defaultdict(set)  # canonical program that does not pass -> problems
     programs: Counter[str] = Counter()
     rewards: Counter[float] = Counter()
     num_graded = 0
@@ -65,12 +65,12 @@ def diversity(groups: Sequence[Group]) -> dict[str, float]:
             num_graded += 1
             if grade.facts.verdict is not Verdict.PASSED:
                 programs[canonicals[text]] += 1
-                asked_by[canonicals[text]].add(group.problem.id)
+                problems_of[canonicals[text]].add(group.problem.id)
                 rewards[round(grade.reward, 6)] += 1
-    crowds = [count for program, count in programs.items() if len(asked_by[program]) > 1]
+    counts = [count for program, count in programs.items() if len(problems_of[program]) > 1]
     return {
         "distinct_share": sum(exact) / len(groups),
         "distinct_share_renamed": sum(renamed) / len(groups),
-        "top_program_share": max(crowds, default=0) / num_graded,
+        "top_program_share": max(counts, default=0) / num_graded,
         "top_reward_share": max(rewards.values(), default=0) / num_graded,
     }

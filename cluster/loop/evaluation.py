@@ -17,17 +17,17 @@ from cluster.protocols import GraderPool, SamplerPool
 from cluster.types import Group, GroupRequest, Problem, Prompt, Sampling, Verdict
 
 LOST_PROBLEMS = 6
-"""The exit code of a command whose evaluation could not measure some problems."""
+"""Exit code of a command whose evaluation lost some problems: none of their completions was graded."""
 
 _LEAST_TOP_P = 1e-6
-"""Of a million tokens at least one is as likely: a smaller share is that of the likeliest token alone."""
+"""Smallest top_p above greedy: in a vocabulary of up to a million tokens, a smaller share holds the likeliest token only."""
 
 _LEAST_TEMPERATURE = 0.01
-"""vLLM's own, which it takes for anything between 0 and this: 100 nats lie between tokens whose logits differ by 1."""
+"""Smallest temperature of vLLM; at it, tokens whose logits differ by 1 are 100 nats apart."""
 
 
 def evaluation_sampling(config: Config) -> Sampling:
-    """How completions are drawn when a policy is measured."""
+    """Return the sampling parameters of evaluations."""
     evaluation, rollout = config.evaluation, config.rollout
     return Sampling(
         temperature=0.0 if evaluation.greedy else rollout.temperature,
@@ -40,7 +40,7 @@ def evaluation_sampling(config: Config) -> Sampling:
 
 
 def is_greedy(sampling: Sampling) -> bool:
-    """Whether only the likeliest token can be drawn each time, so that all completions of a prompt are equal."""
+    """Return True where only the likeliest token can be sampled, so that all completions of a prompt are equal."""
     return (
         sampling.temperature < _LEAST_TEMPERATURE
         or sampling.top_k == 1
@@ -50,17 +50,17 @@ def is_greedy(sampling: Sampling) -> bool:
 
 
 def num_distinct(sampling: Sampling, asked: int, log: Callable[[str], None] = lambda _: None) -> int:
-    """The completions per problem that are worth sampling: those asked for, but one where all would be equal; says so."""
+    """Return the number of completions per problem to sample: 1 under greedy sampling, which is logged, else those asked for."""
     if asked == 1 or not is_greedy(sampling):
         return asked
     log(
         f"greedy sampling gives {asked} equal completions: one of each problem is sampled and counted. For pass@k with k over 1, "
-        "leave out evaluation.greedy (and top_k=1, min_p=1)"
+        "unset evaluation.greedy (and top_k=1, min_p=1)"
     )
     return 1
 
 
-async def attempt_all(
+async def sample_and_grade(
     problems: Sequence[Problem],
     prompts: Mapping[str, Prompt],
     *,
@@ -73,9 +73,9 @@ async def attempt_all(
     on_done: Callable[[], None] = lambda: None,
     on_lost: Callable[[str, str], object] = lambda _problem, _reason: None,
 ) -> list[Group]:
-    """Sample and grade every problem. The samplers queue what they cannot take yet.
+    """Return a graded group of every problem. The samplers queue requests beyond their capacity.
 
-    ``on_done`` is called after each problem, ``on_lost`` with its id and a reason where none of its completions has a grade.
+    ``on_done`` is called after each problem; ``on_lost`` with its id and a reason where none of its completions has a grade.
     """
 
     async def one(number: int, problem: Problem) -> Group:
@@ -90,13 +90,13 @@ async def attempt_all(
         rollout = GroupRollout(problem, request)
         group = await rollout.run(samplers, graders)
         if all(grade is None for grade in group.grades):
-            on_lost(problem.id, (rollout.drop and str(rollout.drop)) or rollout.grading_error or "no reason is known")
+            on_lost(problem.id, (rollout.drop and str(rollout.drop)) or rollout.grading_error or "unknown reason")
         on_done()
         return group
 
     async with asyncio.TaskGroup() as tasks:
-        attempts = [tasks.create_task(one(number, problem)) for number, problem in enumerate(problems)]
-    return [task.result() for task in attempts]
+        rollouts = [tasks.create_task(one(number, problem)) for number, problem in enumerate(problems)]
+    return [task.result() for task in rollouts]
 
 
 def summarize(groups: Sequence[Group], name: str) -> dict[str, Any]:
@@ -131,7 +131,7 @@ def summarize(groups: Sequence[Group], name: str) -> dict[str, Any]:
 def warning_of_lost(results: Mapping[str, Any], reasons: Mapping[str, str] | None = None) -> str | None:
     """What to say where samplers or graders failed at problems, so that the figures are of the others alone.
 
-    ``reasons``: by problem id, as ``on_lost`` of attempt_all tells them.
+    ``reasons``: by problem id, as ``on_lost`` of sample_and_grade tells them.
     """
     lost = results.get("num_lost_problems", 0)
     if not lost:

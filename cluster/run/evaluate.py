@@ -14,9 +14,9 @@ from cluster.console import View, difficulty_table, evaluation_table, output
 from cluster.errors import DatasetError, ModelError, RunFolderError
 from cluster.loop.evaluation import (
     LOST_PROBLEMS,
-    attempt_all,
     evaluation_sampling,
     num_distinct,
+    sample_and_grade,
     summarize,
     warning_of_lost,
 )
@@ -93,7 +93,7 @@ async def measure(
     """Sample and grade problems under a progress bar; returns groups, and by problem id the reasons why problems were lost."""
     sampling, reasons = evaluation_sampling(config), dict[str, str]()
     with view.counting(title, len(problems)) as counter:
-        groups = await attempt_all(
+        groups = await sample_and_grade(
             problems,
             prompts,
             samplers=samplers,

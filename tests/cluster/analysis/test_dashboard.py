@@ -285,7 +285,7 @@ def test_a_foreign_file_is_named_and_the_others_are_shown(run: GrowingRun, spoil
     watch.update(watch.files())
     assert watch.snapshot.columns.num_rows == 2 * PER_STEP
     (error,) = watch.snapshot.errors
-    assert f"{path} holds what no run writes" in error
+    assert f"{path} is not a rollout file" in error
 
 
 def test_a_file_without_completions_is_accepted(run: GrowingRun) -> None:

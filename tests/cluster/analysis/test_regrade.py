@@ -228,7 +228,7 @@ def test_a_run_without_configuration_is_re_scored_under_a_named_profile(
         (["nowhere"], 1, "nowhere is not a run directory: it does not exist"),
         (["empty", "--reward", "binary"], 1, "empty has no rollouts yet"),
         (["half", "--reward", "binary"], 1, "half has no rollouts yet"),
-        (["old", "--reward", "binary"], 1, "does not say asserts, shown, compiled"),
+        (["old", "--reward", "binary"], 1, "has no column asserts, shown, compiled"),
         (["broken", "--reward", "binary"], 1, "step-000002-000001.parquet cannot be read as Parquet"),
         (["ungraded", "--reward", "binary"], 1, "holds no graded completion"),
         (["foreign", "--reward", "binary"], 1, "completion c: 'brilliant' is not a valid Verdict"),

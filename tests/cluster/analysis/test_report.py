@@ -213,7 +213,7 @@ def test_missing_metrics_of_some_steps_do_not_prevent_a_report(tmp_path: Path, r
 
 def test_a_run_without_a_step_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(tmp_path)]) == 1
-    assert "no run began there" in capsys.readouterr().err
+    assert "no run started there" in capsys.readouterr().err
 
 
 def test_markdown_is_escaped() -> None:

@@ -42,7 +42,7 @@ def test_people_are_told_evidence_action_and_source(tmp_path: Path, capsys: pyte
     run_of(tmp_path, steps(50, frac_truncated=0.85))
     assert main(["health", str(tmp_path)]) == 3
     alerted_at = " ".join(capsys.readouterr().out.split())
-    assert "85% of completions are cut" in alerted_at
+    assert "85% of completions hit the length limit" in alerted_at
     assert "grader.runaway_multiplier=0" in alerted_at
     assert "fix-filibuster-training.md" in alerted_at
 
@@ -85,4 +85,4 @@ def test_a_step_that_the_learner_refused_stops_the_run_that_stands_there(tmp_pat
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["health", str(tmp_path / "nothing")]) == 1
-    assert "no run began there" in capsys.readouterr().err
+    assert "no run started there" in capsys.readouterr().err

@@ -17,7 +17,7 @@ from cluster.config.load import load_config
 from cluster.console import View, evaluation_table
 from cluster.errors import UngradableError
 from cluster.ledger.run_folder import RunFolder
-from cluster.loop.evaluation import LOST_PROBLEMS, attempt_all, num_distinct, summarize, warning_of_lost
+from cluster.loop.evaluation import LOST_PROBLEMS, num_distinct, sample_and_grade, summarize, warning_of_lost
 from cluster.problems.run_data import RunData
 from cluster.run import evaluate as tryout
 from cluster.run.loading import Dataset, RenderedProblems, problems_to_evaluate
@@ -70,7 +70,7 @@ def test_every_problem_is_attempted_with_seeds_of_its_own() -> None:
     samplers = FakeSamplerPool(lambda *_: "x")
     done = []
     groups = asyncio.run(
-        attempt_all(
+        sample_and_grade(
             problems,
             {one.id: Prompt(problem_id=one.id, text="", token_ids=(1,)) for one in problems},
             samplers=samplers,
