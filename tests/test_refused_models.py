@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.made_families import make_model
-from tests.test_run import caravan, command, completed
+from tests.test_run import caravan, command
 
 pytestmark = pytest.mark.slow
 
@@ -18,9 +18,3 @@ def test_a_model_that_vllm_computes_otherwise_is_refused_before_it_is_evaluated_
     assert "nats per token before any training (rollout.weight_sync_tolerance is 0.001)" in line
     assert "held-out problems before training" not in done.stderr
     assert not (tmp_path / "runs" / "neox").exists()
-
-
-def test_a_start_says_how_far_samplers_and_learner_are_apart(tmp_path: Path) -> None:
-    said = completed(command(tmp_path, "run.name=one", "max_steps=1"))
-    (line,) = [line for line in said.splitlines() if "agree about the base model" in line]
-    assert float(line.partition("base model: ")[2].split()[0]) < 1e-4

@@ -3,11 +3,11 @@
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections import Counter
+from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ LOG_LINE = re.compile(
 # A Ray of its own, whatever else runs on this machine.
 ENVIRONMENT = {**os.environ, "RAY_ADDRESS": "local", "HF_HUB_OFFLINE": "1"}
 
-SYNCHRONOUS = ("max_steps=3", "max_staleness=0")
+SYNCHRONOUS = ("max_steps=4", "max_staleness=0")
 
 pytestmark = pytest.mark.slow
 
@@ -56,13 +56,23 @@ def completed(arguments: list[str]) -> str:
     return done.stderr
 
 
+@dataclass(frozen=True)
+class Finished:
+    folder: Path
+    output: str
+
+
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """A run with the shared memory of a container where mounts can be made: 64 MiB, in which nothing is executed."""
     runs = tmp_path_factory.mktemp("runs")
     train = command(runs, "run.name=short", *SYNCHRONOUS)
-    assert "mean reward" in completed(behind(DOCKERS_SHARED_MEMORY, train) if can_mount() else train)
-    yield runs / "short"
+    return Finished(runs / "short", completed(behind(DOCKERS_SHARED_MEMORY, train) if can_mount() else train))
+
+
+@pytest.fixture(scope="module")
+def finished(finished_run: Finished) -> Path:
+    return finished_run.folder
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
@@ -71,14 +81,14 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 def test_a_run_leaves_its_logs_in_the_seeds_format(finished: Path) -> None:
     lines = finished.joinpath("learning.log").read_text().splitlines()
-    assert len(lines) == 3
+    assert len(lines) == 4
     assert all(LOG_LINE.fullmatch(line) for line in lines), lines
-    assert [row["step"] for row in rows(finished / "metrics.jsonl")] == [1, 2, 3]
+    assert [row["step"] for row in rows(finished / "metrics.jsonl")] == [1, 2, 3, 4]
     assert [row["name"] for row in rows(finished / "evaluation.jsonl")] == ["before", "after"]
-    assert len(rows(finished / "reward_logs/completions.jsonl")) == 3 * 16
-    assert len(rows(finished / "reward_logs/syntax_aware_breakdown.jsonl")) == 3 * 16
+    assert len(rows(finished / "reward_logs/completions.jsonl")) == 4 * 16
+    assert len(rows(finished / "reward_logs/syntax_aware_breakdown.jsonl")) == 4 * 16
     assert (finished / "reward.png").read_bytes().startswith(b"\x89PNG")
-    assert {path.name for path in (finished / "checkpoints").iterdir()} == {"checkpoint-2", "checkpoint-3"}
+    assert {path.name for path in (finished / "checkpoints").iterdir()} == {"checkpoint-2", "checkpoint-4"}
 
 
 def test_every_figure_of_a_step_is_documented(finished: Path) -> None:
@@ -93,13 +103,21 @@ def test_samplers_and_learner_agree_on_the_tokens_log_probabilities(finished: Pa
             assert row["sampling/sampling_logp_difference/mean"] < 1e-4, row
 
 
+def test_a_start_says_how_far_samplers_and_learner_are_apart(finished_run: Finished) -> None:
+    (line,) = [line for line in finished_run.output.splitlines() if "agree about the base model" in line]
+    assert float(line.partition("base model: ")[2].split()[0]) < 1e-4
+    assert "mean reward" in finished_run.output
+
+
 def test_the_rollouts_open_as_a_data_set_and_every_completion_has_one_fate(finished: Path) -> None:
     import datasets
 
     files = [str(path) for path in (finished / "rollouts").glob("*.parquet")]
     rollouts = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(finished / "cache"))
-    assert len(set(rollouts["completion_id"])) == len(rollouts) == 48
+    assert len(set(rollouts["completion_id"])) == len(rollouts) == 64
     assert set(rollouts["fate"]) == {"trained"}
+    # With nothing filtered, every position of the problem stream is trained once, and whole.
+    assert Counter(rollouts["group_id"]) == {f"g{position}": 4 for position in range(16)}
     for row in rollouts:
         assert len(row["token_ids"]) == len(row["sampler_logprobs"]) > 0
 
@@ -161,89 +179,56 @@ def weights(run: Path) -> bytes:
     return (run / "adapter/adapter_model.safetensors").read_bytes()
 
 
-def test_a_synchronous_run_killed_after_its_checkpoint_ends_bit_for_bit_as_the_one_that_was_not(finished: Path) -> None:
-    arguments = command(finished.parent, "run.name=killed", *SYNCHRONOUS)
-    killed = finished.parent / "killed"
-    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT, cwd=ROOT)
+def kill_in_step(process: "subprocess.Popen[str]", run: Path, step: int) -> str:
+    """kill -9 the run once the step before this one is done; returns what it had printed."""
     try:
         deadline = time.monotonic() + 240
-        while not (killed / "checkpoints/checkpoint-2").exists():
+        while len(rows(run / "metrics.jsonl")) < step - 1:
             assert process.poll() is None, process.communicate()[1]
-            assert time.monotonic() < deadline, "no checkpoint was written"
+            assert time.monotonic() < deadline, f"step {step - 1} was not done"
             time.sleep(0.05)
         family = psutil.Process(process.pid).children(recursive=True)
         parts = [one for one in family if "Agent" not in one.name()]  # Ray's own agents go a minute later
     finally:
         process.kill()
-    process.communicate()
+    _, output = process.communicate()
+    assert len(rows(run / "metrics.jsonl")) < int(SYNCHRONOUS[0].partition("=")[2]), (
+        "the run ended before it was killed"
+    )
     _, alive = psutil.wait_procs(parts, timeout=60)
     assert not alive, alive
-    assert "going on from the checkpoint of step 2" in completed(arguments)
-    assert sampled(killed) == sampled(finished)
-    assert weights(killed) == weights(finished)
+    return output
 
 
-def test_a_finished_run_that_is_extended_ends_bit_for_bit_as_one_that_was_as_long_from_the_start(
+@pytest.mark.timeout(900)  # several starts, perhaps beside other work
+def test_a_run_that_is_extended_and_killed_under_way_ends_bit_for_bit_as_one_that_was_as_long_from_the_start(
     finished: Path,
 ) -> None:
     run = finished.parent / "extended"
     completed(command(finished.parent, "run.name=extended", "max_steps=2", "max_staleness=0"))
     former = weights(run)
-    said = completed([str(CARAVAN), "train", "--resume", str(run), "max_steps=3"])
-    assert "going on from the checkpoint of step 2" in said
-    assert "after step 2: loop.max_steps=3" in said
+    extend = [str(CARAVAN), "train", "--resume", str(run), "max_steps=4"]
+    process = subprocess.Popen(extend, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT, cwd=ROOT)
+    output = kill_in_step(process, run, step=4)
+    assert "going on from the checkpoint of step 2" in output
+    assert "after step 2: loop.max_steps=4" in output
+    # Killed after its checkpoint: step 3 is sampled and learned again.
+    assert "going on from the checkpoint of step 2" in completed([str(CARAVAN), "train", "--resume", str(run)])
     assert sampled(run) == sampled(finished)
     assert weights(run) == weights(finished) != former
     assert (run / "adapter-2/adapter_model.safetensors").read_bytes() == former
-    assert [row["max_steps"] for row in rows(run / "metrics.jsonl")] == [2, 2, 3]
-    assert rows(run / "phases.jsonl") == [{"step": 2, "set": {"loop.max_steps": 3}}]
+    assert [row["max_steps"] for row in rows(run / "metrics.jsonl")] == [2, 2, 4, 4]
+    assert rows(run / "phases.jsonl") == [{"step": 2, "set": {"loop.max_steps": 4}}]
     measured = [(row["name"], row["step"]) for row in rows(run / "evaluation.jsonl")]
-    assert measured == [("before", 0), ("step 2", 2), ("after", 3)]
+    assert measured == [("before", 0), ("step 2", 2), ("after", 4)]
     summary = json.loads((run / "summary.json").read_text())
-    assert (summary["steps"], len(summary["held_out"])) == (3, 3)
-    assert "bit for bit" in caravan([str(CARAVAN), "replay", str(run)]).stdout
+    assert (summary["steps"], len(summary["held_out"])) == (4, 3)
+    replayed = caravan([str(CARAVAN), "replay", str(run)])
+    assert replayed.returncode == 0, replayed.stderr
+    assert "bit for bit" in replayed.stdout
     again = caravan([str(CARAVAN), "train", "--resume", str(run), "max_steps=2"])
     assert (again.returncode, again.stderr.count("\n")) == (2, 1)
-    assert "has done 3 steps" in again.stderr
-
-
-def test_the_ledger_alone_trains_the_adapter_again_bit_for_bit(finished: Path) -> None:
-    done = caravan([str(CARAVAN), "replay", str(finished)])
-    assert done.returncode == 0, done.stderr
-    assert "bit for bit" in done.stdout
-
-
-def start_and_interrupt(arguments: list[str], metrics: Path, after_step: int) -> str:
-    """Start a run, press Ctrl-C once a step is done, and see that it ends cleanly; returns what it said."""
-    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT, cwd=ROOT)
-    try:
-        deadline = time.monotonic() + 240
-        while not (metrics.exists() and len(metrics.read_text().splitlines()) >= after_step):
-            assert process.poll() is None, process.communicate()[1]
-            assert time.monotonic() < deadline, "no step was done"
-            time.sleep(0.2)
-        family = psutil.Process(process.pid).children(recursive=True)
-        process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=120)
-        assert process.returncode == 130, said
-        _, alive = psutil.wait_procs(family, timeout=20)
-        assert not alive, alive
-        return said
-    finally:
-        process.kill()
-
-
-def test_ctrl_c_saves_a_checkpoint_leaves_no_process_and_the_same_command_goes_on(tmp_path: Path) -> None:
-    arguments = command(tmp_path, "run.name=cut", "max_steps=1000")
-    metrics = tmp_path / "cut" / "metrics.jsonl"
-    said = start_and_interrupt(arguments, metrics, after_step=1)
-    stopped_at = rows(metrics)[-1]["step"]
-    assert f"stopped after step {stopped_at}" in said
-    said = start_and_interrupt(arguments, metrics, after_step=int(stopped_at) + 2)
-    assert f"going on from the checkpoint of step {stopped_at}" in said
-    steps = [row["step"] for row in rows(metrics)]
-    assert steps == list(range(1, len(steps) + 1))
-    assert len((tmp_path / "cut" / "learning.log").read_text().splitlines()) == len(steps)
+    assert "has done 4 steps" in again.stderr
 
 
 def test_real_problems_and_the_real_tokenizer_train(tmp_path: Path) -> None:

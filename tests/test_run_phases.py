@@ -1,4 +1,4 @@
-"""The schedules of both training analyses, and a ramp, each in a real run: what a phase sets holds from its step on."""
+"""The schedules of both training analyses, and a ramp, in real runs: what a phase sets holds from its step on."""
 
 import json
 from collections.abc import Sequence
@@ -55,26 +55,38 @@ def rewards(run: Path, weights: Sequence[dict[str, float]]) -> list[tuple[int, f
     ]
 
 
-def test_the_staged_rewards_of_the_first_analysis_change_what_is_paid_at_half_an_epoch_and_at_one(
+def test_staged_rewards_change_what_is_paid_and_a_ramp_moves_at_every_step_in_sampling_and_learning_alike(
     tmp_path: Path,
 ) -> None:
-    run = phased_run(tmp_path, "staged", "schedule=staged-rewards", "max_steps=3")
-    epochs = [row["epoch"] for row in rows(run / "metrics.jsonl")]
-    assert epochs == [0.5, 1.0, 1.5]
+    ramp = {"from_epoch": 1.5, "ramp": True, "set": {"learner.learning_rate": 4.0e-3, "rollout.temperature": 0.4}}
+    schedule = json.dumps([*PRESETS["staged-rewards"], ramp])
+    run = phased_run(tmp_path, "staged", f"schedule={schedule}", "learning_rate=1e-3", "temperature=1.0", "max_steps=5")
+    metrics = rows(run / "metrics.jsonl")
+    assert [row["epoch"] for row in metrics] == [0.5, 1.0, 1.5, 2.0, 2.5]
+
+    prefix = "grader.weights."
     set_after = {
-        step: {key.removeprefix("grader.weights."): v for key, v in keys.items()} for step, keys in changes(run)
+        step: {key.removeprefix(prefix): value for key, value in keys.items() if key.startswith(prefix)}
+        for step, keys in changes(run)
     }
     assert set_after == {
         0: WEIGHTS[0],
         1: {"structural": 0.05, "type_check": 0.25, "compile": 0.20, "tests": 0.50},
         2: {"type_check": 0.20, "compile": 0.10, "tests": 0.65},  # the marker's weight stays
+        3: {},  # the end of the ramp
     }
-    paid = rewards(run, WEIGHTS)
-    assert {step for step, _, _ in paid} == {1, 2, 3}
+    first, second, third = WEIGHTS
+    paid = rewards(run, [first, second, third, third, third])
+    assert {step for step, _, _ in paid} == {1, 2, 3, 4, 5}
     assert all(stored == pytest.approx(expected) for _, stored, expected in paid)
     # The weights of other steps would have paid differently; not in every step, since what passes earns 1 by any of them.
-    for other in (WEIGHTS[1:] + WEIGHTS[:1], WEIGHTS[2:] + WEIGHTS[:2]):
+    for other in ([second, third, first, first, first], [third, first, second, second, second]):
         assert any(stored != pytest.approx(wrong) for _, stored, wrong in rewards(run, other))
+
+    temperatures = {row["step"]: row["temperature"] for row in ledger(run)}
+    assert temperatures == pytest.approx({1: 1.0, 2: 0.8, 3: 0.6, 4: 0.4, 5: 0.4})
+    rates = [row["learning_rate"] for row in metrics]
+    assert rates == pytest.approx([1e-3, 2e-3, 3e-3, 4e-3, 4e-3])
 
 
 def test_the_two_phases_of_the_second_analysis_explore_for_three_epochs_and_then_refine(tmp_path: Path) -> None:
@@ -93,13 +105,3 @@ def test_the_two_phases_of_the_second_analysis_explore_for_three_epochs_and_then
         assert row["in_force"] == {"kl_coefficient": expected}
         assert row["kl_coefficient"] == expected
         assert row["kl"] >= 0
-
-
-def test_a_ramp_moves_at_every_step_in_sampling_and_learning_alike(tmp_path: Path) -> None:
-    ramp = "{from_step: 3, ramp: true, set: {learner.learning_rate: 4.0e-3, rollout.temperature: 0.4}}"
-    run = phased_run(tmp_path, "ramp", f"schedule=[{ramp}]", "learning_rate=1e-3", "temperature=1.0", "max_steps=5")
-    assert [step for step, _ in changes(run)] == [0, 1, 2, 3]
-    temperatures = {row["step"]: row["temperature"] for row in ledger(run)}
-    assert temperatures == pytest.approx({1: 1.0, 2: 0.8, 3: 0.6, 4: 0.4, 5: 0.4})
-    rates = [row["learning_rate"] for row in rows(run / "metrics.jsonl")]
-    assert rates == pytest.approx([1e-3, 2e-3, 3e-3, 4e-3, 4e-3])

@@ -1,4 +1,4 @@
-"""A short real run whose number of samplers changes under way: each of them proves the policies, each completion ends once."""
+"""A short real run whose number of samplers changes, and which is interrupted and resumed: each completion ends once."""
 
 import contextlib
 import json
@@ -46,11 +46,27 @@ def scale(run: Path, *settings: str) -> str:
     return done.stdout
 
 
-def test_samplers_come_and_go_while_a_run_goes_on(tmp_path: Path) -> None:
+def start(command: list[str]) -> "subprocess.Popen[str]":
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT, cwd=ROOT)
+
+
+def interrupt(process: "subprocess.Popen[str]") -> str:
+    """Press Ctrl-C, and see that the run ends cleanly and leaves no process; returns what it printed."""
+    family = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGINT)
+    _, output = process.communicate(timeout=240)
+    assert process.returncode == 130, output
+    _, alive = psutil.wait_procs(family, timeout=20)
+    assert not alive, alive
+    return output
+
+
+@pytest.mark.timeout(900)  # several starts, perhaps beside other work
+def test_samplers_come_and_go_ctrl_c_saves_a_checkpoint_and_the_same_command_goes_on(tmp_path: Path) -> None:
     command = [str(CARAVAN), "train", "-c", str(ROOT / "configs/demo.yaml"), f"run.folder={tmp_path}"]
     command += [f"{key}={value}" for key, value in SETTINGS.items()]
     run = tmp_path / "scaled"
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT, cwd=ROOT)
+    process = start(command)
 
     def until(condition: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + 240
@@ -86,14 +102,11 @@ def test_samplers_come_and_go_while_a_run_goes_on(tmp_path: Path) -> None:
         until(lambda: num_engines() == 1, "the end of the other engine")
         num_steps = len(rows(run / "metrics.jsonl"))
         until(lambda: len(rows(run / "metrics.jsonl")) > num_steps + 1, "steps without it")
-        family = psutil.Process(process.pid).children(recursive=True)
-        process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=240)
-        assert process.returncode == 130, said
+        said = interrupt(process)
     finally:
         process.kill()
-    _, alive = psutil.wait_procs(family, timeout=20)
-    assert not alive, alive
+    stopped_at = rows(run / "metrics.jsonl")[-1]["step"]
+    assert f"stopped after step {stopped_at}" in said
 
     # The new one had proved what was published before it came; every policy after that was proved by both, to a hair.
     assert "sampler 1: ready after" in said and ", verified on policy " in said
@@ -114,3 +127,14 @@ def test_samplers_come_and_go_while_a_run_goes_on(tmp_path: Path) -> None:
     for row in ledger:
         if row["fate"] == "trained":
             assert 0 <= row["step"] - 1 - row["policy_version"] <= MAX_STALENESS, row
+
+    process = start(command)
+    try:
+        until(lambda: len(rows(run / "metrics.jsonl")) > int(str(stopped_at)) + 1, "two more steps")
+        said = interrupt(process)
+    finally:
+        process.kill()
+    assert f"going on from the checkpoint of step {stopped_at}" in said
+    steps = [row["step"] for row in rows(run / "metrics.jsonl")]
+    assert steps == list(range(1, len(steps) + 1))
+    assert len((run / "learning.log").read_text().splitlines()) == len(steps)
