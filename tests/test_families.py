@@ -28,22 +28,6 @@ TEMPERATURE = 1.2
 TOLERANCE = 1e-4  # nats per token, in float32; another adapter is off by far more
 
 
-@pytest.fixture
-def quick_engines(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fork engines from one process that has imported vLLM and computed nothing: a third of the time."""
-    import multiprocessing
-
-    import vllm.v1.engine.utils
-
-    import rollout.engine
-
-    server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["vllm.v1.engine.core", "vllm.v1.worker.cpu_worker"])
-    # vLLM has its engine on the CPU spawned, whatever is asked for.
-    monkeypatch.setattr(vllm.v1.engine.utils, "get_mp_context", lambda: server)
-    monkeypatch.setattr(rollout.engine, "SHUTDOWN_SECONDS", 1.0)
-
-
 @pytest.fixture(params=FAMILIES)
 def model(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return make_model(tmp_path / "model", request.param)

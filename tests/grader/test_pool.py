@@ -1,10 +1,10 @@
 import asyncio
-import time
 from collections.abc import Coroutine, Iterator
+from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, TypeVar
 
+import psutil
 import pytest
 from pydantic import ValidationError
 
@@ -141,30 +141,28 @@ def test_what_no_worker_can_grade_is_an_error_and_no_reward(ray_here: None) -> N
 def test_a_closed_pool_leaves_no_ocaml_process(ray_here: None) -> None:
     from grader.pool import RayGraderPool
 
-    folder = bytes(prepare_toolchain().front.path.parent)
+    folder = str(prepare_toolchain().front.path.parent)
 
-    def programs() -> int:
-        found = 0
-        for entry in Path("/proc").glob("[0-9]*/cmdline"):
-            try:
-                found += folder in entry.read_bytes()
-            except OSError:
-                continue
+    def programs() -> list[psutil.Process]:
+        """The OCaml programs below this process: Ray is started by it."""
+        found = []
+        for process in psutil.Process().children(recursive=True):
+            with suppress(psutil.Error):  # ended meanwhile
+                if any(folder in word for word in process.cmdline()):
+                    found.append(process)
         return found
 
-    before = programs()
-
-    async def scenario() -> None:
+    async def scenario() -> list[psutil.Process]:
         pool = RayGraderPool(POOL_SETTINGS)
         await pool.grade(TWICE, completion("let twice x = x + x"))
+        started = programs()
         await pool.close()
+        return started
 
-    run(scenario())
-    for _ in range(50):
-        if programs() <= before:
-            break
-        time.sleep(0.1)
-    assert programs() <= before
+    started = run(scenario())
+    assert started
+    _, alive = psutil.wait_procs(started, timeout=5)
+    assert not alive
 
 
 def test_the_fake_pool_grades_by_its_function() -> None:

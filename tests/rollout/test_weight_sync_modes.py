@@ -29,7 +29,7 @@ def swap(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def sampler(swap: str, run: RunInLoop, tiny_model: TinyModel) -> Iterator[Sampler]:
+def sampler(swap: str, run: RunInLoop, tiny_model: TinyModel, quick_engines: None) -> Iterator[Sampler]:
     settings = RolloutSettings(
         max_prompt_tokens=192, max_completion_tokens=300, enforce_eager=True, kv_cache_gib=0.25, weight_sync_mode=swap
     )
