@@ -91,7 +91,9 @@ def same(one: tuple[PolicyVersion, StepReport], other: tuple[PolicyVersion, Step
     )
 
 
-def test_the_actor_learns_saves_exports_resumes_and_dies_with_a_word(model_folder: Path, tmp_path: Path) -> None:
+def test_the_actor_learns_saves_exports_resumes_and_dies_with_a_word(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def scenario() -> None:
         learner = RayLearner(settings(), plan(model_folder, tmp_path / "checkpoints"))
         seam: Learner = learner  # mypy holds it to the protocol
@@ -139,7 +141,15 @@ def test_the_actor_learns_saves_exports_resumes_and_dies_with_a_word(model_folde
 
         again = RayLearner(settings(), plan(model_folder, tmp_path / "checkpoints"))
         assert await again.start() == policy
+        call, called = again._call, asyncio.Event()
+
+        async def noticed(method: str, *arguments: Any) -> Any:
+            called.set()
+            return await call(method, *arguments)
+
+        monkeypatch.setattr(again, "_call", noticed)
         waiting = asyncio.ensure_future(again.step([group([1.0, 0.0], seed=seed) for seed in range(500)]))
+        await called.wait()
         await asyncio.sleep(0.1)
         await again.close()
         with pytest.raises(LearnerError, match="closed during step"):  # and nobody starts it again
