@@ -8,21 +8,17 @@ CPU milliseconds per completion are those of the client and of every process bel
 run; on a machine that is busy with other things CPU time grows as well (caches), for all three alike.
 """
 
-import argparse
-import json
 import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 
-from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
 from benchmarks.grader_tables import tables
+from benchmarks.harness import Log, in_turn, measure_and_print, option_parser, percentile, ratios_by_round
 from benchmarks.meter import (
     Memory,
     Slice,
@@ -102,13 +98,11 @@ def start_up() -> dict[str, float]:
 
 def latency(figures: Figures) -> dict[str, float]:
     """Percentiles of a completion's wall time; ``quiet_``: of each completion the quickest of its gradings."""
-    every = sorted(figures.wall_seconds)
-    quiet = sorted(min(seconds) for seconds in figures.by_job.values())
-    rows = {"": every, "quiet_": quiet}
+    quiet = [min(seconds) for seconds in figures.by_job.values()]
     found: dict[str, float] = {}
-    for prefix, values in rows.items():
-        p50, p99 = statistics.median(values), values[min(len(values) - 1, int(0.99 * len(values)))]
-        found |= {f"{prefix}p50_ms": 1e3 * p50, f"{prefix}p99_ms": 1e3 * p99, f"{prefix}max_ms": 1e3 * values[-1]}
+    for prefix, values in {"": figures.wall_seconds, "quiet_": quiet}.items():
+        p50, p99 = statistics.median(values), percentile(values, 0.99)
+        found |= {f"{prefix}p50_ms": 1e3 * p50, f"{prefix}p99_ms": 1e3 * p99, f"{prefix}max_ms": 1e3 * max(values)}
         found[f"{prefix}p99_over_p50"] = p99 / p50
     return found
 
@@ -136,17 +130,16 @@ def two_workers(graders: Sequence[Grader], made: Sequence[Job], rounds: int) -> 
     cpus: dict[int, list[float]] = {1: [], 2: []}
     others = []
     for index in range(rounds):
-        for number in (1, 2) if index % 2 == 0 else (2, 1):
+        for number in in_turn((1, 2), index):
             busy, cpu, started = busy_seconds_of_the_machine(), _all_cpu_seconds(), time.perf_counter()
             _grade_together(graders[:number], made)
             walls[number].append(time.perf_counter() - started)
             cpus[number].append(_all_cpu_seconds() - cpu)
             of_others = busy_seconds_of_the_machine() - busy - cpus[number][-1]
             others.append(max(0.0, of_others) / walls[number][-1])
-    ratios = [one / two for one, two in zip(walls[1], walls[2], strict=True)]
     return {
         "speedup": sum(walls[1]) / sum(walls[2]),
-        "best_speedup": max(ratios),
+        "best_speedup": ratios_by_round(walls[1], walls[2])[-1],
         "one_per_second": len(made) * rounds / sum(walls[1]),
         "two_per_second": len(made) * rounds / sum(walls[2]),
         "one_cpu_ms": 1e3 * sum(cpus[1]) / rounds / len(made),
@@ -182,11 +175,11 @@ def row(figures: Mapping[str, Figures]) -> dict[str, dict[str, float]]:
     return found
 
 
-def run(effort: Effort, say: Callable[[str], None]) -> dict[str, object]:
+def run(effort: Effort, log: Log) -> dict[str, object]:
     """Measure everything; the result is what the last line prints."""
-    say("making completions and checking each with plain ocamlc")
+    log("making completions and checking each with plain ocamlc")
     made = jobs(effort.completions)
-    say("starting workers")
+    log("starting workers")
     with ExitStack() as stack:
         starting = start_up()
         ways: dict[str, Grade] = {"A": with_plain(ThreeProcesses())}
@@ -194,27 +187,27 @@ def run(effort: Effort, say: Callable[[str], None]) -> dict[str, object]:
         grader = stack.enter_context(Grader(SETTINGS))
         ways["C"] = with_grader(grader)
         made = without_loops(made, grader)
-        return {"start": starting, **_measured_with(ways, grader, made, effort, say)}
+        return {"start": starting, **_measured_with(ways, grader, made, effort, log)}
 
 
 def _measured_with(
-    ways: Mapping[str, Grade], grader: Grader, made: Sequence[Job], effort: Effort, say: Callable[[str], None]
+    ways: Mapping[str, Grade], grader: Grader, made: Sequence[Job], effort: Effort, log: Log
 ) -> dict[str, object]:
     def rounds_of(of: Sequence[Job], number: int) -> list[list[Job]]:
         return [one for one in in_rounds(of, number) if one]
 
-    say("the mix, three ways in turns")
+    log("the mix, three ways in turns")
     mix = measure(ways, rounds_of(made, effort.rounds), slice_seconds=1.0, on_round=lambda: None)
     memory = memory_below()
     kinds = {}
     for kind in SHARES:
-        say(f"{kind.replace('_', ' ')}, three ways in turns")
+        log(f"{kind.replace('_', ' ')}, three ways in turns")
         of_kind = [job for job in made if job.kind == kind]
         chunks = rounds_of(of_kind * effort.kind_rounds, effort.kind_rounds)
         kinds[kind] = row(measure(ways, chunks, slice_seconds=effort.kind_slice_seconds, on_round=lambda: None))
-    say("completions that loop")
+    log("completions that loop")
     limits = of_limit_bound(grader, effort.limit_bound)
-    say("one worker and two")
+    log("one worker and two")
     with Grader(SETTINGS) as second:
         # Its processes end with the thread that started them: that must not be one that lives for a single round.
         with_grader(second)(made[0])
@@ -244,7 +237,7 @@ def _memory(one: Memory, two: Memory) -> dict[str, float]:
 
 def main() -> None:
     """Parse the options, measure, print."""
-    parser = argparse.ArgumentParser(prog="make bench-grader", description=__doc__.splitlines()[0] if __doc__ else "")
+    parser = option_parser("bench-grader", __doc__)
     parser.add_argument("--completions", type=int, default=400, help="different completions in the mix")
     parser.add_argument("--quick", action="store_true", help="about 30 s instead of some minutes; rougher figures")
     options = parser.parse_args()
@@ -257,13 +250,7 @@ def main() -> None:
         if options.quick
         else Effort(completions=options.completions, rounds=4, kind_rounds=4, kind_slice_seconds=1.0, limit_bound=4)
     )
-    console = Console(stderr=True)
-    with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console) as progress:
-        task = progress.add_task("starting", total=None)
-        result = run(effort, lambda stage: progress.update(task, description=stage))
-    for table in tables(result):
-        Console().print(table)
-    print(json.dumps(result))
+    measure_and_print(lambda log: run(effort, log), tables)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,6 @@ The same completions are graded by fresh workers first: every later grading of o
 process, descriptor or folder may be left over and memory must not have grown; the exit status is 1 where it has.
 """
 
-import argparse
-import json
 import random
 import sys
 import threading
@@ -18,6 +16,7 @@ from dataclasses import asdict, dataclass, field, replace
 import psutil
 from rich.console import Console
 
+from benchmarks.harness import option_parser, print_result
 from benchmarks.hostile import hostile_jobs
 from benchmarks.meter import living_below
 from benchmarks.mix import Job, jobs
@@ -253,7 +252,7 @@ def report(found: Soak, gradings: int, num_workers: int) -> dict[str, object]:
 
 def main() -> int:
     """Parse the options, soak, print; 1 where anything is left or differs."""
-    parser = argparse.ArgumentParser(prog="make soak-grader", description=(__doc__ or "").splitlines()[0])
+    parser = option_parser("soak-grader", __doc__)
     parser.add_argument("--gradings", type=int, default=2000)
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
@@ -276,7 +275,7 @@ def main() -> int:
     )
     for trouble in (*found.left, *found.grown, *found.different[:5], *found.ungradable[:5]):
         console.print(trouble, markup=False)
-    print(json.dumps(report(found, max(NUM_STAGES, options.gradings), options.workers)))
+    print_result(report(found, max(NUM_STAGES, options.gradings), options.workers))
     return 0 if found.clean else 1
 
 

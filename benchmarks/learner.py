@@ -9,18 +9,16 @@ The model is a random Qwen2 of 9 million parameters, or ``--model``.
 """
 
 import argparse
-import json
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from benchmarks.contestants import Contestant, ContestError
+from benchmarks.harness import Log, in_turn, measure_and_print, option_parser
 from benchmarks.learner_ways import Work, caravan, make_groups, plain_trl
 from cluster.config.model_path import tiny_model_path
 from learner.settings import LearnerSettings, LoraSettings
@@ -63,8 +61,8 @@ def contest(ways: Mapping[str, tuple[Callable[..., None], Work]], num_turns: int
         for name, (main, work) in ways.items():
             contestants.append(Contestant(name, main, work, log=logs / f"{name}.log"))
             contestants[-1].wait_until_ready()
-        for _ in range(num_turns):
-            for one in contestants:
+        for turn in range(num_turns):
+            for one in in_turn(contestants, turn):
                 turns[one.name].append(one.play(TURN_SECONDS))
     finally:
         for one in contestants:
@@ -84,7 +82,7 @@ def contest(ways: Mapping[str, tuple[Callable[..., None], Work]], num_turns: int
     return found
 
 
-def run(options: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]:
+def run(options: argparse.Namespace, log: Log) -> dict[str, Any]:
     """Measure; the result is what the last line prints."""
     scratch = Path(tempfile.mkdtemp(prefix="bench-learner-"))
     model, vocabulary = options.model, options.vocabulary
@@ -115,7 +113,7 @@ def run(options: argparse.Namespace, say: Callable[[str], None]) -> dict[str, An
 
     found: dict[str, Any] = {}
     for lengths in ("uneven", "even"):
-        say(f"{lengths} lengths, two in turns")
+        log(f"{lengths} lengths, two in turns")
         ways = {name: (main, work(lengths, options.micro_batch_tokens)) for name, main in WAYS.items()}
         both = found[lengths] = contest(ways, options.turns, scratch)
         losses = [both[name]["first_loss"] for name in WAYS]
@@ -126,7 +124,7 @@ def run(options: argparse.Namespace, say: Callable[[str], None]) -> dict[str, An
         both["wall_speedup"] = both["Caravan"]["tokens_per_second"] / both["TRL"]["tokens_per_second"]
     found["micro_batch_tokens"] = {}
     for size in options.sizes:
-        say(f"micro-batches of {size} positions")
+        log(f"micro-batches of {size} positions")
         name = f"{size}"
         found["micro_batch_tokens"][name] = contest({name: (caravan, work("uneven", size))}, 1, scratch)[name]
     return {
@@ -168,7 +166,7 @@ def _cells(row: Mapping[str, float]) -> Sequence[str]:
 
 def main() -> None:
     """Parse the options, measure, print."""
-    parser = argparse.ArgumentParser(prog="make bench-learner", description=__doc__.splitlines()[0] if __doc__ else "")
+    parser = option_parser("bench-learner", __doc__)
     parser.add_argument("--model", metavar="MODEL", help="a folder or Hugging Face id in place of the random model")
     parser.add_argument("--vocabulary", type=int, default=1000, help="with --model: tokens are drawn below this")
     parser.add_argument("--gpu", action="store_true", help="in bfloat16 on a GPU")
@@ -180,13 +178,7 @@ def main() -> None:
     options = parser.parse_args()
     options.turns, options.steps = (1, 1) if options.quick else (3, 1)
     options.sizes = () if options.quick else (512, 1024, 2048, 4096, 8192)
-    console = Console(stderr=True)
-    with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console) as progress:
-        task = progress.add_task("making a model", total=None)
-        result = run(options, lambda stage: progress.update(task, description=stage))
-    for table in tables(result):
-        Console().print(table)
-    print(json.dumps(result))
+    measure_and_print(lambda log: run(options, log), tables)
 
 
 if __name__ == "__main__":

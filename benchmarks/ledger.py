@@ -6,7 +6,6 @@ whole folder with pyarrow, and looking through them, in a script of its own. Sec
 seconds are measured too, which other work on the machine does not change as much.
 """
 
-import argparse
 import json
 import resource
 import statistics
@@ -22,10 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from benchmarks.harness import Log, measure_and_print, option_parser
 from benchmarks.ledger_made import NEEDLE, make_ledger
 from cluster.ledger.run_folder import RunFolder
 
@@ -165,13 +163,13 @@ def of_process(command: Sequence[str]) -> dict[str, Any]:
     return {"seconds": seconds, "cpu_seconds": cpu_seconds, "said": done.stdout.strip().rpartition("\n")[2]}
 
 
-def run(ledger: Path, say: Callable[[str], None]) -> dict[str, Any]:
+def run(ledger: Path, log: Log) -> dict[str, Any]:
     """Measure; the result is what the last line prints."""
     num_files = len(RunFolder(ledger).rollout_files())
     group_id = f"s{num_files // 2:06d}-g03"
     group = f"group?id={group_id}"
     found: dict[str, Any] = {"num_files": num_files}
-    say("the dashboard starts")
+    log("the dashboard starts")
     with served(ledger) as (site, first_page):
         _, page = timed(lambda: site.ask("completions"))
         began = time.perf_counter()
@@ -180,7 +178,7 @@ def run(ledger: Path, say: Callable[[str], None]) -> dict[str, Any]:
             page = site.ask("completions")
         whole = first_page + time.perf_counter() - began
         found["num_completions"] = int(page.partition('id="told"><b>')[2].partition("<")[0].replace(",", ""))
-        say("the dashboard answers")
+        log("the dashboard answers")
         found["first_page"] = {"seconds": first_page}
         found["whole_ledger"] = {"seconds": whole, "cpu_seconds": site.cpu_seconds}
         found["overview"] = site.took(lambda: site.ask(""))
@@ -194,14 +192,14 @@ def run(ledger: Path, say: Callable[[str], None]) -> dict[str, Any]:
         found["memory_mib"] = site.memory_mib
         answers = {"filter": site.whole(FILTER), "search": site.whole(SEARCH)}
     for name, arguments in (("filter", ()), ("search", ()), ("group", (group_id,)), ("report", ()), ("health", ())):
-        say(f"the plain way: {name}")
+        log(f"the plain way: {name}")
         found[f"plain_{name}"] = as_a_script(f"plain_{name}", str(ledger), *arguments)
     for name, number in answers.items():
         if str(number) != found[f"plain_{name}"]["said"]:
             raise SystemExit(f"{name}: the dashboard finds {number}, the plain way {found[f'plain_{name}']['said']}")
     with tempfile.TemporaryDirectory() as out:
         for name, command in (("report", ("report", str(ledger), "--out", out)), ("health", ("health", str(ledger)))):
-            say(f"caravan {name}")
+            log(f"caravan {name}")
             found[name] = of_process([*CARAVAN, *command])
     return found
 
@@ -241,26 +239,19 @@ def table(found: Mapping[str, Any]) -> Table:
 
 def main() -> None:
     """Parse the options, measure, print."""
-    parser = argparse.ArgumentParser(prog="make bench-ledger", description=__doc__.splitlines()[0] if __doc__ else "")
+    parser = option_parser("bench-ledger", __doc__)
     parser.add_argument("--rows", type=int, default=1_000_000, metavar="N", help="completions (default %(default)s)")
     parser.add_argument("--folder", type=Path, help="where to make the ledger and leave it; one that is there is used")
     options = parser.parse_args()
-    console = Console(stderr=True)
-    with (
-        tempfile.TemporaryDirectory(prefix="bench-ledger-") as temporary,
-        Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console) as progress,
-    ):
-        task = progress.add_task("starting", total=None)
-        ledger = options.folder or Path(temporary) / "run"
 
-        def say(stage: str) -> None:
-            progress.update(task, description=stage)
+    def measure(log: Log) -> dict[str, Any]:
+        with tempfile.TemporaryDirectory(prefix="bench-ledger-") as temporary:
+            ledger = options.folder or Path(temporary) / "run"
+            if not RunFolder(ledger).summary.is_file():
+                make_ledger(ledger, options.rows, log)
+            return run(ledger, log)
 
-        if not RunFolder(ledger).summary.is_file():
-            make_ledger(ledger, options.rows, say)
-        result = run(ledger, say)
-    Console().print(table(result))
-    print(json.dumps(result))
+    measure_and_print(measure, lambda result: [table(result)])
 
 
 if __name__ == "__main__":

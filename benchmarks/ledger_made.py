@@ -6,9 +6,10 @@ not found, since nothing that reads a ledger looks into that.
 
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.harness import Log
 from cluster.config.load import load_config
 from cluster.console import View
 from cluster.ledger.outcomes import DroppedGroup
@@ -53,7 +54,7 @@ _WORD = re.compile(r"\b(xs|acc|n|rest|x|y|s|l|lst|i|go|loop|k|v)\b")
 _NUMBER = re.compile(r"\b\d+\b")
 
 
-def make_ledger(path: Path, num_rows: int, say: Callable[[str], None]) -> RunFolder:
+def make_ledger(path: Path, num_rows: int, log: Log) -> RunFolder:
     """A finished run of at least ``num_rows`` completions; every step is a file, as in a run."""
     folder = RunFolder(path)
     num_steps = -(-num_rows // ROWS_PER_STEP)
@@ -64,7 +65,7 @@ def make_ledger(path: Path, num_rows: int, say: Callable[[str], None]) -> RunFol
         source = _Source(num_steps)
         for step in range(1, num_steps + 1):
             if step % 50 == 1:
-                say(f"making a ledger: step {step:,} of {num_steps:,}")
+                log(f"making a ledger: step {step:,} of {num_steps:,}")
             write_step(records, source, step)
         folder.write(folder.summary, "{}\n")
     return folder

@@ -11,19 +11,14 @@ driver's process can look after, as many of those; the last rows show the limits
 The loop itself is real: the CPU time that it takes per completion, the simulation's own included, is measured.
 """
 
-import argparse
 import asyncio
-import json
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rich.console import Console
-from rich.progress import Progress as Bar
-from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
-
+from benchmarks.harness import Log, measure_and_print, option_parser
 from benchmarks.pipeline_tables import tables
 from benchmarks.service_times import TINY_ON_CPU, ServiceTimes
 from benchmarks.simulated import (
@@ -260,13 +255,13 @@ def sizes(quick: bool) -> dict[str, list[Size]]:
     }
 
 
-def run(times: ServiceTimes, quick: bool, say: Callable[[str], None]) -> dict[str, Any]:
+def run(times: ServiceTimes, quick: bool, log: Log) -> dict[str, Any]:
     """Simulate every size; the result is what the last line prints."""
     found: dict[str, list[dict[str, Any]]] = {}
     known: dict[Size, dict[str, Any]] = {}
     for title, some in sizes(quick).items():
         for size in some:
-            say(f"{title}: {size.samplers} samplers, {size.graders} graders, staleness {size.allowed_staleness}")
+            log(f"{title}: {size.samplers} samplers, {size.graders} graders, staleness {size.allowed_staleness}")
             if size not in known:
                 # A large run is long enough after few steps: each has thousands of completions.
                 num_steps = 3 if quick or size.samplers > 32 else 8
@@ -286,16 +281,10 @@ def run(times: ServiceTimes, quick: bool, say: Callable[[str], None]) -> dict[st
 
 def main() -> None:
     """Parse the options, simulate, print."""
-    parser = argparse.ArgumentParser(prog="make bench-pipeline", description=__doc__.splitlines()[0] if __doc__ else "")
+    parser = option_parser("bench-pipeline", __doc__)
     parser.add_argument("--quick", action="store_true", help="some 2 minutes instead of 8: fewer sizes and steps")
     options = parser.parse_args()
-    console = Console(stderr=True)
-    with Bar(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console) as bar:
-        task = bar.add_task("starting", total=None)
-        result = run(TINY_ON_CPU, options.quick, lambda stage: bar.update(task, description=stage))
-    for table in tables(result):
-        Console().print(table)
-    print(json.dumps(result))
+    measure_and_print(lambda log: run(TINY_ON_CPU, options.quick, log), tables)
 
 
 if __name__ == "__main__":

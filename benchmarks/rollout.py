@@ -10,9 +10,7 @@ All on the tiny model and the built-in problems, with the settings of ``configs/
 the machine meanwhile hits whoever's turn it is; so the rounds alternate, and what counts is the median of many.
 """
 
-import argparse
 import itertools
-import json
 import os
 import statistics
 import tempfile
@@ -23,10 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
 from benchmarks.contestants import Contestant
+from benchmarks.harness import Log, in_turn, measure_and_print, option_parser, ratios_by_round
 from benchmarks.rollout_tables import tables
 from benchmarks.sampling_ways import Setting, bare, in_a_process, make_adapter, pooled
 from benchmarks.step_ways import caravan, plain_trl
@@ -67,7 +63,7 @@ class Effort:
     steps: int  # counted ones in each run
 
 
-def compare_sampling(config: Config, effort: Effort, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
+def compare_sampling(config: Config, effort: Effort, folder: Path, log: Log) -> dict[str, Any]:
     """Rounds of both ways in turns, without and with an adapter."""
     adapter, rank = folder / "adapter", config.learner.lora.r
     usable = load_and_render(config, View())
@@ -90,19 +86,19 @@ def compare_sampling(config: Config, effort: Effort, folder: Path, say: Callable
     with ExitStack() as stack:
         ways = []
         for name in SAMPLING_WAYS:
-            say(f"starting an engine: {name}")
+            log(f"starting an engine: {name}")
             ways.append(start(name))
             ways[-1].wait_until_ready()  # one after the other: on few cores, engines that start together take longer
         seeds = itertools.count()
         for what, with_adapter in (("base", False), ("adapter", True)):
-            say(f"sampling from the {what}, in turns")
+            log(f"sampling from the {what}, in turns")
             rounds = [
-                _play_round(ways[:: 1 if number % 2 else -1], requests, with_adapter)
+                _play_round(in_turn(ways, number), requests, with_adapter)
                 for number, requests in enumerate(_rounds(prompts, config, effort, seeds))
             ]
             found[what] = sampling_figures(rounds[1:])  # in the first one caches and kernels warm up
         vllm, caravan_pool, prompt_ids = ways[0], ways[1], prompts[0].token_ids
-        say("grading what was sampled last")
+        log("grading what was sampled last")
         graded = caravan_pool.play(ROUND_SECONDS, problems={problem.id: problem for problem in usable.problems})
         ms = 1e3 / graded["num_completions"]
         found["grading"] = {
@@ -110,7 +106,7 @@ def compare_sampling(config: Config, effort: Effort, folder: Path, say: Callable
             "wall_ms_per_completion": ms * graded["seconds"],
             "completions": graded["num_completions"],
         }
-        say("timing an engine's step")
+        log("timing an engine's step")
         found["step_seconds"] = {
             str(number): min(
                 vllm.play(ROUND_SECONDS, num_running=number, num_live=1, prompt_ids=prompt_ids)["step_seconds"]
@@ -154,7 +150,8 @@ def _rounds(
 def _play_round(
     ways: Sequence[Contestant], requests: Sequence[GroupRequest], with_adapter: bool
 ) -> dict[str, Mapping[str, Any]]:
-    return {way.name: way.play(ROUND_SECONDS, requests=requests, with_adapter=with_adapter) for way in ways}
+    played = {way.name: way.play(ROUND_SECONDS, requests=requests, with_adapter=with_adapter) for way in ways}
+    return {name: played[name] for name in SAMPLING_WAYS}
 
 
 def sampling_figures(rounds: Sequence[Mapping[str, Mapping[str, Any]]]) -> dict[str, Any]:
@@ -170,7 +167,7 @@ def _way_figures(played: Sequence[Mapping[str, Any]], by_vllm: Sequence[Mapping[
         return float(1e6 * sum(one["cpu_seconds"] for one in some) / sum(one["num_tokens"] for one in some))
 
     lengths = [len(tokens) for one in played for tokens in one["sampled"].values()]
-    ratios = sorted(speed(ours) / speed(theirs) for ours, theirs in zip(played, by_vllm, strict=True))
+    ratios = ratios_by_round([speed(one) for one in played], [speed(one) for one in by_vllm])
     same = [
         tokens == theirs["sampled"][name]
         for ours, theirs in zip(played, by_vllm, strict=True)
@@ -194,15 +191,15 @@ def _way_figures(played: Sequence[Mapping[str, Any]], by_vllm: Sequence[Mapping[
     return found
 
 
-def compare_steps(effort: Effort, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
+def compare_steps(effort: Effort, folder: Path, log: Log) -> dict[str, Any]:
     """Runs of GRPO steps, one way after the other, as often as there are turns."""
     runs: dict[str, list[Mapping[str, Any]]] = {name: [] for name in STEP_WAYS}
     for turn in range(effort.turns):
-        for name in list(STEP_WAYS)[:: 1 if turn % 2 == 0 else -1]:
-            say(f"GRPO steps: {name}, run {turn + 1} of {effort.turns}")
+        for name in in_turn(list(STEP_WAYS), turn):
+            log(f"GRPO steps: {name}, run {turn + 1} of {effort.turns}")
             main, argument = STEP_WAYS[name]
-            log = folder / f"{name.replace(' ', '-')}-{turn}.log"
-            with Contestant(name, main, argument, CONFIG, log=log) as way:
+            log_file = folder / f"{name.replace(' ', '-')}-{turn}.log"
+            with Contestant(name, main, argument, CONFIG, log=log_file) as way:
                 way.wait_until_ready()
                 runs[name].append(way.play(RUN_SECONDS, num_steps=SETTLING_STEPS + effort.steps))
     figures = {name: step_figures(some) for name, some in runs.items()}
@@ -241,7 +238,7 @@ def step_figures(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def run(effort: Effort, only: str | None, say: Callable[[str], None]) -> dict[str, Any]:
+def run(effort: Effort, only: str | None, log: Log) -> dict[str, Any]:
     """Measure; the result is what the last line prints."""
     config = load_config(CONFIG, environment={})
     began = time.monotonic()
@@ -249,16 +246,16 @@ def run(effort: Effort, only: str | None, say: Callable[[str], None]) -> dict[st
     # The logs stay where something went wrong.
     folder = Path(tempfile.mkdtemp(prefix="bench-rollout-"))
     if only != "steps":
-        found["sampling"] = compare_sampling(config, effort, folder, say)
+        found["sampling"] = compare_sampling(config, effort, folder, log)
     if only != "sampling":
-        found["steps"] = compare_steps(effort, folder, say)
+        found["steps"] = compare_steps(effort, folder, log)
     found["machine"] = {"cores": os.cpu_count(), "seconds": time.monotonic() - began, "logs": str(folder)}
     return found
 
 
 def main() -> None:
     """Parse the options, measure, print."""
-    parser = argparse.ArgumentParser(prog="make bench-rollout", description=__doc__.splitlines()[0] if __doc__ else "")
+    parser = option_parser("bench-rollout", __doc__)
     parser.add_argument("--quick", action="store_true", help="some 10 minutes instead of 30; rougher figures")
     parser.add_argument("--only", choices=("sampling", "steps"), help="one of the two comparisons")
     options = parser.parse_args()
@@ -269,13 +266,7 @@ def main() -> None:
     )
     # Neither this process nor a contestant needs the network: the model and the problems are here.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    console = Console(stderr=True)
-    with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console) as progress:
-        task = progress.add_task("starting", total=None)
-        result = run(effort, options.only, lambda stage: progress.update(task, description=stage))
-    for table in tables(result):
-        Console().print(table)
-    print(json.dumps(result))
+    measure_and_print(lambda log: run(effort, options.only, log), tables)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from benchmarks.harness import in_turn
 from benchmarks.meter import Slice, lasting_servers, measured, server_cpu_seconds
 from benchmarks.mix import Job
 
@@ -48,7 +49,7 @@ def measure(
     with lasting_servers():
         # Servers count in ticks of 10 ms: read them around everything one way does, while the others keep still.
         for index, jobs in enumerate(rounds):
-            for name in names[index % len(names) :] + names[: index % len(names)]:
+            for name in in_turn(names, index):
                 _turn(figures[name], ways[name], jobs, slice_seconds)
             on_round()
     return figures

@@ -7,10 +7,8 @@
 On the tiny model, or any other: ``OPTIONS="model.path=FOLDER rollout.gpus_per_sampler=1 rollout.dtype=bfloat16"``.
 """
 
-import argparse
 import asyncio
 import itertools
-import json
 import os
 import statistics
 import tempfile
@@ -20,11 +18,10 @@ from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from benchmarks.contestants import Contestant, Link
+from benchmarks.harness import Log, measure_and_print, option_parser, percentile
 from benchmarks.rollout import CONFIG
 from benchmarks.sampling_ways import Setting, bare, in_a_process, make_adapter, policy_from
 from cluster.config.load import load_config
@@ -118,13 +115,11 @@ async def _kept_busy(
 
 
 def percentiles(seconds: Sequence[float]) -> dict[str, float]:
-    """Milliseconds."""
-    ordered = sorted(seconds)
-    p95 = ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]
-    return {"p50_ms": 1e3 * statistics.median(ordered), "p95_ms": 1e3 * p95}
+    """Return median and 95th percentile in milliseconds."""
+    return {"p50_ms": 1e3 * statistics.median(seconds), "p95_ms": 1e3 * percentile(seconds, 0.95)}
 
 
-def run(settings: Sequence[str], num_swaps: int, say: Callable[[str], None]) -> dict[str, Any]:
+def run(settings: Sequence[str], num_swaps: int, log: Log) -> dict[str, Any]:
     """Measure; the result is what the last line prints."""
     config = load_config(CONFIG, settings, environment={})
     folder = Path(tempfile.mkdtemp(prefix="bench-swap-"))  # the logs stay where something went wrong
@@ -132,7 +127,7 @@ def run(settings: Sequence[str], num_swaps: int, say: Callable[[str], None]) -> 
     rank = config.learner.lora.r
     adapters = tuple(folder / f"adapter-{number}" for number in range(max(NUM_LIVE)))
     for seed, adapter in enumerate(adapters):
-        say(f"making adapter {seed + 1}")
+        log(f"making adapter {seed + 1}")
         in_a_process(make_adapter, model_path(config), rank, adapter, prompts[0].token_ids, seed)
 
     def setting(weight_sync_mode: str) -> Setting:
@@ -147,7 +142,7 @@ def run(settings: Sequence[str], num_swaps: int, say: Callable[[str], None]) -> 
 
     found: dict[str, Any] = {"swap": {}, "live": {}}
     for way in WAYS:
-        say(f"swapping: {way}")
+        log(f"swapping: {way}")
         size = config.rollout.group_size
         with Contestant(way, swapping, setting(way), prompts[:64], size, log=folder / f"{way}.log") as swapper:
             swapper.wait_until_ready()
@@ -159,7 +154,7 @@ def run(settings: Sequence[str], num_swaps: int, say: Callable[[str], None]) -> 
             "tokens_per_second_with_swaps": took["disturbed"],
             "seconds_between_swaps": SECONDS_BETWEEN_SWAPS,
         }
-    say("live versions")
+    log("live versions")
     with Contestant("vLLM", bare, setting("versions"), log=folder / "vLLM.log") as vllm:
         vllm.wait_until_ready()
         prompt_ids = prompts[0].token_ids
@@ -194,18 +189,12 @@ def tables(found: Mapping[str, Any]) -> list[Table]:
 
 def main() -> None:
     """Parse the options, measure, print."""
-    parser = argparse.ArgumentParser(prog="make bench-swap", description=__doc__.splitlines()[0] if __doc__ else "")
+    parser = option_parser("bench-swap", __doc__)
     parser.add_argument("--quick", action="store_true", help="fewer swaps")
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="as for `caravan train`")
     options = parser.parse_args()
-    console = Console(stderr=True)
-    with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console) as progress:
-        task = progress.add_task("starting", total=None)
-        num_swaps = 6 if options.quick else 30
-        result = run(options.settings, num_swaps, lambda stage: progress.update(task, description=stage))
-    for table in tables(result):
-        Console().print(table)
-    print(json.dumps(result))
+    num_swaps = 6 if options.quick else 30
+    measure_and_print(lambda log: run(options.settings, num_swaps, log), tables)
 
 
 if __name__ == "__main__":
