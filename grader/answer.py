@@ -34,10 +34,8 @@ class Answer:
     """The answer in a completion, on the same lines as in the completion."""
 
     text: str
-    no_answer_reason: str = ""  # content of the completion that is not an answer
-    verbatim: str = (
-        ""  # the completion unchanged, if every token acted on may stand in a literal or comment of its code
-    )
+    no_answer_reason: str = ""  # set if thoughts, tokens or other turns were dropped, for a message if no code remains
+    verbatim: str = ""  # the whole completion, if all dropped tokens may be literals or comments of its code
 
 
 def with_opened_thought(tag: str, text: str) -> str:

@@ -41,12 +41,12 @@ class Extraction:
     fences: tuple[Fence, ...]  # of the answer
     blocks: tuple[Block, ...]  # fenced ones, of the answer
     candidates: tuple[CandidateProgram, ...] = ()  # best first; empty: the answer holds no code
-    no_code_reason: str = ""  # content of the completion if it holds no code; may be empty
-    verbatim: CandidateProgram | None = None  # the whole completion; if it parses, its tokens were literals of the code
+    no_code_reason: str = ""  # what the completion holds instead of code; empty: nothing special
+    verbatim: CandidateProgram | None = None  # the whole completion, compiled first: its tokens may be literals
     joined: CandidateProgram | None = None  # with the earlier blocks in front, for an answer in several parts
     has_end_marker: bool = False
     code: str = ""  # the part of the answer that the candidates are made of
-    language: str = ""  # that the fence of this part names, in lower case
+    language: str = ""  # named by the fence around this part, in lower case
 
 
 def extract(

@@ -151,7 +151,7 @@ let feasibility environment ~given ~prose ~signature ~statement items =
 let comparisons_of_functions environment ~given ~signature items =
   let solution = Feasible.with_prelude (usable environment given @ signature) in
   List.concat_map
-    (fun loc -> warning "functional_equality" (at loc "it compares functions, or values that hold some: where it meets one, it raises"))
+    (fun loc -> warning "functional_equality" (at loc "it compares functions, or values that contain functions, which raises"))
     (Functional.compared environment (solution @ items))
 
 let everything environment ~name ~given ~prose ~signatures ~statement ~examples items =
@@ -173,7 +173,7 @@ let everything environment ~name ~given ~prose ~signatures ~statement ~examples 
         @ comparisons_of_functions environment ~given ~signature items
         @
         if conflict then
-          cause "results_of_several_types" "the asserts want results of different types for arguments of the same types"
+          cause "results_of_several_types" "the asserts require results of different types for arguments of the same types"
         else []
     | None, Error exn :: _ -> cause "signature_does_not_parse" (describe_fault (Feasible.fault_of exn))
     | None, _ -> []
