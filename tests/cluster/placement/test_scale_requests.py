@@ -156,7 +156,7 @@ def test_a_key_that_is_given_twice_is_refused() -> None:
 def test_a_run_that_is_not_going_on_is_not_scaled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
     assert main(["scale", str(run), "graders=3"]) == 1
-    assert f"{run} is not the folder of a run" in capsys.readouterr().err
+    assert f"{run} is not a run directory" in capsys.readouterr().err
 
     async def ended() -> None:
         async with going_on(run, Graders()):
