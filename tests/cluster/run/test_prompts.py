@@ -17,6 +17,7 @@ from cluster.ledger.run_folder import RunFolder
 from cluster.models.sft_pairs import pairs_of
 from cluster.run import loading
 from cluster.run.loading import load_and_render, prompt_date, render_prompts
+from rollout.prompt import INSTRUCTION
 from tests.rollout.made_templates import CHATML, DEEPSEEK, GEMMA, LLAMA, PARTS, tokenizer_with
 
 ROWS = [
@@ -191,3 +192,8 @@ def test_tokens_without_an_embedding_are_refused_with_both_numbers(
     write(json.dumps({"model_type": "qwen2", "vocab_size": largest}))
     with pytest.raises(ModelError, match=f"holds token {largest}, and the model has embeddings for {largest} tokens"):
         load_and_render(settings, View())
+
+
+def test_the_page_on_data_holds_the_instruction() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "data.md").read_text()
+    assert f"\n> {INSTRUCTION}\n" in page
