@@ -107,7 +107,7 @@ def test_a_dead_actor_is_replaced_and_its_jobs_are_graded_again(ray_here: None) 
 
 
 @pytest.mark.slow
-def test_what_no_worker_can_grade_is_an_error_and_no_reward(ray_here: None) -> None:
+def test_a_completion_that_no_grader_can_grade_is_an_error_and_no_reward(ray_here: None) -> None:
     import ray
 
     from grader.pool import RayGraderPool

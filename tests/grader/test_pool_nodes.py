@@ -18,7 +18,7 @@ IN_ROOM_OF_THEIR_OWN = {"num_graders": 3, "min_graders": 1, "max_graders": 3, "c
 
 @pytest.fixture
 def cluster() -> Iterator[Any]:
-    """A head that has room for one grader, in processes of its own."""
+    """A head with CPUs for one grader, in processes of its own."""
     import ray
     from ray.cluster_utils import Cluster
 
@@ -30,7 +30,7 @@ def cluster() -> Iterator[Any]:
     cluster.shutdown()
 
 
-def test_graders_start_on_a_node_that_joins_and_what_they_had_when_it_leaves_is_graded_elsewhere(cluster: Any) -> None:
+def test_graders_start_on_nodes_that_join_and_the_work_of_a_node_that_leaves_is_graded_elsewhere(cluster: Any) -> None:
     from grader.pool import RayGraderPool
 
     async def scenario() -> None:

@@ -48,13 +48,13 @@ def run(work: Coroutine[Any, Any, None]) -> None:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    """Wait for something that has to come; the test's own deadline ends it."""
-    while not condition():  # noqa: ASYNC110 - nobody tells
+    """Wait for a condition; the timeout of the test ends it."""
+    while not condition():  # noqa: ASYNC110 - nothing signals it
         await asyncio.sleep(0.05)
 
 
 def slow_jobs(pool: Any, num: int, start: int = 0) -> "list[asyncio.Task[Grade]]":
-    """Completions that run until their time is up, no two of them alike."""
+    """Grade different completions that all time out."""
     texts = [f"let rec twice x = twice (x + {start + index})" for index in range(num)]
     return [asyncio.create_task(pool.grade(TWICE, completion(text, index))) for index, text in enumerate(texts)]
 
@@ -87,8 +87,8 @@ def test_a_pool_grows_while_completions_wait_and_shrinks_while_graders_idle(ray_
     from grader.pool import RayGraderPool
 
     async def scenario() -> None:
-        told: list[str] = []
-        pool = RayGraderPool(SETTINGS.model_copy(update={"max_graders": 3}), log=told.append, scaling=QUICK_SCALING)
+        lines: list[str] = []
+        pool = RayGraderPool(SETTINGS.model_copy(update={"max_graders": 3}), log=lines.append, scaling=QUICK_SCALING)
         await pool.start()
         jobs = slow_jobs(pool, 60)
         await until(lambda: pool.usage().num_replicas == 3)
@@ -100,7 +100,7 @@ def test_a_pool_grows_while_completions_wait_and_shrinks_while_graders_idle(ray_
         usage = pool.usage()
         assert usage.capacity_seconds is not None and 0 < usage.busy_seconds <= usage.capacity_seconds
         assert (usage.num_running, usage.num_waiting) == (0, 0)
-        assert [line.partition(":")[0] for line in told] == [
+        assert [line.partition(":")[0] for line in lines] == [
             "scaling 1 -> 2 graders",
             "scaling 2 -> 3 graders",
             "scaling 3 -> 2 graders",
@@ -113,7 +113,9 @@ def test_a_pool_grows_while_completions_wait_and_shrinks_while_graders_idle(ray_
     run(scenario())
 
 
-def test_graders_that_are_killed_while_their_number_changes_lose_and_repeat_nothing(ray_here: None) -> None:
+def test_no_completion_is_lost_or_graded_twice_when_graders_are_killed_while_their_number_changes(
+    ray_here: None,
+) -> None:
     from grader.pool import RayGraderPool
 
     def kill_one() -> None:
@@ -147,7 +149,7 @@ def test_graders_that_are_killed_while_their_number_changes_lose_and_repeat_noth
     run(scenario())
 
 
-def test_what_has_no_room_waits_for_it_and_leaves_the_other_parts_their_share(
+def test_graders_that_do_not_fit_wait_and_leave_the_resources_of_samplers_free(
     ray_here: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from grader.pool import RayGraderPool
@@ -156,10 +158,10 @@ def test_what_has_no_room_waits_for_it_and_leaves_the_other_parts_their_share(
     config = load_config(None, ("cpus_per_sampler=1", "cpus_per_grader=0.5", "num_graders=1"), environment={})
 
     async def scenario() -> None:
-        told: list[str] = []
+        lines: list[str] = []
         # A sampler that is down at the moment: its CPU is free, and is to stay so.
-        reservations = Reservations(config.without_learner(), told.append)
-        pool = RayGraderPool(SETTINGS, reservation=reservations.graders, log=told.append)
+        reservations = Reservations(config.without_learner(), lines.append)
+        pool = RayGraderPool(SETTINGS, reservation=reservations.graders, log=lines.append)
         await pool.start()
         line = await pool.scale(3)
         assert (
@@ -168,7 +170,7 @@ def test_what_has_no_room_waits_for_it_and_leaves_the_other_parts_their_share(
         await until(lambda: pool.usage().num_replicas == 2)
         await until(request_to_the_autoscaler)
         assert request_to_the_autoscaler() == [{"CPU": 1.0}, *([{"CPU": 0.5}] * 3)]
-        assert [told_line for told_line in told if "graders: no free resources for 1 of 3" in told_line] == told[1:]
+        assert [line for line in lines if "graders: no free resources for 1 of 3" in line] == lines[1:]
         assert num_free_cpus() >= 1.0
         assert (await pool.grade(TWICE, completion("let twice x = x + x"))).facts.verdict is Verdict.PASSED
         await pool.scale(2)
@@ -183,7 +185,7 @@ def test_what_has_no_room_waits_for_it_and_leaves_the_other_parts_their_share(
     run(scenario())
 
 
-def test_a_start_waits_for_the_floor_alone(ray_here: None) -> None:
+def test_a_start_waits_for_the_minimum_only(ray_here: None) -> None:
     from grader.pool import RayGraderPool
 
     async def scenario() -> None:
@@ -196,7 +198,7 @@ def test_a_start_waits_for_the_floor_alone(ray_here: None) -> None:
     run(scenario())
 
 
-def test_with_no_grader_left_and_no_room_for_another_completions_fail_with_the_cause(
+def test_completions_fail_with_the_cause_when_no_grader_is_left_and_none_fits(
     ray_here: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import ray

@@ -22,7 +22,7 @@ SETTINGS = RolloutSettings(cpus_per_sampler=0.5, request_deadline_seconds=20, st
 
 
 def first_time(mark: Path) -> bool:
-    """Whether no process has passed here before."""
+    """Return whether this is the first call with this file, in any process."""
     is_first = not mark.exists()
     mark.touch()
     return is_first
@@ -49,8 +49,8 @@ class ScriptedActor:
             os._exit(1)
         if "hangs once" in files and first_time(Path(files["hangs once"])):
             await asyncio.sleep(1000)
-        is_bound = "never proved" not in files and not (
-            "unproved once" in files and first_time(Path(files["unproved once"]))
+        is_bound = "never verified" not in files and not (
+            "not verified once" in files and first_time(Path(files["not verified once"]))
         )
         self._loaded.append(policy.number)
         return Verification(
@@ -115,7 +115,7 @@ async def collect(pool: RaySamplerPool, request: GroupRequest) -> list[Completio
     return [completion async for completion in pool.sample_group(request)]
 
 
-def test_a_sampler_killed_in_the_middle_of_a_group_delivers_nothing_twice(
+def test_no_completion_comes_twice_when_a_sampler_is_killed_in_the_middle_of_a_group(
     pool: RaySamplerPool, run: RunInLoop, request_for: MakeRequest
 ) -> None:
     group = run(collect(pool, request_for("dies at 0:", size=4)))
@@ -123,7 +123,7 @@ def test_a_sampler_killed_in_the_middle_of_a_group_delivers_nothing_twice(
     assert len({completion.text for completion in group}) == 2  # two processes
 
 
-def test_a_restarted_sampler_holds_the_current_policy_before_it_is_given_work(
+def test_a_restarted_sampler_has_the_current_policy_before_it_gets_work(
     pool: RaySamplerPool, run: RunInLoop, request_for: MakeRequest
 ) -> None:
     run(pool.publish(PolicyVersion(number=5, adapter={})))
@@ -155,9 +155,7 @@ def test_a_sampler_that_hangs_while_it_loads_a_policy_is_replaced_too(
     assert [swap.sampler for swap in run(scenario())] == ["sampler 0"]
 
 
-def test_a_publish_says_for_every_sampler_how_long_it_took_and_how_far_it_was_off(
-    local_ray: None, run: RunInLoop
-) -> None:
+def test_a_publish_returns_seconds_and_gap_of_every_sampler(local_ray: None, run: RunInLoop) -> None:
     async def scenario() -> Sequence[WeightSync]:
         pool = RaySamplerPool(SETTINGS.model_copy(update={"num_samplers": 2}), model="fine", lora_rank=8)
         await pool.start()
@@ -170,27 +168,27 @@ def test_a_publish_says_for_every_sampler_how_long_it_took_and_how_far_it_was_of
     assert all(swap.gap == 0.25 and 0 < swap.seconds < 10 for swap in swaps)
 
 
-def test_a_sampler_that_cannot_prove_a_policy_is_restarted_once_and_then_serves_it(
+def test_a_sampler_that_fails_verification_is_restarted_and_then_serves_the_policy(
     pool: RaySamplerPool, run: RunInLoop, request_for: MakeRequest, tmp_path: Path
 ) -> None:
     before = run(collect(pool, request_for("fine:", size=1)))[0].text.split()[0]
-    run(pool.publish(PolicyVersion(number=1, adapter={"unproved once": str(tmp_path / "mark").encode()})))
+    run(pool.publish(PolicyVersion(number=1, adapter={"not verified once": str(tmp_path / "mark").encode()})))
     after = run(collect(pool, request_for("fine:", size=1)))[0]
     assert after.policy_version == 1
     assert after.text.split()[0] != before  # another process
 
 
-def test_a_sampler_that_cannot_prove_a_policy_after_its_restart_either_ends_the_run(
+def test_a_sampler_that_fails_verification_after_its_restart_too_fails_the_pool(
     pool: RaySamplerPool, run: RunInLoop, request_for: MakeRequest
 ) -> None:
     message = r"sampler 0 does not serve policy 1: 1 trained modules are not bound \(model.layers.0.mlp.up_proj\)"
     with pytest.raises(ModelError, match=message):
-        run(pool.publish(PolicyVersion(number=1, adapter={"never proved": b""})))
+        run(pool.publish(PolicyVersion(number=1, adapter={"never verified": b""})))
     with pytest.raises(ModelError, match=message):
         run(collect(pool, request_for("fine:")))
 
 
-def test_a_group_under_which_engine_after_engine_dies_is_given_up_and_the_pool_works_on(
+def test_a_group_on_which_every_engine_dies_fails_alone(
     pool: RaySamplerPool, run: RunInLoop, request_for: MakeRequest
 ) -> None:
     with pytest.raises(GroupFailed, match="failed on 3 samplers, the last time alone on one: the engine failed"):
@@ -198,7 +196,7 @@ def test_a_group_under_which_engine_after_engine_dies_is_given_up_and_the_pool_w
     assert len(run(collect(pool, request_for("fine:")))) == 4
 
 
-def test_a_group_beside_one_that_kills_every_sampler_is_not_given_up_with_it(
+def test_a_group_next_to_one_that_kills_every_sampler_is_completed(
     pool: RaySamplerPool, run: RunInLoop, request_for: MakeRequest
 ) -> None:
     async def scenario() -> list[Completion]:
@@ -211,7 +209,7 @@ def test_a_group_beside_one_that_kills_every_sampler_is_not_given_up_with_it(
     assert sorted(completion.index for completion in run(scenario())) == [0, 1, 2, 3]
 
 
-def test_a_pool_whose_sampler_keeps_dying_refuses_all_work_and_says_why(
+def test_a_pool_whose_only_sampler_keeps_crashing_fails_with_the_cause(
     pool: RaySamplerPool, run: RunInLoop, request_for: MakeRequest
 ) -> None:
     with pytest.raises(GroupFailed):
@@ -244,7 +242,7 @@ def test_a_sampler_that_hangs_is_replaced_and_its_group_completed_once(
     assert {completion.policy_version for completion in group} == {1}
 
 
-def test_a_sampler_that_does_not_start_again_ends_the_run_with_what_was_tried(
+def test_a_pool_whose_only_sampler_cannot_be_restarted_fails_with_the_number_of_attempts(
     local_ray: None, run: RunInLoop, request_for: MakeRequest, tmp_path: Path
 ) -> None:
     async def scenario() -> None:
@@ -260,7 +258,7 @@ def test_a_sampler_that_does_not_start_again_ends_the_run_with_what_was_tried(
     run(scenario())
 
 
-def test_usage_counts_who_works_and_who_is_there(
+def test_usage_counts_ready_samplers_and_busy_seconds(
     pool: RaySamplerPool, run: RunInLoop, request_for: MakeRequest
 ) -> None:
     async def scenario() -> tuple[Usage, Usage, Usage]:
@@ -283,7 +281,7 @@ def test_usage_counts_who_works_and_who_is_there(
         ("hangs", DeadlineExceeded, r"starting sampler 0 .* 5 s \(rollout.start_deadline_seconds\)"),
     ],
 )
-def test_a_pool_that_cannot_start_says_why_and_leaves_nothing(
+def test_a_pool_that_cannot_start_raises_the_cause_and_leaves_no_actor(
     local_ray: None, run: RunInLoop, model: str, error: type[CaravanError], message: str
 ) -> None:
     settings = SETTINGS.model_copy(update={"start_deadline_seconds": 5.0 if model == "hangs" else 60.0})

@@ -42,7 +42,7 @@ async def collect(completions: AsyncIterator[Completion]) -> list[Completion]:
 
 
 async def inside(pool: RaySamplerPool, look: Callable[[Sampler], T]) -> T:
-    """What a function sees inside the actor."""
+    """Call a function with the sampler in its actor."""
     actor = pool._lifecycle.replicas[0].actor
     assert actor is not None
     seen: T = await actor.__ray_call__.remote(look)
@@ -54,7 +54,7 @@ def cache_path(sampler: Sampler) -> Path:
     return sampler._adapter_cache.path
 
 
-def shelved(sampler: Sampler) -> list[str]:
+def cached_policies(sampler: Sampler) -> list[str]:
     return sorted(path.name for path in cache_path(sampler).glob("policy-*"))
 
 
@@ -74,7 +74,7 @@ def worst_gap(tiny_model: TinyModel, completions: Sequence[Completion], adapter_
     )
 
 
-def test_a_group_comes_whole_with_the_logprobs_that_transformers_computes(
+def test_a_group_is_complete_and_has_the_logprobs_that_transformers_computes(
     pool: RaySamplerPool, run: RunInLoop, tiny_model: TinyModel, request_for: MakeRequest
 ) -> None:
     request = request_for("g")
@@ -86,7 +86,7 @@ def test_a_group_comes_whole_with_the_logprobs_that_transformers_computes(
     assert worst_gap(tiny_model, group) < TOLERANCE
 
 
-def test_a_seed_gives_the_same_group_again_and_a_completion_of_its_own_to_each_index(
+def test_a_seed_gives_the_same_group_again_and_different_completions_in_it(
     pool: RaySamplerPool, run: RunInLoop, request_for: MakeRequest
 ) -> None:
     async def texts(seed: int) -> list[str]:
@@ -209,7 +209,7 @@ def test_superseded_adapters_are_deleted_and_the_last_two_kept(
     pool: RaySamplerPool, run: RunInLoop, policies: dict[int, PolicyVersion]
 ) -> None:
     run(pool.publish(policies[3]))
-    assert run(inside(pool, shelved)) == ["policy-2", "policy-3"]
+    assert run(inside(pool, cached_policies)) == ["policy-2", "policy-3"]
 
 
 def test_an_adapter_that_vllm_refuses_is_an_error_and_the_pool_works_on(
@@ -219,7 +219,7 @@ def test_an_adapter_that_vllm_refuses_is_an_error_and_the_pool_works_on(
     broken = PolicyVersion(number=4, adapter={**policies[4].adapter, "adapter_config.json": config})
     with pytest.raises(ModelError, match="policy 4"):
         run(pool.publish(broken))
-    assert run(inside(pool, shelved)) == ["policy-2", "policy-3"]
+    assert run(inside(pool, cached_policies)) == ["policy-2", "policy-3"]
     assert {c.policy_version for c in run(collect(pool.sample_group(request_for("g"))))} == {3}
 
 
@@ -230,9 +230,7 @@ def test_a_policy_is_published_once_and_in_order(
         run(pool.publish(policies[3]))
 
 
-def test_a_group_that_is_no_longer_wanted_leaves_the_engine(
-    pool: RaySamplerPool, run: RunInLoop, request_for: MakeRequest
-) -> None:
+def test_an_aborted_group_leaves_the_engine(pool: RaySamplerPool, run: RunInLoop, request_for: MakeRequest) -> None:
     async def scenario() -> None:
         completions = pool.sample_group(request_for("g", size=64, tokens=64, stop=("i",)))
         await anext(completions)
@@ -246,7 +244,7 @@ def test_a_group_that_is_no_longer_wanted_leaves_the_engine(
     run(scenario())
 
 
-def test_a_group_that_the_engine_was_not_started_for_is_refused(
+def test_a_group_longer_than_the_engine_allows_is_refused(
     pool: RaySamplerPool, run: RunInLoop, request_for: MakeRequest
 ) -> None:
     request = request_for("g")
@@ -266,23 +264,23 @@ def test_a_sampler_whose_engine_hangs_is_replaced_and_its_group_completed_once_u
     async def scenario() -> tuple[list[Completion], list[str], list[psutil.Process], Collection[str]]:
         pid = await inside(pool, lambda _: os.getpid())
         family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
-        leftovers = shared_memory_files(pid)
+        engine_files = shared_memory_files(pid)
         completions = pool.sample_group(request_for("g", size=32, tokens=64, stop=("i",)))
         first = await anext(completions)
         for process in family[1:]:
             process.suspend()
         monkeypatch.setattr(pool, "_settings", SETTINGS.model_copy(update={"request_deadline_seconds": 3.0}))
         rest = asyncio.create_task(collect(completions))
-        while pool.usage().num_replicas:  # noqa: ASYNC110 - nobody tells when it was noticed
+        while pool.usage().num_replicas:  # noqa: ASYNC110 - nothing signals the eviction
             await asyncio.sleep(0.05)
         monkeypatch.setattr(pool, "_settings", SETTINGS)
-        return [first, *await rest], await inside(pool, shelved), family, leftovers
+        return [first, *await rest], await inside(pool, cached_policies), family, engine_files
 
-    group, cache, family, leftovers = run(scenario())
+    group, cache, family, engine_files = run(scenario())
     assert len(family) > 2
     assert [process for process in family if is_alive(process)] == []
-    assert len(leftovers) > 0
-    assert [file for file in leftovers if Path(file).exists()] == []
+    assert len(engine_files) > 0
+    assert [file for file in engine_files if Path(file).exists()] == []
     assert sorted(completion.index for completion in group) == list(range(32))
     assert {completion.policy_version for completion in group} == {3}
     assert worst_gap(tiny_model, group, adapter_folders[3]) < TOLERANCE
@@ -305,12 +303,14 @@ def test_a_closed_pool_leaves_no_process_and_no_file(
         run(collect(pool.sample_group(request_for("g"))))
 
 
-def test_a_model_that_does_not_exist_is_one_clear_line(local_ray: None, run: RunInLoop) -> None:
+def test_a_missing_model_is_an_error_of_one_line(local_ray: None, run: RunInLoop) -> None:
     with pytest.raises(ModelError, match=r"model '/no/such/model' cannot be loaded: [^\n]*$"):
         run(RaySamplerPool(SETTINGS, model="/no/such/model", lora_rank=8).start())
 
 
-def test_more_samplers_than_the_cluster_holds_are_refused_with_the_arithmetic(local_ray: None, run: RunInLoop) -> None:
+def test_more_samplers_than_the_cluster_has_resources_for_are_refused_with_the_numbers(
+    local_ray: None, run: RunInLoop
+) -> None:
     settings = SETTINGS.model_copy(update={"num_samplers": 3, "cpus_per_sampler": 1.5})
     with pytest.raises(
         ResourcesError, match=r"samplers: 3 x \(1.5 CPU\), each on one node; .* have 2 CPU and room for 1 "

@@ -48,20 +48,20 @@ def cluster() -> Iterator[Any]:
     cluster.shutdown()
 
 
-def test_samplers_start_on_gpu_nodes_that_join_and_what_one_had_when_its_node_failed_is_sampled_elsewhere(
+def test_samplers_start_on_nodes_that_join_and_the_work_of_a_failed_node_is_sampled_elsewhere(
     cluster: Any,
 ) -> None:
     settings = SETTINGS.model_copy(update=TWO_ON_GPUS)
     config = load_config(DEMO, ["num_graders=1", "learner.cpus=0", "learner.gpus=0"])
     reservations = Reservations(config.model_copy(update={"rollout": settings}))
-    told: list[str] = []
+    lines: list[str] = []
 
     def gpu_node() -> Any:
         return cluster.add_node(num_cpus=1, num_gpus=1)
 
     async def scenario() -> tuple[list[Completion], list[list[Completion]], WeightSync, list[list[Completion]]]:
         first = gpu_node()
-        pool = RaySamplerPool(settings, model="fine", lora_rank=8, reservation=reservations.samplers, log=told.append)
+        pool = RaySamplerPool(settings, model="fine", lora_rank=8, reservation=reservations.samplers, log=lines.append)
         await pool.start()
         await pool.publish(PolicyVersion(number=1, adapter={}))
         alone = await collect(pool, request("fine:", size=1))
@@ -80,7 +80,7 @@ def test_samplers_start_on_gpu_nodes_that_join_and_what_one_had_when_its_node_fa
         return alone, [task.result() for task in groups], swap, last
 
     alone, groups, swap, last = asyncio.run(asyncio.wait_for(scenario(), 400))
-    assert told[0].startswith("samplers: free resources for 1 of 2")
+    assert lines[0].startswith("samplers: free resources for 1 of 2")
     assert Counter((c.group_id, c.index) for group in groups for c in group) == Counter(
         {(f"slow: {n} ", index): 1 for n in range(8) for index in range(4)}
     )

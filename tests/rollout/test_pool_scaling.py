@@ -51,10 +51,10 @@ def versions_held(completion: Completion) -> str:
 def test_a_pool_grows_and_shrinks_while_groups_are_sampled_and_each_completion_comes_once(
     local_ray: None, run: RunInLoop, request_for: MakeRequest
 ) -> None:
-    told: list[str] = []
+    lines: list[str] = []
 
     async def scenario() -> tuple[WeightSync, list[list[Completion]], Usage, list[Completion]]:
-        pool = RaySamplerPool(SETTINGS, model="fine", lora_rank=8, max_staleness=1, log=told.append)
+        pool = RaySamplerPool(SETTINGS, model="fine", lora_rank=8, max_staleness=1, log=lines.append)
         await pool.start()
         await pool.publish(PolicyVersion(number=1, adapter={}))
         first = [asyncio.create_task(collect(pool, request_for(f"slow: {n} ", size=4))) for n in range(8)]
@@ -85,7 +85,7 @@ def test_a_pool_grows_and_shrinks_while_groups_are_sampled_and_each_completion_c
     assert (usage.num_replicas, usage.num_running, usage.num_waiting) == (1, 0, 0)
     assert usage.capacity_seconds is not None and 0 < usage.busy_seconds <= usage.capacity_seconds
     assert swap.sampler in ("sampler 0", "sampler 1")
-    assert [line.partition(" after ")[0] for line in told] == [
+    assert [line.partition(" after ")[0] for line in lines] == [
         "scaling 1 -> 2 samplers",
         "sampler 1: ready",
         "scaling 2 -> 1 samplers",

@@ -51,7 +51,7 @@ def placed(*overrides: str, gpus: float = 0.0) -> Config:
     return place(config(*overrides), {"CPU": 1000.0, "GPU": gpus}, num_machines=2)
 
 
-def test_more_graders_leave_free_what_all_wanted_samplers_and_the_learner_take(cluster: ClusterState) -> None:
+def test_graders_leave_the_resources_of_all_wanted_samplers_and_the_learner_free(cluster: ClusterState) -> None:
     reservations = Reservations(
         placed("num_samplers=2", "cpus_per_sampler=3", "learner.cpus=1", "num_graders=2", "cpus_per_grader=0.5")
     )
@@ -62,7 +62,7 @@ def test_more_graders_leave_free_what_all_wanted_samplers_and_the_learner_take(c
     assert reservations.graders.num_additional(2) == (16 - 12 - 1 - 1) / 0.5
 
 
-def test_more_samplers_leave_free_what_the_learner_and_the_least_graders_take_and_take_what_is_free(
+def test_samplers_leave_the_resources_of_the_learner_and_the_minimum_of_graders_free(
     cluster: ClusterState,
 ) -> None:
     reservations = Reservations(
@@ -75,7 +75,7 @@ def test_more_samplers_leave_free_what_the_learner_and_the_least_graders_take_an
     assert reservations.samplers.num_additional(1) == 0
 
 
-def test_a_sampler_has_room_only_as_a_whole_on_one_machine(cluster: ClusterState) -> None:
+def test_a_sampler_fits_only_as_a_whole_on_one_node(cluster: ClusterState) -> None:
     reservations = Reservations(placed("tensor_parallel_size=4", "learner.gpus=1", gpus=64.0))
     cluster.nodes = ({"CPU": 32.0, "GPU": 6.0}, {"CPU": 32.0, "GPU": 6.0})
     assert reservations.samplers.num_additional(0) == 2  # 12 GPUs but for the learner's: in sum it were 2 with 3 over
@@ -83,7 +83,7 @@ def test_a_sampler_has_room_only_as_a_whole_on_one_machine(cluster: ClusterState
     assert reservations.samplers.num_additional(0) == 0
 
 
-def test_machines_are_asked_for_once_room_has_lacked_for_long_for_all_parts_in_one_request(
+def test_machines_are_requested_for_all_components_at_once_after_resources_lacked_for_long(
     cluster: ClusterState, clock: dict[str, float]
 ) -> None:
     lines: list[str] = []
@@ -119,7 +119,7 @@ def test_a_configuration_without_a_learner_reserves_nothing_for_it(cluster: Clus
     assert reservations.graders.num_additional(0) == 15
 
 
-def test_the_least_graders_come_before_samplers_that_are_wanted_beyond_theirs(cluster: ClusterState) -> None:
+def test_the_minimum_of_graders_takes_precedence_over_samplers_above_theirs(cluster: ClusterState) -> None:
     reservations = Reservations(
         placed("num_samplers=12", "min_samplers=1", "num_graders=2", "cpus_per_sampler=1", "cpus_per_grader=1")
     )
@@ -130,7 +130,7 @@ def test_the_least_graders_come_before_samplers_that_are_wanted_beyond_theirs(cl
     assert reservations.graders.num_additional(2) == 0
 
 
-def test_who_changes_the_least_number_changes_what_is_left_free_for_it(cluster: ClusterState) -> None:
+def test_a_changed_minimum_changes_what_stays_reserved(cluster: ClusterState) -> None:
     reservations = Reservations(placed("num_graders=12", "cpus_per_sampler=1", "learner.cpus=0", "cpus_per_grader=1"))
     cluster.used = {"CPU": 3.0}
     assert reservations.samplers.num_additional(1) == 16 - 12 - 1
