@@ -32,12 +32,12 @@ _PLACEHOLDER = rf"(?:{_ONE}|\(\s*(?:{_ONE})\s*\)|begin\s+(?:{_ONE})\s+end)\s*(?:
 _WHOLE = re.compile(_PLACEHOLDER, re.IGNORECASE | re.DOTALL)
 _BEFORE_AND = re.compile(rf"(=\s*)(?:{_PLACEHOLDER})(?=\n\s*and\b|\Z)", re.IGNORECASE | re.DOTALL)
 _AND = re.compile(r"\n\s*and\b")
-_LONGEST_PLACEHOLDER = 500  # characters
+_MAX_PLACEHOLDER_CHARS = 500
 _INVITATION = re.compile(
     r"\(\*+[^a-z]*(?:your|write|fill|add|insert|put|replace|implement|complete|begin|end|todo|fixme|body|code|solution|\*\))",
     re.IGNORECASE,
 )
-_LONGEST_INVITATION = 100  # characters; a longer comment describes the task
+_MAX_INVITATION_CHARS = 100  # a longer comment describes the task
 
 
 class Segment(NamedTuple):
@@ -50,18 +50,18 @@ class Segment(NamedTuple):
 def segments(prompt: str, in_comment: list[tuple[int, int]]) -> list[Segment]:
     """Split a prompt at its Markdown fences, except those inside comments (``in_comment``, as start and end)."""
     found: list[Segment] = []
-    position, tag = 0, None
+    position, language = 0, None
     for fence in _FENCE.finditer(prompt):
         if any(start < fence.start() < end for start, end in in_comment):
             continue
-        found.append(_segment(prompt[position : fence.start()], tag))
-        position, tag = fence.end(), fence.group(1).lower() if tag is None else None
-    found.append(_segment(prompt[position:], tag))
+        found.append(_segment(prompt[position : fence.start()], language))
+        position, language = fence.end(), fence.group(1).lower() if language is None else None
+    found.append(_segment(prompt[position:], language))
     return [one for one in found if one.text.strip()]
 
 
-def _segment(text: str, tag: str | None) -> Segment:
-    return Segment(text, tag in _OCAML or (tag == "" and bool(_CODE_LINE.search(text))))
+def _segment(text: str, language: str | None) -> Segment:
+    return Segment(text, language in _OCAML or (language == "" and bool(_CODE_LINE.search(text))))
 
 
 def as_comment(text: str) -> str:
@@ -78,12 +78,12 @@ def end_of_head(signature: str) -> int | None:
     for span in spans(signature):
         if span.kind is not Kind.CODE:
             continue
-        for at in range(span.start, span.end):
-            sign = signature[at]
-            depth += (sign in "([{") - (sign in ")]}")
-            around = signature[at - 1 : at] + signature[at + 1 : at + 2]
-            if sign == "=" and depth == 0 and not any(one in _OPERATOR for one in around):
-                return at + 1
+        for position in range(span.start, span.end):
+            char = signature[position]
+            depth += (char in "([{") - (char in ")]}")
+            around = signature[position - 1 : position] + signature[position + 1 : position + 2]
+            if char == "=" and depth == 0 and not any(one in _OPERATOR for one in around):
+                return position + 1
     return None
 
 
@@ -97,10 +97,10 @@ def without_placeholder(signature: str) -> tuple[str, str]:
     parts = [(span.kind, body[span.start : span.end]) for span in spans(body)]
     code = "".join(part for kind, part in parts if kind is not Kind.COMMENT).strip()
     comments = [part for kind, part in parts if kind is Kind.COMMENT]
-    if code.strip("; \n") and (len(code) > _LONGEST_PLACEHOLDER or not _WHOLE.fullmatch(code)):
-        has_parts = len(code) <= _LONGEST_PLACEHOLDER and _AND.search(code)
+    if code.strip("; \n") and (len(code) > _MAX_PLACEHOLDER_CHARS or not _WHOLE.fullmatch(code)):
+        has_parts = len(code) <= _MAX_PLACEHOLDER_CHARS and _AND.search(code)
         return (_BEFORE_AND.sub(r"\1", signature) if has_parts else signature).rstrip(), ""
-    notes = [one for one in comments if len(one) > _LONGEST_INVITATION or not _INVITATION.match(one)]
+    notes = [one for one in comments if len(one) > _MAX_INVITATION_CHARS or not _INVITATION.match(one)]
     return head.rstrip(), "\n".join(notes)
 
 
