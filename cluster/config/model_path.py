@@ -1,6 +1,7 @@
 """The path of the configured model, and the check that it can be one."""
 
 import json
+import shlex
 from pathlib import Path
 
 from cluster.config.config import Config
@@ -65,14 +66,14 @@ def _refuse_adapter(named: str, folder: Path) -> None:
     adapters = [one for one in (folder, folder / "adapter") if (one / ADAPTER_FILE).is_file()]
     if (folder / "config.json").is_file() or not adapters:
         return
+    adapter = adapters[0]
     try:
-        base = json.loads((adapters[0] / ADAPTER_FILE).read_text(encoding="utf-8"))["base_model_name_or_path"]
+        base = json.loads((adapter / ADAPTER_FILE).read_text(encoding="utf-8"))["base_model_name_or_path"]
     except (OSError, ValueError, KeyError, TypeError):
         base = None
-    adapter = adapters[0]
     what = "a LoRA adapter" if adapter == folder else "the folder of a run"
+    settings = shlex.join([f"model.path={base or 'BASE'}", f"model.adapter={adapter}"])
     raise ModelError(
-        f"{named} is {what}, not a model. To measure the adapter: model.path={base or 'BASE'} model.adapter={adapter} (`caravan "
-        "eval`, `caravan sample`). To train it further, merge it into its base model (`caravan export RUN OUT --merge`), and "
-        "give model.path=OUT"
+        f"{named} is {what}, not a model. To measure the adapter: {settings} (`caravan eval`, `caravan sample`). To train it "
+        "further, merge it into its base model (`caravan export RUN OUT --merge`), and give model.path=OUT"
     )

@@ -28,7 +28,6 @@
 """
 
 import errno
-import fcntl
 import json
 import os
 import shlex
@@ -44,6 +43,7 @@ import yaml
 from cluster.config.config import Config, dump_yaml, flatten, validate
 from cluster.config.keys import keys_with, rename_old_keys
 from cluster.errors import ConfigError, RunFolderError
+from cluster.ledger.file_lock import is_locked, locked
 from cluster.ledger.jsonl import lines_of, step_of_line, whole_rows
 from cluster.ledger.progress import Progress
 from cluster.ledger.refused_start import restored_on_refusal
@@ -110,17 +110,13 @@ class RunFolder:
             made = [path for path in (self.path / ".lock", *folders) if not path.exists()]
             for folder in folders[:4]:
                 folder.mkdir(parents=True, exist_ok=True)
-            lock = (self.path / ".lock").open("a")
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RunFolderError(
-                    f"{self.path} is in use by another process; wait for it, or start another run with run.name=NAME"
-                ) from None
-            with restored_on_refusal(self.path, made):
-                self._check_config(config)
-                yield self
+            (self.path / ".lock").touch()
+        busy = RunFolderError(
+            f"{self.path} is in use by another process; wait for it, or start another run with run.name=NAME"
+        )
+        with locked(self.path / ".lock", busy), restored_on_refusal(self.path, made):
+            self._check_config(config)
+            yield self
 
     def may_differ(self, key: str) -> bool:
         """Return True for a key that may have another value when the run is resumed: it does not state what is learned."""
@@ -129,17 +125,11 @@ class RunFolder:
     def is_running(self) -> bool:
         """Return True where a process holds the lock; raises RunFolderError where no run was ever started here."""
         try:
-            lock = (self.path / ".lock").open()
+            return is_locked(self.path / ".lock")
         except OSError as error:
             raise RunFolderError(
                 f"{self.path} is not a run directory: no run was started there (.lock: {error.strerror})"
             ) from None
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-        return False
 
     def load_progress(self, step: int) -> Progress:
         """Return the state of the loop at a checkpoint; raises RunFolderError where it cannot be read."""

@@ -1,6 +1,5 @@
 """The output folder of ``caravan sft``: the finished model, and until then settings and checkpoints."""
 
-import fcntl
 import hashlib
 import json
 import os
@@ -13,6 +12,7 @@ from typing import Any
 
 from cluster.console import check_empty
 from cluster.errors import ConfigError
+from cluster.ledger.file_lock import locked
 from learner.training.checkpoints import newest_checkpoint, step_of
 
 WORK = "training"
@@ -61,26 +61,18 @@ class SftFolder:
         """
         self.check(settings)
         plain = json.dumps(settings, indent=2)
+        busy = ConfigError(f"another `caravan sft` is writing to {self.path}: wait for it, or choose another folder")
         try:
             self.work.mkdir(parents=True, exist_ok=True)
-            lock = (self.work / LOCK).open("w")
+            with locked(self.work / LOCK, busy):
+                try:
+                    (self.work / SETTINGS).write_text(plain, encoding="utf-8")
+                    yield
+                finally:
+                    if self.work.exists() and self.newest() is None:
+                        self._remove()
         except OSError as error:
             raise ConfigError(f"{self.path} cannot be written: {error.strerror or error}") from error
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise ConfigError(
-                    f"another `caravan sft` is writing to {self.path}: wait for it, or choose another folder"
-                ) from None
-            try:
-                (self.work / SETTINGS).write_text(plain, encoding="utf-8")
-                yield
-            except OSError as error:
-                raise ConfigError(f"{self.path} cannot be written: {error.strerror or error}") from error
-            finally:
-                if self.work.exists() and self.newest() is None:
-                    self._remove()
 
     def newest(self) -> Path | None:
         """The newest checkpoint, or None."""
