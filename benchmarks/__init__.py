@@ -1,1 +1,1 @@
-"""Measurements, run by hand with ``make bench-...``; each prints a table and, as its last line, one JSON object."""
+"""Benchmarks, run by ``make bench-...``. Each prints tables and, as its last line, one JSON object."""

@@ -1,7 +1,7 @@
-"""Contestants of a benchmark, each in a process of its own that is stopped until it is its turn.
+"""Contestants of a benchmark, each in its own process that is stopped (SIGSTOP) except during its turns.
 
-So their rounds can alternate, the machine's noise hits all alike, and none takes cores from another: an idle vLLM engine
-and an idle Ray keep a tenth to a quarter of a core busy with waiting.
+Rounds can alternate, so that noise of the machine affects all alike, and a waiting contestant uses no CPU: an idle vLLM engine
+and an idle Ray take a tenth to a quarter of a core.
 """
 
 import multiprocessing
@@ -19,21 +19,21 @@ from typing import Any
 import psutil
 
 Play = Callable[[Mapping[str, Any]], Mapping[str, Any]]
-"""What a contestant does when it is its turn: from what is asked to what it measured, both of plain values."""
+"""One turn of a contestant: request -> measurements, both plain values."""
 
 START_SECONDS = 300.0
 STOP_SECONDS = 40.0
 
 
 class ContestError(Exception):
-    """A contestant failed, so that there is nothing to compare."""
+    """Failure of a contestant; the comparison is impossible."""
 
 
 class Contestant:
-    """One process that answers turns; a context manager that leaves no process behind."""
+    """Process that plays turns; a context manager that leaves no process behind."""
 
     def __init__(self, name: str, main: Callable[..., None], *arguments: object, log: Path) -> None:
-        """Start ``main(link, *arguments)``; it calls ``Link.serve``. What it prints goes to ``log``."""
+        """Start ``main(link, *arguments)``; it calls ``Link.serve``. Its output goes to the file ``log``."""
         self.name = name
         self._log = log
         context = multiprocessing.get_context("spawn")
@@ -43,30 +43,30 @@ class Contestant:
         theirs.close()
 
     def wait_until_ready(self) -> None:
-        """Return once it serves, and stop it; raises ContestError where it does not come so far."""
+        """Wait until it serves, then stop it. Raises ContestError if it fails before."""
         self._receive(START_SECONDS)
         self._signal(signal.SIGSTOP)
 
     def play(self, deadline_seconds: float, **turn: Any) -> Mapping[str, Any]:
-        """One turn; the result has ``cpu_seconds`` of all its processes besides what it measured itself."""
+        """Play one turn. Returns its measurements and ``cpu_seconds`` of all its processes."""
         before = self._cpu_seconds()
-        self._signal(signal.SIGCONT)  # first: a long turn is sent only as fast as it is read
+        self._signal(signal.SIGCONT)  # before sending: a long request is sent only as fast as it is read
         self._link.send(turn)
         result = self._receive(deadline_seconds)
         self._signal(signal.SIGSTOP)
         return {**result, "cpu_seconds": self._cpu_seconds() - before}
 
     def close(self) -> None:
-        """End it and whatever it started."""
+        """End the process and all its descendants."""
         family = self._family()
         self._signal(signal.SIGCONT)
-        self._link.close()  # at which serve() returns
+        self._link.close()  # makes serve() return
         self._process.join(STOP_SECONDS)
         for process in psutil.wait_procs(family, timeout=5)[1]:
             process.kill()
 
     def _family(self) -> list[psutil.Process]:
-        """Its process and all that live below it."""
+        """Return the process and its descendants."""
         try:
             main = psutil.Process(self._process.pid)
             return [main, *main.children(recursive=True)]
@@ -79,7 +79,7 @@ class Contestant:
                 process.send_signal(number)
 
     def _cpu_seconds(self) -> float:
-        """CPU seconds of its processes and of what they have reaped, in ticks of 10 ms each."""
+        """Return CPU seconds of its processes and of their reaped children, in ticks of 10 ms."""
         total = 0.0
         for process in self._family():
             with suppress(psutil.NoSuchProcess):
@@ -108,13 +108,13 @@ class Contestant:
 
 
 class Link:
-    """The contestant's end."""
+    """The contestant's end of the connection."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     def receive(self) -> Mapping[str, Any] | None:
-        """Wait for the next turn; None when there will be none."""
+        """Wait for the next request; None after the last one."""
         try:
             turn: Mapping[str, Any] = self._connection.recv()
         except EOFError:
@@ -122,24 +122,24 @@ class Link:
         return turn
 
     def send(self, result: Mapping[str, Any]) -> None:
-        """Answer a turn, or say that one is ready."""
+        """Send measurements, or an empty answer when ready."""
         self._connection.send(result)
 
     def serve(self, play: Play) -> None:
-        """Say that one is ready, and play whenever asked, until nobody asks any more."""
+        """Report ready, then play every requested turn until the connection closes."""
         self.send({})
         while (turn := self.receive()) is not None:
             self.send(play(turn))
 
 
 def _run(connection: Connection, log: Path, main: Callable[..., None], arguments: Sequence[object]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the one who asks, and that ends the contestants
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the benchmark, which ends its contestants
     with log.open("w") as file:
         for descriptor in (sys.stdout.fileno(), sys.stderr.fileno()):
             os.dup2(file.fileno(), descriptor)
     link = Link(connection)
     try:
         main(link, *arguments)
-    except Exception as error:  # noqa: BLE001 - the boundary of a process: whoever waits outside is told
+    except Exception as error:  # noqa: BLE001 - process boundary: the error is sent to the benchmark
         traceback.print_exc()
         link.send({"error": f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"})

@@ -1,8 +1,8 @@
-"""``make bench-grader``: the grader beside two ways of grading with plain processes, in one run.
+"""``make bench-grader``: the grader compared with two ways of grading by plain processes.
 
 A  ``ocamlc -c``, ``ocamlc -o``, the program; a folder per completion, as graders of this kind commonly do
 B  one ``ocamlc -o`` and the program, in memory
-C  ``grader.grade.Grader``: contained, a result per assert, every type error counted
+C  ``grader.grade.Grader``: in a sandbox, with a result per assert and all type errors counted
 
 CPU milliseconds per completion are those of the client and of every process below it. Ratios are of CPU time within one
 run; on a machine that is busy with other things CPU time grows as well (caches), for all three alike.
@@ -42,7 +42,7 @@ MIN_COMPLETIONS = 50
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effort:
-    """How much is measured."""
+    """Amount of measurement."""
 
     completions: int
     rounds: int
@@ -52,7 +52,7 @@ class Effort:
 
 
 def with_grader(grader: Grader) -> Grade:
-    """Grade a completion; raises ValueError where the verdict is not that of its kind."""
+    """Return a function that grades a completion and raises ValueError if the verdict does not fit its kind."""
 
     def grade(job: Job) -> None:
         facts = grader.grade(job.problem, job.text, FinishReason.STOP).facts
@@ -63,7 +63,7 @@ def with_grader(grader: Grader) -> Grade:
 
 
 def with_plain(way: ThreeProcesses | OneCompiler) -> Grade:
-    """Grade a completion; raises ValueError where what comes out is not its kind."""
+    """Return a function that grades a completion and raises ValueError if the outcome is not its kind."""
 
     def grade(job: Job) -> None:
         kind = way.grade(job.problem, job.text)
@@ -74,7 +74,7 @@ def with_plain(way: ThreeProcesses | OneCompiler) -> Grade:
 
 
 def without_loops(made: Sequence[Job], grader: Grader) -> list[Job]:
-    """The completions but for those of which an assert loops: those are bound by a limit, and have their own figure."""
+    """Return the completions without those that run into a time limit, which are measured on their own."""
 
     def loops(job: Job) -> bool:
         verdict = grader.grade(job.problem, job.text, FinishReason.STOP).facts.verdict
@@ -84,7 +84,7 @@ def without_loops(made: Sequence[Job], grader: Grader) -> list[Job]:
 
 
 def start_up() -> dict[str, float]:
-    """What a worker costs until it has graded its first completion, best of three."""
+    """Measure starting a worker and grading its first completion, best of three."""
     job = jobs(len(SHARES) * 4)[0]
     found: list[tuple[float, float]] = []
     for _ in range(3):
@@ -97,7 +97,7 @@ def start_up() -> dict[str, float]:
 
 
 def latency(figures: Figures) -> dict[str, float]:
-    """Percentiles of a completion's wall time; ``quiet_``: of each completion the quickest of its gradings."""
+    """Return percentiles of wall time per completion; with ``quiet_``, of the fastest grading of each completion."""
     quiet = [min(seconds) for seconds in figures.by_job.values()]
     found: dict[str, float] = {}
     for prefix, values in {"": figures.wall_seconds, "quiet_": quiet}.items():
@@ -108,7 +108,7 @@ def latency(figures: Figures) -> dict[str, float]:
 
 
 def of_limit_bound(grader: Grader, number: int) -> dict[str, float]:
-    """Completions all of whose asserts loop: what the limits make of them."""
+    """Measure completions whose asserts all loop, so that the time limits end them."""
     spent, servers, grade = Slice(), server_cpu_seconds(), with_grader(grader)
     made = limit_bound(number)
     with measured(spent):
@@ -125,7 +125,7 @@ def of_limit_bound(grader: Grader, number: int) -> dict[str, float]:
 
 
 def two_workers(graders: Sequence[Grader], made: Sequence[Job], rounds: int) -> dict[str, float]:
-    """One worker and two in turns on the same completions; each worker is a thread with a grader of its own."""
+    """Compare one worker with two on the same completions. A worker is a thread with its own grader."""
     walls: dict[int, list[float]] = {1: [], 2: []}
     cpus: dict[int, list[float]] = {1: [], 2: []}
     others = []
@@ -153,7 +153,7 @@ def _all_cpu_seconds() -> float:
 
 
 def _grade_together(graders: Sequence[Grader], made: Sequence[Job]) -> None:
-    waiting = iter(made)  # taking the next one is a single step for Python's threads
+    waiting = iter(made)  # next() is atomic for Python threads
 
     def work(grader: Grader) -> None:
         grade = with_grader(grader)
@@ -166,7 +166,7 @@ def _grade_together(graders: Sequence[Grader], made: Sequence[Job]) -> None:
 
 
 def row(figures: Mapping[str, Figures]) -> dict[str, dict[str, float]]:
-    """The figures of the ways on one set of completions, and the ratios of CPU time."""
+    """Return the measurements of all ways on one set of completions, and the ratios of CPU time."""
     found: dict[str, dict[str, float]] = {
         name: {"cpu_ms": of.cpu_ms, "per_core": of.per_core, "wall_ms": of.wall_ms, "gradings": of.num_completions}
         for name, of in figures.items()
@@ -176,7 +176,7 @@ def row(figures: Mapping[str, Figures]) -> dict[str, dict[str, float]]:
 
 
 def run(effort: Effort, log: Log) -> dict[str, object]:
-    """Measure everything; the result is what the last line prints."""
+    """Measure everything and return the result."""
     log("making completions and checking each with plain ocamlc")
     made = jobs(effort.completions)
     log("starting workers")
@@ -209,7 +209,7 @@ def _measured_with(
     limits = of_limit_bound(grader, effort.limit_bound)
     log("one worker and two")
     with Grader(SETTINGS) as second:
-        # Its processes end with the thread that started them: that must not be one that lives for a single round.
+        # A worker's processes end with the thread that started them, so they are started here and not in a thread of one round.
         with_grader(second)(made[0])
         together = two_workers([grader, second], made[: min(len(made), 200)], max(2, effort.rounds))
         both = memory_below()
@@ -236,7 +236,7 @@ def _memory(one: Memory, two: Memory) -> dict[str, float]:
 
 
 def main() -> None:
-    """Parse the options, measure, print."""
+    """Run the command."""
     parser = option_parser("bench-grader", __doc__)
     parser.add_argument("--completions", type=int, default=400, help="different completions in the mix")
     parser.add_argument("--quick", action="store_true", help="about 30 s instead of some minutes; rougher figures")

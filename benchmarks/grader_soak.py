@@ -1,4 +1,4 @@
-"""``make soak-grader``: many gradings through long-lived workers, some of them hostile; then, is anything left?
+"""``make soak-grader``: many gradings, some hostile, by long-lived workers, then a check for leaks.
 
 The same completions are graded by fresh workers first: every later grading of one has to say the same. At the end no
 process, descriptor or folder may be left over and memory must not have grown; the exit status is 1 where it has.
@@ -44,7 +44,7 @@ _MIB = 1 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """What stands at one moment of the soak, between two gradings of each worker."""
+    """Resources at one moment of the soak, while no worker is grading."""
 
     gradings: int
     own_mib: float  # resident memory of this process
@@ -56,11 +56,11 @@ class Stage:
 
 @dataclass(slots=True)
 class Soak:
-    """What was seen."""
+    """Results of a soak."""
 
     stages: list[Stage] = field(default_factory=list)
     verdicts: Counter[str] = field(default_factory=Counter)
-    different: list[str] = field(default_factory=list)  # gradings that say otherwise than a fresh worker
+    different: list[str] = field(default_factory=list)  # gradings that differ from those of a fresh worker
     ungradable: list[str] = field(default_factory=list)  # after all attempts
     num_compared: int = 0
     num_retried: int = 0
@@ -70,17 +70,17 @@ class Soak:
 
     @property
     def clean(self) -> bool:
-        """Whether nothing is left and every grade is the same as that of a fresh worker."""
+        """Return whether nothing leaked and every grade equals that of a fresh worker."""
         return not (self.left or self.grown or self.different or self.ungradable)
 
 
 def comparable(facts: Facts) -> Facts:
-    """What has to be the same in every grading of one completion: all but the seconds."""
+    """Return the facts that must be equal in every grading of a completion: all but the seconds."""
     return replace(facts, seconds={})
 
 
 def fresh_facts(made: Sequence[Job], settings: GraderSettings) -> dict[str, Facts]:
-    """Completion -> facts of a worker that has graded nothing else."""
+    """Grade each completion by a fresh worker; returns the facts by completion."""
     found = {}
     with Grader(settings) as grader:
         for job in made:
@@ -98,7 +98,7 @@ def soak(
     settings: GraderSettings = SETTINGS,
     on_stage: Callable[[Stage], None] = lambda _stage: None,
 ) -> Soak:
-    """Grade that many completions in random order, then look at what is left.
+    """Grade ``gradings`` completions in random order, then check for leaks.
 
     Args:
         gradings: how many; a small share of them hostile.
@@ -138,7 +138,7 @@ def _batches(gradings: int, friendly: Sequence[Job], hostile: Sequence[Job]) -> 
 
 
 class _Workers:
-    """Graders that are lent to whichever thread asks."""
+    """Graders lent to threads."""
 
     def __init__(self, found: Soak, expected: Mapping[str, Facts], settings: GraderSettings) -> None:
         self._found = found
@@ -222,7 +222,7 @@ def _left(stages: Sequence[Stage], before: set[int], files: int) -> list[str]:
 
 
 def growth_mib(stages: Sequence[Stage]) -> dict[str, float]:
-    """By how much the largest size in the second half is above that in the first: of this process and of the servers."""
+    """Return growth of the largest size from first to second half, of this process and of the servers."""
     half = len(stages) // 2
 
     def growth(size: Callable[[Stage], float]) -> float:
@@ -232,7 +232,7 @@ def growth_mib(stages: Sequence[Stage]) -> dict[str, float]:
 
 
 def report(found: Soak, gradings: int, num_workers: int) -> dict[str, object]:
-    """The figures of the last line."""
+    """Return the result to print."""
     return {
         "gradings": gradings,
         "workers": num_workers,
@@ -251,7 +251,7 @@ def report(found: Soak, gradings: int, num_workers: int) -> dict[str, object]:
 
 
 def main() -> int:
-    """Parse the options, soak, print; 1 where anything is left or differs."""
+    """Run the command. Returns 1 if anything leaked or differs."""
     parser = option_parser("soak-grader", __doc__)
     parser.add_argument("--gradings", type=int, default=2000)
     parser.add_argument("--workers", type=int, default=2)

@@ -1,15 +1,15 @@
-"""What ``make bench-grader`` measured, as tables for a person to read. Pure."""
+"""Tables of ``make bench-grader``."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from rich.table import Table
 
-TARGETS = {"A/C": (6.0, 8.0), "B/C": (3.5, 5.0)}  # at least, aim
+TARGETS = {"A/C": (6.0, 8.0), "B/C": (3.5, 5.0)}  # required, aim
 
 
 def tables(result: Mapping[str, Any]) -> list[Table]:
-    """The result of ``benchmarks.grader.run`` in two tables."""
+    """Return the tables of a result of ``benchmarks.grader.run``."""
     return [_by_kind(result), _single_figures(result)]
 
 

@@ -1,4 +1,4 @@
-"""Completions that use up what they can: time, memory, stack, output, processes and the compiler's patience."""
+"""Hostile completions that exhaust time, memory, stack, output, processes or the compiler."""
 
 from benchmarks.mix import Job
 from cluster.types import Problem
@@ -12,7 +12,7 @@ _PROBLEM = Problem(
 
 
 def _nested_pairs(depth: int) -> str:
-    """A program whose type doubles with every line."""
+    """Return a program whose type doubles in size with every line."""
     lines = ["let p0 x = (x, x)"] + [f"let p{i} x = p{i - 1} (p{i - 1} x)" for i in range(1, depth)]
     return "\n".join([*lines, "let twice x = ignore (p1 x); x"])
 
@@ -42,5 +42,5 @@ _TEXTS = {
 
 
 def hostile_jobs() -> list[Job]:
-    """All of them, each by its name."""
+    """Return all hostile completions, named."""
     return [Job(kind=name, problem=_PROBLEM, text=text) for name, text in _TEXTS.items()]

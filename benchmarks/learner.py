@@ -1,4 +1,4 @@
-"""``make bench-learner``: one optimizer step of the learner beside one of plain TRL GRPOTrainer, on the same batch and model.
+"""``make bench-learner``: one optimizer step of the learner compared with one of TRL's GRPOTrainer on the same batch and model.
 
 Both take LoRA steps of the same loss (which they must agree on), without gradient checkpointing, in micro-batches of the same
 number of positions at most; each is a process of its own, and they take turns. Tokens per second are completion tokens; the
@@ -29,7 +29,7 @@ SAME_LOSS = {"float32": 1e-4, "bfloat16": 2e-2}
 
 
 def make_model(folder: Path) -> int:
-    """Write a random Qwen2 with the tiny model's tokenizer into a folder; returns the size of its vocabulary."""
+    """Write a random Qwen2 with the tiny model's tokenizer to a folder. Returns its vocabulary size."""
     import torch
     from transformers import AutoTokenizer
 
@@ -54,7 +54,7 @@ def make_model(folder: Path) -> int:
 
 
 def contest(ways: Mapping[str, tuple[Callable[..., None], Work]], num_turns: int, logs: Path) -> dict[str, Any]:
-    """Turns of each, alternating; per contestant what it took at its best."""
+    """Play alternating turns. Returns each contestant's best measurements."""
     contestants: list[Contestant] = []
     turns: dict[str, list[Mapping[str, Any]]] = {name: [] for name in ways}
     try:
@@ -83,7 +83,7 @@ def contest(ways: Mapping[str, tuple[Callable[..., None], Work]], num_turns: int
 
 
 def run(options: argparse.Namespace, log: Log) -> dict[str, Any]:
-    """Measure; the result is what the last line prints."""
+    """Measure and return the result."""
     scratch = Path(tempfile.mkdtemp(prefix="bench-learner-"))
     model, vocabulary = options.model, options.vocabulary
     if model is None:
@@ -136,7 +136,7 @@ def run(options: argparse.Namespace, log: Log) -> dict[str, Any]:
 
 
 def tables(found: Mapping[str, Any]) -> list[Table]:
-    """The result of ``run``, for a person to read."""
+    """Return the tables of a result."""
     batch = found["batch"]
     steps = Table(title=f"One step on {batch['groups']} x {batch['group_size']} completions ({found['model']})")
     columns = ("", "tokens/s", "tokens/CPU s", "padding", "peak MiB", "above the model")
@@ -165,10 +165,12 @@ def _cells(row: Mapping[str, float]) -> Sequence[str]:
 
 
 def main() -> None:
-    """Parse the options, measure, print."""
+    """Run the command."""
     parser = option_parser("bench-learner", __doc__)
-    parser.add_argument("--model", metavar="MODEL", help="a folder or Hugging Face id in place of the random model")
-    parser.add_argument("--vocabulary", type=int, default=1000, help="with --model: tokens are drawn below this")
+    parser.add_argument("--model", metavar="MODEL", help="folder or Hugging Face id (default: a random model)")
+    parser.add_argument(
+        "--vocabulary", type=int, default=1000, help="with --model: upper bound of the random token ids"
+    )
     parser.add_argument("--gpu", action="store_true", help="in bfloat16 on a GPU")
     parser.add_argument("--threads", type=int, default=1, help="of torch on the CPU (default 1)")
     parser.add_argument("--groups", type=int, default=4, help="in a step (default 4)")

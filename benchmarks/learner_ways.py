@@ -1,4 +1,4 @@
-"""The two who learn in ``make bench-learner``, each in a process of its own, from the same groups and the same model."""
+"""Contestants of ``make bench-learner``: the learner and TRL's GRPOTrainer, on the same groups and model."""
 
 import random
 import resource
@@ -22,7 +22,7 @@ MIB = 1 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """What every contestant is given."""
+    """Task of a contestant."""
 
     model: str  # a folder, or a Hugging Face id
     settings: LearnerSettings
@@ -32,7 +32,7 @@ class Work:
 
 
 def make_groups(*, num_groups: int, group_size: int, vocabulary: int, uneven: bool, seed: int = 0) -> tuple[Group, ...]:
-    """Groups of random tokens with rewards that differ.
+    """Make groups of random tokens with different rewards.
 
     Uneven lengths are those of real ones: prompts of OCaml problems in Qwen2.5's chat format and tokens (log-normal, median 220,
     deviation 0.4), completions as their solutions are (median 100, deviation 0.65), of which one in twenty runs into the limit
@@ -81,7 +81,7 @@ def make_groups(*, num_groups: int, group_size: int, vocabulary: int, uneven: bo
 
 
 def caravan(link: Link, work: Work) -> None:
-    """The learner: ``step`` on the groups."""
+    """Serve steps of Caravan's learner."""
     silence_libraries()
     from learner.worker import LearnerWorker
 
@@ -105,7 +105,7 @@ def caravan(link: Link, work: Work) -> None:
 
 
 def plain_trl(link: Link, work: Work) -> None:
-    """TRL's GRPOTrainer, its own micro-batches and padding; only what it would sample and score is handed to it."""
+    """Serve steps of TRL's GRPOTrainer with its own micro-batches and padding; completions and rewards are given."""
     silence_libraries()
     import torch
     from datasets import Dataset
@@ -133,13 +133,13 @@ def plain_trl(link: Link, work: Work) -> None:
     cpu: list[float] = []
 
     class Plain(GRPOTrainer):  # type: ignore[misc]
-        """TRL with its generation left out."""
+        """GRPOTrainer without generation."""
 
         def _generate_and_score_completions(self, _: Any) -> Any:
             return {name: tensor.to(self.accelerator.device) for name, tensor in batch.items()}
 
     class Clock(TrainerCallback):  # type: ignore[misc]
-        """From a step's first micro-batch to its optimizer step."""
+        """Measures from a step's first micro-batch to its optimizer step."""
 
         def on_step_begin(self, *_: Any, **__: Any) -> None:
             self.began, self.began_cpu = time.perf_counter(), time.process_time()
@@ -193,14 +193,14 @@ def plain_trl(link: Link, work: Work) -> None:
 
 
 def rows_that_fit(num_rows: int, width: int, max_positions: int) -> int:
-    """The most rows of a micro-batch of TRL's, all padded to one width, that divide the batch and fit."""
+    """Return the largest number of rows of a TRL micro-batch, padded to one width, that divides the batch and fits."""
     return max(
         size for size in range(1, num_rows + 1) if num_rows % size == 0 and (size * width <= max_positions or size == 1)
     )
 
 
 class _Memory:
-    """What the process takes at most: of the GPU where it learns on one, else of main memory."""
+    """Peak memory of the process: on the GPU if it uses one, else main memory."""
 
     def __init__(self, settings: LearnerSettings) -> None:
         import psutil
@@ -210,7 +210,7 @@ class _Memory:
         self._loaded = float(torch.cuda.memory_allocated() if settings.gpus else psutil.Process().memory_info().rss)
 
     def figures(self) -> dict[str, float]:
-        """MiB at the highest, and how much of that was there before the first step."""
+        """Return peak MiB, and MiB before the first step."""
         peak = (
             self._torch.cuda.max_memory_allocated()
             if self._torch
@@ -233,7 +233,7 @@ def _plan(work: Work) -> LearnerPlan:
 
 
 def padded(rows: Sequence[tuple[Completion, float]], pad: int) -> dict[str, Any]:
-    """Completions and their advantages as TRL's own generation would hand them over: every row padded to the longest."""
+    """Return completions and advantages in the form of TRL's generation: every row padded to the longest."""
     import torch
 
     num_prompt = max(len(each.prompt_ids) for each, _ in rows)

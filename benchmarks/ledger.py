@@ -7,6 +7,7 @@ seconds are measured too, which other work on the machine does not change as muc
 """
 
 import json
+import re
 import resource
 import statistics
 import subprocess
@@ -28,54 +29,62 @@ from benchmarks.ledger_made import NEEDLE, make_ledger
 from cluster.ledger.run_folder import RunFolder
 
 CARAVAN = (sys.executable, "-c", "from cluster.cli.main import run; run()")
-NUM_TIMES = 5  # that a quick question is asked
+NUM_TIMES = 5  # repetitions of a fast request
 MIB = 1 << 20
 
 Row = Mapping[str, Any]
 
 
 class Site:
-    """A dashboard that is being served, and how long its answers take."""
+    """A served dashboard whose response times are measured."""
 
     def __init__(self, address: str, process: psutil.Process) -> None:
         self._address, self._process = address, process
 
     def ask(self, path: str) -> str:
-        """A page."""
+        """Return a page."""
         with urllib.request.urlopen(self._address + path) as answer:
             return str(answer.read().decode())
 
     def took(self, act: Callable[[], Any], times: int = 1) -> dict[str, float]:
-        """Seconds of something that asks, the median, and CPU seconds of the server for it, the mean."""
+        """Measure an action: median seconds, and mean CPU seconds of the server."""
         before = self._process.cpu_times()
         seconds = statistics.median(timed(act)[0] for _ in range(times))
         after = self._process.cpu_times()
         return {"seconds": seconds, "cpu_seconds": (after.user + after.system - before.user - before.system) / times}
 
     def quick(self, path: str) -> dict[str, float]:
-        """What a page takes that is asked for again and again."""
+        """Measure a page that is requested repeatedly."""
         return self.took(lambda: self.ask(path), NUM_TIMES)
 
     def whole(self, path: str) -> int:
-        """How many completions are found, once all have been looked into."""
-        while "so far; looked into" in (page := self.ask(path)):
+        """Return the number of matching completions once the search is complete."""
+        while "completions so far; searched" in (page := self.ask(path)):
             pass
-        return int(page.partition('id="told"><b>')[2].partition("<")[0].replace(",", ""))
+        return num_completions(page)
 
     @property
     def cpu_seconds(self) -> float:
-        """Of its process, since its start."""
+        """Return CPU seconds of the server since its start."""
         times = self._process.cpu_times()
         return float(times.user + times.system)
 
     @property
     def memory_mib(self) -> float:
-        """Of its process."""
+        """Return resident memory of the server."""
         return float(self._process.memory_info().rss / MIB)
 
 
+def num_completions(page: str) -> int:
+    """Read the number of matching completions from a page."""
+    found = re.search(r'<p id="count">\s*<b>([\d,]+)</b> completions', page)
+    if found is None:
+        raise ValueError("the dashboard's page has no number of completions")
+    return int(found[1].replace(",", ""))
+
+
 def timed(act: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds, and what it gave."""
+    """Return the seconds and the result of a call."""
     began = time.perf_counter()
     result = act()
     return time.perf_counter() - began, result
@@ -83,7 +92,7 @@ def timed(act: Callable[[], Any]) -> tuple[float, Any]:
 
 @contextmanager
 def served(run: Path) -> Iterator[tuple[Site, float]]:
-    """A dashboard, and seconds from its start to its first page."""
+    """Serve a dashboard. Yields it and the seconds from start to first page."""
     began = time.perf_counter()
     with subprocess.Popen(
         [*CARAVAN, "dashboard", str(run), "--port", "0"], stdout=subprocess.PIPE, text=True
@@ -96,14 +105,14 @@ def served(run: Path) -> Iterator[tuple[Site, float]]:
 
 
 def plain_table(run: str, columns: Sequence[str]) -> Any:
-    """Columns of all files, as whoever has pyarrow would read them."""
+    """Read columns of all files with pyarrow."""
     import pyarrow.parquet as pq
 
     return pq.read_table(Path(run) / "rollouts", columns=list(columns))
 
 
 def plain_filter(run: str) -> int:
-    """As FILTER."""
+    """Count the completions of FILTER with pyarrow."""
     import pyarrow.compute as pc
 
     table = plain_table(run, ("step", "verdict", "total_reward"))
@@ -113,13 +122,13 @@ def plain_filter(run: str) -> int:
 
 
 def plain_search(run: str) -> int:
-    """As SEARCH."""
+    """Count the completions of SEARCH with pyarrow."""
     needle = NEEDLE.lower()
     return sum(needle in (text or "").lower() for text in plain_table(run, ("text",))["text"].to_pylist())
 
 
 def plain_group(run: str, group_id: str) -> int:
-    """As GROUP."""
+    """Count the completions of a group with pyarrow."""
     import pyarrow.compute as pc
 
     table = plain_table(run, ("group_id", "text", "total_reward", "advantage", "verdict"))
@@ -127,7 +136,7 @@ def plain_group(run: str, group_id: str) -> int:
 
 
 def plain_report(run: str) -> int:
-    """What a report says of problems, row by row, without examples and pictures."""
+    """Sum up the problems as a report does, row by row, without examples and plots."""
     sums: dict[str, float] = defaultdict(float)
     num: Counter[str] = Counter()
     table = plain_table(
@@ -140,7 +149,7 @@ def plain_report(run: str) -> int:
 
 
 def plain_health(run: str) -> int:
-    """Reads the figures of all steps, and no more."""
+    """Read the metrics of all steps."""
     return len([json.loads(line) for line in RunFolder(Path(run)).metrics.read_text(encoding="utf-8").splitlines()])
 
 
@@ -149,13 +158,13 @@ SEARCH = f"completions?code={NEEDLE}"
 
 
 def as_a_script(name: str, *arguments: str) -> dict[str, Any]:
-    """A plain way in a process of its own: what it took and what it found."""
+    """Run a plain way in its own process. Returns its measurements and output."""
     script = f"import json; from benchmarks.ledger import {name}; print(json.dumps({name}(*{arguments!r})))"
     return of_process([sys.executable, "-c", script])
 
 
 def of_process(command: Sequence[str]) -> dict[str, Any]:
-    """What a process took, and its last line."""
+    """Run a process. Returns its seconds, CPU seconds and last line."""
     began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     seconds, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -164,21 +173,21 @@ def of_process(command: Sequence[str]) -> dict[str, Any]:
 
 
 def run(ledger: Path, log: Log) -> dict[str, Any]:
-    """Measure; the result is what the last line prints."""
+    """Measure and return the result."""
     num_files = len(RunFolder(ledger).rollout_files())
     group_id = f"s{num_files // 2:06d}-g03"
     group = f"group?id={group_id}"
     found: dict[str, Any] = {"num_files": num_files}
-    log("the dashboard starts")
+    log("starting the dashboard")
     with served(ledger) as (site, first_page):
         _, page = timed(lambda: site.ask("completions"))
         began = time.perf_counter()
         while "reading the ledger" in page:
-            time.sleep(0.5)  # as the page itself does, or a little sooner
+            time.sleep(0.5)  # about as often as the page refreshes itself
             page = site.ask("completions")
         whole = first_page + time.perf_counter() - began
-        found["num_completions"] = int(page.partition('id="told"><b>')[2].partition("<")[0].replace(",", ""))
-        log("the dashboard answers")
+        found["num_completions"] = num_completions(page)
+        log("measuring the dashboard")
         found["first_page"] = {"seconds": first_page}
         found["whole_ledger"] = {"seconds": whole, "cpu_seconds": site.cpu_seconds}
         found["overview"] = site.took(lambda: site.ask(""))
@@ -205,7 +214,7 @@ def run(ledger: Path, log: Log) -> dict[str, Any]:
 
 
 def table(found: Mapping[str, Any]) -> Table:
-    """The result of ``run``, for a person to read."""
+    """Return the table of a result."""
     made = Table(title=f"{found['num_completions']:,} completions in {found['num_files']:,} files: seconds")
     for name in ("", "Caravan", "CPU", "plain", "CPU", "plain / Caravan"):
         made.add_column(name, justify="right" if name else "left")
@@ -231,17 +240,17 @@ def table(found: Mapping[str, Any]) -> Table:
             cells += [f"{other['seconds']:.2f}", f"{other['cpu_seconds']:.2f}", f"{ratio:.1f}x"]
         made.add_row(label, *cells)
     made.caption = (
-        f"The dashboard holds {found['memory_mib']:,.0f} MiB after all this. The plain way reads what it needs each time;\n"
-        "for report it sums up problems alone, without pictures; for health it reads the figures alone."
+        f"The dashboard uses {found['memory_mib']:,.0f} MiB at the end. The plain way reads what it needs each time;\n"
+        "for report it only sums up problems, without plots; for health it only reads the metrics."
     )
     return made
 
 
 def main() -> None:
-    """Parse the options, measure, print."""
+    """Run the command."""
     parser = option_parser("bench-ledger", __doc__)
     parser.add_argument("--rows", type=int, default=1_000_000, metavar="N", help="completions (default %(default)s)")
-    parser.add_argument("--folder", type=Path, help="where to make the ledger and leave it; one that is there is used")
+    parser.add_argument("--folder", type=Path, help="folder of the ledger, kept afterwards; an existing ledger is used")
     options = parser.parse_args()
 
     def measure(log: Log) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A ledger of any size, written by the run's own writer: groups of programs that differ, with grades, messages and tokens.
+"""Synthetic ledger of any size, written by the writer of runs: groups of different programs with grades, messages and tokens.
 
 The programs are the reference solutions of the built-in problems with changes of the kind that models make; verdicts are drawn,
 not found, since nothing that reads a ledger looks into that.
@@ -36,10 +36,10 @@ from cluster.types import (
 
 GROUP_SIZE = 16
 GROUPS_PER_STEP = 16
-FILTERED_PER_STEP = 2  # groups that are dropped, beside those of a step
+FILTERED_PER_STEP = 2  # dropped groups, in addition to those of a step
 ROWS_PER_STEP = GROUP_SIZE * (GROUPS_PER_STEP + FILTERED_PER_STEP)
 NEEDLE = "pairwise_disjoint"
-"""A name that one program in NEEDLE_EVERY has: something to search for."""
+"""A name that one program in NEEDLE_EVERY contains; the text of the search."""
 NEEDLE_EVERY = 5000
 
 _VERDICTS = (
@@ -55,7 +55,7 @@ _NUMBER = re.compile(r"\b\d+\b")
 
 
 def make_ledger(path: Path, num_rows: int, log: Log) -> RunFolder:
-    """A finished run of at least ``num_rows`` completions; every step is a file, as in a run."""
+    """Make a finished run of at least ``num_rows`` completions, with one file per step."""
     folder = RunFolder(path)
     num_steps = -(-num_rows // ROWS_PER_STEP)
     with folder.opened(load_config(None, (f"group_size={GROUP_SIZE}", "model.path=tiny"), environment={})):
@@ -72,7 +72,7 @@ def make_ledger(path: Path, num_rows: int, log: Log) -> RunFolder:
 
 
 def write_step(records: RunRecorder, source: "_Source", step: int) -> None:
-    """One step's completions, those that were filtered included, in one file."""
+    """Write the completions of one step, filtered groups included, to one file."""
     groups = [source.group(step, number) for number in range(GROUPS_PER_STEP)]
     dropped = [
         DroppedGroup(
@@ -97,7 +97,7 @@ def write_step(records: RunRecorder, source: "_Source", step: int) -> None:
 
 
 class _Source:
-    """Draws groups; the share that passes grows over the steps."""
+    """Draws groups. The share that passes grows over the steps."""
 
     def __init__(self, num_steps: int) -> None:
         self._num_steps = num_steps
@@ -106,7 +106,7 @@ class _Source:
         self._num_programs = 0
 
     def learner_metrics(self, step: int) -> dict[str, float]:
-        """What a learner would report."""
+        """Return a plausible report of the learner."""
         done = step / self._num_steps
         noise = self._random.gauss(0.0, 0.01)
         return {
@@ -117,7 +117,7 @@ class _Source:
         }
 
     def group(self, step: int, number: int) -> Group:
-        """A group of a step."""
+        """Draw a group of a step."""
         group_id = f"s{step:06d}-g{number:02d}"
         problem = self._random.choice(self._problems)
         completions = [self._completion(group_id, index, step, problem) for index in range(GROUP_SIZE)]
@@ -148,7 +148,7 @@ class _Source:
         )
 
     def _program(self, problem: Problem) -> str:
-        """The solution behind two others, with other names and numbers in all of them."""
+        """Return the solution after two others, all with changed names and numbers."""
         pick = self._random
         names = {
             name: f"{name}{pick.randrange(100)}" for name in ("xs", "acc", "n", "rest", "x", "y", "s", "l", "i", "go")

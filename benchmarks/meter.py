@@ -1,4 +1,4 @@
-"""CPU time and memory of this process and of everything below it.
+"""CPU time and memory of this process and its descendants.
 
 The time of a fork shows up in its parent's count once it is reaped, and the forks of a long-lived server are reaped by
 that server: so what is summed is our own time, that of the children which we have reaped, and, for every living
@@ -21,30 +21,30 @@ _MIB = 1 << 20
 
 
 class MeterError(Exception):
-    """The figures would not be the whole truth."""
+    """The measurement would be incomplete."""
 
 
 @dataclass(slots=True)
 class Slice:
-    """What a stretch of work took."""
+    """Time of a piece of work."""
 
-    cpu_seconds: float = 0.0  # of this process and everything below it; living processes count in ticks of 10 ms
+    cpu_seconds: float = 0.0  # of this process and its descendants; living processes count in ticks of 10 ms
     wall_seconds: float = 0.0
 
 
 def living_below() -> list[psutil.Process]:
-    """The processes below this one."""
+    """Return the descendants of this process."""
     return list(psutil.Process().children(recursive=True))
 
 
 def own_cpu_seconds() -> float:
-    """CPU seconds of this process and of the children that it has reaped, exact to the microsecond."""
+    """Return CPU seconds of this process and its reaped children, exact to the microsecond."""
     own, reaped = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
     return own.ru_utime + own.ru_stime + reaped.ru_utime + reaped.ru_stime
 
 
 def server_cpu_seconds() -> float:
-    """CPU seconds of the living processes below this one and of what they have reaped, in ticks of 10 ms each."""
+    """Return CPU seconds of the living descendants and their reaped children, in ticks of 10 ms."""
     total = 0.0
     for process in living_below():
         times = process.cpu_times()
@@ -54,7 +54,7 @@ def server_cpu_seconds() -> float:
 
 @contextmanager
 def measured(into: Slice) -> Iterator[None]:
-    """Add what the body takes, without the servers: read those with ``server_cpu_seconds`` over many slices at once."""
+    """Add the time of the body, without servers; measure those by ``server_cpu_seconds`` over many slices at once."""
     cpu, wall = own_cpu_seconds(), time.perf_counter()
     yield
     into.cpu_seconds += own_cpu_seconds() - cpu
@@ -63,7 +63,7 @@ def measured(into: Slice) -> Iterator[None]:
 
 @contextmanager
 def lasting_servers() -> Iterator[None]:
-    """Raises MeterError where a server of ours ended within the body, or a process hides the times of its children."""
+    """Raise MeterError if a server ends within the body, or if a process ignores SIGCHLD."""
     before = {process.pid for process in psutil.Process().children()}
     yield
     if not before <= {process.pid for process in psutil.Process().children()}:
@@ -84,15 +84,15 @@ def _ignores_child_signals(pid: int) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
-    """Memory of the processes below this one."""
+    """Memory of the descendants of this process."""
 
-    pss_mib: float  # shared pages divided among those who share them: what a further worker costs
+    pss_mib: float  # shared pages divided by the number of sharing processes
     rss_mib: float  # shared pages counted once per process
     num_processes: int
 
 
 def memory_below() -> Memory:
-    """Memory of all processes below this one together."""
+    """Return the total memory of the descendants of this process."""
     processes = living_below()
     full = [process.memory_full_info() for process in processes]
     return Memory(
@@ -103,6 +103,6 @@ def memory_below() -> Memory:
 
 
 def busy_seconds_of_the_machine() -> float:
-    """CPU seconds that all cores of this machine have been busy since it started."""
+    """Return busy CPU seconds of all cores of this machine since its start."""
     times = psutil.cpu_times()
     return float(times.user + times.nice + times.system + getattr(times, "irq", 0.0) + getattr(times, "softirq", 0.0))

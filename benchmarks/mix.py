@@ -1,4 +1,4 @@
-"""The completions that are measured: 40 to 60 lines, 6 to 10 asserts, in the proportions that training meets.
+"""Completions to grade: 40 to 60 lines, 6 to 10 asserts, in the proportions of a training run.
 
 Each is made from a reference solution of the built-in set, one problem per function name and the longer ones first,
 with other solutions in front of it as the helpers of a long answer. What is wrong, ill-typed or does not parse is made
@@ -36,7 +36,9 @@ MIN_LINES, MAX_LINES = 40, 60
 _MIN_ASSERTS, _MAX_ASSERTS = 6, 10
 _NUM_TRIES = 200
 
-Change = Callable[[str, random.Random], str]  # code, random source -> changed code, the same where nothing was found
+Change = Callable[
+    [str, random.Random], str
+]  # code, random source -> changed code, or the same code if nothing can be changed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +51,7 @@ class Job:
 
 
 def base_problems() -> list[Problem]:
-    """``NUM_PROGRAMS`` problems with 6 to 10 asserts, no two of one function name, those with the longest solutions."""
+    """Return ``NUM_PROGRAMS`` problems with 6 to 10 asserts, different function names and the longest solutions."""
     by_name: dict[str, Problem] = {}
     for problem in builtin_problems():
         if problem.solution and _MIN_ASSERTS <= problem.tests.count("assert") <= _MAX_ASSERTS:
@@ -59,18 +61,18 @@ def base_problems() -> list[Problem]:
 
 
 def jobs(number: int, seed: int = 0) -> list[Job]:
-    """That many different completions in the proportions of ``SHARES``, grouped by kind."""
+    """Make different completions in the proportions of ``SHARES``, grouped by kind."""
     with_kind = [kind for kind, share in SHARES.items() for _ in range(round(number * share))]
     return list(_made(with_kind, random.Random(seed)))
 
 
 def limit_bound(number: int, seed: int = 0) -> list[Job]:
-    """Completions that loop for ever in some of their asserts."""
+    """Make completions that loop forever in some of their asserts."""
     return list(_made(["limit_bound"] * number, random.Random(seed)))
 
 
 def in_rounds(made: Sequence[Job], num_rounds: int, seed: int = 0) -> list[list[Job]]:
-    """The completions dealt out to rounds, each with the same proportions, in random order."""
+    """Distribute the completions over rounds of equal proportions, in random order."""
     rounds: list[list[Job]] = [[] for _ in range(num_rounds)]
     for index, job in enumerate(made):
         rounds[index % num_rounds].append(job)
@@ -98,7 +100,7 @@ def _made(kinds: Sequence[str], rng: random.Random) -> Iterator[Job]:
 
 
 def _completion(base: Problem, kind: str, helpers: Sequence[Problem], rng: random.Random) -> str | None:
-    """An answer to one problem; None where this problem's solution cannot be made one of that kind."""
+    """Make a completion of a kind; None if the problem's solution cannot be changed to it."""
     code = base.solution or ""
     change = _CHANGES[kind]
     if kind in _OF_THE_ANSWER:
@@ -130,7 +132,7 @@ def _unchanged(code: str, _rng: random.Random) -> str:
 
 
 def _replacing(pairs: Sequence[tuple[str, str]], max_places: int) -> Change:
-    """Replaces one of the first by its second, at one to ``max_places`` random places."""
+    """Return a change that replaces a first element by its second at one to ``max_places`` random places."""
 
     def change(code: str, rng: random.Random) -> str:
         for _ in range(rng.randint(1, max_places)):
@@ -196,7 +198,7 @@ _SYNTAX_ERROR = _replacing(
 
 
 def _beginning_with(first: str) -> Change:
-    """Puts an expression before the body of the function; ``{call}`` in it is a call with its own arguments."""
+    """Return a change that puts an expression before the function body; ``{call}`` is a call with the same arguments."""
 
     def change(code: str, _rng: random.Random) -> str:
         head = re.match(r"let (?:rec )?(\w+)((?: \(\w+ : [^()]*(?:\([^()]*\)[^()]*)*\))+)( : [^\n]*=)\n", code)

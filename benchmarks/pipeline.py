@@ -1,4 +1,4 @@
-"""``make bench-pipeline``: the real driver with samplers, graders and a learner that only take time, at many sizes.
+"""``make bench-pipeline``: the real driver with simulated samplers, graders and learner, at many sizes.
 
 From 1 to 256 samplers and 8 to 4,096 graders, in virtual time (``benchmarks.virtual_time``), with service times that were
 measured (``benchmarks.service_times``). For each size: how busy each part is, who waits, how old the trained completions
@@ -228,12 +228,12 @@ class Pipeline:
 
 
 def keeping_up(needed: float) -> float:
-    """How many learners or drivers are busy ``LOAD`` of the time where that many would be all of it; one at least."""
+    """Return the number of learners or drivers that are busy ``LOAD`` of the time, given the number needed; at least one."""
     return max(1.0, needed / LOAD)
 
 
 def sizes(quick: bool) -> dict[str, list[Size]]:
-    """What is simulated, by what it is to show."""
+    """Return the simulated sizes by title."""
     many = (1, 16, 64) if quick else (1, 4, 16, 64, 256)
     graders = (8, 64, 4096) if quick else (8, 64, 512, 4096)
     ladder = (4, 16, 256) if quick else (4, 8, 16, 32, 64, 128, 256)
@@ -256,7 +256,7 @@ def sizes(quick: bool) -> dict[str, list[Size]]:
 
 
 def run(times: ServiceTimes, quick: bool, log: Log) -> dict[str, Any]:
-    """Simulate every size; the result is what the last line prints."""
+    """Simulate every size and return the result."""
     found: dict[str, list[dict[str, Any]]] = {}
     known: dict[Size, dict[str, Any]] = {}
     for title, some in sizes(quick).items():
@@ -280,7 +280,7 @@ def run(times: ServiceTimes, quick: bool, log: Log) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Parse the options, simulate, print."""
+    """Run the command."""
     parser = option_parser("bench-pipeline", __doc__)
     parser.add_argument("--quick", action="store_true", help="some 2 minutes instead of 8: fewer sizes and steps")
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""What ``make bench-pipeline`` simulated, as tables for a person to read. Pure."""
+"""Tables of ``make bench-pipeline``."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +12,7 @@ TOKENS_PER_COMPLETION = (30, 100, 300)
 
 
 def tables(result: Mapping[str, Any]) -> list[Table]:
-    """The result of ``benchmarks.pipeline.run``: a table per question, and what follows by arithmetic.
+    """Return the tables of a result of ``benchmarks.pipeline.run``.
 
     groups: in a step. k: ``loop.max_staleness``. busy: share of the time in which samplers have work. full: what they give,
     of what full ones give. grade, learn, drive: how busy graders, learners and drivers are. age: mean staleness of what is
@@ -59,7 +59,7 @@ def _needs(result: Mapping[str, Any]) -> Table:
 
 
 def _other_speeds(result: Mapping[str, Any]) -> Table:
-    """Grader cores and share of a driver per sampler, for samplers of other speeds."""
+    """Return grader cores and share of a driver per sampler, for samplers of other speeds."""
     table = Table(title="Grader cores and share of a driver per sampler, by its tokens/s", box=SIMPLE_HEAD)
     table.add_column("tokens each", justify="right")
     for speed in TOKENS_PER_SECOND:

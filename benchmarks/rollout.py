@@ -1,4 +1,4 @@
-"""``make bench-rollout``: Caravan's sampling beside bare vLLM, and its GRPO steps beside TRL's own trainer, in one run.
+"""``make bench-rollout``: sampling compared with bare vLLM, and GRPO steps compared with TRL's GRPOTrainer.
 
 1. Tokens per second of the sampler pool (one sampler) and of ``vllm.LLM.generate``: the same engine arguments, prompts,
    sampling settings, seeds and adapter, in rounds that alternate. Under the base model and under an adapter.
@@ -34,10 +34,10 @@ from cluster.run.loading import load_and_render
 from cluster.types import GroupRequest, Prompt, Sampling
 
 CONFIG = Path(__file__).parents[1] / "configs" / "demo.yaml"
-ROUND_SECONDS = 300.0  # no round may take longer
-RUN_SECONDS = 1200.0  # nor a run of steps
-SETTLING_STEPS = 2  # of each run, which are not counted: caches fill, the pipeline too
-NUM_RUNNING = (1, 4, 16, 64)  # completions under way for which an engine step is timed
+ROUND_SECONDS = 300.0  # deadline of a round
+RUN_SECONDS = 1200.0  # deadline of a run of steps
+SETTLING_STEPS = 2  # first steps of a run, not counted: caches and the pipeline fill
+NUM_RUNNING = (1, 4, 16, 64)  # concurrent completions at which an engine step is timed
 SAMPLING_WAYS: Mapping[str, tuple[Callable[..., None], str]] = {  # with rollout.weight_sync_mode
     "vLLM": (bare, "versions"),
     "Caravan": (pooled, "versions"),
@@ -55,16 +55,16 @@ STEP_WAYS: Mapping[str, tuple[Callable[..., None], int | tuple[str, ...]]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effort:
-    """How much is measured."""
+    """Amount of measurement."""
 
-    rounds: int  # per way of sampling, with and without adapter
+    rounds: int  # per way of sampling, each with and without adapter
     groups: int  # in a round
     turns: int  # runs of steps per way
-    steps: int  # counted ones in each run
+    steps: int  # counted steps per run
 
 
 def compare_sampling(config: Config, effort: Effort, folder: Path, log: Log) -> dict[str, Any]:
-    """Rounds of both ways in turns, without and with an adapter."""
+    """Compare the ways of sampling in alternating rounds, without and with an adapter."""
     adapter, rank = folder / "adapter", config.learner.lora.r
     usable = load_and_render(config, View())
     prompts = list(usable.prompts.values())
@@ -88,7 +88,7 @@ def compare_sampling(config: Config, effort: Effort, folder: Path, log: Log) -> 
         for name in SAMPLING_WAYS:
             log(f"starting an engine: {name}")
             ways.append(start(name))
-            ways[-1].wait_until_ready()  # one after the other: on few cores, engines that start together take longer
+            ways[-1].wait_until_ready()  # one at a time: on few cores, engines that start together take longer
         seeds = itertools.count()
         for what, with_adapter in (("base", False), ("adapter", True)):
             log(f"sampling from the {what}, in turns")
@@ -96,7 +96,7 @@ def compare_sampling(config: Config, effort: Effort, folder: Path, log: Log) -> 
                 _play_round(in_turn(ways, number), requests, with_adapter)
                 for number, requests in enumerate(_rounds(prompts, config, effort, seeds))
             ]
-            found[what] = sampling_figures(rounds[1:])  # in the first one caches and kernels warm up
+            found[what] = sampling_figures(rounds[1:])  # the first round warms up caches and kernels
         vllm, caravan_pool, prompt_ids = ways[0], ways[1], prompts[0].token_ids
         log("grading what was sampled last")
         graded = caravan_pool.play(ROUND_SECONDS, problems={problem.id: problem for problem in usable.problems})
@@ -119,7 +119,7 @@ def compare_sampling(config: Config, effort: Effort, folder: Path, log: Log) -> 
 
 
 def prompt_tokens(found: Mapping[str, Any]) -> float:
-    """What a completion costs besides its tokens (its prompt, the call), in tokens of an engine that is full."""
+    """Return the cost of a completion besides its tokens (prompt, call), in tokens of a full engine."""
     row, full = found["adapter"]["vLLM"], NUM_RUNNING[-1]
     seconds_per_token = found["step_seconds"][str(full)] / full
     tokens = row["tokens_per_second"] / row["completions_per_second"]
@@ -155,7 +155,7 @@ def _play_round(
 
 
 def sampling_figures(rounds: Sequence[Mapping[str, Mapping[str, Any]]]) -> dict[str, Any]:
-    """Medians over rounds, by way; ratios to vLLM are taken within each round, then their median."""
+    """Return medians over rounds by way; ratios to vLLM are taken within rounds, then their median."""
     return {way: _way_figures([one[way] for one in rounds], [one["vLLM"] for one in rounds]) for way in rounds[0]}
 
 
@@ -192,7 +192,7 @@ def _way_figures(played: Sequence[Mapping[str, Any]], by_vllm: Sequence[Mapping[
 
 
 def compare_steps(effort: Effort, folder: Path, log: Log) -> dict[str, Any]:
-    """Runs of GRPO steps, one way after the other, as often as there are turns."""
+    """Compare runs of GRPO steps in alternating turns."""
     runs: dict[str, list[Mapping[str, Any]]] = {name: [] for name in STEP_WAYS}
     for turn in range(effort.turns):
         for name in in_turn(list(STEP_WAYS), turn):
@@ -203,20 +203,20 @@ def compare_steps(effort: Effort, folder: Path, log: Log) -> dict[str, Any]:
                 way.wait_until_ready()
                 runs[name].append(way.play(RUN_SECONDS, num_steps=SETTLING_STEPS + effort.steps))
     figures = {name: step_figures(some) for name, some in runs.items()}
-    # Whichever number of threads suits TRL's trainer better on this machine, now.
+    # The reference is TRL with the number of threads that is faster on this machine.
     plain = max(row["completions_per_second"] for name, row in figures.items() if name.startswith("TRL"))
     return {name: {**row, "ratio": row["completions_per_second"] / plain} for name, row in figures.items()}
 
 
 def step_figures(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Medians over the steps of all runs, those left out in which the run settles."""
+    """Return medians over the counted steps of all runs."""
     took = [after - before for run in runs for before, after in itertools.pairwise(run["done"][SETTLING_STEPS - 1 :])]
     size = runs[0]["completions_per_step"]
     found = {
         "step_seconds": statistics.median(took),
         "slowest_step_seconds": max(took),
         "completions_per_second": size / statistics.median(took),
-        # Over whole runs: steps that come in pairs, one late and one early, do not flatter it.
+        # Over whole runs as well: a median over steps would favour steps that end in pairs.
         "completions_per_second_of_runs": size * len(took) / sum(took),
         "steps": len(took),
     }
@@ -239,11 +239,11 @@ def step_figures(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def run(effort: Effort, only: str | None, log: Log) -> dict[str, Any]:
-    """Measure; the result is what the last line prints."""
+    """Measure and return the result."""
     config = load_config(CONFIG, environment={})
     began = time.monotonic()
     found: dict[str, Any] = {}
-    # The logs stay where something went wrong.
+    # The logs are kept for failures.
     folder = Path(tempfile.mkdtemp(prefix="bench-rollout-"))
     if only != "steps":
         found["sampling"] = compare_sampling(config, effort, folder, log)
@@ -254,7 +254,7 @@ def run(effort: Effort, only: str | None, log: Log) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Parse the options, measure, print."""
+    """Run the command."""
     parser = option_parser("bench-rollout", __doc__)
     parser.add_argument("--quick", action="store_true", help="some 10 minutes instead of 30; rougher figures")
     parser.add_argument("--only", choices=("sampling", "steps"), help="one of the two comparisons")
@@ -264,7 +264,7 @@ def main() -> None:
         if options.quick
         else Effort(rounds=8, groups=64, turns=2, steps=12)
     )
-    # Neither this process nor a contestant needs the network: the model and the problems are here.
+    # No process needs the network: model and problems are local.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     measure_and_print(lambda log: run(effort, options.only, log), tables)
 

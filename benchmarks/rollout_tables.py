@@ -1,4 +1,4 @@
-"""What ``make bench-rollout`` measured, as tables for a person to read. Pure."""
+"""Tables of ``make bench-rollout``."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,7 @@ from rich.table import Table
 
 
 def tables(result: Mapping[str, Any]) -> list[Table]:
-    """The result of ``benchmarks.rollout.run`` in a table per comparison that was made."""
+    """Return one table per comparison in a result of ``benchmarks.rollout.run``."""
     made = []
     if "sampling" in result:
         made.append(_sampling(result["sampling"]))

@@ -31,18 +31,18 @@ _SEEDS = 1 << 40  # of the calibration, away from those of the rounds
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """What a way samples with."""
+    """Settings of a way to sample."""
 
     rollout: RolloutSettings
     grader: GraderSettings
     model: str
     lora_rank: int
     max_staleness: int
-    adapters: tuple[Path, ...]  # PEFT folders; one is enough where policies do not change
+    adapters: tuple[Path, ...]  # PEFT folders; one if policies do not change
 
 
 def answer(seconds: float, sampled: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
-    """A turn's answer; ``sampled`` tokens by completion id, so that the two ways can be compared."""
+    """Return the measurements of a turn, with sampled tokens by completion id for comparison."""
     return {"seconds": seconds, "sampled": sampled, "num_tokens": sum(map(len, sampled.values()))}
 
 
@@ -96,7 +96,7 @@ def bare(link: Link, setting: Setting) -> None:
         )
 
     def step_seconds(num_running: int, num_live: int, prompt_ids: Sequence[int]) -> dict[str, Any]:
-        """Seconds of an engine step under so many adapters: a run of ``CALIBRATION_TOKENS`` against one of a quarter."""
+        """Return seconds per engine step under several adapters, from runs of ``CALIBRATION_TOKENS`` and of a quarter."""
         live = list(itertools.islice(itertools.cycle(adapters[:num_live]), num_running))
         took = []
         for num_tokens in (CALIBRATION_TOKENS // 4, CALIBRATION_TOKENS):
@@ -112,11 +112,11 @@ def bare(link: Link, setting: Setting) -> None:
         return {"step_seconds": (took[1] - took[0]) / (CALIBRATION_TOKENS * 3 // 4)}
 
     link.serve(play)
-    engine.llm_engine.engine_core.shutdown()  # else this process waits for the engine's
+    engine.llm_engine.engine_core.shutdown()  # otherwise this process waits for the engine's
 
 
 def pooled(link: Link, setting: Setting) -> None:
-    """Caravan's sampler pool with one sampler, fed with all groups of a round at once."""
+    """Serve rounds of Caravan's sampler pool with one sampler; all groups of a round are requested at once."""
     asyncio.run(_pooled(link, setting))
 
 
@@ -124,7 +124,7 @@ async def _pooled(link: Link, setting: Setting) -> None:
     from cluster.placement.ray_cluster import ray_cluster
     from rollout.pool import RaySamplerPool
 
-    os.environ["RAY_ADDRESS"] = "local"  # a Ray of its own, whatever else runs on this machine
+    os.environ["RAY_ADDRESS"] = "local"  # its own Ray, independent of others on this machine
     with ray_cluster(print):
         pool = RaySamplerPool(
             setting.rollout,
@@ -158,7 +158,7 @@ async def _pooled(link: Link, setting: Setting) -> None:
 async def _grade(
     settings: GraderSettings, completions: Sequence[Completion], problems: Mapping[str, Problem]
 ) -> dict[str, Any]:
-    """Grade all at once with one grader; texts that a problem has twice are graded once, and count once."""
+    """Grade all completions at once with one grader; equal texts of a problem are graded and counted once."""
     from grader.pool import RayGraderPool
 
     pool = RayGraderPool(settings.model_copy(update={"num_graders": 1}))
@@ -181,7 +181,7 @@ async def _group(pool: Any, request: GroupRequest) -> list[Completion]:
 
 
 def make_adapter(model: str, rank: int, folder: Path, probe_ids: Sequence[int], seed: int) -> None:
-    """A LoRA adapter as after some steps of training, small weights in every projection that Caravan trains.
+    """Make a LoRA adapter as after some training steps, with small weights in every trained projection.
 
     ``folder`` gets a PEFT adapter, and a ``probe prompt.json`` with what transformers says of the probe prompt under it.
     """
@@ -209,14 +209,14 @@ def make_adapter(model: str, rank: int, folder: Path, probe_ids: Sequence[int], 
 
 
 def policy_from(folder: Path, number: int) -> PolicyVersion:
-    """What ``make_adapter`` made, as a policy."""
+    """Return the adapter of a folder as a policy."""
     policy, _ = read_adapter(folder)
     probe = {name: tuple(values) for name, values in json.loads((folder / "probe.json").read_text()).items()}
     return replace(policy, number=number, probe=ProbePrompt(**probe))
 
 
 def in_a_process(work: Callable[..., None], *arguments: object) -> None:
-    """Call a function in a process of its own, so that what it imports and starts is gone afterwards."""
+    """Call a function in its own process, so that its imports and processes end with it."""
     process = multiprocessing.get_context("spawn").Process(target=work, args=arguments)
     process.start()
     process.join()

@@ -1,4 +1,4 @@
-"""How long each part of a run takes for its work: measured, with the source beside it. What the simulation draws from."""
+"""Measured service times of the parts of a run, with their sources; input of the simulation."""
 
 import bisect
 import math
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """Completions that take alike to grade."""
+    """Kind of completions with similar grading time."""
 
     share: float
     cpu_ms: float
@@ -18,7 +18,7 @@ class Kind:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceTimes:
-    """What one sampler, one grader core and one learner take, in seconds of their own time."""
+    """Service times of a sampler, a grader core, a learner and the driver."""
 
     name: str
     token_quantiles: tuple[
@@ -37,20 +37,20 @@ class ServiceTimes:
     driver_seconds_per_graded: float  # and for one that is graded
 
     def num_tokens(self, source: random.Random) -> int:
-        """Tokens of a completion."""
+        """Draw the number of tokens of a completion."""
         return max(1, round(at_share(self.token_quantiles, source.random())))
 
     def kind(self, source: random.Random) -> Kind:
-        """What a completion turns out to be."""
+        """Draw the kind of a completion."""
         (drawn,) = source.choices(self.kinds, [kind.share for kind in self.kinds])
         return drawn
 
     def grading_seconds(self, kind: Kind, source: random.Random) -> float:
-        """CPU seconds of one grading."""
+        """Draw the CPU seconds of one grading."""
         return 1e-3 * kind.cpu_ms * source.lognormvariate(-(self.grading_spread**2) / 2, self.grading_spread)
 
     def seconds_per_token(self, num_running: int) -> float:
-        """Seconds of an engine's step, between the measured numbers on the straight line."""
+        """Return seconds of an engine step, interpolated between the measured numbers."""
         numbers = [number for number, _ in self.step_seconds]
         after = min(max(1, bisect.bisect_left(numbers, num_running)), len(numbers) - 1)
         (low, fast), (high, slow) = self.step_seconds[after - 1], self.step_seconds[after]
@@ -58,41 +58,41 @@ class ServiceTimes:
 
     @property
     def mean_tokens(self) -> float:
-        """Of a completion."""
+        """Return the mean number of tokens of a completion."""
         inner = self.token_quantiles[1:-1]
         ends = (self.token_quantiles[0] + self.token_quantiles[-1]) / 2
         return (sum(inner) + ends) / (len(self.token_quantiles) - 1)
 
     @property
     def completions_per_second(self) -> float:
-        """Of a sampler that is full all the time."""
+        """Return completions per second of a sampler that is always full."""
         seconds = self.seconds_per_token(self.max_running) / self.max_running
         return 1 / (seconds * (self.mean_tokens + self.prefill_tokens))
 
     @property
     def grading_cpu_seconds(self) -> float:
-        """Of a completion, on average."""
+        """Return the mean grading seconds of a completion."""
         return 1e-3 * sum(kind.share * kind.cpu_ms for kind in self.kinds)
 
     @property
     def graders_per_sampler(self) -> float:
-        """Cores that grade as fast as a full sampler samples."""
+        """Return the number of grader cores that keep up with a full sampler."""
         return self.completions_per_second * self.grading_cpu_seconds
 
     @property
     def samplers_per_learner(self) -> float:
-        """Full samplers that sample as fast as one learner learns."""
+        """Return the number of full samplers that one learner keeps up with."""
         return 1 / (self.completions_per_second * self.mean_tokens * self.learner_seconds_per_token)
 
     @property
     def samplers_per_driver(self) -> float:
-        """Full samplers whose completions keep the driver's process busy all the time."""
+        """Return the number of full samplers that saturate the driver's process."""
         seconds = self.driver_seconds_per_sampled + self.driver_seconds_per_graded
         return 1 / (self.completions_per_second * seconds) if seconds else math.inf
 
 
 def at_share(quantiles: Sequence[float], share: float) -> float:
-    """The value at a share (0 to 1) of a distribution that is given by equally spaced quantiles."""
+    """Return the value at a share (0 to 1) of a distribution given by equally spaced quantiles."""
     place = share * (len(quantiles) - 1)
     low = min(int(place), len(quantiles) - 2)
     return quantiles[low] + (quantiles[low + 1] - quantiles[low]) * (place - low)

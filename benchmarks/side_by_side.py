@@ -1,4 +1,4 @@
-"""Several ways to grade, measured in turns on the same completions, so that the machine's noise hits all alike."""
+"""Comparison of ways to grade, in alternating turns on the same completions so that noise affects all alike."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -8,12 +8,12 @@ from benchmarks.harness import in_turn
 from benchmarks.meter import Slice, lasting_servers, measured, server_cpu_seconds
 from benchmarks.mix import Job
 
-Grade = Callable[[Job], None]  # raises where the way does not find the completion's kind
+Grade = Callable[[Job], None]  # raises if the outcome is not the completion's kind
 
 
 @dataclass(slots=True)
 class Figures:
-    """What one way took."""
+    """Measurements of one way."""
 
     spent: Slice = field(default_factory=Slice)
     num_completions: int = 0
@@ -22,32 +22,32 @@ class Figures:
 
     @property
     def cpu_ms(self) -> float:
-        """CPU milliseconds per completion: ours and of every process below us."""
+        """Return CPU milliseconds per completion, of this process and its descendants."""
         return 1e3 * self.spent.cpu_seconds / self.num_completions
 
     @property
     def per_core(self) -> float:
-        """Completions per second and core, were the core busy with nothing else."""
+        """Return completions per second of a core that does nothing else."""
         return 1e3 / self.cpu_ms
 
     @property
     def wall_ms(self) -> float:
-        """Wall milliseconds per completion, one after another."""
+        """Return wall milliseconds per completion, graded one at a time."""
         return 1e3 * self.spent.wall_seconds / self.num_completions
 
 
 def measure(
     ways: Mapping[str, Grade], rounds: Sequence[Sequence[Job]], *, slice_seconds: float, on_round: Callable[[], None]
 ) -> dict[str, Figures]:
-    """Grade every round's completions in every way.
+    """Grade the completions of every round in every way.
 
-    In each round every way has its turn, in an order that shifts; a turn grades the whole round, again and again until
-    it has lasted ``slice_seconds``, so that a quick way is measured over as much of the noise as a slow one.
+    Each round has a turn per way, in rotating order. A turn repeats the round until ``slice_seconds`` have passed, so that fast
+    and slow ways are measured for the same time.
     """
     figures = {name: Figures() for name in ways}
     names = list(ways)
     with lasting_servers():
-        # Servers count in ticks of 10 ms: read them around everything one way does, while the others keep still.
+        # Servers count in ticks of 10 ms, so they are read around a whole turn, while the other ways are idle.
         for index, jobs in enumerate(rounds):
             for name in in_turn(names, index):
                 _turn(figures[name], ways[name], jobs, slice_seconds)

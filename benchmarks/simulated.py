@@ -1,4 +1,4 @@
-"""Samplers, graders and a learner that take the time that real ones take, by the event loop's clock, and do nothing else.
+"""Simulated samplers, graders and learner: they take the time of real ones by the event loop's clock and do nothing else.
 
 They stand behind the interfaces of ``cluster.protocols``, so that the real driver runs them; the real dispatcher of
 ``cluster.actors`` dispatches the work. A sampler is an engine with continuous batching: all running completions get a token in
@@ -37,7 +37,7 @@ QUEUED_AHEAD = 1.25
 
 
 def now() -> float:
-    """Simulated seconds."""
+    """Return the simulated time in seconds."""
     return asyncio.get_running_loop().time()
 
 
@@ -51,12 +51,12 @@ class _Work:
 
 
 class Engine:
-    """Continuous batching: ``max_running`` completions share the engine, others wait in the order they came."""
+    """Continuous batching: ``max_running`` completions share the engine; others wait in order of arrival."""
 
     def __init__(self, times: ServiceTimes) -> None:
         self._times = times
         self._seconds_per_token = [0.0, *(times.seconds_per_token(n) for n in range(1, times.max_running + 1))]
-        self._running: list[_Work] = []  # a heap: who ends next comes first
+        self._running: list[_Work] = []  # a heap, ordered by end
         self._waiting: deque[tuple[float, asyncio.Future[None]]] = deque()
         self._numbers = itertools.count()
         self._tokens = 0.0  # that a completion which was there from the start would have by now
@@ -66,7 +66,7 @@ class Engine:
         self.output_seconds = 0.0  # that a full engine takes for what it gave
 
     async def sample(self, num_tokens: float) -> None:
-        """Return when that many tokens are sampled."""
+        """Wait until the tokens are sampled."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((num_tokens, done))
         self._advance()
@@ -83,7 +83,7 @@ class Engine:
             raise
 
     def advance(self) -> None:
-        """Bring the figures up to the present."""
+        """Update the counters to the present."""
         self._advance()
         self._set_timer()
 
@@ -126,16 +126,16 @@ class _Sampler(Worker):
 
 
 class DriverTime:
-    """The driver's process: what takes its time, it does one after the other."""
+    """The driver's process, which does its work one piece at a time."""
 
     def __init__(self, num_drivers: float) -> None:
-        """``num_drivers`` that share everything evenly."""
+        """Share the work evenly among ``num_drivers``."""
         self._num_drivers = num_drivers
         self.busy_seconds = 0.0
         self._free_at = 0.0
 
     async def spend(self, seconds: float) -> None:
-        """Return when the driver has come to it and has done it."""
+        """Wait until the driver has done the work."""
         share = seconds / self._num_drivers
         self._free_at = max(now(), self._free_at) + share
         self.busy_seconds += share
@@ -143,12 +143,12 @@ class DriverTime:
 
 
 class SimulatedSamplers:
-    """A SamplerPool of engines; what completions say is left out."""
+    """A SamplerPool of simulated engines; completions have no text."""
 
     def __init__(
         self, num_samplers: int, times: ServiceTimes, driver: DriverTime, seed: int, on_publish: Callable[[], None]
     ) -> None:
-        """``on_publish`` is called whenever a policy is there."""
+        """``on_publish`` is called after each publish."""
         self._times = times
         self._driver = driver
         self._source = random.Random(f"samplers {seed}")
@@ -189,7 +189,7 @@ class SimulatedSamplers:
                 task.cancel()
 
     async def publish(self, policy: PolicyVersion) -> Sequence[WeightSync]:
-        """Take as long as the slowest sampler."""
+        """Wait as long as the slowest sampler takes."""
         took = [self._source.choice(self._times.publish_seconds) for _ in self._samplers]
         await asyncio.sleep(max(took))
         self._version = policy.number
@@ -200,7 +200,7 @@ class SimulatedSamplers:
         ]
 
     def busy_and_output_seconds(self) -> tuple[float, float]:
-        """Summed over samplers: seconds with work, and what full engines take for what was sampled."""
+        """Return sums over samplers: busy seconds, and seconds that full engines take for the same tokens."""
         for sampler in self._samplers:
             sampler.engine.advance()
         engines = [sampler.engine for sampler in self._samplers]
@@ -218,11 +218,11 @@ class SimulatedSamplers:
         )
 
     async def close(self) -> None:
-        """Nothing to stop."""
+        """Do nothing."""
 
 
 class SimulatedGraders:
-    """A GraderPool: every grader grades one completion at a time, others wait in the order they came."""
+    """A GraderPool of simulated graders, each of which grades one completion at a time in order of arrival."""
 
     def __init__(self, num_graders: int, times: ServiceTimes, driver: DriverTime, seed: int) -> None:
         self._times = times
@@ -236,7 +236,7 @@ class SimulatedGraders:
         self.num_graded = 0
 
     async def grade(self, problem: Problem, completion: Completion) -> Grade:  # noqa: ARG002
-        """Take the time of a kind that is drawn."""
+        """Wait for the time of a drawn kind."""
         kind = self._times.kind(self._source)
         seconds = self._times.grading_seconds(kind, self._source)
         self._num_asked += 1
@@ -255,7 +255,7 @@ class SimulatedGraders:
         return _grade(kind.reward)
 
     def usage(self) -> Usage:
-        """Exact."""
+        """Return exact usage."""
         under_way = sum(now() - since for since in self._running.values())
         return Usage(
             num_replicas=self._num_graders,
@@ -265,11 +265,11 @@ class SimulatedGraders:
         )
 
     async def close(self) -> None:
-        """Nothing to stop."""
+        """Do nothing."""
 
 
 class SimulatedLearner:
-    """A Learner that takes its time; ``num_learners`` share each step evenly, as data parallelism at its best would."""
+    """A simulated Learner; ``num_learners`` share each step evenly, as ideal data parallelism."""
 
     def __init__(self, times: ServiceTimes, num_learners: float) -> None:
         self._seconds_per_token = times.learner_seconds_per_token / num_learners
@@ -280,17 +280,17 @@ class SimulatedLearner:
 
     @property
     def busy_seconds(self) -> float:
-        """Seconds of all steps so far, the one under way included."""
+        """Return seconds of all steps so far, the running one included."""
         return self._busy_seconds + (0.0 if self._busy_since is None else now() - self._busy_since)
 
     async def start(self) -> PolicyVersion | None:
-        """Always fresh."""
+        """Start fresh."""
         return None
 
     async def step(
         self, groups: Sequence[Group], active_overrides: Mapping[str, Any] = MappingProxyType({})
     ) -> tuple[PolicyVersion, StepReport]:
-        """Take as long as the tokens take."""
+        """Wait for the time of the tokens."""
         del active_overrides
         completions = [completion for group in groups for completion in group.completions]
         self.staleness += [self._step - completion.policy_version for completion in completions]
@@ -305,11 +305,11 @@ class SimulatedLearner:
         )
 
     async def save_checkpoint(self) -> str:
-        """Nothing is kept."""
+        """Do nothing; there are no checkpoints."""
         return ""
 
     async def close(self) -> None:
-        """Nothing to stop."""
+        """Do nothing."""
 
 
 def _completion(request: GroupRequest, index: int, num_tokens: int, version: int, seconds: float) -> Completion:

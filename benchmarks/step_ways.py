@@ -1,4 +1,4 @@
-"""Two ways to take GRPO steps on the same model and problems: TRL's own ``GRPOTrainer``, and ``caravan train``.
+"""Two ways to take GRPO steps on the same model and problems: TRL's ``GRPOTrainer`` and ``caravan train``.
 
 Each ``main`` runs in a process of its own (``benchmarks.contestants``) and answers ``{"num_steps": n}`` with the moments
 at which its steps were done. TRL's trainer generates with transformers, and is given the reward function that is usual:
@@ -45,7 +45,7 @@ def plain_reward(problems: Mapping[str, Problem], spent: list[float]) -> Any:
 
 
 def plain_trl(link: Link, num_threads: int, config_file: Path) -> None:
-    """TRL's trainer with the settings of a Caravan configuration, everything else as TRL has it."""
+    """Serve steps of TRL's trainer with the settings of a Caravan configuration and TRL's defaults otherwise."""
     os.environ["OMP_NUM_THREADS"] = str(
         num_threads
     )  # of torch; on a machine with other work, more can be slower by far
@@ -116,9 +116,9 @@ def plain_trl(link: Link, num_threads: int, config_file: Path) -> None:
 
 
 def caravan(link: Link, settings: Sequence[str], config_file: Path) -> None:
-    """``caravan train`` with these settings besides, watched through its ``metrics.jsonl``."""
+    """Serve runs of ``caravan train`` with additional settings, observed through ``metrics.jsonl``."""
     turn = _first_turn(link)
-    os.environ["RAY_ADDRESS"] = "local"  # a Ray of its own, whatever else runs on this machine
+    os.environ["RAY_ADDRESS"] = "local"  # its own Ray, independent of others on this machine
     from threading import Thread
 
     from cluster.cli.main import main
@@ -126,7 +126,7 @@ def caravan(link: Link, settings: Sequence[str], config_file: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         arguments = ["train", "-c", str(config_file), f"run.folder={folder}", "run.name=bench"]
         arguments += [*settings, f"max_steps={turn['num_steps']}"]
-        # What is measured is the steps: no evaluation, audit or checkpoint between them.
+        # Only steps are measured: no evaluation, audit or checkpoint between them.
         arguments += ["evaluation.num_problems=0", "drop_unpassable=false", "save_every_steps=100000"]
         metrics = Path(folder) / "bench" / "metrics.jsonl"
         done: list[float] = []
@@ -141,7 +141,7 @@ def caravan(link: Link, settings: Sequence[str], config_file: Path) -> None:
 
 
 def _watch(metrics: Path, done: list[float], num_steps: int) -> None:
-    """Note when each line of the metrics appears."""
+    """Record when each line of the metrics appears."""
     while len(done) < num_steps:
         time.sleep(POLL_SECONDS)
         try:

@@ -1,4 +1,4 @@
-"""``make bench-swap``: what a new policy costs the samplers, and what several live ones cost them.
+"""``make bench-swap``: cost of loading a new policy, and of several live policies, for a sampler.
 
 1. Seconds from telling a sampler of a policy to its serving it, verified, in each ``rollout.weight_sync_mode``:
    while it is idle, and while it samples; and tokens per second with swaps under way and without.
@@ -33,13 +33,13 @@ from cluster.types import GroupRequest, Prompt, Sampling, WeightSync
 WAYS = ("versions", "in_flight", "merged")
 NUM_LIVE = (1, 2, 4)
 NUM_RUNNING = 32
-NUM_GROUPS = 6  # under way at a time, enough to keep an engine busy
+NUM_GROUPS = 6  # concurrent groups, enough to keep an engine busy
 TURN_SECONDS = 600.0
 SECONDS_BETWEEN_SWAPS = 1.0
 
 
 def swapping(link: Link, setting: Setting, prompts: Sequence[Prompt], group_size: int) -> None:
-    """A contestant that publishes policies in one way and says what each swap took."""
+    """Serve turns that publish policies in one mode and measure each load."""
     asyncio.run(_swapping(link, setting, prompts, group_size))
 
 
@@ -47,7 +47,7 @@ async def _swapping(link: Link, setting: Setting, prompts: Sequence[Prompt], gro
     from cluster.placement.ray_cluster import ray_cluster
     from rollout.pool import RaySamplerPool
 
-    os.environ["RAY_ADDRESS"] = "local"  # a Ray of its own, whatever else runs on this machine
+    os.environ["RAY_ADDRESS"] = "local"  # its own Ray, independent of others on this machine
     with ray_cluster(print):
         pool = RaySamplerPool(
             setting.rollout, model=setting.model, lora_rank=setting.lora_rank, max_staleness=setting.max_staleness
@@ -86,7 +86,7 @@ async def _swapping(link: Link, setting: Setting, prompts: Sequence[Prompt], gro
 async def _kept_busy(
     pool: Any, prompts: Sequence[Prompt], group_size: int, setting: Setting
 ) -> AsyncIterator[Callable[[], int]]:
-    """While in the block, ``NUM_GROUPS`` groups are under way; gives a function that says how many tokens came."""
+    """Keep ``NUM_GROUPS`` groups running within the block. Yields a function that returns the number of tokens so far."""
     numbers, num_tokens = itertools.count(), 0
     sampling = Sampling(temperature=1.0, max_completion_tokens=setting.rollout.max_completion_tokens)
 
@@ -120,9 +120,9 @@ def percentiles(seconds: Sequence[float]) -> dict[str, float]:
 
 
 def run(settings: Sequence[str], num_swaps: int, log: Log) -> dict[str, Any]:
-    """Measure; the result is what the last line prints."""
+    """Measure and return the result."""
     config = load_config(CONFIG, settings, environment={})
-    folder = Path(tempfile.mkdtemp(prefix="bench-swap-"))  # the logs stay where something went wrong
+    folder = Path(tempfile.mkdtemp(prefix="bench-swap-"))  # the logs are kept for failures
     prompts = list(load_and_render(config, View()).prompts.values())
     rank = config.learner.lora.r
     adapters = tuple(folder / f"adapter-{number}" for number in range(max(NUM_LIVE)))
@@ -171,8 +171,8 @@ def run(settings: Sequence[str], num_swaps: int, log: Log) -> dict[str, Any]:
 
 
 def tables(found: Mapping[str, Any]) -> list[Table]:
-    """The result of ``run``, for a person to read."""
-    swaps = Table(title=f"A sampler takes a policy ({found['model']}): milliseconds, proof included")
+    """Return the tables of a result."""
+    swaps = Table(title=f"A sampler takes a policy ({found['model']}): milliseconds, verification included")
     for name in ("", "idle p50", "idle p95", "busy p50", "busy p95", "tokens/s", "with swaps"):
         swaps.add_column(name, justify="right" if name else "left")
     for way, row in found["swap"].items():
@@ -188,7 +188,7 @@ def tables(found: Mapping[str, Any]) -> list[Table]:
 
 
 def main() -> None:
-    """Parse the options, measure, print."""
+    """Run the command."""
     parser = option_parser("bench-swap", __doc__)
     parser.add_argument("--quick", action="store_true", help="fewer swaps")
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="as for `caravan train`")

@@ -1,4 +1,4 @@
-"""An event loop whose clock does not run but jumps: to the next timer, as soon as nothing else is left to do.
+"""Event loop with virtual time: the clock jumps to the next timer as soon as nothing else is ready.
 
 Simulated hours pass in the seconds that the code between the timers takes. Only what goes by the loop's clock is
 simulated (``asyncio.sleep``, timeouts, ``call_later``); threads, processes and sockets would still take real time, which
@@ -14,11 +14,11 @@ Result = TypeVar("Result")
 
 
 class NothingLeft(Exception):
-    """Everybody waits, and no timer is set that could ever wake one of them."""
+    """All tasks wait and no timer is set: the simulation cannot continue."""
 
 
 class _Jumping(selectors.SelectSelector):
-    """Waits for nothing: where the loop would sleep until its next timer, the clock is there at once."""
+    """Selector that does not wait: instead of sleeping until the next timer, the clock jumps to it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,18 +32,18 @@ class _Jumping(selectors.SelectSelector):
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """An event loop that starts at 0 seconds and jumps from timer to timer."""
+    """Event loop that starts at 0 seconds and jumps from timer to timer."""
 
     def __init__(self) -> None:
         self._jumping = _Jumping()
         super().__init__(self._jumping)
 
     def time(self) -> float:
-        """Simulated seconds since the loop was made."""
+        """Return simulated seconds since the start of the loop."""
         return self._jumping.now_seconds
 
 
 def simulate(work: Coroutine[Any, Any, Result]) -> Result:
-    """Run a coroutine in virtual time; raises NothingLeft where it comes to a standstill."""
+    """Run a coroutine in virtual time. Raises NothingLeft if all tasks wait."""
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
         return runner.run(work)
