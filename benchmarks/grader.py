@@ -239,7 +239,7 @@ def main() -> None:
     """Run the command."""
     parser = option_parser("bench-grader", __doc__)
     parser.add_argument("--completions", type=int, default=400, help="different completions in the mix")
-    parser.add_argument("--quick", action="store_true", help="about 30 s instead of some minutes; rougher figures")
+    parser.add_argument("--quick", action="store_true", help="about 30 s instead of some minutes; less precise")
     options = parser.parse_args()
     if options.completions < MIN_COMPLETIONS:
         parser.error(f"--completions is to be {MIN_COMPLETIONS} at least, so that every kind is among them")

@@ -1,8 +1,8 @@
 """``make bench-pipeline``: the real driver with simulated samplers, graders and learner, at many sizes.
 
 From 1 to 256 samplers and 8 to 4,096 graders, in virtual time (``benchmarks.virtual_time``), with service times that were
-measured (``benchmarks.service_times``). For each size: how busy each part is, who waits, how old the trained completions
-are, and which part has the least to spare.
+measured (``benchmarks.service_times``). For each size: busy share and waiting time of each part, staleness of the
+trained completions, and the part with the least spare capacity.
 
 A run has one learner and one driver, and each of them is enough for so many samplers and no more. To show what the other
 parts do beyond that, most sizes have as many learners as keep up (data parallelism at its best) and, beyond what one
@@ -39,14 +39,14 @@ from cluster.types import Group, Problem, Prompt, StepReport, WeightSync
 
 GROUP_SIZE = 8
 FILLINGS = 2.0
-"""Groups in a step, as a multiple of those that fill the samplers: some of them are always graded, or wait to be learned."""
-SETTLING_STEPS = 2  # steps before anything is counted: the pipeline fills
-LOAD = 0.5  # how busy learners and drivers are that keep up
+"""Groups per step, as a multiple of those that fill the samplers, because some are always in grading or in the buffer."""
+SETTLING_STEPS = 2  # first steps, not counted: the pipeline fills
+LOAD = 0.5  # busy share of learners and drivers that keep up
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
-    """What is simulated."""
+    """A simulated size."""
 
     samplers: int
     graders: int
@@ -56,16 +56,16 @@ class Size:
     one_driver: bool = False  # else as many as keep up
 
     def groups_per_step(self, times: ServiceTimes) -> int:
-        """Groups in a step."""
+        """Return the number of groups per step."""
         return max(1, round(self.fillings * self.samplers * times.max_running / GROUP_SIZE))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """What a simulation showed; shares are 0 to 1, of all members of a part over the time that is counted."""
+    """Results of a simulation. Shares are 0 to 1, over all members of a part and the counted time."""
 
-    sampler_busy: float  # has something to sample
-    sampler_output: float  # of what samplers give that are full all the time
+    sampler_busy: float  # share of time with something to sample
+    sampler_output: float  # share of the output of samplers that are always full
     grader_busy: float
     learner_busy: float
     driver_busy: float
@@ -76,21 +76,21 @@ class Figures:
     completions_per_second: float
     mean_staleness: float
     max_staleness: int
-    stale_share: float  # of the groups that ended, those that were too old
-    saturated: str  # the part that has the least to spare
+    stale_share: float  # share of the finished groups that were too old
+    saturated: str  # the part with the least spare capacity
     loop_cpu_us: float  # real CPU time per completion, of the loop and the simulation
     real_seconds: float
 
 
 @dataclass(slots=True)
 class QuietRecords:
-    """A Records that counts."""
+    """Implementation of Records that counts."""
 
     num_stale: int = 0
     num_trained: int = 0
 
     def group_dropped(self, dropped: DroppedGroup, step: int) -> None:
-        """Nothing is filtered here: it was too old."""
+        """Count a stale group; nothing is filtered here."""
         del dropped, step
         self.num_stale += 1
 
@@ -107,19 +107,19 @@ class QuietRecords:
         self.num_trained += len(groups)
 
     def settings_changed(self, step: int, values: Mapping[str, Any]) -> None:
-        """Cannot happen: there are no phases."""
+        """Do nothing: the simulation has no schedule."""
 
     def health_checked(self, step: int, response: Response) -> None:
-        """Cannot happen: nobody watches."""
+        """Do nothing: health is not checked."""
 
     def policy_published(self, version: int, syncs: Sequence[WeightSync], began_at: float, seconds: float) -> None:
-        """Not asked for."""
+        """Do nothing."""
 
     def filter_suspended(self, step: int) -> None:
-        """Cannot happen: there is no filter."""
+        """Do nothing: there is no filter."""
 
     def save_progress(self, step: int, state: str) -> None:
-        """Nothing is kept."""
+        """Do nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +140,7 @@ class Pipeline:
     """One size of a run, with everything but the driver simulated."""
 
     def __init__(self, size: Size, times: ServiceTimes, num_steps: int, seed: int = 0) -> None:
-        """``num_steps`` are counted, after ``SETTLING_STEPS`` that are not."""
+        """``num_steps`` are counted after the first ``SETTLING_STEPS``."""
         self._size = size
         self._num_steps = num_steps
         self._num_groups = size.groups_per_step(times)
@@ -152,12 +152,12 @@ class Pipeline:
         self._graders = SimulatedGraders(size.graders, times, self._time, seed)
         self._learner = SimulatedLearner(times, self._learners)
         self._records = QuietRecords()
-        self._moments: list[Moment] = []  # when policies were there
+        self._moments: list[Moment] = []  # totals when each policy was loaded
 
     async def run(self) -> Figures:
-        """Drive it to its end; to be called in virtual time."""
+        """Run to the end, in virtual time."""
         began = time.perf_counter()
-        # Towards its end a run has nothing left to sample: that is not counted either.
+        # The last steps, with nothing left to sample, are not counted either.
         max_steps = SETTLING_STEPS + self._num_steps + self._size.allowed_staleness + 1
         overrides = [
             f"loop.groups_per_step={self._num_groups}",
@@ -263,7 +263,7 @@ def run(times: ServiceTimes, quick: bool, log: Log) -> dict[str, Any]:
         for size in some:
             log(f"{title}: {size.samplers} samplers, {size.graders} graders, staleness {size.allowed_staleness}")
             if size not in known:
-                # A large run is long enough after few steps: each has thousands of completions.
+                # Few steps are enough for a large run: each has thousands of completions.
                 num_steps = 3 if quick or size.samplers > 32 else 8
                 figures = simulate(Pipeline(size, times, num_steps).run())
                 known[size] = {"groups_per_step": size.groups_per_step(times), **asdict(size), **asdict(figures)}
@@ -282,7 +282,7 @@ def run(times: ServiceTimes, quick: bool, log: Log) -> dict[str, Any]:
 def main() -> None:
     """Run the command."""
     parser = option_parser("bench-pipeline", __doc__)
-    parser.add_argument("--quick", action="store_true", help="some 2 minutes instead of 8: fewer sizes and steps")
+    parser.add_argument("--quick", action="store_true", help="about 2 minutes instead of 8: fewer sizes and steps")
     options = parser.parse_args()
     measure_and_print(lambda log: run(TINY_ON_CPU, options.quick, log), tables)
 

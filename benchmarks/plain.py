@@ -1,4 +1,4 @@
-"""Grading with processes, as it is commonly done: what the grader is measured against.
+"""Grading with plain processes, the reference of the grader benchmark.
 
 No sandbox, no result per assert, one type error at most. The only place in ``benchmarks`` that runs other programs.
 """
@@ -21,12 +21,12 @@ PROGRAM_DEADLINE_SECONDS = 2.0
 
 
 def solution_source(problem: Problem, completion: str) -> str:
-    """The statement's own definitions and the completion, as one program."""
+    """Return the definitions of the statement and the completion as one program."""
     return f"{given_definitions(problem.statement)}\n{completion}\n"
 
 
 def _run(command: list[str], folder: Path, deadline_seconds: float = COMPILER_DEADLINE_SECONDS) -> tuple[int, str]:
-    """Exit status and stderr; a status of -1 where it takes too long."""
+    """Return exit status and stderr; the status is -1 after a timeout."""
     try:
         done = subprocess.run(
             command,
@@ -56,10 +56,10 @@ def _outcome(status: int, message: str) -> str:
 
 
 class ThreeProcesses:
-    """``ocamlc -c``, ``ocamlc -o`` and the program, in a folder of its own for every completion."""
+    """``ocamlc -c``, ``ocamlc -o`` and the program, in a new folder for every completion."""
 
     def grade(self, problem: Problem, completion: str) -> str:
-        """The kind of a completion, as ``benchmarks.mix`` names them, or ``timeout``."""
+        """Return the kind of a completion, as in ``benchmarks.mix``, or ``timeout``."""
         source = solution_source(problem, completion)
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
@@ -75,14 +75,14 @@ class ThreeProcesses:
 
 
 class OneCompiler:
-    """One ``ocamlc -o`` and the program, in a folder in memory that is used again and again."""
+    """One ``ocamlc -o`` and the program, in one folder in memory."""
 
     def __init__(self) -> None:
         memory = Path("/dev/shm")
         self._folder = Path(tempfile.mkdtemp(prefix="bench-grader-", dir=memory if memory.is_dir() else None))
 
     def grade(self, problem: Problem, completion: str) -> str:
-        """The kind of a completion, as ``benchmarks.mix`` names them, or ``timeout``."""
+        """Return the kind of a completion, as in ``benchmarks.mix``, or ``timeout``."""
         source = f"{solution_source(problem, completion)}\n{problem.tests}\n"
         (self._folder / "program.ml").write_text(source, encoding="utf-8")
         status, message = _run(["ocamlc", "-w", "-a", "-o", "program", "program.ml"], self._folder)

@@ -6,8 +6,8 @@
    (and 1 with merged weights), and of TRL's ``GRPOTrainer``, which generates with transformers and grades with three processes
    per completion.
 
-All on the tiny model and the built-in problems, with the settings of ``configs/demo.yaml``. What another program takes of
-the machine meanwhile hits whoever's turn it is; so the rounds alternate, and what counts is the median of many.
+All on the tiny model and the built-in problems, with the settings of ``configs/demo.yaml``. Rounds
+alternate, so that other load on the machine affects all alike, and results are medians of many rounds.
 """
 
 import itertools
@@ -256,8 +256,8 @@ def run(effort: Effort, only: str | None, log: Log) -> dict[str, Any]:
 def main() -> None:
     """Run the command."""
     parser = option_parser("bench-rollout", __doc__)
-    parser.add_argument("--quick", action="store_true", help="some 10 minutes instead of 30; rougher figures")
-    parser.add_argument("--only", choices=("sampling", "steps"), help="one of the two comparisons")
+    parser.add_argument("--quick", action="store_true", help="about 10 minutes instead of 30; less precise")
+    parser.add_argument("--only", choices=("sampling", "steps"), help="only one of the two comparisons")
     options = parser.parse_args()
     effort = (
         Effort(rounds=3, groups=32, turns=1, steps=6)
