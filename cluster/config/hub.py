@@ -34,7 +34,7 @@ def unreachable_reason() -> str | None:
 
 
 def is_cached_model(name: str) -> bool:
-    """Whether the hub's cache on this machine holds a model, so that it loads without a network."""
+    """Return True if the hub's cache on this machine has a model, which then loads without a network."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
@@ -45,7 +45,7 @@ def is_cached_model(name: str) -> bool:
 
 
 def is_cached_dataset(name: str) -> bool:
-    """Whether the cache of ``datasets`` on this machine holds a data set, so that it loads without a network."""
+    """Return True if the cache of ``datasets`` on this machine has a data set, which then loads without a network."""
     import datasets
 
     return (Path(os.fspath(datasets.config.HF_DATASETS_CACHE)) / name.replace("/", "___")).is_dir()

@@ -31,7 +31,7 @@ def tiny_model_path() -> Path:
 
 
 def is_folder(model: str) -> bool:
-    """Whether a ``model.path`` names a folder rather than a model of the hub."""
+    """Return True if a ``model.path`` names a folder rather than a model of the hub."""
     return model.startswith(("/", ".", "~"))
 
 

@@ -21,7 +21,7 @@ def parse_yaml(text: str, where: str) -> Any:
 
 
 class _RepeatedKeyError(Exception):
-    """A mapping has a key twice; YAML's own loader would keep the last value without a word."""
+    """A mapping has a key twice; YAML's own loader silently keeps the last value."""
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):

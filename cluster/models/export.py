@@ -117,7 +117,7 @@ def find_source(folder: RunFolder, step: int | None) -> Source:
     """The final adapter of a run or, with a ``step``, that of a checkpoint or a former end; raises RunFolderError without one."""
     checkpoints = {step_of(path): path for path in folder.checkpoints.glob("checkpoint-*")}
     last = max(checkpoints, default=None)
-    final = _steps_of_finished(folder) or last  # the checkpoints of a finished run may be gone
+    final = _steps_of_finished(folder) or last  # the checkpoints of a finished run may have been deleted
     if _has_adapter(folder.adapter) and final is not None and step in (None, final):
         return Source(folder=folder.adapter, step=final)
     wanted = last if step is None else step

@@ -96,7 +96,7 @@ class SftFolder:
             shutil.rmtree(self.spare, ignore_errors=True)
 
     def _is_own_spare(self) -> bool:
-        """Whether the spare folder exists and belongs to this user; every user may write to the folder of temporary files."""
+        """Return True if the spare folder exists and belongs to this user; every user may write to the temporary folder."""
         return self.spare.is_dir() and not self.spare.is_symlink() and self.spare.stat().st_uid == os.getuid()
 
     def _remove(self) -> None:

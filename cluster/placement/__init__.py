@@ -1,1 +1,1 @@
-"""Where a run goes: Ray, resources, plans and job submission."""
+"""Placement of a run: Ray, resources, plans and job submission."""

@@ -101,7 +101,7 @@ def _join(found: Found) -> Any:
 
 
 def _is_node(address: str) -> bool:
-    """Whether this machine is part of a cluster; ``ray.init`` would look for its node here for a minute."""
+    """Return True if this machine is part of a cluster; ``ray.init`` would look for its node here for a minute."""
     from ray._private.services import GcsClient, find_node_ids
 
     nodes = GcsClient(address=address).get_all_node_info(timeout=PROBE_SECONDS)

@@ -65,7 +65,7 @@ def load_and_render(
     ):
         if excluded:
             more = f"; and {len(excluded) - 3} more" if len(excluded) > 3 else ""
-            view.warn(f"{len(excluded)} problems left out for {cause}: {'; '.join(excluded[:3])}{more}")
+            view.warn(f"{len(excluded)} problems excluded for {cause}: {'; '.join(excluded[:3])}{more}")
     problems = tuple(problem for problem in loaded.problems if problem.id in rendered.prompts)
     if not problems:
         if rendered.incomplete:

@@ -25,7 +25,7 @@ from rollout.preflight import Preflight, preflight
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedRun:
-    """What a run needs before its parts start."""
+    """The loaded inputs of a run, before its parts start."""
 
     rendered: RenderedProblems
     data: RunData | None  # the data and split of an earlier start; None without one

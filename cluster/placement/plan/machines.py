@@ -34,7 +34,7 @@ GPUS = {
         Gpu(name="RTX3090", gib=23.6, tflops=71, tb_per_second=0.94),
     )
 }
-"""By Ray's names, where Ray has one."""
+"""Name -> data sheet; the names are Ray's, where Ray has one."""
 
 _KNOWN = {name.upper(): gpu for name, gpu in GPUS.items()}
 

@@ -1,4 +1,4 @@
-"""The job of ``caravan submit`` that checks the cluster before the run; it sees what the run's job would see.
+"""The job of ``caravan submit`` that checks the cluster before the run; it has the environment of the run's job.
 
 Its lines begin with PREFIX, which separates them from Ray's lines in the job's log. Its exit code is 1 where the run is refused.
 """

@@ -13,7 +13,7 @@ from cluster.placement.plan.machines import Machine
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeFacts:
-    """What a run would find on one node."""
+    """Facts about one node that matter for a run."""
 
     host: str
     toolchain: str  # version of OCaml, or the error
@@ -60,5 +60,5 @@ def missing_on_nodes(config: Config, nodes: Sequence[tuple[Machine, NodeFacts]])
 
 
 def _has_room(machine: Machine, cpus: float, gpus: float) -> bool:
-    """Whether a part could run on a machine; the GPUs of one part may be on several machines."""
+    """Return True if a part could run on a machine; the GPUs of one part may be on several machines."""
     return machine.cpus >= cpus and (machine.num_gpus > 0 or not gpus)

@@ -10,7 +10,7 @@ JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for the driver of a 
 
 
 def is_job(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether this process is the driver of a submitted job."""
+    """Return True if this process is the driver of a submitted job."""
     return JOB_VARIABLE in environment
 
 
@@ -22,8 +22,8 @@ def require_persistent(folder: Path, *, temporary: Path | None = None) -> None:
     setting = f"run.folder={folder}"
     if not folder.is_absolute():
         raise ConfigError(
-            f"{setting} lies in the job's working directory, which Ray deletes with the job: give an absolute path, or one "
+            f"{setting} is in the job's working directory, which Ray deletes with the job: give an absolute path, or one "
             "below ~"
         )
     if temporary is not None and folder.resolve().is_relative_to(temporary.resolve()):
-        raise ConfigError(f"{setting} lies in {temporary}, which Ray deletes: give a folder that outlives the job")
+        raise ConfigError(f"{setting} is in {temporary}, which Ray deletes: give a folder that outlives the job")

@@ -1,4 +1,4 @@
-"""What comes out of a run: loaded by others, compared with what the learner had, and refused where there is nothing to give."""
+"""Exports of a run: loaded by PEFT and transformers, compared with the learner's weights, and refusals."""
 
 import json
 import shutil

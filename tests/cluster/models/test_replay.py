@@ -1,4 +1,4 @@
-"""A ledger of a real learner's run, and the run again from its ledger."""
+"""Replays of a real learner's run from its ledger."""
 
 import shutil
 from pathlib import Path

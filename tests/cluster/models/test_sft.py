@@ -1,4 +1,4 @@
-"""Supervised training by the command: what it learns from, what it writes, and what it refuses."""
+"""``caravan sft``: its examples, its output, interruptions and refusals."""
 
 import errno
 import json

@@ -1,4 +1,4 @@
-"""The folder of a supervised training: made, held, continued in, and refused."""
+"""The output folder of ``caravan sft``: created, locked, continued in, and refused."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The built-in tiny model: how it is made, and that the shipped one is what its card says."""
+"""The built-in tiny model: its training, and the shipped model compared with its card."""
 
 from pathlib import Path
 from typing import Any

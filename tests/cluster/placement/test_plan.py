@@ -1,4 +1,4 @@
-"""The plan of a run: sizes of models, memory, places, and what is refused."""
+"""The plan of a run: sizes of models, memory, placement, and refusals."""
 
 import json
 from pathlib import Path

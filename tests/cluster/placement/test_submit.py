@@ -79,7 +79,7 @@ def test_a_node_without_ocaml_says_what_to_install(tmp_path: Path, monkeypatch: 
 
 
 def test_a_run_folder_that_goes_with_the_job_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"run\.folder=runs lies in the job's working directory"):
+    with pytest.raises(ConfigError, match=r"run\.folder=runs is in the job's working directory"):
         require_persistent(Path("runs"))
     with pytest.raises(ConfigError, match="outlives the job"):
         require_persistent(tmp_path / "session/runs", temporary=tmp_path / "session")

@@ -1,4 +1,4 @@
-"""deploy/ is not run here: what it holds is parsed, held against Ray's own schema, and against the rest of the project."""
+"""The files of deploy/, which are not run here: compared with Ray's schema and with the rest of the project."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The figures of a run, as a Prometheus that scrapes Ray's nodes would read them."""
+"""The metrics of a run as Prometheus scrapes them from Ray's nodes."""
 
 import time
 import urllib.request

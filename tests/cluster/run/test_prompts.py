@@ -1,4 +1,4 @@
-"""The prompts of a run: what its tokenizer and chat template make of its problems, and the date that stays with it."""
+"""The prompts of a run: rendering by tokenizer and chat template, and the date in them."""
 
 import json
 from collections.abc import Callable
@@ -118,7 +118,7 @@ def test_problems_whose_text_is_lost_are_named_and_the_others_kept(config: Calla
     template = CHATML.replace("{{ message.content }}", "{{ message.content | replace('add_2', 'f') }}")
     usable = load_and_render(config(template), View())
     assert [problem.id for problem in usable.problems] == ["p0", "p1", "p3"]
-    assert "1 problems left out for prompts without all of their text" in "".join(capsys.readouterr()).replace(
+    assert "1 problems excluded for prompts without all of their text" in "".join(capsys.readouterr()).replace(
         "\n", " "
     )
     template = CHATML.replace("{{ message.content }}", "{{ message.content | replace('add_', 'f') }}")

@@ -1,4 +1,4 @@
-"""Where figures go besides the run's own files."""
+"""Experiment trackers."""
 
 import math
 import sys

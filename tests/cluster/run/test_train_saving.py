@@ -1,4 +1,4 @@
-"""A run whose last steps cannot be saved: what was trained lies in a folder that its last words name."""
+"""A run whose last steps cannot be saved: its adapter is written to a folder that the warning names."""
 
 import asyncio
 from pathlib import Path
