@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -21,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.errors import ConfigError
+from cluster.ledger.evaluation_result import EvaluationResult
 from cluster.types import Verdict
 
 SMOOTHING = 0.2  # weight of the newest step in the moving average of the reward
@@ -128,14 +128,14 @@ class Counter:
         self._bar.advance(self._task)
 
 
-def evaluation_table(results: Sequence[Mapping[str, Any]], title: str) -> Table:
+def evaluation_table(results: Sequence[EvaluationResult], title: str) -> Table:
     """A table with a column per evaluation, and the change from the first to the last if both measured the same problems."""
     table = Table(title=title, title_justify="left")
     table.add_column("")
     for result in results:
-        table.add_column(str(result["name"]), justify="right")
+        table.add_column(result.name, justify="right")
     compared = len(results) > 1
-    first, last = ({row["id"] for row in result.get("by_problem", ())} for result in (results[0], results[-1]))
+    first, last = ({problem.id for problem in result.by_problem} for result in (results[0], results[-1]))
     has_change = compared and first == last
     if has_change:
         table.add_column("change", justify="right")
@@ -145,40 +145,40 @@ def evaluation_table(results: Sequence[Mapping[str, Any]], title: str) -> Table:
     def row(name: str, values: Sequence[str], change: str = "") -> None:
         table.add_row(name, *values, *([change] if has_change else []))
 
-    rewards = [result["reward"] for result in results]
-    passes = [result["pass_rate"] for result in results]
+    rewards = [result.reward for result in results]
+    passes = [result.pass_rate for result in results]
     row(
         "mean reward",
-        [f"{result['reward']:.3f} ± {standard_error(result)}" for result in results],
+        [f"{result.reward:.3f} ± {standard_error(result)}" for result in results],
         f"{rewards[-1] - rewards[0]:+.3f}",
     )
     row("passed all tests", [f"{value:.1%}" for value in passes], f"{100 * (passes[-1] - passes[0]):+.1f} points")
-    row("problems solved at least once", [f"{result['solved_once']:.1%}" for result in results])
-    for k in results[0].get("pass_at", {}):
-        if all(k in result.get("pass_at", {}) for result in results):
-            some = [result["pass_at"][k] for result in results]
+    row("problems solved at least once", [f"{result.solved_once:.1%}" for result in results])
+    for k in results[0].pass_at:
+        if all(k in result.pass_at for result in results):
+            some = [result.pass_at[k] for result in results]
             # Intervals of single evaluations say little about a change: `caravan compare` has the interval of the change.
             interval = "" if compared else f" ({some[0]['low']:.1%} to {some[0]['high']:.1%})"
             row(f"pass@{k}", [f"{one['value']:.1%}{interval}" for one in some])
     for verdict in Verdict:
-        shares = [result[f"verdict_{verdict}"] for result in results]
+        shares = [result.share_of(verdict) for result in results]
         if verdict is not Verdict.PASSED and any(shares):
             row(f"  {verdict.replace('_', ' ')}", [f"{share:.1%}" for share in shares])
-    row("problems", [str(result["num_problems"]) for result in results])
-    row("completions", [str(result["num_completions"]) for result in results])
+    row("problems", [str(result.num_problems) for result in results])
+    row("completions", [str(result.num_completions) for result in results])
     for name, key in (
         ("problems that were lost", "num_lost_problems"),
         ("completions without a grade", "num_ungradable"),
     ):
-        numbers = [result.get(key, 0) for result in results]
+        numbers = [getattr(result, key) for result in results]
         if any(numbers):
             row(name, [str(number) for number in numbers])
     return table
 
 
-def standard_error(result: Mapping[str, Any]) -> str:
+def standard_error(result: EvaluationResult) -> str:
     """The standard error of an evaluation's mean reward; "-" for a single problem, which has none."""
-    return "-" if result.get("num_problems") == 1 else f"{result['reward_standard_error']:.3f}"
+    return "-" if result.num_problems == 1 else f"{result.reward_standard_error:.3f}"
 
 
 def difficulty_table(by_difficulty: Mapping[str, Mapping[str, float]]) -> Table:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,12 @@ from rich.table import Table
 
 from cluster.console import evaluation_table, output
 from cluster.errors import RunFolderError
+from cluster.ledger.evaluation_result import EvaluationResult, ProblemResult
 from cluster.ledger.run_folder import RunFolder
 from cluster.loop.estimates import interval, pass_at_k, sign_flip_p
 from cluster.loop.evaluation import warning_of_lost
 
-Result = Mapping[str, Any]  # as evaluation.summarize returns it
-ProblemPair = tuple[Mapping[str, Any], Mapping[str, Any]]  # results of one problem in both evaluations
+ProblemPair = tuple[ProblemResult, ProblemResult]  # results of one problem in both evaluations
 NUM_SHOWN = 5  # problems with the largest gains, and with the largest losses
 
 
@@ -40,7 +40,7 @@ class Comparison:
     num_unpaired: int  # problems in only one of the evaluations
 
 
-def read_result(text: str) -> dict[str, Any]:
+def read_result(text: str) -> EvaluationResult:
     """Read an evaluation: a file of ``caravan eval --out``, RUN (its last one), or RUN:NAME ("before", "after", "step 40").
 
     Raises RunFolderError.
@@ -53,7 +53,8 @@ def read_result(text: str) -> dict[str, Any]:
             result = None
         return _check_result(result, text)
     run, _, name = (text, "", "") if path.is_dir() else text.rpartition(":")
-    rows = RunFolder(Path(run)).evaluations() if run and Path(run).is_dir() else []
+    folder = RunFolder(Path(run))
+    rows = folder.rows(folder.evaluation, missing_ok=True) if run and folder.path.is_dir() else []
     if not rows:
         raise RunFolderError(f"{text} is neither a file of `caravan eval --out` nor a run with an evaluation")
     found = [row for row in rows if not name or row["name"] == name]
@@ -62,23 +63,23 @@ def read_result(text: str) -> dict[str, Any]:
     return _check_result(found[-1], text)
 
 
-def named_results(first: str, second: str) -> list[dict[str, Any]]:
+def named_results(first: str, second: str) -> list[EvaluationResult]:
     """Two evaluations, named after the runs or files that they come from where their own names are the same."""
     results = [read_result(first), read_result(second)]
-    if results[0]["name"] == results[1]["name"]:
-        for result, text in zip(results, (first, second), strict=True):
-            result["name"] = text if Path(text).is_file() or ":" in Path(text).name else f"{text}: {result['name']}"
-    return results
+    if results[0].name != results[1].name:
+        return results
+    return [
+        replace(result, name=text if Path(text).is_file() or ":" in Path(text).name else f"{text}: {result.name}")
+        for result, text in zip(results, (first, second), strict=True)
+    ]
 
 
-def compare(first: Result, second: Result) -> Comparison:
+def compare(first: EvaluationResult, second: EvaluationResult) -> Comparison:
     """Pair the problems of two evaluations and compare them; raises RunFolderError where they share no problem."""
-    old, new = ({row["id"]: row for row in result["by_problem"]} for result in (first, second))
+    old, new = ({problem.id: problem for problem in result.by_problem} for result in (first, second))
     both = {problem_id: (row, new[problem_id]) for problem_id, row in old.items() if problem_id in new}
     if not both:
-        raise RunFolderError(
-            f"{first['name']} and {second['name']} have no problem in common: there is nothing to compare"
-        )
+        raise RunFolderError(f"{first.name} and {second.name} have no problem in common: there is nothing to compare")
 
     def difference(metric: str, value: Any) -> Difference:
         values = [value(after) - value(before) for before, after in both.values()]
@@ -86,16 +87,16 @@ def compare(first: Result, second: Result) -> Comparison:
         return Difference(metric=metric, mean=sum(values) / len(values), low=low, high=high, p=sign_flip_p(values))
 
     # More completions solve more problems, so different numbers are compared by pass@k at the smallest number.
-    counts = {row["num_completions"] for pair in both.values() for row in pair}
+    counts = {row.num_completions for pair in both.values() for row in pair}
     k = min(counts)
     differences = [
-        difference("mean reward", lambda row: row["reward"]),
-        difference("pass@1", lambda row: row["num_passed"] / row["num_completions"]),
+        difference("mean reward", lambda row: row.reward),
+        difference("pass@1", lambda row: row.num_passed / row.num_completions),
     ]
     if k > 1 or len(counts) == 1:
         solved = "solved at least once" if len(counts) == 1 else f"pass@{k}"
         differences.append(
-            difference(solved, lambda row: pass_at_k(row["num_completions"], row["num_passed"], k)),
+            difference(solved, lambda row: pass_at_k(row.num_completions, row.num_passed, k)),
         )
     return Comparison(
         differences=differences,
@@ -128,12 +129,15 @@ def compare_and_report(first: str, second: str) -> int:
     return 0
 
 
-def _check_result(result: Any, text: str) -> dict[str, Any]:
+def _check_result(result: Any, text: str) -> EvaluationResult:
     rows = result.get("by_problem") if isinstance(result, dict) else None
     needed = {"id", "reward", "num_passed", "num_completions"}
     if not isinstance(rows, list) or not all(isinstance(row, dict) and needed <= row.keys() for row in rows):
         raise RunFolderError(f"{text} has no results by problem: it is not a result of `caravan eval --out`")
-    return dict(result)
+    try:
+        return EvaluationResult.from_row(result)
+    except (KeyError, TypeError) as error:
+        raise RunFolderError(f"{text} is not a result of `caravan eval --out` ({error!r})") from None
 
 
 def _differences_table(comparison: Comparison) -> Table:
@@ -148,7 +152,7 @@ def _differences_table(comparison: Comparison) -> Table:
 
 def _unequal_counts_note(comparison: Comparison) -> str:
     """Explain the use of pass@k; empty where all problems have the same number of completions."""
-    counts = [sorted({pair[side]["num_completions"] for pair in comparison.by_problem.values()}) for side in (0, 1)]
+    counts = [sorted({pair[side].num_completions for pair in comparison.by_problem.values()}) for side in (0, 1)]
     if counts[0] == counts[1] and len(counts[0]) == 1:
         return ""
     first, second = (" to ".join(map(str, sorted({some[0], some[-1]}))) for some in counts)
@@ -160,8 +164,8 @@ def _unequal_counts_note(comparison: Comparison) -> str:
 
 def _largest_changes(comparison: Comparison) -> list[ProblemPair]:
     """The problems with the largest losses and the largest gains in reward, at most NUM_SHOWN of each."""
-    ordered = sorted(comparison.by_problem.values(), key=lambda pair: pair[1]["reward"] - pair[0]["reward"])
-    changed = [pair for pair in ordered if pair[0]["reward"] != pair[1]["reward"]]
+    ordered = sorted(comparison.by_problem.values(), key=lambda pair: pair[1].reward - pair[0].reward)
+    changed = [pair for pair in ordered if pair[0].reward != pair[1].reward]
     return changed if len(changed) <= 2 * NUM_SHOWN else [*changed[:NUM_SHOWN], *changed[-NUM_SHOWN:]]
 
 
@@ -171,8 +175,8 @@ def _problems_table(pairs: Sequence[ProblemPair]) -> Table:
         table.add_column(column, justify="left" if column == "problem" else "right")
     for before, after in pairs:
         table.add_row(
-            before["id"],
-            f"{before['reward']:.3f} -> {after['reward']:.3f}",
-            f"{before['num_passed']}/{before['num_completions']} -> {after['num_passed']}/{after['num_completions']}",
+            before.id,
+            f"{before.reward:.3f} -> {after.reward:.3f}",
+            f"{before.num_passed}/{before.num_completions} -> {after.num_passed}/{after.num_completions}",
         )
     return table

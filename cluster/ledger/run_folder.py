@@ -43,6 +43,7 @@ import yaml
 from cluster.config.config import Config, dump_yaml, flatten, validate
 from cluster.config.keys import keys_with, rename_old_keys
 from cluster.errors import ConfigError, RunFolderError
+from cluster.ledger.evaluation_result import EvaluationResult
 from cluster.ledger.file_lock import is_locked, locked
 from cluster.ledger.jsonl import lines_of, step_of_line, whole_rows
 from cluster.ledger.progress import Progress
@@ -191,7 +192,7 @@ class RunFolder:
                 self.adapter.rename(former)
             self.curve.unlink(missing_ok=True)
             self.summary.unlink(missing_ok=True)
-        results = self.evaluations()
+        results = self.rows(self.evaluation, missing_ok=True)
         if any(row["name"] == "after" for row in results):
             rows = [row | {"name": f"step {row['step']}"} if row["name"] == "after" else row for row in results]
             self.write(self.evaluation, "".join(f"{json.dumps(row)}\n" for row in rows))
@@ -223,9 +224,9 @@ class RunFolder:
         """Return the settings that changed so far, by dotted key."""
         return {key: value for row in self.rows(self.phases, missing_ok=True) for key, value in row["set"].items()}
 
-    def evaluations(self) -> list[dict[str, Any]]:
+    def evaluations(self) -> list[EvaluationResult]:
         """Return the held-out results so far, oldest first."""
-        return self.rows(self.evaluation, missing_ok=True)
+        return [EvaluationResult.from_row(row) for row in self.rows(self.evaluation, missing_ok=True)]
 
     def rows(self, path: Path, *, missing_ok: bool = False) -> list[dict[str, Any]]:
         """Return the objects of one of the run's JSONL files; raises RunFolderError."""

@@ -5,10 +5,10 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from cluster.config.config import Config
 from cluster.errors import UngradableError
+from cluster.ledger.evaluation_result import EvaluationResult, ProblemResult
 from cluster.ledger.rows import TERMS
 from cluster.loop.estimates import interval_of_shares, pass_at_k
 from cluster.loop.group_rollout import GroupRollout
@@ -99,92 +99,95 @@ async def sample_and_grade(
     return [task.result() for task in rollouts]
 
 
-def summarize(groups: Sequence[Group], name: str) -> dict[str, Any]:
-    """Figures over all graded completions; the standard error takes problems, not completions, as independent."""
+def summarize(groups: Sequence[Group], name: str, step: int | None = None) -> EvaluationResult:
+    """Return the result over all graded completions; the standard error treats problems, not completions, as independent."""
     graded = [[grade for grade in group.grades if grade is not None] for group in groups]
     graded = [grades for grades in graded if grades]
     grades = [grade for group in graded for grade in group]
     if not grades:
-        raise UngradableError(f"not one completion of the evaluation {name!r} could be graded")
+        raise UngradableError(f"no completion of the evaluation {name!r} could be graded")
     problems = by_problem(groups)
     means = [statistics.fmean(grade.reward for grade in group) for group in graded]
     solved = [any(grade.facts.verdict is Verdict.PASSED for grade in group) for group in graded]
-    return {
-        "name": name,
-        "reward": statistics.fmean(grade.reward for grade in grades),
-        "reward_standard_error": spread(means) / math.sqrt(len(means)),
-        "pass_rate": sum(grade.facts.verdict is Verdict.PASSED for grade in grades) / len(grades),
-        "solved_once": sum(solved) / len(solved),
-        "num_problems": len(graded),
-        "num_completions": len(grades),
-        "num_lost_problems": len(groups) - len(graded),
-        "lost_problems": [group.problem.id for group in groups if all(grade is None for grade in group.grades)],
-        "num_ungradable": sum(len(group.completions) for group in groups) - len(grades),
-        **verdict_shares(grades),
-        **{f"reward_{term}": statistics.fmean(getattr(grade.terms, term) for grade in grades) for term in TERMS},
-        "pass_at": _pass_at(problems),
-        "by_difficulty": _by_difficulty(problems),
-        "by_problem": problems,
-    }
+    return EvaluationResult(
+        name=name,
+        step=step,
+        reward=statistics.fmean(grade.reward for grade in grades),
+        reward_standard_error=spread(means) / math.sqrt(len(means)),
+        pass_rate=sum(grade.facts.verdict is Verdict.PASSED for grade in grades) / len(grades),
+        solved_once=sum(solved) / len(solved),
+        num_problems=len(graded),
+        num_completions=len(grades),
+        num_lost_problems=len(groups) - len(graded),
+        lost_problems=[group.problem.id for group in groups if all(grade is None for grade in group.grades)],
+        num_ungradable=sum(len(group.completions) for group in groups) - len(grades),
+        verdict_shares=verdict_shares(grades),
+        reward_terms={
+            f"reward_{term}": statistics.fmean(getattr(grade.terms, term) for grade in grades) for term in TERMS
+        },
+        pass_at=_pass_at(problems),
+        by_difficulty=_by_difficulty(problems),
+        by_problem=problems,
+    )
 
 
-def warning_of_lost(results: Mapping[str, Any], reasons: Mapping[str, str] | None = None) -> str | None:
-    """What to say where samplers or graders failed at problems, so that the figures are of the others alone.
+def warning_of_lost(result: EvaluationResult, reasons: Mapping[str, str] | None = None) -> str | None:
+    """Return a warning where samplers or graders failed on problems, so that the metrics are of the others; else None.
 
-    ``reasons``: by problem id, as ``on_lost`` of sample_and_grade tells them.
+    ``reasons``: by problem id, as ``on_lost`` of sample_and_grade receives them.
     """
-    lost = results.get("num_lost_problems", 0)
+    lost = result.num_lost_problems
     if not lost:
         return None
     first = next(iter((reasons or {}).items()), None)
     because = f" ({first[0]}: {first[1]})" if first else ""
-    share = f"{lost} of {lost + results['num_problems']} problems"
-    return f"{results['name']}: {share} could not be measured{because}; the figures are of the others"
+    share = f"{lost} of {lost + result.num_problems} problems"
+    return f"{result.name}: {share} could not be measured{because}; the metrics are of the others"
 
 
-def by_problem(groups: Sequence[Group]) -> list[dict[str, Any]]:
-    """A row per problem of which a completion was graded, in their order."""
+def by_problem(groups: Sequence[Group]) -> list[ProblemResult]:
+    """Return a result per problem with a graded completion, in their order."""
     rows = []
     for group in groups:
         grades = [grade for grade in group.grades if grade is not None]
         if grades:
             verdicts = Counter(str(grade.facts.verdict) for grade in grades)
             rows.append(
-                {
-                    "id": group.problem.id,
-                    "difficulty": group.problem.difficulty,
-                    "num_completions": len(grades),
-                    "num_passed": verdicts[Verdict.PASSED],
-                    "reward": statistics.fmean(grade.reward for grade in grades),
-                    "verdicts": dict(verdicts),
-                }
+                ProblemResult(
+                    id=group.problem.id,
+                    difficulty=group.problem.difficulty,
+                    num_completions=len(grades),
+                    num_passed=verdicts[Verdict.PASSED],
+                    reward=statistics.fmean(grade.reward for grade in grades),
+                    verdicts=dict(verdicts),
+                )
             )
     return rows
 
 
-def _pass_at(problems: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """pass@k for k = 1, 2, 4, ... up to what every problem has, each with its 95% interval over problems."""
+def _pass_at(problems: Sequence[ProblemResult]) -> dict[str, dict[str, float]]:
+    """Return pass@k for k = 1, 2, 4, ... up to the smallest number of completions, each with its 95% interval over problems."""
     found = {}
-    k, fewest = 1, min(row["num_completions"] for row in problems)
+    k, fewest = 1, min(row.num_completions for row in problems)
     while k <= fewest:
-        values = [pass_at_k(row["num_completions"], row["num_passed"], k) for row in problems]
+        values = [pass_at_k(row.num_completions, row.num_passed, k) for row in problems]
         low, high = interval_of_shares(values)
         found[str(k)] = {"value": statistics.fmean(values), "low": low, "high": high}
         k *= 2
     return found
 
 
-def _by_difficulty(problems: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """Problems, mean reward and pass rate by difficulty, problems counting the same; empty where none has one."""
-    rows: dict[str, list[Mapping[str, Any]]] = {}
+def _by_difficulty(problems: Sequence[ProblemResult]) -> dict[str, dict[str, float]]:
+    """Return problems, mean reward and pass rate by difficulty, with equal weights; empty where no problem has one."""
+    rows: dict[str, list[ProblemResult]] = {}
     for row in problems:
-        if row["difficulty"] is not None:
-            rows.setdefault(row["difficulty"], []).append(row)
+        if row.difficulty is not None:
+            rows.setdefault(row.difficulty, []).append(row)
     return {
         name: {
             "num_problems": len(some),
-            "reward": statistics.fmean(row["reward"] for row in some),
-            "pass_rate": statistics.fmean(row["num_passed"] / row["num_completions"] for row in some),
+            "reward": statistics.fmean(row.reward for row in some),
+            "pass_rate": statistics.fmean(row.num_passed / row.num_completions for row in some),
         }
         for name, some in sorted(rows.items())
     }

@@ -10,6 +10,7 @@ import yaml
 
 from cluster.config.config import Config, flatten
 from cluster.console import standard_error
+from cluster.ledger.evaluation_result import EvaluationResult
 from cluster.ledger.run_folder import RunFolder
 from cluster.loop.evaluation import warning_of_lost
 
@@ -43,7 +44,7 @@ def card(folder: RunFolder, config: Config, *, step: int, merged_dtype: str | No
     Paths on this machine are written without their folders. Raises RunFolderError.
     """
     rows = [row for row in folder.rows(folder.metrics) if row["step"] <= step]
-    evaluations = [row for row in folder.evaluations() if row["step"] <= step]
+    evaluations = [result for result in folder.evaluations() if (result.step or 0) <= step]
     parts = [
         _front_matter(base, merged=merged_dtype is not None),
         f"# {folder.path.resolve().name}, step {step}",
@@ -87,15 +88,15 @@ def _data(folder: RunFolder, config: Config) -> str:
     return text
 
 
-def _evaluation(rows: Sequence[Mapping[str, Any]]) -> str:
+def _evaluation(results: Sequence[EvaluationResult]) -> str:
     lines = [_line("held-out problems", *HELD_OUT.values(), "problems", "completions"), _line("---", *["---:"] * 5)]
-    for row in rows:
-        reward = f"{row['reward']:.3f} ± {standard_error(row)}"
-        shares = [f"{row[name]:.1%}" for name in HELD_OUT if name != "reward"]
-        counts = [str(row[name]) for name in ("num_problems", "num_completions")]
-        when = f"{row['name']} training (step {row['step']})" if row["name"] in ("before", "after") else row["name"]
+    for result in results:
+        reward = f"{result.reward:.3f} ± {standard_error(result)}"
+        shares = [f"{getattr(result, name):.1%}" for name in HELD_OUT if name != "reward"]
+        counts = [str(getattr(result, name)) for name in ("num_problems", "num_completions")]
+        when = f"{result.name} training (step {result.step})" if result.name in ("before", "after") else result.name
         lines.append(_line(when, reward, *shares, *counts))
-    warnings = [f"\n\n{warning}." for row in rows if (warning := warning_of_lost(row))]
+    warnings = [f"\n\n{warning}." for result in results if (warning := warning_of_lost(result))]
     return "\n".join(lines) + "\n\nThe error is the standard error over problems." + "".join(warnings)
 
 

@@ -21,9 +21,9 @@ def draw_curve(folder: RunFolder) -> Path:
         axes.plot(steps, _smooth(values), color=colour, label=f"{label} (training, mean of {WINDOW} steps)")
         held_out = folder.evaluations()
         axes.errorbar(
-            [result["step"] for result in held_out],
-            [result[key] for result in held_out],
-            yerr=[result["reward_standard_error"] if key == "reward" else 0.0 for result in held_out],
+            [result.step or 0 for result in held_out],
+            [getattr(result, key) for result in held_out],
+            yerr=[result.reward_standard_error if key == "reward" else 0.0 for result in held_out],
             fmt="o",
             color=colour,
             capsize=3,

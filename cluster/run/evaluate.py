@@ -70,11 +70,11 @@ async def evaluate(
         view.warn(warning)
     console = output()
     console.print(evaluation_table([result], f"{config.data.dataset}: {on} problems"))
-    if len(result["by_difficulty"]) > 1:
-        console.print(difficulty_table(result["by_difficulty"]))
+    if len(result.by_difficulty) > 1:
+        console.print(difficulty_table(result.by_difficulty))
     if out:
-        _write_json(out, result)
-    code = _check_base(console, result["pass_rate"]) if base_check else 0
+        _write_json(out, result.as_row())
+    code = _check_base(console, result.pass_rate) if base_check else 0
     return LOST_PROBLEMS if reasons else code
 
 

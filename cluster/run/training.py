@@ -218,14 +218,14 @@ class Training:
     def _mark_best(self) -> None:
         """Mark the checkpoint of the last evaluation as the best one, if it is; it is then kept."""
         last = self._folder.evaluations()[-1:]
-        if last and self._config.evaluation.at_checkpoints and not last[0].get("num_lost_problems"):
-            step, reward = last[0]["step"], last[0]["reward"]
+        if last and self._config.evaluation.at_checkpoints and not last[0].num_lost_problems:
+            step, reward = last[0].step or 0, last[0].reward
             with self._folder.explain_errors(self._folder.checkpoints):
                 if mark_best(self._folder.checkpoints, step, reward):
                     self._view.log(f"held-out reward {reward:.3f} after step {step}: the best so far")
 
     async def _evaluate(self, name: str, step: int, samplers: SamplerPool, graders: GraderPool) -> None:
-        if not self._evaluated or any(result["name"] == name for result in self._folder.evaluations()):
+        if not self._evaluated or any(result.name == name for result in self._folder.evaluations()):
             return
         when = f"{name} training" if name in ("before", "after") else f"after {name}"
         groups, reasons = await measure(
@@ -239,18 +239,18 @@ class Training:
             name=name,
             title=f"held-out problems {when}",
         )
-        results = {"step": step, **summarize(groups, name)}
-        if warning := warning_of_lost(results, reasons):
+        result = summarize(groups, name, step)
+        if warning := warning_of_lost(result, reasons):
             self._view.warn(warning)
-        self._folder.append_json(self._folder.evaluation, results)
+        self._folder.append_json(self._folder.evaluation, result.as_row())
         shown = ("reward", "pass_rate", "solved_once")
-        self._show({"step": step, **{f"held_out/{metric}": results[metric] for metric in shown}})
+        self._show({"step": step, **{f"held_out/{metric}": getattr(result, metric) for metric in shown}})
 
     def _finish(self, step: int, seconds: float) -> int:
         """Write summary and curve, print the results, and return the exit code."""
         folder, view = self._folder, self._view
         evaluations = folder.evaluations()
-        num_lost = sum(result.get("num_lost_problems", 0) for result in evaluations)
+        num_lost = sum(result.num_lost_problems for result in evaluations)
         last_row = folder.rows(folder.metrics, missing_ok=True)[-1:]
         num_failed = sum(int(row.get("num_failed_so_far", 0)) for row in last_row)
         best = best_step(folder.checkpoints)
@@ -261,7 +261,10 @@ class Training:
             "steps": step,
             "seconds_of_last_start": round(seconds, 1),
             "problems": {name: len(some) for name, some in problems.items()},
-            "held_out": [{key: value for key, value in one.items() if key != "by_problem"} for one in evaluations],
+            "held_out": [
+                {key: value for key, value in row.items() if key != "by_problem"}
+                for row in folder.rows(folder.evaluation, missing_ok=True)
+            ],
             "num_lost_problems": num_lost,
             "num_failed_completions": num_failed,
             "best_step": best,
@@ -269,7 +272,7 @@ class Training:
         folder.write(folder.summary, json.dumps(summary, indent=2))
         # Without evaluations at checkpoints there are two, and one more for each extension of the run.
         show_all = not self._config.evaluation.at_checkpoints
-        shown = [one for one in evaluations if show_all or one["name"] in ("before", "after") or one["step"] == best]
+        shown = [one for one in evaluations if show_all or one.name in ("before", "after") or one.step == best]
         if shown:
             view.console.print(evaluation_table(shown, f"{folder.path.name}: held-out problems"))
         for name, path in (("reward curve", curve), ("adapter", folder.adapter), ("everything", folder.path)):

@@ -4,18 +4,18 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from cluster.analysis.compare import compare, named_results, read_result
 from cluster.cli.main import main
 from cluster.errors import RunFolderError
+from cluster.ledger.evaluation_result import EvaluationResult
 from cluster.loop.evaluation import summarize
 from tests.cluster.made import group, problem
 
 
-def result(name: str, rewards: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+def result(name: str, rewards: Mapping[str, Sequence[float]]) -> EvaluationResult:
     """An evaluation with these rewards by problem id."""
     return summarize([replace(group(values), problem=problem(key)) for key, values in rewards.items()], name)
 
@@ -45,10 +45,13 @@ def test_evaluations_without_a_common_problem_are_refused() -> None:
 
 
 def test_a_run_is_read_by_the_name_of_its_evaluation_or_as_its_last_one(tmp_path: Path) -> None:
-    rows = [{"step": 0, **result("before", {"x": [0.0]})}, {"step": 9, **result("after", {"x": [1.0]})}]
+    rows = [
+        {"step": 0, **result("before", {"x": [0.0]}).as_row()},
+        {"step": 9, **result("after", {"x": [1.0]}).as_row()},
+    ]
     (tmp_path / "evaluation.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert read_result(f"{tmp_path}:before")["reward"] == 0.0
-    assert read_result(str(tmp_path))["name"] == "after"
+    assert read_result(f"{tmp_path}:before").reward == 0.0
+    assert read_result(str(tmp_path)).name == "after"
     with pytest.raises(RunFolderError, match="no evaluation 'step 3': it has before, after"):
         read_result(f"{tmp_path}:step 3")
 
@@ -65,8 +68,8 @@ def test_the_command_shows_both_and_the_problems_that_changed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first, second = tmp_path / "a.json", tmp_path / "b.json"
-    first.write_text(json.dumps(result("base", {"gcd": [0.0, 0.25], "fib": [1.0, 1.0]})))
-    second.write_text(json.dumps(result("trained", {"gcd": [1.0, 1.0], "fib": [1.0, 1.0]})))
+    first.write_text(json.dumps(result("base", {"gcd": [0.0, 0.25], "fib": [1.0, 1.0]}).as_row()))
+    second.write_text(json.dumps(result("trained", {"gcd": [1.0, 1.0], "fib": [1.0, 1.0]}).as_row()))
     assert main(["compare", str(first), str(second)]) == 0
     output = capsys.readouterr().out
     assert "base" in output and "trained" in output and "gcd" in output and "fib" not in output
@@ -85,7 +88,7 @@ def test_unequal_numbers_of_completions_are_compared_at_the_smallest(
     one = result("one", {"x": [0.0], "y": [1.0]})
     assert [difference.metric for difference in compare(one, many).differences] == ["mean reward", "pass@1"]
     for name, evaluation in (("few", few), ("many", many)):
-        (tmp_path / name).write_text(json.dumps(evaluation))
+        (tmp_path / name).write_text(json.dumps(evaluation.as_row()))
     assert main(["compare", str(tmp_path / "few"), str(tmp_path / "many")]) == 0
     assert "the first has 2 completions per problem, the second 4" in capsys.readouterr().out
 
@@ -103,9 +106,9 @@ def test_evaluations_of_the_same_name_are_named_after_their_runs(
 ) -> None:
     for run, name in (("one", "x"), ("other", "x"), ("elsewhere", "y")):
         (tmp_path / run).mkdir()
-        row = {"step": 9, **result("after", {name: [1.0]})}
+        row = {"step": 9, **result("after", {name: [1.0]}).as_row()}
         (tmp_path / run / "evaluation.jsonl").write_text(json.dumps(row) + "\n")
     one, other, elsewhere = (str(tmp_path / run) for run in ("one", "other", "elsewhere"))
-    assert [found["name"] for found in named_results(one, f"{other}:after")] == [f"{one}: after", f"{other}:after"]
+    assert [found.name for found in named_results(one, f"{other}:after")] == [f"{one}: after", f"{other}:after"]
     assert main(["compare", one, elsewhere]) == 1
     assert f"{one}: after and {elsewhere}: after have no problem in common" in capsys.readouterr().err

@@ -143,7 +143,7 @@ def test_characters_that_the_output_has_no_room_for_are_replaced(tmp_path: Path,
     groups = [replace(group([0.0, 1.0]), problem=problem(name)) for name in ("é", "山")]
     result = summarize(groups, "naïve → 山")
     evaluation = tmp_path / "evaluation.json"
-    evaluation.write_text(json.dumps(result), encoding="utf-8")
+    evaluation.write_text(json.dumps(result.as_row()), encoding="utf-8")
     for arguments, right in (
         (["compare", str(evaluation), str(evaluation)], 0),
         (["audit", str(tmp_path / "→.jsonl")], 1),

@@ -7,6 +7,7 @@ import pytest
 
 from cluster.ledger.outcomes import DroppedGroup
 from cluster.ledger.progress import Progress
+from cluster.ledger.rows import rollout_schema
 from cluster.loop.metrics import group_metrics, histogram, signal_shares, stage_seconds, step_metrics, wasted_tokens
 from cluster.types import Drop, DropReason, StepReport, Timestamps
 from tests.cluster.made import group
@@ -68,6 +69,11 @@ def test_every_figure_of_a_step_is_explained() -> None:
     metrics = step_metrics(groups, [silent], StepReport(step=1, metrics={}), Progress(), {"step_seconds": 1})
     unexplained = [name for name in metrics if not any(re.fullmatch(one, name) for one in explained)]
     assert not unexplained
+
+
+def test_every_column_of_the_ledger_is_explained() -> None:
+    page = Path("docs/metrics.md").read_text(encoding="utf-8")
+    assert [name for name in rollout_schema().names if f"`{name}`" not in page] == []
 
 
 def test_groups_without_signal_count_when_they_were_dropped_for_it() -> None:

@@ -29,16 +29,16 @@ from tests.cluster.made import grade, group, problem
 
 def test_figures_are_over_completions_and_the_error_over_problems() -> None:
     result = summarize([group([1.0, 0.0]), group([0.5, 0.5, None]), group([None])], "x")
-    assert result["reward"] == pytest.approx(0.5)
-    assert result["reward_standard_error"] == pytest.approx(0.0)
-    assert result["pass_rate"] == 0.25
-    assert result["solved_once"] == 0.5
-    assert (result["num_problems"], result["num_completions"], result["num_ungradable"]) == (2, 4, 2)
+    assert result.reward == pytest.approx(0.5)
+    assert result.reward_standard_error == pytest.approx(0.0)
+    assert result.pass_rate == 0.25
+    assert result.solved_once == 0.5
+    assert (result.num_problems, result.num_completions, result.num_ungradable) == (2, 4, 2)
 
 
 def test_problems_that_could_not_be_measured_are_counted_and_told() -> None:
     some = summarize([group([1.0]), group([None]), group([])], "x")
-    assert (some["num_problems"], some["num_lost_problems"]) == (1, 2)
+    assert (some.num_problems, some.num_lost_problems) == (1, 2)
     assert "2 of 3 problems could not be measured" in str(warning_of_lost(some))
     assert warning_of_lost(summarize([group([1.0]), group([0.5, None])], "x")) is None
 
@@ -188,7 +188,7 @@ def test_a_run_whose_evaluation_lost_problems_says_so_in_summary_report_and_exit
     )
     with folder.opened(config):
         for step, name in enumerate(("before", "after")):
-            folder.append_json(folder.evaluation, {"step": step, **summarize(groups, name)})
+            folder.append_json(folder.evaluation, summarize(groups, name, step).as_row())
         folder.append_json(folder.metrics, {"step": 1, "epoch": 1.0, **FIGURES, "num_failed_so_far": float(lost)})
         assert training._finish(1, 1.0) == (LOST_PROBLEMS if lost else 0)
     summary = json.loads(folder.summary.read_text())
@@ -204,7 +204,7 @@ def test_a_comparison_says_which_problems_it_is_of(tmp_path: Path, capsys: pytes
         [replace(group([1.0]), problem=problem("a")), replace(group([None]), problem=problem("b"))], "partly"
     )
     for name, result in (("first", whole), ("second", partly)):
-        (tmp_path / f"{name}.json").write_text(json.dumps(result))
+        (tmp_path / f"{name}.json").write_text(json.dumps(result.as_row()))
     compare_and_report(str(tmp_path / "first.json"), str(tmp_path / "second.json"))
     shown = " ".join(capsys.readouterr().out.split())
     assert "partly: 1 of 2 problems could not be measured" in shown

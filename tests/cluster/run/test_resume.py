@@ -235,7 +235,7 @@ def test_the_former_end_of_an_extended_run_keeps_its_adapter_and_its_evaluation(
     run = RunFolder(tmp_path / "a")
     for _ in range(2):  # an interruption, and the start after it
         run.reopen(20)
-        assert [(row["step"], row["name"]) for row in run.evaluations()] == [(0, "before"), (20, "step 20")]
+        assert [(result.step, result.name) for result in run.evaluations()] == [(0, "before"), (20, "step 20")]
         assert (tmp_path / "a/adapter-20/adapter_model.safetensors").read_text() == "weights"
         assert not any(path.exists() for path in (run.adapter, run.summary, run.curve))
 
