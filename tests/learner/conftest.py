@@ -1,4 +1,4 @@
-"""A tiny random model on disk, and a maker of learners on it that are closed at the end of the test."""
+"""A tiny random model on disk, and a factory of learners that closes them at the end of the test."""
 
 import os
 from collections.abc import Callable, Iterator

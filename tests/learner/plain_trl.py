@@ -1,4 +1,4 @@
-"""TRL's own trainer on one batch, cut into nothing and fed with nothing of Caravan's but the adapter's weights."""
+"""TRL's own trainer on one whole batch, with the adapter of a learner."""
 
 from collections.abc import Sequence
 from pathlib import Path

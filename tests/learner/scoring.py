@@ -1,4 +1,4 @@
-"""The learner's numbers, computed a second time: row by row, without padding, and without TRL."""
+"""Reference computation of the learner's numbers: row by row, without padding and TRL."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What the learner computes of a step, in micro-batches, beside what TRL's own trainer computes of the same batch whole."""
+"""The learner's step in micro-batches, compared with TRL's own trainer on the whole batch."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -52,7 +52,7 @@ def batch(model_folder: Path) -> list[Group]:
 
 @pytest.mark.parametrize("micro_batch_tokens", [10_000, 60, 1])
 @pytest.mark.parametrize("name", OPTIONS)
-def test_a_step_in_micro_batches_is_the_step_of_trl_on_the_whole_batch(
+def test_a_step_in_micro_batches_equals_trls_step_on_the_whole_batch(
     name: str, micro_batch_tokens: int, model_folder: Path, make_learner: MakeLearner, tmp_path: Path
 ) -> None:
     options, changed = OPTIONS[name]
@@ -75,7 +75,7 @@ def test_a_step_in_micro_batches_is_the_step_of_trl_on_the_whole_batch(
     assert report.metrics["grad_norm"] == pytest.approx(norm, rel=1e-3)
 
 
-def test_every_option_of_these_tests_changes_what_is_computed(model_folder: Path, make_learner: MakeLearner) -> None:
+def test_every_option_of_these_tests_changes_the_result(model_folder: Path, make_learner: MakeLearner) -> None:
     """Otherwise the comparison above would hold whatever the learner did with it."""
     groups = batch(model_folder)
     norms = {}
@@ -90,7 +90,7 @@ def test_every_option_of_these_tests_changes_what_is_computed(model_folder: Path
 
 @pytest.mark.parametrize("micro_batch_tokens", [10_000, 40])
 @pytest.mark.parametrize("mode", ["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"])
-def test_the_correction_weighs_by_the_ratio_to_the_sampler_and_clips_the_ratio_to_the_policy(
+def test_the_correction_weights_by_the_ratio_to_the_sampler_and_clips_the_ratio_to_the_policy(
     mode: str, micro_batch_tokens: int, model_folder: Path, make_learner: MakeLearner, tmp_path: Path
 ) -> None:
     groups = batch(model_folder)
@@ -135,7 +135,7 @@ def test_the_correction_weighs_by_the_ratio_to_the_sampler_and_clips_the_ratio_t
     assert report.metrics["clip_ratio/region_mean"] == 0.0  # the policy has not moved since the start of the step
 
 
-def test_completions_of_other_temperatures_are_scored_at_theirs(model_folder: Path, make_learner: MakeLearner) -> None:
+def test_completions_are_scored_at_their_own_temperature(model_folder: Path, make_learner: MakeLearner) -> None:
     from dataclasses import replace
 
     def at(temperature: float, seed: int) -> Group:

@@ -1,4 +1,4 @@
-"""What the client makes of the answers of several ranks, which here are made up."""
+"""The client's handling of the answers of several ranks, with fake ranks."""
 
 import asyncio
 import time
@@ -58,7 +58,7 @@ def call(*answers: Answer) -> Any:
     return asyncio.run(learner._call("step"))
 
 
-def test_the_answer_is_that_of_the_first_rank_once_all_have_answered(killed: list[Any]) -> None:
+def test_the_answer_is_that_of_rank_0_once_all_have_answered(killed: list[Any]) -> None:
     began = time.monotonic()
     assert call(says("first"), says(None, after_seconds=0.5)) == "first"
     assert time.monotonic() - began > 0.4
@@ -70,7 +70,7 @@ def test_a_rank_that_does_not_answer_is_lost_after_the_deadline(killed: list[Any
         call(says("first"), NEVER)
 
 
-def test_a_rank_that_died_is_lost_whatever_the_others_say_or_wait_for(killed: list[Any]) -> None:
+def test_a_rank_that_died_is_lost_regardless_of_the_others(killed: list[Any]) -> None:
     died = says(ActorDiedError(), after_seconds=0.3)
     for others in ([NEVER, died], [says(LOST_CONNECTION), died, NEVER]):
         began = time.monotonic()
@@ -79,22 +79,20 @@ def test_a_rank_that_died_is_lost_whatever_the_others_say_or_wait_for(killed: li
         assert time.monotonic() - began < 1.8  # the deadline is 2 seconds, and the grace 1
 
 
-def test_what_a_rank_raises_is_raised_and_those_that_wait_for_it_do_not_go_on(killed: list[Any]) -> None:
+def test_an_error_of_a_rank_is_raised_and_waiting_ranks_are_killed(killed: list[Any]) -> None:
     with pytest.raises(LearnerError, match=r"learner\.step on rank 1 of 2 failed: MemoryError: no more"):
         call(NEVER, says(failed(MemoryError("no more"))))
     assert len(killed) == 2
 
 
-def test_where_all_raise_it_is_the_first_rank_that_is_heard_and_all_go_on(killed: list[Any]) -> None:
+def test_if_all_ranks_raise_the_error_of_rank_0_is_raised_and_all_continue(killed: list[Any]) -> None:
     full = says(failed(LearnerError("diverged; the batch is in ...")), after_seconds=0.5)
     with pytest.raises(LearnerError, match="the batch is in"):
         call(full, says(failed(LearnerError("diverged"))))
     assert killed == []
 
 
-def test_a_save_that_was_cancelled_is_over_before_the_next_one_writes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cancelled_save_ends_before_the_next_one_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = {f"file-{number}": bytes(10) for number in range(4)}
 
     def slow_disk(some: dict[str, bytes], folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""The learner in a Ray actor of its own."""
+"""The learner in a Ray actor."""
 
 import asyncio
 import os
@@ -91,7 +91,7 @@ def same(one: tuple[PolicyVersion, StepReport], other: tuple[PolicyVersion, Step
     )
 
 
-def test_the_actor_learns_saves_exports_resumes_and_dies_with_a_word(
+def test_the_actor_trains_saves_exports_resumes_and_reports_its_errors(
     model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def scenario() -> None:
@@ -159,7 +159,7 @@ def test_the_actor_learns_saves_exports_resumes_and_dies_with_a_word(
     asyncio.run(scenario())
 
 
-def test_a_learner_that_is_killed_comes_back_with_the_same_adapter_bit_for_bit(
+def test_a_killed_learner_is_replaced_with_the_same_adapter_bit_for_bit(
     model_folder: Path, make_learner: Callable[..., Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     undisturbed = make_learner(checkpoints="undisturbed", max_steps=6, **OPTIONS)
@@ -201,9 +201,7 @@ def test_a_learner_that_is_killed_comes_back_with_the_same_adapter_bit_for_bit(
         asyncio.run(scenario())
 
 
-def test_a_learner_that_hangs_is_replaced_once_and_one_that_is_lost_again_ends_with_a_word(
-    model_folder: Path, tmp_path: Path
-) -> None:
+def test_a_hanging_learner_is_replaced_once_and_a_second_loss_raises(model_folder: Path, tmp_path: Path) -> None:
     async def scenario() -> None:
         patience = settings().model_copy(update={"step_deadline_seconds": 40})
         learner = RayLearner(patience, plan(model_folder, tmp_path / "checkpoints"))
@@ -248,7 +246,7 @@ def _unless_second_rank(group: Group) -> Group:
     return group
 
 
-def test_where_one_of_two_ranks_is_killed_both_come_back_with_the_same_adapter_bit_for_bit(
+def test_if_one_of_two_ranks_is_killed_both_are_replaced_with_the_same_adapter_bit_for_bit(
     model_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     made = settings(**OPTIONS, num_ranks=2, micro_batch_tokens=40, cpus=0.5)
@@ -287,7 +285,7 @@ def test_where_one_of_two_ranks_is_killed_both_come_back_with_the_same_adapter_b
     assert [same(one, other) for one, other in zip(outcomes, expected, strict=True)] == [True] * 4
 
 
-def test_a_rank_that_fails_while_the_other_waits_for_it_ends_both_with_its_word(
+def test_a_rank_that_fails_while_the_other_waits_ends_both_with_its_error(
     model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("learner.client.GRACE_SECONDS", 3.0)
@@ -311,7 +309,7 @@ def test_a_rank_that_fails_while_the_other_waits_for_it_ends_both_with_its_word(
     asyncio.run(scenario())
 
 
-def test_a_learner_without_room_says_what_it_needs(
+def test_a_learner_without_resources_reports_what_it_needs(
     model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("learner.client.PLACEMENT_SECONDS", 1.0)

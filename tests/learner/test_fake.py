@@ -9,7 +9,7 @@ from learner.fake import FakeLearner
 from tests.learner.made import group
 
 
-def test_the_fake_numbers_its_policies_and_remembers_what_it_was_given() -> None:
+def test_the_fake_numbers_its_policies_and_records_its_inputs() -> None:
     fake = FakeLearner(max_steps=2)
     learner: Learner = fake  # mypy holds it to the protocol
     assert asyncio.run(learner.start()) is None
@@ -21,7 +21,7 @@ def test_the_fake_numbers_its_policies_and_remembers_what_it_was_given() -> None
         asyncio.run(learner.step([group([1.0, 0.0])]))
 
 
-def test_the_fake_reports_what_would_have_entered_the_loss() -> None:
+def test_the_fake_reports_the_completions_of_the_loss() -> None:
     _, report = asyncio.run(FakeLearner().step([group([1.0, None, 0.0])]))
     assert report.advantages["g0-c0"] == -report.advantages["g0-c2"] == pytest.approx(0.5 / 0.70721, rel=1e-4)
     assert report.excluded == {"g0-c1": "ungradable"}
@@ -32,7 +32,7 @@ def test_the_fake_reports_what_would_have_entered_the_loss() -> None:
         asyncio.run(fake.step([group([1.0, 0.0])]))
 
 
-def test_the_fake_resumes_from_what_it_saved(tmp_path: Path) -> None:
+def test_the_fake_resumes_from_its_checkpoint(tmp_path: Path) -> None:
     first = FakeLearner(tmp_path)
     asyncio.run(first.step([group([1.0, 0.0])]))
     assert asyncio.run(first.save_checkpoint()) == str(tmp_path / "checkpoint-1")
@@ -41,7 +41,7 @@ def test_the_fake_resumes_from_what_it_saved(tmp_path: Path) -> None:
     assert policy.number == 1
 
 
-def test_the_fake_refuses_what_the_real_one_refuses() -> None:
+def test_the_fake_refuses_the_same_batches_as_the_real_learner() -> None:
     fake = FakeLearner()
     with pytest.raises(LearnerError, match="nothing to learn from"):
         asyncio.run(fake.step([group([None, None])]))

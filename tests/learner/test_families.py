@@ -1,4 +1,4 @@
-"""Log-probabilities in training against the model's own, of families that compute them in ways of their own."""
+"""Log-probabilities in training compared with the model's own, for families with special computations."""
 
 import random
 from dataclasses import replace
@@ -67,7 +67,7 @@ def test_a_step_is_computed_from_the_log_probabilities_that_the_model_samples_wi
     assert measured["grad_norm"] > 0
 
 
-def test_a_model_whose_loss_would_be_of_other_log_probabilities_is_refused_at_the_start(
+def test_a_model_with_other_log_probabilities_in_training_is_refused_at_the_start(
     model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(GroupTrainer, "training_gap", lambda *_: 0.3)
@@ -79,7 +79,7 @@ def test_a_model_whose_loss_would_be_of_other_log_probabilities_is_refused_at_th
     learner.close()
 
 
-def test_dropout_alone_is_silenced() -> None:
+def test_only_dropout_is_disabled() -> None:
     from transformers import PhimoeConfig
 
     config = PhimoeConfig(attention_dropout=0.1, router_jitter_noise=0.01, bos_token_id=None, eos_token_id=0)

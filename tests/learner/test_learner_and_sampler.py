@@ -1,4 +1,4 @@
-"""How near the logprobs of the real vLLM and of the real learner are, on tokens that vLLM sampled under the learner's adapter."""
+"""Agreement of the logprobs of real vLLM and the real learner on tokens that vLLM sampled under the learner's adapter."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""Every option that TRL's GRPO has: a setting here, or a refusal that says why or what it is called."""
+"""Every option of TRL's GRPO is a setting here, or is refused with the reason or the key."""
 
 import re
 from dataclasses import fields
@@ -94,13 +94,13 @@ def test_the_settings_of_trls_name_reach_trl() -> None:
         ("sync_ref_model", "the model under the adapter, which never changes"),
     ],
 )
-def test_another_of_trls_names_is_refused_in_one_line_with_the_reason_or_its_name_here(key: str, told: str) -> None:
+def test_other_options_of_trl_are_refused_in_one_line_with_the_reason_or_the_key_here(key: str, told: str) -> None:
     with pytest.raises(ConfigError, match=told) as caught:
         load_config(None, [f"{key}=1"], environment={})
     assert "\n" not in str(caught.value)
 
 
-def test_where_a_refusal_names_a_key_there_is_one() -> None:
+def test_refusals_name_only_existing_keys() -> None:
     known = set(keys())
     sections = {key.partition(".")[0] for key in known}
     named = {
@@ -137,14 +137,12 @@ def test_where_a_refusal_names_a_key_there_is_one() -> None:
         ({"num_ranks": 2, "gpus": 0.5}, "learner.num_ranks=2: .*set learner.gpus=1"),
     ],
 )
-def test_what_does_not_fit_together_is_refused_with_the_key_and_the_way_out(
-    settings: dict[str, Any], message: str
-) -> None:
+def test_conflicting_options_are_refused_with_the_key_and_a_fix(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         LearnerSettings(**settings)
 
 
-def test_the_page_on_the_learner_names_keys_that_there_are_and_leaves_no_option_out() -> None:
+def test_the_page_on_the_learner_names_only_existing_keys_and_every_option() -> None:
     page = (Path(__file__).parents[2] / "docs" / "learner.md").read_text()
     known = set(keys())
     sections = {key.partition(".")[0] for key in known}

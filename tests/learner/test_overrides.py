@@ -1,4 +1,4 @@
-"""Settings that change from step to step: what is refused, and that the others take effect."""
+"""Settings that change from step to step: refusals, and effects of the others."""
 
 import shutil
 from collections.abc import Callable
@@ -44,7 +44,7 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 
 
-def test_every_key_that_may_change_is_a_setting_and_is_tried_below() -> None:
+def test_every_changeable_key_is_a_setting_and_is_tested_below() -> None:
     assert set(CHANGEABLE) == CHANGES.keys() <= LearnerSettings.model_fields.keys()
     for key in CHANGEABLE:
         check_changeable(key)
@@ -60,7 +60,7 @@ def test_every_key_that_may_change_is_a_setting_and_is_tried_below() -> None:
         ("tempo", "there is no such setting"),
     ],
 )
-def test_what_cannot_change_is_refused_with_the_reason(key: str, reason: str) -> None:
+def test_fixed_keys_are_refused_with_the_reason(key: str, reason: str) -> None:
     with pytest.raises(ValueError, match=rf"learner.{key} cannot change .*{reason}"):
         check_changeable(key)
     with pytest.raises(LearnerError, match="cannot change") as caught:
@@ -77,13 +77,13 @@ def test_what_cannot_change_is_refused_with_the_reason(key: str, reason: str) ->
         ({"kl_target": 20.0}, "stop_at_kl=10.0: must be above"),
     ],
 )
-def test_a_value_that_the_settings_refuse_is_refused_here_too(changes: dict[str, Any], message: str) -> None:
+def test_invalid_values_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(LearnerError, match=message) as caught:
         apply_overrides(BASE, changes)
     assert "\n" not in str(caught.value)
 
 
-def test_nothing_changes_the_settings_of_the_run() -> None:
+def test_overrides_do_not_change_the_settings_of_the_run() -> None:
     assert apply_overrides(BASE, {}) is BASE
     assert apply_overrides(BASE, {"reward_weight": 2.0}).reward_weight == 2.0
     assert BASE.reward_weight == 1.0
@@ -91,7 +91,7 @@ def test_nothing_changes_the_settings_of_the_run() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("key", CHANGES)
-def test_a_setting_in_force_gives_the_step_of_a_run_that_has_it(
+def test_a_step_with_an_override_equals_the_step_of_a_run_with_that_setting(
     key: str, model_folder: Path, make_learner: MakeLearner, tmp_path: Path
 ) -> None:
     """Two steps under the run's own value, then one with another in force: not as without it, and as a resumed run with it."""
@@ -139,7 +139,7 @@ def test_a_new_learning_rate_is_a_new_peak_of_the_same_schedule(make_learner: Ma
 
 
 @pytest.mark.slow
-def test_a_step_that_its_settings_leave_nothing_of_changes_nothing_and_counts(make_learner: MakeLearner) -> None:
+def test_a_step_without_completions_in_the_loss_changes_nothing_and_counts(make_learner: MakeLearner) -> None:
     learner = make_learner(reward_threshold=0.5)
     first, _ = learner.step([group([1.0, 0.9])])
     second, report = learner.step([group([0.1, 0.2])])
@@ -148,7 +148,7 @@ def test_a_step_that_its_settings_leave_nothing_of_changes_nothing_and_counts(ma
 
 
 @pytest.mark.slow
-def test_a_coefficient_that_is_steered_moves_with_the_divergence_and_is_resumed_exactly(
+def test_an_adaptive_coefficient_follows_the_divergence_and_is_resumed_exactly(
     model_folder: Path, make_learner: MakeLearner
 ) -> None:
     options: dict[str, Any] = {"kl_coefficient": 0.1, "kl_target": TARGET, "kl_horizon": 20, "learning_rate": 3e-3}

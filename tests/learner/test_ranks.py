@@ -1,4 +1,4 @@
-"""A step that several ranks share is the step of one: real TRL on two processes that talk by gloo."""
+"""Steps of several ranks compared with those of one: real TRL on two processes with gloo."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -23,7 +23,7 @@ STEPS: list[Sequence[Group]] = [
 ]
 
 
-def test_ranks_talk_over_the_interface_that_has_the_address_they_know_each_other_by() -> None:
+def test_ranks_use_the_network_interface_of_their_address() -> None:
     from learner.training.process_group import interface_of
 
     assert interface_of(LOCALHOST) == "lo"
@@ -84,7 +84,7 @@ def assert_same(one: Any, other: Any, *, within: float) -> None:
     ],
     ids=str,
 )
-def test_two_ranks_take_the_steps_of_one(
+def test_two_ranks_take_the_same_steps_as_one(
     options: dict[str, Any], two_ranks: RankProcesses, make_learner: MakeLearner, tmp_path: Path
 ) -> None:
     # Where a weight's gradient is about 0, AdamW makes a whole step of what rounding makes of it; SGD shows what it is.
@@ -113,7 +113,7 @@ def num_weights_held(worker: Any) -> tuple[int, int]:
     return sum(each.numel() for each in local), sum(each.numel() for each in frozen)
 
 
-def test_a_sharded_base_lies_in_halves_and_scores_and_saves_as_a_whole_one(
+def test_a_sharded_base_is_stored_in_halves_and_scores_and_saves_as_a_whole_one(
     two_ranks: RankProcesses, make_learner: MakeLearner, tmp_path: Path
 ) -> None:
     options: dict[str, Any] = {"micro_batch_tokens": 60, "dropout": 0.3}
@@ -142,7 +142,7 @@ def current_policy(worker: Any) -> PolicyVersion:
     return policy
 
 
-def test_a_step_of_fewer_micro_batches_than_ranks_and_one_without_any(
+def test_a_step_with_fewer_micro_batches_than_ranks_and_one_with_none(
     two_ranks: RankProcesses, make_learner: MakeLearner, tmp_path: Path
 ) -> None:
     options: dict[str, Any] = {"optim": "sgd", "learning_rate": 1.0, "train_top_k": 1}
@@ -160,7 +160,7 @@ def test_a_step_of_fewer_micro_batches_than_ranks_and_one_without_any(
         assert_same(two, one, within=2e-6)
 
 
-def test_ranks_draw_dropout_apart_and_a_resumed_run_reaches_the_same_adapter_bit_for_bit(
+def test_ranks_draw_different_dropout_and_a_resumed_run_reaches_the_same_adapter_bit_for_bit(
     two_ranks: RankProcesses, make_learner: MakeLearner, tmp_path: Path
 ) -> None:
     options: dict[str, Any] = {"dropout": 0.3, "lr_scheduler_type": "cosine", "warmup_steps": 2, "max_steps": 6}
@@ -202,7 +202,7 @@ def test_a_step_that_diverges_is_refused_by_every_rank(two_ranks: RankProcesses,
     assert all(str(error).startswith("step 1 diverged: loss nan") for error in errors)
 
 
-def test_ranks_that_come_to_differ_stop(two_ranks: RankProcesses, tmp_path: Path) -> None:
+def test_ranks_with_different_adapters_stop(two_ranks: RankProcesses, tmp_path: Path) -> None:
     two_ranks.begin(tmp_path / "checkpoints")
     errors = two_ranks.each("step", [(UNEVEN, {"learning_rate": rate}) for rate in (1e-2, 1.1e-2)])
     assert all("ranks computed different adapters (after steps 1, 1)" in str(error) for error in errors), errors

@@ -38,7 +38,7 @@ def some_groups(model_folder: Path, *, count: int = 3, shift: float = 0.0) -> li
     return [sampled_by(model_folder, group(rewards, seed=seed), shift=shift) for seed in range(count)]
 
 
-def test_trl_reads_what_we_write() -> None:
+def test_trl_reads_our_tensors() -> None:
     from learner.training.trainer import GroupTrainer
 
     source = inspect.getsource(GroupTrainer._compute_loss)
@@ -58,7 +58,7 @@ def test_trl_reads_what_we_write() -> None:
     assert {"old_per_token_logps", "sampling_per_token_logps"} <= optional
 
 
-def test_on_policy_the_ratio_is_one_and_the_loss_is_the_one_worked_out_apart(
+def test_on_policy_the_ratio_is_one_and_the_loss_matches_a_separate_computation(
     model_folder: Path, make_learner: MakeLearner
 ) -> None:
     groups = some_groups(model_folder)
@@ -83,7 +83,7 @@ def test_shifted_sampler_logprobs_move_the_ratio_the_clip_fraction_and_the_loss(
 
 
 @pytest.mark.parametrize("loss_type", ["dapo", "grpo", "bnpo", "dr_grpo"])
-def test_how_a_step_is_cut_into_micro_batches_changes_nothing(
+def test_the_split_into_micro_batches_does_not_change_the_step(
     loss_type: LossType, model_folder: Path, make_learner: MakeLearner
 ) -> None:
     groups = some_groups(model_folder, shift=0.1)
@@ -95,7 +95,7 @@ def test_how_a_step_is_cut_into_micro_batches_changes_nothing(
         assert furthest_apart(policy, whole_policy) < 1e-3  # a tenth of what AdamW's first step moves every weight
 
 
-def test_sharing_a_prompt_gives_the_gradient_of_taking_each_row_alone(
+def test_sharing_a_prompt_gives_the_same_gradient_as_separate_rows(
     model_folder: Path, make_learner: MakeLearner
 ) -> None:
     from learner.batch.micro_batches import plan_micro_batches
@@ -121,13 +121,13 @@ def test_sharing_a_prompt_gives_the_gradient_of_taking_each_row_alone(
         torch.testing.assert_close(with_sharing, alone, rtol=1e-4, atol=1e-6)
 
 
-def test_the_report_names_the_advantages_that_entered_the_loss_and_what_was_left_out(make_learner: MakeLearner) -> None:
+def test_the_report_has_the_advantages_in_the_loss_and_the_excluded_completions(make_learner: MakeLearner) -> None:
     _, report = make_learner(scale_rewards="none").step([group([1.0, None, 0.0])])
     assert report.advantages == {"g0-c0": 0.5, "g0-c2": -0.5}
     assert report.excluded == {"g0-c1": "ungradable"}
 
 
-def test_what_could_not_be_graded_changes_no_gradient(make_learner: MakeLearner) -> None:
+def test_ungradable_completions_do_not_change_the_gradient(make_learner: MakeLearner) -> None:
     graded = group([1.0, 0.0, 0.5])
     ungraded = group([1.0, 0.0, 0.5, None])
     assert ungraded.completions[:3] == graded.completions
@@ -137,7 +137,7 @@ def test_what_could_not_be_graded_changes_no_gradient(make_learner: MakeLearner)
 
 @pytest.mark.parametrize("micro_batch_tokens", [10_000, 30])
 @pytest.mark.parametrize("loss_type", ["dapo", "grpo", "bnpo", "dr_grpo"])
-def test_tokens_that_are_too_old_are_read_and_not_learned_from(
+def test_stale_tokens_are_input_and_masked(
     loss_type: LossType, micro_batch_tokens: int, model_folder: Path, make_learner: MakeLearner, tmp_path: Path
 ) -> None:
     learner = make_learner(planned={"max_staleness": 0}, loss_type=loss_type, micro_batch_tokens=micro_batch_tokens)
@@ -183,7 +183,7 @@ def test_the_probe_prompt_is_the_policys_score_of_fixed_tokens_at_temperature_on
     assert resumed._training.run(resumed._policy) == policy
 
 
-def test_scoring_a_probe_prompt_changes_nothing_of_what_is_learned(make_learner: MakeLearner) -> None:
+def test_scoring_a_probe_prompt_does_not_change_the_training(make_learner: MakeLearner) -> None:
     def adapter_after_three_steps(name: str, probe_ids: tuple[int, ...]) -> Any:
         # One learner after the other: dropout draws from the random state of the process.
         learner = make_learner(checkpoints=name, dropout=0.3, planned={"probe_ids": probe_ids})
@@ -234,7 +234,7 @@ def test_the_policy_is_a_peft_folder_with_the_keys_that_vllm_binds(
     assert all(base.get_submodule(name).weight.ndim == 2 for name in policy.modules)
 
 
-def test_the_adapter_says_what_peft_itself_would_have_written(make_learner: MakeLearner, tmp_path: Path) -> None:
+def test_the_adapter_equals_what_peft_writes(make_learner: MakeLearner, tmp_path: Path) -> None:
     learner = make_learner()
     policy, _ = learner.step([group([1.0, 0.0])])
     learner._trainer.model.save_pretrained(tmp_path)
@@ -274,7 +274,7 @@ def test_a_resumed_run_reaches_the_same_adapter_bit_for_bit(make_learner: MakeLe
     assert second.save_checkpoint().endswith("checkpoint-4")
 
 
-def test_start_returns_the_policy_of_the_newest_whole_checkpoint(
+def test_start_returns_the_policy_of_the_newest_complete_checkpoint(
     model_folder: Path, make_learner: MakeLearner, tmp_path: Path
 ) -> None:
     from learner.worker import LearnerWorker
@@ -295,7 +295,7 @@ def test_start_returns_the_policy_of_the_newest_whole_checkpoint(
     resumed.close()
 
 
-def test_a_checkpoint_that_does_not_fit_is_named_and_not_half_loaded(
+def test_a_checkpoint_that_does_not_fit_is_named_and_not_partly_loaded(
     model_folder: Path, make_learner: MakeLearner
 ) -> None:
     from learner.settings import LoraSettings
@@ -313,7 +313,7 @@ def test_a_checkpoint_that_does_not_fit_is_named_and_not_half_loaded(
         LearnerWorker(settings(), plan(model_folder, saved.parent)).start()
 
 
-def test_a_checkpoint_that_cannot_be_written_costs_neither_the_earlier_ones_nor_the_run(
+def test_a_failed_checkpoint_leaves_the_earlier_ones_and_the_run_intact(
     make_learner: MakeLearner,
 ) -> None:
     learner = make_learner()
@@ -340,9 +340,7 @@ def test_a_kl_coefficient_measures_the_distance_to_the_model_without_adapter(mak
     assert "kl" not in make_learner(checkpoints="other").step([group([1.0, 0.0])])[1].metrics
 
 
-def test_a_loss_that_is_no_number_stops_the_learner_before_it_harms_the_adapter(
-    make_learner: MakeLearner, tmp_path: Path
-) -> None:
+def test_a_nan_loss_stops_the_learner_before_it_changes_the_adapter(make_learner: MakeLearner, tmp_path: Path) -> None:
     learner = make_learner()
     learner.step([group([1.0, 0.0])])
     checkpoint = learner.save_checkpoint()
@@ -353,7 +351,7 @@ def test_a_loss_that_is_no_number_stops_the_learner_before_it_harms_the_adapter(
     assert Path(checkpoint).is_dir()
 
 
-def test_several_iterations_are_as_many_steps_on_the_same_batch_and_one_policy_version(
+def test_num_iterations_takes_several_steps_on_a_batch_for_one_policy_version(
     model_folder: Path, make_learner: MakeLearner
 ) -> None:
     groups = some_groups(model_folder)
@@ -378,7 +376,7 @@ def test_the_learning_rate_warms_up_and_decays_over_the_steps_of_the_run(make_le
     assert rates == pytest.approx([0.0, 0.5e-3, 1e-3, 0.5e-3])
 
 
-def test_in_bfloat16_the_ratio_stays_near_one_and_the_adapter_is_published_so_but_kept_in_float32(
+def test_in_bfloat16_the_ratio_stays_near_one_and_only_the_published_adapter_is_bfloat16(
     model_folder: Path, make_learner: MakeLearner, tmp_path: Path
 ) -> None:
     fixed = group([1.0]).completions[0]
@@ -405,13 +403,13 @@ def test_gradient_checkpointing_gives_the_same_step(make_learner: MakeLearner) -
     assert furthest_apart(plain, checkpointed) < 1e-3
 
 
-def test_a_step_says_what_it_measured(make_learner: MakeLearner) -> None:
+def test_a_step_reports_its_metrics(make_learner: MakeLearner) -> None:
     _, report = make_learner().step([group([1.0, 0.0])])
     wanted = {"loss", "grad_norm", "learning_rate", "entropy", "clip_ratio/region_mean", "num_completions", "seconds"}
     assert wanted <= report.metrics.keys()
 
 
-def test_a_model_that_is_not_there_is_named_in_one_line(tmp_path: Path) -> None:
+def test_a_missing_model_is_named_in_one_line(tmp_path: Path) -> None:
     from learner.worker import LearnerWorker
 
     for missing in (tmp_path / "missing", tmp_path):  # no folder; a folder without a model

@@ -1,4 +1,4 @@
-"""A tiny Qwen2 with random weights, adapters for it, and what the tests ask of a pool."""
+"""A tiny Qwen2 with random weights, adapters for it, and requests for pools."""
 
 import asyncio
 import os

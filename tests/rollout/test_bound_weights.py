@@ -1,4 +1,4 @@
-"""What the sampler finds of an adapter in vLLM's layers, on stand-ins of the layers that vLLM has."""
+"""Comparison of an adapter with vLLM's layers, on stand-ins of these layers."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -105,7 +105,7 @@ def shown(layers: dict[str, Any], tmp_path: Path) -> Show:
     return show
 
 
-def test_targets_that_no_layer_takes_are_named(layers: dict[str, Any]) -> None:
+def test_targets_without_lora_support_are_named(layers: dict[str, Any]) -> None:
     worker = BoundModules()
     manager = SimpleNamespace(
         modules=layers, model=SimpleNamespace(), packed_modules_mapping={"qkv_proj": ["q_proj", "k_proj", "v_proj"]}
@@ -138,7 +138,7 @@ def weights(layers: dict[str, Any]) -> Weights:
     return weights
 
 
-def test_embeddings_head_and_experts_that_hold_nothing_are_not_bound(shown: Show, weights: Weights) -> None:
+def test_embeddings_head_and_experts_without_weights_are_not_bound(shown: Show, weights: Weights) -> None:
     named, bound, differing = shown(weights)
     assert named == bound == sorted([*QKV, DOWN])
     assert differing == []
@@ -150,7 +150,7 @@ def test_other_weights_next_to_embeddings_are_caught(shown: Show, layers: dict[s
     assert shown(weights)[2] == [DOWN, QKV[1]]
 
 
-def test_a_projection_of_a_packed_layer_that_holds_nothing_is_not_bound(
+def test_a_projection_of_a_packed_layer_without_weights_is_not_bound(
     shown: Show, layers: dict[str, Any], weights: Weights
 ) -> None:
     for stacked in ("lora_a_stacked", "lora_b_stacked"):
@@ -161,7 +161,7 @@ def test_a_projection_of_a_packed_layer_that_holds_nothing_is_not_bound(
 
 
 @pytest.mark.parametrize("name", ["model.embed_tokens", "lm_head"])
-def test_embeddings_and_head_that_hold_something_are_surplus_and_differ_from_the_files(
+def test_embeddings_and_head_with_weights_are_surplus_and_differ_from_the_files(
     shown: Show, layers: dict[str, Any], weights: Weights, name: str
 ) -> None:
     layers[name].lora_b_stacked[SLOT, 0, 0, 0] = 1
@@ -188,15 +188,13 @@ def test_embeddings_and_head_of_the_files_are_compared_like_the_others(
     assert shown(weights)[2] == ["lm_head", "model.embed_tokens"]
 
 
-def test_experts_that_hold_something_are_surplus(shown: Show, layers: dict[str, Any], weights: Weights) -> None:
+def test_experts_with_weights_are_surplus(shown: Show, layers: dict[str, Any], weights: Weights) -> None:
     layers["model.layers.0.mlp.experts"].w2_lora_a_stacked[0][SLOT, 2, 0, 0] = 1
     named, bound, differing = shown(weights)
     assert set(bound) - set(named) == set(differing) == {"model.layers.0.mlp.experts"}
 
 
-def test_names_are_those_of_the_files_where_vllm_has_others(
-    shown: Show, layers: dict[str, Any], weights: Weights
-) -> None:
+def test_renamed_modules_have_the_names_of_the_files(shown: Show, layers: dict[str, Any], weights: Weights) -> None:
     for name in list(layers):
         if name.startswith("model."):
             layers[f"language_{name.replace('model.', 'model.model.', 1)}"] = layers.pop(name)

@@ -1,4 +1,4 @@
-"""Prompts by the chat templates of many model families, and what cannot be used named in one line."""
+"""Prompts with the chat templates of many model families, and one-line refusals."""
 
 from datetime import date
 from typing import Any
@@ -43,7 +43,7 @@ def renderer(tokenizer: Any, today: date = NEW_YEAR) -> PromptRenderer:
 
 @pytest.mark.parametrize("adds", ["", "bos", "both"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_each_family_is_asked_the_whole_question_once_from_one_begin_to_an_open_answer(family: str, adds: str) -> None:
+def test_each_family_gets_one_complete_question_with_one_begin_token_and_an_open_answer(family: str, adds: str) -> None:
     template, opening = FAMILIES[family]
     tokenizer = tokenizer_with(template, adds=adds)
     prompt = renderer(tokenizer).render(PROBLEM)
@@ -55,14 +55,14 @@ def test_each_family_is_asked_the_whole_question_once_from_one_begin_to_an_open_
     assert tokens[-1] != EOS and EOS not in tokens
 
 
-def test_a_begin_token_that_the_template_leaves_out_is_added_with_a_word() -> None:
+def test_a_missing_begin_token_is_added_and_logged() -> None:
     (note,) = renderer(tokenizer_with(CHATML, adds="bos")).notes
     assert "does not write <s>" in note
     assert renderer(tokenizer_with(CHATML)).notes == ()
     assert renderer(tokenizer_with("{{ bos_token }}" + CHATML, adds="bos")).notes == ()
 
 
-def test_a_begin_token_that_the_template_writes_twice_is_left_off_once() -> None:
+def test_a_duplicate_begin_token_is_removed() -> None:
     tokenizer = tokenizer_with("{{ bos_token }}{{ bos_token }}" + CHATML, adds="bos")
     used = renderer(tokenizer)
     assert "twice" in used.notes[0]
@@ -70,9 +70,7 @@ def test_a_begin_token_that_the_template_writes_twice_is_left_off_once() -> None
 
 
 @pytest.mark.parametrize(("adds", "begins", "num_notes"), [("", 0, 0), ("bos", 1, 0), ("eos", 0, 1), ("both", 1, 1)])
-def test_a_text_to_be_continued_begins_as_the_tokenizer_has_it_and_never_ends(
-    adds: str, begins: int, num_notes: int
-) -> None:
+def test_a_text_to_continue_has_the_begin_token_and_no_end_token(adds: str, begins: int, num_notes: int) -> None:
     tokenizer = tokenizer_with(adds=adds)
     used = renderer(tokenizer)
     tokens = tokenizer.convert_ids_to_tokens(used.render(PROBLEM).token_ids)
@@ -93,9 +91,7 @@ def test_a_text_to_be_continued_begins_as_the_tokenizer_has_it_and_never_ends(
         ("{{ messages[-1].content }}" + ASK, "the prompt lacks it"),
     ],
 )
-def test_a_template_without_a_system_message_gets_the_instruction_in_front_of_the_question(
-    template: str, why: str
-) -> None:
+def test_without_system_message_the_instruction_precedes_the_question(template: str, why: str) -> None:
     used = renderer(tokenizer_with(template))
     (note,) = (note for note in used.notes if "system message" in note)
     assert why in note
@@ -118,7 +114,7 @@ def test_a_template_that_ignores_add_generation_prompt_still_opens_an_answer(tem
 @pytest.mark.parametrize(
     "template", [f"{EACH}{{{{ message.content }}}}{{{{ eos_token }}}}{{% endfor %}}", CHATML + "{{ eos_token }}"]
 )
-def test_an_end_token_behind_the_question_is_left_off_with_a_word(template: str) -> None:
+def test_an_end_token_after_the_question_is_removed_and_logged(template: str) -> None:
     tokenizer = tokenizer_with(template)
     used = renderer(tokenizer)
     assert f"ends each prompt with {EOS}" in " ".join(used.notes)
@@ -126,7 +122,7 @@ def test_an_end_token_behind_the_question_is_left_off_with_a_word(template: str)
 
 
 @pytest.mark.parametrize("written", ["| tojson", "| e", "| trim", "| replace('\n', ' ')", "| indent(2)"])
-def test_a_template_may_write_the_text_in_its_own_way(written: str) -> None:
+def test_a_template_may_escape_the_text(written: str) -> None:
     renderer(tokenizer_with(f"{EACH}[{{{{ message.content {written} }}}}]{{% endfor %}}{ASK}")).render(PROBLEM)
 
 
@@ -145,7 +141,7 @@ def test_a_template_that_loses_the_problems_text_is_refused(template: str) -> No
         renderer(tokenizer_with(template))
 
 
-def test_a_problem_of_whose_text_something_is_lost_is_refused_alone() -> None:
+def test_only_the_problem_with_lost_text_is_refused() -> None:
     used = renderer(tokenizer_with(f"{EACH}{{{{ message.content | replace('gcd', 'f') }}}}{{% endfor %}}{ASK}"))
     with pytest.raises(PromptIncomplete, match="'gcd'"):
         used.render(PROBLEM)
@@ -172,7 +168,7 @@ def test_a_problem_of_whose_text_something_is_lost_is_refused_alone() -> None:
         ({"rag": CHATML, "tool_use": CHATML}, "several chat templates (rag, tool_use)"),
     ],
 )
-def test_a_template_that_cannot_be_used_is_one_line_with_its_place(template: Any, named: str) -> None:
+def test_an_unusable_template_is_refused_in_one_line_with_the_line_number(template: Any, named: str) -> None:
     with pytest.raises(ModelError) as refused:
         renderer(tokenizer_with(template))
     assert named in str(refused.value) and "\n" not in str(refused.value)
@@ -184,7 +180,7 @@ def test_of_several_templates_the_default_is_used() -> None:
 
 
 @pytest.mark.parametrize("family", ["llama", "smollm", "harmony"])
-def test_a_date_that_a_template_writes_is_the_given_one(family: str) -> None:
+def test_a_template_writes_the_configured_date(family: str) -> None:
     tokenizer = tokenizer_with(FAMILIES[family][0])
     first, again, later = (renderer(tokenizer, day) for day in (NEW_YEAR, NEW_YEAR, LATER))
     assert first.render(PROBLEM) == again.render(PROBLEM) != later.render(PROBLEM)
@@ -209,12 +205,12 @@ def test_a_date_that_a_template_writes_is_the_given_one(family: str) -> None:
         (None, ""),
     ],
 )
-def test_a_thought_that_the_prompt_leaves_open_is_known(template: str | None, opened: str | None) -> None:
+def test_an_opened_thought_is_detected(template: str | None, opened: str | None) -> None:
     expected = "<|channel|>analysis<|message|>" if opened is None else opened
     assert renderer(tokenizer_with(template)).render(PROBLEM).opened_thought == expected
 
 
-def test_completions_keep_special_tokens_where_these_mark_thoughts() -> None:
+def test_completions_keep_special_tokens_that_mark_thoughts() -> None:
     assert renderer(tokenizer_with(CHATML, special=("[THINK]", "[/THINK]"))).render(PROBLEM).keeps_special_tokens
     assert renderer(tokenizer_with(CHATML, special=("<|channel|>",))).render(PROBLEM).keeps_special_tokens
     assert not renderer(tokenizer_with(made.DEEPSEEK)).render(PROBLEM).keeps_special_tokens
@@ -241,7 +237,7 @@ def test_each_tag_has_its_closing_tag(opening: str, closing: str) -> None:
     assert THOUGHT_OPENING.fullmatch(opening) and THOUGHT_CLOSING.search(closing)
 
 
-def test_the_end_of_a_bert_like_tokenizer_is_left_off_and_its_beginning_kept() -> None:
+def test_a_bert_like_tokenizer_adds_its_beginning_and_no_end() -> None:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -260,7 +256,7 @@ def test_the_end_of_a_bert_like_tokenizer_is_left_off_and_its_beginning_kept() -
     assert "removed" in used.notes[0]
 
 
-def test_a_tokenizer_that_does_not_give_the_text_back_is_refused() -> None:
+def test_a_tokenizer_that_does_not_decode_to_the_text_is_refused() -> None:
     from tokenizers import normalizers
 
     for normalizer in (normalizers.Lowercase(), normalizers.Replace(" ", ""), normalizers.Replace("=", "")):

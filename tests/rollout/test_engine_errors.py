@@ -1,4 +1,4 @@
-"""Why an engine failed, from what its processes log."""
+"""Root causes of engine failures, from the logs of the engine's processes."""
 
 import json
 import logging
@@ -25,7 +25,7 @@ def logged(file: Path, *errors: Exception) -> None:
     handler.handle(logging.LogRecord("vllm", logging.ERROR, "", 0, "no exception", (), None))
 
 
-def test_the_cause_is_what_a_process_logged_not_what_the_others_say_of_it(tmp_path: Path) -> None:
+def test_the_cause_is_the_logged_exception_of_the_failed_process(tmp_path: Path) -> None:
     logged(
         tmp_path / "causes",
         ValueError("head size 16 is not supported\n  at length"),
@@ -34,11 +34,11 @@ def test_the_cause_is_what_a_process_logged_not_what_the_others_say_of_it(tmp_pa
     assert root_cause(tmp_path / "causes", VLLM_SAYS) == "ValueError: head size 16 is not supported"
 
 
-def test_a_process_that_was_killed_is_told_by_its_exit_code(tmp_path: Path) -> None:
+def test_a_killed_process_is_reported_with_its_exit_code(tmp_path: Path) -> None:
     assert "exit codes: {'EngineCore_DP0': -9}; -9 usually means" in root_cause(tmp_path / "causes", VLLM_SAYS)
 
 
-def test_an_error_of_the_samplers_own_process_says_what_it_says(tmp_path: Path) -> None:
+def test_an_error_of_the_samplers_own_process_is_reported_unchanged(tmp_path: Path) -> None:
     assert (
         root_cause(tmp_path / "causes", ValueError("max_model_len is too large\nmore")) == "max_model_len is too large"
     )

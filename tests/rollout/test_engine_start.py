@@ -1,4 +1,4 @@
-"""An engine that does not start says why, in one line, also where another of its processes knows it."""
+"""One-line errors of engines that do not start, also with the cause in another process."""
 
 import asyncio
 from pathlib import Path
@@ -35,7 +35,7 @@ def refusal(model: str, **changes: Any) -> str:
     return str(refused.value)
 
 
-def test_an_architecture_that_carries_no_adapter_in_vllm(tmp_path: Path) -> None:
+def test_an_architecture_without_lora_in_vllm(tmp_path: Path) -> None:
     assert "StablelmForCausalLM does not support LoRA yet" in refusal(make_model(tmp_path / "model", "stablelm"))
 
 

@@ -28,7 +28,7 @@ async def collect_from(completions: AsyncIterator[Completion]) -> list[Completio
     return [completion async for completion in completions]
 
 
-def test_the_fake_samples_what_its_function_says() -> None:
+def test_the_fake_samples_the_texts_of_its_function() -> None:
     pool = FakeSamplerPool(lambda asked, index, version: f"{asked.group_id}{index}v{version}")
     completions = asyncio.run(collect(pool, request()))
     assert [c.text for c in completions] == ["g0v0", "g1v0", "g2v0"]
@@ -41,12 +41,12 @@ def test_the_fake_ends_completions_in_the_order_of_their_delays() -> None:
     assert [c.index for c in asyncio.run(collect(pool, request()))] == [2, 1, 0]
 
 
-def test_the_fake_cuts_at_the_length_limit() -> None:
+def test_the_fake_truncates_at_the_length_limit() -> None:
     (completion,) = asyncio.run(collect(FakeSamplerPool(lambda *_: "abcdef"), request(size=1, tokens=4)))
     assert (completion.text, completion.finish_reason) == ("abcd", FinishReason.LENGTH)
 
 
-def test_a_group_of_the_fake_keeps_the_version_it_began_with() -> None:
+def test_a_group_of_the_fake_keeps_its_version() -> None:
     async def scenario() -> None:
         pool = FakeSamplerPool(lambda _asked, _index, version: str(version))
         running = pool.sample_group(request())
@@ -71,7 +71,7 @@ def test_a_closed_fake_refuses_groups() -> None:
     asyncio.run(scenario())
 
 
-def test_the_fakes_samplers_take_no_more_than_they_hold_and_the_rest_waits() -> None:
+def test_the_fakes_samplers_respect_their_limit_and_other_groups_wait() -> None:
     async def scenario() -> None:
         pool = FakeSamplerPool(lambda *_: "x", delay_seconds=lambda *_: 0.05, num_samplers=2, max_concurrent_requests=3)
         begun = []
@@ -90,7 +90,7 @@ def test_the_fakes_samplers_take_no_more_than_they_hold_and_the_rest_waits() -> 
     asyncio.run(scenario())
 
 
-def test_a_group_that_is_told_to_fail_does_and_leaves_its_place() -> None:
+def test_a_group_that_fails_frees_its_slots() -> None:
     async def scenario() -> None:
         pool = FakeSamplerPool(lambda *_: "x", fails=lambda asked: asked.seed == 1, max_concurrent_requests=1)
         with pytest.raises(GroupFailed):
@@ -100,7 +100,7 @@ def test_a_group_that_is_told_to_fail_does_and_leaves_its_place() -> None:
     asyncio.run(scenario())
 
 
-def test_a_completion_that_was_under_way_at_a_publish_says_which_tokens_are_whose() -> None:
+def test_a_completion_during_a_publish_has_version_spans() -> None:
     async def scenario() -> None:
         pool = FakeSamplerPool(lambda *_: "x" * 100, delay_seconds=lambda *_: 0.2, in_flight=True)
         running = asyncio.create_task(collect(pool, request(size=1, tokens=200)))
@@ -117,7 +117,7 @@ def test_a_completion_that_was_under_way_at_a_publish_says_which_tokens_are_whos
     asyncio.run(scenario())
 
 
-def test_a_group_that_is_given_up_leaves_its_place() -> None:
+def test_a_cancelled_group_frees_its_slots() -> None:
     async def scenario() -> None:
         pool = FakeSamplerPool(lambda *_: "x", delay_seconds=lambda _, index: 0.01 * index, max_concurrent_requests=1)
         completions = pool.sample_group(request())

@@ -1,4 +1,4 @@
-"""Adapters added into weights, against peft's own merge."""
+"""Adapters merged into weights, compared with peft's own merge."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -27,12 +27,12 @@ def test_merged_weights_are_those_that_peft_merges(
     assert all(torch.allclose(merged[name], expected[name], atol=1e-6) for name in merged)
 
 
-def test_what_was_merged_is_what_the_adapter_names(policies: dict[int, PolicyVersion]) -> None:
+def test_merged_modules_are_those_that_the_adapter_names(policies: dict[int, PolicyVersion]) -> None:
     adapter = merged_modules(policies[1].adapter)
     assert adapter.bound == tuple(sorted(policies[1].modules))
 
 
-def test_every_version_is_added_to_the_base_anew_and_cast_at_the_end(
+def test_every_version_is_added_to_the_base_weights_and_cast_at_the_end(
     tiny_model: TinyModel, policies: dict[int, PolicyVersion], tmp_path: Path
 ) -> None:
     base = load_file(weights_folder(tiny_model.path) / "model.safetensors")
@@ -50,7 +50,7 @@ def test_every_version_is_added_to_the_base_anew_and_cast_at_the_end(
     ("config", "message"),
     [(b'"use_dora": true', "merges only plain LoRA"), (b'"rank_pattern": {"q_proj": 4}', "one rank")],
 )
-def test_an_adapter_that_is_no_plain_lora_is_refused(
+def test_an_adapter_that_is_not_plain_lora_is_refused(
     tiny_model: TinyModel, policies: dict[int, PolicyVersion], tmp_path: Path, config: bytes, message: str
 ) -> None:
     adapter = {**policies[1].adapter, "adapter_config.json": b'{"r": 8, "lora_alpha": 16, ' + config + b"}"}
@@ -58,7 +58,7 @@ def test_an_adapter_that_is_no_plain_lora_is_refused(
         write_merged(weights_folder(tiny_model.path), adapter, tmp_path, "float32")
 
 
-def test_an_adapter_for_weights_that_the_base_has_not_is_refused_by_name(
+def test_an_adapter_for_missing_weights_is_refused_by_name(
     tiny_model: TinyModel, policies: dict[int, PolicyVersion], tmp_path: Path
 ) -> None:
     weights = load(policies[1].adapter["adapter_model.safetensors"])
@@ -69,7 +69,7 @@ def test_an_adapter_for_weights_that_the_base_has_not_is_refused_by_name(
 
 
 @pytest.mark.parametrize("broken", [b"no safetensors", b""])
-def test_a_file_that_is_no_adapter_is_refused(
+def test_a_file_that_is_not_an_adapter_is_refused(
     tiny_model: TinyModel, policies: dict[int, PolicyVersion], tmp_path: Path, broken: bytes
 ) -> None:
     adapter = {**policies[1].adapter, "adapter_model.safetensors": broken}
@@ -112,7 +112,7 @@ def test_weights_are_found_under_the_names_that_transformers_saves_them_under(tm
     assert torch.allclose(after[changed], before[changed] + 2 * (b @ a))
 
 
-def test_only_the_weights_that_the_index_names_are_read(
+def test_only_the_weights_in_the_index_are_read(
     tiny_model: TinyModel, policies: dict[int, PolicyVersion], tmp_path: Path
 ) -> None:
     import shutil
@@ -125,7 +125,7 @@ def test_only_the_weights_that_the_index_names_are_read(
     assert load_file(merged / MERGED_FILE).keys() == load_file(base / "model.safetensors").keys()
 
 
-def test_frozen_experts_are_left_out_and_the_rest_of_a_mixture_is_not(tmp_path: Path) -> None:
+def test_only_frozen_experts_are_omitted(tmp_path: Path) -> None:
     from tests.made_families import make_model
 
     base = make_model(tmp_path / "base", "qwen3_moe")

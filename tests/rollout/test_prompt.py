@@ -45,7 +45,7 @@ def qwen() -> Any:
 
 @pytest.mark.parametrize("template", [None, CHATML])
 @pytest.mark.parametrize("num_few_shot", [0, 1, 3])
-def test_a_prompt_holds_the_problem_the_examples_asked_for_and_no_test(template: str, num_few_shot: int) -> None:
+def test_a_prompt_has_the_problem_and_the_examples_and_no_test(template: str, num_few_shot: int) -> None:
     prompt = render(GCD, tokenizer_with(template), num_few_shot=num_few_shot)
     assert GCD.prompt in prompt.text
     assert [example.prompt in prompt.text for example in FEW_SHOT_EXAMPLES] == [n < num_few_shot for n in range(3)]
@@ -59,14 +59,14 @@ def test_a_base_model_continues_after_the_signature() -> None:
     assert prompt.text.count(END_MARKER) == 2  # after each example, as the completion is to end
 
 
-def test_a_chat_model_is_asked_for_the_whole_definition_and_the_marker() -> None:
+def test_the_question_asks_for_the_whole_definition_and_the_marker() -> None:
     prompt = render(GCD, tokenizer_with(CHATML))
     assert prompt.text.startswith("<|im_start|>system\n")
     assert prompt.text.endswith("<|im_start|>assistant\n")
     assert END_MARKER in prompt.text
 
 
-def test_a_prompt_at_the_limit_is_taken_and_one_over_it_is_refused_with_both_numbers() -> None:
+def test_a_prompt_at_the_limit_is_accepted_and_a_longer_one_refused_with_both_numbers() -> None:
     length = len(render(GCD, tokenizer_with()).token_ids)
     render(GCD, tokenizer_with(), max_prompt_tokens=length)
     with pytest.raises(PromptTooLong, match=rf"'gcd' has {length} tokens.*max_prompt_tokens={length - 1}"):
@@ -97,7 +97,7 @@ def test_qwens_chat_template_is_tokenized_once_with_its_special_tokens(qwen: Any
     assert qwen.decode(prompt.token_ids) == prompt.text
 
 
-def test_the_tokens_that_no_text_is_written_with_are_named_for_the_graders(qwen: Any) -> None:
+def test_special_tokens_are_listed_for_the_graders(qwen: Any) -> None:
     renderer = PromptRenderer(qwen, num_few_shot=0, max_prompt_tokens=10_000, today=date(2025, 1, 1))
     tokens = renderer.render_all([]).special_tokens
     assert {"<|im_end|>", "<|fim_middle|>", "<tool_call>"} <= set(tokens)

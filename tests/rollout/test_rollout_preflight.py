@@ -1,4 +1,4 @@
-"""What vLLM refuses by a model's configuration alone, without weights or an engine."""
+"""vLLM's refusals by a model's configuration, without weights or an engine."""
 
 import asyncio
 from pathlib import Path
@@ -42,7 +42,7 @@ def test_a_model_that_is_served_passes(tmp_path: Path) -> None:
     inspect(made(tmp_path, "llama", architectures=["LlamaForCausalLM"]))
 
 
-def test_an_architecture_without_lora_is_refused_where_adapters_are_served(tmp_path: Path) -> None:
+def test_an_architecture_without_lora_is_refused_in_modes_with_lora(tmp_path: Path) -> None:
     model = made(tmp_path, "stablelm", architectures=["StableLmForCausalLM"])
     assert "does not support LoRA yet" in refusal(model)
     inspect(model, weight_sync_mode="merged")
@@ -67,12 +67,12 @@ def answer(model: str, **changes: Any) -> str | None:
     return asyncio.run(ask())
 
 
-def test_the_refusal_comes_out_of_the_process_that_asks_vllm(tmp_path: Path) -> None:
+def test_the_process_returns_the_refusal(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="attention heads of 16 dimensions"):
         answer(made(tmp_path, "llama", architectures=["LlamaForCausalLM"], head_dim=16))
 
 
-def test_a_process_that_fails_says_so_and_refuses_nothing() -> None:
+def test_a_process_that_fails_reports_it_and_refuses_nothing() -> None:
     async def ask() -> str | None:
         process = await asyncio.create_subprocess_exec(
             "sh", "-c", "echo broken; exit 3", stdout=asyncio.subprocess.PIPE
@@ -82,5 +82,5 @@ def test_a_process_that_fails_says_so_and_refuses_nothing() -> None:
     assert asyncio.run(ask()) == "its process ended with exit code 3: broken"
 
 
-def test_the_vllm_of_a_gpu_is_not_asked() -> None:
+def test_gpu_samplers_are_not_checked() -> None:
     assert answer("/no/such/model", gpus_per_sampler=1) is None

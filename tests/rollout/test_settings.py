@@ -20,7 +20,7 @@ def test_the_defaults_are_those_of_the_training_analyses() -> None:
     assert (settings.max_prompt_tokens, settings.max_completion_tokens) == (704, 512)
 
 
-def test_a_group_of_one_is_refused_and_told_why() -> None:
+def test_a_group_of_one_is_refused_with_the_reason() -> None:
     with pytest.raises(ValidationError, match="has no advantage"):
         RolloutSettings(group_size=1)
 
@@ -46,7 +46,7 @@ def test_values_out_of_bounds_and_unknown_keys_are_refused(wrong: dict[str, Any]
         RolloutSettings(**wrong)
 
 
-def test_every_field_says_what_it_means() -> None:
+def test_every_field_has_a_description() -> None:
     assert all(field.description for field in RolloutSettings.model_fields.values())
 
 
@@ -71,7 +71,7 @@ def test_a_model_folder_without_weights_or_with_a_broken_configuration_is_refuse
         check_model(str(tmp_path), 10)
 
 
-def test_a_model_that_takes_fewer_tokens_than_are_asked_of_it_is_refused_with_both_numbers(
+def test_a_model_with_a_shorter_context_is_refused_with_both_numbers(
     tiny_model: TinyModel,
 ) -> None:
     check_model(tiny_model.path, 512)
@@ -91,7 +91,7 @@ def test_cpu_samplers_are_float32_unpinned_and_bounded_in_memory(tmp_path: Path)
     assert environment_variables(settings, str(tmp_path))["HF_HUB_OFFLINE"] == "1"
 
 
-def test_an_engine_meets_in_the_folder_that_goes_with_it_unless_no_socket_could_have_so_long_a_path(
+def test_sockets_are_in_the_folder_of_the_engine_unless_its_path_is_too_long(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with_longest_path = Path("/" + 69 * "a")
@@ -114,7 +114,7 @@ def test_gpu_samplers_are_bfloat16_and_share_the_gpu() -> None:
 
 
 @pytest.mark.parametrize(("max_staleness", "num_places"), [(0, 3), (1, 4), (4, 7), (100, 10)])
-def test_there_is_a_place_for_every_policy_that_groups_may_run_under_one_to_prove_and_one_that_stays_empty(
+def test_there_is_a_slot_for_every_live_policy_one_to_verify_and_one_that_stays_empty(
     max_staleness: int, num_places: int
 ) -> None:
     arguments = engine_arguments(RolloutSettings(), "org/model", 16, (), max_staleness)
@@ -122,14 +122,14 @@ def test_there_is_a_place_for_every_policy_that_groups_may_run_under_one_to_prov
     assert arguments["max_cpu_loras"] == max_staleness + 3
 
 
-def test_an_engine_that_exchanges_its_adapter_holds_one_and_a_merged_one_none() -> None:
+def test_an_in_flight_engine_holds_one_adapter_and_a_merged_one_none() -> None:
     in_flight = engine_arguments(RolloutSettings(weight_sync_mode="in_flight"), "org/model", 16, (), max_staleness=4)
     assert (in_flight["max_loras"], in_flight["max_cpu_loras"]) == (2, 2)
     merged = engine_arguments(RolloutSettings(weight_sync_mode="merged"), "org/model", 16, (), max_staleness=4)
     assert not [name for name in merged if "lora" in name]
 
 
-def test_without_bounds_nothing_scales_and_with_them_the_start_lies_between() -> None:
+def test_without_bounds_nothing_scales_and_with_bounds_the_start_is_within() -> None:
     assert (RolloutSettings(num_samplers=3).minimum, RolloutSettings(num_samplers=3).maximum) == (3, 3)
     between = RolloutSettings(num_samplers=3, min_samplers=1, max_samplers=8)
     assert (between.minimum, between.maximum) == (1, 8)
@@ -137,7 +137,7 @@ def test_without_bounds_nothing_scales_and_with_them_the_start_lies_between() ->
         RolloutSettings(num_samplers=3, min_samplers=4, max_samplers=8)
 
 
-def test_an_engine_that_is_split_takes_whole_gpus_and_a_process_for_each() -> None:
+def test_a_split_engine_needs_whole_gpus_and_a_process_for_each() -> None:
     settings = RolloutSettings(tensor_parallel_size=4, gpus_per_sampler=1, cpus_per_sampler=2)
     assert settings.bundle == {"CPU": 2.0, "GPU": 4.0}
     arguments = engine_arguments(settings, "org/model", 16, (), max_staleness=0)
@@ -157,7 +157,7 @@ def test_ranks_of_an_engine_on_the_cpu_share_its_cores_and_its_cache() -> None:
     assert environment_variables(settings, "org/model")["OMP_NUM_THREADS"] == "3"
 
 
-def test_a_model_whose_heads_cannot_be_split_is_refused_with_what_would(tiny_model: TinyModel) -> None:
+def test_a_model_whose_heads_cannot_be_split_is_refused_with_the_possible_numbers(tiny_model: TinyModel) -> None:
     check_model(tiny_model.path, 512, 2)
     check_model(tiny_model.path, 512, 4)  # two heads of keys and values: two GPUs each have the same
     with pytest.raises(
@@ -166,7 +166,7 @@ def test_a_model_whose_heads_cannot_be_split_is_refused_with_what_would(tiny_mod
         check_model(tiny_model.path, 512, 3)
 
 
-def test_only_what_an_adapter_trains_can_carry_one_in_the_engine() -> None:
+def test_only_the_targets_of_the_adapter_have_lora_in_the_engine() -> None:
     targets = ("v_proj", "model.layers.0.self_attn.q_proj")
     arguments = engine_arguments(RolloutSettings(), "org/model", 16, targets, max_staleness=0)
     assert arguments["lora_target_modules"] == ["q_proj", "v_proj"]
@@ -175,7 +175,7 @@ def test_only_what_an_adapter_trains_can_carry_one_in_the_engine() -> None:
     assert not any("lora" in name for name in merged)
 
 
-def test_what_torch_compiles_goes_where_it_can_be_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_code_goes_to_an_executable_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     eager, compiled = RolloutSettings(enforce_eager=True), RolloutSettings(enforce_eager=False)
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

@@ -1,4 +1,4 @@
-"""One engine over two processes (tensor parallel), for real on the CPU, against transformers and peft."""
+"""One engine over two processes (tensor parallelism) on the CPU, compared with transformers and peft."""
 
 import asyncio
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ def pool(local_ray: None, run: RunInLoop, tiny_model: TinyModel) -> Iterator[Ray
     run(pool.close())
 
 
-def test_a_split_engine_samples_what_the_whole_model_would_under_an_adapter_that_every_part_proves(
+def test_a_split_engine_samples_like_the_whole_model_under_a_verified_adapter(
     pool: RaySamplerPool,
     run: RunInLoop,
     tiny_model: TinyModel,
@@ -45,7 +45,7 @@ def test_a_split_engine_samples_what_the_whole_model_would_under_an_adapter_that
         assert worst_gap(tiny_model, group, adapter_folders[version]) < TOLERANCE
 
 
-def test_both_processes_hold_their_slices_of_the_adapter_and_none_of_another(
+def test_both_processes_have_their_slices_of_the_adapter(
     pool: RaySamplerPool, run: RunInLoop, adapter_folders: dict[int, Path], policies: dict[int, PolicyVersion]
 ) -> None:
     async def shown(folder: str) -> list[Any]:

@@ -1,4 +1,4 @@
-"""How an engine takes a policy and proves it: real vLLM against transformers and peft, in each way of changing over."""
+"""Loading and verification of policies in each weight sync mode: real vLLM compared with transformers and peft."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -23,17 +23,17 @@ TOLERANCE = 1e-4  # nats; another version is off by more than 0.1
 
 
 @pytest.fixture(scope="module", params=["versions", "in_flight", "merged"])
-def swap(request: pytest.FixtureRequest) -> str:
+def mode(request: pytest.FixtureRequest) -> str:
     mode: str = request.param
     return mode
 
 
 @pytest.fixture(scope="module")
-def sampler(swap: str, run: RunInLoop, tiny_model: TinyModel, quick_engines: None) -> Iterator[Sampler]:
+def sampler(mode: str, run: RunInLoop, tiny_model: TinyModel, quick_engines: None) -> Iterator[Sampler]:
     settings = RolloutSettings(
-        max_prompt_tokens=192, max_completion_tokens=300, enforce_eager=True, kv_cache_gib=0.25, weight_sync_mode=swap
+        max_prompt_tokens=192, max_completion_tokens=300, enforce_eager=True, kv_cache_gib=0.25, weight_sync_mode=mode
     )
-    sampler = Sampler(settings, model=tiny_model.path, lora_rank=8, max_staleness=1, pool_id=f"test-{swap}")
+    sampler = Sampler(settings, model=tiny_model.path, lora_rank=8, max_staleness=1, pool_id=f"test-{mode}")
     run(sampler.start())
     yield sampler
     run(sampler.shutdown())
@@ -69,9 +69,9 @@ def verified(run: RunInLoop, sampler: Sampler, policy: PolicyVersion) -> Verific
     return run(sampler.load_policy(policy, {policy.number}))
 
 
-def test_running_completions_say_token_by_token_which_policy_sampled_them(
+def test_running_completions_record_the_policy_of_each_token(
     run: RunInLoop,
-    swap: str,
+    mode: str,
     sampler: Sampler,
     tiny_model: TinyModel,
     policies: dict[int, PolicyVersion],
@@ -97,12 +97,12 @@ def test_running_completions_say_token_by_token_which_policy_sampled_them(
         assert max(gap(tiny_model, adapter_folders, completion) for completion in [*old, *fresh]) < TOLERANCE
         longest = max(old, key=lambda completion: len(completion.token_ids))
         # Without an adapter there is nothing to exchange in flight.
-        exchanges = swap == "merged" or (swap == "in_flight" and version > 1)
+        exchanges = mode == "merged" or (mode == "in_flight" and version > 1)
         assert set(longest.token_versions) == ({version - 1, version} if exchanges else {version - 1})
         assert longest.policy_version == longest.token_versions[-1]
 
 
-def test_the_weights_of_another_version_are_no_proof(
+def test_the_weights_of_another_version_fail_verification(
     run: RunInLoop, sampler: Sampler, policies: dict[int, PolicyVersion]
 ) -> None:
     verification = verified(run, sampler, replace(policies[1], number=11, probe=policies[2].probe))
@@ -110,7 +110,7 @@ def test_the_weights_of_another_version_are_no_proof(
     assert verification.failure is not None and "nats per token away from the learner's" in verification.failure
 
 
-def test_the_base_model_in_place_of_the_adapter_is_no_proof(
+def test_the_base_model_instead_of_the_adapter_fails_verification(
     run: RunInLoop, sampler: Sampler, policies: dict[int, PolicyVersion]
 ) -> None:
     zero = edited(policies[1], lambda name, tensor: tensor * (0 if "lora_B" in name else 1))
@@ -119,13 +119,13 @@ def test_the_base_model_in_place_of_the_adapter_is_no_proof(
     assert verification.failure is not None
 
 
-def test_an_adapter_under_foreign_names_is_no_proof_and_its_modules_are_named(
-    run: RunInLoop, swap: str, sampler: Sampler, policies: dict[int, PolicyVersion]
+def test_an_adapter_with_unknown_keys_fails_verification_and_its_modules_are_named(
+    run: RunInLoop, mode: str, sampler: Sampler, policies: dict[int, PolicyVersion]
 ) -> None:
     weights = load(policies[1].adapter["adapter_model.safetensors"])
     foreign = save({name.replace("base_model.model.", "base_model.model.wrong."): t for name, t in weights.items()})
     policy = replace(policies[1], number=13, adapter={**policies[1].adapter, "adapter_model.safetensors": foreign})
-    if swap == "merged":
+    if mode == "merged":
         with pytest.raises(ModelError, match=r"trains wrong.model.layers.\S+, and .* has no weight of that name"):
             verified(run, sampler, policy)
         return
@@ -134,7 +134,7 @@ def test_an_adapter_under_foreign_names_is_no_proof_and_its_modules_are_named(
     assert verification.gap is not None and verification.gap > 0.05
 
 
-def test_a_part_of_the_modules_is_no_proof_and_the_others_are_named(
+def test_an_adapter_with_missing_modules_fails_verification_and_they_are_named(
     run: RunInLoop, sampler: Sampler, policies: dict[int, PolicyVersion]
 ) -> None:
     weights = load(policies[1].adapter["adapter_model.safetensors"])
@@ -143,10 +143,10 @@ def test_a_part_of_the_modules_is_no_proof_and_the_others_are_named(
     assert verified(run, sampler, policy).missing == ("model.layers.1.mlp.up_proj",)
 
 
-def test_weights_that_no_probe_prompt_can_tell_apart_are_told_apart(
-    run: RunInLoop, swap: str, sampler: Sampler, policies: dict[int, PolicyVersion]
+def test_weight_comparison_finds_differences_that_the_probe_prompt_misses(
+    run: RunInLoop, mode: str, sampler: Sampler, policies: dict[int, PolicyVersion]
 ) -> None:
-    if swap == "merged":
+    if mode == "merged":
         pytest.skip("the engine holds no adapter whose weights could be looked at")
 
     async def scenario() -> tuple[Verification, BoundAdapter]:
@@ -174,9 +174,9 @@ def test_weights_that_no_probe_prompt_can_tell_apart_are_told_apart(
     assert len(held.bound) == 14
 
 
-def test_after_all_that_the_right_policy_is_served_again(
+def test_after_failed_verifications_the_right_policy_is_served_again(
     run: RunInLoop,
-    swap: str,
+    mode: str,
     sampler: Sampler,
     tiny_model: TinyModel,
     policies: dict[int, PolicyVersion],
@@ -190,10 +190,10 @@ def test_after_all_that_the_right_policy_is_served_again(
     assert max(gap(tiny_model, {20: adapter_folders[3]}, completion) for completion in group) < TOLERANCE
 
 
-def test_what_ended_between_exchange_and_proof_is_not_handed_over_where_the_proof_fails(
-    run: RunInLoop, swap: str, sampler: Sampler, policies: dict[int, PolicyVersion], request_for: MakeRequest
+def test_completions_that_end_before_a_failed_verification_are_held_back(
+    run: RunInLoop, mode: str, sampler: Sampler, policies: dict[int, PolicyVersion], request_for: MakeRequest
 ) -> None:
-    if swap == "versions":
+    if mode == "versions":
         pytest.skip("nothing runs under a policy before its proof")
 
     async def scenario() -> tuple[Verification, bool, list[Completion]]:

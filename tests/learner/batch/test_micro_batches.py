@@ -1,4 +1,4 @@
-"""Where a step is cut, on lengths of which the best plans can be worked out or tried one by one."""
+"""Micro-batches, for lengths whose best split is known or found by trying all."""
 
 import itertools
 import random
@@ -36,12 +36,12 @@ def test_completions_of_one_prompt_that_fit_are_one_micro_batch_with_the_prompt_
     assert (single.num_padded_tokens, single.num_padding_tokens) == (2 * (10 + 30), 10)
 
 
-def test_a_long_completion_does_not_pad_the_short_ones_where_a_pass_of_its_own_is_cheaper() -> None:
+def test_a_long_completion_gets_a_pass_of_its_own_if_that_is_cheaper_than_padding() -> None:
     rows = [row(1, 20), row(1, 2000), row(1, 22), row(1, 21)]
     assert sizes(plan_micro_batches(rows, max_padded_tokens=100_000, shares_prompts=True)) == [[20, 21, 22], [2000]]
 
 
-def test_long_completions_of_neighbouring_prompts_are_taken_together() -> None:
+def test_long_completions_of_neighbouring_prompts_share_a_micro_batch() -> None:
     rows = [row(prompt, length) for prompt in (1, 2) for length in (10, 1000)]
     plans = plan_micro_batches(rows, max_padded_tokens=100_000, shares_prompts=True)
     assert sizes(plans) == [[10], [1000, 1000], [10]]
@@ -66,7 +66,7 @@ def test_no_micro_batch_mixes_temperatures() -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize("shares_prompts", [True, False])
-def test_no_other_cuts_of_the_same_order_compute_less(seed: int, shares_prompts: bool) -> None:
+def test_no_other_split_of_the_same_order_is_cheaper(seed: int, shares_prompts: bool) -> None:
     rng = random.Random(seed)
     rows = [row(prompt, rng.randint(1, 900)) for prompt in range(3) for _ in range(3)]
     found = plan_micro_batches(rows, max_padded_tokens=2000, shares_prompts=shares_prompts)

@@ -1,4 +1,4 @@
-"""Who computes what of a step, on sizes of which the best share can be tried out."""
+"""Assignment to ranks, for sizes whose best assignment is found by trying all."""
 
 import itertools
 import random
@@ -21,18 +21,18 @@ def rows_of(num_prompts: int, num_completions: int, *, seed: int = 0) -> list[Ro
     return [row(prompt, rng.randint(50, 600)) for prompt in range(num_prompts) for _ in range(num_completions)]
 
 
-def test_the_largest_micro_batches_are_spread_and_the_small_ones_fill_up() -> None:
+def test_large_micro_batches_are_spread_over_ranks_and_small_ones_fill_up() -> None:
     assert assign_to_ranks([of_size(size) for size in (100, 900, 300, 400, 200)], 2) == [[0, 1], [2, 3, 4]]
 
 
-def test_where_there_are_fewer_micro_batches_than_ranks_the_first_ranks_have_them() -> None:
+def test_fewer_micro_batches_than_ranks_go_to_the_first_ranks() -> None:
     assert assign_to_ranks([of_size(5)], 3) == [[0], [], []]
     assert assign_to_ranks([], 2) == [[], []]
 
 
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize("num_ranks", [2, 3])
-def test_every_micro_batch_is_somebodys_and_nobody_has_a_third_more_than_the_best_share_would_give(
+def test_every_micro_batch_is_assigned_and_no_rank_exceeds_the_optimum_by_more_than_a_third(
     seed: int, num_ranks: int
 ) -> None:
     rng = random.Random(seed)
@@ -50,7 +50,7 @@ def test_every_micro_batch_is_somebodys_and_nobody_has_a_third_more_than_the_bes
     assert best <= largest_rank_cost(plans, num_ranks) <= 4 / 3 * best
 
 
-def test_a_step_that_fits_into_one_pass_is_cut_so_that_every_rank_has_a_part() -> None:
+def test_a_step_that_fits_into_one_pass_is_split_over_all_ranks() -> None:
     rows = rows_of(8, 8)
     single = largest_rank_cost(plan_micro_batches(rows, max_padded_tokens=100_000, shares_prompts=True), 1)
     for num_ranks in (2, 4, 8):
@@ -60,7 +60,7 @@ def test_a_step_that_fits_into_one_pass_is_cut_so_that_every_rank_has_a_part() -
         assert sorted(ids) == sorted(each.completion_id for each in rows)
 
 
-def test_the_idle_share_is_what_the_others_wait_for_the_busiest() -> None:
+def test_the_idle_share_is_the_time_that_ranks_wait_for_the_slowest() -> None:
     plans = [of_size(size - PASS_OVERHEAD_TOKENS) for size in (300, 100, 100)]
     assert idle_share(plans, 2) == pytest.approx(1 - 500 / 600)
     assert idle_share(plans, 1) == 0.0
@@ -68,7 +68,7 @@ def test_the_idle_share_is_what_the_others_wait_for_the_busiest() -> None:
 
 
 @pytest.mark.parametrize("max_padded_tokens", [700, 3000])
-def test_ranks_change_no_limit_and_one_rank_changes_nothing(max_padded_tokens: int) -> None:
+def test_the_token_limit_holds_for_every_number_of_ranks_and_one_rank_changes_nothing(max_padded_tokens: int) -> None:
     rows = rows_of(4, 6, seed=1)
     single = plan_micro_batches(rows, max_padded_tokens=max_padded_tokens, shares_prompts=True)
     assert plan_for_ranks(rows, num_ranks=1, max_padded_tokens=max_padded_tokens, shares_prompts=True) == single

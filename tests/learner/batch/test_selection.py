@@ -29,13 +29,11 @@ def selected(groups: list[Group], *, version: int = 0, max_staleness: int = 0, *
         (4, (True, True, True, True)),
     ],
 )
-def test_a_token_is_fresh_as_long_as_its_policy_is_no_more_versions_back_than_allowed(
-    max_staleness: int, expected: tuple[bool, ...]
-) -> None:
+def test_a_token_is_fresh_up_to_max_staleness(max_staleness: int, expected: tuple[bool, ...]) -> None:
     assert fresh_tokens((3, 4, 6, 7), learner_version=7, max_staleness=max_staleness) == expected
 
 
-def test_a_completion_that_changed_policies_on_the_way_loses_its_old_tokens_alone() -> None:
+def test_only_the_stale_tokens_of_a_completion_with_two_policies_are_masked() -> None:
     mixed = updated_in_flight(group([1.0, 0.0]), [1, 2], old=4, new=5)
     selection = selected([mixed], version=5)
     lengths = [len(completion.token_ids) for completion in mixed.completions]
@@ -47,7 +45,7 @@ def test_a_completion_that_changed_policies_on_the_way_loses_its_old_tokens_alon
     assert [row.num_fresh for row in selected([mixed], version=5, max_staleness=1).rows] == lengths
 
 
-def test_what_is_left_out_is_named_with_its_reason_and_the_rest_has_its_advantage() -> None:
+def test_excluded_completions_have_a_reason_and_the_others_an_advantage() -> None:
     each = group([1.0, None, 0.5, 0.0])
     empty = replace(each.completions[2], token_ids=(), sampler_logprobs=())
     each = replace(each, completions=(*each.completions[:2], empty, each.completions[3]))
@@ -57,7 +55,7 @@ def test_what_is_left_out_is_named_with_its_reason_and_the_rest_has_its_advantag
     assert selection.stale_share == 0.0
 
 
-def test_a_completion_without_a_fresh_token_is_left_out_but_stays_in_the_baseline() -> None:
+def test_a_completion_without_a_fresh_token_is_excluded_but_stays_in_the_baseline() -> None:
     old, new = group([1.0, 0.0]).completions
     old, new = replace(old, policy_version=2), replace(new, policy_version=3)
     mixed = replace(group([1.0, 0.0]), completions=(old, new))
@@ -68,7 +66,7 @@ def test_a_completion_without_a_fresh_token_is_left_out_but_stays_in_the_baselin
     assert selection.stale_share == pytest.approx(len(old.token_ids) / num_tokens)
 
 
-def test_every_completion_is_either_in_the_loss_or_left_out() -> None:
+def test_every_completion_is_either_in_the_loss_or_excluded() -> None:
     groups = [group([1.0, None, 0.5], seed=1), updated_in_flight(group([0.0, 1.0], seed=2), [2, 0], old=0, new=1)]
     selection = selected(groups, version=1)
     ids = [completion.id for each in groups for completion in each.completions]
@@ -80,7 +78,7 @@ def test_a_step_with_nothing_for_the_loss_is_refused_with_the_reasons() -> None:
         selected([group([None, None]), group([0.5], seed=1)], version=1)
 
 
-def test_completions_under_the_threshold_leave_the_loss_and_not_the_baseline() -> None:
+def test_completions_below_the_threshold_are_excluded_but_stay_in_the_baseline() -> None:
     selection = selected([group([1.0, 0.2, 0.1, 0.3])], reward_threshold=0.2)
     # The mean is 0.4, with the one that is left out; a reward at the threshold stays.
     assert {row.completion_id: row.advantage for row in selection.rows} == pytest.approx(
@@ -89,7 +87,7 @@ def test_completions_under_the_threshold_leave_the_loss_and_not_the_baseline() -
     assert selection.excluded == {"g0-c2": "below_threshold"}
 
 
-def test_of_the_best_of_n_only_the_best_enter_with_the_advantage_over_the_whole_group() -> None:
+def test_train_top_k_keeps_the_best_with_their_advantage_over_the_whole_group() -> None:
     selection = selected([group([0.1, 0.9, 0.5, 0.5]), group([0.0, 0.4], seed=1)], train_top_k=2)
     assert {row.completion_id: row.advantage for row in selection.rows} == pytest.approx(
         {"g0-c1": 0.4, "g0-c2": 0.0, "g1-c0": -0.2, "g1-c1": 0.2}  # of equal ones the first
@@ -97,7 +95,7 @@ def test_of_the_best_of_n_only_the_best_enter_with_the_advantage_over_the_whole_
     assert selection.excluded == {"g0-c0": "not_in_top_k", "g0-c3": "not_in_top_k"}
 
 
-def test_what_cannot_enter_takes_no_place_among_the_best() -> None:
+def test_excluded_completions_take_no_place_in_the_top_k() -> None:
     each = group([1.0, 0.9, 0.5, None])
     stale = replace(each.completions[0], policy_version=0)
     fresh = [replace(one, policy_version=3) for one in each.completions[1:]]
@@ -108,12 +106,12 @@ def test_what_cannot_enter_takes_no_place_among_the_best() -> None:
     assert selection.excluded == {"g0-c0": "stale", "g0-c1": "masked_truncated", "g0-c3": "ungradable"}
 
 
-def test_advantages_are_weighed() -> None:
+def test_reward_weight_multiplies_advantages() -> None:
     rows = selected([group([1.0, 0.0])], reward_weight=2.0).rows
     assert [row.advantage for row in rows] == [1.0, -1.0]
 
 
-def test_settings_may_leave_a_step_with_nothing_for_the_loss() -> None:
+def test_settings_may_exclude_every_completion_of_a_step() -> None:
     selection = selected([group([0.1, 0.0])], reward_threshold=0.5)
     assert selection.rows == ()
     assert selection.excluded == {"g0-c0": "below_threshold", "g0-c1": "below_threshold"}

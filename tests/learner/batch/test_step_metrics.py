@@ -1,4 +1,4 @@
-"""MicroBatchMetrics of micro-batches on two ranks, put together by hand."""
+"""Metrics of micro-batches on two ranks, reduced by hand."""
 
 import pytest
 import torch
@@ -41,7 +41,7 @@ NOTHING = MicroBatchMetrics(
 
 
 @pytest.mark.parametrize("parts", [[FIRST, SECOND], [FIRST, NOTHING, SECOND]], ids=["two ranks", "one without a share"])
-def test_means_are_weighed_by_tokens_or_rows_of_the_step_and_extremes_are_those_of_all_ranks(
+def test_means_are_weighted_by_tokens_or_rows_of_the_step_and_extremes_are_over_all_ranks(
     parts: list[MicroBatchMetrics],
 ) -> None:
     together = concatenate(parts)
@@ -58,7 +58,7 @@ def test_means_are_weighed_by_tokens_or_rows_of_the_step_and_extremes_are_those_
     assert together.ratio.metrics() == pytest.approx(ratio(0.5, -0.25, 1.0).metrics())
 
 
-def test_a_step_without_anything_measures_nothing() -> None:
+def test_a_step_without_micro_batches_has_no_metrics() -> None:
     together = concatenate([NOTHING, NOTHING])
     assert reduce_to_step(together, ratio_per_token=True) == {}
     assert together.ratio.metrics() == {}

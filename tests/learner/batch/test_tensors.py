@@ -63,7 +63,7 @@ def test_rows_point_at_their_prompt() -> None:
     assert shared.tolist() == batch["prompt_ids"].tolist()
 
 
-def test_stale_tokens_are_read_but_neither_learned_from_nor_counted() -> None:
+def test_stale_tokens_are_input_but_masked_and_not_counted() -> None:
     mixed = updated_in_flight(group([1.0, 0.0, 0.5, 0.25]), [1, 0, 2, 1], old=3, new=4)
     lengths = [len(completion.token_ids) for completion in mixed.completions]
     (batch,) = cut_up([mixed], version=4)

@@ -1,4 +1,4 @@
-"""Checkpoints of supervised training: continued where it was interrupted, and written elsewhere where there is no room."""
+"""Checkpoints of supervised training: resumed after an interruption, and written to a fallback folder."""
 
 import errno
 import shutil
@@ -48,9 +48,7 @@ def weights(ended: FineTuneResult) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("lora", [None, LORA])
-def test_a_resumed_training_ends_bit_for_bit_where_an_undisturbed_one_does(
-    lora: LoraSettings | None, tmp_path: Path
-) -> None:
+def test_a_resumed_training_equals_an_uninterrupted_one_bit_for_bit(lora: LoraSettings | None, tmp_path: Path) -> None:
     whole = train(tmp_path / "whole", lora=lora)
     assert whole.step == 8 and whole.checkpoint == tmp_path / "whole/work/checkpoint-8"
     assert [path.name for path in sorted((tmp_path / "whole/work").glob("checkpoint-*"))] == [
@@ -67,7 +65,7 @@ def test_a_resumed_training_ends_bit_for_bit_where_an_undisturbed_one_does(
         assert all(torch.equal(one, weights(resumed)[name]) for name, one in weights(whole).items())
 
 
-def test_all_weights_are_read_back_from_a_checkpoint(tmp_path: Path) -> None:
+def test_all_weights_are_loaded_from_a_checkpoint(tmp_path: Path) -> None:
     whole = train(tmp_path, lora=None)
     model = fresh_model(SHAPE)
     assert whole.checkpoint
@@ -89,7 +87,7 @@ def full_disk(monkeypatch: pytest.MonkeyPatch, *roots: Path) -> None:
     monkeypatch.setattr(supervised, "write_checkpoint", write)
 
 
-def test_where_the_disk_is_full_training_goes_on_and_the_last_checkpoint_lies_elsewhere(
+def test_with_a_full_disk_training_continues_and_the_last_checkpoint_is_in_the_fallback_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "work").mkdir()
@@ -101,7 +99,7 @@ def test_where_the_disk_is_full_training_goes_on_and_the_last_checkpoint_lies_el
     assert f"the checkpoint of step 8 is in {ended.checkpoint}" in caplog.messages[-1]
 
 
-def test_where_nothing_can_be_written_both_places_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_writable_folder_the_error_names_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "work").mkdir()
     full_disk(monkeypatch, tmp_path / "work", tmp_path / "spare")
     with pytest.raises(LearnerError, match="nor to") as caught:

@@ -1,4 +1,4 @@
-"""Supervised training from nothing, on a task that a very small model learns within seconds."""
+"""Supervised training from random weights, on a task that a very small model learns within seconds."""
 
 import math
 import random
@@ -56,7 +56,7 @@ def test_a_trained_model_still_generates_with_a_cache() -> None:
     assert model.config.use_cache
 
 
-def test_equal_seeds_give_equal_weights_and_others_do_not() -> None:
+def test_equal_seeds_give_equal_weights_and_different_ones_do_not() -> None:
     import torch
 
     pairs = successor_pairs(50)
@@ -72,7 +72,7 @@ def test_prompts_carry_no_loss() -> None:
     assert train(pairs, 40)[1][-1] < 0.3
 
 
-def test_label_smoothing_leaves_the_model_less_sure() -> None:
+def test_label_smoothing_makes_the_model_less_confident() -> None:
     pairs = successor_pairs(200)
     assert train(pairs, 40, label_smoothing=0.1)[1][-1] > train(pairs, 40)[1][-1] + 0.2
 
@@ -89,7 +89,7 @@ def test_prompts_are_learned_where_their_loss_has_a_weight() -> None:
     assert scores[1] > -0.5 > scores[0]
 
 
-def test_how_a_step_is_cut_into_micro_batches_changes_nothing() -> None:
+def test_the_split_into_micro_batches_does_not_change_the_step() -> None:
     import torch
 
     rng = random.Random(1)
@@ -103,7 +103,7 @@ def test_how_a_step_is_cut_into_micro_batches_changes_nothing() -> None:
         assert not all(torch.equal(whole[name], small[name]) for name in whole)
 
 
-def test_every_pair_is_used_once_before_any_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_pair_is_used_once_per_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     from learner.sft.train import _CompletionTrainer
 
     seen: list[int] = []
@@ -120,7 +120,7 @@ def test_every_pair_is_used_once_before_any_comes_again(monkeypatch: pytest.Monk
     assert sorted(seen[48:]) == sorted(list(range(2, 14)) * 4)
 
 
-def test_the_pairs_of_a_step_have_similar_lengths_and_steps_come_in_no_order_of_length() -> None:
+def test_the_pairs_of_a_step_have_similar_lengths_and_steps_are_in_random_order() -> None:
     from learner.sft.train import StepsOfSimilarLengths
 
     rng = random.Random(0)
@@ -139,7 +139,7 @@ def test_the_pairs_of_a_step_have_similar_lengths_and_steps_come_in_no_order_of_
         assert 0.4 < shorter_next / len(steps) < 0.6
 
 
-def test_what_cannot_be_trained_is_refused_in_one_line() -> None:
+def test_untrainable_inputs_are_refused_in_one_line() -> None:
     from cluster.errors import LearnerError
 
     with pytest.raises(LearnerError, match="no prompt-completion pair"):

@@ -29,13 +29,13 @@ def test_the_newest_checkpoint_is_the_one_of_the_highest_step(tmp_path: Path) ->
     assert (newest / "weights").read_bytes() == b"weights"
 
 
-def test_only_the_newest_are_kept(tmp_path: Path) -> None:
+def test_only_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
     for step in (1, 2, 3, 4):
         save(tmp_path, step, keep=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-3", "checkpoint-4"]
 
 
-def test_the_best_is_kept_beside_the_newest(tmp_path: Path) -> None:
+def test_the_best_checkpoint_is_kept_next_to_the_newest(tmp_path: Path) -> None:
     assert best_step(tmp_path) is None
     for step, reward in ((1, 0.3), (2, 0.6), (3, 0.5), (4, 0.6)):
         save(tmp_path, step, keep=1)
@@ -48,7 +48,7 @@ def test_the_best_is_kept_beside_the_newest(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-5", "checkpoint-6"]
 
 
-def test_the_best_is_forgotten_with_the_steps_that_are_done_anew(tmp_path: Path) -> None:
+def test_the_best_is_forgotten_with_the_steps_that_are_repeated(tmp_path: Path) -> None:
     forget_best_after(tmp_path, 0)
     for step in (10, 20):
         save(tmp_path, step)
@@ -60,7 +60,7 @@ def test_the_best_is_forgotten_with_the_steps_that_are_done_anew(tmp_path: Path)
     assert mark_best(tmp_path, 20, 0.4)
 
 
-def test_a_write_that_fails_leaves_the_earlier_checkpoints_and_nothing_else(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_only_the_earlier_checkpoints(tmp_path: Path) -> None:
     save(tmp_path, 1)
 
     def fill_the_disk(folder: Path) -> None:
@@ -72,7 +72,7 @@ def test_a_write_that_fails_leaves_the_earlier_checkpoints_and_nothing_else(tmp_
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-1"]
 
 
-def test_a_write_that_was_killed_is_neither_read_nor_in_the_way(tmp_path: Path) -> None:
+def test_a_draft_of_a_killed_process_is_ignored(tmp_path: Path) -> None:
     save(tmp_path, 1)
     write_files({"weights": b"half"}, tmp_path / ".draft" / "checkpoint-2")  # as a killed process leaves it
     assert newest_checkpoint(tmp_path) == tmp_path / "checkpoint-1"
@@ -87,7 +87,7 @@ def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
     assert (folder / "weights").read_bytes() == b"two"
 
 
-def test_what_others_put_among_checkpoints_is_no_checkpoint_and_a_broken_best_is_named(tmp_path: Path) -> None:
+def test_foreign_files_are_no_checkpoints_and_a_broken_best_is_named(tmp_path: Path) -> None:
     save(tmp_path, 2)
     (tmp_path / "checkpoint-9").write_text("no folder")
     (tmp_path / "checkpoint-2" / "below").mkdir()

@@ -1,4 +1,4 @@
-"""A step whose numbers go wrong is not taken."""
+"""Steps that diverge are not taken."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +29,7 @@ MakeLearner = Callable[..., Any]
         ),
     ],
 )
-def test_it_stops_with_step_and_cause_and_the_checkpoint_is_what_it_was(
+def test_divergence_stops_with_step_and_cause_and_the_checkpoint_is_unchanged(
     settings: dict[str, Any], logprob: float, message: str, make_learner: MakeLearner
 ) -> None:
     learner = make_learner(**{**settings, "stop_at_grad_norm": None, "stop_at_kl": None})
@@ -48,7 +48,7 @@ def test_it_stops_with_step_and_cause_and_the_checkpoint_is_what_it_was(
     assert resumed._training.run(resumed._policy).adapter == policy.adapter
 
 
-def test_the_norm_that_is_looked_at_is_that_before_clipping(make_learner: MakeLearner) -> None:
+def test_the_checked_norm_is_that_before_clipping(make_learner: MakeLearner) -> None:
     free = make_learner(max_grad_norm=1e-3, stop_at_grad_norm=None)
     norm = free.step([group([1.0, 0.0])])[1].metrics["grad_norm"]
     assert norm > 1e-2

@@ -19,7 +19,7 @@ def after(kl: float, *, num_completions: int = 100, horizon: int = 1000) -> floa
         (0.0, 0.98),
     ],
 )
-def test_the_coefficient_follows_the_error_as_worked_out_by_hand(kl: float, factor: float) -> None:
+def test_the_coefficient_follows_the_error(kl: float, factor: float) -> None:
     assert after(kl) == pytest.approx(0.1 * factor)
 
 

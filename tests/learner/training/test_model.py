@@ -1,4 +1,4 @@
-"""Models as they are loaded: a generation config that could not be saved later, and weights that do not fit."""
+"""Loading of models: generation configs that could not be saved later, and weights that do not fit."""
 
 import json
 import logging
@@ -43,7 +43,7 @@ def model(model_folder: Path, tmp_path: Path) -> Path:
         ({}, {}, None),
     ],
 )
-def test_a_generation_config_that_transformers_would_not_save_is_repaired_with_a_word(
+def test_a_generation_config_that_transformers_would_not_save_is_repaired_with_a_warning(
     written: dict[str, object],
     kept: dict[str, object],
     told: str | None,
@@ -81,7 +81,7 @@ def test_a_generation_config_that_cannot_be_used_is_refused_in_one_line(text: st
         assert "\n" not in str(caught.value)
 
 
-def test_a_model_without_a_generation_config_is_none_the_worse(model: Path) -> None:
+def test_a_model_without_a_generation_config_loads(model: Path) -> None:
     (model / "generation_config.json").unlink()
     load_model(str(model), PLACE)
     check_saveable(str(model))
@@ -95,7 +95,7 @@ def test_a_model_without_a_generation_config_is_none_the_worse(model: Path) -> N
         ({"intermediate_size": 64}, "mlp"),
     ],
 )
-def test_weights_that_do_not_fit_the_configuration_are_not_made_up(
+def test_weights_that_do_not_fit_the_configuration_are_refused(
     change: dict[str, object], told: str, model: Path
 ) -> None:
     config = json.loads((model / "config.json").read_text())
@@ -105,7 +105,7 @@ def test_weights_that_do_not_fit_the_configuration_are_not_made_up(
     assert told in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_a_tokenizer_that_could_not_be_saved_is_known_before(model: Path) -> None:
+def test_a_tokenizer_that_cannot_be_saved_is_refused_early(model: Path) -> None:
     path = model / "tokenizer_config.json"
     config = json.loads(path.read_text())
     path.write_text(json.dumps(config | {"chat_template": [{"name": "a/b", "template": "x"}]}))
@@ -113,7 +113,7 @@ def test_a_tokenizer_that_could_not_be_saved_is_known_before(model: Path) -> Non
         check_saveable(str(model))
 
 
-def test_places_on_this_machine_are_forgotten(tmp_path: Path) -> None:
+def test_local_paths_are_removed(tmp_path: Path) -> None:
     for name in ("config.json", "tokenizer_config.json"):
         (tmp_path / name).write_text(
             '{"_name_or_path": "/home/me", "name_or_path": "/home/me", "auto_map": {}, "kept": "é"}'
@@ -138,9 +138,7 @@ def test_a_base_model_is_named_without_its_folder(model: str, name: str) -> None
     assert base_name(model) == name
 
 
-def test_the_cores_that_may_be_used_are_those_of_affinity_and_quota(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_usable_cores_respect_affinity_and_quota(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from learner.training import threads
 
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
@@ -157,7 +155,7 @@ def test_the_cores_that_may_be_used_are_those_of_affinity_and_quota(
         assert usable_cores() == cores
 
 
-def test_a_model_of_some_size_trains_with_all_cores_and_a_small_one_with_one_thread(
+def test_a_large_model_trains_with_all_cores_and_a_small_one_with_one_thread(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("learner.training.threads.usable_cores", lambda: 6)

@@ -1,4 +1,4 @@
-"""Which modules carry an adapter: names as people write them, models of other shapes, and what is refused before it is loaded."""
+"""LoRA target modules: formats of names, models of other shapes, and refusals before weights are loaded."""
 
 import json
 from pathlib import Path
@@ -63,7 +63,7 @@ def test_targets_whose_weights_are_stored_transposed_are_named(
         "[q_proj, v_proj]", '["q_proj", "v_proj"]', ["q_proj", "v_proj", "q_proj"],
     ],
 )  # fmt: skip
-def test_names_are_read_however_they_are_written(written: Any) -> None:
+def test_names_are_accepted_in_every_list_format(written: Any) -> None:
     assert lora(written).target_modules == ("q_proj", "v_proj")
 
 
@@ -77,7 +77,7 @@ def test_names_are_read_however_they_are_written(written: Any) -> None:
         (["q_proj", 7], "valid string"),
     ],
 )
-def test_what_names_no_modules_is_refused(written: Any, told: str) -> None:
+def test_values_that_name_no_modules_are_refused(written: Any, told: str) -> None:
     with pytest.raises(ValueError, match=told):
         lora(written)
 
@@ -100,14 +100,12 @@ def test_the_trained_weights_are_counted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("kind", "names"), [("qwen2", SEVEN), *OTHERS.items()])
-def test_by_default_every_linear_module_of_the_layers_carries_one_whatever_it_is_called(
-    kind: str, names: set[str], tmp_path: Path
-) -> None:
+def test_by_default_every_linear_module_of_the_layers_is_a_target(kind: str, names: set[str], tmp_path: Path) -> None:
     size = adapter_size(made(tmp_path, kind), LoraSettings())
     assert {name.rpartition(".")[2] for name in size.targets} == names
 
 
-def test_of_a_model_that_sees_its_decoder_alone_is_adapted(tmp_path: Path) -> None:
+def test_only_the_decoder_of_a_vision_model_is_adapted(tmp_path: Path) -> None:
     from transformers import AutoConfig
 
     small = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1, "num_attention_heads": 4}
@@ -152,7 +150,7 @@ def test_a_quantized_model_is_refused_in_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "broken", ["{", '{"model_type": "t5"}', '{"model_type": "qwen2", "hidden_size": "many"}', "{}"]
 )
-def test_a_configuration_that_makes_no_model_is_refused_in_one_line(broken: str, tmp_path: Path) -> None:
+def test_an_invalid_configuration_is_refused_in_one_line(broken: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(broken)
     with pytest.raises(ModelError, match="cannot be built from its configuration") as caught:
         adapter_size(str(tmp_path), lora())

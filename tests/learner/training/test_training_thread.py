@@ -35,7 +35,7 @@ def test_actions_run_on_the_training_thread_between_steps() -> None:
     loop.close(1)
 
 
-def test_what_an_action_raises_reaches_its_caller_and_training_goes_on() -> None:
+def test_an_error_of_an_action_reaches_its_caller_and_training_continues() -> None:
     loop = training_on(list)
     with pytest.raises(ZeroDivisionError):
         loop.run(lambda: 1 // 0)
@@ -43,7 +43,7 @@ def test_what_an_action_raises_reaches_its_caller_and_training_goes_on() -> None
     loop.close(1)
 
 
-def test_what_ends_the_training_reaches_the_step_under_way_and_every_later_call() -> None:
+def test_an_error_of_the_training_reaches_the_running_step_and_every_later_call() -> None:
     def train(batches: BatchQueue) -> None:
         for _ in batches:
             raise RuntimeError("out of memory")
@@ -56,7 +56,7 @@ def test_what_ends_the_training_reaches_the_step_under_way_and_every_later_call(
         loop.run(lambda: None)
 
 
-def test_training_that_fails_before_its_first_step_answers_too() -> None:
+def test_calls_fail_if_training_fails_before_its_first_step() -> None:
     def train(batches: BatchQueue) -> None:
         raise LearnerError("no such checkpoint")
 
