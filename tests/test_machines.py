@@ -107,7 +107,7 @@ def test_a_run_goes_on_where_the_machine_of_the_learner_fails_and_another_joins_
         driver.start()
         _, said = driver.process.communicate(timeout=240)
         assert driver.process.returncode == 0, said
-        assert "going on from the checkpoint of step" in said
+        assert "resuming from the checkpoint of step" in said
     finally:
         driver.process.kill()
 

@@ -210,10 +210,10 @@ def test_a_run_that_is_extended_and_killed_under_way_ends_bit_for_bit_as_one_tha
     extend = [str(CARAVAN), "train", "--resume", str(run), "max_steps=4"]
     process = subprocess.Popen(extend, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT, cwd=ROOT)
     output = kill_in_step(process, run, step=4)
-    assert "going on from the checkpoint of step 2" in output
+    assert "resuming from the checkpoint of step 2" in output
     assert "after step 2: loop.max_steps=4" in output
     # Killed after its checkpoint: step 3 is sampled and learned again.
-    assert "going on from the checkpoint of step 2" in completed([str(CARAVAN), "train", "--resume", str(run)])
+    assert "resuming from the checkpoint of step 2" in completed([str(CARAVAN), "train", "--resume", str(run)])
     assert sampled(run) == sampled(finished)
     assert weights(run) == weights(finished) != former
     assert (run / "adapter-2/adapter_model.safetensors").read_bytes() == former

@@ -134,7 +134,7 @@ def test_samplers_come_and_go_ctrl_c_saves_a_checkpoint_and_the_same_command_goe
         said = interrupt(process)
     finally:
         process.kill()
-    assert f"going on from the checkpoint of step {stopped_at}" in said
+    assert f"resuming from the checkpoint of step {stopped_at}" in said
     steps = [row["step"] for row in rows(run / "metrics.jsonl")]
     assert steps == list(range(1, len(steps) + 1))
     assert len((run / "learning.log").read_text().splitlines()) == len(steps)

@@ -40,7 +40,7 @@ def test_a_run_is_checked_submitted_followed_and_leaves_its_results(head: Head, 
     settings = (f"run.folder={runs}", "run.name=whole", "max_steps=2", *SMALL)
     done = head.run(caravan, "submit", "-c", "configs/demo.yaml", *settings)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "Who goes where" in done.stdout
+    assert "Placement" in done.stdout
     assert "step 2/2" in done.stdout
     assert steps(runs / "whole") == [1, 2]
     assert (runs / "whole/checkpoints/checkpoint-2").is_dir()
@@ -72,7 +72,7 @@ def test_a_cluster_that_asks_for_a_token_says_so(head: Head) -> None:
     nobody = Head(head.process, {**without, "HOME": str(head.folder)}, folder=head.folder, token="")
     done = nobody.run(str(BIN / "caravan"), "submit", "-c", "configs/demo.yaml", "run.folder=/tmp/runs")
     assert done.returncode == 1
-    assert "does not let us in without its token" in done.stderr
+    assert "requires its token" in done.stderr
 
 
 def test_a_plain_job_that_is_stopped_saves_a_checkpoint_and_leaves_no_process(head: Head, runs: Path) -> None:
