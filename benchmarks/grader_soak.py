@@ -1,7 +1,7 @@
 """``make soak-grader``: many gradings, some hostile, by long-lived workers, then a check for leaks.
 
-The same completions are graded by fresh workers first: every later grading of one has to say the same. At the end no
-process, descriptor or folder may be left over and memory must not have grown; the exit status is 1 where it has.
+Fresh workers grade the same completions first; every later grading must have the same result. At the end no process, descriptor
+or folder may remain and memory must not have grown. The exit status is 1 otherwise.
 """
 
 import random
@@ -215,7 +215,7 @@ def _left(stages: Sequence[Stage], before: set[int], files: int) -> list[str]:
     # Compared with the whole first half: in a short stage one thread may take all the work, and the other has no servers yet.
     early, last = stages[: len(stages) // 2], stages[-1]
     if (more := last.num_processes - max(stage.num_processes for stage in early)) > 0:
-        left.append(f"{more} processes more beside the working servers")
+        left.append(f"{more} processes more than the working servers")
     if (more := last.most_server_descriptors - max(stage.most_server_descriptors for stage in early)) > 0:
         left.append(f"{more} descriptors of a server")
     return left
@@ -258,7 +258,7 @@ def main() -> int:
     options = parser.parse_args()
     console = Console(highlight=False, soft_wrap=True)
 
-    def say(stage: Stage) -> None:
+    def log(stage: Stage) -> None:
         console.print(
             f"{stage.gradings:>7} gradings: {stage.own_mib:6.1f} MiB here, {stage.servers_mib:6.1f} MiB in "
             f"{stage.num_processes} processes, descriptors {stage.num_descriptors} here, "
@@ -271,10 +271,10 @@ def main() -> int:
         num_workers=options.workers,
         friendly=jobs(200),
         hostile=hostile_jobs(),
-        on_stage=say,
+        on_stage=log,
     )
-    for trouble in (*found.left, *found.grown, *found.different[:5], *found.ungradable[:5]):
-        console.print(trouble, markup=False)
+    for line in (*found.left, *found.grown, *found.different[:5], *found.ungradable[:5]):
+        console.print(line, markup=False)
     print_result(report(found, max(NUM_STAGES, options.gradings), options.workers))
     return 0 if found.clean else 1
 

@@ -99,7 +99,7 @@ def caravan(link: Link, work: Work) -> None:
                 cpu.append(time.process_time() - began_cpu)
             losses.append(report.metrics["loss"])
             padding = report.metrics["padding_share"]
-        return {"wall": wall, "cpu": cpu, "losses": losses, "padding_share": padding, **memory.figures()}
+        return {"wall": wall, "cpu": cpu, "losses": losses, "padding_share": padding, **memory.measurements()}
 
     link.serve(play)
 
@@ -114,7 +114,7 @@ def plain_trl(link: Link, work: Work) -> None:
     from learner.batch.advantages import group_advantages
     from learner.training.build import lora_config
     from learner.training.model import choose_device, load_model
-    from learner.training.trainer import GRPOConfig, GRPOTrainer
+    from learner.training.trainer import GRPOTrainer
 
     torch.set_num_threads(work.settings.num_threads)
     place = choose_device(work.settings)
@@ -151,21 +151,12 @@ def plain_trl(link: Link, work: Work) -> None:
     trainer = Plain(
         model=model,
         processing_class=tokenizer,
-        args=GRPOConfig(
-            output_dir=str(work.scratch / "trl"),
-            max_steps=WARM_UP_STEPS + work.num_steps,
-            per_device_train_batch_size=size,
-            gradient_accumulation_steps=len(rows) // size,
-            num_generations=len(work.groups[0].completions),
-            max_completion_length=MAX_COMPLETION_TOKENS,
-            learning_rate=work.settings.learning_rate,
-            gradient_checkpointing=False,
+        args=_plain_arguments(
+            work,
+            num_rows=len(rows),
+            batch_size=size,
             use_cpu=place.use_cpu,
             bf16=place.dtype == torch.bfloat16,
-            logging_steps=1,
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
         ),
         peft_config=lora_config(work.settings.lora, model, model.name_or_path),
         train_dataset=Dataset.from_dict({"prompt": ["-"] * len(rows)}),
@@ -186,10 +177,32 @@ def plain_trl(link: Link, work: Work) -> None:
             "losses": losses,
             "padding_share": 1 - real / (len(rows) * width),
             "rows": size,
-            **memory.figures(),
+            **memory.measurements(),
         }
 
     link.serve(play)
+
+
+def _plain_arguments(work: Work, *, num_rows: int, batch_size: int, use_cpu: bool, bf16: bool) -> Any:
+    """Return the GRPOConfig of TRL's trainer."""
+    from learner.training.trainer import GRPOConfig
+
+    return GRPOConfig(
+        output_dir=str(work.scratch / "trl"),
+        max_steps=WARM_UP_STEPS + work.num_steps,
+        per_device_train_batch_size=batch_size,
+        gradient_accumulation_steps=num_rows // batch_size,
+        num_generations=len(work.groups[0].completions),
+        max_completion_length=MAX_COMPLETION_TOKENS,
+        learning_rate=work.settings.learning_rate,
+        gradient_checkpointing=False,
+        use_cpu=use_cpu,
+        bf16=bf16,
+        logging_steps=1,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+    )
 
 
 def rows_that_fit(num_rows: int, width: int, max_positions: int) -> int:
@@ -209,7 +222,7 @@ class _Memory:
         self._torch = torch if settings.gpus else None
         self._loaded = float(torch.cuda.memory_allocated() if settings.gpus else psutil.Process().memory_info().rss)
 
-    def figures(self) -> dict[str, float]:
+    def measurements(self) -> dict[str, float]:
         """Return peak MiB, and MiB before the first step."""
         peak = (
             self._torch.cuda.max_memory_allocated()

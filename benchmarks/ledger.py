@@ -1,9 +1,8 @@
 """``make bench-ledger``: the dashboard, ``caravan report`` and ``caravan health`` on a run of a million completions.
 
-The ledger is made by the run's own writer (``benchmarks.ledger_made``), some 290 completions to a file. Each question is put to
-the dashboard over HTTP, as a browser would, and answered beside it in a plain way: by reading the columns that it needs from the
-whole folder with pyarrow, and looking through them, in a script of its own. Seconds are a person's; of processes that end, CPU
-seconds are measured too, which other work on the machine does not change as much.
+The writer of runs makes the ledger (``benchmarks.ledger_made``), about 290 completions per file. Each query is sent to the
+dashboard over HTTP, and answered in a plain way as well: a script reads the needed columns of the whole folder with pyarrow.
+Wall seconds are measured, and CPU seconds of processes that end, which depend less on other load of the machine.
 """
 
 import json

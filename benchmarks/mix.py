@@ -22,7 +22,7 @@ SHARES: Mapping[str, float] = {
     "syntax_error": 0.09,
     "stack_overflow": 0.04,
 }
-# What an exact grader says of each kind. An exception in one assert is no more than a wrong one to a plain program.
+# Verdicts of an exact grader by kind. A plain program reports an exception in an assert as a wrong one.
 VERDICTS: Mapping[str, frozenset[Verdict]] = {
     "right": frozenset({Verdict.PASSED}),
     "wrong": frozenset({Verdict.WRONG, Verdict.RAISED}),
@@ -84,14 +84,14 @@ def in_rounds(made: Sequence[Job], num_rounds: int, seed: int = 0) -> list[list[
 def _made(kinds: Sequence[str], rng: random.Random) -> Iterator[Job]:
     bases = base_problems()
     helpers = [problem for problem in bases if not given_definitions(problem.statement)]
-    judge, seen = ThreeProcesses(), set[str]()
+    plain, seen = ThreeProcesses(), set[str]()
     for index, kind in enumerate(kinds):
         for attempt in range(_NUM_TRIES):
             base = bases[(index + attempt) % len(bases)]
             text = _completion(base, kind, helpers, rng)
             if text is None or text in seen:
                 continue
-            if kind == "limit_bound" or judge.grade(base, text) == kind:
+            if kind == "limit_bound" or plain.grade(base, text) == kind:
                 seen.add(text)
                 yield Job(kind=kind, problem=base, text=text)
                 break

@@ -4,7 +4,7 @@ From 1 to 256 samplers and 8 to 4,096 graders, in virtual time (``benchmarks.vir
 measured (``benchmarks.service_times``). For each size: busy share and waiting time of each part, staleness of the
 trained completions, and the part with the least spare capacity.
 
-A run has one learner and one driver, and each of them is enough for so many samplers and no more. To show what the other
+A run has one learner and one driver, each of which keeps up with a limited number of samplers. To show what the other
 parts do beyond that, most sizes have as many learners as keep up (data parallelism at its best) and, beyond what one
 driver's process can look after, as many of those; the last rows show the limits that Caravan has.
 

@@ -1,10 +1,10 @@
 """Ways to sample the same groups: bare ``vllm.LLM.generate``, and Caravan's sampler pool.
 
-Each ``main`` runs in a process of its own (``benchmarks.contestants``) and answers turns:
+Each ``main`` runs in its own process (``benchmarks.contestants``) and plays turns:
 
-- ``{"requests": [...], "with_adapter": bool}`` samples groups and says what that took;
-- ``{"num_running": n, "num_live": v}`` (bare vLLM alone) times the engine's step with n completions under v adapters;
-- ``{"problems": [...]}`` (Caravan alone) grades what was sampled last, and says what that took of the driver's process.
+- ``{"requests": [...], "with_adapter": bool}`` samples groups and measures it;
+- ``{"num_running": n, "num_live": v}`` (only bare vLLM) times an engine step with n completions under v adapters;
+- ``{"problems": [...]}`` (only Caravan) grades the last samples and measures the driver's process.
 """
 
 import asyncio
@@ -183,7 +183,7 @@ async def _group(pool: Any, request: GroupRequest) -> list[Completion]:
 def make_adapter(model: str, rank: int, folder: Path, probe_ids: Sequence[int], seed: int) -> None:
     """Make a LoRA adapter as after some training steps, with small weights in every trained projection.
 
-    ``folder`` gets a PEFT adapter, and a ``probe prompt.json`` with what transformers says of the probe prompt under it.
+    Writes a PEFT adapter and ``probe.json``, the log-probabilities of the probe prompt by transformers, to ``folder``.
     """
     import torch
     from peft import LoraConfig, get_peft_model

@@ -47,7 +47,7 @@ MIXED: list[object] = [
 ]
 
 
-def test_every_row_gets_its_verdict_in_the_order_of_the_data(tmp_path: Path) -> None:
+def test_every_row_gets_its_result_in_the_order_of_the_data(tmp_path: Path) -> None:
     out = tmp_path / "new" / "out.jsonl"
     seen: list[tuple[int, int]] = []
     summary = audit_dataset(
@@ -85,7 +85,7 @@ def test_every_row_gets_its_verdict_in_the_order_of_the_data(tmp_path: Path) -> 
     assert (summary.num_unsolvable, summary.causes["malformed_row"]) == (6, 3)
 
 
-def test_parquet_holds_what_jsonl_holds(tmp_path: Path) -> None:
+def test_parquet_and_jsonl_have_the_same_rows(tmp_path: Path) -> None:
     source = str(write(tmp_path / "in.jsonl", MIXED))
     for name in ("out.jsonl", "out.parquet"):
         audit_dataset(source, tmp_path / name, settings=QUICK, num_workers=1)
@@ -94,7 +94,7 @@ def test_parquet_holds_what_jsonl_holds(tmp_path: Path) -> None:
     assert parquet.read_table(tmp_path / "out.parquet").to_pylist() == expected
 
 
-def test_a_set_under_other_column_names_is_audited_too(tmp_path: Path) -> None:
+def test_other_column_names_are_audited_too(tmp_path: Path) -> None:
     source = tmp_path / "in.csv"
     source.write_text(f'task_id,question,test,canonical_solution\nt1,"{PROMPT}","{SOUND}",let f x = x\n')
     out = tmp_path / "out.jsonl"
@@ -118,14 +118,14 @@ def test_a_table_names_causes_and_warnings_and_the_command_succeeds(
 @pytest.mark.parametrize(
     ("name", "match"), [("in.jsonl", "would be overwritten"), ("out.csv", "must end in .jsonl or .parquet")]
 )
-def test_an_out_file_that_cannot_be_is_refused_before_the_work(tmp_path: Path, name: str, match: str) -> None:
+def test_an_unusable_output_file_is_refused_before_the_audit(tmp_path: Path, name: str, match: str) -> None:
     source = write(tmp_path / "in.jsonl", [row("good")])
     with pytest.raises(DatasetError, match=match):
         audit_dataset(str(source), tmp_path / name, settings=QUICK)
     assert len(read(source)) == 1
 
 
-def test_an_interrupted_audit_keeps_what_is_done(tmp_path: Path) -> None:
+def test_an_interrupted_audit_keeps_the_finished_rows(tmp_path: Path) -> None:
     slow = (
         "let () = assert (f 1 = 2); assert (let rec wait n = if n = 0 then f 1 = 0 else wait (n - 1) in wait 40000000)"
     )

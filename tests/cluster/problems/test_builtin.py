@@ -20,7 +20,7 @@ BATCH = 350  # problems in one program: few compiler runs, and none of them huge
 
 
 def cases(problem: Problem) -> list[tuple[str, str]]:
-    """Call and expected value of each assert."""
+    """Return call and expected value of each assert."""
     asserts = re.split(r"\n  (?=assert )", problem.tests.removeprefix("let () =").removesuffix(";\n;;"))
     inner = [
         text.strip().removesuffix(";").removeprefix("assert (").removesuffix(")") for text in asserts if text.strip()
@@ -42,7 +42,7 @@ def split_at_equals(text: str) -> tuple[str, str]:
 
 
 def program(problems: list[Problem]) -> str:
-    """One program in which every problem is a module, doc comment included, and reports a failed assert by its id."""
+    """Return a program with a module per problem, doc comment included, that prints the ids of failed problems."""
     return "".join(
         f"module P{index} = struct\n{problem.statement}\n{problem.solution}\n"
         f"let () = try (let module Tests = struct {problem.tests.removesuffix(';;')} end in ()) with error ->\n"
@@ -66,13 +66,13 @@ def digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def test_every_field_of_every_problem_is_the_one_that_earlier_results_were_measured_on() -> None:
+def test_no_field_of_any_problem_has_changed() -> None:
     assert digest([asdict(problem) for problem in PROBLEMS]) == (
         "31089755f49dfc01a673c9952f2b547592b91a33a28e8a359e2e95a6f67e62e9"
     )
 
 
-def test_the_split_of_the_demo_is_the_one_that_earlier_results_were_measured_on() -> None:
+def test_the_split_of_the_demo_has_not_changed() -> None:
     assert digest([[problem.id for problem in part] for part in split(PROBLEMS, 200, 0)]) == (
         "b88474fcacdb56a0961237ce5f50fa88227dfb2fc1263478fd9f352bb40b5113"
     )
@@ -135,7 +135,7 @@ def test_returning_an_argument_solves_no_problem() -> None:
 
 
 def arguments(call: str) -> list[str]:
-    """The arguments of a call, without the parentheses that only an argument needs."""
+    """Return the arguments of a call, without the parentheses of negative numbers."""
     found, depth, quoted, current = [], 0, False, ""
     for i, char in enumerate(call + " "):
         quoted ^= char == '"' and call[i - 1] != "\\"

@@ -20,7 +20,7 @@ def write_jsonl(path: Path, rows: list[object]) -> Path:
     return path
 
 
-def test_jsonl_csv_and_parquet_hold_the_same_problems(tmp_path: Path) -> None:
+def test_jsonl_csv_and_parquet_give_the_same_problems(tmp_path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -37,7 +37,7 @@ def test_jsonl_csv_and_parquet_hold_the_same_problems(tmp_path: Path) -> None:
     assert loaded[0][0].signature == "let twice (n : int) : int ="
 
 
-def test_other_column_names_are_understood() -> None:
+def test_other_column_names_are_accepted() -> None:
     row = {"id": 3, "problem": PROMPT, "tests": TESTS, "solution": "let twice n = 2 * n", "difficulty": "easy"}
     (one,) = read_rows([row]).problems
     assert (one.id, one.difficulty, one.solution) == ("3", "easy", "let twice n = 2 * n")
@@ -98,12 +98,12 @@ def test_the_split_depends_on_the_problems_not_on_their_order() -> None:
     assert split(problems, 5, seed=1)[1] != held_out
 
 
-def test_a_split_that_leaves_nothing_to_train_on_is_refused() -> None:
+def test_a_split_without_training_problems_is_refused() -> None:
     with pytest.raises(DatasetError, match="leaves no training problems"):
         split([problem()], 1, seed=0)
 
 
-def test_every_epoch_shows_every_problem_once_in_an_order_of_its_own() -> None:
+def test_every_epoch_is_a_new_shuffle_of_all_problems() -> None:
     stream = ProblemStream([problem(str(number)) for number in range(10)], seed=0)
     first, second = ([stream.at(position).id for position in range(start, start + 10)] for start in (0, 10))
     assert set(Counter(first).values()) == set(Counter(second).values()) == {1}
@@ -111,7 +111,7 @@ def test_every_epoch_shows_every_problem_once_in_an_order_of_its_own() -> None:
     assert [stream.at(position).id for position in range(10)] == first
 
 
-def test_the_real_data_set_loads_whole() -> None:
+def test_every_row_of_the_real_data_set_loads() -> None:
     if not REAL.exists():
         pytest.skip("the shared data set is not beside the repository")
     loaded = load_problems(str(REAL))

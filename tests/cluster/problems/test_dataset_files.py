@@ -1,4 +1,4 @@
-"""Every form in which a data set may lie on disk."""
+"""Tests of the file types and folders that a data set may have."""
 
 import bz2
 import csv
@@ -102,7 +102,7 @@ def test_every_form_of_a_file_holds_the_same_problems(tmp_path: Path, name: str)
     assert load_problems(str(path)) == read_rows(ROWS)
 
 
-def test_parquet_and_arrow_files_hold_them_too(tmp_path: Path) -> None:
+def test_parquet_and_arrow_files_have_the_same_problems(tmp_path: Path) -> None:
     import datasets
     import pyarrow as pa
     import pyarrow.feather
@@ -130,7 +130,7 @@ TEXT = st.text(st.characters(blacklist_categories=("Cs", "Cc"), blacklist_charac
 
 @settings(max_examples=25, deadline=None)
 @given(notes=st.lists(TEXT, min_size=1, max_size=4))
-def test_whatever_its_texts_are_a_data_set_survives_a_change_of_form(
+def test_any_text_survives_a_conversion_to_another_file_type(
     tmp_path_factory: pytest.TempPathFactory, notes: list[str]
 ) -> None:
     rows = [row(number, tests=f"(* {note} *) assert (twice 1 = 2)") for number, note in enumerate(notes)]
@@ -199,7 +199,7 @@ def test_bad_rows_of_csv_are_named_and_the_others_kept(tmp_path: Path) -> None:
         ("p.parquet.gz", b"", "must end in"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_said_in_one_line(
+def test_the_error_of_an_unreadable_file_is_one_line(
     tmp_path: Path, name: str, content: str | bytes, message: str
 ) -> None:
     path = tmp_path / name
@@ -209,7 +209,7 @@ def test_what_is_wrong_with_a_file_is_said_in_one_line(
     assert "\n" not in str(error.value)
 
 
-def test_repeated_ids_are_told_from_copies() -> None:
+def test_repeated_ids_and_copies_have_different_messages() -> None:
     loaded = read_rows([row("a"), row("a"), row("a", tests="assert (twice 1 = 2)")])
     assert loaded.bad_rows == (
         "row 2: duplicate id 'a': a copy of row 1",
@@ -238,7 +238,7 @@ def ids(dataset: Path, part: Part) -> list[str]:
     return [one.id for one in load_problems(str(dataset), part).problems]
 
 
-def test_a_folder_as_the_hub_has_it_is_read_by_split(folder: Path) -> None:
+def test_a_folder_in_the_layout_of_the_hub_is_read_by_split(folder: Path) -> None:
     assert ids(folder, Part()) == ["train-0", "train-1"]
     assert ids(folder, Part(split="test")) == ["test-0", "test-1"]
     with pytest.raises(DatasetError, match=r"no split 'dev'; it has train, test"):
@@ -260,7 +260,7 @@ def test_a_folder_with_configurations_is_read_by_configuration(tmp_path: Path) -
         ids(tmp_path, Part())
 
 
-def test_a_folder_of_files_is_read_whole_and_what_is_not_read_is_named(tmp_path: Path) -> None:
+def test_all_files_of_a_folder_are_read_and_files_without_split_are_named(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(jsonl([row("a")]) + "no json\n")
     (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(jsonl([row("b")]).encode()))
     (tmp_path / "c.tsv").write_text("id\n")
@@ -282,7 +282,7 @@ def test_a_folder_without_rows_is_refused(tmp_path: Path) -> None:
 
 
 class FakeHub:
-    """What the library says of data sets on the hub."""
+    """The functions of the datasets library that read from the hub."""
 
     def __init__(self, error: Exception | None = None) -> None:
         self.error = error
@@ -329,7 +329,7 @@ def test_split_configuration_and_revision_reach_the_hub(hub: FakeHub) -> None:
         (FileNotFoundError("no (supported) data files"), "supported"),
     ],
 )
-def test_what_the_hub_refuses_is_said_as_what_it_is(hub: FakeHub, error: Exception, message: str) -> None:
+def test_errors_of_the_hub_are_reported_with_their_cause(hub: FakeHub, error: Exception, message: str) -> None:
     hub.error = error
     with pytest.raises(DatasetError, match=message) as raised:
         load_problems("some/set")

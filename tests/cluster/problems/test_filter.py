@@ -1,4 +1,4 @@
-"""Keeping the problems that are worth training on."""
+"""Tests of ``caravan filter``."""
 
 import json
 from pathlib import Path
@@ -37,20 +37,20 @@ def kept(selection: Selection) -> list[Any]:
     return [one["id"] for one in selection.rows]
 
 
-def test_rows_stay_as_they_are_and_bad_ones_and_repeated_ids_do_not(dataset: str) -> None:
+def test_rows_are_kept_unchanged_except_bad_rows_and_repeated_ids(dataset: str) -> None:
     found = select_rows(dataset, Criteria())
     assert kept(found) == ["easy", "middle", "hard", "long", "new"]
     assert found.rows[0] == row("easy")
     assert found.excluded == {"bad row": 3}
 
 
-def test_pass_rates_leave_out_what_is_too_hard_too_easy_or_not_measured(dataset: str) -> None:
+def test_pass_rates_exclude_too_hard_too_easy_and_unmeasured_problems(dataset: str) -> None:
     found = select_rows(dataset, Criteria(pass_rates=RATES, min_pass=0.1, max_pass=0.9))
     assert kept(found) == ["middle", "long"]
     assert found.excluded == {"too easy": 1, "too hard": 1, "not measured": 1, "bad row": 3}
 
 
-def test_bounds_are_kept_inclusively(dataset: str) -> None:
+def test_bounds_are_inclusive(dataset: str) -> None:
     assert kept(select_rows(dataset, Criteria(pass_rates=RATES, min_pass=0.5, max_pass=1.0))) == [
         "easy",
         "middle",
@@ -58,7 +58,7 @@ def test_bounds_are_kept_inclusively(dataset: str) -> None:
     ]
 
 
-def test_length_and_audit_leave_out_too(dataset: str) -> None:
+def test_prompt_length_and_audit_exclude_problems(dataset: str) -> None:
     assert "long" not in kept(select_rows(dataset, Criteria(max_prompt_chars=200)))
     audited = {"easy": True, "middle": False}
     found = select_rows(dataset, Criteria(solvable=audited))
@@ -66,7 +66,7 @@ def test_length_and_audit_leave_out_too(dataset: str) -> None:
     assert found.excluded["not audited"] == 3
 
 
-def test_what_is_kept_loads_as_a_data_set_in_either_form(
+def test_the_output_loads_as_a_data_set_in_either_file_type(
     dataset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rates = tmp_path / "rates.json"
@@ -86,7 +86,7 @@ def test_the_built_in_problems_can_be_filtered(tmp_path: Path) -> None:
     assert list(short) == [one for one in whole if len(one.prompt) <= 150]
 
 
-def test_ids_that_are_numbers_are_found_in_what_was_measured(tmp_path: Path) -> None:
+def test_numeric_ids_are_found_in_measurements(tmp_path: Path) -> None:
     dataset, audit, rates = tmp_path / "p.jsonl", tmp_path / "audit.jsonl", tmp_path / "rates.json"
     dataset.write_text(json.dumps(row(7)))
     audit.write_text(json.dumps({"id": 7, "passable": True}))
@@ -117,7 +117,7 @@ def test_bad_rows_are_named(dataset: str, tmp_path: Path, capsys: pytest.Capture
     assert "row 6: no prompt" in said and "row 7: duplicate id 'easy'" in said and "row 8: not JSON" in said
 
 
-def test_nothing_left_writes_nothing(dataset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_kept_rows_no_file_is_written(dataset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "kept.jsonl"
     assert main(["filter", dataset, "--out", str(out), "--max-prompt-chars", "1"]) == 1
     assert not out.exists()
@@ -132,7 +132,7 @@ def test_nothing_left_writes_nothing(dataset: str, tmp_path: Path, capsys: pytes
         (["--out", "/no/such/place/x.jsonl"], "cannot write"),
     ],
 )
-def test_what_cannot_be_done_is_said(
+def test_impossible_options_are_refused_with_the_reason(
     dataset: str, capsys: pytest.CaptureFixture[str], arguments: list[str], named: str
 ) -> None:
     assert main(["filter", dataset, *arguments]) in (1, 2)
@@ -140,7 +140,7 @@ def test_what_cannot_be_done_is_said(
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[1]", '{"by_problem": [{"id": "x"}]}', '{"by_problem": 3}'])
-def test_files_of_measurements_that_are_none_are_refused(tmp_path: Path, content: str) -> None:
+def test_files_that_are_no_measurements_are_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "rates.json"
     path.write_text(content)
     with pytest.raises(DatasetError, match=r"rates\.json"):
@@ -149,7 +149,7 @@ def test_files_of_measurements_that_are_none_are_refused(tmp_path: Path, content
         read_solvable(path)
 
 
-def test_a_problem_that_could_not_be_audited_counts_as_not_passable(tmp_path: Path) -> None:
+def test_a_problem_that_could_not_be_audited_counts_as_unsolvable(tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
     path.write_text('{"id": "a", "passable": true}\n{"id": "b", "passable": null}\n')
     assert read_solvable(path) == {"a": True, "b": False}

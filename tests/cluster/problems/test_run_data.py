@@ -1,4 +1,4 @@
-"""What a run keeps of its data, and what becomes of its split where the data changes."""
+"""Tests of the recorded data of a run, and of its split when the data changes."""
 
 import asyncio
 import dataclasses
@@ -49,7 +49,7 @@ def ids(problems: Sequence[Problem]) -> list[str]:
 
 
 def kept(folder: Path, data: RunData) -> RunData:
-    """What is read back."""
+    """Write the data and read it back."""
     folder.mkdir(exist_ok=True)
     (folder / "data.jsonl").write_text(data.to_jsonl(), encoding="utf-8")
     again = RunData.read(RunFolder(folder))
@@ -67,7 +67,7 @@ def test_the_same_data_in_any_order_is_split_as_before(tmp_path: Path) -> None:
         assert split_for_run(data, some, config("split_seed=7")) == (training, held_out)
 
 
-def test_other_data_is_refused_with_what_is_other(tmp_path: Path) -> None:
+def test_other_data_is_refused_with_the_differences(tmp_path: Path) -> None:
     data, *_ = started()
     now = [make("3", "changed"), *PROBLEMS[4:15], make("nineteen", "19"), *map(make, ("x", "y"))]
     with pytest.raises(RunFolderError) as error:
@@ -93,7 +93,7 @@ def test_other_solutions_and_difficulties_are_changes_too(tmp_path: Path) -> Non
             data.check([dataclasses.replace(PROBLEMS[0], **change), *PROBLEMS[1:]], tmp_path, allowed=False)
 
 
-def test_data_that_has_nothing_in_common_is_refused_whatever_is_allowed(tmp_path: Path) -> None:
+def test_data_without_a_common_problem_is_refused_even_if_changes_are_allowed(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match="no problem in common"):
         started()[0].check([make(number, "other") for number in range(20)], tmp_path, allowed=True)
 
@@ -101,7 +101,7 @@ def test_data_that_has_nothing_in_common_is_refused_whatever_is_allowed(tmp_path
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 10_000))
 def test_no_problem_ever_changes_sides(seed: int) -> None:
-    """Rows go, come back, move, get other ids or other texts, over several starts."""
+    """Remove, restore, move, rename and change rows over several starts."""
     draw = random.Random(seed)
     data, training, held_out = started()
     sides = {one.tests: "training" for one in training} | {one.tests: "held out" for one in held_out}
@@ -131,7 +131,7 @@ def test_a_problem_whose_text_changed_stays_on_its_side() -> None:
     assert ids(split_for_run(data, now, config())[1]) == ids(held_out)
 
 
-def test_what_was_left_out_stays_out_until_its_text_changes() -> None:
+def test_an_excluded_problem_stays_excluded_until_its_text_changes() -> None:
     training, held_out = split(PROBLEMS[1:], HELD_OUT, 0)
     data = updated_data(None, PROBLEMS, training, held_out)
     assert split_for_run(data, PROBLEMS, config()) == (training, held_out)
@@ -145,7 +145,7 @@ def test_data_without_a_training_problem_is_refused() -> None:
         split_for_run(data, held_out, config())
 
 
-def test_damaged_data_is_refused_with_a_way_out(tmp_path: Path) -> None:
+def test_damaged_data_is_refused_with_advice(tmp_path: Path) -> None:
     assert RunData.read(RunFolder(tmp_path)) is None
     (tmp_path / "data.jsonl").write_text('{"id": 1}\n')
     with pytest.raises(RunFolderError, match="Restore it, or start another run"):
@@ -153,7 +153,7 @@ def test_damaged_data_is_refused_with_a_way_out(tmp_path: Path) -> None:
 
 
 def interrupted(folder: Path, dataset: Path, problems: Sequence[Problem], *, knows_its_data: bool = True) -> Config:
-    """A run that was started with these problems and has a checkpoint."""
+    """Return a run that was started with these problems and has a checkpoint."""
     keys = [f"run.folder={folder.parent}", f"run.name={folder.name}", f"dataset={dataset}", "model.path=tiny"]
     write(dataset, problems)
     made = load_config(None, [*keys, f"held_out={HELD_OUT}"], environment={})
@@ -181,7 +181,7 @@ def test_both_ways_to_resume_a_run_with_other_data_are_refused_before_anything_s
             asyncio.run(train(again, View()))
 
 
-def test_the_data_may_lie_elsewhere_where_a_run_knows_it(tmp_path: Path) -> None:
+def test_the_same_data_may_be_in_another_file(tmp_path: Path) -> None:
     interrupted(tmp_path / "new", tmp_path / "p.jsonl", PROBLEMS)
     interrupted(tmp_path / "old", tmp_path / "p.jsonl", PROBLEMS, knows_its_data=False)
     moved = tmp_path / "moved.json"

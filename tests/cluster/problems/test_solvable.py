@@ -23,7 +23,7 @@ def config(*overrides: str) -> Config:
 
 
 class FakeAuditor:
-    """Finds fault with some problems, and fails at others."""
+    """Finds a cause in some problems and fails on others."""
 
     def __init__(self, bad: tuple[str, ...] = (), failing: tuple[str, ...] = ()) -> None:
         self._bad, self._failing = bad, failing
@@ -41,20 +41,20 @@ def audited(auditor: FakeAuditor, verdicts: AuditResults) -> list[str]:
     return [one.id for one in solvable_problems(config(), PROBLEMS, verdicts, View())[0]]
 
 
-def test_what_no_solution_can_pass_is_left_out_and_counted(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unsolvable_problems_are_excluded_and_counted(capsys: pytest.CaptureFixture[str]) -> None:
     assert audited(FakeAuditor(bad=("p1", "p4")), AuditResults()) == ["p0", "p2", "p3", "p5"]
     shown = " ".join(capsys.readouterr().err.split())
     assert "no solution can pass 2 of 6 problems (2 tests_do_not_parse; for example p1): they are excluded" in shown
 
 
-def test_what_the_machine_failed_at_is_kept() -> None:
+def test_a_problem_on_which_the_machine_failed_is_kept() -> None:
     assert audited(FakeAuditor(bad=("p1",), failing=("p2",)), AuditResults()) == ["p0", "p2", "p3", "p4", "p5"]
 
 
-def test_a_resumed_run_asks_only_for_what_it_does_not_know(tmp_path: Path) -> None:
+def test_a_resumed_run_audits_only_problems_without_result(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     first = audited(FakeAuditor(bad=("p1",), failing=("p3",)), AuditResults(folder))
-    # Another grader would judge otherwise: what the run knows stays, and so does its split.
+    # The recorded results of the run are used, even if another grader would differ, so that the split stays the same.
     later = FakeAuditor(bad=("p0", "p2"))
     verdicts = AuditResults(folder)
     assert needs_audit(config(), PROBLEMS, verdicts)
@@ -69,13 +69,13 @@ def test_a_problem_that_was_changed_is_audited_again(tmp_path: Path) -> None:
     assert needs_audit(config(), changed, AuditResults(RunFolder(tmp_path)))
 
 
-def test_damaged_verdicts_are_asked_for_again(tmp_path: Path) -> None:
+def test_damaged_results_are_audited_again(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.audit.write_text('{"key": "x"\n')
     assert needs_audit(config(), PROBLEMS, AuditResults(folder))
 
 
-def test_nothing_is_audited_that_is_wanted_whole_or_known_to_be_sound() -> None:
+def test_built_in_problems_and_unfiltered_data_are_not_audited() -> None:
     assert not needs_audit(config("drop_unpassable=false"), PROBLEMS, AuditResults())
     assert not needs_audit(config("dataset=builtin"), PROBLEMS, AuditResults())
     verdicts = AuditResults()
@@ -83,6 +83,6 @@ def test_nothing_is_audited_that_is_wanted_whole_or_known_to_be_sound() -> None:
     assert len(solvable_problems(config("drop_unpassable=false"), PROBLEMS, verdicts, View())[0]) == 6
 
 
-def test_a_set_that_no_solution_can_pass_is_refused() -> None:
+def test_a_data_set_without_solvable_problem_is_refused() -> None:
     with pytest.raises(DatasetError, match=r"no solution can pass 6 of 6 problems .*caravan audit some.jsonl"):
         audited(FakeAuditor(bad=tuple(one.id for one in PROBLEMS)), AuditResults())
