@@ -12,7 +12,7 @@ from cluster.types import Usage
 
 @dataclass(slots=True, eq=False)
 class Worker:
-    """Whatever work is dispatched to."""
+    """A unit that work is dispatched to, with its load."""
 
     name: str
     load: int = 0  # units of work that were dispatched and not released
@@ -63,7 +63,7 @@ class Dispatcher(Generic[W]):
 
     @property
     def has_failed(self) -> bool:
-        """Whether all work is refused."""
+        """Return True when all work is refused."""
         return self._error is not None
 
     def add(self, worker: W) -> None:

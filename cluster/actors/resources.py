@@ -33,7 +33,7 @@ def num_fitting(bundle: Bundle, nodes: Sequence[Mapping[str, float]]) -> int:
 async def wait_for_resources(
     name: str, bundle: Bundle, number: int, *, free_seconds: float, join_seconds: float, advice: str
 ) -> None:
-    """Return once the cluster has room for a number of bundles and their sum is free.
+    """Return once a number of bundles fits on the nodes and their sum is free.
 
     Args:
         name: of the actors, for the error message.
@@ -62,7 +62,7 @@ async def wait_for_resources(
     cause = (
         f"of the cluster's {_amounts(total)}, {_amounts({key: free.get(key, 0.0) for key in bundle})} are free"
         if num_room >= number
-        else f"the cluster's {len(nodes)} nodes have {_amounts(total)} and room for {num_room}"
+        else f"the cluster's {len(nodes)} nodes have {_amounts(total)}, enough for {num_room}"
     )
     raise ResourcesError(
         f"{name}: {number} x ({_amounts(bundle)}), each on one node; {cause} after {waited:.0f} s. {advice}"

@@ -315,10 +315,10 @@ def test_a_learner_without_resources_reports_what_it_needs(
     monkeypatch.setattr("learner.client.PLACEMENT_SECONDS", 1.0)
     learner = RayLearner(settings(cpus=64), plan(model_folder, tmp_path))
     with pytest.raises(
-        ResourcesError, match=r"learner: 1 x \(64 CPU\), each on one node; .* 2 CPU and room for 0 .*learner\.cpus"
+        ResourcesError, match=r"learner: 1 x \(64 CPU\), each on one node; .* 2 CPU, enough for 0 .*learner\.cpus"
     ):
         asyncio.run(learner.start())
     learner = RayLearner(settings(num_ranks=3), plan(model_folder, tmp_path))
-    wanted = r"learner: 3 x \(1 CPU\), each on one node; .* room for 2 .*learner\.num_ranks"
+    wanted = r"learner: 3 x \(1 CPU\), each on one node; .* enough for 2 .*learner\.num_ranks"
     with pytest.raises(ResourcesError, match=wanted):
         asyncio.run(learner.start())
