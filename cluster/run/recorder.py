@@ -107,10 +107,10 @@ class RunRecorder:
             self._view.warn(f"settings change after step {step} for {alert.rule.id}: {alert.assessment.evidence}")
 
     def policy_published(self, version: int, syncs: Sequence[WeightSync], began_at: float, seconds: float) -> None:
-        """Write how the samplers took a policy over."""
+        """Record how the samplers loaded a policy."""
         latencies = [sync.seconds for sync in syncs]
         gaps = [sync.gap for sync in syncs if sync.gap is not None]
-        figures = {
+        metrics = {
             "publish_seconds": seconds,
             "swap_p50_seconds": statistics.median(latencies),
             "swap_p95_seconds": percentile(latencies, 0.95),
@@ -118,15 +118,15 @@ class RunRecorder:
             "canary_gap_max": max(gaps) if gaps else None,
         }
         by_sampler = {sync.sampler: sync.seconds for sync in syncs}
-        row = {"step": version, "began_at": began_at, **figures, "seconds_by_sampler": by_sampler}
+        row = {"step": version, "began_at": began_at, **metrics, "seconds_by_sampler": by_sampler}
         self._folder.append_json(self._folder.publishes, row)
-        self._export({"step": version, **figures})
+        self._export({"step": version, **metrics})
 
     def filter_suspended(self, step: int) -> None:
         """Warn that no group is filtered until the step has its batch."""
         self._view.warn(
-            f"problems ran out at step {step + 1}: so many groups were filtered that all are kept until it has its batch "
-            "(loop.max_filtered_per_step); raise rollout.temperature or rollout.group_size, or take other problems"
+            f"step {step + 1}: more than loop.max_filtered_per_step groups were filtered, so that all are kept until it has its "
+            "batch; raise rollout.temperature or rollout.group_size, or use other problems"
         )
 
     def save_progress(self, step: int, state: str) -> None:
