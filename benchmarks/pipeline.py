@@ -33,7 +33,8 @@ from cluster.config.load import load_config
 from cluster.health.monitor import Response
 from cluster.ledger.outcomes import DroppedGroup
 from cluster.ledger.progress import Progress
-from cluster.loop.driver import Driver, Hooks, Pools, TrainingProblems
+from cluster.loop.driver import Driver
+from cluster.loop.parts import Hooks, Pools, TrainingProblems
 from cluster.problems.dataset import ProblemStream
 from cluster.types import Group, Problem, Prompt, StepReport, WeightSync
 

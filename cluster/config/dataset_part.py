@@ -1,4 +1,4 @@
-"""Which part of a data set a run reads."""
+"""Selection of a part of a dataset."""
 
 from dataclasses import asdict, dataclass
 
@@ -9,7 +9,7 @@ DEFAULT_SPLIT = "train"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """Which part of a data set is meant, where it has several."""
+    """Split, configuration and revision of a dataset that has several."""
 
     split: str | None = None  # None: DEFAULT_SPLIT
     config: str | None = None

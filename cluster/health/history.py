@@ -97,9 +97,7 @@ class History:
 
     steps: Sequence[Row] = ()  # rows of metrics.jsonl, each with its ``step``
     epochs: Sequence[Window] = ()  # complete ones
-    settings: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # by dotted key, as they are in force now; what is unknown is not there
+    settings: Mapping[str, Any] = field(default_factory=dict)  # active ones by dotted key; unknown ones are absent
     changed_at: int = 0  # the step after which settings last changed: what was measured before says nothing of them
     weight_sync_gaps: Sequence[float] = ()  # of the latest publishes, nats
     diverged_at: int | None = (
@@ -175,10 +173,10 @@ class Epochs:
     """Gathers steps into epochs; an epoch is complete with the step at which all of its problems have been asked."""
 
     def __init__(self) -> None:
-        self._rows: list[Row] = []  # of the epoch under way
+        self._rows: list[Row] = []  # of the current epoch
 
     def add(self, row: Row) -> Window | None:
-        """Take in a step; returns the epoch that it completes, with the means of all its figures."""
+        """Add a step; return the epoch that it completes, with the means of all its metrics."""
         number = _epoch_of(row)
         if self._rows and number > _epoch_of(
             self._rows[-1]

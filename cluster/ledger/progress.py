@@ -32,7 +32,7 @@ class Progress:
     num_asked: int = 0  # completions
     outcomes: dict[str, int] = field(
         default_factory=dict
-    )  # completions by outcome; with those under way they are num_asked
+    )  # completions by outcome; with those in flight they sum to num_asked
 
     def start_next(self, group_size: int) -> int:
         """Start the next group, of ``group_size`` completions, and return its position."""

@@ -75,7 +75,7 @@ class Buffer:
 
     @property
     def is_filter_suspended(self) -> bool:
-        """True where the step has filtered so many groups that all are kept.
+        """True after ``max_filtered_per_step`` filtered groups: all are kept.
 
         Without this, a policy that earns the same reward on every problem would be sampled forever.
         """

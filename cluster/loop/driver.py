@@ -19,22 +19,20 @@ sampled while the learner works on this one, with k there are k more. There is n
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeVar
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
 
 from cluster.config.config import Config
 from cluster.errors import CaravanError, RunFolderError
-from cluster.health.monitor import HealthMonitor, Response
 from cluster.ledger.outcomes import DroppedGroup, drops_of_dropped, drops_of_trained
 from cluster.ledger.progress import Progress
 from cluster.loop.buffer import Buffer, InFlightLimit
 from cluster.loop.filters import GroupFilter
 from cluster.loop.group_rollout import GroupRollout, rescorer
 from cluster.loop.metrics import step_metrics
+from cluster.loop.parts import Evaluate, Hooks, Pools, TrainingProblems
 from cluster.loop.timeline import Timeline
-from cluster.problems.dataset import ProblemStream
-from cluster.protocols import GraderPool, Learner, SamplerPool
 from cluster.types import (
     Drop,
     DropReason,
@@ -42,15 +40,9 @@ from cluster.types import (
     GroupRequest,
     Outcome,
     PolicyVersion,
-    Prompt,
     Sampling,
-    StepReport,
-    WeightSync,
 )
 from rollout.weight_sync_modes import weight_sync_mode
-
-Evaluate = Callable[[int], Coroutine[Any, Any, None]]
-"""An evaluation of the policy of a step, while the samplers serve that policy."""
 
 ResultT = TypeVar("ResultT")
 
@@ -62,71 +54,6 @@ MAX_ATTEMPTS = 3
 
 MAX_CONSECUTIVE_FAILURES = 8
 """Consecutive failed groups, or the in-flight limit where that is higher, after which the run ends."""
-
-
-class Recorder(Protocol):
-    """Receiver of the events of a run; the real one is cluster.run.recorder."""
-
-    def group_dropped(self, dropped: DroppedGroup, step: int) -> None:
-        """Record a group that is not trained; ``step`` is the last one done."""
-        ...
-
-    def step_done(
-        self,
-        epoch: float,
-        groups: Sequence[Group],
-        report: StepReport,
-        metrics: Mapping[str, float],
-        active_overrides: Mapping[str, Any],
-    ) -> None:
-        """Record a learner step and the learner settings that were overridden for it."""
-        ...
-
-    def settings_changed(self, step: int, values: Mapping[str, Any]) -> None:
-        """Record new values of settings after a step, by dotted key."""
-        ...
-
-    def health_checked(self, step: int, response: Response) -> None:
-        """Record alerts and mitigations after a step."""
-        ...
-
-    def policy_published(self, version: int, syncs: Sequence[WeightSync], began_at: float, seconds: float) -> None:
-        """Record that every sampler serves a policy version; ``began_at`` in Unix seconds."""
-        ...
-
-    def filter_suspended(self, step: int) -> None:
-        """Record that the group filter is suspended until the next batch."""
-        ...
-
-    def save_progress(self, step: int, state: str) -> None:
-        """Save the state that resuming from the checkpoint of this step needs."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pools:
-    """The parts of a run that do its work."""
-
-    samplers: SamplerPool
-    graders: GraderPool
-    learner: Learner
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingProblems:
-    """The training problems in the order of the run, with their prompts."""
-
-    stream: ProblemStream
-    prompts: Mapping[str, Prompt]  # by problem id
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hooks:
-    """Parts of a run that follow its progress."""
-
-    recorder: Recorder
-    evaluate: Evaluate | None = None  # at each checkpoint but the last
-    health: HealthMonitor | None = None  # may change settings or end the run
 
 
 class Driver:

@@ -18,8 +18,9 @@ from cluster.health.monitor import monitor_of
 from cluster.health.rules import Health
 from cluster.ledger.progress import Progress
 from cluster.ledger.run_folder import RunFolder
-from cluster.loop.driver import Driver, Hooks, Pools, TrainingProblems
+from cluster.loop.driver import Driver
 from cluster.loop.evaluation import LOST_PROBLEMS, summarize, warning_of_lost
+from cluster.loop.parts import Hooks, Pools, TrainingProblems
 from cluster.placement.scale_requests import ScalableGraderPool, ScalableSamplerPool, answering_scale_requests
 from cluster.problems.dataset import ProblemStream
 from cluster.protocols import GraderPool, SamplerPool

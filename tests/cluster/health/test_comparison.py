@@ -6,7 +6,7 @@ from tests.cluster import made_analyses
 from tests.cluster.health.test_rules import steps
 
 
-def test_the_second_analysis_table_comes_out_with_its_figures_and_words() -> None:
+def test_the_second_analysis_table_comes_out_with_its_metrics_and_words() -> None:
     pair = latest(made_analyses.second())
     assert pair is not None
     rows = {row[0]: row[1:] for row in as_cells(compare(pair))}

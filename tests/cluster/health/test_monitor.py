@@ -14,7 +14,8 @@ from cluster.health.history import History
 from cluster.health.monitor import HealthMonitor, Response, monitor_of
 from cluster.ledger.progress import Progress
 from cluster.ledger.run_folder import RunFolder
-from cluster.loop.driver import Driver, Hooks, Pools, TrainingProblems
+from cluster.loop.driver import Driver
+from cluster.loop.parts import Hooks, Pools, TrainingProblems
 from cluster.problems.dataset import ProblemStream
 from cluster.run.recorder import RunRecorder
 from cluster.run.resume import resumed_config
@@ -78,7 +79,7 @@ COLLAPSED: dict[str, Any] = {
 }
 
 
-def test_trouble_is_told_once_in_a_hundred_steps() -> None:
+def test_an_alert_is_logged_once_in_a_hundred_steps() -> None:
     run = Run(config("warn")).go(steps(250, per_epoch=1000, first=301, frac_truncated=0.9))
     alerted_at = [number for number, response in enumerate(run.responses, start=1) if response.alerts]
     assert alerted_at == [5, 105, 205]
@@ -86,7 +87,7 @@ def test_trouble_is_told_once_in_a_hundred_steps() -> None:
     assert run.watch.stopped_for is None
 
 
-def test_adapt_applies_the_first_analysis_remedies_within_their_bounds_and_gives_each_time() -> None:
+def test_adapt_applies_the_first_analysis_mitigations_within_their_bounds_and_gives_each_time() -> None:
     run = Run(config("adapt")).go(steps(420, per_epoch=1000, first=301, **COLLAPSED))
     assert run.adjustments == [
         (324, {"rollout.temperature": 1.1, "rollout.group_size": 8}),
@@ -95,7 +96,7 @@ def test_adapt_applies_the_first_analysis_remedies_within_their_bounds_and_gives
     assert run.watch.stopped_for is None  # before epoch 1.0 nothing says stop
 
 
-def test_adapt_stops_where_its_remedies_are_used_up_and_a_rule_says_stop() -> None:
+def test_adapt_stops_where_no_mitigation_is_left_and_a_rule_says_stop() -> None:
     run = Run(config("adapt")).go(steps(300, per_epoch=1000, first=1001, **COLLAPSED))
     stops = [number for number, response in enumerate(run.responses, start=1001) if response.stop]
     assert [step for step, _ in run.adjustments] == [1024, 1124]
@@ -104,7 +105,7 @@ def test_adapt_stops_where_its_remedies_are_used_up_and_a_rule_says_stop() -> No
     assert run.watch.stopped_for.rule.id == "mode_collapse"
 
 
-def test_adapt_applies_the_second_analysis_remedies() -> None:
+def test_adapt_applies_the_second_analysis_mitigations() -> None:
     falling = steps(100, per_epoch=10**6, loss=0.17, reward=0.25) + steps(
         100, per_epoch=10**6, first=101, loss=0.16, reward=0.24
     )
@@ -177,7 +178,7 @@ def test_an_interruption_makes_no_difference(cut: int) -> None:
     assert second.health == whole.health
 
 
-def test_rows_are_judged_by_the_figures_that_the_watch_keeps() -> None:
+def test_rows_are_checked_by_the_metrics_that_the_monitor_keeps() -> None:
     rows = steps(300, **COLLAPSED)
     slim = [{name: row[name] for name in METRICS if name in row} for row in rows]
     assert HEALTHY.keys() <= set(METRICS)
@@ -215,7 +216,7 @@ def the_same(completion: Completion) -> float:
     return 0.3
 
 
-def test_the_driver_samples_under_what_was_changed_and_says_so(tmp_path: Path) -> None:
+def test_the_driver_samples_with_the_changed_settings_and_records_them(tmp_path: Path) -> None:
     settings = load_config(None, ["on_unhealthy=adapt", "groups_per_step=2", "group_size=3"], environment={})
     records, _, watch = drive(settings, tmp_path, max_steps=40, reward=the_same)
     ((step, response),) = [(step, response) for step, response in records.responses if response.mitigation]

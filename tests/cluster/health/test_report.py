@@ -28,7 +28,7 @@ def run_of(path: Path, rows: list[dict[str, Any]]) -> RunFolder:
         ({}, 3, 5, "not-enough-data"),
     ],
 )
-def test_the_exit_status_says_how_the_run_is(
+def test_the_exit_status_is_that_of_the_health(
     metrics: dict[str, Any], num: int, code: int, health: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_of(tmp_path, steps(num, **metrics))
@@ -38,7 +38,7 @@ def test_the_exit_status_says_how_the_run_is(
     assert all(one["source"] and one["threshold"] for one in found["findings"])
 
 
-def test_people_are_told_evidence_action_and_source(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_text_has_evidence_action_and_source(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_of(tmp_path, steps(50, frac_truncated=0.85))
     assert main(["health", str(tmp_path)]) == 3
     alerted_at = " ".join(capsys.readouterr().out.split())
@@ -47,7 +47,7 @@ def test_people_are_told_evidence_action_and_source(tmp_path: Path, capsys: pyte
     assert "fix-filibuster-training.md" in alerted_at
 
 
-def test_another_trainer_s_learning_log_is_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_trainer_s_learning_log_is_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "learning.log").write_text(f"{'=' * 80}\nGRPO Training\n\n{FIRST_LOG}", encoding="utf-8")
     assert main(["health", str(tmp_path), "--json"]) == 3
     found = {one["rule"]: one["health"] for one in json.loads(capsys.readouterr().out)["findings"]}

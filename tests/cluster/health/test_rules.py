@@ -54,7 +54,7 @@ def health(history: History) -> dict[str, Health]:
     return {name: result.health for name, result in found(history).items()}
 
 
-def test_the_first_analysis_figures_give_its_diagnoses() -> None:
+def test_the_first_analysis_metrics_give_its_diagnoses() -> None:
     """Mode collapse, low reward, high variation, unstable entropy; loss and gradient healthy; worth continuing with changes."""
     verdicts = health(made_analyses.first())
     assert {name for name, verdict in verdicts.items() if verdict is Health.WARN} == {
@@ -71,7 +71,7 @@ def test_the_first_analysis_figures_give_its_diagnoses() -> None:
     assert "learning_rate" in found(made_analyses.first())["reward_level"].assessment.action
 
 
-def test_the_second_analysis_figures_give_its_diagnoses() -> None:
+def test_the_second_analysis_metrics_give_its_diagnoses() -> None:
     """Reward declining while the loss falls under a KL penalty, and best-of-n running away from the mean."""
     history = made_analyses.second()
     verdicts = health(history)
@@ -91,7 +91,7 @@ def test_the_second_analysis_figures_give_its_diagnoses() -> None:
     assert Health.STOP not in verdicts.values()
 
 
-def test_the_first_analysis_figures_at_epoch_1_would_be_stopped() -> None:
+def test_the_first_analysis_metrics_at_epoch_1_would_be_stopped() -> None:
     history = made_analyses.first()
     at_epoch_1 = [
         {**row, "step": 1260 + row["step"], "epoch": 1.0, "frac_zero_std": row["frac_zero_std"] + 0.2}
@@ -248,7 +248,7 @@ def test_without_a_kl_term_nothing_is_dominated_by_it() -> None:
     assert health(History(epochs=falling))["kl_dominates"] is Health.NO_DATA
 
 
-def test_figures_that_are_no_numbers_are_not_judged() -> None:
+def test_non_finite_metrics_are_not_checked() -> None:
     falling = [epoch_of(6.0, loss=0.2, reward=0.3), epoch_of(7.0, loss=0.1, reward=0.2)]
     assert (
         health(History(epochs=falling, settings={"learner.kl_coefficient": "5e-2"}))["kl_dominates"] is Health.NO_DATA
@@ -266,7 +266,7 @@ def test_only_complete_epochs_are_epochs() -> None:
     ]
 
 
-def test_every_rule_says_where_its_threshold_comes_from() -> None:
+def test_every_rule_has_a_source_of_its_threshold() -> None:
     assert len({rule.id for rule in RULES}) == len(RULES)
     assert all(rule.source and rule.threshold and rule.measures for rule in RULES)
 

@@ -80,7 +80,7 @@ def test_who_is_refused_by_the_lock_touches_nothing(tmp_path: Path) -> None:
         assert held.audit.exists() and held.rollouts.exists()
 
 
-def test_a_run_is_not_gone_on_with_under_other_settings(tmp_path: Path) -> None:
+def test_a_run_is_not_resumed_under_other_settings(tmp_path: Path) -> None:
     with RunFolder(tmp_path).opened(config("learning_rate=1e-5")):
         (tmp_path / "checkpoints/checkpoint-1").mkdir()
     with (

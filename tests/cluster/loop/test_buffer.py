@@ -99,7 +99,7 @@ def test_a_batch_is_in_the_order_of_asking_whoever_closed_first() -> None:
     assert asyncio.run(scenario()) == ["g0000000", "g0000001", "g0000002"]
 
 
-def test_oversampling_adds_limit_for_every_step_under_way() -> None:
+def test_oversampling_raises_the_limit_for_every_step_in_flight() -> None:
     assert InFlightLimit(groups_per_step=4, max_staleness=1, num_groups=100, oversampling=1.3).limit == 12
 
 

@@ -1,4 +1,4 @@
-"""How much programs differ, and crowds."""
+"""Diversity of programs, and the most frequent programs and rewards."""
 
 from dataclasses import replace
 

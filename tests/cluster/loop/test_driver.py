@@ -20,7 +20,8 @@ from cluster.errors import CaravanError, GroupFailed, LearnerError, RunFolderErr
 from cluster.health.monitor import Response
 from cluster.ledger.outcomes import DroppedGroup
 from cluster.ledger.progress import Progress
-from cluster.loop.driver import Driver, Hooks, Pools, TrainingProblems
+from cluster.loop.driver import Driver
+from cluster.loop.parts import Hooks, Pools, TrainingProblems
 from cluster.problems.dataset import ProblemStream
 from cluster.types import (
     Completion,
@@ -169,7 +170,7 @@ def test_one_step_off_trains_groups_at_most_one_version_old_while_sampling_goes_
 
 
 @pytest.mark.parametrize("staleness", [0, 2])
-def test_checkpoints_are_measured_beside_the_next_step_while_the_samplers_serve_just_their_policy(
+def test_checkpoints_are_evaluated_during_the_next_step_while_the_samplers_serve_their_policy(
     tmp_path: Path, staleness: int
 ) -> None:
     samplers = FakeSamplerPool(lambda *_: "n + 1", publish_seconds=0.002)
@@ -228,7 +229,7 @@ def test_groups_without_signal_are_replaced_and_counted(tmp_path: Path) -> None:
     assert sorted(trained + dropped) == list(range(len(trained) + len(dropped)))
 
 
-def test_a_policy_without_any_signal_does_not_sample_for_ever(tmp_path: Path) -> None:
+def test_a_policy_without_any_signal_does_not_sample_forever(tmp_path: Path) -> None:
     records = MemoryRecorder()
     config = settings("drop_groups_without_signal=true")
     assert (
@@ -372,7 +373,7 @@ def test_whoever_overtakes_whom_the_staleness_is_bounded_and_every_completion_en
     assert set(decided) - never_began <= asked <= set(decided)
 
 
-def test_a_group_that_others_overtook_is_given_up_before_the_learner_ends_and_comes_again(tmp_path: Path) -> None:
+def test_a_group_that_others_overtook_is_cancelled_before_the_learner_ends_and_sampled_again(tmp_path: Path) -> None:
     class SlowLearner(FakeLearner):
         async def step(
             self, groups: Sequence[Group], active_overrides: Mapping[str, object] = MappingProxyType({})
@@ -401,7 +402,7 @@ def test_a_group_that_others_overtook_is_given_up_before_the_learner_ends_and_co
     assert "g0000000-2" in {group.id for groups in records.steps for group in groups}
 
 
-def test_a_problem_that_is_always_overtaken_is_left_out_as_too_slow(tmp_path: Path) -> None:
+def test_a_problem_that_is_always_overtaken_is_dropped_as_too_slow(tmp_path: Path) -> None:
     def delay(request: GroupRequest, index: int) -> float:
         return 5.0 if request.group_id.startswith("g0000000") else 0.0
 
@@ -530,7 +531,7 @@ def test_a_step_that_could_not_be_written_down_is_not_saved_so_that_a_resume_tak
     assert list(records.saved) == [2]
 
 
-def test_a_run_whose_graders_all_fail_ends_and_says_why(tmp_path: Path) -> None:
+def test_a_run_whose_graders_all_fail_ends_with_the_reason(tmp_path: Path) -> None:
     records = MemoryRecorder()
     driver = make_driver(settings(), learner=FakeLearner(tmp_path), reward=lambda _: None, records=records)
     with pytest.raises(ExceptionGroup) as failure:
@@ -555,7 +556,7 @@ class SlowToLetGo(FakeSamplerPool):
 
 @pytest.mark.parametrize("max_staleness", [0, 1])
 @pytest.mark.parametrize("seed", range(4))
-def test_a_group_that_is_given_up_for_its_age_and_ends_after_the_next_policy_keeps_no_slot(
+def test_a_group_that_is_cancelled_as_stale_and_ends_after_the_next_policy_leaves_the_flight(
     max_staleness: int, seed: int
 ) -> None:
     chance, delays = Random(seed), dict[str, float]()

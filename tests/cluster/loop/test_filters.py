@@ -37,7 +37,7 @@ def cut(whole: Group, indexes: set[int]) -> Group:
         (GroupFilter(min_mean_reward=0.5), group([None, None]), None),
     ],
 )
-def test_a_group_is_left_out_for_the_first_bound_that_it_breaks(
+def test_a_group_is_dropped_for_the_first_bound_that_it_breaks(
     keep: GroupFilter, whole: Group, reason: str | None
 ) -> None:
     assert keep.reason(whole) == reason
@@ -50,7 +50,7 @@ def test_a_group_is_left_out_for_the_first_bound_that_it_breaks(
     st.sampled_from([0.0, 0.25, 0.5, 1.0]),
     st.sampled_from([(0.0, 1.0), (0.3, 0.8), (0.0, 0.4), (0.6, 1.0)]),
 )
-def test_a_group_that_is_given_up_early_would_have_been_left_out_whole(
+def test_a_group_that_is_stopped_early_would_have_been_dropped_when_complete(
     rewards: list[float | None], truncated: set[int], num_known: int, share: float, bounds: tuple[float, float]
 ) -> None:
     keep = GroupFilter(max_truncated_share=share, min_mean_reward=bounds[0], max_mean_reward=bounds[1])

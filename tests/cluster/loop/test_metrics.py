@@ -60,7 +60,7 @@ def test_the_time_to_reward_is_taken_from_the_completions_that_have_one() -> Non
     }
 
 
-def test_every_figure_of_a_step_is_explained() -> None:
+def test_every_metric_of_a_step_is_explained() -> None:
     page = Path("docs/metrics.md").read_text(encoding="utf-8")
     explained = [re.escape(name).replace(r"\*", ".*") for name in re.findall(r"`([a-z0-9_*/]+)`", page)]
     silent = DroppedGroup(group=group([0.0, 0.0]), group_size=2, drop=Drop(DropReason.NO_SIGNAL))

@@ -1,4 +1,4 @@
-"""Who is said to have waited for whom, by a clock that the test turns."""
+"""Time accounting of the parts, by a clock that the test advances."""
 
 import pytest
 
