@@ -3,6 +3,7 @@
 import os
 import shutil
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -296,3 +297,13 @@ def test_a_file_without_completions_is_accepted(run: GrowingRun) -> None:
     assert (watch.snapshot.columns.num_rows, watch.snapshot.errors) == (2 * PER_STEP, ())
     assert read_columns([path]).num_rows == 0
     assert watch.snapshot.columns.place(2 * PER_STEP - 1) == (run.folder.rollout_files()[2], PER_STEP - 1)
+
+
+def test_an_incomplete_search_shows_its_progress(run: GrowingRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cluster.analysis.dashboard.search.FIRST_CPU_SECONDS", -1.0)
+    with TestClient(application(run.folder.path), base_url="http://localhost") as client:
+        while "reading the ledger" in client.get("/completions").text:
+            time.sleep(0.05)
+        page = client.get("/completions?code=needle").text
+    assert '<p id="count"><b>0</b> completions so far; searched 0 of 33' in page
+    assert 'data-refresh="searching"' in page
