@@ -36,7 +36,7 @@ METRICS = (
     Metric(name="reward", label="average reward", good=RISE_IS_GOOD, words=PROGRESS),
     Metric(name="best_of_n", label="best-of-n reward", good=RISE_IS_GOOD, words=PROGRESS),
     Metric(name="best_of_n_gap", label="gap to the best", good=FALL_IS_GOOD, words=("narrowing", "stable", "widening")),
-    Metric(name="loss", label="average loss", good=FALL_IS_GOOD, words=("improving", "stable", "rising")),
+    Metric(name="loss", label="average loss", good=NEITHER, words=MOVE),
     Metric(name="reward_variance", label="reward variance", good=FALL_IS_GOOD, words=STABILITY),
     Metric(
         name="distinct_share", label="code diversity", good=RISE_IS_GOOD, words=("growing", "maintained", "shrinking")

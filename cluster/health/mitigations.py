@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+from cluster.health.advice import HIGH_ENTROPY
 from cluster.health.checks import CheckResult
 from cluster.health.history import History
-from cluster.health.rules import GRADIENT, HEALTHY_ZERO_STD, HIGH_ENTROPY
+from cluster.health.rules import GRADIENT, HEALTHY_ZERO_STD
 
 MAX_TEMPERATURE = 1.3  # second analysis, "Phase 1: Exploration [...] Higher temperature (1.3)"
 GROUP_GROWTH = Fraction(4, 3)  # first analysis, Action 2: 6 -> 8

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
 
+from cluster.health.advice import HIGH_ENTROPY, PLAN_B, learn_faster, raise_diversity, scaled
 from cluster.health.history import LEVEL_STEPS, History
 
 
@@ -55,24 +56,12 @@ STEPS_TO_SHOW = 100
 
 HEALTHY_ZERO_STD, STOP_ZERO_STD = 0.10, 0.30
 FALLING_ZERO_STD = (0.50, 0.3)  # "Epoch 0.0-0.3: frac_zero_std drops from 0.50 -> 0.10": from what, until which epoch
-LOW_ENTROPY, HIGH_ENTROPY = 0.10, 0.25
+LOW_ENTROPY = 0.10
 HEALTHY_CV, EXPECTED_CV = 0.30, 0.50
 REWARD_TARGETS = ((0.0, 0.05), (0.3, 0.15), (0.5, 0.20), (1.0, 0.35))  # (epoch, mean reward)
 STOP_REWARD = 0.15
 PASS_TARGETS = ((0.5, 0.05), (1.0, 0.10))  # (epoch, share of completions that pass)
 GRADIENT = (0.01, 0.5, 10.0)  # smallest, largest, exploding
-
-RAISE_DIVERSITY = "raise rollout.temperature by 0.2 (0.9 -> 1.1) and rollout.group_size by a third (6 -> 8)"
-LEARN_FASTER = "raise learner.learning_rate (5e-6 -> 8e-6) and rollout.max_completion_tokens (512 -> 600)"
-PLAN_B = (
-    "set schedule=staged-rewards, measure the base model (below 20%: a stronger model, or easier problems), and read the "
-    "completions"
-)
-REBALANCE = (
-    "learner.reward_weight=2.0, or learner.kl_coefficient=0.05; learner.learning_rate x 1.4 (5e-6 -> 7e-6); "
-    "rollout.temperature + 0.1"
-)
-BE_CONSISTENT = "learner.reward_threshold=0.2; if that does not help, learner.train_top_k=1 (best-of-n training)"
 
 
 def assessed(health: Health, evidence: str, action: str) -> Assessment:
@@ -120,7 +109,7 @@ def mode_collapse(history: History) -> Assessment:
     start, end = FALLING_ZERO_STD
     allowed = max(HEALTHY_ZERO_STD, start - (start - HEALTHY_ZERO_STD) * epoch / end)
     evidence = f"{collapsed:.0%} of groups at epoch {epoch:.2f}, {allowed:.0%} is healthy at this epoch"
-    action = RAISE_DIVERSITY
+    action = raise_diversity(history)
     distinct = history.level("distinct_share_renamed")
     if distinct is not None:
         evidence += f"; {distinct:.0%} of a group's programs differ"
@@ -153,7 +142,7 @@ def reward_level(history: History) -> Assessment:
     evidence = f"{reward:.3f} at epoch {epoch:.2f}, {target:.3f} expected"
     if is_due(history) and reward < STOP_REWARD:
         return assessed(Health.STOP, evidence, PLAN_B)
-    return assessed(Health.WARN if reward < target else Health.OK, evidence, LEARN_FASTER)
+    return assessed(Health.WARN if reward < target else Health.OK, evidence, learn_faster(history))
 
 
 def passes(history: History) -> Assessment:
@@ -176,7 +165,7 @@ def reward_spread(history: History) -> Assessment:
     ratio = spread / reward
     return assessed(
         Health.WARN if ratio > EXPECTED_CV else Health.OK,
-        f"{ratio:.2f} ({spread:.3f} / {reward:.3f}); below {HEALTHY_CV:.2f} is healthy",
+        f"{ratio:.2f} ({spread:.3f} / {reward:.3f}); up to {EXPECTED_CV:.2f} expected, below {HEALTHY_CV:.2f} is best",
         "more completions of each problem (rollout.group_size) make better estimates; rewards of 0 or 1 alone have this spread "
         "at any pass rate below 80%, which is normal",
     )
@@ -196,7 +185,7 @@ def entropy(history: History) -> Assessment:
     )
     few = 0.1 * len(values)
     if mean < LOW_ENTROPY or (num_low > few and num_low >= num_high):
-        return assessed(Health.WARN, f"too low: {evidence}", RAISE_DIVERSITY)
+        return assessed(Health.WARN, f"too low: {evidence}", raise_diversity(history))
     if mean > HIGH_ENTROPY or num_high > few:
         action = "lower rollout.temperature, or raise learner.kl_coefficient"
         return assessed(Health.WARN, f"too high: {evidence}", action)
@@ -215,9 +204,9 @@ def gradient(history: History) -> Assessment:
         return assessed(Health.STOP, evidence, "lower learner.learning_rate and learner.max_grad_norm")
     if norm > largest:
         return assessed(Health.WARN, evidence, "lower learner.learning_rate or learner.max_grad_norm")
-    return assessed(
-        Health.WARN if norm < smallest else Health.OK, evidence, f"the policy hardly changes: {RAISE_DIVERSITY}"
-    )
+    faster = scaled(history, "learner.learning_rate", 1.6)
+    action = f"the policy hardly changes: raise {faster}, and {raise_diversity(history)}"
+    return assessed(Health.WARN if norm < smallest else Health.OK, evidence, action)
 
 
 def _interpolated(points: tuple[tuple[float, float], ...], at: float) -> float:

@@ -17,6 +17,7 @@ SETTINGS = (
     "learner.learning_rate",
     "learner.reward_weight",
     "rollout.group_size",
+    "rollout.max_completion_tokens",
     "rollout.temperature",
 )
 """Settings that rules and mitigations use."""

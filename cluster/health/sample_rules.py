@@ -3,8 +3,9 @@
 import math
 import statistics
 
+from cluster.health.advice import PLAN_B, scaled
 from cluster.health.history import History
-from cluster.health.rules import NO_DATA, PLAN_B, STEPS_TO_SHOW, Assessment, Health, assessed, is_due
+from cluster.health.rules import NO_DATA, STEPS_TO_SHOW, Assessment, Health, assessed, is_due
 
 MANY_TRUNCATED, ALL_TRUNCATED = 0.80, 0.99
 CROWD, CROWD_TAKES_OVER = 0.50, 0.70
@@ -22,8 +23,8 @@ def filibuster(history: History) -> Assessment:
     return assessed(
         health if share >= MANY_TRUNCATED else Health.OK,
         f"{share:.0%} of completions hit the length limit",
-        "pay less for them (grader.runaway_multiplier=0), raise rollout.group_size (4 -> 6) and, where the answers are honest, "
-        "rollout.max_completion_tokens",
+        f"pay less for them (grader.runaway_multiplier=0), raise {scaled(history, 'rollout.group_size', 1.5)} and, where "
+        f"the answers are honest, {scaled(history, 'rollout.max_completion_tokens', 1.2)}",
     )
 
 

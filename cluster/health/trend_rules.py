@@ -1,11 +1,9 @@
 """Health rules about trends: the last epoch or the latest steps against those before."""
 
+from cluster.health.advice import BE_CONSISTENT, PLAN_B, rebalance
 from cluster.health.history import Change, History, change
 from cluster.health.rules import (
-    BE_CONSISTENT,
     NO_DATA,
-    PLAN_B,
-    REBALANCE,
     REWARD_TARGETS,
     Assessment,
     Health,
@@ -24,7 +22,7 @@ def reward_trend(history: History) -> Assessment:
         return NO_DATA
     for move in moves:
         if move.falls:
-            return assessed(Health.WARN, f"declining: {move}", f"{REBALANCE}. Then {BE_CONSISTENT}")
+            return assessed(Health.WARN, f"declining: {move}", f"{rebalance(history)}. Then {BE_CONSISTENT}")
     move = moves[-1]
     if is_due(history) and move.now < REWARD_TARGETS[-1][1] and not move.rises:
         return assessed(Health.WARN, f"flat: {move}", PLAN_B)
@@ -43,7 +41,9 @@ def kl_dominates(history: History) -> Assessment:
         loss, reward = change(pair, "loss"), change(pair, "reward")
         known = known or (loss is not None and reward is not None)
         if loss and reward and loss.falls and reward.falls:
-            return assessed(Health.WARN, f"loss {loss}; reward {reward}; kl_coefficient {coefficient:g}", REBALANCE)
+            return assessed(
+                Health.WARN, f"loss {loss}; reward {reward}; kl_coefficient {coefficient:g}", rebalance(history)
+            )
     return assessed(Health.OK, f"kl_coefficient {coefficient:g}", "") if known else NO_DATA
 
 
@@ -54,7 +54,7 @@ def best_of_n_gap(history: History) -> Assessment:
         return NO_DATA
     for move in moves:
         if move.rises and move.now >= WIDE_GAP:
-            return assessed(Health.WARN, f"widening: {move}", f"{BE_CONSISTENT}. {REBALANCE}")
+            return assessed(Health.WARN, f"widening: {move}", f"{BE_CONSISTENT}. {rebalance(history)}")
     return assessed(Health.OK, str(moves[-1]), "")
 
 

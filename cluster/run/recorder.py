@@ -25,6 +25,10 @@ FLUSH_SECONDS = 5.0
 """Longest time that rows of dropped groups wait for others before they are written as a file."""
 
 
+STEPS_BETWEEN_TABLES = 20
+"""Steps between two tables of epochs on the terminal: on a small data set an epoch takes few steps. The file has each epoch."""
+
+
 class RunRecorder:
     """The driver's Recorder: written to the run folder, shown on ``view``, and sent to other programs by ``export``."""
 
@@ -38,6 +42,7 @@ class RunRecorder:
         self._set = folder.changed_settings()
         self._epochs = Epochs()
         self._last_epoch: Window | None = None
+        self._compared_at = -STEPS_BETWEEN_TABLES  # step of the last table that was shown
         for row in whole_rows(folder.metrics):
             self._last_epoch = self._epochs.add(row) or self._last_epoch
         # The first conversion loads pandas, which takes more than a second: here, rather than between two steps.
@@ -79,8 +84,9 @@ class RunRecorder:
     def _epoch_done(self, step: int, epoch: Window) -> None:
         """Record the means of an epoch, and show its difference from the previous epoch."""
         self._folder.append_json(self._folder.epochs, {"step": step, "name": epoch.name, **epoch.as_row()})
-        if self._last_epoch:
+        if self._last_epoch and step >= self._compared_at + STEPS_BETWEEN_TABLES:
             self._view.console.print(comparison_table(compare((self._last_epoch, epoch))))
+            self._compared_at = step
         self._last_epoch = epoch
 
     def settings_changed(self, step: int, values: Mapping[str, Any]) -> None:
