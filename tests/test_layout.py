@@ -19,6 +19,9 @@ SHARED = (
     "cluster.thought_tags",
     "cluster.setting_traits",
 )  # standard library only
+DATA = ROOT / "cluster" / "problems" / "builtin"  # problems as code: long functions and files are data there
+MAX_FILE_LINES = 400
+MAX_FUNCTION_LINES = 70
 
 
 def modules() -> list[Path]:
@@ -94,3 +97,21 @@ def test_the_ray_machinery_imports_only_the_shared_types_and_ray() -> None:
 def test_no_module_has_a_name_that_says_nothing() -> None:
     forbidden = {"utils", "helpers", "common", "manager", "misc"}
     assert not [path for path in modules() if path.stem in forbidden]
+
+
+def test_files_are_short() -> None:
+    lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in modules()}
+    assert not {str(p.relative_to(ROOT)): n for p, n in lengths.items() if n > MAX_FILE_LINES and DATA not in p.parents}
+
+
+def test_functions_are_short() -> None:
+    long = [
+        f"{path.relative_to(ROOT)}: {node.name} has {node.end_lineno - node.lineno + 1} lines"
+        for path in modules()
+        if DATA not in path.parents
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.end_lineno is not None
+        and node.end_lineno - node.lineno >= MAX_FUNCTION_LINES
+    ]
+    assert not long
