@@ -19,9 +19,9 @@ examples:
   caravan train --resume runs/warm max_steps=200           a longer run, finished or not
 
 The same command again resumes from the newest checkpoint. Ctrl-C stops after the current step and saves a checkpoint. --resume
-can change the settings that `schedule` can change, and the length of the run, from that checkpoint on; config.yaml
-keeps them under `resume_overrides`. A run recognises its data by content (data.jsonl), which may be in another file (dataset=FILE). Data
-with added, removed or changed rows is refused without --allow-changed-data.
+can change the settings that `schedule` can change, and the length of the run, from that checkpoint on;
+config.yaml keeps them under `resume_overrides`. A run recognises its data by content (data.jsonl), which may be in another
+file (dataset=FILE). Data with added, removed or changed rows is refused without --allow-changed-data.
 
 The exit status is 6 if the run has finished and samplers or graders failed on some problems of an evaluation: its results cover
 the other problems, and summary.json counts the lost ones (num_lost_problems). It is 4 if health.on_unhealthy ended the run."""
