@@ -30,7 +30,22 @@ LONGEST_FIRST = (
     "learner/test_against_trl.py",
     "learner/test_ranks.py",
     "learner/test_families.py",
+    "test_dashboard_page.py",
+    "rollout/test_pool_scaling.py",
+    "rollout/test_faults.py",
+    "rollout/test_pool_nodes.py",
+    "grader/test_pool.py",
+    "grader/test_pool_scaling.py",
+    "grader/test_pool_nodes.py",
+    "cluster/models/test_tiny.py",
+    "cluster/models/test_export.py",
+    "cluster/models/test_replay.py",
+    "learner/test_training.py",
+    "learner/test_overrides.py",
+    "grader/test_soak.py",
     "grader/test_attacks.py",
+    "grader/test_batch.py",
+    "cluster/problems/test_audit.py",
 )
 
 
