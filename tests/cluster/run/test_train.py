@@ -1,0 +1,71 @@
+"""A whole run by ``train`` with fake samplers, graders and learner: its checks, its results, and its resume."""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from cluster.config.config import Config
+from cluster.config.load import load_config
+from cluster.run import train as training
+from cluster.run.resume import resumed_config
+from cluster.run.session import run_to_end
+from grader.fake import FakeGraderPool
+from learner.fake import FakeLearner
+from rollout.fake import FakeSamplerPool
+
+SETTINGS = ("model.path=tiny", "max_steps=2", "held_out=3", "drop_unpassable=false", "run.tracker=none")
+
+
+class Learner(FakeLearner):
+    async def probe(self) -> None:
+        return None
+
+
+class NoInspection:
+    async def passed(self) -> None:
+        return None
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    @asynccontextmanager
+    async def inspection(_: Config) -> AsyncIterator[NoInspection]:
+        yield NoInspection()
+
+    @asynccontextmanager
+    async def pools(*_: object, **__: object) -> AsyncIterator[tuple[Any, Any]]:
+        yield (
+            FakeSamplerPool(lambda request, index, _: f"{request.seed} {index}"),
+            FakeGraderPool(lambda _, completion: float(completion.text.endswith("0"))),
+        )
+
+    cluster = SimpleNamespace(resources={"CPU": 8.0}, nodes=[], num_machines=1, logs=tmp_path)
+    monkeypatch.setattr(training, "ray_cluster", lambda _: nullcontext(cluster))
+    monkeypatch.setattr(training, "inspect_model", inspection)
+    monkeypatch.setattr(training, "prepare_toolchain", lambda: None)
+    monkeypatch.setattr("cluster.run.training.samplers_and_graders", pools)
+    monkeypatch.setattr("learner.client.RayLearner", lambda _, plan: Learner(plan.checkpoints_dir))
+    return tmp_path / "runs" / "r"
+
+
+def test_a_run_is_evaluated_trained_and_extended(run: Path) -> None:
+    data = run.parents[1] / "problems.jsonl"
+    rows = [
+        {"id": str(n), "prompt": f"let f{n} (x : int) : int =", "tests": f"let () = assert (f{n} 1 = {n})"}
+        for n in range(9)
+    ]
+    data.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    places = [f"dataset={data}", f"run.folder={run.parent}", "run.name=r"]
+    config = load_config(None, [*SETTINGS, *places], environment={})
+    assert run_to_end(lambda view: training.train(config, view)) == 0
+    assert json.loads((run / "summary.json").read_text())["steps"] == 2
+    extended = resumed_config(run, ["max_steps=3"])
+    assert run_to_end(lambda view: training.train(extended, view)) == 0
+    names = [json.loads(line)["name"] for line in (run / "evaluation.jsonl").read_text().splitlines()]
+    assert names == ["before", "step 2", "after"]
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == 3
