@@ -117,7 +117,7 @@ def test_the_rollouts_open_as_a_data_set_and_every_completion_has_one_fate(finis
     assert len(set(rollouts["completion_id"])) == len(rollouts) == 64
     assert set(rollouts["fate"]) == {"trained"}
     # With nothing filtered, every position of the problem stream is trained once, and whole.
-    assert Counter(rollouts["group_id"]) == {f"g{position}": 4 for position in range(16)}
+    assert Counter(rollouts["group_id"]) == {f"g{position:07d}": 4 for position in range(16)}
     for row in rollouts:
         assert len(row["token_ids"]) == len(row["sampler_logprobs"]) > 0
 
