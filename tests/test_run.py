@@ -195,7 +195,7 @@ def kill_in_step(process: "subprocess.Popen[str]", run: Path, step: int) -> str:
     assert len(rows(run / "metrics.jsonl")) < int(SYNCHRONOUS[0].partition("=")[2]), (
         "the run ended before it was killed"
     )
-    _, alive = psutil.wait_procs(parts, timeout=60)
+    _, alive = psutil.wait_procs(parts, timeout=180)  # Ray ends them when it notices
     assert not alive, alive
     return output
 
