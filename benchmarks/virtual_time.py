@@ -1,8 +1,7 @@
 """Event loop with virtual time: the clock jumps to the next timer as soon as nothing else is ready.
 
-Simulated hours pass in the seconds that the code between the timers takes. Only what goes by the loop's clock is
-simulated (``asyncio.sleep``, timeouts, ``call_later``); threads, processes and sockets would still take real time, which
-the clock does not see, so that a simulation has none of them.
+A simulation of hours takes the seconds that its code computes, since no timer is waited for. ``asyncio.sleep``, timeouts and
+``call_later`` use the virtual clock. Threads, processes and sockets do not, and a simulation must not use them.
 """
 
 import asyncio
@@ -13,11 +12,11 @@ from typing import Any, TypeVar
 Result = TypeVar("Result")
 
 
-class NothingLeft(Exception):
+class SimulationStalled(Exception):
     """All tasks wait and no timer is set: the simulation cannot continue."""
 
 
-class _Jumping(selectors.SelectSelector):
+class _JumpingSelector(selectors.SelectSelector):
     """Selector that does not wait: instead of sleeping until the next timer, the clock jumps to it."""
 
     def __init__(self) -> None:
@@ -26,7 +25,7 @@ class _Jumping(selectors.SelectSelector):
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is None:
-            raise NothingLeft("the simulation stands still: every task waits and no timer is set")
+            raise SimulationStalled("the simulation stands still: every task waits and no timer is set")
         self.now_seconds += timeout
         return []
 
@@ -35,15 +34,15 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     """Event loop that starts at 0 seconds and jumps from timer to timer."""
 
     def __init__(self) -> None:
-        self._jumping = _Jumping()
-        super().__init__(self._jumping)
+        self._selector_with_clock = _JumpingSelector()
+        super().__init__(self._selector_with_clock)
 
     def time(self) -> float:
         """Return simulated seconds since the start of the loop."""
-        return self._jumping.now_seconds
+        return self._selector_with_clock.now_seconds
 
 
 def simulate(work: Coroutine[Any, Any, Result]) -> Result:
-    """Run a coroutine in virtual time. Raises NothingLeft if all tasks wait."""
+    """Run a coroutine in virtual time. Raises SimulationStalled if all tasks wait."""
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
         return runner.run(work)

@@ -20,15 +20,15 @@ class GraderActor:
         return self._grader.sandbox.describe()
 
     def grade(self, problem: Problem, text: str, finish_reason: FinishReason, opened_thought: str = "") -> Grade:
-        """Grade one completion; raises UngradableError."""
+        """Grade one completion; ``opened_thought`` is the thought tag that its prompt ends with. Raises UngradableError."""
         return self._started().grade(problem, text, finish_reason, opened_thought)
 
     def unsolvable_causes(self, problem: Problem) -> tuple[str, ...]:
-        """Return the reasons why no solution can pass a problem, empty if one may; raises UngradableError."""
+        """Return the reasons why no solution can pass a problem; empty if none is known. Raises UngradableError."""
         return unsolvable_causes(self._started(), problem)
 
     def _started(self) -> Grader:
-        assert self._grader is not None, "a grader gets work once it has started"
+        assert self._grader is not None, "the grader was not started: call start() first"
         return self._grader
 
     def close(self) -> None:

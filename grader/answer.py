@@ -137,22 +137,22 @@ class _Scan:
         if kind is TokenKind.OPENS_THOUGHT:
             last = self._open[-1]
             is_next = last.end == self._last_end and not self._text[self._last_end : token.start].strip()
-            if token.name == last.name and is_next:
+            if token.family == last.family and is_next:
                 self._open[-1] = token  # the prompt opened the thought and the model opened it again
             elif len(self._open) < _MAX_NESTED_THOUGHTS:
                 self._open.append(token)
         elif kind is TokenKind.CLOSES_THOUGHT:
-            names = [thought.name for thought in self._open]
-            closed = token.name if token.name in names else CHANNEL
-            if closed in names:
-                del self._open[len(names) - 1 - names[::-1].index(closed) :]
+            families = [thought.family for thought in self._open]
+            closed = token.family if token.family in families else CHANNEL
+            if closed in families:
+                del self._open[len(families) - 1 - families[::-1].index(closed) :]
             if not self._open:
                 self._drop_to(token)
         elif kind is TokenKind.STARTS_ANSWER:
             self._open.clear()
             self._restart_after(token)
         elif kind is TokenKind.ENDS_TEXT:
-            return self._open[0].name != CHANNEL and _LINE_ENDS.match(self._text, token.end) is not None
+            return self._open[0].family != CHANNEL and _LINE_ENDS.match(self._text, token.end) is not None
         return kind is TokenKind.OTHER_TURN
 
     def _outside(self, token: ChatToken) -> bool:

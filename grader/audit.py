@@ -30,7 +30,7 @@ class ProblemAudit:
 
     @property
     def solvable(self) -> bool:
-        """Whether no cause was found."""
+        """True if no cause was found."""
         return not self.causes
 
 

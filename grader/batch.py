@@ -40,7 +40,7 @@ class GradingSummary:
 
     @property
     def complete(self) -> bool:
-        """Whether every row of the file was graded."""
+        """True if every row of the file was graded."""
         return not (self.malformed or self.ungradable or self.interrupted)
 
 

@@ -8,7 +8,8 @@ from typing import NamedTuple
 from grader.lines import CODE_START, is_prose, starts_line
 
 _FENCE = re.compile(r"([`~])(?:\1){2,}+[ \t]*+([A-Za-z+#]*+)([^\n`]*+)(?=\n|\Z)")
-_ITEM = re.compile(r"[ \t]*(?:(?:[-*+>\u2022]|\d+[.)])[ \t]+)*\Z")
+# Only list markers and quote marks, before a fence on its line.
+_MARKERS = re.compile(r"[ \t]*(?:(?:[-*+>\u2022]|\d+[.)])[ \t]+)*\Z")
 _OCAML_LANGUAGES = frozenset({"ocaml", "ml", "caml", "reasonml"})
 _TAG_NAMES = "code|pre|answer|solution|response|output|ocaml|final"
 _TEX_NAMES = "code|lstlisting|verbatim|Verbatim|minted|ocaml"
@@ -17,11 +18,12 @@ _TAG = re.compile(
     rf"|\[(?P<NAME>OCAML|CODE|ANSWER|SOLUTION)\]|\[/(?P<END>OCAML|CODE|ANSWER|SOLUTION)\]"
     rf"|\\begin\{{(?P<tex>{_TEX_NAMES})\}}(?:\[[^\]\n]*\])?(?:\{{[^}}\n]*\}})?|\\end\{{(?P<tex_end>{_TEX_NAMES})\}}"
 )
+# ``let`` or ``and`` directly before the name that it defines.
 _DEFINER = re.compile(r"(?:^|\n)([^\S\n]*)(?:let|and)(?:\[@[^\]\n]*\])?\s+(?:rec\s+)?\(?\s*\Z")
 # A call of the function, its tests or a shell session: these follow an answer and are not the answer.
 _USAGE = re.compile(r"\s*(?:let\s*\(\s*\)|let\s+_\s|assert\b|print_|Printf\.|[#$>%] |utop|ocaml|dune|val |- :|;;)")
 _MAX_LET_CHARS = 80  # between the ``let`` of a definition and the name it defines
-_ANY_DEPTH = _MAX_LET_CHARS
+_ANY_DEPTH = _MAX_LET_CHARS  # no depth is larger, since the indentation is among these characters
 _MAX_FENCE_LINE_CHARS = 800  # before a fence on its line
 
 
@@ -57,10 +59,10 @@ class Choice:
 
 
 def choose_block(text: str, name: str) -> Choice:
-    """Choose the block that solves a problem that asks for ``name``.
+    """Choose the block that holds the solution; ``name`` is the function that the problem asks for.
 
-    It is the last block that defines the name. Without one it is the last OCaml block that is more than a usage example;
-    such a block continues the signature.
+    The last block that defines the name is chosen. If no block defines it, the last OCaml block that is more than a usage example
+    is chosen: it continues the signature in the prompt.
     """
     whole = Block(language="", start=0, end=len(text), after=len(text))
     outer = _tagged(text, whole)
@@ -90,13 +92,13 @@ def _solution_among(text: str, found: Sequence[Block], scope: Block, name: str) 
         if defining:
             return defining[-1]
     usage = re.compile(rf"{_USAGE.pattern}|\s*{re.escape(name)}\s") if name else _USAGE
-    bodies = [block for block in filled if not usage.match(text, block.start, block.end)]
-    for among in (bodies, filled):
+    without_usage = [block for block in filled if not usage.match(text, block.start, block.end)]
+    for among in (without_usage, filled):
         ocaml = [block for block in among if block.language in _OCAML_LANGUAGES]
         if ocaml:
             return ocaml[-1]
     # If no fence names a language, the first block is the code and later ones show its output.
-    return (bodies or filled)[0]
+    return (without_usage or filled)[0]
 
 
 def _outside(text: str, found: Sequence[Block], scope: Block) -> list[Block]:
@@ -108,7 +110,10 @@ def _outside(text: str, found: Sequence[Block], scope: Block) -> list[Block]:
 
 
 def definition_depth(text: str, block: Block, name: str) -> int | None:
-    """Indentation of the block's least indented definition of the name, relative to its first line; None without one."""
+    """Smallest indentation of a definition of ``name``, relative to the block's first line; None if nothing defines it.
+
+    Without a name, a block that begins like code has depth 0.
+    """
     if not name:
         first = CODE_START.match(text, block.start, block.end)
         return 0 if first else None
@@ -119,7 +124,7 @@ def definition_depth(text: str, block: Block, name: str) -> int | None:
     while position >= 0:
         end = position + len(name)
         before, after = text[position - 1 : position], text[end : end + 1]
-        # A short name is part of many words.
+        # The name may be part of a longer word.
         if not (before.isalnum() or after.isalnum() or after in ("_", "'") or before in ("_", "'", ".")):
             definer = _DEFINER.search(text[max(block.start, position - _MAX_LET_CHARS) : position])
             if definer:
@@ -141,22 +146,22 @@ def find_fences(text: str, start: int = 0, end: int | None = None) -> list[Fence
         line_start = _line_start(text, fence.start(), start)
         if line_start is None:
             continue
-        alone = _ITEM.match(text, line_start, fence.start()) is not None
+        is_first = _MARKERS.match(text, line_start, fence.start()) is not None
         language, rest = fence.group(2).lower(), fence.group(3).strip()
-        in_rest = bool(rest) and CODE_START.match(text, fence.start(2), fence.end()) is not None
-        after_language = bool(rest) and CODE_START.match(text, fence.end(2), fence.end()) is not None
-        content = fence.start(2) if in_rest else fence.end(2) if after_language else fence.end()
+        is_code_after_fence = bool(rest) and CODE_START.match(text, fence.start(2), fence.end()) is not None
+        is_code_after_language = bool(rest) and CODE_START.match(text, fence.end(2), fence.end()) is not None
+        content = fence.start(2) if is_code_after_fence else fence.end(2) if is_code_after_language else fence.end()
         # In the middle of a line only a fence that names OCaml opens a block, and only a bare fence closes one.
-        may_open = alone or (language in _OCAML_LANGUAGES and not rest)
+        may_open = is_first or (language in _OCAML_LANGUAGES and not rest)
         may_close = not language and not rest
         if may_open or may_close:
             found.append(
                 Fence(
-                    start=line_start if alone else fence.start(),
+                    start=line_start if is_first else fence.start(),
                     end=fence.end(),
                     content=content,
                     mark=fence.group(1),
-                    language="" if in_rest else language,
+                    language="" if is_code_after_fence else language,
                     may_open=may_open,
                     may_close=may_close,
                 )
@@ -179,7 +184,7 @@ def fenced_blocks(text: str, fences: Sequence[Fence], start: int = 0, end: int |
     end = len(text) if end is None else end
     found: list[Block] = []
     if fences and not fences[0].language and _closes_first(text, fences, start):
-        # The prompt opened the fence, or nothing did: the code stands before it.
+        # The text has no opening fence (the prompt may have it): the code is before the closing fence.
         found.append(Block(language="", start=start, end=fences[0].start, after=fences[0].end))
         fences = fences[1:]
     opening: Fence | None = None

@@ -1,7 +1,7 @@
 """Special tokens and thought tags that a chat format leaves in a completion as characters. Pure and linear.
 
-One pattern finds all of them. The meaning of each is read from its name, so that tags of future models work as well: every
-tag that is named like a thought is one, in any case, bracket style and direction.
+One pattern finds all of them. A token's name decides its meaning, so that tags of future models work as well: every tag whose
+name resembles "think" or "reasoning" is a thought tag, opening or closing, in upper or lower case, and in any bracket style.
 """
 
 import re
@@ -28,14 +28,14 @@ class ChatToken(NamedTuple):
     """One token, ``text[start:end]``."""
 
     kind: TokenKind
-    name: str  # family of a thought tag: a closing tag closes thoughts of its own family
+    family: str  # of a thought tag; a closing tag closes only thoughts of its family. Empty for other tokens
     start: int
     end: int
     may_be_code: bool = False  # [think] and [THINK] are OCaml lists as well
 
 
 CHANNEL = "channel"
-"""Family of a thought that only a channel for the answer ends."""
+"""Family of thoughts in a channel such as ``analysis``. They have no closing tag: the channel of the answer ends them."""
 
 # Anything after the name: a tag with malformed attributes opens a thought as well. Possessive, so that it is linear.
 _ATTRIBUTES = r"\s(?>=\s?\"[^\"\n]{0,1000}\"|=\s?'[^'\n]{0,1000}'|[^<>\n]){0,1000}+"
@@ -43,7 +43,7 @@ _TO_MESSAGE = r"[^<\n]{0,80}(?:<\|constrain\|>[^<\n]{0,40})?<\|message\|>"
 _TOKEN = re.compile(
     rf"""(?P<channel><\|channel\|>[ \t]*(?P<channel_name>\w+){_TO_MESSAGE})
     |(?P<message><\|start\|>[ \t]*assistant[ \t]*<\|message\|>)
-    |(?P<tag><(?:[ ]?(?:\\?/)?[ ]?(?P<angle>{THOUGHT_NAME})\s?|/?(?P<wordy>{THOUGHT_NAME}){_ATTRIBUTES})/?>
+    |(?P<tag><(?:[ ]?(?:\\?/)?[ ]?(?P<angle>{THOUGHT_NAME})\s?|/?(?P<with_attributes>{THOUGHT_NAME}){_ATTRIBUTES})/?>
         |&lt;/?(?P<entity>{THOUGHT_NAME})&gt;
         |\[/?(?P<square>{THOUGHT_NAME})\]
         |\u25c1/?(?P<triangle>{THOUGHT_NAME})\u25b7
@@ -59,12 +59,13 @@ _TOKEN = re.compile(
         |<<(?P<system>/?SYS)>>)""",
     re.IGNORECASE | re.VERBOSE,
 )
+# The first character of a token, followed by one that can continue it: a cheap search for the places to try _TOKEN at.
 _FIRST = re.compile(
     r"[<\[&\u25c1](?:(?<=<)(?=[A-Za-z/|\\<\uff5c]|[ ]/?[A-Za-z])|(?<=\[)(?=[A-Za-z/|])|(?<=&)(?=lt;)|(?<=\u25c1))"
 )
-# Tokens only in exactly this case: [inst] is a list, <pre> is HTML.
+# Names that are tokens only if spelled exactly like this: [inst] is a list, <pre> is HTML.
 _EXACT = frozenset({"INST", "/INST", "gMASK", "EOT", "PRE", "SUF", "MID", "SYS", "/SYS"})
-_IN_EXACTLY_ONE_CASE = {name.lower() for name in _EXACT}
+_EXACT_IN_LOWER_CASE = {name.lower() for name in _EXACT}
 _CLOSING_WORDS = frozenset({"end", "stop", "close", "closed", "done", "finish"})
 _DIRECTIONS = _CLOSING_WORDS | {"begin", "start", "open", "of", "the"}
 _ROLE_FOLLOWS = frozenset(
@@ -92,7 +93,7 @@ _END_PREFIXES = ("fim_", "fim-", "commit_", "jupyter_", "empty_output", "issue_"
 class TokenPatterns(NamedTuple):
     """Patterns that find the tokens of one tokenizer."""
 
-    first: re.Pattern[str]  # what a token can begin with: cheap to search for
+    first: re.Pattern[str]  # beginning of a token: cheap to search for
     extra: re.Pattern[str] | None  # the tokenizer's special tokens that ``_TOKEN`` does not match
 
 
@@ -145,7 +146,9 @@ def _chat_token(text: str, hit: re.Match[str]) -> ChatToken | None:
 
 
 def _thought_tag(hit: re.Match[str]) -> ChatToken | None:
-    bracket = next(bracket for bracket in ("angle", "wordy", "entity", "square", "triangle", "pipe") if hit[bracket])
+    bracket = next(
+        bracket for bracket in ("angle", "with_attributes", "entity", "square", "triangle", "pipe") if hit[bracket]
+    )
     name, written = hit[bracket].lower(), hit.group()
     words = [word for word in re.split(r"[\W_]+", name) if word]
     if written.rstrip("> ").endswith("/"):  # <think/>: an empty thought
@@ -168,7 +171,7 @@ def tag_family(name: str) -> str:
 
 def _special_token(text: str, hit: re.Match[str]) -> ChatToken | None:
     written = next(name for name in hit.group("piped", "wide", "plain", "bracket", "system") if name)
-    if written.lower() in _IN_EXACTLY_ONE_CASE and written not in _EXACT and not (hit["piped"] or hit["wide"]):
+    if written.lower() in _EXACT_IN_LOWER_CASE and written not in _EXACT and not (hit["piped"] or hit["wide"]):
         return None
     name = written.lower().replace("\u2581", "_").strip("|")
     start, end = hit.span()

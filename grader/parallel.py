@@ -1,4 +1,4 @@
-"""Threads with one grader each, which work on a stream of items in parallel and return results in its order.
+"""Threads with one grader each: they process a stream of items in parallel and return the results in the order of the items.
 
 The threads only wait: the work is done by each grader's OCaml processes.
 """
@@ -24,9 +24,9 @@ _LOOK_AHEAD_PER_WORKER = 8
 
 
 def with_retries(attempts: int, work: Callable[[], Result]) -> Result | UngradableError:
-    """Return the result of the work, retried if the machine fails; the last error if every attempt fails.
+    """Do the work, again while it raises UngradableError; return its result, or the last error after ``attempts`` failures.
 
-    Raises StartFailed if the last attempt ends with it, since every other item would fail as well.
+    A last error that is a StartFailed is raised instead: every other item would fail as well.
     """
     error = UngradableError("no attempt was made")
     for _ in range(attempts):
@@ -45,7 +45,7 @@ def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
     try:
         if (cgroup / "cpu.max").exists():  # version 2: "150000 100000", or "max 100000"
             quota, period = (cgroup / "cpu.max").read_text().split()
-        else:  # version 1, where a quota of -1 is none
+        else:  # version 1; a quota of -1 means no limit
             quota, period = ((cgroup / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
         share = int(quota) / int(period)
     except (OSError, ValueError):
@@ -68,7 +68,7 @@ class GraderThreads:
         self._look_ahead = num_workers * _LOOK_AHEAD_PER_WORKER
 
     def in_order(self, items: Iterable[Item], work: Callable[[Grader, Item], Result]) -> Iterator[Result]:
-        """Work on the items, a bounded number of them ahead, and yield the results in the items' order."""
+        """Process the items and yield the results in the order of the items; at most a bounded number of results wait."""
         pending: deque[Future[Result]] = deque()
         for item in items:
             pending.append(self._pool.submit(self._with_grader, work, item))
@@ -87,10 +87,12 @@ class GraderThreads:
                 self._idle.append(grader)
 
     def close(self) -> None:
-        """End all threads and processes; the processes first, so that no thread waits for one."""
+        """End all threads and processes."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+        # Without its processes, no thread waits for one.
         for grader in self._graders:
             grader.close()
         self._pool.shutdown(wait=True)
+        # A thread that was still grading may have started new processes.
         for grader in self._graders:
             grader.close()

@@ -31,13 +31,13 @@ JOBS_PER_GRADER = 2
 
 SCALING = ScalingPolicy(
     unit="completion",
-    wait_seconds=2.0,
+    scale_up_wait_seconds=2.0,
     settle_seconds=10.0,
     busy_share=0.0,
     growth_share=0.5,
     window_seconds=300.0,
     idle_share=0.3,
-    max_wait_seconds=1.0,
+    scale_down_wait_seconds=1.0,
     target_share=0.6,
 )
 """Up quickly, since a group waits for its grades; down after a window that is longer than most steps, so that graders that idle

@@ -20,25 +20,27 @@ class StylePenalty:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RewardProfile:
-    """The value of each fact. The largest weights add up to at most 1; multipliers are 0 to 1."""
+    """Part of the reward that each fact earns. The maxima of the four terms add up to at most 1; multipliers are 0 to 1."""
 
     meaning: str  # one line for --help
     structural: float  # for an END marker
-    type_check: tuple[float, ...]  # by number of type errors: none, 1, 2, ...; the last also for more
-    compiles: float  # solution and tests made a program
-    type_checks: float  # the solution type-checks on its own, but does not fit the tests
-    attempted: float  # it parses
-    tests: float  # times the fraction of asserts that hold
+    type_check: tuple[float, ...]  # entry n is for n type errors; the last entry also for more
+    compiles: float  # if solution and tests compile together
+    only_type_checks: float  # if only the solution type-checks, without the tests
+    only_parses: float  # if the solution parses, but does not type-check
+    tests: float  # multiplied by the weighted fraction of asserts that hold
     all_or_nothing: bool = False  # tests earn something only if every assert holds
     min_code_lines: int = 0  # a shorter program gets reward 0
     runaway_multiplier: float = 1.0  # if truncated at the length limit without an END marker
     degenerate_multiplier: float = 1.0  # if the completion has a low-quality flag
     style: StylePenalty | None = None
-    shown_assert_weight: float = 1.0  # of an assert covered by an example; any other weighs 1
+    shown_assert_weight: float = (
+        1.0  # weight of an assert that an example in the statement covers; other asserts have weight 1
+    )
 
 
-# The baseline analysis A of 2025-12-10: 5% END marker, 20% types by error count, 10% compilation, 65% tests. The phases of its
-# curriculum (10/40/30/20, then 5/25/20/50) are this profile with other weights.
+# The default is the reward of the baseline analysis A of 2025-12-10: 5% END marker, 20% types by error count, 10% compilation,
+# 65% tests. The two earlier phases of its curriculum have other weights: 10/40/30/20, then 5/25/20/50.
 PROFILES: Mapping[str, RewardProfile] = MappingProxyType(
     {
         DEFAULT_PROFILE: RewardProfile(
@@ -46,8 +48,8 @@ PROFILES: Mapping[str, RewardProfile] = MappingProxyType(
             structural=0.05,
             type_check=(0.20, 0.15, 0.10, 0.06, 0.03, 0.02),
             compiles=0.10,
-            type_checks=0.05,
-            attempted=0.01,
+            only_type_checks=0.05,
+            only_parses=0.01,
             tests=0.65,
             min_code_lines=8,
             runaway_multiplier=0.3,
@@ -57,8 +59,8 @@ PROFILES: Mapping[str, RewardProfile] = MappingProxyType(
             structural=0.0,
             type_check=(0.25, 0.20, 0.15, 0.10, 0.05, 0.04, 0.03, 0.025, 0.02, 0.015, 0.01),
             compiles=0.10,
-            type_checks=0.05,
-            attempted=0.01,
+            only_type_checks=0.05,
+            only_parses=0.01,
             tests=0.65,
             min_code_lines=2,
             degenerate_multiplier=0.3,
@@ -69,8 +71,8 @@ PROFILES: Mapping[str, RewardProfile] = MappingProxyType(
             structural=0.0,
             type_check=(0.0,),
             compiles=0.0,
-            type_checks=0.0,
-            attempted=0.0,
+            only_type_checks=0.0,
+            only_parses=0.0,
             tests=1.0,
             all_or_nothing=True,
         ),

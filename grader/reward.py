@@ -72,7 +72,7 @@ def _compile_term(facts: Facts, profile: RewardProfile) -> float:
         return 0.0
     if facts.compiled:
         return profile.compiles
-    return profile.type_checks if facts.type_checked else profile.attempted
+    return profile.only_type_checks if facts.type_checked else profile.only_parses
 
 
 def _after_penalties(facts: Facts, terms: RewardTerms, profile: RewardProfile) -> float:
@@ -106,17 +106,17 @@ def profile_of(settings: GraderSettings) -> RewardProfile:
     """
     profile, weights = profile_named(settings.reward), settings.weights
     default = PROFILES[DEFAULT_PROFILE]
-    compilation = (profile.compiles, profile.type_checks, profile.attempted)
-    compiles, type_checks, attempted = _scaled(
-        compilation, (default.compiles, default.type_checks, default.attempted), weights.compile
+    compilation = (profile.compiles, profile.only_type_checks, profile.only_parses)
+    compiles, only_type_checks, only_parses = _scaled(
+        compilation, (default.compiles, default.only_type_checks, default.only_parses), weights.compile
     )
     weighted = replace(
         profile,
         structural=profile.structural if weights.structural is None else weights.structural,
         type_check=_scaled(profile.type_check, default.type_check, weights.type_check),
         compiles=compiles,
-        type_checks=type_checks,
-        attempted=attempted,
+        only_type_checks=only_type_checks,
+        only_parses=only_parses,
         tests=profile.tests if weights.tests is None else weights.tests,
     )
     _check_sum(weighted)

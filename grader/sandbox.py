@@ -66,7 +66,7 @@ class Sandbox:
 
     @property
     def sandboxed(self) -> bool:
-        """Whether two layers besides the language filter keep files, network and other processes out of reach."""
+        """True if, besides the language filter, two layers block access to files, network and other processes."""
         return self.bubblewrap is not None and (self.kernel is None or "seccomp" in self.kernel)
 
     def describe(self) -> str:

@@ -31,7 +31,7 @@ class WeightSettings(BaseModel):
 
 
 class GraderSettings(BaseModel):
-    """How completions are graded: workers, limits, sandbox and reward."""
+    """Settings of grading: workers, limits, sandbox and reward."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -32,7 +32,7 @@ QUEUED_AHEAD = 1.25
 
 SCALING = ScalingPolicy(
     unit="group",
-    wait_seconds=10.0,
+    scale_up_wait_seconds=10.0,
     settle_seconds=120.0,
     busy_share=0.5,
     growth_share=0.25,

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from benchmarks.virtual_time import NothingLeft, simulate
+from benchmarks.virtual_time import SimulationStalled, simulate
 
 
 def now() -> float:
@@ -61,5 +61,5 @@ def test_a_standstill_is_named_and_not_waited_for() -> None:
     async def wait() -> None:
         await asyncio.Event().wait()
 
-    with pytest.raises(NothingLeft, match="stands still"):
+    with pytest.raises(SimulationStalled, match="stands still"):
         simulate(wait())

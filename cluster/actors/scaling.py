@@ -11,19 +11,23 @@ from cluster.types import Bounds, Usage
 class ScalingPolicy:
     """Thresholds of scaling up and down.
 
-    The two directions must not overlap: twice the replicas at ``busy_share`` have to be busier than ``idle_share``, and scaling
-    down to ``target_share`` must not lead to a share below ``idle_share``.
+    A pool that has just been scaled must not count as idle, or its size would oscillate: not after scaling up at ``busy_share``
+    to twice the replicas, and not after scaling down to ``target_share``.
     """
 
-    unit: str  # of work, for log lines: "group"
-    wait_seconds: float  # scale up when a unit has waited for this long ...
-    settle_seconds: float  # ... and the number of replicas has been the same for this long ...
-    busy_share: float  # ... in which they were busy for more than this share
-    growth_share: float  # of the present number, added when scaling up
-    window_seconds: float  # scale down after this long with the same number of replicas ...
-    idle_share: float  # ... in which they were busy for less than this share ...
-    max_wait_seconds: float = math.inf  # ... and no unit waited for this long
-    target_share: float  # busy share to scale down to
+    unit: str  # name of a unit of work in log lines: "group"
+
+    # Scale up if all three conditions hold.
+    scale_up_wait_seconds: float  # a unit of work has waited for at least this long
+    settle_seconds: float  # the number of replicas has not changed for this long
+    busy_share: float  # the busy share over settle_seconds is larger, 0 to 1
+    growth_share: float  # number of added replicas, as a share of the ready ones
+
+    # Scale down if all three conditions hold.
+    window_seconds: float  # the number of replicas has not changed for this long
+    idle_share: float  # the busy share over window_seconds is smaller, 0 to 1
+    scale_down_wait_seconds: float = math.inf  # the longest wait in the window is shorter
+    target_share: float  # busy share to expect after scaling down
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,23 +37,25 @@ class PoolLoad:
     num_ready: int
     num_wanted: int  # above num_ready while replicas start or lack resources
     wait_seconds: float  # of the unit that has waited longest; 0 when none waits
-    recent_share: float | None  # busy share over settle_seconds, 0 to 1; None: the number changed since
-    window_share: float | None  # busy share over window_seconds
+    recent_share: (
+        float | None
+    )  # busy share over settle_seconds, 0 to 1; None if the number of replicas changed in that time
+    window_share: float | None  # busy share over window_seconds; None as above
     longest_wait_seconds: float  # in the window
 
 
 def desired_replicas(load: PoolLoad, bounds: Bounds, policy: ScalingPolicy) -> tuple[int, str]:
     """Return the number of replicas to have, and the reason for a change in a few words."""
     number, reason = load.num_wanted, ""
-    if load.wait_seconds >= policy.wait_seconds:
-        has_all = load.num_ready >= load.num_wanted  # the last increase has to take effect first
-        if has_all and load.recent_share is not None and load.recent_share > policy.busy_share:
+    if load.wait_seconds >= policy.scale_up_wait_seconds:
+        are_all_ready = load.num_ready >= load.num_wanted  # if not, an earlier increase is still under way
+        if are_all_ready and load.recent_share is not None and load.recent_share > policy.busy_share:
             number = load.num_ready + math.ceil(load.num_ready * policy.growth_share)
             reason = f"a {policy.unit} has waited {load.wait_seconds:.1f} s"
     elif (
         load.window_share is not None
         and load.window_share < policy.idle_share
-        and load.longest_wait_seconds < policy.max_wait_seconds
+        and load.longest_wait_seconds < policy.scale_down_wait_seconds
     ):
         enough = math.ceil(load.num_ready * load.window_share / policy.target_share)
         number = min(load.num_wanted, max(enough, math.ceil(load.num_ready / 2)))
@@ -80,7 +86,7 @@ class LoadWindow:
             self._samples.popleft()
 
     def load(self, num_wanted: int) -> PoolLoad:
-        """Return the load at the newest sample; requires one."""
+        """Return the load at the newest sample; call ``add`` first."""
         newest = self._samples[-1]
         return PoolLoad(
             num_ready=newest.usage.num_replicas,

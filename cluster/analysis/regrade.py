@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from cluster.analysis.regrade_statistics import Rescored
 from cluster.errors import ConfigError, RunFolderError
-from cluster.ledger.files import opened_rollouts
+from cluster.ledger.files import open_rollout_file
 from cluster.ledger.row_files import SUFFIXES, write_rows
 from cluster.ledger.rows import FACT_COLUMNS, TERMS, facts_of
 from cluster.ledger.run_folder import RunFolder
@@ -124,8 +124,8 @@ def _rollout_files(folder: RunFolder) -> list[Path]:
 
 
 def _read_rows(path: Path) -> Iterator[Mapping[str, Any]]:
-    if_older = "an older version of Caravan wrote the file; grade its texts with `caravan grade`, or start a new run"
-    with opened_rollouts(path, COLUMNS, if_older=if_older) as file:
+    hint = ": an older version of Caravan wrote the file; grade its texts with `caravan grade`, or start a new run"
+    with open_rollout_file(path, COLUMNS, missing_columns_hint=hint) as file:
         for batch in file.iter_batches(columns=list(COLUMNS)):
             yield from batch.to_pylist()
 

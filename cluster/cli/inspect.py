@@ -25,9 +25,9 @@ def _health_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _health(options: argparse.Namespace) -> int:
-    from cluster.health.command import health_and_report
+    from cluster.health.command import print_health
 
-    return health_and_report(options.run, as_json=options.json)
+    return print_health(options.run, as_json=options.json)
 
 
 REPORT_HELP = """\

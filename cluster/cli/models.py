@@ -150,10 +150,10 @@ def _sft_arguments(parser: argparse.ArgumentParser) -> None:
 def _sft(options: argparse.Namespace) -> int:
     from cluster.config.load import load_config
     from cluster.models.sft import SftJob, sft
-    from learner.sft.examples import Schedule
+    from learner.sft.examples import SftSchedule
 
     config = load_config(options.config, options.settings, without_supervised(os.environ), log=note)
-    schedule = Schedule(
+    schedule = SftSchedule(
         num_steps=options.steps,
         num_epochs=options.epochs,
         batch_size=options.batch_size,

@@ -1,4 +1,4 @@
-"""YAML texts: parsing with refusal of keys that are given twice."""
+"""YAML parser that refuses repeated keys."""
 
 from typing import Any
 
@@ -7,17 +7,20 @@ import yaml
 from cluster.errors import ConfigError
 
 
-def parse_yaml(text: str, where: str) -> Any:
-    """Parse a YAML text. Raises ConfigError, which names ``where``, for a text that is not YAML or repeats a key."""
+def parse_yaml(text: str, source: str) -> Any:
+    """Parse a YAML text; ``source`` names its file or option in messages.
+
+    Raises ConfigError if the text is not YAML or repeats a key.
+    """
     try:
         return yaml.load(text, Loader=_UniqueKeyLoader)
     except yaml.YAMLError as error:
         problem = getattr(error, "problem", None) or "cannot be read"
         mark = getattr(error, "problem_mark", None)
         place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
-        raise ConfigError(f"{where} is not YAML: {problem}{place}") from None
+        raise ConfigError(f"{source} is not YAML: {problem}{place}") from None
     except _RepeatedKeyError as error:
-        raise ConfigError(f"{where}: {error}") from None
+        raise ConfigError(f"{source}: {error}") from None
 
 
 class _RepeatedKeyError(Exception):

@@ -20,19 +20,19 @@ EXIT_CODES = {Health.OK: 0, Health.WARN: 3, Health.STOP: 4, Health.NO_DATA: 5}
 STYLES = {Health.OK: "green", Health.WARN: "yellow", Health.STOP: "bold red", Health.NO_DATA: "dim"}
 
 
-def health_and_report(run: Path, *, as_json: bool) -> int:
+def print_health(run: Path, *, as_json: bool) -> int:
     """Check a run, print the results with alerts at the end, and return the exit code. Raises RunFolderError."""
     history = history_of(run)
     results = check_run(history)
     if as_json:
-        print(json.dumps(as_object(run, history, results), ensure_ascii=False))
+        print(json.dumps(json_document(run, history, results), ensure_ascii=False))
     else:
         _print(run, history, results)
     return EXIT_CODES[worst(results)]
 
 
-def as_object(run: Path, history: History, results: Sequence[CheckResult]) -> dict[str, object]:
-    """Return the results for JSON."""
+def json_document(run: Path, history: History, results: Sequence[CheckResult]) -> dict[str, object]:
+    """Return the object that ``--json`` prints."""
     return {
         "run": str(run),
         "step": int(history.steps[-1]["step"]) if history.steps else 0,
@@ -63,10 +63,10 @@ def _print(run: Path, history: History, results: Sequence[CheckResult]) -> None:
             console.print(
                 Text(f"    {result.rule.measures}: {result.rule.threshold} ({result.rule.source})", style="dim")
             )
-    silent = [result.rule.id for result in results if result.health is Health.NO_DATA]
-    if silent:
+    without_data = [result.rule.id for result in results if result.health is Health.NO_DATA]
+    if without_data:
         console.print()
-        console.print(Text(f"not enough data: {', '.join(silent)}", style="dim"), soft_wrap=True)
+        console.print(Text(f"not enough data: {', '.join(without_data)}", style="dim"), soft_wrap=True)
 
 
 def comparison_table(compared: Sequence[Compared]) -> Table:
@@ -74,7 +74,7 @@ def comparison_table(compared: Sequence[Compared]) -> Table:
     table = Table(title=compared[0].change.between if compared else None, title_justify="left")
     for name in ("", "before", "now", "change", "status"):
         table.add_column(name, justify="right" if name in ("before", "now", "change") else "left")
-    for one, (*cells, word) in zip(compared, as_cells(compared), strict=True):
-        style = "" if one.is_good is None else "green" if one.is_good else "red"
-        table.add_row(*cells, Text(word, style=style))
+    for metric, (*cells, status) in zip(compared, as_cells(compared), strict=True):
+        style = "" if metric.is_good is None else "green" if metric.is_good else "red"
+        table.add_row(*cells, Text(status, style=style))
     return table

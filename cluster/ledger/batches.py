@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.errors import RunFolderError
-from cluster.ledger.files import opened_rollouts
+from cluster.ledger.files import open_rollout_file
 from cluster.ledger.rows import FACT_COLUMNS, TERMS, facts_of
 from cluster.ledger.run_folder import RunFolder
 from cluster.types import (
@@ -43,10 +43,10 @@ Row = Mapping[str, Any]
 
 
 def batch_of(folder: RunFolder, step: int) -> tuple[Group, ...]:
-    """Return the groups that a step was trained on, in order. Their problems have an id only.
+    """Return the groups in the batch of a training step, in order; only the ids of their problems are known.
 
-    A group was part of a step where any of its completions was trained, or excluded by the learner's settings. Its other
-    completions (ungradable ones, for example) belong to it as well. Raises RunFolderError where the ledger has no such group.
+    A group was in the batch if at least one of its completions was trained, or excluded by the learner's settings. Its other
+    completions (ungradable ones, for example) are returned as well. Raises RunFolderError if the ledger has no such group.
     """
     rows_of_group: dict[str, list[Row]] = {}
     for path in folder.rollout_files(step):
@@ -59,14 +59,18 @@ def batch_of(folder: RunFolder, step: int) -> tuple[Group, ...]:
     )
     if not groups:
         raise RunFolderError(
-            f"{folder.rollouts} holds no completion that step {step} was trained on: without it, no later step can be replayed"
+            f"{folder.rollouts} holds no completion of the batch of step {step}: without it, no later step can be replayed"
         )
     return groups
 
 
 def _rows(path: Path) -> Iterator[Row]:
-    older, broken = "an older version wrote it; start the run again", ", and its step cannot be replayed"
-    with opened_rollouts(path, COLUMNS, if_older=older, if_broken=broken) as file:
+    with open_rollout_file(
+        path,
+        COLUMNS,
+        missing_columns_hint=": an older version wrote it; start the run again",
+        unreadable_hint=", and its step cannot be replayed",
+    ) as file:
         for batch in file.iter_batches(columns=list(COLUMNS)):
             yield from batch.to_pylist()
 
@@ -88,7 +92,7 @@ def _completion(row: Row) -> Completion:
         index=int(row["completion_id"].rpartition("-c")[2]),
         prompt_ids=tuple(row["prompt_ids"]),
         token_ids=tuple(row["token_ids"]),
-        # float32 there, which is what vLLM computes and what the learner takes.
+        # The ledger has them in float32, the precision of vLLM and of the learner.
         sampler_logprobs=tuple(row["sampler_logprobs"]),
         text=row["text"],
         finish_reason=FinishReason(row["finish_reason"]),

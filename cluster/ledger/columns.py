@@ -69,7 +69,7 @@ class LedgerColumns:
         words = self.words[name]
         return words.index(word) if word in words else MISSING
 
-    def place(self, row: int) -> tuple[Path, int]:
+    def reference(self, row: int) -> tuple[Path, int]:
         """Return the file of a completion and its row in the file."""
         number = int(np.searchsorted(self.starts, row, side="right")) - 1
         return self.files[number].path, int(row - self.starts[number])

@@ -11,21 +11,21 @@ from typing import Any
 
 from cluster.errors import RunFolderError
 
-Place = tuple[Path, int]  # of a completion: file and row
+RowReference = tuple[Path, int]  # rollout file, and row of a completion in it
 
 
 @contextmanager
-def opened_rollouts(
+def open_rollout_file(
     path: Path,
     columns: Sequence[str],
     *,
-    if_older: str = "an older version wrote it",
-    if_broken: str = "; move it away to exclude it",
+    missing_columns_hint: str = ": an older version wrote it",
+    unreadable_hint: str = "; move it away to exclude it",
 ) -> Iterator[Any]:
-    """Open a rollout file that has the columns, as a ``pyarrow.parquet.ParquetFile``.
+    """Open a rollout file as a ``pyarrow.parquet.ParquetFile``, and check that it has the columns.
 
-    Raises RunFolderError where columns are missing (message with ``if_older``) or the file cannot be read (``if_broken``), also
-    during the block.
+    Raises RunFolderError if columns are missing or if the file cannot be read, also when reading fails during the block. The
+    hints end the messages of the two cases.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -35,30 +35,30 @@ def opened_rollouts(
             known = set(file.schema_arrow.names)
             missing = [name for name in columns if name not in known]
             if missing:
-                raise RunFolderError(f"{path} has no column {', '.join(missing)}: {if_older}")
+                raise RunFolderError(f"{path} has no column {', '.join(missing)}{missing_columns_hint}")
             yield file
     except FileNotFoundError:
         raise RunFolderError(f"{path} was removed while it was read, because the run was resumed; try again") from None
     except (pa.ArrowException, OSError) as error:
-        raise RunFolderError(f"{path} cannot be read as Parquet ({error}){if_broken}") from None
+        raise RunFolderError(f"{path} cannot be read as Parquet ({error}){unreadable_hint}") from None
 
 
 def read_rollouts(path: Path, columns: Sequence[str]) -> Any:
     """Return columns of a rollout file as a ``pyarrow.Table``; raises RunFolderError."""
-    with opened_rollouts(path, columns) as file:
+    with open_rollout_file(path, columns) as file:
         return file.read(columns=list(columns), use_threads=False)
 
 
-def read_places(places: Sequence[Place], columns: Sequence[str]) -> list[Mapping[str, Any]]:
-    """Return columns of the completions at these places, in their order; raises RunFolderError.
+def read_rows(references: Sequence[RowReference], columns: Sequence[str]) -> list[Mapping[str, Any]]:
+    """Return columns of the referenced completions, in the order of the references; raises RunFolderError.
 
     Each file is read once, and only the requested rows become Python objects.
     """
-    wanted: dict[Path, list[tuple[int, int]]] = defaultdict(list)  # by file: place in the result, row in the file
-    for index, (path, row) in enumerate(places):
+    wanted: dict[Path, list[tuple[int, int]]] = defaultdict(list)  # by file: index in the result, row in the file
+    for index, (path, row) in enumerate(references):
         wanted[path].append((index, row))
     found: dict[int, Mapping[str, Any]] = {}
     for path, rows in wanted.items():
         table = read_rollouts(path, columns)
         found |= {index: {name: table.column(name)[row].as_py() for name in columns} for index, row in rows}
-    return [found[index] for index in range(len(places))]
+    return [found[index] for index in range(len(references))]

@@ -27,7 +27,7 @@ from cluster.run.loading import Dataset, audit_and_split, load_and_render
 from cluster.run.preflight import refuse_adapter
 from cluster.run.session import run_to_end
 from cluster.types import Problem
-from learner.sft.examples import Pair, Schedule
+from learner.sft.examples import Pair, SftSchedule
 from learner.training.checkpoints import step_of
 from learner.training.error_text import describe_error
 from learner.training.quiet import silence_libraries
@@ -45,7 +45,7 @@ class SftJob:
     """The settings of one ``caravan sft``."""
 
     config: Config
-    schedule: Schedule
+    schedule: SftSchedule
     full: bool  # train all weights in place of an adapter
     save_every_steps: int
     keep: int  # number of newest checkpoints that are kept

@@ -16,7 +16,7 @@ from cluster.models.tiny_card import card, measure
 from cluster.problems.builtin import builtin_problems
 from cluster.problems.dataset import split
 from cluster.types import Problem, Prompt
-from learner.sft.examples import Schedule
+from learner.sft.examples import SftSchedule
 from learner.sft.warm_start import Shape, warm_start
 from rollout.prompt import PromptRenderer, continuation
 
@@ -32,7 +32,7 @@ EOS = "<|endoftext|>"
 PAD = "<|pad|>"
 COMPLETIONS_PER_PROBLEM = 4  # for the model card
 MAX_TOKENS = 1024  # prompt and completion together
-SCHEDULE = Schedule(num_steps=1000, batch_size=16, learning_rate=3e-3, label_smoothing=0.035, prompt_loss_weight=0.3)
+SCHEDULE = SftSchedule(num_steps=1000, batch_size=16, learning_rate=3e-3, label_smoothing=0.035, prompt_loss_weight=0.3)
 
 
 def training_split() -> tuple[list[Problem], list[Problem]]:
@@ -41,7 +41,7 @@ def training_split() -> tuple[list[Problem], list[Problem]]:
 
 
 def make(
-    folder: Path, schedule: Schedule = SCHEDULE, on_step: Callable[[int, float], None] = lambda _step, _loss: None
+    folder: Path, schedule: SftSchedule = SCHEDULE, on_step: Callable[[int, float], None] = lambda _step, _loss: None
 ) -> None:
     """Train tokenizer and model and save them in a folder, with weights in bfloat16; takes minutes on one core."""
     import torch

@@ -11,7 +11,7 @@ from typing import Any
 from cluster.types import FinishReason, Grade, Problem, Verdict
 from grader.grade import Grader
 from grader.settings import GraderSettings
-from learner.sft.examples import Schedule
+from learner.sft.examples import SftSchedule
 from rollout.prompt import PromptRenderer
 
 MAX_COMPLETION_TOKENS = 96
@@ -106,7 +106,7 @@ def _sample(
     ]
 
 
-def card(schedule: Schedule, held_out: Sequence[Sequence[Grade]], *, num_training: int, split_seed: int) -> str:
+def card(schedule: SftSchedule, held_out: Sequence[Sequence[Grade]], *, num_training: int, split_seed: int) -> str:
     """The model card as Markdown: training and measured results."""
     grades = [grade for group in held_out for grade in group]
     means = [statistics.fmean(grade.reward for grade in group) for group in held_out]

@@ -17,7 +17,7 @@ from cluster.config.config import Config
 from cluster.protocols import Reservation
 
 PATIENCE_SECONDS = 10.0
-"""How long resources have to be lacking before machines are requested: Ray's cluster state lags behind actors that ended."""
+"""Time that resources have to be lacking before machines are requested: Ray's cluster state lags behind actors that ended."""
 
 
 class Reservations:

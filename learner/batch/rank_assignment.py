@@ -1,4 +1,4 @@
-"""Assignment of a step's micro-batches to ranks, for a short step. Pure functions: every rank computes the same assignment."""
+"""Assignment of micro-batches to ranks, such that the slowest rank finishes early. Pure: all ranks compute the same one."""
 
 import math
 from collections.abc import Sequence
@@ -7,13 +7,16 @@ from learner.batch.micro_batches import PASS_OVERHEAD_TOKENS, MicroBatchPlan, pl
 from learner.batch.selection import Row
 
 MICRO_BATCHES_PER_RANK = (1, 2, 4)
-"""Tried numbers of micro-batches per rank, when the fewest that fit into memory would leave ranks idle."""
+"""Numbers of micro-batches per rank to try, besides the fewest micro-batches that fit into memory."""
 
 
 def plan_for_ranks(
     rows: Sequence[Row], *, num_ranks: int, max_padded_tokens: int, shares_prompts: bool
 ) -> list[MicroBatchPlan]:
-    """Split the rows of a step as ``plan_micro_batches``, but into smaller micro-batches if several ranks finish earlier then."""
+    """Split the rows of a step with ``plan_micro_batches``, such that the slowest of the ranks finishes early.
+
+    For several ranks, smaller micro-batches are tried as well: they cost more in total but can be shared more evenly.
+    """
     coarse = plan_micro_batches(rows, max_padded_tokens=max_padded_tokens, shares_prompts=shares_prompts)
     if num_ranks == 1:
         return coarse
@@ -30,8 +33,8 @@ def plan_for_ranks(
 def assign_to_ranks(plans: Sequence[MicroBatchPlan], num_ranks: int) -> list[list[int]]:
     """Return the indices of each rank's micro-batches; a rank may have none.
 
-    Micro-batches are assigned by descending size, each to the rank with the least so far. The largest rank then has at most 4/3
-    of the optimum (Graham 1969, "Bounds on multiprocessing timing anomalies").
+    Micro-batches are assigned by descending cost, each to the rank with the lowest cost so far. The highest cost of a rank is at
+    most 4/3 of the optimum (Graham 1969, "Bounds on multiprocessing timing anomalies").
     """
     assigned: list[list[int]] = [[] for _ in range(num_ranks)]
     costs = [0] * num_ranks
@@ -43,12 +46,12 @@ def assign_to_ranks(plans: Sequence[MicroBatchPlan], num_ranks: int) -> list[lis
 
 
 def largest_rank_cost(plans: Sequence[MicroBatchPlan], num_ranks: int) -> int:
-    """Cost of the rank with the most work, in tokens: padded tokens and pass overheads."""
+    """Highest cost of a rank, in tokens: padded tokens and pass overheads."""
     return max(sum(_cost(plans[index]) for index in indices) for indices in assign_to_ranks(plans, num_ranks))
 
 
 def idle_share(plans: Sequence[MicroBatchPlan], num_ranks: int) -> float:
-    """Share of the ranks' time in a step that they wait for the slowest, estimated from the costs."""
+    """Share of the ranks' time that is spent waiting for the slowest rank, estimated from the costs."""
     total = sum(_cost(plan) for plan in plans)
     return 1 - total / (num_ranks * largest_rank_cost(plans, num_ranks)) if total else 0.0
 

@@ -1,4 +1,4 @@
-"""Inputs of supervised fine-tuning: prompt-completion pairs and the schedule. Without heavy imports."""
+"""Inputs of supervised fine-tuning: prompt-completion pairs and hyperparameters. Without heavy imports."""
 
 import math
 from collections.abc import Sequence
@@ -8,8 +8,11 @@ Pair = tuple[Sequence[int], Sequence[int]]  # prompt ids [P], completion ids [T]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Schedule:
-    """Length and learning rate of the training: AdamW, a linear warm-up, then a cosine to a tenth of the learning rate."""
+class SftSchedule:
+    """Hyperparameters: number of steps, batch, optimizer (AdamW) and loss.
+
+    The learning rate warms up linearly and then falls along a cosine to a tenth of its peak.
+    """
 
     num_steps: int | None = None  # None: given by the epochs
     num_epochs: float = 1.0
@@ -21,9 +24,9 @@ class Schedule:
     max_grad_norm: float = 1.0
     label_smoothing: float = 0.0  # share of each target's probability that is spread over the whole vocabulary
     prompt_loss_weight: float = (
-        0.0  # of the mean loss on prompt tokens; a small one teaches copying from prompts earlier
+        0.0  # weight of the mean loss on prompt tokens; models learn sooner to copy from prompts
     )
-    seed: int = 0  # of the order of pairs, of dropout and of the new adapter
+    seed: int = 0  # random order of the pairs, dropout and weights of the new adapter
 
     def total_steps(self, num_pairs: int) -> int:
         """Number of steps of the training; the last step of each epoch has the remaining pairs."""

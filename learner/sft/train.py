@@ -21,7 +21,7 @@ from transformers import PrinterCallback, TrainerCallback
 
 from cluster.errors import LearnerError
 from learner.settings import LoraSettings
-from learner.sft.examples import Pair, Schedule
+from learner.sft.examples import Pair, SftSchedule
 from learner.training.adapter import pack_adapter
 from learner.training.build import lora_config
 from learner.training.checkpoints import checkpoint_error, step_of, write_checkpoint, write_files
@@ -99,7 +99,12 @@ class _CompletionTrainer(SFTTrainer):  # type: ignore[misc]
     """TRL's SFT with label smoothing and a loss on prompt tokens; both need all logits of a forward pass."""
 
     def __init__(
-        self, *, schedule: Schedule, sampler: StepsOfSimilarLengths, saving: CheckpointSettings | None, **arguments: Any
+        self,
+        *,
+        schedule: SftSchedule,
+        sampler: StepsOfSimilarLengths,
+        saving: CheckpointSettings | None,
+        **arguments: Any,
     ) -> None:
         super().__init__(**arguments)
         self._schedule = schedule
@@ -175,7 +180,7 @@ def fine_tune(
     model: Any,
     tokenizer: Any,
     pairs: Sequence[Pair],
-    schedule: Schedule,
+    schedule: SftSchedule,
     *,
     lora: LoraSettings | None,
     device: Device,
@@ -228,7 +233,7 @@ def fine_tune(
     return FineTuneResult(model=trained, step=trainer.state.global_step, checkpoint=trainer.saved)
 
 
-def check_batch(schedule: Schedule) -> None:
+def check_batch(schedule: SftSchedule) -> None:
     """Raise LearnerError if a step cannot be split into micro-batches of equal size."""
     if schedule.batch_size % schedule.micro_batch_size:
         raise LearnerError(
@@ -270,7 +275,11 @@ class _StepCallback(TrainerCallback):  # type: ignore[misc]
 
 
 def _arguments(
-    schedule: Schedule, device: Device, scratch: Path, gradient_checkpointing: bool, saving: CheckpointSettings | None
+    schedule: SftSchedule,
+    device: Device,
+    scratch: Path,
+    gradient_checkpointing: bool,
+    saving: CheckpointSettings | None,
 ) -> SFTConfig:
     return SFTConfig(
         output_dir=str(scratch),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from learner.sft.examples import Pair, Schedule
+from learner.sft.examples import Pair, SftSchedule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +28,7 @@ def warm_start(
     pairs: Sequence[Pair],
     tokenizer: Any,
     shape: Shape,
-    schedule: Schedule,
+    schedule: SftSchedule,
     on_step: Callable[[int, float], None] = lambda _step, _loss: None,
 ) -> Any:
     """Train a new Qwen2 model on the completions of the pairs, on the CPU in float32.

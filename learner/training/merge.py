@@ -1,4 +1,4 @@
-"""Merging of an adapter into its model's weights, and log-probabilities under either."""
+"""Merging of an adapter into the weights of its model, and log-probabilities of a model with or without an adapter."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,8 +19,8 @@ def write_merged(model: str, adapter: Path, folder: Path, *, dtype: str) -> None
 
     The weights are summed in float32 and then cast: a bfloat16 sum would lose most of the adapter. Raises ModelError.
     """
-    merged, tokenizer = _adapted(model, adapter)
-    write_model(merged.merge_and_unload(), tokenizer, folder, dtype=dtype)
+    adapted, tokenizer = _load_with_adapter(model, adapter)
+    write_model(adapted.merge_and_unload(), tokenizer, folder, dtype=dtype)
 
 
 def write_model(model: Any, tokenizer: Any, folder: Path, *, dtype: str) -> None:
@@ -29,7 +29,7 @@ def write_model(model: Any, tokenizer: Any, folder: Path, *, dtype: str) -> None
         model.to(getattr(torch, dtype)).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         remove_local_paths(folder)
-    # A full disk raises OSError in Python and SafetensorError in safetensors; transformers refuses with the others.
+    # A full disk raises OSError in Python and SafetensorError in safetensors. A refusal of transformers raises one of the others.
     except (OSError, SafetensorError, ValueError, RuntimeError, TypeError) as error:
         raise ModelError(f"the model cannot be saved: {describe_error(error)}") from error
 
@@ -43,18 +43,18 @@ def write_tokenizer(model: str, folder: Path) -> None:
         raise ModelError(f"the tokenizer of model {model!r} cannot be saved: {describe_error(error)}") from error
 
 
-def logprobs(model: str, texts: Sequence[Sequence[int]], *, dtype: str, adapter: Path | None = None) -> list[float]:
-    """Return the log-probabilities of all tokens but the first of each text, at temperature 1, concatenated over the texts.
+def logprobs(model: str, sequences: Sequence[Sequence[int]], *, dtype: str, adapter: Path | None = None) -> list[float]:
+    """Return the log-probabilities, at temperature 1, of the tokens of ``sequences`` except each one's first, concatenated.
 
-    The model computes in ``dtype``, or in float32 with an adapter that is not merged. Raises ModelError.
+    Without an adapter the model computes in ``dtype``; with one, which stays unmerged, in float32. Raises ModelError.
     """
     if adapter is None:
         scorer, _ = load_model(model, Device(use_cpu=True, dtype=getattr(torch, dtype)))
     else:
-        scorer, _ = _adapted(model, adapter)
+        scorer, _ = _load_with_adapter(model, adapter)
     scorer.eval()
     values: list[float] = []
-    for token_ids in texts:
+    for token_ids in sequences:
         ids = torch.tensor([list(token_ids)])
         with torch.no_grad():
             scores = scorer(input_ids=ids).logits[0, :-1].float().log_softmax(-1)
@@ -62,8 +62,8 @@ def logprobs(model: str, texts: Sequence[Sequence[int]], *, dtype: str, adapter:
     return values
 
 
-def _adapted(model: str, adapter: Path) -> tuple[Any, Any]:
-    """Load the model in float32 with the adapter, not merged, and its tokenizer."""
+def _load_with_adapter(model: str, adapter: Path) -> tuple[Any, Any]:
+    """Load the model in float32 with the unmerged adapter, and the tokenizer."""
     base, tokenizer = load_model(model, Device(use_cpu=True, dtype=torch.float32))
     try:
         return PeftModel.from_pretrained(base, adapter), tokenizer

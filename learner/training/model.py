@@ -58,10 +58,11 @@ def choose_device(settings: LearnerSettings) -> Device:
 
 
 def load_model(name: str, device: Device, *, keep_dropout: bool = True) -> tuple[Any, Any]:
-    """Load the causal language model ``name`` (folder or Hugging Face id) and its tokenizer; raises ModelError in one line.
+    """Load the causal language model ``name`` (folder or Hugging Face id) and its tokenizer.
 
     With ``keep_dropout=False`` the base model's dropout is off, so that training computes the same as sampling. A generation
-    config that transformers would refuse to save later is repaired, with a warning in the log.
+    config that transformers would refuse to save later is repaired, with a warning in the log. Raises ModelError, with a message
+    of one line.
     """
     source = folder_or_id(name)
     generation = generation_config(name)
@@ -98,7 +99,7 @@ def load_model(name: str, device: Device, *, keep_dropout: bool = True) -> tuple
 def disable_dropout(config: Any) -> None:
     """Set each dropout of a configuration to 0: ``attention_dropout``, ``resid_pdrop``, ...
 
-    The sampler has no dropout; with it, the ratio to the sampler would be noise.
+    The sampler has no dropout. A learner with dropout would compute other probabilities for the same weights, at random.
     """
     for name, value in config.to_dict().items():
         if isinstance(value, float) and name.endswith(("dropout", "pdrop")):
@@ -108,13 +109,16 @@ def disable_dropout(config: Any) -> None:
 
 
 def has_plain_kv_cache(model: Any) -> bool:
-    """Return True if a prompt's cache is keys and values only, which completions can share; linear attention has states."""
+    """Return True if the model caches only keys and values, so that completions can share the cache of their prompt.
+
+    Layers with linear attention cache a state instead.
+    """
     cache = DynamicCache(config=model.config.get_text_config())
     return all(isinstance(layer, DynamicLayer) for layer in cache.layers)
 
 
 def check_saveable(name: str) -> None:
-    """Raise ModelError, in one line, if a model derived from this one cannot be saved with its configuration and tokenizer."""
+    """Raise ModelError, with a message of one line, if a model derived from this one could not be saved."""
     config = generation_config(name)
     try:
         with tempfile.TemporaryDirectory(prefix="caravan-") as folder:
@@ -172,10 +176,12 @@ def generation_config(name: str) -> GenerationConfig | None:
         raise ModelError(
             f"model {name!r}: its {GENERATION_CONFIG_NAME} cannot be used ({describe_error(error)}); correct it, or delete it"
         ) from error
-    changes = _make_saveable(config, samples=written.get("do_sample"))
+    changes = _make_saveable(config, do_sample=written.get("do_sample"))
     if changes and (name, changes) not in _logged:  # a command loads a model several times
         _logged.add((name, changes))
-        logger.warning("model %r: its %s could not be saved and is repaired: %s", name, GENERATION_CONFIG_NAME, changes)
+        logger.warning(
+            "model %r: repaired its %s, which transformers refuses to save: %s", name, GENERATION_CONFIG_NAME, changes
+        )
     return config
 
 
@@ -185,15 +191,15 @@ def _check_token_ids(key: str, value: Any) -> None:
         raise ValueError(f"{key} is {value!r}, not a token id")
 
 
-def _make_saveable(config: GenerationConfig, *, samples: bool | None) -> str:
+def _make_saveable(config: GenerationConfig, *, do_sample: bool | None) -> str:
     """Change settings that transformers refuses to save, and return a description of the changes; empty for none.
 
-    A config with a temperature and without ``do_sample`` is meant to sample.
+    ``do_sample`` is None if the file does not set it. Settings such as a temperature are then kept by setting it to True.
     """
     if not _refused_settings(config):
         return ""
     config_that_samples = GenerationConfig.from_dict(config.to_dict() | {"do_sample": True})
-    if samples is None and not _refused_settings(config_that_samples):
+    if do_sample is None and not _refused_settings(config_that_samples):
         config.do_sample = True
         return "do_sample=true is set"
     defaults = GenerationConfig()

@@ -28,7 +28,9 @@ pytestmark = pytest.mark.slow
 NUM_CPUS = 2
 SETTINGS = QUICK.model_copy(update={"num_graders": 1, "cpus_per_grader": 0.5, "run_cpu_seconds": 0.3})
 # Of the same shape as the real one, so that a test need not wait for minutes.
-QUICK_SCALING = replace(SCALING, wait_seconds=0.3, settle_seconds=0.5, window_seconds=3.0, max_wait_seconds=0.15)
+QUICK_SCALING = replace(
+    SCALING, scale_up_wait_seconds=0.3, settle_seconds=0.5, window_seconds=3.0, scale_down_wait_seconds=0.15
+)
 
 
 @pytest.fixture(scope="module")

@@ -263,7 +263,7 @@ def test_empty_and_denied_completions_earn_nothing_at_all(profile: RewardProfile
 def test_the_weights_of_a_profile_add_up_to_one(profile: RewardProfile) -> None:
     assert profile.structural + profile.type_check[0] + profile.compiles + profile.tests == pytest.approx(1.0)
     assert list(profile.type_check) == sorted(profile.type_check, reverse=True)
-    assert profile.compiles >= profile.type_checks >= profile.attempted
+    assert profile.compiles >= profile.only_type_checks >= profile.only_parses
 
 
 @given(all_facts(), st.sampled_from(list(PROFILES)), st.floats(0, 1))
@@ -287,7 +287,7 @@ def test_weights_express_the_first_phase_of_the_curriculum() -> None:
     weights = WeightSettings(structural=0.10, type_check=0.40, compile=0.30, tests=0.20)
     phase = profile_of(GraderSettings(weights=weights))
     assert phase.type_check == (0.40, 0.30, 0.20, 0.12, 0.06, 0.04)
-    assert (phase.compiles, phase.type_checks, phase.attempted) == (0.30, 0.15, 0.03)
+    assert (phase.compiles, phase.only_type_checks, phase.only_parses) == (0.30, 0.15, 0.03)
     assert reward(PASSED, phase) == 1.0
     assert reward(replace(TYPE_ERROR, type_errors=3), phase) == pytest.approx(0.10 + 0.12 + 0.03)
     assert reward(HALF, phase) == pytest.approx(0.10 + 0.40 + 0.30 + 0.10)
@@ -305,7 +305,7 @@ def test_a_weight_that_the_profile_lacks_scales_the_default_table() -> None:
     profile = profile_of(GraderSettings(reward="binary", weights=weights))
     assert profile.structural == 0.1
     assert profile.type_check == (0.40, 0.30, 0.20, 0.12, 0.06, 0.04)
-    assert (profile.compiles, profile.type_checks, profile.attempted) == (0.20, 0.10, 0.02)
+    assert (profile.compiles, profile.only_type_checks, profile.only_parses) == (0.20, 0.10, 0.02)
     assert reward(HALF, profile) == pytest.approx(0.7)
     assert reward(PASSED, profile) == 1.0
 

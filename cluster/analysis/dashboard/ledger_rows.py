@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from cluster.ledger.columns import MISSING, LedgerColumns
-from cluster.ledger.files import read_places
+from cluster.ledger.files import read_rows
 
 LIST_COLUMNS = (
     *("step", "problem_id", "group_id", "completion_id", "fate", "reason", "advantage", "total_reward", "verdict"),
@@ -29,7 +29,7 @@ Row = Mapping[str, Any]
 
 def read_completions(columns: LedgerColumns, rows: Sequence[int], names: Sequence[str]) -> list[Row]:
     """Read columns of completions, in the order of ``rows``; raises RunFolderError."""
-    return read_places([columns.place(row) for row in rows], names)
+    return read_rows([columns.reference(row) for row in rows], names)
 
 
 def rows_of_group(columns: LedgerColumns, group_id: str) -> list[int]:

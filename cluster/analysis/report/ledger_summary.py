@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from cluster.ledger.columns import MISSING, Codes, LedgerColumns, Numbers, Rows, read_columns
-from cluster.ledger.files import Place, read_places, read_rollouts
+from cluster.ledger.files import RowReference, read_rollouts, read_rows
 from cluster.ledger.run_folder import RunFolder
 from cluster.loop.diversity import canonical
 from cluster.types import Verdict
@@ -96,7 +96,7 @@ def summarize_ledger(columns: LedgerColumns, *, num_examples: int = 6) -> Ledger
 
     def examples(rows: Rows, distinct: str, ranks: Numbers, reason: str) -> list[Example]:
         chosen = _highest_of_each(rows, columns.codes[distinct], ranks)[:num_examples]
-        return _read_examples([columns.place(row) for row in chosen], reason)
+        return _read_examples([columns.reference(row) for row in chosen], reason)
 
     return LedgerSummary(
         num_completions=columns.num_rows,
@@ -149,7 +149,7 @@ def _repeated_program(paths: Sequence[Path]) -> Iterator[Example]:
     Yields nothing where every program belongs to a single problem or is rarer than MIN_REPEAT_SHARE.
     """
     problems_of: dict[str, set[str]] = defaultdict(set)
-    first_place: dict[str, Place] = {}
+    first_row: dict[str, RowReference] = {}
     count: Counter[str] = Counter()
     for path in reversed(paths):
         if count.total() >= MAX_REPEAT_SEARCH:
@@ -161,7 +161,7 @@ def _repeated_program(paths: Sequence[Path]) -> Iterator[Example]:
             program = canonical(row["text"])
             count[program] += 1
             problems_of[program].add(row["problem_id"])
-            first_place.setdefault(program, (path, index))
+            first_row.setdefault(program, (path, index))
     num_failed = count.total()
     repeated = [
         program
@@ -174,8 +174,8 @@ def _repeated_program(paths: Sequence[Path]) -> Iterator[Example]:
             f"the same program for {len(problems_of[program])} different problems, {count[program]} of the {num_failed} "
             "newest failed completions"
         )
-        yield from _read_examples([first_place[program]], reason)
+        yield from _read_examples([first_row[program]], reason)
 
 
-def _read_examples(places: Sequence[Place], reason: str) -> list[Example]:
-    return [Example(reason=reason, row=row) for row in read_places(places, EXAMPLE_COLUMNS)]
+def _read_examples(references: Sequence[RowReference], reason: str) -> list[Example]:
+    return [Example(reason=reason, row=row) for row in read_rows(references, EXAMPLE_COLUMNS)]

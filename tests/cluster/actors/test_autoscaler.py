@@ -16,7 +16,7 @@ from cluster.types import Bounds
 from rollout.pool import SCALING
 from tests.cluster.actors.made import MadeLifecycle, MadeReplica, MadeReservation
 
-QUICK_SCALING = replace(SCALING, wait_seconds=0.1, settle_seconds=0.2, window_seconds=0.5)
+QUICK_SCALING = replace(SCALING, scale_up_wait_seconds=0.1, settle_seconds=0.2, window_seconds=0.5)
 
 
 @pytest.fixture(autouse=True)

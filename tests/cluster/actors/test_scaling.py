@@ -50,8 +50,8 @@ def usage(num_replicas: int, busy_seconds: float, capacity_seconds: float) -> Us
 def test_work_that_waits_for_busy_replicas_adds_a_share_of_them_up_to_the_ceiling(
     policy: ScalingPolicy, grown: int
 ) -> None:
-    assert number(policy, load(wait=policy.wait_seconds, recent=0.9)) == grown
-    assert number(policy, load(wait=policy.wait_seconds - 0.1, recent=0.9)) == 8
+    assert number(policy, load(wait=policy.scale_up_wait_seconds, recent=0.9)) == grown
+    assert number(policy, load(wait=policy.scale_up_wait_seconds - 0.1, recent=0.9)) == 8
     assert number(policy, load(2, wait=60.0, recent=1.0)) == 3
     assert number(policy, load(15, wait=60.0, recent=1.0)) == 16
     reason = desired_replicas(load(wait=25.4, recent=0.9), BOUNDS, policy)[1]
@@ -83,8 +83,8 @@ def test_idle_replicas_are_drained_but_no_more_than_half_and_not_below_the_floor
 
 
 def test_idle_graders_stay_while_completions_wait_now_and_then() -> None:
-    assert number(GRADERS, load(window=0.05, longest_wait=GRADERS.max_wait_seconds)) == 8
-    assert number(SAMPLERS, load(window=0.05, longest_wait=GRADERS.max_wait_seconds)) == 4
+    assert number(GRADERS, load(window=0.05, longest_wait=GRADERS.scale_down_wait_seconds)) == 8
+    assert number(SAMPLERS, load(window=0.05, longest_wait=GRADERS.scale_down_wait_seconds)) == 4
 
 
 @pytest.mark.parametrize("policy", [GRADERS, SAMPLERS])
@@ -108,7 +108,7 @@ def test_samplers_that_were_added_are_not_drained_for_it_and_the_reverse(num_sam
     bounds = Bounds(minimum=1, maximum=100)
     for percent in range(101):
         share = percent / 100
-        wait = SAMPLERS.wait_seconds if share > SAMPLERS.idle_share else 0.0
+        wait = SAMPLERS.scale_up_wait_seconds if share > SAMPLERS.idle_share else 0.0
         after = number(SAMPLERS, load(num_samplers, wait=wait, recent=share, window=share), bounds)
         spread = min(1.0, share * num_samplers / after)
         if after > num_samplers:

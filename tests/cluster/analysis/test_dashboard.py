@@ -185,13 +185,13 @@ def test_the_watch_notices_added_removed_changed_and_damaged_files(run: GrowingR
     assert watch.snapshot.errors == ()
 
 
-def test_places_lead_back_to_the_rows_of_the_files(run: GrowingRun) -> None:
+def test_references_lead_back_to_the_rows_of_the_files(run: GrowingRun) -> None:
     import pyarrow.parquet as pq
 
     columns = columns_of(run)
     words = columns.words["group_id"]
     for row in range(columns.num_rows):
-        path, within = columns.place(row)
+        path, within = columns.reference(row)
         stored = pq.read_table(path, columns=["group_id", "total_reward"]).slice(within, 1).to_pylist()[0]
         assert stored["group_id"] == words[columns.codes["group_id"][row]]
         reward = float(columns.numbers["total_reward"][row])
@@ -296,7 +296,7 @@ def test_a_file_without_completions_is_accepted(run: GrowingRun) -> None:
     watch.update(watch.files())
     assert (watch.snapshot.columns.num_rows, watch.snapshot.errors) == (2 * PER_STEP, ())
     assert read_columns([path]).num_rows == 0
-    assert watch.snapshot.columns.place(2 * PER_STEP - 1) == (run.folder.rollout_files()[2], PER_STEP - 1)
+    assert watch.snapshot.columns.reference(2 * PER_STEP - 1) == (run.folder.rollout_files()[2], PER_STEP - 1)
 
 
 def test_an_incomplete_search_shows_its_progress(run: GrowingRun, monkeypatch: pytest.MonkeyPatch) -> None:

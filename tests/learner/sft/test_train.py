@@ -11,14 +11,14 @@ import torch
 from cluster.errors import LearnerError
 from learner.settings import LoraSettings
 from learner.sft import train as supervised
-from learner.sft.examples import Schedule
+from learner.sft.examples import SftSchedule
 from learner.sft.train import CheckpointSettings, FineTuneResult, fine_tune, load_weights
 from learner.sft.warm_start import fresh_model
 from learner.training.checkpoints import write_checkpoint
 from learner.training.model import Device
 from tests.learner.sft.test_warm_start import SHAPE, successor_pairs, tokenizer
 
-SCHEDULE = Schedule(num_steps=8, batch_size=16, micro_batch_size=8, learning_rate=1e-2, num_warm_up_steps=2, seed=3)
+SCHEDULE = SftSchedule(num_steps=8, batch_size=16, micro_batch_size=8, learning_rate=1e-2, num_warm_up_steps=2, seed=3)
 LORA = LoraSettings(r=8, dropout=0.2)
 
 

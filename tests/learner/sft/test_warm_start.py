@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from learner.sft.examples import Pair, Schedule
+from learner.sft.examples import Pair, SftSchedule
 from learner.sft.warm_start import Shape, warm_start
 
 EOS, PAD = 0, 1
@@ -34,7 +34,7 @@ def tokenizer() -> Any:
 
 def train(pairs: list[Pair], num_steps: int, **schedule: float) -> tuple[Any, list[float]]:
     losses: list[float] = []
-    settings = Schedule(num_steps=num_steps, batch_size=16, learning_rate=1e-2, num_warm_up_steps=5, **schedule)  # type: ignore[arg-type]
+    settings = SftSchedule(num_steps=num_steps, batch_size=16, learning_rate=1e-2, num_warm_up_steps=5, **schedule)  # type: ignore[arg-type]
     model = warm_start(pairs, tokenizer(), SHAPE, settings, lambda _step, loss: losses.append(loss))
     return model, losses
 
