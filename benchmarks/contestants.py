@@ -1,7 +1,7 @@
-"""Contestants of a benchmark, each in its own process that is stopped (SIGSTOP) except during its turns.
+"""Contestants of a benchmark: each runs in its own process, which SIGSTOP suspends between its turns.
 
-Rounds can alternate, so that noise of the machine affects all alike, and a waiting contestant uses no CPU: an idle vLLM engine
-and an idle Ray take a tenth to a quarter of a core.
+Contestants take turns within each round, so that noise of the machine affects all of them equally. A waiting contestant is
+suspended, because an idle vLLM engine or an idle Ray takes a tenth to a quarter of a core.
 """
 
 import multiprocessing
@@ -18,54 +18,54 @@ from typing import Any
 
 import psutil
 
-Play = Callable[[Mapping[str, Any]], Mapping[str, Any]]
-"""One turn of a contestant: request -> measurements, both plain values."""
+RunTurn = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+"""Function that runs one turn: request -> measurements, both of plain values."""
 
-START_SECONDS = 300.0
-STOP_SECONDS = 40.0
+START_DEADLINE_SECONDS = 300.0
+STOP_DEADLINE_SECONDS = 40.0
 
 
 class ContestError(Exception):
-    """Failure of a contestant; the comparison is impossible."""
+    """Failure of a contestant, which makes a comparison impossible."""
 
 
 class Contestant:
-    """Process that plays turns; a context manager that leaves no process behind."""
+    """Client of a contestant's process. Context manager: the process and its descendants end with the block."""
 
     def __init__(self, name: str, main: Callable[..., None], *arguments: object, log: Path) -> None:
-        """Start ``main(link, *arguments)``; it calls ``Link.serve``. Its output goes to the file ``log``."""
+        """Start ``main(link, *arguments)``, which calls ``link.serve``, with its output in the file ``log``."""
         self.name = name
         self._log = log
         context = multiprocessing.get_context("spawn")
-        self._link, theirs = context.Pipe()
-        self._process = context.Process(target=_run, args=(theirs, log, main, arguments), name=name)
+        self._connection, child_connection = context.Pipe()
+        self._process = context.Process(target=_run, args=(child_connection, log, main, arguments), name=name)
         self._process.start()
-        theirs.close()
+        child_connection.close()
 
     def wait_until_ready(self) -> None:
-        """Wait until it serves, then stop it. Raises ContestError if it fails before."""
-        self._receive(START_SECONDS)
+        """Wait until the contestant is ready, then suspend it. Raises ContestError if it fails to start."""
+        self._receive(START_DEADLINE_SECONDS)
         self._signal(signal.SIGSTOP)
 
-    def play(self, deadline_seconds: float, **turn: Any) -> Mapping[str, Any]:
-        """Play one turn. Returns its measurements and ``cpu_seconds`` of all its processes."""
+    def run_turn(self, deadline_seconds: float, **turn: Any) -> Mapping[str, Any]:
+        """Run one turn; return its measurements and the ``cpu_seconds`` of the contestant's processes."""
         before = self._cpu_seconds()
-        self._signal(signal.SIGCONT)  # before sending: a long request is sent only as fast as it is read
-        self._link.send(turn)
+        self._signal(signal.SIGCONT)  # before send(), which blocks on a long request until the contestant reads it
+        self._connection.send(turn)
         result = self._receive(deadline_seconds)
         self._signal(signal.SIGSTOP)
         return {**result, "cpu_seconds": self._cpu_seconds() - before}
 
     def close(self) -> None:
         """End the process and all its descendants."""
-        family = self._family()
+        processes = self._processes()
         self._signal(signal.SIGCONT)
-        self._link.close()  # makes serve() return
-        self._process.join(STOP_SECONDS)
-        for process in psutil.wait_procs(family, timeout=5)[1]:
+        self._connection.close()  # makes serve() return
+        self._process.join(STOP_DEADLINE_SECONDS)
+        for process in psutil.wait_procs(processes, timeout=5)[1]:
             process.kill()
 
-    def _family(self) -> list[psutil.Process]:
+    def _processes(self) -> list[psutil.Process]:
         """Return the process and its descendants."""
         try:
             main = psutil.Process(self._process.pid)
@@ -74,14 +74,14 @@ class Contestant:
             return []
 
     def _signal(self, number: int) -> None:
-        for process in self._family():
+        for process in self._processes():
             with suppress(psutil.NoSuchProcess):
                 process.send_signal(number)
 
     def _cpu_seconds(self) -> float:
-        """Return CPU seconds of its processes and of their reaped children, in ticks of 10 ms."""
+        """Return the CPU seconds of the processes and their reaped children; the kernel counts in steps of 10 ms."""
         total = 0.0
-        for process in self._family():
+        for process in self._processes():
             with suppress(psutil.NoSuchProcess):
                 times = process.cpu_times()
                 total += times.user + times.system + times.children_user + times.children_system
@@ -97,9 +97,9 @@ class Contestant:
 
     def _receive(self, deadline_seconds: float) -> Mapping[str, Any]:
         try:
-            if not self._link.poll(deadline_seconds):
+            if not self._connection.poll(deadline_seconds):
                 raise ContestError(f"{self.name} did not answer within {deadline_seconds:g} s; see {self._log}")
-            answer: Mapping[str, Any] = self._link.recv()
+            answer: Mapping[str, Any] = self._connection.recv()
         except EOFError:
             raise ContestError(f"{self.name} ended; see {self._log}") from None
         if "error" in answer:
@@ -108,7 +108,7 @@ class Contestant:
 
 
 class Link:
-    """The contestant's end of the connection."""
+    """Connection to the benchmark, in the contestant's process."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -122,18 +122,18 @@ class Link:
         return turn
 
     def send(self, result: Mapping[str, Any]) -> None:
-        """Send measurements, or an empty answer when ready."""
+        """Send the measurements of a turn, or an empty mapping to report ready."""
         self._connection.send(result)
 
-    def serve(self, play: Play) -> None:
-        """Report ready, then play every requested turn until the connection closes."""
+    def serve(self, run_turn: RunTurn) -> None:
+        """Report ready, then run every requested turn until the connection closes."""
         self.send({})
         while (turn := self.receive()) is not None:
-            self.send(play(turn))
+            self.send(run_turn(turn))
 
 
 def _run(connection: Connection, log: Path, main: Callable[..., None], arguments: Sequence[object]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the benchmark, which ends its contestants
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Ctrl-C the benchmark closes its contestants
     with log.open("w") as file:
         for descriptor in (sys.stdout.fileno(), sys.stderr.fileno()):
             os.dup2(file.fileno(), descriptor)

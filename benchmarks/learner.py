@@ -54,7 +54,7 @@ def make_model(folder: Path) -> int:
 
 
 def contest(ways: Mapping[str, tuple[Callable[..., None], Work]], num_turns: int, logs: Path) -> dict[str, Any]:
-    """Play alternating turns. Returns each contestant's best measurements."""
+    """Run alternating turns. Returns each contestant's best measurements."""
     contestants: list[Contestant] = []
     turns: dict[str, list[Mapping[str, Any]]] = {name: [] for name in ways}
     try:
@@ -63,7 +63,7 @@ def contest(ways: Mapping[str, tuple[Callable[..., None], Work]], num_turns: int
             contestants[-1].wait_until_ready()
         for turn in range(num_turns):
             for one in in_turn(contestants, turn):
-                turns[one.name].append(one.play(TURN_SECONDS))
+                turns[one.name].append(one.run_turn(TURN_SECONDS))
     finally:
         for one in contestants:
             one.close()

@@ -89,7 +89,7 @@ def caravan(link: Link, work: Work) -> None:
     worker.start()
     memory = _Memory(work.settings)
 
-    def play(_: Mapping[str, Any]) -> Mapping[str, Any]:
+    def run_turn(_: Mapping[str, Any]) -> Mapping[str, Any]:
         wall, cpu, losses, padding = [], [], [], 0.0
         for step in range(WARM_UP_STEPS + work.num_steps):
             began, began_cpu = time.perf_counter(), time.process_time()
@@ -101,7 +101,7 @@ def caravan(link: Link, work: Work) -> None:
             padding = report.metrics["padding_share"]
         return {"wall": wall, "cpu": cpu, "losses": losses, "padding_share": padding, **memory.measurements()}
 
-    link.serve(play)
+    link.serve(run_turn)
 
 
 def plain_trl(link: Link, work: Work) -> None:
@@ -165,7 +165,7 @@ def plain_trl(link: Link, work: Work) -> None:
     )
     memory = _Memory(work.settings)
 
-    def play(_: Mapping[str, Any]) -> Mapping[str, Any]:
+    def run_turn(_: Mapping[str, Any]) -> Mapping[str, Any]:
         wall.clear()
         cpu.clear()
         trainer.train()
@@ -180,7 +180,7 @@ def plain_trl(link: Link, work: Work) -> None:
             **memory.measurements(),
         }
 
-    link.serve(play)
+    link.serve(run_turn)
 
 
 def _plain_arguments(work: Work, *, num_rows: int, batch_size: int, use_cpu: bool, bf16: bool) -> Any:

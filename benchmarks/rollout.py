@@ -93,13 +93,13 @@ def compare_sampling(config: Config, effort: Effort, folder: Path, log: Log) -> 
         for what, with_adapter in (("base", False), ("adapter", True)):
             log(f"sampling from the {what}, in turns")
             rounds = [
-                _play_round(in_turn(ways, number), requests, with_adapter)
+                _run_round(in_turn(ways, number), requests, with_adapter)
                 for number, requests in enumerate(_rounds(prompts, config, effort, seeds))
             ]
             found[what] = sampling_figures(rounds[1:])  # the first round warms up caches and kernels
         vllm, caravan_pool, prompt_ids = ways[0], ways[1], prompts[0].token_ids
         log("grading what was sampled last")
-        graded = caravan_pool.play(ROUND_SECONDS, problems={problem.id: problem for problem in usable.problems})
+        graded = caravan_pool.run_turn(ROUND_SECONDS, problems={problem.id: problem for problem in usable.problems})
         ms = 1e3 / graded["num_completions"]
         found["grading"] = {
             "driver_cpu_ms_per_completion": ms * graded["driver_cpu_seconds"],
@@ -109,7 +109,7 @@ def compare_sampling(config: Config, effort: Effort, folder: Path, log: Log) -> 
         log("timing an engine's step")
         found["step_seconds"] = {
             str(number): min(
-                vllm.play(ROUND_SECONDS, num_running=number, num_live=1, prompt_ids=prompt_ids)["step_seconds"]
+                vllm.run_turn(ROUND_SECONDS, num_running=number, num_live=1, prompt_ids=prompt_ids)["step_seconds"]
                 for _ in range(3)
             )
             for number in NUM_RUNNING
@@ -147,10 +147,10 @@ def _rounds(
         ]
 
 
-def _play_round(
+def _run_round(
     ways: Sequence[Contestant], requests: Sequence[GroupRequest], with_adapter: bool
 ) -> dict[str, Mapping[str, Any]]:
-    played = {way.name: way.play(ROUND_SECONDS, requests=requests, with_adapter=with_adapter) for way in ways}
+    played = {way.name: way.run_turn(ROUND_SECONDS, requests=requests, with_adapter=with_adapter) for way in ways}
     return {name: played[name] for name in SAMPLING_WAYS}
 
 
@@ -201,7 +201,7 @@ def compare_steps(effort: Effort, folder: Path, log: Log) -> dict[str, Any]:
             log_file = folder / f"{name.replace(' ', '-')}-{turn}.log"
             with Contestant(name, main, argument, CONFIG, log=log_file) as way:
                 way.wait_until_ready()
-                runs[name].append(way.play(RUN_SECONDS, num_steps=SETTLING_STEPS + effort.steps))
+                runs[name].append(way.run_turn(RUN_SECONDS, num_steps=SETTLING_STEPS + effort.steps))
     figures = {name: step_figures(some) for name, some in runs.items()}
     # The reference is TRL with the number of threads that is faster on this machine.
     plain = max(row["completions_per_second"] for name, row in figures.items() if name.startswith("TRL"))

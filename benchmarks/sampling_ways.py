@@ -1,6 +1,6 @@
 """Ways to sample the same groups: bare ``vllm.LLM.generate``, and Caravan's sampler pool.
 
-Each ``main`` runs in its own process (``benchmarks.contestants``) and plays turns:
+Each ``main`` runs in its own process (``benchmarks.contestants``) and runs turns:
 
 - ``{"requests": [...], "with_adapter": bool}`` samples groups and measures it;
 - ``{"num_running": n, "num_live": v}`` (only bare vLLM) times an engine step with n completions under v adapters;
@@ -76,7 +76,7 @@ def bare(link: Link, setting: Setting) -> None:
             **more,
         )
 
-    def play(turn: Mapping[str, Any]) -> dict[str, Any]:
+    def run_turn(turn: Mapping[str, Any]) -> dict[str, Any]:
         if "num_running" in turn:
             return step_seconds(turn["num_running"], turn["num_live"], turn["prompt_ids"])
         requests: Sequence[GroupRequest] = turn["requests"]
@@ -111,7 +111,7 @@ def bare(link: Link, setting: Setting) -> None:
             took.append(time.perf_counter() - began)
         return {"step_seconds": (took[1] - took[0]) / (CALIBRATION_TOKENS * 3 // 4)}
 
-    link.serve(play)
+    link.serve(run_turn)
     engine.llm_engine.engine_core.shutdown()  # otherwise this process waits for the engine's
 
 

@@ -146,7 +146,7 @@ def run(settings: Sequence[str], num_swaps: int, log: Log) -> dict[str, Any]:
         size = config.rollout.group_size
         with Contestant(way, swapping, setting(way), prompts[:64], size, log=folder / f"{way}.log") as swapper:
             swapper.wait_until_ready()
-            took = swapper.play(TURN_SECONDS, num_swaps=num_swaps)
+            took = swapper.run_turn(TURN_SECONDS, num_swaps=num_swaps)
         found["swap"][way] = {
             "idle": percentiles(took["idle"]),
             "busy": percentiles(took["busy"]),
@@ -160,7 +160,7 @@ def run(settings: Sequence[str], num_swaps: int, log: Log) -> dict[str, Any]:
         prompt_ids = prompts[0].token_ids
         rounds = [
             {
-                number: vllm.play(TURN_SECONDS, num_running=NUM_RUNNING, num_live=number, prompt_ids=prompt_ids)
+                number: vllm.run_turn(TURN_SECONDS, num_running=NUM_RUNNING, num_live=number, prompt_ids=prompt_ids)
                 for number in NUM_LIVE
             }
             for _ in range(4)

@@ -1,4 +1,4 @@
-"""Near-duplicate problems: the same up to names, by shared asserts or by the statement. Pure."""
+"""Detection of near-duplicate problems: most of their asserts, or their statements, are equal except for names. Pure."""
 
 import hashlib
 import re
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from cluster.types import Problem
 from grader.signature import defined_name
 
-MIN_JACCARD = 0.8  # of the two problems' sets of asserts
-_MAX_PROBLEMS_PER_ASSERT = 50  # an assert that more problems share is not indexed any further
+MIN_JACCARD = 0.8  # shared asserts / all asserts of two problems
+_MAX_PROBLEMS_PER_ASSERT = 50  # later problems with the same assert are not indexed under it
 _MIN_STATEMENT_WORDS = 6
 
 
@@ -19,12 +19,12 @@ class Fingerprint:
     """Digests by which two problems are compared."""
 
     id: str
-    asserts: frozenset[bytes]  # digests of their conditions, without the function's name
-    statement: bytes  # digest of its words and examples, without the function's name; empty if there are few words
+    asserts: frozenset[bytes]  # digest of each condition, without the function's name
+    statement: bytes  # digest of the words, without the function's name; empty for a short statement
 
 
 def fingerprint(problem: Problem, asserts: Sequence[str]) -> Fingerprint:
-    """Compute a problem's fingerprint; ``asserts`` are the conditions of its asserts in a normal form."""
+    """Compute a problem's fingerprint; ``asserts`` are the conditions as ``Inspection`` normalizes them."""
     name = defined_name(problem.signature)
     words = re.findall(r"[^\W_]+", _anonymous(problem.statement, name).lower())
     return Fingerprint(
@@ -44,17 +44,17 @@ class DuplicateIndex:
 
     def add(self, new: Fingerprint) -> str:
         """Add a problem; return a warning that names an earlier near-duplicate, or an empty text."""
-        warning = self._same_asserts(new) or self._same_statement(new)
-        number = len(self._fingerprints)
+        warning = self._warn_of_equal_asserts(new) or self._warn_of_equal_statement(new)
+        index = len(self._fingerprints)
         self._fingerprints.append(new)
         for digest in new.asserts:
             if len(self._by_assert[digest]) < _MAX_PROBLEMS_PER_ASSERT:
-                self._by_assert[digest].append(number)
+                self._by_assert[digest].append(index)
         if new.statement:
-            self._by_statement.setdefault(new.statement, number)
+            self._by_statement.setdefault(new.statement, index)
         return warning
 
-    def _same_asserts(self, new: Fingerprint) -> str:
+    def _warn_of_equal_asserts(self, new: Fingerprint) -> str:
         shared = Counter(other for digest in new.asserts for other in self._by_assert.get(digest, ()))
         if not shared or len(new.asserts) < 2:
             return ""
@@ -62,11 +62,11 @@ class DuplicateIndex:
         union = len(new.asserts | self._fingerprints[other].asserts)
         if count < MIN_JACCARD * union:
             return ""
-        return f"near_duplicate: of {self._fingerprints[other].id}, {count} of their {union} asserts are the same"
+        return f"near_duplicate: shares {count} of {union} asserts with {self._fingerprints[other].id}"
 
-    def _same_statement(self, new: Fingerprint) -> str:
+    def _warn_of_equal_statement(self, new: Fingerprint) -> str:
         other = self._by_statement.get(new.statement)
-        return "" if other is None else f"near_duplicate: of {self._fingerprints[other].id}, the same statement"
+        return "" if other is None else f"near_duplicate: has the same statement as {self._fingerprints[other].id}"
 
 
 def _anonymous(text: str, name: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import ray
 
-from cluster.actors.calls import answer
+from cluster.actors.calls import result_of
 from cluster.actors.dispatcher import Dispatcher
 from cluster.actors.lifecycle import Lifecycle, Replica, ReplicaState
 from cluster.errors import CaravanError, UngradableError
@@ -36,15 +36,18 @@ class GraderReplica(Replica):
     async def start_actor(self) -> None:
         """Start an actor; raises ToolchainError, SandboxError, GraderDied, DeadlineExceeded."""
         self.actor = self.actor_class.remote(*self.arguments)
-        self.sandbox = await answer(
-            self.actor.start.remote(), f"starting {self.name}", died=GraderDied, deadline_seconds=START_SECONDS
+        self.sandbox = await result_of(
+            self.actor.start.remote(), f"starting {self.name}", death_error=GraderDied, deadline_seconds=START_SECONDS
         )
 
     async def stop_actor(self) -> None:
         """End the actor's OCaml processes; an actor that has not started has none."""
         if self.actor is not None and self.state is not ReplicaState.STARTING:
-            await answer(
-                self.actor.close.remote(), f"closing {self.name}", died=GraderDied, deadline_seconds=CLOSE_SECONDS
+            await result_of(
+                self.actor.close.remote(),
+                f"closing {self.name}",
+                death_error=GraderDied,
+                deadline_seconds=CLOSE_SECONDS,
             )
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cluster.actors.autoscaler import Autoscaler
-from cluster.actors.calls import answer
+from cluster.actors.calls import result_of
 from cluster.actors.dispatcher import Dispatcher
 from cluster.actors.lifecycle import ReplicaState
 from cluster.actors.scaling import ScalingPolicy
@@ -198,10 +198,10 @@ class RayGraderPool:
             replica = await self._take(asked_at)
             actor = replica.actor
             try:
-                return await answer(
+                return await result_of(
                     call(actor),
                     f"{purpose} on {replica.name}",
-                    died=GraderDied,
+                    death_error=GraderDied,
                     deadline_seconds=self._job_deadline_seconds(),
                 )
             except (GraderDied, StartFailed, DeadlineExceeded) as error:

@@ -11,7 +11,7 @@ from typing import Any
 
 import ray
 
-from cluster.actors.calls import answer
+from cluster.actors.calls import result_of
 from cluster.actors.resources import wait_for_resources
 from cluster.errors import LearnerError
 from cluster.types import Group, PolicyVersion, ProbePrompt, StepReport
@@ -269,7 +269,7 @@ class RayLearner:
     def _call_rank(self, rank: int, reference: Awaitable[Any], method: str) -> Coroutine[Any, Any, Any]:
         """Await the answer of one rank; ``_call`` enforces the deadline over all ranks."""
         which = f" on rank {rank} of {self._settings.num_ranks}" if self._settings.num_ranks > 1 else ""
-        return answer(reference, f"learner.{method}{which}", died=_ProcessLost, failed=LearnerError)
+        return result_of(reference, f"learner.{method}{which}", death_error=_ProcessLost, failure_error=LearnerError)
 
     def _kill(self) -> None:
         actors, self._actors = self._actors, []

@@ -15,7 +15,7 @@ from uuid import uuid4
 import ray
 
 from cluster.actors.autoscaler import Autoscaler
-from cluster.actors.calls import next_answer
+from cluster.actors.calls import next_result
 from cluster.actors.dispatcher import Dispatcher
 from cluster.actors.lifecycle import ReplicaState
 from cluster.actors.resources import SETTLE_SECONDS, wait_for_resources
@@ -225,10 +225,10 @@ class RaySamplerPool:
             stream = replica.stream(request, missing, version)
             try:
                 while missing:
-                    completions = await next_answer(
+                    completions = await next_result(
                         stream,
                         call,
-                        died=SamplerError,
+                        death_error=SamplerError,
                         deadline_seconds=self._settings.request_deadline_seconds,
                         deadline_key="rollout.request_deadline_seconds",
                     )

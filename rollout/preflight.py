@@ -1,7 +1,7 @@
 """Check of a model's configuration with vLLM, before Ray and engines are started.
 
-vLLM runs in a process of its own, because its import takes seconds and memory of the driver, which continues meanwhile. Only the
-CPU build of vLLM is used: the GPU build needs a GPU, which the driver's machine may not have.
+vLLM is imported in a separate process, because the import takes memory, and seconds in which the driver continues. There is no
+check for samplers on GPUs: vLLM's GPU build needs a GPU, and the driver's machine may have none.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from rollout.environment import environment_variables
 from rollout.settings import RolloutSettings
 
 MARK = "caravan-preflight:"
-"""Prefix of the output line with the answer; vLLM prints other lines."""
+"""Prefix of the output line with the result; vLLM prints other lines."""
 
 
 class Preflight:
@@ -27,19 +27,19 @@ class Preflight:
     def __init__(self, process: Process | None) -> None:
         self._process = process
 
-    async def passed(self) -> str | None:
-        """Wait for the result; raises ModelError with one line for a model that vLLM refuses.
+    async def wait(self) -> str | None:
+        """Wait for the check to end. Raises ModelError, with a text of one line, if vLLM refuses the model.
 
-        Returns an explanation if the process itself failed, else None.
+        Returns the reason if there is no result because the process failed, else None.
         """
         if self._process is None:
             return None
         output, _ = await self._process.communicate()
         lines = output.decode(errors="replace").splitlines()
-        answers = [line.removeprefix(MARK) for line in lines if line.startswith(MARK)]
-        if not answers:
+        results = [line.removeprefix(MARK) for line in lines if line.startswith(MARK)]
+        if not results:
             return f"its process ended with exit code {self._process.returncode}: {lines[-1] if lines else 'no output'}"
-        if refusal := json.loads(answers[-1]):
+        if refusal := json.loads(results[-1]):
             raise ModelError(refusal)
         return None
 
@@ -48,22 +48,22 @@ class Preflight:
 async def preflight(
     settings: RolloutSettings, *, model: str, lora_rank: int, max_staleness: int
 ) -> AsyncIterator[Preflight]:
-    """Start to check a model with the settings of the samplers; the process ends with the block."""
+    """Start the check of a model with the samplers' settings; the end of the block kills a check that still runs."""
     if settings.gpus_per_sampler > 0:
         yield Preflight(None)
         return
-    asked = json.dumps([settings.model_dump(mode="json"), model, lora_rank, max_staleness])
-    package = str(Path(__file__).parent.parent)
+    request = json.dumps([settings.model_dump(mode="json"), model, lora_rank, max_staleness])
+    source_folder = str(Path(__file__).parent.parent)
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-P",
         "-m",
         "rollout.preflight",
-        asked,
+        request,
         stdin=DEVNULL,
         stdout=PIPE,
         stderr=STDOUT,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (source_folder, os.environ.get("PYTHONPATH"))))},
     )
     try:
         yield Preflight(process)
@@ -73,9 +73,9 @@ async def preflight(
             await process.wait()
 
 
-def main(asked: str) -> None:
-    """Check a model in this process, and print the reason of its refusal, or null."""
-    values, model, lora_rank, max_staleness = json.loads(asked)
+def main(request: str) -> None:
+    """Check a model in this process; print, as JSON, vLLM's reason to refuse it, or null."""
+    values, model, lora_rank, max_staleness = json.loads(request)
     settings = RolloutSettings(**values)
     os.environ.update(environment_variables(settings, model))
     from rollout.engine import inspect_model

@@ -6,7 +6,7 @@ from typing import Any
 
 import ray
 
-from cluster.actors.calls import answer
+from cluster.actors.calls import result_of
 from cluster.actors.lifecycle import Replica
 from cluster.errors import SamplerError
 from cluster.types import GroupRequest, ProbePrompt, WeightSync
@@ -103,11 +103,11 @@ class SamplerReplica(Replica):
             await self._call(self.actor.shutdown.remote(), f"shutting {self.name} down", SHUTDOWN_SECONDS)
 
     async def _call(self, reference: ray.ObjectRef, call: str, deadline_seconds: float, deadline_key: str = "") -> Any:
-        return await answer(
+        return await result_of(
             reference,
             call,
-            died=SamplerError,
-            failed=SamplerError,
+            death_error=SamplerError,
+            failure_error=SamplerError,
             deadline_seconds=deadline_seconds,
             deadline_key=deadline_key,
         )

@@ -82,20 +82,20 @@ def test_the_tables_fit_a_terminal() -> None:
 def count(link: Link, start: int) -> None:
     """A contestant that adds, and fails at 13."""
 
-    def play(turn: Any) -> dict[str, int]:
+    def run_turn(turn: Any) -> dict[str, int]:
         if turn["number"] == 13:
             raise ValueError("thirteen\nand more")
         return {"sum": start + turn["number"]}
 
-    link.serve(play)
+    link.serve(run_turn)
 
 
 def test_a_contestant_answers_its_turns_and_says_why_it_failed(tmp_path: Path) -> None:
     with Contestant("adder", count, 40, log=tmp_path / "log") as adder:
         adder.wait_until_ready()
-        result = adder.play(60, number=2)
+        result = adder.run_turn(60, number=2)
         assert result["sum"] == 42
         assert result["cpu_seconds"] >= 0
         with pytest.raises(ContestError, match="adder failed: ValueError: thirteen; see"):
-            adder.play(60, number=13)
+            adder.run_turn(60, number=13)
     assert "and more" in (tmp_path / "log").read_text()

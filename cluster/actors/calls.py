@@ -1,4 +1,4 @@
-"""Calls of Ray actors, with a deadline and a named error for each way to fail."""
+"""Calls of Ray actors, with deadlines and Caravan's error types."""
 
 import asyncio
 from collections.abc import Awaitable
@@ -10,12 +10,12 @@ from ray.exceptions import RayError, RayTaskError
 from cluster.errors import CaravanError, DeadlineExceeded
 
 
-async def answer(
+async def result_of(
     reference: Awaitable[Any],
     call: str,
     *,
-    died: type[Exception],
-    failed: type[CaravanError] | None = None,
+    death_error: type[Exception],
+    failure_error: type[CaravanError] | None = None,
     deadline_seconds: float | None = None,
     deadline_key: str = "",
 ) -> Any:
@@ -26,46 +26,54 @@ async def answer(
     Args:
         reference: the object reference, or another awaitable of the result.
         call: name of the call for error messages.
-        died: raised when the actor's process is gone or was never started.
-        failed: raised for any other exception of the actor; None: Ray's RayTaskError, with the remote traceback.
-        deadline_seconds: None: the caller enforces a deadline.
+        death_error: raised when the actor's process is gone or was never started.
+        failure_error: raised for any other exception of the actor. None lets Ray's RayTaskError, with the remote traceback, pass.
+        deadline_seconds: time limit of the call. None if the caller enforces a deadline.
         deadline_key: configuration key of the deadline, for the error message.
     """
     try:
         # Not asyncio.wait_for: in Python 3.11 it can lose a cancellation that arrives together with the result.
         async with asyncio.timeout(deadline_seconds):
             return await reference
-    except RayTaskError as error:  # first: it can be a TimeoutError too, of the actor's code
+    except RayTaskError as error:  # before TimeoutError: Ray's error is one too if the actor's code raised it
         if isinstance(error.cause, CaravanError):
             raise error.cause from None
-        if failed is None:
+        if failure_error is None:
             raise
-        raise failed(f"{call} failed: {_reason(error.cause)}") from error
+        raise failure_error(f"{call} failed: {_reason(error.cause)}") from error
     except RayError as error:
-        raise died(f"{call} failed: its process died ({_first_line(error)})") from error
+        raise death_error(f"{call} failed: its process died ({_first_line(error)})") from error
     except TimeoutError as error:
         key = f" ({deadline_key})" if deadline_key else ""
         raise DeadlineExceeded(f"{call} did not answer within {deadline_seconds:g} s{key}") from error
 
 
-async def next_answer(
+async def next_result(
     stream: ray.ObjectRefGenerator,
     call: str,
     *,
-    died: type[CaravanError],
+    death_error: type[CaravanError],
     deadline_seconds: float,
     deadline_key: str,
 ) -> Any:
-    """Await the next item of a streaming call; raises what ``answer`` raises, and ``died`` when the stream is over."""
+    """Await the next item of a streaming call.
+
+    Raises the same errors as ``result_of``, and ``death_error`` if the stream has no further item.
+    """
     try:
         async with asyncio.timeout(deadline_seconds):
             reference = await anext(stream)
     except TimeoutError as error:
         raise DeadlineExceeded(f"{call} did not answer within {deadline_seconds:g} s ({deadline_key})") from error
     except StopAsyncIteration:
-        raise died(f"{call} ended too early") from None
-    return await answer(
-        reference, call, died=died, failed=died, deadline_seconds=deadline_seconds, deadline_key=deadline_key
+        raise death_error(f"{call} ended too early: its stream has no further item") from None
+    return await result_of(
+        reference,
+        call,
+        death_error=death_error,
+        failure_error=death_error,
+        deadline_seconds=deadline_seconds,
+        deadline_key=deadline_key,
     )
 
 

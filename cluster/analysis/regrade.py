@@ -81,7 +81,7 @@ def steps_of_reward_changes(folder: RunFolder) -> tuple[int, ...]:
         raise RunFolderError(f"{folder.phases} cannot be read ({error})") from None
 
 
-def check_out(out: Path, folder: RunFolder) -> None:
+def check_output_path(out: Path, folder: RunFolder) -> None:
     """Raise ConfigError for an output file with an unknown suffix or one that belongs to the run."""
     if out.suffix.lower() not in SUFFIXES:
         raise ConfigError(f"--out {out}: the name must end in {' or '.join(SUFFIXES)}")

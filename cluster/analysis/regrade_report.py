@@ -9,7 +9,7 @@ from rich.table import Table
 
 from cluster.analysis.regrade import (
     RescoredRun,
-    check_out,
+    check_output_path,
     grader_settings_of,
     rescore,
     steps_of_reward_changes,
@@ -28,11 +28,11 @@ from grader.settings import GraderSettings
 def regrade_and_report(run: Path, reward: str | None, out: Path | None) -> int:
     """Re-score a run's completions, print the changes, write the rewards to ``out`` and return the exit code.
 
-    ``reward`` has the syntax of grader.reward_option; None is the run's own reward. Raises RunFolderError and ConfigError.
+    ``reward`` has the syntax of grader.reward_option; None uses the run's own reward. Raises RunFolderError and ConfigError.
     """
     folder = RunFolder(run)
     if out:
-        check_out(out, folder)
+        check_output_path(out, folder)
     profile, own_profile = _read_profiles(folder, reward)
     with Progress(console=output(stderr=True), transient=True) as progress:
         task = progress.add_task("reading rollouts", total=None)
@@ -53,14 +53,14 @@ def regrade_and_report(run: Path, reward: str | None, out: Path | None) -> int:
 
 
 def _read_profiles(folder: RunFolder, reward: str | None) -> tuple[RewardProfile, RewardProfile | None]:
-    """The profile to score with, and the run's own; the latter is None where config.yaml cannot be read."""
+    """Return the profile to score with, and the run's own profile (None if config.yaml cannot be read)."""
     if not folder.path.is_dir():
         raise RunFolderError(f"{folder.path} is not a run directory: it does not exist")
-    names_profile = reward is not None and "reward" in parse_reward_option(reward)
+    has_profile_name = reward is not None and "reward" in parse_reward_option(reward)
     try:
         settings = grader_settings_of(folder)
     except RunFolderError:
-        if not names_profile:
+        if not has_profile_name:
             raise
         return profile_of(with_reward_option(reward or "", GraderSettings())), None
     own = profile_of(settings)
@@ -115,8 +115,8 @@ def _verdict_table(comparison: RewardComparison) -> Table:
     table = Table("verdict", "completions", "old mean", "new mean")
     for column in table.columns[1:]:
         column.justify = "right"
-    for one in comparison.by_verdict:
-        table.add_row(one.verdict, str(one.num_completions), f"{one.old_mean:.4f}", f"{one.new_mean:.4f}")
+    for row in comparison.by_verdict:
+        table.add_row(row.verdict, str(row.num_completions), f"{row.old_mean:.4f}", f"{row.new_mean:.4f}")
     return table
 
 
@@ -131,8 +131,8 @@ def _remarks(
     if reward_changes:
         steps = ", ".join(map(str, reward_changes[:5])) + (", ..." if len(reward_changes) > 5 else "")
         yield (
-            f"the schedule changed the reward {len(reward_changes)} times (after step {steps}; phases.jsonl): old rewards use "
-            "the settings of their step, new rewards all use one profile"
+            f"the schedule changed the reward {len(reward_changes)} times (after step {steps}): an old reward uses the "
+            "settings of its step (phases.jsonl), all new rewards use one profile"
         )
     too_short = sum(one.num_code_lines < profile.min_code_lines for one in result.completions)
     if too_short:
@@ -142,14 +142,15 @@ def _remarks(
         )
     if result.num_ungraded:
         yield (
-            f"excluded: {result.num_ungraded} completions without a grade, among them {result.num_ungraded_groups} whole groups"
+            f"excluded: {result.num_ungraded} completions without a grade; {result.num_ungraded_groups} groups have no graded "
+            "completion"
         )
     if is_own:
         yield (
             "every reward equals the stored one"
             if comparison.largest_change == 0
             else f"rewards differ from the stored ones by up to {comparison.largest_change:g}: the run was graded with other "
-            "settings" + (", those of its schedule" if reward_changes else "")
+            "settings" + (" (its schedule changed them)" if reward_changes else "")
         )
 
 

@@ -1,7 +1,7 @@
 """``caravan trace``: a timeline of a run as a Chrome trace, which Perfetto (ui.perfetto.dev) opens.
 
-The timestamps come from the run's rollouts, metrics and publishes. The trace has one process for each component, with as many
-threads as spans overlap::
+The timestamps come from the run's rollouts, metrics and publishes. The trace has one process for each component;
+spans that overlap are on different threads of it::
 
     samplers   a completion being sampled
     graders    a completion being graded, including the wait for a grader
@@ -108,18 +108,18 @@ def trace_events(spans: Iterable[Span]) -> Iterator[dict[str, Any]]:
     """Convert spans, sorted by start, to Chrome's "complete" events in microseconds since the first span."""
     for process, number in PROCESSES.items():
         yield {"ph": "M", "name": "process_name", "pid": number, "args": {"name": process}}
-    threads: dict[str, list[tuple[float, int]]] = {process: [] for process in PROCESSES}  # heaps of (end, thread)
+    threads: dict[str, list[tuple[float, int]]] = {process: [] for process in PROCESSES}  # heaps of (last end, thread)
     num_threads = dict.fromkeys(PROCESSES, 0)
     origin: float | None = None
     for span in spans:
         origin = span.started_at if origin is None else origin
-        of_process = threads[span.process]
-        if of_process and of_process[0][0] <= span.started_at:
-            _, thread = heapq.heappop(of_process)
+        process_threads = threads[span.process]
+        if process_threads and process_threads[0][0] <= span.started_at:
+            _, thread = heapq.heappop(process_threads)
         else:
             thread = num_threads[span.process]
             num_threads[span.process] += 1
-        heapq.heappush(of_process, (span.ended_at, thread))
+        heapq.heappush(process_threads, (span.ended_at, thread))
         yield {
             "ph": "X",
             "name": span.name,

@@ -14,32 +14,32 @@ examples:
   caravan train -c configs/demo.yaml run.name=warm temperature=1.2
   caravan train -c configs/qwen1.5b-1gpu.yaml dataset=problems.jsonl max_steps=100
 
-  caravan train --resume runs/warm                         resume; the same as the first command again
+  caravan train --resume runs/warm                         resume the run of the previous example
   caravan train --resume runs/warm learning_rate=7e-6 temperature=1.2
   caravan train --resume runs/warm max_steps=200           a longer run, finished or not
 
-The same command again resumes from the newest checkpoint. Ctrl-C stops after the current step and saves a checkpoint. --resume
-can change the settings that `schedule` can change, and the length of the run, from that checkpoint on;
-config.yaml keeps them under `resume_overrides`. A run recognises its data by content (data.jsonl), which may be in another
-file (dataset=FILE). Data with added, removed or changed rows is refused without --allow-changed-data.
+Ctrl-C stops after the current step and saves a checkpoint. Repeating the command resumes the run from its newest checkpoint, as
+--resume does. With --resume, key=value can change the length of the run and every setting that `schedule` can change; config.yaml
+records these changes under `resume_overrides`. The data may be in another file (dataset=FILE) if its rows are the same: a run
+compares them with its data.jsonl. It refuses added, removed or changed rows without --allow-changed-data.
 
-The exit status is 6 if the run has finished and samplers or graders failed on some problems of an evaluation: its results cover
-the other problems, and summary.json counts the lost ones (num_lost_problems). It is 4 if health.on_unhealthy ended the run."""
+The exit status is 4 if health.on_unhealthy ended the run. It is 6 if the run has finished, but samplers or graders failed on some
+problems of an evaluation. The results of that evaluation cover the other problems; summary.json has num_lost_problems."""
 
 
 def _add_allow_changed_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-changed-data",
         action="store_true",
-        help="resume a run with added, removed or changed rows of its data: held-out problems stay held out, new rows are "
-        "trained on",
+        help="resume a run although rows of its data were added, removed or changed; held-out problems stay held out, and "
+        "new rows are trained on",
     )
 
 
 def _train_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser)
     parser.add_argument(
-        "--resume", type=Path, metavar="RUN", help="the folder of a run to resume, with its configuration"
+        "--resume", type=Path, metavar="RUN", help="folder of the run to resume; its configuration is used"
     )
     _add_allow_changed_data(parser)
 
@@ -63,12 +63,12 @@ def _train(options: argparse.Namespace) -> int:
 SUBMIT_HELP = f"""\
 {CONFIG_HELP}
 
-Uploads this folder to the cluster, as described by ray_job.yaml. Before the run, a short job plans it on the cluster's nodes and
-checks each node for OCaml and the model; anything missing is reported. Ctrl-C stops following the log, not the run. `ray job
-stop` stops the run with a checkpoint; the same command again resumes it. A cluster that requires a token gets that of
-RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token.
+Uploads this folder to the cluster with the runtime environment of ray_job.yaml. A short job first checks that the run fits the
+cluster, looks for OCaml and the model on each node, and reports anything missing. Ctrl-C ends the output of the log; the run
+continues. `ray job stop` saves a checkpoint and stops the run. Repeating the command resumes it. If the cluster requires a token,
+it is read from RAY_AUTH_TOKEN, the file RAY_AUTH_TOKEN_PATH, or ~/.ray/auth_token.
 
-The exit status is that of the run, or 130 if the run or the following was stopped.
+The exit status is that of the run, or 130 if the run was stopped or Ctrl-C ended the output of its log.
 
 examples:
   caravan submit -c configs/cluster.yaml run.folder=/data/runs --address http://localhost:8265
@@ -99,11 +99,12 @@ def _submit(options: argparse.Namespace) -> int:
 
 
 PLAN_HELP = f"""\
-Prints the placement of each part, the use of GPU memory, the bottleneck of a step, and advice; refuses, with the arithmetic, a
-run that does not fit. Nothing of the run is started. Without --machine it plans for the Ray cluster of RAY_ADDRESS or `ray
-start`, or without one for this machine.
+Prints the placement of each part, the use of GPU memory, the bottleneck of a step, and advice. A run that does not fit is refused
+with the arithmetic. No part of the run is started. Without --machine the plan is for the Ray cluster of RAY_ADDRESS or `ray
+start`; if there is no cluster, it is for this machine.
 
---machine cpus=N[,gpus=N,gpu=KIND|gpu_gib=N][,count=N]: a machine to plan for, in place of the existing ones; may be repeated.
+--machine cpus=N[,gpus=N,gpu=KIND|gpu_gib=N][,count=N] describes a machine to plan for. It may be repeated; existing machines are
+then ignored.
 
 {CONFIG_HELP}
 
@@ -137,10 +138,11 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 SCALE_HELP = """\
-Changes the number of samplers and graders of a running run. graders=N fixes the number until the next call or the end of the run;
-with min_graders or max_graders the run scales by itself between them. The same holds for samplers. Replicas that are removed
-finish their work first; new ones start when the cluster has room, which its autoscaler is asked for. Nothing is sampled or graded
-twice, or lost. A resumed run uses its configuration (num_samplers, min_samplers, max_samplers, num_graders, ...).
+Changes the number of samplers and graders of a running run. graders=N fixes the number of graders until the next `caravan scale`
+or the end of the run. With min_graders or max_graders the run chooses a number between these bounds. The settings of samplers
+work in the same way. A removed replica finishes its work first, so no completion is lost or repeated. New replicas start when the
+cluster has free resources; if it has none, its autoscaler is asked for machines. A resumed run uses the numbers of its
+configuration.
 
 examples:
   caravan scale runs/warm graders=64
@@ -151,7 +153,10 @@ examples:
 def _scale_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="the folder of the run")
     parser.add_argument(
-        "settings", nargs="+", metavar="key=N", help="samplers, graders, or either with the prefix min_ or max_"
+        "settings",
+        nargs="+",
+        metavar="key=N",
+        help="samplers, graders, min_samplers, max_samplers, min_graders or max_graders",
     )
 
 
@@ -162,8 +167,8 @@ def _scale(options: argparse.Namespace) -> int:
 
 
 KEYS_HELP = """\
-Each key can be set in a YAML file, nested or dotted, and as key=value on the command line; [VARIABLE] is the environment variable
-that sets it.
+Each key can be set in a YAML file (nested or dotted) and as key=value on the command line. A name in brackets is the environment
+variable that sets the key.
 
 examples:
   caravan keys | less

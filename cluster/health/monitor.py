@@ -80,8 +80,8 @@ class HealthMonitor:
         self._alerted_at |= {(result.rule.id, str(result.health)): step for result in alerts}
         mitigation = self._mitigation(results, step) if self._mode == "adapt" else None
         if mitigation:
-            self._alerted_at[mitigation.result.rule.id, str(mitigation.result.health)] = step
-            self.adjustments.append(ResumeOverride(from_step=step, set=mitigation.set))
+            self._alerted_at[mitigation.alert.rule.id, str(mitigation.alert.health)] = step
+            self.adjustments.append(ResumeOverride(from_step=step, set=mitigation.values))
             self._num_alert_steps = dict.fromkeys(self._num_alert_steps, 0)
         self.stopped_for = None if mitigation else self._reason_to_stop(results, step)
         return Response(alerts=alerts, mitigation=mitigation, stop=self.stopped_for)
@@ -136,7 +136,7 @@ class HealthMonitor:
         return next(self._mitigations(persistent), None) if self._has_had_time(step) else None
 
     def _mitigations(self, results: Sequence[CheckResult]) -> Iterator[Mitigation]:
-        run_state = RunState(history=self._history(), now=self._settings, configured=self._configured)
+        run_state = RunState(history=self._history(), current=self._settings, configured=self._configured)
         for result in results:
             mitigation = mitigation_for(result, run_state) if result.is_alert else None
             if mitigation and self._is_possible(mitigation):
@@ -144,7 +144,7 @@ class HealthMonitor:
 
     def _is_possible(self, mitigation: Mitigation) -> bool:
         try:
-            self._config.changed(mitigation.set)
+            self._config.changed(mitigation.values)
         except ConfigError:
             return False
         return True

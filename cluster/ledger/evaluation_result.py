@@ -21,22 +21,24 @@ class ProblemResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationResult:
-    """Metrics over all graded completions of an evaluation. Older files lack the fields with defaults."""
+    """Metrics over all graded completions of an evaluation. Fields with a default may be absent in files of older versions."""
 
     name: str  # "before", "after", "step 40", or the name of a model
-    step: int | None = None  # of the run; None outside a run
+    step: int | None = None  # training steps of the policy; None outside a run
     reward: float
-    reward_standard_error: float  # over problems
+    reward_standard_error: float  # standard error over problems
     pass_rate: float
-    solved_once: float  # share of problems with a completion that passes
-    num_problems: int = 0  # with a graded completion
+    solved_once: float  # share of problems that at least one completion solves
+    num_problems: int = 0  # problems with at least one graded completion
     num_completions: int = 0
-    num_lost_problems: int = 0  # without a graded completion
-    lost_problems: Sequence[str] = ()  # ids
-    num_ungradable: int = 0  # completions
-    verdict_shares: Mapping[str, float] = field(default_factory=dict)  # by "verdict_<name>"
-    reward_terms: Mapping[str, float] = field(default_factory=dict)  # by "reward_<term>"
-    pass_at: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # by k: value, low, high
+    num_lost_problems: int = 0  # problems without any graded completion
+    lost_problems: Sequence[str] = ()  # their ids
+    num_ungradable: int = 0  # completions that could not be graded
+    verdict_shares: Mapping[str, float] = field(default_factory=dict)  # key: "verdict_<name>"
+    reward_terms: Mapping[str, float] = field(default_factory=dict)  # key: "reward_<term>"
+    pass_at: Mapping[str, Mapping[str, float]] = field(
+        default_factory=dict
+    )  # key: k; "value" and the interval "low", "high"
     by_difficulty: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     by_problem: Sequence[ProblemResult] = ()
 
@@ -45,7 +47,7 @@ class EvaluationResult:
         return self.verdict_shares.get(f"verdict_{verdict}", 0.0)
 
     def as_row(self) -> dict[str, Any]:
-        """Return the result for JSON."""
+        """Return the result as a JSON object."""
         return {
             **({} if self.step is None else {"step": self.step}),
             "name": self.name,
@@ -67,8 +69,8 @@ class EvaluationResult:
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "EvaluationResult":
-        """Return the result of a JSON object. Raises KeyError or TypeError for an object that is not one."""
-        known = {one.name for one in fields(cls)} - {"by_problem", "verdict_shares", "reward_terms"}
+        """Read a result from a JSON object. Raises KeyError or TypeError if a required field is missing."""
+        known = {item.name for item in fields(cls)} - {"by_problem", "verdict_shares", "reward_terms"}
         values = {name: row[name] for name in row if name in known}
         terms = {name: row[name] for name in row if name.startswith("reward_") and name not in known}
         return cls(

@@ -108,8 +108,8 @@ class RunRecorder:
             self._view.warn(f"health after step {step}: {alert.rule.id}: {assessment.evidence}. {assessment.action}")
             self._folder.append_json(self._folder.health, {"step": step, **alert.as_row()})
         if mitigation := response.mitigation:
-            alert = mitigation.result
-            self._folder.append_json(self._folder.health, {"step": step, **alert.as_row(), "set": mitigation.set})
+            alert = mitigation.alert
+            self._folder.append_json(self._folder.health, {"step": step, **alert.as_row(), "set": mitigation.values})
             self._view.warn(f"settings change after step {step} for {alert.rule.id}: {alert.assessment.evidence}")
 
     def policy_published(self, version: int, syncs: Sequence[WeightSync], began_at: float, seconds: float) -> None:

@@ -11,17 +11,17 @@ from safetensors.torch import save
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
-PREFIX = "base_model.model."  # of PEFT's keys, before the module name of the base model
+PREFIX = "base_model.model."  # PEFT's keys begin with this, followed by the base model's module name
 
-IN_THE_HUBS_CACHE = re.compile(r"models--([\w.-]+?)--([\w.-]+)/snapshots/")
+HUB_CACHE_FOLDER = re.compile(r"models--([\w.-]+?)--([\w.-]+)/snapshots/")
 
 
 def base_name(model: str) -> str:
     """Return a model's public name: its id on the hub, or the last part of its folder.
 
-    ``_name_or_path`` in a folder's config.json is not used: it often names the model that this one was made from.
+    ``_name_or_path`` in a folder's config.json is not used: for a fine-tuned model it often names the original.
     """
-    if cached := IN_THE_HUBS_CACHE.search(model):
+    if cached := HUB_CACHE_FOLDER.search(model):
         return f"{cached[1]}/{cached[2]}"
     path = Path(model).expanduser()
     return path.resolve().name if path.is_absolute() or model.startswith(".") or path.is_dir() else model
@@ -44,6 +44,6 @@ def pack_adapter(model: Any, *, dtype: torch.dtype) -> dict[str, bytes]:
 
 
 def trained_modules(model: Any) -> tuple[str, ...]:
-    """Full names, in the base model, of the modules that carry an adapter: ``model.layers.0.self_attn.q_proj``, ..."""
+    """Names, in the base model, of the modules with an adapter: ``model.layers.0.self_attn.q_proj``, ..."""
     weights = get_peft_model_state_dict(model, save_embedding_layers=False)
     return tuple(sorted({name.removeprefix(PREFIX).partition(".lora_")[0] for name in weights}))

@@ -1,4 +1,4 @@
-"""Log settings of the learner's libraries: their progress bars and advice would hide the run's own log lines."""
+"""Log settings of the learner's libraries, whose progress bars and warnings would hide the run's own log lines."""
 
 import os
 import warnings
@@ -13,7 +13,7 @@ ENVIRONMENT = {
 
 
 def silence_libraries() -> None:
-    """Turn off progress bars and warnings; to be called before torch, transformers or trl are imported. Errors still raise."""
+    """Turn off progress bars and warnings. Call this before importing torch, transformers or trl."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     warnings.filterwarnings("ignore")

@@ -10,7 +10,7 @@ CGROUP_2 = Path("/sys/fs/cgroup/cpu.max")  # quota and period, in microseconds
 CGROUP_1 = Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"), Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us")
 
 MIN_PARAMETERS = 20_000_000
-"""Smallest model that is trained with several threads; in smaller ones they mostly wait for each other (docs/learner.md)."""
+"""Smallest model that is trained with several threads. For smaller models one thread is faster (docs/learner.md)."""
 
 
 def num_threads(settings: LearnerSettings, num_parameters: int) -> int:

@@ -39,7 +39,7 @@ def test_a_reference_solution_that_passes_refutes_a_cause(grader: Grader) -> Non
     assert unsolvable_causes(grader, solved(odd, "let f x = x")) == ()
     audit = audit_problem(grader, solved(odd, "let f x = x"))
     assert audit.solvable
-    assert audit.warnings[0].startswith("refuted_cause: the reference solution passes all the same; signature_does_not")
+    assert audit.warnings[0].startswith("refuted_cause: the reference solution passes and refutes signature_does_not")
 
 
 def test_asserts_that_a_stub_passes_are_a_warning(grader: Grader) -> None:
@@ -83,11 +83,15 @@ def test_a_renamed_copy_of_a_problem_is_a_warning(grader: Grader) -> None:
         return seen.add(fingerprint(one, audit_problem(grader, one).asserts))
 
     assert add("first", "f", "Say what comes next, one two three.", (1, 2, 3, 4, 5, 6)) == ""
-    assert add("same", "g", "Another text.", (1, 2, 3, 4, 5, 6)).startswith("near_duplicate: of first, 6 of their 6")
-    assert add("near", "h", "Another text.", (1, 2, 3, 4, 5, 6, 7)).startswith("near_duplicate: of first, 6 of their 7")
+    assert add("same", "g", "Another text.", (1, 2, 3, 4, 5, 6)).startswith(
+        "near_duplicate: shares 6 of 6 asserts with first"
+    )
+    assert add("near", "h", "Another text.", (1, 2, 3, 4, 5, 6, 7)).startswith(
+        "near_duplicate: shares 6 of 7 asserts with first"
+    )
     assert add("other", "k", "Another text.", (1, 4, 9, 16, 25, 36)) == ""
     assert add("text", "z", "Say what comes next: one, two, three!", (7, 7, 7)) == (
-        "near_duplicate: of first, the same statement"
+        "near_duplicate: has the same statement as first"
     )
 
 

@@ -62,7 +62,7 @@ def answer(model: str, **changes: Any) -> str | None:
     async def ask() -> str | None:
         settings = RolloutSettings(max_prompt_tokens=96, max_completion_tokens=32, **changes)
         async with preflight(settings, model=model, lora_rank=8, max_staleness=1) as inspection:
-            return await inspection.passed()
+            return await inspection.wait()
 
     return asyncio.run(ask())
 
@@ -77,7 +77,7 @@ def test_a_process_that_fails_reports_it_and_refuses_nothing() -> None:
         process = await asyncio.create_subprocess_exec(
             "sh", "-c", "echo broken; exit 3", stdout=asyncio.subprocess.PIPE
         )
-        return await Preflight(process).passed()
+        return await Preflight(process).wait()
 
     assert asyncio.run(ask()) == "its process ended with exit code 3: broken"
 

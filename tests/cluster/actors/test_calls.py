@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from ray.exceptions import ActorDiedError, OutOfMemoryError, RayTaskError, RuntimeEnvSetupError
 
-from cluster.actors.calls import answer, next_answer
+from cluster.actors.calls import next_result, result_of
 from cluster.errors import DeadlineExceeded, ModelError, SamplerError, UngradableError
 
 
@@ -20,7 +20,7 @@ async def raised(error: BaseException) -> None:
 
 
 async def call(error: BaseException, failed: Any = SamplerError) -> Any:
-    return await answer(raised(error), "grading", died=Died, failed=failed, deadline_seconds=5)
+    return await result_of(raised(error), "grading", death_error=Died, failure_error=failed, deadline_seconds=5)
 
 
 def task_error(cause: Exception) -> BaseException:
@@ -52,7 +52,7 @@ def test_any_other_error_of_the_actor_gets_the_callers_name_or_stays_ray_s(cause
 def test_a_late_answer_is_an_error_with_its_deadline_and_the_key_that_sets_it() -> None:
     async def scenario() -> None:
         never = asyncio.get_running_loop().create_future()
-        await answer(never, "starting", died=Died, deadline_seconds=0.01, deadline_key="rollout.patience")
+        await result_of(never, "starting", death_error=Died, deadline_seconds=0.01, deadline_key="rollout.patience")
 
     with pytest.raises(DeadlineExceeded, match=r"^starting did not answer within 0.01 s \(rollout.patience\)$"):
         asyncio.run(scenario())
@@ -65,7 +65,9 @@ def test_a_stream_answers_item_by_item_and_its_end_is_an_error() -> None:
 
     async def scenario() -> None:
         async def ask(stream: Any) -> Any:
-            return await next_answer(stream, "sampling", died=Died, deadline_seconds=0.05, deadline_key="patience")
+            return await next_result(
+                stream, "sampling", death_error=Died, deadline_seconds=0.05, deadline_key="patience"
+            )
 
         stream = items()
         assert await ask(stream) == "first"
@@ -83,7 +85,7 @@ def test_a_task_that_is_cancelled_as_the_answer_comes_stays_cancelled(turns: int
         result = asyncio.get_running_loop().create_future()
 
         async def wait_and_continue() -> None:
-            await answer(result, "closing", died=Died, deadline_seconds=5)
+            await result_of(result, "closing", death_error=Died, deadline_seconds=5)
             await asyncio.sleep(1)
 
         task = asyncio.create_task(wait_and_continue())

@@ -130,7 +130,7 @@ def test_the_changes_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert rows["type_error"] == ["2", "0.2100", "0.0000"]
     assert "tests: 0.65 -> 1.0" in shown
     assert "min_code_lines: 1 -> 0" in shown
-    assert "excluded: 3 completions without a grade, among them 1 whole groups" in shown
+    assert "excluded: 3 completions without a grade; 1 groups have no graded completion" in shown
 
 
 def test_without_a_reward_the_stored_ones_are_confirmed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -155,7 +155,11 @@ def test_a_schedule_that_changed_the_reward_is_reported(tmp_path: Path, capsys: 
     assert "schedule" not in capsys.readouterr().out
     folder.append_json(folder.phases, {"step": 5, "set": {"grader.weights.tests": 0.9, "rollout.temperature": 1.0}})
     assert main(["regrade", str(tmp_path)]) == 0
-    assert "the schedule changed the reward 1 times (after step 5; phases.jsonl)" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert (
+        "the schedule changed the reward 1 times (after step 5): an old reward uses the settings of its step" in shown
+    )
+    assert "(phases.jsonl)" in shown
 
 
 def test_keys_without_a_profile_change_the_runs_own_reward(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -61,8 +61,8 @@ class Run:
             self.responses.append(response)
             self.health += [{"step": row["step"], **result.as_row()} for result in response.alerts]
             if response.mitigation:
-                result = response.mitigation.result
-                self.health.append({"step": row["step"], **result.as_row(), "set": response.mitigation.set})
+                result = response.mitigation.alert
+                self.health.append({"step": row["step"], **result.as_row(), "set": response.mitigation.values})
             self._enter(int(row["step"]))
         return self
 
@@ -221,8 +221,8 @@ def test_the_driver_samples_with_the_changed_settings_and_records_them(tmp_path:
     records, _, watch = drive(settings, tmp_path, max_steps=40, reward=the_same)
     ((step, response),) = [(step, response) for step, response in records.responses if response.mitigation]
     assert response.mitigation is not None
-    assert response.mitigation.set == {"rollout.group_size": 4, "rollout.temperature": 1.1}
-    assert (step, response.mitigation.set) in records.phases
+    assert response.mitigation.values == {"rollout.group_size": 4, "rollout.temperature": 1.1}
+    assert (step, response.mitigation.values) in records.phases
     sizes = [{len(group.completions) for group in groups} for groups in records.steps]
     assert all(size == {3} for size in sizes[:step])
     assert sizes[-1] == {4}
