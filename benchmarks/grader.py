@@ -30,7 +30,7 @@ from benchmarks.meter import (
 )
 from benchmarks.mix import SHARES, VERDICTS, Job, in_rounds, jobs, limit_bound
 from benchmarks.plain import OneCompiler, ThreeProcesses
-from benchmarks.side_by_side import Figures, Grade, measure
+from benchmarks.side_by_side import Grade, Measurements, measure
 from cluster.types import FinishReason, Verdict
 from grader.grade import Grader
 from grader.settings import GraderSettings
@@ -96,11 +96,11 @@ def start_up() -> dict[str, float]:
     return {"wall_ms": 1e3 * min(found)[0], "cpu_ms": 1e3 * min(cpu for _, cpu in found)}
 
 
-def latency(figures: Figures) -> dict[str, float]:
+def latency(measurements: Measurements) -> dict[str, float]:
     """Return percentiles of wall time per completion; with ``quiet_``, of the fastest grading of each completion."""
-    quiet = [min(seconds) for seconds in figures.by_job.values()]
+    quiet = [min(seconds) for seconds in measurements.by_job.values()]
     found: dict[str, float] = {}
-    for prefix, values in {"": figures.wall_seconds, "quiet_": quiet}.items():
+    for prefix, values in {"": measurements.wall_seconds, "quiet_": quiet}.items():
         p50, p99 = statistics.median(values), percentile(values, 0.99)
         found |= {f"{prefix}p50_ms": 1e3 * p50, f"{prefix}p99_ms": 1e3 * p99, f"{prefix}max_ms": 1e3 * max(values)}
         found[f"{prefix}p99_over_p50"] = p99 / p50
@@ -165,13 +165,13 @@ def _grade_together(graders: Sequence[Grader], made: Sequence[Job]) -> None:
             ended.result()
 
 
-def row(figures: Mapping[str, Figures]) -> dict[str, dict[str, float]]:
+def row(measurements: Mapping[str, Measurements]) -> dict[str, dict[str, float]]:
     """Return the measurements of all ways on one set of completions, and the ratios of CPU time."""
     found: dict[str, dict[str, float]] = {
         name: {"cpu_ms": of.cpu_ms, "per_core": of.per_core, "wall_ms": of.wall_ms, "gradings": of.num_completions}
-        for name, of in figures.items()
+        for name, of in measurements.items()
     }
-    found["ratio"] = {f"{name}/C": figures[name].cpu_ms / figures["C"].cpu_ms for name in ("A", "B")}
+    found["ratio"] = {f"{name}/C": measurements[name].cpu_ms / measurements["C"].cpu_ms for name in ("A", "B")}
     return found
 
 

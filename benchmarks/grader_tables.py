@@ -10,7 +10,7 @@ TARGETS = {"A/C": (6.0, 8.0), "B/C": (3.5, 5.0)}  # required, aim
 
 def tables(result: Mapping[str, Any]) -> list[Table]:
     """Return the tables of a result of ``benchmarks.grader.run``."""
-    return [_by_kind(result), _single_figures(result)]
+    return [_by_kind(result), _single_measurements(result)]
 
 
 def _by_kind(result: Mapping[str, Any]) -> Table:
@@ -33,7 +33,7 @@ def _by_kind(result: Mapping[str, Any]) -> Table:
     return table
 
 
-def _single_figures(result: Mapping[str, Any]) -> Table:
+def _single_measurements(result: Mapping[str, Any]) -> Table:
     latency, memory, two, limits = (result[key] for key in ("latency", "memory", "two_workers", "limit_bound"))
     table = Table(title="this grader", show_header=False)
     table.add_column("", ratio=2)

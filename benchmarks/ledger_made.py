@@ -91,8 +91,13 @@ def write_step(records: RunRecorder, source: "_Source", step: int) -> None:
         if grade
     }
     report = StepReport(step=step, metrics=source.learner_metrics(step), advantages=advantages)
-    figures = {"step_seconds": 10.0, "learner_busy_share": 0.3, "samplers_busy_share": 0.9, "graders_busy_share": 0.2}
-    metrics = step_metrics(groups[:2], dropped, report, Progress(), figures)
+    measurements = {
+        "step_seconds": 10.0,
+        "learner_busy_share": 0.3,
+        "samplers_busy_share": 0.9,
+        "graders_busy_share": 0.2,
+    }
+    metrics = step_metrics(groups[:2], dropped, report, Progress(), measurements)
     records.step_done(step / 160, groups, report, metrics, {})
 
 

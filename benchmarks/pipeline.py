@@ -62,7 +62,7 @@ class Size:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Figures:
+class Measurements:
     """Results of a simulation. Shares are 0 to 1, over all members of a part and the counted time."""
 
     sampler_busy: float  # share of time with something to sample
@@ -155,7 +155,7 @@ class Pipeline:
         self._records = QuietRecords()
         self._moments: list[Moment] = []  # totals when each policy was loaded
 
-    async def run(self) -> Figures:
+    async def run(self) -> Measurements:
         """Run to the end, in virtual time."""
         began = time.perf_counter()
         # The last steps, with nothing left to sample, are not counted either.
@@ -180,7 +180,7 @@ class Pipeline:
             stop=asyncio.Event(),
         )
         await driver.train()
-        return self._figures(time.perf_counter() - began)
+        return self._measurements(time.perf_counter() - began)
 
     def _note(self) -> None:
         busy, output = self._samplers.busy_and_output_seconds()
@@ -197,7 +197,7 @@ class Pipeline:
             )
         )
 
-    def _figures(self, real_seconds: float) -> Figures:
+    def _measurements(self, real_seconds: float) -> Measurements:
         first, last = self._moments[SETTLING_STEPS - 1], self._moments[SETTLING_STEPS - 1 + self._num_steps]
         seconds, size = last.at - first.at, self._size
         completions = last.num_graded - first.num_graded
@@ -208,7 +208,7 @@ class Pipeline:
             "driver": (last.driver - first.driver) / seconds,
         }
         staleness = self._learner.staleness[SETTLING_STEPS * self._num_groups * GROUP_SIZE :]
-        return Figures(
+        return Measurements(
             sampler_busy=(last.samplers - first.samplers) / (size.samplers * seconds),
             sampler_output=shares["samplers"],
             grader_busy=shares["graders"],
@@ -266,8 +266,8 @@ def run(times: ServiceTimes, quick: bool, log: Log) -> dict[str, Any]:
             if size not in known:
                 # Few steps are enough for a large run: each has thousands of completions.
                 num_steps = 3 if quick or size.samplers > 32 else 8
-                figures = simulate(Pipeline(size, times, num_steps).run())
-                known[size] = {"groups_per_step": size.groups_per_step(times), **asdict(size), **asdict(figures)}
+                measurements = simulate(Pipeline(size, times, num_steps).run())
+                known[size] = {"groups_per_step": size.groups_per_step(times), **asdict(size), **asdict(measurements)}
         found[title] = [known[size] for size in some]
     return {
         "times": times.name,

@@ -96,7 +96,7 @@ def compare_sampling(config: Config, effort: Effort, folder: Path, log: Log) -> 
                 _run_round(in_turn(ways, number), requests, with_adapter)
                 for number, requests in enumerate(_rounds(prompts, config, effort, seeds))
             ]
-            found[what] = sampling_figures(rounds[1:])  # the first round warms up caches and kernels
+            found[what] = sampling_measurements(rounds[1:])  # the first round warms up caches and kernels
         vllm, caravan_pool, prompt_ids = ways[0], ways[1], prompts[0].token_ids
         log("grading what was sampled last")
         graded = caravan_pool.run_turn(ROUND_SECONDS, problems={problem.id: problem for problem in usable.problems})
@@ -154,12 +154,12 @@ def _run_round(
     return {name: played[name] for name in SAMPLING_WAYS}
 
 
-def sampling_figures(rounds: Sequence[Mapping[str, Mapping[str, Any]]]) -> dict[str, Any]:
+def sampling_measurements(rounds: Sequence[Mapping[str, Mapping[str, Any]]]) -> dict[str, Any]:
     """Return medians over rounds by way; ratios to vLLM are taken within rounds, then their median."""
-    return {way: _way_figures([one[way] for one in rounds], [one["vLLM"] for one in rounds]) for way in rounds[0]}
+    return {way: _way_measurements([one[way] for one in rounds], [one["vLLM"] for one in rounds]) for way in rounds[0]}
 
 
-def _way_figures(played: Sequence[Mapping[str, Any]], by_vllm: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _way_measurements(played: Sequence[Mapping[str, Any]], by_vllm: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     def speed(one: Mapping[str, Any]) -> float:
         return float(one["num_tokens"] / one["seconds"])
 
@@ -202,13 +202,13 @@ def compare_steps(effort: Effort, folder: Path, log: Log) -> dict[str, Any]:
             with Contestant(name, main, argument, CONFIG, log=log_file) as way:
                 way.wait_until_ready()
                 runs[name].append(way.run_turn(RUN_SECONDS, num_steps=SETTLING_STEPS + effort.steps))
-    figures = {name: step_figures(some) for name, some in runs.items()}
+    measurements = {name: step_measurements(some) for name, some in runs.items()}
     # The reference is TRL with the number of threads that is faster on this machine.
-    plain = max(row["completions_per_second"] for name, row in figures.items() if name.startswith("TRL"))
-    return {name: {**row, "ratio": row["completions_per_second"] / plain} for name, row in figures.items()}
+    plain = max(row["completions_per_second"] for name, row in measurements.items() if name.startswith("TRL"))
+    return {name: {**row, "ratio": row["completions_per_second"] / plain} for name, row in measurements.items()}
 
 
-def step_figures(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def step_measurements(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return medians over the counted steps of all runs."""
     took = [after - before for run in runs for before, after in itertools.pairwise(run["done"][SETTLING_STEPS - 1 :])]
     size = runs[0]["completions_per_step"]

@@ -12,7 +12,7 @@ Grade = Callable[[Job], None]  # raises if the outcome is not the completion's k
 
 
 @dataclass(slots=True)
-class Figures:
+class Measurements:
     """Measurements of one way."""
 
     spent: Slice = field(default_factory=Slice)
@@ -38,34 +38,34 @@ class Figures:
 
 def measure(
     ways: Mapping[str, Grade], rounds: Sequence[Sequence[Job]], *, slice_seconds: float, on_round: Callable[[], None]
-) -> dict[str, Figures]:
+) -> dict[str, Measurements]:
     """Grade the completions of every round in every way.
 
     Each round has a turn per way, in rotating order. A turn repeats the round until ``slice_seconds`` have passed, so that fast
     and slow ways are measured for the same time.
     """
-    figures = {name: Figures() for name in ways}
+    measurements = {name: Measurements() for name in ways}
     names = list(ways)
     with lasting_servers():
         # Servers count in ticks of 10 ms, so they are read around a whole turn, while the other ways are idle.
         for index, jobs in enumerate(rounds):
             for name in in_turn(names, index):
-                _turn(figures[name], ways[name], jobs, slice_seconds)
+                _turn(measurements[name], ways[name], jobs, slice_seconds)
             on_round()
-    return figures
+    return measurements
 
 
-def _turn(figures: Figures, grade: Grade, jobs: Sequence[Job], slice_seconds: float) -> None:
+def _turn(measurements: Measurements, grade: Grade, jobs: Sequence[Job], slice_seconds: float) -> None:
     servers, until = server_cpu_seconds(), time.monotonic() + slice_seconds
-    with measured(figures.spent):
+    with measured(measurements.spent):
         while True:
             for job in jobs:
                 started = time.perf_counter()
                 grade(job)
                 seconds = time.perf_counter() - started
-                figures.wall_seconds.append(seconds)
-                figures.by_job.setdefault(job.text, []).append(seconds)
-            figures.num_completions += len(jobs)
+                measurements.wall_seconds.append(seconds)
+                measurements.by_job.setdefault(job.text, []).append(seconds)
+            measurements.num_completions += len(jobs)
             if time.monotonic() >= until:
                 break
-    figures.spent.cpu_seconds += server_cpu_seconds() - servers
+    measurements.spent.cpu_seconds += server_cpu_seconds() - servers

@@ -44,7 +44,7 @@ class SamplerPool(Protocol):
         """Yield the ``G`` completions of a group, each as it ends, in any order.
 
         ``started`` is called with the policy version when a sampler accepts the group. Closing the iterator aborts the
-        remaining completions in the engine. Raises GroupFailed where only this group cannot be sampled, SamplerError where
+        remaining completions in the engine. Raises GroupFailed if only this group cannot be sampled, SamplerError if
         none can.
         """
         ...
@@ -85,7 +85,7 @@ class Learner(Protocol):
     """A learner that turns groups into policy versions; the real one is learner.client, the fake one learner.fake."""
 
     async def start(self) -> PolicyVersion | None:
-        """Load the model and resume from the newest complete checkpoint. Return its policy; None where there is none."""
+        """Load the model and resume from the newest complete checkpoint. Return its policy; None if there is none."""
         ...
 
     async def step(

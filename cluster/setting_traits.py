@@ -15,4 +15,4 @@ class Trait(Enum):
     )  # states where work is done or who follows it, not what is learned: may differ when a run resumes
     DATA_SOURCE = auto()  # states where the data is: may differ when a run resumes that knows its data by its content
     RUN_LENGTH = auto()  # length of the run: resume overrides may set it, schedules may not
-    FROM_CLUSTER = auto()  # computed from the cluster's GPUs and cores where it is not set
+    FROM_CLUSTER = auto()  # computed from the cluster's GPUs and cores if it is not set

@@ -80,7 +80,7 @@ class DropReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """Reason why a completion or a whole group was not trained, with a detail where there is one."""
+    """Reason why a completion or a whole group was not trained, with a detail if there is one."""
 
     reason: DropReason
     detail: str = ""  # the error of a sampler, for example
@@ -163,7 +163,7 @@ class Completion:
     problem_id: str
     index: int  # 0 <= index < G
     prompt_ids: tuple[int, ...]  # [P]
-    token_ids: tuple[int, ...]  # [T], with the end-of-sequence token where one was sampled
+    token_ids: tuple[int, ...]  # [T], with the end-of-sequence token if one was sampled
     sampler_logprobs: tuple[float, ...]  # [T], natural log, after temperature ("processed")
     text: str
     finish_reason: FinishReason
@@ -185,7 +185,7 @@ class Completion:
 class CodeError:
     """One compiler error in a completion's code."""
 
-    line: int  # of the completion's text, from 1; 0 where the compiler names no line
+    line: int  # of the completion's text, from 1; 0 if the compiler names no line
     message: str
 
 
@@ -194,9 +194,9 @@ class Facts:
     """Observations of the grader about one completion. They hold no reward, so that they can be re-scored."""
 
     verdict: Verdict
-    asserts: tuple[AssertOutcome, ...]  # in the order of the tests; one more where all held and the tests broke off
+    asserts: tuple[AssertOutcome, ...]  # in the order of the tests; one more if all held and the tests broke off
     covered_by_example: tuple[bool, ...] = ()  # per assert: an example of the statement covers it; empty: none
-    type_errors: int  # independent ones; 0 where it does not parse or uses a denied name
+    type_errors: int  # independent ones; 0 if it does not parse or uses a denied name
     errors: tuple[CodeError, ...] = ()  # the first type errors, or the syntax error or refusal
     syntax_error: bool
     compiled: bool  # solution and tests compile together
@@ -217,7 +217,7 @@ class Facts:
 
     @property
     def tests_total(self) -> int:
-        """Number of asserts; 0 where the tests do not parse."""
+        """Number of asserts; 0 if the tests do not parse."""
         return len(self.asserts)
 
 
@@ -255,9 +255,9 @@ class Group:
 
     id: str
     problem: Problem
-    completions: tuple[Completion, ...]  # [G]; fewer where the group was cancelled before all had ended
-    grades: tuple[Grade | None, ...]  # [G]; None where grading failed: no reward, not in the baseline
-    timestamps: tuple[Timestamps, ...] = ()  # [G]; empty where they were not measured
+    completions: tuple[Completion, ...]  # [G]; fewer if the group was cancelled before all had ended
+    grades: tuple[Grade | None, ...]  # [G]; None if grading failed: no reward, not in the baseline
+    timestamps: tuple[Timestamps, ...] = ()  # [G]; empty if they were not measured
     position: int = 0  # the request's
 
     @property
@@ -272,7 +272,7 @@ class Group:
 
     @property
     def has_signal(self) -> bool:
-        """True where the rewards differ, so that advantages are not all 0."""
+        """True if the rewards differ, so that advantages are not all 0."""
         rewards = self.rewards
         return len(rewards) > 1 and max(rewards) - min(rewards) > 1e-6
 
@@ -329,7 +329,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
-    """Minimum and maximum number of replicas of a pool; it does not scale where they are equal."""
+    """Minimum and maximum number of replicas of a pool; it does not scale if they are equal."""
 
     minimum: int  # at least 1
     maximum: int  # not below the minimum

@@ -1,6 +1,6 @@
 """The part of a completion's text that is its answer: without thoughts, special tokens and other roles' turns. Pure, linear.
 
-A token counts only where neither code nor prose quotes it. Text that any interpretation makes a thought is not part of the
+A token counts only if neither code nor prose quotes it. Text that any interpretation makes a thought is not part of the
 answer: a completion that was cut inside its thought has no answer, even if the thought holds correct code.
 """
 
@@ -283,5 +283,5 @@ def _holds(spans: list[Span], position: int) -> bool:
 
 
 def _newlines(text: str) -> str:
-    """Only the newlines of a text."""
+    """Return the newlines of a text, without all else."""
     return "\n" * text.count("\n")

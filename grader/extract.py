@@ -35,7 +35,7 @@ class CandidateProgram:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extraction:
-    """Everything that later stages need to know of a completion's text."""
+    """Properties of a completion's text that later stages need."""
 
     answer: str  # without thoughts, special tokens and copies of the statement's comments
     fences: tuple[Fence, ...]  # of the answer

@@ -49,7 +49,7 @@ _LET_NAME = r"(?:^|[\n;])[ \t]*(?:let|and)\s+(?:rec\s+)?(?:{name}|\(\s*{name}\s*
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextQuality:
-    """Low-quality flags and style figures of a completion, known before anything is compiled."""
+    """Low-quality flags and style measurements of a completion, known before anything is compiled."""
 
     quality_flags: tuple[str, ...]  # of "repetitive", "mostly_prose", "fence_spam" and "stub", in this order
     num_code_blocks: int  # fenced blocks

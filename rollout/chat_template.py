@@ -142,7 +142,7 @@ class ChatTemplate:
             self._notes.append(f"the chat template writes the date, which stays rollout.prompt_date={self._today}")
 
     def _complete_opening(self, probe: str) -> None:
-        """If the template ignores add_generation_prompt, take the opening of an answer from a complete conversation."""
+        """Take the opening of an answer from a complete conversation if the template ignores add_generation_prompt."""
         text = self._apply(self._form, probe)
         closed = self._without_opening(probe)
         before, after = self._around_reply(probe, text if closed is None else closed)

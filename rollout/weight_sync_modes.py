@@ -133,7 +133,7 @@ class WeightSyncMode(ABC):
 
 
 class Versions(WeightSyncMode):
-    """Every policy is an adapter of its own, under an id and a path that are never used again.
+    """Mode with a separate adapter for each policy, under an id and a path that are never used again.
 
     The order matters: files, then adapter, then requests that name it; the reverse for removal. A request that names an adapter
     without files kills the whole engine.

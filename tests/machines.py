@@ -1,5 +1,7 @@
-"""Machines of their own on this one: each with its own processes, its own network and its own /tmp and home, so that what one
-writes, no other sees. Made of Linux namespaces, which takes root."""
+"""Simulated machines on this one, made of Linux namespaces as root.
+
+Each has its own processes, network, /tmp and home: no machine sees the files of another.
+"""
 
 import os
 import shutil
@@ -16,14 +18,14 @@ import psutil
 SUBNET = "10.77.0"
 ATTEMPTS = 3
 RAY = str(Path(sys.executable).parent / "ray")
-# What is to be seen on every machine: the project, its environment, and the Python that this was made of.
+# Visible on every machine: the project, its environment, and the Python that this was made of.
 INSTALLED = tuple(Path(path).resolve() for path in (Path(__file__).parent.parent, sys.prefix, sys.base_prefix))
 
 
 def cannot() -> str | None:
-    """Why there can be no such machines here; None where there can."""
+    """Return the reason why machines cannot be simulated here; None if they can."""
     if os.geteuid() != 0:
-        return "machines of their own are made of namespaces, which takes root"
+        return "simulated machines need Linux namespaces, and those need root"
     missing = [name for name in ("ip", "unshare", "nsenter", "mount") if shutil.which(name) is None]
     return f"not installed: {', '.join(missing)} (Debian: iproute2, util-linux, mount)" if missing else None
 
@@ -34,7 +36,7 @@ def run(*command: str) -> None:
 
 @dataclass
 class Machine:
-    """One of them, until it is turned off."""
+    """A simulated machine, until it is turned off."""
 
     address: str
     folder: Path  # its /tmp, as it is seen from here
@@ -42,7 +44,7 @@ class Machine:
     init: int  # process id of its first process, as it is seen from here
 
     def command(self, *words: str, **environment: str) -> list[str]:
-        """What runs a command in it, with nothing in its environment that Ray was told, or told itself, on this machine."""
+        """Return a command line that runs a command on the machine, without the RAY_ variables of this process."""
         own = {"HOME": "/tmp/home", "TMPDIR": "/tmp", **environment}
         without = ["XDG_CACHE_HOME", *(name for name in os.environ if name.startswith("RAY_"))]
         enter = ["nsenter", f"--target={self.init}", "--mount", "--pid", "--net"]
@@ -50,7 +52,7 @@ class Machine:
         return [*enter, "env", *unset, *(f"{key}={value}" for key, value in own.items()), *words]
 
     def start_ray(self, *options: str) -> None:
-        """Let it join or begin a Ray cluster."""
+        """Start Ray on the machine, as a head or as a node that joins a cluster."""
         words = [
             RAY,
             "start",
@@ -67,18 +69,18 @@ class Machine:
         )
 
     def processes(self) -> list[psutil.Process]:
-        """All that run in it."""
+        """Return all processes of the machine."""
         children: list[psutil.Process] = psutil.Process(self.init).children(recursive=True)
         return children
 
     def turn_off(self) -> None:
-        """As if its power failed: every process of it is gone at once, and nobody is told."""
+        """Kill all processes of the machine at once, without notice, as in a power failure."""
         self.power.kill()
         self.power.wait()
 
 
 class Network:
-    """What the machines are plugged into."""
+    """Network of simulated machines."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -86,7 +88,7 @@ class Network:
         self._machines: list[Machine] = []
 
     def start_machine(self) -> Machine:
-        """A new machine, with nothing running on it."""
+        """Start a machine without any program on it."""
         number = len(self._machines) + 1
         name = f"{self._name}-{number}"
         if number == 1:
@@ -116,7 +118,7 @@ class Network:
             run("ip", "-n", name, "link", "set", device, "up")
         folder = self._folder / f"machine-{number}"
         (folder / "home").mkdir(parents=True)
-        hidden = [path for path in INSTALLED if path.is_relative_to("/tmp")]  # by the machine's own /tmp, without these
+        hidden = [path for path in INSTALLED if path.is_relative_to("/tmp")]  # the machine's own /tmp would hide these
         insides = [folder / path.relative_to("/tmp") for path in hidden]
         for inside in insides:
             inside.mkdir(parents=True, exist_ok=True)
@@ -137,7 +139,7 @@ class Network:
         return machine
 
     def start_node(self, *options: str) -> Machine:
-        """A new machine with Ray on it. Ray gives itself 30 s to start, which a busy machine may take: then another is tried."""
+        """Start a machine with Ray on it. Ray allows itself 30 s to start; if they are too few, another machine is tried."""
         said = ""
         for _ in range(ATTEMPTS):
             machine = self.start_machine()
@@ -151,7 +153,7 @@ class Network:
         raise AssertionError(f"Ray did not start on {ATTEMPTS} machines, one after another: {said}")
 
     def close(self) -> None:
-        """Turn all machines off, and take the network away."""
+        """Turn all machines off, and delete the network."""
         for machine in self._machines:
             machine.turn_off()
         for number in range(len(self._machines) + 1):
@@ -162,7 +164,7 @@ class Network:
 
 @contextmanager
 def network(folder: Path) -> Iterator[Network]:
-    """A network for machines, whose disks are folders in ``folder``; all is gone when the block is left."""
+    """Create a network for the block; the disks of its machines are folders in ``folder``."""
     made = Network(folder)
     try:
         yield made

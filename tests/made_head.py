@@ -1,4 +1,4 @@
-"""A Ray head of one's own, as ``ray start --head`` makes it, for the tests of jobs."""
+"""A separate Ray head, as ``ray start --head`` makes it, for the tests of jobs."""
 
 import os
 import secrets
@@ -24,7 +24,7 @@ ATTEMPTS = 4  # Ray 2.60 gives a head 30 s to start, which such a machine does n
 @dataclass(frozen=True)
 class Head:
     process: subprocess.Popen[bytes]
-    environment: dict[str, str]  # of whoever talks to it
+    environment: dict[str, str]  # of clients
     folder: Path  # of Ray itself
     token: str
 
@@ -34,7 +34,7 @@ class Head:
         )
 
     def processes(self, *parts: str) -> list[psutil.Process]:
-        """What runs on the cluster under one of these names."""
+        """Return the processes of the cluster whose command line contains one of the parts."""
         found = []
         for process in psutil.Process(self.process.pid).children(recursive=True):
             try:
@@ -48,9 +48,9 @@ class Head:
 
 @contextmanager
 def started_head(known: dict[str, str]) -> Iterator[Head]:
-    """A head that asks for a token, on a machine whose environment holds ``known`` too; nothing of it stays behind."""
+    """Start a head that requires a token, with ``known`` added to its environment, and remove it after the block."""
     for attempt in range(1, ATTEMPTS + 1):
-        folder = Path(tempfile.mkdtemp(prefix="ray-"))  # sockets in it, which do not like long names
+        folder = Path(tempfile.mkdtemp(prefix="ray-"))  # short, since paths of sockets must be short
         try:
             if head := _start(folder, known):
                 yield head
@@ -62,7 +62,7 @@ def started_head(known: dict[str, str]) -> Iterator[Head]:
 
 
 def _start(folder: Path, known: dict[str, str]) -> Head | None:
-    """None where Ray gave up."""
+    """Start a head; return None if Ray does not start in time."""
     token, dashboard = secrets.token_hex(32), _free_port()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | known
     environment |= {"PATH": f"{BIN}:{os.environ['PATH']}", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
@@ -87,7 +87,7 @@ def _start(folder: Path, known: dict[str, str]) -> Head | None:
 
 
 def _end_all_in(folder: Path) -> None:
-    """End every process that was told this folder, and what came of it."""
+    """End every process with this folder in its command line, and its children."""
     found = []
     for process in psutil.process_iter(["cmdline"]):
         if any(str(folder) in word for word in process.info["cmdline"] or ()):

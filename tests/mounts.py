@@ -1,4 +1,4 @@
-"""Mounts as containers have them, in a mount namespace of a command's own."""
+"""Mounts like those of containers, in a separate mount namespace for one command."""
 
 import subprocess
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ _UNSHARE = ("unshare", "--mount", "--propagation", "private", "/bin/sh", "-ec")
 
 @cache
 def can_mount() -> bool:
-    """Whether this process may: root may, but for containers without CAP_SYS_ADMIN."""
+    """Return True if this process may mount: as root, except in containers without CAP_SYS_ADMIN."""
     try:
         return subprocess.run(behind("mount -t tmpfs none /mnt", ["true"]), capture_output=True).returncode == 0
     except FileNotFoundError:
@@ -18,5 +18,5 @@ def can_mount() -> bool:
 
 
 def behind(mounts: str, command: Sequence[str]) -> list[str]:
-    """The command line that mounts what these lines of shell say, and becomes the command."""
+    """Return a command line that runs the shell lines ``mounts`` and then the command."""
     return [*_UNSHARE, f'{mounts}\nexec "$@"', "sh", *command]

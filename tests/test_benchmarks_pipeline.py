@@ -30,7 +30,7 @@ EVEN = ServiceTimes(
 
 
 async def ends(*work: Coroutine[Any, Any, object]) -> list[float]:
-    """When each of them ended."""
+    """Return the time at which each coroutine ended."""
 
     async def timed(one: Coroutine[Any, Any, object]) -> float:
         await one
@@ -70,15 +70,15 @@ def test_an_engine_that_is_full_lets_others_wait_in_their_order() -> None:
 def test_a_completion_that_is_cancelled_makes_room_and_the_others_end_sooner() -> None:
     async def run() -> list[float]:
         engine = Engine(EVEN)
-        doomed = asyncio.create_task(engine.sample(100))
+        cancelled = asyncio.create_task(engine.sample(100))
 
         async def cancel() -> None:
             await asyncio.sleep(0.75)
-            doomed.cancel()
+            cancelled.cancel()
 
         return await ends(engine.sample(10), cancel())
 
-    # 5 tokens beside the doomed one, 5 alone.
+    # 5 tokens together with the cancelled completion, 5 after it.
     assert simulate(run())[0] == pytest.approx(0.75 + 0.5)
 
 
@@ -105,27 +105,27 @@ def simulated(size: Size, times: ServiceTimes) -> Any:
 
 
 def test_a_full_sampler_gives_what_its_times_say() -> None:
-    figures = simulated(Size(samplers=2, graders=8, allowed_staleness=2, fillings=4.0), EVEN)
-    assert figures.completions_per_second == pytest.approx(2 * EVEN.completions_per_second, rel=0.02)
-    assert figures.sampler_busy > 0.99
-    assert figures.saturated == "samplers"
-    assert figures.max_staleness <= 2
+    measurements = simulated(Size(samplers=2, graders=8, allowed_staleness=2, fillings=4.0), EVEN)
+    assert measurements.completions_per_second == pytest.approx(2 * EVEN.completions_per_second, rel=0.02)
+    assert measurements.sampler_busy > 0.99
+    assert measurements.saturated == "samplers"
+    assert measurements.max_staleness <= 2
 
 
 def test_too_few_graders_hold_everything_up() -> None:
     # A grading takes 0.1 s: one grader does 10 a second, and the two samplers would give 3.2.
     slow = replace(EVEN, kinds=(Kind(share=1.0, cpu_ms=1000, reward=1.0),))
-    figures = simulated(Size(samplers=2, graders=1), slow)
-    assert figures.completions_per_second == pytest.approx(1.0, rel=0.05)
-    assert (figures.saturated, figures.sampler_busy < 0.9) == ("graders", True)
+    measurements = simulated(Size(samplers=2, graders=1), slow)
+    assert measurements.completions_per_second == pytest.approx(1.0, rel=0.05)
+    assert (measurements.saturated, measurements.sampler_busy < 0.9) == ("graders", True)
 
 
 def test_one_learner_holds_up_more_samplers_than_it_can_learn_from() -> None:
     slow = replace(EVEN, learner_seconds_per_token=0.1)
-    figures = simulated(Size(samplers=4, graders=8, one_learner=True), slow)
-    assert figures.completions_per_second == pytest.approx(1.0, rel=0.05)
-    assert figures.saturated == "learner"
-    assert figures.learner_waits_seconds < 0.1 * figures.step_seconds
+    measurements = simulated(Size(samplers=4, graders=8, one_learner=True), slow)
+    assert measurements.completions_per_second == pytest.approx(1.0, rel=0.05)
+    assert measurements.saturated == "learner"
+    assert measurements.learner_waits_seconds < 0.1 * measurements.step_seconds
 
 
 def test_without_staleness_samplers_wait_for_the_learner() -> None:

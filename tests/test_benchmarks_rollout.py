@@ -1,4 +1,4 @@
-"""What the comparison of sampling and of GRPO steps makes of what was measured."""
+"""Results that the benchmarks of sampling and of GRPO steps compute from measurements."""
 
 import io
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from benchmarks.contestants import Contestant, ContestError, Link
-from benchmarks.rollout import SETTLING_STEPS, sampling_figures, step_figures
+from benchmarks.rollout import SETTLING_STEPS, sampling_measurements, step_measurements
 from benchmarks.rollout_tables import tables
 
 
@@ -24,20 +24,20 @@ def test_ratios_are_taken_within_a_round_so_that_a_slow_minute_hits_both() -> No
         {"vLLM": played(10.0, 60, 40), "Caravan": played(8.0, 60, 40)},  # the machine was busy
         {"vLLM": played(1.0, 60, 40), "Caravan": played(2.0, 60, 40)},
     ]
-    figures = sampling_figures(rounds)
-    assert figures["vLLM"]["tokens_per_second"] == 100
-    assert figures["vLLM"]["ratio"] == 1
-    assert figures["Caravan"]["ratio"] == 1
-    assert (figures["Caravan"]["lowest_ratio"], figures["Caravan"]["highest_ratio"]) == (0.5, 1.25)
-    assert figures["Caravan"]["cpu_ratio"] == pytest.approx(11 / 12)
-    assert figures["Caravan"]["completions_per_second"] == 1
+    measurements = sampling_measurements(rounds)
+    assert measurements["vLLM"]["tokens_per_second"] == 100
+    assert measurements["vLLM"]["ratio"] == 1
+    assert measurements["Caravan"]["ratio"] == 1
+    assert (measurements["Caravan"]["lowest_ratio"], measurements["Caravan"]["highest_ratio"]) == (0.5, 1.25)
+    assert measurements["Caravan"]["cpu_ratio"] == pytest.approx(11 / 12)
+    assert measurements["Caravan"]["completions_per_second"] == 1
 
 
 def test_completions_count_as_the_same_when_all_their_tokens_are() -> None:
     rounds = [{"vLLM": played(1.0, 5, 5), "Caravan": played(1.0, 5, 5)}]
-    assert sampling_figures(rounds)["Caravan"]["same_completions"] == 1
+    assert sampling_measurements(rounds)["Caravan"]["same_completions"] == 1
     rounds = [{"vLLM": played(1.0, 5, 5), "Caravan": played(1.0, 5, 5, first_token=9)}]
-    assert sampling_figures(rounds)["Caravan"]["same_completions"] == 0
+    assert sampling_measurements(rounds)["Caravan"]["same_completions"] == 0
 
 
 def steps(*seconds: float, size: int = 10) -> dict[str, Any]:
@@ -49,16 +49,16 @@ def steps(*seconds: float, size: int = 10) -> dict[str, Any]:
 
 
 def test_steps_in_which_a_run_settles_are_not_counted() -> None:
-    figures = step_figures([steps(2.0, 2.0, 5.0), steps(2.0, 2.0, 2.0)])
-    assert figures["steps"] == 6
-    assert figures["step_seconds"] == 2
-    assert figures["completions_per_second"] == 5
-    assert figures["completions_per_second_of_runs"] == pytest.approx(60 / 15)
-    assert figures["slowest_step_seconds"] == 5
+    measurements = step_measurements([steps(2.0, 2.0, 5.0), steps(2.0, 2.0, 2.0)])
+    assert measurements["steps"] == 6
+    assert measurements["step_seconds"] == 2
+    assert measurements["completions_per_second"] == 5
+    assert measurements["completions_per_second_of_runs"] == pytest.approx(60 / 15)
+    assert measurements["slowest_step_seconds"] == 5
 
 
 def test_the_tables_fit_a_terminal() -> None:
-    sampling = sampling_figures(
+    sampling = sampling_measurements(
         [{"vLLM": played(1.0, 60, 40), "Caravan": {**played(1.0, 60, 40), "driver_cpu_seconds": 0.001}}]
     )
     result = {
@@ -68,7 +68,7 @@ def test_the_tables_fit_a_terminal() -> None:
             "grading": {"driver_cpu_ms_per_completion": 1.0},
             "step_seconds": {"1": 0.01},
         },
-        "steps": {"TRL, 1 thread": {**step_figures([steps(2.0)]), "ratio": 1.0}},
+        "steps": {"TRL, 1 thread": {**step_measurements([steps(2.0)]), "ratio": 1.0}},
     }
     printed = io.StringIO()
     console = Console(file=printed, width=80)

@@ -1,4 +1,4 @@
-"""What the swap benchmark makes of what it measured."""
+"""Results that the swap benchmark computes from measurements."""
 
 import io
 

@@ -56,7 +56,7 @@ def command(runs: Path, name: str) -> list[str]:
 
 @dataclass
 class Run:
-    """A run of the command line, while it goes on."""
+    """A running ``caravan train``."""
 
     folder: Path
     process: subprocess.Popen[str]
@@ -114,7 +114,7 @@ def ledger(folder: Path) -> list[dict[str, Any]]:
 
 
 def ends(rows: list[dict[str, object]]) -> Mapping[int, Counter[str]]:
-    """For each position of the problem stream, how its completions ended; groups that were too old are asked for again."""
+    """Return the outcomes of the completions by position in the problem stream; stale groups are sampled again."""
     found: dict[int, Counter[str]] = {}
     for row in rows:
         if row["fate"] != "stale":

@@ -52,7 +52,7 @@ class Driver:
         self.process: subprocess.Popen[str]
 
     def start(self) -> None:
-        """Start, or go on."""
+        """Start or resume the run."""
         self.process = subprocess.Popen(self.command, stderr=subprocess.PIPE, text=True, cwd=ROOT)
 
     def rows(self, name: str) -> list[dict[str, Any]]:

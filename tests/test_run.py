@@ -169,7 +169,7 @@ def test_a_finished_run_is_not_started_again(finished: Path) -> None:
 
 
 def sampled(run: Path) -> dict[str, tuple[object, ...]]:
-    """What was sampled and how it was rewarded, by completion, of a run that is over."""
+    """Return tokens, log-probabilities, reward and advantage of each completion of a finished run."""
     columns = ["completion_id", "step", "token_ids", "sampler_logprobs", "total_reward", "advantage"]
     table = pyarrow.dataset.dataset(run / "rollouts", format="parquet").to_table(columns=columns)
     return {str(row.pop("completion_id")): tuple(row.values()) for row in table.to_pylist()}
@@ -200,7 +200,7 @@ def kill_in_step(process: "subprocess.Popen[str]", run: Path, step: int) -> str:
     return output
 
 
-@pytest.mark.timeout(900)  # several starts, perhaps beside other work
+@pytest.mark.timeout(900)  # several starts, perhaps while other tests run
 def test_a_run_that_is_extended_and_killed_under_way_ends_bit_for_bit_as_one_that_was_as_long_from_the_start(
     finished: Path,
 ) -> None:
@@ -233,7 +233,7 @@ def test_a_run_that_is_extended_and_killed_under_way_ends_bit_for_bit_as_one_tha
 
 def test_real_problems_and_the_real_tokenizer_train(tmp_path: Path) -> None:
     if not SHARED.exists():
-        pytest.skip("the shared data is not beside the repository")
+        pytest.skip("the shared data is not next to the repository")
     import torch
     from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 

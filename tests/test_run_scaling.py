@@ -61,7 +61,7 @@ def interrupt(process: "subprocess.Popen[str]") -> str:
     return output
 
 
-@pytest.mark.timeout(900)  # several starts, perhaps beside other work
+@pytest.mark.timeout(900)  # several starts, perhaps while other tests run
 def test_samplers_come_and_go_ctrl_c_saves_a_checkpoint_and_the_same_command_goes_on(tmp_path: Path) -> None:
     command = [str(CARAVAN), "train", "-c", str(ROOT / "configs/demo.yaml"), f"run.folder={tmp_path}"]
     command += [f"{key}={value}" for key, value in SETTINGS.items()]
@@ -79,7 +79,7 @@ def test_samplers_come_and_go_ctrl_c_saves_a_checkpoint_and_the_same_command_goe
         return int(str((rows(run / "metrics.jsonl") or [{"num_samplers": 0}])[-1]["num_samplers"]).partition(".")[0])
 
     def publishers() -> set[str]:
-        """Who took over the newest policy."""
+        """Return the samplers that received the newest policy."""
         seconds = (rows(run / "publishes.jsonl") or [{"seconds_by_sampler": {}}])[-1]["seconds_by_sampler"]
         assert isinstance(seconds, dict)
         return set(seconds)
@@ -95,10 +95,10 @@ def test_samplers_come_and_go_ctrl_c_saves_a_checkpoint_and_the_same_command_goe
         until(lambda: num_samplers() == 1, "the first step")
         assert scale(run, "samplers=2").startswith("scaling 1 -> 2 samplers")
         until(lambda: num_samplers() == 2, "a step with two samplers")
-        until(lambda: len(publishers()) == 2, "a policy that both take over")
+        until(lambda: len(publishers()) == 2, "a policy that both receive")
         assert scale(run, "samplers=1").startswith("scaling 2 -> 1 samplers")
         until(lambda: num_samplers() == 1, "a step with one sampler again")
-        until(lambda: len(publishers()) == 1, "a policy that one takes over")
+        until(lambda: len(publishers()) == 1, "a policy that one receives")
         until(lambda: num_engines() == 1, "the end of the other engine")
         num_steps = len(rows(run / "metrics.jsonl"))
         until(lambda: len(rows(run / "metrics.jsonl")) > num_steps + 1, "steps without it")
@@ -108,7 +108,7 @@ def test_samplers_come_and_go_ctrl_c_saves_a_checkpoint_and_the_same_command_goe
     stopped_at = rows(run / "metrics.jsonl")[-1]["step"]
     assert f"stopped after step {stopped_at}" in said
 
-    # The new one had proved what was published before it came; every policy after that was proved by both, to a hair.
+    # The new sampler verified the policy published before its start, and both verified every later one, with tiny gaps.
     assert "sampler 1: ready after" in said and ", verified on policy " in said
     assert ": drained and stopped" in said
     assert all(float(str(row["canary_gap_max"])) < 1e-3 for row in rows(run / "publishes.jsonl"))

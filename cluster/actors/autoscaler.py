@@ -97,7 +97,7 @@ class Autoscaler(Generic[R]):
             self._loop.cancel()
 
     async def close(self) -> None:
-        """Stop scaling, and give up the reservation; may be called twice."""
+        """Stop scaling, and release the reservation; may be called twice."""
         self.stop()
         await self._reserve(0, num_unplaced=0)
 

@@ -75,7 +75,7 @@ def named_results(first: str, second: str) -> list[EvaluationResult]:
 
 
 def compare(first: EvaluationResult, second: EvaluationResult) -> Comparison:
-    """Pair the problems of two evaluations and compare them; raises RunFolderError where they share no problem."""
+    """Pair the problems of two evaluations and compare them; raises RunFolderError if they share no problem."""
     old, new = ({problem.id: problem for problem in result.by_problem} for result in (first, second))
     both = {problem_id: (row, new[problem_id]) for problem_id, row in old.items() if problem_id in new}
     if not both:
@@ -151,7 +151,7 @@ def _differences_table(comparison: Comparison) -> Table:
 
 
 def _unequal_counts_note(comparison: Comparison) -> str:
-    """Explain the use of pass@k; empty where all problems have the same number of completions."""
+    """Explain the use of pass@k; empty if all problems have the same number of completions."""
     counts = [sorted({pair[side].num_completions for pair in comparison.by_problem.values()}) for side in (0, 1)]
     if counts[0] == counts[1] and len(counts[0]) == 1:
         return ""

@@ -36,7 +36,7 @@ def rescore(
 ) -> RescoredRun:
     """Re-score all completions stored so far. Runs no program and changes no file of the run.
 
-    ``on_file`` is called with (files read, files in total). Raises RunFolderError where nothing can be re-scored.
+    ``on_file`` is called with (files read, files in total). Raises RunFolderError if nothing can be re-scored.
     """
     paths = _rollout_files(folder)
     completions: list[Rescored] = []
@@ -59,7 +59,7 @@ def rescore(
 
 
 def grader_settings_of(folder: RunFolder) -> GraderSettings:
-    """Read the grader settings of a run; raises RunFolderError where config.yaml has none or cannot be read."""
+    """Read the grader settings of a run; raises RunFolderError if config.yaml has none or cannot be read."""
     try:
         tree = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
         return GraderSettings.model_validate(tree["grader"])
@@ -73,7 +73,7 @@ def grader_settings_of(folder: RunFolder) -> GraderSettings:
 
 
 def steps_of_reward_changes(folder: RunFolder) -> tuple[int, ...]:
-    """Steps after which the schedule changed a grader setting; raises RunFolderError where phases.jsonl cannot be read."""
+    """Steps after which the schedule changed a grader setting; raises RunFolderError if phases.jsonl cannot be read."""
     changes = folder.rows(folder.phases, missing_ok=True)
     try:
         return tuple(change["step"] for change in changes if any(key.startswith("grader.") for key in change["set"]))

@@ -50,7 +50,7 @@ class PairCounts:
 
     @property
     def tau_b(self) -> float | None:
-        """Kendall's tau-b, -1 to 1; None where one of the rewards ties every pair (M. G. Kendall, Biometrika 1945)."""
+        """Kendall's tau-b, -1 to 1; None if one of the rewards ties every pair (M. G. Kendall, Biometrika 1945)."""
         untied = self.concordant + self.discordant
         scale = (untied + self.tied_in_new) * (untied + self.tied_in_old)
         return (self.concordant - self.discordant) / sqrt(scale) if scale else None
@@ -76,7 +76,7 @@ class RewardComparison:
     new_mean: float
     old_without_signal: float  # share of groups
     new_without_signal: float  # share of groups
-    mean_tau_b: float | None  # over the ranked groups; None where there are none
+    mean_tau_b: float | None  # over the ranked groups; None if there are none
     num_ranked_groups: int  # groups in which neither reward ties every pair
     best_changes: float  # share of groups in which no completion is best under both rewards
     pairs: PairCounts  # over all groups

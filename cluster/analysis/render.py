@@ -23,7 +23,7 @@ _FORMATTER = HtmlFormatter(nowrap=True)
 
 
 def render(template: str, **context: object) -> str:
-    """Render a page; raises jinja2.UndefinedError where the template needs a value that ``context`` does not have."""
+    """Render a page; raises jinja2.UndefinedError if the template needs a value that ``context`` does not have."""
     return _visible(_ENVIRONMENT.get_template(template).render(context))
 
 

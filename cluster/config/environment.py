@@ -94,7 +94,7 @@ def read_environment(environment: Mapping[str, str], keys: Iterable[str]) -> Env
 
 
 def _value(variable: str, given: Mapping[str, str]) -> str | list[str] | None:
-    """Return the value of the key that a variable sets; None where it sets none."""
+    """Return the value of the key that a variable sets; None if it sets none."""
     text = given[variable]
     if variable == NO_PROSE_PENALTY:
         return "1" if _is_yes(variable, text) else None

@@ -89,14 +89,14 @@ def resolve_key(key: str, *, in_sections: bool = False) -> str:
 
 
 def old_name(key: str) -> str | None:
-    """Return the full old name that a key, or the end of one, stands for; None where it is not an old name."""
+    """Return the full old name that a key, or the end of one, stands for; None if it is not an old name."""
     return next((old for old in RENAMED if key == old or old.endswith(f".{key}")), None)
 
 
 def rename_old_keys(tree: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Return a tree of plain values with new names for old ones, and the old names found.
 
-    Raises ConfigError where both names of a setting are given.
+    Raises ConfigError if both names of a setting are given.
     """
     renamed = {name: dict(value) if isinstance(value, Mapping) else value for name, value in tree.items()}
     found = []
@@ -118,6 +118,6 @@ def deprecation(old_names: list[str]) -> str:
 
 
 def is_text(key: str) -> bool:
-    """Return True where the value of a dotted key is a text or a path, and nothing else."""
+    """Return True if the value of a dotted key is a text or a path, and nothing else."""
     info = dict(fields_of(Sections)).get(key)
     return info is not None and info.annotation in (str, str | None, Path, Path | None)

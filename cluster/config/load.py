@@ -80,7 +80,7 @@ def explain_keys() -> str:
 
 
 def _parse_overrides(overrides: Sequence[str]) -> tuple[list[tuple[str, Any]], list[str]]:
-    """Keys and values of overrides, and the old names among the keys. Raises ConfigError where both names are given."""
+    """Keys and values of overrides, and the old names among the keys. Raises ConfigError if both names are given."""
     given = [parse_override(override) for override in overrides]
     names = [override.partition("=")[0].strip() for override in overrides]
     old_names = {key: old for (key, _), name in zip(given, names, strict=True) if (old := old_name(name))}

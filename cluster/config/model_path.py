@@ -24,7 +24,7 @@ def model_path(config: Config) -> str:
 
 
 def tiny_model_path() -> Path:
-    """The folder of the shipped model; raises ModelError where it is not there."""
+    """The folder of the shipped model; raises ModelError if it is not there."""
     if not (FOLDER / "model.safetensors").is_file():
         raise ModelError(f"the tiny model is not in {FOLDER}; make it with: python -m cluster.models.tiny")
     return FOLDER

@@ -133,7 +133,7 @@ def check_changeable(key: str) -> None:
 
 
 def check_order(entries: Sequence[ScheduleEntry]) -> None:
-    """Raise ValueError where entries are not in order, or count differently."""
+    """Raise ValueError if entries are not in order, or count differently."""
     if len({entry.from_step is None for entry in entries}) > 1:
         raise ValueError("schedule: count either steps (from_step) or epochs (from_epoch), not both in one run")
     starts = [entry.starts_at for entry in entries]

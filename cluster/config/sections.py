@@ -133,7 +133,7 @@ class LoopSettings(BaseModel):
         "max_steps=MORE`; the learning rate then follows the schedule of a run that had this length from the start",
     )
     epochs: Annotated[float | None, Trait.RUN_LENGTH] = Field(
-        default=None, gt=0, description="passes over the training problems; default 1. Extended likewise"
+        default=None, gt=0, description="passes over the training problems; default 1. Can be extended in the same way"
     )
     max_staleness: int = Field(
         default=0,
@@ -145,7 +145,7 @@ class LoopSettings(BaseModel):
         default=1.0,
         ge=1,
         le=8,
-        description="factor on the number of groups in flight; raise it where many groups are filtered",
+        description="factor on the number of groups in flight; raise it if many groups are filtered",
     )
     drop_groups_without_signal: Annotated[bool, Trait.CHANGEABLE] = Field(
         default=False,
@@ -225,9 +225,9 @@ class HealthSettings(BaseModel):
 
     on_unhealthy: Annotated[Literal["warn", "stop", "adapt"], Trait.PLACEMENT] = Field(
         default="warn",
-        description="reaction to the health checks after every step: warn logs alerts; stop ends the run with a checkpoint where "
+        description="reaction to the health checks after every step: warn logs alerts; stop ends the run with a checkpoint if "
         "a rule says stop; adapt changes temperature, group size, learning rate and KL within the bounds of docs/health.md, and "
-        "stops where no change is left",
+        "stops if no change is left",
     )
 
 

@@ -1,4 +1,4 @@
-"""Recommended actions that several health rules share, with the run's own settings where they are known.
+"""Recommended actions that several health rules share, with the run's own settings if they are known.
 
 The amounts are those of the two training analyses (docs/health.md).
 """
@@ -16,7 +16,7 @@ HIGH_ENTROPY = 0.25
 
 
 def raise_diversity(history: History) -> str:
-    """Return the advice for completions that are too similar; the temperature stays where entropy is high already."""
+    """Return the advice for completions that are too similar; the temperature stays if entropy is high already."""
     more = f"raise {scaled(history, 'rollout.group_size', 4 / 3)}"
     entropy = history.level("entropy")
     if entropy is not None and entropy > HIGH_ENTROPY:
@@ -27,7 +27,7 @@ def raise_diversity(history: History) -> str:
 def learn_faster(history: History) -> str:
     """Return the advice for rewards that are too low."""
     return (
-        f"raise {scaled(history, 'learner.learning_rate', 1.6)} and, where answers are cut off, "
+        f"raise {scaled(history, 'learner.learning_rate', 1.6)} and, if answers are cut off, "
         f"{scaled(history, 'rollout.max_completion_tokens', 1.2)}"
     )
 

@@ -14,7 +14,7 @@ RULES = (
     Rule(
         id="numbers",
         measures="loss, gradient norm, reward and entropy are numbers",
-        threshold="stop where one is not, or the learner refused a step for it",
+        threshold="stop if one is not, or the learner refused a step for it",
         source="arithmetic",
         check=rules.numbers,
     ),
@@ -42,13 +42,13 @@ RULES = (
     Rule(
         id="passes",
         measures="pass_rate",
-        threshold="from epoch 0.5 on above 0.05, from 1.0 on above 0.10; stop where nothing passes at epoch 1.0",
+        threshold="from epoch 0.5 on above 0.05, from 1.0 on above 0.10; stop if nothing passes at epoch 1.0",
         source=f'{FIRST}: "First test passes appear (5-10%)", "Regular test passes (10-20%)", "No test passes observed"',
         check=rules.passes,
     ),
     Rule(
         id="kl_dominates",
-        measures="loss and reward, where there is a KL term",
+        measures="loss and reward, if there is a KL term",
         threshold="not both falling",
         source=f'{SECOND}: "Loss is decreasing (good), but average reward is declining (bad)", "KL Penalty Too High"',
         check=trend_rules.kl_dominates,
@@ -91,7 +91,7 @@ RULES = (
     Rule(
         id="one_reward",
         measures="top_reward_share",
-        threshold="below 0.50; stop above 0.70 in five steps where it has grown to that",
+        threshold="below 0.50; stop above 0.70 in five steps if it has grown to that",
         source=f'{OCAMLER}, doc/mode-collapse-epoch-0.04-analysis.md: "no single reward value > 50%", ">70% [...] for 5 steps"',
         check=sample_rules.one_reward,
     ),
@@ -168,7 +168,7 @@ class CheckResult:
 
     @property
     def is_alert(self) -> bool:
-        """True where the rule warns or asks to stop."""
+        """True if the rule warns or asks to stop."""
         return self.health in (Health.WARN, Health.STOP)
 
     def as_row(self) -> dict[str, Any]:
@@ -191,7 +191,7 @@ def check_run(history: History) -> list[CheckResult]:
 
 
 def worst(results: Sequence[CheckResult]) -> Health:
-    """Return the worst health of all results; NO_DATA where the reward level cannot be checked yet."""
+    """Return the worst health of all results; NO_DATA if the reward level cannot be checked yet."""
     found = max((result.health for result in results), key=_ORDER.index, default=Health.NO_DATA)
     assessed = {result.rule.id for result in results if result.health is not Health.NO_DATA}
     return Health.NO_DATA if found is Health.OK and "reward_level" not in assessed else found
@@ -203,7 +203,7 @@ def steps_of_changes(phases: Sequence[Mapping[str, Any]]) -> list[int]:
 
 
 def last_change(phases: Sequence[Mapping[str, Any]]) -> int:
-    """Return the step after which settings last changed, 0 where they never did. A ramp counts from its start.
+    """Return the step after which settings last changed, 0 if they never did. A ramp counts from its start.
 
     A ramp changes a setting at every step, so no two steps would have the same settings.
     """

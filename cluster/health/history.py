@@ -74,17 +74,17 @@ class Change:
 
     @property
     def falls(self) -> bool:
-        """True where it is significantly lower now."""
+        """True if it is significantly lower now."""
         return self.now < self.before and self.before - self.now > SIGNIFICANT * self.error
 
     @property
     def rises(self) -> bool:
-        """True where it is significantly higher now."""
+        """True if it is significantly higher now."""
         return self.now > self.before and self.now - self.before > SIGNIFICANT * self.error
 
     @property
     def relative(self) -> str:
-        """The relative change as text, " (+1.0%)"; empty where the metric was 0."""
+        """The relative change as text, " (+1.0%)"; empty if the metric was 0."""
         return f" ({(self.now - self.before) / abs(self.before):+.1%})" if self.before else ""
 
     def __str__(self) -> str:
@@ -100,9 +100,7 @@ class History:
     settings: Mapping[str, Any] = field(default_factory=dict)  # active ones by dotted key; unknown ones are absent
     changed_at: int = 0  # the step after which settings last changed: what was measured before says nothing of them
     weight_sync_gaps: Sequence[float] = ()  # of the latest publishes, nats
-    diverged_at: int | None = (
-        None  # the step that was not taken because its numbers had gone wrong, where the run stands there
-    )
+    diverged_at: int | None = None  # step that the learner refused as diverged, if the run is at it
 
     @property
     def epoch(self) -> float | None:
@@ -112,7 +110,7 @@ class History:
         return float(self.epochs[-1].means["epoch"]) if self.epochs else None
 
     def level_steps(self, *names: str) -> list[Row]:
-        """Return the last steps under the current settings that have all of these metrics; empty where they are too few."""
+        """Return the last steps under the current settings that have all of these metrics; empty if they are too few."""
         rows = [
             row
             for row in self.steps[-LEVEL_STEPS:]
@@ -122,7 +120,7 @@ class History:
         return rows if len(rows) >= MIN_LEVEL_STEPS and num_groups >= MIN_LEVEL_GROUPS else []
 
     def level(self, name: str) -> float | None:
-        """Return the mean of a metric over the last steps, or over the last epoch where only epochs are known; None: unknown."""
+        """Return the mean of a metric over the last steps, or over the last epoch if only epochs are known; None: unknown."""
         rows = self.level_steps(name)
         if rows:
             return statistics.fmean(row[name] for row in rows)
@@ -131,7 +129,7 @@ class History:
         return None
 
     def first_level(self, name: str) -> float | None:
-        """Return the mean of a metric over the first steps, where the latest steps are other ones; None: unknown."""
+        """Return the mean of a metric over the first steps; None if it is unknown or the latest steps overlap with them."""
         rows = [row for row in self.steps[:LEVEL_STEPS] if is_finite(row.get(name))]
         return statistics.fmean(row[name] for row in rows) if len(self.steps) >= 2 * LEVEL_STEPS and rows else None
 
@@ -157,7 +155,7 @@ class History:
 
 
 def change(pair: tuple[Window, Window], name: str) -> Change | None:
-    """Return the change of a metric between two windows; None where one of them does not have it."""
+    """Return the change of a metric between two windows; None if one of them does not have it."""
     before, now = pair
     if name not in before.means or name not in now.means:
         return None
@@ -178,9 +176,7 @@ class Epochs:
     def add(self, row: Row) -> Window | None:
         """Add a step; return the epoch that it completes, with the means of all its metrics."""
         number = _epoch_of(row)
-        if self._rows and number > _epoch_of(
-            self._rows[-1]
-        ):  # the last step of an epoch seldom ends just where it does
+        if self._rows and number > _epoch_of(self._rows[-1]):  # the last step of an epoch rarely ends exactly with it
             closed, self._rows = self._close(), [row]
             return closed
         self._rows.append(row)

@@ -65,7 +65,7 @@ GRADIENT = (0.01, 0.5, 10.0)  # smallest, largest, exploding
 
 
 def assessed(health: Health, evidence: str, action: str) -> Assessment:
-    """Return an assessment, without an action where the health is OK."""
+    """Return an assessment, without an action if the health is OK."""
     return Assessment(health=health, evidence=evidence, action="" if health is Health.OK else action)
 
 

@@ -24,7 +24,7 @@ SETTINGS = (
 
 
 def history_of(run: Path) -> History:
-    """Return the history in a run directory; raises RunFolderError where there is none.
+    """Return the history in a run directory; raises RunFolderError if there is none.
 
     A directory without metrics.jsonl but with a learning.log in the analyses' format is checked by that.
     """

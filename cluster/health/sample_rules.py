@@ -23,7 +23,7 @@ def filibuster(history: History) -> Assessment:
     return assessed(
         health if share >= MANY_TRUNCATED else Health.OK,
         f"{share:.0%} of completions hit the length limit",
-        f"pay less for them (grader.runaway_multiplier=0), raise {scaled(history, 'rollout.group_size', 1.5)} and, where "
+        f"pay less for them (grader.runaway_multiplier=0), raise {scaled(history, 'rollout.group_size', 1.5)} and, if "
         f"the answers are honest, {scaled(history, 'rollout.max_completion_tokens', 1.2)}",
     )
 

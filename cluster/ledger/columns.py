@@ -65,7 +65,7 @@ class LedgerColumns:
         return int(self.starts[-1])
 
     def code(self, name: str, word: str) -> int:
-        """Return the code of a text in a column; MISSING where no completion has it."""
+        """Return the code of a text in a column; MISSING if no completion has it."""
         words = self.words[name]
         return words.index(word) if word in words else MISSING
 

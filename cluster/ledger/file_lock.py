@@ -10,7 +10,7 @@ from cluster.errors import CaravanError
 
 @contextmanager
 def locked(file: Path, busy: CaravanError) -> Iterator[None]:
-    """Create and lock a file during the block; raises ``busy`` where another process holds the lock, OSError for the file."""
+    """Create and lock a file during the block; raises ``busy`` if another process holds the lock, OSError for the file."""
     with file.open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -20,7 +20,7 @@ def locked(file: Path, busy: CaravanError) -> Iterator[None]:
 
 
 def is_locked(file: Path) -> bool:
-    """Return True where another process holds the lock; raises OSError for a missing file."""
+    """Return True if another process holds the lock; raises OSError for a missing file."""
     with file.open() as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -28,7 +28,7 @@ _TYPE_NAMES = {float: "a number", dict: "an object", str: "a text"}
 
 
 def whole_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the objects of a JSONL file; none where there is no file.
+    """Yield the objects of a JSONL file; none if there is no file.
 
     A last line without a line break is still being written and is skipped. Raises RunFolderError for any other broken line.
     """
@@ -68,7 +68,7 @@ def lines_of(path: Path) -> list[str]:
 
 
 def step_of_line(line: str) -> int:
-    """Return the step of a JSON line; a very large number where it is broken."""
+    """Return the step of a JSON line; a very large number if it is broken."""
     try:
         return int(json.loads(line)["step"])
     except (ValueError, KeyError):

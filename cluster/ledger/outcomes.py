@@ -15,7 +15,7 @@ class DroppedGroup:
 
 
 def drops_of_trained(group: Group, report: StepReport) -> list[Drop | None]:
-    """Return why each completion of a group in a step was not trained, ``[G]``; None where it was."""
+    """Return why each completion of a group in a step was not trained, ``[G]``; None if it was."""
     reasons = [
         report.excluded.get(completion.id) or (DropReason.UNGRADABLE if grade is None else None)
         for completion, grade in zip(group.completions, group.grades, strict=True)

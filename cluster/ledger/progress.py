@@ -8,7 +8,7 @@ from typing import Any
 from cluster.types import Outcome
 
 _STORED = {"outcomes": "fates"}
-"""Field -> name in ``progress/step-N.json``, where they differ."""
+"""Field -> name in ``progress/step-N.json``, for those that differ."""
 
 _FIELD = {stored: name for name, stored in _STORED.items()}
 

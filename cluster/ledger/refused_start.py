@@ -22,9 +22,9 @@ REPLACED = ("config.yaml", "evaluation.jsonl", "data.jsonl")
 
 @contextmanager
 def restored_on_refusal(run: Path, made: Sequence[Path]) -> Iterator[None]:
-    """Undo the changes of the block to the directory where it raises before the run has new results.
+    """Undo the block's changes to the directory if the block raises before the run has new results.
 
-    ``made``: files and directories that were created for the block, inner ones first; they are removed where they are empty.
+    ``made``: files and directories that were created for the block, inner ones first; they are removed if they are empty.
     """
     entries = {entry.name for entry in run.iterdir()}
     texts = {name: (run / name).read_bytes() for name in REPLACED if (run / name).is_file()}

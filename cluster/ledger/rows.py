@@ -120,7 +120,7 @@ def _row(group: Group, index: int, step: int, drop: Drop | None) -> dict[str, An
 def rollout_schema() -> Any:
     """Return the pyarrow schema of ``rollouts/*.parquet``. docs/metrics.md describes the columns.
 
-    Grade columns are null where a completion has no grade. A completion that was never sampled has empty tokens and nulls.
+    Grade columns are null for a completion without a grade. A completion that was never sampled has empty tokens and nulls.
     """
     import pyarrow as pa
 

@@ -20,7 +20,7 @@
         checkpoints/                        checkpoints of the learner, newest last; best.json names the best one
         progress/step-000020.json           state of the loop at each checkpoint
         adapter/                            the final adapter in PEFT format
-        adapter-20/                         the adapter of step 20, where the run ended before it was extended
+        adapter-20/                         the adapter of step 20, if the run ended before it was extended
         reward.png                          the reward curve
         summary.json                        the results; written when the run is finished
         tensorboard/                        the metrics for TensorBoard
@@ -97,7 +97,7 @@ class RunFolder:
     def opened(self, config: Config) -> Iterator["RunFolder"]:
         """Create or reopen the directory, and lock it against other processes during the block.
 
-        Where the block raises before the run has new results, the directory is restored, or removed where it was created.
+        If the block raises before the run has new results, the directory is restored, or removed if it was created.
         """
         with self.explain_errors(self.path):
             folders = [
@@ -124,7 +124,7 @@ class RunFolder:
         return is_placement(key) or (key in keys_with(Trait.DATA_SOURCE) and self.data.exists())
 
     def is_running(self) -> bool:
-        """Return True where a process holds the lock; raises RunFolderError where no run was ever started here."""
+        """Return True if a process holds the lock; raises RunFolderError if no run was ever started here."""
         try:
             return is_locked(self.path / ".lock")
         except OSError as error:
@@ -133,7 +133,7 @@ class RunFolder:
             ) from None
 
     def load_progress(self, step: int) -> Progress:
-        """Return the state of the loop at a checkpoint; raises RunFolderError where it cannot be read."""
+        """Return the state of the loop at a checkpoint; raises RunFolderError if it cannot be read."""
         if step == 0:
             return Progress()
         path = self._progress_file(step)
@@ -239,7 +239,7 @@ class RunFolder:
         return sorted(self.rollouts.glob("step-*.parquet" if step is None else f"step-{step:06d}-*.parquet"))
 
     def settings(self, *keys: str) -> dict[str, Any]:
-        """Return the values of dotted keys that config.yaml has; nothing where it cannot be read.
+        """Return the values of dotted keys that config.yaml has; nothing if it cannot be read.
 
         The directory of another trainer may have a config.yaml of its own.
         """
@@ -261,7 +261,7 @@ class RunFolder:
         return found
 
     def prompt_date(self) -> date | None:
-        """Return the date that the run's prompts may name; None where there is none yet, or config.yaml cannot be read."""
+        """Return the date that the run's prompts may name; None if there is none yet, or config.yaml cannot be read."""
         kept = self.settings(PROMPT_DATE).get(PROMPT_DATE)
         try:
             return None if kept is None else date.fromisoformat(str(kept))
@@ -272,7 +272,7 @@ class RunFolder:
         return self.progress / f"step-{step:06d}.json"
 
     def _check_config(self, config: Config) -> None:
-        """Raise RunFolderError where a run with a checkpoint would resume under another configuration."""
+        """Raise RunFolderError if a run with a checkpoint would resume under another configuration."""
         has_checkpoint = any(self.checkpoints.glob("checkpoint-*"))
         if self.config.exists():
             changed = self._changed(config)

@@ -41,7 +41,7 @@ class InFlightLimit:
         return self._in_flight
 
     def is_stale(self, policy_version: int) -> bool:
-        """True where a group of this policy version is too old for the next batch."""
+        """True if a group of this policy version is too old for the next batch."""
         return self.next_version - policy_version > self._max_staleness
 
     async def acquire(self) -> None:
@@ -90,7 +90,7 @@ class Buffer:
         self._num_filtered += 1
 
     def add(self, group: Group) -> DroppedGroup | None:
-        """Add a complete group; return it as dropped where it is ungradable or filtered."""
+        """Add a complete group; return it as dropped if it is ungradable or filtered."""
         size = len(group.completions)
         if len(group.rewards) < 2:
             return DroppedGroup(group=group, group_size=size, drop=Drop(DropReason.UNGRADABLE))

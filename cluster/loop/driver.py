@@ -53,7 +53,7 @@ MAX_ATTEMPTS = 3
 """Times that a group is sampled until it is stale; then its problem is dropped as too slow."""
 
 MAX_CONSECUTIVE_FAILURES = 8
-"""Consecutive failed groups, or the in-flight limit where that is higher, after which the run ends."""
+"""Consecutive failed groups, or the in-flight limit if that is higher, after which the run ends."""
 
 
 class Driver:
@@ -255,7 +255,7 @@ class Driver:
         return policy
 
     def _check_health(self, metrics: Mapping[str, float]) -> None:
-        """Check the run's health after a step; apply a mitigation or stop where the response says so."""
+        """Check the run's health after a step; apply a mitigation or stop if the response says so."""
         if self._health is None:
             return
         step = self._progress.step
@@ -296,7 +296,7 @@ class Driver:
     async def save_checkpoint(self) -> None:
         """Save the last step done, unless it has a checkpoint; wait for a step that is being taken.
 
-        Raises RunFolderError where the recorder lacks that step: a run resumed from there would lack it forever.
+        Raises RunFolderError if the recorder lacks that step: a run resumed from there would lack it forever.
         """
         if self._learning:
             await asyncio.wait({self._learning})
@@ -310,7 +310,7 @@ class Driver:
             self._progress.saved_step = self._progress.step
 
     async def _unless_stopped(self, work: Coroutine[Any, Any, ResultT]) -> ResultT | None:
-        """Return the result of the work; None where the run is asked to stop first."""
+        """Return the result of the work; None if the run is asked to stop first."""
         stopping = asyncio.create_task(self._stop.wait())
         working = asyncio.create_task(work)
         try:

@@ -26,7 +26,7 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def interval_of_shares(values: Sequence[float]) -> tuple[float, float]:
-    """Return the 95% interval of the mean of shares; exact where all are 0 or all 1 (Clopper and Pearson 1934)."""
+    """Return the 95% interval of the mean of shares; exact if all are 0 or all 1 (Clopper and Pearson 1934)."""
     rest = ((1 - CONFIDENCE) / 2) ** (1 / len(values))
     if all(value == 0 for value in values):
         return 0.0, 1 - rest

@@ -40,7 +40,7 @@ def evaluation_sampling(config: Config) -> Sampling:
 
 
 def is_greedy(sampling: Sampling) -> bool:
-    """Return True where only the likeliest token can be sampled, so that all completions of a prompt are equal."""
+    """Return True if only the likeliest token can be sampled, so that all completions of a prompt are equal."""
     return (
         sampling.temperature < _LEAST_TEMPERATURE
         or sampling.top_k == 1
@@ -75,7 +75,7 @@ async def sample_and_grade(
 ) -> list[Group]:
     """Return a graded group of every problem. The samplers queue requests beyond their capacity.
 
-    ``on_done`` is called after each problem; ``on_lost`` with its id and a reason where none of its completions has a grade.
+    ``on_done`` is called after each problem; ``on_lost`` with its id and a reason if none of its completions has a grade.
     """
 
     async def one(number: int, problem: Problem) -> Group:
@@ -132,7 +132,7 @@ def summarize(groups: Sequence[Group], name: str, step: int | None = None) -> Ev
 
 
 def warning_of_lost(result: EvaluationResult, reasons: Mapping[str, str] | None = None) -> str | None:
-    """Return a warning where samplers or graders failed on problems, so that the metrics are of the others; else None.
+    """Return a warning if samplers or graders failed on problems, so that the metrics are of the others; else None.
 
     ``reasons``: by problem id, as ``on_lost`` of sample_and_grade receives them.
     """
@@ -178,7 +178,7 @@ def _pass_at(problems: Sequence[ProblemResult]) -> dict[str, dict[str, float]]:
 
 
 def _by_difficulty(problems: Sequence[ProblemResult]) -> dict[str, dict[str, float]]:
-    """Return problems, mean reward and pass rate by difficulty, with equal weights; empty where no problem has one."""
+    """Return problems, mean reward and pass rate by difficulty, with equal weights; empty if no problem has one."""
     rows: dict[str, list[ProblemResult]] = {}
     for row in problems:
         if row.difficulty is not None:

@@ -1,4 +1,4 @@
-"""Group filters: drop groups with little to learn from, before the whole group is sampled where that is certain."""
+"""Group filters: drop groups with little to learn from, before the whole group is sampled if that is certain."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ class GroupFilter:
     max_mean_reward: float = 1.0
 
     def reason(self, group: Group) -> DropReason | None:
-        """Return why a complete group is dropped; None where it is kept, or where no completion has a grade."""
+        """Return why a complete group is dropped; None if it is kept, or if no completion has a grade."""
         if not group.rewards:
             return None
         return self._beyond_bounds(group, len(group.completions)) or (

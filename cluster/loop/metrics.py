@@ -27,7 +27,7 @@ def percentile(values: Sequence[float], share: float) -> float:
 def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
     """Return rewards, verdicts and lengths of the groups that one step trains. Shares are 0 to 1, lengths are tokens.
 
-    Raises statistics.StatisticsError where no completion has a grade.
+    Raises statistics.StatisticsError if no completion has a grade.
     """
     grades = [grade for group in groups for grade in group.grades if grade is not None]
     completions = [completion for group in groups for completion in group.completions]
@@ -63,7 +63,7 @@ def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
 
 
 def passes_of(group: Group) -> list[bool]:
-    """Return, per graded completion, True where it passes all tests."""
+    """Return, per graded completion, True if it passes all tests."""
     return [grade.facts.verdict is Verdict.PASSED for grade in group.grades if grade is not None]
 
 
@@ -74,7 +74,7 @@ def histogram(rewards: Sequence[float]) -> dict[str, float]:
 
 
 def verdict_shares(grades: Sequence[Grade]) -> dict[str, float]:
-    """Return the share of each verdict, ``verdict_<name>``, 0 where it does not occur."""
+    """Return the share of each verdict, ``verdict_<name>``, 0 if it does not occur."""
     counts = Counter(grade.facts.verdict for grade in grades)
     return {f"verdict_{verdict}": counts[verdict] / len(grades) for verdict in Verdict}
 

@@ -36,7 +36,7 @@ from learner.training.threads import num_threads
 if TYPE_CHECKING:
     from learner.training.model import Device
 
-ADAPTER_FOLDER = "adapter"  # in OUT, where an adapter was trained
+ADAPTER_FOLDER = "adapter"  # in OUT, if an adapter was trained
 OPTIMIZER_BYTES = 8  # per trained weight: both moments of AdamW in float32
 
 
@@ -67,7 +67,7 @@ def sft(job: SftJob, out: Path) -> int:
 
     The problems are those that ``caravan train`` would train on with the same configuration, so that the held-out ones stay
     unseen. Without ``full`` a LoRA adapter (``learner.lora``) is trained and merged; ``out/adapter`` keeps it. After an
-    interruption the same command continues from the newest checkpoint. Raises ConfigError for ``out``, DatasetError where no
+    interruption the same command continues from the newest checkpoint. Raises ConfigError for ``out``, DatasetError if no
     problem has a solution, and the learner's errors.
     """
     refuse_adapter(job.config, "sft")
@@ -101,7 +101,7 @@ async def _load(job: SftJob, view: View) -> Dataset:
 
 
 def solved(problems: tuple[Problem, ...]) -> list[Problem]:
-    """The problems that have a reference solution; raises DatasetError where none has."""
+    """The problems that have a reference solution; raises DatasetError if none has."""
     found = [problem for problem in problems if problem.solution]
     if not found:
         raise DatasetError(
@@ -232,7 +232,7 @@ def _fingerprint(pairs: Sequence[Pair]) -> str:
 
 
 def _require_space(job: SftJob, folder: SftFolder, *, num_parameters: int) -> None:
-    """Raise ConfigError, before the training, where the disk has no space for the last checkpoint and the model."""
+    """Raise ConfigError, before the training, if the disk has no space for the last checkpoint and the model."""
     trained = num_parameters if job.full else adapter_size(job.config).num_trained
     bytes_each = 4 if _dtype_of(model_path(job.config)) == "float32" else 2
     needed = trained * (4 + OPTIMIZER_BYTES) + num_parameters * bytes_each

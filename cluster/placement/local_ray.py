@@ -26,7 +26,7 @@ def num_cores() -> int:
 def temporary_folder(log: Callable[[str], None], others: Sequence[Path] = OTHER_FOLDERS) -> Path:
     """The folder of Ray's files: the default, or the first usable one of ``others``, which ``log`` then names.
 
-    Raises ResourcesError where none is usable.
+    Raises ResourcesError if none is usable.
     """
     from ray._common.utils import get_default_ray_temp_dir
 
@@ -68,7 +68,7 @@ def _refusal(folder: Path) -> str | None:
 
 
 def provide_token() -> None:
-    """Make a token for the cluster that is started; it is kept in the environment where the home folder cannot be written."""
+    """Make a token for the cluster that is started; it is kept in the environment if the home folder cannot be written."""
     from ray._private.authentication.authentication_token_setup import (
         AuthenticationTokenLoader,
         generate_and_save_token,

@@ -29,10 +29,10 @@ class Found:
 def find_cluster(
     log: Callable[[str], None], environment: Mapping[str, str] = os.environ, file: Path | None = None
 ) -> Found | None:
-    """The cluster to join; None where there is none.
+    """The cluster to join; None if there is none.
 
     ``file`` is where ``ray start`` leaves the address of its cluster. A cluster in it that does not answer is ignored, with a
-    line to ``log``. Raises ResourcesError where RAY_ADDRESS names a cluster that cannot be joined.
+    line to ``log``. Raises ResourcesError if RAY_ADDRESS names a cluster that cannot be joined.
     """
     text = environment.get(VARIABLE, "").strip()
     if text == "local":
@@ -87,7 +87,7 @@ def _parsed(text: str) -> str:
 
 
 def refusal(address: str) -> str | None:
-    """Reason why the cluster at an address cannot be joined, None where it can. A token is sent where one is required."""
+    """Reason why the cluster at an address cannot be joined, None if it can. A token is sent if one is required."""
     try:
         # The lookup of a host's name has no time limit of its own.
         return within(2.5 * PROBE_SECONDS, lambda: _refusal(address))

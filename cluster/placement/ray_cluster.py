@@ -46,7 +46,7 @@ def ray_cluster(log: Callable[[str], None]) -> Iterator["Cluster"]:
     """Join the cluster of RAY_ADDRESS or of ``ray start`` on this machine; without one, start a cluster for this process alone.
 
     ``log`` takes a line about a cluster that is joined. A cluster that was started here is stopped at the end of the block.
-    Raises ResourcesError where no cluster can be joined or started.
+    Raises ResourcesError if no cluster can be joined or started.
     """
     # Ray starts workers at nice 15: next to busy processes a vLLM engine then does not start within minutes.
     os.environ.setdefault("RAY_worker_niceness", "0")
@@ -79,7 +79,7 @@ def _start(log: Callable[[str], None]) -> Any:
     provide_token()
     try:
         return _init("local", num_cpus=num_cores(), _temp_dir=str(folder))
-    except Exception as error:  # Ray raises a plain Exception where its node does not start in time
+    except Exception as error:  # Ray raises a plain Exception if its node does not start in time
         raise ResourcesError(
             f"Ray does not start on this machine: {_one_line(error)}. Where the machine is busy with other work, try again; "
             f"the logs of Ray's processes are in {folder}/session_latest/logs"
@@ -146,7 +146,7 @@ def _joined(found: Found, cluster: "Cluster") -> str:
 
 
 def place(config: Config, resources: Mapping[str, float], *, num_machines: int) -> Config:
-    """Fill in each part's share of GPUs and cores; raises ResourcesError, with the arithmetic, where the parts do not fit.
+    """Fill in each part's share of GPUs and cores; raises ResourcesError, with the arithmetic, if the parts do not fit.
 
     Settings of the configuration stay. Unset shares: without GPUs everything runs on CPUs. With enough GPUs each sampler and
     the learner take a whole one, otherwise the largest equal share with which all of them fit; no part is spread over several.
@@ -176,7 +176,7 @@ def place(config: Config, resources: Mapping[str, float], *, num_machines: int) 
 
 
 def _fit_to_cores(config: Config, cores: float) -> Config:
-    """Shrink the unset shares of cores where the parts would not fit, as on a laptop."""
+    """Shrink the unset shares of cores if the parts would not fit, as on a laptop."""
     shares = _shares_of_cores(config)
     fixed = sum(number * share for key, (number, share) in shares.items() if _is_set(config, key))
     left_open = sum(number * share for key, (number, share) in shares.items() if not _is_set(config, key))
@@ -218,7 +218,7 @@ def _is_set(config: Config, key: str) -> bool:
 def _largest_share(left: Sequence[float], num_parts: int) -> float:
     """The largest share of a GPU, in hundredths, that each of ``num_parts`` can have, given the free share of each GPU.
 
-    Returns 1 where they do not fit; ``_check`` then refuses with the arithmetic.
+    Returns 1 if they do not fit; ``_check`` then refuses with the arithmetic.
     """
     shares = {min(1.0, gpu / number) for gpu in left if gpu > 0 for number in range(1, num_parts + 1)}
     for share in sorted(shares, reverse=True):

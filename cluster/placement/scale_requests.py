@@ -1,7 +1,7 @@
 """``caravan scale``: requests for another number of samplers or graders of a running run.
 
-A request is a file in the run folder; the driver polls for it and answers with another file. No port is opened: whoever may
-write to the folder may scale the run.
+A request is a file in the run folder; the driver polls for it and answers with another file. No port is opened: every user
+with write access to the folder may scale the run.
 """
 
 import asyncio
@@ -46,7 +46,7 @@ class ScalableSamplerPool(SamplerPool, Protocol):
     async def verify_base_model(self, probe: ProbePrompt) -> float:
         """Compare the samplers' scores of the base model with the learner's; returns the largest gap in nats per token.
 
-        Raises ModelError where it is above what a policy may have.
+        Raises ModelError if it is above what a policy may have.
         """
         ...
 
@@ -152,7 +152,7 @@ async def _answer_requests(
 
 
 def _take(request: Path) -> str:
-    """Read and delete a request; returns an empty text where it was withdrawn."""
+    """Read and delete a request; returns an empty text if it was withdrawn."""
     try:
         content = request.read_bytes()
         request.unlink(missing_ok=True)

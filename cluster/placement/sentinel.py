@@ -20,7 +20,7 @@ SETTLE_SECONDS = 10.0
 
 @contextmanager
 def announced(message: str, addresses: Sequence[str]) -> Iterator[None]:
-    """While in the block, have a child process print the message if this process ends together with one of the addresses."""
+    """Start a child process, for the block, that prints the message if this process ends together with one of the addresses."""
     reads, writes = os.pipe()
     child = os.posix_spawn(
         sys.executable,

@@ -44,7 +44,7 @@ async def evaluate(
     """Sample and grade problems, print tables and, with ``out``, write the metrics as JSON.
 
     ``on`` selects the "held-out" problems, those for "training", or "all". The exit code is TOO_WEAK with ``base_check`` and a
-    pass rate below BASE_PASS_RATE, and LOST_PROBLEMS where some problems could not be measured.
+    pass rate below BASE_PASS_RATE, and LOST_PROBLEMS if some problems could not be measured.
     """
     interruption_of_task(view)
     if out:
@@ -144,7 +144,7 @@ def _check_base(console: Console, pass_rate: float) -> int:
 
 
 def _check_writable(path: Path) -> None:
-    """Raise RunFolderError, before the evaluation rather than after it, where the result has no folder."""
+    """Raise RunFolderError, before the evaluation rather than after it, if the result has no folder."""
     if not path.absolute().parent.is_dir():
         raise RunFolderError(f"cannot write {path}: there is no folder {path.parent}")
 
@@ -172,7 +172,7 @@ async def sample(config: Config, view: View, ids: list[str], num_problems: int, 
     with ray_cluster(view.log) as cluster:
         placed = place(config.without_learner(), cluster.resources, num_machines=cluster.num_machines)
         dataset = await audit_and_split(placed, rendered, view, data=data_of_adapter(config, rendered, view))
-        # A problem that is given by its id is shown even where no solution can pass it.
+        # A problem that is given by its id is shown even if no solution can pass it.
         given = tuple(by_id[problem_id] for problem_id in ids)
         problems = given or (*dataset.held_out, *dataset.training)[:num_problems]
         groups, reasons = await _sample_and_grade(placed, view, dataset, problems, num_completions, "sample")

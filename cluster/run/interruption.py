@@ -28,7 +28,7 @@ class Interruption(Generic[Event]):
 
     @contextmanager
     def graceful(self) -> Iterator[None]:
-        """While in the block, let the first signal only set ``requested``, which the work in the block looks at."""
+        """Let the first signal during the block only set ``requested``, which the work in the block checks."""
         self._is_graceful = True
         try:
             yield

@@ -47,7 +47,7 @@ def load_and_render(
 ) -> RenderedProblems:
     """Load the problems and render their prompts; the log names excluded problems. ``check`` may refuse the loaded problems.
 
-    Raises ModelError for a model without a usable tokenizer, DatasetError where no problem is left.
+    Raises ModelError for a model without a usable tokenizer, DatasetError if no problem is left.
     """
     check_model_path(config)
     loaded = load_problems(config.data.dataset, config.data.part())
@@ -79,10 +79,10 @@ def load_and_render(
 async def audit_and_split(
     config: Config, rendered: RenderedProblems, view: View, folder: RunFolder | None = None, data: RunData | None = None
 ) -> Dataset:
-    """Exclude problems that no solution can pass, and split the others, by ``data`` where an earlier start has split them.
+    """Exclude problems that no solution can pass, and split the others, by ``data`` if an earlier start has split them.
 
     Graders audit the problems, since this node may have no OCaml: call it in a Ray cluster, with the placed configuration. The
-    results are kept in the run's ``folder``, so that its split stays the same. Raises DatasetError where nothing is left.
+    results are kept in the run's ``folder``, so that its split stays the same. Raises DatasetError if nothing is left.
     """
     results = AuditResults(folder)
     if needs_audit(config, rendered.problems, results):
@@ -108,7 +108,7 @@ async def audit_and_split(
 
 
 def problems_to_evaluate(config: Config, held_out: Sequence[Problem], view: View) -> Sequence[Problem]:
-    """The first ``evaluation.num_problems`` of the held-out problems; a log line names the number where there are fewer."""
+    """The first ``evaluation.num_problems`` of the held-out problems; a log line names the number if there are fewer."""
     wanted = config.evaluation.num_problems
     if held_out and wanted > len(held_out):
         view.log(

@@ -98,7 +98,7 @@ def inspect_model(config: Config) -> AbstractAsyncContextManager[Preflight]:
 
 
 async def require_served(inspection: Preflight, view: View) -> None:
-    """Wait for vLLM's answer about the model; raises ModelError where vLLM refuses it."""
+    """Wait for vLLM's answer about the model; raises ModelError if vLLM refuses it."""
     if unknown := await inspection.wait():
         view.warn(f"whether vLLM serves the model is not known before the samplers start: {unknown}")
 

@@ -18,7 +18,7 @@ def resumed_config(run: Path, overrides: Sequence[str]) -> Config:
     """The configuration in the run folder; ``overrides`` take effect from the newest checkpoint.
 
     Keys of placement (num_samplers, ...) are set as they are. Other keys, and a new length, which may extend a finished run,
-    become an entry of ``branches`` in config.yaml, which every later start applies. Raises RunFolderError where there is nothing
+    become an entry of ``branches`` in config.yaml, which every later start applies. Raises RunFolderError if there is nothing
     to resume, and ConfigError, which names the key, for one that cannot change.
     """
     folder = RunFolder(run)
@@ -65,7 +65,7 @@ def resumed_config(run: Path, overrides: Sequence[str]) -> Config:
 
 
 def _check_long_enough(config: Config, folder: RunFolder, done: int) -> None:
-    """Raise ConfigError where the new length is below the number of steps done."""
+    """Raise ConfigError if the new length is below the number of steps done."""
     length = config.length()
     key = "loop.epochs" if length["loop.max_steps"] is None else "loop.max_steps"
     value = length[key] or 1.0

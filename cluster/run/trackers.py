@@ -26,7 +26,7 @@ Show = Callable[[Metrics], None]
 def tracking(config: Config, folder: RunFolder, *, step: int) -> Iterator[Show]:
     """The tracker of ``run.tracker``, open during a block. ``step`` is the last one done; TensorBoard drops later ones.
 
-    Raises ConfigError where the tracker is not installed or does not start.
+    Raises ConfigError if the tracker is not installed or does not start.
     """
     name = config.run.tracker
     with ExitStack() as stack:

@@ -158,7 +158,7 @@ class Training:
         return None
 
     def _recorder(self, step: int) -> RunRecorder:
-        """Return the recorder of the loop; it records the run's length where resuming changed it."""
+        """Return the recorder of the loop; it records the run's length if resuming changed it."""
         config = self._config
         gauges = Gauges(self._folder.path.name)
 

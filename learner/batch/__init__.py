@@ -1,1 +1,1 @@
-"""From completions to micro-batches: pure functions without TRL."""
+"""Selection, advantages and micro-batches of completions: pure functions without TRL."""

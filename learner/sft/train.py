@@ -73,7 +73,7 @@ class StepsOfSimilarLengths(torch.utils.data.Sampler[int]):
         self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by the trainer before each epoch, counted from 0."""
+        """Set the epoch, counted from 0; the trainer calls this before each epoch."""
         self._epoch = epoch
 
     def __len__(self) -> int:
@@ -258,13 +258,13 @@ class _StepCallback(TrainerCallback):  # type: ignore[misc]
         self._is_stopped = is_stopped
 
     def on_step_end(self, _args: Any, _state: Any, control: Any, **_: Any) -> None:
-        """Called by the trainer after each step, before it saves."""
+        """Stop after this step on request; the trainer calls this before it saves."""
         if self._is_stopped():
             control.should_training_stop = True
             control.should_save = True
 
     def on_log(self, _args: Any, state: Any, _control: Any, logs: Any = None, **_: Any) -> None:
-        """Called by the trainer after each step, and once with a summary."""
+        """Report the loss of a step; the trainer calls this after each step, and once with a summary."""
         if logs and "loss" in logs:
             if not torch.isfinite(torch.tensor([logs["loss"], logs["grad_norm"]])).all():
                 raise LearnerError(

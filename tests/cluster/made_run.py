@@ -99,7 +99,7 @@ def make_unfinished(path: Path) -> Path:
 
 
 def make_finished(unfinished: Path, path: Path) -> Path:
-    """The same run, gone on with to its last step."""
+    """Copy a run and resume it until its last step."""
     folder = RunFolder(path)
     shutil.copytree(unfinished, folder.path)
     with folder.opened(config()):

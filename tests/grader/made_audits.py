@@ -16,7 +16,7 @@ INT = "(** f *)\nlet f (x : int) : int ="
 FLOAT = "(** f *)\nlet f (x : float) : float ="
 ANY = "(** f *)\nlet f x ="
 
-PASSABLE = {
+SOLVABLE = {
     "a type that the statement describes": one_line(SHAPES, "assert (area (Circle 1.0) > 3.)"),
     "a type in a sentence": one_line(
         "(** The area. type shape = Circle of float *)\nlet area (s : shape) : float =",
@@ -119,7 +119,7 @@ PASSABLE = {
     ),
 }
 
-UNPASSABLE = {
+UNSOLVABLE = {
     "tests_do_not_parse": {
         "an ellipsis": one_line(ANY, "assert (f 1 = [1; ...])"),
         "a string in single quotes": one_line(ANY, "assert (f 'abc' = 1)"),

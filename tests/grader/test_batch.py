@@ -110,14 +110,14 @@ def test_malformed_rows_are_named_by_line_and_the_others_graded(tmp_path: Path) 
         {key: value for key, value in row("f", RIGHT).items() if key != "id"},
         row("g", WRONG),
     ]
-    told: list[str] = []
+    reported: list[str] = []
     source = write(tmp_path / "in.jsonl", rows)
-    summary = grade_file(source, tmp_path / "out.jsonl", settings=QUICK, num_workers=2, on_error=told.append)
+    summary = grade_file(source, tmp_path / "out.jsonl", settings=QUICK, num_workers=2, on_error=reported.append)
     assert [one["id"] for one in read(tmp_path / "out.jsonl")] == ["a", "g"]
     assert not summary.complete
-    assert told == summary.malformed
-    assert [message.split(":")[0] for message in told] == [f"line {n}" for n in (2, 4, 5, 6, 7, 8, 9)]
-    assert "completion is missing" in told[2] and "no signature" in told[3] and "boredom" in told[4]
+    assert reported == summary.malformed
+    assert [message.split(":")[0] for message in reported] == [f"line {n}" for n in (2, 4, 5, 6, 7, 8, 9)]
+    assert "completion is missing" in reported[2] and "no signature" in reported[3] and "boredom" in reported[4]
 
 
 @pytest.mark.parametrize(

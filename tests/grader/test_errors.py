@@ -1,4 +1,4 @@
-"""Every independent type error is counted once, and what follows from one is not counted at all."""
+"""Count of type errors: each independent error once, and none for its consequences."""
 
 import random
 

@@ -9,20 +9,20 @@ from grader.grade import Grader
 from grader.inspection import read_inspection
 
 from .made import problem
-from .made_audits import INT, PASSABLE, UNPASSABLE, one_line
+from .made_audits import INT, SOLVABLE, UNSOLVABLE, one_line
 
 SHARED = Path(__file__).parents[3] / "shared/data/ocaml_problems.jsonl"
-HOPELESS = [(code, name) for code, cases in UNPASSABLE.items() for name in cases]
+HOPELESS = [(code, name) for code, cases in UNSOLVABLE.items() for name in cases]
 
 
-@pytest.mark.parametrize("name", PASSABLE)
+@pytest.mark.parametrize("name", SOLVABLE)
 def test_nothing_speaks_against_a_problem_that_some_solution_passes(grader: Grader, name: str) -> None:
-    assert grader.inspect(PASSABLE[name]).causes == ()
+    assert grader.inspect(SOLVABLE[name]).causes == ()
 
 
 @pytest.mark.parametrize(("code", "name"), HOPELESS)
 def test_a_problem_that_no_solution_passes_has_its_cause(grader: Grader, code: str, name: str) -> None:
-    causes = grader.inspect(UNPASSABLE[code][name]).causes
+    causes = grader.inspect(UNSOLVABLE[code][name]).causes
     assert code in {cause.partition(":")[0] for cause in causes}, causes
 
 
@@ -32,7 +32,7 @@ def test_a_cause_names_the_line_of_the_tests(grader: Grader) -> None:
 
 
 def test_what_a_solution_has_to_define_itself_is_a_warning(grader: Grader) -> None:
-    (warning,) = grader.inspect(PASSABLE["an exception that the statement names"]).warnings
+    (warning,) = grader.inspect(SOLVABLE["an exception that the statement names"]).warnings
     assert warning.startswith("needs_definitions: exception Negative")
 
 

@@ -129,7 +129,7 @@ def test_a_completion_that_no_grader_can_grade_is_an_error_and_no_reward(ray_her
             await job
         await killer
         assert pool.counts.ungradable == 1
-        # The pool itself goes on.
+        # The pool continues.
         grade = await pool.grade(TWICE, completion("let twice x = x + x"))
         assert grade.facts.verdict is Verdict.PASSED
         await pool.close()

@@ -24,7 +24,7 @@ def loss_and_gradient_norm(
     weights: Tensor | None = None,
     **options: Any,
 ) -> tuple[float, float]:
-    """Of GRPOTrainer with these options on all completions as one batch, ``advantages`` one for each.
+    """Return the result of GRPOTrainer with these options on all completions as one batch; one advantage per completion.
 
     The ratio compares with the samplers' logprobs; with ``weights [B, T]`` it compares with the policy itself, and the weights
     are TRL's ``importance_sampling_ratio``.

@@ -18,7 +18,7 @@ MakeLearner = Callable[..., Any]
 LEARNING_RATE = 2e-3
 REWARDS = [1.0, 0.0, 0.5, 0.25, 0.0]
 
-# What the learner is told, and what TRL is told where that is not the same.
+# Options of the learner, and those of TRL that differ.
 OPTIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "dapo": ({"loss_type": "dapo"}, {}),
     "grpo": ({"loss_type": "grpo"}, {}),
@@ -76,7 +76,7 @@ def test_a_step_in_micro_batches_equals_trls_step_on_the_whole_batch(
 
 
 def test_every_option_of_these_tests_changes_the_result(model_folder: Path, make_learner: MakeLearner) -> None:
-    """Otherwise the comparison above would hold whatever the learner did with it."""
+    """Without an effect of an option, the comparison above could not fail for it."""
     groups = batch(model_folder)
     norms = {}
     for name, (options, _) in OPTIONS.items():

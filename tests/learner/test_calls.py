@@ -51,7 +51,7 @@ def killed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def call(*answers: Answer) -> Any:
-    """What ``learner.step`` gives with ranks that answer so, within a deadline of 2 seconds."""
+    """Return the result of ``learner.step`` with ranks that give these answers, and a deadline of 2 seconds."""
     made = settings(num_ranks=len(answers)).model_copy(update={"step_deadline_seconds": 2.0})
     learner = RayLearner(made, plan(Path("model"), Path("checkpoints")))
     learner._actors = [Rank(answer) for answer in answers]

@@ -295,12 +295,12 @@ def test_a_rank_that_fails_while_the_other_waits_ends_both_with_its_error(
         learner = RayLearner(made, plan(model_folder, tmp_path / "checkpoints"))
         await learner.start()
         await learner.step(STEPS[0])
-        with pytest.raises(LearnerError, match="nothing to learn from"):  # all say so, and go on
+        with pytest.raises(LearnerError, match="nothing to learn from"):  # all ranks report it and continue
             await learner.step([group([None, None])])
         processes = processes_of(learner)
-        trouble: Any = FailsOnTheSecondRank(group([1.0, 0.0]))
+        failing: Any = FailsOnTheSecondRank(group([1.0, 0.0]))
         with pytest.raises(LearnerError, match="no memory here"):
-            await learner.step([trouble])
+            await learner.step([failing])
         with pytest.raises(LearnerError, match="not running"):
             await learner.save_checkpoint()
         assert gone(processes)

@@ -1,4 +1,4 @@
-"""Every option of TRL's GRPO is a setting here, or is refused with the reason or the key."""
+"""Options of TRL's GRPO: each is a setting here, or is refused with a reason or another key."""
 
 import re
 from dataclasses import fields
@@ -82,7 +82,7 @@ def test_the_settings_of_trls_name_reach_trl() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "told"),
+    ("key", "reported"),
     [
         ("learner.beta", "learner.beta: that is learner.kl_coefficient here"),
         ("learner.num_generations", "that is rollout.group_size here"),
@@ -94,8 +94,8 @@ def test_the_settings_of_trls_name_reach_trl() -> None:
         ("sync_ref_model", "the model under the adapter, which never changes"),
     ],
 )
-def test_other_options_of_trl_are_refused_in_one_line_with_the_reason_or_the_key_here(key: str, told: str) -> None:
-    with pytest.raises(ConfigError, match=told) as caught:
+def test_other_options_of_trl_are_refused_in_one_line_with_the_reason_or_the_key_here(key: str, reported: str) -> None:
+    with pytest.raises(ConfigError, match=reported) as caught:
         load_config(None, [f"{key}=1"], environment={})
     assert "\n" not in str(caught.value)
 
@@ -155,11 +155,11 @@ def test_the_page_on_the_learner_names_only_existing_keys_and_every_option() -> 
     assert len(named) > 20
     assert {one for one in named if one not in known and not any(key.startswith(f"{one}.") for key in known)} == set()
     of_the_place = ("gpus", "cpus", "num_threads", "save_total_limit", "lora")
-    families = ("sapo_temperature", "vespo", "adam", "vllm_importance_sampling_clip")  # told together
-    told = [
+    families = ("sapo_temperature", "vespo", "adam", "vllm_importance_sampling_clip")  # reported together
+    reported = [
         name
         for name in LearnerSettings.model_fields
         if name not in of_the_place and not name.endswith("deadline_seconds") and not name.startswith(families)
     ]
-    assert [name for name in told if f"`{name}`" not in page] == []
+    assert [name for name in reported if f"`{name}`" not in page] == []
     assert [name for name in CHANGEABLE if f"`{name}`" not in page and not name.startswith(families)] == []

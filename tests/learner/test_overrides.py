@@ -94,7 +94,7 @@ def test_overrides_do_not_change_the_settings_of_the_run() -> None:
 def test_a_step_with_an_override_equals_the_step_of_a_run_with_that_setting(
     key: str, model_folder: Path, make_learner: MakeLearner, tmp_path: Path
 ) -> None:
-    """Two steps under the run's own value, then one with another in force: not as without it, and as a resumed run with it."""
+    """The third step has an override: it differs from a step without it, and equals that of a resumed run with it."""
     value, options = CHANGES[key]
     options = {"learning_rate": 1e-3, **options}
 

@@ -27,7 +27,7 @@ def test_ranks_use_the_network_interface_of_their_address() -> None:
     from learner.training.process_group import interface_of
 
     assert interface_of(LOCALHOST) == "lo"
-    assert interface_of("203.0.113.77") is None  # for documentation: nobody's
+    assert interface_of("203.0.113.77") is None  # reserved for documentation
 
 
 @pytest.fixture(scope="module")
@@ -96,12 +96,12 @@ def test_two_ranks_take_the_same_steps_as_one(
         one, two = alone.step(groups), two_ranks.step(groups)
         assert_same(two, one, within=1e-5)
         assert two[1].metrics["num_micro_batches"] > 2 or groups != UNEVEN or "micro_batch_tokens" not in options
-        assert moved is None or furthest_apart(one[0], moved) > 1e-3  # so that a step is told from none
+        assert moved is None or furthest_apart(one[0], moved) > 1e-3  # so that a step can be distinguished from none
         moved = one[0]
 
 
 def num_weights_held(worker: Any) -> tuple[int, int]:
-    """Of the decoder layers, on this rank and in all."""
+    """Return the sizes of the decoder layers on this rank and in total."""
     from torch.distributed.tensor import DTensor
 
     frozen = [
@@ -181,7 +181,7 @@ def test_ranks_draw_different_dropout_and_a_resumed_run_reaches_the_same_adapter
     resumed = [two_ranks.step(groups) for groups in STEPS[1:]]
     assert [policy for policy, _ in resumed] == [policy for policy, _ in expected[1:]]
 
-    # One rank can go on with it, and two with that of one: the random state of the second is then a new one.
+    # One rank can resume a checkpoint of two ranks, and two that of one: the second rank then has a new random state.
     options = {key: value for key, value in options.items() if key != "max_steps"}
     alone = make_learner(checkpoints="two", max_steps=6, **options)
     assert alone.step(STEPS[1])[0].number == 2

@@ -49,7 +49,7 @@ class TinyModel:
         return Prompt(problem_id="p", text=text, token_ids=tuple(self.tokenizer.encode(text)))
 
     def logprobs(self, completion: Completion, temperature: float, adapter_folder: Path | None = None) -> list[float]:
-        """What transformers (and peft) say that the completion's tokens were worth."""
+        """Log-probabilities of the completion's tokens according to transformers (and peft)."""
         import torch
         from peft import PeftModel
         from transformers import AutoModelForCausalLM
@@ -122,7 +122,7 @@ def adapter_folders(tiny_model: TinyModel, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="session")
 def policies(tiny_model: TinyModel, adapter_folders: dict[int, Path]) -> dict[int, PolicyVersion]:
-    """The adapters as a learner publishes them, with the modules and the probe prompt that prove them."""
+    """The adapters as a learner publishes them, with the modules and the probe prompt for their verification."""
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
@@ -153,7 +153,7 @@ def policies(tiny_model: TinyModel, adapter_folders: dict[int, Path]) -> dict[in
 def local_ray() -> Iterator[None]:
     import ray
 
-    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - Ray spells it so; else an engine beside busy processes may take minutes to start
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - Ray spells it so; else an engine may take minutes to start while other processes are busy
     folder = tempfile.mkdtemp(prefix="caravan-ray-", dir="/tmp")  # a short path: Ray puts sockets into it
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, _temp_dir=folder)
     yield

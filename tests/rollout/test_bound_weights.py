@@ -28,21 +28,21 @@ def linear(*, sizes: Sequence[int] = (WIDTH,), rank: int = RANK) -> SimpleNamesp
 
 
 def embeddings() -> SimpleNamespace:
-    """As VocabParallelEmbeddingWithLoRA has it."""
+    """Layer with the attributes of VocabParallelEmbeddingWithLoRA."""
     return SimpleNamespace(
         lora_a_stacked=torch.zeros(SLOTS, VOCABULARY, RANK), lora_b_stacked=torch.zeros(SLOTS, 1, WIDTH, RANK)
     )
 
 
 def head() -> SimpleNamespace:
-    """As LogitsProcessorWithLoRA has it."""
+    """Layer with the attributes of LogitsProcessorWithLoRA."""
     return SimpleNamespace(
         lora_a_stacked=torch.zeros(SLOTS, 1, RANK, WIDTH), lora_b_stacked=torch.zeros(SLOTS, 1, VOCABULARY, RANK)
     )
 
 
 def experts() -> SimpleNamespace:
-    """As FusedMoEWithLoRA has them: a list of views for each slot and expert, and stacks of all."""
+    """Layer with the attributes of FusedMoEWithLoRA: a list of views for each slot and expert, and stacks of all."""
     gate_up = torch.zeros(SLOTS, 4, RANK, WIDTH)
     return SimpleNamespace(
         lora_a_stacked=[gate_up[0, 0]],
@@ -53,7 +53,7 @@ def experts() -> SimpleNamespace:
 
 
 class Mapper:
-    """As vLLM's WeightsMapper, of a model whose language part has another prefix than in transformers."""
+    """Double of vLLM's WeightsMapper for a model whose language part has another prefix than in transformers."""
 
     def get_rename_mapper(self) -> "Mapper":
         return self
@@ -119,7 +119,7 @@ def factors(name: str, size: int = WIDTH) -> Weights:
 
 
 def load(layer: SimpleNamespace, weights: Weights, names: Sequence[str], scale: float = 2.0) -> None:
-    """What vLLM's set_lora does."""
+    """Store an adapter in a layer as vLLM's set_lora does."""
     for name, a, b in zip(names, layer.lora_a_stacked, layer.lora_b_stacked, strict=True):
         a[SLOT, 0] = weights[f"{name}.lora_A.weight"]
         b[SLOT, 0] = weights[f"{name}.lora_B.weight"] * scale

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 
 def refusal(model: str, **changes: Any) -> str:
-    """What a sampler says that does not start."""
+    """Return the error message of a sampler that does not start."""
     settings = {"max_prompt_tokens": 96, "max_completion_tokens": 32, "enforce_eager": True, "kv_cache_gib": 0.1}
     sampler = Sampler(
         RolloutSettings(**settings | changes), model=model, lora_rank=8, max_staleness=1, pool_id=uuid4().hex

@@ -1,4 +1,4 @@
-"""What the pool does when its actors fail: real Ray actors around a scripted sampler, without an engine."""
+"""Failures of the pool's actors: real Ray actors with a scripted sampler, without an engine."""
 
 import asyncio
 import os

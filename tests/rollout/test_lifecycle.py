@@ -1,4 +1,4 @@
-"""How samplers start, die and verify policies, with actors that do nothing; the real ones are in test_pool*.py."""
+"""Start, death and verification of samplers, with actors that do nothing; real ones are in test_pool*.py."""
 
 import asyncio
 import time

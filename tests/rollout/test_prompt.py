@@ -37,7 +37,7 @@ def render(problem: Problem, tokenizer: Any, *, num_few_shot: int = 0, max_promp
 def qwen() -> Any:
     folder = SHARED_DATA / "qwen2.5-tokenizer"
     if not folder.is_dir():
-        pytest.skip("the Qwen2.5 tokenizer is not beside the repository (../shared/data/qwen2.5-tokenizer)")
+        pytest.skip("the Qwen2.5 tokenizer is not next to the repository (../shared/data/qwen2.5-tokenizer)")
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(folder)

@@ -53,7 +53,7 @@ def test_both_processes_have_their_slices_of_the_adapter(
             assert sampler._engine is not None
             engine = sampler._engine._engine
             call = engine.collective_rpc("bound_modules", args=(2, folder))
-            # Ray has this run beside the engine's event loop.
+            # Ray runs this concurrently with the engine's event loop.
             seen: list[Any] = asyncio.run_coroutine_threadsafe(call, engine.output_handler.get_loop()).result(60)
             return seen
 

@@ -194,7 +194,7 @@ def test_completions_that_end_before_a_failed_verification_are_held_back(
     run: RunInLoop, mode: str, sampler: Sampler, policies: dict[int, PolicyVersion], request_for: MakeRequest
 ) -> None:
     if mode == "versions":
-        pytest.skip("nothing runs under a policy before its proof")
+        pytest.skip("no completion runs under a policy before its verification")
 
     async def scenario() -> tuple[Verification, bool, list[Completion]]:
         verification = await sampler.load_policy(replace(policies[1], number=21, probe=policies[2].probe), {21})

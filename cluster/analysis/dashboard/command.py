@@ -47,7 +47,7 @@ def check_run(run: Path) -> None:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Open a listening socket; raises ConfigError where the address cannot be used."""
+    """Open a listening socket; raises ConfigError if the address cannot be used."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listening = socket.socket(family, kind, protocol)

@@ -30,7 +30,7 @@ class Card:
     row: Row
     name: str  # the last part of the completion id
     same_as: Row | None  # the first completion with the same text
-    lines: Sequence[ProgramLine]  # empty where ``same_as`` is given
+    lines: Sequence[ProgramLine]  # empty if ``same_as`` is given
     asserts: Sequence[tuple[str, bool]]  # outcome, and whether an example in the statement covers the assert
     messages: str
     details: Sequence[str]

@@ -52,7 +52,7 @@ def neighbour_groups(columns: LedgerColumns, group_id: str) -> tuple[str | None,
 
 
 def decode_prompt(run: Path, prompt_ids: Sequence[int]) -> str:
-    """Decode a prompt with the tokenizer of a checkpoint; empty where no checkpoint has a tokenizer file."""
+    """Decode a prompt with the tokenizer of a checkpoint; empty if no checkpoint has a tokenizer file."""
     files = list((run / "checkpoints").glob("checkpoint-*/tokenizer.json"))
     return str(_tokenizer(files[0]).decode(list(prompt_ids), skip_special_tokens=False)) if files and prompt_ids else ""
 

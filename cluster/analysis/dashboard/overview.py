@@ -48,7 +48,7 @@ class OverviewReader:
         self._plots: dict[tuple[str, bool], tuple[str, bytes]] = {}  # (name, is_dark) -> (version, SVG)
 
     def newest(self) -> Overview:
-        """Read the overview, or return the last one where nothing changed or the CPU share is used up."""
+        """Read the overview, or return the last one if nothing changed or the CPU share is used up."""
         with self._lock:
             started = time.thread_time()
             if time.monotonic() < self._next_read_at:

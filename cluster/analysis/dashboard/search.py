@@ -180,7 +180,7 @@ def ordered(columns: LedgerColumns, rows: Rows, order: str) -> Rows:
 
 
 def _matching_problems(columns: LedgerColumns, text: str) -> Mapping[str, bool]:
-    """Match problem ids: the id that equals ``text``, or, where there is none, every id that contains it."""
+    """Match problem ids: the id that equals ``text``, or, if there is none, every id that contains it."""
     problem_ids = columns.words["problem_id"]
     if text in problem_ids:
         return {problem_id: problem_id == text for problem_id in problem_ids}

@@ -203,7 +203,7 @@ class Dashboard:
         refresh: str,
         version: str = "",
     ) -> Response:
-        """Render a page, or answer 304 where the client has it; ``version`` covers what the page shows besides the overview."""
+        """Render a page, or answer 304 if the client has it; ``version`` covers what the page shows besides the overview."""
         ledger = state.ledger
         reading = "" if ledger.is_complete else str(ledger.version)
         etag = f'"{self._process_id}-{state.overview.version}-{len(ledger.errors)}-{reading}-{version}"'

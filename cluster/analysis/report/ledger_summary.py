@@ -85,7 +85,7 @@ def read_summary(folder: RunFolder) -> LedgerSummary:
 
 
 def summarize_ledger(columns: LedgerColumns, *, num_examples: int = 6) -> LedgerSummary:
-    """Summarize completions; raises RunFolderError where the texts of examples cannot be read.
+    """Summarize completions; raises RunFolderError if the texts of examples cannot be read.
 
     The best examples are of different problems, the worst of different verdicts, and the suspects have different quality flags.
     """
@@ -146,7 +146,7 @@ def _problems(columns: LedgerColumns, graded: Rows) -> list[ProblemSummary]:
 def _repeated_program(paths: Sequence[Path]) -> Iterator[Example]:
     """Find the program, up to renaming, that fails on the most different problems among the newest failed completions.
 
-    Yields nothing where every program belongs to a single problem or is rarer than MIN_REPEAT_SHARE.
+    Yields nothing if every program belongs to a single problem or is rarer than MIN_REPEAT_SHARE.
     """
     problems_of: dict[str, set[str]] = defaultdict(set)
     first_row: dict[str, RowReference] = {}

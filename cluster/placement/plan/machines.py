@@ -34,7 +34,7 @@ GPUS = {
         Gpu(name="RTX3090", gib=23.6, tflops=71, tb_per_second=0.94),
     )
 }
-"""Name -> data sheet; the names are Ray's, where Ray has one."""
+"""Name -> data sheet; the names are those of Ray, if it has one."""
 
 _KNOWN = {name.upper(): gpu for name, gpu in GPUS.items()}
 
@@ -73,7 +73,7 @@ def machines_of(nodes: Sequence[Mapping[str, Any]]) -> list[Machine]:
 
 
 def this_machine() -> Machine:
-    """This machine as Ray would count it, without Ray being started."""
+    """Resources of this machine as Ray would count them, without starting Ray."""
     from ray._private.resource_and_label_spec import ResourceAndLabelSpec
 
     manager, num_gpus = ResourceAndLabelSpec._get_current_node_accelerator(None, {})

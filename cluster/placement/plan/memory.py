@@ -35,7 +35,7 @@ class Memory:
 class SamplerMemory(Memory):
     """Memory of an engine, which takes all of its limit: the rest becomes KV cache."""
 
-    cache: float  # GiB of KV cache; negative where the other parts do not fit
+    cache: float  # GiB of KV cache; negative if the other parts do not fit
     num_sequences: float  # completions of full length that the cache holds
 
 

@@ -71,7 +71,7 @@ class ModelShape:
 
 
 def shape_of(model: str) -> ModelShape:
-    """The shape of a model folder or Hugging Face id; raises ModelError where its configuration cannot be read."""
+    """The shape of a model folder or Hugging Face id; raises ModelError if its configuration cannot be read."""
     from transformers import AutoConfig
 
     try:
@@ -114,7 +114,7 @@ def adapter_size(config: Config) -> "AdapterSize":
 
 
 def trainable_adapter(config: Config) -> "AdapterSize":
-    """The size of a run's adapter; raises also ModelError where samplers could not merge it."""
+    """The size of a run's adapter; raises also ModelError if samplers could not merge it."""
     size = adapter_size(config)
     weight_sync_mode(config.rollout).check_model(config.model.path, size.transposed)
     return size

@@ -35,7 +35,7 @@ class PlannedNode:
     others: list[str] = field(default_factory=list)  # parts without a GPU, except graders
 
     def take(self, cpus: float, gpu: float, num_gpus: int = 1) -> list[int] | None:
-        """Take cores and a share of each of ``num_gpus`` GPUs; returns the GPUs' numbers, None where the part does not fit."""
+        """Take cores and a share of each of ``num_gpus`` GPUs; returns the GPUs' numbers, None if the part does not fit."""
         free = [number for number, left in enumerate(self.gpus) if gpu and gpu <= left + ROUNDING][:num_gpus]
         if cpus > self.cpus + ROUNDING or (gpu and len(free) < num_gpus):
             return None
@@ -61,12 +61,12 @@ class Plan:
 
     config: Config  # with every share of CPUs and GPUs filled in
     nodes: Sequence[PlannedNode]
-    on_gpus: GpuPlan | None  # None where no GPU is used, or the GPUs' memory is unknown
+    on_gpus: GpuPlan | None  # None if no GPU is used, or the GPUs' memory is unknown
     advice: Sequence[str]
 
 
 def make_plan(config: Config, shape: ModelShape, machines: Sequence[Machine]) -> Plan:
-    """Place every part; raises ResourcesError, with the arithmetic, where one does not fit.
+    """Place every part; raises ResourcesError, with the arithmetic, if one does not fit.
 
     Raises ModelError for a model that cannot be split over ``rollout.tensor_parallel_size`` GPUs.
     """

@@ -16,7 +16,7 @@ from cluster.placement.plan.places import GpuPlan, Plan, PlannedNode, make_plan
 def plan_and_report(config: Config, machines: Sequence[Machine]) -> int:
     """Print the plan; returns the exit code.
 
-    Raises ResourcesError where a part does not fit, ConfigError for adapter targets that the model lacks, and ModelError.
+    Raises ResourcesError if a part does not fit, ConfigError for adapter targets that the model lacks, and ModelError.
     """
     check_model_path(config)
     plan = make_plan(config, shape_of(model_path(config)), machines)

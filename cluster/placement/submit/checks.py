@@ -1,6 +1,6 @@
 """The job of ``caravan submit`` that checks the cluster before the run; it has the environment of the run's job.
 
-Its lines begin with PREFIX, which separates them from Ray's lines in the job's log. Its exit code is 1 where the run is refused.
+Its lines begin with PREFIX, which separates them from Ray's lines in the job's log. Its exit code is 1 if the run is refused.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ NODE_SECONDS = 300.0
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Check the cluster that this job runs on; returns 0 where the run may start, 1 where it would fail."""
+    """Check the cluster that this job runs on; returns 0 if the run may start, 1 if it would fail."""
     refusals: list[str] = []
     try:
         config = load_config(Path(arguments[0]), arguments[1:])

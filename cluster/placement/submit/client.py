@@ -20,7 +20,7 @@ CONNECT_SECONDS = 25.0
 def connect(address: str | None) -> Any:
     """A ``JobSubmissionClient`` of ``address``, of RAY_API_SERVER_ADDRESS or RAY_ADDRESS, or of the Ray on this machine.
 
-    Raises ResourcesError where no server answers, or it requires another token.
+    Raises ResourcesError if no server answers, or it requires another token.
     """
     _use_token()
     if address is not None:
@@ -73,7 +73,7 @@ def ray_job(verb: str, client: Any, job: str) -> str:
 
 
 def follow(client: Any, job: str, view: View) -> int:
-    """Print a job's log until it ends; returns the job's exit code, or 130 where the job or the following was stopped."""
+    """Print a job's log until it ends; returns the job's exit code, or 130 if the job or the following was stopped."""
     try:
         asyncio.run(_print_log(client, job))
         info = ended(client, job, ENDED_SECONDS)
@@ -116,9 +116,9 @@ async def _print_log(client: Any, job: str) -> None:
 
 
 def ended(client: Any, job: str, seconds: float) -> Any:
-    """Wait for a job to end; returns its status, None where it has not ended within ``seconds``.
+    """Wait for a job to end; returns its status, None if it has not ended within ``seconds``.
 
-    Raises ResourcesError where the server no longer answers.
+    Raises ResourcesError if the server no longer answers.
     """
     deadline = time.monotonic() + seconds
     while True:

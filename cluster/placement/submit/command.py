@@ -88,7 +88,7 @@ def _submit(client: Any, entrypoint: str, environment: Mapping[str, Any]) -> str
 
 
 def check(client: Any, arguments: str, environment: Mapping[str, Any], view: View) -> None:
-    """Print the cluster's plan of the run; raises ResourcesError where the cluster refuses the run."""
+    """Print the cluster's plan of the run; raises ResourcesError if the cluster refuses the run."""
     job = _submit(client, f"python -m cluster.placement.submit.checks {arguments}", environment)
     try:
         info = ended(client, job, CHECK_SECONDS)

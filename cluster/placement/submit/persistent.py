@@ -17,7 +17,7 @@ def is_job(environment: Mapping[str, str] = os.environ) -> bool:
 def require_persistent(folder: Path, *, temporary: Path | None = None) -> None:
     """Raise ConfigError for a ``run.folder`` that Ray would delete: in the job's working directory, or in ``temporary``.
 
-    ``temporary`` is Ray's own folder, where it is known.
+    ``temporary`` is Ray's own folder, if it is known.
     """
     setting = f"run.folder={folder}"
     if not folder.is_absolute():

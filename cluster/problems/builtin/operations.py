@@ -76,7 +76,7 @@ def divisible(k: int) -> Operation:
 
 
 def between(low: int, high: int) -> Operation:
-    """From low to high, both included."""
+    """Condition that an integer is between low and high, both included."""
     return Operation(f"from {low} to {high}", lambda x: f"{x} >= {low} && {x} <= {high}", lambda x: low <= x <= high)
 
 

@@ -1,4 +1,4 @@
-"""Which worker gets which work, and the order in which work waits."""
+"""Assignment of work to workers, and the order of waiting work."""
 
 import asyncio
 import time

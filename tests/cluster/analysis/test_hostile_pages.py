@@ -1,4 +1,4 @@
-"""Every page and the report of a run in whose folder every text is hostile."""
+"""Pages and report of a run whose folder has only hostile texts."""
 
 import time
 from collections.abc import Iterator

@@ -20,7 +20,7 @@ PROBLEM = {
 
 
 def heavy_modules_after(arguments: list[str]) -> set[str]:
-    """What of the heavy packages a command has imported by the time it ends."""
+    """Return the heavy packages that a command imports."""
     script = (
         "import sys\nfrom cluster.cli.main import main\n"
         f"try:\n    main({arguments!r})\nexcept SystemExit:\n    pass\n"

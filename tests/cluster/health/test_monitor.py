@@ -23,7 +23,7 @@ from cluster.types import Completion, Prompt
 from learner.fake import FakeLearner
 from rollout.fake import FakeSamplerPool
 from tests.cluster.health.test_rules import HEALTHY, steps
-from tests.cluster.loop.test_driver import Judge, MemoryRecorder
+from tests.cluster.loop.test_driver import MemoryRecorder, ScriptedGraders
 from tests.cluster.made import problem
 
 SETTINGS = ("temperature=0.9", "group_size=6", "learning_rate=5e-6", "kl_coefficient=0.1")
@@ -34,7 +34,7 @@ def config(mode: str, *overrides: str) -> Config:
 
 
 class Run:
-    """A run as the driver would have it: rows are watched, interventions and phases hold from the next step on."""
+    """A run with a monitor as in the driver: adjustments and schedule entries apply from the next step on."""
 
     def __init__(self, config: Config, **so_far: Any) -> None:
         self.config = config
@@ -146,7 +146,7 @@ def test_a_healthy_run_is_left_alone() -> None:
 def test_stop_ends_the_run_where_a_rule_says_so_and_only_there() -> None:
     run = Run(config("stop")).go(steps(200, per_epoch=100, frac_zero_std_sampled=0.5, frac_zero_std=0.5))
     first = next(number for number, response in enumerate(run.responses, start=1) if response.stop)
-    assert first == 100  # at epoch 1.0, though it was in trouble long before
+    assert first == 100  # at epoch 1.0, although the rule is violated from the first step
     assert not run.adjustments
 
 
@@ -196,7 +196,7 @@ def drive(
         settings,
         Pools(
             samplers=FakeSamplerPool(lambda *_: "n + 1"),
-            graders=Judge(reward),
+            graders=ScriptedGraders(reward),
             learner=FakeLearner(checkpoints_dir=folder),
         ),
         TrainingProblems(
@@ -269,11 +269,11 @@ def test_what_was_found_and_done_is_kept_with_its_reason_and_read_back(
         for step, response in enumerate(run.responses, start=1):
             records.health_checked(step, response)
         folder.append_json(folder.metrics, *run.steps)
-    (intervention,) = [row for row in folder.rows(folder.health) if "set" in row]
-    assert intervention["rule"] == "mode_collapse"
-    assert intervention["evidence"] and intervention["source"]
-    assert intervention["set"] == {"rollout.temperature": 1.1, "rollout.group_size": 8}
+    (adjustment,) = [row for row in folder.rows(folder.health) if "set" in row]
+    assert adjustment["rule"] == "mode_collapse"
+    assert adjustment["evidence"] and adjustment["source"]
+    assert adjustment["set"] == {"rollout.temperature": 1.1, "rollout.group_size": 8}
     assert monitor_of(folder, config("adapt")).adjustments == run.watch.adjustments
     assert "settings change after step" in capsys.readouterr().err
-    folder.truncate_after(intervention["step"] - 1)  # resumed from a checkpoint before it
+    folder.truncate_after(adjustment["step"] - 1)  # resumed from a checkpoint before it
     assert not monitor_of(folder, config("adapt")).adjustments

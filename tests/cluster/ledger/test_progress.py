@@ -20,7 +20,7 @@ def test_what_was_under_way_is_started_again_after_a_resume_and_nothing_else() -
     assert resumed.step == resumed.saved_step == 1
 
 
-def test_an_interruption_before_the_leftovers_were_started_again_loses_none_of_them() -> None:
+def test_an_interruption_before_all_unfinished_positions_were_started_again_loses_none() -> None:
     progress = Progress()
     for _ in range(4):
         progress.start_next(4)

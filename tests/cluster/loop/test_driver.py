@@ -1,4 +1,4 @@
-"""The loop, with fakes beside it: which groups are trained, under which policy, and what becomes of the others."""
+"""The loop with fakes: trained groups and their policies, and outcomes of the other groups."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
@@ -84,7 +84,7 @@ class MemoryRecorder:
         self.saved[step] = state
 
 
-class Judge:
+class ScriptedGraders:
     """Grades by a function of the completion's number in its group and its policy version."""
 
     def __init__(self, reward: Callable[[Completion], float | None]) -> None:
@@ -129,7 +129,7 @@ def make_driver(
         config,
         Pools(
             samplers=samplers or FakeSamplerPool(lambda *_: "n + 1"),
-            graders=Judge(reward),
+            graders=ScriptedGraders(reward),
             learner=learner or FakeLearner(),
         ),
         TrainingProblems(
@@ -390,7 +390,7 @@ def test_a_group_that_others_overtook_is_cancelled_before_the_learner_ends_and_s
     samplers = FakeSamplerPool(lambda *_: "n + 1", delay_seconds=delay)
     config = settings("max_staleness=1")
     run(make_driver(config, samplers=samplers, learner=SlowLearner(tmp_path), records=records))
-    # Trained by step 2 it would have been one version old, by step 3 two: it is doomed when the batch of step 2 is taken.
+    # Trained by step 2 it would have been one version old, by step 3 two: it is stale when the batch of step 2 is taken.
     assert stale_while_learning[:3] == [[], ["g0000000"], ["g0000000"]]
     (dropped,) = records.dropped
     assert (dropped.drop.outcome, str(dropped.drop), dropped.group_size, dropped.group.completions) == (
@@ -541,7 +541,7 @@ def test_a_run_whose_graders_all_fail_ends_with_the_reason(tmp_path: Path) -> No
 
 
 class SlowToLetGo(FakeSamplerPool):
-    """Groups end, given up or not, later than the next policy comes."""
+    """Sampler pool whose groups end, cancelled or not, after the next policy arrives."""
 
     async def sample_group(
         self, request: GroupRequest, started: Callable[[int], None] = lambda _: None

@@ -42,7 +42,7 @@ def finished(unfinished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def scores(model: Path, ids: list[int], adapter: Path | None = None) -> torch.Tensor:
-    """As transformers and peft themselves load it."""
+    """Load it with transformers and peft."""
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
@@ -77,8 +77,8 @@ def test_a_merged_model_says_what_model_and_adapter_say_side_by_side(
 ) -> None:
     out = tmp_path / "out"
     assert main(["export", str(finished), "--merge", str(out), "--dtype", dtype]) == 0
-    told = capsys.readouterr().out
-    assert "nats per token from base model with adapter" in told
+    printed = capsys.readouterr().out
+    assert "nats per token from base model with adapter" in printed
     assert not list(out.glob("adapter*"))
     assert json.loads((out / "config.json").read_text())["dtype"] == dtype
     ids = list(range(10, 60))  # others than those that the export compared
@@ -116,8 +116,8 @@ def test_what_is_exported_holds_no_path_of_this_machine_and_the_tokenizer(
     out = tmp_path / "out"
     options = [*(["--merge"] if merge else []), *(["--base-name", base] if base else [])]
     assert main(["export", str(moved), str(out), *options]) == 0
-    told = " ".join(capsys.readouterr().err.split())
-    assert ("the export names the base model 'my-model', after its folder" in told) == (base is None)
+    printed = " ".join(capsys.readouterr().err.split())
+    assert ("the export names the base model 'my-model', after its folder" in printed) == (base is None)
     texts = {path.name: path.read_text() for path in out.iterdir() if path.suffix in (".json", ".md", ".jinja")}
     assert "/me/" not in "".join(texts.values()).replace("me/base", "") and str(tmp_path) not in "".join(texts.values())
     assert texts["chat_template.jinja"] == "{{ messages[0].content }}"
@@ -149,8 +149,8 @@ def test_a_model_that_the_disk_has_no_room_for_is_one_line_and_leaves_nothing(
 
     monkeypatch.setattr(PreTrainedModel, "save_pretrained", full)
     assert main(["export", str(finished), "--merge", str(tmp_path / "out")]) == 1
-    told = capsys.readouterr().err.strip().splitlines()
-    assert "the model cannot be saved: SafetensorError" in told[-1] and "No space left" in told[-1]
+    printed = capsys.readouterr().err.strip().splitlines()
+    assert "the model cannot be saved: SafetensorError" in printed[-1] and "No space left" in printed[-1]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -238,8 +238,8 @@ def test_what_cannot_be_exported_is_named_in_one_line(finished: Path, unfinished
         return str(caught.value)
 
     assert "config.yaml cannot be read (No such file" in refused(tmp_path / "nowhere", tmp_path / "x", RunFolderError)
-    told = refused(unfinished, tmp_path / "x", RunFolderError, step=2)
-    assert "does not contain an adapter of step 2; steps with a checkpoint: 1, 3" in told
+    printed = refused(unfinished, tmp_path / "x", RunFolderError, step=2)
+    assert "does not contain an adapter of step 2; steps with a checkpoint: 1, 3" in printed
     full = tmp_path / "full"
     full.mkdir()
     (full / "mine").write_text("keep")

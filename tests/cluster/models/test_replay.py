@@ -52,8 +52,8 @@ def test_a_run_without_a_final_adapter_is_replayed_to_its_newest_checkpoint(
     unfinished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert replay_and_report(unfinished, None) == 0
-    assert "after 3 steps" in (told := capsys.readouterr().out)
-    assert "checkpoint-3 bit for bit" in told
+    assert "after 3 steps" in (printed := capsys.readouterr().out)
+    assert "checkpoint-3 bit for bit" in printed
 
 
 def test_a_run_whose_steps_several_ranks_shared_is_refused_with_the_reason(unfinished: Path, tmp_path: Path) -> None:
@@ -83,9 +83,9 @@ def test_a_ledger_that_tells_something_else_gives_another_adapter_and_says_from_
     )
     pq.write_table(table, path)
     assert replay_and_report(run, None) == 1
-    told = capsys.readouterr().out
-    assert "tensors differ, by" in told
-    assert "the loss differs from step 3 on" in told
+    printed = capsys.readouterr().out
+    assert "tensors differ, by" in printed
+    assert "the loss differs from step 3 on" in printed
 
 
 def test_the_ledger_gives_back_the_batch_as_the_learner_got_it(finished: Path) -> None:

@@ -124,9 +124,9 @@ def test_an_interrupted_training_continues_and_makes_the_same_model(
 
     monkeypatch.setattr(teaching.Steps, "done", interrupted)
     assert main(command(problems, out, *options)) == 130
-    told = capsys.readouterr().err
+    printed = capsys.readouterr().err
     assert f"stopped after step 3 of 6, saved in {out}/training/checkpoint-3; the same command continues" in " ".join(
-        told.split()
+        printed.split()
     )
     assert not (out / "config.json").exists()
     monkeypatch.setattr(teaching.Steps, "done", done)
@@ -137,9 +137,9 @@ def test_an_interrupted_training_continues_and_makes_the_same_model(
     with monkeypatch.context() as patched:
         patched.setattr(SftFolder, "publish", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left")))
         assert main(command(problems, out, *options)) == 1
-    told = " ".join(capsys.readouterr().err.split())
-    assert f"cannot be written to {out}: OSError: [Errno 28] No space left" in told
-    assert f"the trained weights are in {out}/training/checkpoint-6" in told
+    printed = " ".join(capsys.readouterr().err.split())
+    assert f"cannot be written to {out}: OSError: [Errno 28] No space left" in printed
+    assert f"the trained weights are in {out}/training/checkpoint-6" in printed
 
     from learner.sft import train as supervised
 
@@ -177,8 +177,8 @@ def test_a_chat_model_is_taught_the_whole_definition_and_one_that_continues_the_
 def test_what_cannot_be_done_is_one_line(problems: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def refused(arguments: list[str]) -> str:
         assert main(arguments) != 0
-        told = capsys.readouterr().err.strip().splitlines()
-        return told[-1]
+        printed = capsys.readouterr().err.strip().splitlines()
+        return printed[-1]
 
     full = tmp_path / "full"
     full.mkdir()
@@ -188,8 +188,8 @@ def test_what_cannot_be_done_is_one_line(problems: Path, tmp_path: Path, capsys:
     rows = [json.loads(line) for line in problems.read_text().splitlines()]
     without.write_text("".join(f"{json.dumps({**row, 'solution': None})}\n" for row in rows))
     assert "none of 40 problems has a reference solution" in refused(command(without, tmp_path / "out"))
-    told = refused(command(problems, tmp_path / "out", "--batch-size", "10", "--micro-batch-size", "4"))
-    assert "a batch of 10 pairs cannot be split into micro-batches of 4" in told
+    printed = refused(command(problems, tmp_path / "out", "--batch-size", "10", "--micro-batch-size", "4"))
+    assert "a batch of 10 pairs cannot be split into micro-batches of 4" in printed
     assert not (tmp_path / "out").exists()
 
 

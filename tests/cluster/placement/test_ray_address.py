@@ -29,7 +29,7 @@ def find(address: str = "", file: Path | None = None) -> tuple[Found | None, lis
 
 @contextmanager
 def control_service(code: grpc.StatusCode) -> Iterator[str]:
-    """What answers as a cluster's head would, or as some other service; yields its address."""
+    """Run a service that answers like the head of a cluster, or like another service; yields its address."""
 
     def answer(_: bytes, context: grpc.ServicerContext) -> bytes:
         if code is not grpc.StatusCode.OK:

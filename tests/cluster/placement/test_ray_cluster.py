@@ -147,7 +147,7 @@ def test_a_machine_with_cores_enough_leaves_the_shares_as_they_are() -> None:
 def test_shares_of_cores_that_were_set_are_kept_or_refused_by_key() -> None:
     with pytest.raises(ResourcesError, match=r"but the cluster has 2 \(set: rollout\.cpus_per_sampler\)"):
         place(config("cpus_per_sampler=2"), {"CPU": 2.0}, num_machines=1)
-    with pytest.raises(ResourcesError, match=r"needs 101\.5 CPU"):  # so many engines would only be in each other's way
+    with pytest.raises(ResourcesError, match=r"needs 101\.5 CPU"):  # 100 engines need more than two cores
         place(config("num_samplers=100"), {"CPU": 2.0}, num_machines=1)
 
 

@@ -113,7 +113,7 @@ def test_every_epoch_is_a_new_shuffle_of_all_problems() -> None:
 
 def test_every_row_of_the_real_data_set_loads() -> None:
     if not REAL.exists():
-        pytest.skip("the shared data set is not beside the repository")
+        pytest.skip("the shared data set is not next to the repository")
     loaded = load_problems(str(REAL))
     assert len(loaded.problems) == 281
     assert not loaded.bad_rows

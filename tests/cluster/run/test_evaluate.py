@@ -48,7 +48,7 @@ def test_an_evaluation_without_a_single_grade_is_no_result() -> None:
         summarize([group([None])], "x")
 
 
-class Judge:
+class ScriptedGraders:
     """Passes every completion but those of some problems, at which it fails."""
 
     def __init__(self, *fails_at: str) -> None:
@@ -74,7 +74,7 @@ def test_every_problem_is_attempted_with_seeds_of_its_own() -> None:
             problems,
             {one.id: Prompt(problem_id=one.id, text="", token_ids=(1,)) for one in problems},
             samplers=samplers,
-            graders=Judge(),
+            graders=ScriptedGraders(),
             sampling=Sampling(temperature=1.0, max_completion_tokens=8),
             completions_per_problem=2,
             seed=0,
@@ -130,7 +130,7 @@ def evaluated(config: Config, monkeypatch: pytest.MonkeyPatch, *fails_at: str) -
 
     @asynccontextmanager
     async def pools(*_: object, **__: object) -> AsyncIterator[tuple[Any, Any]]:
-        yield FakeSamplerPool(lambda *_: "x"), Judge(*fails_at)
+        yield FakeSamplerPool(lambda *_: "x"), ScriptedGraders(*fails_at)
 
     monkeypatch.setattr(tryout, "prepare_toolchain", lambda: None)
     monkeypatch.setattr(

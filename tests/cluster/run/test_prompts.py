@@ -83,9 +83,9 @@ def test_a_template_that_cannot_be_used_ends_each_command_in_one_line(
     settings = [f"model.path={tmp_path / 'model'}", f"data.dataset={tmp_path / 'problems.jsonl'}", "data.held_out=1"]
     out = ["--out", str(tmp_path / "out")] if command == "sft" else []
     assert main([command, *out, *settings, f"run.folder={tmp_path / 'runs'}", "run.name=r"]) == 1
-    told = capsys.readouterr().err.strip().splitlines()
-    assert told[-1].startswith(f"caravan: model.path={tmp_path / 'model'}: ") and named in told[-1]
-    assert "Traceback" not in "\n".join(told)
+    printed = capsys.readouterr().err.strip().splitlines()
+    assert printed[-1].startswith(f"caravan: model.path={tmp_path / 'model'}: ") and named in printed[-1]
+    assert "Traceback" not in "\n".join(printed)
     assert not (tmp_path / "out").exists() and not (tmp_path / "runs").exists()
 
 

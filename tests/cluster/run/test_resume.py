@@ -149,7 +149,7 @@ def test_what_cannot_change_is_refused_and_the_run_is_as_it_was(tmp_path: Path, 
 
 
 def finish(folder: Path, *, step: int, num_problems: int) -> None:
-    """What a run leaves behind at its end, where it has a checkpoint of that step."""
+    """Write the files that a run writes at its end, to a folder with a checkpoint of that step."""
     run = RunFolder(folder)
     run.write(run.summary, json.dumps({"steps": step, "problems": {"training": num_problems}}))
     figures = dict.fromkeys(("reward", "reward_standard_error", "pass_rate", "solved_once"), 0.25)

@@ -52,7 +52,7 @@ def test_without_a_word_figures_go_to_tensorboard_files_in_the_run_s_folder(tmp_
 
 
 class Fake:
-    """A tracker that writes down what it is told."""
+    """A tracker that records its calls."""
 
     def __init__(self) -> None:
         self.began: list[dict[str, Any]] = []

@@ -25,7 +25,7 @@ def model(model_folder: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("written", "kept", "told"),
+    ("written", "kept", "message"),
     [
         ({"temperature": 0.6}, {"temperature": 0.6, "do_sample": True}, "do_sample=true is set"),
         ({"top_p": 0.9, "top_k": 20}, {"top_p": 0.9, "top_k": 20, "do_sample": True}, "do_sample=true is set"),
@@ -46,7 +46,7 @@ def model(model_folder: Path, tmp_path: Path) -> Path:
 def test_a_generation_config_that_transformers_would_not_save_is_repaired_with_a_warning(
     written: dict[str, object],
     kept: dict[str, object],
-    told: str | None,
+    message: str | None,
     model: Path,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
@@ -55,9 +55,9 @@ def test_a_generation_config_that_transformers_would_not_save_is_repaired_with_a
     with caplog.at_level(logging.WARNING):
         loaded, tokenizer = load_model(str(model), PLACE)
     check_saveable(str(model))
-    if told:
+    if message:
         assert len(caplog.messages) == 1
-        assert told in caplog.messages[0] and "repaired" in caplog.messages[0]
+        assert message in caplog.messages[0] and "repaired" in caplog.messages[0]
     else:
         assert not caplog.messages
     write_model(loaded, tokenizer, tmp_path / "saved", dtype="bfloat16")
@@ -88,7 +88,7 @@ def test_a_model_without_a_generation_config_loads(model: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"tie_word_embeddings": False}, "lm_head.weight"),
         ({"vocab_size": 70}, "embed_tokens"),
@@ -96,13 +96,13 @@ def test_a_model_without_a_generation_config_loads(model: Path) -> None:
     ],
 )
 def test_weights_that_do_not_fit_the_configuration_are_refused(
-    change: dict[str, object], told: str, model: Path
+    change: dict[str, object], message: str, model: Path
 ) -> None:
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps(config | change))
     with pytest.raises(ModelError, match=r"its weights do not fit its config.json") as caught:
         load_model(str(model), PLACE)
-    assert told in str(caught.value) and "\n" not in str(caught.value)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_a_tokenizer_that_cannot_be_saved_is_refused_early(model: Path) -> None:

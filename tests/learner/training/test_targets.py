@@ -68,7 +68,7 @@ def test_names_are_accepted_in_every_list_format(written: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("written", "told"),
+    ("written", "message"),
     [
         (" , ", "at least 1 item"),
         (r".*\.(q|v)_proj", "regular expressions are not supported"),
@@ -77,13 +77,13 @@ def test_names_are_accepted_in_every_list_format(written: Any) -> None:
         (["q_proj", 7], "valid string"),
     ],
 )
-def test_values_that_name_no_modules_are_refused(written: Any, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_values_that_name_no_modules_are_refused(written: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         lora(written)
 
 
 def test_the_trained_weights_are_counted(tmp_path: Path) -> None:
-    """By PEFT's own count, of a model with weights."""
+    """Return PEFT's own count for a model with weights."""
     from peft import get_peft_model
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -117,7 +117,7 @@ def test_only_the_decoder_of_a_vision_model_is_adapted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("targets", "told"),
+    ("targets", "message"),
     [
         ("q_proj, nonsense", "'nonsense' matches no module of model"),
         ("q_porj", "Did you mean q_proj?"),
@@ -128,10 +128,10 @@ def test_only_the_decoder_of_a_vision_model_is_adapted(tmp_path: Path) -> None:
         ("layers.7.self_attn.q_proj", "matches no module"),
     ],
 )
-def test_names_that_do_not_fit_are_refused_with_those_that_do(targets: str, told: str, tmp_path: Path) -> None:
+def test_names_that_do_not_fit_are_refused_with_those_that_do(targets: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         adapter_size(made(tmp_path), lora(targets))
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert "Its linear modules are q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj; all-linear" in str(
         caught.value
     )
@@ -168,7 +168,7 @@ Q = "model.layers.1.self_attn.q_proj"
 
 
 @pytest.mark.parametrize(
-    ("weights", "told"),
+    ("weights", "message"),
     [
         ({f"{Q}.lora_A.weight": (8, 32)}, f"its {Q} has 32 inputs, and the model's has 64"),
         ({f"{Q}.lora_B.weight": (32, 8)}, f"its {Q} has 32 outputs, and the model's has 64"),
@@ -181,11 +181,11 @@ Q = "model.layers.1.self_attn.q_proj"
         ({"lm_head.weight": (100, 64)}, "it holds base_model.model.lm_head.weight, and vLLM serves only LoRA"),
     ],
 )
-def test_an_adapter_of_another_model_is_refused_in_one_line(weights: Any, told: str, tmp_path: Path) -> None:
+def test_an_adapter_of_another_model_is_refused_in_one_line(weights: Any, message: str, tmp_path: Path) -> None:
     path = made(tmp_path / "model")
     with pytest.raises(ModelError) as caught:
         check_adapter(path, adapter(tmp_path / "adapter", **weights))
-    assert f"the adapter {tmp_path / 'adapter'} does not fit model '{path}': {told}" in str(caught.value)
+    assert f"the adapter {tmp_path / 'adapter'} does not fit model '{path}': {message}" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
