@@ -20,9 +20,9 @@ class Command:
 
 
 CONFIG_HELP = """\
-Settings come from, in this order, each overriding the ones before: defaults, the YAML file (-c), environment variables
+Settings are read from four places; a later one overrides an earlier one: defaults, the YAML file (-c), environment variables
 (TRAINING_DATASET, GRPO_NUM_GENERATIONS, GRPO_TEMPERATURE, GRPO_LEARNING_RATE, ...), key=value on the command line. A key is
-dotted (rollout.temperature) or its unambiguous end (temperature). `caravan keys` lists all keys."""
+written in full (rollout.temperature) or as its last part if that is unambiguous (temperature). `caravan keys` lists all keys."""
 
 
 def add_config(parser: argparse.ArgumentParser, *, required: bool = False) -> None:

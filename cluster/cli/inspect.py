@@ -7,12 +7,12 @@ from cluster.cli.command import Command, port
 
 HEALTH_HELP = """\
 Checks a run, finished or running, by rules with the thresholds of the two baseline analyses: collapse, reward, pass rate, trends,
-KL, entropy, gradient, truncation, reward hacking, and the difference between samplers and learner. Each result has its evidence,
-its threshold with the source, and the mitigation that the source recommends. The folder of another trainer is checked by its
-learning.log.
+KL, entropy, gradient, truncation, reward hacking, and the difference between samplers and learner. For each rule it prints the
+evidence, the threshold, its source, and the change that the source recommends. RUN may also be the folder of another trainer with
+a learning.log.
 
-The exit status is 0 if the run is healthy, 3 for warnings, 4 if it should be stopped, 5 if it has too few steps to tell.
-With `health.on_unhealthy` a run stops, or adjusts its settings, by the same rules.
+The exit status is 0 if the run is healthy, 3 for warnings, 4 if the run should be stopped, 5 if it has too few steps.
+`health.on_unhealthy` makes a run stop or adjust its settings by the same rules.
 
 examples:
   caravan health runs/demo
@@ -54,8 +54,8 @@ def _report(options: argparse.Namespace) -> int:
 
 DASHBOARD_HELP = """\
 Serves the report of a run as a live page, and a browser of its completions: by problem, outcome, reward, step and text, and by
-group. It only reads RUN, so that it works during the run, after it, and on a copy. It listens on this machine alone unless --host
-is given; to open it from elsewhere: `ssh -L 8642:localhost:8642 MACHINE`.
+group. It only reads RUN, so that it works during the run, after it, and on a copy. It listens on this machine only unless --host
+is given. To open it from another machine, use a tunnel: `ssh -L 8642:localhost:8642 MACHINE`.
 
 examples:
   caravan dashboard runs/demo
@@ -77,8 +77,8 @@ def _dashboard(options: argparse.Namespace) -> int:
 
 
 TRACE_HELP = """\
-Writes the times of each completion's sampling and grading, each step and each publish as a Chrome trace; open it at
-https://ui.perfetto.dev or chrome://tracing. The run may still be running.
+Writes a timeline of sampling and grading (per completion), training steps and publishes as a Chrome trace, which
+https://ui.perfetto.dev and chrome://tracing open. The run may still be running.
 
 examples:
   caravan trace runs/demo                                  into runs/demo/trace.json"""
@@ -128,7 +128,7 @@ COMMANDS = (
         _dashboard_arguments,
         _dashboard,
     ),
-    Command("trace", "write the times of a run as a trace for Perfetto", TRACE_HELP, _trace_arguments, _trace),
+    Command("trace", "write a timeline of a run for Perfetto", TRACE_HELP, _trace_arguments, _trace),
     Command(
         "replay",
         "train again from the stored completions of a run, and compare",

@@ -18,17 +18,20 @@ examples:
   caravan eval -c configs/qwen1.5b-1gpu.yaml --base-check
   caravan eval -c configs/demo.yaml --on all num_problems=100000 --out rates.json
 
-Greedy sampling (evaluation.greedy, top_k=1) gives equal completions: one per problem is sampled and counted.
+With greedy sampling (evaluation.greedy, top_k=1) all completions of a problem would be equal, so only one is sampled.
 
-The exit status is 3 with --base-check if fewer than 20% of the completions pass: too few to reinforce. It is 6 if samplers or
-graders failed on some problems; the results then cover the others (num_lost_problems, lost_problems)."""
+With --base-check the exit status is 3 if fewer than 20% of the completions pass, which is too few for training. It is 6 if
+samplers or graders failed on some problems (lost_problems in the results); the results then cover the other problems."""
 
 
 def _eval_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser)
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the results, also by problem, as JSON")
     parser.add_argument(
-        "--on", choices=("held-out", "training", "all"), default="held-out", help="which problems (default: held-out)"
+        "--on",
+        choices=("held-out", "training", "all"),
+        default="held-out",
+        help="problems to evaluate on (default: held-out)",
     )
     parser.add_argument(
         "--base-check", action="store_true", help="check that the base model passes often enough to be trained"
@@ -87,7 +90,7 @@ examples:
 
 def _compare_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("first", metavar="FIRST", help="a file of `caravan eval --out`, RUN, or RUN:NAME")
-    parser.add_argument("second", metavar="SECOND", help="the same")
+    parser.add_argument("second", metavar="SECOND", help="the evaluation to compare with, in the same form")
 
 
 def _compare(options: argparse.Namespace) -> int:
@@ -98,14 +101,14 @@ def _compare(options: argparse.Namespace) -> int:
 
 SFT_HELP = f"""\
 Fine-tunes the model on the reference solutions of the training problems, with TRL's SFTTrainer; the loss is computed on the
-completions only. The held-out problems stay unseen, so that a run with the same data settings can be evaluated on them. OUT
+completions only. It does not use the held-out problems, so that a run with the same data settings can be evaluated on them. OUT
 becomes a complete model for model.path. Without --full an adapter (learner.lora) is trained and merged, and kept in OUT/adapter.
 
-OUT/sft.log has a line per step. Until the model is complete, OUT/training has checkpoints. After Ctrl-C (which saves one), a
-crash or a full disk the same command continues from the newest, and the result is that of an uninterrupted training.
+OUT/sft.log has a line per step. Checkpoints are in OUT/training until the model is complete. Ctrl-C saves a checkpoint. Repeating
+the command after Ctrl-C, a crash or a full disk resumes from the newest checkpoint, with the same result as without interruption.
 
-On the CPU a model of 20 million parameters or more uses all cores that this process may use, a smaller one a single thread;
-learner.num_threads sets another number. These settings apply: model, data, the prompt settings of rollout, and the learner's
+On the CPU, models of 20 million parameters or more are trained with one thread per usable core, and smaller models with a single
+thread; learner.num_threads overrides this. These settings apply: model, data, the prompt settings of rollout, and the learner's
 lora, dtype, gpus, num_threads and gradient_checkpointing.
 
 {CONFIG_HELP}
@@ -122,7 +125,7 @@ def _sft_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="OUT",
-        help="a new or empty folder, or one to continue in",
+        help="a new or empty folder, or that of an interrupted `caravan sft`",
     )
     parser.add_argument("--full", action="store_true", help="train all weights instead of an adapter")
     parser.add_argument(
@@ -175,8 +178,8 @@ def _sft(options: argparse.Namespace) -> int:
 EXPORT_HELP = """\
 Writes to OUT the adapter in PEFT format or, with --merge, a complete model that transformers and vLLM load directly; the
 tokenizer with its chat template; and a model card (README.md) with data, configuration, curve and evaluation. A merged model is
-compared with base model and adapter on completions of the run: it may differ by 0.0001 nats per token in float32 and by 0.05 in
-bfloat16. OUT contains no path of this machine: a base model in a folder is named by --base-name or, without it, after the folder.
+compared with base model and adapter on completions of the run; the tolerance is 0.0001 nats per token in float32 and 0.05 in
+bfloat16. OUT contains no path of this machine: the name of a base model in a folder is --base-name, by default the folder's name.
 Nothing is uploaded without --push-to-hub.
 
 examples:

@@ -13,11 +13,12 @@ type-check under any implementation of the signature, two asserts contradict eac
 reference solution fails, a stub or a constant passes, asserts are covered by the examples in the statement, duplicates, ...
 `caravan train` excludes problems that no solution can pass (data.drop_unpassable).
 
-OUT has a row per row of the data, in its order: id, passable, causes and warnings, each a text "code: message".
+OUT has one row for each row of the data, in the same order: id, passable (true/false), causes and warnings. Causes and warnings
+are texts "code: message".
 
-The exit status is 0 if every row was audited, also if rows are unsolvable or malformed; 1 if the machine failed on some rows,
-the data cannot be read or OUT cannot be written; 130 after Ctrl-C, which keeps the rows audited so far. A script that has to stop
-at unsolvable problems reads OUT, or lets `caravan filter --audit OUT` exclude them.
+The exit status is 0 if every row was audited, even if some are unsolvable or malformed; 1 if the machine failed on some rows, the
+data cannot be read or OUT cannot be written; 130 after Ctrl-C, which keeps the rows audited so far. To exclude unsolvable
+problems in a script, use `caravan filter --audit OUT`.
 
 examples:
   caravan audit problems.jsonl
@@ -44,7 +45,7 @@ def _part(options: argparse.Namespace) -> Part:
 
 def _audit_arguments(parser: argparse.ArgumentParser) -> None:
     _add_dataset(parser)
-    parser.add_argument("--out", type=Path, metavar="OUT", help="a row per problem, as .jsonl or .parquet")
+    parser.add_argument("--out", type=Path, metavar="OUT", help="file for the results, .jsonl or .parquet")
     parser.add_argument(
         "--workers", type=count, metavar="N", help="number of concurrent audits (default: the number of cores)"
     )
@@ -57,8 +58,8 @@ def _audit(options: argparse.Namespace) -> int:
 
 
 FILTER_HELP = """\
-Writes the rows of a data set that meet all conditions, unchanged, to a new file, and prints how many are excluded, and why. With
---eval or --audit, rows that are not in that file are excluded.
+Writes the rows of a data set that meet all conditions, unchanged, to a new file, and prints how many are excluded, and why. Rows
+that the file of --eval or --audit does not contain are excluded.
 
 examples:
   caravan eval -c my.yaml --on all num_problems=100000 --out rates.json

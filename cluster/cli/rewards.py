@@ -11,14 +11,14 @@ PROFILE_LINES = "\n".join(f"  {name:<16} {profile.meaning}" for name, profile in
 REWARD_HELP = f"""\
 rewards (--reward [NAME][,key=value...]):
 {PROFILE_LINES}
-Keys: structural, type_check, compile and tests are weights, the largest reward of each part, in total at most 1;
-min_code_lines, runaway_multiplier, degenerate_multiplier; and shown_assert_weight, 0 to 1, the weight of an assert
-that is covered by an example in the statement."""
+Keys: structural, type_check, compile and tests are weights: the maximum reward of each part. Their sum is at most 1.
+Further keys: min_code_lines, runaway_multiplier, degenerate_multiplier, and shown_assert_weight (0 to 1), the weight of
+an assert that is covered by an example in the statement."""
 
 
 GRADE_HELP = f"""\
-Each line of FILE has "id", "prompt", "tests" and "completion", and optionally "finish_reason" ("stop", "length", or another
-system's name for one of them) and "opened_thought", the tag of a thought that the prompt has opened ("<think>"). Ids may repeat.
+Each line of FILE has "id", "prompt", "tests" and "completion", and optionally "finish_reason" ("stop" or "length"; names
+of other systems are accepted) and "opened_thought", the tag of a thought that the prompt has opened ("<think>"). Ids may repeat.
 Each line of OUT, in the same order, has id, line (of FILE), verdict, reward, terms, type_errors, syntax_error, tests_passed,
 tests_total, asserts (the outcome of each), errors (each with its line), diagnostics, has_end_marker, hit_length_limit,
 num_code_lines, degenerate and seconds. A row that cannot be read, or that the machine fails to grade, is reported with its line
@@ -34,8 +34,8 @@ examples:
 
 
 def _grade_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", type=Path, metavar="FILE.jsonl", help="the completions")
-    parser.add_argument("--out", type=Path, required=True, metavar="OUT.jsonl", help="where the grades go")
+    parser.add_argument("file", type=Path, metavar="FILE.jsonl", help="file of completions")
+    parser.add_argument("--out", type=Path, required=True, metavar="OUT.jsonl", help="file for the grades")
     parser.add_argument(
         "--workers", type=count, metavar="N", help="number of concurrent gradings (default: the number of cores)"
     )
@@ -74,7 +74,8 @@ def _grade(options: argparse.Namespace) -> int:
 REGRADE_HELP = f"""\
 Re-scores the completions under RUN/rollouts from their stored facts: nothing is sampled, compiled or run. The run is not changed
 and may continue meanwhile. Prints the changes of mean reward, share of groups without signal, and rank order within groups.
-Without a NAME, --reward changes keys of the run's reward; without --reward, the run's own reward must give the stored rewards.
+Without a NAME, --reward changes keys of the run's reward. Without --reward, the run's own reward is computed again and compared
+with the stored rewards.
 
 {REWARD_HELP}
 
