@@ -1,9 +1,12 @@
-"""Settings of a Ray cluster on this machine: cores, a folder with short enough socket paths, a token."""
+"""A Ray cluster on this machine: its start, cores, a folder with short enough socket paths, a token."""
 
 import os
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
+
+import psutil
 
 from cluster.errors import ResourcesError
 
@@ -13,7 +16,33 @@ MAX_SOCKET_BYTES = 107
 IN_THE_FOLDER = "/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store.1234"
 """The longest path that Ray creates in its folder."""
 
+MAX_STARTS = 3
+"""Number of starts of Ray to try. On a busy machine its raylet dies if agents need more than 15 s (ray-project/ray#65983)."""
+
 OTHER_FOLDERS = (Path("/tmp/ray"), Path("/var/tmp/ray"), Path("/dev/shm/ray"))
+
+
+def start_ray(log: Callable[[str], None] = lambda _line: None, **arguments: Any) -> Any:
+    """Start Ray on this machine with the arguments of ``ray.init`` and return its context; try again if it is too slow.
+
+    Raises what ``ray.init`` raises, a plain Exception if the last start is too slow as well.
+    """
+    import ray
+
+    this_process = psutil.Process()
+    for attempt in range(1, MAX_STARTS + 1):
+        others = set(this_process.children(recursive=True))
+        try:
+            return ray.init(address="local", **arguments)
+        except Exception as error:
+            # A failed start leaves its processes running until this process ends.
+            for process in set(this_process.children(recursive=True)) - others:
+                process.kill()
+            ray.shutdown()
+            if attempt == MAX_STARTS or "timed out during startup" not in str(error):
+                raise
+            log(f"Ray did not start in time on this busy machine: trying again ({attempt + 1} of {MAX_STARTS})")
+    raise AssertionError("the last start returns or raises")
 
 
 def num_cores() -> int:

@@ -16,13 +16,21 @@ from cluster.actors.resources import ROUNDING
 from cluster.config.config import Config
 from cluster.console import count
 from cluster.errors import ResourcesError
-from cluster.placement.local_ray import num_cores, provide_token, temporary_folder
+from cluster.placement.local_ray import num_cores, provide_token, start_ray, temporary_folder
 from cluster.placement.ray_address import OWN, PROBE_SECONDS, Found, find_cluster
 from cluster.placement.sentinel import announced
 from cluster.placement.submit.persistent import is_job
 
 LEAST_SHRINKING = 0.1
 """Lowest factor by which shares of cores shrink: with less, the parts would only slow each other down."""
+
+QUIET: Mapping[str, Any] = {
+    "include_dashboard": False,
+    "log_to_driver": False,
+    "logging_level": logging.ERROR,
+    "namespace": "caravan",
+}
+"""Arguments of ``ray.init`` for every cluster, joined or started."""
 
 Section = TypeVar("Section", bound=BaseModel)
 
@@ -78,7 +86,7 @@ def _start(log: Callable[[str], None]) -> Any:
     folder = temporary_folder(log)
     provide_token()
     try:
-        return _init("local", num_cpus=num_cores(), _temp_dir=str(folder))
+        return start_ray(log, num_cpus=num_cores(), _temp_dir=str(folder), **QUIET)
     except Exception as error:  # Ray raises a plain Exception if its node does not start in time
         raise ResourcesError(
             f"Ray does not start on this machine: {_one_line(error)}. Where the machine is busy with other work, try again; "
@@ -108,17 +116,10 @@ def _is_node(address: str) -> bool:
     return bool({node.hex() for node in nodes} & set(find_node_ids()))
 
 
-def _init(address: str, **arguments: Any) -> Any:
+def _init(address: str) -> Any:
     import ray
 
-    return ray.init(
-        address=address,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        namespace="caravan",
-        **arguments,
-    )
+    return ray.init(address=address, **QUIET)
 
 
 def _one_line(error: Exception) -> str:

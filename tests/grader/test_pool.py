@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from cluster.actors.lifecycle import ReplicaState
 from cluster.errors import UngradableError
+from cluster.placement.local_ray import start_ray
 from cluster.types import Completion, FinishReason, Grade, Verdict
 from grader.fake import FakeGraderPool
 from grader.settings import GraderSettings
@@ -43,9 +44,7 @@ def ray_here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     import ray
 
     # Ray's sockets need a short path.
-    ray.init(
-        address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, _temp_dir="/tmp/caravan-pool-test"
-    )
+    start_ray(num_cpus=2, include_dashboard=False, log_to_driver=False, _temp_dir="/tmp/caravan-pool-test")
     yield
     ray.shutdown()
 

@@ -15,6 +15,7 @@ import pytest
 
 from cluster.config.load import load_config
 from cluster.errors import ConfigError, UngradableError
+from cluster.placement.local_ray import start_ray
 from cluster.placement.reservations import Reservations
 from cluster.types import Grade, Verdict
 from grader.pool import JOBS_PER_GRADER, SCALING
@@ -39,7 +40,7 @@ def ray_here() -> Iterator[None]:
 
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - Ray spells it so
     folder = tempfile.mkdtemp(prefix="caravan-ray-", dir="/tmp")  # Ray's sockets need a short path
-    ray.init(address="local", num_cpus=NUM_CPUS, include_dashboard=False, log_to_driver=False, _temp_dir=folder)
+    start_ray(num_cpus=NUM_CPUS, include_dashboard=False, log_to_driver=False, _temp_dir=folder)
     yield
     ray.shutdown()
     shutil.rmtree(folder, ignore_errors=True)

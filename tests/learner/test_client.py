@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cluster.errors import LearnerError, ModelError, ResourcesError
+from cluster.placement.local_ray import start_ray
 from cluster.protocols import Learner
 from cluster.types import Group, PolicyVersion, StepReport
 from learner.client import RayLearner
@@ -31,8 +32,7 @@ def local_ray() -> Iterator[None]:
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - Ray spells it so; else the actor waits behind whatever is busy
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # short: Unix socket names are limited
     root = str(Path(__file__).parents[2])
-    ray.init(
-        address="local",
+    start_ray(
         num_cpus=2,
         include_dashboard=False,
         configure_logging=False,

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from cluster.config.model_path import tiny_model_path
+from cluster.placement.local_ray import start_ray
 from cluster.types import Completion, Group, GroupRequest, PolicyVersion, Problem, Prompt, Sampling
 from grader.fake import grade_of
 from tests.learner.made import group
@@ -28,7 +29,7 @@ def local_ray() -> Iterator[None]:
 
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - Ray spells it so
     folder = tempfile.mkdtemp(prefix="caravan-ray-", dir="/tmp")  # a short path: Ray puts sockets into it
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, _temp_dir=folder)
+    start_ray(num_cpus=2, include_dashboard=False, log_to_driver=False, _temp_dir=folder)
     yield
     ray.shutdown()
     shutil.rmtree(folder, ignore_errors=True)

@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 
 import pytest
 
+from cluster.placement.local_ray import start_ray
 from cluster.types import Completion, GroupRequest, PolicyVersion, ProbePrompt, Prompt, Sampling
 from rollout.prompt import FEW_SHOT_EXAMPLES
 
@@ -155,7 +156,7 @@ def local_ray() -> Iterator[None]:
 
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - Ray spells it so; else an engine may take minutes to start while other processes are busy
     folder = tempfile.mkdtemp(prefix="caravan-ray-", dir="/tmp")  # a short path: Ray puts sockets into it
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, _temp_dir=folder)
+    start_ray(num_cpus=2, include_dashboard=False, log_to_driver=False, _temp_dir=folder)
     yield
     ray.shutdown()
     shutil.rmtree(folder, ignore_errors=True)

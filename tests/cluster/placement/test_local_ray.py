@@ -1,10 +1,12 @@
 import os
+import signal
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from cluster.errors import ResourcesError
-from cluster.placement.local_ray import num_cores, provide_token, temporary_folder
+from cluster.placement.local_ray import num_cores, provide_token, start_ray, temporary_folder
 
 
 def test_the_cores_are_those_that_the_process_may_use() -> None:
@@ -75,3 +77,41 @@ def test_a_home_that_keeps_no_token_leaves_it_in_the_environment(monkeypatch: py
         monkeypatch.undo()
         os.environ.pop("RAY_AUTH_TOKEN", None)
         loader.reset_cache()
+
+
+def test_a_start_that_is_too_slow_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = Exception("The current node timed out during startup. This could happen because ...")
+    starts: list[subprocess.Popen[bytes]] = []
+
+    def init(**_: object) -> str:
+        starts.append(subprocess.Popen(["sleep", "60"]))
+        if len(starts) < 2:
+            raise slow
+        return "context"
+
+    lines: list[str] = []
+    monkeypatch.setattr("ray.init", init)
+    assert start_ray(lines.append) == "context"
+    assert starts[0].wait(10) == -signal.SIGKILL  # nothing of the first start is left
+    assert starts[1].poll() is None
+    starts[1].kill()
+    assert lines == ["Ray did not start in time on this busy machine: trying again (2 of 3)"]
+
+
+def test_a_start_that_fails_is_tried_three_times_if_it_is_slow_and_once_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def failing(message: str) -> int:
+        calls: list[object] = []
+
+        def init(**arguments: object) -> None:
+            calls.append(arguments)
+            raise RuntimeError(message)
+
+        monkeypatch.setattr("ray.init", init)
+        with pytest.raises(RuntimeError, match=message):
+            start_ray()
+        return len(calls)
+
+    assert failing("The current node timed out during startup.") == 3
+    assert failing("no such address") == 1

@@ -5,6 +5,7 @@ import urllib.request
 
 import pytest
 
+from cluster.placement.local_ray import start_ray
 from cluster.run.gauges import Gauges
 
 pytestmark = pytest.mark.slow
@@ -16,7 +17,7 @@ def test_the_figures_of_a_step_are_exported_by_the_node(monkeypatch: pytest.Monk
     import ray
 
     monkeypatch.setenv("RAY_worker_niceness", "0")
-    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
+    start_ray(num_cpus=1, include_dashboard=False, log_to_driver=False)
     try:
         (node,) = ray.nodes()
         address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
