@@ -100,7 +100,7 @@ def _end_all_in(folder: Path) -> None:
             process.terminate()
         except psutil.Error:
             continue
-    _, left = psutil.wait_procs(found, timeout=10)
+    _, left = psutil.wait_procs(found, timeout=120)
     for process in left:
         process.kill()
 

@@ -89,7 +89,7 @@ class Run:
         family = self.family()
         _, said = self.process.communicate(timeout=seconds)
         assert self.process.returncode == 0, said
-        _, alive = psutil.wait_procs(family, timeout=20)
+        _, alive = psutil.wait_procs(family, timeout=120)
         assert not alive, [title(one) for one in alive]
         return said
 

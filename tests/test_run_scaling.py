@@ -56,7 +56,7 @@ def interrupt(process: "subprocess.Popen[str]") -> str:
     process.send_signal(signal.SIGINT)
     _, output = process.communicate(timeout=240)
     assert process.returncode == 130, output
-    _, alive = psutil.wait_procs(family, timeout=20)
+    _, alive = psutil.wait_procs(family, timeout=120)
     assert not alive, alive
     return output
 

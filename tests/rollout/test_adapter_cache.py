@@ -125,7 +125,7 @@ def test_the_processes_of_a_killed_sampler_are_killed_even_when_they_hang(tmp_pa
     assert child.poll() is None  # its sampler lives
     kill(cache)
     clean_up_orphans(tmp_path)
-    assert child.wait(timeout=10) == -9
+    assert child.wait(timeout=120) == -9
 
 
 STARTING = """
@@ -150,7 +150,7 @@ def test_the_processes_of_a_sampler_that_is_killed_while_its_engine_starts_are_k
     sampler.kill()
     sampler.wait()
     clean_up_orphans(tmp_path)
-    psutil.wait_procs([engine], timeout=10)
+    psutil.wait_procs([engine], timeout=120)
     assert not engine.is_running() or engine.status() == "zombie"
 
 

@@ -296,7 +296,7 @@ def test_a_closed_pool_leaves_no_process_and_no_file(
     assert any(file.is_socket() for file in cache.iterdir())  # through which these two talk
     run(pool.close())
     run(pool.close())
-    _, alive = psutil.wait_procs(family, timeout=30)
+    _, alive = psutil.wait_procs(family, timeout=120)
     assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
     assert not cache.exists()
     with pytest.raises(SamplerError, match="closed"):

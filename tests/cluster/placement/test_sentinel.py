@@ -36,7 +36,7 @@ def test_who_is_killed_with_the_cluster_leaves_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as cluster:
         process = parent("dies", f"127.0.0.1:{cluster.getsockname()[1]}")
     process.kill()
-    assert process.communicate(timeout=30)[1].splitlines() == ["caravan: the cluster has ended"]
+    assert process.communicate(timeout=120)[1].splitlines() == ["caravan: the cluster has ended"]
 
 
 def test_a_cluster_that_ends_after_the_command_is_noticed_too() -> None:
@@ -44,7 +44,7 @@ def test_a_cluster_that_ends_after_the_command_is_noticed_too() -> None:
         process = parent("dies", f"127.0.0.1:{cluster.getsockname()[1]}")
         process.kill()
         time.sleep(1)
-    assert process.communicate(timeout=30)[1].splitlines() == ["caravan: the cluster has ended"]
+    assert process.communicate(timeout=120)[1].splitlines() == ["caravan: the cluster has ended"]
 
 
 @pytest.mark.parametrize("how", ["is done", "dies"])
