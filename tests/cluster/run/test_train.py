@@ -27,7 +27,7 @@ class Learner(FakeLearner):
 
 
 class NoInspection:
-    async def passed(self) -> None:
+    async def wait(self) -> None:
         return None
 
 
