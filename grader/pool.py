@@ -17,7 +17,6 @@ from typing import Any
 from cluster.actors.autoscaler import Autoscaler
 from cluster.actors.calls import result_of
 from cluster.actors.dispatcher import Dispatcher
-from cluster.actors.lifecycle import ReplicaState
 from cluster.actors.scaling import ScalingPolicy
 from cluster.errors import DeadlineExceeded, UngradableError
 from cluster.protocols import Reservation
@@ -195,7 +194,7 @@ class RayGraderPool:
         reason = ""
         for attempt in range(self._settings.attempts):
             self.counts.retried += attempt > 0
-            replica = await self._take(asked_at)
+            replica = await self._dispatcher.take(since=asked_at)  # before jobs that were asked for later
             actor = replica.actor
             try:
                 return await result_of(
@@ -213,14 +212,6 @@ class RayGraderPool:
                 self._dispatcher.release(replica)
         self.counts.ungradable += 1
         raise UngradableError(f"{subject} could not be graded by {self._settings.attempts} workers: {reason}")
-
-    async def _take(self, asked_at: float) -> GraderReplica:
-        """Wait for a grader, before jobs that were asked for later; not for one that died before this task continued."""
-        while True:
-            replica = await self._dispatcher.take(since=asked_at)
-            if replica.state is ReplicaState.READY:
-                return replica
-            self._dispatcher.release(replica)
 
     def _job_deadline_seconds(self) -> float:
         """Return the wall seconds within which a living actor answers, including the jobs queued before this one."""

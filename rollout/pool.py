@@ -17,7 +17,6 @@ import ray
 from cluster.actors.autoscaler import Autoscaler
 from cluster.actors.calls import next_result
 from cluster.actors.dispatcher import Dispatcher
-from cluster.actors.lifecycle import ReplicaState
 from cluster.actors.resources import SETTLE_SECONDS, wait_for_resources
 from cluster.actors.scaling import ScalingPolicy
 from cluster.errors import CaravanError, DeadlineExceeded, GroupFailed, ModelError, SamplerError
@@ -138,7 +137,7 @@ class RaySamplerPool:
         """
         self._check_fits(request)
         missing = set(range(request.group_size))
-        replica = await self._take(missing)
+        replica = await self._dispatcher.take(len(missing))
         version = self._policies.acquire()
         num_failures = 0
         try:
@@ -156,7 +155,7 @@ class RaySamplerPool:
                         raise GroupFailed(
                             f"group {request.group_id} failed on {num_failures} samplers, the last time alone on one: {error}"
                         ) from error
-                    replica = await self._take(missing, exclusive=num_failures == MAX_RERUNS)
+                    replica = await self._dispatcher.take(len(missing), exclusive=num_failures == MAX_RERUNS)
         finally:
             self._policies.release(version)
 
@@ -205,14 +204,6 @@ class RaySamplerPool:
         self._dispatcher.fail(SamplerError("the sampler pool is closed"))
         await self._autoscaler.close()
         await self._lifecycle.close()
-
-    async def _take(self, missing: set[int], *, exclusive: bool = False) -> SamplerReplica:
-        """Wait for a sampler; one that died after it was dispatched and before this task continued did not run the group."""
-        while True:
-            replica = await self._dispatcher.take(len(missing), exclusive=exclusive)
-            if replica.state is ReplicaState.READY:
-                return replica
-            self._dispatcher.release(replica, len(missing))
 
     async def _stream(
         self, replica: SamplerReplica, request: GroupRequest, missing: set[int], version: int

@@ -117,6 +117,13 @@ class Dispatcher(Generic[W]):
 
         Raises the error that the dispatcher failed with.
         """
+        while True:
+            worker = await self._take(load, exclusive, since)
+            if worker in self._ready:
+                return worker
+            self.release(worker, load)  # it was drained or removed before this task continued
+
+    async def _take(self, load: int, exclusive: bool, since: float | None) -> W:
         if self._error is not None:
             raise _copy(self._error)
         now, future = _now(), asyncio.get_running_loop().create_future()
