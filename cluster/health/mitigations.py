@@ -6,17 +6,21 @@ Their amounts and bounds come from the two training analyses.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any
 
-from cluster.health.advice import HIGH_ENTROPY
+from cluster.health.advice import (
+    GROUP_GROWTH,
+    HIGH_ENTROPY,
+    LEARNING_RATE_GROWTH,
+    REBALANCED_LEARNING_RATE_GROWTH,
+    REBALANCED_TEMPERATURE_STEP,
+    TEMPERATURE_STEP,
+)
 from cluster.health.checks import CheckResult
 from cluster.health.history import History
 from cluster.health.rules import GRADIENT, HEALTHY_ZERO_STD
 
 MAX_TEMPERATURE = 1.3  # second analysis, "Phase 1: Exploration [...] Higher temperature (1.3)"
-GROUP_GROWTH = Fraction(4, 3)  # first analysis, Action 2: 6 -> 8
-MAX_LEARNING_RATE_GROWTH = 1.6  # first analysis, Action 3: 5e-6 -> 8e-6
 MIN_KL_COEFFICIENT = 0.05  # second analysis, Option B: 0.1 -> 0.05
 
 Settings = Mapping[str, Any]
@@ -82,7 +86,7 @@ def raise_learning_rate(by: float) -> Change:
 
     def change(run_state: RunState) -> dict[str, Any]:
         now, configured = run_state.current["learner.learning_rate"], run_state.configured["learner.learning_rate"]
-        raised = min(now * by, configured * MAX_LEARNING_RATE_GROWTH)
+        raised = min(now * by, configured * LEARNING_RATE_GROWTH)
         is_large_gradient = run_state.is_above("grad_norm", GRADIENT[1])
         return {"learner.learning_rate": raised} if raised > now * (1 + 1e-9) and not is_large_gradient else {}
 
@@ -97,14 +101,17 @@ def halve_kl_coefficient(run_state: RunState) -> dict[str, Any]:
 
 
 MITIGATIONS: Mapping[str, tuple[Change, ...]] = {
-    "mode_collapse": (raise_temperature(0.2, even_if_programs_differ=False), grow_groups),  # first analysis, Priority 1
+    "mode_collapse": (
+        raise_temperature(TEMPERATURE_STEP, even_if_programs_differ=False),
+        grow_groups,
+    ),  # first analysis, Priority 1
     "filibuster": (grow_groups,),
-    "reward_level": (raise_learning_rate(1.6),),  # first analysis, Priority 2
+    "reward_level": (raise_learning_rate(LEARNING_RATE_GROWTH),),  # first analysis, Priority 2
     "kl_dominates": (
         halve_kl_coefficient,
-        raise_learning_rate(1.4),
-        raise_temperature(0.1),
+        raise_learning_rate(REBALANCED_LEARNING_RATE_GROWTH),
+        raise_temperature(REBALANCED_TEMPERATURE_STEP),
     ),  # second analysis, Priorities 1, 2 and 5
-    "entropy": (raise_temperature(0.2),),
+    "entropy": (raise_temperature(TEMPERATURE_STEP),),
 }
 """Changes by rule. The other rules have no automatic mitigation."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
 
-from cluster.health.advice import HIGH_ENTROPY, PLAN_B, learn_faster, raise_diversity, scaled
+from cluster.health.advice import HIGH_ENTROPY, LEARNING_RATE_GROWTH, PLAN_B, learn_faster, raise_diversity, scaled
 from cluster.health.history import LEVEL_STEPS, History
 
 
@@ -204,7 +204,7 @@ def gradient(history: History) -> Assessment:
         return assessed(Health.STOP, evidence, "lower learner.learning_rate and learner.max_grad_norm")
     if norm > largest:
         return assessed(Health.WARN, evidence, "lower learner.learning_rate or learner.max_grad_norm")
-    faster = scaled(history, "learner.learning_rate", 1.6)
+    faster = scaled(history, "learner.learning_rate", LEARNING_RATE_GROWTH)
     action = f"the policy hardly changes: raise {faster}, and {raise_diversity(history)}"
     return assessed(Health.WARN if norm < smallest else Health.OK, evidence, action)
 
