@@ -17,6 +17,7 @@ from cluster.run.session import run_to_end
 from grader.fake import FakeGraderPool
 from learner.fake import FakeLearner
 from rollout.fake import FakeSamplerPool
+from rollout.preflight import Preflight
 
 SETTINGS = ("model.path=tiny", "max_steps=2", "held_out=3", "drop_unpassable=false", "run.tracker=none")
 
@@ -26,16 +27,11 @@ class Learner(FakeLearner):
         return None
 
 
-class NoInspection:
-    async def wait(self) -> None:
-        return None
-
-
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     @asynccontextmanager
-    async def inspection(_: Config) -> AsyncIterator[NoInspection]:
-        yield NoInspection()
+    async def inspection(_: Config) -> AsyncIterator[Preflight]:
+        yield Preflight(None)
 
     @asynccontextmanager
     async def pools(*_: object, **__: object) -> AsyncIterator[tuple[Any, Any]]:
