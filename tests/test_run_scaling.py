@@ -46,32 +46,33 @@ def scale(run: Path, *settings: str) -> str:
     return done.stdout
 
 
-def start(command: list[str]) -> "subprocess.Popen[str]":
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT, cwd=ROOT)
+def start(command: list[str], printed: Path) -> "subprocess.Popen[bytes]":
+    with printed.open("wb") as stream:
+        return subprocess.Popen(command, stderr=stream, env=ENVIRONMENT, cwd=ROOT)
 
 
-def interrupt(process: "subprocess.Popen[str]") -> str:
-    """Press Ctrl-C, and see that the run ends cleanly and leaves no process; returns what it printed."""
+def interrupt(process: "subprocess.Popen[bytes]", printed: Path) -> str:
+    """Press Ctrl-C, and check that the run ends cleanly and leaves no process; returns what it printed."""
     family = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGINT)
-    _, output = process.communicate(timeout=240)
-    assert process.returncode == 130, output
+    process.wait(timeout=240)
+    assert process.returncode == 130, printed.read_text()
     _, alive = psutil.wait_procs(family, timeout=120)
     assert not alive, alive
-    return output
+    return printed.read_text()
 
 
 @pytest.mark.timeout(900)  # several starts, perhaps while other tests run
 def test_samplers_come_and_go_ctrl_c_saves_a_checkpoint_and_the_same_command_goes_on(tmp_path: Path) -> None:
     command = [str(CARAVAN), "train", "-c", str(ROOT / "configs/demo.yaml"), f"run.folder={tmp_path}"]
     command += [f"{key}={value}" for key, value in SETTINGS.items()]
-    run = tmp_path / "scaled"
-    process = start(command)
+    run, printed = tmp_path / "scaled", tmp_path / "printed"
+    process = start(command, printed)
 
     def until(condition: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + 240
         while not condition():
-            assert process.poll() is None, f"the run ended early: {process.communicate()[1]}"
+            assert process.poll() is None, f"the run ended early: {printed.read_text()}"
             assert time.monotonic() < deadline, f"not within 240 s: {what}"
             time.sleep(0.1)
 
@@ -100,9 +101,10 @@ def test_samplers_come_and_go_ctrl_c_saves_a_checkpoint_and_the_same_command_goe
         until(lambda: num_samplers() == 1, "a step with one sampler again")
         until(lambda: len(publishers()) == 1, "a policy that one receives")
         until(lambda: num_engines() == 1, "the end of the other engine")
+        until(lambda: ": drained and stopped" in printed.read_text(), "the line that says so")
         num_steps = len(rows(run / "metrics.jsonl"))
         until(lambda: len(rows(run / "metrics.jsonl")) > num_steps + 1, "steps without it")
-        said = interrupt(process)
+        said = interrupt(process, printed)
     finally:
         process.kill()
     stopped_at = rows(run / "metrics.jsonl")[-1]["step"]
@@ -110,7 +112,6 @@ def test_samplers_come_and_go_ctrl_c_saves_a_checkpoint_and_the_same_command_goe
 
     # The new sampler verified the policy published before its start, and both verified every later one, with tiny gaps.
     assert "sampler 1: ready after" in said and ", verified on policy " in said
-    assert ": drained and stopped" in said
     assert all(float(str(row["canary_gap_max"])) < 1e-3 for row in rows(run / "publishes.jsonl"))
 
     columns = ["group_id", "completion_id", "step", "fate", "policy_version"]
@@ -128,10 +129,10 @@ def test_samplers_come_and_go_ctrl_c_saves_a_checkpoint_and_the_same_command_goe
         if row["fate"] == "trained":
             assert 0 <= row["step"] - 1 - row["policy_version"] <= MAX_STALENESS, row
 
-    process = start(command)
+    process = start(command, printed)
     try:
         until(lambda: len(rows(run / "metrics.jsonl")) > int(str(stopped_at)) + 1, "two more steps")
-        said = interrupt(process)
+        said = interrupt(process, printed)
     finally:
         process.kill()
     assert f"resuming from the checkpoint of step {stopped_at}" in said

@@ -124,7 +124,7 @@ def test_what_cannot_be_replayed_is_named_in_one_line(finished: Path, tmp_path: 
     shutil.copytree(finished, run)
     (lost,) = (run / "rollouts").glob("step-000002-*.parquet")
     lost.rename(tmp_path / "lost.parquet")
-    assert "no completion that step 2 was trained on" in refused(run)
+    assert "no completion of the batch of step 2" in refused(run)
     lost.write_bytes(b"PAR1")
     assert "cannot be read as Parquet" in refused(run)
 
