@@ -4,7 +4,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from uuid import uuid4
 
 import ray
 
+from cluster.actors.gpus import exclusive_start
 from cluster.errors import LearnerError
 from cluster.types import Group, PolicyVersion, ProbePrompt, StepReport
 from learner.plan import LearnerPlan
@@ -49,7 +50,10 @@ class LearnerActor:
         return self._host, self._rendezvous.port
 
     def start(self, rendezvous: tuple[str, int] | None, checkpoint: Checkpoint | None) -> PolicyVersion | None:
-        """Join the process group, if there are several ranks, and start the worker; see LearnerWorker.start."""
+        """Join the process group, if there are several ranks, and start the worker, after other parts that start on its GPU.
+
+        See LearnerWorker.start.
+        """
         from learner.training.process_group import SINGLE_RANK, join_process_group
         from learner.worker import LearnerWorker
 
@@ -69,7 +73,8 @@ class LearnerActor:
                 step, files = checkpoint
                 write_files(files, self._scratch / f"checkpoint-{step}")
             try:
-                policy: PolicyVersion | None = self._worker.start()
+                with exclusive_start() if self._settings.gpus > 0 else nullcontext():
+                    policy: PolicyVersion | None = self._worker.start()
             except LearnerError as error:  # it names the copy of the checkpoint; the user knows the original
                 raise LearnerError(str(error).replace(str(self._scratch), str(self._run_checkpoints))) from error
         return policy if self._rank == 0 else None

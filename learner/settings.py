@@ -282,7 +282,9 @@ class LearnerSettings(BaseModel):
     )
 
     start_deadline_seconds: Annotated[float, Trait.PLACEMENT] = Field(
-        900, gt=0, description="seconds for the learner to be placed and to load its model"
+        900,
+        gt=0,
+        description="seconds for the learner to be placed and to load its model, after samplers that start on its GPU",
     )
     step_deadline_seconds: Annotated[float, Trait.PLACEMENT] = Field(
         1800, gt=0, description="seconds for one optimizer step"
@@ -295,6 +297,11 @@ class LearnerSettings(BaseModel):
     def bundle(self) -> dict[str, float]:
         """Resources of each rank on one node, by Ray's names."""
         return {name: amount for name, amount in (("CPU", self.cpus), ("GPU", self.gpus)) if amount > 0}
+
+    @property
+    def shares_gpu(self) -> bool:
+        """True if samplers may run on the learner's GPU."""
+        return 0 < self.gpus < 1
 
     @property
     def longest_deadline_seconds(self) -> float:

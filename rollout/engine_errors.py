@@ -15,6 +15,24 @@ from rollout.model import one_line
 
 DERIVED = ("root cause", "EngineDeadError")  # texts of errors that follow from another process's failure
 
+REMEDIES = {
+    "Free memory on device": "another process holds memory of this GPU: end it (nvidia-smi lists it), or lower "
+    "rollout.gpu_memory_utilization",
+    "memory for the cache blocks": "raise rollout.gpu_memory_utilization (on the CPU: rollout.kv_cache_gib), or take a smaller "
+    "model",
+    "KV cache is needed": "raise rollout.gpu_memory_utilization or kv_cache_memory_bytes (on the CPU: rollout.kv_cache_gib), or "
+    "lower rollout.max_prompt_tokens or max_completion_tokens",
+    "out of memory": "lower rollout.kv_cache_memory_bytes, gpu_memory_utilization, max_concurrent_requests or "
+    "max_num_batched_tokens, or take a smaller model",
+    "compute capability": "take a GPU of compute capability 8.0 or newer (A100, RTX 30 and later)",
+    "no kernel image is available": "the installed packages have no code for this GPU: take one of compute capability 8.0 or "
+    "newer (A100, RTX 30 and later)",
+    "driver on your system is too old": "install NVIDIA driver 580 or newer, which the CUDA 13 packages need",
+    "driver version is insufficient": "install NVIDIA driver 580 or newer, which the CUDA 13 packages need",
+    "gcc": "Triton compiles with gcc and the headers of Python: install gcc and python3-dev",
+}
+"""Part of a cause -> what to do; the texts are those of vLLM 0.32, torch 2.13, CUDA and Triton."""
+
 
 class CauseHandler(logging.Handler):
     """Appends each exception that a process logs to a file."""
@@ -78,7 +96,15 @@ def logging_configuration(file: Path, level: str) -> dict[str, Any]:
 
 
 def root_cause(file: Path, error: BaseException) -> str:
-    """Return the cause of an engine's failure in one line: the newest exception of its processes, else the text of ``error``."""
+    """Return the cause of an engine's failure, and what to do about it, in one line.
+
+    The cause is the newest exception of the engine's processes, else the text of ``error``.
+    """
+    cause = _cause(file, error)
+    return "; ".join([cause, *(remedy for part, remedy in REMEDIES.items() if part in cause)][:2])
+
+
+def _cause(file: Path, error: BaseException) -> str:
     try:
         causes = [line for line in file.read_text(encoding="utf-8").splitlines() if line]
     except OSError:

@@ -120,4 +120,6 @@ def engine_arguments(
         arguments["max_num_batched_tokens"] = max(CPU_BATCHED_TOKENS, arguments["max_model_len"])
     else:
         arguments["gpu_memory_utilization"] = settings.gpu_memory_utilization
+        if settings.kv_cache_memory_bytes is not None:
+            arguments["kv_cache_memory_bytes"] = settings.kv_cache_memory_bytes
     return arguments

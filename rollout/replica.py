@@ -62,7 +62,7 @@ class SamplerReplica(Replica):
         await self._call(
             self.actor.start.remote(),
             f"starting {self.name}",
-            settings.start_deadline_seconds,
+            settings.num_per_gpu * settings.start_deadline_seconds,
             "rollout.start_deadline_seconds",
         )
 

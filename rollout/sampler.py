@@ -4,7 +4,9 @@ import asyncio
 import itertools
 from collections import Counter
 from collections.abc import AsyncGenerator, Collection, Sequence
+from contextlib import ExitStack
 
+from cluster.actors.gpus import exclusive_start
 from cluster.errors import ModelError, SamplerError
 from cluster.types import Completion, GroupRequest, PolicyVersion, ProbePrompt, VersionSpan
 from rollout.adapter_cache import AdapterCache
@@ -43,9 +45,16 @@ class Sampler:
         self._probe_numbers = itertools.count()
 
     async def start(self) -> None:
-        """Load the model and start the engine; raises ModelError with one line when that fails."""
-        self._adapter_cache = await asyncio.to_thread(AdapterCache, self._pool_id)
-        with self._adapter_cache.recording_engine():
+        """Load the model and start the engine, after other parts that start on its GPUs.
+
+        Raises ModelError with one line when that fails.
+        """
+        with ExitStack() as start:
+            if self._settings.gpus_per_sampler > 0:
+                await asyncio.to_thread(start.enter_context, exclusive_start())
+            # After the wait: it ends engines of killed samplers, also of one that was killed meanwhile.
+            self._adapter_cache = await asyncio.to_thread(AdapterCache, self._pool_id)
+            start.enter_context(self._adapter_cache.recording_engine())
             self._engine = await Engine.start(
                 self._settings,
                 model=self._model,

@@ -68,10 +68,19 @@ class RolloutSettings(BaseModel):
         1, ge=1, le=64, description="whole GPUs of one machine over which each engine's weights are split"
     )
     gpu_memory_utilization: Annotated[float, Trait.PLACEMENT, Trait.FROM_CLUSTER] = Field(
-        0.85, gt=0, le=1, description="fraction of the GPU's memory for an engine; lower it if GPUs are shared"
+        0.85,
+        gt=0,
+        le=1,
+        description="fraction of the GPU's memory for an engine, which must be free when it starts; lower it if GPUs are shared",
+    )
+    kv_cache_memory_bytes: Annotated[int | None, Trait.PLACEMENT, Trait.FROM_CLUSTER] = Field(
+        None,
+        ge=1,
+        description="bytes of KV cache of an engine on each of its GPUs, for GPUs that are shared: the engine then does not "
+        "measure what other processes leave; null: the rest of gpu_memory_utilization",
     )
     kv_cache_gib: Annotated[float, Trait.PLACEMENT] = Field(
-        1.0, gt=0, description="GiB of KV cache per engine on the CPU; on a GPU, the cache takes the remaining memory"
+        1.0, gt=0, description="GiB of KV cache of an engine on the CPU"
     )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="dtype of the served weights; auto: float32 on the CPU, bfloat16 on a GPU"
@@ -93,7 +102,10 @@ class RolloutSettings(BaseModel):
     )
 
     start_deadline_seconds: Annotated[float, Trait.PLACEMENT] = Field(
-        600, gt=0, description="seconds for a sampler to be placed and its engine to start"
+        600,
+        gt=0,
+        description="seconds for a sampler to be placed and its engine to start, times the number of samplers that fit on a GPU "
+        "and start there one after another",
     )
     request_deadline_seconds: Annotated[float, Trait.PLACEMENT] = Field(
         600,
@@ -154,6 +166,11 @@ class RolloutSettings(BaseModel):
         """Ray resources of one sampler."""
         gpus = self.tensor_parallel_size * self.gpus_per_sampler
         return {"CPU": self.cpus_per_sampler} | ({"GPU": gpus} if gpus else {})
+
+    @property
+    def num_per_gpu(self) -> int:
+        """Number of samplers that may share a GPU, which start one after another; 1 without sharing."""
+        return int(1 / self.gpus_per_sampler + 1e-6) if 0 < self.gpus_per_sampler < 1 else 1
 
     @property
     def served_dtype(self) -> Literal["float32", "bfloat16"]:

@@ -34,7 +34,7 @@ NOT_SHOWN = (
     "_graders",
     "num_threads",
     "run.folder",
-    "kv_cache_gib",
+    "kv_cache",
 )
 
 

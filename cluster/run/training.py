@@ -79,6 +79,8 @@ class Training:
         started_at = time.monotonic()
         learner_start = asyncio.create_task(learner.start())  # loads while the pools load
         try:
+            if self._config.learner.shares_gpu:  # the learner first, then each sampler (docs/cluster.md)
+                await learner_start
             async with (
                 samplers_and_graders(
                     self._config,

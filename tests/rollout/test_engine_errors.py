@@ -44,6 +44,46 @@ def test_an_error_of_the_samplers_own_process_is_reported_unchanged(tmp_path: Pa
     )
 
 
+@pytest.mark.parametrize(
+    ("cause", "remedy"),
+    [
+        (
+            "Free memory on device cuda:0 (9.1/23.6 GiB) on startup is less than desired GPU memory utilization.",
+            "nvidia-smi lists it",
+        ),
+        ("No available memory for the cache blocks. Try increasing `gpu_memory_utilization`", "take a smaller model"),
+        (
+            "To serve at least one request with the model's max seq len (1216), (0.3 GiB KV cache is needed, which is",
+            "kv_cache_memory_bytes",
+        ),
+        (
+            "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 23.6 GiB",
+            "max_num_batched_tokens",
+        ),
+        (
+            "Bfloat16 is only supported on GPUs with compute capability of at least 8.0. Your Tesla T4 GPU has",
+            "8.0 or newer",
+        ),
+        ("CUDA error: no kernel image is available for execution on the device", "8.0 or newer"),
+        ("The NVIDIA driver on your system is too old (found version 12040)", "driver 580"),
+        ("Command '['/usr/bin/gcc', '/tmp/tmpx/cuda_utils.c', '-O3']' returned non-zero exit status 1.", "python3-dev"),
+    ],
+)
+def test_causes_on_a_gpu_are_reported_with_what_to_do(cause: str, remedy: str, tmp_path: Path) -> None:
+    logged(
+        tmp_path / "causes",
+        RuntimeError(cause),
+        RuntimeError(
+            "WorkerProc initialization failed due to an exception in a background process. See stack trace for root cause."
+        ),
+    )
+    text = root_cause(tmp_path / "causes", VLLM_SAYS)
+    assert text.startswith(f"RuntimeError: {cause}; ")
+    assert remedy in text
+    assert "root cause" not in text
+    assert "\n" not in text
+
+
 @pytest.mark.parametrize("level", ["ERROR", "INFO"])
 def test_the_processes_of_an_engine_keep_their_exceptions(level: str, tmp_path: Path) -> None:
     import logging.config

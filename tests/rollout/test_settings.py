@@ -110,6 +110,9 @@ def test_gpu_samplers_are_bfloat16_and_share_the_gpu() -> None:
     arguments = engine_arguments(settings, "org/model", 16, (), max_staleness=0)
     assert (arguments["dtype"], arguments["gpu_memory_utilization"]) == ("bfloat16", 0.4)
     assert "kv_cache_memory_bytes" not in arguments
+    planned = settings.model_copy(update={"kv_cache_memory_bytes": 3 * 1024**3})
+    arguments = engine_arguments(planned, "org/model", 16, (), max_staleness=0)
+    assert (arguments["kv_cache_memory_bytes"], arguments["gpu_memory_utilization"]) == (3 * 1024**3, 0.4)
     assert "OMP_NUM_THREADS" not in environment_variables(settings, "org/model")
 
 

@@ -1,11 +1,12 @@
 """A whole run by ``train`` with fake samplers, graders and learner: its checks, its results, and its resume."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -14,6 +15,7 @@ from cluster.config.load import load_config
 from cluster.run import train as training
 from cluster.run.resume import resumed_config
 from cluster.run.session import run_to_end
+from cluster.types import PolicyVersion
 from grader.fake import FakeGraderPool
 from learner.fake import FakeLearner
 from rollout.fake import FakeSamplerPool
@@ -23,8 +25,18 @@ SETTINGS = ("model.path=tiny", "max_steps=2", "held_out=3", "drop_unpassable=fal
 
 
 class Learner(FakeLearner):
+    starts: ClassVar[list[str]] = []  # order of the parts
+
+    async def start(self) -> PolicyVersion | None:
+        await asyncio.sleep(0.05)
+        self.starts.append("learner")
+        return await super().start()
+
     async def probe(self) -> None:
         return None
+
+
+GPUS: dict[str, float] = {}  # of the cluster
 
 
 @pytest.fixture
@@ -35,13 +47,17 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     @asynccontextmanager
     async def pools(*_: object, **__: object) -> AsyncIterator[tuple[Any, Any]]:
+        Learner.starts.append("pools")
         yield (
             FakeSamplerPool(lambda request, index, _: f"{request.seed} {index}"),
             FakeGraderPool(lambda _, completion: float(completion.text.endswith("0"))),
         )
 
-    cluster = SimpleNamespace(resources={"CPU": 8.0}, nodes=[], num_machines=1, logs=tmp_path)
-    monkeypatch.setattr(training, "ray_cluster", lambda _: nullcontext(cluster))
+    def cluster() -> SimpleNamespace:
+        return SimpleNamespace(resources={"CPU": 8.0, **GPUS}, nodes=[], num_machines=1, logs=tmp_path)
+
+    monkeypatch.setattr(Learner, "starts", [])
+    monkeypatch.setattr(training, "ray_cluster", lambda _: nullcontext(cluster()))
     monkeypatch.setattr(training, "inspect_model", inspection)
     monkeypatch.setattr(training, "prepare_toolchain", lambda: None)
     monkeypatch.setattr("cluster.run.training.samplers_and_graders", pools)
@@ -49,7 +65,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "runs" / "r"
 
 
-def test_a_run_is_evaluated_trained_and_extended(run: Path) -> None:
+def config_of(run: Path, *settings: str) -> Config:
     data = run.parents[1] / "problems.jsonl"
     rows = [
         {"id": str(n), "prompt": f"let f{n} (x : int) : int =", "tests": f"let () = assert (f{n} 1 = {n})"}
@@ -57,7 +73,21 @@ def test_a_run_is_evaluated_trained_and_extended(run: Path) -> None:
     ]
     data.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     places = [f"dataset={data}", f"run.folder={run.parent}", "run.name=r"]
-    config = load_config(None, [*SETTINGS, *places], environment={})
+    return load_config(None, [*SETTINGS, *places, *settings], environment={})
+
+
+@pytest.mark.parametrize(("num_gpus", "order"), [(1.0, ["learner", "pools"]), (2.0, ["pools", "learner"])])
+def test_a_learner_that_shares_a_gpu_starts_before_the_samplers(
+    num_gpus: float, order: list[str], run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(GPUS, "GPU", num_gpus)
+    config = config_of(run, "max_steps=1", "evaluation.num_problems=0")
+    assert run_to_end(lambda view: training.train(config, view)) == 0
+    assert Learner.starts == order
+
+
+def test_a_run_is_evaluated_trained_and_extended(run: Path) -> None:
+    config = config_of(run)
     assert run_to_end(lambda view: training.train(config, view)) == 0
     assert json.loads((run / "summary.json").read_text())["steps"] == 2
     extended = resumed_config(run, ["max_steps=3"])

@@ -1,0 +1,44 @@
+"""The actor of a learner's rank, around a double of the worker."""
+
+import sys
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from cluster.actors.gpus import VISIBLE_GPUS
+from learner.actor import LearnerActor
+from tests.learner.made import plan, settings
+
+
+class Worker:
+    """Looks, while it starts, for the lock of its GPU."""
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def start(self) -> None:
+        self.locks = sorted(file.name for file in Path(tempfile.gettempdir()).glob("caravan-*-gpu-*.lock"))
+
+
+@pytest.fixture
+def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("ray.util.get_node_ip_address", lambda: "127.0.0.1")
+    monkeypatch.setitem(sys.modules, "learner.worker", SimpleNamespace(LearnerWorker=Worker))
+    monkeypatch.setenv(VISIBLE_GPUS, "5")
+
+    def start(**changes: Any) -> Worker:
+        actor = LearnerActor(settings(**changes), plan(tmp_path, tmp_path / "checkpoints"), 0)
+        actor.start(None, None)
+        worker: Worker = actor._worker
+        return worker
+
+    return start
+
+
+def test_only_a_learner_on_a_gpu_waits_for_other_starts_there(start: Any) -> None:
+    assert start().locks == []
+    assert [name.partition("-gpu-")[2] for name in start(gpus=0.5).locks] == ["5.lock"]
