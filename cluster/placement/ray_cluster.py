@@ -13,13 +13,15 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from cluster.actors.resources import ROUNDING
-from cluster.config.config import Config
+from cluster.config.config import Config, flatten
+from cluster.config.keys import keys_with
 from cluster.console import count
 from cluster.errors import ResourcesError
 from cluster.placement.local_ray import num_cores, provide_token, start_ray, temporary_folder
 from cluster.placement.ray_address import OWN, PROBE_SECONDS, Found, find_cluster
 from cluster.placement.sentinel import announced
 from cluster.placement.submit.persistent import is_job
+from cluster.setting_traits import Trait
 
 LEAST_SHRINKING = 0.1
 """Lowest factor by which shares of cores shrink: with less, the parts would only slow each other down."""
@@ -194,11 +196,11 @@ def _fit_to_cores(config: Config, cores: float) -> Config:
     return config
 
 
-def fitted_shares(config: Config, placed: Config) -> str | None:
-    """A log line about the shares of cores that placement has shrunk; None without any."""
-    before, now = _shares_of_cores(config), _shares_of_cores(placed)
-    smaller = [f"{key}={share:g}" for key, (_, share) in now.items() if share != before[key][1]]
-    return f"shares of cores shrink to fit this machine: {', '.join(smaller)}" if smaller else None
+def filled_in(config: Config, placed: Config) -> str | None:
+    """A line on the settings that placement has filled in with another value than the default; None without any."""
+    before, now = flatten(config), flatten(placed)
+    changed = [f"{key}={now[key]}" for key in keys_with(Trait.FROM_CLUSTER) if now[key] != before[key]]
+    return f"filled in for these machines: {', '.join(changed)}" if changed else None
 
 
 def _shares_of_cores(config: Config) -> dict[str, tuple[int, float]]:

@@ -20,11 +20,12 @@ from cluster.loop.evaluation import (
     summarize,
     warning_of_lost,
 )
-from cluster.placement.ray_cluster import place, ray_cluster
+from cluster.placement.ray_cluster import ray_cluster
 from cluster.problems.run_data import RunData, run_of_evaluation
 from cluster.protocols import GraderPool, SamplerPool
 from cluster.run.interruption import interruption_of_task
 from cluster.run.loading import Dataset, RenderedProblems, audit_and_split, load_and_render, problems_to_evaluate
+from cluster.run.preflight import place_run
 from cluster.run.session import read_adapter, samplers_and_graders
 from cluster.types import Group, Problem, Prompt
 from grader.toolchain import prepare_toolchain
@@ -56,7 +57,7 @@ async def evaluate(
     _check_adapter(config)
     name = config.model.adapter.name if config.model.adapter else Path(config.model.path).name
     with ray_cluster(view.log) as cluster:
-        placed = place(config.without_learner(), cluster.resources, num_machines=cluster.num_machines)
+        placed = place_run(config.without_learner(), cluster, view)
         # All problems are taken without a split, which could leave nothing to train on and be refused.
         split = placed.changed({"data.held_out": 0}) if on == "all" else placed
         data = None if on == "all" else data_of_adapter(config, rendered, view)
@@ -170,7 +171,7 @@ async def sample(config: Config, view: View, ids: list[str], num_problems: int, 
         )
     console = output()
     with ray_cluster(view.log) as cluster:
-        placed = place(config.without_learner(), cluster.resources, num_machines=cluster.num_machines)
+        placed = place_run(config.without_learner(), cluster, view)
         dataset = await audit_and_split(placed, rendered, view, data=data_of_adapter(config, rendered, view))
         # A problem that is given by its id is shown even if no solution can pass it.
         given = tuple(by_id[problem_id] for problem_id in ids)

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from cluster.config.config import Config
 from cluster.config.model_path import check_model_path, model_path
 from cluster.console import View
-from cluster.errors import CaravanError, ConfigError, RunFolderError
+from cluster.errors import CaravanError, ConfigError, ModelError, RunFolderError
 from cluster.ledger.run_folder import RunFolder
+from cluster.placement.plan.gpu_plan import require_fit
 from cluster.placement.plan.machines import machines_of
 from cluster.placement.plan.model_shape import shape_of, trainable_adapter
 from cluster.placement.plan.places import make_plan
-from cluster.placement.ray_cluster import Cluster, fitted_shares, place
+from cluster.placement.ray_cluster import Cluster, filled_in, place
 from cluster.placement.submit.persistent import is_job, require_persistent
 from cluster.problems.run_data import RunData, split_for_run
 from cluster.run.loading import RenderedProblems, load_and_render, prompt_date
@@ -104,17 +105,35 @@ async def require_served(inspection: Preflight, view: View) -> None:
 
 
 def place_run(config: Config, cluster: Cluster, view: View) -> Config:
-    """Fill in each part's share of the cluster, and warn of GPUs that look too small. Raises ResourcesError."""
-    placed = place(config, cluster.resources, num_machines=cluster.num_machines)
-    if smaller := fitted_shares(config, placed):
-        view.log(smaller)
-    machines = machines_of(cluster.nodes)
-    if any(machine.gpu is not None for machine in machines):
-        try:
-            make_plan(config, shape_of(model_path(config)), machines)
-        except CaravanError as error:  # a careful estimate should not keep a run from trying
-            view.warn(f"by `caravan plan`, {error}")
+    """Fill in what the cluster decides, log it, and warn of GPUs that look too small.
+
+    Raises ResourcesError for parts that the cluster cannot hold.
+    """
+    placed = _placed(config, cluster, view)
+    if line := filled_in(config, placed):
+        view.log(line)
     return placed
+
+
+def _placed(config: Config, cluster: Cluster, view: View) -> Config:
+    placed = place(config, cluster.resources, num_machines=cluster.num_machines)
+    machines = machines_of(cluster.nodes)
+    if not any(machine.gpu is not None for machine in machines):
+        return placed
+    try:
+        shape = shape_of(model_path(config))
+    except ModelError as error:
+        view.warn(f"GPU memory is not checked: {error}")
+        return placed
+    require_fit(placed, shape, machines)
+    try:
+        plan = make_plan(config, shape, machines)
+    except CaravanError as error:  # Ray may find another placement
+        view.warn(f"by `caravan plan`, {error}")
+        return placed
+    for line in plan.shortages:
+        view.warn(f"by the estimates of `caravan plan`, {line}")
+    return plan.config
 
 
 def _require_more_to_do(config: Config, folder: RunFolder) -> None:

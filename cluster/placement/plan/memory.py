@@ -15,6 +15,7 @@ GIB = 1024**3
 RUNTIME_GIB = 1.0  # CUDA context and library workspaces of each process
 GRAPHS_GIB = 1.0  # CUDA graphs of an engine
 PASS_TOKENS = 8192  # most tokens that vLLM prefills in one pass
+GRADIENT_BYTES = 8  # float32, per parameter of the adapter: itself and its gradient; every optimizer has them
 ADAPTER_STATE_BYTES = 16  # float32, per parameter: itself, its gradient, Adam's two moments
 
 
@@ -24,6 +25,7 @@ class Memory:
 
     parts: Mapping[str, float]  # name -> GiB
     limit: float  # GiB that the process may take
+    known: float  # GiB that it takes for certain
 
     @property
     def total(self) -> float:
@@ -33,10 +35,15 @@ class Memory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplerMemory(Memory):
-    """Memory of an engine, which takes all of its limit: the rest becomes KV cache."""
+    """Memory of an engine on each of its GPUs. It takes all of its limit: the rest becomes KV cache."""
 
     cache: float  # GiB of KV cache; negative if the other parts do not fit
-    num_sequences: float  # completions of full length that the cache holds
+    gib_per_sequence: float  # KV cache of one completion of full length
+
+    @property
+    def num_sequences(self) -> float:
+        """Completions of full length that the cache holds."""
+        return max(0.0, self.cache) / self.gib_per_sequence
 
 
 def sampler_memory(config: Config, shape: ModelShape, gpu_gib: float) -> SamplerMemory:
@@ -60,10 +67,17 @@ def sampler_memory(config: Config, shape: ModelShape, gpu_gib: float) -> Sampler
         "logits": logits / GIB,
         "runtime": RUNTIME_GIB + (0.0 if rollout.enforce_eager else GRAPHS_GIB),
     }
-    limit = rollout.gpu_memory_utilization * gpu_gib
-    cache = limit - sum(parts.values())
-    gib_per_sequence = arguments["max_model_len"] * shape.cache_bytes_per_token(rollout.served_dtype, num_gpus) / GIB
-    return SamplerMemory(parts=parts, limit=limit, cache=cache, num_sequences=max(0.0, cache) / gib_per_sequence)
+    sequence = arguments["max_model_len"] * shape.cache_bytes_per_token(rollout.served_dtype, num_gpus) / GIB
+    total = sum(parts.values())
+    if rollout.kv_cache_memory_bytes is None:
+        limit = rollout.gpu_memory_utilization * gpu_gib
+        cache, least = limit - total, sequence
+    else:
+        cache = least = rollout.kv_cache_memory_bytes / GIB
+        limit = total + cache
+    return SamplerMemory(
+        parts=parts, limit=limit, known=parts["weights"] + least, cache=cache, gib_per_sequence=sequence
+    )
 
 
 def learner_memory(config: Config, shape: ModelShape, limit: float) -> Memory:
@@ -90,7 +104,7 @@ def learner_memory(config: Config, shape: ModelShape, limit: float) -> Memory:
         "logits": num_tokens * shape.vocabulary * (bytes_each + 4 + 4) / GIB,  # as computed, in float32, gradient
         "runtime": RUNTIME_GIB,
     }
-    return Memory(parts=parts, limit=limit)
+    return Memory(parts=parts, limit=limit, known=parts["weights"] + GRADIENT_BYTES * trained / GIB)
 
 
 def _layer_bytes_per_token(config: Config, shape: ModelShape, bytes_each: int) -> int:

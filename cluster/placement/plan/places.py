@@ -1,6 +1,5 @@
 """The placement of a run's parts on machines, from the configuration, before anything starts."""
 
-import math
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -9,17 +8,15 @@ from cluster.actors.resources import ROUNDING
 from cluster.config.config import Config
 from cluster.console import count
 from cluster.errors import ResourcesError
-from cluster.placement.plan.machines import Gpu, Machine, totals
-from cluster.placement.plan.memory import Memory, SamplerMemory, learner_memory, sampler_memory
+from cluster.placement.plan.advice import memory_advice, pace_advice
+from cluster.placement.plan.gpu_plan import GpuPlan, plan_gpus, require_fit, shortages
+from cluster.placement.plan.machines import Machine, totals
 from cluster.placement.plan.model_shape import ModelShape
-from cluster.placement.plan.pace import Pace, pace
-from cluster.placement.ray_cluster import place
+from cluster.placement.plan.sharing import with_kv_cache
+from cluster.placement.ray_cluster import filled_in, place
 from grader.settings import GraderSettings
 from rollout.model import check_split
 from rollout.settings import RolloutSettings
-
-FEW_SEQUENCES = 0.5  # of max_concurrent_requests; a smaller KV cache limits an engine's throughput
-BUSY_SHARE = 0.5  # of a step; fewer replicas of a part would do if it is busy for less
 
 
 @dataclass(slots=True)
@@ -46,38 +43,43 @@ class PlannedNode:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GpuPlan:
-    """Memory and pace of the parts on GPUs."""
-
-    gpu: Gpu
-    sampler: SamplerMemory | None  # None: samplers run on CPUs
-    learner: Memory | None
-    pace: Pace | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """A configuration placed on machines."""
 
-    config: Config  # with every share of CPUs and GPUs filled in
+    config: Config  # with every share of CPUs and GPUs filled in, and the KV cache of samplers that share a GPU
+    filled_in: str | None  # a line on the settings that the plan has filled in
     nodes: Sequence[PlannedNode]
     on_gpus: GpuPlan | None  # None if no GPU is used, or the GPUs' memory is unknown
+    shortages: Sequence[str]  # parts that do not fit by the estimates, one line each
     advice: Sequence[str]
 
 
 def make_plan(config: Config, shape: ModelShape, machines: Sequence[Machine]) -> Plan:
-    """Place every part; raises ResourcesError, with the arithmetic, if one does not fit.
+    """Place every part, and estimate memory and pace.
 
-    Raises ModelError for a model that cannot be split over ``rollout.tensor_parallel_size`` GPUs.
+    Raises ResourcesError, with the arithmetic, if the shares of the parts do not fit the machines or their weights do not fit the
+    GPUs. What only the estimates say is in ``shortages``. Raises ModelError for a model that cannot be split over
+    ``rollout.tensor_parallel_size`` GPUs.
     """
     check_split(config.model.path, config.rollout.tensor_parallel_size, heads=shape.heads, kv_heads=shape.kv_heads)
     placed = place(config, totals(machines), num_machines=sum(machine.cpus > 0 for machine in machines))
+    require_fit(placed, shape, machines)
     nodes = _assign_parts(placed, machines)
-    on_gpus = _on_gpus(placed, shape, machines)
+    on_gpus = plan_gpus(placed, shape, machines)
     advice = _growth_advice(placed, nodes)
+    too_small: list[str] = []
     if on_gpus is not None:
-        advice += [*_memory_advice(placed, on_gpus), *_pace_advice(placed, on_gpus.pace)]
-    return Plan(config=placed, nodes=nodes, on_gpus=on_gpus, advice=advice)
+        too_small = shortages(placed, on_gpus)
+        advice += [*memory_advice(placed, on_gpus), *pace_advice(placed, on_gpus.pace)]
+        placed = with_kv_cache(placed, shape, on_gpus.gib)
+    return Plan(
+        config=placed,
+        filled_in=filled_in(config, placed),
+        nodes=nodes,
+        on_gpus=on_gpus,
+        shortages=too_small,
+        advice=advice,
+    )
 
 
 def _assign_parts(config: Config, machines: Sequence[Machine]) -> list[PlannedNode]:
@@ -154,49 +156,6 @@ def _no_place(nodes: Sequence[PlannedNode], name: str, cpus: float, gpus: float)
     )
 
 
-def _on_gpus(config: Config, shape: ModelShape, machines: Sequence[Machine]) -> GpuPlan | None:
-    """Estimate memory on the smallest GPU, since any part may be placed on it."""
-    kinds = [machine.gpu for machine in machines if machine.gpu is not None and machine.gpu.gib is not None]
-    if not kinds or not (config.rollout.gpus_per_sampler or config.learner.gpus):
-        return None
-    gpu = min(kinds, key=lambda kind: kind.gib or 0.0)
-    gib = gpu.gib or 0.0
-    sampler = sampler_memory(config, shape, gib) if config.rollout.gpus_per_sampler else None
-    shared = 0 < config.rollout.gpus_per_sampler < 1 and 0 < config.learner.gpus < 1
-    sampler_gib = sampler.limit if sampler and shared else 0.0
-    learner = learner_memory(config, shape, gib - sampler_gib) if config.learner.gpus else None
-    grading_cpus = sum(machine.cpus for machine in machines)
-    speed = pace(config, shape, gpu, sampler, grading_cpus=grading_cpus) if sampler and learner else None
-    plan = GpuPlan(gpu=gpu, sampler=sampler, learner=learner, pace=speed)
-    _refuse_what_does_not_fit(config, plan)
-    return plan
-
-
-def _refuse_what_does_not_fit(config: Config, plan: GpuPlan) -> None:
-    sampler, learner = plan.sampler, plan.learner
-    if sampler is not None and sampler.num_sequences < 1:
-        raise ResourcesError(
-            f"a sampler does not fit on a {_smallest(plan)}: of {sampler.limit:.1f} GiB (rollout.gpu_memory_utilization="
-            f"{config.rollout.gpu_memory_utilization:g} of {plan.gpu.gib:g} GiB) it takes {_sum(sampler)}, which leaves "
-            f"{sampler.cache:.1f} GiB of KV cache, less than one completion needs. Give it more of a GPU, lower "
-            "rollout.max_completion_tokens, max_concurrent_requests or the model, or weight_sync_mode=merged (no adapters)"
-        )
-    if learner is not None and learner.total > learner.limit:
-        raise ResourcesError(
-            f"the learner does not fit on a {_smallest(plan)}: it takes {_sum(learner)}, and has {learner.limit:.1f} GiB. Lower "
-            "learner.micro_batch_tokens (activations and logits go with it), set learner.gradient_checkpointing=true, lower "
-            "rollout.gpu_memory_utilization where they share a GPU, or spread the weights over ranks with learner.shard_base"
-        )
-
-
-def _smallest(plan: GpuPlan) -> str:
-    return f"{plan.gpu.name} (the smallest GPU: any part may be placed on it)"
-
-
-def _sum(memory: Memory) -> str:
-    return " + ".join(f"{name} {gib:.1f}" for name, gib in memory.parts.items()) + f" = {memory.total:.1f} GiB"
-
-
 def _growth_advice(config: Config, nodes: Sequence[PlannedNode]) -> list[str]:
     """Advice on how far the pools can grow on these machines, after all parts have started."""
     rollout, grader = config.rollout, config.grader
@@ -217,54 +176,3 @@ def _growth(part: str, key: str, wanted: int | None, fitting: int) -> list[str]:
         return []
     rest = "" if fitting == wanted else " at most; more start when machines join"
     return [f"{key}={wanted}: there is room for {count(fitting, part)}{rest}."]
-
-
-def _memory_advice(config: Config, plan: GpuPlan) -> list[str]:
-    advice = []
-    wanted = config.rollout.max_concurrent_requests
-    if plan.sampler is not None and plan.sampler.num_sequences < FEW_SEQUENCES * wanted:
-        advice.append(
-            f"The KV cache holds {plan.sampler.num_sequences:.0f} completions of full length, not the {wanted} of "
-            "rollout.max_concurrent_requests: raise rollout.gpu_memory_utilization, or lower the latter."
-        )
-    if plan.learner is not None and plan.learner.total < plan.learner.limit / 3:
-        times = int((plan.learner.limit - 2) / plan.learner.total)
-        advice.append(
-            f"The learner takes {plan.learner.total:.0f} of {plan.learner.limit:.0f} GiB: learner.micro_batch_tokens could be "
-            f"{times}x as large, with fewer passes."
-        )
-    return advice
-
-
-def _pace_advice(config: Config, speed: Pace | None) -> list[str]:
-    if speed is None:
-        return ["No pace is estimated: the data sheet of these GPUs is not known here."]
-    advice = []
-    if speed.bottleneck == "learning":
-        advice.append(
-            f"The learner is the bottleneck: sampling takes {speed.sampling:.1f} s of a step, learning {speed.learning:.1f} s. "
-            "Add ranks (learner.num_ranks) before samplers."
-        )
-    elif speed.bottleneck == "sampling":
-        balanced = math.ceil(config.rollout.num_samplers * speed.sampling / max(speed.learning, speed.grading))
-        advice.append(
-            f"The samplers are the bottleneck: sampling takes {speed.sampling:.1f} s of a step, learning {speed.learning:.1f} s. "
-            f"{count(balanced, 'sampler')} would keep pace."
-        )
-    else:
-        advice.append(
-            f"The graders may be the bottleneck: up to {speed.grading:.1f} s of a step. Add graders and machines for them."
-        )
-    # With more samplers fewer completions run on each, which is hardly faster.
-    if speed.overlaps and speed.sampling < BUSY_SHARE * speed.step and config.rollout.num_samplers > 1:
-        fewer = math.ceil(config.rollout.num_samplers * speed.sampling / speed.step / BUSY_SHARE)
-        advice.append(f"{count(fewer, 'sampler')} would do, with more concurrent completions on each.")
-    rollouts = max(speed.sampling, speed.grading)
-    if not speed.overlaps and min(rollouts, speed.learning) > 0.2 * speed.step:
-        advice.append(
-            "Samplers and learner wait for one another: with loop.max_staleness=1 they work at the same time."
-        )
-    enough = math.ceil(config.grader.num_graders * speed.grading / speed.step / BUSY_SHARE)
-    if enough < config.grader.num_graders:
-        advice.append(f"{count(enough, 'grader')} would do.")
-    return advice

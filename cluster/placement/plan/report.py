@@ -7,10 +7,12 @@ from rich.table import Table
 from cluster.config.config import Config
 from cluster.config.model_path import check_model_path, model_path
 from cluster.console import count, output
+from cluster.errors import ResourcesError
+from cluster.placement.plan.gpu_plan import GpuPlan
 from cluster.placement.plan.machines import Machine
 from cluster.placement.plan.memory import Memory
 from cluster.placement.plan.model_shape import shape_of, trainable_adapter
-from cluster.placement.plan.places import GpuPlan, Plan, PlannedNode, make_plan
+from cluster.placement.plan.places import Plan, PlannedNode, make_plan
 
 
 def plan_and_report(config: Config, machines: Sequence[Machine]) -> int:
@@ -23,6 +25,8 @@ def plan_and_report(config: Config, machines: Sequence[Machine]) -> int:
     size = trainable_adapter(config)
     print_plan(plan)
     output().print(str(size), soft_wrap=True, highlight=False, markup=False)
+    if plan.shortages:
+        raise ResourcesError("by these estimates " + "; ".join(plan.shortages))
     return 0
 
 
@@ -36,6 +40,10 @@ def print_plan(plan: Plan) -> None:
             console.print(_pace_line(plan.on_gpus), soft_wrap=True, highlight=False)
     elif any(node.machine.num_gpus for node in plan.nodes):
         console.print("No part uses a GPU of known memory: memory and pace are not estimated.", highlight=False)
+    if plan.filled_in is not None:
+        console.print(plan.filled_in, soft_wrap=True, highlight=False)
+    for line in plan.shortages:
+        console.print(f"- Does not fit, by estimate: {line}.", soft_wrap=True, highlight=False)
     for line in plan.advice:
         console.print(f"- {line}", soft_wrap=True, highlight=False)
 
@@ -66,7 +74,7 @@ def _others(node: PlannedNode) -> str:
 
 
 def _memory_table(plan: GpuPlan) -> Table:
-    table = Table(title=f"Memory of one {plan.gpu.name} ({plan.gpu.gib:g} GiB), estimated in GiB")
+    table = Table(title=f"Memory of one {plan.gpu.name} ({plan.gib:.1f} GiB), estimated in GiB", caption=_sharing(plan))
     table.add_column("")
     columns: list[tuple[str, Memory]] = []
     if plan.sampler is not None:
@@ -84,6 +92,19 @@ def _memory_table(plan: GpuPlan) -> Table:
     table.add_section()
     table.add_row("may take", *(f"{memory.limit:.1f}" for _, memory in columns))
     return table
+
+
+def _sharing(plan: GpuPlan) -> str | None:
+    """A line on the parts that share a GPU; None if none do."""
+    if plan.sampler is None:
+        return None
+    number, limit = plan.samplers_with_learner, plan.sampler.limit
+    if plan.learner is not None and number:
+        samplers = count(number, "sampler")
+        left = f"{plan.gib:.1f} - {number} x {limit:.1f} = {plan.learner.limit:.1f}"
+        return f"The learner shares its GPU with {samplers}: {left} are left."
+    number = plan.samplers_together
+    return f"{number} samplers share a GPU: {number} x {limit:.1f} = {number * limit:.1f}." if number > 1 else None
 
 
 def _pace_line(plan: GpuPlan) -> str:

@@ -78,6 +78,7 @@ def _print_marked(plan: Plan) -> None:
     page = io.StringIO()
     with contextlib.redirect_stdout(page):
         print_plan(plan)
+    # Estimates do not refuse a run; print_plan shows them as warnings.
     for line in page.getvalue().splitlines():
         print(f"{PREFIX}{line}")
 

@@ -1,6 +1,7 @@
 """The plan of a run: sizes of models, memory, placement, and refusals."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from cluster.placement.plan.memory import GIB, learner_memory, sampler_memory
 from cluster.placement.plan.model_shape import shape_from
 from cluster.placement.plan.pace import Pace, pace
 from cluster.placement.plan.places import make_plan
+from cluster.placement.plan.sharing import kv_cache_memory_bytes, samplers_per_gpu
 
 QWEN_1_5B = {
     "model_type": "qwen2",
@@ -27,6 +29,17 @@ QWEN_1_5B = {
     "tie_word_embeddings": True,
 }
 SHAPE = shape_from(QWEN_1_5B)
+QWEN_7B = {
+    "model_type": "qwen2",
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "num_hidden_layers": 28,
+    "vocab_size": 152064,
+    "tie_word_embeddings": False,
+}
+SHAPE_7B = shape_from(QWEN_7B)
 CONFIGS = Path(__file__).parents[3] / "configs"
 SPLIT = ("tensor_parallel_size=2", "gpus_per_sampler=1", "gpu_memory_utilization=0.45")
 ONE_GPU, CLUSTER = CONFIGS / "qwen1.5b-1gpu.yaml", CONFIGS / "cluster.yaml"
@@ -109,15 +122,87 @@ def test_one_gpu_of_24_gib_holds_sampler_and_learner() -> None:
     assert plan.on_gpus.learner.limit == pytest.approx(24 * 0.55)
 
 
-def test_a_learner_that_does_not_fit_is_refused_with_the_sum() -> None:
-    config = config_of(ONE_GPU, "gradient_checkpointing=false")
-    with pytest.raises(ResourcesError, match=r"weights 2\.9 \+ .* GiB, and has 13\.2 GiB.*micro_batch_tokens"):
-        make_plan(config, SHAPE, parse_machines(["cpus=16,gpus=1,gpu_gib=24"]))
+def test_a_learner_that_does_not_fit_by_estimate_is_reported_with_the_sum_and_not_refused() -> None:
+    config = config_of(ONE_GPU, "gradient_checkpointing=false", "micro_batch_tokens=8192")
+    plan = make_plan(config, SHAPE, parse_machines(["cpus=16,gpus=1,gpu_gib=24"]))
+    (line,) = plan.shortages
+    assert re.search(
+        r"weights 2\.9 \+ .* GiB, and has 24\.0 - 1 x 10\.8 \(1 sampler\) = 13\.2 GiB.*micro_batch_tokens", line
+    )
 
 
-def test_a_sampler_without_room_for_one_completion_is_refused() -> None:
-    with pytest.raises(ResourcesError, match="a sampler does not fit"):
-        make_plan(config_of(ONE_GPU), SHAPE, parse_machines(["cpus=16,gpus=1,gpu_gib=12"]))
+def test_a_sampler_without_space_for_one_completion_is_reported() -> None:
+    plan = make_plan(config_of(ONE_GPU), SHAPE, parse_machines(["cpus=16,gpus=1,gpu_gib=12"]))
+    assert "a sampler does not fit" in plan.shortages[0]
+
+
+def test_every_sampler_on_the_learners_gpu_is_subtracted_from_what_the_learner_has() -> None:
+    config = config_of(None, "num_samplers=2")
+    plan = make_plan(config, SHAPE, parse_machines(["cpus=16,gpus=1,gpu=H100"]))
+    assert (plan.config.rollout.gpus_per_sampler, plan.config.learner.gpus) == (0.33, 0.33)
+    found = plan.on_gpus
+    assert found is not None and found.learner is not None and found.sampler is not None
+    assert (found.samplers_with_learner, found.samplers_together) == (2, 2)
+    assert found.sampler.limit == pytest.approx(0.28 * 79.1, abs=0.1)
+    assert found.learner.limit == pytest.approx(34.7, abs=0.1)  # 79.1 - 2 x 22.2
+    # Samplers that start later take their share of the same GPU.
+    grown = config_of(None, "max_samplers=3", "gpus_per_sampler=0.2", "learner.gpus=0.4")
+    assert samplers_per_gpu(grown, next_to_learner=True) == 3
+    assert samplers_per_gpu(config_of(CLUSTER), next_to_learner=True) == 0
+
+
+def test_samplers_that_take_more_than_their_gpu_together_are_reported() -> None:
+    config = config_of(None, "num_samplers=2", "gpus_per_sampler=0.5", "learner.gpus=1", "gpu_memory_utilization=0.85")
+    plan = make_plan(config, SHAPE, parse_machines(["cpus=16,gpus=2,gpu=H100"]))
+    (line,) = plan.shortages
+    assert re.search(r"2 samplers may share a H100 .* take 2 x 67\.2 = 134\.5 of 79\.1 GiB.*at most 0\.5,", line)
+
+
+def test_samplers_that_share_a_gpu_get_an_explicit_kv_cache_unless_one_is_set() -> None:
+    machines = parse_machines(["cpus=16,gpus=1,gpu=H100"])
+    plan = make_plan(config_of(None, "num_samplers=2"), SHAPE, machines)
+    assert plan.on_gpus is not None and plan.on_gpus.sampler is not None
+    filled = plan.config.rollout.kv_cache_memory_bytes
+    assert filled is not None
+    assert filled == pytest.approx(plan.on_gpus.sampler.cache * GIB, abs=1)
+    assert plan.filled_in is not None and f"rollout.kv_cache_memory_bytes={filled}" in plan.filled_in
+    # With the explicit cache an engine takes as much as its share of the memory.
+    assert sampler_memory(plan.config, SHAPE, 79.1).total + filled / GIB == pytest.approx(plan.on_gpus.sampler.limit)
+    set_by_hand = make_plan(config_of(None, "num_samplers=2", "kv_cache_memory_bytes=2000000000"), SHAPE, machines)
+    assert set_by_hand.config.rollout.kv_cache_memory_bytes == 2_000_000_000
+    assert set_by_hand.on_gpus is not None and set_by_hand.on_gpus.sampler is not None
+    assert set_by_hand.on_gpus.sampler.cache == pytest.approx(2e9 / GIB)
+    alone = make_plan(config_of(CLUSTER), SHAPE, parse_machines(["cpus=96,gpus=9,gpu=H100"]))
+    assert alone.config.rollout.kv_cache_memory_bytes is None
+
+
+def test_an_engine_that_seems_too_large_for_its_share_still_gets_one_completion() -> None:
+    config = config_of(ONE_GPU)
+    size = kv_cache_memory_bytes(config, SHAPE, 12.0)
+    assert size == (704 + 512 + 64) * SHAPE.cache_bytes_per_token("bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("settings", "machine", "words"),
+    [
+        ((), "cpus=16,gpus=1,gpu=RTX4090", r"cannot fit on 1 GPU with 23\.6 GiB: .* 1 x 14\.3 .* \+ 1 x 14\.8"),
+        (("num_samplers=2", "gpus_per_sampler=0.3", "learner.gpus=0.3"), "cpus=16,gpus=1,gpu_gib=40", r" 2 x 14\.3"),
+        (("learner.gpus=0",), "cpus=16,gpus=1,gpu_gib=12", r"a sampler cannot run .* exceed the 10\.2 GiB"),
+        (("gpus_per_sampler=0",), "cpus=16,gpus=1,gpu_gib=12", r"the learner cannot run on these GPUs: .* 14\.8 GiB"),
+        (("kv_cache_memory_bytes=1000",), "cpus=16,gpus=1,gpu=H100", r"kv_cache_memory_bytes=1000 is less than one"),
+    ],
+)
+def test_weights_and_caches_that_no_gpu_can_hold_are_refused(
+    settings: tuple[str, ...], machine: str, words: str
+) -> None:
+    with pytest.raises(ResourcesError, match=words):
+        make_plan(config_of(None, *settings), SHAPE_7B, parse_machines([machine]))
+
+
+def test_nothing_is_refused_by_memory_while_the_memory_of_a_gpu_is_unknown() -> None:
+    unknown = Machine(name="b", cpus=16, num_gpus=1, gpu=Gpu(name="Z9", gib=None))
+    plan = make_plan(config_of(None), SHAPE_7B, [*parse_machines(["cpus=16,gpus=1,gpu=RTX4090"]), unknown])
+    assert plan.shortages
 
 
 def test_on_many_machines_every_part_has_a_place_and_graders_keep_off_the_gpus() -> None:

@@ -8,7 +8,7 @@ from cluster.errors import ResourcesError
 from cluster.placement.plan.machines import Machine
 from cluster.placement.plan.model_shape import shape_of
 from cluster.placement.plan.places import make_plan
-from cluster.placement.ray_cluster import fitted_shares, place
+from cluster.placement.ray_cluster import filled_in, place
 
 
 def config(*overrides: str) -> Config:
@@ -131,7 +131,7 @@ def test_shares_of_cores_that_nobody_set_fit_a_small_machine(cores: float, overr
     placed = place(wanted, {"CPU": cores}, num_machines=1)
     assert 0.99 * cores < cores_of(placed) <= cores
     assert (placed.learner.cpus == 0.6) == ("learner.cpus=0.6" in overrides)
-    said = fitted_shares(wanted, placed)
+    said = filled_in(wanted, placed)
     assert said and f"rollout.cpus_per_sampler={placed.rollout.cpus_per_sampler:g}" in said
     plan = make_plan(wanted, shape_of(str(tiny_model_path())), [Machine(name="laptop", cpus=cores)])
     assert plan.config == placed
@@ -141,7 +141,7 @@ def test_shares_of_cores_that_nobody_set_fit_a_small_machine(cores: float, overr
 def test_a_machine_with_cores_enough_leaves_the_shares_as_they_are() -> None:
     placed = place(config(), {"CPU": 2.5}, num_machines=1)
     assert cores_of(placed) == 2.5
-    assert fitted_shares(config(), placed) is None
+    assert filled_in(config(), placed) is None
 
 
 def test_shares_of_cores_that_were_set_are_kept_or_refused_by_key() -> None:
@@ -156,7 +156,7 @@ def test_shares_are_not_fitted_to_the_sum_of_several_machines() -> None:
         place(config(), {"CPU": 2.0}, num_machines=2)
 
 
-def test_fitted_shares_are_no_part_of_what_a_run_keeps() -> None:
+def test_filled_in_are_no_part_of_what_a_run_keeps() -> None:
     plain = yaml.safe_load(dump_yaml(config("learner.cpus=0.5")))
     assert plain["learner"]["cpus"] == 0.5
     assert "cpus_per_sampler" not in plain["rollout"]

@@ -1,0 +1,64 @@
+"""Advice on the memory and the pace of a planned run."""
+
+import math
+
+from cluster.config.config import Config
+from cluster.console import count
+from cluster.placement.plan.gpu_plan import GpuPlan
+from cluster.placement.plan.pace import Pace
+
+FEW_SEQUENCES = 0.5  # of max_concurrent_requests; a smaller KV cache limits an engine's throughput
+BUSY_SHARE = 0.5  # of a step; fewer replicas of a part would do if it is busy for less
+
+
+def memory_advice(config: Config, plan: GpuPlan) -> list[str]:
+    """Lines on memory that is too small or unused."""
+    advice = []
+    wanted = config.rollout.max_concurrent_requests
+    if plan.sampler is not None and plan.sampler.num_sequences < FEW_SEQUENCES * wanted:
+        advice.append(
+            f"The KV cache holds {plan.sampler.num_sequences:.0f} completions of full length, not the {wanted} of "
+            "rollout.max_concurrent_requests: raise rollout.gpu_memory_utilization, or lower the latter."
+        )
+    if plan.learner is not None and plan.learner.total < plan.learner.limit / 3:
+        times = int((plan.learner.limit - 2) / plan.learner.total)
+        advice.append(
+            f"The learner takes {plan.learner.total:.0f} of {plan.learner.limit:.0f} GiB: learner.micro_batch_tokens could be "
+            f"{times}x as large, with fewer passes."
+        )
+    return advice
+
+
+def pace_advice(config: Config, speed: Pace | None) -> list[str]:
+    """Lines on the bottleneck of a step and on parts that are too many."""
+    if speed is None:
+        return ["No pace is estimated: the data sheet of these GPUs is not known here."]
+    advice = []
+    if speed.bottleneck == "learning":
+        advice.append(
+            f"The learner is the bottleneck: sampling takes {speed.sampling:.1f} s of a step, learning {speed.learning:.1f} s. "
+            "Add ranks (learner.num_ranks) before samplers."
+        )
+    elif speed.bottleneck == "sampling":
+        balanced = math.ceil(config.rollout.num_samplers * speed.sampling / max(speed.learning, speed.grading))
+        advice.append(
+            f"The samplers are the bottleneck: sampling takes {speed.sampling:.1f} s of a step, learning {speed.learning:.1f} s. "
+            f"{count(balanced, 'sampler')} would keep pace."
+        )
+    else:
+        advice.append(
+            f"The graders may be the bottleneck: up to {speed.grading:.1f} s of a step. Add graders and machines for them."
+        )
+    # With more samplers fewer completions run on each, which is hardly faster.
+    if speed.overlaps and speed.sampling < BUSY_SHARE * speed.step and config.rollout.num_samplers > 1:
+        fewer = math.ceil(config.rollout.num_samplers * speed.sampling / speed.step / BUSY_SHARE)
+        advice.append(f"{count(fewer, 'sampler')} would do, with more concurrent completions on each.")
+    rollouts = max(speed.sampling, speed.grading)
+    if not speed.overlaps and min(rollouts, speed.learning) > 0.2 * speed.step:
+        advice.append(
+            "Samplers and learner wait for one another: with loop.max_staleness=1 they work at the same time."
+        )
+    enough = math.ceil(config.grader.num_graders * speed.grading / speed.step / BUSY_SHARE)
+    if enough < config.grader.num_graders:
+        advice.append(f"{count(enough, 'grader')} would do.")
+    return advice
