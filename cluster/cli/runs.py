@@ -123,6 +123,7 @@ def _plan_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _plan(options: argparse.Namespace) -> int:
     from cluster.config.load import load_config
+    from cluster.placement.gpu_facts import gpus_of_nodes
     from cluster.placement.plan.machines import machines_of, parse_machines, this_machine
     from cluster.placement.plan.report import plan_and_report
     from cluster.placement.ray_address import find_cluster
@@ -134,7 +135,7 @@ def _plan(options: argparse.Namespace) -> int:
     if find_cluster(note) is None:
         return plan_and_report(config, [this_machine()])
     with ray_cluster(note) as cluster:
-        return plan_and_report(config, machines_of(cluster.nodes))
+        return plan_and_report(config, machines_of(cluster.nodes, gpus_of_nodes(cluster.nodes)))
 
 
 SCALE_HELP = """\

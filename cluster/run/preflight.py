@@ -10,6 +10,7 @@ from cluster.config.model_path import check_model_path, model_path
 from cluster.console import View
 from cluster.errors import CaravanError, ConfigError, ModelError, RunFolderError
 from cluster.ledger.run_folder import RunFolder
+from cluster.placement.gpu_facts import gpus_of_nodes
 from cluster.placement.plan.gpu_plan import require_fit
 from cluster.placement.plan.machines import machines_of
 from cluster.placement.plan.model_shape import shape_of, trainable_adapter
@@ -117,9 +118,12 @@ def place_run(config: Config, cluster: Cluster, view: View) -> Config:
 
 def _placed(config: Config, cluster: Cluster, view: View) -> Config:
     placed = place(config, cluster.resources, num_machines=cluster.num_machines)
-    machines = machines_of(cluster.nodes)
-    if not any(machine.gpu is not None for machine in machines):
+    if not cluster.resources.get("GPU"):
         return placed
+    gpus = gpus_of_nodes(cluster.nodes)
+    for reason in {one.error for one in gpus.values() if one.error}:
+        view.warn(f"GPU memory is not checked: {reason}")
+    machines = machines_of(cluster.nodes, gpus)
     try:
         shape = shape_of(model_path(config))
     except ModelError as error:

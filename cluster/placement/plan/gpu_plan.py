@@ -7,8 +7,8 @@ from cluster.config.config import Config
 from cluster.console import count
 from cluster.errors import ResourcesError
 from cluster.placement.plan.machines import Gpu, Machine
-from cluster.placement.plan.memory import GIB, Memory, SamplerMemory, learner_memory, sampler_memory
-from cluster.placement.plan.model_shape import ModelShape
+from cluster.placement.plan.memory import Memory, SamplerMemory, learner_memory, sampler_memory
+from cluster.placement.plan.model_shape import GIB, ModelShape
 from cluster.placement.plan.pace import Pace, pace
 from cluster.placement.plan.sharing import samplers_per_gpu
 

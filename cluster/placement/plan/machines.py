@@ -1,13 +1,14 @@
 """The machines of a cluster, real or planned: cores, GPUs, and the GPUs' data sheets."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from cluster.errors import ConfigError
+from cluster.placement.gpu_facts import GpuFacts, MachineGpus, gpus_of_this_machine
 from cluster.placement.local_ray import num_cores
-
-ACCELERATOR = "accelerator_type:"  # prefix of the resource by which Ray names a machine's GPUs
+from cluster.placement.plan.model_shape import GIB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,19 +23,24 @@ class Gpu:
 
 GPUS = {
     gpu.name: gpu
-    for gpu in (  # NVIDIA's data sheets; GiB as the driver reports them
+    for gpu in (  # NVIDIA's data sheets; GiB as the driver reports them, or 98.5% of the data sheet's
+        Gpu(name="B200", gib=178.3, tflops=2250, tb_per_second=7.7),
+        Gpu(name="GH200", gib=94.5, tflops=989, tb_per_second=4.0),
         Gpu(name="H200", gib=139.8, tflops=989, tb_per_second=4.8),
         Gpu(name="H100", gib=79.1, tflops=989, tb_per_second=3.35),
+        Gpu(name="H100-NVL", gib=93.1, tflops=835, tb_per_second=3.9),
+        Gpu(name="H20", gib=95.0, tflops=148, tb_per_second=4.0),
         Gpu(name="A100-80G", gib=79.2, tflops=312, tb_per_second=2.0),
         Gpu(name="A100", gib=39.4, tflops=312, tb_per_second=1.56),
         Gpu(name="L40S", gib=44.5, tflops=362, tb_per_second=0.86),
+        Gpu(name="A40", gib=44.4, tflops=150, tb_per_second=0.7),
         Gpu(name="A10G", gib=22.1, tflops=70, tb_per_second=0.6),
         Gpu(name="L4", gib=22.0, tflops=121, tb_per_second=0.3),
         Gpu(name="RTX4090", gib=23.6, tflops=165, tb_per_second=1.01),
         Gpu(name="RTX3090", gib=23.6, tflops=71, tb_per_second=0.94),
     )
 }
-"""Name -> data sheet; the names are those of Ray, if it has one."""
+"""Name -> data sheet: the names that ``--machine`` accepts, and the speed of GPUs of that model."""
 
 _KNOWN = {name.upper(): gpu for name, gpu in GPUS.items()}
 
@@ -67,9 +73,13 @@ def parse_machines(texts: Sequence[str]) -> list[Machine]:
     return machines
 
 
-def machines_of(nodes: Sequence[Mapping[str, Any]]) -> list[Machine]:
-    """The machines of a Ray cluster, from ``ray.nodes()``."""
-    return [_machine_of(node) for node in nodes if node["Alive"]]
+def machines_of(nodes: Sequence[Mapping[str, Any]], gpus: Mapping[str, MachineGpus]) -> list[Machine]:
+    """The machines of a Ray cluster, from ``ray.nodes()`` and the GPUs of each node by its id."""
+    return [
+        _machine(node["NodeManagerAddress"], node["Resources"], gpus.get(node["NodeID"], MachineGpus()))
+        for node in nodes
+        if node["Alive"]
+    ]
 
 
 def this_machine() -> Machine:
@@ -78,9 +88,9 @@ def this_machine() -> Machine:
 
     manager, num_gpus = ResourceAndLabelSpec._get_current_node_accelerator(None, {})
     resources: dict[str, float] = {"CPU": num_cores()}
-    if manager and manager.get_resource_name() == "GPU" and num_gpus:
-        resources |= {"GPU": num_gpus, f"{ACCELERATOR}{manager.get_current_node_accelerator_type()}": 1}
-    return _machine_of({"NodeManagerAddress": "this machine", "Resources": resources})
+    if not (manager and manager.get_resource_name() == "GPU" and num_gpus):
+        return _machine("this machine", resources, MachineGpus())
+    return _machine("this machine", resources | {"GPU": num_gpus}, gpus_of_this_machine())
 
 
 def totals(machines: Sequence[Machine]) -> dict[str, float]:
@@ -91,16 +101,25 @@ def totals(machines: Sequence[Machine]) -> dict[str, float]:
     }
 
 
-def _machine_of(node: Mapping[str, Any]) -> Machine:
-    resources: Mapping[str, float] = node["Resources"]
+def _machine(name: str, resources: Mapping[str, float], found: MachineGpus) -> Machine:
     num_gpus = int(resources.get("GPU", 0))
-    kind = next((name.removeprefix(ACCELERATOR) for name in resources if name.startswith(ACCELERATOR)), "unknown kind")
-    return Machine(
-        name=node["NodeManagerAddress"],
-        cpus=resources.get("CPU", 0.0),
-        num_gpus=num_gpus,
-        gpu=GPUS.get(kind, Gpu(name=kind, gib=None)) if num_gpus else None,
-    )
+    gpu = Gpu(name="GPU", gib=None) if num_gpus else None
+    if num_gpus and len(found.gpus) >= num_gpus:
+        # A GPU that is hidden from Ray is the smaller one, for a display.
+        used = sorted(found.gpus, key=lambda one: -one.total_bytes)[:num_gpus]
+        gpu = _gpu_of(used[-1])
+    return Machine(name=name, cpus=resources.get("CPU", 0.0), num_gpus=num_gpus, gpu=gpu)
+
+
+def _gpu_of(facts: GpuFacts) -> Gpu:
+    """A GPU with its own memory; its speed is that of the data sheet of its model, if it is known here."""
+    gib = facts.total_bytes / GIB
+    words = re.findall(r"[A-Z0-9]+", facts.name.upper())
+    names = {"".join(words[start:end]) for start in range(len(words)) for end in range(start + 1, len(words) + 1)}
+    # The variants of a model (A100, A100-80G) differ in their memory.
+    sheets = [sheet for sheet in GPUS.values() if sheet.name.split("-")[0] in names]
+    nearest = min(sheets, key=lambda sheet: abs((sheet.gib or 0.0) - gib), default=Gpu(name="", gib=None))
+    return replace(nearest, name=facts.name.removeprefix("NVIDIA "), gib=gib)
 
 
 def _values(text: str) -> dict[str, str]:

@@ -8,10 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cluster.config.config import Config
-from cluster.placement.plan.model_shape import BYTES, ModelShape
+from cluster.placement.plan.model_shape import BYTES, GIB, ModelShape
 from rollout.environment import engine_arguments
 
-GIB = 1024**3
 RUNTIME_GIB = 1.0  # CUDA context and library workspaces of each process
 GRAPHS_GIB = 1.0  # CUDA graphs of an engine
 PASS_TOKENS = 8192  # most tokens that vLLM prefills in one pass

@@ -14,6 +14,7 @@ from rollout.weight_sync_modes import weight_sync_mode
 if TYPE_CHECKING:
     from learner.training.targets import AdapterSize
 
+GIB = 1024**3
 BYTES = {"float32": 4, "bfloat16": 2}
 
 

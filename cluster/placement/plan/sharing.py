@@ -4,8 +4,8 @@ import math
 
 from cluster.actors.resources import ROUNDING
 from cluster.config.config import Config
-from cluster.placement.plan.memory import GIB, sampler_memory
-from cluster.placement.plan.model_shape import ModelShape
+from cluster.placement.plan.memory import sampler_memory
+from cluster.placement.plan.model_shape import GIB, ModelShape
 
 BLOCK_TOKENS = 64  # largest block of vLLM's KV cache on a GPU; a completion takes whole blocks
 

@@ -14,19 +14,19 @@ from cluster.config.config import Config
 from cluster.config.load import load_config
 from cluster.config.model_path import check_model_path, is_folder, model_path
 from cluster.errors import CaravanError
+from cluster.placement.gpu_facts import gpus_of_nodes
+from cluster.placement.nodes import ask_nodes
 from cluster.placement.plan.machines import machines_of
 from cluster.placement.plan.model_shape import shape_of, trainable_adapter
 from cluster.placement.plan.places import Plan, make_plan
 from cluster.placement.plan.report import print_plan
 from cluster.placement.ray_cluster import Cluster, ray_cluster
-from cluster.placement.submit.node import NodeFacts, inspect_node, missing_on_nodes
+from cluster.placement.submit.node import inspect_node, missing_on_nodes
 from cluster.placement.submit.persistent import require_persistent
 from cluster.problems.dataset_sources import missing_file
 
 PREFIX = "caravan| "
 REFUSED = "refused: "
-NODE_SECONDS = 300.0
-"""Time for a node to receive the working directory, start a process and build the grader's programs."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -46,7 +46,8 @@ def main(arguments: Sequence[str]) -> int:
 def _check(config: Config, cluster: Cluster) -> list[str]:
     """Print the plan, and return the reasons against the run."""
     refusals = []
-    machines = machines_of(cluster.nodes)
+    nodes = [node for node in cluster.nodes if node["Alive"]]
+    machines = machines_of(nodes, gpus_of_nodes(nodes))
     data = config.data.dataset
     if missing_file(data):
         refusals.append(
@@ -63,7 +64,7 @@ def _check(config: Config, cluster: Cluster) -> list[str]:
         return [*refusals, str(error)]
     _print_marked(plan)
     _require_writable(config.run.folder, cluster.logs.parents[1])
-    facts = _inspect_nodes(plan, cluster)
+    facts = ask_nodes(nodes, inspect_node, plan.config)
     return [*refusals, *missing_on_nodes(plan.config, list(zip(machines, facts, strict=True)))]
 
 
@@ -94,26 +95,6 @@ def _require_writable(folder: Path, temporary: Path) -> None:
             f"run.folder={folder} cannot be written on the head of the cluster: {error.strerror}; give another folder, or "
             "change its rights"
         ) from None
-
-
-def _inspect_nodes(plan: Plan, cluster: Cluster) -> list[NodeFacts]:
-    """The facts of each living node, in the order of ``cluster.nodes``."""
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    look = ray.remote(num_cpus=0, max_retries=0)(inspect_node)
-    calls = [
-        look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node_id=node["NodeID"], soft=False)).remote(
-            plan.config
-        )
-        for node in cluster.nodes
-        if node["Alive"]
-    ]
-    try:
-        return list(ray.get(calls, timeout=NODE_SECONDS))
-    except (ray.exceptions.GetTimeoutError, ray.exceptions.RayError) as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise CaravanError(f"a node of the cluster does not answer within {NODE_SECONDS:g} s: {reason}") from error
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,11 @@ from cluster.cli.main import main
 from cluster.config.config import Config
 from cluster.config.load import load_config
 from cluster.errors import ConfigError, ModelError, ResourcesError
+from cluster.placement.gpu_facts import GpuFacts, MachineGpus
 from cluster.placement.local_ray import num_cores
 from cluster.placement.plan.machines import GPUS, Gpu, Machine, machines_of, parse_machines, this_machine
-from cluster.placement.plan.memory import GIB, learner_memory, sampler_memory
-from cluster.placement.plan.model_shape import shape_from
+from cluster.placement.plan.memory import learner_memory, sampler_memory
+from cluster.placement.plan.model_shape import GIB, shape_from
 from cluster.placement.plan.pace import Pace, pace
 from cluster.placement.plan.places import make_plan
 from cluster.placement.plan.sharing import kv_cache_memory_bytes, samplers_per_gpu
@@ -324,17 +326,18 @@ def test_more_ranks_and_more_samplers_shorten_their_own_part() -> None:
     assert pace(config, SHAPE, Gpu(name="?", gib=80), sampler_memory(config, SHAPE, 80), grading_cpus=1) is None
 
 
-def test_machines_are_read_from_what_ray_says() -> None:
-    nodes = [
-        {"Alive": True, "NodeManagerAddress": "10.0.0.1", "Resources": {"CPU": 8.0, "GPU": 2.0, "accelerator_type:H100": 1}},
-        {"Alive": True, "NodeManagerAddress": "10.0.0.2", "Resources": {"CPU": 4.0}},
-        {"Alive": False, "NodeManagerAddress": "10.0.0.3", "Resources": {"CPU": 4.0}},
-        {"Alive": True, "NodeManagerAddress": "10.0.0.4", "Resources": {"CPU": 4.0, "GPU": 1.0, "accelerator_type:Z9": 1}},
-    ]  # fmt: skip
-    assert machines_of(nodes) == [
-        Machine(name="10.0.0.1", cpus=8, num_gpus=2, gpu=GPUS["H100"]),
+def test_machines_are_read_from_ray_and_their_gpus_from_the_driver() -> None:
+    def node(name: str, alive: bool = True, **resources: float) -> dict[str, object]:
+        return {"Alive": alive, "NodeManagerAddress": f"10.0.0.{name}", "NodeID": name, "Resources": resources}
+
+    nodes = [node("1", CPU=8, GPU=2), node("2", CPU=4), node("3", alive=False, CPU=4), node("4", CPU=4, GPU=1)]
+    h100 = GpuFacts(name="NVIDIA H100 PCIe", total_bytes=79 * GIB, driver="580.1", compute_capability=(9, 0))
+    gpus = {"1": MachineGpus(gpus=(h100, h100)), "4": MachineGpus(error="no driver")}
+    speed = GPUS["H100"]
+    assert machines_of(nodes, gpus) == [
+        Machine(name="10.0.0.1", cpus=8, num_gpus=2, gpu=replace(speed, name="H100 PCIe", gib=79.0)),
         Machine(name="10.0.0.2", cpus=4),
-        Machine(name="10.0.0.4", cpus=4, num_gpus=1, gpu=Gpu(name="Z9", gib=None)),
+        Machine(name="10.0.0.4", cpus=4, num_gpus=1, gpu=Gpu(name="GPU", gib=None)),
     ]
 
 
