@@ -1,5 +1,6 @@
 """Comparison of an adapter with vLLM's layers, on stand-ins of these layers."""
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -80,14 +81,22 @@ def shown(layers: dict[str, Any], tmp_path: Path) -> Show:
     """Asks the worker that has these layers about an adapter of the given factors, by name."""
 
     def show(
-        weights: Weights, *, mapper: Mapper | None = None, packed: dict[str, list[str]] | None = None
+        weights: Weights,
+        *,
+        mapper: Mapper | None = None,
+        packed: dict[str, list[str]] | None = None,
+        dtype: torch.dtype = torch.float32,
+        **config: object,
     ) -> tuple[list[str], list[str], list[str]]:
         save_file(
             {f"{PREFIX}{name}": tensor.contiguous() for name, tensor in weights.items()},
             tmp_path / "adapter_model.safetensors",
         )
+        (tmp_path / "adapter_config.json").write_text(json.dumps({"r": RANK, "lora_alpha": 2 * RANK, **config}))
         worker = BoundModules()
         manager = SimpleNamespace(
+            device=torch.device("cpu"),
+            lora_config=SimpleNamespace(lora_dtype=dtype),
             modules=layers,
             model=SimpleNamespace(hf_to_vllm_mapper=mapper),
             packed_modules_mapping=packed
@@ -220,7 +229,7 @@ def test_a_module_of_the_files_may_be_several_slices_of_a_layer(
     held_b = torch.cat([weights[f"{name}.lora_B.weight"] for name in names]).split(sizes)  # type: ignore[no-untyped-call]  # torch ships it untyped
     for index, owner in enumerate(owners):
         layer.lora_a_stacked[index][SLOT, 0] = weights[f"{owner}.lora_A.weight"]
-        layer.lora_b_stacked[index][SLOT, 0] = held_b[index]
+        layer.lora_b_stacked[index][SLOT, 0] = 2 * held_b[index]
     assert shown(weights, packed={"in_proj_qkvz": packed}) == (names, names, [])
     layer.lora_b_stacked[3][SLOT, 0, 0, 0] += 1
     assert shown(weights, packed={"in_proj_qkvz": packed})[2] == [names[-1]]
@@ -235,3 +244,100 @@ def test_a_fused_projection_of_the_files_is_one_part(shown: Show, layers: dict[s
     assert (named, differing) == (bound, [])
     layer.lora_b_stacked[0][SLOT, 0, 13] += 1
     assert shown(weights, packed={"qkv_proj": ["qkv_proj"]})[2] == named
+
+
+STEP = 5e-6  # an Adam step moves every weight by up to the learning rate
+Fault = Callable[[dict[str, Any], Weights], None]
+
+
+def vllm_load(layers: dict[str, Any], weights: Weights, scale: float) -> None:
+    """Load attention and MLP in bfloat16 as vLLM does: cast, scale B, copy."""
+    for packed, names in (("model.layers.0.self_attn.qkv_proj", QKV), (DOWN, (DOWN,))):
+        layer = layers[packed]
+        for stacked in ("lora_a_stacked", "lora_b_stacked"):
+            setattr(layer, stacked, tuple(each.bfloat16() for each in getattr(layer, stacked)))
+        load(layer, {name: tensor.bfloat16() for name, tensor in weights.items()}, names, scale)
+
+
+def moved(weights: Weights, distance: float) -> Weights:
+    """Return the weights some steps of Adam away: each B by ``distance`` in a direction of its own."""
+    return {
+        name: tensor + (distance * torch.randn_like(tensor).sign() if "lora_B" in name else 0)
+        for name, tensor in weights.items()
+    }
+
+
+def wrong(layers: dict[str, Any], weights: Weights) -> None:
+    vllm_load(layers, moved(weights, 2 * STEP), 2.0)
+
+
+def stale(layers: dict[str, Any], weights: Weights) -> None:
+    vllm_load(layers, moved(weights, STEP), 2.0)
+
+
+def scaled(layers: dict[str, Any], weights: Weights) -> None:
+    vllm_load(layers, weights, 1.0)
+
+
+def one_projection(layers: dict[str, Any], weights: Weights) -> None:
+    vllm_load(layers, weights, 2.0)
+    of_down = f"{DOWN}.lora_B.weight"
+    vllm_load(layers, weights | {of_down: moved(weights, STEP)[of_down]}, 2.0)
+
+
+@pytest.mark.parametrize("num_steps", [1, 1000])
+@pytest.mark.parametrize(
+    ("fault", "differing"),
+    [(wrong, {*QKV, DOWN}), (stale, {*QKV, DOWN}), (scaled, {*QKV, DOWN}), (one_projection, {DOWN})],
+)
+def test_a_single_small_step_in_bfloat16_is_a_difference(
+    shown: Show, layers: dict[str, Any], num_steps: int, fault: Fault, differing: set[str]
+) -> None:
+    size = (
+        96  # so many weights that some change in bfloat16, which a step after 1000 others is too small to do for each
+    )
+    layers["model.layers.0.self_attn.qkv_proj"], layers[DOWN] = linear(sizes=(size,) * 3), linear(sizes=(size,))
+    start = {
+        name: torch.randn_like(tensor) * (0.02 if "lora_A" in name else STEP * (num_steps - 1) / 2)
+        for module in (*QKV, DOWN)
+        for name, tensor in factors(module, size).items()
+    }
+    published = moved(start, STEP)
+    vllm_load(layers, published, 2.0)
+    assert shown(published, dtype=torch.bfloat16)[2] == []
+    fault(layers, published)
+    assert set(shown(published, dtype=torch.bfloat16)[2]) == differing
+
+
+def test_a_part_of_the_modules_is_not_the_adapter(shown: Show, layers: dict[str, Any], weights: Weights) -> None:
+    layers[DOWN].lora_a_stacked[0][SLOT] = layers[DOWN].lora_b_stacked[0][SLOT] = 0
+    named, bound, differing = shown(weights)
+    assert (set(named) - set(bound), differing) == ({DOWN}, [])
+
+
+@pytest.mark.parametrize(
+    ("config", "scale"),
+    [
+        ({"lora_alpha": 3}, 1.5),  # not a power of 2: B is rounded again
+        ({"lora_alpha": 3, "use_rslora": True}, 3 / 2**0.5),
+        ({"alpha_pattern": {"self_attn.[qkv]_proj": 5, "down_proj": 5}, "rank_pattern": {}}, 2.5),
+    ],
+)
+def test_the_scale_is_that_of_the_adapters_configuration(
+    shown: Show, layers: dict[str, Any], config: dict[str, object], scale: float
+) -> None:
+    weights = factors(DOWN) | factors(QKV[0]) | factors(QKV[1], 4) | factors(QKV[2], 4)
+    vllm_load(layers, weights, scale)
+    named, bound, differing = shown(weights, dtype=torch.bfloat16, **config)
+    assert (named, differing) == (bound, [])
+    assert shown(weights, dtype=torch.bfloat16)[2] == named
+
+
+def test_weights_in_the_padding_are_a_difference(shown: Show, layers: dict[str, Any], weights: Weights) -> None:
+    layers[DOWN] = linear(rank=RANK + 2)
+    for stacked, part in (("lora_a_stacked", (slice(RANK),)), ("lora_b_stacked", (slice(None), slice(RANK)))):
+        factor = weights[f"{DOWN}.lora_{stacked[5].upper()}.weight"]
+        getattr(layers[DOWN], stacked)[0][(SLOT, 0, *part)] = factor * (2 if "b_" in stacked else 1)
+    assert shown(weights)[2] == []
+    layers[DOWN].lora_a_stacked[0][SLOT, 0, RANK] = 1
+    assert shown(weights)[2] == [DOWN]

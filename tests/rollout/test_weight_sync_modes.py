@@ -1,8 +1,10 @@
 """Loading and verification of policies in each weight sync mode: real vLLM compared with transformers and peft."""
 
 import asyncio
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from cluster.types import Completion, GroupRequest, PolicyVersion
 from rollout.sampler import Sampler
 from rollout.settings import RolloutSettings
 from rollout.weight_sync import Adapter, BoundAdapter, Verification
+from rollout.weight_sync_modes import write_files
 from tests.rollout.conftest import MakeRequest, RunInLoop, TinyModel
 
 pytestmark = pytest.mark.slow
@@ -149,29 +152,30 @@ def test_weight_comparison_finds_differences_that_the_probe_prompt_misses(
     if mode == "merged":
         pytest.skip("the engine holds no adapter whose weights could be looked at")
 
-    async def scenario() -> tuple[Verification, BoundAdapter]:
+    async def scenario() -> tuple[Verification, list[BoundAdapter]]:
         verification = await sampler.load_policy(replace(policies[1], number=15), {15})
         assert sampler._mode and sampler._adapter_cache and sampler._engine
         adapter = sampler._mode.adapter(15)
         assert adapter is not None
-        nudged = edited(
-            policies[1], lambda name, tensor: tensor * (1.1 if "layers.0.mlp.up_proj.lora_A" in name else 1)
-        )
-        nudged = edited(nudged, lambda name, tensor: tensor + 1e-4 * ("layers.1.mlp.down_proj.lora_B" in name))
+        up, down = "layers.0.mlp.up_proj.lora_A", "layers.1.mlp.down_proj.lora_B"
+        nudged = edited(policies[1], lambda name, tensor: tensor * (1.1 if up in name else 1))
+        nudged = edited(nudged, lambda name, tensor: tensor + 1e-4 * (down in name))
+        a_step = edited(policies[1], lambda name, tensor: tensor + 5e-6 * ("lora_B" in name))
+        config = json.loads(policies[1].adapter["adapter_config.json"])
+        halved = json.dumps(config | {"lora_alpha": config["lora_alpha"] / 2}).encode()
+        scaled = replace(policies[1], adapter={**policies[1].adapter, "adapter_config.json": halved})
+        found = []
+        for policy in (nudged, a_step, scaled):
+            folder = sampler._adapter_cache.put(16, partial(write_files, files=policy.adapter))
+            found.append(await sampler._engine.bound(Adapter(version=16, slot=adapter.slot, folder=folder)))
+            sampler._adapter_cache.remove(16)
+        return verification, found
 
-        def write(folder: Path) -> None:
-            for name, content in nudged.adapter.items():
-                (folder / name).write_bytes(content)
-
-        folder = sampler._adapter_cache.put(16, write)
-        held = await sampler._engine.bound(Adapter(version=16, slot=adapter.slot, folder=folder))
-        sampler._adapter_cache.remove(16)
-        return verification, held
-
-    verification, held = run(scenario())
+    verification, found = run(scenario())
     assert verification.failure is None
-    assert held.differing == ("model.layers.1.mlp.down_proj",)  # a factor alone is for the probe prompt to see
-    assert len(held.bound) == 14
+    assert [len(one.bound) for one in found] == [14] * 3
+    assert found[0].differing == ("model.layers.0.mlp.up_proj", "model.layers.1.mlp.down_proj")
+    assert set(found[1].differing) == set(found[2].differing) == set(policies[1].modules)
 
 
 def test_after_failed_verifications_the_right_policy_is_served_again(
