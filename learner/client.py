@@ -40,6 +40,10 @@ PLACEMENT_SECONDS = 60.0
 GRACE_SECONDS = 30.0
 """Wait for the other ranks after one has failed: they may return a better error, or wait for the failed rank forever."""
 
+ON_GPU = {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
+"""Environment of actors on GPUs, read when torch initializes CUDA. Micro-batches differ in size: without it, torch keeps blocks
+that fit none of the next ones. PYTORCH_CUDA_ALLOC_CONF, its older name, comes first if a machine sets it."""
+
 DEADLINES = {
     "open_rendezvous": "start_deadline_seconds",
     "start": "start_deadline_seconds",
@@ -204,6 +208,8 @@ class RayLearner:
         if self._is_closed:
             raise LearnerError("the learner was closed while it was started")
         environment = {**ENVIRONMENT, "OMP_NUM_THREADS": str(settings.num_threads)}
+        if settings.gpus > 0:
+            environment |= ON_GPU
         remote_class = ray.remote(LearnerActor).options(
             num_cpus=settings.cpus, num_gpus=settings.gpus, runtime_env={"env_vars": environment}
         )

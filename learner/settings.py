@@ -268,6 +268,13 @@ class LearnerSettings(BaseModel):
     gpus: Annotated[float, Trait.PLACEMENT, Trait.FROM_CLUSTER] = Field(
         0.0, ge=0, le=1, description="GPU (or the fraction of one) that Ray reserves; 0: train on the CPU"
     )
+    gpu_memory_share: Annotated[float | None, Trait.PLACEMENT, Trait.FROM_CLUSTER] = Field(
+        None,
+        gt=0,
+        le=1,
+        description="fraction of the GPU's memory that the learner may take; null: what samplers that may share its GPU leave "
+        "(rollout.gpu_memory_utilization), and all of a GPU of its own",
+    )
     cpus: Annotated[float, Trait.PLACEMENT, Trait.FROM_CLUSTER] = Field(
         1.0, ge=0, description="CPU cores that Ray reserves"
     )

@@ -24,6 +24,7 @@ from learner.settings import LearnerSettings
 from learner.training.adapter import pack_adapter, trained_modules
 from learner.training.build import build_trainer
 from learner.training.checkpoints import checkpoint_error, newest_checkpoint, step_of, write_adapter, write_checkpoint
+from learner.training.gpu_memory import limit_gpu_memory
 from learner.training.model import choose_device, load_model
 from learner.training.process_group import SINGLE_RANK, ProcessGroup
 from learner.training.training_thread import BatchQueue, TrainingThread
@@ -52,6 +53,8 @@ class LearnerWorker:
         checkpoint = newest_checkpoint(self._plan.checkpoints_dir)
         step = step_of(checkpoint) if checkpoint else 0
         self._device = choose_device(self._settings)
+        if not self._device.use_cpu and self._settings.gpu_memory_share is not None:
+            limit_gpu_memory(self._settings.gpu_memory_share)
         model, self._tokenizer = load_model(self._plan.model, self._device, keep_dropout=False)
         batches = BatchQueue(num_batches=max(0, self._plan.max_steps - step) * self._settings.num_iterations)
         self._trainer = build_trainer(

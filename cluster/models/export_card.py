@@ -35,6 +35,7 @@ NOT_SHOWN = (
     "num_threads",
     "run.folder",
     "kv_cache",
+    "gpu_memory",
 )
 
 

@@ -18,10 +18,12 @@ from cluster.config.keys import keys_with
 from cluster.console import count
 from cluster.errors import ResourcesError
 from cluster.placement.local_ray import num_cores, provide_token, start_ray, temporary_folder
+from cluster.placement.plan.sharing import samplers_per_gpu
 from cluster.placement.ray_address import OWN, PROBE_SECONDS, Found, find_cluster
 from cluster.placement.sentinel import announced
 from cluster.placement.submit.persistent import is_job
 from cluster.setting_traits import Trait
+from learner.settings import LearnerSettings
 
 LEAST_SHRINKING = 0.1
 """Lowest factor by which shares of cores shrink: with less, the parts would only slow each other down."""
@@ -172,10 +174,18 @@ def place(config: Config, resources: Mapping[str, float], *, num_machines: int) 
     if 0 < rollout.gpus_per_sampler < 1:  # an engine takes its fraction of the whole GPU, whatever Ray reserves
         rollout = _fill_in(rollout, gpu_memory_utilization=round(0.85 * rollout.gpus_per_sampler, 3))
     placed = config.model_copy(update={"rollout": rollout, "learner": learner})
+    placed = placed.model_copy(update={"learner": _with_memory(placed)})
     if num_machines == 1:
         placed = _fit_to_cores(placed, resources.get("CPU", 0.0))
     _check(placed, resources)
     return placed
+
+
+def _with_memory(config: Config) -> LearnerSettings:
+    """Limit the learner to the memory that samplers on its GPU leave; no limit without such samplers, or if they leave none."""
+    learner, number = config.learner, samplers_per_gpu(config, next_to_learner=True)
+    left = round(1 - number * config.rollout.gpu_memory_utilization, 3)
+    return _fill_in(learner, gpu_memory_share=left) if learner.shares_gpu and number and left > 0 else learner
 
 
 def _fit_to_cores(config: Config, cores: float) -> Config:

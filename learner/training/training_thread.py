@@ -125,6 +125,12 @@ def _call(action: _Action) -> None:
         action.answer.set_result(result)
 
 
+def _advice(error: BaseException) -> str:
+    if "out of memory" not in str(error):
+        return ""
+    return "; lower learner.micro_batch_tokens, or set learner.gradient_checkpointing=true"
+
+
 class TrainingThread:
     """A running ``trainer.train()`` that takes steps and calls actions on request."""
 
@@ -169,6 +175,6 @@ class TrainingThread:
         except CaravanError as error:
             self._batches.fail(error)
         except BaseException as error:  # noqa: BLE001
-            failure = LearnerError(f"the training loop ended: {describe_error(error)}")
+            failure = LearnerError(f"the training loop ended: {describe_error(error)}{_advice(error)}")
             failure.__cause__ = error
             self._batches.fail(failure)

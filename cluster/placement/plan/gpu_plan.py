@@ -45,6 +45,8 @@ def plan_gpus(config: Config, shape: ModelShape, machines: Sequence[Machine]) ->
     sampler = sampler_memory(config, shape, gib) if config.rollout.gpus_per_sampler else None
     with_learner = samplers_per_gpu(config, next_to_learner=True) if config.learner.gpus else 0
     left = gib - with_learner * (sampler.limit if sampler else 0.0)
+    if config.learner.gpu_memory_share is not None:
+        left = min(left, config.learner.gpu_memory_share * gib)
     learner = learner_memory(config, shape, left) if config.learner.gpus else None
     grading_cpus = sum(machine.cpus for machine in machines)
     return GpuPlan(

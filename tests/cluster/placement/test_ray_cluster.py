@@ -26,6 +26,26 @@ def test_one_gpu_is_shared_by_sampler_and_learner() -> None:
     assert placed.rollout.gpu_memory_utilization < 0.5
 
 
+@pytest.mark.parametrize(
+    ("settings", "num_gpus", "left"),
+    [
+        ((), 1.0, 0.575),  # one sampler of 0.85 * 0.5
+        (("num_samplers=2",), 1.0, 0.438),
+        (("num_samplers=2", "learner.gpu_memory_share=0.3"), 1.0, 0.3),
+        (("gpu_memory_utilization=1",), 1.0, None),  # nothing to hold to; plan warns
+        ((), 2.0, None),
+        (("num_samplers=4", "learner.gpus=1", "gpus_per_sampler=0.5"), 3.0, None),
+        (("learner.gpus=0.5", "gpus_per_sampler=1"), 2.0, None),
+        ((), 0.0, None),
+    ],
+)
+def test_a_learner_is_limited_to_the_memory_that_samplers_on_its_gpu_leave(
+    settings: tuple[str, ...], num_gpus: float, left: float | None
+) -> None:
+    placed = place(config(*settings), {"CPU": 16.0, "GPU": num_gpus}, num_machines=2)
+    assert placed.learner.gpu_memory_share == left
+
+
 def test_enough_gpus_give_each_part_one_of_its_own() -> None:
     placed = place(config("num_samplers=3"), {"CPU": 16.0, "GPU": 8.0}, num_machines=2)
     assert (placed.rollout.gpus_per_sampler, placed.learner.gpus) == (1.0, 1.0)

@@ -88,3 +88,11 @@ def test_closing_twice_is_closing_once() -> None:
     loop = training_on(list)
     loop.close(1)
     loop.close(1)
+
+
+def test_lack_of_memory_is_reported_with_what_to_do() -> None:
+    def fail(_: BatchQueue) -> None:
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    with pytest.raises(LearnerError, match=r"Tried to allocate 2.00 GiB.; lower learner.micro_batch_tokens, or set"):
+        training_on(fail).take_step([1])
