@@ -325,6 +325,7 @@ class Usage:
     num_running: int  # completions that replicas are working on now
     num_waiting: int  # completions that wait for a replica now
     capacity_seconds: float | None = None  # lifetime in seconds, summed over replicas; None: their number is fixed
+    num_lost: int = 0  # replicas that died or hung at work, and were replaced
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

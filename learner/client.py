@@ -102,13 +102,11 @@ class RayLearner:
         """Train on whole groups with these overrides; raises LearnerError if it diverges or nothing can be trained on."""
         batch = await asyncio.to_thread(ray.put, groups)
         try:
-            outcome: tuple[PolicyVersion, StepReport] = await self._call_or_replace(
-                "step", batch, dict(active_overrides)
-            )
+            policy, report = await self._call_or_replace("step", batch, dict(active_overrides))
         except Diverged as error:
             raise LearnerError(f"{error}. {self._save_diverged_batch(groups, active_overrides)}") from error
         self._batches.append((batch, dict(active_overrides)))
-        return outcome
+        return policy, replace(report, metrics={**report.metrics, "num_learner_restarts": float(self.num_restarts)})
 
     async def save_checkpoint(self) -> str:
         """Write a complete checkpoint for the current step and return its folder."""

@@ -87,6 +87,7 @@ class Lifecycle(ABC, Generic[R]):
         self.changed = asyncio.Event()  # set when a replica went down or finished to start
         self._new_replica = new_replica
         self._capacity_seconds = 0.0  # of replicas that are down
+        self._num_lost = 0
 
     async def verify(self, replica: R) -> None:
         """Bring a started replica to the pool's current state; raises CaravanError."""
@@ -124,7 +125,8 @@ class Lifecycle(ABC, Generic[R]):
         """Return the work of all replicas so far."""
         now, replicas = time.monotonic(), (*self.replicas, *self.draining)
         present = sum(now - replica.ready_since for replica in replicas if replica.ready_since is not None)
-        return replace(self.dispatcher.usage(), capacity_seconds=self._capacity_seconds + present)
+        capacity_seconds = self._capacity_seconds + present
+        return replace(self.dispatcher.usage(), capacity_seconds=capacity_seconds, num_lost=self._num_lost)
 
     def add(self, number: int) -> None:
         """Create replicas, DOWN, until there are as many; each gets the first unused name."""
@@ -170,6 +172,7 @@ class Lifecycle(ABC, Generic[R]):
         self._set_down(replica)
         if replica in self.draining:
             return False
+        self._num_lost += 1
         replica.num_failed_starts = 0
         replica.down_since = replica.start_at = time.monotonic()
         replica.last_error = str(error)

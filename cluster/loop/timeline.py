@@ -106,6 +106,7 @@ class Timeline:
                 capacity = now.capacity_seconds - ((before.capacity_seconds or 0.0) if before else 0.0)
             metrics[f"{pool}_busy_share"] = min(1.0, busy / capacity) if capacity else 0.0
             metrics |= {f"{pool}_waiting": float(now.num_waiting), f"num_{pool}": float(now.num_replicas)}
+            metrics[f"num_{pool}_lost"] = float(now.num_lost)
         self._usage = dict(usage)
         self._seconds = dict.fromkeys(SECONDS, 0.0)
         self._taken_at = self._last_change

@@ -5,9 +5,17 @@ from collections.abc import Mapping
 
 from ray.util.metrics import Gauge
 
+RAY = "ray_"
+"""Prefix that Ray gives to every metric."""
+
+
+def exported_name(metric: str) -> str:
+    """Return the name of a metric in Prometheus, which allows no slashes; TRL's names contain them."""
+    return f"{RAY}caravan_{re.sub(r'[^a-zA-Z0-9_]', '_', metric)}"
+
 
 class Gauges:
-    """One gauge per metric, ``ray_caravan_<name>``, tagged with the run. Ray must be initialized."""
+    """One gauge per metric, under its exported name, tagged with the run. Ray must be initialized."""
 
     def __init__(self, run: str) -> None:
         self._tags = {"run": run}
@@ -19,8 +27,6 @@ class Gauges:
             if value is None:
                 continue
             if name not in self._gauges:
-                # Prometheus allows no slashes, which TRL's names contain.
-                self._gauges[name] = Gauge(
-                    f"caravan_{re.sub(r'[^a-zA-Z0-9_]', '_', name)}", description=name, tag_keys=("run",)
-                )
+                gauge = exported_name(name).removeprefix(RAY)
+                self._gauges[name] = Gauge(gauge, description=name, tag_keys=("run",))
             self._gauges[name].set(value, tags=self._tags)

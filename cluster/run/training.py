@@ -62,6 +62,7 @@ class Training:
         self._view = view
         self._interruption = interruption
         self._show = show
+        self._gauges = Gauges(folder.path.name)
         self._max_steps = config.num_steps(len(dataset.training))
         self._evaluated = problems_to_evaluate(config, dataset.held_out, view)
 
@@ -162,13 +163,7 @@ class Training:
     def _recorder(self, step: int) -> RunRecorder:
         """Return the recorder of the loop; it records the run's length if resuming changed it."""
         config = self._config
-        gauges = Gauges(self._folder.path.name)
-
-        def export(metrics: Metrics) -> None:
-            gauges.show(metrics)
-            self._show(metrics)
-
-        recorder = RunRecorder(self._folder, self._view, export)
+        recorder = RunRecorder(self._folder, self._view, self._export)
         if any(key in branch.set for branch in config.resume_overrides for key in LENGTH):
             recorder.settings_changed(step, {key: value for key, value in config.length().items() if value is not None})
             if config.learner.lr_scheduler_type not in INDEPENDENT_OF_LENGTH:
@@ -176,6 +171,11 @@ class Training:
                     f"the learning rate continues as in a run of {self._max_steps} steps: {config.learner.lr_scheduler_type}"
                 )
         return recorder
+
+    def _export(self, metrics: Metrics) -> None:
+        """Send metrics, with ``step`` among them, to the tracker and to Ray."""
+        self._gauges.show(metrics)
+        self._show(metrics)
 
     def _stopped_for(self, alert: CheckResult, step: int) -> int:
         """Warn of the reason why the run ends before its last step; returns the exit code."""
@@ -247,7 +247,7 @@ class Training:
             self._view.warn(warning)
         self._folder.append_json(self._folder.evaluation, result.as_row())
         shown = ("reward", "pass_rate", "solved_once")
-        self._show({"step": step, **{f"held_out/{metric}": getattr(result, metric) for metric in shown}})
+        self._export({"step": step, **{f"held_out/{metric}": getattr(result, metric) for metric in shown}})
 
     def _finish(self, step: int, seconds: float) -> int:
         """Write summary and curve, print the results, and return the exit code."""

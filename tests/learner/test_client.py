@@ -173,6 +173,7 @@ def test_a_killed_learner_is_replaced_with_the_same_adapter_bit_for_bit(
         kill(learner)  # between two steps, with no checkpoint yet
         outcomes.append(await learner.step(STEPS[1]))
         assert learner.num_restarts == 1
+        assert [report.metrics["num_learner_restarts"] for _, report in outcomes] == [0, 1]
         assert "restarted from step 0 and repeats 1 steps" in caplog.text
         await learner.save_checkpoint()
 

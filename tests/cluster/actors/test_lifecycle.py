@@ -94,6 +94,7 @@ def test_an_actor_is_evicted_once_and_its_time_is_counted_once() -> None:
         assert not lifecycle.evict(replica, actor, SamplerError("noticed late, by a job of the first actor"))
         assert replica.state is ReplicaState.READY
         assert lifecycle.events == ["part 0 evicted: it died", "part 0 ready"]
+        assert lifecycle.usage().num_lost == 1
 
     asyncio.run(scenario())
 

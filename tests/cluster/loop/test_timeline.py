@@ -51,9 +51,11 @@ def test_every_second_is_put_down_to_the_part_that_held_the_others_up() -> None:
         "samplers_busy_share": pytest.approx(0.4),
         "samplers_waiting": 3,
         "num_samplers": 2,
+        "num_samplers_lost": 0,
         "graders_busy_share": pytest.approx(0.05),
         "graders_waiting": 3,
         "num_graders": 2,
+        "num_graders_lost": 0,
     }
     assert busy_line(metrics) == (
         "busy: samplers 40%, graders 5%, learner 20%; learner waited for samplers 4.0 s, graders waited for samplers 4.0 s, "
@@ -85,6 +87,7 @@ def test_a_pool_whose_members_come_and_go_is_measured_by_the_time_that_they_were
             num_running=0,
             num_waiting=0,
             capacity_seconds=capacity_seconds,
+            num_lost=2,
         )
         return {"graders": one}
 
@@ -94,6 +97,7 @@ def test_a_pool_whose_members_come_and_go_is_measured_by_the_time_that_they_were
     clock.now += 10  # three of them leave halfway, and none has had work
     metrics = timeline.take_metrics(graders(13.0, 13.0 + 25.0, num_replicas=1))
     assert (metrics["graders_busy_share"], metrics["num_graders"]) == (0.0, 1.0)
+    assert metrics["num_graders_lost"] == 2.0
     clock.now += 4
     assert timeline.take_metrics(graders(15.0, 42.0, num_replicas=1))["graders_busy_share"] == 0.5
 

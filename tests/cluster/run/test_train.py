@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ import pytest
 from cluster.config.config import Config
 from cluster.config.load import load_config
 from cluster.run import train as training
+from cluster.run.gauges import Gauges, exported_name
 from cluster.run.resume import resumed_config
 from cluster.run.session import run_to_end
 from cluster.types import PolicyVersion
@@ -36,6 +38,9 @@ class Learner(FakeLearner):
         return None
 
 
+ROOT = Path(__file__).parents[3]
+MEASURED_BY_TRL = ("entropy", "grad_norm", "kl")  # tests/learner/test_training.py has steps with each
+RESTARTS = "num_learner_restarts"  # tests/learner/test_client.py
 GPUS: dict[str, float] = {}  # of the cluster
 
 
@@ -95,3 +100,18 @@ def test_a_run_is_evaluated_trained_and_extended(run: Path) -> None:
     names = [json.loads(line)["name"] for line in (run / "evaluation.jsonl").read_text().splitlines()]
     assert names == ["before", "step 2", "after"]
     assert len((run / "metrics.jsonl").read_text().splitlines()) == 3
+
+
+def test_every_metric_of_the_dashboard_and_the_alerts_is_exported(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    exported = {exported_name(name) for name in (*MEASURED_BY_TRL, RESTARTS)}  # the fake learner measures nothing
+
+    def show(_: Gauges, metrics: Mapping[str, float | None]) -> None:
+        exported.update(map(exported_name, metrics))
+
+    monkeypatch.setattr(Gauges, "show", show)
+    config = config_of(run, "evaluation.num_problems=3")
+    assert run_to_end(lambda view: training.train(config, view)) == 0
+    for file in ("deploy/grafana.json", "deploy/alerts.yaml"):
+        named = set(re.findall(r"ray_\w+", (ROOT / file).read_text(encoding="utf-8")))
+        assert len(named) > 5
+        assert not named - exported, file
