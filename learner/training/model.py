@@ -16,6 +16,7 @@ from transformers.utils import GENERATION_CONFIG_NAME, cached_file
 from cluster.errors import ModelError
 from learner.settings import LearnerSettings
 from learner.training.error_text import describe_error
+from learner.training.gpu import Cuda, unusable_gpu
 
 logger = logging.getLogger(__name__)
 _logged: set[tuple[str, str]] = set()  # model and repair
@@ -41,14 +42,35 @@ class Device:
     dtype: torch.dtype  # of the frozen weights and the forward pass; the adapter itself is float32
 
 
-def choose_device(settings: LearnerSettings) -> Device:
-    """Choose the CPU if no GPU is reserved. Raises ModelError if a GPU is reserved that torch does not see."""
+class TorchCuda:
+    """The installed torch, as ``Cuda``."""
+
+    @property
+    def version(self) -> str | None:
+        """CUDA version that torch is built for; None for a CPU build."""
+        return torch.version.cuda
+
+    def init(self) -> None:
+        """Initialize CUDA; raises RuntimeError with torch's reason."""
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+
+    def name(self) -> str:
+        """Name of the GPU."""
+        return torch.cuda.get_device_name()
+
+    def capability(self) -> tuple[int, int]:
+        """Compute capability of the GPU."""
+        return torch.cuda.get_device_capability()
+
+
+TORCH_CUDA = TorchCuda()
+
+
+def choose_device(settings: LearnerSettings, cuda: Cuda = TORCH_CUDA) -> Device:
+    """Choose the CPU if no GPU is reserved. Raises ModelError, with the cause, if the reserved GPU cannot be used."""
     use_cpu = settings.gpus == 0
-    if not use_cpu and not torch.cuda.is_available():
-        raise ModelError(
-            f"learner.gpus={settings.gpus}, but torch {torch.__version__} sees no GPU here; "
-            "set learner.gpus=0 to train on the CPU, or install torch's CUDA build"
-        )
+    if not use_cpu and (reason := unusable_gpu(cuda)):
+        raise ModelError(f"learner.gpus={settings.gpus:g}: {reason}, or set learner.gpus=0 to train on the CPU")
     dtypes = {
         "auto": torch.float32 if use_cpu else torch.bfloat16,
         "float32": torch.float32,
