@@ -1,5 +1,6 @@
 """One grader as a Ray actor."""
 
+from cluster.actors.gpus import hide_gpus
 from cluster.types import FinishReason, Grade, Problem
 from grader.audit import unsolvable_causes
 from grader.grade import Grader
@@ -10,6 +11,7 @@ class GraderActor:
     """A grader in a process of its own."""
 
     def __init__(self, settings: GraderSettings, special_tokens: tuple[str, ...] = ()) -> None:
+        hide_gpus()
         self._settings = settings
         self._special_tokens = special_tokens
         self._grader: Grader | None = None

@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import ray
 
-from cluster.actors.gpus import exclusive_start
+from cluster.actors.gpus import exclusive_start, hide_gpus
 from cluster.errors import LearnerError
 from cluster.types import Group, PolicyVersion, ProbePrompt, StepReport
 from learner.plan import LearnerPlan
@@ -33,6 +33,8 @@ class LearnerActor:
 
     def __init__(self, settings: LearnerSettings, plan: LearnerPlan, rank: int) -> None:
         silence_libraries()
+        if settings.gpus == 0:
+            hide_gpus()
         self._settings = settings
         self._scratch = Path(tempfile.gettempdir()) / f"caravan-learner-{os.getpid()}-{uuid4().hex}"
         self._plan = replace(plan, checkpoints_dir=self._scratch)

@@ -6,9 +6,12 @@ Plain data, readable and testable without vLLM.
 import os
 import tempfile
 from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from cluster.actors.gpus import VISIBLE_GPUS
+from cluster.errors import ModelError
 from rollout.settings import RolloutSettings
 from rollout.weight_sync_modes import weight_sync_mode
 
@@ -37,10 +40,32 @@ def environment_variables(settings: RolloutSettings, model: str) -> dict[str, st
     if Path(model).is_dir():
         variables["HF_HUB_OFFLINE"] = "1"  # a local model needs no network; vLLM would wait for one
     if settings.gpus_per_sampler == 0:
+        variables[VISIBLE_GPUS] = ""
+        variables["VLLM_TARGET_DEVICE"] = (
+            "cpu"  # else vLLM's CUDA build takes a GPU that the driver knows, visible or not
+        )
         variables["OMP_NUM_THREADS"] = str(max(1, int(settings.cpus_per_sampler / settings.tensor_parallel_size)))
         # Ray assigns cores; pinning would put all samplers of a machine on the first ones.
         variables["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
     return variables
+
+
+def check_build(settings: RolloutSettings) -> None:
+    """Raise ModelError if the vLLM of this machine is not built for the device of the sampler."""
+    try:
+        is_cuda_build = "cpu" not in version("vllm")
+    except PackageNotFoundError:  # the CPU build is the package vllm-cpu
+        is_cuda_build = False
+    if is_cuda_build and settings.gpus_per_sampler == 0:
+        raise ModelError(
+            "rollout.gpus_per_sampler=0 samples on the CPU, and the vLLM of this machine is a CUDA build, without kernels for "
+            "it: give samplers a GPU, or install the CPU packages here (CARAVAN_DEVICE=cpu requirements/setup)"
+        )
+    if not is_cuda_build and settings.gpus_per_sampler > 0:
+        raise ModelError(
+            f"rollout.gpus_per_sampler={settings.gpus_per_sampler:g} samples on a GPU, and the vLLM of this machine is a CPU "
+            "build: install the GPU packages here (CARAVAN_DEVICE=gpu requirements/setup), or set rollout.gpus_per_sampler=0"
+        )
 
 
 SOCKET_PATH_BYTES = 107  # Linux's limit

@@ -11,6 +11,7 @@ from cluster.errors import ModelError, SamplerError
 from cluster.types import Completion, GroupRequest, PolicyVersion, ProbePrompt, VersionSpan
 from rollout.adapter_cache import AdapterCache
 from rollout.engine import Engine, Sampled
+from rollout.environment import check_build
 from rollout.settings import RolloutSettings, check_lora_rank
 from rollout.weight_sync import Verification, verify, verify_base_model
 from rollout.weight_sync_modes import BASE_VERSION, WeightSyncMode, weight_sync_mode
@@ -49,6 +50,7 @@ class Sampler:
 
         Raises ModelError with one line when that fails.
         """
+        check_build(self._settings)
         with ExitStack() as start:
             if self._settings.gpus_per_sampler > 0:
                 await asyncio.to_thread(start.enter_context, exclusive_start())

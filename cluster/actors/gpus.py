@@ -1,4 +1,6 @@
-"""GPUs of an actor's process: starts on one GPU come one after another.
+"""GPUs of a process: parts on the CPU see none, and starts on one GPU come one after another.
+
+Ray leaves the GPUs of a machine visible to an actor that reserves none. Libraries then use the first, for example to pin memory.
 
 vLLM measures the free memory of its GPU while an engine starts, and takes every change of it for its own. Two engines that start
 together on one GPU, or an engine and the learner, would therefore get too small a KV cache or run out of memory.
@@ -17,6 +19,24 @@ VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
 def visible_gpus() -> list[str]:
     """Ids of the GPUs that this process uses, as Ray has set them: indexes or UUIDs, the same in all processes of a machine."""
     return sorted(filter(None, os.environ.get(VISIBLE_GPUS, "0").split(",")))
+
+
+def hide_gpus() -> None:
+    """Let this process, and those that it starts, see no GPU; to be called before anything initializes CUDA."""
+    os.environ[VISIBLE_GPUS] = ""
+
+
+@contextmanager
+def hidden_gpus() -> Iterator[None]:
+    """Hide the GPUs from this process during the block."""
+    before = os.environ.get(VISIBLE_GPUS)
+    hide_gpus()
+    try:
+        yield
+    finally:
+        del os.environ[VISIBLE_GPUS]
+        if before is not None:
+            os.environ[VISIBLE_GPUS] = before
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from cluster.actors.gpus import hide_gpus
 from cluster.config.config import Config, validate
 from cluster.console import output
 from cluster.errors import ConfigError, RunFolderError
@@ -108,6 +109,8 @@ def replay(
 ) -> Replayed:
     """Train up to the step of ``goal``; ``on_step`` is called after each step. Raises RunFolderError and LearnerError."""
     silence_libraries()
+    if config.learner.gpus == 0:
+        hide_gpus()
     from learner.worker import LearnerWorker
 
     expected = _read_weights(goal.adapter)

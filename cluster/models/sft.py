@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cluster.actors.gpus import hide_gpus
 from cluster.config.config import Config
 from cluster.config.model_path import model_path
 from cluster.console import Counter, View, count, output
@@ -112,6 +113,8 @@ def solved(problems: tuple[Problem, ...]) -> list[Problem]:
 
 def _train(job: SftJob, view: View, dataset: Dataset, folder: SftFolder) -> int:
     """Train, and write the model; returns the exit code."""
+    if job.config.learner.gpus == 0:
+        hide_gpus()
     import torch
 
     from learner.sft.train import check_batch

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
+from cluster.actors.gpus import hidden_gpus
 from cluster.actors.resources import ROUNDING
 from cluster.config.config import Config, flatten
 from cluster.config.keys import keys_with
@@ -80,7 +81,8 @@ def ray_cluster(log: Callable[[str], None]) -> Iterator["Cluster"]:
             nodes=ray.nodes(),
             logs=Path(context.address_info["session_dir"]) / "logs",
         )
-        with nullcontext() if found is None else _shared(found, cluster, context.address_info, log):
+        # Not before Ray's start: it counts the GPUs that it sees. The driver itself computes on none.
+        with hidden_gpus(), nullcontext() if found is None else _shared(found, cluster, context.address_info, log):
             yield cluster
     finally:
         ray.shutdown()

@@ -1,5 +1,6 @@
 """The actor of a learner's rank, around a double of the worker."""
 
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -39,6 +40,14 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return start
 
 
+def test_only_a_learner_on_a_gpu_sees_gpus(start: Any) -> None:
+    start(gpus=1.0)
+    assert os.environ[VISIBLE_GPUS] == "5"
+    start()
+    assert os.environ[VISIBLE_GPUS] == ""
+
+
 def test_only_a_learner_on_a_gpu_waits_for_other_starts_there(start: Any) -> None:
-    assert start().locks == []
     assert [name.partition("-gpu-")[2] for name in start(gpus=0.5).locks] == ["5.lock"]
+    Path(tempfile.gettempdir(), start(gpus=0.5).locks[0]).unlink()
+    assert start().locks == []

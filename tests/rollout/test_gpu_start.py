@@ -39,6 +39,7 @@ def test_engines_on_a_gpu_start_one_after_another(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     monkeypatch.setattr("rollout.sampler.Engine", Counted)
+    monkeypatch.setattr("rollout.sampler.check_build", lambda _: None)
     pool_id = uuid4().hex
     samplers = [
         Sampler(RolloutSettings(gpus_per_sampler=gpus), model="m", lora_rank=8, max_staleness=0, pool_id=pool_id)

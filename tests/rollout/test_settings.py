@@ -1,5 +1,7 @@
 import socket
 import tempfile
+from contextlib import nullcontext
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -8,7 +10,13 @@ import pytest
 from pydantic import ValidationError
 
 from cluster.errors import ConfigError, ModelError
-from rollout.environment import compiler_variables, engine_arguments, environment_variables, socket_variables
+from rollout.environment import (
+    check_build,
+    compiler_variables,
+    engine_arguments,
+    environment_variables,
+    socket_variables,
+)
 from rollout.model import check_model
 from rollout.settings import LORA_RANKS, RolloutSettings, check_lora_rank
 from tests.rollout.conftest import TinyModel
@@ -87,6 +95,7 @@ def test_cpu_samplers_are_float32_unpinned_and_bounded_in_memory(tmp_path: Path)
     variables = environment_variables(settings, "org/model")
     assert variables["OMP_NUM_THREADS"] == "2"
     assert variables["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
+    assert (variables["CUDA_VISIBLE_DEVICES"], variables["VLLM_TARGET_DEVICE"]) == ("", "cpu")
     assert "HF_HUB_OFFLINE" not in variables
     assert environment_variables(settings, str(tmp_path))["HF_HUB_OFFLINE"] == "1"
 
@@ -113,7 +122,31 @@ def test_gpu_samplers_are_bfloat16_and_share_the_gpu() -> None:
     planned = settings.model_copy(update={"kv_cache_memory_bytes": 3 * 1024**3})
     arguments = engine_arguments(planned, "org/model", 16, (), max_staleness=0)
     assert (arguments["kv_cache_memory_bytes"], arguments["gpu_memory_utilization"]) == (3 * 1024**3, 0.4)
-    assert "OMP_NUM_THREADS" not in environment_variables(settings, "org/model")
+    cpu_only = {"OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "VLLM_TARGET_DEVICE"}
+    assert not cpu_only & environment_variables(settings, "org/model").keys()
+
+
+@pytest.mark.parametrize(
+    ("vllm_version", "gpus", "refusal"),
+    [
+        (None, 0.0, None),  # the package vllm-cpu
+        ("0.32.0+cpu", 0.0, None),
+        ("0.32.0", 0.5, None),
+        ("0.32.0", 0.0, r"gpus_per_sampler=0 samples on the CPU.*CUDA build.*CARAVAN_DEVICE=cpu"),
+        (None, 0.5, r"gpus_per_sampler=0.5 samples on a GPU.*CPU build.*CARAVAN_DEVICE=gpu"),
+    ],
+)
+def test_a_build_of_vllm_for_the_other_device_is_refused(
+    vllm_version: str | None, gpus: float, refusal: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def version(_: str) -> str:
+        if vllm_version is None:
+            raise PackageNotFoundError
+        return vllm_version
+
+    monkeypatch.setattr("rollout.environment.version", version)
+    with nullcontext() if refusal is None else pytest.raises(ModelError, match=refusal):
+        check_build(RolloutSettings(gpus_per_sampler=gpus))
 
 
 @pytest.mark.parametrize(("max_staleness", "num_places"), [(0, 3), (1, 4), (4, 7), (100, 10)])

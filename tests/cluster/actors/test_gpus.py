@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster.actors.gpus import VISIBLE_GPUS, exclusive_start, visible_gpus
+from cluster.actors.gpus import VISIBLE_GPUS, exclusive_start, hidden_gpus, visible_gpus
+from grader.actor import GraderActor
+from grader.settings import GraderSettings
 
 
 @pytest.fixture(autouse=True)
@@ -68,3 +70,20 @@ def test_processes_with_several_gpus_lock_them_in_one_order(monkeypatch: pytest.
     assert visible_gpus() == []
     monkeypatch.delenv(VISIBLE_GPUS)
     assert visible_gpus() == ["0"]  # CUDA's default
+
+
+@pytest.mark.parametrize("before", [None, "0,1"])
+def test_the_driver_sees_its_gpus_again_after_ray(before: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(VISIBLE_GPUS, raising=False)
+    if before is not None:
+        monkeypatch.setenv(VISIBLE_GPUS, before)
+    with hidden_gpus():
+        assert os.environ[VISIBLE_GPUS] == ""
+        assert visible_gpus() == []
+    assert os.environ.get(VISIBLE_GPUS) == before
+
+
+def test_a_grader_sees_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VISIBLE_GPUS, "0")
+    GraderActor(GraderSettings())
+    assert os.environ[VISIBLE_GPUS] == ""

@@ -1,3 +1,7 @@
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import yaml
 
@@ -8,11 +12,28 @@ from cluster.errors import ResourcesError
 from cluster.placement.plan.machines import Machine
 from cluster.placement.plan.model_shape import shape_of
 from cluster.placement.plan.places import make_plan
-from cluster.placement.ray_cluster import filled_in, place
+from cluster.placement.ray_cluster import filled_in, place, ray_cluster
 
 
 def config(*overrides: str) -> Config:
     return load_config(None, overrides, environment={})
+
+
+def test_the_driver_sees_no_gpu_once_ray_has_counted_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    seen = []
+
+    def start(_: object) -> SimpleNamespace:
+        seen.append(os.environ["CUDA_VISIBLE_DEVICES"])
+        return SimpleNamespace(address_info={"session_dir": str(tmp_path)})
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    monkeypatch.setattr("cluster.placement.ray_cluster.find_cluster", lambda _: None)
+    monkeypatch.setattr("cluster.placement.ray_cluster._start", start)
+    for name, value in (("cluster_resources", {"GPU": 1.0}), ("nodes", []), ("shutdown", None)):
+        monkeypatch.setattr(f"ray.{name}", lambda value=value: value)
+    with ray_cluster(lambda _: None):
+        seen.append(os.environ["CUDA_VISIBLE_DEVICES"])
+    assert [*seen, os.environ["CUDA_VISIBLE_DEVICES"]] == ["3", "", "3"]
 
 
 def test_a_cluster_without_gpus_runs_on_cpus() -> None:
