@@ -28,7 +28,7 @@ LOG_COLUMNS = 160  # width of tables in files and pipes
 
 
 def output(*, stderr: bool = False) -> Console:
-    """A console as wide as the terminal; for files and pipes, where rich would cut tables to 80 columns, LOG_COLUMNS wide."""
+    """A console as wide as the terminal; LOG_COLUMNS wide for files and pipes, for which rich assumes 80 columns."""
     console = Console(stderr=stderr)
     return console if console.is_terminal or "COLUMNS" in os.environ else Console(stderr=stderr, width=LOG_COLUMNS)
 
@@ -140,7 +140,7 @@ def evaluation_table(results: Sequence[EvaluationResult], title: str) -> Table:
     if has_change:
         table.add_column("change", justify="right")
     elif compared:
-        table.caption = "not of the same problems: `caravan compare` shows the change over the common ones"
+        table.caption = "different problems: `caravan compare` shows the change over the common ones"
 
     def row(name: str, values: Sequence[str], change: str = "") -> None:
         table.add_row(name, *values, *([change] if has_change else []))
@@ -167,7 +167,7 @@ def evaluation_table(results: Sequence[EvaluationResult], title: str) -> Table:
     row("problems", [str(result.num_problems) for result in results])
     row("completions", [str(result.num_completions) for result in results])
     for name, key in (
-        ("problems that were lost", "num_lost_problems"),
+        ("problems without any grade", "num_lost_problems"),
         ("completions without a grade", "num_ungradable"),
     ):
         numbers = [getattr(result, key) for result in results]

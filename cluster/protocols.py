@@ -32,7 +32,7 @@ class Reservation(Protocol):
     def request(self, number: int, *, minimum: int, num_unplaced: int) -> None:
         """Set the wanted and the minimum number of replicas.
 
-        Where ``num_unplaced`` of them stay without resources for a while, Ray's autoscaler is asked for machines.
+        If ``num_unplaced`` of them lack resources for a while, Ray's autoscaler is asked for machines.
         """
         ...
 
@@ -52,7 +52,7 @@ class SamplerPool(Protocol):
     async def publish(self, policy: PolicyVersion) -> Sequence[WeightSync]:
         """Load a policy on every sampler and verify each; on return new groups are sampled under it.
 
-        Groups that are being sampled finish under their policy, or switch on the way in the in-flight weight sync modes.
+        Groups that are being sampled finish under their policy; in the in-flight weight sync modes they switch to the new one.
         """
         ...
 

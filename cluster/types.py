@@ -39,7 +39,7 @@ class AssertOutcome(StrEnum):
     FAILED = "failed"  # it was false
     RAISED = "raised"  # an exception, or the process was killed for memory or stack
     TIMED_OUT = "timed_out"
-    NOT_RUN = "not_run"  # there is no program, or a definition before it, which it needs, did not end
+    NOT_RUN = "not_run"  # there is no program, or an earlier definition that it needs did not end
 
 
 class Outcome(StrEnum):
@@ -58,9 +58,9 @@ class DropReason(StrEnum):
     TRUNCATED = "truncated"  # too many completions of its group hit the length limit
     TOO_HARD = "too_hard"  # the mean reward of its group is too low
     TOO_EASY = "too_easy"  # the mean reward of its group is too high
-    TOO_SLOW = "too_slow"  # its group became stale as often as it may
+    TOO_SLOW = "too_slow"  # its problem was sampled several times, and each group became stale
     STALE = "stale"  # its group, or each of its tokens, is more than max_staleness versions behind
-    NOT_STARTED = "not_started"  # its group waited for a sampler until it would have been stale
+    NOT_STARTED = "not_started"  # its group waited too long for a sampler and would have been stale
     UNGRADABLE = "ungradable"  # graders failed
     SAMPLER_FAILED = "sampler_failed"
     EMPTY = "empty"  # it has no token
@@ -194,7 +194,7 @@ class Facts:
     """Observations of the grader about one completion. They hold no reward, so that they can be re-scored."""
 
     verdict: Verdict
-    asserts: tuple[AssertOutcome, ...]  # in the order of the tests; one more if all held and the tests broke off
+    asserts: tuple[AssertOutcome, ...]  # in the order of the tests; one more if all held but the tests did not end
     covered_by_example: tuple[bool, ...] = ()  # per assert: an example of the statement covers it; empty: none
     type_errors: int  # independent ones; 0 if it does not parse or uses a denied name
     errors: tuple[CodeError, ...] = ()  # the first type errors, or the syntax error or refusal
@@ -246,7 +246,7 @@ class Timestamps:
 
     requested: float  # its group was requested from the samplers
     sampled: float  # it arrived from a sampler and was sent to the graders
-    graded: float | None  # its grade arrived; None: it never did
+    graded: float | None  # its grade arrived; None: no grade arrived
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -279,7 +279,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbePrompt:
-    """Fixed tokens with the learner's log-probabilities; a sampler that serves the same policy computes the same ones."""
+    """Fixed tokens with the learner's log-probabilities, which a sampler with the same policy must reproduce."""
 
     token_ids: tuple[int, ...]  # [N]
     logprobs: tuple[
@@ -294,7 +294,7 @@ class PolicyVersion:
     number: int  # 1 after the first learner step
     adapter: Mapping[str, bytes]  # file name -> content of a PEFT adapter folder
     modules: tuple[str, ...] = ()  # full names of the modules that carry trained weights; empty: unknown
-    probe: ProbePrompt | None = None  # None: the adapter comes from elsewhere
+    probe: ProbePrompt | None = None  # None: no learner of this run made the adapter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -340,10 +340,10 @@ class Bounds:
         return max(self.minimum, min(self.maximum, number))
 
     def changed(self, pool: str, number: int | None, minimum: int | None, maximum: int | None) -> "Bounds":
-        """Return new bounds for the given values; None keeps a value, and a number alone is both minimum and maximum.
+        """Return new bounds for the given values; None keeps a value. A number without bounds is both minimum and maximum.
 
-        With a number, a bound that is not given moves to include it. ``pool`` names the keys in messages. Raises ConfigError
-        for contradictions.
+        With one bound given, the other bound moves to include the number. ``pool`` names the keys in messages. Raises
+        ConfigError for contradictions.
         """
         if number is not None and minimum is None and maximum is None:
             return Bounds(minimum=number, maximum=number)

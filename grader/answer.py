@@ -1,7 +1,7 @@
 """The part of a completion's text that is its answer: without thoughts, special tokens and other roles' turns. Pure, linear.
 
-A token counts only if neither code nor prose quotes it. Text that any interpretation makes a thought is not part of the
-answer: a completion that was cut inside its thought has no answer, even if the thought holds correct code.
+A token counts only if neither code nor prose quotes it. Text that may belong to a thought is never part of the answer: a
+completion that was truncated inside its thought has no answer, even if the thought holds correct code.
 """
 
 import re
@@ -16,7 +16,7 @@ from grader.lines import begins_with_code, first_code_line, starts_line
 _FENCE_LINE = re.compile(r"^[^\S\n]*(?:```|~~~)[^\n]*\n?", re.MULTILINE)
 _LINE_ENDS = re.compile(r"[ \t]*(?:\n|<|\Z)")
 _QUOTES = {'"': '"', "'": "'", "`": "`", "\u201c": "\u201d", "\u2018": "\u2019"}
-_MAX_LINE_CHARS = 200  # of a token's line that are looked at on each side of it
+_MAX_LINE_CHARS = 200  # examined on each side of a token, on its line
 _MAX_NESTED_THOUGHTS = 30
 # Formats whose tags are words, and tags that became words because special tokens were dropped from the text.
 _WORD_TAGS = (
@@ -34,7 +34,7 @@ class Answer:
     """The answer in a completion, on the same lines as in the completion."""
 
     text: str
-    no_answer_reason: str = ""  # set if thoughts, tokens or other turns were dropped, for a message if no code remains
+    no_answer_reason: str = ""  # what was dropped (thoughts, tokens, other turns): the message if no code remains
     verbatim: str = ""  # the whole completion, if all dropped tokens may be literals or comments of its code
 
 
@@ -59,7 +59,7 @@ def find_answer(text: str, patterns: TokenPatterns = KNOWN_TOKENS) -> Answer:
         text = " " + text[1:]
     text = _with_tags_for_words(text)
     tokens = find_tokens(text, patterns)
-    return _Scan(text).over(tokens) if tokens else Answer(text)
+    return _Scan(text).answer(tokens) if tokens else Answer(text)
 
 
 def _with_tags_for_words(text: str) -> str:
@@ -88,20 +88,20 @@ class _Scan:
         self._restart = 0  # text[:restart] is dropped except its newlines
         self._num_leading_lines = 0  # newlines of text[:restart]
         self._open: list[ChatToken] = []  # open thoughts, outermost first
-        self._last_end = 0  # of the previous token
-        self._has_begun = False  # anything but tokens has been seen
+        self._last_end = 0  # end of the previous token
+        self._has_begun = False  # the text so far holds more than tokens
         self._in_other_turn = False
         self._acted_on: list[ChatToken] = []
         self._last_closing: dict[str, int] = {}  # opening tag in square brackets -> position of its last closing tag
 
-    def over(self, tokens: list[ChatToken]) -> Answer:
+    def answer(self, tokens: list[ChatToken]) -> Answer:
         """Scan the text's tokens and return the answer."""
         text, end = self._text, len(self._text)
-        for token in tokens[_first_deciding(tokens) :]:
+        for token in tokens[_first_to_process(tokens) :]:
             self._has_begun = self._has_begun or bool(text[self._last_end : token.start].strip())
             if self._is_quoted(token):
                 self._has_begun = True
-            elif self._in_thought(token) if self._open else self._outside(token):
+            elif self._in_thought(token) if self._open else self._outside_thought(token):
                 end = token.start
                 self._acted_on.append(token)
                 break
@@ -128,8 +128,8 @@ class _Scan:
         if self._open:
             return False
         if token.kind is TokenKind.CLOSES_THOUGHT:
-            return self._literals.hold_on_its_line(token.start)
-        return token.kind is not TokenKind.STARTS_ANSWER and self._literals.hold(token.start, self._decided)
+            return self._literals.contain_within_line(token.start)
+        return token.kind is not TokenKind.STARTS_ANSWER and self._literals.contain(token.start, self._decided)
 
     def _in_thought(self, token: ChatToken) -> bool:
         """Act on a token inside a thought; return True if the answer ends there."""
@@ -155,7 +155,7 @@ class _Scan:
             return self._open[0].family != CHANNEL and _LINE_ENDS.match(self._text, token.end) is not None
         return kind is TokenKind.OTHER_TURN
 
-    def _outside(self, token: ChatToken) -> bool:
+    def _outside_thought(self, token: ChatToken) -> bool:
         """Act on a token outside thoughts; return True if the answer ends there."""
         kind = token.kind
         if kind is TokenKind.OPENS_THOUGHT:
@@ -183,7 +183,7 @@ class _Scan:
         self._decided = token.start
 
     def _drop_to(self, token: ChatToken) -> None:
-        # A space keeps two words apart that the completion does not join.
+        # The space separates the words before and after the dropped text.
         self._kept.append(_newlines(self._text[self._decided : token.end]) + " ")
         self._decided = token.end
         self._acted_on.append(token)
@@ -234,7 +234,7 @@ class _Literals:
         self._spans: dict[int, list[Span]] = {}  # start of code -> its spans
         self._budget = 8 * len(text) + 10_000  # characters to lex in all: bounds the work on a text of many tokens
 
-    def hold(self, position: int, floor: int) -> bool:
+    def contain(self, position: int, floor: int) -> bool:
         """Return whether ``position`` is inside a literal or a comment, if the text from ``floor`` on is code."""
         if self._fences is None:
             self._fences = [found.span() for found in _FENCE_LINE.finditer(self._text)]
@@ -255,7 +255,7 @@ class _Literals:
             self._spans[start] = lexical.spans(self._text[start:end])
         return _holds(self._spans[start], position - start)
 
-    def hold_on_its_line(self, position: int) -> bool:
+    def contain_within_line(self, position: int) -> bool:
         """Return whether ``position`` is inside a literal or a comment that begins and ends on its line."""
         start = max(self._text.rfind("\n", 0, position) + 1, position - _MAX_LINE_CHARS)
         end = self._text.find("\n", position, position + _MAX_LINE_CHARS)
@@ -263,8 +263,8 @@ class _Literals:
         return _holds(lexical.spans(line), position - start)
 
 
-def _first_deciding(tokens: list[ChatToken]) -> int:
-    """Index of the first token to act on: the start of the answer's channel, if no other role's turn precedes it."""
+def _first_to_process(tokens: list[ChatToken]) -> int:
+    """Index of the first token to process: the start of the answer's channel, unless another role's turn precedes it."""
     for index, token in enumerate(tokens):
         if token.kind is TokenKind.STARTS_ANSWER:
             return index
@@ -283,5 +283,5 @@ def _holds(spans: list[Span], position: int) -> bool:
 
 
 def _newlines(text: str) -> str:
-    """Return the newlines of a text, without all else."""
+    """Return only the newlines of a text."""
     return "\n" * text.count("\n")

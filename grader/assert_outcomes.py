@@ -1,10 +1,10 @@
 """The runner's events -> the outcome of every assert. Pure.
 
-An assert passes if the step that holds it ran to its end and no execution of the assert failed. That is how a plain OCaml
-program behaves: an assert on a branch that is not taken has not failed, and one that an exception skips has not passed. If
-another assert of the same step failed, an assert on a branch that was not taken counts as not run, since the plain program
-would have ended there. If all asserts hold but the tests end in an exception elsewhere, there is one more outcome, a failed
-one: the plain program fails such tests.
+A step is one statement of the tests. An assert passes if its step ran to the end and no execution of the assert failed. A
+plain OCaml program does the same: an assert on a branch that is not taken has not failed, and an assert that an exception
+skips has not passed. If another assert of the same step failed, an assert on a branch that was not taken counts as not run,
+since the plain program would have ended there. If all asserts hold but the tests raise an exception elsewhere, one failed
+outcome is added, since the plain program fails such tests.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ class RunOutcome:
     """The outcome of a run of the tests."""
 
     asserts: tuple[AssertOutcome, ...]  # in the order of the tests; one more if all held and the tests did not end
-    messages: tuple[str, ...]  # of those that did not pass
+    messages: tuple[str, ...]  # about the asserts that did not pass
     verdict: Verdict
 
 
@@ -36,7 +36,7 @@ class _Report:
     failed: dict[int, tuple[AssertOutcome, str]] = field(default_factory=dict)  # assert -> outcome, message
     set_up: str | None = None  # the exception in the set-up that ended the run
     ended: bool = False
-    # Of the asserts that no step holds, in functions that steps call:
+    # Asserts outside the steps, in functions that steps call:
     steps_of: dict[int, set[int]] = field(default_factory=dict)  # assert -> steps in which it began
     open: set[int] = field(default_factory=set)  # began and did not end, or began too often to be tracked
     blamed: dict[int, set[int]] = field(default_factory=dict)  # step that died -> asserts that were open then
@@ -46,13 +46,13 @@ def outcome_of_events(owners: Sequence[int], events: Sequence[str]) -> RunOutcom
     """Derive the outcome of every assert from the runner's events.
 
     Args:
-        owners: per assert, the step that holds it; 0 for an assert in a function that steps call.
+        owners: per assert, its step; 0 for an assert in a function that steps call.
         events: the runner's report; ``grader/ocaml/runner.ml`` documents it.
     """
     report = _read(events)
     owning = set(owners)
     owners_of_failed = {owner for index, owner in enumerate(owners, start=1) if index in report.failed}
-    failed_steps = [step for step in (*report.raised, *report.died) if step not in owning]  # that hold no assert
+    failed_steps = [step for step in (*report.raised, *report.died) if step not in owning]  # steps without an assert
     outcomes: list[AssertOutcome] = []
     messages: list[str] = []
     for index, owner in enumerate(owners, start=1):
@@ -119,9 +119,9 @@ def _read(events: Sequence[str]) -> _Report:
 
 
 def _failed_elsewhere(report: _Report, index: int, failed_steps: Sequence[int]) -> bool:
-    """Return whether every failed step was ended by other asserts, with which this one shares no step.
+    """Return whether other asserts ended every failed step, and this assert shares no step with them.
 
-    Asserts of one function that several steps call do share a step: the call that died would have reached this one too.
+    Asserts of one function share the steps that call it: the call that died would have reached this assert too.
     """
     own_steps = report.steps_of.get(index, set())
     for step in failed_steps:

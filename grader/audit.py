@@ -97,7 +97,7 @@ def _repetition_warnings(inspection: Inspection) -> list[str]:
 
 
 def _grade_body(grader: Grader, problem: Problem, body: str) -> Facts:
-    """Grade the signature completed with a body; of the candidate programs the first that parses counts."""
+    """Grade the signature completed with a body; the first candidate program that parses counts."""
     facts = None
     for program in dict.fromkeys(signature_candidates(problem.signature, body)):
         facts = grader.grade(problem, program, FinishReason.STOP).facts
@@ -115,7 +115,7 @@ def _stub_warning(grader: Grader, problem: Problem) -> list[str]:
 
 
 def _constant_warning(grader: Grader, problem: Problem, asserts: Sequence[InspectedAssert]) -> list[str]:
-    """Warn if a constant passes many asserts. Candidates are the values that the asserts expect of the function."""
+    """Warn if a constant passes many asserts. The constants tried are the values that the asserts expect."""
     if len(asserts) < 2:
         return []
     values = Counter(one.value for one in asserts if one.value and one.direct)

@@ -31,7 +31,7 @@ class GradingSummary:
     interrupted: bool = False
     total_reward: float = 0.0
     verdicts: Counter[str] = field(default_factory=Counter)
-    num_too_short: int = 0  # rows with fewer code lines than ``min_code_lines``: reward 0, whatever they pass
+    num_too_short: int = 0  # rows with fewer code lines than ``min_code_lines``: reward 0
 
     @property
     def mean_reward(self) -> float:
@@ -54,7 +54,7 @@ def grade_file(
     on_error: Callable[[str], None] = lambda _message: None,
     on_start: Callable[[str], None] = lambda _sandbox: None,
 ) -> GradingSummary:
-    """Grade the rows of a JSONL file into another one.
+    """Grade the rows of a JSONL file and write the results to another one.
 
     Args:
         in_path: rows ``{id, prompt, tests, completion[, finish_reason]}``; ids may repeat, blank lines are skipped.
@@ -90,7 +90,9 @@ def grade_file(
         summary.interrupted = True
     except OSError as error:
         # Closing the file can fail too, so the whole block is guarded; workers report their errors in another way.
-        raise DatasetError(f"{in_path} into {out_path}: {error.strerror}; the rows before it are valid") from error
+        raise DatasetError(
+            f"cannot grade {in_path} into {out_path}: {error.strerror}; the rows written so far are valid"
+        ) from error
     finally:
         graders.close()
     return summary
@@ -98,7 +100,7 @@ def grade_file(
 
 def _opened(path: Path, mode: str) -> TextIO:
     try:
-        # A lone surrogate or a byte that is not UTF-8 affects its completion only.
+        # A lone surrogate or an invalid byte affects only its own completion.
         if mode == "w":
             path.parent.mkdir(parents=True, exist_ok=True)
             return path.open("w", encoding="utf-8", errors="replace")

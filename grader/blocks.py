@@ -8,7 +8,7 @@ from typing import NamedTuple
 from grader.lines import CODE_START, is_prose, starts_line
 
 _FENCE = re.compile(r"([`~])(?:\1){2,}+[ \t]*+([A-Za-z+#]*+)([^\n`]*+)(?=\n|\Z)")
-# Only list markers and quote marks, before a fence on its line.
+# Matches if only list markers and quote marks precede a fence on its line.
 _MARKERS = re.compile(r"[ \t]*(?:(?:[-*+>\u2022]|\d+[.)])[ \t]+)*\Z")
 _OCAML_LANGUAGES = frozenset({"ocaml", "ml", "caml", "reasonml"})
 _TAG_NAMES = "code|pre|answer|solution|response|output|ocaml|final"

@@ -28,7 +28,7 @@ class ChatToken(NamedTuple):
     """One token, ``text[start:end]``."""
 
     kind: TokenKind
-    family: str  # of a thought tag; a closing tag closes only thoughts of its family. Empty for other tokens
+    family: str  # of a thought tag, which closes only thoughts of its family; empty for other tokens
     start: int
     end: int
     may_be_code: bool = False  # [think] and [THINK] are OCaml lists as well
@@ -59,7 +59,7 @@ _TOKEN = re.compile(
         |<<(?P<system>/?SYS)>>)""",
     re.IGNORECASE | re.VERBOSE,
 )
-# The first character of a token, followed by one that can continue it: a cheap search for the places to try _TOKEN at.
+# The first character of a token, followed by one that can continue it: a cheap search for positions to try _TOKEN at.
 _FIRST = re.compile(
     r"[<\[&\u25c1](?:(?<=<)(?=[A-Za-z/|\\<\uff5c]|[ ]/?[A-Za-z])|(?<=\[)(?=[A-Za-z/|])|(?<=&)(?=lt;)|(?<=\u25c1))"
 )

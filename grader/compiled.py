@@ -12,7 +12,7 @@ _VERDICTS = {
     b"denied": Verdict.DENIED,
     b"type_error": Verdict.TYPE_ERROR,
     b"interface": Verdict.INTERFACE,
-    b"ready": Verdict.PASSED,  # unless the run says otherwise
+    b"ready": Verdict.PASSED,  # replaced by the verdict of the run
 }
 
 
@@ -25,7 +25,7 @@ class Compiled:
     message: str  # error between the program and the tests
     errors: tuple[CodeError, ...]  # in the program; line 1 is the program's first line
     num_steps: int  # statements of the tests
-    owners: tuple[int, ...]  # per assert, the step that holds it
+    owners: tuple[int, ...]  # per assert, its step; 0 for an assert in a function
     blob: bytes  # bytecode for the runner; empty if there is none
 
 
@@ -38,7 +38,7 @@ def read_answer(fields: Sequence[bytes]) -> Compiled:
         return Compiled(
             verdict=Verdict.TIMEOUT,
             chosen=0,
-            message=f"the compiler gave up: {reason}",
+            message=f"the compiler died: {reason}",
             errors=(),
             num_steps=0,
             owners=tuple(int(owner) for owner in fields[2].split()),

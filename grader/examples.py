@@ -45,7 +45,7 @@ def examples(statement: str, name: str) -> list[tuple[str, str]]:
 
 
 def _prompted(call: str, answer: Sequence[str]) -> list[tuple[str, str]]:
-    """Examples after a prompt: the value is all text up to the next prompt or its first line, or follows an arrow."""
+    """Examples after a prompt. The value is the text up to the next prompt, or its first line, or follows an arrow."""
     call = call.strip().rstrip(";").strip()
     found = []
     if answer:
@@ -72,7 +72,7 @@ def _arrows(text: str) -> list[tuple[str, str]]:
 
 
 def described_definitions(statement: str) -> list[str]:
-    """Types, exceptions and modules that the comment's prose defines: all groups of lines that may be a definition."""
+    """Types, exceptions and modules that the comment's prose defines: every group of lines that may be a definition."""
     if given_definitions(statement):
         statement = statement[: statement.find("*)") + 2] if "*)" in statement else ""
     lines = [line.replace("`", "") for line in doc_lines(statement)]

@@ -1,10 +1,10 @@
-"""A completion's text -> the answer in it, its code blocks, and the OCaml programs it may mean. Pure.
+"""A completion's text -> the answer in it, its code blocks, and its candidate programs. Pure.
 
 Models answer with code, with code in Markdown fences, with prose around it, or with only the body that continues the
 signature. The extraction does not guess which of them is meant: it lists candidate programs, best first, and the front end
 takes the first that parses and binds the problem's name (``grader/ocaml/front.ml``).
 
-There is no time limit around this module: time and memory have to be linear in the text's length, whatever the text.
+This module runs without a time limit, so its time and memory must be linear in the length of any text.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ _SPACES = dict.fromkeys(map(ord, "\u00a0\u2007\u202f\u200b\ufeff"), " ")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CandidateProgram:
-    """A program that a completion may mean."""
+    """A program that a completion may be read as."""
 
     source: str
     has_signature: bool  # the problem's signature was put in front
@@ -58,7 +58,7 @@ def extract(
     tokens: TokenPatterns = KNOWN_TOKENS,
     max_chars: int | None = None,
 ) -> Extraction:
-    """Read a completion.
+    """Extract the answer of a completion and list its candidate programs.
 
     Args:
         text: the completion as sampled, after ``with_opened_thought``.
@@ -71,8 +71,8 @@ def extract(
     is_too_long = max_chars is not None and len(text) > max_chars
     text = text[:max_chars]
     found = find_answer(text, tokens)
-    originals = comments(statement)
-    answer = without_statement(found.text, originals)
+    statement_comments = comments(statement)
+    answer = without_statement(found.text, statement_comments)
     fences = find_fences(answer)
     extraction = Extraction(answer=answer, fences=tuple(fences), blocks=tuple(fenced_blocks(answer, fences)))
     if is_too_long:
@@ -82,16 +82,16 @@ def extract(
         verbatim = CandidateProgram(source=found.verbatim, has_signature=False, end=len(found.text))
         extraction = replace(extraction, verbatim=verbatim)
     extraction = replace(extraction, no_code_reason=found.no_answer_reason)
-    return _with_candidates(extraction, found.text, originals, signature=signature, name=name)
+    return _with_candidates(extraction, found.text, statement_comments, signature=signature, name=name)
 
 
 def _with_candidates(
-    extraction: Extraction, text: str, originals: Sequence[str], *, signature: str, name: str
+    extraction: Extraction, text: str, statement_comments: Sequence[str], *, signature: str, name: str
 ) -> Extraction:
-    """Choose the block of the answer ``text`` that holds the solution, and list the programs it may mean."""
+    """Choose the block of the answer ``text`` that holds the solution, and list its candidate programs."""
     chosen = choose_block(text, name)
     start, block_end, after = chosen.block.start, chosen.block.end, chosen.block.after
-    code = without_transcript(without_statement(text[start:block_end], originals))
+    code = without_transcript(without_statement(text[start:block_end], statement_comments))
     defines = definition_depth(code, Block(language="", start=0, end=len(code), after=len(code)), name) is not None
     leading = end_of_leading_prose(code, defines=defines)
     spans = lexical.spans(code[leading:])

@@ -1,7 +1,7 @@
-"""Values of a data set's row as texts. Pure.
+"""Conversion of a data set's cells to plain texts. Pure.
 
 Files hold the same content in several forms: a list of tests, a chat, bytes, Windows line ends. Each is converted to one form
-here, where a row becomes a problem, so that no later code has to handle them. Other values raise ValueError with a description.
+here, so that no later code has to handle them. Other values raise ValueError with a description.
 """
 
 import json
@@ -26,7 +26,7 @@ _ROLES = {
 _NUM_KEYS_SHOWN = 6
 
 
-class Asked(NamedTuple):
+class PromptCell(NamedTuple):
     """The prompt of a cell, and the answer if the cell is a conversation with one."""
 
     prompt: str
@@ -74,20 +74,20 @@ def plain_code(value: Any, field: str) -> str:
     return ("\n".join(block for _, block in blocks) if blocks else text).strip("\n")
 
 
-def asked(value: Any) -> Asked:
+def prompt_cell(value: Any) -> PromptCell:
     """Return the text of a prompt, which may be a conversation of one user turn, with or without its answer."""
     value = _decoded(value, "prompt")
     turns = _turns(value)
     if turns is None:
         if isinstance(value, str):
-            return Asked(plain_text(value, "prompt").strip("\n"))
+            return PromptCell(plain_text(value, "prompt").strip("\n"))
         raise ValueError(f"the prompt is {_kind(value)}, neither a text nor a list of chat messages (role, content)")
     questions = [text for role, text in turns if role == "user"]
     if len(questions) != 1:
         roles = ", ".join(role for role, _ in turns)
         raise ValueError(f"the prompt is a conversation with {len(questions)} user turns ({roles}), not with one")
     last_role, last = turns[-1]
-    return Asked(questions[0].strip("\n"), last if last_role == "assistant" and last.strip() else None)
+    return PromptCell(questions[0].strip("\n"), last if last_role == "assistant" and last.strip() else None)
 
 
 def answer(value: Any, field: str) -> str:
@@ -130,7 +130,7 @@ def _plain(value: Any, field: str) -> Any:
 
 
 def _decoded(value: Any, field: str, *, chat_only: bool = False) -> Any:
-    """Return the value; a text that is a JSON list or object is parsed, since text columns often hold JSON."""
+    """Return the value, parsed if it is the text of a JSON list or object, since text columns often hold JSON."""
     value = _plain(value, field)
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
         try:

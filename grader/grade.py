@@ -35,7 +35,7 @@ _Answer = TypeVar("_Answer")
 class Grader:
     """Grades one completion at a time with its own compiler and runner process, both sandboxed and long-lived.
 
-    Bubblewrap ends its processes with the *thread* that started them: use a grader only from threads that live as long as it.
+    Bubblewrap kills its processes when the *thread* that started them ends: use a grader only from threads that outlive it.
     """
 
     def __init__(
@@ -66,27 +66,30 @@ class Grader:
         processes.
         """
         text = with_opened_thought(opened_thought, text)
-        facts = self._answered(problem, "graded", lambda: self._observe(problem, text, finish_reason))
+        facts = self._closed_on_error(problem, "graded", lambda: self._observe(problem, text, finish_reason))
         self._num_graded += 1
         if self._num_graded >= self._settings.jobs_per_worker:
             self.close()
         return score(facts, self._profile)
 
     def inspect(self, problem: Problem, *, everything: bool = True) -> Inspection:
-        """Inspect a problem: which asserts its examples cover and, with ``everything``, why no solution can pass.
+        """Find the asserts that a problem's examples cover and, with ``everything``, its causes and warnings.
 
         The newest inspections are cached. Raises UngradableError if the machine failed.
         """
         key = (problem.prompt, problem.tests, everything)
         cached = self._inspections.get(key)
         if cached is None:
-            cached = self._answered(problem, "inspected", lambda: self.worker.inspect(problem, everything=everything))
+            cached = self._closed_on_error(
+                problem, "inspected", lambda: self.worker.inspect(problem, everything=everything)
+            )
             self._inspections[key] = cached
             if len(self._inspections) > MAX_CACHED_INSPECTIONS:
                 self._inspections.pop(next(iter(self._inspections)))
         return cached
 
-    def _answered(self, problem: Problem, done: str, work: Callable[[], _Answer]) -> _Answer:
+    def _closed_on_error(self, problem: Problem, done: str, work: Callable[[], _Answer]) -> _Answer:
+        """Do the work; after an error close the worker. ``done`` completes "could not be ..." in the message."""
         try:
             return work()
         except StartFailed:
@@ -138,7 +141,7 @@ class Grader:
         )
 
     def _compile(self, problem: Problem, extraction: Extraction) -> tuple[Compiled, CandidateProgram | None]:
-        """Compile a completion; return the result and the candidate that it is about, None if there is no code."""
+        """Compile a completion; return the result and the candidate that was compiled, None if there is no code."""
         if extraction.verbatim:
             unchanged = self.worker.compile(problem, [extraction.verbatim])
             if unchanged.verdict is not Verdict.SYNTAX_ERROR:
@@ -173,7 +176,7 @@ def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
 
 
 def _no_code_if_other_language(compiled: Compiled, extraction: Extraction, name: str) -> Compiled:
-    """Turn a syntax or type error into NO_CODE if the code is another language or prose: such errors earn nothing."""
+    """Turn a syntax or type error into NO_CODE, which earns nothing, if the code is another language or prose."""
     if not extraction.candidates or compiled.verdict not in (Verdict.SYNTAX_ERROR, Verdict.TYPE_ERROR):
         return compiled
     language = other_language(extraction.code, fence_language=extraction.language, name=name)

@@ -66,7 +66,7 @@ def read_inspection(fields: Sequence[bytes]) -> Inspection:
     """Read the front end's answer; raises UngradableError if it is malformed."""
     if len(fields) >= 2 and fields[0] == b"died":
         reason = fields[1].decode(errors="replace")
-        return Inspection(causes=(f"tests_do_not_compile: the compiler gave up: {reason}",))
+        return Inspection(causes=(f"tests_do_not_compile: the compiler died: {reason}",))
     asserts: list[InspectedAssert] = []
     texts: dict[bytes, list[str]] = {b"cause": [], b"warning": []}
     for tag, record in _records(fields):

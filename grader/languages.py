@@ -8,7 +8,7 @@ import re
 from grader import lexical
 from grader.lexical import Kind
 
-# Language -> syntax that starts no line of OCaml or is not OCaml at all.
+# Language -> syntax that OCaml does not have, or that no line of OCaml starts with.
 _SYNTAX: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
     (language, re.compile(pattern, re.MULTILINE))
     for language, pattern in (
@@ -109,7 +109,7 @@ def _masked(code: str) -> str:
     parts = []
     for span in lexical.spans(code):
         part = code[span.start : span.end]
-        # An unclosed literal is not OCaml's: it may be an apostrophe of another language.
+        # An unclosed literal is kept: its quote may be an apostrophe of another language.
         keeps = span.kind is Kind.CODE or not span.closed
         parts.append(part if keeps else " " if span.kind is Kind.COMMENT else '""')
     return "".join(parts)

@@ -62,7 +62,10 @@ def spans(text: str) -> list[Span]:
 
 
 def _add_spans(text: str, code_start: int, found: list[Span]) -> int | None:
-    """Add spans from ``code_start``; return where to continue after a token that ``_TOKEN`` matches only the opening of."""
+    """Add spans from ``code_start`` to the first token of which ``_TOKEN`` matches only the opening; return its end.
+
+    None: the text has no such token.
+    """
     code, comment, string = Kind.CODE, Kind.COMMENT, Kind.STRING
     for token in _TOKEN.finditer(text, code_start):
         start, end = token.span()
@@ -113,9 +116,9 @@ def _comment_end(text: str, start: int) -> int | None:
 
 
 def readable_comment_end(text: str) -> int | None:
-    """End of a text's leading comment as a person reads it, if OCaml reads on because a quote opens a string in it.
+    """End of a text's leading comment for a human reader, if for OCaml a quote in it opens a string and it goes on.
 
-    None if OCaml ends the comment there too, or if no definition follows.
+    None if the comment ends there for OCaml too, or if no definition follows.
     """
     first = _TOKEN.match(text)
     if first is None or first.lastgroup is None or _end_of(text, first)[1]:

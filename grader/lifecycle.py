@@ -1,4 +1,4 @@
-"""Lifecycle of graders: their actors, and what happens when none is left."""
+"""Lifecycle of graders: their actors, and the error when none is ready."""
 
 import os
 import time
@@ -67,16 +67,16 @@ class GraderLifecycle(Lifecycle[GraderReplica]):
             dispatcher,
             lambda name: GraderReplica(name=name, actor_class=actor_class, arguments=arguments),
         )
-        self._alone_since: float | None = None  # monotonic seconds
+        self._none_ready_since: float | None = None  # monotonic seconds
 
-    def check_alone(self) -> None:
-        """Fail the completions that wait when no grader has been ready for as long as one may take to start."""
+    def fail_if_none_ready(self) -> None:
+        """Fail the waiting completions if no grader has been ready for START_SECONDS."""
         now = time.monotonic()
         if self.dispatcher.num_ready:
-            self._alone_since = None
-        elif self._alone_since is None:
-            self._alone_since = now
-        elif now - self._alone_since >= START_SECONDS:
+            self._none_ready_since = None
+        elif self._none_ready_since is None:
+            self._none_ready_since = now
+        elif now - self._none_ready_since >= START_SECONDS:
             last_error = max(self.replicas, key=lambda replica: replica.down_since).last_error
             self.dispatcher.fail_waiting(
                 UngradableError(f"no grader has been ready for {START_SECONDS:g} s; last error: {last_error}")

@@ -16,7 +16,7 @@ _SENTENCE = rf"[A-Z][A-Za-z'\u2019]*+(?! of\b)[,:!.]?(?:[ ]{_WORD}){{2}}(?:[ .,:
 _HEADING = r"#{1,6} [A-Za-z`*]|\*\*[A-Z`][^*\n]*+\*\*|[A-Z][A-Za-z' ]*+:[ \t]*$|(?:---+|\*\*\*+|===+)[ \t]*$"
 _ITEM = rf"(?:[-*+\u2022]|\d+[.)]|>) +(?:\*\*[A-Z`]|`[^`\n]+`|{_SENTENCE})"
 _PROSE = re.compile(rf"{_SENTENCE}|{_HEADING}|{_ITEM}")
-# After an empty line, where a new paragraph is likelier than the rest of an expression.
+# Used only after an empty line, where a new paragraph is more likely than the rest of an expression.
 _PARAGRAPH = re.compile(
     r"[-*\u2022] |\d+[.)] |> |\*\*[A-Z]|[A-Z][A-Za-z'\u2019]*+(?:[ ,]+[`(]?[A-Za-z'\u2019`_]+[`),]?){2,}"
 )

@@ -24,9 +24,9 @@ _LOOK_AHEAD_PER_WORKER = 8
 
 
 def with_retries(attempts: int, work: Callable[[], Result]) -> Result | UngradableError:
-    """Do the work, again while it raises UngradableError; return its result, or the last error after ``attempts`` failures.
+    """Do the work up to ``attempts`` times, until it raises no UngradableError; return its result or the last error.
 
-    A last error that is a StartFailed is raised instead: every other item would fail as well.
+    If the last error is a StartFailed, it is raised: every other item would fail as well.
     """
     error = UngradableError("no attempt was made")
     for _ in range(attempts):
@@ -68,7 +68,7 @@ class GraderThreads:
         self._look_ahead = num_workers * _LOOK_AHEAD_PER_WORKER
 
     def in_order(self, items: Iterable[Item], work: Callable[[Grader, Item], Result]) -> Iterator[Result]:
-        """Process the items and yield the results in the order of the items; at most a bounded number of results wait."""
+        """Process the items and yield the results in the order of the items. The number of waiting results is bounded."""
         pending: deque[Future[Result]] = deque()
         for item in items:
             pending.append(self._pool.submit(self._with_grader, work, item))
@@ -89,7 +89,7 @@ class GraderThreads:
     def close(self) -> None:
         """End all threads and processes."""
         self._pool.shutdown(wait=False, cancel_futures=True)
-        # Without its processes, no thread waits for one.
+        # A thread that waits for a process continues when the process has ended.
         for grader in self._graders:
             grader.close()
         self._pool.shutdown(wait=True)

@@ -2,7 +2,7 @@
 
 ::
 
-    pool        completions -> grades; identical ones once, retried when a grader failed
+    pool        completions -> grades: identical completions are graded once, failed gradings are retried
     lifecycle   states of the graders
     cluster.actors: dispatcher, autoscaler, scaling policy
 """
@@ -26,7 +26,7 @@ from grader.process import StartFailed
 from grader.settings import GraderSettings
 
 JOBS_PER_GRADER = 2
-"""Jobs that a grader has at a time: the next one is there while one is graded."""
+"""Jobs sent to a grader at a time: one is graded, the next one is queued."""
 
 SCALING = ScalingPolicy(
     unit="completion",
@@ -39,8 +39,8 @@ SCALING = ScalingPolicy(
     scale_down_wait_seconds=1.0,
     target_share=0.6,
 )
-"""Up quickly, since a group waits for its grades; down after a window that is longer than most steps, so that graders that idle
-during a learner step are still there for the next batch."""
+"""Scales up quickly, since groups wait for grades. Scales down after a window longer than most steps, so that graders that idle
+during a learner step are kept for the next batch."""
 
 
 @dataclass(slots=True)
@@ -90,7 +90,7 @@ class RayGraderPool:
 
         Args:
             settings: limits, sandbox and reward of the graders, and the bounds of their number.
-            reservation: resources next to the run's other components; None when the pool has the cluster alone.
+            reservation: resources of this pool; None if no other component uses the cluster.
             log: takes a log line.
             scaling: conditions of scaling up and down.
             special_tokens: of the tokenizer of completions.
@@ -135,7 +135,7 @@ class RayGraderPool:
     ) -> str:
         """Change the number of graders or the bounds; returns a line about the consequences.
 
-        A number alone is kept until the next call; with a bound, the pool scales on from there. Raises ConfigError for
+        A number without bounds stays until the next call; with a bound, the pool continues to scale. Raises ConfigError for
         contradictions.
         """
         return await self._autoscaler.scale(number, min_graders, max_graders)
@@ -143,7 +143,7 @@ class RayGraderPool:
     async def grade(self, problem: Problem, completion: Completion) -> Grade:
         """Grade one completion; identical texts of one problem are graded once.
 
-        Raises UngradableError when ``settings.attempts`` graders failed at it, or the pool is closed.
+        Raises UngradableError if ``settings.attempts`` graders failed or the pool is closed.
         """
         key = _key(problem, completion)
         known = self._cache.get(key)
@@ -157,7 +157,7 @@ class RayGraderPool:
             task.add_done_callback(lambda ended: self._remember(key, ended))
         else:
             self.counts.reused += 1
-        # Shielded: the cancellation of one caller does not cancel the grade of the others.
+        # Shielded: if one caller is cancelled, the others still get the grade.
         return await asyncio.shield(task)
 
     def _remember(self, key: bytes, ended: "asyncio.Task[Grade]") -> None:
@@ -166,9 +166,9 @@ class RayGraderPool:
             self._cache.put(key, ended.result())
 
     async def unsolvable_causes(self, problem: Problem) -> tuple[str, ...]:
-        """Return the reasons why no solution can pass a problem, empty if one may.
+        """Return the reasons why no solution can pass a problem; empty if none is known.
 
-        Raises UngradableError when ``settings.attempts`` graders failed at it, or the pool is closed.
+        Raises UngradableError if ``settings.attempts`` graders failed or the pool is closed.
         """
         causes: tuple[str, ...] = await self._with_retries(
             lambda actor: actor.unsolvable_causes.remote(problem), f"problem {problem.id!r}", "auditing a problem"
@@ -190,11 +190,11 @@ class RayGraderPool:
         if self._closed:
             raise UngradableError("the grader pool is closed")
         await self.start()
-        asked_at = asyncio.get_running_loop().time()
+        requested_at = asyncio.get_running_loop().time()
         reason = ""
         for attempt in range(self._settings.attempts):
             self.counts.retried += attempt > 0
-            replica = await self._dispatcher.take(since=asked_at)  # before jobs that were asked for later
+            replica = await self._dispatcher.take(since=requested_at)  # a retry comes before later jobs
             actor = replica.actor
             try:
                 return await result_of(
@@ -214,7 +214,7 @@ class RayGraderPool:
         raise UngradableError(f"{subject} could not be graded by {self._settings.attempts} workers: {reason}")
 
     def _job_deadline_seconds(self) -> float:
-        """Return the wall seconds within which a living actor answers, including the jobs queued before this one."""
+        """Return the wall seconds within which a live actor answers, jobs queued before this one included."""
         settings = self._settings
         one = (settings.compile_cpu_seconds + settings.run_cpu_seconds) * settings.wall_multiplier + 60.0
         return JOBS_PER_GRADER * one

@@ -131,7 +131,7 @@ def _start_failure(command: Sequence[str], status: int | None) -> str:
         return "the limits of a grading process cannot be set: is a hard limit of this user lower (ulimit -Ha)?"
     try:
         again = run_command(command, deadline_seconds=30.0, folder=Path("/"), as_nobody=True)
-        output = "a second one starts" if again.status == 0 else " ".join(again.output.split())
+        output = "but a second one starts" if again.status == 0 else " ".join(again.output.split())
     except (OSError, DeadlineExceeded) as error:
         output = str(error)
     return f"a grading process does not start: it ends with status {status} ({output[-300:] or 'no output'})"

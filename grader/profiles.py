@@ -15,7 +15,7 @@ class StylePenalty:
 
     per_extra_block: float  # for each fenced block beyond the first
     trailing_prose: float  # for text after the code
-    at_most: float  # both together
+    at_most: float  # limit of the sum of both
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

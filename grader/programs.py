@@ -22,7 +22,7 @@ from grader.sandbox import unprivileged_user_id
 
 PROGRAMS = ("front", "runner")
 DIGESTS = "digests"  # file with the digests of a build's programs; the build is complete if they match
-MACHINE_CACHE = Path("/var/cache/caravan")  # owned by root; programs that a container image was built with
+MACHINE_CACHE = Path("/var/cache/caravan")  # owned by root; holds programs built into a container image
 MIN_FREE_BYTES = 40 * 1024**2  # a build needs 30 MiB
 PROBE_SECONDS = 60.0
 ADVICE = "set XDG_CACHE_HOME to a folder"
@@ -210,6 +210,6 @@ def _mount_of(path: Path) -> tuple[Path, Sequence[str]]:
         point = Path(re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), escaped))
         if path.is_relative_to(point) and len(point.parts) >= len(
             found[0].parts
-        ):  # of several on one point, the last is on top
+        ):  # the last mount on a point hides earlier ones
             found = point, options.split(",")
     return found

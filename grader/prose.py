@@ -26,9 +26,9 @@ _MIN_DISTINCTIVE_CHARS = 30  # a shorter comment of the statement may be the com
 _COPIED_SHARE = 0.7  # of a comment's words that also stand in the statement's
 
 
-def without_statement(code: str, originals: Sequence[str]) -> str:
-    """Blank a copy of the statement's comments (``originals``), which may not lex: their prose can hold a lone quote."""
-    for comment in originals:
+def without_statement(code: str, statement_comments: Sequence[str]) -> str:
+    """Blank a copy of the statement's comments (``statement_comments``), which may not lex: their prose can hold a lone quote."""
+    for comment in statement_comments:
         if "\n" in comment or ">>>" in comment or len(comment) > _MIN_DISTINCTIVE_CHARS:
             found = code.find(comment)
             if found >= 0:
@@ -38,15 +38,15 @@ def without_statement(code: str, originals: Sequence[str]) -> str:
         return code
     # The copy may differ a little. A comment that is the completion's own is left for OCaml to accept or refuse.
     end = lexical.readable_comment_end(code[start:])
-    if end is None or not _is_copy(code[start : start + end], originals):
+    if end is None or not _is_copy(code[start : start + end], statement_comments):
         return code
     return code[:start] + blank(code[start : start + end]) + code[start + end :]
 
 
-def _is_copy(comment: str, originals: Sequence[str]) -> bool:
+def _is_copy(comment: str, statement_comments: Sequence[str]) -> bool:
     """Return whether a comment that OCaml cannot lex repeats a comment of the statement that OCaml cannot lex either."""
     words = Counter(_WORD.findall(comment.lower()))
-    for original in originals:
+    for original in statement_comments:
         first = lexical.spans(original)[0]
         if not (first.closed and first.end == len(original)):
             shared = (Counter(_WORD.findall(original.lower())) & words).total()

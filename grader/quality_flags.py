@@ -2,8 +2,8 @@
 
 The flags and their thresholds follow a public GRPO project for OCaml (kirang89/ocamler-grpo): a text is repetitive if under
 30% of its 50-character windows differ, it is mostly prose if under half of it is code, more than 4 fence lines are spam, and
-a stub is short and says so. Unlike there, comments and literals are left out first, so that a short program that raises for
-good reason is not a stub, and a program with a doc comment is not prose.
+a stub is short and only raises or is called a placeholder. Unlike that project, Caravan removes comments and literals first:
+a short program that raises for good reason is not a stub, and a program with a doc comment is not prose.
 """
 
 import re
@@ -115,7 +115,7 @@ def _is_repetitive(text: str) -> bool:
     starts = range(0, len(text) - WINDOW + 1, STRIDE)
     if len({text[start : start + WINDOW] for start in starts}) < MIN_DISTINCT * len(starts):
         return True
-    # A loop longer than a window's stride: find the previous occurrence of the text's end, and how far it repeats.
+    # A loop longer than a window's stride: find the previous occurrence of the text's end, and measure how long they agree.
     last = len(text) - WINDOW
     earlier = text.rfind(text[last:], 0, len(text) - 1)
     return earlier >= 0 and _num_repeated(text, last - earlier) > MAX_LOOP_SHARE * len(text)

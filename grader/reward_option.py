@@ -43,7 +43,7 @@ def parse_reward_option(text: str) -> dict[str, Any]:
 
 
 def with_reward_option(text: str, settings: GraderSettings) -> GraderSettings:
-    """Apply the option to settings; without a NAME it changes the given keys of their own reward.
+    """Apply the option to settings; without a NAME it changes only the given keys of their reward.
 
     Raises ConfigError as parse_reward_option and profile_of do.
     """

@@ -18,7 +18,7 @@ _LENGTH = frozenset(
      "context_window_exceeded", "error_limit", "length_limit", "length_capped", "token_limit", "limit",
      "incomplete", "truncated", "stopped_limit"}
 )  # fmt: skip
-# Any other end. The reason is not needed: a completion that passes its tests was complete.
+# Other reasons, which need no distinction: a completion that passes its tests was complete.
 _STOP = frozenset(
     {"", "none", "null", "nan", "stop", "stopped", "stop_sequence", "stop_token", "stop_string", "stop_str",
      "stopped_word", "stopped_eos", "eos", "eos_token", "eos_found", "endoftext", "end_of_text", "end_turn",
@@ -61,7 +61,7 @@ def parse_row(text: str, *, line: int) -> Row:
     if missing:
         raise MalformedRow(f"{missing[0]} is missing")
     try:
-        prompt, opened_at_its_end = _without_reply(fields.asked(row["prompt"]).prompt)
+        prompt, opened_at_its_end = _without_reply(fields.prompt_cell(row["prompt"]).prompt)
         statement, signature = split_prompt(prompt)
         tests = fields.tests(row["tests"])
         completion = row["completion"]
@@ -93,12 +93,12 @@ def _id(value: Any) -> str:
 
 
 def _without_reply(prompt: str) -> tuple[str, str]:
-    """The prompt without the start of the reply that a chat template adds, and the tag of a thought opened there."""
+    """Remove the start of the reply that a chat template adds; return the prompt and the tag of a thought opened there."""
     opened = [tag for tag in THOUGHT_OPENING.finditer(prompt) if not prompt[tag.end() :].strip()]
     turn_kinds = (TokenKind.ENDS_TEXT, TokenKind.ASSISTANT_TURN)
     turns = [token.start for token in find_tokens(prompt) if token.kind in turn_kinds]
-    asked = prompt.rfind("let ", 0, opened[-1].start() if opened else len(prompt))
-    ends = [start for start in turns if start > asked >= 0] + [tag.start() for tag in opened]
+    signature = prompt.rfind("let ", 0, opened[-1].start() if opened else len(prompt))
+    ends = [start for start in turns if start > signature >= 0] + [tag.start() for tag in opened]
     return prompt[: min(ends)] if ends else prompt, opened[-1].group() if opened else ""
 
 

@@ -2,15 +2,15 @@
 
 Its layers, from the outside in:
 
-- a session and process group of its own, killed on close in any case, and by the kernel if the grader dies (bubblewrap's
+- a session and process group of its own, which the grader kills on close, and the kernel if the grader dies (bubblewrap's
   ``--die-with-parent``; without bubblewrap the programs end when their request pipe closes);
 - an unprivileged user if the grader is root, so that the limit on processes applies;
 - rlimits: address space, files that cannot grow, few descriptors, few processes, no core dump;
 - an empty environment, and the null device as stderr;
 - bubblewrap, if it works: no network, own process table, and a read-only file system with only the program, its libraries
   and the files it reads;
-- seccomp, landlock and tighter limits around the processes that hold a completion (``grader/ocaml/contain.ml``): these
-  compute and use their open pipes, with bubblewrap or without;
+- seccomp, landlock and tighter limits around the processes that hold a completion (``grader/ocaml/contain.ml``): even without
+  bubblewrap these can only compute and use their open pipes;
 - the language filter of ``grader/ocaml/policy.ml``: the only layer that prevents reward hacking.
 """
 
@@ -97,7 +97,7 @@ def _has_user(user_id: int) -> bool:
 
 
 def bubblewrap_options(readable: Sequence[Path]) -> list[str]:
-    """Options of bubblewrap that show the program only these files and folders, read-only."""
+    """Options of bubblewrap under which the program sees only these files and folders, read-only."""
     options = ["--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL", "--clearenv", "--chdir", "/"]
     for path in readable:
         options += ["--ro-bind", str(path), str(path)]

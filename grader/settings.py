@@ -87,7 +87,7 @@ class GraderSettings(BaseModel):
         default=1.0,
         gt=0,
         le=600,
-        description="CPU seconds of one statement of the tests; after one that exceeds them, the others get a fifth",
+        description="CPU seconds of one statement of the tests; after a timeout the remaining statements get a fifth",
     )
     run_cpu_seconds: float = Field(default=5.0, gt=0, le=3600, description="CPU seconds of one completion's whole run")
     wall_multiplier: float = Field(
@@ -110,7 +110,7 @@ class GraderSettings(BaseModel):
     )
     require_sandbox: bool = Field(
         default=False,
-        description="refuse to start if bubblewrap or seccomp cannot shield files, network and processes",
+        description="refuse to start unless bubblewrap and seccomp can block access to files, network and other processes",
     )
     cache_size: int = Field(default=4096, ge=0, description="grades cached for identical completions of one problem")
     attempts: int = Field(default=3, ge=1, le=10, description="workers tried before a completion counts as ungradable")

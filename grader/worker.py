@@ -17,7 +17,7 @@ from grader.settings import GraderSettings
 from grader.signature import defined_name, given_definitions
 from grader.toolchain import Toolchain
 
-# The compiler needs about 60 MiB; the rest is for large types. Programs that make the compiler explode end here.
+# The compiler needs about 60 MiB; the rest is for large types. A program that exhausts the limit is a timeout.
 COMPILER_MEMORY_MIB = 1024
 
 
@@ -50,7 +50,7 @@ class Worker:
         return read_answer(self._ask_front(fields))
 
     def inspect(self, problem: Problem, *, everything: bool) -> Inspection:
-        """Inspect a problem; without ``everything`` only for the asserts that are covered by an example."""
+        """Inspect a problem; without ``everything`` only find the asserts that an example covers."""
         cpu_seconds = self._settings.compile_cpu_seconds
         return read_inspection(
             self._ask_front(inspection_request(problem, cpu_seconds=cpu_seconds, everything=everything))
@@ -86,7 +86,7 @@ class Worker:
         return events
 
     def _present_toolchain(self) -> Toolchain:
-        """The toolchain, built again if one of its programs was deleted, such as by a cleaner of temporary files."""
+        """The toolchain, built again if a program was deleted (by a cleaner of temporary files, for example)."""
         programs = (self._toolchain.front.path, self._toolchain.runner.path)
         if not all(path.exists() for path in programs):
             try:

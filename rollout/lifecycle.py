@@ -91,7 +91,7 @@ class SamplerLifecycle(Lifecycle[SamplerReplica]):
         if self.policies.newest in verified:
             self.weight_syncs.append(verified[self.policies.newest])
 
-    def check_alone(self) -> None:
+    def fail_if_none_ready(self) -> None:
         """Fail the pool when no sampler is ready and none can be started."""
         if self.dispatcher.num_ready:
             return

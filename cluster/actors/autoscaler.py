@@ -34,7 +34,7 @@ class Autoscaler(Generic[R]):
         reservation: Reservation | None,
         log: Callable[[str], None],
     ) -> None:
-        """``reservation``: None for a pool that has the cluster alone; ``log`` takes a log line."""
+        """``reservation``: None if no other component uses the cluster; ``log`` takes a log line."""
         self._lifecycle = lifecycle
         self._dispatcher = lifecycle.dispatcher
         self._pool = f"{lifecycle.kind}s"
@@ -47,14 +47,17 @@ class Autoscaler(Generic[R]):
         self._loop: asyncio.Task[None] | None = None
 
     async def start(self, number: int) -> None:
-        """Start a number of replicas, and have the others follow; raises the CaravanError of one that does not start."""
+        """Start ``number`` replicas and wait for them; the loop starts the others. Raises the CaravanError of a failed start."""
         self._lifecycle.add(number)
         await self._lifecycle.start_all()
         self._loop = asyncio.create_task(self._run())
         self._loop.add_done_callback(self._lifecycle.check_ended)
 
     async def num_placeable(self) -> int:
-        """Return the number of replicas, the minimum at least, that fit now; waits a little for all that are wanted."""
+        """Return the number of replicas that fit now, at least the minimum.
+
+        Waits up to SETTLE_SECONDS for resources for all replicas.
+        """
         if self._bounds.minimum == self._num_wanted:
             return self._num_wanted
         deadline = time.monotonic() + SETTLE_SECONDS
@@ -65,14 +68,14 @@ class Autoscaler(Generic[R]):
         number = max(self._bounds.minimum, min(self._num_wanted, num_additional))
         if number < self._num_wanted:
             self._log(
-                f"{self._pool}: free resources for {number} of {self._num_wanted}; the others start when there are more"
+                f"{self._pool}: free resources for {number} of {self._num_wanted}; the others start when more are free"
             )
         return number
 
     async def scale(self, number: int | None, minimum: int | None, maximum: int | None) -> str:
         """Change the number of replicas or the bounds; returns a line about the consequences.
 
-        A number alone is kept until the next call; with a bound, the pool scales on from there. Raises ConfigError for
+        A number without bounds stays until the next call; with a bound, the pool continues to scale. Raises ConfigError for
         contradictions.
         """
         bounds = self._bounds.changed(self._pool, number, minimum, maximum)
@@ -108,10 +111,10 @@ class Autoscaler(Generic[R]):
                 self._decide()
                 self._drain_surplus()
                 await self._start_missing()
-            except RayError as error:  # the cluster state cannot be read; the replicas work on
+            except RayError as error:  # the cluster state cannot be read; the replicas continue
                 self._log(f"{self._pool}: cannot scale now, next try in {PAUSE_SECONDS:g} s: {error}")
                 await asyncio.sleep(PAUSE_SECONDS)
-            self._lifecycle.check_alone()
+            self._lifecycle.fail_if_none_ready()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(TICK_SECONDS):  # wait_for of Python 3.11 can lose a cancellation
                     await self._lifecycle.changed.wait()
@@ -124,7 +127,7 @@ class Autoscaler(Generic[R]):
         self._num_wanted = number
 
     def _drain_surplus(self) -> None:
-        """Drain replicas that are not ready first, then the least loaded; of these the newest, so that new machines empty."""
+        """Drain surplus replicas: first those not ready, then the least loaded, the newest first so that new machines idle."""
         newest_first = self._lifecycle.replicas[::-1]
         order = sorted(newest_first, key=lambda replica: (replica.state is ReplicaState.READY, replica.load))
         for replica in order[: max(0, len(order) - self._num_wanted)]:

@@ -35,7 +35,7 @@ async def result_of(
         # Not asyncio.wait_for: in Python 3.11 it can lose a cancellation that arrives together with the result.
         async with asyncio.timeout(deadline_seconds):
             return await reference
-    except RayTaskError as error:  # before TimeoutError: Ray's error is one too if the actor's code raised it
+    except RayTaskError as error:  # before TimeoutError: if the actor raised a TimeoutError, Ray's error is one too
         if isinstance(error.cause, CaravanError):
             raise error.cause from None
         if failure_error is None:

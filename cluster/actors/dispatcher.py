@@ -40,10 +40,10 @@ W = TypeVar("W", bound=Worker)
 
 
 class Dispatcher(Generic[W]):
-    """Hands out workers and keeps account of their load. Lives in one event loop.
+    """Assigns workers to requests and tracks their load. Lives in one event loop.
 
-    A worker gets work while its load is below ``max_load``. Work is not split: a large unit may exceed the limit, and waits no
-    longer than a small one.
+    A worker gets work while its load is below ``max_load``. Work is not split: a request may exceed the limit, so that a large
+    one waits no longer than a small one.
     """
 
     def __init__(self, max_load: int) -> None:
@@ -63,7 +63,7 @@ class Dispatcher(Generic[W]):
 
     @property
     def has_failed(self) -> bool:
-        """Return True when all work is refused."""
+        """True if all work is refused."""
         return self._error is not None
 
     def add(self, worker: W) -> None:
@@ -76,15 +76,15 @@ class Dispatcher(Generic[W]):
         """Dispatch no more work to a worker; its work may finish."""
         self._ready.remove(worker)
         self._draining.append(worker)
-        self._withdrawn(worker)
+        self._requeue_exclusive(worker)
 
     def remove(self, worker: W) -> None:
-        """Count a worker as gone, if it is known; what it had is released later."""
+        """Forget a worker, if it is known; its callers release its work later."""
         for workers in (self._ready, self._draining):
             if worker in workers:
                 workers.remove(worker)
                 self._end_busy(worker)
-                self._withdrawn(worker)
+                self._requeue_exclusive(worker)
 
     def fail(self, error: CaravanError) -> None:
         """Refuse all work from now on, including the work that waits; the first error counts."""
@@ -133,7 +133,7 @@ class Dispatcher(Generic[W]):
         try:
             return cast(W, await future)
         except asyncio.CancelledError:
-            self._cancelled(request)
+            self._on_cancelled(request)
             raise
 
     def release(self, worker: W, load: int = 1) -> None:
@@ -149,7 +149,7 @@ class Dispatcher(Generic[W]):
         self._dispatch()
 
     def oldest_wait_seconds(self) -> float:
-        """Return the longest wait in the queue, exclusive work left out; 0 for an empty queue."""
+        """Return the longest wait in the queue, without exclusive work; 0 for an empty queue."""
         waiting = (request for request in self._queue if not request.exclusive and not request.worker.done())
         return max((_now() - request.queued_at for request in waiting), default=0.0)
 
@@ -167,7 +167,7 @@ class Dispatcher(Generic[W]):
         )
 
     def _dispatch(self) -> None:
-        """Assign workers to the queue in its order, as long as there are any."""
+        """Assign workers to the requests, in the order of the queue, until no worker is free."""
         for worker in self._ready:
             request = worker.reserved_for
             if request is not None and not request.worker.done() and worker.load == 0:
@@ -196,7 +196,7 @@ class Dispatcher(Generic[W]):
         worker.load += request.load
         request.worker.set_result(worker)
 
-    def _withdrawn(self, worker: W) -> None:
+    def _requeue_exclusive(self, worker: W) -> None:
         """Dispatch the exclusive work that waited for a worker to another one."""
         self._unreserve(worker)
         if not self._ready and self._error is None:
@@ -208,7 +208,7 @@ class Dispatcher(Generic[W]):
         if request is not None and not request.worker.done():
             heapq.heappush(self._queue, request)
 
-    def _cancelled(self, request: _Request) -> None:
+    def _on_cancelled(self, request: _Request) -> None:
         for worker in self._ready:
             if worker.reserved_for is request and request.worker.cancelled():
                 worker.reserved_for = None
@@ -223,7 +223,7 @@ class Dispatcher(Generic[W]):
 
 
 def _copy(error: CaravanError) -> CaravanError:
-    """Return an error of its own for each caller, since raising one adds to its traceback."""
+    """Return a new error for each caller, since raising an error adds to its traceback."""
     return type(error)(str(error))
 
 

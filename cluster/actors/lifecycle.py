@@ -30,7 +30,7 @@ from cluster.types import Usage
 logger = logging.getLogger(__name__)
 
 BACK_OFF_SECONDS = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
-"""Wait before a start, by the number of failures before it; the last value holds for all further ones."""
+"""Wait before a start, by the number of earlier failures; the last value applies to all further ones."""
 
 
 class ReplicaState(StrEnum):
@@ -52,7 +52,7 @@ class Replica(Worker, ABC):
     task: "asyncio.Task[None] | None" = None  # its start, or its drain
     ready_since: float | None = None  # monotonic seconds; None: neither READY nor DRAINING
     down_since: float = field(default_factory=time.monotonic)  # since it was last READY, or created
-    start_at: float = 0.0  # monotonic seconds, not started before
+    start_at: float = 0.0  # earliest time of the next start, monotonic seconds
     last_error: str = "no free resources"  # the reason for being DOWN
     num_failed_starts: int = 0  # in a row
     num_crashes: int = 0  # in a row without output
@@ -63,7 +63,7 @@ class Replica(Worker, ABC):
 
     @abstractmethod
     async def stop_actor(self) -> None:
-        """Shut the actor down in good order, if there is one; raises CaravanError."""
+        """Shut the actor down cleanly, if there is one; raises CaravanError."""
 
     def kill(self) -> None:
         """End the actor's process at once."""
@@ -84,7 +84,7 @@ class Lifecycle(ABC, Generic[R]):
         self.dispatcher = dispatcher
         self.replicas: list[R] = []  # as many as are wanted
         self.draining: list[R] = []
-        self.changed = asyncio.Event()  # set when a replica went down or finished to start
+        self.changed = asyncio.Event()  # set when a replica went down or has started
         self._new_replica = new_replica
         self._capacity_seconds = 0.0  # of replicas that are down
         self._num_lost = 0
@@ -93,24 +93,24 @@ class Lifecycle(ABC, Generic[R]):
         """Bring a started replica to the pool's current state; raises CaravanError."""
 
     @abstractmethod
-    def check_alone(self) -> None:
-        """Fail the work that waits when no replica is ready and none will be soon."""
+    def fail_if_none_ready(self) -> None:
+        """Fail the waiting work if no replica is ready and none is expected soon."""
 
     @abstractmethod
     def broken(self, error: BaseException) -> CaravanError:
-        """Return the error of all further work when the pool's own code failed."""
+        """Return the error of all further work after a failure of the pool's own code."""
 
     def on_ready(self, replica: R, seconds: float) -> None:
-        """Handle that a replica that was started during the run gets work."""
+        """Called when a replica that was started during the run is READY."""
 
     def on_evicted(self, replica: R, error: CaravanError) -> None:
-        """Handle that a replica that got work is down."""
+        """Called when a replica was evicted."""
 
     async def before_stop(self) -> None:
-        """Wait for calls of a drained replica that are no work."""
+        """Wait for calls of a drained replica that the dispatcher does not count as work."""
 
     def on_drained(self, replica: R) -> None:
-        """Handle that a replica was drained and stopped."""
+        """Called when a replica was drained and stopped."""
 
     @property
     def num_present(self) -> int:
@@ -129,7 +129,7 @@ class Lifecycle(ABC, Generic[R]):
         return replace(self.dispatcher.usage(), capacity_seconds=capacity_seconds, num_lost=self._num_lost)
 
     def add(self, number: int) -> None:
-        """Create replicas, DOWN, until there are as many; each gets the first unused name."""
+        """Create replicas, DOWN, until there are ``number``; each gets the first unused name."""
         while len(self.replicas) < number:
             taken = {replica.name for replica in (*self.replicas, *self.draining)}
             names = (f"{self.kind} {index}" for index in range(len(taken) + 1))
@@ -163,9 +163,9 @@ class Lifecycle(ABC, Generic[R]):
             self._set_down(replica)
 
     def evict(self, replica: R, actor: ActorHandle | None, error: CaravanError) -> bool:
-        """Kill an actor that died or hangs, and have another one take its place.
+        """Kill an actor that died or hangs, and schedule the start of its replacement.
 
-        Returns whether it is replaced: not when the actor was evicted before, or was draining.
+        Returns False, and schedules nothing, if the actor was evicted before or is draining.
         """
         if actor is None or replica.actor is not actor:
             return False
@@ -183,7 +183,7 @@ class Lifecycle(ABC, Generic[R]):
     async def close(self) -> None:
         """Stop every actor and leave no process behind; may be called twice."""
         self._cancel_tasks()
-        # An actor that does not shut down is killed all the same.
+        # An actor that does not shut down is killed below.
         replicas = (*self.replicas, *self.draining)
         await asyncio.gather(*(replica.stop_actor() for replica in replicas), return_exceptions=True)
         self.kill_all()
@@ -195,7 +195,7 @@ class Lifecycle(ABC, Generic[R]):
             self._set_down(replica)
 
     def check_ended(self, task: "asyncio.Task[None]") -> None:
-        """Fail all work when a task of the pool broke: without it, the pool could lose its replicas while work waits forever."""
+        """Fail all work if a task of the pool failed: otherwise work could wait forever for replicas."""
         if not task.cancelled() and (error := task.exception()):
             self.dispatcher.fail(self.broken(error))
 
@@ -207,7 +207,7 @@ class Lifecycle(ABC, Generic[R]):
     async def _start(self, replica: R) -> None:
         await replica.start_actor()
         replica.state = ReplicaState.VERIFYING
-        await self.verify(replica)  # after its last check it must not wait: the replica would miss what comes meanwhile
+        await self.verify(replica)  # must not wait after its last check: the replica would miss a change of the state
         replica.state = ReplicaState.READY
         replica.ready_since = time.monotonic()
         replica.num_failed_starts = 0
@@ -219,8 +219,8 @@ class Lifecycle(ABC, Generic[R]):
             await self._start(replica)
         except (CaravanError, RayError) as error:
             self._set_down(replica)
-            failing_alike = [one for one in self.replicas if one.num_failed_starts and one.last_error == str(error)]
-            if not replica.num_failed_starts and not failing_alike and not self.dispatcher.has_failed:
+            same_failure = [one for one in self.replicas if one.num_failed_starts and one.last_error == str(error)]
+            if not replica.num_failed_starts and not same_failure and not self.dispatcher.has_failed:
                 logger.warning("%s: start failed, retrying with back-off: %s", replica.name, error)
             replica.num_failed_starts += 1
             replica.last_error = str(error)

@@ -10,7 +10,7 @@ import ray
 from cluster.errors import ResourcesError
 
 Bundle = Mapping[str, float]
-"""Resources of one actor, which lie on one node, by Ray's names ("CPU", "GPU")."""
+"""Resources of one actor, all on one node, by Ray's names ("CPU", "GPU")."""
 
 ROUNDING = 1e-6  # tolerance of sums: 0.1 + 0.2 fits into 0.3
 
@@ -24,7 +24,7 @@ def alive_nodes() -> list[dict[str, float]]:
 
 
 def num_fitting(bundle: Bundle, nodes: Sequence[Mapping[str, float]]) -> int:
-    """Return how many bundles fit on nodes with these resources."""
+    """Return the number of bundles that fit on nodes with these resources."""
     return sum(
         min(_num_on_node(name, amount, node.get(name, 0.0)) for name, amount in bundle.items()) for node in nodes
     )
@@ -33,14 +33,14 @@ def num_fitting(bundle: Bundle, nodes: Sequence[Mapping[str, float]]) -> int:
 async def wait_for_resources(
     name: str, bundle: Bundle, number: int, *, free_seconds: float, join_seconds: float, advice: str
 ) -> None:
-    """Return once a number of bundles fits on the nodes and their sum is free.
+    """Wait until ``number`` bundles fit on the nodes and their sum is free.
 
     Args:
         name: of the actors, for the error message.
         bundle: of each actor; empty: nothing to wait for.
         number: of actors.
-        free_seconds: deadline when the nodes are large enough, and others use them.
-        join_seconds: deadline when the nodes are too few or too small; more may join.
+        free_seconds: deadline if the nodes are large enough but in use.
+        join_seconds: deadline if the nodes are too few or too small; more may join.
         advice: end of the error message.
 
     Raises ResourcesError with the numbers.

@@ -11,8 +11,8 @@ from cluster.types import Bounds, Usage
 class ScalingPolicy:
     """Thresholds of scaling up and down.
 
-    A pool that has just been scaled must not count as idle, or its size would oscillate: not after scaling up at ``busy_share``
-    to twice the replicas, and not after scaling down to ``target_share``.
+    Right after scaling up at ``busy_share`` to twice the replicas, or down to ``target_share``, a pool must not count as idle:
+    its size would oscillate.
     """
 
     unit: str  # name of a unit of work in log lines: "group"
@@ -35,8 +35,8 @@ class PoolLoad:
     """Load of a pool at one moment."""
 
     num_ready: int
-    num_wanted: int  # above num_ready while replicas start or lack resources
-    wait_seconds: float  # of the unit that has waited longest; 0 when none waits
+    num_wanted: int  # larger than num_ready while replicas start or lack resources
+    wait_seconds: float  # longest wait of a queued unit; 0 for an empty queue
     recent_share: (
         float | None
     )  # busy share over settle_seconds, 0 to 1; None if the number of replicas changed in that time
@@ -45,7 +45,7 @@ class PoolLoad:
 
 
 def desired_replicas(load: PoolLoad, bounds: Bounds, policy: ScalingPolicy) -> tuple[int, str]:
-    """Return the number of replicas to have, and the reason for a change in a few words."""
+    """Return the desired number of replicas, and the reason for a change in a few words."""
     number, reason = load.num_wanted, ""
     if load.wait_seconds >= policy.scale_up_wait_seconds:
         are_all_ready = load.num_ready >= load.num_wanted  # if not, an earlier increase is still under way

@@ -64,7 +64,7 @@ def read_result(text: str) -> EvaluationResult:
 
 
 def named_results(first: str, second: str) -> list[EvaluationResult]:
-    """Two evaluations, named after the runs or files that they come from where their own names are the same."""
+    """Two evaluations; if their names are equal, each is named after its run or file."""
     results = [read_result(first), read_result(second)]
     if results[0].name != results[1].name:
         return results
@@ -86,7 +86,7 @@ def compare(first: EvaluationResult, second: EvaluationResult) -> Comparison:
         low, high = interval(values)
         return Difference(metric=metric, mean=sum(values) / len(values), low=low, high=high, p=sign_flip_p(values))
 
-    # More completions solve more problems, so different numbers are compared by pass@k at the smallest number.
+    # With more completions per problem more problems are solved: unequal numbers are compared by pass@k at the smallest one.
     counts = {row.num_completions for pair in both.values() for row in pair}
     k = min(counts)
     differences = [

@@ -130,7 +130,7 @@ def count_pairs(old: Sequence[float], new: Sequence[float]) -> PairCounts:
 
 
 def _has_signal(rewards: Sequence[float]) -> bool:
-    """The rule of Group.has_signal."""
+    """Apply the rule of Group.has_signal."""
     return max(rewards) - min(rewards) > 1e-6
 
 

@@ -34,8 +34,8 @@ def run() -> NoReturn:
             stream.reconfigure(errors="replace")
     code = main()
     if "ray" in sys.modules:
-        # Threads of Ray 2.60 outlive ray.shutdown() and can crash in _raylet.so while Python unloads its modules. All work is
-        # done by then, but the exit code would be that of the crash. os._exit leaves without the unloading.
+        # Threads of Ray 2.60 outlive ray.shutdown() and can crash in _raylet.so while Python unloads its modules. The work is
+        # done by then, but the crash would change the exit code. os._exit skips the unloading.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -63,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
         if error.errno != errno.ENAMETOOLONG:
             raise
         print(
-            f"caravan: {error.filename}: a name in it is longer than file systems allow: give a shorter one",
+            f"caravan: {error.filename}: a file name in this path is too long: give a shorter one",
             file=sys.stderr,
         )
         return 1

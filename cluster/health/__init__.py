@@ -1,1 +1,1 @@
-"""Health checks of a run, with the thresholds of the two training analyses (README, "Why")."""
+"""Health checks of a run, with the thresholds of the two training analyses (README, "Why it exists")."""

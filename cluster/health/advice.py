@@ -34,7 +34,7 @@ def raise_diversity(history: History) -> str:
 def learn_faster(history: History) -> str:
     """Return the advice for rewards that are too low."""
     return (
-        f"raise {scaled(history, 'learner.learning_rate', LEARNING_RATE_GROWTH)} and, if answers are cut off, "
+        f"raise {scaled(history, 'learner.learning_rate', LEARNING_RATE_GROWTH)} and, if answers are truncated, "
         f"{scaled(history, 'rollout.max_completion_tokens', 1.2)}"
     )
 

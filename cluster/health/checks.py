@@ -198,14 +198,14 @@ def worst(results: Sequence[CheckResult]) -> Health:
 
 
 def steps_of_changes(phases: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Return the steps after which settings changed, from rows of phases.jsonl. The run length moves no metric."""
+    """Return the steps after which settings changed, from rows of phases.jsonl, without changes of the run length."""
     return [int(row["step"]) for row in phases if row["set"].keys() - set(LENGTH)]
 
 
 def last_change(phases: Sequence[Mapping[str, Any]]) -> int:
-    """Return the step after which settings last changed, 0 if they never did. A ramp counts from its start.
+    """Return the step after which settings last changed, 0 if they never did.
 
-    A ramp changes a setting at every step, so no two steps would have the same settings.
+    A ramp changes a setting at every step; it counts as one change at its start.
     """
     steps = steps_of_changes(phases)
     return max((now for before, now in pairwise([-1, *steps]) if now - before > 1), default=0)

@@ -98,9 +98,9 @@ class History:
     steps: Sequence[Row] = ()  # rows of metrics.jsonl, each with its ``step``
     epochs: Sequence[Window] = ()  # complete ones
     settings: Mapping[str, Any] = field(default_factory=dict)  # active ones by dotted key; unknown ones are absent
-    changed_at: int = 0  # the step after which settings last changed: what was measured before says nothing of them
+    changed_at: int = 0  # the step after which settings last changed; rules use later steps only
     weight_sync_gaps: Sequence[float] = ()  # of the latest publishes, nats
-    diverged_at: int | None = None  # step that the learner refused as diverged, if the run is at it
+    diverged_at: int | None = None  # next step, if the learner refused it as diverged
 
     @property
     def epoch(self) -> float | None:
@@ -136,7 +136,7 @@ class History:
     def pairs(self, *names: str) -> list[tuple[Window, Window]]:
         """Return pairs of windows to compare: the last two complete epochs, and the latest steps with those before them.
 
-        All steps are after the last change of settings, since a change of reward or temperature moves the metrics by itself.
+        All steps are after the last change of settings, since a changed reward or temperature changes the metrics by itself.
         """
         found = []
         complete = self.epochs[-2:]
@@ -168,7 +168,7 @@ def change(pair: tuple[Window, Window], name: str) -> Change | None:
 
 
 class Epochs:
-    """Gathers steps into epochs; an epoch is complete with the step at which all of its problems have been asked."""
+    """Groups steps into epochs; an epoch is complete at the step by which all of its problems have been sampled."""
 
     def __init__(self) -> None:
         self._rows: list[Row] = []  # of the current epoch
@@ -176,7 +176,7 @@ class Epochs:
     def add(self, row: Row) -> Window | None:
         """Add a step; return the epoch that it completes, with the means of all its metrics."""
         number = _epoch_of(row)
-        if self._rows and number > _epoch_of(self._rows[-1]):  # the last step of an epoch rarely ends exactly with it
+        if self._rows and number > _epoch_of(self._rows[-1]):  # an epoch rarely ends exactly at the end of a step
             closed, self._rows = self._close(), [row]
             return closed
         self._rows.append(row)

@@ -62,7 +62,7 @@ def mitigation_for(alert: CheckResult, run_state: RunState) -> Mitigation | None
 def raise_temperature(by: float, *, even_if_programs_differ: bool = True) -> Change:
     """Return a change that raises the temperature unless entropy is high.
 
-    With ``even_if_programs_differ=False`` it also requires that the programs of a group are alike.
+    With ``even_if_programs_differ=False`` it also requires that the programs of a group are similar.
     """
 
     def change(run_state: RunState) -> dict[str, Any]:

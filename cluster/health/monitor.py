@@ -53,11 +53,11 @@ class HealthMonitor:
         self.adjustments = [ResumeOverride(from_step=row["step"], set=row["set"]) for row in health if "set" in row]
         self.stopped_for: CheckResult | None = None
         earlier = [{name: row[name] for name in METRICS if name in row} for row in steps]
-        self._take(earlier[:-LEVEL_STEPS])
+        self._add_steps(earlier[:-LEVEL_STEPS])
         self._config = self._config_of_last_step(config, earlier)
         self._settings: Mapping[str, Any] = flatten(self._config)
         for row in earlier[-LEVEL_STEPS:]:
-            self._take([row])
+            self._add_steps([row])
             if row["step"] > self._changed_at:
                 self._check()
 
@@ -74,7 +74,7 @@ class HealthMonitor:
             if any(settings.get(key) != self._settings.get(key) for key in CHANGEABLE):
                 self._note_change(step - 1)
             self._config, self._settings = config, settings
-        self._take([{name: row[name] for name in METRICS if name in row}])
+        self._add_steps([{name: row[name] for name in METRICS if name in row}])
         results = self._check()
         alerts = tuple(result for result in results if self._is_new_alert(result, step))
         self._alerted_at |= {(result.rule.id, str(result.health)): step for result in alerts}
@@ -94,7 +94,7 @@ class HealthMonitor:
         schedule = config.settings_schedule(self.adjustments)
         return config.changed(schedule.at(step=int(steps[-1]["step"]) - 1, epoch=epoch))
 
-    def _take(self, rows: Sequence[Row]) -> None:
+    def _add_steps(self, rows: Sequence[Row]) -> None:
         """Add steps to the history."""
         self._steps += rows
         self._complete_epochs += [closed for closed in map(self._epochs.add, rows) if closed]
@@ -131,7 +131,7 @@ class HealthMonitor:
         return since == 0 or step - since >= STEPS_TO_SHOW
 
     def _mitigation(self, results: Sequence[CheckResult], step: int) -> Mitigation | None:
-        """Return the first mitigation of a persistent alert, unless an earlier change has not had time to show an effect."""
+        """Return the first mitigation of a persistent alert; None while an earlier change may not have taken effect."""
         persistent = [result for result in results if self._num_alert_steps[result.rule.id] >= LEVEL_STEPS]
         return next(self._mitigations(persistent), None) if self._has_had_time(step) else None
 
@@ -150,7 +150,7 @@ class HealthMonitor:
         return True
 
     def _reason_to_stop(self, results: Sequence[CheckResult], step: int) -> CheckResult | None:
-        """Return the reason to end the run: non-finite numbers at once, others when changes have had time to show an effect."""
+        """Return the reason to end the run: non-finite numbers at once, others after changes have had time to take effect."""
         stops = [result for result in results if result.health is Health.STOP]
         if self._mode == "warn" or not stops:
             return None

@@ -1,7 +1,7 @@
 """Health rules about rewards, pass rate, entropy and gradient.
 
-The thresholds are those of the two training analyses (README, "Why"); checks.py quotes them, and docs/health.md explains the
-rules. Rules about trends are in trend_rules.py, rules about completions in sample_rules.py.
+The thresholds are those of the two training analyses (README, "Why it exists"). checks.py quotes them, and docs/health.md
+explains the rules. Rules about trends are in trend_rules.py, rules about completions in sample_rules.py.
 """
 
 import math
@@ -55,7 +55,7 @@ STEPS_TO_SHOW = 100
 """Steps until a change shows an effect ("should drop below 0.10 within 100 steps"). On a small dataset, epochs pass sooner."""
 
 HEALTHY_ZERO_STD, STOP_ZERO_STD = 0.10, 0.30
-FALLING_ZERO_STD = (0.50, 0.3)  # "Epoch 0.0-0.3: frac_zero_std drops from 0.50 -> 0.10": from what, until which epoch
+FALLING_ZERO_STD = (0.50, 0.3)  # (start value, last epoch) of "Epoch 0.0-0.3: frac_zero_std drops from 0.50 -> 0.10"
 LOW_ENTROPY = 0.10
 HEALTHY_CV, EXPECTED_CV = 0.30, 0.50
 REWARD_TARGETS = ((0.0, 0.05), (0.3, 0.15), (0.5, 0.20), (1.0, 0.35))  # (epoch, mean reward)
@@ -70,7 +70,7 @@ def assessed(health: Health, evidence: str, action: str) -> Assessment:
 
 
 def is_due(history: History) -> bool:
-    """Return True from the epoch and step on at which the first analysis' stop criteria apply."""
+    """Return True once the run is long enough for the stop criteria of the first analysis."""
     epoch = history.epoch
     has_had_time = not history.steps or history.steps[-1]["step"] >= STEPS_TO_SHOW
     return epoch is not None and epoch >= DECISION_EPOCH and has_had_time
@@ -101,11 +101,11 @@ def numbers(history: History) -> Assessment:
 def mode_collapse(history: History) -> Assessment:
     """Check the share of groups whose completions all earn the same reward without solving the problem."""
     name = "frac_zero_std_sampled" if history.level("frac_zero_std_sampled") is not None else "frac_zero_std"
-    silent, epoch = history.level(name), history.epoch
-    if silent is None or epoch is None:
+    without_signal, epoch = history.level(name), history.epoch
+    if without_signal is None or epoch is None:
         return NO_DATA
     solved = history.level("frac_zero_std_solved") or 0.0
-    collapsed = max(0.0, silent - solved)
+    collapsed = max(0.0, without_signal - solved)
     start, end = FALLING_ZERO_STD
     allowed = max(HEALTHY_ZERO_STD, start - (start - HEALTHY_ZERO_STD) * epoch / end)
     evidence = f"{collapsed:.0%} of groups at epoch {epoch:.2f}, {allowed:.0%} is healthy at this epoch"
@@ -114,7 +114,7 @@ def mode_collapse(history: History) -> Assessment:
     if distinct is not None:
         evidence += f"; {distinct:.0%} of a group's programs differ"
         if distinct > 1 - HEALTHY_ZERO_STD:
-            action = f"the programs differ and only their rewards do not: the problems are too hard. {PLAN_B}"
+            action = f"the programs differ, but their rewards are equal: the problems are too hard. {PLAN_B}"
     if is_due(history) and collapsed > STOP_ZERO_STD:
         return assessed(Health.STOP, evidence, f"{action}. {PLAN_B}" if PLAN_B not in action else action)
     return assessed(Health.WARN if collapsed >= allowed else Health.OK, evidence, action)
@@ -166,8 +166,8 @@ def reward_spread(history: History) -> Assessment:
     return assessed(
         Health.WARN if ratio > EXPECTED_CV else Health.OK,
         f"{ratio:.2f} ({spread:.3f} / {reward:.3f}); up to {EXPECTED_CV:.2f} expected, below {HEALTHY_CV:.2f} is best",
-        "more completions of each problem (rollout.group_size) make better estimates; rewards of 0 or 1 alone have this spread "
-        "at any pass rate below 80%, which is normal",
+        "more completions per problem (rollout.group_size) give better estimates; with rewards of only 0 and 1 this spread is "
+        "normal at any pass rate below 80%",
     )
 
 

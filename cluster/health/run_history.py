@@ -26,7 +26,7 @@ SETTINGS = (
 def history_of(run: Path) -> History:
     """Return the history in a run directory; raises RunFolderError if there is none.
 
-    A directory without metrics.jsonl but with a learning.log in the analyses' format is checked by that.
+    Without metrics.jsonl, the history is read from a learning.log in the analyses' format.
     """
     folder = RunFolder(run)
     if not folder.metrics.is_file() and not folder.learning_log.is_file():
@@ -62,7 +62,7 @@ def _logged(path: Path) -> Iterator[dict[str, float]]:
 
 
 def _diverged_at(folder: RunFolder, steps: Sequence[Mapping[str, Any]]) -> int | None:
-    """Return the diverged step that the learner refused, unless the run has passed it since."""
+    """Return the diverged step that the learner refused; None if the run has taken that step since."""
     done = int(steps[-1]["step"]) if steps else 0
     refused = [int(path.stem.removeprefix("step-")) for path in (folder.path / DIVERGED).glob("step-*.parquet")]
     return max((step for step in refused if step > done), default=None)

@@ -8,7 +8,7 @@ from cluster.health.history import History
 from cluster.health.rules import NO_DATA, STEPS_TO_SHOW, Assessment, Health, assessed, is_due
 
 MANY_TRUNCATED, ALL_TRUNCATED = 0.80, 0.99
-CROWD, CROWD_TAKES_OVER = 0.50, 0.70
+DOMINANT, DOMINANT_STOP = 0.50, 0.70
 UNPARSED = 0.95
 MISMATCH = math.log(1.05)
 
@@ -23,19 +23,19 @@ def filibuster(history: History) -> Assessment:
     return assessed(
         health if share >= MANY_TRUNCATED else Health.OK,
         f"{share:.0%} of completions hit the length limit",
-        f"pay less for them (grader.runaway_multiplier=0), raise {scaled(history, 'rollout.group_size', 1.5)} and, if "
-        f"the answers are honest, {scaled(history, 'rollout.max_completion_tokens', 1.2)}",
+        f"lower their reward (grader.runaway_multiplier=0), raise {scaled(history, 'rollout.group_size', 1.5)} and, if "
+        f"correct answers are truncated, {scaled(history, 'rollout.max_completion_tokens', 1.2)}",
     )
 
 
 def one_reward(history: History) -> Assessment:
-    """Check that no single reward dominates, other than that of passing."""
-    return _crowd(history, "top_reward_share", "of completions earn the same reward without passing")
+    """Check that no single reward dominates, except the reward for passing."""
+    return _dominance(history, "top_reward_share", "of completions earn the same reward without passing")
 
 
 def one_program(history: History) -> Assessment:
     """Check that no single program, up to renaming, dominates as the answer to different problems."""
-    return _crowd(
+    return _dominance(
         history, "top_program_share", "of completions are one program for different problems, and do not pass"
     )
 
@@ -73,16 +73,17 @@ def mismatch(history: History) -> Assessment:
     )
 
 
-def _crowd(history: History, name: str, what: str) -> Assessment:
+def _dominance(history: History, name: str, what: str) -> Assessment:
     share, first = history.level(name), history.first_level(name)
     if share is None:
         return NO_DATA
-    lately = [row[name] for row in history.level_steps(name)[-5:]]
-    # A weak model may start like this. Only a share that grew shows that the policy learned it.
-    takes_over = first is not None and share > first + 0.1 and min(lately, default=0.0) > CROWD_TAKES_OVER
+    latest = [row[name] for row in history.level_steps(name)[-5:]]
+    # A weak model may start with a high share. Only growth shows that the policy learned it.
+    has_grown = first is not None and share > first + 0.1 and min(latest, default=0.0) > DOMINANT_STOP
     grew = "" if first is None else f" ({first:.0%} in the first steps)"
     return assessed(
-        Health.STOP if takes_over else Health.WARN if share > CROWD else Health.OK,
+        Health.STOP if has_grown else Health.WARN if share > DOMINANT else Health.OK,
         f"{share:.0%} {what}{grew}",
-        "read them (caravan report shows hacking suspects), and stop paying for what they do (grader.*, caravan regrade)",
+        "read them (caravan report lists reward hacking suspects), and change the reward that they exploit (grader.*, caravan "
+        "regrade)",
     )

@@ -43,7 +43,7 @@ Row = Mapping[str, Any]
 
 
 def batch_of(folder: RunFolder, step: int) -> tuple[Group, ...]:
-    """Return the groups in the batch of a training step, in order; only the ids of their problems are known.
+    """Return the groups in the batch of a training step, in order. Their problems have only an id.
 
     A group was in the batch if at least one of its completions was trained, or excluded by the learner's settings. Its other
     completions (ungradable ones, for example) are returned as well. Raises RunFolderError if the ledger has no such group.

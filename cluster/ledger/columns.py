@@ -1,6 +1,6 @@
 """In-memory index of a ledger: a few columns of every completion, texts as integer codes.
 
-A million completions take some 50 MB. Texts, tokens and messages stay in the files, at the position that ``place`` returns.
+A million completions take about 50 MB. Texts, tokens and messages stay in the files; ``reference`` returns their position.
 """
 
 import math

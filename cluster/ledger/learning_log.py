@@ -56,6 +56,6 @@ def read_learning_log(lines: Iterable[str]) -> Iterator[dict[str, float]]:
             continue
         step += 1
         del metrics["syntax_reward"]  # the same mean again
-        if math.isnan(metrics["entropy"]):  # which not every trainer measures
+        if math.isnan(metrics["entropy"]):  # not every trainer measures it
             del metrics["entropy"]
         yield {"step": float(step), **metrics}

@@ -28,7 +28,7 @@ def drops_of_dropped(dropped: DroppedGroup) -> list[Drop]:
     group = dropped.group
     timestamps = group.timestamps or (None,) * len(group.completions)
     drops = [
-        # Without a grade: did the graders fail, or was the group cancelled before they answered?
+        # A completion with a time of grading but no grade is ungradable; without either, the group was cancelled first.
         Drop(DropReason.UNGRADABLE) if grade is None and (times is None or times.graded is not None) else dropped.drop
         for grade, times in zip(group.grades, timestamps, strict=True)
     ]

@@ -17,8 +17,8 @@ _FIELD = {stored: name for name, stored in _STORED.items()}
 class Progress:
     """Steps done and stream positions started. The position of a group determines its problem and its seed.
 
-    Each position ends once: its group is trained, filtered or failed. A stale group is started again, and a resumed run starts
-    the positions again that were in flight at its checkpoint, so that no problem is skipped.
+    Each position ends once: its group is trained, filtered or failed. So that no problem is skipped, stale groups are started
+    again, and a resumed run starts the positions again that were in flight at its checkpoint.
     """
 
     step: int = 0  # optimizer steps done, which is also the policy version
@@ -77,11 +77,11 @@ class Progress:
         return self.num_asked - sum(self.outcomes.values())
 
     def epoch(self, problems_per_epoch: int) -> float:
-        """Return the passes over the training problems so far."""
+        """Return the number of passes over the training problems so far."""
         return (self.num_trained + self.num_dropped) / problems_per_epoch
 
     def problems_per_epoch(self, epoch: float) -> int:
-        """Return the number of training problems of which this progress is ``epoch`` epochs."""
+        """Return the number of training problems, given that this progress is ``epoch`` epochs."""
         return round((self.num_trained + self.num_dropped) / epoch)
 
     def to_json(self) -> str:

@@ -1,4 +1,4 @@
-"""Restoration of a run directory after a start that is refused before it has results."""
+"""Restoration of a run directory after a start that fails before it has results."""
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence

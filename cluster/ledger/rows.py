@@ -9,7 +9,7 @@ from cluster.types import AssertOutcome, Drop, Facts, Grade, Group, Outcome, Ste
 
 TERMS = ("structural", "type_check", "compile", "tests")
 
-_RENAMED = {"shown": "covered_by_example", "degenerate": "quality_flags"}  # columns that keep their first name
+_RENAMED = {"shown": "covered_by_example", "degenerate": "quality_flags"}  # column -> field, where the names differ
 _OWN_COLUMNS = (
     "asserts",
     "shown",

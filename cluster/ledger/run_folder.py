@@ -54,7 +54,7 @@ PROMPT_DATE = "rollout.prompt_date"
 
 
 def is_placement(key: str) -> bool:
-    """Return True for a key that states where work is done, not what is learned."""
+    """Return True for a key that affects where work is done, not what is learned."""
     return key in keys_with(Trait.PLACEMENT)
 
 
@@ -120,7 +120,7 @@ class RunFolder:
             yield self
 
     def may_differ(self, key: str) -> bool:
-        """Return True for a key that may have another value when the run is resumed: it does not state what is learned."""
+        """Return True for a key that may have another value when the run is resumed: it does not affect what is learned."""
         return is_placement(key) or (key in keys_with(Trait.DATA_SOURCE) and self.data.exists())
 
     def is_running(self) -> bool:
@@ -169,7 +169,7 @@ class RunFolder:
                 path.unlink()
 
     def num_problems(self, step: int) -> int:
-        """Return the number of training problems, computed from the records of a step that has a checkpoint."""
+        """Return the number of training problems, computed from the metrics and progress of a step with a checkpoint."""
         try:
             lines = lines_of(self.metrics)
         except OSError as error:
@@ -184,7 +184,7 @@ class RunFolder:
         return self.path / f"{self.adapter.name}-{step}"
 
     def reopen(self, step: int) -> None:
-        """Reopen a finished run that is extended: its final adapter and evaluation are renamed after the step they belong to."""
+        """Reopen a finished run to extend it: rename its final adapter and evaluation after their step."""
         former = self.former_adapter(step)
         with self.explain_errors(self.path):
             if self.adapter.exists():
@@ -261,7 +261,7 @@ class RunFolder:
         return found
 
     def prompt_date(self) -> date | None:
-        """Return the date that the run's prompts may name; None if there is none yet, or config.yaml cannot be read."""
+        """Return the date in the run's prompts; None if there is none yet or config.yaml cannot be read."""
         kept = self.settings(PROMPT_DATE).get(PROMPT_DATE)
         try:
             return None if kept is None else date.fromisoformat(str(kept))
@@ -295,7 +295,7 @@ class RunFolder:
         self.write(self.config, self._kept)
 
     def _changed(self, config: Config) -> list[str]:
-        """Return the keys, of those that state what is learned, that differ from the configuration at the first start."""
+        """Return the settings of learning that differ from those at the first start, as ``key=value (was ...)``."""
         try:
             before = flatten(validate(yaml.safe_load(self.config.read_text(encoding="utf-8"))))
         except (ConfigError, yaml.YAMLError) as error:

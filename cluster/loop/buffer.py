@@ -28,7 +28,7 @@ class InFlightLimit:
     ) -> None:
         """``num_groups``: groups that the rest of the run trains; no group starts beyond them. ``version``: of the samplers."""
         self.limit = (max_staleness + 1) * math.ceil(groups_per_step * oversampling)
-        self.published = version  # policy version of a group that starts now, at least
+        self.published = version  # oldest policy version of a group that starts now
         self.next_version = version  # policy version of the learner when it takes the next batch
         self._max_staleness = max_staleness
         self._remaining = num_groups
@@ -64,10 +64,10 @@ class InFlightLimit:
 class Buffer:
     """Complete groups that wait for the learner. Batches take the oldest policy versions first."""
 
-    def __init__(self, *, groups_per_step: int, keep: GroupFilter, max_filtered_per_step: int) -> None:
+    def __init__(self, *, groups_per_step: int, group_filter: GroupFilter, max_filtered_per_step: int) -> None:
         """After ``max_filtered_per_step`` filtered groups the filter is suspended until the next batch is taken."""
         self._groups_per_step = groups_per_step
-        self.keep = keep  # may be replaced at any time
+        self.filter = group_filter  # may be replaced at any time
         self._max_filtered_per_step = max_filtered_per_step
         self._num_filtered = 0
         self._ready: deque[Group] = deque()
@@ -82,8 +82,8 @@ class Buffer:
         return self._num_filtered >= self._max_filtered_per_step
 
     def early_stop(self, graded: Group, group_size: int) -> DropReason | None:
-        """Return why a group will be filtered whatever its remaining completions are; None while that is open."""
-        return None if self.is_filter_suspended else self.keep.early_reason(graded, group_size)
+        """Return the reason to filter a group if its missing completions cannot change the decision; else None."""
+        return None if self.is_filter_suspended else self.filter.early_reason(graded, group_size)
 
     def count_filtered(self) -> None:
         """Count a group that was filtered before it was complete."""
@@ -94,7 +94,7 @@ class Buffer:
         size = len(group.completions)
         if len(group.rewards) < 2:
             return DroppedGroup(group=group, group_size=size, drop=Drop(DropReason.UNGRADABLE))
-        reason = None if self.is_filter_suspended else self.keep.reason(group)
+        reason = None if self.is_filter_suspended else self.filter.reason(group)
         if reason:
             self._num_filtered += 1
             return DroppedGroup(group=group, group_size=size, drop=Drop(reason))
@@ -119,5 +119,5 @@ class Buffer:
         by_age = sorted(self._ready, key=lambda group: group.policy_version)  # stable
         self._ready = deque(by_age[self._groups_per_step :])
         self._num_filtered = 0
-        # The order of completion is random, and a sum over the batch should not depend on it.
+        # Groups complete in random order, and sums over the batch must not depend on it.
         return tuple(sorted(by_age[: self._groups_per_step], key=lambda group: group.id))

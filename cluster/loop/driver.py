@@ -5,16 +5,16 @@
     problems ──> sample ──> grade ──> buffer ──> learn ──> publish ──┐
         ▲          each completion       │                           │
         │          is graded as it ends  └─ filtered, stale ──┐      │
-        └──────────────── groups leave the flight <───────────┴──────┘
+        └──────────────── limit allows new groups <───────────┴──────┘
 
     sampling  waits for the in-flight limit   unblocked by publish, or by a filtered group
     grading   waits for a completion to end   unblocked by a sampler
     learning  waits for groups_per_step       unblocked by the last grade of a group
-    publish   waits for every sampler         unblocked when each is verified on the policy, and the evaluation of the policy
-                                              before, if there is one, has ended
+    publish   waits for every sampler         unblocked when each is verified on the policy; starts after the evaluation of
+                                              the previous policy, if there is one
 
 ``max_staleness`` 0 is synchronous GRPO: the in-flight limit is one batch, so sampling waits for publish. With 1 the next batch is
-sampled while the learner works on this one, with k there are k more. There is no other loop.
+sampled while the learner works on this one, with k the next k batches. There is no other loop.
 """
 
 import asyncio
@@ -50,7 +50,7 @@ MAX_GROUP_SIZE = 1 << 12
 """Limit of the group size: seeds within a group are consecutive, and seeds of different groups must differ."""
 
 MAX_ATTEMPTS = 3
-"""Times that a group is sampled until it is stale; then its problem is dropped as too slow."""
+"""Maximum number of times that a problem is sampled because its groups become stale; then it is dropped as too slow."""
 
 MAX_CONSECUTIVE_FAILURES = 8
 """Consecutive failed groups, or the in-flight limit if that is higher, after which the run ends."""
@@ -81,8 +81,8 @@ class Driver:
         self._recorder, self._evaluate, self._health = hooks.recorder, hooks.evaluate, hooks.health
         self._max_steps = max_steps
         self._progress = progress
-        self._state_of_step = progress.to_json()  # the progress when the last step was done
-        self._recorded_step = progress.step  # the last step that the recorder has
+        self._state_of_step = progress.to_json()  # progress right after the last step
+        self._recorded_step = progress.step  # newest step in the ledger
         self._stop = stop
         self._learning: asyncio.Task[PolicyVersion] | None = None
         self._rollouts: dict[asyncio.Task[None], GroupRollout] = {}  # in flight
@@ -99,7 +99,7 @@ class Driver:
         )
         self._buffer = Buffer(
             groups_per_step=loop.groups_per_step,
-            keep=_group_filter(config),
+            group_filter=_group_filter(config),
             max_filtered_per_step=loop.max_filtered_per_step or 8 * loop.groups_per_step,
         )
         self._apply_schedule()
@@ -224,7 +224,7 @@ class Driver:
         self._recorder.group_dropped(dropped, self._progress.step)
         if dropped.drop.outcome is Outcome.FILTERED and self._buffer.is_filter_suspended:
             self._recorder.filter_suspended(self._progress.step)
-        # Before the next policy, a replacement would be as old; after it, no publish would release this group.
+        # Until the next publish, a replacement would be as old as this group; after the last one, nothing would release it.
         was_too_old = dropped.drop.outcome is Outcome.STALE or dropped.drop.reason is DropReason.TOO_SLOW
         if was_too_old and self._in_flight.next_version > self._in_flight.published:
             self._num_stale_in_flight += 1
@@ -274,10 +274,10 @@ class Driver:
             self._recorder.settings_changed(self._progress.step, changed)
             self._overrides = overrides
             self._config = self._config.changed(overrides)
-            self._buffer.keep = _group_filter(self._config)
+            self._buffer.filter = _group_filter(self._config)
 
     async def _publish(self, policy: PolicyVersion, *, num_trained: int) -> None:
-        """Load a policy on all samplers; then the groups it was trained on leave the flight."""
+        """Load a policy on all samplers; the groups that it was trained on are then no longer in flight."""
         began_at, began = time.time(), time.monotonic()
         with self._timeline.publishing():
             syncs = await self._samplers.publish(policy)
@@ -294,9 +294,9 @@ class Driver:
             await self._unless_stopped(evaluate(step))
 
     async def save_checkpoint(self) -> None:
-        """Save the last step done, unless it has a checkpoint; wait for a step that is being taken.
+        """Save a checkpoint of the last step done, unless there is one; wait for a step that is being taken.
 
-        Raises RunFolderError if the recorder lacks that step: a run resumed from there would lack it forever.
+        Raises RunFolderError if the ledger lacks that step, since a resumed run would never write it.
         """
         if self._learning:
             await asyncio.wait({self._learning})
@@ -310,7 +310,7 @@ class Driver:
             self._progress.saved_step = self._progress.step
 
     async def _unless_stopped(self, work: Coroutine[Any, Any, ResultT]) -> ResultT | None:
-        """Return the result of the work; None if the run is asked to stop first."""
+        """Return the result of the work; None if the run is stopped first."""
         stopping = asyncio.create_task(self._stop.wait())
         working = asyncio.create_task(work)
         try:

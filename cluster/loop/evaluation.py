@@ -50,7 +50,7 @@ def is_greedy(sampling: Sampling) -> bool:
 
 
 def num_distinct(sampling: Sampling, asked: int, log: Callable[[str], None] = lambda _: None) -> int:
-    """Return the number of completions per problem to sample: 1 under greedy sampling, which is logged, else those asked for."""
+    """Return the number of completions to sample per problem: 1 under greedy sampling (with a log line), else ``asked``."""
     if asked == 1 or not is_greedy(sampling):
         return asked
     log(
@@ -132,7 +132,7 @@ def summarize(groups: Sequence[Group], name: str, step: int | None = None) -> Ev
 
 
 def warning_of_lost(result: EvaluationResult, reasons: Mapping[str, str] | None = None) -> str | None:
-    """Return a warning if samplers or graders failed on problems, so that the metrics are of the others; else None.
+    """Return a warning if samplers or graders failed on problems, which the metrics then lack; else None.
 
     ``reasons``: by problem id, as ``on_lost`` of sample_and_grade receives them.
     """
@@ -142,7 +142,7 @@ def warning_of_lost(result: EvaluationResult, reasons: Mapping[str, str] | None 
     first = next(iter((reasons or {}).items()), None)
     because = f" ({first[0]}: {first[1]})" if first else ""
     share = f"{lost} of {lost + result.num_problems} problems"
-    return f"{result.name}: {share} could not be measured{because}; the metrics are of the others"
+    return f"{result.name}: {share} could not be measured{because}; the metrics cover the others"
 
 
 def by_problem(groups: Sequence[Group]) -> list[ProblemResult]:

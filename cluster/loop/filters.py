@@ -26,7 +26,7 @@ class GroupFilter:
         )
 
     def early_reason(self, graded: Group, group_size: int) -> DropReason | None:
-        """Return why a group of ``group_size`` will be dropped whatever the completions are that ``graded`` lacks."""
+        """Return the reason to drop a group of ``group_size`` if the completions that ``graded`` lacks cannot change it."""
         return self._beyond_bounds(graded, group_size)
 
     def _beyond_bounds(self, group: Group, group_size: int) -> DropReason | None:

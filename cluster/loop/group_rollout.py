@@ -26,11 +26,11 @@ class RolloutObserver(Protocol):
         """Count one completion that came back from the graders."""
 
     def cancelled(self, num_sampling: int, num_grading: int) -> None:
-        """Count completions that are no longer awaited from samplers and graders."""
+        """Count completions that samplers and graders no longer have to return."""
 
 
 EarlyStop = Callable[[Group, int], DropReason | None]
-"""Given the graded part of a group and the group size: reason to drop the group whatever the rest is, or None."""
+"""Given the graded part of a group and the group size: reason to drop the group if the rest cannot change it, else None."""
 
 
 def rescorer(settings: GraderSettings) -> Callable[[Grade], Grade]:
@@ -55,7 +55,7 @@ class GroupRollout:
         self.problem = problem
         self.request = request
         self.version: int | None = None  # policy version it started under; None while it waits for a sampler
-        self.drop: Drop | None = None  # why it ended before all completions were graded
+        self.drop: Drop | None = None  # reason why it ended before all completions were graded
         self.grading_error: str | None = None  # of the last completion that graders failed on
         self._observer = observer
         self._early_stop = early_stop
@@ -125,7 +125,7 @@ class GroupRollout:
                 grade = self._rescore(grade)
         except UngradableError as error:
             self.grading_error = str(error)
-            grade = None  # the machine's fault: no reward, not in the baseline, and counted
+            grade = None  # the machine failed: no reward, not in the baseline, and counted
         self._grades[completion.index] = grade
         self._graded_at[completion.index] = time.time()
         if self._observer:

@@ -20,12 +20,12 @@ def spread(values: Sequence[float]) -> float:
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """Return the smallest value that is not below this share (0 to 1) of the values."""
+    """Return the smallest value such that at least this share (0 to 1) of the values is not larger."""
     return sorted(values)[math.ceil(share * len(values)) - 1]
 
 
 def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
-    """Return rewards, verdicts and lengths of the groups that one step trains. Shares are 0 to 1, lengths are tokens.
+    """Return metrics of rewards, verdicts and lengths of a step's groups. Shares are 0 to 1, lengths are tokens.
 
     Raises statistics.StatisticsError if no completion has a grade.
     """
@@ -111,15 +111,16 @@ def step_metrics(
 
 
 def signal_shares(groups: Sequence[Group], dropped: Sequence[DroppedGroup]) -> dict[str, float]:
-    """Return shares of groups whose rewards are all equal, with the groups dropped for it (``drop_groups_without_signal``).
+    """Return shares of groups whose rewards are all equal, groups dropped by ``drop_groups_without_signal`` included.
 
-    Groups in ``frac_zero_std_solved`` pass as a whole: the problem is solved, which is not a collapse.
+    All completions of a group in ``frac_zero_std_solved`` pass: the problem is solved, which is not a collapse.
     """
     sampled = [*groups, *(one.group for one in dropped if one.drop.reason is DropReason.NO_SIGNAL)]
-    silent = [group for group in sampled if not group.has_signal]
+    without_signal = [group for group in sampled if not group.has_signal]
+    solved = [group for group in without_signal if group.rewards and all(passes_of(group))]
     return {
-        "frac_zero_std_sampled": len(silent) / len(sampled),
-        "frac_zero_std_solved": sum(bool(group.rewards) and all(passes_of(group)) for group in silent) / len(sampled),
+        "frac_zero_std_sampled": len(without_signal) / len(sampled),
+        "frac_zero_std_solved": len(solved) / len(sampled),
     }
 
 

@@ -1,4 +1,4 @@
-"""Parts that the driver is built from: pools, training problems, and the parts that follow a run."""
+"""Parts that the driver is built from: pools, training problems, and hooks (recorder, evaluation, health)."""
 
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
@@ -72,7 +72,7 @@ class TrainingProblems:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hooks:
-    """Parts of a run that follow its progress."""
+    """Parts of a run that the driver calls after each step."""
 
     recorder: Recorder
     evaluate: Evaluate | None = None  # at each checkpoint but the last

@@ -1,7 +1,7 @@
 """Time accounting of a run: busy seconds of each part, and waiting seconds by the part that was waited for.
 
-The driver reports every change; between two changes nothing changes, so that every second is counted once. A part without work
-waits for the part before it in the loop::
+The driver reports every change of state, so every second is counted once. A part without work waits for the part before it in
+the loop::
 
     samplers have nothing to sample    while the learner learns, a policy is published, or the graders still grade
     graders have nothing to grade      while completions are sampled
@@ -54,7 +54,7 @@ class Timeline:
         self._num_grading -= 1
 
     def cancelled(self, num_sampling: int, num_grading: int) -> None:
-        """Count completions that are no longer awaited."""
+        """Count completions that samplers and graders no longer have to return."""
         self._advance()
         self._num_sampling -= num_sampling
         self._num_grading -= num_grading

@@ -98,7 +98,7 @@ def export(
             draft = Path(scratch) / "draft"
             draft.mkdir()
             if merge:
-                agreement = _merged(folder, config, source, draft, dtype)
+                agreement = _merge_and_compare(folder, config, source, draft, dtype)
             else:
                 _copy_adapter(config, source, draft, base)
             if folder.curve.is_file():
@@ -114,7 +114,7 @@ def export(
 
 
 def find_source(folder: RunFolder, step: int | None) -> Source:
-    """The final adapter of a run or, with a ``step``, that of a checkpoint or a former end; raises RunFolderError without one."""
+    """The final adapter of a run or, with ``step``, that of a checkpoint or an earlier end; raises RunFolderError if missing."""
     checkpoints = {step_of(path): path for path in folder.checkpoints.glob("checkpoint-*")}
     last = max(checkpoints, default=None)
     final = _steps_of_finished(folder) or last  # the checkpoints of a finished run may have been deleted
@@ -126,8 +126,8 @@ def find_source(folder: RunFolder, step: int | None) -> Source:
             if adapter and _has_adapter(adapter):
                 return Source(folder=adapter, step=wanted)
     steps = ", ".join(map(str, sorted(checkpoints))) or "none"
-    wanted_adapter = "an adapter to export" if step is None else f"an adapter of step {step}"
-    raise RunFolderError(f"{folder.path} does not contain {wanted_adapter}; steps with a checkpoint: {steps}")
+    missing = "an adapter to export" if step is None else f"an adapter of step {step}"
+    raise RunFolderError(f"{folder.path} does not contain {missing}; steps with a checkpoint: {steps}")
 
 
 def _base_name(config: Config) -> str:
@@ -137,8 +137,8 @@ def _base_name(config: Config) -> str:
     name = base_name(model_path(config))
     if "/" not in name:
         View().warn(
-            f"the export names the base model {name!r}, after its folder; --base-name sets its public name, for example its id "
-            "on the hub"
+            f"the export calls the base model {name!r}, after its folder; --base-name sets its public name, for example its "
+            "id on the hub"
         )
     return name
 
@@ -157,7 +157,7 @@ def _copy_adapter(config: Config, source: Source, draft: Path, base: str) -> Non
         View().warn(f"the adapter is exported without its tokenizer: {error}")
 
 
-def _merged(folder: RunFolder, config: Config, source: Source, draft: Path, dtype: str) -> Agreement:
+def _merge_and_compare(folder: RunFolder, config: Config, source: Source, draft: Path, dtype: str) -> Agreement:
     from learner.training.merge import logprobs, write_merged
 
     model = model_path(config)

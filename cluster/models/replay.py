@@ -1,7 +1,7 @@
 """``caravan replay``: train a run's steps again from its ledger, without samplers, graders or Ray.
 
-The learner is a function of its batches and their order, and the ledger stores all that it reads of them. A replay therefore
-reaches the adapter of the run: on the CPU bit for bit, however often the run was interrupted or its learner replaced.
+The learner's result depends only on its batches and their order, and the ledger stores both. A replay therefore reaches the
+adapter of the run: on the CPU bit for bit, even if the run was interrupted or its learner was replaced.
 """
 
 import tempfile
@@ -41,11 +41,11 @@ class Goal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Logged:
-    """The run's own record of a step."""
+    """The row of a step in the run's metrics."""
 
     active_overrides: Mapping[str, Any]  # learner settings that differed in this step
     loss: float
-    max_steps: int  # length of the run at that time, at which the learning-rate schedule ends
+    max_steps: int  # length of the run at that time, which the learning-rate schedule uses
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +159,7 @@ def _result_lines(goal: Goal, outcome: Replayed, out: Path | None) -> list[str]:
 
 
 def _prepare(out: Path, folder: RunFolder) -> None:
-    """Raise ConfigError, before the training, for a folder that cannot be written or that belongs to the run."""
+    """Create the output folder; raises ConfigError, before the training, if it is part of the run or cannot be created."""
     if folder.path.resolve() in (out.resolve(), *out.resolve().parents):
         raise ConfigError(f"--out {out} is in the folder of the run itself; choose another one")
     try:
@@ -193,7 +193,7 @@ def _logged(folder: RunFolder) -> dict[int, Logged]:
 
 
 def _windows_by_length(folder: RunFolder, logged: Mapping[int, Logged], last_step: int) -> list[tuple[int, list[int]]]:
-    """Pairs of the run's length and the steps that it took with it; an extended run has several."""
+    """Pairs of a run length and the steps taken under it; an extended run has several."""
     missing = [step for step in range(1, last_step + 1) if step not in logged]
     if missing:
         raise RunFolderError(f"{folder.metrics} lacks step {missing[0]}: no later one can be replayed")
@@ -214,7 +214,7 @@ def _read_weights(adapter: Path) -> Weights:
 
 
 def _check_same_shapes(expected: Weights, actual: Weights, model: str, goal: Goal) -> None:
-    """Raise RunFolderError, before the training, for a base model that cannot be the run's."""
+    """Raise RunFolderError, before the training, if the base model cannot be that of the run."""
     other = [
         name
         for name in sorted(expected.keys() | actual.keys())

@@ -73,8 +73,8 @@ def sft(job: SftJob, out: Path) -> int:
     """
     refuse_adapter(job.config, "sft")
     silence_libraries()
-    # Set before torch is imported, so that idle threads sleep. Spinning, two threads took 13 times as long as one while other
-    # programs used the cores.
+    # Set before torch is imported, so that idle threads sleep. Two spinning threads took 13 times as long as one thread while
+    # other programs used the cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     folder = SftFolder(out)
     folder.check(job.settings())
@@ -125,7 +125,7 @@ def _train(job: SftJob, view: View, dataset: Dataset, folder: SftFolder) -> int:
     check_batch(job.schedule)
     device = choose_device(config.learner)
     check_saveable(model_path(config))
-    # All weights are trained in float32: in bfloat16 small updates would round to nothing.
+    # All weights are trained in float32: in bfloat16 small updates would be rounded away.
     weights = Device(use_cpu=device.use_cpu, dtype=torch.float32) if job.full else device
     model, tokenizer = load_model(model_path(config), weights)
     num_parameters = model.num_parameters()
@@ -243,7 +243,7 @@ def _require_space(job: SftJob, folder: SftFolder, *, num_parameters: int) -> No
     if free < needed:
         raise ConfigError(
             f"{folder.path} is on a disk with {free / 2**20:.0f} MiB free, and a checkpoint and the model take "
-            f"{needed / 2**20:.0f}: make room, or choose another folder"
+            f"{needed / 2**20:.0f}: free disk space, or choose another folder"
         )
 
 

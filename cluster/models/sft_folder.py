@@ -55,7 +55,7 @@ class SftFolder:
 
     @contextmanager
     def opened(self, settings: Mapping[str, Any]) -> Iterator[None]:
-        """Create and lock the folder during the block; it is deleted afterwards if it has neither checkpoint nor model.
+        """Create and lock the folder during the block; delete it afterwards if it has neither checkpoint nor model.
 
         Raises ConfigError as ``check`` does, for a folder that cannot be written, and for one that another process has locked.
         """

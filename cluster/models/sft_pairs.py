@@ -25,9 +25,9 @@ def answer(problem: Problem, *, is_chat: bool, opened_thought: str = "") -> str:
 
 
 def pairs_of(problems: Iterable[Problem], prompts: Mapping[str, Prompt], tokenizer: Any) -> list[Pair]:
-    """Prompt ids, as the samplers use them, and completion ids with the end-of-sequence token, of each problem.
+    """Return, for each problem, the prompt ids that samplers use, and completion ids with the end-of-sequence token.
 
-    Problems without a prompt, because it is too long, are excluded.
+    Problems whose prompt is too long are excluded.
     """
     found: list[Pair] = []
     for problem in problems:

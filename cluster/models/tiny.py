@@ -1,7 +1,7 @@
 """The built-in ``tiny`` model: a small Qwen2 with its own tokenizer, warm-started on the built-in problems.
 
-It ships in ``assets/tiny``; ``python -m cluster.models.tiny`` trains it again. It has seen the reference solutions of the
-training split and no held-out problem, and its training is short, so that GRPO has much to improve.
+It ships in ``assets/tiny``; ``python -m cluster.models.tiny`` trains it again. It was trained on the reference solutions of the
+training problems only, and only for a short time, so that GRPO has much to improve.
 """
 
 import argparse

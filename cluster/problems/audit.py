@@ -1,4 +1,4 @@
-"""``caravan audit``: audit of every row of a data set, without Ray, GPU or torch. grader/audit.py holds the checks."""
+"""``caravan audit``: audit every row of a data set, without Ray, GPU or torch. grader/audit.py holds the checks."""
 
 import json
 from collections import Counter
@@ -133,7 +133,9 @@ def audit_dataset(
         finally:
             writer.close()
     except OSError as error:
-        raise DatasetError(f"cannot write {out}: {error.strerror or error}; the rows before it are valid") from error
+        raise DatasetError(
+            f"cannot write {out}: {error.strerror or error}; the rows written so far are valid"
+        ) from error
     finally:
         graders.close()
     return summary
@@ -141,7 +143,7 @@ def audit_dataset(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Entry:
-    """A row to audit: its problem, or the cause why it is none."""
+    """A row to audit: its problem, or the reason why it is not a problem."""
 
     id: Any
     problem: Problem | None

@@ -18,7 +18,7 @@ INCOMPLETE = 1
 def audit_and_report(dataset: str, out: Path | None, *, part: Part, num_workers: int | None) -> int:
     """Audit a data set, print the results and return the exit status.
 
-    The status is 0 if every row was audited, whatever the results; 1 if the machine failed on some; 130 after Ctrl-C. Raises
+    The status is 0 if every row was audited, with any result; 1 if the machine failed on some; 130 after Ctrl-C. Raises
     DatasetError as ``audit_dataset`` does.
     """
     columns = (

@@ -58,7 +58,7 @@ def load_problems(dataset: str, part: Part = WHOLE) -> LoadedProblems:
 
 
 def read_rows(rows: Iterable[Row]) -> LoadedProblems:
-    """Convert rows to problems. Rows that are no problems are listed with their reasons and do not raise."""
+    """Convert rows to problems. Bad rows are listed with the reason instead of raising."""
     problems: list[Problem] = []
     bad_rows: list[str] = []
     seen = SeenIds()
@@ -93,7 +93,7 @@ class SeenIds:
 
 
 def read_row(row: Mapping[str, Any]) -> Problem:
-    """Convert a row to a Problem. Raises ValueError with the reason if the row is none."""
+    """Convert a row to a Problem. Raises ValueError with the reason if it is not one."""
     values = {field: _value(row, names) for field, names in COLUMNS.items()}
     problem_id = fields.identifier(raw_id(row))
     named = quoted_id(problem_id)
@@ -101,7 +101,7 @@ def read_row(row: Mapping[str, Any]) -> Problem:
         if values[field] is None:
             raise ValueError(f"no {field} (id {named})")
     try:
-        asked = fields.asked(values["prompt"])
+        asked = fields.prompt_cell(values["prompt"])
         tests = fields.tests(values["tests"])
         solution = asked.answer if values["solution"] is None else fields.answer(values["solution"], "solution")
         solution = None if solution is None else fields.plain_code(solution, "solution")

@@ -1,6 +1,6 @@
-"""Readers of CSV, JSON, Parquet and Arrow files. A bad row does not spoil the others.
+"""Readers of CSV, JSON, Parquet and Arrow files. A bad row does not affect the others.
 
-A row is a mapping, or a text with the reason why it cannot be read. DatasetError is raised for a whole file.
+A row is a mapping, or a text with the reason why it cannot be read. DatasetError means that a whole file cannot be read.
 """
 
 import bz2
@@ -84,7 +84,7 @@ def _named(names: Sequence[str], cells: Sequence[str]) -> Row:
 
 
 def _separator(text: str, wanted: Collection[str]) -> str:
-    """Return the separator that gives the first line the most wanted columns, then the most columns."""
+    """Return the separator under which the first line has the most wanted columns; among equals, the most columns."""
 
     def names(separator: str) -> tuple[int, int]:
         header = next(_records(text, separator), [])
@@ -193,7 +193,7 @@ def _objects(values: list[Any]) -> list[Row]:
 
 
 def _json(text: str) -> Any:
-    """Return the value of a JSON text, or the error if it is none."""
+    """Return the value of a JSON text, or the error if it is not JSON."""
     try:
         return json.loads(text)
     except ValueError as error:

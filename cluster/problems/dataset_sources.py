@@ -27,7 +27,7 @@ def read_source(dataset: str, part: Part, wanted: Collection[str]) -> Sequence[R
 
 
 def missing_file(dataset: str) -> bool:
-    """Return whether the name of a data set is that of a local file or folder that does not exist."""
+    """Return True if a data set is named like a local file or folder that does not exist."""
     path = Path(dataset).expanduser()
     return not path.exists() and bool(ending_of(path) or dataset.startswith(("/", "./", "../", "~")))
 
@@ -73,7 +73,7 @@ def _read_hub(dataset: str, part: Part) -> Sequence[Row]:
 
     if not is_cached_dataset(dataset) and (reason := unreachable_reason()):
         raise DatasetError(
-            f"data set {dataset}: no such file, and the Hugging Face hub cannot be asked for it ({reason}). Give a local file or "
+            f"data set {dataset}: no such file, and the Hugging Face hub cannot be reached ({reason}). Give a local file or "
             "folder, or 'builtin' for the built-in problems"
         )
     split = part.split or DEFAULT_SPLIT

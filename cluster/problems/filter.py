@@ -90,12 +90,12 @@ def read_pass_rates(path: Path) -> dict[str, float]:
 
 
 def read_solvable(path: Path) -> dict[str, bool]:
-    """Read whether each problem is solvable, by id, from a file of ``caravan audit --out``. Raises DatasetError."""
+    """Read the audit result of each problem, by id, from a file of ``caravan audit --out``. Raises DatasetError."""
     try:
         if ending_of(path) not in SUFFIXES:
             raise ValueError("its name ends neither in .jsonl nor in .parquet")
-        # "passable" is null if the machine failed to audit a problem: it counts as not solvable. A row that is no problem may
-        # have no id. Ids are compared as texts; in a data set they may be numbers.
+        # "passable" is null if the machine failed to audit a problem: it counts as not solvable. Bad rows may have no id. Ids
+        # are compared as texts; in a data set they may be numbers.
         rows = [row for row in read_file(path) if isinstance(row, Mapping) and row["id"] is not None]
         return {identifier(row["id"]): bool(row["passable"]) for row in rows}
     except (OSError, ValueError, KeyError, TypeError, DatasetError) as error:

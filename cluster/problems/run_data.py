@@ -1,4 +1,4 @@
-"""Data of a run: the problems that it was started with, and which of them it trains on or holds out.
+"""Data of a run: the problems that it was started with, and their split into training and held-out problems.
 
 The run folder keeps it in ``data.jsonl``, one row per problem in the order of the data. Resuming with other data is refused;
 with --allow-changed-data the run keeps its split. A problem is recognised by its text, or by its id if its text has changed.
@@ -167,7 +167,7 @@ class RunData:
         unknown = []
         for problem in problems:
             entry = entries.get(problem.id)
-            # A problem that was excluded for its text may be used once the text has changed.
+            # An excluded problem may be used after its text has changed.
             if entry is None or (entry.part is Side.LEFT_OUT and entry.task != task_digest(problem)):
                 unknown.append(problem)
             else:
@@ -182,7 +182,7 @@ class RunData:
 def split_for_run(
     data: RunData | None, problems: Sequence[Problem], config: Config
 ) -> tuple[list[Problem], list[Problem]]:
-    """Split the usable problems: as the run did before, with new ones for training, or for the first time."""
+    """Split the usable problems. A resumed run keeps its split and trains on new problems."""
     if data is None:
         return split(problems, config.data.held_out, config.data.split_seed)
     training, held_out, new = data.split(problems)
@@ -195,7 +195,7 @@ def split_for_run(
 def updated_data(
     before: RunData | None, problems: Sequence[Problem], training: Sequence[Problem], held_out: Sequence[Problem]
 ) -> RunData:
-    """Return the data to record for a run. Removed problems stay recorded, in case they come back."""
+    """Return the data to record for a run. Removed problems stay recorded in case they return."""
     parts = {
         problem.id: (part, position)
         for part, members in ((Side.TRAINING, training), (Side.HELD_OUT, held_out))

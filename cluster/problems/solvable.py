@@ -19,7 +19,7 @@ class Auditor(Protocol):
     """Audits problems; implemented by grader.pool."""
 
     async def unsolvable_causes(self, problem: Problem) -> tuple[str, ...]:
-        """Return the causes why no solution can pass a problem; empty if one may. Raises UngradableError."""
+        """Return the reasons why no solution can pass a problem; empty if none is known. Raises UngradableError."""
         ...
 
 
@@ -55,7 +55,7 @@ def _read(path: Path) -> dict[str, tuple[str, ...]]:
 
 
 def needs_audit(config: Config, problems: Sequence[Problem], results: AuditResults) -> bool:
-    """Return whether some problem has to be audited. The built-in ones are known to be solvable (a test checks it)."""
+    """Return True if some problem must be audited. The built-in problems are solvable; a test checks this."""
     wanted = config.data.drop_unpassable and config.data.dataset != "builtin"
     return wanted and any(audit_key(problem) not in results.causes for problem in problems)
 
@@ -63,7 +63,7 @@ def needs_audit(config: Config, problems: Sequence[Problem], results: AuditResul
 async def audit_all(
     auditor: Auditor, problems: Sequence[Problem], results: AuditResults, view: View, *, num_concurrent: int
 ) -> None:
-    """Audit the problems that have no result yet. A problem on which the machine fails gets none and is kept."""
+    """Audit the problems that have no result yet. A problem that the machine fails to audit gets no result and is kept."""
     todo = [problem for problem in problems if audit_key(problem) not in results.causes]
     slots = asyncio.Semaphore(num_concurrent)
     failures: list[str] = []

@@ -102,12 +102,12 @@ USER = {"role": "user", "content": SIGNATURE}
     ],
 )
 def test_a_prompt_may_be_a_conversation(value: object) -> None:
-    assert fields.asked(value) == (SIGNATURE, None)
+    assert fields.prompt_cell(value) == (SIGNATURE, None)
 
 
 def test_the_answer_of_a_conversation_is_kept() -> None:
     said = [USER, {"role": "assistant", "content": "let f x =\r\n  x"}]
-    assert fields.asked(said).answer == fields.answer(said, "completion") == "let f x =\n  x"
+    assert fields.prompt_cell(said).answer == fields.answer(said, "completion") == "let f x =\n  x"
     assert fields.answer("[1; 2]", "completion") == "[1; 2]"
     assert fields.answer("[1, 2]", "completion") == "[1, 2]"
 
@@ -125,7 +125,7 @@ def test_the_answer_of_a_conversation_is_kept() -> None:
 )
 def test_a_prompt_of_another_kind_is_named(value: object, said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        fields.asked(value)
+        fields.prompt_cell(value)
 
 
 def test_a_conversation_without_an_answer_is_no_completion() -> None:

@@ -69,10 +69,10 @@ def test_the_death_of_the_only_sampler_fails_nothing_when_only_another_one_has_l
         working, waiting = lifecycle.replicas
         waiting.down_since = time.monotonic() - 2 * DEADLINE_SECONDS
         lifecycle.evict(working, working.actor, SamplerError("its process died"))
-        lifecycle.check_alone()
+        lifecycle.fail_if_none_ready()
         assert not samplers.dispatcher.has_failed
         working.down_since -= 2 * DEADLINE_SECONDS  # none has come back for as long as a start may take
-        lifecycle.check_alone()
+        lifecycle.fail_if_none_ready()
         message = r"no sampler is left: sampler 0 has been down for 1\d s with 0 failed starts.*its process died"
         with pytest.raises(SamplerError, match=message):
             await samplers.dispatcher.take(1)

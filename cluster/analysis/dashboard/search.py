@@ -17,7 +17,7 @@ from cluster.ledger.files import read_rollouts
 FIRST_CPU_SECONDS, NEXT_CPU_SECONDS = 0.4, 1.0
 """CPU seconds that a text search may take in its first request and in each further one, which continues it."""
 
-MAX_TEXT_SEARCHES = 8  # whose results are cached
+MAX_TEXT_SEARCHES = 8  # text searches whose matches are cached
 MAX_RESULTS = 6  # complete results that are cached
 
 Mask = NDArray[np.bool_]
@@ -42,7 +42,7 @@ class Finder:
 
     def __init__(self) -> None:
         self._searches: OrderedDict[tuple[str, bool], TextSearch] = OrderedDict()
-        self._columns = LedgerColumns()  # the results are of these
+        self._columns = LedgerColumns()  # the cached results are for these columns
         self._results: OrderedDict[Query, SearchResult] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -84,7 +84,7 @@ class Finder:
 
 
 class TextSearch:
-    """Search for one text, file by file; the matches of each file are kept, so that each file is read once."""
+    """Search for one text, file by file. The matches of each file are cached, so that each file is read once."""
 
     def __init__(self, needle: str, matches_case: bool) -> None:
         self._needle, self._matches_case = needle, matches_case
@@ -162,7 +162,7 @@ def verdict_counts(columns: LedgerColumns, query: Query) -> dict[str, int]:
 
 
 def ordered(columns: LedgerColumns, rows: Rows, order: str) -> Rows:
-    """Sort ascending rows by an order of query.ORDERS: of equal ones the newest first, and those without a value last."""
+    """Sort rows, given in ascending order, by an order of query.ORDERS: newest first among equals, rows without a value last."""
     numbers = columns.numbers
     newest_first = rows[::-1]
     keys = {

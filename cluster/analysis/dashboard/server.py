@@ -1,4 +1,4 @@
-"""The dashboard over HTTP: GET requests only, the run's folder only, and only under this machine's own names."""
+"""The dashboard over HTTP. It answers only GET requests to this machine's own names, and reads only the run's folder."""
 
 import ipaddress
 import secrets
@@ -56,7 +56,7 @@ MAX_FILE_ERRORS = 3  # that a page lists one by one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunState:
+class PageState:
     """The run and its ledger at the time of a request."""
 
     name: str
@@ -84,7 +84,7 @@ class Dashboard:
         self.watch = LedgerWatch(RunFolder(run).rollouts)
         self.overviews = OverviewReader(run, self.watch)
         self.finder = Finder()
-        self._process_id = secrets.token_hex(4)  # keeps the ETags of two server processes apart
+        self._process_id = secrets.token_hex(4)  # makes the ETags of two server processes differ
 
     def overview(self, request: Request) -> Response:
         """The report."""
@@ -181,10 +181,10 @@ class Dashboard:
         headers = {"Content-Security-Policy": PLOT_POLICY, "Cache-Control": "max-age=3600"}
         return Response(svg, media_type="image/svg+xml", headers=headers)
 
-    def _state(self) -> RunState:
+    def _state(self) -> PageState:
         overview = self.overviews.newest()
         last_step_at = self.overviews.last_step_at(overview)
-        return RunState(
+        return PageState(
             name=self.run.resolve().name,
             overview=overview,
             ledger=self.watch.snapshot,
@@ -194,7 +194,7 @@ class Dashboard:
     def _page(
         self,
         request: Request,
-        state: RunState,
+        state: PageState,
         template: str,
         context: Callable[[], Mapping[str, object]],
         *,
@@ -216,7 +216,7 @@ class Dashboard:
         html = render(template, state=state, tab=tab, title=title, version=etag, refresh=refresh, **values)
         return HTMLResponse(html, headers={"ETag": etag})
 
-    def _error(self, state: RunState, message: str, status: int) -> Response:
+    def _error(self, state: PageState, message: str, status: int) -> Response:
         html = render("error.html", state=state, tab="", title=state.name, version='""', refresh="ask", message=message)
         return HTMLResponse(html, status_code=status)
 
@@ -251,7 +251,7 @@ def application(run: Path, host: str = "localhost") -> FastAPI:
 class HostGuard:
     """Middleware that refuses foreign Host headers and adds the security headers.
 
-    A foreign page can point its own host name at this machine's address (DNS rebinding), and could then read the pages.
+    Without it, a foreign page could point its host name at this machine's address (DNS rebinding) and read the pages.
     """
 
     def __init__(self, app: ASGIApp, host: str) -> None:

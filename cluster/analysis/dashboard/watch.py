@@ -11,7 +11,7 @@ from cluster.errors import RunFolderError
 from cluster.ledger.columns import FILES_AT_A_TIME, File, LedgerColumns, read_stored
 
 SECONDS_BETWEEN_SCANS = 1.0
-MAX_LISTING_SHARE = 0.05  # of a core: listing a very large folder takes long, and the next scan waits in proportion
+MAX_LISTING_SHARE = 0.05  # share of a core: after a long listing of a large folder, the next scan waits longer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

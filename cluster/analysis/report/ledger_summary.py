@@ -18,9 +18,9 @@ EXAMPLE_COLUMNS = (
     *("step", "problem_id", "group_id", "completion_id", "fate", "total_reward", "verdict"),
     *("tests_passed", "tests_total", "degenerate", "text", "diagnostics"),
 )
-MIN_COMPLETIONS = 4  # of a problem that is listed as one of the hardest
+MIN_COMPLETIONS = 4  # problems with fewer are not listed among the hardest
 MAX_REPEAT_SEARCH = 2000  # newest failed completions that are searched for a repeated program
-MIN_REPEAT_SHARE = 0.05  # of these that must be the same program
+MIN_REPEAT_SHARE = 0.05  # share of these that must be the same program
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

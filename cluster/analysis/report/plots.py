@@ -45,7 +45,7 @@ class Plot:
     name: str
     title: str
     draw: Callable[[Any, PlotData], None]  # into matplotlib axes
-    requires: str  # the metric that the plot cannot do without
+    requires: str  # metric without which the plot is not drawn
 
 
 RenderedPlot = tuple[str, str, Mapping[str, bytes]]  # name, title, image by format ("svg", "png")
@@ -56,7 +56,7 @@ def _lines(*series: tuple[str, str], is_share: bool = False) -> Callable[[Any, P
 
     def draw(axes: Any, data: PlotData) -> None:
         for number, (name, label) in enumerate(series):
-            steps, values = thinned(data.rows, name)
+            steps, values = downsampled(data.rows, name)
             if steps:
                 axes.plot(steps, values, color=f"C{number}", alpha=0.25, linewidth=0.8)
                 axes.plot(steps, _smooth(values), color=f"C{number}", label=label, linewidth=1.6)
@@ -237,7 +237,7 @@ def comparison_plots(runs: Sequence[PlotData]) -> Iterator[RenderedPlot]:
         if any(is_finite(row.get(name)) for data in runs for row in data.rows):
             with _axes((), ("svg", "png"), {}) as (axes, images):
                 for data in runs:
-                    steps, values = thinned(data.rows, name)
+                    steps, values = downsampled(data.rows, name)
                     axes.plot(steps, _smooth(values), label=_without_math(data.name), linewidth=1.6)
                 axes.set_title(title, loc="left", fontsize="medium")
                 axes.legend(fontsize="small", loc="best")
@@ -253,9 +253,7 @@ def _axes(
     from matplotlib.figure import Figure
 
     images: dict[str, bytes] = {}
-    with mpl.rc_context(
-        {"svg.hashsalt": "caravan", **colours}
-    ):  # the salt makes the SVG of the same plot the same bytes
+    with mpl.rc_context({"svg.hashsalt": "caravan", **colours}):  # with the salt, equal plots give equal SVG files
         figure = Figure(figsize=(7.2, 3.4), layout="constrained")
         axes = figure.subplots()
         yield axes, images
@@ -277,11 +275,11 @@ def _columns(data: PlotData, names: Sequence[str], *, requires: str) -> list[tup
         for row in data.rows
         if is_finite(row.get(requires))
     ]
-    return [thinned(rows, name) for name in names]
+    return [downsampled(rows, name) for name in names]
 
 
-def thinned(rows: Sequence[Row], name: str) -> tuple[list[float], list[float]]:
-    """Steps and finite values of a metric, averaged over neighbouring steps to at most MAX_POINTS points."""
+def downsampled(rows: Sequence[Row], name: str) -> tuple[list[float], list[float]]:
+    """Steps and finite values of a metric, downsampled to MAX_POINTS means of neighbouring steps."""
     points = [(float(row["step"]), float(row[name])) for row in rows if is_finite(row.get(name))]
     width = max(1, -(-len(points) // MAX_POINTS))
     buckets = [points[start : start + width] for start in range(0, len(points), width)]

@@ -78,7 +78,7 @@ def make_problem(draft: Draft, problem_id: str) -> Problem:
 
 
 def _cases(draft: Draft, rng: Random) -> tuple[list[Case], list[Case]]:
-    """Return the examples and the other tests, with expected values as evenly spread as the inputs allow."""
+    """Return the examples and the other tests, with expected values as varied as the inputs allow."""
     edges = _edge_arguments(draft, rng)[:MAX_EDGES]
     drawn = (tuple(domain.draw(rng) for domain in draft.params.values()) for _ in range(NUM_CANDIDATES))
     seen: Counter[str] = Counter()

@@ -100,12 +100,12 @@ TESTS = [EVEN, ODD, POSITIVE, NEGATIVE, *map(above, (2, 3, 5, 7)), *map(below, (
 
 
 def has_effect(test: Operation, change: Operation) -> bool:
-    """Return whether the change alters some number for which the test holds."""
+    """Return True if the change alters at least one number for which the test holds."""
     return any(test.apply(n) and change.apply(n) != n for n in range(-12, 13))
 
 
 def balanced_ints(holds: Callable[[int], bool]) -> Domain:
-    """Return integers of which about half fulfil a condition. Edge cases: the two neighbours where it first changes."""
+    """Return integers of which about half meet a condition. Edge cases: the two neighbours where it first changes."""
     turn = next(n for n in range(-20, 20) if (holds(n) != holds(n + 1) and n >= 0) or n == 19)
     return biased(ints(-20, 20, turn, turn + 1), holds, 0.5)
 
@@ -140,7 +140,7 @@ def ended_by(tail: str) -> Operation:
 
 
 def preceded_by(head: str) -> Operation:
-    """A string with something in front."""
+    """A string with a head put in front."""
     return Operation(f'preceded by "{head}"', lambda s: f'"{head}" ^ {s}', lambda s: head + s)
 
 

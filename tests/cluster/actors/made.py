@@ -49,7 +49,7 @@ class MadeLifecycle(Lifecycle[MadeReplica]):
     async def verify(self, replica: MadeReplica) -> None:
         self.verified.append(f"{replica.name} {replica.state}")
 
-    def check_alone(self) -> None:
+    def fail_if_none_ready(self) -> None:
         self.num_checks += 1
 
     def broken(self, error: BaseException) -> CaravanError:

@@ -94,7 +94,7 @@ def test_a_pool_starts_what_fits_and_the_others_follow_as_machines_join() -> Non
         pool = Pool(3, minimum=1, reservation=resources)
         await pool.start()
         assert pool.num_ready == 2
-        assert pool.lines == ["parts: free resources for 2 of 3; the others start when there are more"]
+        assert pool.lines == ["parts: free resources for 2 of 3; the others start when more are free"]
         await until(lambda: resources.requested == (3, 1, 1))
         resources.size = 3
         await until(lambda: pool.num_ready == 3)

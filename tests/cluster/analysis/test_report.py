@@ -10,7 +10,7 @@ import pytest
 
 from cluster.analysis.report.ledger_summary import read_summary
 from cluster.analysis.report.markdown import escape
-from cluster.analysis.report.plots import MAX_POINTS, thinned
+from cluster.analysis.report.plots import MAX_POINTS, downsampled
 from cluster.analysis.report.write import write_report
 from cluster.cli.main import main
 from cluster.config.load import load_config
@@ -189,7 +189,7 @@ def test_the_learning_log_of_another_trainer_is_enough_for_a_report(tmp_path: Pa
 
 def test_long_runs_are_averaged_over_neighbouring_steps() -> None:
     rows = [{"step": step, "reward": float(step % 2)} for step in range(1, 5001)]
-    steps, values = thinned([*rows, {"step": 5001, "reward": float("nan")}], "reward")
+    steps, values = downsampled([*rows, {"step": 5001, "reward": float("nan")}], "reward")
     assert len(steps) == MAX_POINTS
     assert set(values) == {0.5}
     assert (steps[0], steps[-1]) == (5.5, 4995.5)

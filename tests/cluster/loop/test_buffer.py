@@ -13,7 +13,7 @@ from tests.cluster.made import group
 def buffer(*, drop: bool = False, size: int = 2) -> Buffer:
     return Buffer(
         groups_per_step=size,
-        keep=GroupFilter(drop_without_signal=drop),
+        group_filter=GroupFilter(drop_without_signal=drop),
         max_filtered_per_step=8 * size,
     )
 

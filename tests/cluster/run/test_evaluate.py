@@ -154,11 +154,11 @@ def test_an_evaluation_that_loses_problems_says_so_in_result_table_and_exit_stat
     assert (result["num_problems"], result["num_lost_problems"], result["lost_problems"]) == (2, 1, ["1"])
     shown = " ".join("".join(capsys.readouterr()).split())
     assert "1 of 3 problems could not be measured (1: no space left on device)" in shown
-    assert "problems that were lost" in shown
+    assert "problems without any grade" in shown
 
     code, result = evaluated(load_config(None, environment={}), monkeypatch)
     assert (code, result["num_lost_problems"], result["lost_problems"]) == (0, 0, [])
-    assert "problems that were lost" not in "".join(capsys.readouterr())
+    assert "problems without any grade" not in "".join(capsys.readouterr())
 
 
 @pytest.mark.parametrize("setting", ["evaluation.greedy=true", "evaluation.top_k=1"])
@@ -219,7 +219,7 @@ def test_the_change_is_shown_between_evaluations_of_the_same_problems_alone() ->
         [str(column.header) for column in evaluation_table(some, "").columns] for some in ([one, one], [one, other])
     ]
     assert headings == [["", "x", "x", "change"], ["", "x", "y"]]
-    assert "not of the same problems" in str(evaluation_table([one, other], "").caption)
+    assert "different problems" in str(evaluation_table([one, other], "").caption)
 
 
 def test_a_single_problem_has_no_standard_error() -> None:
