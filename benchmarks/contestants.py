@@ -1,7 +1,7 @@
 """Contestants of a benchmark: each runs in its own process, which SIGSTOP suspends between its turns.
 
 Contestants take turns within each round, so that noise of the machine affects all of them equally. A waiting contestant is
-suspended, because an idle vLLM engine or an idle Ray takes a tenth to a quarter of a core.
+suspended, because an idle vLLM engine or an idle Ray uses a tenth to a quarter of a core.
 """
 
 import multiprocessing
@@ -79,7 +79,7 @@ class Contestant:
                 process.send_signal(number)
 
     def _cpu_seconds(self) -> float:
-        """Return the CPU seconds of the processes and their reaped children; the kernel counts in steps of 10 ms."""
+        """Return the CPU seconds of the processes and their reaped children; resolution 10 ms."""
         total = 0.0
         for process in self._processes():
             with suppress(psutil.NoSuchProcess):

@@ -1,11 +1,11 @@
 """``make bench-grader``: the grader compared with two ways of grading by plain processes.
 
-A  ``ocamlc -c``, ``ocamlc -o``, the program; a folder per completion, as graders of this kind commonly do
+A  ``ocamlc -c``, ``ocamlc -o``, the program; a folder per completion, as is common
 B  one ``ocamlc -o`` and the program, in memory
 C  ``grader.grade.Grader``: in a sandbox, with a result per assert and all type errors counted
 
-CPU milliseconds per completion are those of the client and of every process below it. Ratios are of CPU time within one
-run; on a machine that is busy with other things CPU time grows as well (caches), for all three alike.
+CPU milliseconds per completion include the client and all its descendants. Ratios are of CPU time within one run: on a busy
+machine CPU time grows (caches), equally for all three.
 """
 
 import os
@@ -24,7 +24,7 @@ from benchmarks.meter import (
     Slice,
     busy_seconds_of_the_machine,
     measured,
-    memory_below,
+    memory_of_descendants,
     own_cpu_seconds,
     server_cpu_seconds,
 )
@@ -35,7 +35,7 @@ from cluster.types import FinishReason, Verdict
 from grader.grade import Grader
 from grader.settings import GraderSettings
 
-# One long-lived worker from the first completion to the last, so that no server's CPU time is lost with it.
+# One worker for all completions: the CPU time of a worker that ends is lost.
 SETTINGS = GraderSettings(min_code_lines=0, jobs_per_worker=10**9)
 MIN_COMPLETIONS = 50
 
@@ -51,36 +51,36 @@ class Effort:
     limit_bound: int
 
 
-def with_grader(grader: Grader) -> Grade:
+def grade_function(grader: Grader) -> Grade:
     """Return a function that grades a completion and raises ValueError if the verdict does not fit its kind."""
 
     def grade(job: Job) -> None:
         facts = grader.grade(job.problem, job.text, FinishReason.STOP).facts
         if facts.verdict not in VERDICTS[job.kind]:
-            raise ValueError(f"{job.kind}: the grader says {facts.verdict}: {facts.diagnostics}\n{job.text}")
+            raise ValueError(f"{job.kind}: the grader's verdict is {facts.verdict}: {facts.diagnostics}\n{job.text}")
 
     return grade
 
 
-def with_plain(way: ThreeProcesses | OneCompiler) -> Grade:
+def plain_grade_function(way: ThreeProcesses | OneCompiler) -> Grade:
     """Return a function that grades a completion and raises ValueError if the outcome is not its kind."""
 
     def grade(job: Job) -> None:
         kind = way.grade(job.problem, job.text)
         if kind != job.kind:
-            raise ValueError(f"{job.kind}: plain processes say {kind}\n{job.text}")
+            raise ValueError(f"{job.kind}: plain processes found {kind}\n{job.text}")
 
     return grade
 
 
-def without_loops(made: Sequence[Job], grader: Grader) -> list[Job]:
-    """Return the completions without those that run into a time limit, which are measured on their own."""
+def without_timeouts(made: Sequence[Job], grader: Grader) -> list[Job]:
+    """Return the completions that end within the time limits; the others are measured separately."""
 
-    def loops(job: Job) -> bool:
+    def times_out(job: Job) -> bool:
         verdict = grader.grade(job.problem, job.text, FinishReason.STOP).facts.verdict
         return verdict is Verdict.TIMEOUT
 
-    return [job for job in made if not loops(job)]
+    return [job for job in made if not times_out(job)]
 
 
 def start_up() -> dict[str, float]:
@@ -91,13 +91,13 @@ def start_up() -> dict[str, float]:
         spent, servers = Slice(), server_cpu_seconds()
         with Grader(SETTINGS) as grader:
             with measured(spent):
-                with_grader(grader)(job)
+                grade_function(grader)(job)
             found.append((spent.wall_seconds, spent.cpu_seconds + server_cpu_seconds() - servers))
     return {"wall_ms": 1e3 * min(found)[0], "cpu_ms": 1e3 * min(cpu for _, cpu in found)}
 
 
 def latency(measurements: Measurements) -> dict[str, float]:
-    """Return percentiles of wall time per completion; with ``quiet_``, of the fastest grading of each completion."""
+    """Return percentiles of wall time per completion; keys with ``quiet_`` use the fastest grading of each completion."""
     quiet = [min(seconds) for seconds in measurements.by_job.values()]
     found: dict[str, float] = {}
     for prefix, values in {"": measurements.wall_seconds, "quiet_": quiet}.items():
@@ -107,9 +107,9 @@ def latency(measurements: Measurements) -> dict[str, float]:
     return found
 
 
-def of_limit_bound(grader: Grader, number: int) -> dict[str, float]:
+def measure_limit_bound(grader: Grader, number: int) -> dict[str, float]:
     """Measure completions whose asserts all loop, so that the time limits end them."""
-    spent, servers, grade = Slice(), server_cpu_seconds(), with_grader(grader)
+    spent, servers, grade = Slice(), server_cpu_seconds(), grade_function(grader)
     made = limit_bound(number)
     with measured(spent):
         for job in made:
@@ -156,7 +156,7 @@ def _grade_together(graders: Sequence[Grader], made: Sequence[Job]) -> None:
     waiting = iter(made)  # next() is atomic for Python threads
 
     def work(grader: Grader) -> None:
-        grade = with_grader(grader)
+        grade = grade_function(grader)
         for job in waiting:
             grade(job)
 
@@ -166,7 +166,7 @@ def _grade_together(graders: Sequence[Grader], made: Sequence[Job]) -> None:
 
 
 def row(measurements: Mapping[str, Measurements]) -> dict[str, dict[str, float]]:
-    """Return the measurements of all ways on one set of completions, and the ratios of CPU time."""
+    """Return the measurements of all three ways on one set of completions, and the ratios of CPU time."""
     found: dict[str, dict[str, float]] = {
         name: {"cpu_ms": of.cpu_ms, "per_core": of.per_core, "wall_ms": of.wall_ms, "gradings": of.num_completions}
         for name, of in measurements.items()
@@ -182,11 +182,11 @@ def run(effort: Effort, log: Log) -> dict[str, object]:
     log("starting workers")
     with ExitStack() as stack:
         starting = start_up()
-        ways: dict[str, Grade] = {"A": with_plain(ThreeProcesses())}
-        ways["B"] = with_plain(stack.enter_context(OneCompiler()))
+        ways: dict[str, Grade] = {"A": plain_grade_function(ThreeProcesses())}
+        ways["B"] = plain_grade_function(stack.enter_context(OneCompiler()))
         grader = stack.enter_context(Grader(SETTINGS))
-        ways["C"] = with_grader(grader)
-        made = without_loops(made, grader)
+        ways["C"] = grade_function(grader)
+        made = without_timeouts(made, grader)
         return {"start": starting, **_measured_with(ways, grader, made, effort, log)}
 
 
@@ -196,23 +196,23 @@ def _measured_with(
     def rounds_of(of: Sequence[Job], number: int) -> list[list[Job]]:
         return [one for one in in_rounds(of, number) if one]
 
-    log("the mix, three ways in turns")
+    log("the mix, three ways in alternating turns")
     mix = measure(ways, rounds_of(made, effort.rounds), slice_seconds=1.0, on_round=lambda: None)
-    memory = memory_below()
+    memory = memory_of_descendants()
     kinds = {}
     for kind in SHARES:
-        log(f"{kind.replace('_', ' ')}, three ways in turns")
+        log(f"{kind.replace('_', ' ')}, three ways in alternating turns")
         of_kind = [job for job in made if job.kind == kind]
         chunks = rounds_of(of_kind * effort.kind_rounds, effort.kind_rounds)
         kinds[kind] = row(measure(ways, chunks, slice_seconds=effort.kind_slice_seconds, on_round=lambda: None))
     log("completions that loop")
-    limits = of_limit_bound(grader, effort.limit_bound)
+    limits = measure_limit_bound(grader, effort.limit_bound)
     log("one worker and two")
     with Grader(SETTINGS) as second:
-        # A worker's processes end with the thread that started them, so they are started here and not in a thread of one round.
-        with_grader(second)(made[0])
+        # A worker's processes end with the thread that started them: this thread, which outlives those of a round.
+        grade_function(second)(made[0])
         together = two_workers([grader, second], made[: min(len(made), 200)], max(2, effort.rounds))
-        both = memory_below()
+        both = memory_of_descendants()
     return {
         "completions": len(made),
         "mix": row(mix),
@@ -226,7 +226,7 @@ def _measured_with(
             "arch": platform.machine(),
             "ocaml": grader.toolchain.version,
             "python": platform.python_version(),
-            "walls": grader.sandbox.describe(),
+            "sandbox": grader.sandbox.describe(),
         },
     }
 
@@ -242,7 +242,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="about 30 s instead of some minutes; less precise")
     options = parser.parse_args()
     if options.completions < MIN_COMPLETIONS:
-        parser.error(f"--completions is to be {MIN_COMPLETIONS} at least, so that every kind is among them")
+        parser.error(f"--completions must be at least {MIN_COMPLETIONS}, so that every kind occurs")
     effort = (
         Effort(
             completions=min(100, options.completions), rounds=2, kind_rounds=2, kind_slice_seconds=0.3, limit_bound=1

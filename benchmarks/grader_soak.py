@@ -18,25 +18,25 @@ from rich.console import Console
 
 from benchmarks.harness import option_parser, print_result
 from benchmarks.hostile import hostile_jobs
-from benchmarks.meter import living_below
+from benchmarks.meter import living_descendants
 from benchmarks.mix import Job, jobs
 from cluster.errors import UngradableError
 from cluster.types import Facts, FinishReason
 from grader.grade import Grader
 from grader.settings import GraderSettings
 
-# Short limits: what is hostile ends at them, and there are many.
+# Short limits, since many hostile completions run into them.
 SETTINGS = GraderSettings(
     min_code_lines=0,
     assert_cpu_seconds=0.25,
     run_cpu_seconds=0.6,
     compile_cpu_seconds=1.0,
     wall_multiplier=100.0,
-    jobs_per_worker=20_000,  # some lives of a worker in a long soak, each long enough for a leak to show
+    jobs_per_worker=20_000,  # a long soak has several workers, each long enough to show a leak
 )
 HOSTILE_SHARE = 0.04
-# Of the largest in the second half over the largest in the first, of us and of the servers each; a worker of the compiler may
-# keep what a large job took until it is renewed.
+# Limit of the growth of peak memory from the first half to the second, of this process and of the servers. A compiler keeps
+# the memory of a large job until its worker is replaced.
 MAX_GROWTH_MIB = 40.0
 NUM_STAGES = 10
 _MIB = 1 << 20
@@ -48,10 +48,10 @@ class Stage:
 
     gradings: int
     own_mib: float  # resident memory of this process
-    servers_mib: float  # of all below it, shared pages divided
-    num_processes: int  # below this one
+    servers_mib: float  # PSS of all descendants
+    num_processes: int  # descendants
     num_descriptors: int  # of this process
-    most_server_descriptors: int  # of the process below that has most
+    most_server_descriptors: int  # maximum over the descendants
 
 
 @dataclass(slots=True)
@@ -70,7 +70,7 @@ class Soak:
 
     @property
     def clean(self) -> bool:
-        """Return whether nothing leaked and every grade equals that of a fresh worker."""
+        """True if nothing leaked and every grade equals that of a fresh worker."""
         return not (self.left or self.grown or self.different or self.ungradable)
 
 
@@ -101,16 +101,16 @@ def soak(
     """Grade ``gradings`` completions in random order, then check for leaks.
 
     Args:
-        gradings: how many; a small share of them hostile.
+        gradings: number of gradings; a small share of them hostile.
         num_workers: threads with a grader each.
         friendly: completions whose grades are compared with those of fresh workers.
-        hostile: completions that run into limits, whose grades depend on the machine's mood.
+        hostile: completions that run into limits, whose grades depend on the load of the machine.
         settings: limits of the graders.
-        on_stage: called ten times on the way.
+        on_stage: called NUM_STAGES times.
     """
     found = Soak()
     expected = fresh_facts(friendly, settings)
-    before, files = {process.pid for process in living_below()}, psutil.Process().num_fds()
+    before, files = {process.pid for process in living_descendants()}, psutil.Process().num_fds()
     workers = _Workers(found, expected, settings)
     started = time.monotonic()
     with ThreadPoolExecutor(max_workers=num_workers) as pool:
@@ -138,7 +138,7 @@ def _batches(gradings: int, friendly: Sequence[Job], hostile: Sequence[Job]) -> 
 
 
 class _Workers:
-    """Graders lent to threads."""
+    """Graders, one per thread."""
 
     def __init__(self, found: Soak, expected: Mapping[str, Facts], settings: GraderSettings) -> None:
         self._found = found
@@ -176,12 +176,12 @@ class _Workers:
                 continue
             with self._lock:
                 self._found.num_retried += attempt
-                self._note(job, facts)
+                self._record(job, facts)
             return
         with self._lock:
             self._found.ungradable.append(f"{job.kind}: {reason}")
 
-    def _note(self, job: Job, facts: Facts) -> None:
+    def _record(self, job: Job, facts: Facts) -> None:
         self._found.verdicts[str(facts.verdict)] += 1
         wanted = self._expected.get(job.text)
         if wanted is None:
@@ -197,22 +197,24 @@ class _Workers:
 
 
 def _stage(done: int) -> Stage:
-    below = living_below()
+    descendants = living_descendants()
     return Stage(
         gradings=done,
         own_mib=psutil.Process().memory_info().rss / _MIB,
-        servers_mib=sum(process.memory_full_info().pss for process in below) / _MIB,
-        num_processes=len(below),
+        servers_mib=sum(process.memory_full_info().pss for process in descendants) / _MIB,
+        num_processes=len(descendants),
         num_descriptors=psutil.Process().num_fds(),
-        most_server_descriptors=max((process.num_fds() for process in below), default=0),
+        most_server_descriptors=max((process.num_fds() for process in descendants), default=0),
     )
 
 
 def _left(stages: Sequence[Stage], before: set[int], files: int) -> list[str]:
-    left = [f"process {process.pid} ({process.name()})" for process in living_below() if process.pid not in before]
+    left = [
+        f"process {process.pid} ({process.name()})" for process in living_descendants() if process.pid not in before
+    ]
     if (now := psutil.Process().num_fds()) > files:
         left.append(f"{now - files} descriptors of this process")
-    # Compared with the whole first half: in a short stage one thread may take all the work, and the other has no servers yet.
+    # Compared with the whole first half: in a short stage one thread may do all the work, while the other has no servers yet.
     early, last = stages[: len(stages) // 2], stages[-1]
     if (more := last.num_processes - max(stage.num_processes for stage in early)) > 0:
         left.append(f"{more} processes more than the working servers")
@@ -228,7 +230,7 @@ def growth_mib(stages: Sequence[Stage]) -> dict[str, float]:
     def growth(size: Callable[[Stage], float]) -> float:
         return max(map(size, stages[half:])) - max(map(size, stages[:half]))
 
-    return {"us": growth(lambda stage: stage.own_mib), "the servers": growth(lambda stage: stage.servers_mib)}
+    return {"this process": growth(lambda stage: stage.own_mib), "servers": growth(lambda stage: stage.servers_mib)}
 
 
 def report(found: Soak, gradings: int, num_workers: int) -> dict[str, object]:
@@ -260,9 +262,9 @@ def main() -> int:
 
     def log(stage: Stage) -> None:
         console.print(
-            f"{stage.gradings:>7} gradings: {stage.own_mib:6.1f} MiB here, {stage.servers_mib:6.1f} MiB in "
-            f"{stage.num_processes} processes, descriptors {stage.num_descriptors} here, "
-            f"{stage.most_server_descriptors} at most in a server"
+            f"{stage.gradings:>7} gradings: {stage.own_mib:6.1f} MiB in this process, {stage.servers_mib:6.1f} MiB in "
+            f"{stage.num_processes} servers; descriptors: {stage.num_descriptors} in this process, at most "
+            f"{stage.most_server_descriptors} in a server"
         )
 
     console.print("making completions and grading each by a fresh worker")

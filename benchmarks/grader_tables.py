@@ -28,7 +28,7 @@ def _by_kind(result: Mapping[str, Any]) -> Table:
     mix = result["mix"]
     table.add_row("mix, per second and core", *(f"{mix[way]['per_core']:.0f}" for way in "ABC"), "", "")
     table.add_row("mix, wall ms", *(f"{mix[way]['wall_ms']:.2f}" for way in "ABC"), "", "")
-    table.add_row("wanted of the mix: at least", "", "", "", *(f"{least:g}x" for least, _ in TARGETS.values()))
+    table.add_row("required for the mix: at least", "", "", "", *(f"{least:g}x" for least, _ in TARGETS.values()))
     table.add_row("aim", "", "", "", *(f"{aim:g}x" for _, aim in TARGETS.values()))
     return table
 
@@ -43,7 +43,7 @@ def _single_measurements(result: Mapping[str, Any]) -> Table:
             f"p50 {latency['p50_ms']:.2f} ms, p99 {latency['p99_ms']:.2f} ms, max {latency['max_ms']:.1f} ms; "
             f"p99 is {latency['p99_over_p50']:.1f} medians (under 10)"
         ),
-        "the same, of each completion its quickest grading": (
+        "the same, fastest grading of each completion": (
             f"p50 {latency['quiet_p50_ms']:.2f} ms, p99 {latency['quiet_p99_ms']:.2f} ms, "
             f"max {latency['quiet_max_ms']:.1f} ms; {latency['quiet_p99_over_p50']:.1f} medians"
         ),
@@ -53,7 +53,7 @@ def _single_measurements(result: Mapping[str, Any]) -> Table:
         ),
         "two workers against one": (
             f"{two['speedup']:.2f}x (at least 1.8x), best round {two['best_speedup']:.2f}x; {two['one_per_second']:.0f}/s "
-            f"and {two['two_per_second']:.0f}/s; others kept {two['cores_taken_by_others']:.2f} cores busy meanwhile"
+            f"and {two['two_per_second']:.0f}/s; other processes used {two['cores_taken_by_others']:.2f} cores"
         ),
         "a completion whose asserts all loop": (
             f"{limits['cpu_ms']:.0f} ms CPU, {limits['wall_ms']:.0f} ms wall, at {limits['assert_cpu_seconds']:g} s "

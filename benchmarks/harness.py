@@ -13,7 +13,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 T = TypeVar("T")
-Log = Callable[[str], None]  # shows the stage under way
+Log = Callable[[str], None]  # shows the current stage
 
 
 def option_parser(target: str, description: str | None) -> argparse.ArgumentParser:
@@ -38,7 +38,7 @@ def print_result(result: Mapping[str, Any]) -> None:
 
 
 def in_turn(contestants: Sequence[T], round_number: int) -> list[T]:
-    """Return the contestants in the order of a round. Each round begins with the next one, so that noise hits all alike."""
+    """Return the contestants in the order of a round. Each round starts with another one, so that noise affects all equally."""
     first = round_number % len(contestants)
     return [*contestants[first:], *contestants[:first]]
 
@@ -49,6 +49,6 @@ def ratios_by_round(numerators: Sequence[float], denominators: Sequence[float]) 
 
 
 def percentile(values: Iterable[float], share: float) -> float:
-    """Return the value that a ``share`` of the values lies below."""
+    """Return the value below which a ``share`` (0 to 1) of the values lies."""
     ascending = sorted(values)
     return ascending[min(len(ascending) - 1, int(share * len(ascending)))]

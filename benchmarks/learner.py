@@ -1,9 +1,9 @@
 """``make bench-learner``: one optimizer step of the learner compared with one of TRL's GRPOTrainer on the same batch and model.
 
-Both take LoRA steps of the same loss (which they must agree on), without gradient checkpointing, in micro-batches of the same
-number of positions at most; each is a process of its own, and they take turns. Tokens per second are completion tokens; the
-quickest step counts. Memory is the process's largest resident set on the CPU, torch's largest allocation on a GPU. On uneven
-lengths, the learner alone with other ``learner.micro_batch_tokens``: what the default was chosen by.
+Both take LoRA steps on the same loss (the benchmark checks this), without gradient checkpointing, in micro-batches with the same
+limit of padded tokens. Each runs in its own process, and they take turns. Tokens per second are completion tokens in the fastest
+step. Memory is the largest resident set of the process on the CPU, and torch's largest allocation on a GPU. The last table
+measures the learner alone with other ``learner.micro_batch_tokens``, on uneven lengths; the default was chosen by it.
 
 The model is a random Qwen2 of 9 million parameters, or ``--model``.
 """
@@ -113,7 +113,7 @@ def run(options: argparse.Namespace, log: Log) -> dict[str, Any]:
 
     found: dict[str, Any] = {}
     for lengths in ("uneven", "even"):
-        log(f"{lengths} lengths, two in turns")
+        log(f"{lengths} lengths, two in alternating turns")
         ways = {name: (main, work(lengths, options.micro_batch_tokens)) for name, main in WAYS.items()}
         both = found[lengths] = contest(ways, options.turns, scratch)
         losses = [both[name]["first_loss"] for name in WAYS]
@@ -124,7 +124,7 @@ def run(options: argparse.Namespace, log: Log) -> dict[str, Any]:
         both["wall_speedup"] = both["Caravan"]["tokens_per_second"] / both["TRL"]["tokens_per_second"]
     found["micro_batch_tokens"] = {}
     for size in options.sizes:
-        log(f"micro-batches of {size} positions")
+        log(f"micro-batches of {size} padded tokens")
         name = f"{size}"
         found["micro_batch_tokens"][name] = contest({name: (caravan, work("uneven", size))}, 1, scratch)[name]
     return {
@@ -139,7 +139,7 @@ def tables(found: Mapping[str, Any]) -> list[Table]:
     """Return the tables of a result."""
     batch = found["batch"]
     steps = Table(title=f"One step on {batch['groups']} x {batch['group_size']} completions ({found['model']})")
-    columns = ("", "tokens/s", "tokens/CPU s", "padding", "peak MiB", "above the model")
+    columns = ("", "tokens/s", "tokens/CPU s", "padding", "peak MiB", "without model")
     sizes = Table(title="The learner by learner.micro_batch_tokens, uneven lengths")
     for table in (steps, sizes):
         for name in columns:
@@ -171,11 +171,11 @@ def main() -> None:
     parser.add_argument(
         "--vocabulary", type=int, default=1000, help="with --model: upper bound of the random token ids"
     )
-    parser.add_argument("--gpu", action="store_true", help="in bfloat16 on a GPU")
-    parser.add_argument("--threads", type=int, default=1, help="of torch on the CPU (default 1)")
-    parser.add_argument("--groups", type=int, default=4, help="in a step (default 4)")
-    parser.add_argument("--group-size", type=int, default=8, help="completions of each (default 8)")
-    parser.add_argument("--micro-batch-tokens", type=int, default=2048, help="positions at a time (default 2048)")
+    parser.add_argument("--gpu", action="store_true", help="use a GPU, in bfloat16")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads on the CPU (default 1)")
+    parser.add_argument("--groups", type=int, default=4, help="groups per step (default 4)")
+    parser.add_argument("--group-size", type=int, default=8, help="completions per group (default 8)")
+    parser.add_argument("--micro-batch-tokens", type=int, default=2048, help="padded tokens at a time (default 2048)")
     parser.add_argument("--quick", action="store_true", help="one turn of one step, no other sizes")
     options = parser.parse_args()
     options.turns, options.steps = (1, 1) if options.quick else (3, 1)

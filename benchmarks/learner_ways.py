@@ -27,16 +27,16 @@ class Work:
     model: str  # a folder, or a Hugging Face id
     settings: LearnerSettings
     groups: tuple[Group, ...]
-    num_steps: int  # timed, in each turn
+    num_steps: int  # timed steps per turn
     scratch: Path
 
 
 def make_groups(*, num_groups: int, group_size: int, vocabulary: int, uneven: bool, seed: int = 0) -> tuple[Group, ...]:
     """Make groups of random tokens with different rewards.
 
-    Uneven lengths are those of real ones: prompts of OCaml problems in Qwen2.5's chat format and tokens (log-normal, median 220,
-    deviation 0.4), completions as their solutions are (median 100, deviation 0.65), of which one in twenty runs into the limit
-    of 512 tokens. Even ones are 256 tokens each.
+    Uneven lengths are log-normal and measured on OCaml problems with Qwen2.5's tokenizer and chat format: prompts have a median
+    of 220 tokens (deviation 0.4), completions, like the solutions, of 100 (deviation 0.65). One completion in twenty has the
+    maximum of 512 tokens. Even lengths are 256 tokens.
     """
     rng = random.Random(seed)
 
@@ -105,7 +105,7 @@ def caravan(link: Link, work: Work) -> None:
 
 
 def plain_trl(link: Link, work: Work) -> None:
-    """Serve steps of TRL's GRPOTrainer with its own micro-batches and padding; completions and rewards are given."""
+    """Serve steps of TRL's GRPOTrainer with its own micro-batches and padding, on given completions and rewards."""
     silence_libraries()
     import torch
     from datasets import Dataset
@@ -117,8 +117,8 @@ def plain_trl(link: Link, work: Work) -> None:
     from learner.training.trainer import GRPOTrainer
 
     torch.set_num_threads(work.settings.num_threads)
-    place = choose_device(work.settings)
-    model, tokenizer = load_model(work.model, place)
+    device = choose_device(work.settings)
+    model, tokenizer = load_model(work.model, device)
     rows = [
         (each, advantage)
         for group, values in zip(
@@ -155,8 +155,8 @@ def plain_trl(link: Link, work: Work) -> None:
             work,
             num_rows=len(rows),
             batch_size=size,
-            use_cpu=place.use_cpu,
-            bf16=place.dtype == torch.bfloat16,
+            use_cpu=device.use_cpu,
+            bf16=device.dtype == torch.bfloat16,
         ),
         peft_config=lora_config(work.settings.lora, model, model.name_or_path),
         train_dataset=Dataset.from_dict({"prompt": ["-"] * len(rows)}),
@@ -206,14 +206,14 @@ def _plain_arguments(work: Work, *, num_rows: int, batch_size: int, use_cpu: boo
 
 
 def rows_that_fit(num_rows: int, width: int, max_positions: int) -> int:
-    """Return the largest number of rows of a TRL micro-batch, padded to one width, that divides the batch and fits."""
+    """Return the largest number of rows, padded to one width, that divides the batch and fits a TRL micro-batch."""
     return max(
         size for size in range(1, num_rows + 1) if num_rows % size == 0 and (size * width <= max_positions or size == 1)
     )
 
 
 class _Memory:
-    """Peak memory of the process: on the GPU if it uses one, else main memory."""
+    """Peak memory of the process: GPU memory if it uses a GPU, else main memory."""
 
     def __init__(self, settings: LearnerSettings) -> None:
         import psutil
@@ -246,7 +246,7 @@ def _plan(work: Work) -> LearnerPlan:
 
 
 def padded(rows: Sequence[tuple[Completion, float]], pad: int) -> dict[str, Any]:
-    """Return completions and advantages in the form of TRL's generation: every row padded to the longest."""
+    """Return completions and advantages as TRL's generation does: every row padded to the longest."""
     import torch
 
     num_prompt = max(len(each.prompt_ids) for each, _ in rows)

@@ -1,8 +1,8 @@
 """``make bench-ledger``: the dashboard, ``caravan report`` and ``caravan health`` on a run of a million completions.
 
-The writer of runs makes the ledger (``benchmarks.ledger_made``), about 290 completions per file. Each query is sent to the
-dashboard over HTTP, and answered in a plain way as well: a script reads the needed columns of the whole folder with pyarrow.
-Wall seconds are measured, and CPU seconds of processes that end, which depend less on other load of the machine.
+The recorder of real runs writes the ledger (``benchmarks.ledger_made``), about 290 completions per file. The baseline of each
+request to the dashboard is a script that reads the needed columns of the whole folder with pyarrow. Wall seconds and CPU seconds
+are measured; CPU seconds depend less on other load of the machine.
 """
 
 import json
@@ -34,8 +34,8 @@ MIB = 1 << 20
 Row = Mapping[str, Any]
 
 
-class Site:
-    """A served dashboard whose response times are measured."""
+class ServedDashboard:
+    """A running dashboard whose response times are measured."""
 
     def __init__(self, address: str, process: psutil.Process) -> None:
         self._address, self._process = address, process
@@ -45,18 +45,18 @@ class Site:
         with urllib.request.urlopen(self._address + path) as answer:
             return str(answer.read().decode())
 
-    def took(self, act: Callable[[], Any], times: int = 1) -> dict[str, float]:
+    def measure(self, act: Callable[[], Any], times: int = 1) -> dict[str, float]:
         """Measure an action: median seconds, and mean CPU seconds of the server."""
         before = self._process.cpu_times()
         seconds = statistics.median(timed(act)[0] for _ in range(times))
         after = self._process.cpu_times()
         return {"seconds": seconds, "cpu_seconds": (after.user + after.system - before.user - before.system) / times}
 
-    def quick(self, path: str) -> dict[str, float]:
-        """Measure a page that is requested repeatedly."""
-        return self.took(lambda: self.ask(path), NUM_TIMES)
+    def measure_repeated(self, path: str) -> dict[str, float]:
+        """Measure NUM_TIMES requests of a page."""
+        return self.measure(lambda: self.ask(path), NUM_TIMES)
 
-    def whole(self, path: str) -> int:
+    def complete_count(self, path: str) -> int:
         """Return the number of matching completions once the search is complete."""
         while "completions so far; searched" in (page := self.ask(path)):
             pass
@@ -90,16 +90,16 @@ def timed(act: Callable[[], Any]) -> tuple[float, Any]:
 
 
 @contextmanager
-def served(run: Path) -> Iterator[tuple[Site, float]]:
+def served(run: Path) -> Iterator[tuple[ServedDashboard, float]]:
     """Serve a dashboard. Yields it and the seconds from start to first page."""
     began = time.perf_counter()
     with subprocess.Popen(
         [*CARAVAN, "dashboard", str(run), "--port", "0"], stdout=subprocess.PIPE, text=True
     ) as server:
         assert server.stdout is not None
-        site = Site(server.stdout.readline().strip(), psutil.Process(server.pid))
-        site.ask("completions")
-        yield site, time.perf_counter() - began
+        dashboard = ServedDashboard(server.stdout.readline().strip(), psutil.Process(server.pid))
+        dashboard.ask("completions")
+        yield dashboard, time.perf_counter() - began
         server.terminate()
 
 
@@ -156,19 +156,19 @@ FILTER = "completions?verdict=wrong&min_reward=0.6&order=best"
 SEARCH = f"completions?code={NEEDLE}"
 
 
-def as_a_script(name: str, *arguments: str) -> dict[str, Any]:
-    """Run a plain way in its own process. Returns its measurements and output."""
+def run_as_script(name: str, *arguments: str) -> dict[str, Any]:
+    """Run a baseline in its own process. Returns its measurements and output."""
     script = f"import json; from benchmarks.ledger import {name}; print(json.dumps({name}(*{arguments!r})))"
-    return of_process([sys.executable, "-c", script])
+    return measure_process([sys.executable, "-c", script])
 
 
-def of_process(command: Sequence[str]) -> dict[str, Any]:
+def measure_process(command: Sequence[str]) -> dict[str, Any]:
     """Run a process. Returns its seconds, CPU seconds and last line."""
     began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     seconds, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu_seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return {"seconds": seconds, "cpu_seconds": cpu_seconds, "said": done.stdout.strip().rpartition("\n")[2]}
+    return {"seconds": seconds, "cpu_seconds": cpu_seconds, "output": done.stdout.strip().rpartition("\n")[2]}
 
 
 def run(ledger: Path, log: Log) -> dict[str, Any]:
@@ -178,37 +178,37 @@ def run(ledger: Path, log: Log) -> dict[str, Any]:
     group = f"group?id={group_id}"
     found: dict[str, Any] = {"num_files": num_files}
     log("starting the dashboard")
-    with served(ledger) as (site, first_page):
-        _, page = timed(lambda: site.ask("completions"))
+    with served(ledger) as (dashboard, first_page):
+        _, page = timed(lambda: dashboard.ask("completions"))
         began = time.perf_counter()
         while "reading the ledger" in page:
             time.sleep(0.5)  # about as often as the page refreshes itself
-            page = site.ask("completions")
+            page = dashboard.ask("completions")
         whole = first_page + time.perf_counter() - began
         found["num_completions"] = num_completions(page)
         log("measuring the dashboard")
         found["first_page"] = {"seconds": first_page}
-        found["whole_ledger"] = {"seconds": whole, "cpu_seconds": site.cpu_seconds}
-        found["overview"] = site.took(lambda: site.ask(""))
-        found["filter"] = site.took(lambda: site.ask(FILTER))
-        found["page_40"] = site.quick(f"{FILTER}&page=40")
-        found["search_first"] = first = site.took(lambda: site.ask(SEARCH))
-        rest = site.took(lambda: site.whole(SEARCH))
+        found["whole_ledger"] = {"seconds": whole, "cpu_seconds": dashboard.cpu_seconds}
+        found["overview"] = dashboard.measure(lambda: dashboard.ask(""))
+        found["filter"] = dashboard.measure(lambda: dashboard.ask(FILTER))
+        found["page_40"] = dashboard.measure_repeated(f"{FILTER}&page=40")
+        found["search_first"] = first = dashboard.measure(lambda: dashboard.ask(SEARCH))
+        rest = dashboard.measure(lambda: dashboard.complete_count(SEARCH))
         found["search"] = {name: first[name] + rest[name] for name in rest}
-        found["search_again"] = site.quick(SEARCH)
-        found["group"] = site.quick(group)
-        found["memory_mib"] = site.memory_mib
-        answers = {"filter": site.whole(FILTER), "search": site.whole(SEARCH)}
+        found["search_again"] = dashboard.measure_repeated(SEARCH)
+        found["group"] = dashboard.measure_repeated(group)
+        found["memory_mib"] = dashboard.memory_mib
+        answers = {"filter": dashboard.complete_count(FILTER), "search": dashboard.complete_count(SEARCH)}
     for name, arguments in (("filter", ()), ("search", ()), ("group", (group_id,)), ("report", ()), ("health", ())):
-        log(f"the plain way: {name}")
-        found[f"plain_{name}"] = as_a_script(f"plain_{name}", str(ledger), *arguments)
+        log(f"the pyarrow baseline: {name}")
+        found[f"plain_{name}"] = run_as_script(f"plain_{name}", str(ledger), *arguments)
     for name, number in answers.items():
-        if str(number) != found[f"plain_{name}"]["said"]:
-            raise SystemExit(f"{name}: the dashboard finds {number}, the plain way {found[f'plain_{name}']['said']}")
+        if str(number) != (baseline := found[f"plain_{name}"]["output"]):
+            raise SystemExit(f"{name}: the dashboard finds {number} completions, the baseline {baseline}")
     with tempfile.TemporaryDirectory() as out:
         for name, command in (("report", ("report", str(ledger), "--out", out)), ("health", ("health", str(ledger)))):
             log(f"caravan {name}")
-            found[name] = of_process([*CARAVAN, *command])
+            found[name] = measure_process([*CARAVAN, *command])
     return found
 
 
@@ -219,12 +219,12 @@ def table(found: Mapping[str, Any]) -> Table:
         made.add_column(name, justify="right" if name else "left")
     rows = (
         ("dashboard: first page", "first_page", None),
-        ("dashboard: the whole ledger is there", "whole_ledger", None),
+        ("dashboard: whole ledger read", "whole_ledger", None),
         ("overview", "overview", None),
         ("filter by outcome and reward, sorted", "filter", "plain_filter"),
-        ("its page 40", "page_40", None),
-        ("search in code: first finds", "search_first", None),
-        ("search in code: all", "search", "plain_search"),
+        ("page 40 of this filter", "page_40", None),
+        ("search in code: first matches", "search_first", None),
+        ("search in code: all matches", "search", "plain_search"),
         ("the same search again", "search_again", "plain_search"),
         ("a group side by side", "group", "plain_group"),
         ("caravan report", "report", "plain_report"),
@@ -239,8 +239,8 @@ def table(found: Mapping[str, Any]) -> Table:
             cells += [f"{other['seconds']:.2f}", f"{other['cpu_seconds']:.2f}", f"{ratio:.1f}x"]
         made.add_row(label, *cells)
     made.caption = (
-        f"The dashboard uses {found['memory_mib']:,.0f} MiB at the end. The plain way reads what it needs each time;\n"
-        "for report it only sums up problems, without plots; for health it only reads the metrics."
+        f"The dashboard uses {found['memory_mib']:,.0f} MiB at the end. The plain baseline reads the columns that it needs each\n"
+        "time; for report it only sums up problems, without plots; for health it only reads the metrics."
     )
     return made
 

@@ -1,7 +1,7 @@
-"""Synthetic ledger of any size, written by the writer of runs: groups of different programs with grades, messages and tokens.
+"""Synthetic ledger of any size, written by the recorder of real runs: groups with programs, grades, messages and tokens.
 
-The programs are the reference solutions of the built-in problems with changes of the kind that models make; verdicts are drawn,
-not found, since nothing that reads a ledger looks into that.
+The programs are reference solutions of the built-in problems with typical mistakes of models. Verdicts are random: no reader of
+a ledger compares them with the program.
 """
 
 import random
@@ -36,10 +36,10 @@ from cluster.types import (
 
 GROUP_SIZE = 16
 GROUPS_PER_STEP = 16
-FILTERED_PER_STEP = 2  # dropped groups, in addition to those of a step
+FILTERED_PER_STEP = 2  # dropped groups per step, in addition to GROUPS_PER_STEP
 ROWS_PER_STEP = GROUP_SIZE * (GROUPS_PER_STEP + FILTERED_PER_STEP)
 NEEDLE = "pairwise_disjoint"
-"""A name that one program in NEEDLE_EVERY contains; the text of the search."""
+"""The text of the search: a name that one program in NEEDLE_EVERY contains."""
 NEEDLE_EVERY = 5000
 
 _VERDICTS = (

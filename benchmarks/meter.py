@@ -1,10 +1,9 @@
 """CPU time and memory of this process and its descendants.
 
-The time of a fork shows up in its parent's count once it is reaped, and the forks of a long-lived server are reaped by
-that server: so what is summed is our own time, that of the children which we have reaped, and, for every living
-process below us, its own time and that of what it has reaped. A process that ends moves from one of these to another
-and the sum never jumps, with two exceptions that ``MeterError`` reports: a server that was killed with children of its
-own, and one that lets the kernel throw its children's times away by ignoring SIGCHLD.
+The kernel adds the time of a process to its parent when the parent reaps it. The total is therefore this process's own time and
+that of its reaped children, plus, for every living descendant, its own time and that of its reaped children. A process that ends
+moves from one part to another, and the sum does not change. ``MeterError`` reports two exceptions: a server that is killed
+before it reaps its children, and a process that ignores SIGCHLD, so that the kernel discards the times of its children.
 """
 
 import resource
@@ -28,11 +27,11 @@ class MeterError(Exception):
 class Slice:
     """Time of a piece of work."""
 
-    cpu_seconds: float = 0.0  # of this process and its descendants; living processes count in ticks of 10 ms
+    cpu_seconds: float = 0.0  # of this process and its descendants; living descendants are measured in ticks of 10 ms
     wall_seconds: float = 0.0
 
 
-def living_below() -> list[psutil.Process]:
+def living_descendants() -> list[psutil.Process]:
     """Return the descendants of this process."""
     return list(psutil.Process().children(recursive=True))
 
@@ -46,7 +45,7 @@ def own_cpu_seconds() -> float:
 def server_cpu_seconds() -> float:
     """Return CPU seconds of the living descendants and their reaped children, in ticks of 10 ms."""
     total = 0.0
-    for process in living_below():
+    for process in living_descendants():
         times = process.cpu_times()
         total += times.user + times.system + times.children_user + times.children_system
     return total
@@ -54,7 +53,7 @@ def server_cpu_seconds() -> float:
 
 @contextmanager
 def measured(into: Slice) -> Iterator[None]:
-    """Add the time of the body, without servers; measure those by ``server_cpu_seconds`` over many slices at once."""
+    """Add the time of the block, without servers; ``server_cpu_seconds`` measures these, over many slices at once."""
     cpu, wall = own_cpu_seconds(), time.perf_counter()
     yield
     into.cpu_seconds += own_cpu_seconds() - cpu
@@ -62,13 +61,13 @@ def measured(into: Slice) -> Iterator[None]:
 
 
 @contextmanager
-def lasting_servers() -> Iterator[None]:
-    """Raise MeterError if a server ends within the body, or if a process ignores SIGCHLD."""
+def persistent_servers() -> Iterator[None]:
+    """Raise MeterError if a server ends within the block, or if a process ignores SIGCHLD."""
     before = {process.pid for process in psutil.Process().children()}
     yield
     if not before <= {process.pid for process in psutil.Process().children()}:
         raise MeterError("a grading process was replaced while it was measured; its CPU time is lost: run again")
-    for pid in (process.pid for process in living_below()):
+    for pid in (process.pid for process in living_descendants()):
         if _ignores_child_signals(pid):
             raise MeterError(f"process {pid} ignores SIGCHLD, so that the CPU time of its children is lost")
 
@@ -91,9 +90,9 @@ class Memory:
     num_processes: int
 
 
-def memory_below() -> Memory:
+def memory_of_descendants() -> Memory:
     """Return the total memory of the descendants of this process."""
-    processes = living_below()
+    processes = living_descendants()
     full = [process.memory_full_info() for process in processes]
     return Memory(
         pss_mib=sum(info.pss for info in full) / _MIB,

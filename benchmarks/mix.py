@@ -1,8 +1,8 @@
 """Completions to grade: 40 to 60 lines, 6 to 10 asserts, in the proportions of a training run.
 
-Each is made from a reference solution of the built-in set, one problem per function name and the longer ones first,
-with other solutions in front of it as the helpers of a long answer. What is wrong, ill-typed or does not parse is made
-from that by changes of the kind that models make, and what a change did is said by the plain compiler, not guessed.
+Each is made from a reference solution of the built-in set, one problem per function name and the longer ones first, with other
+solutions in front as the helper functions of a long answer. Typical mistakes of models make it wrong, ill-typed or unparsable;
+plain ``ocamlc`` then determines its kind.
 """
 
 import random
@@ -22,7 +22,7 @@ SHARES: Mapping[str, float] = {
     "syntax_error": 0.09,
     "stack_overflow": 0.04,
 }
-# Verdicts of an exact grader by kind. A plain program reports an exception in an assert as a wrong one.
+# Verdicts of the grader by kind. Plain OCaml reports a false assert as an exception too.
 VERDICTS: Mapping[str, frozenset[Verdict]] = {
     "right": frozenset({Verdict.PASSED}),
     "wrong": frozenset({Verdict.WRONG, Verdict.RAISED}),
@@ -63,16 +63,16 @@ def base_problems() -> list[Problem]:
 def jobs(number: int, seed: int = 0) -> list[Job]:
     """Make different completions in the proportions of ``SHARES``, grouped by kind."""
     with_kind = [kind for kind, share in SHARES.items() for _ in range(round(number * share))]
-    return list(_made(with_kind, random.Random(seed)))
+    return list(_generate(with_kind, random.Random(seed)))
 
 
 def limit_bound(number: int, seed: int = 0) -> list[Job]:
     """Make completions that loop forever in some of their asserts."""
-    return list(_made(["limit_bound"] * number, random.Random(seed)))
+    return list(_generate(["limit_bound"] * number, random.Random(seed)))
 
 
 def in_rounds(made: Sequence[Job], num_rounds: int, seed: int = 0) -> list[list[Job]]:
-    """Distribute the completions over rounds of equal proportions, in random order."""
+    """Distribute the completions over rounds with equal proportions of kinds, in random order."""
     rounds: list[list[Job]] = [[] for _ in range(num_rounds)]
     for index, job in enumerate(made):
         rounds[index % num_rounds].append(job)
@@ -81,7 +81,7 @@ def in_rounds(made: Sequence[Job], num_rounds: int, seed: int = 0) -> list[list[
     return rounds
 
 
-def _made(kinds: Sequence[str], rng: random.Random) -> Iterator[Job]:
+def _generate(kinds: Sequence[str], rng: random.Random) -> Iterator[Job]:
     bases = base_problems()
     helpers = [problem for problem in bases if not given_definitions(problem.statement)]
     plain, seen = ThreeProcesses(), set[str]()
@@ -103,7 +103,7 @@ def _completion(base: Problem, kind: str, helpers: Sequence[Problem], rng: rando
     """Make a completion of a kind; None if the problem's solution cannot be changed to it."""
     code = base.solution or ""
     change = _CHANGES[kind]
-    if kind in _OF_THE_ANSWER:
+    if kind in _ANSWER_ONLY:
         changed = change(code, rng)
         if changed == code:
             return None
@@ -220,4 +220,4 @@ _CHANGES: Mapping[str, Change] = {
     "stack_overflow": _beginning_with("let again = {call} in\n  ignore again;"),
     "limit_bound": _beginning_with("while Sys.opaque_identity true do () done;"),
 }
-_OF_THE_ANSWER = frozenset({"wrong", "stack_overflow", "limit_bound"})
+_ANSWER_ONLY = frozenset({"wrong", "stack_overflow", "limit_bound"})

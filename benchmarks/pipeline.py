@@ -4,11 +4,9 @@ From 1 to 256 samplers and 8 to 4,096 graders, in virtual time (``benchmarks.vir
 measured (``benchmarks.service_times``). For each size: busy share and waiting time of each part, staleness of the
 trained completions, and the part with the least spare capacity.
 
-A run has one learner and one driver, each of which keeps up with a limited number of samplers. To show what the other
-parts do beyond that, most sizes have as many learners as keep up (data parallelism at its best) and, beyond what one
-driver's process can look after, as many of those; the last rows show the limits that Caravan has.
-
-The loop itself is real: the CPU time that it takes per completion, the simulation's own included, is measured.
+A run has one learner and one driver, and each keeps up with a limited number of samplers. To show the limits of the other parts,
+most sizes have as many learners and drivers as the samplers need (ideal data parallelism). The last two tables have one driver
+or one learner, as Caravan has. The loop itself is real: its CPU time per completion, the simulation's own included, is measured.
 """
 
 import asyncio
@@ -40,9 +38,9 @@ from cluster.types import Group, Problem, Prompt, StepReport, WeightSync
 
 GROUP_SIZE = 8
 FILLINGS = 2.0
-"""Groups per step, as a multiple of those that fill the samplers, because some are always in grading or in the buffer."""
-SETTLING_STEPS = 2  # first steps, not counted: the pipeline fills
-LOAD = 0.5  # busy share of learners and drivers that keep up
+"""Groups per step, as a multiple of those that fill the samplers; above 1, since some groups are always graded or buffered."""
+SETTLING_STEPS = 2  # first steps, in which the pipeline fills; not counted
+LOAD = 0.5  # busy share of learners and drivers if there are as many as needed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,8 +51,8 @@ class Size:
     graders: int
     allowed_staleness: int = 1  # loop.max_staleness
     fillings: float = FILLINGS
-    one_learner: bool = False  # else as many as keep up
-    one_driver: bool = False  # else as many as keep up
+    one_learner: bool = False  # else as many as the samplers need
+    one_driver: bool = False  # else as many as the samplers need
 
     def groups_per_step(self, times: ServiceTimes) -> int:
         """Return the number of groups per step."""
@@ -63,10 +61,10 @@ class Size:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurements:
-    """Results of a simulation. Shares are 0 to 1, over all members of a part and the counted time."""
+    """Results of a simulation. Shares are 0 to 1, over all replicas of a part and the counted time."""
 
-    sampler_busy: float  # share of time with something to sample
-    sampler_output: float  # share of the output of samplers that are always full
+    sampler_busy: float  # share of the time in which samplers have work
+    sampler_output: float  # tokens sampled, as a share of those of always full samplers
     grader_busy: float
     learner_busy: float
     driver_busy: float
@@ -77,15 +75,15 @@ class Measurements:
     completions_per_second: float
     mean_staleness: float
     max_staleness: int
-    stale_share: float  # share of the finished groups that were too old
+    stale_share: float  # share of the finished groups that were stale
     saturated: str  # the part with the least spare capacity
     loop_cpu_us: float  # real CPU time per completion, of the loop and the simulation
     real_seconds: float
 
 
 @dataclass(slots=True)
-class QuietRecords:
-    """Implementation of Records that counts."""
+class CountingRecorder:
+    """A Recorder that only counts groups."""
 
     num_stale: int = 0
     num_trained: int = 0
@@ -128,8 +126,8 @@ class Moment:
     """Totals at one moment of a simulation, in seconds."""
 
     at: float
-    samplers: float  # with something to sample, summed over samplers
-    output: float  # what the samplers gave, in seconds of full ones
+    samplers: float  # busy seconds, summed over samplers
+    output: float  # seconds that full samplers need for the same tokens
     graders: float
     learner: float
     driver: float
@@ -138,7 +136,7 @@ class Moment:
 
 
 class Pipeline:
-    """One size of a run, with everything but the driver simulated."""
+    """A run of one size in which everything but the driver is simulated."""
 
     def __init__(self, size: Size, times: ServiceTimes, num_steps: int, seed: int = 0) -> None:
         """``num_steps`` are counted after the first ``SETTLING_STEPS``."""
@@ -146,19 +144,19 @@ class Pipeline:
         self._num_steps = num_steps
         self._num_groups = size.groups_per_step(times)
         self._seed = seed
-        self._learners = 1.0 if size.one_learner else keeping_up(size.samplers / times.samplers_per_learner)
-        self._drivers = 1.0 if size.one_driver else keeping_up(size.samplers / times.samplers_per_driver)
+        self._learners = 1.0 if size.one_learner else num_at_load(size.samplers / times.samplers_per_learner)
+        self._drivers = 1.0 if size.one_driver else num_at_load(size.samplers / times.samplers_per_driver)
         self._time = DriverTime(self._drivers)
-        self._samplers = SimulatedSamplers(size.samplers, times, self._time, seed, on_publish=self._note)
+        self._samplers = SimulatedSamplers(size.samplers, times, self._time, seed, on_publish=self._record_moment)
         self._graders = SimulatedGraders(size.graders, times, self._time, seed)
         self._learner = SimulatedLearner(times, self._learners)
-        self._records = QuietRecords()
+        self._recorder = CountingRecorder()
         self._moments: list[Moment] = []  # totals when each policy was loaded
 
     async def run(self) -> Measurements:
         """Run to the end, in virtual time."""
         began = time.perf_counter()
-        # The last steps, with nothing left to sample, are not counted either.
+        # The last steps, in which nothing is left to sample, are not counted.
         max_steps = SETTLING_STEPS + self._num_steps + self._size.allowed_staleness + 1
         overrides = [
             f"loop.groups_per_step={self._num_groups}",
@@ -174,7 +172,7 @@ class Pipeline:
                 stream=ProblemStream([problem], self._seed),
                 prompts={"p": Prompt(problem_id="p", text="", token_ids=())},
             ),
-            Hooks(recorder=self._records),
+            Hooks(recorder=self._recorder),
             max_steps=max_steps,
             progress=Progress(),
             stop=asyncio.Event(),
@@ -182,7 +180,7 @@ class Pipeline:
         await driver.train()
         return self._measurements(time.perf_counter() - began)
 
-    def _note(self) -> None:
+    def _record_moment(self) -> None:
         busy, output = self._samplers.busy_and_output_seconds()
         self._moments.append(
             Moment(
@@ -221,15 +219,15 @@ class Pipeline:
             completions_per_second=completions / seconds,
             mean_staleness=statistics.fmean(staleness),
             max_staleness=max(staleness),
-            stale_share=self._records.num_stale / (self._records.num_stale + self._records.num_trained),
+            stale_share=self._recorder.num_stale / (self._recorder.num_stale + self._recorder.num_trained),
             saturated=max(shares, key=lambda part: shares[part]),
             loop_cpu_us=1e6 * (last.cpu - first.cpu) / completions,
             real_seconds=real_seconds,
         )
 
 
-def keeping_up(needed: float) -> float:
-    """Return the number of learners or drivers that are busy ``LOAD`` of the time, given the number needed; at least one."""
+def num_at_load(needed: float) -> float:
+    """Return the number of learners or drivers, at least 1, with a busy share of ``LOAD``; ``needed`` is that at share 1."""
     return max(1.0, needed / LOAD)
 
 

@@ -14,9 +14,9 @@ TOKENS_PER_COMPLETION = (30, 100, 300)
 def tables(result: Mapping[str, Any]) -> list[Table]:
     """Return the tables of a result of ``benchmarks.pipeline.run``.
 
-    groups: in a step. k: ``loop.max_staleness``. busy: share of the time in which samplers have work. full: what they give,
-    of what full ones give. grade, learn, drive: how busy graders, learners and drivers are. age: mean staleness of what is
-    trained. /s: completions per second. limit: the part with the least to spare.
+    groups: groups per step. k: ``loop.max_staleness``. busy: share of the time in which samplers have work. full: tokens sampled,
+    as a share of those of always full samplers. grade, learn, drive: busy shares of graders, learners and drivers. age: mean
+    staleness of trained completions. /s: completions per second. limit: the part with the least spare capacity.
     """
     return [*(_sizes(title, rows) for title, rows in result["sizes"].items()), _needs(result), _other_speeds(result)]
 
@@ -49,12 +49,12 @@ def _sizes(title: str, rows: list[Mapping[str, Any]]) -> Table:
 
 
 def _needs(result: Mapping[str, Any]) -> Table:
-    table = Table(title=f"What a full sampler keeps busy ({result['times']})", show_header=False)
+    table = Table(title=f"Needs of a full sampler ({result['times']})", show_header=False)
     table.add_row("completions per second", f"{result['completions_per_second_of_a_full_sampler']:.1f}")
     table.add_row("tokens per completion", f"{result['tokens_per_completion']:.0f}")
-    table.add_row("grader cores", f"{result['graders_per_sampler']:.3f} (wanted: 0.25 at most)")
-    table.add_row("of a learner", f"1 / {result['samplers_per_learner']:.1f}")
-    table.add_row("of a driver", f"1 / {result['samplers_per_driver']:.1f}")
+    table.add_row("grader cores", f"{result['graders_per_sampler']:.3f} (required: at most 0.25)")
+    table.add_row("learners", f"1 / {result['samplers_per_learner']:.1f}")
+    table.add_row("drivers", f"1 / {result['samplers_per_driver']:.1f}")
     return table
 
 

@@ -1,6 +1,6 @@
 """Grading with plain processes, the reference of the grader benchmark.
 
-No sandbox, no result per assert, one type error at most. The only place in ``benchmarks`` that runs other programs.
+It has no sandbox, no result per assert, and finds at most one type error.
 """
 
 import os
@@ -13,9 +13,9 @@ from types import TracebackType
 from cluster.types import Problem
 from grader.signature import given_definitions
 
-# As deep a stack as the grader gives: OCaml 5 would take a second and a gigabyte to overflow its own.
+# The grader's stack limit: with its own, OCaml 5 needs a second and a gigabyte to overflow.
 ENVIRONMENT = {**os.environ, "OCAMLRUNPARAM": "l=1M"}
-# The processes need some milliseconds. A compiler always ends; on a busy machine that may take long.
+# The processes need some milliseconds. A compiler always ends, but it may take long on a busy machine.
 COMPILER_DEADLINE_SECONDS = 60.0
 PROGRAM_DEADLINE_SECONDS = 2.0
 

@@ -6,8 +6,8 @@
    (and 1 with merged weights), and of TRL's ``GRPOTrainer``, which generates with transformers and grades with three processes
    per completion.
 
-All on the tiny model and the built-in problems, with the settings of ``configs/demo.yaml``. Rounds
-alternate, so that other load on the machine affects all alike, and results are medians of many rounds.
+All use the tiny model and the built-in problems, with the settings of ``configs/demo.yaml``. Rounds alternate, so that other
+load on the machine affects all equally, and results are medians of many rounds.
 """
 
 import itertools
@@ -36,7 +36,7 @@ from cluster.types import GroupRequest, Prompt, Sampling
 CONFIG = Path(__file__).parents[1] / "configs" / "demo.yaml"
 ROUND_SECONDS = 300.0  # deadline of a round
 RUN_SECONDS = 1200.0  # deadline of a run of steps
-SETTLING_STEPS = 2  # first steps of a run, not counted: caches and the pipeline fill
+SETTLING_STEPS = 2  # first steps of a run, in which caches and pipeline fill; not counted
 NUM_RUNNING = (1, 4, 16, 64)  # concurrent completions at which an engine step is timed
 SAMPLING_WAYS: Mapping[str, tuple[Callable[..., None], str]] = {  # with rollout.weight_sync_mode
     "vLLM": (bare, "versions"),
@@ -57,9 +57,9 @@ STEP_WAYS: Mapping[str, tuple[Callable[..., None], int | tuple[str, ...]]] = {
 class Effort:
     """Amount of measurement."""
 
-    rounds: int  # per way of sampling, each with and without adapter
-    groups: int  # in a round
-    turns: int  # runs of steps per way
+    rounds: int  # rounds of sampling, with and without adapter each
+    groups: int  # groups per round
+    turns: int  # runs of steps per contestant
     steps: int  # counted steps per run
 
 
@@ -98,7 +98,7 @@ def compare_sampling(config: Config, effort: Effort, folder: Path, log: Log) -> 
             ]
             found[what] = sampling_measurements(rounds[1:])  # the first round warms up caches and kernels
         vllm, caravan_pool, prompt_ids = ways[0], ways[1], prompts[0].token_ids
-        log("grading what was sampled last")
+        log("grading the last samples")
         graded = caravan_pool.run_turn(ROUND_SECONDS, problems={problem.id: problem for problem in usable.problems})
         ms = 1e3 / graded["num_completions"]
         found["grading"] = {
@@ -216,7 +216,7 @@ def step_measurements(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "step_seconds": statistics.median(took),
         "slowest_step_seconds": max(took),
         "completions_per_second": size / statistics.median(took),
-        # Over whole runs as well: a median over steps would favour steps that end in pairs.
+        # Over whole runs too: the median over steps is too favourable if steps end in pairs.
         "completions_per_second_of_runs": size * len(took) / sum(took),
         "steps": len(took),
     }

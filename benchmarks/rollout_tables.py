@@ -17,7 +17,7 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
 
 
 def _sampling(found: Mapping[str, Any]) -> Table:
-    table = Table(title="Sampling with one engine: tokens per second (wanted: at least 0.95x)")
+    table = Table(title="Sampling with one engine: tokens per second (required: at least 0.95x)")
     for name in ("", "", "tokens/s", "ratio", "lowest to highest", "CPU per token", "same tokens"):
         table.add_column(name, justify="right" if name else "left")
     for what in ("base", "adapter"):

@@ -26,7 +26,7 @@ from rollout.environment import engine_arguments, environment_variables
 from rollout.settings import RolloutSettings
 
 CALIBRATION_TOKENS = 64
-_SEEDS = 1 << 40  # of the calibration, away from those of the rounds
+_SEEDS = 1 << 40  # first seed of the calibration, beyond those of the rounds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +38,7 @@ class Setting:
     model: str
     lora_rank: int
     max_staleness: int
-    adapters: tuple[Path, ...]  # PEFT folders; one if policies do not change
+    adapters: tuple[Path, ...]  # PEFT folders; one if the policy does not change
 
 
 def answer(seconds: float, sampled: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
@@ -96,7 +96,7 @@ def bare(link: Link, setting: Setting) -> None:
         )
 
     def step_seconds(num_running: int, num_live: int, prompt_ids: Sequence[int]) -> dict[str, Any]:
-        """Return seconds per engine step under several adapters, from runs of ``CALIBRATION_TOKENS`` and of a quarter."""
+        """Return seconds per engine step under several adapters: the difference of a long run and one of a quarter."""
         live = list(itertools.islice(itertools.cycle(adapters[:num_live]), num_running))
         took = []
         for num_tokens in (CALIBRATION_TOKENS // 4, CALIBRATION_TOKENS):
@@ -181,7 +181,7 @@ async def _group(pool: Any, request: GroupRequest) -> list[Completion]:
 
 
 def make_adapter(model: str, rank: int, folder: Path, probe_ids: Sequence[int], seed: int) -> None:
-    """Make a LoRA adapter as after some training steps, with small weights in every trained projection.
+    """Make a LoRA adapter like one after some training steps, with small weights in every trained projection.
 
     Writes a PEFT adapter and ``probe.json``, the log-probabilities of the probe prompt by transformers, to ``folder``.
     """

@@ -23,18 +23,16 @@ class ServiceTimes:
     name: str
     token_quantiles: tuple[
         float, ...
-    ]  # tokens of a completion at equally spaced shares, from the shortest to the longest
-    step_seconds: tuple[tuple[int, float], ...]  # completions under way -> seconds in which each gets one more token
-    prefill_tokens: (
-        float  # what a completion costs besides its tokens (its prompt, the call), in tokens of a full engine
-    )
+    ]  # tokens of a completion at equally spaced quantiles, from the shortest to the longest
+    step_seconds: tuple[tuple[int, float], ...]  # running completions -> seconds of an engine step
+    prefill_tokens: float  # cost of a completion besides its tokens (prompt, call), in tokens of a full engine
     max_running: int  # completions that an engine samples at a time
     kinds: tuple[Kind, ...]
-    grading_spread: float  # deviation of the logarithm of a grading's time from that of its kind's mean
-    learner_seconds_per_token: float  # sampled tokens; prompts are in it
-    publish_seconds: tuple[float, ...]  # of one sampler, equally likely
-    driver_seconds_per_sampled: float  # CPU seconds of the driver's process for a completion that comes from a sampler
-    driver_seconds_per_graded: float  # and for one that is graded
+    grading_spread: float  # standard deviation of the logarithm of the grading time within a kind
+    learner_seconds_per_token: float  # per sampled token; the cost of prompts is included
+    publish_seconds: tuple[float, ...]  # of one sampler; all values are equally likely
+    driver_seconds_per_sampled: float  # CPU seconds of the driver's process per sampled completion
+    driver_seconds_per_graded: float  # CPU seconds of the driver's process per graded completion
 
     def num_tokens(self, source: random.Random) -> int:
         """Draw the number of tokens of a completion."""

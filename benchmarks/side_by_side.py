@@ -1,11 +1,11 @@
-"""Comparison of ways to grade, in alternating turns on the same completions so that noise affects all alike."""
+"""Comparison of ways to grade, in alternating turns on the same completions, so that noise affects all equally."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from benchmarks.harness import in_turn
-from benchmarks.meter import Slice, lasting_servers, measured, server_cpu_seconds
+from benchmarks.meter import Slice, measured, persistent_servers, server_cpu_seconds
 from benchmarks.mix import Job
 
 Grade = Callable[[Job], None]  # raises if the outcome is not the completion's kind
@@ -27,7 +27,7 @@ class Measurements:
 
     @property
     def per_core(self) -> float:
-        """Return completions per second of a core that does nothing else."""
+        """Return completions per second of a dedicated core."""
         return 1e3 / self.cpu_ms
 
     @property
@@ -46,8 +46,8 @@ def measure(
     """
     measurements = {name: Measurements() for name in ways}
     names = list(ways)
-    with lasting_servers():
-        # Servers count in ticks of 10 ms, so they are read around a whole turn, while the other ways are idle.
+    with persistent_servers():
+        # CPU time of servers is in ticks of 10 ms, so it is measured over a whole turn, in which the other ways are idle.
         for index, jobs in enumerate(rounds):
             for name in in_turn(names, index):
                 _turn(measurements[name], ways[name], jobs, slice_seconds)

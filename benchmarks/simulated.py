@@ -1,8 +1,8 @@
-"""Simulated samplers, graders and learner: they take the time of real ones by the event loop's clock and do nothing else.
+"""Simulated samplers, graders and learner, which only wait as long as real ones work, by the event loop's clock.
 
-They stand behind the interfaces of ``cluster.protocols``, so that the real driver runs them; the real dispatcher of
+They implement the interfaces of ``cluster.protocols``, so that the real driver can run them; the real dispatcher of
 ``cluster.actors`` dispatches the work. A sampler is an engine with continuous batching: all running completions get a token in
-each step, and a step takes longer the more there are.
+each step, and a step takes longer with more completions.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ from cluster.types import (
 from grader.fake import grade_of
 
 QUEUED_AHEAD = 1.25
-"""As in rollout.pool: completions that an engine is given, as a multiple of those that it samples at a time."""
+"""Maximum number of completions sent to an engine, as a multiple of those that it samples at a time; as in rollout.pool."""
 
 
 def now() -> float:
@@ -43,7 +43,7 @@ def now() -> float:
 
 @dataclass(slots=True, order=True)
 class _Work:
-    """One completion in an engine; ``end`` in tokens that a completion which never ends would have by then."""
+    """One completion in an engine; it ends when the engine's token counter reaches ``end``."""
 
     end: float
     number: int
@@ -59,11 +59,11 @@ class Engine:
         self._running: list[_Work] = []  # a heap, ordered by end
         self._waiting: deque[tuple[float, asyncio.Future[None]]] = deque()
         self._numbers = itertools.count()
-        self._tokens = 0.0  # that a completion which was there from the start would have by now
+        self._tokens = 0.0  # token counter: tokens that each running completion has got since the start of the engine
         self._last_change = 0.0
         self._timer: asyncio.TimerHandle | None = None
-        self.busy_seconds = 0.0  # with something under way
-        self.output_seconds = 0.0  # that a full engine takes for what it gave
+        self.busy_seconds = 0.0  # time with running completions
+        self.output_seconds = 0.0  # time that a full engine needs for the same tokens
 
     async def sample(self, num_tokens: float) -> None:
         """Wait until the tokens are sampled."""
@@ -88,7 +88,7 @@ class Engine:
         self._set_timer()
 
     def _advance(self) -> None:
-        """Account for the time since the last change, end what has ended and admit what fits."""
+        """Account for the time since the last change, end finished completions and admit waiting ones."""
         elapsed, self._last_change = now() - self._last_change, now()
         num_running = len(self._running)
         if num_running:
@@ -126,7 +126,7 @@ class _Sampler(Worker):
 
 
 class DriverTime:
-    """The driver's process, which does its work one piece at a time."""
+    """The driver's process, which does one piece of work at a time."""
 
     def __init__(self, num_drivers: float) -> None:
         """Share the work evenly among ``num_drivers``."""
@@ -189,7 +189,7 @@ class SimulatedSamplers:
                 task.cancel()
 
     async def publish(self, policy: PolicyVersion) -> Sequence[WeightSync]:
-        """Wait as long as the slowest sampler takes."""
+        """Wait for the publish time of the slowest sampler."""
         took = [self._source.choice(self._times.publish_seconds) for _ in self._samplers]
         await asyncio.sleep(max(took))
         self._version = policy.number
@@ -231,12 +231,12 @@ class SimulatedGraders:
         self._num_graders = num_graders
         self._free = asyncio.Semaphore(num_graders)
         self._num_asked = 0
-        self._running: dict[object, float] = {}  # since when
+        self._running: dict[object, float] = {}  # job -> start
         self._busy_seconds = 0.0
         self.num_graded = 0
 
     async def grade(self, problem: Problem, completion: Completion) -> Grade:  # noqa: ARG002
-        """Wait for the time of a drawn kind."""
+        """Wait for the grading time of a randomly drawn kind."""
         kind = self._times.kind(self._source)
         seconds = self._times.grading_seconds(kind, self._source)
         self._num_asked += 1
@@ -284,13 +284,13 @@ class SimulatedLearner:
         return self._busy_seconds + (0.0 if self._busy_since is None else now() - self._busy_since)
 
     async def start(self) -> PolicyVersion | None:
-        """Start fresh."""
+        """Start without a checkpoint."""
         return None
 
     async def step(
         self, groups: Sequence[Group], active_overrides: Mapping[str, Any] = MappingProxyType({})
     ) -> tuple[PolicyVersion, StepReport]:
-        """Wait for the time of the tokens."""
+        """Wait for the step time of the tokens."""
         del active_overrides
         completions = [completion for group in groups for completion in group.completions]
         self.staleness += [self._step - completion.policy_version for completion in completions]

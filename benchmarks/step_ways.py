@@ -1,8 +1,8 @@
 """Two ways to take GRPO steps on the same model and problems: TRL's ``GRPOTrainer`` and ``caravan train``.
 
-Each ``main`` runs in a process of its own (``benchmarks.contestants``) and answers ``{"num_steps": n}`` with the moments
-at which its steps were done. TRL's trainer generates with transformers, and is given the reward function that is usual:
-``ocamlc -c``, ``ocamlc -o`` and the program, one completion after the other.
+Each ``main`` runs in its own process (``benchmarks.contestants``) and answers ``{"num_steps": n}`` with the times at which its
+steps ended. TRL's trainer generates with transformers and has the usual reward function: ``ocamlc -c``, ``ocamlc -o`` and the
+program, one completion after the other.
 """
 
 import json
@@ -23,7 +23,7 @@ from cluster.problems.dataset import split
 from cluster.run.loading import load_and_render
 from cluster.types import Problem
 
-# What the programs of the two training analyses pay, roughly: it parses, it compiles, its asserts hold.
+# Roughly the rewards of the two training analyses: for parsing, for compiling, and for asserts that hold.
 REWARDS = {"syntax_error": 0.0, "type_error": 0.1, "wrong": 0.35, "stack_overflow": 0.35, "timeout": 0.35, "right": 1.0}
 POLL_SECONDS = 0.01
 
@@ -48,7 +48,7 @@ def plain_trl(link: Link, num_threads: int, config_file: Path) -> None:
     """Serve steps of TRL's trainer with the settings of a Caravan configuration and TRL's defaults otherwise."""
     os.environ["OMP_NUM_THREADS"] = str(
         num_threads
-    )  # of torch; on a machine with other work, more can be slower by far
+    )  # threads of torch; on a busy machine more threads can be much slower
     config = load_config(config_file, environment={})
     turn = _first_turn(link)
     import torch

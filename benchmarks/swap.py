@@ -1,8 +1,8 @@
 """``make bench-swap``: cost of loading a new policy, and of several live policies, for a sampler.
 
-1. Seconds from telling a sampler of a policy to its serving it, verified, in each ``rollout.weight_sync_mode``:
-   while it is idle, and while it samples; and tokens per second with swaps under way and without.
-2. Seconds of an engine's step with completions under 1, 2 and 4 adapters at a time.
+1. Seconds from a publish until the sampler serves the verified policy, in each ``rollout.weight_sync_mode``, while the sampler
+   is idle and while it samples; and tokens per second with and without weight syncs.
+2. Seconds of an engine step with completions under 1, 2 and 4 adapters at a time.
 
 On the tiny model, or any other: ``OPTIONS="model.path=FOLDER rollout.gpus_per_sampler=1 rollout.dtype=bfloat16"``.
 """
@@ -142,7 +142,7 @@ def run(settings: Sequence[str], num_swaps: int, log: Log) -> dict[str, Any]:
 
     found: dict[str, Any] = {"swap": {}, "live": {}}
     for way in WAYS:
-        log(f"swapping: {way}")
+        log(f"weight sync: {way}")
         size = config.rollout.group_size
         with Contestant(way, swapping, setting(way), prompts[:64], size, log=folder / f"{way}.log") as swapper:
             swapper.wait_until_ready()
@@ -154,7 +154,7 @@ def run(settings: Sequence[str], num_swaps: int, log: Log) -> dict[str, Any]:
             "tokens_per_second_with_swaps": took["disturbed"],
             "seconds_between_swaps": SECONDS_BETWEEN_SWAPS,
         }
-    log("live versions")
+    log("live policy versions")
     with Contestant("vLLM", bare, setting("versions"), log=folder / "vLLM.log") as vllm:
         vllm.wait_until_ready()
         prompt_ids = prompts[0].token_ids
@@ -172,14 +172,14 @@ def run(settings: Sequence[str], num_swaps: int, log: Log) -> dict[str, Any]:
 
 def tables(found: Mapping[str, Any]) -> list[Table]:
     """Return the tables of a result."""
-    swaps = Table(title=f"A sampler takes a policy ({found['model']}): milliseconds, verification included")
-    for name in ("", "idle p50", "idle p95", "busy p50", "busy p95", "tokens/s", "with swaps"):
+    swaps = Table(title=f"Weight sync of a sampler ({found['model']}): milliseconds, verification included")
+    for name in ("", "idle p50", "idle p95", "busy p50", "busy p95", "tokens/s", "with syncs"):
         swaps.add_column(name, justify="right" if name else "left")
     for way, row in found["swap"].items():
         times = [f"{row[when][share]:.0f}" for when in ("idle", "busy") for share in ("p50_ms", "p95_ms")]
         kept = row["tokens_per_second_with_swaps"] / row["tokens_per_second"]
         swaps.add_row(way, *times, f"{row['tokens_per_second']:,.0f}", f"{kept:.0%}")
-    live = Table(title=f"An engine's step with {NUM_RUNNING} completions, by live versions")
+    live = Table(title=f"An engine step with {NUM_RUNNING} completions, by number of live policy versions")
     for number in found["live"]:
         live.add_column(number, justify="right")
     one = found["live"]["1"]
@@ -190,7 +190,7 @@ def tables(found: Mapping[str, Any]) -> list[Table]:
 def main() -> None:
     """Run the command."""
     parser = option_parser("bench-swap", __doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer swaps")
+    parser.add_argument("--quick", action="store_true", help="fewer weight syncs")
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="as for `caravan train`")
     options = parser.parse_args()
     num_swaps = 6 if options.quick else 30

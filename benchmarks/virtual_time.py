@@ -1,6 +1,6 @@
 """Event loop with virtual time: the clock jumps to the next timer as soon as nothing else is ready.
 
-A simulation of hours takes the seconds that its code computes, since no timer is waited for. ``asyncio.sleep``, timeouts and
+A simulation of hours takes only the seconds that its code computes. ``asyncio.sleep``, timeouts and
 ``call_later`` use the virtual clock. Threads, processes and sockets do not, and a simulation must not use them.
 """
 
@@ -25,7 +25,7 @@ class _JumpingSelector(selectors.SelectSelector):
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is None:
-            raise SimulationStalled("the simulation stands still: every task waits and no timer is set")
+            raise SimulationStalled("the simulation cannot continue: every task waits and no timer is set")
         self.now_seconds += timeout
         return []
 

@@ -61,5 +61,5 @@ def test_a_standstill_is_named_and_not_waited_for() -> None:
     async def wait() -> None:
         await asyncio.Event().wait()
 
-    with pytest.raises(SimulationStalled, match="stands still"):
+    with pytest.raises(SimulationStalled, match="cannot continue"):
         simulate(wait())

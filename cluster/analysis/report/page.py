@@ -1,6 +1,6 @@
 """The report as one self-contained HTML page: plots are embedded and it runs no script.
 
-In addition to the escaping of ``render``, the page's Content-Security-Policy forbids scripts and all content from other addresses.
+In addition to the escaping of ``render``, the page's Content-Security-Policy forbids scripts and external content.
 """
 
 import base64
