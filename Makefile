@@ -7,8 +7,14 @@ setup:
 demo: setup
 	.venv/bin/caravan train -c configs/demo.yaml
 
-test: setup
-	.venv/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder
+# The tests compute on the CPU, with the CPU packages. On a machine with a GPU, or with the GPU packages in .venv, these have an
+# environment of their own.
+TEST_VENV := $(shell (nvidia-smi -L || ls -d .venv/lib/*/site-packages/vllm-[0-9]*.dist-info) >/dev/null 2>&1 && echo .venv-cpu || echo .venv)
+
+test:
+	@CARAVAN_DEVICE=cpu CARAVAN_VENV=$(TEST_VENV) requirements/setup
+	@echo "tests: on the CPU, with the CPU packages in $(TEST_VENV)"
+	CUDA_VISIBLE_DEVICES= $(TEST_VENV)/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: setup
 	.venv/bin/ruff format --check .

@@ -157,3 +157,31 @@ def test_a_full_disk_is_refused_with_the_size_of_the_device(bare: Bare, device: 
 def test_set_up_and_learner_have_the_same_requirements() -> None:
     script = (ROOT / "requirements/setup").read_text(encoding="utf-8")
     assert f"min_driver={MIN_DRIVER} min_capability={'.'.join(map(str, MIN_CAPABILITY))}\n" in script
+
+
+@pytest.mark.parametrize(
+    ("has_gpu", "has_cuda_build", "venv"), [(0, 0, ".venv"), (1, 0, ".venv-cpu"), (0, 1, ".venv-cpu")]
+)
+def test_the_tests_run_with_the_cpu_packages(has_gpu: int, has_cuda_build: int, venv: str, bare: Bare) -> None:
+    if not has_gpu:
+        (bare.folder / "bin/nvidia-smi").unlink()
+    if has_cuda_build:
+        (bare.folder / ".venv/lib/python3.11/site-packages/vllm-0.32.0.dist-info").mkdir(parents=True)
+    shutil.copy(ROOT / "Makefile", bare.folder)
+    for name in ("make", "ls", "sh"):
+        bare.tool(name, f'exec {shutil.which(name)} "$@"')
+    done = subprocess.run(
+        ["make", "-n", "test"],
+        cwd=bare.folder,
+        env={"PATH": str(bare.folder / "bin")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert f"CARAVAN_DEVICE=cpu CARAVAN_VENV={venv} requirements/setup" in done.stdout
+    assert f"CUDA_VISIBLE_DEVICES= {venv}/bin/pytest" in done.stdout
+
+
+def test_no_other_folder_is_replaced_by_an_environment(bare: Bare) -> None:
+    assert "CARAVAN_VENV=/home: allowed are .venv and .venv-cpu" in bare.set_up(CARAVAN_VENV="/home")
