@@ -41,6 +41,7 @@ from learner.training.checkpoints import write_files
 from learner.training.divergence import check_divergence
 from learner.training.kl import AdaptiveKl
 from learner.training.model import has_plain_kv_cache
+from learner.training.probe import fused_logprobs, training_gap
 from learner.training.process_group import ProcessGroup
 from learner.training.sharding import shard_base
 from learner.training.shared_prompt import with_position_ids, with_shared_prompts
@@ -239,29 +240,16 @@ class GroupTrainer(GRPOTrainer):  # type: ignore[misc]
 
         Dropout is off and the random state untouched: scoring does not change the training.
         """
-        model = self.accelerator.unwrap_model(self.model)
-        ids = torch.tensor([token_ids], device=self.accelerator.device)
-        was_training = model.training
-        model.eval()
-        with torch.no_grad(), self.accelerator.autocast():
-            scores = model(input_ids=ids).logits[0, :-1].float().log_softmax(-1)
-        model.train(was_training)
-        logprobs: list[float] = scores.gather(-1, ids[0, 1:, None])[:, 0].tolist()
+        self._set_temperature(1.0)  # each micro-batch sets its own again
+        with self.accelerator.autocast():
+            logprobs: list[float] = fused_logprobs(self.accelerator.unwrap_model(self.model), token_ids).tolist()
         return logprobs
 
     def training_gap(self, token_ids: Sequence[int]) -> float:
         """Mean difference between the loss's logprobs and those of the model's logits, without adapter, in nats per token."""
-        model = self.accelerator.unwrap_model(self.model)
-        ids = torch.tensor([token_ids], device=self.accelerator.device)
-        with torch.no_grad(), self.accelerator.autocast(), model.disable_adapter(), torch.random.fork_rng():
-            model.eval()
-            logits = model(input_ids=ids).logits[0, :-1].float() / self.temperature
-            model.train()
-            found = model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids, fused_lm_head=True).log_probs[
-                0
-            ]
-        expected = logits.log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0]
-        return float((found.float() - expected).abs().mean())
+        self._set_temperature(self.args.temperature)
+        with self.accelerator.autocast():
+            return training_gap(self.accelerator.unwrap_model(self.model), token_ids, temperature=self.args.temperature)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         """Load this rank's random state; a rank that the checkpoint does not have is seeded by seed, step and rank."""

@@ -1,0 +1,50 @@
+"""Log-probabilities of a probe prompt under the model of a trainer, without the logits ``[N, V]`` of all its tokens.
+
+At 700 tokens and a vocabulary of 152,000 these logits are the learner's largest tensor. TRL's fused head computes in tiles.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+NUM_COMPARED = 64
+"""Number of the prompt's last tokens that ``training_gap`` compares; only for them logits exist."""
+
+
+def fused_logprobs(model: Any, token_ids: Sequence[int]) -> Tensor:
+    """Logprobs ``[N - 1]`` of all tokens but the first, without dropout, at the temperature of the model's fused head (TRL's)."""
+    was_training = model.training
+    model.eval()
+    logprobs = _fused(model, _row(model, token_ids))
+    model.train(was_training)
+    return logprobs
+
+
+def training_gap(model: Any, token_ids: Sequence[int], *, temperature: float) -> float:
+    """Mean difference between the fused head's logprobs in training and those of the model's logits, in nats per token.
+
+    Without the adapter, and over the last NUM_COMPARED tokens. ``temperature`` is that of the fused head.
+    """
+    ids = _row(model, token_ids)
+    labels = ids[0, 1:][-NUM_COMPARED:]
+    with torch.no_grad(), model.disable_adapter(), torch.random.fork_rng():
+        model.eval()
+        logits = model(input_ids=ids, logits_to_keep=len(labels) + 1).logits[0, -len(labels) - 1 : -1]
+        model.train()
+        found = _fused(model, ids)[-len(labels) :]
+    expected = (logits.float() / temperature).log_softmax(-1).gather(-1, labels[:, None])[:, 0]
+    return float((found.float() - expected).abs().mean())
+
+
+def _row(model: Any, token_ids: Sequence[int]) -> Tensor:
+    return torch.tensor([token_ids], device=model.device)
+
+
+def _fused(model: Any, ids: Tensor) -> Tensor:
+    with torch.no_grad():
+        logprobs: Tensor = model(
+            input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids, fused_lm_head=True
+        ).log_probs[0]
+    return logprobs
