@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import PeftModel
+from peft.helpers import disable_input_dtype_casting
 from safetensors import SafetensorError
 from safetensors.torch import load_model as safetensors_load_model
 from safetensors.torch import save_model
@@ -225,7 +226,8 @@ def fine_tune(
             callbacks=[_StepCallback(on_step, is_stopped)],
         )
         trainer.saved = resumed
-        trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
+        with disable_input_dtype_casting(trainer.model, active=trainer.args.bf16):  # as in GroupTrainer.train
+            trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
     except ValueError as error:  # of TRL and PEFT, for settings that do not fit the model
         raise LearnerError(f"supervised training cannot be set up: {error}") from error
     trained = trainer.accelerator.unwrap_model(trainer.model)

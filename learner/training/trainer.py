@@ -28,6 +28,7 @@ from typing import Any
 
 import torch
 import trl.import_utils as trl_imports
+from peft.helpers import disable_input_dtype_casting
 from torch import Tensor
 from transformers import PrinterCallback, set_seed
 
@@ -125,7 +126,10 @@ class GroupTrainer(GRPOTrainer):  # type: ignore[misc]
             adapted = Path(resume_from_checkpoint) / ADAPTIVE_KL_FILE
             if adapted.is_file():
                 self._adaptive_kl = AdaptiveKl(json.loads(adapted.read_text())["kl_coefficient"], has_adapted=True)
-        return super().train(resume_from_checkpoint, **kwargs)
+        # PEFT would cast the input of each adapter to float32, and autocast back to bfloat16: copies that are kept for the
+        # backward pass. Without autocast the input has the adapter's dtype.
+        with disable_input_dtype_casting(self.model, active=self.args.bf16):
+            return super().train(resume_from_checkpoint, **kwargs)
 
     def training_step(self, model: Any, inputs: list[MicroBatch], num_items_in_batch: Any = None) -> Tensor:
         """Accumulate the gradients of all micro-batches of a step; there are none when no completion enters the loss.
