@@ -1,5 +1,5 @@
 # The door. `make demo` and `make test` set everything up first; `make setup` is quick when nothing is missing.
-.PHONY: setup demo test check format tiny-model bench bench-grader bench-ledger bench-learner bench-rollout bench-pipeline bench-swap soak-grader
+.PHONY: setup cpu-setup demo test test-long check format tiny-model bench bench-grader bench-ledger bench-learner bench-rollout bench-pipeline bench-swap soak-grader
 
 setup:
 	@requirements/setup
@@ -10,11 +10,24 @@ demo: setup
 # The tests compute on the CPU, with the CPU packages. On a machine with a GPU, or with the GPU packages in .venv, these have an
 # environment of their own.
 TEST_VENV := $(shell (nvidia-smi -L || ls -d .venv/lib/*/site-packages/vllm-[0-9]*.dist-info) >/dev/null 2>&1 && echo .venv-cpu || echo .venv)
+PYTEST = CUDA_VISIBLE_DEVICES= $(TEST_VENV)/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-test:
-	@CARAVAN_DEVICE=cpu CARAVAN_VENV=$(TEST_VENV) requirements/setup
+test: cpu-setup
 	@echo "tests: on the CPU, with the CPU packages in $(TEST_VENV)"
-	CUDA_VISIBLE_DEVICES= $(TEST_VENV)/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -m "not long"
+
+# Code that only GPUs run: in Triton's interpreter, and with the GPU packages.
+test-long: cpu-setup $(TEST_VENV)/triton
+	$(PYTEST) -m long
+	$(PYTEST) -m model_runner --model-runner v2
+	$(PYTEST) -m model_runner --model-runner v2-async
+
+cpu-setup:
+	@CARAVAN_DEVICE=cpu CARAVAN_VENV=$(TEST_VENV) requirements/setup
+
+$(TEST_VENV)/triton: requirements/gpu.txt | cpu-setup
+	$(TEST_VENV)/bin/python -m pip install --quiet --no-deps --upgrade --target $@ $$(grep '^triton==' requirements/gpu.txt)
+	@touch $@
 
 check: setup
 	.venv/bin/ruff format --check .

@@ -1,4 +1,4 @@
-"""Hooks of the whole suite: the order of its files, and its exit."""
+"""Hooks of the whole suite: its option, the order of its files, and its exit."""
 
 import os
 import sys
@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+import tests.branches.sitecustomize
+from tests.branches.sitecustomize import RUNNER_VARIABLE, RUNNERS
+
+TRITON = Path(sys.prefix) / "triton"  # `make test-long` installs it there; the CPU packages have none
 EXIT_STATUS = pytest.StashKey[int]()
 # `make test` runs files in two processes. Those that take minutes start first, so that both processes end together.
 LONGEST_FIRST = (
@@ -47,6 +51,34 @@ LONGEST_FIRST = (
     "grader/test_batch.py",
     "cluster/problems/test_audit.py",
 )
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--model-runner",
+        choices=["v1", *RUNNERS],
+        default="v1",
+        help="v1: vLLM's model runner for CPUs. v2: the one for GPUs; v2-async: also their asynchronous scheduling. Both run "
+        "Triton's kernels in its interpreter, also those of the learner (tests/branches; needs `make test-long`)",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Set up this process, and the environment of those that it starts, for the chosen model runner."""
+    runner = config.getoption("--model-runner")
+    if runner == "v1":
+        return
+    if not TRITON.is_dir():
+        raise pytest.UsageError(f"--model-runner {runner} needs Triton in {TRITON}: `make test-long` installs it")
+    branches = str(Path(__file__).parent / "branches")
+    os.environ |= {
+        RUNNER_VARIABLE: runner,
+        "TRITON_INTERPRET": "1",
+        "VLLM_USE_V2_MODEL_RUNNER": "1",
+        "PYTHONPATH": os.pathsep.join(filter(None, [branches, str(TRITON), os.environ.get("PYTHONPATH")])),
+    }
+    sys.path.append(str(TRITON))
+    tests.branches.sitecustomize.install(runner)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

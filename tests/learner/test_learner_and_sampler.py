@@ -16,7 +16,7 @@ from cluster.types import Completion, Group, GroupRequest, PolicyVersion, Proble
 from grader.fake import grade_of
 from tests.learner.made import group
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.model_runner]
 
 # Nats per token: of the mean and of the largest difference, and of the mean ratio to 1.
 BOUNDS = {"float32": (1e-5, 1e-3, 1e-4), "bfloat16": (0.02, 0.5, 0.02)}

@@ -19,7 +19,7 @@ from rollout.weight_sync import Adapter, BoundAdapter, Verification
 from rollout.weight_sync_modes import write_files
 from tests.rollout.conftest import MakeRequest, RunInLoop, TinyModel
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.model_runner]
 
 TEMPERATURE = 0.8
 TOLERANCE = 1e-4  # nats; another version is off by more than 0.1
@@ -32,14 +32,34 @@ def mode(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def sampler(mode: str, run: RunInLoop, tiny_model: TinyModel, quick_engines: None) -> Iterator[Sampler]:
+def sampler(
+    mode: str, run: RunInLoop, tiny_model: TinyModel, quick_engines: None, pytestconfig: pytest.Config
+) -> Iterator[Sampler]:
     settings = RolloutSettings(
         max_prompt_tokens=192, max_completion_tokens=300, enforce_eager=True, kv_cache_gib=0.25, weight_sync_mode=mode
     )
     sampler = Sampler(settings, model=tiny_model.path, lora_rank=8, max_staleness=1, pool_id=f"test-{mode}")
     run(sampler.start())
+    assert run(model_runner(sampler)) == pytestconfig.getoption("--model-runner")
     yield sampler
     run(sampler.shutdown())
+
+
+async def model_runner(sampler: Sampler) -> str:
+    """The model runner of a sampler's engine, as ``--model-runner`` names it."""
+    assert sampler._engine is not None
+    engine = sampler._engine._engine
+    config = engine.vllm_config
+    if not config.use_v2_model_runner:
+        return "v1"
+    assert await engine.collective_rpc("model_runner_module") == ["vllm.v1.worker.cpu.model_runner"]
+    return "v2-async" if config.scheduler_config.async_scheduling else "v2"
+
+
+@pytest.fixture
+def num_running_tokens(pytestconfig: pytest.Config) -> int:
+    """Tokens of a completion that outlasts a publish; Triton's interpreter takes ten times as long for one."""
+    return 300 if pytestconfig.getoption("--model-runner") == "v1" else 40
 
 
 async def collect(sampler: Sampler, request: GroupRequest, version: int) -> list[Completion]:
@@ -80,11 +100,16 @@ def test_running_completions_record_the_policy_of_each_token(
     policies: dict[int, PolicyVersion],
     adapter_folders: dict[int, Path],
     request_for: MakeRequest,
+    num_running_tokens: int,
 ) -> None:
     async def scenario(version: int) -> tuple[Verification, list[Completion], list[Completion]]:
         before = version - 1
         running = asyncio.create_task(
-            collect(sampler, request_for(f"running-{version}", size=8, tokens=300, seed=version, stop=()), before)
+            collect(
+                sampler,
+                request_for(f"running-{version}", size=8, tokens=num_running_tokens, seed=version, stop=()),
+                before,
+            )
         )
         # Asked for after the others: when it has ended, they have begun.
         await collect(sampler, request_for(f"begun-{version}", size=1, tokens=4), before)
