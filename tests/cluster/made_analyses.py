@@ -1,4 +1,4 @@
-"""The figures of the two training analyses, as they print them."""
+"""The metrics of the two training analyses, as printed there."""
 
 from pathlib import Path
 

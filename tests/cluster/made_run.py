@@ -1,4 +1,4 @@
-"""The folder of a small run: a real learner that is fed by hand, and a real ledger."""
+"""The folder of a small run, with a real learner that gets its batches from the test, and a real ledger."""
 
 import shutil
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from tests.learner.made import group, updated_in_flight
 MAX_STEPS = 4
 SETTINGS = (
     "model.path=tiny",
-    "loop.epochs=1",  # so that the number of steps, on which the schedule depends, is not in the configuration
+    "loop.epochs=1",  # so that the configuration does not fix the number of steps, which the schedule uses
     "loop.max_staleness=1",
     "learner.learning_rate=1e-3",
     "lr_scheduler_type=linear",
@@ -31,7 +31,10 @@ SETTINGS = (
 )
 
 
-IN_FORCE = {3: {"learning_rate": 2e-3, "reward_weight": 1.5}, 4: {"train_top_k": 1, "kl_target": 2e-4}}  # by step
+ACTIVE_OVERRIDES = {
+    3: {"learning_rate": 2e-3, "reward_weight": 1.5},
+    4: {"train_top_k": 1, "kl_target": 2e-4},
+}  # by step
 
 
 def config() -> Config:
@@ -39,7 +42,7 @@ def config() -> Config:
 
 
 def batch(step: int, *, seed: int = 0) -> list[Group]:
-    """Two groups as the step would get them: one that changed policies on the way, one with an ungradable completion."""
+    """Two groups of a step: one sampled by two policy versions, one with an ungradable completion."""
     first, second = seed + 10 * step, seed + 10 * step + 1
     changed = group([1.0, 0.0, 0.3], seed=first, logprob=-3.14159265358979)
     return [
@@ -68,7 +71,7 @@ class Start:
         folder.truncate_after(self._num_steps)
 
     def step(self, groups: Sequence[Group]) -> None:
-        active_overrides = IN_FORCE.get(self._num_steps + 1, {})
+        active_overrides = ACTIVE_OVERRIDES.get(self._num_steps + 1, {})
         _, report = self.learner.step(groups, active_overrides)
         self._num_steps = report.step
         dropped = group([0.5, 0.5], seed=1000 + report.step)
@@ -112,7 +115,7 @@ def make_finished(unfinished: Path, path: Path) -> Path:
 
 
 def make_extended(finished: Path, path: Path) -> Path:
-    """The same run, finished, and then made longer by two steps; its learning rate goes down linearly all the way."""
+    """The same run, finished and then extended by two steps; the learning rate falls linearly to the new end."""
     folder = RunFolder(path)
     shutil.copytree(finished, folder.path)
     with folder.opened(config()):

@@ -9,7 +9,7 @@ def problem(prompt: str, tests: str, identifier: str = "made") -> Problem:
     return Problem(id=identifier, statement=statement, signature=signature, tests=tests)
 
 
-# No constant and no identity passes a single one of these asserts.
+# Neither a constant nor the identity passes any of these asserts.
 TWICE = problem(
     "(** Twice a number.\n * >>> twice 3\n * 6\n *)\nlet twice (x : int) : int =",
     "let () =\n  assert (twice 1 = 2);\n  assert (twice 2 = 4);\n  assert (twice 3 = 6);\n  assert (twice (-4) = -8);\n;;",

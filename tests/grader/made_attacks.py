@@ -492,7 +492,7 @@ TWICE_ATTACKS: dict[str, str] = {
     "polymorphic_variant_explosion": "let f = function "
     + " | ".join(f"`A{i} -> `A{i + 1}" for i in range(300))
     + "\nlet twice x = ignore (f (f (f `A0))); x",
-    # Right code that the tests cannot use
+    # Correct code that the tests cannot use
     "right_in_a_comment": "let twice x = x (* x + x *)",
     "right_in_a_string": 'let twice x = ignore "let twice x = x + x"; x',
     "right_in_a_later_local": "let twice x = x\nlet _ = let twice x = x + x in twice 1",
@@ -675,7 +675,7 @@ TEXT_ATTACKS: dict[str, str] = {
     "body_that_redefines": "  x + x\nlet twice x = x",
     "body_that_ends_in_a_comment": "  x (* + x",
     "body_that_matches_nothing": "  match x with 99 -> 1",
-    # A right draft inside a thought, and fake ends of a thought
+    # A correct draft inside a thought, and fake ends of a thought
     "right_in_an_unfinished_thought_in_upper_case": "<THINK>\n```ocaml\nlet twice x = x + x\n```\nbut wait",
     "right_in_an_unfinished_thought_with_attributes": '<thinking budget="99">\n```ocaml\nlet twice x = x + x\n```\n',
     "right_in_an_unfinished_thought_with_a_prefix": "<seed:think>\n```ocaml\nlet twice x = x + x\n```\n",

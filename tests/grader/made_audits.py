@@ -1,4 +1,4 @@
-"""Solvable and unsolvable problems, each named after its peculiarity."""
+"""Solvable and unsolvable problems, each named after its special property."""
 
 from cluster.types import Problem
 
@@ -64,7 +64,7 @@ SOLVABLE = {
     "a second function that the statement asks for": one_line(
         "(** Write `push` and `pop`. *)\nlet push x s =", "assert (pop (push 1 []) = Some 1)"
     ),
-    "a definition of the statement that is cut off": one_line(
+    "a truncated definition in the statement": one_line(
         "(** f *)\ntype t = A | B of\nlet f (x : t) : int =", "assert (f A = 1); assert (f (B 2) = 2)"
     ),
     "a generalized algebraic type": one_line(
@@ -137,7 +137,7 @@ UNSOLVABLE = {
         ),
         "a float for an int": one_line(INT, "assert (f 1 = 1.0)"),
         "too many arguments": one_line(INT, "assert (f 1 2 = 1)"),
-        "a subtraction that was to be a sign": one_line(INT, "assert (f -1 = 1)"),
+        "a negative argument parsed as a subtraction": one_line(INT, "assert (f -1 = 1)"),
         "a constructor that nothing names": one_line(
             "(** f *)\nlet f (s : shape) : int =", "assert (f (Hexagon 1) = 3)"
         ),
@@ -148,8 +148,8 @@ UNSOLVABLE = {
         "a label that the signature does not have": one_line(
             "(** f *)\nlet f ~from : int =", "assert (f ~until:1 = 1)"
         ),
-        "a library that is not there": one_line("(** Unix *)\nlet f x =", "assert (f 1 > Unix.time ())"),
-        "what may not be used": one_line(INT, 'assert (f 1 = Sys.command "true")'),
+        "a library that is missing": one_line("(** Unix *)\nlet f x =", "assert (f 1 > Unix.time ())"),
+        "a denied name": one_line(INT, 'assert (f 1 = Sys.command "true")'),
     },
     "signature_does_not_parse": {"a missing parenthesis": one_line("(** f *)\nlet f (x : int =", "assert (f 1 = 1)")},
     "signature_does_not_type_check": {

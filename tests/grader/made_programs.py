@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A solution and what is asserted of it; the asserts do not depend on one another unless ``in_order``."""
+    """A solution and its asserts, which are independent of one another unless ``in_order``."""
 
     code: str
     asserts: tuple[str, ...]
-    set_up: str = ""  # stands before the asserts, ends in ``in``
-    in_order: bool = False  # an assert sees the state that those before it left
+    set_up: str = ""  # code before the asserts, ends in ``in``
+    in_order: bool = False  # an assert depends on the state after the earlier ones
 
 
 PROGRAMS: dict[str, Program] = {
@@ -565,7 +565,7 @@ PROGRAMS: dict[str, Program] = {
         'let f s =\n  let n = String.length s in\n  let rec go i acc =\n    if i >= n then List.rev acc\n    else\n      let j = ref i in\n      while !j < n && s.[!j] = s.[i] do incr j done;\n      go !j ((s.[i], !j - i) :: acc)\n  in\n  go 0 [] |> List.map (fun (c, k) -> if k = 1 then String.make 1 c else Printf.sprintf "%d%c" k c) |> String.concat ""',
         ('f "aaab" = "3ab"', 'f "" = ""', 'f "abc" = "abc"', 'f "zzzzzzzzzzzz" = "12z"'),
     ),
-    # Hostile, and refused or unpaid by plain OCaml as well
+    # Hostile; plain OCaml refuses them or their asserts fail
     "prints_what_a_judge_might_read": Program(
         'let () = print_endline "PASSED"; prerr_endline "OK"\nlet f x = print_string "done 1\\nend\\n"; x + 1',
         ("f 1 = 1", "f 2 = 3", "f 3 = 3"),

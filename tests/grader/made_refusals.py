@@ -6,7 +6,7 @@ _LEAVES = "the process would end before the asserts, with whatever status it lik
 _FILES = "files hold the tests, the grader and other completions"
 _MEMORY = "it reaches below the types: any value can be made of any other"
 
-# name -> program for ``f 1 = 1`` and ``f 2 = 3``, what the grader says, why
+# name -> program for ``f 1 = 1`` and ``f 2 = 3``, verdict of the grader, reason
 REFUSED: dict[str, tuple[str, Verdict, str]] = {
     "exit": ("let f x = if x = 7 then exit 0 else x", Verdict.DENIED, _LEAVES),
     "at_exit": ("let () = at_exit (fun () -> ())\nlet f x = x", Verdict.DENIED, _LEAVES),
@@ -26,7 +26,11 @@ REFUSED: dict[str, tuple[str, Verdict, str]] = {
     "obj": ("let f (x : int) : int = Obj.magic x", Verdict.DENIED, _MEMORY),
     "marshal": ("let f (x : int) : int = Marshal.from_string (Marshal.to_string x []) 0", Verdict.DENIED, _MEMORY),
     "external": ("external id : 'a -> 'a = \"%identity\"\nlet f x = id x", Verdict.DENIED, _MEMORY),
-    "finalisers": ("let () = Gc.finalise ignore (ref 0)\nlet f x = x", Verdict.DENIED, "code that runs when it likes"),
+    "finalisers": (
+        "let () = Gc.finalise ignore (ref 0)\nlet f x = x",
+        Verdict.DENIED,
+        "code that runs at an arbitrary time",
+    ),
     "printexc_handler": (
         "let () = Printexc.set_uncaught_exception_handler (fun _ _ -> ())\nlet f x = x",
         Verdict.DENIED,
@@ -40,7 +44,7 @@ REFUSED: dict[str, tuple[str, Verdict, str]] = {
     ),
 }
 
-# name of a program of the differential test -> why the tests mean something else to the grader than to plain OCaml
+# name of a program of the differential test -> reason why the tests have another meaning for the grader than in plain OCaml
 ACCEPTED_DIFFERENTLY: dict[str, str] = {
     "effects_while_loading": "the problem does not ask for a value named log: the tests' log is the library's",
     "operator_precedence": "the problem does not ask for an operator named **: the tests' ** is the library's",

@@ -1,6 +1,6 @@
-"""Verdicts of plain ``ocamlc``, the reference for the grader, as simple as possible.
+"""Results of plain ``ocamlc``, the reference for the grader, as simple as possible.
 
-One bytecode program per solution, which runs the assert whose number it is given, in a process of its own.
+There is one bytecode program per solution. Each run, in its own process, executes the assert with a given number.
 """
 
 import re
@@ -12,7 +12,7 @@ from cluster.types import AssertOutcome, Verdict
 
 from .made_programs import Program
 
-# Stands before the solution, so that what the solution shadows does not matter to the choice of the assert.
+# Placed before the solution, which can therefore not shadow anything that it uses.
 _CHOICE = """module Chosen__ = struct
   let number = int_of_string Sys.argv.(1)
   let is k = number = k || number = 0
@@ -23,8 +23,8 @@ _NO_ASSERT, _ALL_ASSERTS = "-1", "0"
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """Result of a program; the verdict is None if it runs, whatever its asserts do."""
+class PlainResult:
+    """Result of a program; ``refused`` is None if it compiles."""
 
     refused: Verdict | None
     asserts: tuple[AssertOutcome, ...]
@@ -35,23 +35,23 @@ def written_tests(program: Program) -> str:
     return f"let () =\n  {program.set_up}\n  " + ";\n  ".join(f"assert ({one})" for one in program.asserts) + ";\n;;"
 
 
-def judge(program: Program, folder: Path) -> Finding:
-    """Compile and run a program in a folder that may be used again."""
+def plain_result(program: Program, folder: Path) -> PlainResult:
+    """Compile and run a program in a folder, which may be reused."""
     not_run = (AssertOutcome.NOT_RUN,) * len(program.asserts)
     head = f"{_CHOICE}{program.code}\n;;\n"
     (folder / "program.ml").write_text(head + _choosing_tests(program))
     if _ocamlc(folder, "-o", "program", "program.ml"):
         run = _Run(folder, first_test_line=head.count("\n") + 1)
         if run.outcome(_ALL_ASSERTS) is AssertOutcome.PASSED:
-            return Finding(None, (AssertOutcome.PASSED,) * len(not_run))
+            return PlainResult(None, (AssertOutcome.PASSED,) * len(not_run))
         if run.outcome(_NO_ASSERT) is not AssertOutcome.PASSED:
-            return Finding(None, not_run)
-        return Finding(None, tuple(run.outcome(str(number)) for number in range(1, len(not_run) + 1)))
+            return PlainResult(None, not_run)
+        return PlainResult(None, tuple(run.outcome(str(number)) for number in range(1, len(not_run) + 1)))
     (folder / "solution.ml").write_text(program.code)
     if not _ocamlc(folder, "-stop-after", "parsing", "solution.ml"):
-        return Finding(Verdict.SYNTAX_ERROR, not_run)
-    # -i asks for the types alone: a program whose weak types the tests would have settled is fine by itself.
-    return Finding(Verdict.INTERFACE if _ocamlc(folder, "-i", "solution.ml") else Verdict.TYPE_ERROR, not_run)
+        return PlainResult(Verdict.SYNTAX_ERROR, not_run)
+    # -i only infers types: weak types, which the tests would determine, are no error.
+    return PlainResult(Verdict.INTERFACE if _ocamlc(folder, "-i", "solution.ml") else Verdict.TYPE_ERROR, not_run)
 
 
 def _choosing_tests(program: Program) -> str:
@@ -85,7 +85,7 @@ class _Run:
         if done.returncode < 0:
             return AssertOutcome.TIMED_OUT
         message = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-        # The second spelling is that of programs which Printexc is linked into.
+        # Programs linked with Printexc print the second form.
         failed = re.match(
             r'Fatal error: exception (?:Assert_failure\("program.ml", (\d+)|File "program.ml", line (\d+).*Assertion failed)',
             message,

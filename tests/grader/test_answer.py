@@ -101,7 +101,7 @@ def test_a_closing_tag_alone_ends_a_thought_that_the_prompt_opened(opening: str,
         (f"<think>a</reasoning>{DRAFT}", ""),
         (f"<think/>{CODE}", CODE),
         (f"<think></think>{CODE}", CODE),
-        # Tags that are spoken of
+        # Tags that are mentioned
         (f"<think>I close it with `</think>` and write {DRAFT}", ""),
         (f'<think>The tag "</think>" ends it. {DRAFT}', ""),
         (f"<think>Then `</think>` comes.</think>{CODE}", CODE),
@@ -161,7 +161,7 @@ def test_a_closing_tag_alone_ends_a_thought_that_the_prompt_opened(opening: str,
         ("let x'assistantfinal = 1", None),
     ],
 )
-def test_the_answer_that_remains(text: str, left: str | None) -> None:
+def test_find_answer_keeps_the_expected_text(text: str, left: str | None) -> None:
     assert find_answer(text).text.strip() == (text if left is None else left)
 
 

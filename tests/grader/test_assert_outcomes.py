@@ -10,7 +10,7 @@ P, F, R, T, N = (
 )
 
 
-def test_every_assert_of_a_run_to_the_end_passes_unless_it_failed() -> None:
+def test_asserts_pass_unless_they_failed_if_the_run_ends_normally() -> None:
     events = [
         "start 1",
         "held 1",
@@ -30,7 +30,7 @@ def test_every_assert_of_a_run_to_the_end_passes_unless_it_failed() -> None:
     assert counted.messages == ("assert 2: false", "assert 3: raised Not_found")
 
 
-def test_a_step_that_died_costs_its_own_assert() -> None:
+def test_a_step_that_died_fails_its_own_assert() -> None:
     events = [
         "start 1",
         "start 2",
@@ -94,7 +94,7 @@ def test_an_assert_outside_steps_is_unaffected_by_asserts_it_shares_no_step_with
     assert outcome_of_events([0], busy).asserts == (T,)
 
 
-def test_assert_false_is_a_wrong_answer_and_no_exception() -> None:
+def test_assert_false_counts_as_wrong_not_as_an_exception() -> None:
     assert outcome_of_events([1], ["start 1", "false 1", "raised 1 Assertion_failed", "end"]).verdict is Verdict.WRONG
 
 
@@ -106,6 +106,6 @@ def test_a_failure_outside_asserts_adds_one_failed_outcome() -> None:
     assert outcome_of_events([1], ["start 1", "held 1", "done 1", "start 2", "died 2 time", "end"]).asserts == (P, T)
 
 
-def test_no_assert_is_no_pass() -> None:
+def test_tests_without_asserts_do_not_pass() -> None:
     assert outcome_of_events([], ["end"]).verdict is Verdict.WRONG
     assert outcome_of_events([], ["start 1", "raised 1 Exit", "end"]).verdict is Verdict.RAISED

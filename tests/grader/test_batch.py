@@ -88,7 +88,7 @@ def test_a_row_may_name_the_thought_that_its_prompt_opened(tmp_path: Path) -> No
     assert len(summary.malformed) == 1 and "line 4: opened_thought" in summary.malformed[0]
 
 
-def test_a_finish_reason_and_the_minimum_of_lines_count(tmp_path: Path) -> None:
+def test_finish_reason_and_minimum_lines_affect_the_reward(tmp_path: Path) -> None:
     source = write(tmp_path / "in.jsonl", [row(1, RIGHT, finish_reason="length"), row(2, RIGHT, finish_reason=None)])
     grade_file(source, tmp_path / "out.jsonl", settings=QUICK, num_workers=1)
     assert [one["reward"] for one in read(tmp_path / "out.jsonl")] == [pytest.approx(0.285), 0.95]
@@ -125,7 +125,7 @@ def test_malformed_rows_are_named_by_line_and_the_others_graded(tmp_path: Path) 
     [('"odd"', "1" * 5000), ('"stop"', '{"a": 1}'), ('"stop"', '["stop"]'), ('"stop"', "3")],
     ids=["a number of 5000 digits", "an object", "a list", "a number"],
 )
-def test_a_row_with_a_value_of_an_odd_type_is_malformed_and_stops_nothing(tmp_path: Path, value: str, odd: str) -> None:
+def test_a_value_of_a_wrong_type_makes_only_its_row_malformed(tmp_path: Path, value: str, odd: str) -> None:
     line = json.dumps(row("odd", RIGHT, finish_reason="stop")).replace(value, odd)
     source = write(tmp_path / "in.jsonl", [line, row("b", RIGHT)])
     summary = grade_file(source, tmp_path / "out.jsonl", settings=QUICK, num_workers=1)
@@ -155,7 +155,7 @@ def test_a_missing_file_and_the_output_itself_are_refused(tmp_path: Path) -> Non
     assert len(read(source)) == 1
 
 
-def test_a_full_disk_is_one_message(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_in_one_message(tmp_path: Path) -> None:
     source = write(tmp_path / "in.jsonl", [row("a", RIGHT)] * 3)
     with pytest.raises(DatasetError, match="/dev/full: No space left"):
         grade_file(source, Path("/dev/full"), settings=QUICK, num_workers=1)
@@ -211,7 +211,9 @@ def test_grading_a_file_imports_neither_ray_nor_torch() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_workers_are_as_many_as_a_containers_quota_has_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_workers_is_the_core_quota_of_the_container(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _process: set(range(8)), raising=False)
     (tmp_path / "cpu").mkdir()
     for file, text, right in (
@@ -262,7 +264,7 @@ CHAT = [{"role": "user", "content": TWICE.prompt}, {"role": "assistant", "conten
     ],
     ids=["chat prompt", "chat completion", "list", "fence", "placeholder", "crlf", "cr", "unicode"],
 )
-def test_rows_of_other_forms_are_graded_as_the_plain_one(tmp_path: Path, others: dict[str, object]) -> None:
+def test_rows_in_other_formats_get_the_same_grades(tmp_path: Path, others: dict[str, object]) -> None:
     source = write(tmp_path / "in.jsonl", [row("plain", RIGHT), {**row("other", RIGHT), **others}])
     grade_file(source, tmp_path / "out.jsonl", settings=QUICK, num_workers=1)
     assert [(one["id"], one["verdict"]) for one in read(tmp_path / "out.jsonl")] == [
@@ -321,7 +323,7 @@ def test_a_prompt_written_by_a_chat_template_may_open_a_thought() -> None:
     assert parse_row(json.dumps(row("a", RIGHT)), line=1).opened_thought == ""
 
 
-def test_a_completion_in_a_thought_that_its_prompt_opened_is_no_answer(tmp_path: Path) -> None:
+def test_a_completion_inside_a_thought_that_its_prompt_opened_has_no_answer(tmp_path: Path) -> None:
     draft = f"I double it:\n```ocaml\n{RIGHT}\n```\nbut wait"
     rows: list[object] = [
         row("cut", draft, opened_thought="<think>", finish_reason="max_tokens"),

@@ -27,7 +27,7 @@ printf "\\$(printf %o $n)"; printf '%s' "$1"; }; frame ready; """
 def serve(open_folder: Path, script: str, sandbox: Sandbox = SANDBOX) -> Server:
     """A server that greets and then runs a shell script."""
     program = open_folder / "hostile"
-    # It stays for the question, which it does not read.
+    # It waits after the request, which it does not read.
     program.write_text(f"#!/bin/sh\n{FRAME}\n{script}\nwhile read -r line; do :; done\n")
     program.chmod(0o755)
     return Server(Program(path=program, readable=SHELL_FOLDERS), Limits(memory_mib=256), sandbox)
@@ -41,7 +41,7 @@ def verdict_of(open_folder: Path, attempt: str) -> str:
 
 
 def descendants() -> set[int]:
-    """Processes below this one."""
+    """Return the descendants of this process."""
     parents = {}
     for entry in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -56,7 +56,7 @@ def descendants() -> set[int]:
     return found - {os.getpid()}
 
 
-def test_the_harness_of_these_tests_can_tell_success_from_refusal(open_folder: Path) -> None:
+def test_the_helper_of_these_tests_distinguishes_success_from_refusal(open_folder: Path) -> None:
     assert verdict_of(open_folder, "true") == "done"
     assert verdict_of(open_folder, "false") == "refused"
 
@@ -93,7 +93,7 @@ def test_files_next_to_the_program_are_hidden(open_folder: Path) -> None:
 @needs_bubblewrap
 def test_other_processes_cannot_be_seen_or_killed(open_folder: Path) -> None:
     assert verdict_of(open_folder, f"kill -0 {os.getpid()}") == "refused"
-    # Process 1 in there is bubblewrap's own; there is nobody else to signal.
+    # Process 1 in the sandbox is bubblewrap; there is no other process to signal.
     assert verdict_of(open_folder, "kill -0 2 && kill -0 3 && kill -0 4 && kill -0 5") == "refused"
 
 
@@ -157,7 +157,7 @@ def test_a_required_sandbox_that_is_missing_is_an_error(monkeypatch: pytest.Monk
         probe_sandbox(require_sandbox=True)
 
 
-def test_without_bubblewrap_it_grades_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_grades_are_the_same_without_bubblewrap(monkeypatch: pytest.MonkeyPatch) -> None:
     real = shutil.which
     monkeypatch.setattr(shutil, "which", lambda name: None if name == "bwrap" else real(name))
     with Grader(QUICK) as grader:
@@ -189,7 +189,7 @@ def test_a_killed_worker_is_an_error_of_the_machine_and_the_next_call_works() ->
         assert grader.grade(TWICE, "let twice x = x + x", FinishReason.STOP).facts.verdict is Verdict.PASSED
 
 
-def test_workers_are_renewed_after_their_share_of_jobs() -> None:
+def test_worker_processes_restart_after_jobs_per_worker_jobs() -> None:
     with Grader(QUICK.model_copy(update={"jobs_per_worker": 2})) as grader:
         for _ in range(5):
             assert grader.grade(TWICE, "let twice x = x + x", FinishReason.STOP).facts.verdict is Verdict.PASSED

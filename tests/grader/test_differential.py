@@ -1,4 +1,4 @@
-"""The grader against plain ``ocamlc``: the same programs accepted, the same asserts held."""
+"""The grader compared with plain ``ocamlc``: the same programs compile, and the same asserts hold."""
 
 import random
 import re
@@ -16,11 +16,11 @@ from grader.settings import GraderSettings
 
 from .made_programs import PROGRAMS, Program
 from .made_refusals import ACCEPTED_DIFFERENTLY, REFUSED
-from .plain_ocaml import Finding, judge, written_tests
+from .plain_ocaml import PlainResult, plain_result, written_tests
 
 SETTINGS = GraderSettings(min_code_lines=0, assert_cpu_seconds=0.5, run_cpu_seconds=5.0)
 CHANGES_PER_PROGRAM = 6
-# What slips into programs: old -> new, at one place. What it does to a program is plain OCaml's to say.
+# Typical mistakes: old -> new, at one place. Plain OCaml determines the result.
 CHANGES = [
     (r" \+ ", " - "),
     (r" \* ", " + "),
@@ -82,19 +82,19 @@ def graded(grader: Grader, program: Program) -> Facts:
     return grader.grade(problem, program.code, FinishReason.STOP).facts
 
 
-def disagreement(found: Finding, facts: Facts) -> str:
+def disagreement(found: PlainResult, facts: Facts) -> str:
     """The difference between the grader's result and plain OCaml's; empty if they agree."""
     if found.refused is not None:
         return "" if facts.verdict is found.refused else f"plain: {found.refused}, grader: {facts.verdict}"
     if not facts.compiled:
         return f"plain: runs, grader: {facts.verdict}"
-    # One more than there are asserts: the tests broke off outside of them.
+    # The grader has one outcome more if the tests ended early outside the asserts.
     if tuple(facts.asserts[: len(found.asserts)]) == found.asserts:
         return ""
     return f"plain: {', '.join(found.asserts)}\n  grader: {', '.join(facts.asserts)}"
 
 
-def test_over_500_programs_are_accepted_and_judged_as_plain_ocaml_does(tmp_path: Path) -> None:
+def test_over_500_programs_get_the_same_results_as_from_plain_ocaml(tmp_path: Path) -> None:
     waiting, lock = programs(), threading.Lock()
     wrong: list[str] = []
     kinds: Counter[str] = Counter()
@@ -107,7 +107,7 @@ def test_over_500_programs_are_accepted_and_judged_as_plain_ocaml_does(tmp_path:
                     name, program = next(waiting, ("", None))
                 if program is None:
                     return
-                found, facts = judge(program, folder), graded(grader, program)
+                found, facts = plain_result(program, folder), graded(grader, program)
                 difference = disagreement(found, facts)
                 kinds["passed" if set(found.asserts) == {AssertOutcome.PASSED} else found.refused or "not passed"] += 1
                 if difference and name.split(",")[0] not in ACCEPTED_DIFFERENTLY:
@@ -125,9 +125,9 @@ REFUSALS = (Verdict.SYNTAX_ERROR, Verdict.TYPE_ERROR, Verdict.INTERFACE)
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_plain_ocaml_accepts_is_refused_on_purpose(grader: Grader, tmp_path: Path, name: str) -> None:
+def test_intended_refusals_are_accepted_by_plain_ocaml(grader: Grader, tmp_path: Path, name: str) -> None:
     code, verdict, _reason = REFUSED[name]
     program = Program(code, ("f 1 = 1", "f 2 = 3"))
     facts = graded(grader, program)
     assert (facts.verdict, facts.tests_passed) == (verdict, 0), facts.diagnostics
-    assert judge(program, tmp_path).refused is None
+    assert plain_result(program, tmp_path).refused is None

@@ -1,7 +1,7 @@
 from grader.environment import without_secrets
 
 
-def test_what_is_named_like_a_secret_is_emptied_for_graders() -> None:
+def test_variables_named_like_secrets_are_emptied_for_graders() -> None:
     environment = {
         "HF_TOKEN": "a",
         "WANDB_API_KEY": "b",

@@ -30,7 +30,7 @@ ILL_TYPED: dict[str, tuple[int, str]] = {
     ),
     "a wrong parameter annotation used twice": (1, "let f (x : string) = x + 1 + x * 2"),
     "a float operator between two ints": (1, "let f (a : int) (b : int) = a +. b"),
-    "a helper that no use agrees with": (
+    "a helper that contradicts all its uses": (
         1,
         "let is_even n = n mod 2\nlet f x = if is_even x then 1 else 2\nlet g x = is_even x && true\nlet h x = not (is_even x)",
     ),
@@ -45,7 +45,7 @@ ILL_TYPED: dict[str, tuple[int, str]] = {
     ),
     "an if whose result is used": (1, 'let f x = if x then 1 else "a"\nlet g = f true + 1'),
     "a scrutinee that no pattern fits": (1, "let f l = match List.length l with [] -> 0 | x :: xs -> x"),
-    "a first use that settles the wrong type": (1, 'let f x = ignore (x ^ "a"); ignore (x + 1); x * 2'),
+    "a first use that determines the wrong type": (1, 'let f x = ignore (x ^ "a"); ignore (x + 1); x * 2'),
     "a wrong base case of a recursion": (1, "let rec f n = if n < 1.5 then n else f (n - 1) + f (n - 2)"),
     "a wrong initial value of a reference": (
         1,
@@ -54,7 +54,7 @@ ILL_TYPED: dict[str, tuple[int, str]] = {
     "one unbound name used three times": (1, 'let f x = foo x + foo 1\nlet g y = foo y ^ "a"'),
     "two unbound names": (2, 'let f x = foo x + 1\nlet g y = bar y ^ "a"'),
     "an unbound name of a module": (1, "let f x = List.lenght x + 1\nlet g x = List.lenght x * 2"),
-    "an unknown module, whatever is taken from it": (1, "let f x = Foo.a x + Foo.b 1\nlet g (x : Foo.t) = x"),
+    "several names of an unknown module": (1, "let f x = Foo.a x + Foo.b 1\nlet g (x : Foo.t) = x"),
     "an unknown module opened, and unbound names after it": (1, "open Core\nlet f x = Hashtblx.find x\nlet g = bar 1"),
     "an unknown module opened, and another error": (2, 'open Core\nlet f x = bar x\nlet g x = x + "a"'),
     "a functor applied to an unknown module": (
@@ -85,17 +85,20 @@ ILL_TYPED: dict[str, tuple[int, str]] = {
     "two errors inside a module": (2, 'module M = struct let f x = x + "a" let g x = x ^ 1 end\nlet h = M.f 1'),
     "an error in a class": (1, 'class c = object method x = 1 + "a" end\nlet o = new c'),
     "a type defined twice": (1, "type t = int\ntype t = string"),
-    "a weak type is not settled by a failed attempt": (
+    "a weak type that a failed attempt must not determine": (
         1,
         "let memo = Hashtbl.create 97\nlet rec fib n = if n < 1.5 then n else match Hashtbl.find_opt memo n with Some v -> v\n"
         "  | None -> let v = fib (n - 1) + fib (n - 2) in Hashtbl.add memo n v; v",
     ),
-    "an unchecked function that is served by its checked twin": (1, 'let f s = String.unsafe_get s 0\nlet g = 1 + "a"'),
+    "an unchecked function that is replaced by the checked one": (
+        1,
+        'let f s = String.unsafe_get s 0\nlet g = 1 + "a"',
+    ),
 }
 
 
 def facts_of(grader: Grader, program: str) -> Facts:
-    # No name is asked for: the program is judged on its own.
+    # Without a name to define, the program is checked on its own.
     made = problem("(** Anything. *)\nlet () =", "let () = assert true", "errors")
     return grader.grade(made, program, FinishReason.STOP).facts
 
@@ -108,7 +111,7 @@ def test_independent_errors_are_counted_once_each(grader: Grader, name: str) -> 
     assert facts.type_errors == count, [(error.line, error.message) for error in facts.errors]
 
 
-def test_each_error_has_its_line_and_the_compilers_words(grader: Grader) -> None:
+def test_each_error_has_its_line_and_the_compilers_message(grader: Grader) -> None:
     facts = facts_of(grader, 'let a x =\n  x + "a"\n\nlet b =\n  List.lenght [1]\n')
     assert [error.line for error in facts.errors] == [2, 5]
     first, second = (error.message for error in facts.errors)
@@ -116,19 +119,19 @@ def test_each_error_has_its_line_and_the_compilers_words(grader: Grader) -> None
     assert second.startswith("Unbound value List.lenght")
 
 
-def test_a_huge_type_in_a_message_is_cut_short(grader: Grader) -> None:
+def test_a_huge_type_in_a_message_is_truncated(grader: Grader) -> None:
     methods = " ".join(f"method m{index} = {index}" for index in range(300))
     facts = facts_of(grader, f"let o = object {methods} end\nlet f = 1 + o")
     assert facts.type_errors == 1
     assert all(len(error.message) < 3000 for error in facts.errors)
 
 
-def test_a_program_of_errors_is_answered_with_a_bounded_list(grader: Grader) -> None:
+def test_the_list_of_errors_is_bounded(grader: Grader) -> None:
     facts = facts_of(grader, "\n".join(f'let f{index} x = x + "a"' for index in range(500)))
     assert (facts.verdict, facts.type_errors) == (Verdict.TYPE_ERROR, 50)
 
 
-def test_the_errors_of_a_program_do_not_depend_on_what_was_graded_before(grader: Grader) -> None:
+def test_the_errors_of_a_program_do_not_depend_on_earlier_programs(grader: Grader) -> None:
     programs = [program for _, program in ILL_TYPED.values()]
     before = {program: facts_of(grader, program).errors for program in programs}
     random.Random(1).shuffle(programs)

@@ -51,7 +51,7 @@ def sources(text: str) -> list[str]:
         CODE.replace(" ", "\u00a0"),
     ],
 )
-def test_the_code_is_found_whatever_stands_around_it(text: str) -> None:
+def test_the_code_is_found_in_any_surrounding_text(text: str) -> None:
     assert sources(text)[0] == CODE
 
 
@@ -64,7 +64,7 @@ def test_the_code_is_found_whatever_stands_around_it(text: str) -> None:
         f"{CODE}\n\n## How it works\n\nIt adds.",
     ],
 )
-def test_prose_without_fences_leaves_a_candidate_without_it(text: str) -> None:
+def test_a_candidate_leaves_out_prose_without_fences(text: str) -> None:
     assert any(source == CODE for source in sources(text))
 
 
@@ -83,7 +83,7 @@ def test_prose_without_fences_leaves_a_candidate_without_it(text: str) -> None:
     ],
     ids=["newlines", "tokens", "tokens at the end", "fences", "blocks", "prose", "spaces", "braces", "comments"],
 )
-def test_a_text_made_to_be_hard_to_read_takes_time_and_memory_in_proportion_to_its_length(text: str) -> None:
+def test_adversarial_texts_take_linear_time_and_memory(text: str) -> None:
     started = time.process_time()
     sources(text)
     assert time.process_time() - started < 3.0
@@ -114,7 +114,7 @@ def test_the_first_candidate_of_a_definition_has_no_signature() -> None:
 @pytest.mark.parametrize(
     "text", ["", "  \n", "(* END *)", "(* nothing *)", "```ocaml\n```", "<|im_end|>", f"(* END *)\n{CODE}"]
 )
-def test_no_code_has_no_candidate(text: str) -> None:
+def test_a_text_without_code_has_no_candidate(text: str) -> None:
     assert sources(text) == []
 
 
@@ -141,7 +141,7 @@ def test_text_after_the_end_marker_is_dropped() -> None:
     assert sources(f'{CODE}\n(* END *)\nlet () = exit 0\nlet s = "')[0] == CODE
 
 
-def test_no_break_spaces_in_strings_stay() -> None:
+def test_no_break_spaces_in_strings_are_kept() -> None:
     assert sources('let add\u00a0= "a\u00a0b"')[0] == 'let add = "a\u00a0b"'
 
 
@@ -159,11 +159,11 @@ def test_no_break_spaces_in_strings_stay() -> None:
         ("(* unclosed\nlet x = 1", 0),
     ],
 )
-def test_code_lines_leave_out_comments_and_blank_lines(program: str, lines: int) -> None:
+def test_code_lines_exclude_comments_and_blank_lines(program: str, lines: int) -> None:
     assert num_code_lines(program) == lines
 
 
-def test_comments_hold_strings_that_hold_comment_ends() -> None:
+def test_a_comment_end_in_a_string_does_not_end_the_comment() -> None:
     assert without_comments('a (* "*)" *) b').split() == ["a", "b"]
     assert end_marker('(* "(* END *)" *) x (* END *)') == 20
 
@@ -185,7 +185,7 @@ def test_comments_hold_strings_that_hold_comment_ends() -> None:
         f"<answer>\n```ocaml\n{CODE}\n```\n</answer>",
     ],
 )
-def test_each_line_of_a_program_is_traced_to_its_line_of_the_text(text: str) -> None:
+def test_program_lines_map_to_lines_of_the_text(text: str) -> None:
     lines = text.replace("\r\n", "\n").split("\n")
     found = extracted(text)
     for candidate in found.candidates:
@@ -194,7 +194,7 @@ def test_each_line_of_a_program_is_traced_to_its_line_of_the_text(text: str) -> 
         assert CODE in lines[candidate.first_line + number - 2]
 
 
-def test_the_signature_in_front_stands_on_the_lines_before_the_text() -> None:
+def test_a_prepended_signature_is_on_the_lines_before_the_text() -> None:
     found = extracted("  a +\n  b")
     assert found.candidates[0].first_line == 0
     found = extracted("Sure:\n```\n  a +\n  b\n```", "let add\n  a b =")
@@ -211,7 +211,7 @@ def test_blocks_joined_to_one_program_keep_their_lines() -> None:
     assert lines == ["", "", "let plus = ( + )", "", "", "", "let add a b = plus a b", ""]
 
 
-def test_fences_in_literals_of_a_program_leave_a_candidate_of_the_whole_text() -> None:
+def test_fences_in_literals_add_the_whole_text_as_a_candidate() -> None:
     text = f'let fence = "\n```\n"\n{CODE}'
     assert text in sources(text)
 
@@ -229,7 +229,7 @@ UNITS = [
 @pytest.mark.parametrize("unit", UNITS)
 @pytest.mark.parametrize("before", ["", "let add a b = ", "```ocaml\n", "<think>"])
 def test_repeated_text_takes_linear_time(unit: str, before: str) -> None:
-    def seconds(size: int) -> float:  # of this process: other processes do not count
+    def seconds(size: int) -> float:  # CPU seconds of this process
         text = before + unit * (size // len(unit))
         started = time.process_time()
         found = extracted(text)

@@ -23,7 +23,7 @@ SIGNATURE = "let f (x : int) : int ="
         (np.int64(7), "7"),
     ],
 )
-def test_an_id_reads_alike_whatever_a_file_kept_it_as(value: object, text: str) -> None:
+def test_ids_of_different_types_become_the_same_text(value: object, text: str) -> None:
     assert fields.identifier(value) == text
 
 
@@ -40,7 +40,7 @@ def test_an_id_reads_alike_whatever_a_file_kept_it_as(value: object, text: str) 
         (b"\xff\xfe\xff", "binary data"),
     ],
 )
-def test_what_is_no_id_is_named(value: object, said: str) -> None:
+def test_an_invalid_id_is_refused_with_its_kind(value: object, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         fields.identifier(value)
 
@@ -78,7 +78,7 @@ def test_tests_in_a_fence_are_unwrapped() -> None:
         ([1, 2], "a list of 2, the first a number"),
     ],
 )
-def test_tests_of_another_kind_are_named(value: object, said: str) -> None:
+def test_invalid_tests_are_refused_with_their_kind(value: object, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         fields.tests(value)
 
@@ -123,7 +123,7 @@ def test_the_answer_of_a_conversation_is_kept() -> None:
         ([{"role": "user", "content": [{"type": "image"}]}], "not text"),
     ],
 )
-def test_a_prompt_of_another_kind_is_named(value: object, said: str) -> None:
+def test_an_invalid_prompt_is_refused_with_its_kind(value: object, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         fields.prompt_cell(value)
 
@@ -166,21 +166,21 @@ def test_a_conversation_without_an_answer_is_no_completion() -> None:
     ],
 )
 @pytest.mark.parametrize("gap", [" ", "\n  "])
-def test_a_body_that_only_holds_its_place_is_left_out(body: str, gap: str) -> None:
+def test_a_placeholder_body_is_removed(body: str, gap: str) -> None:
     assert split_prompt(f"(** F. *)\n{SIGNATURE}{gap}{body}\n") == ("(** F. *)", SIGNATURE)
 
 
-def test_what_a_body_says_of_the_task_is_kept() -> None:
+def test_comments_about_the_task_in_a_placeholder_body_are_kept() -> None:
     note = "(** Twice its argument.\n   >>> f 2\n   4 *)"
     assert split_prompt(f'{SIGNATURE}\n  {note}\n  failwith "TODO"') == (note, SIGNATURE)
 
 
 @pytest.mark.parametrize("body", ["function", "match x with", "if x = 0 then 1 else", "let rec go acc ="])
-def test_a_body_to_go_on_from_is_kept(body: str) -> None:
+def test_a_body_to_continue_is_kept(body: str) -> None:
     assert split_prompt(f"(** F. *)\n{SIGNATURE}\n  {body}")[1].endswith(body)
 
 
-def test_placeholders_of_several_definitions_are_left_out() -> None:
+def test_placeholders_of_several_definitions_are_removed() -> None:
     prompt = 'let rec even n = failwith "TODO"\nand odd n = failwith "TODO"'
     assert split_prompt(prompt)[1].split() == ["let", "rec", "even", "n", "=", "and", "odd", "n", "="]
 

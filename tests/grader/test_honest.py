@@ -1,4 +1,4 @@
-"""Honest programs pass, whatever their shape: a false denial is as bad as a paid attack."""
+"""Honest programs of any form pass: a false refusal is as bad as a rewarded attack."""
 
 import json
 from pathlib import Path
@@ -27,7 +27,7 @@ def test_an_honest_program_passes(grader: Grader, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", HONEST_TEXTS)
-def test_a_right_answer_passes_however_it_is_written_down(grader: Grader, name: str) -> None:
+def test_a_correct_answer_passes_in_every_text_form(grader: Grader, name: str) -> None:
     grade = grader.grade(problem(PROMPT, TESTS, name), HONEST_TEXTS[name], FinishReason.STOP)
     assert grade.facts.verdict is Verdict.PASSED, grade.facts.diagnostics
     assert grade.reward >= 0.95
@@ -100,7 +100,7 @@ def test_each_assert_counts_on_its_own(grader: Grader) -> None:
         ("(* END *)", Verdict.NO_CODE, 0, 0.0),
     ],
 )
-def test_each_verdict_earns_what_the_seed_profile_says(
+def test_each_verdict_earns_the_reward_of_the_default_profile(
     grader: Grader, text: str, verdict: Verdict, type_errors: int, reward: float
 ) -> None:
     grade = grader.grade(TWICE, text, FinishReason.STOP)
@@ -109,7 +109,7 @@ def test_each_verdict_earns_what_the_seed_profile_says(
     assert grade.facts.tests_total == 4
 
 
-def test_a_missing_rec_is_not_mended_where_the_completion_spells_out_the_definition(grader: Grader) -> None:
+def test_a_missing_rec_is_not_added_to_a_complete_definition(grader: Grader) -> None:
     made = problem("(** Factorial. *)\nlet fact (n : int) : int =", "let () = assert (fact 3 = 6)")
     body = "  if n <= 1 then 1 else n * fact (n - 1)"
     assert grader.grade(made, body, FinishReason.STOP).facts.verdict is Verdict.PASSED
@@ -136,8 +136,8 @@ def test_the_same_program_gets_the_same_grade_in_any_order(grader: Grader) -> No
         )
 
 
-def test_tests_mean_for_each_completion_what_they_mean_for_it_alone(grader: Grader) -> None:
-    """Tests are compiled once for all completions of which they can see no more than one type."""
+def test_shared_compiled_tests_keep_their_meaning_for_each_completion(grader: Grader) -> None:
+    """Compiled tests are shared by all completions of which the tests see only a single type."""
     pair = problem(
         "(** Twice the same. *)\nlet pair x =",
         'let () = assert (pair 1 = (1, 1))\nlet () = assert (pair "a" = ("a", "a"))',
@@ -191,7 +191,7 @@ def test_a_second_attempt_is_graded_without_the_first(grader: Grader) -> None:
         ("<think>\nlet twice x = x\n</think>\nlet twice x = x + x", Verdict.PASSED),
     ],
 )
-def test_what_follows_a_thought_that_the_prompt_opened_is_no_answer_until_it_is_closed(
+def test_text_in_a_thought_that_the_prompt_opened_is_not_the_answer(
     grader: Grader, text: str, verdict: Verdict
 ) -> None:
     facts = grader.grade(TWICE, text, FinishReason.STOP, "<think>").facts

@@ -16,12 +16,12 @@ HOPELESS = [(code, name) for code, cases in UNSOLVABLE.items() for name in cases
 
 
 @pytest.mark.parametrize("name", SOLVABLE)
-def test_nothing_speaks_against_a_problem_that_some_solution_passes(grader: Grader, name: str) -> None:
+def test_a_solvable_problem_has_no_cause(grader: Grader, name: str) -> None:
     assert grader.inspect(SOLVABLE[name]).causes == ()
 
 
 @pytest.mark.parametrize(("code", "name"), HOPELESS)
-def test_a_problem_that_no_solution_passes_has_its_cause(grader: Grader, code: str, name: str) -> None:
+def test_an_unsolvable_problem_has_its_cause(grader: Grader, code: str, name: str) -> None:
     causes = grader.inspect(UNSOLVABLE[code][name]).causes
     assert code in {cause.partition(":")[0] for cause in causes}, causes
 
@@ -31,17 +31,17 @@ def test_a_cause_names_the_line_of_the_tests(grader: Grader) -> None:
     assert grader.inspect(broken).causes == ("tests_do_not_type_check: line 3: Unbound value two",)
 
 
-def test_what_a_solution_has_to_define_itself_is_a_warning(grader: Grader) -> None:
+def test_a_name_that_the_solution_must_define_is_a_warning(grader: Grader) -> None:
     (warning,) = grader.inspect(SOLVABLE["an exception that the statement names"]).warnings
     assert warning.startswith("needs_definitions: exception Negative")
 
 
-def test_an_example_that_says_something_else_than_the_tests_is_a_warning(grader: Grader) -> None:
+def test_an_example_that_contradicts_the_tests_is_a_warning(grader: Grader) -> None:
     said = one_line("(** f\n * >>> f 1\n * 2\n *)\nlet f (x : int) : int =", "assert (f 1 = 3)")
     assert grader.inspect(said).warnings == ("example_disagrees: line 1: (f 1) is 2 in the statement, 3 in the tests",)
 
 
-# Signature and statement, tests, and per assert whether it is shown.
+# Signature and statement, tests, and per assert "1" if an example covers it.
 SHOWN = {
     "the value on the next line": (
         "(** f\n * >>> f [1; 2]\n * 3\n * >>> f []\n * 0 *)\nlet f l =",
@@ -109,7 +109,7 @@ def test_asserts_are_in_the_order_in_which_they_are_graded(grader: Grader) -> No
         "(** >>> f 2\n 2 *)\nlet f x =",
         "let check () = assert (f 1 = 1); assert (f 2 = 2); assert (f 3 = 3)\nlet () = check (); assert (f 4 = 4)",
     )
-    # A solution that fails at the shown one alone: its place is where the inspection says that it is.
+    # This solution fails only the covered assert, at the index that the inspection reports.
     facts = grader.grade(nested, "let f x = if x = 2 then 0 else x", FinishReason.STOP).facts
     shown = grader.inspect(nested).covered_by_example
     assert len(shown) == len(facts.asserts) == 4
@@ -120,7 +120,7 @@ def test_a_problem_is_inspected_once(grader: Grader) -> None:
     assert grader.inspect(one_line(INT, "assert (f 1 = 7)")) is grader.inspect(one_line(INT, "assert (f 1 = 7)"))
 
 
-def test_tests_that_break_the_compiler_are_a_cause_and_leave_the_grader_at_work(grader: Grader) -> None:
+def test_tests_that_exhaust_the_compiler_are_a_cause_and_the_grader_continues(grader: Grader) -> None:
     bomb = problem(INT, "let p x = (x, x)\nlet () = ignore (" + "p (" * 60 + "1" + ")" * 60 + "); assert (f 1 = 1)")
     (cause,) = grader.inspect(bomb).causes
     assert cause.startswith("tests_do_not_compile:")

@@ -26,7 +26,7 @@ SANDBOX = probe_sandbox(require_sandbox=False, runner=prepare_toolchain().runner
 needs_seccomp = pytest.mark.skipif("seccomp" not in (SANDBOX.kernel or ()), reason="the kernel gives no seccomp")
 needs_landlock = pytest.mark.skipif("landlock" not in (SANDBOX.kernel or ()), reason="the kernel gives no landlock")
 OWN_SOURCES = Path(__file__).parent / "ocaml"
-# Attempts that are refused without the layers as well, so that these tests prove nothing about them.
+# Attempts that are refused without the layers too, so that these tests do not cover them.
 POSSIBLE_WITHOUT_WALLS = [
     "read_a_file",
     "write_a_file",
@@ -73,7 +73,7 @@ def hostile() -> Iterator[Path]:
 
 
 def outcomes(hostile: Path, layers: str, *attempts: str) -> dict[str, str]:
-    """Outcome of each attempt, on a fresh file that everybody may change."""
+    """Return the outcome of each attempt, on a new file that every user may change."""
     with tempfile.TemporaryDirectory(prefix="caravan-test-") as name:
         folder = Path(name)
         (folder / "library").mkdir()
@@ -97,7 +97,7 @@ def test_without_layers_every_attempt_works(hostile: Path) -> None:
 
 
 @needs_seccomp
-def test_code_in_a_completions_place_reaches_nothing(hostile: Path) -> None:
+def test_code_in_place_of_a_completion_cannot_reach_anything(hostile: Path) -> None:
     found = outcomes(hostile, "completion")
     assert len(found) > 80
     assert {attempt: how for attempt, how in found.items() if not how.startswith(("refused", "killed"))} == {}
@@ -202,7 +202,7 @@ def test_limits_that_cannot_be_set_are_named(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("bare", [False, True], ids=["sandbox", "bare"])
-def test_the_servers_end_with_a_python_that_is_killed(bare: bool) -> None:
+def test_the_servers_end_when_python_is_killed(bare: bool) -> None:
     before = descendants()
     script = (
         "import sys\nfrom cluster.types import FinishReason\nfrom grader import process\nfrom grader.grade import Grader\n"

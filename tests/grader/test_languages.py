@@ -1,5 +1,5 @@
 # ruff: noqa: E501  (programs, one per entry)
-"""Programs of other languages earn nothing, and a slip in OCaml is not taken for another language."""
+"""Programs in other languages earn nothing, and a mistake in OCaml is not taken for another language."""
 
 import pytest
 
@@ -114,11 +114,11 @@ def test_a_program_of_another_language_earns_nothing_in_any_profile(grader: Grad
         ("type t = {\n  a : int\n}\nlet gcd a b =\n  f (a) {\n  a = b ^ 1\n}", Verdict.TYPE_ERROR),
     ],
 )
-def test_a_slip_in_ocaml_stays_a_syntax_or_type_error(grader: Grader, text: str, verdict: Verdict) -> None:
+def test_a_mistake_in_ocaml_stays_a_syntax_or_type_error(grader: Grader, text: str, verdict: Verdict) -> None:
     assert grader.grade(GCD, text, FinishReason.STOP).facts.verdict is verdict
 
 
-def test_what_ocaml_accepts_is_ocaml_whatever_its_fence_says(grader: Grader) -> None:
+def test_a_program_that_ocaml_accepts_is_ocaml_under_any_fence_language(grader: Grader) -> None:
     for tag in ("python", "fsharp", "haskell", "sml", "rust"):
         text = f"```{tag}\nlet rec gcd a b = if b = 0 then a else gcd b (a mod b)\n```"
         assert grader.grade(GCD, text, FinishReason.STOP).facts.verdict is Verdict.PASSED

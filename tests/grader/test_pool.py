@@ -63,7 +63,7 @@ def test_a_pool_grades_many_completions_at_once(ray_here: None) -> None:
         texts = [f"let twice x = {'x + x' if i % 2 else 'x'} + {i} - {i}" for i in range(40)]
         grades = await asyncio.gather(*(pool.grade(TWICE, completion(text, i)) for i, text in enumerate(texts)))
         assert pool.counts.graded == 40
-        # The same texts again: nothing is graded twice; another problem is another matter.
+        # Equal texts of one problem are graded once, equal texts of two problems twice.
         await asyncio.gather(*(pool.grade(TWICE, completion(text, i)) for i, text in enumerate(texts)))
         assert (pool.counts.graded, pool.counts.reused) == (40, 40)
         await pool.grade(SORTED, completion(texts[0]))
@@ -106,7 +106,7 @@ def test_a_dead_actor_is_replaced_and_its_jobs_are_graded_again(ray_here: None) 
 
 
 @pytest.mark.slow
-def test_a_completion_that_no_grader_can_grade_is_an_error_and_no_reward(ray_here: None) -> None:
+def test_a_completion_that_no_grader_can_grade_raises_and_gets_no_reward(ray_here: None) -> None:
     import ray
 
     from grader.pool import RayGraderPool
@@ -143,7 +143,7 @@ def test_a_closed_pool_leaves_no_ocaml_process(ray_here: None) -> None:
     folder = str(prepare_toolchain().front.path.parent)
 
     def programs() -> list[psutil.Process]:
-        """The OCaml programs below this process: Ray is started by it."""
+        """Return the OCaml programs among the descendants of this process, which starts Ray."""
         found = []
         for process in psutil.Process().children(recursive=True):
             with suppress(psutil.Error):  # ended meanwhile
@@ -180,7 +180,7 @@ def test_the_fake_pool_grades_by_its_function() -> None:
     assert pool.closed and pool.num_graded == 3
 
 
-def test_settings_whose_start_is_out_of_bounds_are_refused_with_all_three_keys() -> None:
+def test_a_number_of_graders_out_of_bounds_is_refused_with_all_three_keys() -> None:
     for wrong in ({"num_graders": 4, "max_graders": 3}, {"min_graders": 3}, {"min_graders": 2, "max_graders": 1}):
         with pytest.raises(ValidationError, match=r"num_graders=\d .*min_graders=\d .*max_graders=\d"):
             GraderSettings.model_validate(wrong)

@@ -18,7 +18,7 @@ IN_ROOM_OF_THEIR_OWN = {"num_graders": 3, "min_graders": 1, "max_graders": 3, "c
 
 @pytest.fixture
 def cluster() -> Iterator[Any]:
-    """A head with CPUs for one grader, in processes of its own."""
+    """A head node with CPUs for one grader, in its own processes."""
     import ray
     from ray.cluster_utils import Cluster
 
@@ -45,7 +45,7 @@ def test_graders_start_on_nodes_that_join_and_the_work_of_a_node_that_leaves_is_
         assert (pool.counts.graded, pool.counts.ungradable) == (40, 0)
         assert pool.counts.replaced_actors == 2
         await until(lambda: pool.usage().num_replicas == 1)
-        # The next node takes their place.
+        # The next node replaces it.
         cluster.add_node(num_cpus=2)
         await until(lambda: pool.usage().num_replicas == 3)
         await pool.close()

@@ -1,4 +1,4 @@
-"""The real pool with real graders while their number changes: every completion is graded, and once."""
+"""The real pool with real graders while their number changes: every completion is graded exactly once."""
 
 import asyncio
 import contextlib
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 
 NUM_CPUS = 2
 SETTINGS = QUICK.model_copy(update={"num_graders": 1, "cpus_per_grader": 0.5, "run_cpu_seconds": 0.3})
-# Of the same shape as the real one, so that a test need not wait for minutes.
+# Like the real policy, with shorter times, so that tests do not take minutes.
 QUICK_SCALING = replace(
     SCALING, scale_up_wait_seconds=0.3, settle_seconds=0.5, window_seconds=3.0, scale_down_wait_seconds=0.15
 )
@@ -109,7 +109,7 @@ def test_a_pool_grows_while_completions_wait_and_shrinks_while_graders_idle(ray_
             "scaling 3 -> 2 graders",
             "scaling 2 -> 1 graders",
         ]
-        # The one that is left works.
+        # The remaining grader works.
         assert (await pool.grade(TWICE, completion("let twice x = x + x"))).facts.verdict is Verdict.PASSED
         await pool.close()
 
@@ -122,7 +122,7 @@ def test_no_completion_is_lost_or_graded_twice_when_graders_are_killed_while_the
     from grader.pool import RayGraderPool
 
     def kill_one() -> None:
-        """kill -9, which no actor can answer; of this test's own Ray alone."""
+        """Kill a grader of this test's own Ray with SIGKILL."""
         for one in psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess):  # ended meanwhile
                 if "".join(one.cmdline()[:1]).startswith("ray::GraderActor"):
@@ -144,7 +144,7 @@ def test_no_completion_is_lost_or_graded_twice_when_graders_are_killed_while_the
         assert [grade.facts.verdict for grade in grades] == [Verdict.TIMEOUT] * 80
         counts = pool.counts
         assert (counts.graded, counts.ungradable) == (80, 0)
-        # Only what the killed ones had was graded again.
+        # Only the work of the killed graders was graded again.
         assert 0 < counts.retried <= 2 * JOBS_PER_GRADER
         await until(lambda: pool.usage().num_replicas == 2)
         await pool.close()
@@ -162,7 +162,7 @@ def test_graders_that_do_not_fit_wait_and_leave_the_resources_of_samplers_free(
 
     async def scenario() -> None:
         lines: list[str] = []
-        # A sampler that is down at the moment: its CPU is free, and is to stay so.
+        # The CPU of a sampler that is down is free, and must stay free.
         reservations = Reservations(config.without_learner(), lines.append)
         pool = RayGraderPool(SETTINGS, reservation=reservations.graders, log=lines.append)
         await pool.start()

@@ -26,11 +26,11 @@ from .made import TWICE
 ROOT = Path(toolchain.__file__).parents[1]
 RIGHT = "let twice x = x + x"
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to others")
-OTHER = 4321  # a user id of nobody in particular
+OTHER = 4321  # id of some other user
 
 
 def scripts(finished: Path) -> None:
-    """A build of two scripts, as it is the folders that are tested here."""
+    """Write two scripts in place of a build, since these tests are about the folders."""
     for name in PROGRAMS:
         (finished / name).write_text("#!/bin/sh\n")
 
@@ -55,7 +55,7 @@ def test_the_programs_are_built_once_and_found_again(open_folder: Path, monkeypa
 
     monkeypatch.setattr(toolchain, "_build", build_again)
     assert prepare_toolchain(cache) == first
-    # Nothing but the finished build and the lock is there.
+    # Only the finished build and the lock are there.
     assert len(list(cache.iterdir())) == 2
 
 
@@ -170,13 +170,13 @@ def test_a_user_without_a_home_directory_has_other_candidates(monkeypatch: pytes
     assert candidate_folders()[0] == programs.MACHINE_CACHE
 
 
-# --- Mounts, as containers have them: in a mount namespace of a process of its own -----------------------------------
+# --- Mounts as in containers, in the mount namespace of a separate process -------------------------------------------
 
 needs_mounts = pytest.mark.skipif(not can_mount(), reason="no mount namespace can be made here (CAP_SYS_ADMIN)")
 
 
 def within_mounts(mounts: str, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run ``caravan`` behind mounts that only it sees."""
+    """Run ``caravan`` with mounts that no other process sees."""
     caravan = [sys.executable, "-m", "cluster.cli.main", *command]
     return subprocess.run(
         behind(mounts, caravan),
@@ -215,7 +215,7 @@ def test_if_every_mount_is_noexec_one_line_names_them_and_the_setting(open_folde
     chosen.mkdir()
     mounts = f"{DOCKERS_SHARED_MEMORY}\nmount -t tmpfs -o noexec tmp /var/tmp\n"
     mounts += "mount -t tmpfs -o ro cache /var/cache\n"
-    # /tmp last, as what is mounted over it may hide the folder of this test.
+    # /tmp comes last, since a mount over it may hide the folder of this test.
     mounts += f"mount --bind {open_folder} /mnt; mount -t tmpfs -o noexec tmp /tmp; mkdir -p {open_folder}\n"
     mounts += f"mount --bind /mnt {open_folder}\n"
     grade = ("grade", str(completions(open_folder, 2)), "--out", str(open_folder / "out.jsonl"))

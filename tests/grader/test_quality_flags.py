@@ -119,7 +119,7 @@ def test_fenced_blocks_are_counted(text: str, blocks: int) -> None:
         ("This function returns its argument, as it was asked to.\n```ocaml\nlet f x = x\n```", False),
     ],
 )
-def test_prose_after_the_code_is_seen(text: str, has_prose: bool) -> None:
+def test_prose_after_the_code_is_detected(text: str, has_prose: bool) -> None:
     assert quality_of(text).has_trailing_prose is has_prose
 
 

@@ -30,7 +30,7 @@ REAL = Path(__file__).parents[3] / "shared" / "data" / "ocaml_problems.jsonl"
         ("(** F. *)\nlet f ?(x = 1) y", "(** F. *)", "let f ?(x = 1) y ="),
     ],
 )
-def test_a_prompt_is_cut_at_its_last_definition(prompt: str, statement: str, signature: str) -> None:
+def test_a_prompt_is_split_at_its_last_definition(prompt: str, statement: str, signature: str) -> None:
     assert split_prompt(prompt) == (statement, signature)
 
 
@@ -57,7 +57,7 @@ def test_the_name_that_a_signature_binds(signature: str, name: str) -> None:
     assert defined_name(signature) == name
 
 
-def test_definitions_outside_of_the_comments_are_given() -> None:
+def test_definitions_outside_comments_are_found() -> None:
     statement = 'type t = A (* first *) | B\n(** Say "it. *)\nexception E'
     assert given_definitions(statement).split() == ["type", "t", "=", "A", "|", "B", "exception", "E"]
     assert given_definitions("(** Nothing. *)") == ""

@@ -78,7 +78,7 @@ GIVEN = {
 }
 
 
-def asked(given: str) -> Problem:
+def problem_with(given: str) -> Problem:
     use = {"a class": "(new cell)#eq", "an include": "eq"}.get(given, "A.eq")
     tests = f"let () = assert ({use} (f 1) 2); assert ({use} (f 2) 3)"
     return problem(f"(** One more. *)\n{GIVEN[given]}\nlet f (n : int) : int =", tests)
@@ -90,8 +90,8 @@ def test_definitions_of_the_statement_cannot_be_replaced_for_the_tests(grader: G
         "an include": "let eq _ _ = true",
         "a class": "class cell = object method eq (_ : int) (_ : int) = true end",
     }.get(given, "module A = struct let eq _ _ = true end")
-    assert grader.grade(asked(given), f"{replaced}\nlet f n = n", FinishReason.STOP).facts.tests_passed == 0
-    assert grader.grade(asked(given), "let f n = n + 1", FinishReason.STOP).facts.verdict is Verdict.PASSED
+    assert grader.grade(problem_with(given), f"{replaced}\nlet f n = n", FinishReason.STOP).facts.tests_passed == 0
+    assert grader.grade(problem_with(given), "let f n = n + 1", FinishReason.STOP).facts.verdict is Verdict.PASSED
 
 
 @pytest.mark.parametrize("text", ['sprintf "<%d>" x', 'let show x = sprintf "<%d>" x'])
@@ -102,7 +102,7 @@ def test_modules_that_the_statement_opens_are_open(grader: Grader, text: str) ->
     assert grader.grade(shown, text, FinishReason.STOP).facts.verdict is Verdict.PASSED
 
 
-def test_a_loop_costs_only_the_named_test_that_contains_it(grader: Grader) -> None:
+def test_a_loop_fails_only_the_named_test_that_contains_it(grader: Grader) -> None:
     named = problem(
         "(** The same. *)\nlet f (n : int) : int =",
         "let test_1 () = assert (f 1 = 1)\nlet test_2 () = assert (f 2 = 2)\nlet test_3 () = assert (f 3 = 3)\n"

@@ -62,7 +62,7 @@ def test_only_listed_modules_of_the_standard_library_can_be_used(grader: Grader)
 )
 def test_effects_of_later_versions_are_denied(grader: Grader, text: str) -> None:
     facts = grader.grade(TWICE, text, FinishReason.STOP).facts
-    # Where this OCaml does not have it, it is as wrong as any other unknown name.
+    # An OCaml version that lacks it reports an unknown name.
     assert facts.verdict in {Verdict.DENIED, Verdict.TYPE_ERROR, Verdict.SYNTAX_ERROR}
     assert facts.tests_passed == 0
 
@@ -81,7 +81,7 @@ def test_a_keyword_of_a_later_version_is_an_ordinary_name(grader: Grader) -> Non
         "match dive (n + 1) with exception Not_found -> 0 | m -> m + n",
     ],
 )
-def test_a_stack_overflow_costs_its_own_assert_in_every_version(grader: Grader, deep: str) -> None:
+def test_a_stack_overflow_fails_only_its_own_assert_in_every_version(grader: Grader, deep: str) -> None:
     text = f"let rec dive n = {deep}\nlet twice x = if x = 2 then dive 0 else x + x"
     facts = grader.grade(TWICE, text, FinishReason.STOP).facts
     assert (facts.tests_passed, facts.tests_total) == (3, 4)

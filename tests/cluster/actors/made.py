@@ -1,4 +1,4 @@
-"""A pool whose replicas start as the test says; their actors are plain objects."""
+"""A pool whose replicas start under the control of the test; their actors are plain objects."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -66,7 +66,7 @@ class MadeLifecycle(Lifecycle[MadeReplica]):
 
 
 class MadeReservation:
-    """Resources for some replicas in all; remembers the newest request."""
+    """Resources for a fixed number of replicas; stores the newest request."""
 
     def __init__(self, size: int) -> None:
         self.size = size

@@ -152,7 +152,7 @@ def test_an_evicted_replica_is_started_again_after_its_back_off() -> None:
     asyncio.run(scenario())
 
 
-def test_a_cluster_state_that_cannot_be_read_is_logged_and_tried_again() -> None:
+def test_an_unreadable_cluster_state_is_logged_and_read_again_later() -> None:
     class Unreadable(MadeReservation):
         def num_additional(self, num_present: int) -> int:
             if self.size < 0:

@@ -31,25 +31,25 @@ def task_error(cause: Exception) -> BaseException:
 @pytest.mark.parametrize(
     "error", [ActorDiedError(), OutOfMemoryError("the machine is full\nand more"), RuntimeEnvSetupError("no such file")]
 )
-def test_a_process_that_died_or_never_started_is_one_error_of_one_line(error: Exception) -> None:
+def test_a_dead_or_never_started_process_gives_one_error_of_one_line(error: Exception) -> None:
     with pytest.raises(Died, match=r"^grading failed: its process died \([^\n]+\)$"):
         asyncio.run(call(error))
 
 
-def test_the_actors_own_error_is_raised_as_it_was_there() -> None:
+def test_a_caravan_error_of_the_actor_is_raised_unchanged() -> None:
     with pytest.raises(ModelError, match=r"^no such model$"):
         asyncio.run(call(task_error(ModelError("no such model"))))
 
 
 @pytest.mark.parametrize("cause", [MemoryError("no more\nof it"), TimeoutError("a socket's")])
-def test_any_other_error_of_the_actor_gets_the_callers_name_or_stays_ray_s(cause: Exception) -> None:
+def test_another_error_of_the_actor_becomes_failure_error_or_stays_rays(cause: Exception) -> None:
     with pytest.raises(SamplerError, match=rf"^grading failed: {type(cause).__name__}: [^\n]+$"):
         asyncio.run(call(task_error(cause)))
     with pytest.raises(RayTaskError, match="the remote traceback"):
         asyncio.run(call(task_error(cause), failed=None))
 
 
-def test_a_late_answer_is_an_error_with_its_deadline_and_the_key_that_sets_it() -> None:
+def test_a_late_answer_raises_an_error_with_the_deadline_and_its_key() -> None:
     async def scenario() -> None:
         never = asyncio.get_running_loop().create_future()
         await result_of(never, "starting", death_error=Died, deadline_seconds=0.01, deadline_key="rollout.patience")
@@ -80,7 +80,7 @@ def test_a_stream_answers_item_by_item_and_its_end_is_an_error() -> None:
 
 
 @pytest.mark.parametrize("turns", range(6))
-def test_a_task_that_is_cancelled_as_the_answer_comes_stays_cancelled(turns: int) -> None:
+def test_a_task_cancelled_together_with_the_answer_stays_cancelled(turns: int) -> None:
     async def scenario() -> None:
         result = asyncio.get_running_loop().create_future()
 

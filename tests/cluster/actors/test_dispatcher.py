@@ -32,7 +32,7 @@ async def cancel(task: "asyncio.Task[Worker]") -> None:
 
 
 def run(scenario: Scenario) -> Scenario:
-    """Make a test of a coroutine function."""
+    """Turn a coroutine function into a test."""
 
     def test() -> None:
         asyncio.run(scenario())  # type: ignore[arg-type]
@@ -84,7 +84,7 @@ async def test_a_failed_dispatcher_refuses_all_work_with_the_first_reason() -> N
 
 
 @run
-async def test_the_work_that_waits_is_refused_and_later_work_is_not() -> None:
+async def test_fail_waiting_refuses_only_the_work_that_waits() -> None:
     dispatcher, _ = pool(max_load=6)
     waiting = await queued(dispatcher, 1)
     dispatcher.fail_waiting(UngradableError("nobody is there"))
@@ -110,7 +110,7 @@ async def test_a_cancelled_request_takes_no_worker_even_when_it_just_got_one() -
 
 
 @run
-async def test_work_is_dispatched_in_its_order_whatever_its_size() -> None:
+async def test_work_of_any_size_is_dispatched_in_queue_order() -> None:
     dispatcher, (worker,) = pool("a", max_load=8)
     await dispatcher.take(8)
     order: list[int] = []
@@ -149,7 +149,7 @@ async def test_exclusive_work_gets_an_idle_worker_and_keeps_other_work_away() ->
     taken = [await dispatcher.take(4), await dispatcher.take(6)]
     exclusive = await queued(dispatcher, 2, exclusive=True)
     assert not exclusive.done()
-    assert await dispatcher.take(10) is taken[1]  # the other one has to become idle
+    assert await dispatcher.take(10) is taken[1]  # the other one must become idle
     dispatcher.release(taken[0], 4)
     assert await exclusive is taken[0]
     assert await dispatcher.take(1) is taken[1]
@@ -158,7 +158,7 @@ async def test_exclusive_work_gets_an_idle_worker_and_keeps_other_work_away() ->
 
 
 @pytest.mark.parametrize("leave", [Dispatcher.drain, Dispatcher.remove])
-def test_exclusive_work_goes_elsewhere_when_the_worker_that_it_waits_for_leaves(leave: Callable[..., None]) -> None:
+def test_exclusive_work_is_reassigned_when_the_worker_that_it_waits_for_leaves(leave: Callable[..., None]) -> None:
     async def scenario() -> None:
         dispatcher, workers = pool("a", "b", max_load=64)
         await dispatcher.take(4)
@@ -203,7 +203,7 @@ async def test_usage_counts_busy_seconds_and_work_that_waits() -> None:
 
 
 @run
-async def test_a_dead_worker_is_busy_no_longer_although_its_work_is_released_later() -> None:
+async def test_a_removed_worker_stops_being_busy_before_its_work_is_released() -> None:
     dispatcher, (worker,) = pool("a", max_load=2)
     await dispatcher.take(2)
     await asyncio.sleep(0.01)
@@ -211,7 +211,7 @@ async def test_a_dead_worker_is_busy_no_longer_although_its_work_is_released_lat
     ended = dispatcher.usage()
     await asyncio.sleep(0.01)
     dispatcher.release(worker)
-    dispatcher.add(worker)  # another process, before the last work of the first one is released
+    dispatcher.add(worker)  # a new process, ready before the last work of the old one is released
     assert await dispatcher.take() is worker
     dispatcher.release(worker)
     dispatcher.release(worker)
@@ -237,7 +237,7 @@ async def test_a_wait_for_a_ready_worker_ends_when_one_is_added_or_the_dispatche
 
 
 @run
-async def test_the_oldest_wait_is_that_of_the_first_in_the_queue_exclusive_work_left_out() -> None:
+async def test_the_oldest_wait_excludes_exclusive_work() -> None:
     dispatcher, (worker,) = pool("a", max_load=4)
     await dispatcher.take(4)
     assert dispatcher.oldest_wait_seconds() == 0.0

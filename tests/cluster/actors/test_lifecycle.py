@@ -30,7 +30,7 @@ def test_a_replica_gets_work_once_it_has_started_and_was_verified() -> None:
     asyncio.run(scenario())
 
 
-def test_the_first_start_raises_what_one_replica_raises_and_leaves_nothing_when_all_are_killed() -> None:
+def test_the_first_start_raises_the_error_of_a_replica_and_kill_all_leaves_none() -> None:
     async def scenario() -> None:
         lifecycle = MadeLifecycle(waits=True)
         lifecycle.add(2)
@@ -45,7 +45,7 @@ def test_the_first_start_raises_what_one_replica_raises_and_leaves_nothing_when_
     asyncio.run(scenario())
 
 
-def test_a_start_that_fails_is_tried_again_later_and_later_with_one_log_line_for_one_cause(
+def test_failed_starts_back_off_with_one_log_line_per_cause(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def scenario() -> None:

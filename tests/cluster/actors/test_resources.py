@@ -1,4 +1,4 @@
-"""Fit of bundles on nodes, and waiting for free resources; Ray's cluster state is made up."""
+"""Fit of bundles on nodes, and waiting for free resources; Ray's cluster state is faked."""
 
 import asyncio
 
@@ -15,7 +15,7 @@ def test_a_bundle_fits_only_as_a_whole_on_one_node() -> None:
     assert num_fitting(bundle, [{"CPU": 16.0, "GPU": 0.9}]) == 3
     assert num_fitting(bundle, [{"CPU": 16.0}]) == 0
     assert num_fitting({"CPU": 1.0}, [{"CPU": 4.0}]) == 4
-    assert num_fitting({"CPU": 1.0, "GPU": 0.66}, [{"CPU": 16.0, "GPU": 2.0}]) == 2  # none of them over both GPUs
+    assert num_fitting({"CPU": 1.0, "GPU": 0.66}, [{"CPU": 16.0, "GPU": 2.0}]) == 2  # no bundle uses parts of both GPUs
     split = {"CPU": 1.0, "GPU": 4.0}
     assert num_fitting(split, [{"CPU": 16.0, "GPU": 7.0}, {"CPU": 16.0, "GPU": 8.0}]) == 3
 
@@ -41,7 +41,7 @@ def wait(*, cpus: float, number: int, free_seconds: float = 0.0, join_seconds: f
     )
 
 
-def test_resources_that_are_free_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_free_resources_need_no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = Cluster(monkeypatch)
     wait(cpus=2.0, number=2, free_seconds=100.0)
     assert cluster.num_looks == 1
@@ -62,7 +62,7 @@ def test_nodes_that_are_too_few_are_refused_with_the_numbers_unless_more_may_joi
     assert cluster.num_looks > 2
 
 
-def test_resources_that_others_use_are_waited_for_up_to_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resources_in_use_are_waited_for_up_to_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = Cluster(monkeypatch)
     cluster.free = {"CPU": 1.0}
     with pytest.raises(ResourcesError, match=r"of the cluster's 4 CPU, 1 CPU are free after 1 s"):

@@ -1,4 +1,4 @@
-"""Scaling policies of graders and samplers, by a clock that the test turns."""
+"""Scaling policies of graders and samplers, by a clock that the test advances."""
 
 import itertools
 
@@ -47,7 +47,7 @@ def usage(num_replicas: int, busy_seconds: float, capacity_seconds: float) -> Us
 
 
 @pytest.mark.parametrize(("policy", "grown"), [(GRADERS, 12), (SAMPLERS, 10)])
-def test_work_that_waits_for_busy_replicas_adds_a_share_of_them_up_to_the_ceiling(
+def test_work_that_waits_for_busy_replicas_adds_a_share_of_them_up_to_the_maximum(
     policy: ScalingPolicy, grown: int
 ) -> None:
     assert number(policy, load(wait=policy.scale_up_wait_seconds, recent=0.9)) == grown
@@ -58,7 +58,7 @@ def test_work_that_waits_for_busy_replicas_adds_a_share_of_them_up_to_the_ceilin
     assert reason == f"a {policy.unit} has waited 25.4 s"
 
 
-def test_groups_that_wait_for_samplers_which_idle_most_of_the_time_add_none() -> None:
+def test_waiting_groups_add_no_samplers_while_samplers_are_mostly_idle() -> None:
     assert number(SAMPLERS, load(wait=60.0, recent=SAMPLERS.busy_share)) == 8
     assert number(GRADERS, load(wait=60.0, recent=SAMPLERS.busy_share)) == 12
 
@@ -70,14 +70,14 @@ def test_a_pool_does_not_grow_before_the_last_increase_has_taken_effect(policy: 
 
 
 @pytest.mark.parametrize("policy", [GRADERS, SAMPLERS])
-def test_idle_replicas_are_drained_but_no_more_than_half_and_not_below_the_floor(policy: ScalingPolicy) -> None:
+def test_idle_replicas_are_drained_but_no_more_than_half_and_not_below_the_minimum(policy: ScalingPolicy) -> None:
     assert number(policy, load(window=policy.idle_share - 0.01)) == 4
     assert number(policy, load(window=0.0)) == 4
     assert number(policy, load(3, window=0.0)) == 2
     assert number(policy, load(2, window=0.0)) == 2
     assert number(policy, load(window=policy.idle_share)) == 8
     assert number(policy, load(window=None)) == 8
-    # Replicas that lack resources are no longer wanted either.
+    # Replicas that wait for resources are dropped too.
     assert number(policy, load(num_wanted=16, window=0.0)) == 4
     assert desired_replicas(load(window=0.05), BOUNDS, policy)[1] == f"busy 5% of the last {policy.window_seconds:g} s"
 
@@ -88,7 +88,7 @@ def test_idle_graders_stay_while_completions_wait_now_and_then() -> None:
 
 
 @pytest.mark.parametrize("policy", [GRADERS, SAMPLERS])
-def test_equal_bounds_hold_whatever_happens(policy: ScalingPolicy) -> None:
+def test_equal_bounds_fix_the_number(policy: ScalingPolicy) -> None:
     same = Bounds(minimum=8, maximum=8)
     for at in (load(wait=1e6, recent=1.0), load(window=0.0)):
         assert number(policy, at, same) == 8
@@ -103,7 +103,7 @@ def test_scaling_down_leads_to_no_more_than_the_target_share(policy: ScalingPoli
 
 
 @pytest.mark.parametrize("num_samplers", range(1, 17))
-def test_samplers_that_were_added_are_not_drained_for_it_and_the_reverse(num_samplers: int) -> None:
+def test_scaling_in_one_direction_does_not_trigger_the_other(num_samplers: int) -> None:
     """The same work, spread over another number of samplers, stays between the two shares."""
     bounds = Bounds(minimum=1, maximum=100)
     for percent in range(101):

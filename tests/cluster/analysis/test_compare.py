@@ -64,7 +64,7 @@ def test_a_file_that_is_no_result_is_refused_by_name(tmp_path: Path, content: st
         read_result(str(path))
 
 
-def test_the_command_shows_both_and_the_problems_that_changed(
+def test_the_command_shows_both_evaluations_and_the_changed_problems(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first, second = tmp_path / "a.json", tmp_path / "b.json"
@@ -84,7 +84,7 @@ def test_unequal_numbers_of_completions_are_compared_at_the_smallest(
     many = result("many", {"x": [1.0] * 2 + [0.0] * 2, "y": [0.0] * 4})
     *_, solved = compare(few, many).differences
     assert solved.metric == "pass@2"
-    assert solved.mean == pytest.approx(((1 - 1 / 6) - 1.0) / 2)  # of 4, of which 2 pass, two are wrong once in 6 draws
+    assert solved.mean == pytest.approx(((1 - 1 / 6) - 1.0) / 2)  # 2 of 4 pass: in 1 of 6 draws both are wrong
     one = result("one", {"x": [0.0], "y": [1.0]})
     assert [difference.metric for difference in compare(one, many).differences] == ["mean reward", "pass@1"]
     for name, evaluation in (("few", few), ("many", many)):

@@ -24,7 +24,7 @@ from cluster.errors import ConfigError
 from cluster.ledger.columns import File, LedgerColumns, Rows, read_columns
 from tests.cluster.made_dashboard import HOSTILE_PROBLEM, GrowingRun
 
-PER_STEP = 11  # completions: two groups of four, and three of one that was dropped
+PER_STEP = 11  # completions: two groups of four, and three of a dropped group
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def updated(watch: LedgerWatch) -> LedgerColumns:
     return watch.snapshot.columns
 
 
-def test_a_query_survives_the_way_through_its_url() -> None:
+def test_a_query_is_restored_from_its_url() -> None:
     given = [
         ("problem", "a&b=c #1"),
         ("verdict", "wrong"),
@@ -93,7 +93,7 @@ def test_filters_match_the_right_completions(run: GrowingRun) -> None:
         "problem=G": 12,  # part of one id only
         "problem=nowhere": 0,
         "verdict=passed": 6,
-        f"verdict={NOT_GRADED}": 6,  # of each step one that could not be graded, and one that was never sampled
+        f"verdict={NOT_GRADED}": 6,  # per step, one ungradable completion and one that was never sampled
         "fate=stale": 6,
         "fate=trained": 24,
         "fate=failed": 3,
@@ -185,7 +185,7 @@ def test_the_watch_notices_added_removed_changed_and_damaged_files(run: GrowingR
     assert watch.snapshot.errors == ()
 
 
-def test_references_lead_back_to_the_rows_of_the_files(run: GrowingRun) -> None:
+def test_references_find_the_rows_in_the_files(run: GrowingRun) -> None:
     import pyarrow.parquet as pq
 
     columns = columns_of(run)

@@ -1,4 +1,4 @@
-"""Pages and report of a run whose folder has only hostile texts."""
+"""Pages and report of a run in which all texts are hostile."""
 
 import time
 from collections.abc import Iterator

@@ -43,7 +43,7 @@ TYPE_ERROR = replace(
 
 
 def group_of(facts: Sequence[Facts | None], config: Config, group_id: str) -> Group:
-    """A group graded as the run's own graders would."""
+    """A group with the grades that the run's own graders would give."""
     profile = profile_of(config.grader)
     return Group(
         id=group_id,
@@ -78,7 +78,9 @@ def made_run(path: Path, groups: Iterable[Sequence[Facts | None]], overrides: Se
         ]
     ),
 )
-def test_the_own_reward_reproduces_the_stored_rewards(groups: list[list[Facts | None]], overrides: list[str]) -> None:
+def test_the_runs_own_reward_reproduces_the_stored_rewards(
+    groups: list[list[Facts | None]], overrides: list[str]
+) -> None:
     groups = [*groups, [PASSED]]
     with TemporaryDirectory() as path:
         folder = made_run(Path(path), groups, overrides)
@@ -90,7 +92,7 @@ def test_the_own_reward_reproduces_the_stored_rewards(groups: list[list[Facts | 
 
 @hypothesis_settings(max_examples=20, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(all_facts())
-def test_the_facts_of_a_reward_come_back_from_their_row(facts: Facts) -> None:
+def test_the_facts_of_a_reward_are_restored_from_their_row(facts: Facts) -> None:
     with TemporaryDirectory() as path:
         folder = made_run(Path(path), [[facts]])
         (row,) = pq.read_table(folder.rollouts).to_pylist()
@@ -271,7 +273,7 @@ def test_errors_are_one_line(
 
 
 def rewrite(run: Path, change: Callable[[pa.Table], pa.Table]) -> None:
-    """Change the rollouts of a run as another program would have written them."""
+    """Change the stored rollouts of a run."""
     (path,) = (run / "rollouts").glob("*.parquet")
     pq.write_table(change(pq.read_table(path)), path)
 

@@ -147,7 +147,7 @@ def test_the_report_has_all_sections_and_plots(hostile: Path, page: HtmlPage) ->
     assert "<script" not in (hostile / "report" / "report.md").read_text()
 
 
-def test_plots_load_nothing(page: HtmlPage) -> None:
+def test_plots_load_no_external_content(page: HtmlPage) -> None:
     for tag, attributes in page.tags:
         if tag == "img":
             svg = base64.b64decode((attributes["src"] or "").partition(",")[2]).decode()

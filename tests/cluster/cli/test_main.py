@@ -118,7 +118,7 @@ def test_a_malformed_row_is_named_and_the_others_are_graded(tmp_path: Path, caps
         (["train", "grader.reward=fame"], 2, "grader.reward='fame': there is no reward profile 'fame'"),
     ],
 )
-def test_what_cannot_be_done_ends_in_one_message(
+def test_an_impossible_command_ends_in_one_message(
     arguments: list[str],
     code: int,
     message: str,
@@ -139,7 +139,7 @@ def test_what_cannot_be_done_ends_in_one_message(
     ],
     ids=["ascii", "posix"],
 )
-def test_characters_that_the_output_has_no_room_for_are_replaced(tmp_path: Path, locale: dict[str, str]) -> None:
+def test_characters_that_the_output_encoding_lacks_are_replaced(tmp_path: Path, locale: dict[str, str]) -> None:
     groups = [replace(group([0.0, 1.0]), problem=problem(name)) for name in ("é", "山")]
     result = summarize(groups, "naïve → 山")
     evaluation = tmp_path / "evaluation.json"
@@ -195,7 +195,7 @@ def test_a_name_that_is_too_long_ends_in_one_message(
         ([], True, "the Ray cluster at 127.0.0.1:1 (RAY_ADDRESS) cannot be joined"),
     ],
 )
-def test_a_run_that_is_refused_leaves_no_folder_and_one_that_was_there_alone(
+def test_a_refused_run_creates_no_folder_and_changes_no_existing_one(
     settings: list[str],
     was_there: bool,
     message: str,

@@ -1,4 +1,4 @@
-"""An epoch against the one before it."""
+"""Comparison of an epoch with the previous one."""
 
 from cluster.health.comparison import as_cells, compare, latest
 from cluster.health.history import History
@@ -6,7 +6,7 @@ from tests.cluster import made_analyses
 from tests.cluster.health.test_rules import steps
 
 
-def test_the_second_analysis_table_comes_out_with_its_metrics_and_words() -> None:
+def test_the_table_of_the_second_analysis_is_reproduced() -> None:
     pair = latest(made_analyses.second())
     assert pair is not None
     rows = {row[0]: row[1:] for row in as_cells(compare(pair))}
@@ -17,14 +17,14 @@ def test_the_second_analysis_table_comes_out_with_its_metrics_and_words() -> Non
     assert rows["gap to the best"] == ("0.2692", "0.2875", "+0.0183 (+6.8%)", "widening")
 
 
-def test_a_fall_is_good_or_bad_by_what_falls() -> None:
+def test_a_falling_metric_is_good_or_bad_depending_on_the_metric() -> None:
     pair = latest(made_analyses.second())
     assert pair is not None
     good = {one.metric.name: one.is_good for one in compare(pair)}
     assert good == {"reward": False, "best_of_n": True, "best_of_n_gap": False, "loss": None, "reward_variance": True}
 
 
-def test_noise_is_called_stable() -> None:
+def test_changes_within_the_noise_are_stable() -> None:
     pair = latest(History(steps=steps(80, noise=0.2)))
     assert pair is not None
     assert {one.word for one in compare(pair)} == {"stable"}

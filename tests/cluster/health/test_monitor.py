@@ -1,4 +1,4 @@
-"""Health on the way: what is said, changed and stopped, and that an interruption makes no difference."""
+"""Health checks during a run: alerts, adjustments and stops, with and without an interruption."""
 
 import asyncio
 from pathlib import Path
@@ -87,16 +87,16 @@ def test_an_alert_is_logged_once_in_a_hundred_steps() -> None:
     assert run.watch.stopped_for is None
 
 
-def test_adapt_applies_the_first_analysis_mitigations_within_their_bounds_and_gives_each_time() -> None:
+def test_adapt_applies_the_mitigations_of_the_first_analysis_within_their_bounds_one_after_the_other() -> None:
     run = Run(config("adapt")).go(steps(420, per_epoch=1000, first=301, **COLLAPSED))
     assert run.adjustments == [
         (324, {"rollout.temperature": 1.1, "rollout.group_size": 8}),
         (424, {"rollout.temperature": 1.3}),
     ]
-    assert run.watch.stopped_for is None  # before epoch 1.0 nothing says stop
+    assert run.watch.stopped_for is None  # no rule stops before epoch 1.0
 
 
-def test_adapt_stops_where_no_mitigation_is_left_and_a_rule_says_stop() -> None:
+def test_adapt_stops_if_a_rule_stops_and_no_mitigation_is_left() -> None:
     run = Run(config("adapt")).go(steps(300, per_epoch=1000, first=1001, **COLLAPSED))
     stops = [number for number, response in enumerate(run.responses, start=1001) if response.stop]
     assert [step for step, _ in run.adjustments] == [1024, 1124]
@@ -118,7 +118,7 @@ def test_adapt_applies_the_second_analysis_mitigations() -> None:
     }
 
 
-def test_a_kl_coefficient_that_is_steered_is_left_alone() -> None:
+def test_a_kl_coefficient_with_a_target_is_not_adjusted() -> None:
     falling = steps(60, per_epoch=10**6, loss=0.17, reward=0.25) + steps(
         60, per_epoch=10**6, first=61, loss=0.1, reward=0.2
     )
@@ -127,30 +127,30 @@ def test_a_kl_coefficient_that_is_steered_is_left_alone() -> None:
     assert all("learner.kl_coefficient" not in values for _, values in run.adjustments)
 
 
-def test_programs_that_differ_are_not_sampled_hotter() -> None:
+def test_the_temperature_is_not_raised_if_programs_differ() -> None:
     run = Run(config("adapt")).go(steps(50, per_epoch=1000, first=301, **{**COLLAPSED, "distinct_share_renamed": 0.98}))
     assert run.adjustments == [(324, {"rollout.group_size": 8})]
 
 
-def test_a_policy_that_is_too_unsure_is_not_sampled_hotter() -> None:
+def test_the_temperature_is_not_raised_if_entropy_is_high() -> None:
     run = Run(config("adapt")).go(steps(50, per_epoch=1000, first=301, **{**COLLAPSED, "entropy": 0.9}))
     assert run.adjustments == [(324, {"rollout.group_size": 8})]
 
 
-def test_a_healthy_run_is_left_alone() -> None:
+def test_a_healthy_run_is_not_adjusted() -> None:
     run = Run(config("adapt")).go(steps(400, noise=0.1))
     assert not run.adjustments
     assert not any(response.alerts or response.stop for response in run.responses)
 
 
-def test_stop_ends_the_run_where_a_rule_says_so_and_only_there() -> None:
+def test_stop_ends_the_run_only_if_a_rule_stops() -> None:
     run = Run(config("stop")).go(steps(200, per_epoch=100, frac_zero_std_sampled=0.5, frac_zero_std=0.5))
     first = next(number for number, response in enumerate(run.responses, start=1) if response.stop)
     assert first == 100  # at epoch 1.0, although the rule is violated from the first step
     assert not run.adjustments
 
 
-def test_what_was_changed_where_a_run_was_resumed_gets_its_time_before_it_is_stopped() -> None:
+def test_a_setting_changed_on_resume_has_time_to_take_effect_before_a_stop() -> None:
     before = steps(150, per_epoch=100, reward=0.05)
     stopped = Run(config("stop")).go(before)
     assert stopped.watch.stopped_for
@@ -166,7 +166,7 @@ def test_what_was_changed_where_a_run_was_resumed_gets_its_time_before_it_is_sto
 
 
 @pytest.mark.parametrize("cut", [7, 301, 470, 485, 500, 600])
-def test_an_interruption_makes_no_difference(cut: int) -> None:
+def test_an_interruption_changes_no_adjustment(cut: int) -> None:
     rows = steps(460, per_epoch=1000, noise=0.1) + steps(200, first=461, per_epoch=1000, noise=0.1, **COLLAPSED)
     phased = config("adapt", "schedule=[{from_step: 300, set: {rollout.max_completion_tokens: 300}}]")
     whole = Run(phased).go(rows)
@@ -178,7 +178,7 @@ def test_an_interruption_makes_no_difference(cut: int) -> None:
     assert second.health == whole.health
 
 
-def test_rows_are_checked_by_the_metrics_that_the_monitor_keeps() -> None:
+def test_the_metrics_that_the_monitor_keeps_are_sufficient() -> None:
     rows = steps(300, **COLLAPSED)
     slim = [{name: row[name] for name in METRICS if name in row} for row in rows]
     assert HEALTHY.keys() <= set(METRICS)
@@ -212,13 +212,13 @@ def drive(
     return records, progress, watch
 
 
-def the_same(completion: Completion) -> float:
+def constant_reward(completion: Completion) -> float:
     return 0.3
 
 
 def test_the_driver_samples_with_the_changed_settings_and_records_them(tmp_path: Path) -> None:
     settings = load_config(None, ["on_unhealthy=adapt", "groups_per_step=2", "group_size=3"], environment={})
-    records, _, watch = drive(settings, tmp_path, max_steps=40, reward=the_same)
+    records, _, watch = drive(settings, tmp_path, max_steps=40, reward=constant_reward)
     ((step, response),) = [(step, response) for step, response in records.responses if response.mitigation]
     assert response.mitigation is not None
     assert response.mitigation.values == {"rollout.group_size": 4, "rollout.temperature": 1.1}
@@ -240,7 +240,7 @@ def test_the_driver_stops_and_keeps_a_checkpoint(tmp_path: Path) -> None:
     )
 
 
-def test_who_resumes_a_run_has_the_last_word(tmp_path: Path) -> None:
+def test_a_resume_override_wins_over_an_automatic_adjustment(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     with folder.opened(config("adapt", f"run.folder={tmp_path}", "run.name=run")):
         folder.append_json(
@@ -250,7 +250,7 @@ def test_who_resumes_a_run_has_the_last_word(tmp_path: Path) -> None:
     plain = resumed_config(folder.path, [])
     adjustments = monitor_of(folder, plain).adjustments
     assert plain.settings_schedule(adjustments).at(step=20, epoch=0.0) == {"rollout.temperature": 1.1}
-    back = resumed_config(folder.path, ["temperature=0.9"])  # what the run was configured with
+    back = resumed_config(folder.path, ["temperature=0.9"])  # the configured value
     assert back.settings_schedule(adjustments).at(step=20, epoch=0.0) == {"rollout.temperature": 0.9}
     with folder.opened(back):
         assert (
@@ -259,7 +259,7 @@ def test_who_resumes_a_run_has_the_last_word(tmp_path: Path) -> None:
     assert resumed_config(folder.path, ["on_unhealthy=warn"]).health.on_unhealthy == "warn"
 
 
-def test_what_was_found_and_done_is_kept_with_its_reason_and_read_back(
+def test_alerts_and_adjustments_are_recorded_with_their_reason_and_read_back(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = RunFolder(tmp_path)

@@ -41,10 +41,10 @@ def test_the_exit_status_is_that_of_the_health(
 def test_the_text_has_evidence_action_and_source(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_of(tmp_path, steps(50, frac_truncated=0.85))
     assert main(["health", str(tmp_path)]) == 3
-    alerted_at = " ".join(capsys.readouterr().out.split())
-    assert "85% of completions hit the length limit" in alerted_at
-    assert "grader.runaway_multiplier=0" in alerted_at
-    assert "fix-filibuster-training.md" in alerted_at
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "85% of completions hit the length limit" in shown
+    assert "grader.runaway_multiplier=0" in shown
+    assert "fix-filibuster-training.md" in shown
 
 
 def test_another_trainer_s_learning_log_is_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -54,7 +54,7 @@ def test_another_trainer_s_learning_log_is_checked(tmp_path: Path, capsys: pytes
     assert found["mode_collapse"] == found["reward_level"] == "warn"
 
 
-def test_a_line_that_is_being_written_is_not_there_yet(tmp_path: Path) -> None:
+def test_an_incomplete_last_line_is_ignored(tmp_path: Path) -> None:
     folder = run_of(tmp_path, steps(50))
     with folder.metrics.open("a") as file:
         file.write('{"step": 51, "rew')
@@ -68,18 +68,18 @@ def test_a_line_that_cannot_be_read_is_named(tmp_path: Path, capsys: pytest.Capt
     assert "metrics.jsonl, line 6" in capsys.readouterr().err
 
 
-def test_what_was_changed_on_the_way_starts_the_levels_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_change_of_settings_restarts_the_levels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = run_of(tmp_path, steps(50, frac_truncated=0.9) + steps(20, first=51))
     folder.append_json(folder.phases, {"step": 50, "set": {"rollout.temperature": 1.1}})
     assert main(["health", str(tmp_path), "--json"]) == 0
 
 
-def test_a_step_that_the_learner_refused_stops_the_run_that_stands_there(tmp_path: Path) -> None:
+def test_a_step_that_the_learner_refused_stops_the_run_until_it_is_taken(tmp_path: Path) -> None:
     run_of(tmp_path, steps(50))
     (tmp_path / "diverged").mkdir()
     (tmp_path / "diverged" / "step-000051.parquet").touch()
     assert main(["health", str(tmp_path), "--json"]) == 4
-    run_of(tmp_path, steps(5, first=51))  # it went on
+    run_of(tmp_path, steps(5, first=51))  # the run continued
     assert main(["health", str(tmp_path), "--json"]) == 0
 
 

@@ -1,4 +1,4 @@
-"""The rules of health: the analyses' own figures give the analyses' own diagnoses, and chance gives none."""
+"""Health rules: the metrics of the two analyses give their diagnoses, and noise gives none."""
 
 import math
 from random import Random
@@ -37,7 +37,7 @@ HEALTHY = {
 def steps(
     num: int, *, first: int = 1, per_epoch: int = 100, noise: float = 0.0, **metrics: Any
 ) -> list[dict[str, Any]]:
-    """Rows of metrics.jsonl: healthy but for ``figures``, each value off by a normally distributed share of ``noise``."""
+    """Rows of metrics.jsonl: healthy except for ``metrics``, with relative normal noise of deviation ``noise``."""
     random = Random(first)
     return [
         {name: value * (1 + random.gauss(0, noise)) for name, value in {**HEALTHY, **metrics}.items()}
@@ -72,7 +72,7 @@ def test_the_first_analysis_metrics_give_its_diagnoses() -> None:
 
 
 def test_the_second_analysis_metrics_give_its_diagnoses() -> None:
-    """Reward declining while the loss falls under a KL penalty, and best-of-n running away from the mean."""
+    """Reward declining while the loss falls under a KL penalty, and a growing gap between best-of-n and mean."""
     history = made_analyses.second()
     verdicts = health(history)
     assert {name for name, verdict in verdicts.items() if verdict is Health.WARN} == {
@@ -111,17 +111,17 @@ def test_a_healthy_run_is_healthy(num: int) -> None:
 
 
 @pytest.mark.parametrize("num", [0, 1, 4])
-def test_the_first_steps_say_nothing(num: int) -> None:
+def test_the_first_steps_give_no_data(num: int) -> None:
     assert worst(check_run(History(steps=steps(num, reward=0.0, frac_zero_std_sampled=1.0)))) is Health.NO_DATA
 
 
-def test_single_groups_make_no_level_until_there_are_enough_of_them() -> None:
+def test_a_level_needs_a_minimum_number_of_groups() -> None:
     assert health(History(steps=steps(10, num_groups=1.0, reward=0.01)))["reward_level"] is Health.NO_DATA
     assert health(History(steps=steps(20, num_groups=1.0, reward=0.01)))["reward_level"] is Health.WARN
 
 
-def test_chance_makes_no_trend() -> None:
-    """400 flat runs of noisy rewards: three standard errors are passed by one in 700."""
+def test_noise_gives_no_trend() -> None:
+    """400 flat runs of noisy rewards: one comparison in 700 exceeds three standard errors."""
     num_alarms = 0
     for seed in range(400):
         rows = steps(60, first=1 + 1000 * seed, per_epoch=10**9, noise=0.3)
@@ -130,26 +130,26 @@ def test_chance_makes_no_trend() -> None:
     assert num_alarms <= 6
 
 
-def test_a_decline_within_an_epoch_is_seen() -> None:
+def test_a_decline_within_an_epoch_is_detected() -> None:
     rows = steps(40, per_epoch=1000, noise=0.05) + steps(40, first=41, per_epoch=1000, noise=0.05, reward=0.35)
     assert health(History(steps=rows))["reward_trend"] is Health.WARN
 
 
-def test_a_decline_from_one_epoch_to_the_next_is_seen_when_the_latest_steps_hide_it() -> None:
+def test_a_decline_between_epochs_is_detected_even_if_the_latest_steps_hide_it() -> None:
     rows = steps(500, per_epoch=500, noise=0.3) + steps(500, first=501, per_epoch=500, noise=0.3, reward=0.40)
     verdict = found(History(steps=rows, epochs=epochs_of(rows)))["reward_trend"]
     assert verdict.health is Health.WARN
     assert "epoch 1 -> epoch 2" in verdict.assessment.evidence
 
 
-def test_what_was_before_a_change_of_settings_is_not_held_against_it() -> None:
+def test_steps_before_a_change_of_settings_are_not_used() -> None:
     rows = steps(50, reward=0.5) + steps(30, first=51, reward=0.2)
     assert health(History(steps=rows))["reward_trend"] is Health.WARN
     assert health(History(steps=rows, changed_at=50))["reward_trend"] is Health.NO_DATA
     assert health(History(steps=rows, changed_at=78))["reward_level"] is Health.NO_DATA
 
 
-def test_a_ramp_counts_where_it_began() -> None:
+def test_a_ramp_counts_from_its_start() -> None:
     assert last_change([]) == 0
     warmer = {"rollout.temperature": 1.1}
     assert last_change([{"step": 10, "set": warmer}]) == 10
@@ -157,23 +157,23 @@ def test_a_ramp_counts_where_it_began() -> None:
     assert last_change([{"step": 10, "set": warmer}, {"step": 60, "set": {"loop.max_steps": 200}}]) == 10
 
 
-def test_groups_that_all_pass_are_no_collapse() -> None:
+def test_groups_in_which_all_completions_pass_are_no_collapse() -> None:
     verdicts = health(History(steps=steps(120, frac_zero_std_sampled=0.5, frac_zero_std_solved=0.48)))
     assert verdicts["mode_collapse"] is Health.OK
     assert verdicts["solved_groups"] is Health.WARN
 
 
-def test_groups_without_signal_that_were_dropped_count() -> None:
+def test_dropped_groups_without_signal_count_as_collapsed() -> None:
     dropping = steps(40, per_epoch=100, frac_zero_std=0.0, frac_zero_std_sampled=0.4)
     assert health(History(steps=dropping))["mode_collapse"] is Health.WARN
 
 
-def test_half_of_the_groups_may_be_silent_at_the_very_beginning() -> None:
+def test_half_of_the_groups_may_lack_signal_at_the_start() -> None:
     assert health(History(steps=steps(10, per_epoch=1000, frac_zero_std_sampled=0.45)))["mode_collapse"] is Health.OK
     assert health(History(steps=steps(10, per_epoch=30, frac_zero_std_sampled=0.45)))["mode_collapse"] is Health.WARN
 
 
-def test_programs_that_differ_and_earn_the_same_mean_that_the_problems_are_too_hard() -> None:
+def test_different_programs_with_equal_rewards_indicate_problems_that_are_too_hard() -> None:
     rows = steps(40, per_epoch=100, frac_zero_std_sampled=0.6)
     assert "too hard" in found(History(steps=rows))["mode_collapse"].assessment.action
     alike = steps(40, per_epoch=100, frac_zero_std_sampled=0.6, distinct_share_renamed=0.3)
@@ -215,21 +215,21 @@ def test_each_threshold_holds_at_the_end_of_the_first_epoch(
     assert {name for name, verdict in verdicts.items() if verdict in (Health.WARN, Health.STOP)} <= related
 
 
-def test_a_small_data_set_has_its_epochs_sooner_and_is_not_stopped_for_it() -> None:
+def test_a_small_data_set_is_not_stopped_early_for_its_short_epochs() -> None:
     early = health(History(steps=steps(50, per_epoch=5, reward=0.05, pass_rate=0.0)))
     assert early["reward_level"] is early["passes"] is Health.WARN
     late = health(History(steps=steps(100, per_epoch=5, reward=0.05, pass_rate=0.0)))
     assert late["reward_level"] is late["passes"] is Health.STOP
 
 
-def test_one_reward_stops_a_run_only_where_it_took_over() -> None:
+def test_a_dominant_reward_stops_a_run_only_if_its_share_grew() -> None:
     taken_over = steps(40) + steps(20, first=41, top_reward_share=0.85)
     assert health(History(steps=taken_over))["one_reward"] is Health.STOP
     weak_from_the_start = steps(60, top_reward_share=0.85)
     assert health(History(steps=weak_from_the_start))["one_reward"] is Health.WARN
 
 
-def test_policies_that_rightly_differ_are_no_mismatch() -> None:
+def test_expected_differences_between_policies_are_no_mismatch() -> None:
     metrics: dict[str, Any] = {"max_staleness": 1.0, "sampling/sampling_logp_difference/mean": 0.3}
     one_off = steps(30, **metrics)
     assert health(History(steps=one_off))["mismatch"] is Health.NO_DATA
@@ -237,11 +237,11 @@ def test_policies_that_rightly_differ_are_no_mismatch() -> None:
     assert health(History(steps=one_off, weight_sync_gaps=[0.2] * 5))["mismatch"] is Health.WARN
 
 
-def test_a_step_that_diverged_stops() -> None:
+def test_a_diverged_step_stops_the_run() -> None:
     assert health(History(steps=steps(10), diverged_at=11))["numbers"] is Health.STOP
 
 
-def test_without_a_kl_term_nothing_is_dominated_by_it() -> None:
+def test_a_run_without_kl_term_is_not_dominated_by_it() -> None:
     falling = [epoch_of(6.0, loss=0.2, reward=0.3), epoch_of(7.0, loss=0.1, reward=0.2)]
     assert health(History(epochs=falling, settings={"learner.kl_coefficient": 0.0}))["kl_dominates"] is Health.OK
     assert health(History(epochs=falling, settings={"learner.kl_coefficient": 0.1}))["kl_dominates"] is Health.WARN
@@ -258,7 +258,7 @@ def test_non_finite_metrics_are_not_checked() -> None:
     assert health(History(steps=[*odd, {**odd[-1], "reward": math.nan}]))["numbers"] is Health.STOP
 
 
-def test_only_complete_epochs_are_epochs() -> None:
+def test_only_complete_epochs_are_returned() -> None:
     rows = steps(250, per_epoch=100)
     assert [(one.name, one.num_steps, one.first_step) for one in epochs_of(rows)] == [
         ("epoch 1", 100, 1),

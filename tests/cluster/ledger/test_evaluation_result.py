@@ -8,7 +8,7 @@ from cluster.types import Verdict
 from tests.cluster.made import group
 
 
-def test_a_result_comes_back_from_its_row() -> None:
+def test_a_result_is_restored_from_its_row() -> None:
     result = summarize([group([1.0, 0.0]), group([0.5, None])], "after", 20)
     row = json.loads(json.dumps(result.as_row()))
     assert list(row)[:3] == ["step", "name", "reward"]

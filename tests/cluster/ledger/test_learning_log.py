@@ -8,7 +8,7 @@ from cluster.ledger.learning_log import learning_log_line, read_learning_log
 from tests.cluster.made_analyses import FIRST_LOG
 
 
-def test_the_lines_of_the_first_analysis_are_read_and_written_back_to_the_letter() -> None:
+def test_the_lines_of_the_first_analysis_are_read_and_written_back_unchanged() -> None:
     lines = FIRST_LOG.splitlines()
     figures = list(read_learning_log(lines))
     assert [learning_log_line(each["epoch"], each) for each in figures] == lines
@@ -17,22 +17,22 @@ def test_the_lines_of_the_first_analysis_are_read_and_written_back_to_the_letter
     assert [each["step"] for each in figures] == [1, 2, 3, 4, 5, 6]
 
 
-def test_what_was_not_measured_is_no_number() -> None:
+def test_missing_metrics_are_nan() -> None:
     line = learning_log_line(1.0, {"reward": 0.5})
     assert line == (
         "[Epoch 1.00]  loss=nan      grad=nan  lr=nan  reward=0.500±nan  syntax_rew=0.500±nan  entropy=nan  frac_zero_std=nan"
     )
     (figures,) = read_learning_log([line])
     assert math.isnan(figures["loss"])
-    assert "entropy" not in figures  # which other trainers need not measure
+    assert "entropy" not in figures  # other trainers may not measure it
 
 
-def test_other_lines_are_passed_over() -> None:
+def test_other_lines_are_skipped() -> None:
     header = ["=" * 80, "GRPO Training - Learning Metrics Log", "", "[Epoch 0.28]  loss="]
     assert len(list(read_learning_log([*header, *FIRST_LOG.splitlines()[:2]]))) == 2
 
 
 @pytest.mark.parametrize("epoch", ["nan", "inf", "1.2.3", "."])
-def test_a_line_of_no_epoch_is_passed_over(epoch: str) -> None:
+def test_a_line_without_a_finite_epoch_is_skipped(epoch: str) -> None:
     line = learning_log_line(1.0, {"reward": 0.5})
     assert len(list(read_learning_log([line, line.replace("1.00", epoch, 1), line]))) == 2

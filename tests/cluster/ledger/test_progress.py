@@ -9,7 +9,7 @@ def test_positions_count_up() -> None:
     assert [progress.start_next(4) for _ in range(3)] == [0, 1, 2]
 
 
-def test_what_was_under_way_is_started_again_after_a_resume_and_nothing_else() -> None:
+def test_a_resume_starts_only_unfinished_positions_again() -> None:
     progress = Progress()
     for _ in range(5):
         progress.start_next(4)
@@ -20,7 +20,7 @@ def test_what_was_under_way_is_started_again_after_a_resume_and_nothing_else() -
     assert resumed.step == resumed.saved_step == 1
 
 
-def test_an_interruption_before_all_unfinished_positions_were_started_again_loses_none() -> None:
+def test_a_second_interruption_loses_no_unfinished_position() -> None:
     progress = Progress()
     for _ in range(4):
         progress.start_next(4)
@@ -47,7 +47,7 @@ def test_the_number_of_training_problems_follows_from_progress_and_epoch(num_pro
         assert progress.problems_per_epoch(progress.epoch(num_problems)) == num_problems
 
 
-def test_a_stale_position_comes_again_and_is_counted_until_it_ends() -> None:
+def test_a_stale_position_is_started_again_and_counted_until_it_ends() -> None:
     progress = Progress()
     for _ in range(3):
         progress.start_next(4)
@@ -60,7 +60,7 @@ def test_a_stale_position_comes_again_and_is_counted_until_it_ends() -> None:
     assert progress.num_stale == {}
 
 
-def test_what_was_under_way_at_a_checkpoint_is_asked_for_again_and_counted_once() -> None:
+def test_completions_in_flight_at_a_checkpoint_are_requested_again_and_counted_once() -> None:
     progress = Progress()
     for _ in range(3):
         progress.start_next(4)

@@ -19,7 +19,7 @@ def config(*overrides: str) -> Config:
     return load_config(None, overrides, environment={})
 
 
-def test_a_folder_is_held_by_one_process_at_a_time(tmp_path: Path) -> None:
+def test_a_folder_is_locked_by_one_process_at_a_time(tmp_path: Path) -> None:
     with (
         RunFolder(tmp_path / "run").opened(config()),
         pytest.raises(RunFolderError, match="in use by another process"),
@@ -44,7 +44,7 @@ def contents(folder: Path) -> dict[str, str]:
     return {str(path): path.read_text() if path.is_file() else "" for path in sorted(folder.rglob("*"))}
 
 
-def test_a_run_that_is_refused_leaves_no_folder(tmp_path: Path) -> None:
+def test_a_refused_run_leaves_no_folder(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "runs" / "some" / "run")
     refused(folder, writes=("audit.jsonl", "data.jsonl", "tensorboard/events", ".tracker"))
     assert list(tmp_path.iterdir()) == []
@@ -63,7 +63,7 @@ def test_a_run_that_has_results_keeps_its_folder(result: str, tmp_path: Path) ->
     assert contents(folder.path) == kept
 
 
-def test_a_folder_that_was_there_is_left_as_it_was(tmp_path: Path) -> None:
+def test_a_refused_start_leaves_an_existing_folder_unchanged(tmp_path: Path) -> None:
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "mine.txt").write_text("keep")
     (tmp_path / "rollouts").mkdir()
@@ -72,7 +72,7 @@ def test_a_folder_that_was_there_is_left_as_it_was(tmp_path: Path) -> None:
     assert contents(tmp_path) == before
 
 
-def test_who_is_refused_by_the_lock_touches_nothing(tmp_path: Path) -> None:
+def test_a_process_without_the_lock_changes_nothing(tmp_path: Path) -> None:
     with RunFolder(tmp_path / "run").opened(config()) as held:
         held.write(held.audit, "")
         with pytest.raises(RunFolderError, match="in use"), RunFolder(tmp_path / "run").opened(config()):
@@ -90,7 +90,7 @@ def test_a_run_is_not_resumed_under_other_settings(tmp_path: Path) -> None:
         pass
 
 
-def test_a_run_may_go_on_in_another_place(tmp_path: Path) -> None:
+def test_a_run_may_resume_with_other_placement_settings(tmp_path: Path) -> None:
     with RunFolder(tmp_path).opened(config()):
         (tmp_path / "checkpoints/checkpoint-1").mkdir()
     with RunFolder(tmp_path).opened(
@@ -99,7 +99,7 @@ def test_a_run_may_go_on_in_another_place(tmp_path: Path) -> None:
         pass
 
 
-def test_a_start_that_came_to_nothing_binds_nobody(tmp_path: Path) -> None:
+def test_a_start_without_checkpoint_does_not_fix_the_configuration(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     with folder.opened(config("temperature=0.8")):
         folder.append_json(folder.evaluation, {"name": "before"})
@@ -108,7 +108,7 @@ def test_a_start_that_came_to_nothing_binds_nobody(tmp_path: Path) -> None:
         assert "temperature: 0.7" in folder.config.read_text()
 
 
-def test_steps_that_are_done_again_are_reported_once(tmp_path: Path) -> None:
+def test_steps_that_are_taken_again_are_reported_once(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     with folder.opened(config()):
         for step in (1, 2, 3):
@@ -123,7 +123,7 @@ def test_steps_that_are_done_again_are_reported_once(tmp_path: Path) -> None:
     assert [path.name[:11] for path in sorted(folder.rollouts.iterdir())] == ["step-000001", "step-000002"]
 
 
-def test_what_a_killed_run_was_writing_is_removed(tmp_path: Path) -> None:
+def test_incomplete_files_of_a_killed_run_are_removed(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     with folder.opened(config()):
         for name in ("step-000001-000001.parquet", "step-000002-000001.parquet", "step-000001-000002.tmp"):
@@ -132,7 +132,7 @@ def test_what_a_killed_run_was_writing_is_removed(tmp_path: Path) -> None:
     assert [path.name for path in folder.rollouts.iterdir()] == ["step-000001-000001.parquet"]
 
 
-def test_progress_comes_back_as_it_was_saved(tmp_path: Path) -> None:
+def test_progress_is_restored_as_it_was_saved(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     with folder.opened(config()):
         progress = Progress(step=2, next_position=9, num_trained=4, started=[7, 8])
@@ -155,7 +155,7 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             folder.append(folder.metrics, "{}")
 
 
-def test_a_folder_that_cannot_be_made_is_named() -> None:
+def test_a_folder_that_cannot_be_created_is_named() -> None:
     with pytest.raises(RunFolderError, match="cannot write"), RunFolder(Path("/proc/nowhere")).opened(config()):
         pass
 
@@ -190,7 +190,7 @@ def test_a_row_that_no_reader_can_use_is_named_with_its_line(tmp_path: Path, nam
             read(path)
 
 
-def test_what_a_message_says_to_call_can_be_called(tmp_path: Path) -> None:
+def test_the_command_in_a_message_can_be_executed(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "demo (copy)")
     with folder.opened(config()):
         (folder.checkpoints / "checkpoint-1").mkdir()

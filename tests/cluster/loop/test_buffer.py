@@ -18,7 +18,7 @@ def buffer(*, drop: bool = False, size: int = 2) -> Buffer:
     )
 
 
-def test_a_batch_is_there_when_enough_groups_are_closed() -> None:
+def test_a_batch_is_ready_when_enough_groups_are_complete() -> None:
     async def scenario() -> None:
         waiting = buffer()
         taking = asyncio.create_task(waiting.take())
@@ -41,7 +41,7 @@ def test_groups_of_the_oldest_policy_are_taken_first() -> None:
     assert asyncio.run(scenario()) == [0, 0, 1, 1]
 
 
-def test_a_group_without_signal_is_dropped_only_when_asked() -> None:
+def test_a_group_without_signal_is_dropped_only_if_configured() -> None:
     assert buffer().add(group([0.5, 0.5])) is None
     dropped = buffer(drop=True).add(group([0.5, 0.5]))
     assert dropped is not None
@@ -54,7 +54,7 @@ def test_a_group_with_fewer_than_two_grades_has_failed() -> None:
     assert dropped.drop.outcome is Outcome.FAILED
 
 
-def test_filtering_gives_up_when_nothing_has_signal() -> None:
+def test_the_filter_is_suspended_if_no_group_has_signal() -> None:
     stuck = buffer(drop=True, size=1)
     outcomes = [stuck.add(group([0.0, 0.0])) for _ in range(9)]
     assert [outcome is None for outcome in outcomes] == [False] * 8 + [True]
@@ -74,7 +74,7 @@ def test_a_group_that_the_next_step_could_not_train_is_stale() -> None:
     assert aging.remove_stale(limit.is_stale) == []
 
 
-def test_nothing_starts_that_would_be_too_old_from_its_first_token() -> None:
+def test_no_group_starts_that_would_be_stale_at_once() -> None:
     async def scenario() -> list[int]:
         limit = InFlightLimit(groups_per_step=2, max_staleness=0, num_groups=10, oversampling=2)
         await limit.acquire()
@@ -89,7 +89,7 @@ def test_nothing_starts_that_would_be_too_old_from_its_first_token() -> None:
     assert asyncio.run(scenario()) == [1, 2]
 
 
-def test_a_batch_is_in_the_order_of_asking_whoever_closed_first() -> None:
+def test_a_batch_is_in_the_order_of_its_requests() -> None:
     async def scenario() -> list[str]:
         waiting = buffer(size=3)
         for number in (2, 0, 1):
@@ -104,7 +104,7 @@ def test_oversampling_raises_the_limit_for_every_step_in_flight() -> None:
 
 
 @pytest.mark.parametrize(("staleness", "capacity"), [(0, 3), (1, 6), (4, 15)])
-def test_as_many_groups_are_under_way_as_the_staleness_allows(staleness: int, capacity: int) -> None:
+def test_the_in_flight_limit_follows_from_the_staleness(staleness: int, capacity: int) -> None:
     async def scenario() -> int:
         limit = InFlightLimit(groups_per_step=3, max_staleness=staleness, num_groups=100)
         waiting = [asyncio.create_task(limit.acquire()) for _ in range(20)]

@@ -20,7 +20,7 @@ from tests.cluster.made import grade, group, problem
         ),
     ],
 )
-def test_programs_that_differ_in_names_and_layout_are_one(one: str, other: str) -> None:
+def test_programs_that_differ_in_names_and_layout_are_equal(one: str, other: str) -> None:
     assert canonical(one) == canonical(other)
 
 
@@ -36,7 +36,7 @@ def test_programs_that_differ_in_names_and_layout_are_one(one: str, other: str) 
         ("x + 1", "x + 2"),
     ],
 )
-def test_programs_that_do_something_else_are_not(one: str, other: str) -> None:
+def test_programs_that_behave_differently_are_not_equal(one: str, other: str) -> None:
     assert canonical(one) != canonical(other)
 
 
@@ -58,18 +58,18 @@ def test_distinct_completions_are_counted_within_groups() -> None:
     assert shares["distinct_share_renamed"] == pytest.approx((2 / 4 + 1) / 2)
 
 
-def test_one_program_for_several_problems_is_a_crowd_and_for_one_it_is_none() -> None:
+def test_top_program_share_counts_only_programs_for_several_problems() -> None:
     within = diversity([made(["[]"] * 4, [0.1] * 4), made(["a + 1"] * 4, [0.1] * 4, problem_id="q")])
     assert within["top_program_share"] == 0
     across = diversity([made(["[]"] * 4, [0.1] * 4), made(["[]"] * 3 + ["a + 1"], [0.1] * 4, problem_id="q")])
     assert across["top_program_share"] == 7 / 8
 
 
-def test_what_passes_is_no_crowd() -> None:
+def test_top_shares_exclude_completions_that_pass() -> None:
     solved = [made(["x"] * 4, [1.0] * 4, verdict=Verdict.PASSED, problem_id=name) for name in "pq"]
     assert diversity(solved)["top_program_share"] == diversity(solved)["top_reward_share"] == 0
 
 
-def test_one_reward_is_a_share_of_all_that_was_graded() -> None:
+def test_top_reward_share_is_relative_to_all_graded_completions() -> None:
     mixed = [made(["a", "b", "c", "d"], [0.05, 0.05, 0.3, None])]
     assert diversity(mixed)["top_reward_share"] == pytest.approx(2 / 3)

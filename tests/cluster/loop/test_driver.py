@@ -47,7 +47,7 @@ class MemoryRecorder:
         self.learned = asyncio.Event()
         self.dropped: list[DroppedGroup] = []
         self.saved: dict[int, str] = {}
-        self.gave_up = 0
+        self.num_suspensions = 0
         self.metrics: list[Mapping[str, float]] = []
         self.published: list[int] = []
         self.phases: list[tuple[int, dict[str, object]]] = []
@@ -78,7 +78,7 @@ class MemoryRecorder:
         self.published.append(version)
 
     def filter_suspended(self, step: int) -> None:
-        self.gave_up += 1
+        self.num_suspensions += 1
 
     def save_progress(self, step: int, state: str) -> None:
         self.saved[step] = state
@@ -159,7 +159,7 @@ def test_a_synchronous_run_trains_every_group_under_the_newest_policy(tmp_path: 
         assert [group.policy_version for group in groups] == [step, step]
 
 
-def test_one_step_off_trains_groups_at_most_one_version_old_while_sampling_goes_on(tmp_path: Path) -> None:
+def test_one_step_off_trains_groups_at_most_one_version_old_while_sampling_continues(tmp_path: Path) -> None:
     records = MemoryRecorder()
     samplers = FakeSamplerPool(lambda *_: "n + 1", delay_seconds=lambda request, index: 0.002 * (index + 1))
     config = settings("max_staleness=1")
@@ -179,7 +179,7 @@ def test_checkpoints_are_evaluated_during_the_next_step_while_the_samplers_serve
 
     async def measure(step: int) -> None:
         before = samplers.version
-        while len(records.steps) == step:  # the next one is learned meanwhile
+        while len(records.steps) == step:  # until the next step is done
             records.learned.clear()
             await records.learned.wait()
         await asyncio.sleep(0.02)
@@ -188,11 +188,11 @@ def test_checkpoints_are_evaluated_during_the_next_step_while_the_samplers_serve
     config = settings(f"max_staleness={staleness}")
     learner = FakeLearner(tmp_path)
     run(make_driver(config, samplers=samplers, learner=learner, records=records, max_steps=6, measure=measure))
-    assert seen == [(2, 2, 2, True, 3), (4, 4, 4, True, 5)]  # the last one is measured when the run is over
+    assert seen == [(2, 2, 2, True, 3), (4, 4, 4, True, 5)]  # the last policy is evaluated after the run
     assert positions(records.steps) == list(range(12))
 
 
-def test_a_run_that_is_stopped_does_not_wait_for_a_measurement(tmp_path: Path) -> None:
+def test_a_stopped_run_does_not_wait_for_an_evaluation(tmp_path: Path) -> None:
     stop = asyncio.Event()
 
     async def measure(_step: int) -> None:
@@ -202,7 +202,7 @@ def test_a_run_that_is_stopped_does_not_wait_for_a_measurement(tmp_path: Path) -
     assert run(make_driver(settings(), learner=FakeLearner(tmp_path), stop=stop, measure=measure)) == 2
 
 
-def test_the_same_seed_asks_for_the_same_groups(tmp_path: Path) -> None:
+def test_the_same_seed_requests_the_same_groups(tmp_path: Path) -> None:
     def requests(seed: int) -> list[GroupRequest]:
         samplers = FakeSamplerPool(lambda *_: "n + 1")
         run(make_driver(settings(f"run.seed={seed}"), samplers=samplers, learner=FakeLearner(tmp_path / str(seed))))
@@ -217,8 +217,8 @@ def test_groups_without_signal_are_replaced_and_counted(tmp_path: Path) -> None:
     records = MemoryRecorder()
 
     def reward(completion: Completion) -> float:
-        silent = int(completion.group_id.removeprefix("g")) % 2 == 0
-        return 0.0 if silent else float(completion.index)
+        has_signal = int(completion.group_id.removeprefix("g")) % 2 == 1
+        return float(completion.index) if has_signal else 0.0
 
     config = settings("drop_groups_without_signal=true")
     run(make_driver(config, learner=FakeLearner(tmp_path), reward=reward, records=records))
@@ -235,10 +235,10 @@ def test_a_policy_without_any_signal_does_not_sample_forever(tmp_path: Path) -> 
     assert (
         run(make_driver(config, learner=FakeLearner(tmp_path), reward=lambda _: 0.0, records=records, max_steps=2)) == 2
     )
-    assert records.gave_up > 0
+    assert records.num_suspensions > 0
 
 
-def test_an_ungradable_completion_leaves_the_group_and_an_ungradable_group_is_replaced(tmp_path: Path) -> None:
+def test_an_ungradable_completion_has_no_reward_and_an_ungradable_group_is_replaced(tmp_path: Path) -> None:
     records = MemoryRecorder()
 
     def reward(completion: Completion) -> float | None:
@@ -291,7 +291,7 @@ def test_a_stop_saves_the_last_step_and_a_resume_skips_and_repeats_nothing(tmp_p
     assert positions(records.steps) == list(range(12))
 
 
-def test_a_dying_sampler_ends_the_run_and_the_step_under_way_can_still_be_saved(tmp_path: Path) -> None:
+def test_a_dying_sampler_ends_the_run_and_the_last_step_can_still_be_saved(tmp_path: Path) -> None:
     class DyingSamplers(FakeSamplerPool):
         async def publish(self, policy: PolicyVersion) -> tuple[WeightSync, ...]:
             raise LearnerError("gone")
@@ -321,7 +321,7 @@ def test_no_task_is_left_behind_when_a_run_ends(tmp_path: Path) -> None:
 
 
 def ended(records: MemoryRecorder) -> list[int]:
-    """The stream positions that were trained, filtered or failed, each as often as it was."""
+    """The stream positions that were trained, filtered or failed, with repetitions."""
     final = [dropped.group for dropped in records.dropped if dropped.drop.outcome is not Outcome.STALE]
     return positions([*records.steps, final])
 
@@ -333,7 +333,7 @@ def ended(records: MemoryRecorder) -> list[int]:
     st.booleans(),
     st.randoms(use_true_random=False),
 )
-def test_whoever_overtakes_whom_the_staleness_is_bounded_and_every_completion_ends_once(
+def test_in_any_order_of_events_staleness_is_bounded_and_every_completion_ends_once(
     max_staleness: int, oversampling: float, filtering: bool, chance: Random
 ) -> None:
     delays: dict[tuple[str, int], float] = {}
@@ -366,14 +366,14 @@ def test_whoever_overtakes_whom_the_staleness_is_bounded_and_every_completion_en
     for metrics in records.metrics:
         outcomes = sum(metrics[f"num_{outcome}_so_far"] for outcome in Outcome)
         assert metrics["num_asked_so_far"] == outcomes + metrics["num_under_way"]
-    # At the end nothing is under way: each group that was asked for is trained or dropped.
+    # At the end nothing is in flight: each requested group is trained or dropped.
     decided = [one.id for groups in records.steps for one in groups] + [one.group.id for one in records.dropped]
     never_began = {one.group.id for one in records.dropped if str(one.drop) == "not_started"}
     assert len(decided) == len(set(decided))
     assert set(decided) - never_began <= asked <= set(decided)
 
 
-def test_a_group_that_others_overtook_is_cancelled_before_the_learner_ends_and_sampled_again(tmp_path: Path) -> None:
+def test_an_overtaken_group_is_cancelled_during_the_step_and_sampled_again(tmp_path: Path) -> None:
     class SlowLearner(FakeLearner):
         async def step(
             self, groups: Sequence[Group], active_overrides: Mapping[str, object] = MappingProxyType({})
@@ -420,7 +420,7 @@ def test_a_problem_that_is_always_overtaken_is_dropped_as_too_slow(tmp_path: Pat
     ]
 
 
-def test_a_group_whose_fate_is_decided_is_not_sampled_to_its_end(tmp_path: Path) -> None:
+def test_a_group_that_will_be_filtered_is_stopped_early(tmp_path: Path) -> None:
     def delay(request: GroupRequest, index: int) -> float:
         return 5.0 if request.group_id == "g0000000" and index == 3 else 0.0
 
@@ -436,7 +436,7 @@ def test_a_group_whose_fate_is_decided_is_not_sampled_to_its_end(tmp_path: Path)
     assert len(dropped.group.completions) == 3
 
 
-def test_a_group_at_which_samplers_die_has_failed_and_the_run_goes_on(tmp_path: Path) -> None:
+def test_a_group_on_which_samplers_die_fails_and_the_run_continues(tmp_path: Path) -> None:
     class Fragile(FakeSamplerPool):
         async def sample_group(
             self, request: GroupRequest, started: Callable[[int], None] = lambda _: None
@@ -457,7 +457,7 @@ def test_a_group_at_which_samplers_die_has_failed_and_the_run_goes_on(tmp_path: 
     assert len(records.steps) == 4
 
 
-def test_the_state_of_a_checkpoint_is_that_of_its_step_whatever_ended_since(tmp_path: Path) -> None:
+def test_a_checkpoint_has_the_progress_of_its_step(tmp_path: Path) -> None:
     """A group that is dropped while the checkpoint of a step is written belongs to the next step."""
 
     class SlowToSave(FakeLearner):
@@ -478,7 +478,7 @@ def test_the_state_of_a_checkpoint_is_that_of_its_step_whatever_ended_since(tmp_
         assert sum(progress.outcomes.values()) == sum(metrics[f"num_{outcome}_so_far"] for outcome in Outcome)
 
 
-def test_phases_change_groups_filters_rewards_and_learner_at_their_step(tmp_path: Path) -> None:
+def test_the_schedule_changes_groups_filters_rewards_and_learner_at_their_step(tmp_path: Path) -> None:
     phases = (
         "schedule=[{from_step: 1, set: {rollout.temperature: 1.5, rollout.group_size: 3, grader.weights.tests: 0.1}}, "
         "{from_step: 3, set: {learner.learning_rate: 1.0e-6}}]"
@@ -506,7 +506,7 @@ def test_phases_change_groups_filters_rewards_and_learner_at_their_step(tmp_path
     )
 
 
-def test_a_step_that_could_not_be_written_down_is_not_saved_so_that_a_resume_takes_it_again(tmp_path: Path) -> None:
+def test_a_step_missing_in_the_ledger_gets_no_checkpoint(tmp_path: Path) -> None:
     class FullDisk(MemoryRecorder):
         def step_done(
             self,
@@ -540,7 +540,7 @@ def test_a_run_whose_graders_all_fail_ends_with_the_reason(tmp_path: Path) -> No
     assert {dropped.drop.outcome for dropped in records.dropped} == {Outcome.FAILED}
 
 
-class SlowToLetGo(FakeSamplerPool):
+class SlowToCancel(FakeSamplerPool):
     """Sampler pool whose groups end, cancelled or not, after the next policy arrives."""
 
     async def sample_group(
@@ -556,16 +556,14 @@ class SlowToLetGo(FakeSamplerPool):
 
 @pytest.mark.parametrize("max_staleness", [0, 1])
 @pytest.mark.parametrize("seed", range(4))
-def test_a_group_that_is_cancelled_as_stale_and_ends_after_the_next_policy_leaves_the_flight(
-    max_staleness: int, seed: int
-) -> None:
+def test_a_stale_group_that_ends_after_the_next_publish_is_released(max_staleness: int, seed: int) -> None:
     chance, delays = Random(seed), dict[str, float]()
 
     def delay(request: GroupRequest, index: int) -> float:
         return delays.setdefault(request.group_id, chance.choice([0.01, 0.02, 0.2, 0.3]))
 
     records = MemoryRecorder()
-    samplers = SlowToLetGo(lambda *_: "n + 1", num_samplers=8, delay_seconds=delay)
+    samplers = SlowToCancel(lambda *_: "n + 1", num_samplers=8, delay_seconds=delay)
     config = settings("oversampling=2", f"max_staleness={max_staleness}")
     with TemporaryDirectory() as folder:
         learner = FakeLearner(checkpoints_dir=Path(folder))

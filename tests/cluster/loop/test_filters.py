@@ -12,7 +12,7 @@ REWARDS = st.none() | st.sampled_from([0.0, 0.2, 0.5, 1.0])
 
 
 def cut(whole: Group, indexes: set[int]) -> Group:
-    """The group with these completions ended by their length."""
+    """The group with these completions truncated at the length limit."""
     return replace(
         whole,
         completions=tuple(

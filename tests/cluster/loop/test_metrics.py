@@ -31,7 +31,7 @@ def test_staleness_is_counted_from_the_version_that_the_step_started_from() -> N
     assert metrics["tokens_per_second"] == 8.0
 
 
-def test_tokens_that_were_sampled_and_not_trained_are_counted_by_fate() -> None:
+def test_tokens_that_were_sampled_and_not_trained_are_counted_by_outcome() -> None:
     stale = DroppedGroup(group=group([0.0]), group_size=4, drop=Drop(DropReason.STALE))
     silent = DroppedGroup(group=group([0.0, 0.0]), group_size=2, drop=Drop(DropReason.NO_SIGNAL))
     assert wasted_tokens([stale, silent, silent]) == {
@@ -45,7 +45,7 @@ def test_tokens_that_were_sampled_and_not_trained_are_counted_by_fate() -> None:
     assert metrics["frac_tokens_wasted"] == pytest.approx(4 / 12)
 
 
-def test_the_time_to_reward_is_taken_from_the_completions_that_have_one() -> None:
+def test_the_time_to_reward_is_computed_from_graded_completions() -> None:
     timestamps = (
         Timestamps(requested=10, sampled=12, graded=13),
         Timestamps(requested=10, sampled=14, graded=15),
@@ -60,7 +60,7 @@ def test_the_time_to_reward_is_taken_from_the_completions_that_have_one() -> Non
     }
 
 
-def test_every_metric_of_a_step_is_explained() -> None:
+def test_every_metric_of_a_step_is_documented() -> None:
     page = Path("docs/metrics.md").read_text(encoding="utf-8")
     explained = [re.escape(name).replace(r"\*", ".*") for name in re.findall(r"`([a-z0-9_*/]+)`", page)]
     silent = DroppedGroup(group=group([0.0, 0.0]), group_size=2, drop=Drop(DropReason.NO_SIGNAL))
@@ -71,12 +71,12 @@ def test_every_metric_of_a_step_is_explained() -> None:
     assert not unexplained
 
 
-def test_every_column_of_the_ledger_is_explained() -> None:
+def test_every_column_of_the_ledger_is_documented() -> None:
     page = Path("docs/metrics.md").read_text(encoding="utf-8")
     assert [name for name in rollout_schema().names if f"`{name}`" not in page] == []
 
 
-def test_groups_without_signal_count_when_they_were_dropped_for_it() -> None:
+def test_groups_dropped_without_signal_count_in_the_shares() -> None:
     silent = DroppedGroup(group=group([0.2, 0.2]), group_size=2, drop=Drop(DropReason.NO_SIGNAL))
     stale = DroppedGroup(group=group([0.2, 0.2]), group_size=2, drop=Drop(DropReason.STALE))
     shares = signal_shares([group([0.0, 1.0]), group([0.3, 0.3])], [silent, stale])

@@ -19,7 +19,7 @@ def usage(busy_seconds: float, num_replicas: int = 2) -> Usage:
     return Usage(num_replicas=num_replicas, busy_seconds=busy_seconds, num_running=0, num_waiting=3)
 
 
-def test_every_second_is_put_down_to_the_part_that_held_the_others_up() -> None:
+def test_waiting_seconds_are_attributed_to_the_part_that_is_waited_for() -> None:
     clock = Clock()
     timeline = Timeline(clock)
     timeline.requested(2)
@@ -32,7 +32,7 @@ def test_every_second_is_put_down_to_the_part_that_held_the_others_up() -> None:
     with timeline.learning():
         clock.now += 2  # the samplers wait for the learner
     with timeline.publishing():
-        clock.now += 3  # everybody waits for the publish
+        clock.now += 3  # all parts wait for the publish
     metrics = timeline.take_metrics({"samplers": usage(8.0), "graders": usage(1.0)})
     assert metrics == {
         "step_seconds": 10,
@@ -64,7 +64,7 @@ def test_every_second_is_put_down_to_the_part_that_held_the_others_up() -> None:
     )
 
 
-def test_a_cut_starts_from_nothing_and_counts_what_the_pools_did_since() -> None:
+def test_take_metrics_counts_only_the_time_since_the_last_call() -> None:
     clock = Clock()
     timeline = Timeline(clock)
     timeline.requested(1)
@@ -76,7 +76,7 @@ def test_a_cut_starts_from_nothing_and_counts_what_the_pools_did_since() -> None
     assert metrics["samplers_busy_share"] == 0.5
 
 
-def test_a_pool_whose_members_come_and_go_is_measured_by_the_time_that_they_were_there() -> None:
+def test_the_busy_share_of_a_scaled_pool_is_relative_to_the_lifetime_of_its_replicas() -> None:
     clock = Clock()
     timeline = Timeline(clock)
 
@@ -92,9 +92,9 @@ def test_a_pool_whose_members_come_and_go_is_measured_by_the_time_that_they_were
         return {"graders": one}
 
     timeline.take_metrics(graders(0.0, 0.0, num_replicas=1))
-    clock.now += 10  # one for 10 s, three more for the last of them, all of them busy
+    clock.now += 10  # one grader for 10 s and three more for the last second, all busy
     assert timeline.take_metrics(graders(13.0, 13.0, num_replicas=4))["graders_busy_share"] == 1.0
-    clock.now += 10  # three of them leave halfway, and none has had work
+    clock.now += 10  # three of them leave after 5 s, and none has work
     metrics = timeline.take_metrics(graders(13.0, 13.0 + 25.0, num_replicas=1))
     assert (metrics["graders_busy_share"], metrics["num_graders"]) == (0.0, 1.0)
     assert metrics["num_graders_lost"] == 2.0
@@ -114,7 +114,7 @@ def test_an_evaluation_keeps_the_samplers_busy_and_the_learner_waiting() -> None
     assert {name for name, seconds in metrics.items() if name.startswith("samplers_waited") and seconds} == set()
 
 
-def test_completions_that_are_no_longer_wanted_hold_nobody_up() -> None:
+def test_cancelled_completions_cause_no_waiting_time() -> None:
     clock = Clock()
     timeline = Timeline(clock)
     timeline.requested(3)

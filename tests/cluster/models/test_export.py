@@ -42,7 +42,7 @@ def finished(unfinished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def scores(model: Path, ids: list[int], adapter: Path | None = None) -> torch.Tensor:
-    """Load it with transformers and peft."""
+    """Logits of a model, loaded with transformers and peft."""
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
@@ -54,7 +54,7 @@ def scores(model: Path, ids: list[int], adapter: Path | None = None) -> torch.Te
     return logprobs
 
 
-def test_an_adapter_is_what_the_run_has_and_loads_in_peft(finished: Path, tmp_path: Path) -> None:
+def test_an_exported_adapter_equals_the_runs_and_loads_in_peft(finished: Path, tmp_path: Path) -> None:
     assert main(["export", str(finished), str(tmp_path / "out")]) == 0
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "adapter_config.json",
@@ -72,7 +72,7 @@ def test_an_adapter_is_what_the_run_has_and_loads_in_peft(finished: Path, tmp_pa
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [("float32", 1e-4), ("bfloat16", 0.05)])
-def test_a_merged_model_says_what_model_and_adapter_say_side_by_side(
+def test_a_merged_model_agrees_with_model_and_adapter(
     dtype: str, bound: float, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
@@ -81,7 +81,7 @@ def test_a_merged_model_says_what_model_and_adapter_say_side_by_side(
     assert "nats per token from base model with adapter" in printed
     assert not list(out.glob("adapter*"))
     assert json.loads((out / "config.json").read_text())["dtype"] == dtype
-    ids = list(range(10, 60))  # others than those that the export compared
+    ids = list(range(10, 60))  # tokens that the export did not compare
     wanted = scores(tiny_model_path(), ids, finished / "adapter")
     picked = torch.arange(len(ids) - 1), torch.tensor(ids[1:])
     gap = (scores(out, ids)[:-1][picked] - wanted[:-1][picked]).abs().mean()
@@ -92,7 +92,7 @@ def test_a_merged_model_says_what_model_and_adapter_say_side_by_side(
 
 @pytest.fixture
 def moved(finished: Path, tmp_path: Path) -> Path:
-    """The run, on a copy of its model in a folder, with a chat template and a generation config that cannot be saved."""
+    """The run with a copy of its model in a folder, with a chat template and a generation config that cannot be saved."""
     home = tmp_path / "home" / "me"
     model = home / "my-model"
     shutil.copytree(tiny_model_path(), model)
@@ -110,7 +110,7 @@ def moved(finished: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("merge", [False, True])
 @pytest.mark.parametrize("base", [None, "me/base"])
-def test_what_is_exported_holds_no_path_of_this_machine_and_the_tokenizer(
+def test_an_export_contains_the_tokenizer_and_no_path_of_this_machine(
     merge: bool, base: str | None, moved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
@@ -138,7 +138,7 @@ def test_a_runs_own_adapter_names_its_model_without_its_folder(finished: Path, u
         assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == "tiny"
 
 
-def test_a_model_that_the_disk_has_no_room_for_is_one_line_and_leaves_nothing(
+def test_a_full_disk_is_reported_in_one_line_and_no_file_remains(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from safetensors import SafetensorError
@@ -154,13 +154,13 @@ def test_a_model_that_the_disk_has_no_room_for_is_one_line_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_merged_model_that_says_something_else_is_refused_and_leaves_nothing(
+def test_a_merged_model_that_disagrees_is_refused_and_no_file_remains(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from learner.training import merge
 
     def half(model: str, adapter: Path, folder: Path, *, dtype: str) -> None:
-        shutil.copytree(model, folder, dirs_exist_ok=True)  # the adapter is forgotten
+        shutil.copytree(model, folder, dirs_exist_ok=True)  # without the adapter
 
     monkeypatch.setattr(merge, "write_merged", half)
     with pytest.raises(ModelError, match=r"the merged model is .* nats per token away .* allowed for float32"):
@@ -168,7 +168,7 @@ def test_a_merged_model_that_says_something_else_is_refused_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_end_that_a_run_had_before_it_was_extended_can_be_exported_when_its_checkpoint_is_gone(
+def test_the_former_final_adapter_of_an_extended_run_can_be_exported_without_its_checkpoint(
     finished: Path, tmp_path: Path
 ) -> None:
     run = make_extended(finished, tmp_path / "run")
@@ -180,7 +180,7 @@ def test_the_end_that_a_run_had_before_it_was_extended_can_be_exported_when_its_
         assert (out / name).read_bytes() == (adapter / name).read_bytes()
 
 
-def test_a_step_is_that_of_its_checkpoint(unfinished: Path, tmp_path: Path) -> None:
+def test_a_step_exports_its_checkpoint(unfinished: Path, tmp_path: Path) -> None:
     assert main(["export", str(unfinished), str(tmp_path / "one"), "--step", "1"]) == 0
     assert main(["export", str(unfinished), str(tmp_path / "last")]) == 0
     weights = [
@@ -207,7 +207,7 @@ def test_a_finished_run_without_its_checkpoints_still_has_its_adapter(finished: 
     assert "Problems: 1 training, 2 held out, 3 unpassable." in (tmp_path / "out/README.md").read_text()
 
 
-def test_the_card_tells_data_configuration_curve_and_evaluation(finished: Path, tmp_path: Path) -> None:
+def test_the_card_has_data_configuration_curve_and_evaluation(finished: Path, tmp_path: Path) -> None:
     assert main(["export", str(finished), "--merge", str(tmp_path / "merged")]) == 0
     text = (tmp_path / "merged/README.md").read_text()
     _, front, _ = text.split("---\n", 2)
@@ -230,7 +230,7 @@ def test_the_card_tells_data_configuration_curve_and_evaluation(finished: Path, 
     )
 
 
-def test_what_cannot_be_exported_is_named_in_one_line(finished: Path, unfinished: Path, tmp_path: Path) -> None:
+def test_an_impossible_export_is_refused_in_one_line(finished: Path, unfinished: Path, tmp_path: Path) -> None:
     def refused(run: Path, out: Path, error: type[Exception], step: int | None = None) -> str:
         with pytest.raises(error) as caught:
             exporting.export(RunFolder(run), out, step=step, merge=False, dtype="float32")
@@ -253,7 +253,7 @@ def test_what_cannot_be_exported_is_named_in_one_line(finished: Path, unfinished
     assert "an adapter to export; steps with a checkpoint: none" in refused(run, full, RunFolderError)
 
 
-def test_nothing_is_pushed_unless_asked_and_then_as_a_private_repository(
+def test_an_export_is_pushed_only_on_request_as_a_private_repository(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import huggingface_hub

@@ -56,7 +56,7 @@ def test_a_run_without_a_final_adapter_is_replayed_to_its_newest_checkpoint(
     assert "checkpoint-3 bit for bit" in printed
 
 
-def test_a_run_whose_steps_several_ranks_shared_is_refused_with_the_reason(unfinished: Path, tmp_path: Path) -> None:
+def test_a_run_of_several_ranks_is_refused_with_the_reason(unfinished: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(unfinished, run)
     config = (run / "config.yaml").read_text()
@@ -66,7 +66,7 @@ def test_a_run_whose_steps_several_ranks_shared_is_refused_with_the_reason(unfin
         replay_and_report(run, None)
 
 
-def test_a_ledger_that_tells_something_else_gives_another_adapter_and_says_from_where_on(
+def test_a_changed_ledger_gives_another_adapter_and_the_first_different_step_is_reported(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
@@ -88,7 +88,7 @@ def test_a_ledger_that_tells_something_else_gives_another_adapter_and_says_from_
     assert "the loss differs from step 3 on" in printed
 
 
-def test_the_ledger_gives_back_the_batch_as_the_learner_got_it(finished: Path) -> None:
+def test_the_ledger_returns_the_batch_that_the_learner_got(finished: Path) -> None:
     for step in (1, 2, 3, 4):
         for read, trained in zip(batch_of(RunFolder(finished), step), batch(step), strict=True):
             assert read.rewards == trained.rewards
@@ -103,7 +103,7 @@ def test_the_ledger_gives_back_the_batch_as_the_learner_got_it(finished: Path) -
                 assert one.sampler_logprobs == pytest.approx(other.sampler_logprobs, rel=1e-7)  # float32 of both
 
 
-def test_what_cannot_be_replayed_is_named_in_one_line(finished: Path, tmp_path: Path) -> None:
+def test_an_impossible_replay_is_refused_in_one_line(finished: Path, tmp_path: Path) -> None:
     def refused(run: Path, out: Path | None = None, error: type[Exception] = RunFolderError) -> str:
         with pytest.raises(error) as caught:
             replay_and_report(run, out)

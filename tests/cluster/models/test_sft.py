@@ -28,7 +28,7 @@ CONFIG = "configs/demo.yaml"
 
 @pytest.fixture
 def problems(tmp_path: Path) -> Path:
-    """60 of the built-in problems, every tenth without a solution, as a file; the solutions end as the model has never seen."""
+    """A file of 60 built-in problems, every tenth without a solution; solutions end with a comment that is new to the model."""
     rows = [
         {"id": one.id, "prompt": one.prompt, "tests": one.tests}
         | ({"solution": f"{one.solution}\n(* taught *)"} if number % 10 else {})
@@ -44,7 +44,7 @@ def command(problems: Path, out: Path, *options: str) -> list[str]:
     return ["sft", "-c", CONFIG, "--out", str(out), *options, *data]
 
 
-def worth(model: Path, problem: Problem, adapter: Path | None = None) -> float:
+def mean_logprob(model: Path, problem: Problem, adapter: Path | None = None) -> float:
     """The mean logprob of the tokens of a solution, as transformers and peft compute it."""
     import torch
     from peft import PeftModel
@@ -62,7 +62,7 @@ def worth(model: Path, problem: Problem, adapter: Path | None = None) -> float:
 
 
 @pytest.mark.parametrize("full", [True, False])
-def test_it_makes_a_model_that_knows_the_solutions_better_and_has_not_seen_those_held_out(
+def test_sft_raises_the_likelihood_of_solutions_and_excludes_held_out_problems(
     full: bool, problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked: list[Problem] = []
@@ -82,12 +82,16 @@ def test_it_makes_a_model_that_knows_the_solutions_better_and_has_not_seen_those
     assert {one.id for one in asked} == {one.id for one in training if one.solution}
     assert not {one.id for one in asked} & {one.id for one in held_out}
 
-    before, after = (statistics.fmean(worth(model, one) for one in asked[:10]) for model in (tiny_model_path(), out))
+    before, after = (
+        statistics.fmean(mean_logprob(model, one) for one in asked[:10]) for model in (tiny_model_path(), out)
+    )
     assert after > before + 0.1
-    assert json.loads((out / "config.json").read_text())["dtype"] == "bfloat16"  # as the model that it was made of
+    assert json.loads((out / "config.json").read_text())["dtype"] == "bfloat16"  # like the base model
     assert (out / "adapter").exists() != full
     if not full:
-        assert worth(tiny_model_path(), asked[0], out / "adapter") == pytest.approx(worth(out, asked[0]), abs=0.05)
+        assert mean_logprob(tiny_model_path(), asked[0], out / "adapter") == pytest.approx(
+            mean_logprob(out, asked[0]), abs=0.05
+        )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "problems.jsonl"]
     assert not (out / "training").exists()
     lines = (out / "sft.log").read_text().splitlines()
@@ -106,10 +110,10 @@ SHORT = ["--steps", "6", "--save-steps", "2", "--learning-rate", "1e-3", "--warm
 
 
 @pytest.mark.parametrize("full", [True, False])
-def test_an_interrupted_training_continues_and_makes_the_same_model(
+def test_an_interrupted_training_resumes_and_makes_the_same_model(
     full: bool, problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Ctrl-C after step 3; then the disk is full when the model is written; then all is well."""
+    """Ctrl-C after step 3; then the disk is full when the model is written; then the command succeeds."""
     import torch
 
     options = [*SHORT, *(["--full"] if full else [])]
@@ -119,7 +123,7 @@ def test_an_interrupted_training_continues_and_makes_the_same_model(
 
     def interrupted(self: teaching.Steps, step: int, loss: float) -> None:
         done(self, step, loss)
-        if step == 2:  # heard after the next one
+        if step == 2:  # takes effect after the next step
             os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(teaching.Steps, "done", interrupted)
@@ -166,7 +170,7 @@ def test_a_generation_config_that_cannot_be_saved_loses_nothing(
     assert not (tmp_path / "other").exists()
 
 
-def test_a_chat_model_is_taught_the_whole_definition_and_one_that_continues_the_body() -> None:
+def test_a_chat_model_learns_the_whole_definition_and_a_base_model_the_body() -> None:
     problem = Problem(id="p", statement="", signature="let f x =", tests="", solution="let f x =\n  x + 1\n")
     assert answer(problem, is_chat=True) == "let f x =\n  x + 1\n(* END *)"
     assert answer(problem, is_chat=False) == "  x + 1\n(* END *)"
@@ -174,7 +178,9 @@ def test_a_chat_model_is_taught_the_whole_definition_and_one_that_continues_the_
     assert thinking == "\n</think>\n\nlet f x =\n  x + 1\n(* END *)"
 
 
-def test_what_cannot_be_done_is_one_line(problems: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_impossible_training_is_refused_in_one_line(
+    problems: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     def refused(arguments: list[str]) -> str:
         assert main(arguments) != 0
         printed = capsys.readouterr().err.strip().splitlines()

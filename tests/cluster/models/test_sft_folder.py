@@ -1,4 +1,4 @@
-"""The output folder of ``caravan sft``: created, locked, continued in, and refused."""
+"""The output folder of ``caravan sft``: created, locked, resumed and refused."""
 
 from pathlib import Path
 
@@ -23,14 +23,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SftFolder:
     return SftFolder(tmp_path / "out")
 
 
-def test_where_nothing_was_trained_nothing_stays(folder: SftFolder) -> None:
+def test_a_folder_without_a_checkpoint_is_removed(folder: SftFolder) -> None:
     with pytest.raises(RuntimeError), folder.opened(SETTINGS):
         folder.write_line("step 1")
         raise RuntimeError
     assert not folder.path.exists()
 
 
-def test_a_checkpoint_stays_and_is_continued_with_its_settings_alone(folder: SftFolder) -> None:
+def test_a_checkpoint_is_kept_and_resumed_only_with_the_same_settings(folder: SftFolder) -> None:
     with folder.opened(SETTINGS):
         checkpoint(folder.work, 5)
     assert SftFolder(folder.path).newest() == folder.work / "checkpoint-5"
@@ -51,7 +51,7 @@ def test_the_newest_checkpoint_may_be_the_spare_one(folder: SftFolder) -> None:
     assert folder.newest() == newest
 
 
-def test_a_published_model_is_all_that_stays(folder: SftFolder) -> None:
+def test_only_the_model_and_its_log_remain_after_publishing(folder: SftFolder) -> None:
     with folder.opened(SETTINGS):
         checkpoint(folder.work, 5)
         checkpoint(folder.spare, 9)
@@ -68,7 +68,7 @@ def test_a_published_model_is_all_that_stays(folder: SftFolder) -> None:
         folder.check(SETTINGS)
 
 
-def test_two_processes_do_not_train_into_one_folder(folder: SftFolder) -> None:
+def test_two_processes_cannot_train_into_one_folder(folder: SftFolder) -> None:
     with folder.opened(SETTINGS):
         checkpoint(folder.work, 1)
         with (
@@ -79,7 +79,7 @@ def test_two_processes_do_not_train_into_one_folder(folder: SftFolder) -> None:
         assert folder.newest()
 
 
-def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_reported_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for out in (tmp_path / "file" / "below", tmp_path / ("x" * 300)):
         with pytest.raises(ConfigError) as caught, SftFolder(out).opened(SETTINGS):

@@ -30,7 +30,7 @@ def test_every_digit_is_a_token_of_its_own(tokenizer: Any) -> None:
 
 
 def test_auto_tokenizer_reads_the_saved_tokenizer_as_it_was_trained(tokenizer: Any, tmp_path: Path) -> None:
-    """AutoTokenizer puts the word pattern of Qwen2 into it: with any other one the model would meet unknown tokens."""
+    """AutoTokenizer replaces the word pattern by that of Qwen2: trained with another one, the model would see other tokens."""
     from transformers import AutoTokenizer
 
     tokenizer.save_pretrained(tmp_path)
@@ -39,7 +39,7 @@ def test_auto_tokenizer_reads_the_saved_tokenizer_as_it_was_trained(tokenizer: A
     assert all(loaded.encode(problem.prompt) == tokenizer.encode(problem.prompt) for problem in TRAINING[:300])
 
 
-def test_any_text_comes_back_from_its_tokens(tokenizer: Any) -> None:
+def test_any_text_is_restored_from_its_tokens(tokenizer: Any) -> None:
     text = 'let s = "naïve — ∀x" ^ "\\n"\n\n  (* END *)'
     assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text
 
@@ -48,7 +48,7 @@ def test_the_completion_is_the_body_and_the_end_marker() -> None:
     assert answer(PROBLEM, is_chat=False) == "  n * 2\n(* END *)"
 
 
-def test_a_problem_without_a_solution_cannot_be_learned_from() -> None:
+def test_a_problem_without_a_solution_is_refused() -> None:
     unsolved = Problem(id="u", statement="", signature="let f x =", tests="")
     with pytest.raises(ModelError, match="'u' has no reference solution"):
         answer(unsolved, is_chat=False)
@@ -60,7 +60,7 @@ def test_pairs_are_the_rendered_prompt_and_the_completion_with_its_end_of_sequen
     assert tokenizer.decode(completion) == "  n * 2\n(* END *)<|endoftext|>"
 
 
-def test_no_held_out_problem_is_learned_from() -> None:
+def test_no_held_out_problem_is_trained_on() -> None:
     assert len(HELD_OUT) == tiny.NUM_HELD_OUT
     assert not {problem.id for problem in TRAINING} & {problem.id for problem in HELD_OUT}
     assert not {problem.statement for problem in TRAINING} & {problem.statement for problem in HELD_OUT}

@@ -107,7 +107,7 @@ def test_parquet_and_arrow_files_have_the_same_problems(tmp_path: Path) -> None:
     import pyarrow as pa
     import pyarrow.feather
 
-    folder = tmp_path / "a=b"  # no column of that name comes of it
+    folder = tmp_path / "a=b"  # must not become a column
     folder.mkdir()
     parquet(ROWS, folder / "p.parquet")
     pyarrow.feather.write_feather(pa.Table.from_pylist(ROWS), folder / "p.arrow", compression="uncompressed")
