@@ -169,7 +169,7 @@ class Completion:
     finish_reason: FinishReason
     policy_version: int  # the adapter that sampled its last token; 0 is the base model
     version_spans: tuple[VersionSpan, ...] = ()  # in order; empty: one version sampled all tokens
-    seconds: float  # from the engine's receipt of the request to the last token
+    seconds: float  # time in the engine, from the request to the last token
     temperature: float | None = None  # sampling temperature; None: the run's
     opened_thought: str = ""  # the prompt's: the text starts inside that thought
 

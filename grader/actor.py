@@ -8,7 +8,7 @@ from grader.settings import GraderSettings
 
 
 class GraderActor:
-    """A grader in a process of its own."""
+    """A grader in its own process."""
 
     def __init__(self, settings: GraderSettings, special_tokens: tuple[str, ...] = ()) -> None:
         hide_gpus()

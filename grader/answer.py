@@ -39,7 +39,7 @@ class Answer:
 
 
 def with_opened_thought(tag: str, text: str) -> str:
-    """Put the tag of a thought that the prompt left open in front of the completion; line numbers stay."""
+    """Prepend the tag of a thought that the prompt left open, without changing line numbers."""
     tag = " ".join(tag.split())
     if tag and not any(token.kind is TokenKind.OPENS_THOUGHT for token in find_tokens(tag)):
         tag = "<think>"  # an unknown tag: the text is a thought nonetheless

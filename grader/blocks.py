@@ -30,8 +30,8 @@ _MAX_FENCE_LINE_CHARS = 800  # before a fence on its line
 class Fence(NamedTuple):
     """One fence line."""
 
-    start: int  # of the line; of the backquotes if code precedes them on the line
-    end: int  # of the line
+    start: int  # start of the line, or of the backquotes if code precedes them on the line
+    end: int  # end of the line
     content: int  # start of the code after an opening fence
     mark: str  # a backquote or a tilde
     language: str  # in lower case; empty if none is named
@@ -209,7 +209,7 @@ def _closes_first(text: str, fences: Sequence[Fence], start: int) -> bool:
 
 
 def _tagged(text: str, scope: Block) -> list[Block]:
-    """The outermost elements like ``<code>...</code>`` whose opening tag starts a line or stands in the prompt."""
+    """The outermost elements like ``<code>...</code>`` whose opening tag starts a line or is in the prompt."""
     part = text[scope.start : scope.end] if scope.start or scope.end < len(text) else text
     if "</" not in part and "[/" not in part and "\\end{" not in part and part.lstrip()[:1] not in ("<", "[", "\\"):
         return []

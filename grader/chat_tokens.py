@@ -28,7 +28,7 @@ class ChatToken(NamedTuple):
     """One token, ``text[start:end]``."""
 
     kind: TokenKind
-    family: str  # of a thought tag, which closes only thoughts of its family; empty for other tokens
+    family: str  # a closing thought tag closes only thoughts of its family; empty for other tokens
     start: int
     end: int
     may_be_code: bool = False  # [think] and [THINK] are OCaml lists as well

@@ -41,7 +41,7 @@ class Extraction:
     fences: tuple[Fence, ...]  # of the answer
     blocks: tuple[Block, ...]  # fenced ones, of the answer
     candidates: tuple[CandidateProgram, ...] = ()  # best first; empty: the answer holds no code
-    no_code_reason: str = ""  # what the completion holds instead of code; empty: nothing special
+    no_code_reason: str = ""  # content of a completion without code; empty: nothing special
     verbatim: CandidateProgram | None = None  # the whole completion, compiled first: its tokens may be literals
     joined: CandidateProgram | None = None  # with the earlier blocks in front, for an answer in several parts
     has_end_marker: bool = False
@@ -111,7 +111,7 @@ def _with_candidates(
     # If nothing parses, the syntax error of the first candidate is reported.
     candidates = [*definitions, body] if defines else [body, *definitions]
     if chosen.is_marked and begins_with_code(text):
-        # The fences or tags may stand in literals of a program. If so, and only then, the whole text parses.
+        # The fences or tags may be in literals of a program. Only then does the whole text parse.
         candidates.append(_candidate(text, text, 0, (0, lexical.end_marker(text) or len(text)), None))
     return replace(
         extraction,

@@ -56,7 +56,7 @@ class Grader:
         self.toolchain: Toolchain = prepare_toolchain(cache)
         self.sandbox: Sandbox = probe_sandbox(require_sandbox=settings.require_sandbox, runner=self.toolchain.runner)
         self.worker = Worker(settings, self.toolchain, self.sandbox, prepare=partial(prepare_toolchain, cache))
-        self._num_graded = 0  # by the current processes
+        self._num_graded = 0  # completions graded by the current processes
         self._inspections: dict[tuple[str, str, bool], Inspection] = {}
 
     def grade(self, problem: Problem, text: str, finish_reason: FinishReason, opened_thought: str = "") -> Grade:

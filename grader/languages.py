@@ -1,6 +1,6 @@
 """Detection of programs in other languages and of plain prose, which OCaml may parse by accident. Pure.
 
-It applies only to code that OCaml refuses: a program that OCaml accepts is OCaml, whatever it looks like.
+It applies only to code that OCaml refuses: a program that OCaml accepts counts as OCaml.
 """
 
 import re

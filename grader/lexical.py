@@ -62,7 +62,7 @@ def spans(text: str) -> list[Span]:
 
 
 def _add_spans(text: str, code_start: int, found: list[Span]) -> int | None:
-    """Add spans from ``code_start`` to the first token of which ``_TOKEN`` matches only the opening; return its end.
+    """Add spans up to the first token whose opening alone ``_TOKEN`` matches, and return the end of this token.
 
     None: the text has no such token.
     """
@@ -116,9 +116,9 @@ def _comment_end(text: str, start: int) -> int | None:
 
 
 def readable_comment_end(text: str) -> int | None:
-    """End of a text's leading comment for a human reader, if for OCaml a quote in it opens a string and it goes on.
+    """End of a text's leading comment for a human reader, if OCaml does not end it there because a quote opens a string.
 
-    None if the comment ends there for OCaml too, or if no definition follows.
+    None if OCaml ends the comment there too, or if no definition follows.
     """
     first = _TOKEN.match(text)
     if first is None or first.lastgroup is None or _end_of(text, first)[1]:
@@ -128,7 +128,7 @@ def readable_comment_end(text: str) -> int | None:
 
 
 def end_marker(text: str, text_spans: Sequence[Span] | None = None) -> int | None:
-    """Position of the first ``(* END *)`` that is a comment of its own, not inside a literal or another comment."""
+    """Position of the first ``(* END *)`` that is not inside a literal or another comment."""
     if "END" not in text:
         return None
     comment = Kind.COMMENT

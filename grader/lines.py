@@ -29,7 +29,7 @@ CODE_START = re.compile(r"\s*(?:(?:let|type|module|open|exception|include|class)
 
 
 def blank(text: str) -> str:
-    """Replace every character except newlines by a space, so that positions and line numbers stay."""
+    """Replace every character except newlines by a space, so that positions and line numbers do not change."""
     return _NOT_NEWLINES.sub(lambda line: " " * len(line.group()), text)
 
 
@@ -45,7 +45,7 @@ def begins_with_code(text: str) -> bool:
 
 
 def starts_line(text: str, position: int) -> bool:
-    """Return whether only blanks stand before ``position`` on its line."""
+    """Return whether only blanks precede ``position`` on its line."""
     before = text[max(0, position - MAX_INDENT) : position]
     line = before.rpartition("\n")[2]
     return not line.strip(" \t") and len(line) < MAX_INDENT

@@ -1,4 +1,4 @@
-"""The grader pool: CPU Ray actors, each with an OCaml compiler and runner of its own.
+"""The grader pool: CPU Ray actors, each with its own OCaml compiler and runner.
 
 ::
 

@@ -126,7 +126,7 @@ def _sandboxed_command(program: Program, limits: Limits, sandbox: Sandbox) -> li
 
 
 def _start_failure(command: Sequence[str], status: int | None) -> str:
-    """Reason why a program ended before its greeting; it is started once more to read its output."""
+    """Start a program that ended before its greeting once more, and return a message with its output."""
     if status == LIMITS_REFUSED:
         return "the limits of a grading process cannot be set: is a hard limit of this user lower (ulimit -Ha)?"
     try:

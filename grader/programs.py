@@ -160,7 +160,7 @@ def _require_enterable(path: Path) -> None:
 
 
 def _require_own(path: Path) -> None:
-    """Raise _Unusable if somebody other than this user and root could change the content of a path.
+    """Raise _Unusable if a user other than this one and root could change the content of a path.
 
     Parent folders may also be sticky, or writable for the user's own group. In a user namespace root's files may belong to an
     unknown user: the owner of / is trusted as well.

@@ -1,6 +1,6 @@
 """Text in the chosen code block that is not code: a copy of the statement, a toplevel session, prose. Pure and linear.
 
-Nothing is cut out of the middle: what is dropped is overwritten with spaces, so that code keeps its position and line.
+Dropped text in the middle is overwritten with spaces, so that code keeps its position and line.
 """
 
 import re
@@ -23,7 +23,7 @@ _DEFINING_INPUT = re.compile(rf"^{_INPUT.pattern}(?:let|type|module|open|excepti
 _REPLY = re.compile(r"^(?:val [^\n]*? = <[^\n]*|- : [^\n]*? = [^\n]*)$", re.MULTILINE)
 _WORD = re.compile(r"\w+")
 _MIN_DISTINCTIVE_CHARS = 30  # a shorter comment of the statement may be the completion's own
-_COPIED_SHARE = 0.7  # of a comment's words that also stand in the statement's
+_COPIED_SHARE = 0.7  # share of a comment's words that the statement's comment has too
 
 
 def without_statement(code: str, statement_comments: Sequence[str]) -> str:

@@ -33,7 +33,7 @@ class Limits:
 
     memory_mib: int
     num_files: int = 32
-    num_processes: int = 4096  # of the user nobody on this machine; set only if the grader is root
+    num_processes: int = 4096  # all processes of the user nobody on this machine; set only if the grader is root
     file_size_kib: int = 0
 
 

@@ -145,7 +145,7 @@ def _fingerprint(library: Path) -> str:
 
 def _build(finished: Path, library: Path, renamed: Mapping[str, str]) -> None:
     """Build both programs into ``finished``; intermediate files go to its parent folder."""
-    # OCaml 5 keeps the unix library in a folder of its own.
+    # OCaml 5 has a separate folder for the unix library.
     unix = ["-I", "+unix"] if (library / "unix").is_dir() else []
     workplace = finished.parent
     front = _copy_sources(workplace, FRONT_MODULES, renamed)

@@ -81,7 +81,7 @@ class Worker:
             raise UngradableError(f"the run got too little CPU time within {wall_seconds:g} s of wall time")
         if "sandbox" in ends:
             raise UngradableError(
-                "the kernel refuses the sandbox layers of a completion, which it granted at the start"
+                "the kernel refuses the sandbox layers of a completion, although it granted them at the start"
             )
         return events
 

@@ -1,4 +1,4 @@
-"""Autoscaler: keeps the wanted number of replicas in a pool, as far as the cluster has resources for them."""
+"""Autoscaler: keeps the wanted number of replicas in a pool, or as many as the cluster has resources for."""
 
 import asyncio
 import contextlib

@@ -54,7 +54,7 @@ class Dispatcher(Generic[W]):
         self._numbers = itertools.count()
         self._error: CaravanError | None = None
         self._settled = asyncio.Event()  # a worker is ready, or the dispatcher failed
-        self._busy_seconds = 0.0  # of busy periods that are over
+        self._busy_seconds = 0.0  # sum of completed busy periods
 
     @property
     def num_ready(self) -> int:

@@ -51,11 +51,11 @@ class Replica(Worker, ABC):
     actor: ActorHandle | None = None
     task: "asyncio.Task[None] | None" = None  # its start, or its drain
     ready_since: float | None = None  # monotonic seconds; None: neither READY nor DRAINING
-    down_since: float = field(default_factory=time.monotonic)  # since it was last READY, or created
+    down_since: float = field(default_factory=time.monotonic)  # time at which it was last READY, or created
     start_at: float = 0.0  # earliest time of the next start, monotonic seconds
     last_error: str = "no free resources"  # the reason for being DOWN
-    num_failed_starts: int = 0  # in a row
-    num_crashes: int = 0  # in a row without output
+    num_failed_starts: int = 0  # consecutive ones
+    num_crashes: int = 0  # consecutive ones without output
 
     @abstractmethod
     async def start_actor(self) -> None:
@@ -86,7 +86,7 @@ class Lifecycle(ABC, Generic[R]):
         self.draining: list[R] = []
         self.changed = asyncio.Event()  # set when a replica went down or has started
         self._new_replica = new_replica
-        self._capacity_seconds = 0.0  # of replicas that are down
+        self._capacity_seconds = 0.0  # lifetimes of replicas that are DOWN now
         self._num_lost = 0
 
     async def verify(self, replica: R) -> None:

@@ -26,9 +26,9 @@ class Difference:
 
     metric: str
     mean: float
-    low: float  # of the 95% interval
+    low: float  # lower bound of the 95% interval
     high: float
-    p: float  # of the sign-flip test
+    p: float  # p-value of the sign-flip test
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -81,7 +81,7 @@ class RewardComparison:
     best_changes: float  # share of groups in which no completion is best under both rewards
     pairs: PairCounts  # over all groups
     by_verdict: tuple[VerdictMeans, ...]
-    largest_change: float  # of a completion's reward, in absolute value
+    largest_change: float  # largest absolute change of a completion's reward
 
 
 def compare_rewards(completions: Sequence[Rescored]) -> RewardComparison:

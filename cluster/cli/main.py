@@ -45,7 +45,7 @@ def run() -> NoReturn:
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns its exit code: 0 done, 1 failed, 2 wrong argument or setting, 130 interrupted.
 
-    Some commands have codes of their own: 3 to 5 of eval and health, 6 of an evaluation that lost problems.
+    Some commands have further codes: 3 to 5 for eval and health, 6 for an evaluation that lost problems.
     """
     try:
         options = _options(sys.argv[1:] if arguments is None else arguments)
@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of the output, for example `head`, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:  # from any path among the arguments
+    except OSError as error:  # caused by a path among the arguments
         if error.errno != errno.ENAMETOOLONG:
             raise
         print(

@@ -23,7 +23,7 @@ REBALANCED_TEMPERATURE_STEP = 0.1  # second analysis, Priority 5
 
 
 def raise_diversity(history: History) -> str:
-    """Return the advice for completions that are too similar; the temperature stays if entropy is high already."""
+    """Return the advice for completions that are too similar; without a higher temperature if entropy is already high."""
     more = f"raise {scaled(history, 'rollout.group_size', GROUP_GROWTH)}"
     entropy = history.level("entropy")
     if entropy is not None and entropy > HIGH_ENTROPY:

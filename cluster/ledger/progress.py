@@ -23,12 +23,12 @@ class Progress:
 
     step: int = 0  # optimizer steps done, which is also the policy version
     saved_step: int = 0  # the newest step with a checkpoint
-    next_position: int = 0  # of the problem stream
+    next_position: int = 0  # next position of the problem stream
     num_trained: int = 0  # groups
     num_dropped: int = 0  # groups, without stale ones, which are sampled again
     started: list[int] = field(default_factory=list)  # positions in flight, oldest first
     again: list[int] = field(default_factory=list)  # positions to start before any other
-    num_stale: dict[int, int] = field(default_factory=dict)  # by position: times that its group was stale
+    num_stale: dict[int, int] = field(default_factory=dict)  # position -> number of times that its group was stale
     num_asked: int = 0  # completions
     outcomes: dict[str, int] = field(
         default_factory=dict

@@ -188,7 +188,7 @@ class RunFolder:
         former = self.former_adapter(step)
         with self.explain_errors(self.path):
             if self.adapter.exists():
-                shutil.rmtree(former, ignore_errors=True)  # from an earlier end at this step, with the same content
+                shutil.rmtree(former, ignore_errors=True)  # same content, from an earlier end at this step
                 self.adapter.rename(former)
             self.curve.unlink(missing_ok=True)
             self.summary.unlink(missing_ok=True)
@@ -241,7 +241,7 @@ class RunFolder:
     def settings(self, *keys: str) -> dict[str, Any]:
         """Return the values of dotted keys that config.yaml has; nothing if it cannot be read.
 
-        The directory of another trainer may have a config.yaml of its own.
+        The directory of another trainer may have a different config.yaml.
         """
         try:
             tree = yaml.safe_load(self.config.read_text(encoding="utf-8"))

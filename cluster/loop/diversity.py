@@ -28,7 +28,7 @@ def canonical(program: str) -> str:
     """Return the program without comments and layout, with its lower-case names numbered in the order of appearance.
 
     Programs that differ only in the names of their variables have the same canonical form. Names after a dot (``List.map``) and
-    labels stay.
+    labels are kept.
     """
     numbers: dict[str, str] = {}
     tokens: list[str] = []

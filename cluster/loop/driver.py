@@ -115,7 +115,7 @@ class Driver:
                 if groups is None:
                     break
                 await self._cancel_stale()
-                # Shielded: when another part fails meanwhile, the step is still taken and recorded.
+                # Shielded: if another part fails during the step, the step is still taken and recorded.
                 self._learning = asyncio.create_task(self._learn(groups))
                 policy = await asyncio.shield(self._learning)
                 if publishing:

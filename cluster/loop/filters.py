@@ -13,7 +13,7 @@ class GroupFilter:
     """
 
     drop_without_signal: bool = False
-    max_truncated_share: float = 1.0  # of the group's completions, those that hit the length limit
+    max_truncated_share: float = 1.0  # share of the group's completions that hit the length limit
     min_mean_reward: float = 0.0
     max_mean_reward: float = 1.0
 

@@ -1,4 +1,4 @@
-"""Sampling and grading of one group, for training and evaluation alike."""
+"""Sampling and grading of one group, for both training and evaluation."""
 
 import asyncio
 import time
@@ -56,7 +56,7 @@ class GroupRollout:
         self.request = request
         self.version: int | None = None  # policy version it started under; None while it waits for a sampler
         self.drop: Drop | None = None  # reason why it ended before all completions were graded
-        self.grading_error: str | None = None  # of the last completion that graders failed on
+        self.grading_error: str | None = None  # error of the last ungradable completion
         self._observer = observer
         self._early_stop = early_stop
         self._rescore = rescore

@@ -32,8 +32,8 @@ BOUNDS = {"float32": 1e-4, "bfloat16": 0.05}
 class Source:
     """The adapter that is exported."""
 
-    folder: Path  # with ADAPTER_FILES
-    step: int  # after which it was saved
+    folder: Path  # holds ADAPTER_FILES
+    step: int  # step at which it was saved
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -36,7 +36,7 @@ class Goal:
     """The adapter that a replay should reach."""
 
     adapter: Path  # its folder
-    step: int  # after which it was saved
+    step: int  # step at which it was saved
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

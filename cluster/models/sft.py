@@ -66,10 +66,10 @@ class SftJob:
 def sft(job: SftJob, out: Path) -> int:
     """Train on the solutions of the training problems, and write a whole model to ``out``; returns the exit code.
 
-    The problems are those that ``caravan train`` would train on with the same configuration, so that the held-out ones stay
-    unseen. Without ``full`` a LoRA adapter (``learner.lora``) is trained and merged; ``out/adapter`` keeps it. After an
-    interruption the same command continues from the newest checkpoint. Raises ConfigError for ``out``, DatasetError if no
-    problem has a solution, and the learner's errors.
+    The problems are the training problems of ``caravan train`` with the same configuration; held-out problems are not used.
+    Without ``full`` a LoRA adapter (``learner.lora``) is trained and merged; ``out/adapter`` keeps it. After an interruption
+    the same command resumes from the newest checkpoint. Raises ConfigError for ``out``, DatasetError if no problem has a
+    solution, and the learner's errors.
     """
     refuse_adapter(job.config, "sft")
     silence_libraries()

@@ -23,8 +23,8 @@ from rollout.prompt import PromptRenderer, continuation
 NUM_HELD_OUT = 200
 SPLIT_SEED = 0
 VOCAB_SIZE = 1024
-# Qwen2's pre-tokenizer pattern, in which each digit is a word: AutoTokenizer of transformers puts it into every tokenizer of a
-# Qwen2 model, whatever its tokenizer.json contains.
+# Qwen2's pre-tokenizer pattern, in which each digit is a word. AutoTokenizer of transformers uses it for every Qwen2 model and
+# ignores the pattern in tokenizer.json.
 QWEN2_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )

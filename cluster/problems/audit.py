@@ -162,7 +162,7 @@ def _entry(number: int, row: Row, seen: SeenIds) -> _Entry:
     if isinstance(row, str):
         return _Entry(id=None, problem=None, cause=f"{MALFORMED}: row {number}: {row}")
     given = raw_id(row)
-    if isinstance(given, bytes) or is_missing(given):  # of a Parquet file; NaN, which JSON does not know
+    if isinstance(given, bytes) or is_missing(given):  # bytes of a Parquet file; NaN, which JSON lacks
         given = None if is_missing(given) else plain(given)
     try:
         problem = read_row(row)

@@ -69,7 +69,7 @@ class DataMatch:
             (renamed, len(renamed), "with another id"),
         )
         parts = [f"{number} {kind} ({_first(names, number)})" for names, number, kind in kinds if number]
-        return ", ".join([*parts, *(["the others in another order"] if self.is_reordered else [])])
+        return ", ".join([*parts, *(["the others are in another order"] if self.is_reordered else [])])
 
 
 class RunData:

@@ -28,7 +28,7 @@ def test_ids_of_different_types_become_the_same_text(value: object, text: str) -
 
 
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("value", "message"),
     [
         (None, "no id"),
         (math.nan, "NaN"),
@@ -40,8 +40,8 @@ def test_ids_of_different_types_become_the_same_text(value: object, text: str) -
         (b"\xff\xfe\xff", "binary data"),
     ],
 )
-def test_an_invalid_id_is_refused_with_its_kind(value: object, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_an_invalid_id_is_refused_with_its_kind(value: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         fields.identifier(value)
 
 
@@ -69,7 +69,7 @@ def test_tests_in_a_fence_are_unwrapped() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("value", "message"),
     [
         ([{"input": "1", "output": "2"}], r"a list of 1 objects \(keys input, output\)"),
         ('{"inputs": ["1"], "outputs": ["2"]}', r"an object \(keys inputs, outputs\)"),
@@ -78,8 +78,8 @@ def test_tests_in_a_fence_are_unwrapped() -> None:
         ([1, 2], "a list of 2, the first a number"),
     ],
 )
-def test_invalid_tests_are_refused_with_their_kind(value: object, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_invalid_tests_are_refused_with_their_kind(value: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         fields.tests(value)
 
 
@@ -106,14 +106,14 @@ def test_a_prompt_may_be_a_conversation(value: object) -> None:
 
 
 def test_the_answer_of_a_conversation_is_kept() -> None:
-    said = [USER, {"role": "assistant", "content": "let f x =\r\n  x"}]
-    assert fields.prompt_cell(said).answer == fields.answer(said, "completion") == "let f x =\n  x"
+    chat = [USER, {"role": "assistant", "content": "let f x =\r\n  x"}]
+    assert fields.prompt_cell(chat).answer == fields.answer(chat, "completion") == "let f x =\n  x"
     assert fields.answer("[1; 2]", "completion") == "[1; 2]"
     assert fields.answer("[1, 2]", "completion") == "[1, 2]"
 
 
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("value", "message"),
     [
         ([USER, {"role": "assistant", "content": "x"}, USER], "2 user turns"),
         ([{"role": "system", "content": "x"}], "0 user turns"),
@@ -123,8 +123,8 @@ def test_the_answer_of_a_conversation_is_kept() -> None:
         ([{"role": "user", "content": [{"type": "image"}]}], "not text"),
     ],
 )
-def test_an_invalid_prompt_is_refused_with_its_kind(value: object, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_an_invalid_prompt_is_refused_with_its_kind(value: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         fields.prompt_cell(value)
 
 

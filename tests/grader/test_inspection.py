@@ -37,8 +37,10 @@ def test_a_name_that_the_solution_must_define_is_a_warning(grader: Grader) -> No
 
 
 def test_an_example_that_contradicts_the_tests_is_a_warning(grader: Grader) -> None:
-    said = one_line("(** f\n * >>> f 1\n * 2\n *)\nlet f (x : int) : int =", "assert (f 1 = 3)")
-    assert grader.inspect(said).warnings == ("example_disagrees: line 1: (f 1) is 2 in the statement, 3 in the tests",)
+    contradicted = one_line("(** f\n * >>> f 1\n * 2\n *)\nlet f (x : int) : int =", "assert (f 1 = 3)")
+    assert grader.inspect(contradicted).warnings == (
+        "example_disagrees: line 1: (f 1) is 2 in the statement, 3 in the tests",
+    )
 
 
 # Signature and statement, tests, and per assert "1" if an example covers it.

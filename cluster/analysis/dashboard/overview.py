@@ -25,7 +25,7 @@ class Overview:
     """The report of a run at one time."""
 
     version: str  # differs whenever the content may differ
-    report: RunReport | None = None  # None: no step has finished, or ``error`` says why it cannot be read
+    report: RunReport | None = None  # None: no step has finished, or it cannot be read (see ``error``)
     error: str = ""
     plots: Mapping[str, Plot] = field(default_factory=dict)  # by name; those that the run has metrics for
 
@@ -41,7 +41,7 @@ class OverviewReader:
     def __init__(self, run: Path, watch: LedgerWatch) -> None:
         self._run, self._folder, self._watch = run, RunFolder(run), watch
         self._lock, self._plot_lock = threading.Lock(), threading.Lock()
-        self._state: object = None  # of the files that ``_newest`` was read from
+        self._state: object = None  # state of the files when ``_newest`` was read
         self._newest = Overview(version="none")
         self._next_read_at = 0.0  # time.monotonic()
         self._ledger: tuple[LedgerColumns | None, LedgerSummary] = (None, LedgerSummary())

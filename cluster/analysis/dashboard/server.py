@@ -52,7 +52,7 @@ HEADERS = {
 }
 STATIC = Path(__file__).parent / "static"
 CODE_STYLE = f"{code_style('default')}\n@media (prefers-color-scheme: dark) {{ {code_style('github-dark')} }}\n"
-MAX_FILE_ERRORS = 3  # that a page lists one by one
+MAX_FILE_ERRORS = 3  # errors that a page lists individually
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -73,7 +73,7 @@ class LedgerWatch:
                 try:
                     read.append((file, read_stored(file.path)))
                 except RunFolderError as error:
-                    if file.path.exists():  # a file removed meanwhile is missing in the next scan
+                    if file.path.exists():  # else the next scan drops it
                         self._errors[file] = str(error)
             columns = columns.with_files(read) if read else columns
             self._set_snapshot(columns, max(0, len(new) - start - FILES_AT_A_TIME))
@@ -87,7 +87,7 @@ class LedgerWatch:
                     for entry in entries
                     if entry.name.startswith("step-") and entry.name.endswith(".parquet")
                 ]
-        except OSError:  # the folder does not exist yet, or a file was removed meanwhile: the next scan lists again
+        except OSError:  # the folder does not exist yet, or a file was just removed: the next scan lists again
             return self._snapshot.columns.files
         return sorted(files, key=lambda file: file.path.name)
 

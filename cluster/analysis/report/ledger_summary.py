@@ -32,7 +32,7 @@ class ProblemSummary:
     num_passed: int
     total_reward: float
     best_reward: float
-    total_seconds: float  # of sampling and grading
+    total_seconds: float  # sampling and grading
 
     @property
     def pass_rate(self) -> float:

@@ -14,7 +14,7 @@ from cluster.problems.builtin.values import Char
 class Operation:
     """One operation on one value: a change or a test."""
 
-    words: str  # English, as it stands after "is" or a noun
+    words: str  # English words that follow "is" or a noun
     code: Callable[[str], str]  # variable name -> OCaml expression
     apply: Callable[[Any], Any]  # the same in Python
 

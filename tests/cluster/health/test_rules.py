@@ -176,8 +176,8 @@ def test_half_of_the_groups_may_lack_signal_at_the_start() -> None:
 def test_different_programs_with_equal_rewards_indicate_problems_that_are_too_hard() -> None:
     rows = steps(40, per_epoch=100, frac_zero_std_sampled=0.6)
     assert "too hard" in found(History(steps=rows))["mode_collapse"].assessment.action
-    alike = steps(40, per_epoch=100, frac_zero_std_sampled=0.6, distinct_share_renamed=0.3)
-    assert "temperature" in found(History(steps=alike))["mode_collapse"].assessment.action
+    similar = steps(40, per_epoch=100, frac_zero_std_sampled=0.6, distinct_share_renamed=0.3)
+    assert "temperature" in found(History(steps=similar))["mode_collapse"].assessment.action
 
 
 @pytest.mark.parametrize(

@@ -33,8 +33,8 @@ def test_staleness_is_counted_from_the_version_that_the_step_started_from() -> N
 
 def test_tokens_that_were_sampled_and_not_trained_are_counted_by_outcome() -> None:
     stale = DroppedGroup(group=group([0.0]), group_size=4, drop=Drop(DropReason.STALE))
-    silent = DroppedGroup(group=group([0.0, 0.0]), group_size=2, drop=Drop(DropReason.NO_SIGNAL))
-    assert wasted_tokens([stale, silent, silent]) == {
+    without_signal = DroppedGroup(group=group([0.0, 0.0]), group_size=2, drop=Drop(DropReason.NO_SIGNAL))
+    assert wasted_tokens([stale, without_signal, without_signal]) == {
         "wasted_tokens_filtered": 16.0,
         "wasted_tokens_stale": 4.0,
         "wasted_tokens_failed": 0.0,
@@ -63,10 +63,10 @@ def test_the_time_to_reward_is_computed_from_graded_completions() -> None:
 def test_every_metric_of_a_step_is_documented() -> None:
     page = Path("docs/metrics.md").read_text(encoding="utf-8")
     explained = [re.escape(name).replace(r"\*", ".*") for name in re.findall(r"`([a-z0-9_*/]+)`", page)]
-    silent = DroppedGroup(group=group([0.0, 0.0]), group_size=2, drop=Drop(DropReason.NO_SIGNAL))
+    without_signal = DroppedGroup(group=group([0.0, 0.0]), group_size=2, drop=Drop(DropReason.NO_SIGNAL))
     timestamps = (Timestamps(requested=10, sampled=12, graded=13),) * 2
     groups = [replace(group([0.0, 1.0]), timestamps=timestamps)]
-    metrics = step_metrics(groups, [silent], StepReport(step=1, metrics={}), Progress(), {"step_seconds": 1})
+    metrics = step_metrics(groups, [without_signal], StepReport(step=1, metrics={}), Progress(), {"step_seconds": 1})
     unexplained = [name for name in metrics if not any(re.fullmatch(one, name) for one in explained)]
     assert not unexplained
 
@@ -77,9 +77,9 @@ def test_every_column_of_the_ledger_is_documented() -> None:
 
 
 def test_groups_dropped_without_signal_count_in_the_shares() -> None:
-    silent = DroppedGroup(group=group([0.2, 0.2]), group_size=2, drop=Drop(DropReason.NO_SIGNAL))
+    without_signal = DroppedGroup(group=group([0.2, 0.2]), group_size=2, drop=Drop(DropReason.NO_SIGNAL))
     stale = DroppedGroup(group=group([0.2, 0.2]), group_size=2, drop=Drop(DropReason.STALE))
-    shares = signal_shares([group([0.0, 1.0]), group([0.3, 0.3])], [silent, stale])
+    shares = signal_shares([group([0.0, 1.0]), group([0.3, 0.3])], [without_signal, stale])
     assert shares == {"frac_zero_std_sampled": pytest.approx(2 / 3), "frac_zero_std_solved": 0.0}
 
 

@@ -113,8 +113,8 @@ def test_a_file_that_exists_is_not_overwritten(
 
 def test_bad_rows_are_named(dataset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["filter", dataset, "--out", str(tmp_path / "kept.jsonl")]) == 0
-    said = capsys.readouterr().out
-    assert "row 6: no prompt" in said and "row 7: duplicate id 'easy'" in said and "row 8: not JSON" in said
+    message = capsys.readouterr().out
+    assert "row 6: no prompt" in message and "row 7: duplicate id 'easy'" in message and "row 8: not JSON" in message
 
 
 def test_without_kept_rows_no_file_is_written(dataset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

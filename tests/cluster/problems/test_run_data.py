@@ -72,7 +72,7 @@ def test_other_data_is_refused_with_the_differences(tmp_path: Path) -> None:
     now = [make("3", "changed"), *PROBLEMS[4:15], make("nineteen", "19"), *map(make, ("x", "y"))]
     with pytest.raises(RunFolderError) as error:
         data.check(now, tmp_path, allowed=False)
-    said = str(error.value)
+    message = str(error.value)
     for part in (
         "7 removed ('0', '1', '2', '15', '16', and 2 more)",
         "2 added ('x', 'y')",
@@ -81,8 +81,8 @@ def test_other_data_is_refused_with_the_differences(tmp_path: Path) -> None:
         "--allow-changed-data",
         "run.name=NAME",
     ):
-        assert part in said, said
-    assert "\n" not in said
+        assert part in message, message
+    assert "\n" not in message
     assert data.check(now, tmp_path, allowed=True).startswith("the data has changed: 7 removed")
 
 
