@@ -106,7 +106,7 @@ def compare_sampling(config: Config, effort: Effort, folder: Path, log: Log) -> 
             "wall_ms_per_completion": ms * graded["seconds"],
             "completions": graded["num_completions"],
         }
-        log("timing an engine's step")
+        log("timing an engine step")
         found["step_seconds"] = {
             str(number): min(
                 vllm.run_turn(ROUND_SECONDS, num_running=number, num_live=1, prompt_ids=prompt_ids)["step_seconds"]

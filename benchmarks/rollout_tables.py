@@ -36,7 +36,7 @@ def _sampling(found: Mapping[str, Any]) -> Table:
     ms = [of["driver_cpu_ms_per_completion"] for of in (found["adapter"]["Caravan"], found["grading"])]
     table.caption = (
         "Medians of alternating rounds on the same prompts, seeds and settings; ratios to vLLM within each round.\n"
-        f"An engine's step under the adapter: {steps}.\n"
+        f"An engine step under the adapter: {steps}.\n"
         f"The driver's process: {ms[0]:.2f} CPU ms per sampled and {ms[1]:.2f} per graded completion."
     )
     return table

@@ -146,7 +146,7 @@ def test_a_closed_pool_leaves_no_ocaml_process(ray_here: None) -> None:
         """Return the OCaml programs among the descendants of this process, which starts Ray."""
         found = []
         for process in psutil.Process().children(recursive=True):
-            with suppress(psutil.Error):  # ended meanwhile
+            with suppress(psutil.Error):  # it has just ended
                 if any(folder in word for word in process.cmdline()):
                     found.append(process)
         return found

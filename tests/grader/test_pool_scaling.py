@@ -124,7 +124,7 @@ def test_no_completion_is_lost_or_graded_twice_when_graders_are_killed_while_the
     def kill_one() -> None:
         """Kill a grader of this test's own Ray with SIGKILL."""
         for one in psutil.Process().children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess):  # ended meanwhile
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
                 if "".join(one.cmdline()[:1]).startswith("ray::GraderActor"):
                     one.kill()
                     return

@@ -117,7 +117,7 @@ def test_an_export_contains_the_tokenizer_and_no_path_of_this_machine(
     options = [*(["--merge"] if merge else []), *(["--base-name", base] if base else [])]
     assert main(["export", str(moved), str(out), *options]) == 0
     printed = " ".join(capsys.readouterr().err.split())
-    assert ("the export names the base model 'my-model', after its folder" in printed) == (base is None)
+    assert ("the export calls the base model 'my-model', after its folder" in printed) == (base is None)
     texts = {path.name: path.read_text() for path in out.iterdir() if path.suffix in (".json", ".md", ".jinja")}
     assert "/me/" not in "".join(texts.values()).replace("me/base", "") and str(tmp_path) not in "".join(texts.values())
     assert texts["chat_template.jinja"] == "{{ messages[0].content }}"
