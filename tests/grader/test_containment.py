@@ -34,7 +34,7 @@ def serve(open_folder: Path, script: str, sandbox: Sandbox = SANDBOX) -> Server:
 
 
 def verdict_of(open_folder: Path, attempt: str) -> str:
-    """Return whether a shell command works in the sandbox."""
+    """Return "done" if a shell command works in the sandbox, else "refused"."""
     with serve(open_folder, f"if ( {attempt} ) >&2; then frame done; else frame refused; fi") as server:
         answer = server.ask([], deadline_seconds=20)
     return answer[0].decode()
@@ -113,7 +113,7 @@ def test_the_environment_is_empty_without_bubblewrap(open_folder: Path, monkeypa
 @pytest.mark.parametrize("sandbox", [SANDBOX, Sandbox(bubblewrap=None)], ids=["sandbox", "bare"])
 def test_no_file_can_grow_and_the_user_is_not_root(open_folder: Path, sandbox: Sandbox) -> None:
     if os.geteuid() == 0 and unprivileged_user_id() is None:
-        pytest.skip("there is no user but root here")
+        pytest.skip("root is the only user here")
     script = 'if test "$(id -u)" = 0; then frame root; elif head -c 9999 /dev/zero > grown; then frame grown; '
     with serve(open_folder, script + "else frame refused; fi", sandbox) as server:
         assert server.ask([], deadline_seconds=20) == [b"refused"]

@@ -146,7 +146,7 @@ def test_programs_that_another_user_put_there_are_not_run(open_folder: Path, nam
 @as_root
 def test_a_folder_that_the_unprivileged_user_cannot_enter_is_not_used(open_folder: Path) -> None:
     if unprivileged_user_id() is None:
-        pytest.skip("there is no user but root here")
+        pytest.skip("root is the only user here")
     (open_folder / "private").mkdir(mode=0o700)
     assert f"others may not enter {open_folder / 'private'}" in reason_for(open_folder / "private" / "cache")
 

@@ -136,11 +136,11 @@ def test_a_search_continues_where_it_stopped_and_reads_each_file_once(
     read: list[str] = []
     search_file = TextSearch._search_file
 
-    def noting_file(self: TextSearch, file: File) -> Rows:
+    def recording_search(self: TextSearch, file: File) -> Rows:
         read.append(file.path.name)
         return search_file(self, file)
 
-    monkeypatch.setattr(TextSearch, "_search_file", noting_file)
+    monkeypatch.setattr(TextSearch, "_search_file", recording_search)
     columns = columns_of(run)
     everything = np.arange(columns.num_rows)
     search = TextSearch("needle", matches_case=False)
@@ -267,7 +267,7 @@ def test_a_run_without_a_step_is_served_and_nothing_is_written_into_it(tmp_path:
 
 
 @pytest.mark.parametrize(
-    "spoil",
+    "damage",
     [
         lambda table: table.set_column(
             table.schema.get_field_index("step"), "step", pa.array(["first"] * len(table), pa.string())
@@ -279,9 +279,9 @@ def test_a_run_without_a_step_is_served_and_nothing_is_written_into_it(tmp_path:
         ),
     ],
 )
-def test_a_foreign_file_is_named_and_the_others_are_shown(run: GrowingRun, spoil: Callable[[Any], Any]) -> None:
+def test_a_foreign_file_is_named_and_the_others_are_shown(run: GrowingRun, damage: Callable[[Any], Any]) -> None:
     path = run.folder.rollout_files()[1]
-    pq.write_table(spoil(pq.read_table(path)), path)
+    pq.write_table(damage(pq.read_table(path)), path)
     watch = LedgerWatch(run.folder.rollouts)
     watch.update(watch.files())
     assert watch.snapshot.columns.num_rows == 2 * PER_STEP

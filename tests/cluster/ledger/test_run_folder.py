@@ -31,7 +31,7 @@ def test_a_folder_is_locked_by_one_process_at_a_time(tmp_path: Path) -> None:
 
 
 def refused(folder: RunFolder, *overrides: str, writes: Sequence[str] = ()) -> None:
-    """A start that ends before its first step, after it has written some files."""
+    """Start a run that fails before its first step, after it has written some files."""
     with pytest.raises(ValueError, match="refused"), folder.opened(config(*overrides)):
         for name in writes:
             (folder.path / name).parent.mkdir(exist_ok=True)
@@ -116,7 +116,7 @@ def test_steps_that_are_taken_again_are_reported_once(tmp_path: Path) -> None:
             folder.append(folder.learning_log, f"line {step}")
             (folder.rollouts / f"step-{step:06d}-000001.parquet").touch()
         with folder.metrics.open("a") as file:
-            file.write('{"step": 4, "rew')  # cut by a crash
+            file.write('{"step": 4, "rew')  # truncated by a crash
         folder.truncate_after(2)
     assert [json.loads(line)["step"] for line in folder.metrics.read_text().splitlines()] == [1, 2]
     assert folder.learning_log.read_text() == "line 1\nline 2\n"

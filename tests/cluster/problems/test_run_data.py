@@ -108,7 +108,7 @@ def test_no_problem_ever_changes_sides(seed: int) -> None:
     now = list(PROBLEMS)
     for start in range(3):
         now = [one for one in PROBLEMS if draw.random() < 0.7]
-        if draw.random() < 0.5:  # ids are row numbers
+        if draw.random() < 0.5:  # use row numbers as ids
             now = [dataclasses.replace(one, id=str(number)) for number, one in enumerate(now)]
         now += [make(f"new {start} {number}") for number in range(draw.randrange(3))]
         draw.shuffle(now)
@@ -135,8 +135,8 @@ def test_an_excluded_problem_stays_excluded_until_its_text_changes() -> None:
     training, held_out = split(PROBLEMS[1:], HELD_OUT, 0)
     data = updated_data(None, PROBLEMS, training, held_out)
     assert split_for_run(data, PROBLEMS, config()) == (training, held_out)
-    mended = [make(0, "mended"), *PROBLEMS[1:]]
-    assert ids(split_for_run(data, mended, config())[0]) == [*ids(training), "0"]
+    changed = [make(0, "changed"), *PROBLEMS[1:]]
+    assert ids(split_for_run(data, changed, config())[0]) == [*ids(training), "0"]
 
 
 def test_data_without_a_training_problem_is_refused() -> None:
@@ -152,14 +152,14 @@ def test_damaged_data_is_refused_with_advice(tmp_path: Path) -> None:
         RunData.read(RunFolder(tmp_path))
 
 
-def interrupted(folder: Path, dataset: Path, problems: Sequence[Problem], *, knows_its_data: bool = True) -> Config:
+def interrupted(folder: Path, dataset: Path, problems: Sequence[Problem], *, has_recorded_data: bool = True) -> Config:
     """Return a run that was started with these problems and has a checkpoint."""
     keys = [f"run.folder={folder.parent}", f"run.name={folder.name}", f"dataset={dataset}", "model.path=tiny"]
     write(dataset, problems)
     made = load_config(None, [*keys, f"held_out={HELD_OUT}"], environment={})
     with RunFolder(folder).opened(made):
         (folder / "checkpoints/checkpoint-20").mkdir()
-    if knows_its_data:
+    if has_recorded_data:
         kept(folder, started(problems)[0])
     return made
 
@@ -183,7 +183,7 @@ def test_both_ways_to_resume_a_run_with_other_data_are_refused_before_anything_s
 
 def test_the_same_data_may_be_in_another_file(tmp_path: Path) -> None:
     interrupted(tmp_path / "new", tmp_path / "p.jsonl", PROBLEMS)
-    interrupted(tmp_path / "old", tmp_path / "p.jsonl", PROBLEMS, knows_its_data=False)
+    interrupted(tmp_path / "old", tmp_path / "p.jsonl", PROBLEMS, has_recorded_data=False)
     moved = tmp_path / "moved.json"
     write(moved, PROBLEMS)
     resumed = resumed_config(tmp_path / "new", [f"dataset={moved}"])
