@@ -66,7 +66,7 @@ class Grader:
         processes.
         """
         text = with_opened_thought(opened_thought, text)
-        facts = self._closed_on_error(problem, "graded", lambda: self._observe(problem, text, finish_reason))
+        facts = self._close_on_error(problem, "graded", lambda: self._observe(problem, text, finish_reason))
         self._num_graded += 1
         if self._num_graded >= self._settings.jobs_per_worker:
             self.close()
@@ -80,7 +80,7 @@ class Grader:
         key = (problem.prompt, problem.tests, everything)
         cached = self._inspections.get(key)
         if cached is None:
-            cached = self._closed_on_error(
+            cached = self._close_on_error(
                 problem, "inspected", lambda: self.worker.inspect(problem, everything=everything)
             )
             self._inspections[key] = cached
@@ -88,7 +88,7 @@ class Grader:
                 self._inspections.pop(next(iter(self._inspections)))
         return cached
 
-    def _closed_on_error(self, problem: Problem, done: str, work: Callable[[], _Answer]) -> _Answer:
+    def _close_on_error(self, problem: Problem, done: str, work: Callable[[], _Answer]) -> _Answer:
         """Do the work; after an error close the worker. ``done`` completes "could not be ..." in the message."""
         try:
             return work()

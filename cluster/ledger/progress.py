@@ -56,18 +56,18 @@ class Progress:
         self.num_trained += len(positions)
         self.step += 1
 
-    def dropped(self, position: int) -> None:
+    def group_dropped(self, position: int) -> None:
         """Count a filtered or failed group."""
         self._ended(position)
         self.num_dropped += 1
 
-    def stale(self, position: int) -> None:
+    def group_stale(self, position: int) -> None:
         """Count a stale group; its position is started again."""
         self.started.remove(position)
         self.again.append(position)
         self.num_stale[position] = self.num_stale.get(position, 0) + 1
 
-    def count(self, outcome: Outcome, num_completions: int) -> None:
+    def count_completions(self, outcome: Outcome, num_completions: int) -> None:
         """Count completions that ended."""
         self.outcomes[outcome] = self.outcomes.get(outcome, 0) + num_completions
 

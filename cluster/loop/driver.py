@@ -215,11 +215,11 @@ class Driver:
         if dropped.drop.reason is DropReason.STALE and self._progress.attempt_of(position) >= MAX_ATTEMPTS:
             dropped = replace(dropped, drop=Drop(DropReason.TOO_SLOW))
         if dropped.drop.outcome is Outcome.STALE:
-            self._progress.stale(position)
+            self._progress.group_stale(position)
         else:
-            self._progress.dropped(position)
+            self._progress.group_dropped(position)
         for drop in drops_of_dropped(dropped):
-            self._progress.count(drop.outcome, 1)
+            self._progress.count_completions(drop.outcome, 1)
         self._dropped.append(dropped)
         self._recorder.group_dropped(dropped, self._progress.step)
         if dropped.drop.outcome is Outcome.FILTERED and self._buffer.is_filter_suspended:
@@ -242,7 +242,7 @@ class Driver:
         self._progress.step_done([group.position for group in groups])
         for group in groups:
             for drop in drops_of_trained(group, report):
-                self._progress.count(drop.outcome if drop else Outcome.TRAINED, 1)
+                self._progress.count_completions(drop.outcome if drop else Outcome.TRAINED, 1)
         state = self._progress.to_json()
         times = self._timeline.take_metrics({"samplers": self._samplers.usage(), "graders": self._graders.usage()})
         times |= {"learn_began_at": began_at, "learned_at": time.time(), "max_steps": float(self._max_steps)}

@@ -101,7 +101,7 @@ async def _load(job: SftJob, view: View) -> Dataset:
         return await audit_and_split(config, rendered, view)
 
 
-def solved(problems: tuple[Problem, ...]) -> list[Problem]:
+def with_solution(problems: tuple[Problem, ...]) -> list[Problem]:
     """The problems that have a reference solution; raises DatasetError if none has."""
     found = [problem for problem in problems if problem.solution]
     if not found:
@@ -121,7 +121,7 @@ def _train(job: SftJob, view: View, dataset: Dataset, folder: SftFolder) -> int:
     from learner.training.model import Device, check_saveable, choose_device, load_model
 
     config = job.config
-    problems = solved(dataset.training)
+    problems = with_solution(dataset.training)
     check_batch(job.schedule)
     device = choose_device(config.learner)
     check_saveable(model_path(config))

@@ -97,7 +97,7 @@ def test_finish_reason_and_minimum_lines_affect_the_reward(tmp_path: Path) -> No
     assert [one["reward"] for one in read(tmp_path / "out.jsonl")] == [0.0, 0.0]
 
 
-def test_malformed_rows_are_named_by_line_and_the_others_graded(tmp_path: Path) -> None:
+def test_malformed_rows_are_reported_by_line_and_the_others_graded(tmp_path: Path) -> None:
     rows: list[object] = [
         row("a", RIGHT),
         "{not json",

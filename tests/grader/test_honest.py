@@ -34,7 +34,7 @@ def test_a_correct_answer_passes_in_every_text_form(grader: Grader, name: str) -
 
 
 @pytest.mark.parametrize("name", TEST_SHAPES)
-def test_tests_of_any_shape_count_their_asserts(grader: Grader, name: str) -> None:
+def test_the_asserts_of_tests_of_any_form_are_counted(grader: Grader, name: str) -> None:
     tests, num_asserts = TEST_SHAPES[name]
     made = problem("(** Twice, of what is not negative. *)\nlet f (x : int) : int =", tests, name)
     right = grader.grade(made, 'let f x = if x < 0 then invalid_arg "f" else 2 * x', FinishReason.STOP).facts

@@ -195,7 +195,7 @@ def test_landlock_alone_may_be_missing_from_a_required_sandbox() -> None:
     assert Sandbox(bubblewrap=Path("/bin/bwrap"), kernel=("seccomp",)).sandboxed
 
 
-def test_limits_that_cannot_be_set_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_limits_that_cannot_be_set_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "limit_script", lambda _limits: "exit 125")
     with pytest.raises(UngradableError, match=r"ulimit -Ha"):
         Server(prepare_toolchain().runner, Limits(memory_mib=512), Sandbox(bubblewrap=None))

@@ -107,7 +107,7 @@ def test_an_unusable_folder_is_skipped(open_folder: Path) -> None:
     assert kept_in(open_folder / "file", open_folder / "good") == open_folder / "good" / "build"
 
 
-def test_every_folder_that_was_tried_is_named_with_its_reason_and_the_setting(open_folder: Path) -> None:
+def test_every_folder_that_was_tried_is_reported_with_its_reason_and_the_setting(open_folder: Path) -> None:
     (open_folder / "file").touch()
     reason = reason_for(open_folder / "file" / "below")
     assert f"{open_folder / 'file' / 'below'}: Not a directory" in reason

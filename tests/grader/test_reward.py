@@ -70,7 +70,7 @@ def test_tests_earn_the_fraction_of_asserts_that_passed(passed: int, expected: f
 @pytest.mark.parametrize(
     ("errors", "types"), [(1, 0.15), (2, 0.10), (3, 0.06), (4, 0.03), (5, 0.02), (6, 0.02), (50, 0.02)]
 )
-def test_type_errors_are_graduated(errors: int, types: float) -> None:
+def test_more_type_errors_earn_less(errors: int, types: float) -> None:
     facts = replace(TYPE_ERROR, type_errors=errors)
     assert terms(facts).type_check == types
     assert reward(facts) == pytest.approx(0.05 + types + 0.01)
@@ -330,12 +330,12 @@ def test_overrides_win_over_the_profile() -> None:
     assert (profile.degenerate_multiplier, profile.shown_assert_weight) == (0.0, 0.25)
 
 
-def test_weights_above_one_in_all_are_refused_with_their_keys() -> None:
+def test_weights_that_add_up_to_more_than_one_are_refused_with_their_keys() -> None:
     with pytest.raises(ConfigError, match=r"weights.structural 0.05 .* weights.tests 0.9 = 1.25"):
         profile_of(GraderSettings(weights=WeightSettings(tests=0.9)))
 
 
-def test_weights_of_zero_in_all_are_refused() -> None:
+def test_weights_that_add_up_to_zero_are_refused() -> None:
     with pytest.raises(ConfigError, match="every reward would be 0"):
         profile_of(GraderSettings(reward="binary", weights=WeightSettings(tests=0.0)))
 

@@ -53,7 +53,7 @@ def test_a_prompt_without_a_signature_is_refused(prompt: str) -> None:
         ("let (a, b) =", ""),
     ],
 )
-def test_the_name_that_a_signature_binds(signature: str, name: str) -> None:
+def test_defined_name_returns_the_name_that_a_signature_binds(signature: str, name: str) -> None:
     assert defined_name(signature) == name
 
 

@@ -46,7 +46,7 @@ def test_a_build_that_fails_shows_why(open_folder: Path, monkeypatch: pytest.Mon
     assert [path.name for path in (open_folder / "cache").iterdir()] == ["building"]
 
 
-def test_a_library_that_the_programs_cannot_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_library_that_the_programs_cannot_read_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "compiler-libs").mkdir()
     (tmp_path / "compiler-libs" / "ocamlcommon.cmxa").touch()
     tmp_path.chmod(0o700)

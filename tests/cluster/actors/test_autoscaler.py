@@ -66,7 +66,7 @@ class Pool:
         await self.lifecycle.close()
 
 
-def test_the_number_follows_the_load_between_the_bounds() -> None:
+def test_the_number_of_replicas_follows_the_load_between_the_bounds() -> None:
     async def scenario() -> None:
         pool = Pool(1, maximum=2)
         await pool.start()
@@ -88,7 +88,7 @@ def test_the_number_follows_the_load_between_the_bounds() -> None:
     asyncio.run(scenario())
 
 
-def test_a_pool_starts_what_fits_and_the_others_follow_as_machines_join() -> None:
+def test_a_pool_starts_the_replicas_that_fit_and_the_others_when_machines_join() -> None:
     async def scenario() -> None:
         resources = MadeReservation(2)
         pool = Pool(3, minimum=1, reservation=resources)

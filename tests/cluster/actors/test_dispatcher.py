@@ -221,7 +221,7 @@ async def test_a_removed_worker_stops_being_busy_before_its_work_is_released() -
 
 
 @run
-async def test_a_wait_for_a_ready_worker_ends_when_one_is_added_or_the_dispatcher_fails() -> None:
+async def test_waiting_for_a_ready_worker_ends_when_one_is_added_or_the_dispatcher_fails() -> None:
     dispatcher, (worker,) = pool("a", max_load=4)
     await dispatcher.until_ready()
     dispatcher.remove(worker)

@@ -82,7 +82,7 @@ def test_idle_replicas_are_drained_but_no_more_than_half_and_not_below_the_minim
     assert desired_replicas(load(window=0.05), BOUNDS, policy)[1] == f"busy 5% of the last {policy.window_seconds:g} s"
 
 
-def test_idle_graders_stay_while_completions_wait_now_and_then() -> None:
+def test_idle_graders_are_kept_while_completions_sometimes_wait() -> None:
     assert number(GRADERS, load(window=0.05, longest_wait=GRADERS.scale_down_wait_seconds)) == 8
     assert number(SAMPLERS, load(window=0.05, longest_wait=GRADERS.scale_down_wait_seconds)) == 4
 
@@ -156,7 +156,7 @@ def simulated_graders(arrivals_per_second: dict[int, int], seconds: int) -> list
     return numbers
 
 
-def test_the_number_follows_the_load_up_and_down_without_oscillating() -> None:
+def test_the_number_of_graders_follows_the_load_without_oscillating() -> None:
     numbers = simulated_graders({0: 1, 100: 10, 1000: 1, 3000: 0}, 5000)
     assert set(numbers[:100]) == {2}
     assert 10 <= numbers[400] <= 16

@@ -57,7 +57,7 @@ def test_a_run_is_read_by_the_name_of_its_evaluation_or_as_its_last_one(tmp_path
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", "\x00", '{"by_problem": 1'])
-def test_a_file_that_is_no_result_is_refused_by_name(tmp_path: Path, content: str) -> None:
+def test_a_file_that_is_not_a_result_is_refused_by_name(tmp_path: Path, content: str) -> None:
     path = tmp_path / "wrong.json"
     path.write_text(content)
     with pytest.raises(RunFolderError, match=r"wrong\.json"):

@@ -79,7 +79,7 @@ def test_a_query_is_restored_from_its_url() -> None:
         ("code", "x" * 1001),
     ],
 )
-def test_an_invalid_parameter_is_named(name: str, value: str) -> None:
+def test_an_invalid_parameter_is_reported(name: str, value: str) -> None:
     with pytest.raises(ConfigError, match=name):
         query(**{name: value})
 
@@ -233,7 +233,7 @@ def test_only_the_own_names_of_the_machine_are_served() -> None:
     assert not is_loopback("0.0.0.0")
 
 
-def test_errors_of_the_command_are_one_line(
+def test_errors_of_the_command_are_reported_in_one_line(
     run: GrowingRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["dashboard", str(tmp_path / "nothing")]) == 1
@@ -279,7 +279,7 @@ def test_a_run_without_a_step_is_served_and_nothing_is_written_into_it(tmp_path:
         ),
     ],
 )
-def test_a_foreign_file_is_named_and_the_others_are_shown(run: GrowingRun, damage: Callable[[Any], Any]) -> None:
+def test_a_foreign_file_is_reported_and_the_others_are_shown(run: GrowingRun, damage: Callable[[Any], Any]) -> None:
     path = run.folder.rollout_files()[1]
     pq.write_table(damage(pq.read_table(path)), path)
     watch = LedgerWatch(run.folder.rollouts)

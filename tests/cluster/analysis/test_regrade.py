@@ -135,7 +135,9 @@ def test_the_changes_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "excluded: 3 completions without a grade; 1 groups have no graded completion" in shown
 
 
-def test_without_a_reward_the_stored_ones_are_confirmed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_reward_option_the_stored_rewards_are_confirmed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     made_run(tmp_path, [[PASSED, WRONG]])
     assert main(["regrade", str(tmp_path)]) == 0
     assert "every reward equals the stored one" in capsys.readouterr().out
@@ -246,7 +248,7 @@ def test_a_run_without_configuration_is_re_scored_under_a_named_profile(
         (["good", "--out", "good/config.yaml/new.jsonl"], 1, "cannot write good/config.yaml/new.jsonl"),
     ],
 )
-def test_errors_are_one_line(
+def test_errors_are_reported_in_one_line(
     arguments: list[str],
     code: int,
     message: str,

@@ -110,7 +110,7 @@ def page(hostile: Path) -> HtmlPage:
     return HtmlPage((hostile / "report" / "report.html").read_text(encoding="utf-8"))
 
 
-def test_hostile_completions_stay_text(page: HtmlPage) -> None:
+def test_hostile_completions_are_escaped(page: HtmlPage) -> None:
     names = {tag for tag, _ in page.tags}
     assert names <= {*TAGS, "b", "img"}
     for tag, attributes in page.tags:
@@ -187,7 +187,7 @@ def test_the_learning_log_of_another_trainer_is_enough_for_a_report(tmp_path: Pa
     assert {"Reward", "Entropy (nats)"} <= {attributes["alt"] for tag, attributes in page.tags if tag == "img"}
 
 
-def test_long_runs_are_averaged_over_neighbouring_steps() -> None:
+def test_long_runs_are_downsampled_to_means_of_neighbouring_steps() -> None:
     rows = [{"step": step, "reward": float(step % 2)} for step in range(1, 5001)]
     steps, values = downsampled([*rows, {"step": 5001, "reward": float("nan")}], "reward")
     assert len(steps) == MAX_POINTS

@@ -55,12 +55,12 @@ def test_a_run_without_steps_has_no_trace(tmp_path: Path) -> None:
         write_trace(folder.path, tmp_path / "trace.json")
 
 
-def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
+def test_a_folder_without_a_run_is_reported(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match="is not a run directory"):
         write_trace(tmp_path, tmp_path / "trace.json")
 
 
-def test_a_damaged_file_of_the_ledger_is_named(tmp_path: Path) -> None:
+def test_a_damaged_file_of_the_ledger_is_reported(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     with folder.opened(load_config(None, environment={})):
         (folder.rollouts / "step-000001-000001.parquet").write_bytes(b"PAR1 cut")

@@ -85,7 +85,9 @@ def test_the_help_lists_the_reward_profiles(capsys: pytest.CaptureFixture[str]) 
         assert all(f"  {name} " in shown and profile.meaning in shown for name, profile in PROFILES.items())
 
 
-def test_a_malformed_row_is_named_and_the_others_are_graded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_malformed_row_is_reported_and_the_others_are_graded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     good = json.dumps({"id": "a", **PROBLEM, "completion": "2 * n"})
     source.write_text(f"\ufeff{good}\n{{broken\n{good}\n", encoding="utf-8")
@@ -215,7 +217,7 @@ def test_a_refused_run_creates_no_folder_and_changes_no_existing_one(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_an_envrc_that_is_not_loaded_is_named_with_the_settings_in_it(
+def test_an_envrc_that_is_not_loaded_is_reported_with_the_settings_in_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -15,5 +15,5 @@ def test_advice_starts_from_the_settings_of_the_run() -> None:
     assert "rollout.max_completion_tokens x 1.2" in learn_faster(history)  # unknown
 
 
-def test_a_temperature_is_not_raised_where_the_entropy_is_too_high() -> None:
+def test_the_advice_does_not_raise_the_temperature_if_entropy_is_high() -> None:
     assert "temperature" not in raise_diversity(History(steps=steps(0.9), settings=SETTINGS))

@@ -79,7 +79,7 @@ COLLAPSED: dict[str, Any] = {
 }
 
 
-def test_an_alert_is_logged_once_in_a_hundred_steps() -> None:
+def test_a_repeated_alert_is_logged_every_hundred_steps() -> None:
     run = Run(config("warn")).take_steps(steps(250, per_epoch=1000, first=301, frac_truncated=0.9))
     alerted_at = [number for number, response in enumerate(run.responses, start=1) if response.alerts]
     assert alerted_at == [5, 105, 205]

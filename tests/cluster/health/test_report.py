@@ -61,7 +61,7 @@ def test_an_incomplete_last_line_is_ignored(tmp_path: Path) -> None:
     assert main(["health", str(tmp_path), "--json"]) == 0
 
 
-def test_a_line_that_cannot_be_read_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_line_that_cannot_be_read_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = run_of(tmp_path, steps(5))
     folder.append(folder.metrics, "nonsense")
     assert main(["health", str(tmp_path)]) == 1

@@ -206,7 +206,7 @@ def test_different_programs_with_equal_rewards_indicate_problems_that_are_too_ha
         ("numbers", {"grad_norm": math.inf}, Health.STOP),
     ],
 )
-def test_each_threshold_holds_at_the_end_of_the_first_epoch(
+def test_each_threshold_applies_at_the_end_of_the_first_epoch(
     rule: str, metrics: dict[str, Any], expected: Health
 ) -> None:
     verdicts = health(History(steps=steps(120, per_epoch=100, **metrics)))

@@ -13,7 +13,7 @@ def test_a_resume_starts_only_unfinished_positions_again() -> None:
     progress = Progress()
     for _ in range(5):
         progress.start_next(4)
-    progress.dropped(1)
+    progress.group_dropped(1)
     progress.step_done([0, 3])
     resumed = Progress.from_json(progress.to_json())
     assert [resumed.start_next(4) for _ in range(4)] == [2, 4, 5, 6]
@@ -36,7 +36,7 @@ def test_an_epoch_counts_dropped_groups_too() -> None:
     for _ in range(4):
         progress.start_next(4)
     progress.step_done([0, 1])
-    progress.dropped(2)
+    progress.group_dropped(2)
     assert progress.epoch(problems_per_epoch=6) == 0.5
 
 
@@ -51,7 +51,7 @@ def test_a_stale_position_is_started_again_and_counted_until_it_ends() -> None:
     progress = Progress()
     for _ in range(3):
         progress.start_next(4)
-    progress.stale(1)
+    progress.group_stale(1)
     assert progress.start_next(4) == 1
     assert progress.attempt_of(1) == 2
     assert Progress.from_json(progress.to_json()).attempt_of(1) == 2
@@ -64,8 +64,8 @@ def test_completions_in_flight_at_a_checkpoint_are_requested_again_and_counted_o
     progress = Progress()
     for _ in range(3):
         progress.start_next(4)
-    progress.count(Outcome.TRAINED, 3)
-    progress.count(Outcome.FAILED, 1)
+    progress.count_completions(Outcome.TRAINED, 3)
+    progress.count_completions(Outcome.FAILED, 1)
     progress.step_done([0])
     assert (progress.num_asked, progress.num_under_way) == (12, 8)
     resumed = Progress.from_json(progress.to_json())

@@ -143,7 +143,7 @@ def test_progress_is_restored_as_it_was_saved(tmp_path: Path) -> None:
             folder.load_progress(5)
 
 
-def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = RunFolder(tmp_path)
 
     def full(*_: object, **__: object) -> None:
@@ -155,13 +155,13 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             folder.append(folder.metrics, "{}")
 
 
-def test_a_folder_that_cannot_be_created_is_named() -> None:
+def test_a_folder_that_cannot_be_created_is_reported() -> None:
     with pytest.raises(RunFolderError, match="cannot write"), RunFolder(Path("/proc/nowhere")).opened(config()):
         pass
 
 
 @pytest.mark.parametrize("text", ["a\u2028b", "a\u0085b", "a\x0cb", "a\r\nb", "\u2029"])
-def test_a_completion_may_hold_any_separator(text: str, tmp_path: Path) -> None:
+def test_a_completion_may_contain_any_separator(text: str, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.completions.parent.mkdir()
     folder.append_json(folder.completions, *({"step": step, "completion": text} for step in (1, 2, 3)))
@@ -179,7 +179,9 @@ def test_a_completion_may_hold_any_separator(text: str, tmp_path: Path) -> None:
         ("health.jsonl", [1], "it is not an object"),
     ],
 )
-def test_a_row_that_no_reader_can_use_is_named_with_its_line(tmp_path: Path, name: str, row: object, why: str) -> None:
+def test_a_row_that_no_reader_can_use_is_reported_with_its_line(
+    tmp_path: Path, name: str, row: object, why: str
+) -> None:
     folder = RunFolder(tmp_path)
     good = {"step": 1, "epoch": 0.1, "set": {}, "name": "before", "rule": "entropy"}
     good |= dict.fromkeys(("reward", "reward_standard_error", "pass_rate", "solved_once"), 0.5)

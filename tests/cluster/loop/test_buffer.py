@@ -48,7 +48,7 @@ def test_a_group_without_signal_is_dropped_only_if_configured() -> None:
     assert (dropped.drop.outcome, dropped.drop.reason) == (Outcome.FILTERED, "no_signal")
 
 
-def test_a_group_with_fewer_than_two_grades_has_failed() -> None:
+def test_a_group_with_fewer_than_two_grades_fails() -> None:
     dropped = buffer().add(group([1.0, None]))
     assert dropped is not None
     assert dropped.drop.outcome is Outcome.FAILED

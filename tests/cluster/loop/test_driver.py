@@ -312,7 +312,7 @@ def test_a_dying_sampler_ends_the_run_and_the_last_step_can_still_be_saved(tmp_p
     assert (tmp_path / "checkpoint-1").exists()
 
 
-def test_no_task_is_left_behind_when_a_run_ends(tmp_path: Path) -> None:
+def test_no_task_remains_after_a_run(tmp_path: Path) -> None:
     async def scenario() -> set[asyncio.Task[object]]:
         await make_driver(settings("max_staleness=1"), learner=FakeLearner(tmp_path)).train()
         return asyncio.all_tasks() - {asyncio.current_task()}

@@ -156,7 +156,7 @@ def test_an_interrupted_training_resumes_and_makes_the_same_model(
     assert [line.split()[3] for line in logs[0].splitlines()] == [line.split()[3] for line in logs[1].splitlines()]
 
 
-def test_a_generation_config_that_cannot_be_saved_loses_nothing(
+def test_a_generation_config_that_cannot_be_saved_does_not_prevent_saving_the_model(
     problems: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = Path(shutil.copytree(tiny_model_path(), tmp_path / "model"))

@@ -85,7 +85,7 @@ def test_prompts_of_the_built_in_problems_are_short_for_the_shipped_tokenizer() 
     assert lengths[-1] < 320
 
 
-def test_a_missing_model_is_named_with_the_command_that_makes_it(
+def test_a_missing_model_is_reported_with_the_command_that_makes_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("cluster.config.model_path.FOLDER", tmp_path)

@@ -167,7 +167,7 @@ def test_no_builtin_problem_has_a_cause_and_none_refutes_one(tmp_path: Path) -> 
     assert not set(summary.warnings) & {"refuted_cause", "reference_fails", "example_disagrees", "stub_passes"}
 
 
-def test_malformed_rows_are_named_with_their_reasons_and_the_status_stays_0(
+def test_malformed_rows_are_reported_with_their_reasons_and_the_status_stays_0(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "in.jsonl").write_text('{"id": "a",\n "prompt": "p"}\n{"id": "b", "prompt": "let f x =", "tests": 7}\n')
@@ -176,7 +176,7 @@ def test_malformed_rows_are_named_with_their_reasons_and_the_status_stays_0(
     assert "2 malformed: row 1: lines 1 to 2 are one JSON object" in shown and "; row 2: the tests are" in shown
 
 
-def test_a_data_set_that_is_missing_is_named_as_it_was_given(
+def test_a_data_set_that_is_missing_is_reported_as_it_was_given(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["audit", str(tmp_path / "missing.jsonl")]) == 1

@@ -45,7 +45,7 @@ def test_other_column_names_are_accepted() -> None:
     assert asked.prompt == PROMPT
 
 
-def test_bad_rows_are_named_and_counted_and_the_others_are_kept(tmp_path: Path) -> None:
+def test_bad_rows_are_reported_and_counted_and_the_others_are_kept(tmp_path: Path) -> None:
     path = write_jsonl(
         tmp_path / "p.jsonl",
         [

@@ -96,7 +96,7 @@ FORMS: Mapping[str, Callable[[Rows], bytes]] = {
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_every_form_of_a_file_holds_the_same_problems(tmp_path: Path, name: str) -> None:
+def test_every_form_of_a_file_gives_the_same_problems(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_bytes(FORMS[name](ROWS))
     assert load_problems(str(path)) == read_rows(ROWS)
@@ -155,7 +155,7 @@ def bad_rows(path: Path) -> list[str]:
     return list(loaded.bad_rows)
 
 
-def test_bad_rows_of_csv_are_named_and_the_others_kept(tmp_path: Path) -> None:
+def test_bad_rows_of_csv_are_reported_and_the_others_kept(tmp_path: Path) -> None:
     path = tmp_path / "p.csv"
     good = [f'{name},"let f x =",assert (f 1 = 1)' for name in ("first", "last")]
     path.write_text(
@@ -199,7 +199,7 @@ def test_bad_rows_of_csv_are_named_and_the_others_kept(tmp_path: Path) -> None:
         ("p.parquet.gz", b"", "must end in"),
     ],
 )
-def test_the_error_of_an_unreadable_file_is_one_line(
+def test_the_error_of_an_unreadable_file_has_one_line(
     tmp_path: Path, name: str, content: str | bytes, message: str
 ) -> None:
     path = tmp_path / name
@@ -260,7 +260,7 @@ def test_a_folder_with_configurations_is_read_by_configuration(tmp_path: Path) -
         ids(tmp_path, Part())
 
 
-def test_all_files_of_a_folder_are_read_and_files_without_split_are_named(tmp_path: Path) -> None:
+def test_all_files_of_a_folder_are_read_and_files_without_split_are_reported(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(jsonl([row("a")]) + "no json\n")
     (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(jsonl([row("b")]).encode()))
     (tmp_path / "c.tsv").write_text("id\n")
@@ -347,7 +347,7 @@ def test_json_of_splits_or_of_columns_is_read_by_its_keys(tmp_path: Path) -> Non
         read_file(path, ("id", "prompt"))
 
 
-def test_an_object_over_several_lines_is_named_as_such_and_the_others_are_read(tmp_path: Path) -> None:
+def test_an_object_over_several_lines_is_reported_as_such_and_the_others_are_read(tmp_path: Path) -> None:
     good = json.dumps(ROWS[0])
     text = f"{good}\n{json.dumps(ROWS[1], indent=2)}\n{{broken\n{json.dumps({**ROWS[0], 'id': 'last'})}\n"
     (tmp_path / "p.jsonl").write_text(text)

@@ -111,7 +111,7 @@ def test_a_file_that_exists_is_not_overwritten(
     assert "exists already" in capsys.readouterr().err and out.read_text() == "mine"
 
 
-def test_bad_rows_are_named(dataset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_rows_are_reported(dataset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["filter", dataset, "--out", str(tmp_path / "kept.jsonl")]) == 0
     message = capsys.readouterr().out
     assert "row 6: no prompt" in message and "row 7: duplicate id 'easy'" in message and "row 8: not JSON" in message
@@ -140,7 +140,7 @@ def test_impossible_options_are_refused_with_the_reason(
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[1]", '{"by_problem": [{"id": "x"}]}', '{"by_problem": 3}'])
-def test_files_that_are_no_measurements_are_refused(tmp_path: Path, content: str) -> None:
+def test_files_without_measurements_are_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "rates.json"
     path.write_text(content)
     with pytest.raises(DatasetError, match=r"rates\.json"):

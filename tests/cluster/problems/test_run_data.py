@@ -214,7 +214,7 @@ def test_an_adapter_is_evaluated_by_the_split_of_its_run(tmp_path: Path) -> None
     assert run_of_evaluation(made.changed({"model.adapter": str(tmp_path / "elsewhere/adapter")})) is None
 
 
-def test_an_evaluation_of_changed_data_holds_out_what_the_run_held_out(
+def test_an_evaluation_of_changed_data_uses_the_held_out_problems_of_the_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = interrupted(tmp_path / "run", tmp_path / "p.jsonl", PROBLEMS).changed(
