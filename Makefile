@@ -1,5 +1,5 @@
 # The door. `make demo` and `make test` set everything up first; `make setup` is quick when nothing is missing.
-.PHONY: setup cpu-setup demo test test-long check format tiny-model bench bench-grader bench-ledger bench-learner bench-rollout bench-pipeline bench-swap soak-grader
+.PHONY: setup cpu-setup demo test test-long test-gpu check format tiny-model bench bench-grader bench-ledger bench-learner bench-rollout bench-pipeline bench-swap soak-grader
 
 setup:
 	@requirements/setup
@@ -28,6 +28,10 @@ cpu-setup:
 $(TEST_VENV)/triton: requirements/gpu.txt | cpu-setup
 	$(TEST_VENV)/bin/python -m pip install --quiet --no-deps --upgrade --target $@ $$(grep '^triton==' requirements/gpu.txt)
 	@touch $@
+
+# The acceptance suite of a GPU machine (docs/gpu.md). Without a GPU, its checks run on the CPU as far as they can.
+test-gpu: setup
+	.venv/bin/pytest tests/gpu --gpu-report gpu-acceptance $(OPTIONS)
 
 check: setup
 	.venv/bin/ruff format --check .

@@ -1,0 +1,109 @@
+"""Fixtures and the report of the GPU acceptance suite (``make test-gpu``); see docs/gpu.md."""
+
+from collections.abc import Generator
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from tests.gpu.records import Records, Result, Row, describe_machine
+
+RECORDS = pytest.StashKey[Records]()
+ROW = pytest.StashKey[Row]()
+
+
+class Report(Protocol):
+    """Records what a check has measured, and fails the test when it does not meet its criterion."""
+
+    def __call__(self, measured: str, *, passed: bool) -> None: ...
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--gpu-report", metavar="FILE", help="write the table of the GPU acceptance suite to FILE.md and FILE.json"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[RECORDS] = Records()
+
+
+@pytest.fixture(scope="session")
+def num_gpus() -> int:
+    """Number of GPUs that torch sees; 0 with the CPU packages."""
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+@pytest.fixture(scope="session")
+def device(num_gpus: int) -> str:
+    """``cuda``, or ``cpu`` for the stand-ins."""
+    return "cuda" if num_gpus else "cpu"
+
+
+@pytest.fixture(autouse=True)
+def require_gpus(request: pytest.FixtureRequest, num_gpus: int) -> None:
+    """Skip a check that has no stand-in on this machine."""
+    marker = request.node.get_closest_marker("needs_gpus")
+    if marker is not None and num_gpus < marker.args[0]:
+        number = marker.args[0]
+        pytest.skip("waits for a GPU" if number == 1 else f"waits for {number} GPUs in one machine")
+
+
+@pytest.fixture
+def report(request: pytest.FixtureRequest, device: str) -> Report:
+    def record(measured: str, *, passed: bool) -> None:
+        check, criterion = _check_of(request.node)
+        result = Result.FAIL if not passed else Result.PASS if device == "cuda" else Result.STAND_IN
+        request.node.stash[ROW] = Row(check=check, criterion=criterion, measured=measured, result=result)
+        assert passed, f"{check}: measured {measured}; the criterion is {criterion}"
+
+    return record
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Make one row of each check, also of one that breaks or does not run."""
+    outcome = yield
+    if item.get_closest_marker("gpu") is None or (outcome.when == "teardown" and outcome.passed):
+        return outcome
+    check, criterion = _check_of(item)
+    row = item.stash.get(ROW, None)
+    if outcome.skipped and call.excinfo is not None:
+        row = Row(check=check, criterion=criterion, measured=str(call.excinfo.value), result=Result.NOT_RUN)
+    elif outcome.failed and (row is None or row.result is not Result.FAIL):
+        error = call.excinfo.exconly() if call.excinfo is not None else outcome.longreprtext
+        row = Row(check=check, criterion=criterion, measured=error.strip().splitlines()[0], result=Result.FAIL)
+    if row is not None and (outcome.when == "call" or not outcome.passed):
+        item.config.stash[RECORDS].rows.append(row)
+    return outcome
+
+
+def _check_of(item: pytest.Item) -> tuple[str, str]:
+    """Return name and criterion of a check, from its marker ``gpu``; the name ends with the test's parameters."""
+    marker = item.get_closest_marker("gpu")
+    if marker is None or len(marker.args) != 2:
+        raise pytest.UsageError(f"{item.nodeid} has no marker gpu(check, criterion)")
+    parameters = getattr(item, "callspec", None)
+    return f"{marker.args[0]}, {parameters.id}" if parameters else marker.args[0], marker.args[1]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Print the table, and write it to the files that ``--gpu-report`` names."""
+    records = config.stash[RECORDS]
+    if not records.rows:
+        return
+    machine = describe_machine()
+    terminalreporter.section("GPU acceptance suite")
+    terminalreporter.write(records.markdown(machine))
+    terminalreporter.write_line(f"\n{records.summary()}")
+    if (name := config.getoption("--gpu-report", None)) is not None:
+        for path, text in (
+            (Path(f"{name}.md"), records.markdown(machine)),
+            (Path(f"{name}.json"), records.json(machine)),
+        ):
+            path.write_text(text, encoding="utf-8")
+            terminalreporter.write_line(f"written to {path}")
