@@ -3,19 +3,20 @@
 import json
 import math
 import re
-from collections.abc import Container, Mapping
+import shutil
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load, save_file
 
-from cluster.errors import ModelError
+from cluster.errors import ModelError, ResourcesError
 from rollout.bound_weights import module_name
 from rollout.model import one_line
 from rollout.weight_sync import BoundAdapter
 
-MERGED_FILE = "model.safetensors"
+GIB = 1024**3
 
 OF_EXPERTS = re.compile(r"\.(experts|block_sparse_moe\.(input|output)_linear)\.").search
 """Matches weights of experts. No adapter changes them and they are most of the model, so the engine keeps its own. vLLM 0.32 on
@@ -32,31 +33,45 @@ def weights_folder(model: str) -> Path:
 
 
 def write_merged(base: Path, adapter: Mapping[str, bytes], folder: Path, dtype: str) -> None:
-    """Write base weights + adapter, summed in float32 and then cast, as one safetensors file without frozen experts.
+    """Write base weights + adapter, summed in float32 and then cast, without frozen experts, into files as the base has them.
 
-    Every version is added to the base weights, so rounding errors do not accumulate; in bfloat16, changes below 1/256 of a
-    weight are lost. Raises ModelError for an adapter weight that the base does not have.
+    Holds the weights of one file at a time. Every version is added to the base weights, so rounding errors do not accumulate; in
+    bfloat16, changes below 1/256 of a weight are lost. Raises ModelError for an adapter weight that the base does not have.
     """
-    weights: dict[str, torch.Tensor] = {}
-    for file in weight_files(base):
-        weights |= load_file(file)
-    if not weights:
-        raise ModelError(
-            f"{base} has no *.safetensors: rollout.weight_sync_mode=merged merges adapters into those; use versions"
-        )
-    added = {f"{module}.weight": delta for module, delta in deltas(adapter).items()}
-    if not added.keys() <= weights.keys():
-        added = as_saved(base, added, weights)
-    for name, delta in added.items():
-        if name not in weights or weights[name].shape != delta.shape:
+    shapes = _shapes(base)
+    deltas = Deltas(adapter)
+    added: Mapping[str, torch.Tensor] = deltas
+    added_shapes: dict[str, tuple[int, ...]] = {name: deltas.shape(name) for name in deltas}
+    if not deltas.keys() <= shapes.keys():
+        added = as_saved(base, deltas, shapes)
+        added_shapes = {name: tuple(delta.shape) for name, delta in added.items()}
+    for name, shape in added_shapes.items():
+        if shapes.get(name) != shape:
             raise ModelError(
                 f"the adapter trains {name.removesuffix('.weight')}, and {base} has no weight of that name and shape"
             )
-        weights[name] = weights[name].float() + delta
-    served = {
-        name: tensor.to(getattr(torch, dtype)).contiguous() for name, tensor in weights.items() if not OF_EXPERTS(name)
-    }
-    save_file(served, folder / MERGED_FILE)
+    for file in weight_files(base):
+        with safe_open(file, framework="pt") as weights:
+            served = {
+                name: _merged(weights.get_tensor(name), added.get(name)).to(getattr(torch, dtype)).contiguous()
+                for name in weights.keys()  # noqa: SIM118 - no mapping
+                if not OF_EXPERTS(name)
+            }
+        if served:
+            save_file(served, folder / file.name)
+
+
+def require_space(base: Path, folder: Path, dtype: str, *, num_versions: int) -> None:
+    """Raise ResourcesError if a number of merged versions does not fit on the disk of ``folder``, or into its shared memory."""
+    size = getattr(torch, dtype).itemsize
+    served = sum(size * math.prod(shape) for name, shape in _shapes(base).items() if not OF_EXPERTS(name))
+    free = shutil.disk_usage(folder).free
+    if free < num_versions * served:
+        raise ResourcesError(
+            f"{num_versions} x {served / GIB:.1f} GiB of merged weights do not fit into {folder.parent}, which has "
+            f"{free / GIB:.1f} GiB free: enlarge it (Docker: --shm-size), or use rollout.weight_sync_mode=versions, which writes "
+            "adapters alone"
+        )
 
 
 def weight_files(base: Path) -> list[Path]:
@@ -86,31 +101,69 @@ def as_saved(base: Path, added: Mapping[str, torch.Tensor], saved: Container[str
     return {bare[name] if bare[name] in saved else name: delta for name, delta in converted.items()}
 
 
-def deltas(adapter: Mapping[str, bytes]) -> Mapping[str, torch.Tensor]:
-    """Return the change of each module's weight by an adapter in PEFT format, float32 ``[out, in]``."""
-    try:
-        config = json.loads(adapter["adapter_config.json"])
-        tensors = load(adapter["adapter_model.safetensors"])
-    except (KeyError, ValueError, SafetensorError) as error:
-        raise ModelError(f"the adapter cannot be read: {one_line(error)}") from error
-    if (
-        config.get("use_dora")
-        or config.get("rank_pattern")
-        or config.get("alpha_pattern")
-        or config.get("fan_in_fan_out")
-    ):
-        raise ModelError(
-            "rollout.weight_sync_mode=merged merges only plain LoRA: one rank and one alpha, no DoRA; use versions"
+class Deltas(Mapping[str, torch.Tensor]):
+    """Changes of weights by an adapter in PEFT format: ``module.weight`` -> float32 ``[out, in]``, computed when it is read."""
+
+    def __init__(self, adapter: Mapping[str, bytes]) -> None:
+        """Raise ModelError for an adapter that cannot be read, or is no plain LoRA."""
+        try:
+            config = json.loads(adapter["adapter_config.json"])
+            tensors = load(adapter["adapter_model.safetensors"])
+        except (KeyError, ValueError, SafetensorError) as error:
+            raise ModelError(f"the adapter cannot be read: {one_line(error)}") from error
+        if (
+            config.get("use_dora")
+            or config.get("rank_pattern")
+            or config.get("alpha_pattern")
+            or config.get("fan_in_fan_out")
+        ):
+            raise ModelError(
+                "rollout.weight_sync_mode=merged merges only plain LoRA: one rank and one alpha, no DoRA; use versions"
+            )
+        self._scale: float = config["lora_alpha"] / (
+            math.sqrt(config["r"]) if config.get("use_rslora") else config["r"]
         )
-    scale = config["lora_alpha"] / (math.sqrt(config["r"]) if config.get("use_rslora") else config["r"])
-    return {
-        module_name(key): scale * (tensors[key.replace("lora_A", "lora_B")].float() @ tensors[key].float())
-        for key in tensors
-        if key.endswith(".lora_A.weight")
-    }
+        self._factors: dict[str, tuple[torch.Tensor, torch.Tensor]] = {
+            f"{module_name(key)}.weight": (tensors[key.replace("lora_A", "lora_B")], tensors[key])
+            for key in tensors
+            if key.endswith(".lora_A.weight")
+        }
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        b, a = self._factors[name]
+        delta: torch.Tensor = self._scale * (b.float() @ a.float())
+        return delta
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._factors)
+
+    def __len__(self) -> int:
+        return len(self._factors)
+
+    def shape(self, name: str) -> tuple[int, int]:
+        """Shape of a change, which is not computed."""
+        b, a = self._factors[name]
+        return b.shape[0], a.shape[1]
 
 
 def merged_modules(adapter: Mapping[str, bytes]) -> BoundAdapter:
     """Return the modules that ``write_merged`` changes: all that the adapter names, because it refuses others."""
     names = tuple(sorted({module_name(key) for key in load(adapter["adapter_model.safetensors"])}))
     return BoundAdapter(named=names, bound=names, differing=())
+
+
+def _shapes(base: Path) -> dict[str, tuple[int, ...]]:
+    """Return the name and shape of each weight of a model; raises ModelError without safetensors files."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in weight_files(base):
+        with safe_open(file, framework="pt") as weights:
+            shapes |= {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
+    if not shapes:
+        raise ModelError(
+            f"{base} has no *.safetensors: rollout.weight_sync_mode=merged merges adapters into those; use versions"
+        )
+    return shapes
+
+
+def _merged(weight: torch.Tensor, delta: torch.Tensor | None) -> torch.Tensor:
+    return weight if delta is None else weight.float() + delta

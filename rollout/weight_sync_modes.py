@@ -216,6 +216,7 @@ class Merged(WeightSyncMode):
     """New weights for the whole engine, written once per machine from the base model and the adapter."""
 
     uses_lora = False
+    _has_loaded = False
 
     @classmethod
     def engine_arguments(
@@ -239,15 +240,21 @@ class Merged(WeightSyncMode):
             )
 
     async def load(self, policy: PolicyVersion) -> BoundAdapter:
-        """Replace the weights; running requests continue under them."""
-        from rollout.merge import merged_modules, weights_folder, write_merged
+        """Replace the weights; running requests continue under them.
+
+        Raises ResourcesError, before the first policy is written, if its files and those of the next one do not fit.
+        """
+        from rollout.merge import merged_modules, require_space, weights_folder, write_merged
 
         def write(folder: Path) -> None:
-            write_merged(weights_folder(self._model), policy.adapter, folder, self._settings.served_dtype)
+            base, dtype = weights_folder(self._model), self._settings.served_dtype
+            require_space(base, folder, dtype, num_versions=1 if self._has_loaded else 2)
+            write_merged(base, policy.adapter, folder, dtype)
 
         folder = await asyncio.to_thread(self._cache.put, policy.number, write)
         async with self._engine.exchange(policy.number):
             await self._engine.reload(folder, policy.number)
+        self._has_loaded = True
         return merged_modules(policy.adapter)
 
     def adapter(self, version: int) -> Adapter | None:  # noqa: ARG002 - there are only weights

@@ -7,10 +7,12 @@ import pytest
 import torch
 from safetensors.torch import load, load_file, save
 
-from cluster.errors import ModelError
+from cluster.errors import ModelError, ResourcesError
 from cluster.types import PolicyVersion
-from rollout.merge import MERGED_FILE, merged_modules, weights_folder, write_merged
+from rollout.merge import merged_modules, require_space, weights_folder, write_merged
 from tests.rollout.conftest import TinyModel
+
+MERGED_FILE = "model.safetensors"  # as in the base models
 
 
 def test_merged_weights_are_those_that_peft_merges(
@@ -142,3 +144,46 @@ def test_only_frozen_experts_are_omitted(tmp_path: Path) -> None:
     assert excluded
     assert all(".mlp.experts." in key for key in excluded)
     assert "model.layers.0.mlp.gate.weight" in merged
+
+
+def test_files_are_merged_one_by_one_and_an_adapter_of_another_shape_is_refused(
+    tiny_model: TinyModel, policies: dict[int, PolicyVersion], tmp_path: Path
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    whole, split, base = tmp_path / "whole", tmp_path / "split", tmp_path / "base"
+    AutoModelForCausalLM.from_pretrained(tiny_model.path).save_pretrained(base, max_shard_size="200KB")
+    for folder, model in ((whole, Path(tiny_model.path)), (split, base)):
+        folder.mkdir()
+        write_merged(model, policies[1].adapter, folder, "bfloat16")
+    files = sorted(split.iterdir())
+    assert len(files) > 1
+    assert [file.name for file in files] == sorted(file.name for file in base.glob("*.safetensors"))
+    merged = {name: tensor for file in files for name, tensor in load_file(file).items()}
+    expected = load_file(whole / MERGED_FILE)
+    assert merged.keys() == expected.keys()
+    assert all(torch.equal(merged[name], expected[name]) for name in merged)
+
+    weights = load(policies[1].adapter["adapter_model.safetensors"])
+    name = "base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight"
+    other = {**policies[1].adapter, "adapter_model.safetensors": save({**weights, name: weights[name][:5].clone()})}
+    with pytest.raises(
+        ModelError, match=r"trains model.layers.0.self_attn.q_proj, and .* no weight of that name and shape"
+    ):
+        write_merged(base, other, split, "bfloat16")
+
+
+def test_weights_that_do_not_fit_twice_are_refused_with_numbers(
+    tiny_model: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+    from types import SimpleNamespace
+
+    base = weights_folder(tiny_model.path)
+    size = sum(2 * tensor.numel() for tensor in load_file(base / MERGED_FILE).values())
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2 * size))
+    require_space(base, tmp_path, "bfloat16", num_versions=2)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2 * size - 1))
+    require_space(base, tmp_path, "bfloat16", num_versions=1)
+    with pytest.raises(ResourcesError, match=r"2 x 0.0 GiB of merged weights do not fit into .*--shm-size.*=versions"):
+        require_space(base, tmp_path, "bfloat16", num_versions=2)
