@@ -1,5 +1,5 @@
 # The door. `make demo` and `make test` set everything up first; `make setup` is quick when nothing is missing.
-.PHONY: setup cpu-setup demo test test-long test-gpu check format tiny-model bench bench-grader bench-ledger bench-learner bench-rollout bench-pipeline bench-swap soak-grader
+.PHONY: setup cpu-setup demo test test-long test-gpu check format tiny-model bench bench-grader bench-ledger bench-learner bench-rollout bench-pipeline bench-swap bench-memory soak-grader
 
 setup:
 	@requirements/setup
@@ -46,7 +46,7 @@ tiny-model: setup
 	.venv/bin/python -m cluster.models.tiny
 
 # Each ends with one line of JSON.
-bench: bench-grader bench-ledger bench-learner bench-rollout bench-pipeline bench-swap
+bench: bench-grader bench-ledger bench-learner bench-rollout bench-pipeline bench-swap bench-memory
 
 bench-grader: setup
 	@.venv/bin/python -m benchmarks.grader $(OPTIONS)
@@ -65,6 +65,9 @@ bench-pipeline: setup
 
 bench-swap: setup
 	@.venv/bin/python -m benchmarks.swap $(OPTIONS)
+
+bench-memory: setup
+	@.venv/bin/python -m benchmarks.memory $(OPTIONS)
 
 soak-grader: setup
 	@.venv/bin/python -m benchmarks.grader_soak $(OPTIONS)

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from cluster.config.config import Config
 from cluster.console import count
 from cluster.errors import ResourcesError
+from cluster.placement.plan.learner_memory import learner_memory
 from cluster.placement.plan.machines import Gpu, Machine
-from cluster.placement.plan.memory import Memory, SamplerMemory, learner_memory, sampler_memory
+from cluster.placement.plan.memory import Memory, SamplerMemory, sampler_memory
 from cluster.placement.plan.model_shape import GIB, ModelShape
 from cluster.placement.plan.pace import Pace, pace
 from cluster.placement.plan.sharing import samplers_per_gpu
@@ -148,10 +149,10 @@ def _of_the_learner(plan: GpuPlan) -> str | None:
         return None
     left = f"{learner.limit:.1f} GiB"
     if number and sampler is not None:
-        left = f"{plan.gib:.1f} - {number} x {sampler.limit:.1f} ({count(number, 'sampler')}) = {learner.limit:.1f} GiB"
+        left += f" of {plan.gib:.1f} GiB, next to {count(number, 'sampler')} with {number * sampler.limit:.1f} GiB"
     return (
         f"the learner does not fit on a {_smallest(plan)}: it takes {_sum(learner)}, and has {left}. Lower "
-        "learner.micro_batch_tokens (activations and logits go with it), set learner.gradient_checkpointing=true, lower "
+        "learner.micro_batch_tokens (activations go with it), set learner.gradient_checkpointing=true, lower "
         "rollout.gpu_memory_utilization where they share a GPU, or spread the weights over ranks with learner.shard_base"
     )
 

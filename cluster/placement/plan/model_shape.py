@@ -35,10 +35,15 @@ class ModelShape:
     @property
     def num_parameters(self) -> int:
         """Parameters of the whole model."""
+        embeddings = self.vocabulary * self.hidden * (1 if self.tied else 2)
+        return embeddings + self.layers * self.layer_parameters + self.hidden
+
+    @property
+    def layer_parameters(self) -> int:
+        """Parameters of one layer."""
         attention = 2 * self.hidden * self.heads * self.head_dim + 2 * self.hidden * self.kv_heads * self.head_dim
         bias = (self.heads + 2 * self.kv_heads) * self.head_dim if self.has_qkv_bias else 0
-        layer = attention + bias + 3 * self.hidden * self.intermediate + 2 * self.hidden
-        return self.vocabulary * self.hidden * (1 if self.tied else 2) + self.layers * layer + self.hidden
+        return attention + bias + 3 * self.hidden * self.intermediate + 2 * self.hidden
 
     @property
     def projections(self) -> Mapping[str, tuple[int, int]]:

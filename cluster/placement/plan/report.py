@@ -101,8 +101,7 @@ def _sharing(plan: GpuPlan) -> str | None:
     number, limit = plan.samplers_with_learner, plan.sampler.limit
     if plan.learner is not None and number:
         samplers = count(number, "sampler")
-        left = f"{plan.gib:.1f} - {number} x {limit:.1f} = {plan.learner.limit:.1f}"
-        return f"The learner shares its GPU with {samplers}: {left} are left."
+        return f"On the learner's GPU {samplers}: {number} x {limit:.1f} = {number * limit:.1f} GiB."
     number = plan.samplers_together
     return f"{number} samplers share a GPU: {number} x {limit:.1f} = {number * limit:.1f}." if number > 1 else None
 

@@ -13,8 +13,9 @@ from cluster.config.load import load_config
 from cluster.errors import ConfigError, ModelError, ResourcesError
 from cluster.placement.gpu_facts import GpuFacts, MachineGpus
 from cluster.placement.local_ray import num_cores
+from cluster.placement.plan.learner_memory import learner_memory
 from cluster.placement.plan.machines import GPUS, Gpu, Machine, machines_of, parse_machines, this_machine
-from cluster.placement.plan.memory import learner_memory, sampler_memory
+from cluster.placement.plan.memory import sampler_memory
 from cluster.placement.plan.model_shape import GIB, shape_from
 from cluster.placement.plan.pace import Pace, pace
 from cluster.placement.plan.places import make_plan
@@ -83,7 +84,7 @@ def test_a_model_of_another_family_is_refused_by_the_name_of_what_it_lacks() -> 
 
 def test_a_sampler_gives_to_the_cache_what_the_rest_leaves() -> None:
     memory = sampler_memory(config_of(ONE_GPU), SHAPE, 24.0)
-    assert memory.limit == pytest.approx(0.45 * 24)
+    assert memory.limit == pytest.approx(0.40 * 24)
     assert memory.parts["weights"] == pytest.approx(1_543_714_304 * 2 / GIB)
     assert memory.cache == pytest.approx(memory.limit - memory.total)
     assert memory.num_sequences == pytest.approx(memory.cache * GIB / 28672 / (704 + 512))
@@ -104,9 +105,10 @@ def test_checkpointing_and_smaller_passes_take_less_of_the_learner() -> None:
     kept = learner_memory(config_of(ONE_GPU, "gradient_checkpointing=false", "micro_batch_tokens=4096"), SHAPE, 24.0)
     half = learner_memory(config_of(ONE_GPU, "gradient_checkpointing=false", "micro_batch_tokens=2048"), SHAPE, 24.0)
     again = learner_memory(config_of(ONE_GPU, "gradient_checkpointing=true", "micro_batch_tokens=4096"), SHAPE, 24.0)
-    assert half.parts["activations"] == pytest.approx(kept.parts["activations"] / 2)
+    # A larger pass has more completions per prompt.
+    assert half.parts["activations"] == pytest.approx(kept.parts["activations"] / 2, rel=0.02)
     assert again.parts["activations"] < kept.parts["activations"] / 10
-    assert again.parts["logits"] == kept.parts["logits"]
+    assert again.parts["output head"] == kept.parts["output head"]
 
 
 def test_a_pass_is_never_smaller_than_the_longest_completion() -> None:
@@ -121,7 +123,7 @@ def test_one_gpu_of_24_gib_holds_sampler_and_learner() -> None:
     assert node.on_gpus == [["learner (0.45)", "sampler 0 (0.45)"]]
     assert node.num_graders == 4
     assert plan.on_gpus is not None and plan.on_gpus.learner is not None
-    assert plan.on_gpus.learner.limit == pytest.approx(24 * 0.55)
+    assert plan.on_gpus.learner.limit == pytest.approx(24 * 0.60)
 
 
 def test_a_learner_that_does_not_fit_by_estimate_is_reported_with_the_sum_and_not_refused() -> None:
@@ -129,7 +131,8 @@ def test_a_learner_that_does_not_fit_by_estimate_is_reported_with_the_sum_and_no
     plan = make_plan(config, SHAPE, parse_machines(["cpus=16,gpus=1,gpu_gib=24"]))
     (line,) = plan.shortages
     assert re.search(
-        r"weights 2\.9 \+ .* GiB, and has 24\.0 - 1 x 10\.8 \(1 sampler\) = 13\.2 GiB.*micro_batch_tokens", line
+        r"weights 2\.9 \+ .* GiB, and has 14\.4 GiB of 24\.0 GiB, next to 1 sampler with 9\.6 GiB.*micro_batch_tokens",
+        line,
     )
 
 

@@ -1,0 +1,89 @@
+"""Estimate of the GPU memory of a rank of the learner, before it is started.
+
+Weights, adapter and optimizer state are counted exactly. Activations are counted operation by operation, for a gated MLP under
+autocast, with the tensors that ``make bench-memory`` finds saved for the backward pass.
+"""
+
+from collections.abc import Collection
+
+from cluster.config.config import Config
+from cluster.placement.plan.memory import RUNTIME_GIB, Memory
+from cluster.placement.plan.model_shape import BYTES, GIB, ModelShape
+
+GRADIENT_BYTES = 8  # float32, per parameter of the adapter: itself and its gradient; every optimizer has them
+ADAPTER_STATE_BYTES = 16  # with Adam's two moments
+RECOMPUTED_LAYERS = 1.3  # activations in the backward pass of one checkpointed layer, in those that it saves
+FRAGMENTATION = 1.05  # memory of torch's allocator, in the tensors that it holds; assumed
+GATHERED_LAYERS = 2  # of a sharded model: one at work, and the next
+HEAD_TILE = (4096, 32768)  # rows and columns of logits that TRL's output head computes at a time
+
+
+def learner_memory(config: Config, shape: ModelShape, limit: float) -> Memory:
+    """Memory of one rank of the learner that may take ``limit`` GiB."""
+    learner, rollout = config.learner, config.rollout
+    bytes_each = BYTES["bfloat16" if learner.dtype == "auto" else learner.dtype]
+    trained = shape.num_adapter_parameters(learner.lora.r, learner.lora.target_modules)
+    weights = float(shape.num_parameters * bytes_each)
+    if learner.shard_base:  # FSDP: embeddings and head are whole, and the layers at work are gathered
+        in_layers = shape.layers * shape.layer_parameters * bytes_each
+        weights += in_layers / learner.num_ranks - in_layers + GATHERED_LAYERS * shape.layer_parameters * bytes_each
+    # A completion that exceeds the budget has a pass of its own.
+    num_tokens = max(learner.micro_batch_tokens, rollout.max_prompt_tokens + rollout.max_completion_tokens)
+    # The head scores the tokens of completions, at most all: its gradient is float32, then the dtype of the pass.
+    head = min(num_tokens, HEAD_TILE[0]) * HEAD_TILE[1] * bytes_each + num_tokens * shape.hidden * (4 + bytes_each)
+    parts = {
+        "weights": weights / GIB,
+        "adapter and optimizer": ADAPTER_STATE_BYTES * trained / GIB,
+        "activations": FRAGMENTATION * num_tokens * activation_bytes_per_token(config, shape) / GIB,
+        "output head": head / GIB,
+        "runtime": RUNTIME_GIB,
+    }
+    return Memory(parts=parts, limit=limit, known=parts["weights"] + GRADIENT_BYTES * trained / GIB)
+
+
+def activation_bytes_per_token(config: Config, shape: ModelShape) -> float:
+    """Bytes per token that a pass keeps at its peak, at the start of its backward pass."""
+    learner = config.learner
+    bytes_each = BYTES["bfloat16" if learner.dtype == "auto" else learner.dtype]
+    per_layer = layer_bytes_per_token(config, shape)
+    if learner.gradient_checkpointing:  # each layer keeps its input, and one layer at a time is computed again
+        return shape.layers * shape.hidden * bytes_each + RECOMPUTED_LAYERS * per_layer
+    return shape.layers * per_layer + 8 * shape.hidden  # the last norm: its input and the gradient, in float32
+
+
+def layer_bytes_per_token(config: Config, shape: ModelShape) -> float:
+    """Bytes per token that a layer saves for its backward pass."""
+    learner = config.learner
+    bytes_each = BYTES["bfloat16" if learner.dtype == "auto" else learner.dtype]
+    prompt, completion = config.rollout.max_prompt_tokens, config.rollout.max_completion_tokens
+    length = prompt + completion
+    keys = 1.0  # rows of keys and values per token
+    if not (learner.gradient_checkpointing or learner.shard_base):  # completions share the computation of their prompt
+        rows = min(config.rollout.group_size, max(1, (learner.micro_batch_tokens - prompt) // completion))
+        keys = (prompt + rows * length) / (prompt + rows * completion)
+    width = shape.heads * shape.head_dim
+    norms = 2 * 4 * (shape.hidden + 1)  # input and scale in float32
+    # Queries and output; keys and values, repeated for all heads; the mask; the log-sum of each head.
+    attention = bytes_each * (2 * width + 2 * width * keys + length) + 4 * shape.heads
+    mlp = bytes_each * 3 * shape.intermediate  # gate, its activation, up
+    return norms + attention + mlp + _adapter_bytes_per_token(config, shape, bytes_each)
+
+
+def _adapter_bytes_per_token(config: Config, shape: ModelShape, bytes_each: int) -> int:
+    """Bytes per token that the adapters of a layer save: their inputs, and the inputs of their second matrices."""
+    lora = config.learner.lora
+    targets = shape.targets(lora.target_modules)
+    inner = bytes_each * lora.r * len(targets)
+    if lora.dropout:  # each adapter has a copy of its input, and a mask of one byte
+        return inner + sum((bytes_each + 1) * inputs for inputs, _ in targets.values())
+    return inner + bytes_each * sum(_distinct_inputs(targets, shape))
+
+
+def _distinct_inputs(targets: Collection[str], shape: ModelShape) -> list[int]:
+    """Widths of the tensors that only the targets save: several read the same one, and attention saves its own output."""
+    readers = {
+        ("q_proj", "k_proj", "v_proj"): shape.hidden,
+        ("gate_proj", "up_proj"): shape.hidden,
+        ("down_proj",): shape.intermediate,
+    }
+    return [width for names, width in readers.items() if set(names) & set(targets)]
