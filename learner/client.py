@@ -10,6 +10,8 @@ from types import MappingProxyType
 from typing import Any
 
 import ray
+from ray.util.placement_group import PlacementGroup, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cluster.actors.calls import result_of
 from cluster.actors.resources import wait_for_resources
@@ -18,6 +20,7 @@ from cluster.types import Group, PolicyVersion, ProbePrompt, StepReport
 from learner.actor import LearnerActor
 from learner.batch.selection import select
 from learner.overrides import apply_overrides
+from learner.placement import place_ranks
 from learner.plan import LearnerPlan
 from learner.settings import LearnerSettings
 from learner.training.checkpoints import (
@@ -76,11 +79,32 @@ class RayLearner:
         self._settings = settings
         self._plan = _with_absolute_paths(plan)
         self._actors: list[Any] = []  # by rank
+        self._group: PlacementGroup | None = None  # of several ranks, once they are placed
         self._is_closed = False
         self._writing: asyncio.Task[Path] | None = None  # the checkpoint that is being written
         self._saved_step = 0  # of the newest complete checkpoint
         # The steps since then, oldest first: batch and active overrides.
         self._batches: list[tuple[ray.ObjectRef, dict[str, Any]]] = []
+
+    async def place(self) -> None:
+        """Reserve the resources of all ranks, on one machine if they fit; ``start`` does it if nobody has before.
+
+        Raises ResourcesError if the cluster cannot place the actors.
+        """
+        settings = self._settings
+        # After the loss of a machine another may join.
+        seconds = PLACEMENT_SECONDS if self.num_restarts == 0 else settings.start_deadline_seconds
+        await wait_for_resources(
+            "learner",
+            settings.bundle,
+            settings.num_ranks,
+            free_seconds=seconds,
+            join_seconds=seconds,
+            advice="Wait for what else runs there, or lower learner.cpus, learner.gpus or learner.num_ranks; the same command "
+            f"resumes the run from {self._resume_point()}",
+        )
+        if settings.num_ranks > 1 and settings.bundle:
+            self._group = await place_ranks(settings.bundle, settings.num_ranks, deadline_seconds=seconds)
 
     async def start(self) -> PolicyVersion | None:
         """Place the actors, load the model and the newest complete checkpoint; return its policy, None without a checkpoint.
@@ -190,31 +214,35 @@ class RayLearner:
             raise
 
     async def _start_actors(self) -> PolicyVersion | None:
-        self._kill()
-        settings = self._settings
-        # After the loss of a machine another may join.
-        seconds = PLACEMENT_SECONDS if self.num_restarts == 0 else settings.start_deadline_seconds
-        await wait_for_resources(
-            "learner",
-            settings.bundle,
-            settings.num_ranks,
-            free_seconds=seconds,
-            join_seconds=seconds,
-            advice="Wait for what else runs there, or lower learner.cpus, learner.gpus or learner.num_ranks; the same command "
-            f"resumes the run from {self._resume_point()}",
-        )
+        if self._actors:
+            self._kill()
+        if self._group is None:
+            await self.place()
         if self._is_closed:
+            self._kill()
             raise LearnerError("the learner was closed while it was started")
-        environment = {**ENVIRONMENT, "OMP_NUM_THREADS": str(settings.num_threads)}
-        if settings.gpus > 0:
-            environment |= ON_GPU
-        remote_class = ray.remote(LearnerActor).options(
-            num_cpus=settings.cpus, num_gpus=settings.gpus, runtime_env={"env_vars": environment}
-        )
-        self._actors = [remote_class.remote(settings, self._plan, rank) for rank in range(settings.num_ranks)]
+        settings = self._settings
+        self._actors = [
+            ray.remote(LearnerActor).options(**self._actor_options(rank)).remote(settings, self._plan, rank)
+            for rank in range(settings.num_ranks)
+        ]
         rendezvous = await self._call("open_rendezvous", ranks=1) if settings.num_ranks > 1 else None
         policy: PolicyVersion | None = await self._call("start", rendezvous, await asyncio.to_thread(self._checkpoint))
         return policy
+
+    def _actor_options(self, rank: int) -> dict[str, Any]:
+        settings = self._settings
+        environment = {**ENVIRONMENT, "OMP_NUM_THREADS": str(settings.num_threads)}
+        if settings.gpus > 0:
+            environment |= ON_GPU
+        options = {
+            "num_cpus": settings.cpus,
+            "num_gpus": settings.gpus,
+            "runtime_env": {"env_vars": environment},
+        }
+        if self._group is not None:
+            options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(self._group, rank)
+        return options
 
     def _checkpoint(self) -> ray.ObjectRef | None:
         """Put the newest complete checkpoint into the object store."""
@@ -279,6 +307,9 @@ class RayLearner:
         actors, self._actors = self._actors, []
         for actor in actors:
             ray.kill(actor, no_restart=True)
+        group, self._group = self._group, None
+        if group is not None:
+            remove_placement_group(group)
 
     def _resume_point(self) -> str:
         return f"checkpoint step {self._saved_step}" if self._saved_step else "the start: it has no checkpoint yet"

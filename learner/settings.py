@@ -257,8 +257,8 @@ class LearnerSettings(BaseModel):
     num_ranks: Annotated[int, Trait.PLACEMENT] = Field(
         1,
         ge=1,
-        description="processes that share the micro-batches of each step, on one machine or on several; each holds the model and "
-        "reserves learner.gpus and learner.cpus",
+        description="processes that share the micro-batches of each step, on one machine if they fit there; each holds the model "
+        "and reserves learner.gpus and learner.cpus",
     )
     shard_base: Annotated[bool, Trait.PLACEMENT] = Field(
         False,

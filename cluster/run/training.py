@@ -78,6 +78,10 @@ class Training:
         )
         learner = RayLearner(self._config.learner, plan)
         started_at = time.monotonic()
+        if (
+            self._config.learner.num_ranks > 1
+        ):  # before samplers take the GPUs of the machine that has enough for all ranks
+            await learner.place()
         learner_start = asyncio.create_task(learner.start())  # loads while the pools load
         try:
             if self._config.learner.shares_gpu:  # the learner first, then each sampler (docs/cluster.md)

@@ -29,6 +29,9 @@ SETTINGS = ("model.path=tiny", "max_steps=2", "held_out=3", "drop_unpassable=fal
 class Learner(FakeLearner):
     starts: ClassVar[list[str]] = []  # order of the parts
 
+    async def place(self) -> None:
+        self.starts.append("ranks")
+
     async def start(self) -> PolicyVersion | None:
         await asyncio.sleep(0.05)
         self.starts.append("learner")
@@ -81,12 +84,15 @@ def config_of(run: Path, *settings: str) -> Config:
     return load_config(None, [*SETTINGS, *places, *settings], environment={})
 
 
-@pytest.mark.parametrize(("num_gpus", "order"), [(1.0, ["learner", "pools"]), (2.0, ["pools", "learner"])])
-def test_a_learner_that_shares_a_gpu_starts_before_the_samplers(
-    num_gpus: float, order: list[str], run: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("num_gpus", "num_ranks", "order"),
+    [(1.0, 1, ["learner", "pools"]), (2.0, 1, ["pools", "learner"]), (3.0, 2, ["ranks", "pools", "learner"])],
+)
+def test_a_learner_that_shares_a_gpu_starts_before_the_samplers_and_several_ranks_are_placed_before_them(
+    num_gpus: float, num_ranks: int, order: list[str], run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(GPUS, "GPU", num_gpus)
-    config = config_of(run, "max_steps=1", "evaluation.num_problems=0")
+    config = config_of(run, "max_steps=1", "evaluation.num_problems=0", f"learner.num_ranks={num_ranks}")
     assert run_to_end(lambda view: training.train(config, view)) == 0
     assert Learner.starts == order
 
