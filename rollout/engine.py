@@ -13,7 +13,7 @@ from uuid import uuid4
 from cluster.errors import ModelError, SamplerError
 from cluster.types import FinishReason, ProbePrompt, Sampling, VersionSpan
 from rollout.engine_errors import processes_log_to, root_cause
-from rollout.environment import compiler_variables, engine_arguments, environment_variables, socket_variables
+from rollout.environment import engine_arguments, environment_variables, folder_variables
 from rollout.model import check_model, one_line
 from rollout.settings import RolloutSettings
 from rollout.weight_sync import Adapter, BoundAdapter
@@ -71,7 +71,7 @@ class Engine:
 
         Raises ModelError with one line when that fails.
         """
-        variables = environment_variables(settings, model) | socket_variables(sockets) | compiler_variables(settings)
+        variables = environment_variables(settings, model) | folder_variables(settings, sockets)
         os.environ.update(variables)
         max_tokens = settings.max_prompt_tokens + settings.max_completion_tokens
         check_model(model, max_tokens, settings.tensor_parallel_size)

@@ -68,6 +68,11 @@ def check_build(settings: RolloutSettings) -> None:
         )
 
 
+def folder_variables(settings: RolloutSettings, sockets: Path) -> dict[str, str]:
+    """Variables for the files of the engine's processes: sockets, and compiled code, which the engines of a machine share."""
+    return socket_variables(sockets) | compiler_variables(settings) | cache_variables(settings)
+
+
 SOCKET_PATH_BYTES = 107  # Linux's limit
 SOCKET_NAME_BYTES = 36  # vLLM names them by a UUID
 
@@ -104,6 +109,23 @@ def compiler_variables(settings: RolloutSettings) -> dict[str, str]:
     return {"TORCHDYNAMO_DISABLE": "1"} if settings.enforce_eager else {}
 
 
+def cache_variables(settings: RolloutSettings) -> dict[str, str]:
+    """Variables that let the compiled engines of a machine share the code that vLLM compiles, also without a usable home folder.
+
+    vLLM keeps it in VLLM_CACHE_ROOT, by default ``~/.cache/vllm``. If that cannot be written or is noexec, it goes to the folder
+    for temporary files.
+    """
+    if settings.enforce_eager:
+        return {}
+    try:
+        default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vllm"
+        if _executes(Path(os.environ.get("VLLM_CACHE_ROOT") or default).expanduser()):
+            return {}
+    except (OSError, RuntimeError):  # no home folder
+        pass
+    return {"VLLM_CACHE_ROOT": str(Path(tempfile.gettempdir()) / f"caravan-vllm-{os.getuid()}")}
+
+
 def _executes(folder: Path) -> bool:
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
@@ -127,14 +149,17 @@ def engine_arguments(
         "enable_log_requests": False,
         "dtype": settings.served_dtype,
     }
+    on_cpu = settings.gpus_per_sampler == 0
     arguments |= weight_sync_mode(settings).engine_arguments(
-        lora_rank=lora_rank, lora_targets=lora_targets, max_staleness=max_staleness
+        lora_rank=lora_rank, lora_targets=lora_targets, max_staleness=max_staleness, on_cpu=on_cpu
     )
+    if settings.max_num_batched_tokens is not None:
+        arguments["max_num_batched_tokens"] = settings.max_num_batched_tokens
     num_ranks = settings.tensor_parallel_size
     if num_ranks > 1:
         arguments["tensor_parallel_size"] = num_ranks
         arguments["distributed_executor_backend"] = "mp"  # all GPUs of a sampler are on its machine
-    if settings.gpus_per_sampler == 0:
+    if on_cpu:
         if num_ranks == 1:
             arguments["distributed_executor_backend"] = CPU_EXECUTOR
         arguments["kv_cache_memory_bytes"] = int(settings.kv_cache_gib * GIB / num_ranks)  # per rank
@@ -142,7 +167,9 @@ def engine_arguments(
         # Prompts are prefilled whole: for a chunked one, vLLM 0.32 rewinds the request's random generator (_bookkeeping_sync in
         # v1/worker/gpu_model_runner.py), which CPU generators do not support, and the engine dies.
         arguments["enable_chunked_prefill"] = False
-        arguments["max_num_batched_tokens"] = max(CPU_BATCHED_TOKENS, arguments["max_model_len"])
+        arguments["max_num_batched_tokens"] = max(
+            settings.max_num_batched_tokens or CPU_BATCHED_TOKENS, arguments["max_model_len"]
+        )
     else:
         arguments["gpu_memory_utilization"] = settings.gpu_memory_utilization
         if settings.kv_cache_memory_bytes is not None:

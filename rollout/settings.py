@@ -89,6 +89,12 @@ class RolloutSettings(BaseModel):
     max_concurrent_requests: Annotated[int, Trait.PLACEMENT] = Field(
         64, ge=1, description="completions that an engine samples at a time; more groups wait in the pool"
     )
+    max_num_batched_tokens: Annotated[int | None, Trait.PLACEMENT, Trait.FROM_CLUSTER] = Field(
+        None,
+        ge=1,
+        description="tokens of one forward pass of an engine, at least max_concurrent_requests: with more, prompts are prefilled "
+        "in fewer passes, which take more memory; null: vLLM's 2048 on a GPU, 4096 on the CPU",
+    )
     weight_sync_mode: Literal["versions", "in_flight", "merged"] = Field(
         "versions",
         description="weight sync mode. versions: running completions end on the policy that they started with; in_flight: they "
@@ -139,6 +145,15 @@ class RolloutSettings(BaseModel):
             raise ValueError(
                 f"rollout.num_samplers={self.num_samplers} must be between rollout.min_samplers={self.minimum} and "
                 f"rollout.max_samplers={self.maximum}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_num_batched_tokens(self) -> "RolloutSettings":
+        if self.max_num_batched_tokens is not None and self.max_num_batched_tokens < self.max_concurrent_requests:
+            raise ValueError(
+                f"rollout.max_num_batched_tokens={self.max_num_batched_tokens} must be at least "
+                f"rollout.max_concurrent_requests={self.max_concurrent_requests}: each of them gets a token in every pass"
             )
         return self
 

@@ -72,15 +72,18 @@ class WeightSyncMode(ABC):
         self._model = model
 
     @classmethod
-    def engine_arguments(cls, *, lora_rank: int, lora_targets: Sequence[str], max_staleness: int) -> dict[str, Any]:
+    def engine_arguments(
+        cls, *, lora_rank: int, lora_targets: Sequence[str], max_staleness: int, on_cpu: bool
+    ) -> dict[str, Any]:
         """Arguments of vLLM's ``AsyncEngineArgs`` for this mode; no ``lora_targets``: every layer that supports LoRA has it."""
         num_adapters = cls._num_adapters(max_staleness)
         arguments: dict[str, Any] = {
             "worker_extension_cls": "rollout.worker_extension.WorkerExtension",
             "enable_lora": True,
             "max_lora_rank": lora_rank,
-            # One slot more than is used: vLLM's CPU kernels apply the last slot to requests without an adapter.
-            "max_loras": min(num_adapters, MAX_ADAPTERS) + 1,
+            # One slot stays empty on the CPU, whose kernels apply the last one to requests without an adapter. CUDA graphs are
+            # captured for as many adapters as there are slots.
+            "max_loras": min(num_adapters, MAX_ADAPTERS) + on_cpu,
             "max_cpu_loras": num_adapters + 1,
         }
         if lora_targets:
@@ -225,6 +228,7 @@ class Merged(WeightSyncMode):
         lora_rank: int,  # noqa: ARG003
         lora_targets: Sequence[str],  # noqa: ARG003
         max_staleness: int,  # noqa: ARG003
+        on_cpu: bool,  # noqa: ARG003
     ) -> dict[str, Any]:
         """Return nothing: the engine serves plain weights."""
         return {}

@@ -1,3 +1,4 @@
+import os
 import socket
 import tempfile
 from contextlib import nullcontext
@@ -11,6 +12,7 @@ from pydantic import ValidationError
 
 from cluster.errors import ConfigError, ModelError
 from rollout.environment import (
+    cache_variables,
     check_build,
     compiler_variables,
     engine_arguments,
@@ -149,20 +151,38 @@ def test_a_build_of_vllm_for_the_other_device_is_refused(
         check_build(RolloutSettings(gpus_per_sampler=gpus))
 
 
-@pytest.mark.parametrize(("max_staleness", "num_places"), [(0, 3), (1, 4), (4, 7), (100, 10)])
-def test_there_is_a_slot_for_every_live_policy_one_to_verify_and_one_that_stays_empty(
-    max_staleness: int, num_places: int
+@pytest.mark.parametrize(("max_staleness", "num_slots"), [(0, 2), (1, 3), (4, 6), (100, 9)])
+def test_there_is_a_slot_for_every_live_policy_and_one_to_verify_and_on_the_cpu_one_that_stays_empty(
+    max_staleness: int, num_slots: int
 ) -> None:
-    arguments = engine_arguments(RolloutSettings(), "org/model", 16, (), max_staleness)
-    assert arguments["max_loras"] == num_places
-    assert arguments["max_cpu_loras"] == max_staleness + 3
+    for gpus, num_empty in ((0.0, 1), (0.5, 0)):
+        settings = RolloutSettings(gpus_per_sampler=gpus)
+        arguments = engine_arguments(settings, "org/model", 16, (), max_staleness)
+        assert arguments["max_loras"] == num_slots + num_empty
+        assert arguments["max_cpu_loras"] == max_staleness + 3
 
 
 def test_an_in_flight_engine_holds_one_adapter_and_a_merged_one_none() -> None:
-    in_flight = engine_arguments(RolloutSettings(weight_sync_mode="in_flight"), "org/model", 16, (), max_staleness=4)
-    assert (in_flight["max_loras"], in_flight["max_cpu_loras"]) == (2, 2)
+    for gpus, num_slots in ((0.0, 2), (1.0, 1)):
+        settings = RolloutSettings(weight_sync_mode="in_flight", gpus_per_sampler=gpus)
+        in_flight = engine_arguments(settings, "org/model", 16, (), max_staleness=4)
+        assert (in_flight["max_loras"], in_flight["max_cpu_loras"]) == (num_slots, 2)
     merged = engine_arguments(RolloutSettings(weight_sync_mode="merged"), "org/model", 16, (), max_staleness=4)
     assert not [name for name in merged if "lora" in name]
+
+
+def test_the_tokens_of_a_pass_are_those_of_the_setting() -> None:
+    on_gpu, more = {"gpus_per_sampler": 1.0}, {"max_num_batched_tokens": 8192}
+
+    def tokens(**changes: Any) -> int | None:
+        found: int | None = engine_arguments(RolloutSettings(**changes), "m", 16, (), 0).get("max_num_batched_tokens")
+        return found
+
+    assert (tokens(**on_gpu), tokens(**on_gpu, **more)) == (None, 8192)
+    # Prompts are prefilled whole on the CPU.
+    assert (tokens(), tokens(**more), tokens(max_num_batched_tokens=512)) == (4096, 8192, 704 + 512)
+    with pytest.raises(ValidationError, match=r"max_num_batched_tokens=63 .*max_concurrent_requests=64"):
+        RolloutSettings(max_num_batched_tokens=63)
 
 
 def test_without_bounds_nothing_scales_and_with_bounds_the_start_is_within() -> None:
@@ -229,3 +249,20 @@ def test_compiled_code_goes_to_an_executable_folder(tmp_path: Path, monkeypatch:
     assert compiler_variables(eager) == {"TORCHDYNAMO_DISABLE": "1"}
     noexec.remove(Path("/chosen"))
     assert compiler_variables(eager) == {}
+
+
+def test_compiled_engines_share_a_cache_that_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    eager, compiled = RolloutSettings(enforce_eager=True), RolloutSettings(enforce_eager=False)
+    noexec: set[Path] = set()
+    monkeypatch.setattr("rollout.environment._executes", lambda folder: folder not in noexec)
+    monkeypatch.setattr("tempfile.tempdir", "/scratch")
+    monkeypatch.delenv("VLLM_CACHE_ROOT", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_variables(eager) == cache_variables(compiled) == {}
+    noexec.add(tmp_path / "vllm")
+    fallback = {"VLLM_CACHE_ROOT": f"/scratch/caravan-vllm-{os.getuid()}"}
+    assert (cache_variables(eager), cache_variables(compiled)) == ({}, fallback)
+    monkeypatch.setenv("VLLM_CACHE_ROOT", "/volume")
+    assert cache_variables(compiled) == {}
+    noexec.add(Path("/volume"))
+    assert cache_variables(compiled) == fallback
