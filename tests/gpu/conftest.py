@@ -6,8 +6,12 @@ from typing import Protocol
 
 import pytest
 
+from tests.gpu.made import QWEN_1_5B, SMALL, make_qwen
 from tests.gpu.records import Records, Result, Row, describe_machine
+from tests.learner.conftest import make_learner, model_folder  # noqa: F401 - fixtures
+from tests.rollout.conftest import local_ray, run  # noqa: F401 - fixtures
 
+ORDER = ("preflight", "learner", "learner_speed", "sampler", "sampler_speed", "together", "network", "several_gpus")
 RECORDS = pytest.StashKey[Records]()
 ROW = pytest.StashKey[Row]()
 
@@ -28,6 +32,15 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[RECORDS] = Records()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files of the suite in order, so that a broken installation shows first; other tests stay where they are."""
+    rank = {f"test_{name}": place for place, name in enumerate(ORDER)}
+    places = [place for place, item in enumerate(items) if item.path.parent == Path(__file__).parent]
+    ordered = sorted((items[place] for place in places), key=lambda item: rank.get(item.path.stem, len(rank)))
+    for place, item in zip(places, ordered, strict=True):
+        items[place] = item
+
+
 @pytest.fixture(scope="session")
 def num_gpus() -> int:
     """Number of GPUs that torch sees; 0 with the CPU packages."""
@@ -40,6 +53,18 @@ def num_gpus() -> int:
 def device(num_gpus: int) -> str:
     """``cuda``, or ``cpu`` for the stand-ins."""
     return "cuda" if num_gpus else "cpu"
+
+
+@pytest.fixture(scope="session")
+def gpus(num_gpus: int) -> float:
+    """Share of a GPU for a part that has one to itself; 0 on the CPU."""
+    return 1.0 if num_gpus else 0.0
+
+
+@pytest.fixture(scope="session")
+def shaped_model(device: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a model with random weights: in the shape of Qwen2.5 1.5B on a GPU, of 9 million parameters on the CPU."""
+    return make_qwen(tmp_path_factory.mktemp("shaped"), QWEN_1_5B if device == "cuda" else SMALL, device)
 
 
 @pytest.fixture(autouse=True)
