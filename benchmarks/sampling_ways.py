@@ -212,7 +212,7 @@ def policy_from(folder: Path, number: int) -> PolicyVersion:
     """Return the adapter of a folder as a policy."""
     policy, _ = read_adapter(folder)
     probe = {name: tuple(values) for name, values in json.loads((folder / "probe.json").read_text()).items()}
-    return replace(policy, number=number, probe=ProbePrompt(**probe))
+    return replace(policy, number=number, probes=(ProbePrompt(**probe),))
 
 
 def in_a_process(work: Callable[..., None], *arguments: object) -> None:

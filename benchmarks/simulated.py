@@ -195,7 +195,7 @@ class SimulatedSamplers:
         self._version = policy.number
         self._on_publish()
         return [
-            WeightSync(sampler=sampler.name, seconds=seconds, gap=None)
+            WeightSync(sampler=sampler.name, seconds=seconds, gap=None, tolerance=1e-3)
             for sampler, seconds in zip(self._samplers, took, strict=True)
         ]
 

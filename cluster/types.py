@@ -288,13 +288,22 @@ class ProbePrompt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeGap:
+    """Absolute differences between a sampler's and the learner's log-probabilities of one probe prompt."""
+
+    num_tokens: int  # N - 1
+    mean: float  # nats per token
+    spread: float  # standard deviation over the tokens, nats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyVersion:
     """One published LoRA adapter, with the data that verifies the weight sync."""
 
     number: int  # 1 after the first learner step
     adapter: Mapping[str, bytes]  # file name -> content of a PEFT adapter folder
     modules: tuple[str, ...] = ()  # full names of the modules that carry trained weights; empty: unknown
-    probe: ProbePrompt | None = None  # None: no learner of this run made the adapter
+    probes: tuple[ProbePrompt, ...] = ()  # empty: no learner of this run made the adapter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -303,7 +312,10 @@ class WeightSync:
 
     sampler: str
     seconds: float  # from the request to serving the policy, verification included
-    gap: float | None  # weight-sync gap: mean absolute difference to the learner's logprobs, nats; None without a probe
+    # Weight-sync gap: the probe prompts' median of the mean absolute difference to the learner's logprobs, nats per token; None
+    # without probe prompts.
+    gap: float | None
+    tolerance: float  # largest gap with which a policy is verified
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -99,10 +99,10 @@ class LearnerActor:
         files: Files = self._worker.adapter_files()
         return files if self._rank == 0 else None
 
-    def probe(self) -> ProbePrompt | None:
+    def base_probes(self) -> tuple[ProbePrompt, ...] | None:
         """See LearnerWorker; all ranks must call it, because the layers may be sharded."""
-        probe: ProbePrompt | None = self._worker.probe()
-        return probe if self._rank == 0 else None
+        probes: tuple[ProbePrompt, ...] = self._worker.base_probes()
+        return probes if self._rank == 0 else None
 
     @contextmanager
     def _scratch_folder(self) -> Iterator[None]:

@@ -53,7 +53,7 @@ DEADLINES = {
     "step": "step_deadline_seconds",
     "save_checkpoint": "save_deadline_seconds",
     "adapter_files": "save_deadline_seconds",
-    "probe": "start_deadline_seconds",
+    "base_probes": "start_deadline_seconds",
 }
 """Setting with the deadline of each actor method."""
 
@@ -152,10 +152,10 @@ class RayLearner:
         """Write the current adapter in PEFT format, for peft, transformers and vLLM."""
         await asyncio.to_thread(write_adapter, await self._call_or_replace("adapter_files"), folder)
 
-    async def probe(self) -> ProbePrompt | None:
-        """Score the plan's probe prompt under the current policy, which is the base model before the first step."""
-        probe: ProbePrompt | None = await self._call_or_replace("probe")
-        return probe
+    async def base_probes(self) -> tuple[ProbePrompt, ...]:
+        """Score the plan's probe prompts under the base model."""
+        probes: tuple[ProbePrompt, ...] = await self._call_or_replace("base_probes")
+        return probes
 
     async def close(self) -> None:
         """Kill the actors; may be called twice. A pending call raises LearnerError."""

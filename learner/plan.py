@@ -15,4 +15,5 @@ class LearnerPlan:
     max_steps: int  # batches of the whole run, and end of the learning rate schedule
     seed: int  # of the adapter's initial weights, and of dropout
     checkpoints_dir: Path
-    probe_ids: tuple[int, ...]  # tokens of the probe prompt, scored under every policy to verify samplers; empty: none
+    # Tokens of the probe prompts, all of one length, that are scored under every policy to verify samplers; empty: none.
+    probe_ids: tuple[tuple[int, ...], ...]

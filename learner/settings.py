@@ -306,6 +306,13 @@ class LearnerSettings(BaseModel):
         return {name: amount for name, amount in (("CPU", self.cpus), ("GPU", self.gpus)) if amount > 0}
 
     @property
+    def computed_dtype(self) -> Literal["float32", "bfloat16"]:
+        """Dtype of the frozen weights and the forward pass."""
+        if self.dtype != "auto":
+            return self.dtype
+        return "float32" if self.gpus == 0 else "bfloat16"
+
+    @property
     def shares_gpu(self) -> bool:
         """True if samplers may run on the learner's GPU."""
         return 0 < self.gpus < 1

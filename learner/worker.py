@@ -164,9 +164,9 @@ class LearnerWorker:
         """Write ``adapter_files`` into a folder; raises LearnerError when that fails."""
         write_adapter(self.adapter_files(), Path(folder))
 
-    def probe(self) -> ProbePrompt | None:
-        """Score the probe prompt under the current policy, without changing the random state; None if the plan has none."""
-        return self._running().run(self._probe)
+    def base_probes(self) -> tuple[ProbePrompt, ...]:
+        """Score the plan's probe prompts under the base model, without changing the random state."""
+        return self._running().run(lambda: self._probes(under_base=True))
 
     def close(self) -> None:
         """End the training; may be called twice."""
@@ -180,19 +180,22 @@ class LearnerWorker:
             number=self._step_number(),
             adapter=adapter,
             modules=trained_modules(self._trainer.model),
-            probe=self._probe(),
+            probes=self._probes(),
         )
 
-    def _probe(self) -> ProbePrompt | None:
+    def _probes(self, *, under_base: bool = False) -> tuple[ProbePrompt, ...]:
         ids = self._plan.probe_ids
-        return ProbePrompt(token_ids=ids, logprobs=tuple(self._trainer.score(ids))) if ids else None
+        scores = self._trainer.score(ids, under_base=under_base) if ids else []
+        return tuple(
+            ProbePrompt(token_ids=each, logprobs=tuple(logprobs)) for each, logprobs in zip(ids, scores, strict=True)
+        )
 
     def _check_training_gap(self) -> None:
         """Raise ModelError for a model whose log-probabilities in training differ from those in sampling."""
         ids = self._plan.probe_ids
         if not ids:
             return
-        gap = self._running().run(lambda: self._trainer.training_gap(ids))
+        gap = self._running().run(lambda: self._trainer.training_gap(ids[0]))
         tolerance = TRAINING_GAP_NATS[self._device.dtype]
         if not gap <= tolerance:
             raise ModelError(

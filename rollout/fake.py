@@ -1,7 +1,7 @@
 """A sampler pool without engines, for tests and simulations: completions come from a function."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 from cluster.actors.dispatcher import Dispatcher, Worker
 from cluster.errors import GroupFailed, SamplerError
@@ -10,6 +10,8 @@ from cluster.types import (
     FinishReason,
     GroupRequest,
     PolicyVersion,
+    ProbeGap,
+    ProbePrompt,
     Usage,
     VersionSpan,
     WeightSync,
@@ -52,6 +54,7 @@ class FakeSamplerPool:
         for sampler in self._samplers:
             self._dispatcher.add(sampler)
         self._changes: list[tuple[float, int]] = []  # when each policy was there, by the event loop's clock
+        self._tolerance = 1e-3
         self.version = 0
         self.requests: list[GroupRequest] = []
         self.published: list[int] = []
@@ -93,10 +96,19 @@ class FakeSamplerPool:
         self.version = policy.number
         self.published.append(policy.number)
         self._changes.append((asyncio.get_running_loop().time(), policy.number))
-        gap = None if policy.probe is None else 0.0
+        gap = 0.0 if policy.probes else None
         return tuple(
-            WeightSync(sampler=sampler.name, seconds=self._publish_seconds, gap=gap) for sampler in self._samplers
+            WeightSync(sampler=sampler.name, seconds=self._publish_seconds, gap=gap, tolerance=self._tolerance)
+            for sampler in self._samplers
         )
+
+    async def base_gaps(self, probes: Sequence[ProbePrompt]) -> tuple[ProbeGap, ...]:
+        """Agree with the learner about every token."""
+        return tuple(ProbeGap(num_tokens=len(probe.logprobs), mean=0.0, spread=0.0) for probe in probes)
+
+    def set_tolerance(self, nats: float) -> None:
+        """Report the tolerance with later publishes."""
+        self._tolerance = nats
 
     def usage(self) -> Usage:
         """Usage so far; to be called in the event loop of the pool."""

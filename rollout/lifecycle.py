@@ -13,6 +13,7 @@ from cluster.errors import CaravanError, DeadlineExceeded, ModelError, SamplerEr
 from cluster.types import PolicyVersion, WeightSync
 from rollout.policies import LivePolicies
 from rollout.replica import SamplerPlan, SamplerReplica
+from rollout.weight_sync import Verification, tolerance
 from rollout.weight_sync_modes import weight_sync_mode
 
 logger = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ class SamplerLifecycle(Lifecycle[SamplerReplica]):
         self._publishing = asyncio.Lock()
         self.policies: LivePolicies[ray.ObjectRef] = LivePolicies()
         self.weight_syncs: list[WeightSync] = []  # to the newest policy
+        self.tolerance = tolerance(plan.settings)  # nats per token, of all later policies
 
     def serving(self) -> Sequence[SamplerReplica]:
         """Return the samplers that have to take a new policy.
@@ -80,7 +82,7 @@ class SamplerLifecycle(Lifecycle[SamplerReplica]):
                 break
             version, handle = missing[0]
             live = frozenset(number for number, _ in handles)
-            sync, verification = await replica.load_policy(handle, live, self._settings.publish_deadline_seconds)
+            sync, verification = await self._load_policy(replica, handle, live)
             if verification.failure is not None:
                 replica.num_failed_verifications += 1
                 if replica.num_failed_verifications > 1:
@@ -144,12 +146,17 @@ class SamplerLifecycle(Lifecycle[SamplerReplica]):
         async with self._publishing:
             pass
 
+    async def _load_policy(
+        self, replica: SamplerReplica, handle: ray.ObjectRef, live: frozenset[int]
+    ) -> tuple[WeightSync, Verification]:
+        return await replica.load_policy(handle, live, self.tolerance, self._settings.publish_deadline_seconds)
+
     async def _load(self, replica: SamplerReplica, handle: ray.ObjectRef, live: frozenset[int]) -> None:
         actor = replica.actor
         if actor is None:  # it died since the samplers were listed
             return
         try:
-            sync, verification = await replica.load_policy(handle, live, self._settings.publish_deadline_seconds)
+            sync, verification = await self._load_policy(replica, handle, live)
         except (SamplerError, DeadlineExceeded) as error:
             self.evict(replica, actor, error)
             return

@@ -21,10 +21,11 @@ from cluster.actors.resources import SETTLE_SECONDS, wait_for_resources
 from cluster.actors.scaling import ScalingPolicy
 from cluster.errors import CaravanError, DeadlineExceeded, GroupFailed, ModelError, SamplerError
 from cluster.protocols import Reservation
-from cluster.types import Bounds, Completion, GroupRequest, PolicyVersion, ProbePrompt, Usage, WeightSync
+from cluster.types import Bounds, Completion, GroupRequest, PolicyVersion, ProbeGap, ProbePrompt, Usage, WeightSync
 from rollout.lifecycle import MAX_RERUNS, SamplerLifecycle
 from rollout.replica import SamplerPlan, SamplerReplica
 from rollout.settings import RolloutSettings, check_lora_rank
+from rollout.weight_sync import max_base_gap, typical_gap
 
 QUEUED_AHEAD = 1.25
 """Requests in an engine, as a multiple of those that it samples concurrently, so that it never waits for the pool."""
@@ -171,29 +172,32 @@ class RaySamplerPool:
         self._policies.promote(policy.number)
         return tuple(self._lifecycle.weight_syncs)
 
-    async def verify_base_model(self, probe: ProbePrompt) -> float:
-        """Return the largest gap, in nats per token, between the samplers' scores of the base model and the learner's.
+    async def base_gaps(self, probes: Sequence[ProbePrompt]) -> tuple[ProbeGap, ...]:
+        """Compare the scores of the base model with the learner's; returns the gap of each probe prompt.
 
-        To be called before any policy is published. Raises ModelError for a gap above the tolerance of a policy, SamplerError or
-        DeadlineExceeded when a sampler does not answer.
+        They are those of the sampler with the largest typical gap. To be called before any policy is published. Raises ModelError
+        for a gap above what a base model may have, SamplerError or DeadlineExceeded when a sampler does not answer.
         """
         seconds = self._settings.publish_deadline_seconds
-        gaps = []
-        for verification in await asyncio.gather(
-            *(replica.verify_base_model(probe, seconds) for replica in self._lifecycle.serving())
-        ):
-            assert verification.gap is not None
-            if verification.failure is not None:
+        by_sampler = await asyncio.gather(
+            *(replica.base_gaps(probes, seconds) for replica in self._lifecycle.serving())
+        )
+        if not by_sampler:
+            raise SamplerError("no sampler is left to score the base model")
+        allowed = max_base_gap(self._settings)
+        for gaps in by_sampler:
+            if not (gap := typical_gap(gaps)) <= allowed:
                 raise ModelError(
                     f"the sampler (vLLM) and the learner (transformers) disagree about model {self._model!r} by "
-                    f"{verification.gap:.2g} nats per token before any training (rollout.weight_sync_tolerance is "
-                    f"{verification.tolerance:g}): this model cannot be trained until both compute the same; compare "
+                    f"{gap:.2g} nats per token before any training, and {allowed:g} is allowed "
+                    "(rollout.weight_sync_tolerance): this model cannot be trained until both compute the same; compare "
                     "rollout.dtype with learner.dtype, or take another model"
                 )
-            gaps.append(verification.gap)
-        if not gaps:
-            raise SamplerError("no sampler is left to score the base model")
-        return max(gaps)
+        return max(by_sampler, key=typical_gap)
+
+    def set_tolerance(self, nats: float) -> None:
+        """Set the largest gap, in nats per token, with which later policies are verified."""
+        self._lifecycle.tolerance = nats
 
     def usage(self) -> Usage:
         """Return the work of the samplers so far."""

@@ -1,6 +1,7 @@
 """One sampler of a pool: the calls of its actor."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,7 +10,7 @@ import ray
 from cluster.actors.calls import result_of
 from cluster.actors.lifecycle import Replica
 from cluster.errors import SamplerError
-from cluster.types import GroupRequest, ProbePrompt, WeightSync
+from cluster.types import GroupRequest, ProbeGap, ProbePrompt, WeightSync
 from rollout.sampler import Sampler
 from rollout.settings import RolloutSettings
 from rollout.weight_sync import Verification
@@ -67,30 +68,31 @@ class SamplerReplica(Replica):
         )
 
     async def load_policy(
-        self, policy: ray.ObjectRef, live: frozenset[int], deadline_seconds: float
+        self, policy: ray.ObjectRef, live: frozenset[int], tolerance: float, deadline_seconds: float
     ) -> tuple[WeightSync, Verification]:
         """Load a policy and verify it; raises ModelError, ResourcesError."""
         assert self.actor is not None
         begin = time.monotonic()
         verification: Verification = await self._call(
-            self.actor.load_policy.remote(policy, live),
+            self.actor.load_policy.remote(policy, live, tolerance),
             f"loading a policy on {self.name}",
             deadline_seconds,
             "rollout.publish_deadline_seconds",
         )
         seconds = time.monotonic() - begin
-        return WeightSync(sampler=self.name, seconds=seconds, gap=verification.gap), verification
+        sync = WeightSync(sampler=self.name, seconds=seconds, gap=verification.gap, tolerance=verification.tolerance)
+        return sync, verification
 
-    async def verify_base_model(self, probe: ProbePrompt, deadline_seconds: float) -> Verification:
-        """Verify the base model; raises ModelError."""
+    async def base_gaps(self, probes: Sequence[ProbePrompt], deadline_seconds: float) -> tuple[ProbeGap, ...]:
+        """Compare the scores of the base model with the learner's; raises ModelError."""
         assert self.actor is not None
-        verification: Verification = await self._call(
-            self.actor.verify_base_model.remote(probe),
+        gaps: tuple[ProbeGap, ...] = await self._call(
+            self.actor.base_gaps.remote(probes),
             f"scoring the base model on {self.name}",
             deadline_seconds,
             "rollout.publish_deadline_seconds",
         )
-        return verification
+        return gaps
 
     def stream(self, request: GroupRequest, indexes: set[int], version: int) -> ray.ObjectRefGenerator:
         """Sample completions of a group; each item is a tuple of some that ended."""

@@ -8,12 +8,12 @@ from contextlib import ExitStack
 
 from cluster.actors.gpus import exclusive_start
 from cluster.errors import ModelError, SamplerError
-from cluster.types import Completion, GroupRequest, PolicyVersion, ProbePrompt, VersionSpan
+from cluster.types import Completion, GroupRequest, PolicyVersion, ProbeGap, ProbePrompt, VersionSpan
 from rollout.adapter_cache import AdapterCache
 from rollout.engine import Engine, Sampled
 from rollout.environment import check_build
 from rollout.settings import RolloutSettings, check_lora_rank
-from rollout.weight_sync import Verification, verify, verify_base_model
+from rollout.weight_sync import Adapter, Verification, probe_gaps, verify
 from rollout.weight_sync_modes import BASE_VERSION, WeightSyncMode, weight_sync_mode
 
 
@@ -68,11 +68,13 @@ class Sampler:
         self._mode = weight_sync_mode(self._settings)(self._engine, self._adapter_cache, self._settings, self._model)
         self._verified.set()
 
-    async def load_policy(self, policy: PolicyVersion, live_versions: Collection[int]) -> Verification:
+    async def load_policy(
+        self, policy: PolicyVersion, live_versions: Collection[int], tolerance: float
+    ) -> Verification:
         """Load and verify a policy, then drop idle ones that are not among ``live_versions``.
 
-        Raises ModelError when vLLM refuses the adapter, ResourcesError when the adapter cache is full, SamplerError when the
-        engine died.
+        ``tolerance``: largest gap to the learner's log-probabilities, in nats per token. Raises ModelError when vLLM refuses the
+        adapter, ResourcesError when the adapter cache is full, SamplerError when the engine died.
         """
         if self._adapter_cache is None or self._mode is None:
             raise _no_engine()
@@ -83,7 +85,7 @@ class Sampler:
             if version not in live_versions and not self._num_running[version]
         ]
         try:
-            verification = await self._load_and_verify(self._mode, policy)
+            verification = await self._load_and_verify(self._mode, policy, tolerance)
         except ModelError:  # the engine still serves the previous policy
             if policy.number in self._adapter_cache:
                 await asyncio.to_thread(self._adapter_cache.remove, policy.number)
@@ -95,12 +97,14 @@ class Sampler:
             await self._mode.drop(version)
         return verification
 
-    async def verify_base_model(self, probe: ProbePrompt) -> Verification:
-        """Compare the engine's scores of the base model with the learner's; later samples are unaffected."""
-        engine = self._running_engine()
-        logprobs = await engine.score(probe, request_id=self._probe_request(BASE_VERSION), adapter=None)
-        await engine.reset_prefix_cache()
-        return verify_base_model(probe, logprobs, self._settings)
+    async def base_gaps(self, probes: Sequence[ProbePrompt]) -> tuple[ProbeGap, ...]:
+        """Compare the engine's scores of the base model with the learner's; later samples are unaffected.
+
+        To be called before any policy is loaded.
+        """
+        scored = await self._score(probes, BASE_VERSION, None)
+        await self._running_engine().reset_prefix_cache()
+        return probe_gaps(probes, scored)
 
     async def sample(
         self, request: GroupRequest, indexes: Sequence[int], policy_version: int
@@ -128,20 +132,25 @@ class Sampler:
         if self._adapter_cache is not None:
             await asyncio.to_thread(self._adapter_cache.close)
 
-    async def _load_and_verify(self, mode: WeightSyncMode, policy: PolicyVersion) -> Verification:
+    async def _load_and_verify(self, mode: WeightSyncMode, policy: PolicyVersion, tolerance: float) -> Verification:
         if mode.updates_running:
             # Completions that end before the verification are returned after it, and never when it fails.
             self._verified.clear()
         bound = await mode.load(policy)
-        logprobs = None
-        if policy.probe is not None:
-            logprobs = await self._running_engine().score(
-                policy.probe, request_id=self._probe_request(policy.number), adapter=mode.adapter(policy.number)
-            )
-        verification = verify(policy, bound, logprobs, self._settings)
+        scored = await self._score(policy.probes, policy.number, mode.adapter(policy.number))
+        verification = verify(policy, bound, scored, tolerance)
         if verification.failure is None:
             self._verified.set()
         return verification
+
+    async def _score(
+        self, probes: Sequence[ProbePrompt], version: int, adapter: Adapter | None
+    ) -> list[tuple[float, ...]]:
+        """Score all probe prompts at once: they fit into one forward pass."""
+        engine = self._running_engine()
+        return await asyncio.gather(
+            *(engine.score(probe, request_id=self._probe_request(version), adapter=adapter) for probe in probes)
+        )
 
     async def _complete(self, request: GroupRequest, index: int, policy_version: int) -> Completion:
         """Sample one completion as a request of its own, so that it is returned without waiting for its group."""

@@ -100,11 +100,11 @@ class RolloutSettings(BaseModel):
         description="weight sync mode. versions: running completions end on the policy that they started with; in_flight: they "
         "continue under the new adapter; merged: they continue under new weights (no LoRA in the engine: faster on the CPU)",
     )
-    weight_sync_tolerance: float | None = Field(
+    weight_sync_tolerance: Annotated[float | None, Trait.PLACEMENT] = Field(
         None,
         gt=0,
-        description="largest mean difference to the learner's log-probabilities, in nats per token, with which a sampler's "
-        "policy is verified; null: 0.001 in float32, 0.05 in bfloat16",
+        description="largest difference to the learner's log-probabilities, in nats per token, with which a sampler's policy is "
+        "verified; null: from the difference under the base model, which a run measures at its start",
     )
 
     start_deadline_seconds: Annotated[float, Trait.PLACEMENT] = Field(

@@ -1,22 +1,40 @@
 """Weight-sync verification: a sampler shows that it serves the policy that the learner published.
 
-Three checks, each of which finds what the others miss. The probe prompt compares log-probabilities through the path of every
-request: it finds a wrong scale or base model. The module names find an adapter of which some modules, or, with unknown keys, all
+Three checks, each of which finds what the others miss. The probe prompts compare log-probabilities through the path of every
+request: they find a wrong scale or base model. The module names find an adapter of which some modules, or, with unknown keys, all
 modules were bound to nothing. The weights of the bound modules tell one version from the next, which after a single small step
 no probe prompt can.
+
+Learner and sampler never compute quite the same. The rounding noise of a run is measured with the base model, before anything is
+trained, and the tolerance of its policies follows from it:
+
+- The gap of a probe prompt is the mean absolute difference over its tokens. A policy's gap is the median over the probe prompts,
+  so that no single prompt decides.
+- A policy's gap is compared with that of the base model, and not the differences with the base model's: after a few steps the
+  rounding errors of the same tokens are independent of those under the base model, while their size stays (``make bench-noise``).
+  A difference of differences would have 1.4 times the noise.
+- The tolerance is twice the median over the probe prompts of the base model's gap plus two standard errors.
 """
 
-from collections.abc import Collection
+import math
+import statistics
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.errors import ModelError
-from cluster.types import PolicyVersion, ProbePrompt
+from cluster.types import PolicyVersion, ProbeGap, ProbePrompt
 from rollout.settings import RolloutSettings
 
-TOLERANCE_NATS = {"float32": 1e-3, "bfloat16": 0.05}
-"""Allowed mean absolute difference to the learner's log-probabilities, by the dtype that a sampler serves. Two implementations
-differ by 1e-6 (float32) and by 0.002 to 0.02 (bfloat16); an adapter that changes the policy at all, by 0.1 and more."""
+MAX_BASE_GAP_NATS = {"float32": 1e-3, "bfloat16": 0.08}
+"""Largest gap of a base model, by the dtype that a sampler serves. Two implementations differ by 1e-6 (float32) and by 0.002 to
+0.05 (bfloat16); different computations, by 0.09 and more."""
+
+MIN_TOLERANCE_NATS = {"float32": 1e-3, "bfloat16": 0.01}
+"""Smallest tolerance, for a machine whose base model happens to have little noise: an adapter adds some."""
+
+NOISE_FACTOR = 2.0
+NUM_STANDARD_ERRORS = 2.0
 
 MAX_NAMED = 6
 """Modules that an error names; the others are counted."""
@@ -49,8 +67,8 @@ class Verification:
     """Result of verifying one policy on one sampler."""
 
     policy_version: int
-    gap: float | None  # mean absolute difference to the learner's logprobs, nats; None without a probe prompt
-    tolerance: float  # nats
+    gap: float | None  # to the learner's logprobs, nats per token; None without probe prompts
+    tolerance: float  # largest gap of a verified policy
     missing: tuple[str, ...]  # modules that were trained and are not bound
     surplus: tuple[str, ...]  # modules that are bound and were not trained
     differing: tuple[str, ...]  # modules that are bound with other weights
@@ -62,7 +80,7 @@ class Verification:
         if self.gap is not None and not self.gap <= self.tolerance:
             causes.append(
                 f"its log-probabilities are {self.gap:.2g} nats per token away from the learner's "
-                f"(rollout.weight_sync_tolerance is {self.tolerance:g})"
+                f"({self.tolerance:.2g} is allowed)"
             )
         for modules, fault in (
             (self.missing, "trained modules are not bound"),
@@ -75,34 +93,54 @@ class Verification:
 
 
 def verify(
-    policy: PolicyVersion, adapter: BoundAdapter, logprobs: Collection[float] | None, settings: RolloutSettings
+    policy: PolicyVersion, adapter: BoundAdapter, scored: Sequence[Collection[float]], tolerance: float
 ) -> Verification:
-    """Compare a sampler's adapter and its ``logprobs`` of the probe prompt, ``[N - 1]``, with the learner's."""
+    """Compare a sampler's adapter, and its log-probabilities of each probe prompt, ``[N - 1]``, with the learner's."""
     trained = set(policy.modules or adapter.named)
     return Verification(
         policy_version=policy.number,
-        gap=None if policy.probe is None else mean_gap(policy.probe, logprobs or ()),
-        tolerance=settings.weight_sync_tolerance or TOLERANCE_NATS[settings.served_dtype],
+        gap=typical_gap(probe_gaps(policy.probes, scored)) if policy.probes else None,
+        tolerance=tolerance,
         missing=tuple(sorted(trained - set(adapter.bound))),
         surplus=tuple(sorted(set(adapter.bound) - trained)),
         differing=adapter.differing,
     )
 
 
-def verify_base_model(probe: ProbePrompt, logprobs: Collection[float], settings: RolloutSettings) -> Verification:
-    """Compare a sampler's log-probabilities of the probe prompt under the base model with the learner's."""
-    base = PolicyVersion(number=0, adapter={}, probe=probe)
-    return verify(base, BoundAdapter(named=(), bound=(), differing=()), logprobs, settings)
+def probe_gaps(probes: Sequence[ProbePrompt], scored: Sequence[Collection[float]]) -> tuple[ProbeGap, ...]:
+    """Compare a sampler's log-probabilities of each probe prompt with the learner's; ModelError for a wrong number of them."""
+    return tuple(_gap(probe, logprobs) for probe, logprobs in zip(probes, scored, strict=True))
 
 
-def mean_gap(probe: ProbePrompt, logprobs: Collection[float]) -> float:
-    """Mean absolute difference to the probe prompt's log-probabilities, in nats; raises ModelError for a wrong number of them."""
+def typical_gap(gaps: Sequence[ProbeGap]) -> float:
+    """Return the median over the probe prompts, in nats per token; NaN if one is not finite."""
+    means = [gap.mean for gap in gaps]
+    return statistics.median(means) if all(map(math.isfinite, means)) else math.nan
+
+
+def max_base_gap(settings: RolloutSettings) -> float:
+    """Return the largest gap of a base model that may be trained."""
+    return settings.weight_sync_tolerance or MAX_BASE_GAP_NATS[settings.served_dtype]
+
+
+def tolerance(settings: RolloutSettings, base_gaps: Sequence[ProbeGap] = ()) -> float:
+    """Return the largest gap with which a policy is verified, from the base model's; without them, the base model's own limit."""
+    if settings.weight_sync_tolerance or not base_gaps:
+        return max_base_gap(settings)
+    noise = [gap.mean + NUM_STANDARD_ERRORS * gap.spread / math.sqrt(gap.num_tokens) for gap in base_gaps]
+    return max(MIN_TOLERANCE_NATS[settings.served_dtype], NOISE_FACTOR * statistics.median(noise))
+
+
+def _gap(probe: ProbePrompt, logprobs: Collection[float]) -> ProbeGap:
     if not len(logprobs) == len(probe.logprobs) == len(probe.token_ids) - 1:
         raise ModelError(
             f"a probe prompt of {len(probe.token_ids)} tokens came with {len(probe.logprobs)} log-probabilities "
             f"and was scored with {len(logprobs)}; both must be one fewer than its tokens"
         )
-    return sum(abs(ours - theirs) for ours, theirs in zip(logprobs, probe.logprobs, strict=True)) / len(logprobs)
+    differences = [abs(ours - theirs) for ours, theirs in zip(logprobs, probe.logprobs, strict=True)]
+    mean = sum(differences) / len(differences)
+    spread = math.sqrt(sum((difference - mean) ** 2 for difference in differences) / len(differences))
+    return ProbeGap(num_tokens=len(differences), mean=mean, spread=spread)
 
 
 def _some(modules: Collection[str]) -> str:

@@ -47,7 +47,7 @@ def learner(model: str, tmp_path: Path) -> Iterator[Any]:
         max_steps=8,
         seed=0,
         checkpoints_dir=tmp_path / "checkpoints",
-        probe_ids=tuple(AutoTokenizer.from_pretrained(model).encode(TEXT.format(2))),
+        probe_ids=(tuple(AutoTokenizer.from_pretrained(model).encode(TEXT.format(2))),),
     )
     learner = LearnerWorker(LearnerSettings(lora=LoraSettings(r=8, alpha=16, dropout=0.0), learning_rate=1e-2), plan)
     learner.start()
@@ -105,7 +105,7 @@ async def step(sampler: Sampler, learner: Any, model: str, version: int) -> Poli
 
 
 async def verified(sampler: Sampler, policy: PolicyVersion) -> None:
-    verification = await sampler.load_policy(policy, {policy.number})
+    verification = await sampler.load_policy(policy, {policy.number}, TOLERANCE)
     assert verification.failure is None
     assert verification.gap is not None
     assert verification.gap < TOLERANCE

@@ -16,7 +16,7 @@ RESULTS = (
 )
 """Results of a run. A directory without any of them has nothing to resume from and nothing to lose."""
 
-REPLACED = ("config.yaml", "evaluation.jsonl", "data.jsonl")
+REPLACED = ("config.yaml", "evaluation.jsonl", "data.jsonl", "base_gaps.json")
 """Files that a start changes before it has results."""
 
 

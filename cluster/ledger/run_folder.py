@@ -6,6 +6,7 @@
         config.yaml                         the resolved configuration
         data.jsonl                          per problem: fingerprint and side of the split (training or held out)
         audit.jsonl                         per problem: reason why no solution can pass it
+        base_gaps.json                      probe prompts, and the weight-sync gap of each under the base model
         learning.log                        one line per step
         time.log                            one line per step: busy share of each part, and what it waited for
         metrics.jsonl                       one object per step: all metrics
@@ -67,6 +68,7 @@ class RunFolder:
         self.config = path / "config.yaml"
         self.data = path / "data.jsonl"
         self.audit = path / "audit.jsonl"
+        self.base_gaps = path / "base_gaps.json"
         self.learning_log = path / "learning.log"
         self.time_log = path / "time.log"
         self.metrics = path / "metrics.jsonl"

@@ -17,7 +17,7 @@ from cluster.console import View
 from cluster.errors import ConfigError, RunFolderError
 from cluster.ledger.run_folder import RunFolder
 from cluster.protocols import GraderPool, SamplerPool
-from cluster.types import ProbePrompt
+from cluster.types import ProbeGap, ProbePrompt
 from grader.settings import MAX_GRADERS
 from rollout.settings import MAX_SAMPLERS
 
@@ -43,11 +43,15 @@ class ScalableGraderPool(GraderPool, Protocol):
 class ScalableSamplerPool(SamplerPool, Protocol):
     """A sampler pool whose size can be changed; the real one is rollout.pool."""
 
-    async def verify_base_model(self, probe: ProbePrompt) -> float:
-        """Compare the samplers' scores of the base model with the learner's; returns the largest gap in nats per token.
+    async def base_gaps(self, probes: Sequence[ProbePrompt]) -> tuple[ProbeGap, ...]:
+        """Compare the scores of the base model with the learner's; returns the gap of each probe prompt on the worst sampler.
 
-        Raises ModelError if it is above what a policy may have.
+        Raises ModelError if they are above what a base model may have.
         """
+        ...
+
+    def set_tolerance(self, nats: float) -> None:
+        """Set the largest gap, in nats per token, with which later policies are verified."""
         ...
 
     async def scale(

@@ -122,6 +122,7 @@ class RunRecorder:
             "swap_p95_seconds": percentile(latencies, 0.95),
             "canary_gap_mean": statistics.fmean(gaps) if gaps else None,
             "canary_gap_max": max(gaps) if gaps else None,
+            "weight_sync_tolerance": max(sync.tolerance for sync in syncs) if gaps else None,
         }
         by_sampler = {sync.sampler: sync.seconds for sync in syncs}
         row = {"step": version, "began_at": began_at, **metrics, "seconds_by_sampler": by_sampler}

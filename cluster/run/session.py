@@ -5,7 +5,7 @@ import json
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cluster.config.config import Config
 from cluster.config.model_path import ADAPTER_FILE, model_path
@@ -15,9 +15,6 @@ from cluster.placement.scale_requests import ScalableGraderPool, ScalableSampler
 from cluster.run.interruption import INTERRUPTED
 from cluster.types import PolicyVersion
 from learner.plan import LearnerPlan
-
-if TYPE_CHECKING:
-    from learner.client import RayLearner
 
 
 def run_to_end(work: Callable[[View], Coroutine[Any, Any, int]]) -> int:
@@ -39,18 +36,6 @@ def first_leaf(group: BaseExceptionGroup[BaseException]) -> BaseException:
     """The first exception that is not a group."""
     error = group.exceptions[0]
     return first_leaf(error) if isinstance(error, BaseExceptionGroup) else error
-
-
-async def verify_start(
-    samplers: ScalableSamplerPool, learner: "RayLearner", policy: PolicyVersion | None, view: View
-) -> None:
-    """Have the samplers verify the checkpoint's policy, or else the base model, before anything is sampled."""
-    if policy:
-        view.log(f"resuming from the checkpoint of step {policy.number}")
-        await samplers.publish(policy)
-    elif probe := await learner.probe():
-        gap = await samplers.verify_base_model(probe)
-        view.log(f"samplers and learner agree about the base model: {gap:.1e} nats per token apart at most")
 
 
 def read_adapter(folder: Path) -> tuple[PolicyVersion, int]:
@@ -103,8 +88,10 @@ async def samplers_and_graders(
         await asyncio.gather(samplers.close(), graders.close())
 
 
-def learner_plan(config: Config, *, max_steps: int, probe_ids: tuple[int, ...], checkpoints_dir: Path) -> LearnerPlan:
-    """The run's settings that the learner needs; ``probe_ids`` are the tokens of the probe prompt, scored under every policy."""
+def learner_plan(
+    config: Config, *, max_steps: int, probe_ids: tuple[tuple[int, ...], ...], checkpoints_dir: Path
+) -> LearnerPlan:
+    """The run's settings that the learner needs; ``probe_ids`` are tokens of the probe prompts, scored under every policy."""
     return LearnerPlan(
         model=model_path(config),
         temperature=config.rollout.temperature,

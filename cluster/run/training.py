@@ -24,15 +24,16 @@ from cluster.loop.parts import Hooks, Pools, TrainingProblems
 from cluster.placement.scale_requests import ScalableGraderPool, ScalableSamplerPool, answering_scale_requests
 from cluster.problems.dataset import ProblemStream
 from cluster.protocols import GraderPool, SamplerPool
+from cluster.run.base_gaps import BaseGaps, choose_probes, set_tolerance
 from cluster.run.curve import draw_curve
 from cluster.run.evaluate import measure
 from cluster.run.gauges import Gauges
 from cluster.run.interruption import INTERRUPTED, Interruption
 from cluster.run.loading import Dataset, problems_to_evaluate
 from cluster.run.recorder import RunRecorder
-from cluster.run.session import learner_plan, samplers_and_graders, verify_start
+from cluster.run.session import learner_plan, samplers_and_graders
 from cluster.run.trackers import Metrics, Show
-from learner.training.checkpoints import best_step, forget_best_after, mark_best
+from learner.training.checkpoints import best_step, forget_best_after, mark_best, newest_checkpoint
 
 if TYPE_CHECKING:
     from learner.client import RayLearner
@@ -70,10 +71,13 @@ class Training:
         """Start the parts, evaluate, train, evaluate again, and write the results; returns the exit code."""
         from learner.client import RayLearner
 
+        is_resumed = newest_checkpoint(self._folder.checkpoints) is not None
+        saved = BaseGaps.read(self._folder) if is_resumed else None
+        prompts = [self._dataset.prompts[problem.id] for problem in self._dataset.training]
         plan = learner_plan(
             self._config,
             max_steps=self._max_steps,
-            probe_ids=self._dataset.prompts[self._dataset.training[0].id].token_ids,
+            probe_ids=saved.token_ids if saved else choose_probes(prompts),
             checkpoints_dir=self._folder.checkpoints,
         )
         learner = RayLearner(self._config.learner, plan)
@@ -99,7 +103,10 @@ class Training:
                 policy = await learner_start
                 progress = self._folder.load_progress(policy.number if policy else 0)
                 self._prepare_folder(progress.step)
-                await verify_start(samplers, learner, policy, self._view)
+                await set_tolerance(samplers, learner, saved, self._folder, self._config, self._view)
+                if policy:
+                    self._view.log(f"resuming from the checkpoint of step {policy.number}")
+                    await samplers.publish(policy)
                 exit_code = await self._train(samplers, graders, learner, progress)
                 if exit_code is not None:
                     return exit_code

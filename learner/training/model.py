@@ -71,12 +71,7 @@ def choose_device(settings: LearnerSettings, cuda: Cuda = TORCH_CUDA) -> Device:
     use_cpu = settings.gpus == 0
     if not use_cpu and (reason := unusable_gpu(cuda)):
         raise ModelError(f"learner.gpus={settings.gpus:g}: {reason}, or set learner.gpus=0 to train on the CPU")
-    dtypes = {
-        "auto": torch.float32 if use_cpu else torch.bfloat16,
-        "float32": torch.float32,
-        "bfloat16": torch.bfloat16,
-    }
-    return Device(use_cpu=use_cpu, dtype=dtypes[settings.dtype])
+    return Device(use_cpu=use_cpu, dtype=getattr(torch, settings.computed_dtype))
 
 
 def load_model(name: str, device: Device, *, keep_dropout: bool = True) -> tuple[Any, Any]:

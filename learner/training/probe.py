@@ -1,6 +1,6 @@
-"""Log-probabilities of a probe prompt under the model of a trainer, without the logits ``[N, V]`` of all its tokens.
+"""Log-probabilities of probe prompts under the model of a trainer, without the logits ``[P, N, V]`` of all their tokens.
 
-At 700 tokens and a vocabulary of 152,000 these logits are the learner's largest tensor. TRL's fused head computes in tiles.
+At 1,000 tokens and a vocabulary of 152,000 these logits are the learner's largest tensor. TRL's fused head computes in tiles.
 """
 
 from collections.abc import Sequence
@@ -13,11 +13,14 @@ NUM_COMPARED = 64
 """Number of the prompt's last tokens that ``training_gap`` compares; only for them logits exist."""
 
 
-def fused_logprobs(model: Any, token_ids: Sequence[int]) -> Tensor:
-    """Logprobs ``[N - 1]`` of all tokens but the first, without dropout, at the temperature of the model's fused head (TRL's)."""
+def fused_logprobs(model: Any, token_ids: Sequence[Sequence[int]]) -> Tensor:
+    """Logprobs ``[P, N - 1]`` of all tokens but the first of rows of one length, ``[P, N]``.
+
+    Without dropout, at the temperature of the model's fused head (TRL's).
+    """
     was_training = model.training
     model.eval()
-    logprobs = _fused(model, _row(model, token_ids))
+    logprobs = _fused(model, torch.tensor(token_ids, device=model.device))
     model.train(was_training)
     return logprobs
 
@@ -27,24 +30,20 @@ def training_gap(model: Any, token_ids: Sequence[int], *, temperature: float) ->
 
     Without the adapter, and over the last NUM_COMPARED tokens. ``temperature`` is that of the fused head.
     """
-    ids = _row(model, token_ids)
+    ids = torch.tensor([token_ids], device=model.device)
     labels = ids[0, 1:][-NUM_COMPARED:]
     with torch.no_grad(), model.disable_adapter(), torch.random.fork_rng():
         model.eval()
         logits = model(input_ids=ids, logits_to_keep=len(labels) + 1).logits[0, -len(labels) - 1 : -1]
         model.train()
-        found = _fused(model, ids)[-len(labels) :]
+        found = _fused(model, ids)[0, -len(labels) :]
     expected = (logits.float() / temperature).log_softmax(-1).gather(-1, labels[:, None])[:, 0]
     return float((found.float() - expected).abs().mean())
-
-
-def _row(model: Any, token_ids: Sequence[int]) -> Tensor:
-    return torch.tensor([token_ids], device=model.device)
 
 
 def _fused(model: Any, ids: Tensor) -> Tensor:
     with torch.no_grad():
         logprobs: Tensor = model(
             input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids, fused_lm_head=True
-        ).log_probs[0]
+        ).log_probs
     return logprobs

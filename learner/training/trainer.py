@@ -23,6 +23,7 @@ import json
 import random
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -239,14 +240,16 @@ class GroupTrainer(GRPOTrainer):  # type: ignore[misc]
         """Write the adapter, the only weights that training changes, without tokenizer, model configuration and hub requests."""
         write_files(pack_adapter(self.model, dtype=torch.float32), Path(output_dir or self.args.output_dir))
 
-    def score(self, token_ids: Sequence[int]) -> list[float]:
-        """Return the logprobs at temperature 1 of all tokens but the first, ``[N - 1]``.
+    def score(self, token_ids: Sequence[Sequence[int]], *, under_base: bool = False) -> list[list[float]]:
+        """Return the logprobs at temperature 1 of all tokens but the first, ``[P, N - 1]``, of rows of one length, ``[P, N]``.
 
-        Dropout is off and the random state untouched: scoring does not change the training.
+        ``under_base``: without the adapter. Dropout is off and the random state untouched: scoring does not change the training.
         """
         self._set_temperature(1.0)  # each micro-batch sets its own again
-        with self.accelerator.autocast():
-            logprobs: list[float] = fused_logprobs(self.accelerator.unwrap_model(self.model), token_ids).tolist()
+        model = self.accelerator.unwrap_model(self.model)
+        without_adapter = model.disable_adapter() if under_base else nullcontext()
+        with self.accelerator.autocast(), without_adapter:
+            logprobs: list[list[float]] = fused_logprobs(model, token_ids).tolist()
         return logprobs
 
     def training_gap(self, token_ids: Sequence[int]) -> float:

@@ -63,7 +63,7 @@ class Start:
         self._records = RunRecorder(folder, View(), lambda _: None)
         self.learner = LearnerWorker(
             config().learner,
-            learner_plan(config(), max_steps=max_steps, probe_ids=(5, 6, 7), checkpoints_dir=folder.checkpoints),
+            learner_plan(config(), max_steps=max_steps, probe_ids=((5, 6, 7),), checkpoints_dir=folder.checkpoints),
         )
         self._max_steps = max_steps
         policy = self.learner.start()

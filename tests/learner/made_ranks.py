@@ -21,7 +21,7 @@ class RankProcesses:
         self._pipes = pipes
 
     def begin(
-        self, *checkpoints: Path, max_steps: int = 20, probe_ids: tuple[int, ...] = (), **changes: Any
+        self, *checkpoints: Path, max_steps: int = 20, probe_ids: tuple[tuple[int, ...], ...] = (), **changes: Any
     ) -> list[Any]:
         """Start new workers in the same processes, with one folder of checkpoints or one per rank."""
         made = settings(num_ranks=len(self._pipes), **changes)

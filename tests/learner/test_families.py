@@ -57,7 +57,7 @@ def test_a_step_is_computed_from_the_log_probabilities_that_the_model_samples_wi
     model = make_model(tmp_path / "model", family, **PECULIAR.get(family, {}))
     groups = scored(model, [group([1.0, 0.0, 0.5, 0.25], seed=seed, prompt_length=12 + 9 * seed) for seed in range(2)])
     probe = tuple(random.Random(0).randrange(3, 90) for _ in range(20))
-    learner = LearnerWorker(settings(), plan(tmp_path / "model", tmp_path / "checkpoints", probe_ids=probe))
+    learner = LearnerWorker(settings(), plan(tmp_path / "model", tmp_path / "checkpoints", probe_ids=(probe,)))
     try:
         learner.start()
         measured = learner.step(groups)[1].metrics
@@ -71,7 +71,7 @@ def test_a_model_with_other_log_probabilities_in_training_is_refused_at_the_star
     model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(GroupTrainer, "training_gap", lambda *_: 0.3)
-    learner = LearnerWorker(settings(), plan(model_folder, tmp_path / "checkpoints", probe_ids=(3, 4, 5)))
+    learner = LearnerWorker(settings(), plan(model_folder, tmp_path / "checkpoints", probe_ids=((3, 4, 5),)))
     with pytest.raises(
         ModelError, match=r"cannot be trained: its log-probabilities in training are 0.3 nats per token away"
     ):

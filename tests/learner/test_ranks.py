@@ -117,24 +117,24 @@ def test_a_sharded_base_is_stored_in_halves_and_scores_and_saves_as_a_whole_one(
     two_ranks: RankProcesses, make_learner: MakeLearner, tmp_path: Path
 ) -> None:
     options: dict[str, Any] = {"micro_batch_tokens": 60, "dropout": 0.3}
-    two_ranks.begin(tmp_path / "two", shard_base=True, probe_ids=(5, 40, 7), **options)
+    two_ranks.begin(tmp_path / "two", shard_base=True, probe_ids=((5, 40, 7),), **options)
     (first, of_all), (second, _) = two_ranks(num_weights_held)
     assert first + second == of_all
     assert 0.4 < first / of_all < 0.6
     two_ranks.step(STEPS[0])
     two_ranks("save_checkpoint")
     expected = two_ranks.step(STEPS[1])
-    assert expected[0].probe is not None
+    assert expected[0].probes
 
-    two_ranks.begin(tmp_path / "two", shard_base=True, probe_ids=(5, 40, 7), **options)
+    two_ranks.begin(tmp_path / "two", shard_base=True, probe_ids=((5, 40, 7),), **options)
     assert two_ranks.step(STEPS[1])[0] == expected[0]
-    whole = make_learner(checkpoints="two", planned={"probe_ids": (5, 40, 7)}, **options)
+    whole = make_learner(checkpoints="two", planned={"probe_ids": ((5, 40, 7),)}, **options)
     policy = whole._training.run(whole._policy)
     assert policy.number == 1
-    two_ranks.begin(tmp_path / "two", shard_base=True, probe_ids=(5, 40, 7), **options)
+    two_ranks.begin(tmp_path / "two", shard_base=True, probe_ids=((5, 40, 7),), **options)
     sharded = two_ranks(current_policy)[0]
     assert policy.adapter == sharded.adapter
-    assert policy.probe.logprobs == pytest.approx(sharded.probe.logprobs, abs=1e-5)
+    assert policy.probes[0].logprobs == pytest.approx(sharded.probes[0].logprobs, abs=1e-5)
 
 
 def current_policy(worker: Any) -> PolicyVersion:

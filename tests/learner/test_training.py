@@ -163,7 +163,8 @@ def test_the_probe_prompt_is_the_policys_score_of_fixed_tokens_at_temperature_on
     model_folder: Path, make_learner: MakeLearner, tmp_path: Path
 ) -> None:
     ids = (5, 40, 7, 90, 3, 3)
-    planned = {"probe_ids": ids}
+    others = (5, 40, 7, 90, 3, 4)
+    planned = {"probe_ids": (others, ids)}
     learner = make_learner(dropout=0.3, planned=planned)
     policy, _ = learner.step([group([1.0, 0.0])])
     learner.step([group([1.0, 0.0])])
@@ -171,25 +172,27 @@ def test_the_probe_prompt_is_the_policys_score_of_fixed_tokens_at_temperature_on
     policy, _ = learner.step([group([1.0, 0.0])])
     learner.export_adapter(str(tmp_path / "third"))
     fixed = replace(group([1.0]).completions[0], prompt_ids=ids[:1], token_ids=ids[1:])
-    assert policy.probe is not None
-    assert policy.probe.token_ids == ids
+    assert [probe.token_ids for probe in policy.probes] == [others, ids]
     scored = {name: logprobs(model_folder, fixed, tmp_path / name, temperature=1.0) for name in ("second", "third")}
-    assert policy.probe.logprobs == pytest.approx(scored["third"], abs=1e-5)
+    assert policy.probes[1].logprobs == pytest.approx(scored["third"], abs=1e-5)
     assert (
         max(abs(one - other) for one, other in zip(*scored.values(), strict=True)) > 1e-3
     )  # so that it tells them apart
     learner.save_checkpoint()
     resumed = make_learner(dropout=0.3, planned=planned)
     assert resumed._training.run(resumed._policy) == policy
+    under_base = logprobs(model_folder, fixed, temperature=1.0)
+    assert resumed.base_probes()[1].logprobs == pytest.approx(under_base, abs=1e-5)
 
 
 def test_scoring_a_probe_prompt_does_not_change_the_training(make_learner: MakeLearner) -> None:
-    def adapter_after_three_steps(name: str, probe_ids: tuple[int, ...]) -> Any:
+    def adapter_after_three_steps(name: str, *probe_ids: tuple[int, ...]) -> Any:
         # One learner after the other: dropout draws from the random state of the process.
         learner = make_learner(checkpoints=name, dropout=0.3, planned={"probe_ids": probe_ids})
+        learner.base_probes()
         return [learner.step([group([1.0, 0.0, 0.3], seed=seed)])[0].adapter for seed in range(3)]
 
-    assert adapter_after_three_steps("with", (5, 40, 7)) == adapter_after_three_steps("without", ())
+    assert adapter_after_three_steps("with", (5, 40, 7)) == adapter_after_three_steps("without")
 
 
 def test_steps_make_rewarded_completions_likelier(
@@ -218,7 +221,7 @@ def test_the_policy_is_a_peft_folder_with_the_keys_that_vllm_binds(
     config = json.loads(policy.adapter["adapter_config.json"])
     assert (config["peft_type"], config["r"], config["lora_alpha"], config["bias"]) == ("LORA", 8, 16, "none")
     assert config["inference_mode"] is True
-    assert policy.probe is None
+    assert policy.probes == ()
     attention = [f"self_attn.{name}_proj" for name in "qkvo"]
     feed_forward = [f"mlp.{name}_proj" for name in ("gate", "up", "down")]
     assert set(weights(policy)) == {
@@ -381,7 +384,7 @@ def test_in_bfloat16_the_ratio_stays_near_one_and_only_the_published_adapter_is_
 ) -> None:
     fixed = group([1.0]).completions[0]
     probe_ids = (*fixed.prompt_ids[-1:], *fixed.token_ids)
-    learner = make_learner(dtype="bfloat16", kl_coefficient=0.1, planned={"probe_ids": probe_ids})
+    learner = make_learner(dtype="bfloat16", kl_coefficient=0.1, planned={"probe_ids": (probe_ids,)})
     policy, report = learner.step(some_groups(model_folder))
     assert report.metrics["sampling/sampling_logp_difference/mean"] < 0.05
     assert report.metrics["sampling/importance_sampling_ratio/mean"] == pytest.approx(1.0, abs=0.05)
@@ -390,9 +393,8 @@ def test_in_bfloat16_the_ratio_stays_near_one_and_only_the_published_adapter_is_
     kept = load((tmp_path / "adapter_model.safetensors").read_bytes())
     assert {tensor.dtype for tensor in kept.values()} == {torch.float32}
     assert all(torch.equal(kept[name].bfloat16(), tensor) for name, tensor in weights(policy).items())
-    assert policy.probe is not None
     in_float32 = logprobs(model_folder, replace(fixed, prompt_ids=fixed.prompt_ids[-1:]), tmp_path, temperature=1.0)
-    gaps = [abs(one - other) for one, other in zip(policy.probe.logprobs, in_float32, strict=True)]
+    gaps = [abs(one - other) for one, other in zip(policy.probes[0].logprobs, in_float32, strict=True)]
     assert sum(gaps) / len(gaps) < 0.05
 
 

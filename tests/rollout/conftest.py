@@ -142,9 +142,11 @@ def policies(tiny_model: TinyModel, adapter_folders: dict[int, Path]) -> dict[in
                 for layer in range(2)
                 for name in PROJECTIONS
             ),
-            probe=ProbePrompt(
-                token_ids=tuple(token_ids),
-                logprobs=tuple(scores.gather(-1, torch.tensor(token_ids[1:])[:, None])[:, 0].tolist()),
+            probes=(
+                ProbePrompt(
+                    token_ids=tuple(token_ids),
+                    logprobs=tuple(scores.gather(-1, torch.tensor(token_ids[1:])[:, None])[:, 0].tolist()),
+                ),
             ),
         )
     return policies

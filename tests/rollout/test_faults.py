@@ -43,7 +43,9 @@ class ScriptedActor:
         if self._model.startswith("starts once:") and not first_time(Path(self._model.partition(":")[2])):
             raise ModelError("the engine does not start")
 
-    async def load_policy(self, policy: PolicyVersion, live_versions: Collection[int]) -> Verification:
+    async def load_policy(
+        self, policy: PolicyVersion, live_versions: Collection[int], tolerance: float
+    ) -> Verification:
         files = {name: content.decode() for name, content in policy.adapter.items()}
         if "dies once" in files and first_time(Path(files["dies once"])):
             os._exit(1)

@@ -32,12 +32,14 @@ class Samplers:
         async def stop_actor(replica: SamplerReplica) -> None:
             pass
 
-        async def load_policy(replica: SamplerReplica, policy: Any, live: object, seconds: float) -> Any:
+        async def load_policy(
+            replica: SamplerReplica, policy: Any, live: object, tolerance: float, seconds: float
+        ) -> Any:
             if replica.name in self.held:
                 await self.held[replica.name].wait()
             await asyncio.sleep(0)
             self.loaded.append((replica.name, policy.number))
-            return WeightSync(sampler=replica.name, seconds=0.0, gap=None), VERIFIED
+            return WeightSync(sampler=replica.name, seconds=0.0, gap=None, tolerance=1.0), VERIFIED
 
         monkeypatch.setattr("ray.kill", lambda actor: None)
         monkeypatch.setattr("ray.put", lambda policy: policy)

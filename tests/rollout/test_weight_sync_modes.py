@@ -89,7 +89,7 @@ def edited(policy: PolicyVersion, edit: Callable[[str, torch.Tensor], torch.Tens
 
 
 def verified(run: RunInLoop, sampler: Sampler, policy: PolicyVersion) -> Verification:
-    return run(sampler.load_policy(policy, {policy.number}))
+    return run(sampler.load_policy(policy, {policy.number}, TOLERANCE))
 
 
 def test_running_completions_record_the_policy_of_each_token(
@@ -113,7 +113,7 @@ def test_running_completions_record_the_policy_of_each_token(
         )
         # Asked for after the others: when it has ended, they have begun.
         await collect(sampler, request_for(f"begun-{version}", size=1, tokens=4), before)
-        verification = await sampler.load_policy(policies[version], {before, version})
+        verification = await sampler.load_policy(policies[version], {before, version}, TOLERANCE)
         fresh = await collect(sampler, request_for(f"fresh-{version}", size=2, tokens=8), version)
         return verification, await running, fresh
 
@@ -133,7 +133,7 @@ def test_running_completions_record_the_policy_of_each_token(
 def test_the_weights_of_another_version_fail_verification(
     run: RunInLoop, sampler: Sampler, policies: dict[int, PolicyVersion]
 ) -> None:
-    verification = verified(run, sampler, replace(policies[1], number=11, probe=policies[2].probe))
+    verification = verified(run, sampler, replace(policies[1], number=11, probes=policies[2].probes))
     assert verification.gap is not None and verification.gap > 0.05
     assert verification.failure is not None and "nats per token away from the learner's" in verification.failure
 
@@ -178,7 +178,7 @@ def test_weight_comparison_finds_differences_that_the_probe_prompt_misses(
         pytest.skip("the engine holds no adapter whose weights could be looked at")
 
     async def scenario() -> tuple[Verification, list[BoundAdapter]]:
-        verification = await sampler.load_policy(replace(policies[1], number=15), {15})
+        verification = await sampler.load_policy(replace(policies[1], number=15), {15}, TOLERANCE)
         assert sampler._mode and sampler._adapter_cache and sampler._engine
         adapter = sampler._mode.adapter(15)
         assert adapter is not None
@@ -226,11 +226,13 @@ def test_completions_that_end_before_a_failed_verification_are_held_back(
         pytest.skip("no completion runs under a policy before its verification")
 
     async def scenario() -> tuple[Verification, bool, list[Completion]]:
-        verification = await sampler.load_policy(replace(policies[1], number=21, probe=policies[2].probe), {21})
+        verification = await sampler.load_policy(
+            replace(policies[1], number=21, probes=policies[2].probes), {21}, TOLERANCE
+        )
         running = asyncio.create_task(collect(sampler, request_for("g", size=2, tokens=4), 21))
         await asyncio.sleep(0.5)
         is_held_back = not running.done()
-        await sampler.load_policy(replace(policies[1], number=22), {22})
+        await sampler.load_policy(replace(policies[1], number=22), {22}, TOLERANCE)
         return verification, is_held_back, await running
 
     verification, is_held_back, group = run(scenario())

@@ -33,7 +33,9 @@ def test_a_trace_has_every_completion_step_and_publish_in_threads_without_overla
         report = StepReport(step=1, metrics={"loss": 0.5})
         metrics = {"step_seconds": 4.0, "learn_began_at": 102.0, "learned_at": 103.5}
         records.step_done(0.1, [trained], report, step_metrics([trained], [], report, Progress(), metrics), {})
-        records.policy_published(1, [WeightSync(sampler="sampler 0", seconds=0.1, gap=1e-6)], 103.5, 0.25)
+        records.policy_published(
+            1, [WeightSync(sampler="sampler 0", seconds=0.1, gap=1e-6, tolerance=1e-3)], 103.5, 0.25
+        )
     out = tmp_path / "trace.json"
     assert write_trace(folder.path, out) == 3 + 2 + 1 + 1
     events = json.loads(out.read_text())["traceEvents"]

@@ -14,7 +14,7 @@ from cluster.console import View
 from cluster.errors import ConfigError
 from cluster.ledger.run_folder import RunFolder, is_placement
 from cluster.placement.scale_requests import answering_scale_requests, parse_numbers
-from cluster.types import Completion, Grade, ProbePrompt, Problem, Usage
+from cluster.types import Completion, Grade, Problem, Usage
 from rollout.fake import FakeSamplerPool
 
 
@@ -48,9 +48,6 @@ class Samplers(FakeSamplerPool):
     def __init__(self) -> None:
         super().__init__(lambda *_: "")
         self.asked: list[tuple[int | None, int | None, int | None]] = []
-
-    async def verify_base_model(self, probe: ProbePrompt) -> float:
-        raise NotImplementedError
 
     async def scale(
         self, number: int | None = None, *, min_samplers: int | None = None, max_samplers: int | None = None

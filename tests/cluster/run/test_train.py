@@ -17,7 +17,7 @@ from cluster.run import train as training
 from cluster.run.gauges import Gauges, exported_name
 from cluster.run.resume import resumed_config
 from cluster.run.session import run_to_end
-from cluster.types import PolicyVersion
+from cluster.types import PolicyVersion, ProbePrompt
 from grader.fake import FakeGraderPool
 from learner.fake import FakeLearner
 from rollout.fake import FakeSamplerPool
@@ -37,8 +37,8 @@ class Learner(FakeLearner):
         self.starts.append("learner")
         return await super().start()
 
-    async def probe(self) -> None:
-        return None
+    async def base_probes(self) -> tuple[ProbePrompt, ...]:
+        return (ProbePrompt(token_ids=(5, 6, 7), logprobs=(-1.0, -2.0)),)
 
 
 ROOT = Path(__file__).parents[3]

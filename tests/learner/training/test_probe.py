@@ -65,7 +65,8 @@ def test_the_probe_prompt_has_the_logprobs_of_the_logits_without_a_tensor_of_the
     learner.step([group([1.0, 0.0, 0.5])])  # at another temperature, and so that the adapter is not zero
     expected, num_rows = on_training_thread(learner, lambda: logprobs_of_logits(learner))
     assert num_rows == len(PROMPT)  # the recorder sees logits
-    found, num_rows = on_training_thread(learner, lambda: learner._trainer.score(PROMPT))
+    other = PROMPT[::-1]
+    (_, found), num_rows = on_training_thread(learner, lambda: learner._trainer.score([other, PROMPT]))
     assert found == pytest.approx(expected, abs=1e-5)
     assert num_rows == 0
 
@@ -75,7 +76,7 @@ def test_scoring_leaves_the_next_step_as_it_is(make_learner: MakeLearner) -> Non
     for name in ("plain", "scoring"):
         learner = make_learner(dropout=0.5, checkpoints=name)  # seeds this process's random state
         if name == "scoring":
-            learner._training.run(lambda trainer=learner._trainer: trainer.score(PROMPT))
+            learner._training.run(lambda trainer=learner._trainer: trainer.score([PROMPT]))
         reports.append(learner.step([group([1.0, 0.0, 0.5])])[1].metrics)
     assert reports[0] | {"seconds": 0} == reports[1] | {"seconds": 0}
 
@@ -86,7 +87,7 @@ def test_the_training_gap_is_measured_at_the_runs_temperature_from_a_bounded_num
     monkeypatch.setattr(probe, "NUM_COMPARED", 8)
     learner = make_learner()
     trainer = learner._trainer
-    learner._training.run(lambda: trainer.score(PROMPT))  # sets the temperature of the head to 1
+    learner._training.run(lambda: trainer.score([PROMPT]))  # sets the temperature of the head to 1
     gap, num_rows = on_training_thread(learner, lambda: trainer.training_gap(PROMPT))
     assert gap < 1e-5
     assert 8 <= num_rows <= 9
