@@ -1,6 +1,7 @@
 """A run over machines that share nothing but a network, of which one fails, one joins, and the driver is killed."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -122,3 +123,34 @@ def test_a_run_goes_on_where_the_machine_of_the_learner_fails_and_another_joins_
         [CARAVAN, "replay", str(driver.folder)], capture_output=True, text=True, timeout=240, cwd=ROOT, check=False
     )
     assert replayed.returncode == 0, replayed.stdout + replayed.stderr
+
+
+def test_each_machine_of_a_cluster_is_checked_before_a_run_and_one_step_is_tried(plugged: Network) -> None:
+    head = plugged.start_node("--head", "--port=6379", "--num-cpus=0", "--include-dashboard=false")
+    others = [join(plugged, head) for _ in range(2)]
+    shutil.copytree(ROOT / "assets/tiny", head.folder / "model")
+    shutil.copytree(ROOT / "assets/tiny", others[0].folder / "model")
+
+    def check(*settings: str) -> subprocess.CompletedProcess[str]:
+        words = (
+            CARAVAN,
+            "check",
+            "-c",
+            str(ROOT / "configs/demo.yaml"),
+            "run.folder=/tmp/runs",
+            "group_size=4",
+            *settings,
+        )
+        command = head.command(*words, RAY_ADDRESS=f"{head.address}:6379", HF_HUB_OFFLINE="1", COLUMNS="200")
+        return subprocess.run(command, capture_output=True, text=True, timeout=400, cwd=ROOT, check=False)
+
+    lacking = check("model.path=/tmp/model")
+    assert lacking.returncode == 1, lacking.stdout + lacking.stderr
+    (line,) = [line for line in lacking.stdout.splitlines() if line.startswith("FAIL")]
+    assert f"{others[1].address} " in line and others[0].address not in line
+    assert "model: model.path=/tmp/model: there is no such folder" in line
+
+    complete = check()
+    assert complete.returncode == 0, complete.stdout + complete.stderr
+    assert "4 completions, reward" in complete.stdout
+    assert not any((machine.folder / "runs").exists() for machine in (head, *others))

@@ -63,10 +63,10 @@ def _train(options: argparse.Namespace) -> int:
 SUBMIT_HELP = f"""\
 {CONFIG_HELP}
 
-Uploads this folder to the cluster with the runtime environment of ray_job.yaml. A short job first checks that the run fits the
-cluster, looks for OCaml and the model on each node, and reports anything missing. Ctrl-C ends the output of the log; the run
-continues. `ray job stop` saves a checkpoint and stops the run. Repeating the command resumes it. If the cluster requires a token,
-it is read from RAY_AUTH_TOKEN, the file RAY_AUTH_TOKEN_PATH, or ~/.ray/auth_token.
+Uploads this folder to the cluster with the runtime environment of ray_job.yaml. A job first runs `caravan check` without its
+smoke run; a run that would fail is not submitted. Ctrl-C ends the output of the log; the run continues. `ray job stop` saves a
+checkpoint and stops the run. Repeating the command resumes it. If the cluster requires a token, it is read from RAY_AUTH_TOKEN,
+the file RAY_AUTH_TOKEN_PATH, or ~/.ray/auth_token.
 
 The exit status is that of the run, or 130 if the run was stopped or Ctrl-C ended the output of its log.
 
@@ -96,6 +96,46 @@ def _submit(options: argparse.Namespace) -> int:
         wait=not options.no_wait,
         allow_changed_data=options.allow_changed_data,
     )
+
+
+CHECK_HELP = f"""\
+Prints a table of what the run needs and what is there, with a way out for everything that is not ok: the settings, model, data,
+run folder and plan; and on each machine NVIDIA's driver, the GPUs and their compute capability, headers and compiler for GPU
+kernels, package versions, the model, shared memory, disk space, OCaml and the sandbox. Then a smoke run trains one step on one
+group of short completions with the run's own settings, in a temporary folder: it is sampled, graded, learned, published, verified
+and saved. It takes about two minutes, most of them for the start of the engines.
+
+The machines are those of the Ray cluster of RAY_ADDRESS or `ray start`; without a cluster, this machine is checked. --address
+makes the check a job of that cluster, with this folder uploaded as by `caravan submit`. `caravan submit` itself runs the check
+without the smoke run, since the run would find the same a minute later.
+
+The exit status is 1 if a check fails, 0 if there are only warnings.
+
+{CONFIG_HELP}
+
+examples:
+  caravan check -c configs/qwen1.5b-1gpu.yaml
+  caravan check -c configs/cluster.yaml --no-smoke
+  caravan check -c configs/cluster.yaml --address http://localhost:8265"""
+
+
+def _check_arguments(parser: argparse.ArgumentParser) -> None:
+    add_config(parser)
+    parser.add_argument("--address", metavar="URL", help="address of a cluster's dashboard; needs -c")
+    parser.add_argument("--no-smoke", action="store_true", help="leave out the smoke run: nothing is started")
+
+
+def _check(options: argparse.Namespace) -> int:
+    from cluster.config.load import load_config
+    from cluster.placement.submit import command
+    from cluster.run import check
+
+    smoke = not options.no_smoke
+    if options.address is None:
+        return check.check_and_report(load_config(options.config, options.settings, log=note), smoke=smoke)
+    if options.config is None:
+        raise ConfigError("--address: give the configuration file of the run with -c")
+    return command.check_and_report(options.config, options.settings, address=options.address, smoke=smoke)
 
 
 PLAN_HELP = f"""\
@@ -198,6 +238,7 @@ COMMANDS = (
         _submit_arguments,
         _submit,
     ),
+    Command("check", "check the machines for a run, and try one step of it", CHECK_HELP, _check_arguments, _check),
     Command(
         "plan", "check whether a run fits a cluster, and estimate its bottleneck", PLAN_HELP, _plan_arguments, _plan
     ),

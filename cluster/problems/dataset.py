@@ -9,7 +9,7 @@ from typing import Any
 from cluster.config.dataset_part import WHOLE, Part
 from cluster.errors import DatasetError
 from cluster.problems.dataset_files import Row
-from cluster.problems.dataset_sources import read_source
+from cluster.problems.dataset_sources import BUILTIN, read_source
 from cluster.types import Problem
 from grader import fields
 from grader.signature import split_prompt
@@ -46,7 +46,7 @@ def load_problems(dataset: str, part: Part = WHOLE) -> LoadedProblems:
     ``part`` selects split, configuration and revision. Raises DatasetError if the data set cannot be read, lacks a column or has
     no usable row.
     """
-    if dataset == "builtin":
+    if dataset == BUILTIN:
         from cluster.problems.builtin import builtin_problems
 
         part.refuse("split", "config", "revision", because="the built-in problems have one part")

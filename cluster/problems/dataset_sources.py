@@ -9,6 +9,9 @@ from cluster.config.hub import is_cached_dataset, unreachable_reason
 from cluster.errors import DatasetError
 from cluster.problems.dataset_files import Row, ending_of, endings, read_file
 
+BUILTIN = "builtin"
+"""Name of the built-in problems."""
+
 
 def read_source(dataset: str, part: Part, wanted: Collection[str]) -> Sequence[Row]:
     """Read the rows of a data set. ``wanted`` are the names of known columns. Raises DatasetError."""
@@ -26,10 +29,25 @@ def read_source(dataset: str, part: Part, wanted: Collection[str]) -> Sequence[R
     return _read_hub(dataset, part)
 
 
-def missing_file(dataset: str) -> bool:
-    """Return True if a data set is named like a local file or folder that does not exist."""
+def unavailable_reason(dataset: str) -> str | None:
+    """Reason why a data set cannot be read on this machine, with the way out; None if nothing is known against it.
+
+    Neither the content of files nor the names of data sets on the hub are looked up.
+    """
     path = Path(dataset).expanduser()
-    return not path.exists() and bool(ending_of(path) or dataset.startswith(("/", "./", "../", "~")))
+    if path.exists() or dataset == BUILTIN:
+        return None
+    if ending_of(path) or dataset.startswith(("/", "./", "../", "~")):
+        return (
+            "the driver's machine has no such file. Put it where the driver can read it; for `caravan submit`, that is the head "
+            "of the cluster, or the working directory, which is uploaded"
+        )
+    if not is_cached_dataset(dataset) and (reason := unreachable_reason()):
+        return (
+            f"there is no such file, and the Hugging Face hub cannot be reached ({reason}). Give a local file or folder, "
+            f"or '{BUILTIN}' for the built-in problems"
+        )
+    return None
 
 
 def _read_folder(path: Path, part: Part, wanted: Collection[str]) -> Sequence[Row]:
@@ -74,7 +92,7 @@ def _read_hub(dataset: str, part: Part) -> Sequence[Row]:
     if not is_cached_dataset(dataset) and (reason := unreachable_reason()):
         raise DatasetError(
             f"data set {dataset}: no such file, and the Hugging Face hub cannot be reached ({reason}). Give a local file or "
-            "folder, or 'builtin' for the built-in problems"
+            f"folder, or '{BUILTIN}' for the built-in problems"
         )
     split = part.split or DEFAULT_SPLIT
     try:

@@ -10,7 +10,10 @@ from cluster.config.model_path import check_model_path, model_path
 from cluster.console import View
 from cluster.errors import CaravanError, ConfigError, ModelError, RunFolderError
 from cluster.ledger.run_folder import RunFolder
+from cluster.placement.check.checks import Level, needs_of, shared_memory
+from cluster.placement.check.node_facts import shared_memory_bytes
 from cluster.placement.gpu_facts import gpus_of_nodes
+from cluster.placement.nodes import ask_nodes
 from cluster.placement.plan.gpu_plan import require_fit
 from cluster.placement.plan.machines import machines_of
 from cluster.placement.plan.model_shape import shape_of, trainable_adapter
@@ -113,7 +116,20 @@ def place_run(config: Config, cluster: Cluster, view: View) -> Config:
     placed = _placed(config, cluster, view)
     if line := filled_in(config, placed):
         view.log(line)
+    _warn_of_shared_memory(placed, cluster, view)
     return placed
+
+
+def _warn_of_shared_memory(config: Config, cluster: Cluster, view: View) -> None:
+    """Warn of machines with too little shared memory for the parts that may run there."""
+    nodes = [node for node in cluster.nodes if node["Alive"]]
+    found = [(node, needs_of(config, machine)) for node, machine in zip(nodes, machines_of(nodes, {}), strict=True)]
+    concerned = [(node, needs) for node, needs in found if needs.shares_memory]
+    sizes = ask_nodes([node for node, _ in concerned], shared_memory_bytes)
+    for (node, needs), size in zip(concerned, sizes, strict=True):
+        check = shared_memory(node["NodeManagerAddress"], size, needs)
+        if check.level is not Level.OK:
+            view.warn(f"{check.place}: {check.name} has {check.found}, and {check.wanted} are needed: {check.way_out}")
 
 
 def _placed(config: Config, cluster: Cluster, view: View) -> Config:

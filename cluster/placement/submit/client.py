@@ -75,8 +75,7 @@ def ray_job(verb: str, client: Any, job: str) -> str:
 def follow(client: Any, job: str, view: View) -> int:
     """Print a job's log until it ends; returns the job's exit code, or 130 if the job or the following was stopped."""
     try:
-        asyncio.run(_print_log(client, job))
-        info = ended(client, job, ENDED_SECONDS)
+        info = print_log(client, job)
     except KeyboardInterrupt:
         view.log(
             f"the job continues. To follow it: {ray_job('logs --follow', client, job)}; to stop it, with a checkpoint: "
@@ -90,6 +89,15 @@ def follow(client: Any, job: str, view: View) -> int:
         )
     view.log(f"{job}: {describe_end(info) if info.driver_exit_code is None else str(info.status.value).lower()}")
     return exit_code(str(info.status.value), info.driver_exit_code)
+
+
+def print_log(client: Any, job: str, seconds: float | None = None) -> Any:
+    """Print a job's log until it ends, and return the job's status; None if the connection broke off and the job continues.
+
+    Raises TimeoutError after ``seconds``.
+    """
+    asyncio.run(asyncio.wait_for(_print_log(client, job), seconds))
+    return ended(client, job, ENDED_SECONDS)
 
 
 def describe_end(info: Any) -> str:

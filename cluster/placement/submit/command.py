@@ -1,4 +1,4 @@
-"""``caravan submit``: a run as a job of a Ray cluster, after a check that the cluster can hold it."""
+"""``caravan submit``: a run as a job of a Ray cluster, after ``caravan check`` as a job of its own."""
 
 import os
 import shlex
@@ -12,14 +12,19 @@ from cluster.config.environment import TRAVELLING
 from cluster.config.load import load_config
 from cluster.console import View
 from cluster.errors import ConfigError, ResourcesError
-from cluster.placement.submit.checks import PREFIX, REFUSED
-from cluster.placement.submit.client import connect, describe_end, ended, first_line, follow, ray_job
+from cluster.placement.submit.client import connect, describe_end, first_line, follow, print_log, ray_job
 from cluster.placement.submit.persistent import require_persistent
 from cluster.problems.run_data import CHANGED_DATA_FLAG
 
 RUNTIME_ENVIRONMENT = "ray_job.yaml"
 CHECK_SECONDS = 900.0
 """Time for the working directory to reach the nodes, and for the checks on them."""
+
+SMOKE_SECONDS = 3600.0
+"""The same with a smoke run, whose parts have deadlines of their own."""
+
+CHECKED = (1, 2)
+"""Exit codes of ``caravan check`` that a failed check or a refused setting has."""
 
 
 def submit_and_report(
@@ -30,20 +35,35 @@ def submit_and_report(
     Raises ConfigError for errors in the settings or the folder, ResourcesError for errors of the cluster.
     """
     view = View()
-    config = load_config(config_file, settings, log=view.log)  # its errors are reported before anything is uploaded
+    client, arguments, environment = _connect(config_file, settings, address, view)
+    check(client, arguments, environment)
+    options = f" {CHANGED_DATA_FLAG}" if allow_changed_data else ""
+    job = _submit(client, f"caravan train -c {arguments}{options}", environment)
+    for purpose, verb in (("log", "logs --follow"), ("to stop it, with a checkpoint", "stop")):
+        view.log(f"{job}, {purpose}: {ray_job(verb, client, job)}")
+    return follow(client, job, view) if wait else 0
+
+
+def check_and_report(config_file: Path, settings: Sequence[str], *, address: str, smoke: bool) -> int:
+    """Check the cluster of a job server; returns 0. Raises ResourcesError if it cannot hold the run, ConfigError as submit."""
+    view = View()
+    client, arguments, environment = _connect(config_file, settings, address, view)
+    check(client, arguments, environment, smoke=smoke)
+    return 0
+
+
+def _connect(
+    config_file: Path, settings: Sequence[str], address: str | None, view: View
+) -> tuple[Any, str, dict[str, Any]]:
+    """The client, and the arguments and the runtime environment of jobs; errors in the settings are reported first."""
+    config = load_config(config_file, settings, log=view.log)
     require_persistent(config.run.folder)
     folder = Path.cwd()
     arguments = shlex.join([str(uploaded_path(config_file, folder)), *settings])
     environment = runtime_environment(folder, os.environ)
     client = connect(address)
     view.log(f"the cluster at {client.get_address()} answers")
-    with view.timed("checking its nodes"):
-        check(client, arguments, environment, view)
-    options = f" {CHANGED_DATA_FLAG}" if allow_changed_data else ""
-    job = _submit(client, f"caravan train -c {arguments}{options}", environment)
-    for purpose, verb in (("log", "logs --follow"), ("to stop it, with a checkpoint", "stop")):
-        view.log(f"{job}, {purpose}: {ray_job(verb, client, job)}")
-    return follow(client, job, view) if wait else 0
+    return client, arguments, environment
 
 
 def uploaded_path(config_file: Path, folder: Path) -> Path:
@@ -87,33 +107,31 @@ def _submit(client: Any, entrypoint: str, environment: Mapping[str, Any]) -> str
         ) from error
 
 
-def check(client: Any, arguments: str, environment: Mapping[str, Any], view: View) -> None:
-    """Print the cluster's plan of the run; raises ResourcesError if the cluster refuses the run."""
-    job = _submit(client, f"python -m cluster.placement.submit.checks {arguments}", environment)
+def check(client: Any, arguments: str, environment: Mapping[str, Any], *, smoke: bool = False) -> None:
+    """Run ``caravan check`` as a job and print its output; raises ResourcesError if the cluster cannot hold the run."""
+    options = "" if smoke else " --no-smoke"
+    job = _submit(client, f"caravan check -c {arguments}{options}", environment)
+    seconds = SMOKE_SECONDS if smoke else CHECK_SECONDS
     try:
-        info = ended(client, job, CHECK_SECONDS)
+        info = print_log(client, job, seconds)
     except KeyboardInterrupt:
         client.stop_job(job)
         raise
-    if info is None:
+    except TimeoutError:
         client.stop_job(job)
         raise ResourcesError(
-            f"the cluster's nodes did not answer the check within {CHECK_SECONDS:g} s: is the cluster overloaded?"
+            f"the cluster's nodes did not answer the check within {seconds:g} s: is the cluster overloaded?"
+        ) from None
+    if info is None:
+        raise ResourcesError(
+            f"the connection to the check broke off: try again, or read its log with {ray_job('logs', client, job)}"
         )
-    log = client.get_job_logs(job)
-    lines = [line.removeprefix(PREFIX) for line in log.splitlines() if line.startswith(PREFIX)]
-    refusals = [line.removeprefix(REFUSED) for line in lines if line.startswith(REFUSED)]
-    for line in lines:
-        if not line.startswith(REFUSED):
-            print(line)
-    if refusals:
-        raise ResourcesError("the cluster cannot hold this run\n" + "\n".join(f"- {line}" for line in refusals))
     if info.status.value == "SUCCEEDED":
         return
-    if log.strip():
-        view.log(log.strip())
     if info.status.value != "FAILED" or info.driver_exit_code is None:  # ended by Ray or by a user
         raise ResourcesError(f"the cluster's nodes could not be checked: {job} {describe_end(info)}")
+    if info.driver_exit_code in CHECKED:
+        raise ResourcesError("the cluster cannot hold this run: see what failed above")
     raise ResourcesError(
         f"Caravan does not start on the head of the cluster (status {info.driver_exit_code}, see above): its Ray has to be "
         "started with Caravan's .venv/bin first on PATH"

@@ -1,3 +1,4 @@
+import asyncio
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -8,74 +9,16 @@ import yaml
 from ray.job_submission import JobStatus
 
 from cluster.cli.main import main
-from cluster.config.config import Config
 from cluster.config.load import load_config
 from cluster.console import View
 from cluster.errors import ConfigError, ResourcesError
-from cluster.placement.plan.machines import parse_machines
 from cluster.placement.submit.client import connect, exit_code, follow
 from cluster.placement.submit.command import check, runtime_environment, uploaded_path
-from cluster.placement.submit.node import NodeFacts, inspect_node, missing_on_nodes
 from cluster.placement.submit.persistent import JOB_VARIABLE, is_job, require_persistent
 
 ROOT = Path(__file__).parents[3]
 IN_A_JOB = {JOB_VARIABLE: "{}"}
-
-
-def facts(**changed: object) -> NodeFacts:
-    values = {"host": "n", "toolchain": "4.13.1", "can_grade": True, "has_model": True}
-    return NodeFacts(**{**values, **changed})  # type: ignore[arg-type]
-
-
-def placed(*settings: str) -> Config:
-    return load_config(ROOT / "configs/demo.yaml", ["gpus_per_sampler=0", "learner.gpus=0", *settings])
-
-
-GPU_NODE, CPU_NODE, HEAD = parse_machines(["cpus=16,gpus=1,gpu=H100", "cpus=64", "cpus=0"])
-
-
-def test_a_cluster_that_has_everything_is_no_trouble() -> None:
-    assert missing_on_nodes(placed(), [(GPU_NODE, facts()), (CPU_NODE, facts())]) == []
-
-
-@pytest.mark.parametrize(
-    ("lacks", "words"),
-    [
-        (
-            {"can_grade": False, "toolchain": "the OCaml compiler is missing"},
-            "graders may run there, but the OCaml compiler",
-        ),
-        ({"has_model": False}, "there is no folder"),
-    ],
-)
-def test_what_a_node_lacks_is_named_with_the_node(lacks: dict[str, object], words: str) -> None:
-    (line,) = missing_on_nodes(
-        placed("model.path=/models/m"), [(GPU_NODE, facts()), (CPU_NODE, facts(host="other", **lacks))]
-    )
-    assert words in line
-    assert "(other)" in line
-    assert "\n" not in line
-
-
-def test_a_node_needs_only_what_the_parts_that_have_room_there_need() -> None:
-    nothing = facts(can_grade=False, toolchain="none", has_model=False)
-    assert missing_on_nodes(placed(), [(HEAD, nothing)]) == []
-    on_gpus = placed("gpus_per_sampler=1", "learner.gpus=1")
-    assert missing_on_nodes(on_gpus, [(CPU_NODE, facts(has_model=False)), (GPU_NODE, facts())]) == []
-    assert len(missing_on_nodes(on_gpus, [(GPU_NODE, facts(has_model=False))])) == 1
-
-
-def test_a_node_sees_what_is_there(tmp_path: Path) -> None:
-    there = inspect_node(placed(f"model.path={tmp_path}"))
-    assert (there.can_grade, there.has_model) == (True, True)
-    assert not inspect_node(placed(f"model.path={tmp_path / 'gone'}")).has_model
-
-
-def test_a_node_without_ocaml_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    there = inspect_node(placed())
-    assert not there.can_grade
-    assert "apt-get install ocaml" in there.toolchain
+HANGS = "hangs"
 
 
 def test_a_run_folder_that_goes_with_the_job_is_refused(tmp_path: Path) -> None:
@@ -150,6 +93,8 @@ class FakeClient:
         for text in self._log:
             if isinstance(text, BaseException):
                 raise text
+            if text == HANGS:
+                await asyncio.sleep(60)
             yield text
 
     def get_job_info(self, job: str) -> SimpleNamespace:
@@ -160,8 +105,8 @@ class FakeClient:
     def submit_job(self, *, entrypoint: str, runtime_env: dict[str, object]) -> str:
         return "a-job"
 
-    def get_job_logs(self, job: str) -> str:
-        return "".join(text for text in self._log if isinstance(text, str))
+    def stop_job(self, job: str) -> None:
+        self.stopped = job
 
 
 def test_a_job_is_followed_to_its_end(capsys: pytest.CaptureFixture[str]) -> None:
@@ -175,15 +120,33 @@ def test_a_check_that_never_ran_is_no_passed_one_and_ray_s_reason_is_told(
 ) -> None:
     ended = FakeClient([], status, driver=None, message="runtime_env setup failed:\n  no such file")
     with pytest.raises(ResourcesError, match=rf"a-job {status.lower()} \(runtime_env setup failed: no such file\)$"):
-        check(ended, "c.yaml", {}, View())
+        check(ended, "c.yaml", {})
     follow(ended, "a-job", View())
     assert f"a-job: {status.lower()} (runtime_env setup failed: no such file)" in capsys.readouterr().err
 
 
 def test_a_check_that_fails_by_itself_is_told_with_its_status_and_a_passed_one_passes() -> None:
     with pytest.raises(ResourcesError, match=r"does not start on the head of the cluster \(status 127"):
-        check(FakeClient(["caravan: not found\n"], "FAILED", driver=127), "c.yaml", {}, View())
-    check(FakeClient([]), "c.yaml", {}, View())
+        check(FakeClient(["caravan: not found\n"], "FAILED", driver=127), "c.yaml", {})
+    check(FakeClient([]), "c.yaml", {})
+
+
+def test_failed_checks_of_a_cluster_are_printed_and_nothing_is_submitted(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ResourcesError, match="the cluster cannot hold this run: see what failed above"):
+        check(FakeClient(["FAIL: run: data\n"], "FAILED", driver=1), "c.yaml", {})
+    assert capsys.readouterr().out == "FAIL: run: data\n"
+
+
+def test_a_check_that_is_interrupted_or_takes_too_long_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupted = FakeClient([KeyboardInterrupt()])
+    with pytest.raises(KeyboardInterrupt):
+        check(interrupted, "c.yaml", {})
+    assert interrupted.stopped == "a-job"
+    monkeypatch.setattr("cluster.placement.submit.command.CHECK_SECONDS", 0.1)
+    slow = FakeClient([HANGS])
+    with pytest.raises(ResourcesError, match=r"did not answer the check within 0\.1 s"):
+        check(slow, "c.yaml", {})
+    assert slow.stopped == "a-job"
 
 
 def test_ctrl_c_leaves_the_job_alone_and_says_how_to_stop_it(

@@ -1,0 +1,1 @@
+"""Checks of the machines of a cluster before a run: facts, requirements, table."""
