@@ -27,6 +27,8 @@ REMEDIES = {
     "compute capability": "take a GPU of compute capability 8.0 or newer (A100, RTX 30 and later)",
     "no kernel image is available": "the installed packages have no code for this GPU: take one of compute capability 8.0 or "
     "newer (A100, RTX 30 and later)",
+    "Failed to infer device type": "the sampler sees no GPU: check nvidia-smi on its machine",
+    "No CUDA GPUs are available": "the sampler sees no GPU: check nvidia-smi on its machine",
     "driver on your system is too old": "install NVIDIA driver 580 or newer, which the CUDA 13 packages need",
     "driver version is insufficient": "install NVIDIA driver 580 or newer, which the CUDA 13 packages need",
     "gcc": "Triton compiles with gcc and the headers of Python: install gcc and python3-dev",

@@ -23,6 +23,10 @@ CPU_KV_BLOCK_TOKENS = 32
 CPU_BATCHED_TOKENS = 4096
 """Tokens in one forward pass of an engine on the CPU: the prompts of a few groups."""
 
+FREE_AT_START = 0.9
+"""Part of an engine's share of a GPU that must be free when it starts with a KV cache of a set size. CUDA's own memory, of this
+and of other processes, takes part of each share; without a margin no engine starts next to a learner that uses up its own."""
+
 CPU_EXECUTOR = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 """Runs the model in the engine's own process. By default vLLM starts a separate CPU worker, to set its OpenMP threads (here
 ``environment_variables`` does that); the two processes then wait for each other in busy loops that occupy a core each."""
@@ -174,4 +178,6 @@ def engine_arguments(
         arguments["gpu_memory_utilization"] = settings.gpu_memory_utilization
         if settings.kv_cache_memory_bytes is not None:
             arguments["kv_cache_memory_bytes"] = settings.kv_cache_memory_bytes
+            # Without its use for the cache, this is only what has to be free at the start, when a CUDA context is there already.
+            arguments["gpu_memory_utilization"] = round(FREE_AT_START * settings.gpu_memory_utilization, 4)
     return arguments

@@ -71,7 +71,8 @@ class RolloutSettings(BaseModel):
         0.85,
         gt=0,
         le=1,
-        description="fraction of the GPU's memory for an engine, which must be free when it starts; lower it if GPUs are shared",
+        description="fraction of the GPU's memory for an engine; all of it, or 0.9 with kv_cache_memory_bytes, must be free when "
+        "it starts; lower it if GPUs are shared",
     )
     kv_cache_memory_bytes: Annotated[int | None, Trait.PLACEMENT, Trait.FROM_CLUSTER] = Field(
         None,

@@ -65,6 +65,7 @@ def test_an_error_of_the_samplers_own_process_is_reported_unchanged(tmp_path: Pa
             "8.0 or newer",
         ),
         ("CUDA error: no kernel image is available for execution on the device", "8.0 or newer"),
+        ("Failed to infer device type", "nvidia-smi"),
         ("The NVIDIA driver on your system is too old (found version 12040)", "driver 580"),
         ("Command '['/usr/bin/gcc', '/tmp/tmpx/cuda_utils.c', '-O3']' returned non-zero exit status 1.", "python3-dev"),
     ],

@@ -2,6 +2,7 @@ import os
 import socket
 import tempfile
 from contextlib import nullcontext
+from dataclasses import fields
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
@@ -123,7 +124,7 @@ def test_gpu_samplers_are_bfloat16_and_share_the_gpu() -> None:
     assert "kv_cache_memory_bytes" not in arguments
     planned = settings.model_copy(update={"kv_cache_memory_bytes": 3 * 1024**3})
     arguments = engine_arguments(planned, "org/model", 16, (), max_staleness=0)
-    assert (arguments["kv_cache_memory_bytes"], arguments["gpu_memory_utilization"]) == (3 * 1024**3, 0.4)
+    assert (arguments["kv_cache_memory_bytes"], arguments["gpu_memory_utilization"]) == (3 * 1024**3, 0.36)
     cpu_only = {"OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "VLLM_TARGET_DEVICE"}
     assert not cpu_only & environment_variables(settings, "org/model").keys()
 
@@ -191,6 +192,16 @@ def test_without_bounds_nothing_scales_and_with_bounds_the_start_is_within() -> 
     assert (between.minimum, between.maximum) == (1, 8)
     with pytest.raises(ValidationError, match=r"num_samplers=3 .* rollout.min_samplers=4 .* rollout.max_samplers=8"):
         RolloutSettings(num_samplers=3, min_samplers=4, max_samplers=8)
+
+
+@pytest.mark.parametrize("mode", ["versions", "in_flight", "merged"])
+def test_every_argument_is_one_of_the_installed_vllm(mode: Any) -> None:
+    vllm = pytest.importorskip("vllm.engine.arg_utils")
+    known = {field.name for field in fields(vllm.AsyncEngineArgs)}
+    filled_in = {"kv_cache_memory_bytes": 1024**3, "max_num_batched_tokens": 8192, "gpu_memory_utilization": 0.4}
+    for gpus, more in ((0.0, {}), (1.0, {"tensor_parallel_size": 2}), (0.5, filled_in)):
+        settings = RolloutSettings(weight_sync_mode=mode, gpus_per_sampler=gpus, **more)
+        assert engine_arguments(settings, "org/model", 16, ("q_proj",), max_staleness=1).keys() <= known
 
 
 def test_a_split_engine_needs_whole_gpus_and_a_process_for_each() -> None:
