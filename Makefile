@@ -1,5 +1,5 @@
 # The door. `make demo` and `make test` set everything up first; `make setup` is quick when nothing is missing.
-.PHONY: setup cpu-setup demo test test-long test-gpu check format tiny-model bench bench-grader bench-ledger bench-learner bench-rollout bench-pipeline bench-swap bench-memory soak-grader
+.PHONY: setup cpu-setup demo test test-long test-gpu check format tiny-model bench bench-grader bench-ledger bench-learner bench-rollout bench-pipeline bench-swap bench-publish bench-noise bench-memory soak-grader
 
 setup:
 	@requirements/setup
@@ -46,7 +46,7 @@ tiny-model: setup
 	.venv/bin/python -m cluster.models.tiny
 
 # Each ends with one line of JSON.
-bench: bench-grader bench-ledger bench-learner bench-rollout bench-pipeline bench-swap bench-memory
+bench: bench-grader bench-ledger bench-learner bench-rollout bench-pipeline bench-swap bench-publish bench-noise bench-memory
 
 bench-grader: setup
 	@.venv/bin/python -m benchmarks.grader $(OPTIONS)
@@ -65,6 +65,12 @@ bench-pipeline: setup
 
 bench-swap: setup
 	@.venv/bin/python -m benchmarks.swap $(OPTIONS)
+
+bench-publish: setup
+	@.venv/bin/python -m benchmarks.publish_stall $(OPTIONS)
+
+bench-noise: setup
+	@.venv/bin/python -m benchmarks.weight_sync_noise $(OPTIONS)
 
 bench-memory: setup
 	@.venv/bin/python -m benchmarks.memory $(OPTIONS)
