@@ -104,6 +104,11 @@ class LearnerActor:
         probes: tuple[ProbePrompt, ...] = self._worker.base_probes()
         return probes if self._rank == 0 else None
 
+    def describe(self) -> str:
+        """See LearnerWorker."""
+        line: str = self._worker.describe()
+        return line
+
     @contextmanager
     def _scratch_folder(self) -> Iterator[None]:
         self._scratch.mkdir(mode=0o700)

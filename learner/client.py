@@ -54,6 +54,7 @@ DEADLINES = {
     "save_checkpoint": "save_deadline_seconds",
     "adapter_files": "save_deadline_seconds",
     "base_probes": "start_deadline_seconds",
+    "describe": "start_deadline_seconds",
 }
 """Setting with the deadline of each actor method."""
 
@@ -156,6 +157,11 @@ class RayLearner:
         """Score the plan's probe prompts under the base model."""
         probes: tuple[ProbePrompt, ...] = await self._call_or_replace("base_probes")
         return probes
+
+    async def describe(self) -> str:
+        """Describe how the forward pass is computed, in one line for the log."""
+        line: str = await self._call_or_replace("describe")
+        return line
 
     async def close(self) -> None:
         """Kill the actors; may be called twice. A pending call raises LearnerError."""

@@ -87,6 +87,10 @@ class FakeLearner:
         """Write the fake adapter."""
         write_files(self._policy().adapter, folder)
 
+    async def describe(self) -> str:
+        """Describe the learner in one line."""
+        return "learner: a fake"
+
     async def close(self) -> None:
         """Refuse further steps."""
         self.closed = True

@@ -168,6 +168,12 @@ class LearnerWorker:
         """Score the plan's probe prompts under the base model, without changing the random state."""
         return self._running().run(lambda: self._probes(under_base=True))
 
+    def describe(self) -> str:
+        """Describe how the forward pass is computed, in one line for the log."""
+        attention = self._trainer.model.config.get_text_config()._attn_implementation
+        place = "the CPU" if self._device.use_cpu else torch.cuda.get_device_name()
+        return f"learner: {str(self._device.dtype).removeprefix('torch.')} on {place}, attention by {attention}"
+
     def close(self) -> None:
         """End the training; may be called twice."""
         if self._training is not None:

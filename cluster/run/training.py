@@ -101,6 +101,7 @@ class Training:
                 answering_scale_requests(self._folder, samplers, graders, self._view),
             ):
                 policy = await learner_start
+                self._view.log(await learner.describe())
                 progress = self._folder.load_progress(policy.number if policy else 0)
                 self._prepare_folder(progress.step)
                 await set_tolerance(samplers, learner, saved, self._folder, self._config, self._view)

@@ -15,6 +15,7 @@ from transformers.utils import GENERATION_CONFIG_NAME, cached_file
 
 from cluster.errors import ModelError
 from learner.settings import LearnerSettings
+from learner.training.attention import attention_implementation
 from learner.training.error_text import describe_error
 from learner.training.gpu import Cuda, unusable_gpu
 
@@ -89,13 +90,11 @@ def load_model(name: str, device: Device, *, keep_dropout: bool = True) -> tuple
         if not keep_dropout:
             disable_dropout(config)
             disable_dropout(config.get_text_config())
-        # Gemma 2 caps its attention logits; transformers' default, sdpa, silently ignores the cap.
-        capped = getattr(config.get_text_config(), "attn_logit_softcapping", None)
         model, loading = AutoModelForCausalLM.from_pretrained(
             source,
             config=config,
             dtype=device.dtype,
-            attn_implementation="eager" if capped else None,
+            attn_implementation=attention_implementation(config, use_cpu=device.use_cpu, dtype=device.dtype),
             output_loading_info=True,
             ignore_mismatched_sizes=True,
         )
