@@ -154,7 +154,7 @@ def test_the_page_on_the_learner_names_only_existing_keys_and_every_option() -> 
     }
     assert len(named) > 20
     assert {one for one in named if one not in known and not any(key.startswith(f"{one}.") for key in known)} == set()
-    of_the_place = ("gpus", "cpus", "num_threads", "save_total_limit", "lora")
+    of_the_place = ("gpus", "gpu_memory_share", "cpus", "num_threads", "save_total_limit", "lora")
     families = ("sapo_temperature", "vespo", "adam", "vllm_importance_sampling_clip")  # reported together
     reported = [
         name

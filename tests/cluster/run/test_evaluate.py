@@ -137,7 +137,7 @@ def evaluated(config: Config, monkeypatch: pytest.MonkeyPatch, *fails_at: str) -
         tryout, "load_and_render", lambda *_: RenderedProblems(loaded=problems, problems=problems, prompts=prompts)
     )
     monkeypatch.setattr(tryout, "ray_cluster", lambda *_: nullcontext(SimpleNamespace(resources=None, num_machines=1)))
-    monkeypatch.setattr(tryout, "place", lambda config, *_, **__: config)
+    monkeypatch.setattr(tryout, "place_run", lambda config, *_, **__: config)
     monkeypatch.setattr(tryout, "audit_and_split", dataset)
     monkeypatch.setattr(tryout, "samplers_and_graders", pools)
     with tempfile.TemporaryDirectory() as folder:
