@@ -241,11 +241,12 @@ class LearnerSettings(BaseModel):
         "run stops; measured if kl_coefficient is above 0; null: never",
     )
 
-    micro_batch_tokens: int = Field(
+    micro_batch_tokens: Annotated[int, Trait.PLACEMENT, Trait.FROM_CLUSTER] = Field(
         2048,
         ge=1,
         description="tokens in one forward and backward pass, with padding and a shared prompt counted once; affects only memory "
-        "and speed, since a step is the sum of its passes; a longer completion is a pass of its own",
+        "and speed, since a step is the sum of its passes; a longer completion is a pass of its own; unset: on a GPU the largest "
+        "of 2048, 4096, 8192 and 16384 that fits well (`caravan plan`)",
     )
     gradient_checkpointing: bool = Field(
         False, description="recompute activations in the backward pass: less memory, about a third slower"

@@ -94,7 +94,7 @@ class RolloutSettings(BaseModel):
         None,
         ge=1,
         description="tokens of one forward pass of an engine, at least max_concurrent_requests: with more, prompts are prefilled "
-        "in fewer passes, which take more memory; null: vLLM's 2048 on a GPU, 4096 on the CPU",
+        "in fewer passes, which take more memory; null: 8192 on GPUs from 40 GB on and 2048 on others, 4096 on the CPU",
     )
     weight_sync_mode: Literal["versions", "in_flight", "merged"] = Field(
         "versions",

@@ -288,8 +288,12 @@ class RunFolder:
                 self.evaluation.unlink(missing_ok=True)  # measured under the other configuration
         elif has_checkpoint:
             raise RunFolderError(f"{self.path} has checkpoints but no config.yaml, so it cannot be resumed")
+        self.keep_config(config)
+
+    def keep_config(self, config: Config) -> None:
+        """Write this configuration in place of the one that the directory was opened with."""
         self._kept = dump_yaml(config)
-        if not has_checkpoint:
+        if not any(self.checkpoints.glob("checkpoint-*")):
             self.write_config()
 
     def write_config(self) -> None:

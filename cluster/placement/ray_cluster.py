@@ -158,7 +158,8 @@ def place(config: Config, resources: Mapping[str, float], *, num_machines: int) 
     Settings of the configuration stay. Unset shares: without GPUs everything runs on CPUs. With enough GPUs each sampler and
     the learner take a whole one, otherwise the largest equal share with which all of them fit; no part is spread over several.
     Several learner ranks take a whole GPU each, and the samplers share the others. With ``rollout.tensor_parallel_size`` above 1
-    all parts take whole GPUs. On a cluster of one machine the unset shares of cores shrink to the cores it has.
+    all parts take whole GPUs. A sampler on a GPU takes a core for its actor, one for its engine and, if it is split, one for each
+    GPU's process. On a cluster of one machine the unset shares of cores shrink to the cores it has.
     """
     num_gpus, num_samplers, learner = int(resources.get("GPU", 0.0)), config.rollout.num_samplers, config.learner
     if not num_gpus:
@@ -173,13 +174,16 @@ def place(config: Config, resources: Mapping[str, float], *, num_machines: int) 
             learner = _fill_in(learner, gpus=_largest_share([1.0] * num_gpus, num_samplers + 1))
         share = _largest_share(_left_by(learner.gpus, learner.num_ranks, [1.0] * num_gpus), num_samplers)
     rollout = _fill_in(config.rollout, gpus_per_sampler=share)
+    if rollout.gpus_per_sampler:
+        ranks = rollout.tensor_parallel_size
+        rollout = _fill_in(rollout, cpus_per_sampler=2.0 if ranks == 1 else 2.0 + ranks)
     if 0 < rollout.gpus_per_sampler < 1:  # an engine takes its fraction of the whole GPU, whatever Ray reserves
         rollout = _fill_in(rollout, gpu_memory_utilization=round(0.85 * rollout.gpus_per_sampler, 3))
     placed = config.model_copy(update={"rollout": rollout, "learner": learner})
     placed = placed.model_copy(update={"learner": _with_memory(placed)})
     if num_machines == 1:
-        placed = _fit_to_cores(placed, resources.get("CPU", 0.0))
-    _check(placed, resources)
+        placed = _fit_to_cores(placed, resources.get("CPU", 0.0), set_by_user=config)
+    _check(placed, resources, set_by_user=config)
     return placed
 
 
@@ -190,17 +194,19 @@ def _with_memory(config: Config) -> LearnerSettings:
     return _fill_in(learner, gpu_memory_share=left) if learner.shares_gpu and number and left > 0 else learner
 
 
-def _fit_to_cores(config: Config, cores: float) -> Config:
-    """Shrink the unset shares of cores if the parts would not fit, as on a laptop."""
+def _fit_to_cores(config: Config, cores: float, *, set_by_user: Config) -> Config:
+    """Shrink the shares of cores that ``set_by_user`` leaves unset if the parts would not fit, as on a laptop."""
     shares = _shares_of_cores(config)
-    fixed = sum(number * share for key, (number, share) in shares.items() if _is_set(config, key))
-    left_open = sum(number * share for key, (number, share) in shares.items() if not _is_set(config, key))
+    fixed = sum(number * share for key, (number, share) in shares.items() if _is_set(set_by_user, key))
+    left_open = sum(number * share for key, (number, share) in shares.items() if not _is_set(set_by_user, key))
     if fixed + left_open <= cores + ROUNDING or not left_open or (cores - fixed) / left_open < LEAST_SHRINKING:
         return config
     factor = (cores - fixed) / left_open
     # Ray counts in ten-thousandths.
     smaller = {
-        key: math.floor(1e4 * factor * share) / 1e4 for key, (_, share) in shares.items() if not _is_set(config, key)
+        key: math.floor(1e4 * factor * share) / 1e4
+        for key, (_, share) in shares.items()
+        if not _is_set(set_by_user, key)
     }
     for key, share in smaller.items():
         section, name = key.split(".")
@@ -260,7 +266,7 @@ def _fill_in(section: Section, **values: float) -> Section:
     )
 
 
-def _check(config: Config, resources: Mapping[str, float]) -> None:
+def _check(config: Config, resources: Mapping[str, float], *, set_by_user: Config) -> None:
     rollout, grader, learner = config.rollout, config.grader, config.learner
     of_a_sampler = rollout.bundle
     parts = {
@@ -278,7 +284,7 @@ def _check(config: Config, resources: Mapping[str, float]) -> None:
         total = sum(amount for _, amount in wanted)
         there = resources.get(resource, 0.0)
         if total > there + ROUNDING:
-            by_hand = [key for key in _shares_of_cores(config) if resource == "CPU" and _is_set(config, key)]
+            by_hand = [key for key in _shares_of_cores(config) if resource == "CPU" and _is_set(set_by_user, key)]
             fixed = f" (set: {', '.join(by_hand)})" if by_hand else ""
             raise ResourcesError(
                 f"needs {total:g} {resource} ({' + '.join(part for part, _ in wanted)}), but the cluster has {there:g}{fixed}. "

@@ -4,6 +4,7 @@ from cluster.config.config import Config
 from cluster.console import View
 from cluster.errors import CaravanError
 from cluster.ledger.run_folder import RunFolder
+from cluster.placement.plan.gpu_defaults import with_kept_sizes
 from cluster.placement.ray_cluster import Cluster, ray_cluster
 from cluster.run.interruption import interruption_of_task
 from cluster.run.loading import audit_and_split
@@ -30,6 +31,7 @@ async def train(config: Config, view: View, *, allow_changed_data: bool = False)
                 folder.link_worker_logs(cluster.logs)
                 try:
                     placed = place_run(config, cluster, view)
+                    folder.keep_config(with_kept_sizes(config, placed))
                     await require_served(inspection, view)
                     dataset = await audit_and_split(placed, loaded.rendered, view, folder, loaded.data)
                     training = Training(placed, folder, dataset, view, interruption, show, loaded.adapter_targets)

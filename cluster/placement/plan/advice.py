@@ -8,6 +8,7 @@ from cluster.placement.plan.gpu_plan import GpuPlan
 from cluster.placement.plan.pace import Pace
 
 FEW_SEQUENCES = 0.5  # of max_concurrent_requests; a smaller KV cache limits an engine's throughput
+WORTHWHILE = 0.8  # of the seconds of a step; a smaller gain is no reason to sample under older policies
 BUSY_SHARE = 0.5  # of a step; fewer replicas of a part would do if it is busy for less
 
 
@@ -29,36 +30,37 @@ def memory_advice(config: Config, plan: GpuPlan) -> list[str]:
     return advice
 
 
-def pace_advice(config: Config, speed: Pace | None) -> list[str]:
+def pace_advice(config: Config, plan: GpuPlan) -> list[str]:
     """Lines on the bottleneck of a step and on parts that are too many."""
+    speed, overlapping = plan.pace, plan.overlapping
     if speed is None:
         return ["No pace is estimated: the data sheet of these GPUs is not known here."]
-    advice = []
-    if speed.bottleneck == "learning":
-        advice.append(
-            f"The learner is the bottleneck: sampling takes {speed.sampling:.1f} s of a step, learning {speed.learning:.1f} s. "
-            "Add ranks (learner.num_ranks) before samplers."
-        )
-    elif speed.bottleneck == "sampling":
-        balanced = math.ceil(config.rollout.num_samplers * speed.sampling / max(speed.learning, speed.grading))
-        advice.append(
-            f"The samplers are the bottleneck: sampling takes {speed.sampling:.1f} s of a step, learning {speed.learning:.1f} s. "
-            f"{count(balanced, 'sampler')} would keep pace."
-        )
-    else:
-        advice.append(
-            f"The graders may be the bottleneck: up to {speed.grading:.1f} s of a step. Add graders and machines for them."
-        )
+    advice = [_bottleneck(config, speed)]
     # With more samplers fewer completions run on each, which is hardly faster.
     if speed.overlaps and speed.sampling < BUSY_SHARE * speed.step and config.rollout.num_samplers > 1:
         fewer = math.ceil(config.rollout.num_samplers * speed.sampling / speed.step / BUSY_SHARE)
         advice.append(f"{count(fewer, 'sampler')} would do, with more concurrent completions on each.")
-    rollouts = max(speed.sampling, speed.grading)
-    if not speed.overlaps and min(rollouts, speed.learning) > 0.2 * speed.step:
+    if overlapping is not None and overlapping.step < WORTHWHILE * speed.step:
         advice.append(
-            "Samplers and learner wait for one another: with loop.max_staleness=1 they work at the same time."
+            f"Samplers and learner wait for one another: with loop.max_staleness=1 a step takes about {overlapping.step:.1f} s."
         )
     enough = math.ceil(config.grader.num_graders * speed.grading / speed.step / BUSY_SHARE)
     if enough < config.grader.num_graders:
         advice.append(f"{count(enough, 'grader')} would do.")
     return advice
+
+
+def _bottleneck(config: Config, speed: Pace) -> str:
+    """A line on the part that limits a step."""
+    seconds = f"sampling takes {speed.sampling:.1f} s of a step, learning {speed.learning:.1f} s"
+    if speed.bottleneck == "grading":
+        return f"The graders may be the bottleneck: up to {speed.grading:.1f} s of a step. Add graders and machines for them."
+    if speed.shared_gpu and not speed.overlaps:
+        return f"Samplers and learner take turns on a GPU: {seconds}."
+    if speed.shared_gpu == speed.step:
+        return f"The GPU that samplers and learner share is the bottleneck: {seconds}. Another GPU would shorten it."
+    if speed.bottleneck == "learning":
+        ranks = math.ceil(config.learner.num_ranks * speed.learning / max(speed.sampling, speed.grading))
+        return f"The learner is the bottleneck: {seconds}. Add ranks before samplers: learner.num_ranks={ranks} would keep pace."
+    balanced = math.ceil(config.rollout.num_samplers * speed.sampling / max(speed.learning, speed.grading))
+    return f"The samplers are the bottleneck: {seconds}. {count(balanced, 'sampler')} would keep pace."

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from cluster.config.config import Config
 from cluster.console import count
 from cluster.errors import ResourcesError
+from cluster.placement.plan.gpu_defaults import with_micro_batch, with_prefill
 from cluster.placement.plan.learner_memory import learner_memory
 from cluster.placement.plan.machines import Gpu, Machine
 from cluster.placement.plan.memory import Memory, SamplerMemory, sampler_memory
 from cluster.placement.plan.model_shape import GIB, ModelShape
-from cluster.placement.plan.pace import Pace, pace
+from cluster.placement.plan.pace import Pace, SharedGpu, pace
 from cluster.placement.plan.sharing import samplers_per_gpu
 
 
@@ -18,6 +19,7 @@ from cluster.placement.plan.sharing import samplers_per_gpu
 class GpuPlan:
     """Memory and pace of the parts on GPUs, by the smallest GPU: any part may be placed on it."""
 
+    config: Config  # with the sizes that follow from the GPU's memory
     gpu: Gpu
     gib: float  # memory of the GPU
     sampler: SamplerMemory | None  # None: samplers run on CPUs
@@ -25,6 +27,7 @@ class GpuPlan:
     samplers_with_learner: int  # largest number of samplers on the GPU of the learner
     samplers_together: int  # largest number of samplers on a GPU without the learner
     pace: Pace | None
+    overlapping: Pace | None  # the pace with loop.max_staleness=1; None for a run that has it
 
 
 def known_gpus(machines: Sequence[Machine]) -> list[tuple[Gpu, float]]:
@@ -37,27 +40,43 @@ def known_gpus(machines: Sequence[Machine]) -> list[tuple[Gpu, float]]:
     ]
 
 
-def plan_gpus(config: Config, shape: ModelShape, machines: Sequence[Machine]) -> GpuPlan | None:
-    """Estimate memory and pace of a placed configuration; None if no GPU is used, or the memory of none is known."""
+def plan_gpus(
+    config: Config, shape: ModelShape, machines: Sequence[Machine], *, samplers_on_one: int
+) -> GpuPlan | None:
+    """Estimate memory and pace of a placed configuration; None if no GPU is used, or the memory of none is known.
+
+    ``samplers_on_one``: largest number of samplers that are placed on one GPU.
+    """
     gpus = known_gpus(machines)
     if not gpus or not (config.rollout.gpus_per_sampler or config.learner.gpus):
         return None
     gpu, gib = min(gpus, key=lambda one: one[1])
+    config = with_prefill(config, gib)
     sampler = sampler_memory(config, shape, gib) if config.rollout.gpus_per_sampler else None
     with_learner = samplers_per_gpu(config, next_to_learner=True) if config.learner.gpus else 0
     left = gib - with_learner * (sampler.limit if sampler else 0.0)
     if config.learner.gpu_memory_share is not None:
         left = min(left, config.learner.gpu_memory_share * gib)
+    config = with_micro_batch(config, shape, left)
     learner = learner_memory(config, shape, left) if config.learner.gpus else None
-    grading_cpus = sum(machine.cpus for machine in machines)
+    speed = overlapping = None
+    if sampler and learner:
+        shared = SharedGpu(samplers=samplers_on_one, with_learner=with_learner > 0)
+        cores = sum(machine.cpus for machine in machines)
+        speed = pace(config, shape, gpu, sampler, shared, grading_cpus=cores)
+        if config.loop.max_staleness == 0:
+            stale = config.model_copy(update={"loop": config.loop.model_copy(update={"max_staleness": 1})})
+            overlapping = pace(stale, shape, gpu, sampler, shared, grading_cpus=cores)
     return GpuPlan(
+        config=config,
         gpu=gpu,
         gib=gib,
         sampler=sampler,
         learner=learner,
         samplers_with_learner=with_learner,
         samplers_together=samplers_per_gpu(config, next_to_learner=False),
-        pace=pace(config, shape, gpu, sampler, grading_cpus=grading_cpus) if sampler and learner else None,
+        pace=speed,
+        overlapping=overlapping,
     )
 
 

@@ -13,7 +13,8 @@ from rollout.environment import engine_arguments
 
 RUNTIME_GIB = 1.0  # CUDA context and library workspaces of each process
 GRAPHS_GIB = 1.0  # CUDA graphs of an engine
-PASS_TOKENS = 8192  # most tokens that vLLM prefills in one pass
+PREFILL_TOKENS = 2048  # vLLM's default on a GPU
+PROBE_ROWS = 1024  # largest number of tokens of a probe prompt whose logits vLLM computes at a time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,10 +54,11 @@ def sampler_memory(config: Config, shape: ModelShape, gpu_gib: float) -> Sampler
     bytes_each = BYTES[rollout.served_dtype]
     arguments = engine_arguments(rollout, config.model.path, config.learner.lora.r, (), config.loop.max_staleness)
     adapter = shape.num_adapter_parameters(config.learner.lora.r, config.learner.lora.target_modules) * bytes_each
-    rows = max(PASS_TOKENS, arguments["max_model_len"])
+    rows = rollout.max_num_batched_tokens or PREFILL_TOKENS
     activations = rows * (2 * shape.intermediate + 4 * shape.hidden) * bytes_each
-    # Three float32 copies: as computed, at temperature, as probabilities.
-    logits = 3 * 4 * rollout.max_concurrent_requests * shape.vocabulary
+    # Three float32 copies: as computed, at temperature, as probabilities. Of a probe prompt, only as computed.
+    probe = min(PROBE_ROWS, rollout.max_prompt_tokens) * bytes_each
+    logits = max(3 * 4 * rollout.max_concurrent_requests, probe) * shape.vocabulary
     parts = {
         "weights": shape.num_parameters * bytes_each / num_gpus / GIB,
         "adapters": arguments.get("max_loras", 0) * adapter / GIB,

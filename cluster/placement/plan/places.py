@@ -46,7 +46,7 @@ class PlannedNode:
 class Plan:
     """A configuration placed on machines."""
 
-    config: Config  # with every share of CPUs and GPUs filled in, and the KV cache of samplers that share a GPU
+    config: Config  # with every share of cores and GPUs filled in, and what follows from the GPUs' memory
     filled_in: str | None  # a line on the settings that the plan has filled in
     nodes: Sequence[PlannedNode]
     on_gpus: GpuPlan | None  # None if no GPU is used, or the GPUs' memory is unknown
@@ -65,12 +65,13 @@ def make_plan(config: Config, shape: ModelShape, machines: Sequence[Machine]) ->
     placed = place(config, totals(machines), num_machines=sum(machine.cpus > 0 for machine in machines))
     require_fit(placed, shape, machines)
     nodes = _assign_parts(placed, machines)
-    on_gpus = plan_gpus(placed, shape, machines)
+    on_gpus = plan_gpus(placed, shape, machines, samplers_on_one=_samplers_on_one_gpu(nodes))
     advice = _growth_advice(placed, nodes)
     too_small: list[str] = []
     if on_gpus is not None:
+        placed = on_gpus.config
         too_small = shortages(placed, on_gpus)
-        advice += [*memory_advice(placed, on_gpus), *pace_advice(placed, on_gpus.pace)]
+        advice += [*memory_advice(placed, on_gpus), *pace_advice(placed, on_gpus)]
         placed = with_kv_cache(placed, shape, on_gpus.gib)
     return Plan(
         config=placed,
@@ -104,6 +105,12 @@ def _assign_parts(config: Config, machines: Sequence[Machine]) -> list[PlannedNo
     )
     _fill(range(grader.num_graders), lambda number: _place_grader(nodes, grader, number), minimum=grader.minimum)
     return nodes
+
+
+def _samplers_on_one_gpu(nodes: Sequence[PlannedNode]) -> int:
+    """Largest number of samplers that are placed on one GPU."""
+    names = [names for node in nodes for names in node.on_gpus]
+    return max((sum(name.startswith("sampler") for name in each) for each in names), default=0)
 
 
 def _fill(numbers: range, place_one: Callable[[int], None], *, minimum: int = 0) -> None:

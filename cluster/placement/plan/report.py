@@ -111,7 +111,8 @@ def _pace_line(plan: GpuPlan) -> str:
     assert speed is not None
     order = "at the same time" if speed.overlaps else "one after the other"
     return (
-        f"A step takes about {speed.step:.1f} s: sampling {speed.sampling:.1f} ({speed.num_running} concurrent completions per "
-        f"engine), grading up to {speed.grading:.1f}, learning {speed.learning:.1f}; samplers and learner work {order}. "
+        f"A step takes about {speed.step:.1f} s, limited by {speed.bottleneck}: sampling {speed.sampling:.1f} "
+        f"({speed.num_running} concurrent completions per engine), grading up to {speed.grading:.1f}, learning "
+        f"{speed.learning:.1f}; samplers and learner work {order}. "
         "Estimated from data sheets, for prompts and completions of half the longest length."
     )

@@ -6,18 +6,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from cluster.cli.main import main
-from cluster.config.config import Config
+from cluster.config.config import Config, dump_yaml
 from cluster.config.load import load_config
 from cluster.errors import ConfigError, ModelError, ResourcesError
 from cluster.placement.gpu_facts import GpuFacts, MachineGpus
 from cluster.placement.local_ray import num_cores
+from cluster.placement.plan.gpu_defaults import with_kept_sizes
 from cluster.placement.plan.learner_memory import learner_memory
 from cluster.placement.plan.machines import GPUS, Gpu, Machine, machines_of, parse_machines, this_machine
 from cluster.placement.plan.memory import sampler_memory
 from cluster.placement.plan.model_shape import GIB, shape_from
-from cluster.placement.plan.pace import Pace, pace
+from cluster.placement.plan.pace import Pace, SharedGpu, pace
 from cluster.placement.plan.places import make_plan
 from cluster.placement.plan.sharing import kv_cache_memory_bytes, samplers_per_gpu
 
@@ -212,14 +214,14 @@ def test_nothing_is_refused_by_memory_while_the_memory_of_a_gpu_is_unknown() -> 
 
 def test_on_many_machines_every_part_has_a_place_and_graders_keep_off_the_gpus() -> None:
     machines = parse_machines(["cpus=96,gpus=8,gpu=H100,count=4", "cpus=64,count=2"])
-    plan = make_plan(config_of(CLUSTER, "num_samplers=31"), SHAPE, machines)
+    plan = make_plan(config_of(CLUSTER, "num_samplers=31", "num_ranks=1"), SHAPE, machines)
     on_gpus = [name for node in plan.nodes for names in node.on_gpus for name in names]
     assert sorted(on_gpus) == sorted(["learner", *(f"sampler {number}" for number in range(31))])
     assert [node.num_graders for node in plan.nodes] == [0, 0, 0, 0, 16, 16]
 
 
 def test_no_machine_is_given_more_than_it_has() -> None:
-    machines = parse_machines(["cpus=6,gpus=4,gpu=L40S,count=3", "cpus=9"])
+    machines = parse_machines(["cpus=12,gpus=4,gpu=L40S,count=3", "cpus=9"])
     plan = make_plan(
         config_of(CLUSTER, "num_samplers=10", "num_graders=40", "learner.num_ranks=2", "micro_batch_tokens=4096"),
         SHAPE,
@@ -228,7 +230,8 @@ def test_no_machine_is_given_more_than_it_has() -> None:
     for node in plan.nodes:
         names = [name for names in node.on_gpus for name in names]
         assert all(len(names) <= 1 for names in node.on_gpus)
-        assert len(names) + 0.25 * node.num_graders + node.cpus == pytest.approx(node.machine.cpus)
+        cores = sum(2 if name.startswith("sampler") else 1 for name in names)  # a sampler on a GPU has two processes
+        assert cores + 0.25 * node.num_graders + node.cpus == pytest.approx(node.machine.cpus)
         assert node.cpus >= -1e-6
     assert sum(node.num_graders for node in plan.nodes) == 40
 
@@ -244,15 +247,15 @@ def test_an_engine_that_is_split_over_gpus_keeps_of_weights_and_cache_its_part_o
 
 def test_an_engine_that_is_split_has_its_gpus_on_one_machine() -> None:
     machines = parse_machines(["cpus=32,gpus=3,gpu=H100,count=2"])
-    plan = make_plan(config_of(CLUSTER, "num_samplers=2", "tensor_parallel_size=2"), SHAPE, machines)
+    plan = make_plan(config_of(CLUSTER, "num_samplers=2", "tensor_parallel_size=2", "num_ranks=1"), SHAPE, machines)
     assert [node.on_gpus for node in plan.nodes] == [
         [["learner"], ["sampler 0"], ["sampler 0"]],
         [["sampler 1"], ["sampler 1"], []],
     ]
     with pytest.raises(
-        ResourcesError, match=r"sampler 0 needs 1 CPU and 4 GPU on one machine.*machine 1: \d+ CPU, 0 GPU, 1 GPU"
+        ResourcesError, match=r"sampler 0 needs 6 CPU and 4 GPU on one machine.*machine 1: \d+ CPU, 0 GPU, 1 GPU"
     ):
-        make_plan(config_of(CLUSTER, "num_samplers=1", "tensor_parallel_size=4"), SHAPE, machines)
+        make_plan(config_of(CLUSTER, "num_samplers=1", "tensor_parallel_size=4", "num_ranks=1"), SHAPE, machines)
 
 
 def test_a_model_whose_heads_cannot_be_split_is_refused_with_what_would() -> None:
@@ -260,16 +263,20 @@ def test_a_model_whose_heads_cannot_be_split_is_refused_with_what_would() -> Non
     with pytest.raises(
         ModelError, match=r"=8 does not split .* 12 attention heads and 2 heads .*: possible are 1, 2, 4, 6, 12"
     ):
-        make_plan(config_of(CLUSTER, "num_samplers=1", "tensor_parallel_size=8"), SHAPE, machines)
+        make_plan(config_of(CLUSTER, "num_samplers=1", "tensor_parallel_size=8", "num_ranks=1"), SHAPE, machines)
 
 
 def test_samplers_beyond_the_least_number_need_no_place() -> None:
     machines = parse_machines(["cpus=32,gpus=3,gpu=H100"])
-    plan = make_plan(config_of(CLUSTER, "num_samplers=8", "min_samplers=2", "max_samplers=8"), SHAPE, machines)
+    plan = make_plan(
+        config_of(CLUSTER, "num_ranks=1", "num_samplers=8", "min_samplers=2", "max_samplers=8"), SHAPE, machines
+    )
     (node,) = plan.nodes
     assert node.on_gpus == [["learner"], ["sampler 0"], ["sampler 1"]]
     with pytest.raises(ResourcesError, match="3 samplers x 1 "):
-        make_plan(config_of(CLUSTER, "num_samplers=8", "min_samplers=3", "max_samplers=8"), SHAPE, machines)
+        make_plan(
+            config_of(CLUSTER, "num_ranks=1", "num_samplers=8", "min_samplers=3", "max_samplers=8"), SHAPE, machines
+        )
 
 
 def test_a_plan_says_how_much_of_what_may_grow_has_room_and_never_takes_that_from_what_starts() -> None:
@@ -306,7 +313,7 @@ def test_a_gpu_is_known_in_either_case_and_may_have_other_memory() -> None:
 
 
 def test_samplers_that_bring_nothing_are_named() -> None:
-    config = config_of(CLUSTER, "num_samplers=31")
+    config = config_of(CLUSTER, "num_samplers=31", "num_ranks=1")
     plan = make_plan(config, SHAPE, parse_machines(["cpus=96,gpus=8,gpu=H100,count=4"]))
     assert any("samplers would do" in line for line in plan.advice)
 
@@ -316,9 +323,11 @@ def test_more_ranks_and_more_samplers_shorten_their_own_part() -> None:
     memory = gpu.gib
     assert memory is not None
 
+    alone = SharedGpu(samplers=1, with_learner=False)
+
     def of(*settings: str) -> Pace:
-        one = config_of(CLUSTER, *settings)
-        found = pace(one, SHAPE, gpu, sampler_memory(one, SHAPE, memory), grading_cpus=64)
+        one = config_of(CLUSTER, "learner.num_ranks=1", *settings)
+        found = pace(one, SHAPE, gpu, sampler_memory(one, SHAPE, memory), alone, grading_cpus=64)
         assert found is not None
         return found
 
@@ -326,7 +335,65 @@ def test_more_ranks_and_more_samplers_shorten_their_own_part() -> None:
     assert of("num_samplers=4").sampling > of().sampling
     assert of("num_graders=16").grading == pytest.approx(2 * of().grading)
     assert of("max_staleness=0").step > of().step == max(of().sampling, of().grading, of().learning)
-    assert pace(config, SHAPE, Gpu(name="?", gib=80), sampler_memory(config, SHAPE, 80), grading_cpus=1) is None
+    assert of("gradient_checkpointing=true").learning > 2 * of().learning  # and prompts are not shared
+    assert pace(config, SHAPE, Gpu(name="?", gib=80), sampler_memory(config, SHAPE, 80), alone, grading_cpus=1) is None
+
+
+def test_parts_that_share_a_gpu_take_turns_at_its_whole_speed() -> None:
+    gpu = GPUS["H100"]
+
+    def of(shared: SharedGpu, *settings: str) -> Pace:
+        config = config_of(None, *settings)
+        found = pace(config, SHAPE, gpu, sampler_memory(config, SHAPE, 79.1), shared, grading_cpus=64)
+        assert found is not None
+        return found
+
+    alone, with_learner = SharedGpu(samplers=1, with_learner=False), SharedGpu(samplers=1, with_learner=True)
+    halves, whole = ("gpus_per_sampler=0.5", "learner.gpus=0.5"), ("gpus_per_sampler=1", "learner.gpus=1")
+    assert of(with_learner, *halves).step == of(alone, *whole).step  # without staleness they never compute together
+    assert of(alone, *whole, "max_staleness=1").step < of(alone, *whole).step
+    # With staleness their work adds up, and only the pauses of the engine are filled.
+    shared = of(with_learner, *halves, "max_staleness=1", "kl_coefficient=0.1", "num_iterations=4")
+    assert shared.learning + 0.1 * shared.sampling < shared.step < shared.learning + shared.sampling
+    # Two samplers on one GPU divide it.
+    two = of(SharedGpu(samplers=2, with_learner=False), "num_samplers=2", "gpus_per_sampler=0.5")
+    apart = of(alone, "num_samplers=2", "gpus_per_sampler=1")
+    assert apart.sampling < two.sampling < 2 * apart.sampling
+
+
+def test_the_configuration_of_a_cluster_is_balanced_on_a_node_of_eight_gpus() -> None:
+    plan = make_plan(config_of(CLUSTER), SHAPE, parse_machines(["cpus=96,gpus=8,gpu=H100", "cpus=64"]))
+    assert [names for names in plan.nodes[0].on_gpus if not names] == []
+    assert plan.on_gpus is not None and plan.on_gpus.pace is not None
+    speed = plan.on_gpus.pace
+    assert 0.7 < speed.learning / speed.sampling < 1.4
+
+
+@pytest.mark.parametrize(
+    ("machine", "prefill", "micro_batch"),
+    [("gpu=RTX4090", 2048, 2048), ("gpu=A100", 8192, 4096), ("gpu=H100", 8192, 8192), ("gpu=H200", 8192, 16384)],
+)
+def test_sizes_of_passes_follow_from_the_gpus_memory(machine: str, prefill: int, micro_batch: int) -> None:
+    machines = parse_machines([f"cpus=32,gpus=2,{machine}"])
+    plan = make_plan(config_of(None), SHAPE, machines)
+    assert plan.config.rollout.max_num_batched_tokens == prefill
+    assert plan.config.learner.micro_batch_tokens == micro_batch
+    assert plan.filled_in is not None and f"rollout.max_num_batched_tokens={prefill}" in plan.filled_in
+    assert plan.on_gpus is not None and plan.on_gpus.learner is not None
+    assert plan.on_gpus.learner.total == pytest.approx(learner_memory(plan.config, SHAPE, 0).total)
+    by_hand = make_plan(config_of(None, "micro_batch_tokens=3000", "max_num_batched_tokens=500"), SHAPE, machines)
+    assert (by_hand.config.learner.micro_batch_tokens, by_hand.config.rollout.max_num_batched_tokens) == (3000, 500)
+
+
+def test_a_run_keeps_the_sizes_of_passes_and_not_its_shares() -> None:
+    config = config_of(None)
+    plan = make_plan(config, SHAPE, parse_machines(["cpus=32,gpus=1,gpu=H100"]))
+    kept = yaml.safe_load(dump_yaml(with_kept_sizes(config, plan.config)))
+    assert kept["rollout"]["max_num_batched_tokens"] == 8192
+    assert kept["learner"]["micro_batch_tokens"] == plan.config.learner.micro_batch_tokens
+    assert not {"gpus_per_sampler", "kv_cache_memory_bytes", "gpu_memory_utilization"} & set(kept["rollout"])
+    on_cpus = make_plan(config, SHAPE, parse_machines(["cpus=32"])).config
+    assert "micro_batch_tokens" not in yaml.safe_load(dump_yaml(with_kept_sizes(config, on_cpus)))["learner"]
 
 
 def test_machines_are_read_from_ray_and_their_gpus_from_the_driver() -> None:
@@ -370,9 +437,9 @@ def test_the_command_prints_the_plan_and_refuses_what_does_not_fit(
     settings = ["plan", "-c", str(CLUSTER), f"model.path={tmp_path}"]
     assert main([*settings, "--machine", "cpus=96,gpus=9,gpu=H100"]) == 0
     said = capsys.readouterr().out
-    assert "sampler 7" in said and "KV cache" in said and "A step takes about" in said
+    assert "sampler 4" in said and "KV cache" in said and "A step takes about" in said
     assert main([*settings, "--machine", "cpus=96,gpus=2,gpu=H100", "num_samplers=2"]) == 1
-    assert "needs 3 GPU" in capsys.readouterr().err
+    assert "needs 5 GPU" in capsys.readouterr().err
 
 
 def test_without_a_cluster_this_machine_is_planned_for_and_ray_does_not_start(

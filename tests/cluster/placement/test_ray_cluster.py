@@ -45,6 +45,10 @@ def test_one_gpu_is_shared_by_sampler_and_learner() -> None:
     placed = place(config(), {"CPU": 16.0, "GPU": 1.0}, num_machines=2)
     assert (placed.rollout.gpus_per_sampler, placed.learner.gpus) == (0.5, 0.5)
     assert placed.rollout.gpu_memory_utilization < 0.5
+    assert placed.rollout.cpus_per_sampler == 2  # actor and engine
+    assert place(config("cpus_per_sampler=1"), {"CPU": 16.0, "GPU": 1.0}, num_machines=2).rollout.cpus_per_sampler == 1
+    small = place(config(), {"CPU": 2.0, "GPU": 1.0}, num_machines=1)
+    assert 1 < small.rollout.cpus_per_sampler < 2
 
 
 @pytest.mark.parametrize(
@@ -121,7 +125,7 @@ def test_the_least_number_of_samplers_has_to_fit_and_the_others_need_not() -> No
 
 def test_an_engine_that_is_split_takes_so_many_whole_gpus_and_the_learner_a_whole_one() -> None:
     placed = place(config("num_samplers=2", "tensor_parallel_size=4"), {"CPU": 16.0, "GPU": 9.0}, num_machines=2)
-    assert placed.rollout.bundle == {"CPU": 1.0, "GPU": 4.0}
+    assert placed.rollout.bundle == {"CPU": 6.0, "GPU": 4.0}  # actor, engine, and a process per GPU
     assert (placed.rollout.gpu_memory_utilization, placed.learner.gpus) == (0.85, 1.0)
     with pytest.raises(ResourcesError, match=r"needs 9 GPU \(2 samplers x 4 \+ learner 1\), but the cluster has 8\."):
         place(config("num_samplers=2", "tensor_parallel_size=4"), {"CPU": 16.0, "GPU": 8.0}, num_machines=2)

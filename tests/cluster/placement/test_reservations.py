@@ -90,7 +90,7 @@ def test_machines_are_requested_for_all_components_at_once_after_resources_lacke
     reservations = Reservations(
         placed("num_samplers=2", "num_graders=3", "cpus_per_grader=0.5", "learner.cpus=2", gpus=3.0), lines.append
     )
-    sampler, grader, learner = {"CPU": 1.0, "GPU": 1.0}, {"CPU": 0.5}, {"CPU": 2.0, "GPU": 1.0}
+    sampler, grader, learner = {"CPU": 2.0, "GPU": 1.0}, {"CPU": 0.5}, {"CPU": 2.0, "GPU": 1.0}
     reservations.samplers.request(4, minimum=2, num_unplaced=2)
     clock["now"] = 9.0
     reservations.samplers.request(4, minimum=2, num_unplaced=2)
