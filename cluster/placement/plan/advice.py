@@ -9,6 +9,7 @@ from cluster.placement.plan.pace import Pace
 
 FEW_SEQUENCES = 0.5  # of max_concurrent_requests; a smaller KV cache limits an engine's throughput
 WORTHWHILE = 0.8  # of the seconds of a step; a smaller gain is no reason to sample under older policies
+FULL_SHARE = 0.5  # of max_concurrent_requests; with fewer completions an engine reads its weights for few tokens
 BUSY_SHARE = 0.5  # of a step; fewer replicas of a part would do if it is busy for less
 
 
@@ -62,5 +63,10 @@ def _bottleneck(config: Config, speed: Pace) -> str:
     if speed.bottleneck == "learning":
         ranks = math.ceil(config.learner.num_ranks * speed.learning / max(speed.sampling, speed.grading))
         return f"The learner is the bottleneck: {seconds}. Add ranks before samplers: learner.num_ranks={ranks} would keep pace."
+    if speed.num_running < FULL_SHARE * config.rollout.max_concurrent_requests:
+        return (
+            f"The samplers are the bottleneck: {seconds}. Each samples {speed.num_running} completions at a time, and more "
+            "samplers would have fewer; raise loop.groups_per_step or loop.max_staleness, or take fewer ranks of the learner."
+        )
     balanced = math.ceil(config.rollout.num_samplers * speed.sampling / max(speed.learning, speed.grading))
     return f"The samplers are the bottleneck: {seconds}. {count(balanced, 'sampler')} would keep pace."
