@@ -15,6 +15,10 @@ from rollout.model import one_line
 
 DERIVED = ("root cause", "EngineDeadError")  # texts of errors that follow from another process's failure
 
+NO_ROOM = (
+    "lower rollout.kv_cache_memory_bytes, gpu_memory_utilization, max_concurrent_requests or max_num_batched_tokens, or take a "
+    "smaller model"
+)
 REMEDIES = {
     "Free memory on device": "another process holds memory of this GPU: end it (nvidia-smi lists it), or lower "
     "rollout.gpu_memory_utilization",
@@ -22,8 +26,9 @@ REMEDIES = {
     "model",
     "KV cache is needed": "raise rollout.gpu_memory_utilization or kv_cache_memory_bytes (on the CPU: rollout.kv_cache_gib), or "
     "lower rollout.max_prompt_tokens or max_completion_tokens",
-    "out of memory": "lower rollout.kv_cache_memory_bytes, gpu_memory_utilization, max_concurrent_requests or "
-    "max_num_batched_tokens, or take a smaller model",
+    "CUDA out of memory": NO_ROOM,
+    "CUDA error: out of memory": NO_ROOM,
+    "busy or unavailable": "the GPU takes only one process: allow several (nvidia-smi -c DEFAULT), or give each part its own GPU",
     "compute capability": "take a GPU of compute capability 8.0 or newer (A100, RTX 30 and later)",
     "no kernel image is available": "the installed packages have no code for this GPU: take one of compute capability 8.0 or "
     "newer (A100, RTX 30 and later)",

@@ -35,7 +35,9 @@ def test_the_cause_is_the_logged_exception_of_the_failed_process(tmp_path: Path)
 
 
 def test_a_killed_process_is_reported_with_its_exit_code(tmp_path: Path) -> None:
-    assert "exit codes: {'EngineCore_DP0': -9}; -9 usually means" in root_cause(tmp_path / "causes", VLLM_SAYS)
+    text = root_cause(tmp_path / "causes", VLLM_SAYS)
+    assert "exit codes: {'EngineCore_DP0': -9}; -9 usually means" in text
+    assert text.endswith("ran out of memory)")  # of the machine: nothing to change on the GPU
 
 
 def test_an_error_of_the_samplers_own_process_is_reported_unchanged(tmp_path: Path) -> None:
@@ -65,6 +67,8 @@ def test_an_error_of_the_samplers_own_process_is_reported_unchanged(tmp_path: Pa
             "8.0 or newer",
         ),
         ("CUDA error: no kernel image is available for execution on the device", "8.0 or newer"),
+        ("CUDA error: out of memory", "kv_cache_memory_bytes"),
+        ("CUDA error: CUDA-capable device(s) is/are busy or unavailable", "nvidia-smi -c DEFAULT"),
         ("Failed to infer device type", "nvidia-smi"),
         ("The NVIDIA driver on your system is too old (found version 12040)", "driver 580"),
         ("Command '['/usr/bin/gcc', '/tmp/tmpx/cuda_utils.c', '-O3']' returned non-zero exit status 1.", "python3-dev"),
