@@ -33,6 +33,7 @@ from learner.training.checkpoints import (
     write_files,
 )
 from learner.training.divergence import FOLDER, Diverged, write_diverged_batch
+from learner.training.error_text import with_advice
 from learner.training.quiet import ENVIRONMENT
 
 logger = logging.getLogger(__name__)
@@ -307,7 +308,7 @@ class RayLearner:
     def _call_rank(self, rank: int, reference: Awaitable[Any], method: str) -> Coroutine[Any, Any, Any]:
         """Await the answer of one rank; ``_call`` enforces the deadline over all ranks."""
         which = f" on rank {rank} of {self._settings.num_ranks}" if self._settings.num_ranks > 1 else ""
-        return result_of(reference, f"learner.{method}{which}", death_error=_ProcessLost, failure_error=LearnerError)
+        return result_of(reference, f"learner.{method}{which}", death_error=_ProcessLost, failure_error=_failure)
 
     def _kill(self) -> None:
         actors, self._actors = self._actors, []
@@ -319,6 +320,10 @@ class RayLearner:
 
     def _resume_point(self) -> str:
         return f"checkpoint step {self._saved_step}" if self._saved_step else "the start: it has no checkpoint yet"
+
+
+def _failure(text: str) -> LearnerError:
+    return LearnerError(with_advice(text))
 
 
 def _with_absolute_paths(plan: LearnerPlan) -> LearnerPlan:

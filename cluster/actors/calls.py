@@ -1,7 +1,7 @@
 """Calls of Ray actors, with deadlines and Caravan's error types."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import ray
@@ -15,7 +15,7 @@ async def result_of(
     call: str,
     *,
     death_error: type[Exception],
-    failure_error: type[CaravanError] | None = None,
+    failure_error: Callable[[str], CaravanError] | None = None,
     deadline_seconds: float | None = None,
     deadline_key: str = "",
 ) -> Any:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from cluster.errors import CaravanError, LearnerError
-from learner.training.error_text import describe_error
+from learner.training.error_text import describe_error, with_advice
 
 Batch = list[Any]
 Result = TypeVar("Result")
@@ -125,12 +125,6 @@ def _call(action: _Action) -> None:
         action.answer.set_result(result)
 
 
-def _advice(error: BaseException) -> str:
-    if "out of memory" not in str(error):
-        return ""
-    return "; lower learner.micro_batch_tokens, or set learner.gradient_checkpointing=true"
-
-
 class TrainingThread:
     """A running ``trainer.train()`` that takes steps and calls actions on request."""
 
@@ -175,6 +169,6 @@ class TrainingThread:
         except CaravanError as error:
             self._batches.fail(error)
         except BaseException as error:  # noqa: BLE001
-            failure = LearnerError(f"the training loop ended: {describe_error(error)}{_advice(error)}")
+            failure = LearnerError(with_advice(f"the training loop ended: {describe_error(error)}"))
             failure.__cause__ = error
             self._batches.fail(failure)

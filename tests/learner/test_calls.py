@@ -119,3 +119,10 @@ def test_a_cancelled_save_ends_before_the_next_one_writes(tmp_path: Path, monkey
     asyncio.run(scenario())
     assert read_files(tmp_path / "checkpoint-8") == files
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-8"]
+
+
+def test_lack_of_gpu_memory_is_reported_with_what_to_do() -> None:
+    with pytest.raises(
+        LearnerError, match=r"CUDA out of memory\. .*; lower learner\.micro_batch_tokens.*gpu_memory_share"
+    ):
+        call(says(failed(RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB."))))
