@@ -16,7 +16,8 @@ test: cpu-setup
 	@echo "tests: on the CPU, with the CPU packages in $(TEST_VENV)"
 	$(PYTEST) -m "not long"
 
-# Code that only GPUs run: in Triton's interpreter, and with the GPU packages.
+# Code that only GPUs run: with the GPU packages (9 GB in a scratch environment, or in the one that CARAVAN_GPU_ENV names), and in
+# Triton's interpreter.
 test-long: cpu-setup $(TEST_VENV)/triton
 	$(PYTEST) -m long
 	$(PYTEST) -m model_runner --model-runner v2

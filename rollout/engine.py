@@ -21,6 +21,7 @@ from rollout.weight_sync_modes import BASE_VERSION, weight_sync_mode
 
 if TYPE_CHECKING:
     from vllm import RequestOutput, SamplingParams
+    from vllm.config import VllmConfig
     from vllm.lora.request import LoRARequest
     from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -75,17 +76,14 @@ class Engine:
         os.environ.update(variables)
         max_tokens = settings.max_prompt_tokens + settings.max_completion_tokens
         check_model(model, max_tokens, settings.tensor_parallel_size)
-        from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
         _skip_logprob_texts()
         causes = sockets / f"engine-{uuid4().hex}.causes"
         try:
             with processes_log_to(causes, variables["VLLM_LOGGING_LEVEL"]):
-                arguments = AsyncEngineArgs(**engine_arguments(settings, model, lora_rank, lora_targets, max_staleness))
-                config = arguments.create_engine_config()
-                _check_attention(config, model)
-                started = AsyncLLM.from_vllm_config(config, disable_log_stats=arguments.disable_log_stats)
+                config = engine_config(settings, model, lora_rank, lora_targets, max_staleness)
+                started = AsyncLLM.from_vllm_config(config, disable_log_stats=True)
             engine = cls(started, max_tokens, causes)
         except REFUSALS as error:
             raise ModelError(
@@ -120,8 +118,9 @@ class Engine:
         """Sample one completion of a prompt; cancelling the call aborts the request.
 
         A stop string may end inside a token: the text is cut there and the tokens are not, so the learner gets every sampled
-        token. The tokens include the end-of-sequence token; the text includes it and other special tokens only with
-        ``keeps_special_tokens``. Raises SamplerError.
+        token. The text omits a character at its end of which the tokens hold only some bytes. The tokens include the
+        end-of-sequence token; the text includes it and other special tokens only with ``keeps_special_tokens``. Raises
+        SamplerError.
         """
         begin = time.monotonic()
         params = _sampling_params(sampling, seed=seed, keeps_special_tokens=keeps_special_tokens)
@@ -275,18 +274,25 @@ class Engine:
         return ended
 
 
+def engine_config(
+    settings: RolloutSettings, model: str, lora_rank: int, lora_targets: Sequence[str], max_staleness: int
+) -> "VllmConfig":
+    """Return vLLM's configuration of an engine. Raises ModelError, and what vLLM raises for a model that it does not serve."""
+    from vllm.engine.arg_utils import AsyncEngineArgs
+
+    arguments = AsyncEngineArgs(**engine_arguments(settings, model, lora_rank, lora_targets, max_staleness))
+    config = arguments.create_engine_config()
+    _check_attention(config, model)
+    return config
+
+
 def inspect_model(settings: RolloutSettings, *, model: str, lora_rank: int, max_staleness: int) -> None:
     """Raise ModelError, with one line, for a model whose configuration an engine would refuse; loads no weights."""
     check_model(model, settings.max_prompt_tokens + settings.max_completion_tokens, settings.tensor_parallel_size)
-    from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.model_executor.models.interfaces import supports_lora
 
     try:
-        config = AsyncEngineArgs(
-            **engine_arguments(settings, model, lora_rank, (), max_staleness)
-        ).create_engine_config()
-        _check_attention(config, model)
-        model_config = config.model_config
+        model_config = engine_config(settings, model, lora_rank, (), max_staleness).model_config
         layers, name = model_config.registry.resolve_model_cls(model_config.architectures, model_config)
         if weight_sync_mode(settings).uses_lora and not supports_lora(layers):
             raise ValueError(f"{name} does not support LoRA yet; rollout.weight_sync_mode=merged needs none")

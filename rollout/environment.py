@@ -51,6 +51,8 @@ def environment_variables(settings: RolloutSettings, model: str) -> dict[str, st
         variables["OMP_NUM_THREADS"] = str(max(1, int(settings.cpus_per_sampler / settings.tensor_parallel_size)))
         # Ray assigns cores; pinning would put all samplers of a machine on the first ones.
         variables["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
+    else:
+        variables["VLLM_USE_FLASHINFER_SAMPLER"] = "0"  # requirements/gpu.txt leaves FlashInfer out, and says why
     return variables
 
 

@@ -19,7 +19,7 @@ from rollout.sampler import Sampler
 from rollout.settings import RolloutSettings
 from tests.rollout.conftest import MakeRequest, RunInLoop, TinyModel
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.model_runner]
 
 T = TypeVar("T")
 TEMPERATURE = 0.8
@@ -74,6 +74,12 @@ def worst_gap(tiny_model: TinyModel, completions: Sequence[Completion], adapter_
     )
 
 
+def is_text_of(completion: Completion, model: TinyModel) -> bool:
+    """Return True if a text says what its tokens do, without the unfinished character that they may end in."""
+    decoded = model.tokenizer.decode(completion.token_ids, skip_special_tokens=True)
+    return decoded.startswith(completion.text) and set(decoded[len(completion.text) :]) <= {"\N{REPLACEMENT CHARACTER}"}
+
+
 def test_a_group_is_complete_and_has_the_logprobs_that_transformers_computes(
     pool: RaySamplerPool, run: RunInLoop, tiny_model: TinyModel, request_for: MakeRequest
 ) -> None:
@@ -82,7 +88,7 @@ def test_a_group_is_complete_and_has_the_logprobs_that_transformers_computes(
     assert [completion.id for completion in group] == ["g-c0", "g-c1", "g-c2", "g-c3"]
     assert {(c.group_id, c.problem_id, c.prompt_ids) for c in group} == {("g", "p", request.prompt.token_ids)}
     assert {c.policy_version for c in group} == {0}
-    assert all(c.text == tiny_model.tokenizer.decode(c.token_ids, skip_special_tokens=True) for c in group)
+    assert all(is_text_of(completion, tiny_model) for completion in group)
     assert worst_gap(tiny_model, group) < TOLERANCE
 
 
