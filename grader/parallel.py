@@ -3,15 +3,13 @@
 The threads only wait: the work is done by each grader's OCaml processes.
 """
 
-import math
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import TypeVar
 
+from cluster.cores import usable_cores
 from cluster.errors import UngradableError
 from grader.grade import Grader
 from grader.process import StartFailed
@@ -37,20 +35,6 @@ def with_retries(attempts: int, work: Callable[[], Result]) -> Result | Ungradab
     if isinstance(error, StartFailed):
         raise error
     return error
-
-
-def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Number of cores that this process may use, a container's quota included (rounded up)."""
-    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        if (cgroup / "cpu.max").exists():  # version 2: "150000 100000", or "max 100000"
-            quota, period = (cgroup / "cpu.max").read_text().split()
-        else:  # version 1; a quota of -1 means no limit
-            quota, period = ((cgroup / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
-        share = int(quota) / int(period)
-    except (OSError, ValueError):
-        share = 0.0
-    return min(num_cores, math.ceil(share)) if share > 0 else num_cores
 
 
 class GraderThreads:

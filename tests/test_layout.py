@@ -17,6 +17,7 @@ SHARED = (
     "cluster.protocols",
     "cluster.errors",
     "cluster.thought_tags",
+    "cluster.cores",
     "cluster.setting_traits",
 )  # standard library only
 DATA = ROOT / "cluster" / "problems" / "builtin"  # problems as code: long functions and files are data there

@@ -46,13 +46,6 @@ def start_ray(log: Callable[[str], None] = lambda _line: None, **arguments: Any)
             log(f"Ray did not start in time on this busy machine: trying again ({attempt + 1} of {MAX_STARTS})")
 
 
-def num_cores() -> int:
-    """Number of cores that this process may use under taskset and the container's quota, at least 1."""
-    from ray._private.utils import get_num_cpus
-
-    return max(1, min(len(os.sched_getaffinity(0)), int(get_num_cpus(override_docker_cpu_warning=True))))
-
-
 def temporary_folder(log: Callable[[str], None], others: Sequence[Path] = OTHER_FOLDERS) -> Path:
     """The folder of Ray's files: the default, or the first usable one of ``others``, which ``log`` then names.
 

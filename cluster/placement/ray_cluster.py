@@ -17,8 +17,9 @@ from cluster.actors.resources import ROUNDING
 from cluster.config.config import Config, flatten
 from cluster.config.keys import keys_with
 from cluster.console import count
+from cluster.cores import usable_cores
 from cluster.errors import ResourcesError
-from cluster.placement.local_ray import num_cores, provide_token, start_ray, temporary_folder
+from cluster.placement.local_ray import provide_token, start_ray, temporary_folder
 from cluster.placement.plan.sharing import samplers_per_gpu
 from cluster.placement.ray_address import OWN, PROBE_SECONDS, Found, find_cluster
 from cluster.placement.sentinel import announced
@@ -92,7 +93,7 @@ def _start(log: Callable[[str], None]) -> Any:
     folder = temporary_folder(log)
     provide_token()
     try:
-        return start_ray(log, num_cpus=num_cores(), _temp_dir=str(folder), **QUIET)
+        return start_ray(log, num_cpus=usable_cores(), _temp_dir=str(folder), **QUIET)
     except Exception as error:  # Ray raises a plain Exception if its node does not start in time
         raise ResourcesError(
             f"Ray does not start on this machine: {_one_line(error)}. Where the machine is busy with other work, try again; "

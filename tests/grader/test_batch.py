@@ -14,7 +14,6 @@ from cluster.cli.main import main
 from cluster.errors import DatasetError
 from grader.batch import grade_file
 from grader.console import grade_with_progress
-from grader.parallel import usable_cores
 from grader.process import StartFailed
 from grader.rows import parse_row
 
@@ -209,23 +208,6 @@ def test_grading_a_file_imports_neither_ray_nor_torch() -> None:
     script = f"import sys, grader.batch; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-
-
-def test_the_number_of_workers_is_the_core_quota_of_the_container(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _process: set(range(8)), raising=False)
-    (tmp_path / "cpu").mkdir()
-    for file, text, right in (
-        ("cpu/cpu.cfs_quota_us", "-1\n", 8),
-        ("cpu/cpu.cfs_period_us", "100000\n", 8),
-        ("cpu/cpu.cfs_quota_us", "150000\n", 2),
-        ("cpu.max", "max 100000\n", 8),
-        ("cpu.max", "50000 100000\n", 1),
-        ("cpu.max", "9900000 100000\n", 8),
-    ):
-        (tmp_path / file).write_text(text)
-        assert usable_cores(tmp_path) == right
 
 
 def test_a_grading_process_that_cannot_start_ends_the_command_with_one_line(

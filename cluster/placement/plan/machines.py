@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from cluster.cores import usable_cores
 from cluster.errors import ConfigError
 from cluster.placement.gpu_facts import GpuFacts, MachineGpus, gpus_of_this_machine
-from cluster.placement.local_ray import num_cores
 from cluster.placement.plan.model_shape import GIB
 
 
@@ -87,7 +87,7 @@ def this_machine() -> Machine:
     from ray._private.resource_and_label_spec import ResourceAndLabelSpec
 
     manager, num_gpus = ResourceAndLabelSpec._get_current_node_accelerator(None, {})
-    resources: dict[str, float] = {"CPU": num_cores()}
+    resources: dict[str, float] = {"CPU": usable_cores()}
     if not (manager and manager.get_resource_name() == "GPU" and num_gpus):
         return _machine("this machine", resources, MachineGpus())
     return _machine("this machine", resources | {"GPU": num_gpus}, gpus_of_this_machine())

@@ -6,23 +6,7 @@ from pathlib import Path
 import pytest
 
 from cluster.errors import ResourcesError
-from cluster.placement.local_ray import num_cores, provide_token, start_ray, temporary_folder
-
-
-def test_the_cores_are_those_that_the_process_may_use() -> None:
-    allowed = os.sched_getaffinity(0)
-    try:
-        os.sched_setaffinity(0, {min(allowed)})
-        assert num_cores() == 1
-    finally:
-        os.sched_setaffinity(0, allowed)
-    assert 1 <= num_cores() <= len(allowed)
-
-
-@pytest.mark.parametrize(("quota", "cores"), [(0.5, 1), (1.5, 1), (64.0, None)])
-def test_a_quota_of_a_container_counts(quota: float, cores: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ray._private.utils.get_num_cpus", lambda **_: int(quota))
-    assert num_cores() == (cores or len(os.sched_getaffinity(0)))
+from cluster.placement.local_ray import provide_token, start_ray, temporary_folder
 
 
 def folder(*others: Path) -> tuple[Path, list[str]]:

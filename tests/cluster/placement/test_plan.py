@@ -11,9 +11,9 @@ import yaml
 from cluster.cli.main import main
 from cluster.config.config import Config, dump_yaml
 from cluster.config.load import load_config
+from cluster.cores import usable_cores
 from cluster.errors import ConfigError, ModelError, ResourcesError
 from cluster.placement.gpu_facts import GpuFacts, MachineGpus
-from cluster.placement.local_ray import num_cores
 from cluster.placement.plan.gpu_defaults import with_kept_sizes
 from cluster.placement.plan.learner_memory import learner_memory
 from cluster.placement.plan.machines import GPUS, Gpu, Machine, machines_of, parse_machines, this_machine
@@ -455,4 +455,4 @@ def test_without_a_cluster_this_machine_is_planned_for_and_ray_does_not_start(
     monkeypatch.setattr(ray, "init", refuse)
     assert main(["plan", "model.path=tiny", "dataset=builtin"]) == 0
     assert "this machine" in capsys.readouterr().out
-    assert this_machine().cpus == num_cores()
+    assert this_machine().cpus == usable_cores()

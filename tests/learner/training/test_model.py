@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import shutil
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from learner.settings import LearnerSettings
 from learner.training.adapter import base_name
 from learner.training.merge import write_model
 from learner.training.model import Device, check_saveable, load_model, remove_local_paths
-from learner.training.threads import MIN_PARAMETERS, num_threads, usable_cores
+from learner.training.threads import MIN_PARAMETERS, num_threads
 
 PLACE = Device(use_cpu=True, dtype=torch.float32)
 
@@ -136,23 +135,6 @@ def test_local_paths_are_removed(tmp_path: Path) -> None:
 )
 def test_a_base_model_is_named_without_its_folder(model: str, name: str) -> None:
     assert base_name(model) == name
-
-
-def test_usable_cores_respect_affinity_and_quota(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from learner.training import threads
-
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
-    second, first = tmp_path / "cpu.max", (tmp_path / "quota", tmp_path / "period")
-    monkeypatch.setattr(threads, "CGROUP_2", second)
-    monkeypatch.setattr(threads, "CGROUP_1", first)
-    assert usable_cores() == 8
-    for quota, cores in (("-1", 8), ("250000", 2), ("50000", 1)):
-        first[0].write_text(f"{quota}\n")
-        first[1].write_text("100000\n")
-        assert usable_cores() == cores
-    for text, cores in (("max 100000", 8), ("350000 100000", 3), ("1000 100000", 1), ("9000000 100000", 8), ("odd", 8)):
-        second.write_text(f"{text}\n")
-        assert usable_cores() == cores
 
 
 def test_a_large_model_trains_with_all_cores_and_a_small_one_with_one_thread(
