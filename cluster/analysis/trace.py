@@ -25,6 +25,7 @@ COLUMNS = [
     *("completion_id", "problem_id", "step", "fate", "reason", "policy_version", "verdict", "total_reward"),
     *("asked_at", "sampled_at", "graded_at", "sampling_seconds"),
 ]
+PUBLISH_DETAILS = ("swap_p50_seconds", "swap_p95_seconds", "canary_gap_max", "weight_sync_tolerance")
 PROCESSES = {"samplers": 1, "graders": 2, "learner": 3, "publish": 4}
 
 
@@ -78,7 +79,7 @@ def spans_of(folder: RunFolder) -> Iterator[Span]:
             ended_at=row["began_at"] + row["publish_seconds"],
             process="publish",
             name=f"policy {row['step']}",
-            details={name: row[name] for name in ("swap_p50_seconds", "swap_p95_seconds", "canary_gap_max")},
+            details={name: row[name] for name in PUBLISH_DETAILS if name in row},
         )
 
 
