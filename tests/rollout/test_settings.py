@@ -12,12 +12,14 @@ import pytest
 from pydantic import ValidationError
 
 from cluster.errors import ConfigError, ModelError
+from rollout.engine_errors import processes_log_to
 from rollout.environment import (
     cache_variables,
     check_build,
     compiler_variables,
     engine_arguments,
     environment_variables,
+    folder_variables,
     socket_variables,
 )
 from rollout.model import check_model
@@ -277,3 +279,19 @@ def test_compiled_engines_share_a_cache_that_can_be_written(tmp_path: Path, monk
     assert cache_variables(compiled) == {}
     noexec.add(Path("/volume"))
     assert cache_variables(compiled) == fallback
+
+
+def test_what_differs_between_engines_of_a_machine_does_not_keep_them_from_sharing_compiled_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    envs = pytest.importorskip("vllm.envs")
+    settings = RolloutSettings(gpus_per_sampler=1.0)
+    keys = []
+    for gpu in ("0", "1"):
+        sockets = tmp_path / gpu
+        sockets.mkdir()
+        for name, value in {**folder_variables(settings, sockets), "CUDA_VISIBLE_DEVICES": gpu}.items():
+            monkeypatch.setenv(name, value)
+        with processes_log_to(sockets / "engine.causes", "ERROR"):
+            keys.append(envs.compile_factors())
+    assert keys[0] == keys[1]
