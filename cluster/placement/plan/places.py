@@ -15,6 +15,7 @@ from cluster.placement.plan.model_shape import ModelShape
 from cluster.placement.plan.sharing import with_kv_cache
 from cluster.placement.ray_cluster import filled_in, place
 from grader.settings import GraderSettings
+from learner.settings import LearnerSettings
 from rollout.model import check_split
 from rollout.settings import RolloutSettings
 
@@ -96,8 +97,9 @@ def _assign_parts(config: Config, machines: Sequence[Machine]) -> list[PlannedNo
     ]
     rollout, learner, grader = config.rollout, config.learner, config.grader
     ranks = ["learner"] if learner.num_ranks == 1 else [f"learner {rank}" for rank in range(learner.num_ranks)]
+    large_enough = [node for node in nodes if _holds_all_ranks(node, learner)]  # as learner.placement.place_ranks
     for name in ranks:
-        _place(nodes, name, learner.cpus, learner.gpus)
+        _place(large_enough[:1] or nodes, name, learner.cpus, learner.gpus)
     _fill(
         range(rollout.num_samplers),
         lambda number: _place_sampler(nodes, rollout, number),
@@ -122,6 +124,11 @@ def _fill(numbers: range, place_one: Callable[[int], None], *, minimum: int = 0)
             if number < minimum:
                 raise
             return
+
+
+def _holds_all_ranks(node: PlannedNode, learner: LearnerSettings) -> bool:
+    free = deepcopy(node)
+    return all(free.take(learner.cpus, learner.gpus) is not None for _ in range(learner.num_ranks))
 
 
 def _place_sampler(nodes: Sequence[PlannedNode], rollout: RolloutSettings, number: int) -> None:

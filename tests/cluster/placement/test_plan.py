@@ -220,6 +220,14 @@ def test_on_many_machines_every_part_has_a_place_and_graders_keep_off_the_gpus()
     assert [node.num_graders for node in plan.nodes] == [0, 0, 0, 0, 16, 16]
 
 
+@pytest.mark.parametrize(("num_ranks", "of_machines"), [(2, [0, 2]), (4, [0, 4]), (5, [1, 4])])
+def test_ranks_are_on_the_first_machine_that_has_enough_for_all(num_ranks: int, of_machines: list[int]) -> None:
+    machines = parse_machines(["cpus=32,gpus=1,gpu=H100", "cpus=64,gpus=4,gpu=H100", "cpus=8,gpus=1,gpu=H100"])
+    plan = make_plan(config_of(CLUSTER, f"num_ranks={num_ranks}", "num_samplers=1"), SHAPE, machines)
+    ranks = [sum(name.startswith("learner") for names in node.on_gpus for name in names) for node in plan.nodes]
+    assert ranks[:2] == of_machines
+
+
 def test_no_machine_is_given_more_than_it_has() -> None:
     machines = parse_machines(["cpus=12,gpus=4,gpu=L40S,count=3", "cpus=9"])
     plan = make_plan(
