@@ -36,6 +36,8 @@ NOT_SHOWN = (
     "run.folder",
     "kv_cache",
     "gpu_memory",
+    "max_num_batched_tokens",
+    "micro_batch_tokens",
 )
 
 

@@ -26,7 +26,7 @@ def plan_and_report(config: Config, machines: Sequence[Machine]) -> int:
     print_plan(plan)
     output().print(str(size), soft_wrap=True, highlight=False, markup=False)
     if plan.shortages:
-        raise ResourcesError("by these estimates " + "; ".join(plan.shortages))
+        raise ResourcesError(f"by estimate, {count(len(plan.shortages), 'part')} of the run will not fit: see above")
     return 0
 
 
@@ -101,7 +101,7 @@ def _sharing(plan: GpuPlan) -> str | None:
     number, limit = plan.samplers_with_learner, plan.sampler.limit
     if plan.learner is not None and number:
         samplers = count(number, "sampler")
-        return f"On the learner's GPU {samplers}: {number} x {limit:.1f} = {number * limit:.1f} GiB."
+        return f"The learner's GPU also holds {samplers}: {number} x {limit:.1f} = {number * limit:.1f} GiB."
     number = plan.samplers_together
     return f"{number} samplers share a GPU: {number} x {limit:.1f} = {number * limit:.1f}." if number > 1 else None
 

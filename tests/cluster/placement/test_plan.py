@@ -448,6 +448,9 @@ def test_the_command_prints_the_plan_and_refuses_what_does_not_fit(
     assert "sampler 4" in said and "KV cache" in said and "A step takes about" in said
     assert main([*settings, "--machine", "cpus=96,gpus=2,gpu=H100", "num_samplers=2"]) == 1
     assert "needs 5 GPU" in capsys.readouterr().err
+    assert main([*settings, "--machine", "cpus=96,gpus=8,gpu=H100", "micro_batch_tokens=65536"]) == 1
+    shown = capsys.readouterr()
+    assert "Does not fit, by estimate: the learner" in shown.out and "1 part of the run will not fit" in shown.err
 
 
 def test_without_a_cluster_this_machine_is_planned_for_and_ray_does_not_start(
