@@ -21,7 +21,7 @@ test: cpu-setup
 test-long: cpu-setup $(TEST_VENV)/triton
 	$(PYTEST) -m long
 	$(PYTEST) -m model_runner --model-runner v2
-	$(PYTEST) -m model_runner --model-runner v2-async
+	$(PYTEST) -m model_runner --model-runner v2-async tests/rollout tests/learner/test_learner_and_sampler.py
 
 cpu-setup:
 	@CARAVAN_DEVICE=cpu CARAVAN_VENV=$(TEST_VENV) requirements/setup

@@ -128,8 +128,9 @@ def test_the_packages_fit_together(environment: Path) -> None:
 def test_no_package_overwrites_the_code_of_another(packages: Path) -> None:
     owners: dict[str, set[str]] = defaultdict(set)
     for distribution in distributions(path=[str(packages)]):
+        name = distribution.metadata["Name"]
         for row in (distribution.read_text("RECORD") or "").splitlines():
-            owners[row.partition(",")[0]].add(distribution.metadata["Name"])
+            owners[row.partition(",")[0]].add(name)
     # Both packages of opencensus have the same file for their namespace.
     assert {file: names for file, names in owners.items() if len(names) > 1 and "opencensus" not in names} == {}
 

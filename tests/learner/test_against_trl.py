@@ -50,7 +50,7 @@ def batch(model_folder: Path) -> list[Group]:
     ]
 
 
-@pytest.mark.parametrize("micro_batch_tokens", [10_000, 60, 1])
+@pytest.mark.parametrize("micro_batch_tokens", [10_000, pytest.param(60, marks=pytest.mark.model_runner), 1])
 @pytest.mark.parametrize("name", OPTIONS)
 def test_a_step_in_micro_batches_equals_trls_step_on_the_whole_batch(
     name: str, micro_batch_tokens: int, model_folder: Path, make_learner: MakeLearner, tmp_path: Path
@@ -157,3 +157,29 @@ def test_completions_are_scored_at_their_own_temperature(model_folder: Path, mak
     assert report.metrics["sampling/sampling_logp_difference/max"] < 1e-4
     assert report.metrics["clip_ratio/region_mean"] == 0.0
     assert report.metrics["kl"] == pytest.approx(0.0, abs=1e-6)  # the reference is taken at the same temperatures
+
+
+@pytest.mark.model_runner
+def test_the_fused_head_takes_the_branch_of_the_chosen_model_runner(
+    make_learner: MakeLearner, pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trl.kernels import chunked_logprob
+
+    calls: list[str] = []
+    of_torch, of_triton = chunked_logprob._forward_tile, chunked_logprob._forward_kernel
+
+    class Kernel:
+        """Counts the launches of Triton's kernel."""
+
+        def __getitem__(self, grid: object) -> Any:
+            calls.append("triton")
+            return of_triton[grid]
+
+    def tile(*arguments: Any, **options: Any) -> Any:
+        calls.append("torch")
+        return of_torch(*arguments, **options)
+
+    monkeypatch.setattr(chunked_logprob, "_forward_tile", tile)
+    monkeypatch.setattr(chunked_logprob, "_forward_kernel", Kernel())
+    make_learner().step([group(REWARDS)])
+    assert set(calls) == {"torch" if pytestconfig.getoption("--model-runner") == "v1" else "triton"}
