@@ -140,8 +140,9 @@ def _check(options: argparse.Namespace) -> int:
 
 PLAN_HELP = f"""\
 Prints the placement of each part, the use of GPU memory, the bottleneck of a step, and advice. A run that does not fit is refused
-with the arithmetic. No part of the run is started. Without --machine the plan is for the Ray cluster of RAY_ADDRESS or `ray
-start`; if there is no cluster, it is for this machine.
+with the arithmetic. The exit status is 1 also if a part does not fit by estimate. No part of the run is started.
+
+Without --machine the plan is for the Ray cluster of RAY_ADDRESS or `ray start`; if there is no cluster, it is for this machine.
 
 --machine cpus=N[,gpus=N,gpu=KIND|gpu_gib=N][,count=N] describes a machine to plan for. It may be repeated; existing machines are
 then ignored.

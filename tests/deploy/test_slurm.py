@@ -162,12 +162,15 @@ def test_ray_starts_on_every_node_and_the_driver_on_the_first(submission: Submis
 @pytest.mark.parametrize(
     ("nodes", "gpus_per_node", "arguments", "expected"),
     [
-        ("gpu1,gpu2,gpu3", "8", [], ["num_samplers=23"]),
+        ("gpu1,gpu2,gpu3", "8", [], ["num_samplers=15", "num_ranks=9"]),
+        ("gpu1", "8", [], ["num_samplers=5", "num_ranks=3"]),  # as configs/cluster.yaml
+        ("gpu1", "2", [], ["num_samplers=1", "num_ranks=1"]),
+        ("gpu1", "8", ["learner.num_ranks=2"], ["learner.num_ranks=2"]),
         ("gpu1", "1", [], []),  # learner and sampler share it
         ("gpu1,gpu2", "8", ["rollout.num_samplers=12"], ["rollout.num_samplers=12"]),
     ],
 )
-def test_each_gpu_but_one_has_a_sampler(
+def test_each_gpu_has_a_sampler_or_a_rank_of_the_learner(
     nodes: str, gpus_per_node: str, arguments: list[str], expected: list[str], submission: Submission
 ) -> None:
     submission.environment.update(SLURM_JOB_NODELIST=nodes, SLURM_GPUS_ON_NODE=gpus_per_node)
