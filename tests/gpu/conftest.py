@@ -8,6 +8,7 @@ import pytest
 
 from tests.gpu.made import QWEN_1_5B, SMALL, make_qwen
 from tests.gpu.records import Records, Result, Row, describe_machine
+from tests.gpu.samplers import engines, make_sampler  # noqa: F401 - fixtures
 from tests.learner.conftest import make_learner, model_folder  # noqa: F401 - fixtures
 from tests.rollout.conftest import local_ray, run  # noqa: F401 - fixtures
 
@@ -23,6 +24,9 @@ class Report(Protocol):
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--network", action="store_true", help="run also the checks that load models or packages from the network"
+    )
     parser.addoption(
         "--gpu-report", metavar="FILE", help="write the table of the GPU acceptance suite to FILE.md and FILE.json"
     )
@@ -68,8 +72,10 @@ def shaped_model(device: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def require_gpus(request: pytest.FixtureRequest, num_gpus: int) -> None:
-    """Skip a check that has no stand-in on this machine."""
+def skip_what_cannot_run(request: pytest.FixtureRequest, num_gpus: int) -> None:
+    """Skip a check that has no stand-in on this machine, or that needs the network."""
+    if request.node.get_closest_marker("network") and not request.config.getoption("--network"):
+        pytest.skip("needs the network: make test-gpu OPTIONS=--network")
     marker = request.node.get_closest_marker("needs_gpus")
     if marker is not None and num_gpus < marker.args[0]:
         number = marker.args[0]
