@@ -19,7 +19,7 @@ from rollout.sampler import Sampler
 from rollout.settings import RolloutSettings
 from tests.rollout.conftest import MakeRequest, RunInLoop, TinyModel
 
-pytestmark = [pytest.mark.slow, pytest.mark.model_runner]
+pytestmark = pytest.mark.slow
 
 T = TypeVar("T")
 TEMPERATURE = 0.8
@@ -80,6 +80,7 @@ def is_text_of(completion: Completion, model: TinyModel) -> bool:
     return decoded.startswith(completion.text) and set(decoded[len(completion.text) :]) <= {"\N{REPLACEMENT CHARACTER}"}
 
 
+@pytest.mark.model_runner
 def test_a_group_is_complete_and_has_the_logprobs_that_transformers_computes(
     pool: RaySamplerPool, run: RunInLoop, tiny_model: TinyModel, request_for: MakeRequest
 ) -> None:
@@ -92,6 +93,7 @@ def test_a_group_is_complete_and_has_the_logprobs_that_transformers_computes(
     assert worst_gap(tiny_model, group) < TOLERANCE
 
 
+@pytest.mark.model_runner
 def test_a_seed_gives_the_same_group_again_and_different_completions_in_it(
     pool: RaySamplerPool, run: RunInLoop, request_for: MakeRequest
 ) -> None:
@@ -169,6 +171,7 @@ def test_the_options_of_evaluation_reach_the_engine(
         assert {completion.token_ids for completion in group} == {greedy.token_ids}, option
 
 
+@pytest.mark.model_runner
 def test_an_adapter_changes_the_logprobs_as_peft_says(
     pool: RaySamplerPool,
     run: RunInLoop,
@@ -186,6 +189,7 @@ def test_an_adapter_changes_the_logprobs_as_peft_says(
     assert worst_gap(tiny_model, group) > 0.1
 
 
+@pytest.mark.model_runner
 def test_a_running_group_ends_on_its_version_while_new_ones_use_the_next(
     pool: RaySamplerPool,
     run: RunInLoop,
@@ -211,6 +215,7 @@ def test_a_running_group_ends_on_its_version_while_new_ones_use_the_next(
     assert worst_gap(tiny_model, new, adapter_folders[2]) < TOLERANCE
 
 
+@pytest.mark.model_runner
 def test_superseded_adapters_are_deleted_and_the_last_two_kept(
     pool: RaySamplerPool, run: RunInLoop, policies: dict[int, PolicyVersion]
 ) -> None:
@@ -218,6 +223,7 @@ def test_superseded_adapters_are_deleted_and_the_last_two_kept(
     assert run(inside(pool, cached_policies)) == ["policy-2", "policy-3"]
 
 
+@pytest.mark.model_runner
 def test_an_adapter_that_vllm_refuses_is_an_error_and_the_pool_works_on(
     pool: RaySamplerPool, run: RunInLoop, policies: dict[int, PolicyVersion], request_for: MakeRequest
 ) -> None:
@@ -229,6 +235,7 @@ def test_an_adapter_that_vllm_refuses_is_an_error_and_the_pool_works_on(
     assert {c.policy_version for c in run(collect(pool.sample_group(request_for("g"))))} == {3}
 
 
+@pytest.mark.model_runner
 def test_a_policy_is_published_once_and_in_order(
     pool: RaySamplerPool, run: RunInLoop, policies: dict[int, PolicyVersion]
 ) -> None:
@@ -236,6 +243,7 @@ def test_a_policy_is_published_once_and_in_order(
         run(pool.publish(policies[3]))
 
 
+@pytest.mark.model_runner
 def test_an_aborted_group_leaves_the_engine(pool: RaySamplerPool, run: RunInLoop, request_for: MakeRequest) -> None:
     async def scenario() -> None:
         completions = pool.sample_group(request_for("g", size=64, tokens=64, stop=("i",)))
@@ -259,6 +267,7 @@ def test_a_group_longer_than_the_engine_allows_is_refused(
         run(collect(pool.sample_group(long)))
 
 
+@pytest.mark.model_runner
 def test_a_sampler_whose_engine_hangs_is_replaced_and_its_group_completed_once_under_the_same_version(
     pool: RaySamplerPool,
     run: RunInLoop,
@@ -293,6 +302,7 @@ def test_a_sampler_whose_engine_hangs_is_replaced_and_its_group_completed_once_u
     assert "policy-3" in cache
 
 
+@pytest.mark.model_runner
 def test_a_closed_pool_leaves_no_process_and_no_file(
     pool: RaySamplerPool, run: RunInLoop, request_for: MakeRequest
 ) -> None:
