@@ -25,18 +25,23 @@ def with_micro_batch(config: Config, shape: ModelShape, limit: float) -> Config:
     learner = config.learner
     if not learner.gpus or "micro_batch_tokens" in learner.model_fields_set:
         return config
-    for size in MICRO_BATCH_TOKENS:
-        larger = config.model_copy(update={"learner": learner.model_copy(update={"micro_batch_tokens": size})})
-        if learner_memory(larger, shape, limit).total <= USED_SHARE * limit:
-            return larger
-    return config
+    sizes = (*MICRO_BATCH_TOKENS, learner.micro_batch_tokens)
+    candidates = [
+        config.model_copy(update={"learner": learner.model_copy(update={"micro_batch_tokens": size})}) for size in sizes
+    ]
+    fitting = (one for one in candidates if learner_memory(one, shape, limit).total <= USED_SHARE * limit)
+    return next(fitting, candidates[-1])
 
 
 def with_kept_sizes(config: Config, placed: Config) -> Config:
-    """Set the sizes of passes that placement has filled in: a run keeps them in its config.yaml."""
+    """Set the sizes of passes as they are placed: a run keeps them in its config.yaml.
+
+    Sizes that follow from memory that is unknown stay unset.
+    """
     rollout, learner = placed.rollout, placed.learner
-    sizes = {"max_num_batched_tokens": rollout.max_num_batched_tokens} if rollout.gpus_per_sampler else {}
-    batch = {"micro_batch_tokens": learner.micro_batch_tokens} if learner.gpus else {}
+    sizes = {"max_num_batched_tokens": rollout.max_num_batched_tokens} if rollout.max_num_batched_tokens else {}
+    is_known = not learner.gpus or "micro_batch_tokens" in learner.model_fields_set
+    batch = {"micro_batch_tokens": learner.micro_batch_tokens} if is_known else {}
     return config.model_copy(
         update={
             "rollout": config.rollout.model_copy(update=sizes),

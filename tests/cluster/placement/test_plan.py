@@ -400,8 +400,13 @@ def test_a_run_keeps_the_sizes_of_passes_and_not_its_shares() -> None:
     assert kept["rollout"]["max_num_batched_tokens"] == 8192
     assert kept["learner"]["micro_batch_tokens"] == plan.config.learner.micro_batch_tokens
     assert not {"gpus_per_sampler", "kv_cache_memory_bytes", "gpu_memory_utilization"} & set(kept["rollout"])
+    small = make_plan(config, SHAPE, parse_machines(["cpus=32,gpus=1,gpu=RTX4090"])).config
     on_cpus = make_plan(config, SHAPE, parse_machines(["cpus=32"])).config
-    assert "micro_batch_tokens" not in yaml.safe_load(dump_yaml(with_kept_sizes(config, on_cpus)))["learner"]
+    for placed in (small, on_cpus):
+        assert yaml.safe_load(dump_yaml(with_kept_sizes(config, placed)))["learner"]["micro_batch_tokens"] == 2048
+    unknown = make_plan(config, SHAPE, [Machine(name="a", cpus=16, num_gpus=1, gpu=Gpu(name="Z9", gib=None))]).config
+    kept = yaml.safe_load(dump_yaml(with_kept_sizes(config, unknown)))
+    assert "micro_batch_tokens" not in kept["learner"] and "max_num_batched_tokens" not in kept["rollout"]
 
 
 def test_machines_are_read_from_ray_and_their_gpus_from_the_driver() -> None:
