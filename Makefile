@@ -20,7 +20,7 @@ test: cpu-setup
 # Triton's interpreter.
 test-long: cpu-setup $(TEST_VENV)/triton
 	$(PYTEST) -m long
-	$(PYTEST) -m model_runner --model-runner v2
+	$(PYTEST) -m model_runner --model-runner v2 tests/rollout tests/learner
 	$(PYTEST) -m model_runner --model-runner v2-async tests/rollout tests/learner/test_learner_and_sampler.py
 
 cpu-setup:
