@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load
 from torch import Tensor
 
+from cluster.run.base_gaps import NUM_PROBES, PROBE_TOKENS
 from cluster.types import Group
 from tests.gpu.conftest import Report
 from tests.gpu.one_rank import sum_over_one_rank
@@ -25,7 +26,6 @@ MakeLearner = Callable[..., Any]
 ALL_AT_ONCE, IN_PARTS = 100_000, 40  # learner.micro_batch_tokens
 # SGD shows gradients as they are; AdamW makes a whole step of one that is nearly 0.
 SGD = {"optim": "sgd", "learning_rate": 1.0, "lr_scheduler_type": "constant", "max_grad_norm": 1e6}
-PROBE_TOKENS = 704
 MAX_PROBE_GIB = 0.3
 GIB = 1024**3
 
@@ -127,11 +127,17 @@ def test_a_resumed_learner_takes_the_step_that_the_first_one_took(
     report(f"{error:.1e}", passed=error < 1e-3)
 
 
+def probes(vocabulary: int) -> list[list[int]]:
+    """As many probe prompts as a run has, and as long."""
+    source = random.Random(0)
+    return [[source.randrange(3, vocabulary) for _ in range(PROBE_TOKENS)] for _ in range(NUM_PROBES)]
+
+
 @pytest.mark.gpu(
-    f"memory of scoring a probe prompt of {PROBE_TOKENS} tokens",
+    f"memory of scoring {NUM_PROBES} probe prompts of {PROBE_TOKENS} tokens",
     f"GPU: < {MAX_PROBE_GIB} GiB above the peak before; CPU: no row of logits",
 )
-def test_scoring_the_probe_prompt_takes_little_memory(
+def test_scoring_the_probe_prompts_takes_little_memory(
     report: Report,
     device: str,
     gpus: float,
@@ -140,23 +146,23 @@ def test_scoring_the_probe_prompt_takes_little_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if device == "cuda":
-        ids = [random.Random(0).randrange(3, 1000) for _ in range(PROBE_TOKENS)]
+        rows = probes(1000)
         learner = make_learner(gpus=gpus, planned={"model": str(request.getfixturevalue("shaped_model"))})
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        learner._training.run(lambda: learner._trainer.score(ids))
+        learner._training.run(lambda: learner._trainer.score(rows))
         extra = (torch.cuda.max_memory_allocated() - before) / GIB
         report(f"{extra:.2f} GiB", passed=extra < MAX_PROBE_GIB)
         return
     from trl.trainer import utils
 
     monkeypatch.setattr(utils, "_CHUNKED_LOGPROB_CHUNK_SIZE", TILE)  # several tiles also of a small vocabulary
-    ids = [random.Random(0).randrange(3, VOCABULARY) for _ in range(PROBE_TOKENS)]
+    rows = probes(VOCABULARY)
     learner = make_learner()
 
     def most_rows() -> int:
         with MostLogits() as logits:
-            learner._trainer.score(ids)
+            learner._trainer.score(rows)
         return int(logits.num_rows)
 
     num_rows = learner._training.run(most_rows)

@@ -36,6 +36,7 @@ MEMORY_CASES = [
     (4096, False, 0.05),
     (4096, True, 0.05),
 ]
+QUICK_CASES = ((2048, False, 0.0), (4096, True, 0.05))  # of the stand-ins in `make test`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +125,7 @@ def measure(shaped_model: Path, device: str, gpus: float, tmp_path_factory: pyte
 )
 @pytest.mark.parametrize(
     ("tokens", "checkpointing", "dropout"),
-    MEMORY_CASES,
+    [pytest.param(*case, marks=() if case in QUICK_CASES else pytest.mark.long) for case in MEMORY_CASES],
     ids=lambda value: (
         {True: "checkpointing", False: "no checkpointing"}[value]
         if isinstance(value, bool)

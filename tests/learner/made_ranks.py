@@ -1,6 +1,7 @@
 """A process group of learner ranks without Ray."""
 
 import multiprocessing
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
@@ -56,7 +57,8 @@ class RankProcesses:
 
 
 @contextmanager
-def rank_processes(model_folder: Path, num_ranks: int) -> Iterator[RankProcesses]:
+def rank_processes(model_folder: Path, num_ranks: int, *, uses_gpus: bool = False) -> Iterator[RankProcesses]:
+    """Start the processes of a group, with a GPU each or on the CPU, and end them after the block."""
     context = multiprocessing.get_context("spawn")
     pipes, processes = [], []
     from learner.training.process_group import open_rendezvous
@@ -64,7 +66,9 @@ def rank_processes(model_folder: Path, num_ranks: int) -> Iterator[RankProcesses
     rendezvous = open_rendezvous(LOCALHOST, num_ranks)
     for number in range(num_ranks):
         ours, theirs = context.Pipe()
-        process = context.Process(target=_rank, args=(number, num_ranks, rendezvous.port, theirs), daemon=True)
+        process = context.Process(
+            target=_rank, args=(number, num_ranks, rendezvous.port, theirs, uses_gpus), daemon=True
+        )
         process.start()
         pipes.append(ours)
         processes.append(process)
@@ -76,7 +80,9 @@ def rank_processes(model_folder: Path, num_ranks: int) -> Iterator[RankProcesses
             process.join()
 
 
-def _rank(rank: int, world_size: int, port: int, pipe: Connection) -> None:
+def _rank(rank: int, world_size: int, port: int, pipe: Connection, uses_gpu: bool) -> None:
+    if uses_gpu:
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(rank)
     from learner.training.quiet import silence_libraries
 
     silence_libraries()
@@ -87,7 +93,7 @@ def _rank(rank: int, world_size: int, port: int, pipe: Connection) -> None:
     from learner.worker import LearnerWorker
 
     process_group = join_process_group(
-        rank, world_size, (LOCALHOST, port), host=LOCALHOST, uses_gpu=False, deadline_seconds=DEADLINE_SECONDS
+        rank, world_size, (LOCALHOST, port), host=LOCALHOST, uses_gpu=uses_gpu, deadline_seconds=DEADLINE_SECONDS
     )
     worker: Any = None
     while True:
