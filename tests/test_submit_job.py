@@ -61,6 +61,16 @@ def test_what_a_run_lacks_is_said_before_it_is_submitted(head: Head, runs: Path)
     assert "Traceback" not in done.stderr + done.stdout
 
 
+def test_a_cluster_is_checked_with_one_step_of_the_run(head: Head, runs: Path) -> None:
+    address = head.environment["RAY_API_SERVER_ADDRESS"]
+    settings = (f"run.folder={runs / 'checked'}", "group_size=4")
+    done = head.run(str(BIN / "caravan"), "check", "-c", "configs/demo.yaml", *settings, "--address", address)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "smoke run: one step" in done.stdout
+    assert "sampled, graded, learned, published, verified, saved" in done.stdout
+    assert not (runs / "checked").exists()
+
+
 def test_a_run_that_does_not_fit_is_refused_with_the_sum(head: Head, runs: Path) -> None:
     settings = (f"run.folder={runs}", "num_samplers=99")
     done = head.run(str(BIN / "caravan"), "submit", "-c", "configs/demo.yaml", *settings)
