@@ -103,7 +103,7 @@ Prints a table of what the run needs and what is there, with a way out for every
 run folder and plan; and on each machine NVIDIA's driver, the GPUs and their compute capability, headers and compiler for GPU
 kernels, package versions, the model, shared memory, disk space, OCaml and the sandbox. Then a smoke run trains one step on one
 group of short completions with the run's own settings, in a temporary folder: it is sampled, graded, learned, published, verified
-and saved. It takes about two minutes, most of them for the start of the engines.
+and saved. It takes as long as the engines need to start, and a few seconds more.
 
 The machines are those of the Ray cluster of RAY_ADDRESS or `ray start`; without a cluster, this machine is checked. --address
 makes the check a job of that cluster, with this folder uploaded as by `caravan submit`. `caravan submit` itself runs the check
