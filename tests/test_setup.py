@@ -86,7 +86,7 @@ def bare(tmp_path: Path) -> Bare:
 
 def test_the_packages_for_a_gpu_are_installed_where_everything_is_there(bare: Bare) -> None:
     said = bare.set_up()
-    assert "for gpu (11 GB on disk" in said
+    assert "for gpu (10 GB on disk" in said
     assert said.endswith(f"{ALL_GOOD}: is there a network?")
 
 
@@ -144,7 +144,7 @@ def test_a_missing_c_compiler_is_named(bare: Bare) -> None:
     assert ALL_GOOD in bare.set_up(CC="/usr/local/bin/own-cc")
 
 
-@pytest.mark.parametrize(("device", "needed"), [("gpu", 11), ("cpu", 4)])
+@pytest.mark.parametrize(("device", "needed"), [("gpu", 10), ("cpu", 4)])
 def test_a_full_disk_is_refused_with_the_size_of_the_device(bare: Bare, device: str, needed: int) -> None:
     bare.free(needed - 1)
     said = bare.set_up(CARAVAN_DEVICE=device)
