@@ -18,7 +18,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 
 from benchmarks.grader_tables import tables
-from benchmarks.harness import Log, in_turn, measure_and_print, option_parser, percentile, ratios_by_round
+from benchmarks.harness import Log, measure_and_print, option_parser, percentile, ratios_by_round, rotated
 from benchmarks.meter import (
     Memory,
     Slice,
@@ -130,7 +130,7 @@ def two_workers(graders: Sequence[Grader], made: Sequence[Job], rounds: int) -> 
     cpus: dict[int, list[float]] = {1: [], 2: []}
     others = []
     for index in range(rounds):
-        for number in in_turn((1, 2), index):
+        for number in rotated((1, 2), index):
             busy, cpu, started = busy_seconds_of_the_machine(), _all_cpu_seconds(), time.perf_counter()
             _grade_together(graders[:number], made)
             walls[number].append(time.perf_counter() - started)

@@ -1,4 +1,4 @@
-"""Shared parts of the benchmarks: options, turns, ratios, percentiles, and the output.
+"""Shared parts of the benchmarks: options, order of contestants, ratios, percentiles, and the output.
 
 Every benchmark prints its progress on stderr, its tables on stdout and, as the last line, the result as JSON.
 """
@@ -37,8 +37,8 @@ def print_result(result: Mapping[str, Any]) -> None:
     print(json.dumps(result))
 
 
-def in_turn(contestants: Sequence[T], round_number: int) -> list[T]:
-    """Return the contestants in the order of a round. Each round starts with another one, so that noise affects all equally."""
+def rotated(contestants: Sequence[T], round_number: int) -> list[T]:
+    """Return the contestants in the order of a round. Each round starts with the next one, so that noise affects all equally."""
     first = round_number % len(contestants)
     return [*contestants[first:], *contestants[:first]]
 

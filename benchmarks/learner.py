@@ -18,8 +18,8 @@ from typing import Any
 from rich.table import Table
 
 from benchmarks.contestants import Contestant, ContestError
-from benchmarks.harness import Log, in_turn, measure_and_print, option_parser
-from benchmarks.learner_ways import Work, caravan, make_groups, plain_trl
+from benchmarks.harness import Log, measure_and_print, option_parser, rotated
+from benchmarks.learner_contestants import Work, caravan, make_groups, plain_trl
 from cluster.config.model_path import tiny_model_path
 from learner.settings import LearnerSettings, LoraSettings
 
@@ -62,7 +62,7 @@ def contest(ways: Mapping[str, tuple[Callable[..., None], Work]], num_turns: int
             contestants.append(Contestant(name, main, work, log=logs / f"{name}.log"))
             contestants[-1].wait_until_ready()
         for turn in range(num_turns):
-            for one in in_turn(contestants, turn):
+            for one in rotated(contestants, turn):
                 turns[one.name].append(one.run_turn(TURN_SECONDS))
     finally:
         for one in contestants:

@@ -15,10 +15,15 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
     """Return the tables of a result of ``benchmarks.pipeline.run``.
 
     groups: groups per step. k: ``loop.max_staleness``. busy: share of the time in which samplers have work. full: tokens sampled,
-    as a share of those of always full samplers. grade, learn, drive: busy shares of graders, learners and drivers. age: mean
-    staleness of trained completions. /s: completions per second. limit: the part with the least spare capacity.
+    as a share of what samplers that are always at their in-flight limit would sample. grade, learn, drive: busy shares of
+    graders, learners and drivers. age: mean staleness of trained completions. /s: completions per second. limit: the part with
+    the least spare capacity.
     """
-    return [*(_sizes(title, rows) for title, rows in result["sizes"].items()), _needs(result), _other_speeds(result)]
+    return [
+        *(_sizes(title, rows) for title, rows in result["sizes"].items()),
+        _needs_per_sampler(result),
+        _other_speeds(result),
+    ]
 
 
 def _sizes(title: str, rows: list[Mapping[str, Any]]) -> Table:
@@ -48,8 +53,10 @@ def _sizes(title: str, rows: list[Mapping[str, Any]]) -> Table:
     return table
 
 
-def _needs(result: Mapping[str, Any]) -> Table:
-    table = Table(title=f"Needs of a full sampler ({result['times']})", show_header=False)
+def _needs_per_sampler(result: Mapping[str, Any]) -> Table:
+    table = Table(
+        title=f"Completions and needs of a sampler at its in-flight limit ({result['times']})", show_header=False
+    )
     table.add_row("completions per second", f"{result['completions_per_second_of_a_full_sampler']:.1f}")
     table.add_row("tokens per completion", f"{result['tokens_per_completion']:.0f}")
     table.add_row("grader cores", f"{result['graders_per_sampler']:.3f} (required: at most 0.25)")
@@ -60,8 +67,10 @@ def _needs(result: Mapping[str, Any]) -> Table:
 
 def _other_speeds(result: Mapping[str, Any]) -> Table:
     """Return grader cores and share of a driver per sampler, for samplers of other speeds."""
-    table = Table(title="Grader cores and share of a driver per sampler, by its tokens/s", box=SIMPLE_HEAD)
-    table.add_column("tokens each", justify="right")
+    table = Table(
+        title="Grader cores and share of a driver per sampler, by tokens/s and tokens per completion", box=SIMPLE_HEAD
+    )
+    table.add_column("tokens", justify="right")
     for speed in TOKENS_PER_SECOND:
         table.add_column(f"{speed:,}", justify="right")
     rate = result["completions_per_second_of_a_full_sampler"]

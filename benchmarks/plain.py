@@ -13,7 +13,7 @@ from types import TracebackType
 from cluster.types import Problem
 from grader.signature import given_definitions
 
-# The grader's stack limit: with its own, OCaml 5 needs a second and a gigabyte to overflow.
+# The grader's stack limit. With OCaml 5's default, a stack overflow takes a second and a gigabyte.
 ENVIRONMENT = {**os.environ, "OCAMLRUNPARAM": "l=1M"}
 # The processes need some milliseconds. A compiler always ends, but it may take long on a busy machine.
 COMPILER_DEADLINE_SECONDS = 60.0

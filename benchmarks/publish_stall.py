@@ -20,7 +20,7 @@ from typing import Any
 from rich.table import Table
 
 from benchmarks.contestants import Contestant, Link
-from benchmarks.harness import Log, in_turn, measure_and_print, option_parser, ratios_by_round
+from benchmarks.harness import Log, measure_and_print, option_parser, ratios_by_round, rotated
 
 # No module of Caravan is imported here: the process of a contestant imports those of its folder.
 HERE = Path(__file__).parents[1]
@@ -157,7 +157,7 @@ def run(before: Path | None, num_rounds: int, log: Log) -> dict[str, Any]:
             contestants[-1].wait_until_ready()
         for number in range(num_rounds):
             log(f"round {number + 1} of {num_rounds}")
-            for contestant in in_turn(contestants, number):
+            for contestant in rotated(contestants, number):
                 measured[contestant.name].append(contestant.run_turn(TURN_SECONDS))
     finally:
         for contestant in contestants:

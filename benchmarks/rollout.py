@@ -1,4 +1,4 @@
-"""``make bench-rollout``: sampling compared with bare vLLM, and GRPO steps compared with TRL's GRPOTrainer.
+"""``make bench-rollout``: sampling compared with plain vLLM, and GRPO steps compared with TRL's GRPOTrainer.
 
 1. Tokens per second of the sampler pool (one sampler) and of ``vllm.LLM.generate``: the same engine arguments, prompts,
    sampling settings, seeds and adapter, in rounds that alternate. Under the base model and under an adapter.
@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.contestants import Contestant
-from benchmarks.harness import Log, in_turn, measure_and_print, option_parser, ratios_by_round
+from benchmarks.harness import Log, measure_and_print, option_parser, ratios_by_round, rotated
 from benchmarks.rollout_tables import tables
-from benchmarks.sampling_ways import Setting, bare, in_a_process, make_adapter, pooled
-from benchmarks.step_ways import caravan, plain_trl
+from benchmarks.sampling_contestants import Setting, in_a_process, make_adapter, plain_vllm, pooled
+from benchmarks.step_contestants import caravan, plain_trl
 from cluster.config.config import Config
 from cluster.config.load import load_config
 from cluster.config.model_path import model_path
@@ -39,7 +39,7 @@ RUN_SECONDS = 1200.0  # deadline of a run of steps
 SETTLING_STEPS = 2  # first steps of a run, in which caches and pipeline fill; not counted
 NUM_RUNNING = (1, 4, 16, 64)  # concurrent completions at which an engine step is timed
 SAMPLING_WAYS: Mapping[str, tuple[Callable[..., None], str]] = {  # with rollout.weight_sync_mode
-    "vLLM": (bare, "versions"),
+    "vLLM": (plain_vllm, "versions"),
     "Caravan": (pooled, "versions"),
     "Caravan, merged": (pooled, "merged"),
 }
@@ -93,7 +93,7 @@ def compare_sampling(config: Config, effort: Effort, folder: Path, log: Log) -> 
         for what, with_adapter in (("base", False), ("adapter", True)):
             log(f"sampling from the {what}, in turns")
             rounds = [
-                _run_round(in_turn(ways, number), requests, with_adapter)
+                _run_round(rotated(ways, number), requests, with_adapter)
                 for number, requests in enumerate(_rounds(prompts, config, effort, seeds))
             ]
             found[what] = sampling_measurements(rounds[1:])  # the first round warms up caches and kernels
@@ -195,7 +195,7 @@ def compare_steps(effort: Effort, folder: Path, log: Log) -> dict[str, Any]:
     """Compare runs of GRPO steps in alternating turns."""
     runs: dict[str, list[Mapping[str, Any]]] = {name: [] for name in STEP_WAYS}
     for turn in range(effort.turns):
-        for name in in_turn(list(STEP_WAYS), turn):
+        for name in rotated(list(STEP_WAYS), turn):
             log(f"GRPO steps: {name}, run {turn + 1} of {effort.turns}")
             main, argument = STEP_WAYS[name]
             log_file = folder / f"{name.replace(' ', '-')}-{turn}.log"
@@ -210,7 +210,9 @@ def compare_steps(effort: Effort, folder: Path, log: Log) -> dict[str, Any]:
 
 def step_measurements(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return medians over the counted steps of all runs."""
-    took = [after - before for run in runs for before, after in itertools.pairwise(run["done"][SETTLING_STEPS - 1 :])]
+    took = [
+        after - before for run in runs for before, after in itertools.pairwise(run["ended_at"][SETTLING_STEPS - 1 :])
+    ]
     size = runs[0]["completions_per_step"]
     found = {
         "step_seconds": statistics.median(took),

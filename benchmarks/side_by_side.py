@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from benchmarks.harness import in_turn
+from benchmarks.harness import rotated
 from benchmarks.meter import Slice, measured, persistent_servers, server_cpu_seconds
 from benchmarks.mix import Job
 
@@ -49,7 +49,7 @@ def measure(
     with persistent_servers():
         # CPU time of servers is in ticks of 10 ms, so it is measured over a whole turn, in which the other ways are idle.
         for index, jobs in enumerate(rounds):
-            for name in in_turn(names, index):
+            for name in rotated(names, index):
                 _turn(measurements[name], ways[name], jobs, slice_seconds)
             on_round()
     return measurements

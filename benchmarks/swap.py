@@ -23,27 +23,27 @@ from rich.table import Table
 from benchmarks.contestants import Contestant, Link
 from benchmarks.harness import Log, measure_and_print, option_parser, percentile
 from benchmarks.rollout import CONFIG
-from benchmarks.sampling_ways import Setting, bare, in_a_process, make_adapter, policy_from
+from benchmarks.sampling_contestants import Setting, in_a_process, make_adapter, plain_vllm, policy_from
 from cluster.config.load import load_config
 from cluster.config.model_path import model_path
 from cluster.console import View
 from cluster.run.loading import load_and_render
 from cluster.types import GroupRequest, Prompt, Sampling, WeightSync
 
-WAYS = ("versions", "in_flight", "merged")
+MODES = ("versions", "in_flight", "merged")
 NUM_LIVE = (1, 2, 4)
 NUM_RUNNING = 32
 NUM_GROUPS = 6  # concurrent groups, enough to keep an engine busy
 TURN_SECONDS = 600.0
-SECONDS_BETWEEN_SWAPS = 1.0
+SECONDS_BETWEEN_SYNCS = 1.0
 
 
-def swapping(link: Link, setting: Setting, prompts: Sequence[Prompt], group_size: int) -> None:
-    """Serve turns that publish policies in one mode and measure each load."""
-    asyncio.run(_swapping(link, setting, prompts, group_size))
+def sync_weights(link: Link, setting: Setting, prompts: Sequence[Prompt], group_size: int) -> None:
+    """Run turns that publish policies in one weight sync mode, and time each weight sync."""
+    asyncio.run(_sync_weights(link, setting, prompts, group_size))
 
 
-async def _swapping(link: Link, setting: Setting, prompts: Sequence[Prompt], group_size: int) -> None:
+async def _sync_weights(link: Link, setting: Setting, prompts: Sequence[Prompt], group_size: int) -> None:
     from cluster.placement.ray_cluster import ray_cluster
     from rollout.pool import RaySamplerPool
 
@@ -57,25 +57,25 @@ async def _swapping(link: Link, setting: Setting, prompts: Sequence[Prompt], gro
             link.send({})
             numbers, adapters = itertools.count(1), itertools.cycle(setting.adapters)
 
-            async def swap() -> WeightSync:
-                (taken,) = await pool.publish(policy_from(next(adapters), next(numbers)))
-                return taken
+            async def sync() -> WeightSync:
+                (weight_sync,) = await pool.publish(policy_from(next(adapters), next(numbers)))
+                return weight_sync
 
             while (turn := await asyncio.to_thread(link.receive)) is not None:
-                num_swaps = turn["num_swaps"]
-                await swap()  # the first one compiles and allocates
-                idle = [(await swap()).seconds for _ in range(num_swaps)]
-                seconds = num_swaps * SECONDS_BETWEEN_SWAPS
+                num_syncs = turn["num_syncs"]
+                await sync()  # the first one compiles and allocates
+                idle = [(await sync()).seconds for _ in range(num_syncs)]
+                seconds = num_syncs * SECONDS_BETWEEN_SYNCS
                 busy: list[float] = []
                 async with _kept_busy(pool, prompts, group_size, setting) as tokens:
-                    await asyncio.sleep(SECONDS_BETWEEN_SWAPS)
+                    await asyncio.sleep(SECONDS_BETWEEN_SYNCS)
                     before, began = tokens(), time.monotonic()
                     await asyncio.sleep(seconds)
                     undisturbed = (tokens() - before) / (time.monotonic() - began)
                     before, began = tokens(), time.monotonic()
-                    for _ in range(num_swaps):
-                        busy.append((await swap()).seconds)
-                        await asyncio.sleep(SECONDS_BETWEEN_SWAPS)
+                    for _ in range(num_syncs):
+                        busy.append((await sync()).seconds)
+                        await asyncio.sleep(SECONDS_BETWEEN_SYNCS)
                     disturbed = (tokens() - before) / (time.monotonic() - began)
                 link.send({"idle": idle, "busy": busy, "undisturbed": undisturbed, "disturbed": disturbed})
         finally:
@@ -119,7 +119,7 @@ def percentiles(seconds: Sequence[float]) -> dict[str, float]:
     return {"p50_ms": 1e3 * statistics.median(seconds), "p95_ms": 1e3 * percentile(seconds, 0.95)}
 
 
-def run(settings: Sequence[str], num_swaps: int, log: Log) -> dict[str, Any]:
+def run(settings: Sequence[str], num_syncs: int, log: Log) -> dict[str, Any]:
     """Measure and return the result."""
     config = load_config(CONFIG, settings, environment={})
     folder = Path(tempfile.mkdtemp(prefix="bench-swap-"))  # the logs are kept for failures
@@ -141,21 +141,23 @@ def run(settings: Sequence[str], num_swaps: int, log: Log) -> dict[str, Any]:
         )
 
     found: dict[str, Any] = {"swap": {}, "live": {}}
-    for way in WAYS:
-        log(f"weight sync: {way}")
+    for mode in MODES:
+        log(f"weight sync: {mode}")
         size = config.rollout.group_size
-        with Contestant(way, swapping, setting(way), prompts[:64], size, log=folder / f"{way}.log") as swapper:
-            swapper.wait_until_ready()
-            took = swapper.run_turn(TURN_SECONDS, num_swaps=num_swaps)
-        found["swap"][way] = {
+        with Contestant(
+            mode, sync_weights, setting(mode), prompts[:64], size, log=folder / f"{mode}.log"
+        ) as contestant:
+            contestant.wait_until_ready()
+            took = contestant.run_turn(TURN_SECONDS, num_syncs=num_syncs)
+        found["swap"][mode] = {
             "idle": percentiles(took["idle"]),
             "busy": percentiles(took["busy"]),
             "tokens_per_second": took["undisturbed"],
             "tokens_per_second_with_swaps": took["disturbed"],
-            "seconds_between_swaps": SECONDS_BETWEEN_SWAPS,
+            "seconds_between_swaps": SECONDS_BETWEEN_SYNCS,
         }
     log("live policy versions")
-    with Contestant("vLLM", bare, setting("versions"), log=folder / "vLLM.log") as vllm:
+    with Contestant("vLLM", plain_vllm, setting("versions"), log=folder / "vLLM.log") as vllm:
         vllm.wait_until_ready()
         prompt_ids = prompts[0].token_ids
         rounds = [
@@ -175,10 +177,10 @@ def tables(found: Mapping[str, Any]) -> list[Table]:
     swaps = Table(title=f"Weight sync of a sampler ({found['model']}): milliseconds, verification included")
     for name in ("", "idle p50", "idle p95", "busy p50", "busy p95", "tokens/s", "with syncs"):
         swaps.add_column(name, justify="right" if name else "left")
-    for way, row in found["swap"].items():
+    for mode, row in found["swap"].items():
         times = [f"{row[when][share]:.0f}" for when in ("idle", "busy") for share in ("p50_ms", "p95_ms")]
         kept = row["tokens_per_second_with_swaps"] / row["tokens_per_second"]
-        swaps.add_row(way, *times, f"{row['tokens_per_second']:,.0f}", f"{kept:.0%}")
+        swaps.add_row(mode, *times, f"{row['tokens_per_second']:,.0f}", f"{kept:.0%}")
     live = Table(title=f"An engine step with {NUM_RUNNING} completions, by number of live policy versions")
     for number in found["live"]:
         live.add_column(number, justify="right")
@@ -193,8 +195,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer weight syncs")
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="as for `caravan train`")
     options = parser.parse_args()
-    num_swaps = 6 if options.quick else 30
-    measure_and_print(lambda log: run(options.settings, num_swaps, log), tables)
+    num_syncs = 6 if options.quick else 30
+    measure_and_print(lambda log: run(options.settings, num_syncs, log), tables)
 
 
 if __name__ == "__main__":

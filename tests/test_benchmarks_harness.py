@@ -5,11 +5,11 @@ import json
 import pytest
 from rich.table import Table
 
-from benchmarks.harness import Log, in_turn, measure_and_print, option_parser, percentile, ratios_by_round
+from benchmarks.harness import Log, measure_and_print, option_parser, percentile, ratios_by_round, rotated
 
 
 def test_each_round_begins_with_the_next_contestant() -> None:
-    assert [in_turn("abc", number) for number in range(4)] == [
+    assert [rotated("abc", number) for number in range(4)] == [
         ["a", "b", "c"],
         ["b", "c", "a"],
         ["c", "a", "b"],

@@ -45,7 +45,7 @@ def steps(*seconds: float, size: int = 10) -> dict[str, Any]:
     done = [100.0 * (number + 1) for number in range(SETTLING_STEPS)]
     for took in seconds:
         done.append(done[-1] + took)
-    return {"done": done, "completions_per_step": size}
+    return {"ended_at": done, "completions_per_step": size}
 
 
 def test_steps_in_which_a_run_settles_are_not_counted() -> None:

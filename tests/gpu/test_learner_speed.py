@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.contestants import Contestant
-from benchmarks.learner_ways import Work, caravan, make_groups
+from benchmarks.learner_contestants import Work, caravan, make_groups
 from benchmarks.memory import compare
 from cluster.config.config import Config
 from cluster.config.load import load_config

@@ -64,7 +64,7 @@ def test_two_ranks_take_the_steps_of_one(
 @pytest.mark.gpu("shard_base with the shape of Qwen2.5 7B", f"a step; < {MAX_HELD} of the layers' weights per rank")
 @pytest.mark.needs_gpus(2)
 def test_a_sharded_7b_takes_a_step(report: Report, tmp_path: Path) -> None:
-    from benchmarks.learner_ways import make_groups
+    from benchmarks.learner_contestants import make_groups
 
     folder = make_qwen(tmp_path / "model", QWEN_7B, "cuda")
     options: dict[str, Any] = {

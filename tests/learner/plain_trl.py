@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from benchmarks.learner_ways import padded
+from benchmarks.learner_contestants import padded
 from cluster.types import Group
 from tests.learner.made import MAX_COMPLETION_TOKENS, TEMPERATURE
 

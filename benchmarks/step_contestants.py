@@ -1,6 +1,6 @@
 """Two ways to take GRPO steps on the same model and problems: TRL's ``GRPOTrainer`` and ``caravan train``.
 
-Each ``main`` runs in its own process (``benchmarks.contestants``) and answers ``{"num_steps": n}`` with the times at which its
+Each contestant runs in its own process (``benchmarks.contestants``) and answers ``{"num_steps": n}`` with the times at which its
 steps ended. TRL's trainer generates with transformers and has the usual reward function: ``ocamlc -c``, ``ocamlc -o`` and the
 program, one completion after the other.
 """
@@ -23,21 +23,21 @@ from cluster.problems.dataset import split
 from cluster.run.loading import load_and_render
 from cluster.types import Problem
 
-# Roughly the rewards of the two training analyses: for parsing, for compiling, and for asserts that hold.
+# Roughly the rewards of the two baseline analyses: for parsing, for compiling, and for asserts that hold.
 REWARDS = {"syntax_error": 0.0, "type_error": 0.1, "wrong": 0.35, "stack_overflow": 0.35, "timeout": 0.35, "right": 1.0}
 POLL_SECONDS = 0.01
 
 
 def plain_reward(problems: Mapping[str, Problem], spent: list[float]) -> Any:
     """A TRL reward function that runs three processes for each completion; seconds of each call go to ``spent``."""
-    way = ThreeProcesses()
+    grader = ThreeProcesses()
 
     def reward(completions: Sequence[str], problem_id: Sequence[str], **_: object) -> list[float]:
         began = time.perf_counter()
         rewards = []
         for text, name in zip(completions, problem_id, strict=True):
             problem = problems[name]
-            rewards.append(REWARDS[way.grade(problem, f"{problem.signature}\n{text}")])
+            rewards.append(REWARDS[grader.grade(problem, f"{problem.signature}\n{text}")])
         spent.append(time.perf_counter() - began)
         return rewards
 
@@ -45,7 +45,7 @@ def plain_reward(problems: Mapping[str, Problem], spent: list[float]) -> Any:
 
 
 def plain_trl(link: Link, num_threads: int, config_file: Path) -> None:
-    """Serve steps of TRL's trainer with the settings of a Caravan configuration and TRL's defaults otherwise."""
+    """Run one turn of TRL's trainer with the settings of a Caravan configuration and TRL's defaults otherwise."""
     os.environ["OMP_NUM_THREADS"] = str(
         num_threads
     )  # threads of torch; on a busy machine more threads can be much slower
@@ -58,15 +58,15 @@ def plain_trl(link: Link, num_threads: int, config_file: Path) -> None:
 
     from learner.training.build import lora_config
 
-    usable = load_and_render(config, View())
-    training, _ = split(usable.problems, config.data.held_out, config.data.split_seed)
+    rendered = load_and_render(config, View())
+    training, _ = split(rendered.problems, config.data.held_out, config.data.split_seed)
     batch_size = _step_size(config)
     reward_seconds: list[float] = []
-    done: list[float] = []
+    ended_at: list[float] = []
 
     class Clock(TrainerCallback):  # type: ignore[misc]
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            done.append(time.monotonic())
+            ended_at.append(time.monotonic())
 
     learner = config.learner
     with tempfile.TemporaryDirectory() as folder:
@@ -76,7 +76,7 @@ def plain_trl(link: Link, num_threads: int, config_file: Path) -> None:
             processing_class=AutoTokenizer.from_pretrained(model_path(config)),
             reward_funcs=plain_reward({problem.id: problem for problem in training}, reward_seconds),
             train_dataset=Dataset.from_list(
-                [{"prompt": usable.prompts[problem.id].text, "problem_id": problem.id} for problem in training]
+                [{"prompt": rendered.prompts[problem.id].text, "problem_id": problem.id} for problem in training]
             ),
             peft_config=lora_config(learner.lora, model, config.model.path),
             args=GRPOConfig(
@@ -106,7 +106,7 @@ def plain_trl(link: Link, num_threads: int, config_file: Path) -> None:
     logs = [row for row in trainer.state.log_history if "reward" in row]
     link.send(
         {
-            "done": done,
+            "ended_at": ended_at,
             "completions_per_step": batch_size,
             "reward_seconds": reward_seconds,
             "tokens_per_completion": [row["completions/mean_length"] for row in logs],
@@ -116,7 +116,7 @@ def plain_trl(link: Link, num_threads: int, config_file: Path) -> None:
 
 
 def caravan(link: Link, settings: Sequence[str], config_file: Path) -> None:
-    """Serve runs of ``caravan train`` with additional settings, observed through ``metrics.jsonl``."""
+    """Run one turn of ``caravan train`` with additional settings, observed through ``metrics.jsonl``."""
     turn = _first_turn(link)
     os.environ["RAY_ADDRESS"] = "local"  # its own Ray, independent of others on this machine
     from threading import Thread
@@ -129,26 +129,30 @@ def caravan(link: Link, settings: Sequence[str], config_file: Path) -> None:
         # Only steps are measured: no evaluation, audit or checkpoint between them.
         arguments += ["evaluation.num_problems=0", "drop_unpassable=false", "save_every_steps=100000"]
         metrics = Path(folder) / "bench" / "metrics.jsonl"
-        done: list[float] = []
-        Thread(target=_watch, args=(metrics, done, turn["num_steps"]), daemon=True).start()
+        ended_at: list[float] = []
+        Thread(target=_watch, args=(metrics, ended_at, turn["num_steps"]), daemon=True).start()
         status = main(arguments)
         if status != 0:
             raise RuntimeError(f"caravan {' '.join(arguments)} ended with status {status}")
         rows = [json.loads(line) for line in metrics.read_text().splitlines()]
     link.send(
-        {"done": done, "completions_per_step": _step_size(load_config(config_file, environment={})), "metrics": rows}
+        {
+            "ended_at": ended_at,
+            "completions_per_step": _step_size(load_config(config_file, environment={})),
+            "metrics": rows,
+        }
     )
 
 
-def _watch(metrics: Path, done: list[float], num_steps: int) -> None:
+def _watch(metrics: Path, ended_at: list[float], num_steps: int) -> None:
     """Record when each line of the metrics appears."""
-    while len(done) < num_steps:
+    while len(ended_at) < num_steps:
         time.sleep(POLL_SECONDS)
         try:
             num_lines = metrics.read_bytes().count(b"\n")
         except FileNotFoundError:
             continue
-        done.extend([time.monotonic()] * (num_lines - len(done)))
+        ended_at.extend([time.monotonic()] * (num_lines - len(ended_at)))
 
 
 def _step_size(config: Config) -> int:

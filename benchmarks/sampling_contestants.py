@@ -1,9 +1,9 @@
-"""Ways to sample the same groups: bare ``vllm.LLM.generate``, and Caravan's sampler pool.
+"""Contestants that sample the same groups: plain ``vllm.LLM.generate``, and Caravan's sampler pool.
 
-Each ``main`` runs in its own process (``benchmarks.contestants``) and runs turns:
+Each contestant runs in its own process (``benchmarks.contestants``) and runs turns:
 
 - ``{"requests": [...], "with_adapter": bool}`` samples groups and measures it;
-- ``{"num_running": n, "num_live": v}`` (only bare vLLM) times an engine step with n completions under v adapters;
+- ``{"num_running": n, "num_live": v}`` (only plain vLLM) times an engine step with n completions under v adapters;
 - ``{"problems": [...]}`` (only Caravan) grades the last samples and measures the driver's process.
 """
 
@@ -46,7 +46,7 @@ def answer(seconds: float, sampled: Mapping[str, tuple[int, ...]]) -> dict[str, 
     return {"seconds": seconds, "sampled": sampled, "num_tokens": sum(map(len, sampled.values()))}
 
 
-def bare(link: Link, setting: Setting) -> None:
+def plain_vllm(link: Link, setting: Setting) -> None:
     """``vllm.LLM.generate`` on all completions of a round at once, with Caravan's engine arguments."""
     os.environ.update(environment_variables(setting.rollout, setting.model))
     from vllm import LLM, SamplingParams

@@ -34,9 +34,9 @@ class Work:
 def make_groups(*, num_groups: int, group_size: int, vocabulary: int, uneven: bool, seed: int = 0) -> tuple[Group, ...]:
     """Make groups of random tokens with different rewards.
 
-    Uneven lengths are log-normal and measured on OCaml problems with Qwen2.5's tokenizer and chat format: prompts have a median
-    of 220 tokens (deviation 0.4), completions, like the solutions, of 100 (deviation 0.65). One completion in twenty has the
-    maximum of 512 tokens. Even lengths are 256 tokens.
+    Uneven lengths are log-normal, with parameters measured on OCaml problems in Qwen2.5's tokenizer and chat format: a median of
+    220 tokens for prompts (deviation 0.4), and of 100 for completions, that of the reference solutions (deviation 0.65). One
+    completion in twenty has the maximum of 512 tokens. With even lengths, all prompts and completions have 256 tokens.
     """
     rng = random.Random(seed)
 
@@ -81,7 +81,7 @@ def make_groups(*, num_groups: int, group_size: int, vocabulary: int, uneven: bo
 
 
 def caravan(link: Link, work: Work) -> None:
-    """Serve steps of Caravan's learner."""
+    """Run turns of steps of Caravan's learner."""
     silence_libraries()
     from learner.worker import LearnerWorker
 
@@ -105,7 +105,7 @@ def caravan(link: Link, work: Work) -> None:
 
 
 def plain_trl(link: Link, work: Work) -> None:
-    """Serve steps of TRL's GRPOTrainer with its own micro-batches and padding, on given completions and rewards."""
+    """Run turns of steps of TRL's GRPOTrainer with its own micro-batches and padding, on given completions and rewards."""
     silence_libraries()
     import torch
     from datasets import Dataset
@@ -139,7 +139,7 @@ def plain_trl(link: Link, work: Work) -> None:
             return {name: tensor.to(self.accelerator.device) for name, tensor in batch.items()}
 
     class Clock(TrainerCallback):  # type: ignore[misc]
-        """Measures from a step's first micro-batch to its optimizer step."""
+        """Records wall and CPU time from a step's first micro-batch to its optimizer step."""
 
         def on_step_begin(self, *_: Any, **__: Any) -> None:
             self.began, self.began_cpu = time.perf_counter(), time.process_time()
@@ -205,10 +205,12 @@ def _plain_arguments(work: Work, *, num_rows: int, batch_size: int, use_cpu: boo
     )
 
 
-def rows_that_fit(num_rows: int, width: int, max_positions: int) -> int:
+def rows_that_fit(num_rows: int, width: int, max_padded_tokens: int) -> int:
     """Return the largest number of rows, padded to one width, that divides the batch and fits a TRL micro-batch."""
     return max(
-        size for size in range(1, num_rows + 1) if num_rows % size == 0 and (size * width <= max_positions or size == 1)
+        size
+        for size in range(1, num_rows + 1)
+        if num_rows % size == 0 and (size * width <= max_padded_tokens or size == 1)
     )
 
 
