@@ -16,7 +16,7 @@ class LivePolicies(Generic[Handle]):
         self._num_groups: Counter[int] = Counter()
 
     def acquire(self) -> int:
-        """Return the current version and keep it until it is released as often."""
+        """Return the current version. It stays live until ``release`` was called as often as ``acquire``."""
         self._num_groups[self.current] += 1
         return self.current
 
@@ -27,7 +27,8 @@ class LivePolicies(Generic[Handle]):
     def add(self, version: int, handle: Handle) -> frozenset[int]:
         """Add a version that is about to be published, and return all live versions, which samplers must keep.
 
-        The version that it will replace is among them. The handles of all others are dropped.
+        The current version is among them: the new one replaces it only in ``promote``. The handles of versions that are no
+        longer live are dropped.
         """
         self._handles[version] = handle
         live = frozenset(v for v in self._handles if v in (version, self.current) or self._num_groups[v] > 0)

@@ -16,13 +16,13 @@ from cluster.types import Bounds
 
 TICK_SECONDS = 1.0
 PAUSE_SECONDS = 30.0
-"""Wait after Ray did not answer."""
+"""Pause before the next try after Ray did not answer."""
 
 UNLIMITED = 2**31
 
 
 class Autoscaler(Generic[R]):
-    """Scales a pool within its bounds. Lives in one event loop, after ``ray.init``."""
+    """Scales a pool within its bounds. To be created after ``ray.init``, and used in one event loop."""
 
     def __init__(
         self,
@@ -75,8 +75,8 @@ class Autoscaler(Generic[R]):
     async def scale(self, number: int | None, minimum: int | None, maximum: int | None) -> str:
         """Change the number of replicas or the bounds; returns a line about the consequences.
 
-        A number without bounds stays until the next call; with a bound, the pool continues to scale. Raises ConfigError for
-        contradictions.
+        A number without bounds becomes both bounds, so that the pool keeps it until the next call. With a bound given, the pool
+        continues to scale. Raises ConfigError for contradictions.
         """
         bounds = self._bounds.changed(self._pool, number, minimum, maximum)
         before, self._bounds = self._num_wanted, bounds
@@ -127,7 +127,10 @@ class Autoscaler(Generic[R]):
         self._num_wanted = number
 
     def _drain_surplus(self) -> None:
-        """Drain surplus replicas: first those not ready, then the least loaded, the newest first so that new machines idle."""
+        """Drain surplus replicas: those that are not ready before the others, and the least loaded before the more loaded.
+
+        Of equal ones the newest is drained first, so that the machines that joined last become idle.
+        """
         newest_first = self._lifecycle.replicas[::-1]
         order = sorted(newest_first, key=lambda replica: (replica.state is ReplicaState.READY, replica.load))
         for replica in order[: max(0, len(order) - self._num_wanted)]:

@@ -42,7 +42,7 @@ async def result_of(
             raise
         raise failure_error(f"{call} failed: {_reason(error.cause)}") from error
     except RayError as error:
-        raise death_error(f"{call} failed: its process died ({_first_line(error)})") from error
+        raise death_error(f"{call} failed: the actor's process died ({_first_line(error)})") from error
     except TimeoutError as error:
         key = f" ({deadline_key})" if deadline_key else ""
         raise DeadlineExceeded(f"{call} did not answer within {deadline_seconds:g} s{key}") from error

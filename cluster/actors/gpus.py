@@ -1,9 +1,9 @@
-"""GPUs of a process: parts on the CPU see none, and starts on one GPU come one after another.
+"""GPUs of a process: processes that reserve none see none, and processes on the same GPU start one after another.
 
 Ray leaves the GPUs of a machine visible to an actor that reserves none. Libraries then use the first, for example to pin memory.
 
-vLLM measures the free memory of its GPU while an engine starts, and takes every change of it for its own. Two engines that start
-together on one GPU, or an engine and the learner, would therefore get too small a KV cache or run out of memory.
+vLLM measures the free memory of its GPU while an engine starts, and attributes every change to this engine. Two engines that
+start together on one GPU, or an engine and the learner, would therefore get too small a KV cache or run out of memory.
 """
 
 import fcntl

@@ -36,9 +36,9 @@ async def wait_for_resources(
     """Wait until ``number`` bundles fit on the nodes and their sum is free.
 
     Args:
-        name: of the actors, for the error message.
-        bundle: of each actor; empty: nothing to wait for.
-        number: of actors.
+        name: name of the actors, for the error message.
+        bundle: resources of each actor. An empty bundle is not waited for.
+        number: number of actors.
         free_seconds: deadline if the nodes are large enough but in use.
         join_seconds: deadline if the nodes are too few or too small; more may join.
         advice: end of the error message.
@@ -50,22 +50,22 @@ async def wait_for_resources(
     began = time.monotonic()
     while True:
         nodes, free = alive_nodes(), ray.available_resources()
-        num_room = num_fitting(bundle, nodes)
+        num_fit = num_fitting(bundle, nodes)
         is_free = all(free.get(key, 0.0) + ROUNDING >= number * amount for key, amount in bundle.items())
-        if num_room >= number and is_free:
+        if num_fit >= number and is_free:
             return
         waited = time.monotonic() - began
-        if waited >= (free_seconds if num_room >= number else join_seconds):
+        if waited >= (free_seconds if num_fit >= number else join_seconds):
             break
         await asyncio.sleep(0.5)
     total = {key: sum(node.get(key, 0.0) for node in nodes) for key in bundle}
     cause = (
         f"of the cluster's {_amounts(total)}, {_amounts({key: free.get(key, 0.0) for key in bundle})} are free"
-        if num_room >= number
-        else f"the cluster's {len(nodes)} nodes have {_amounts(total)}, enough for {num_room}"
+        if num_fit >= number
+        else f"the cluster's {len(nodes)} nodes have {_amounts(total)}, enough for {num_fit}"
     )
     raise ResourcesError(
-        f"{name}: {number} x ({_amounts(bundle)}), each on one node; {cause} after {waited:.0f} s. {advice}"
+        f"{name}: {number} x ({_amounts(bundle)}) needed, each on one node; {cause} after {waited:.0f} s. {advice}"
     )
 
 

@@ -101,7 +101,7 @@ def _summary_table(comparison: RewardComparison) -> Table:
     )
     table.add_section()
     table.add_row(f"Kendall's tau-b, mean of {comparison.num_ranked_groups} groups", "", tau)
-    table.add_row("groups whose best completion changes", "", _percent(comparison.best_changes))
+    table.add_row("groups whose best completion changes", "", _percent(comparison.best_changed_share))
     for name, count in (
         ("in opposite order", pairs.discordant),
         ("tied only under the new reward", pairs.tied_in_new),

@@ -78,7 +78,7 @@ class RewardComparison:
     new_without_signal: float  # share of groups
     mean_tau_b: float | None  # over the ranked groups; None if there are none
     num_ranked_groups: int  # groups in which neither reward ties every pair
-    best_changes: float  # share of groups in which no completion is best under both rewards
+    best_changed_share: float  # share of groups in which no completion is best under both rewards
     pairs: PairCounts  # over all groups
     by_verdict: tuple[VerdictMeans, ...]
     largest_change: float  # largest absolute change of a completion's reward
@@ -101,7 +101,7 @@ def compare_rewards(completions: Sequence[Rescored]) -> RewardComparison:
         new_without_signal=statistics.fmean(not _has_signal(new) for _, new in rewards),
         mean_tau_b=statistics.fmean(taus) if taus else None,
         num_ranked_groups=len(taus),
-        best_changes=statistics.fmean(not _best(old) & _best(new) for old, new in rewards),
+        best_changed_share=statistics.fmean(not _best(old) & _best(new) for old, new in rewards),
         pairs=sum(pairs, PairCounts()),
         by_verdict=tuple(_by_verdict(completions)),
         largest_change=max(abs(one.new_reward - one.old_reward) for one in completions),

@@ -19,16 +19,16 @@ PROBE_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
+class FoundCluster:
     """A cluster that answers."""
 
     address: str  # HOST:PORT
-    by: str  # the source of the address
+    source: str  # of the address: RAY_ADDRESS, or the file of ``ray start``
 
 
 def find_cluster(
     log: Callable[[str], None], environment: Mapping[str, str] = os.environ, file: Path | None = None
-) -> Found | None:
+) -> FoundCluster | None:
     """The cluster to join; None if there is none.
 
     ``file`` is where ``ray start`` leaves the address of its cluster. A cluster in it that does not answer is ignored, with a
@@ -38,16 +38,18 @@ def find_cluster(
     if text == "local":
         return None
     if text not in ("", "auto"):
-        found = Found(address=_parsed(text), by=VARIABLE)
+        found = FoundCluster(address=_parsed(text), source=VARIABLE)
         if reason := refusal(found.address):
-            raise ResourcesError(f"the Ray cluster at {found.address} ({found.by}) cannot be joined: {reason}. {OWN}")
+            raise ResourcesError(
+                f"the Ray cluster at {found.address} ({found.source}) cannot be joined: {reason}. {OWN}"
+            )
         return found
     file = _address_file() if file is None else file
     address = file.read_text(encoding="utf-8").strip() if file.is_file() else ""
     if not address:
         if text == "auto":
             raise ResourcesError(
-                f"{VARIABLE}=auto: `ray start` has left no cluster on this machine ({file}). Start one, or unset {VARIABLE}"
+                f"{VARIABLE}=auto: `ray start` has recorded no cluster on this machine ({file}). Start one, or unset {VARIABLE}"
             )
         return None
     if reason := refusal(address):
@@ -59,7 +61,7 @@ def find_cluster(
             f"the Ray cluster at {address}, which {file} names, cannot be joined ({reason}): this command works without it"
         )
         return None
-    return Found(address=address, by=f"`ray start`, {file}")
+    return FoundCluster(address=address, source=f"`ray start`, {file}")
 
 
 def _address_file() -> Path:

@@ -21,7 +21,7 @@ from cluster.cores import usable_cores
 from cluster.errors import ResourcesError
 from cluster.placement.local_ray import provide_token, start_ray, temporary_folder
 from cluster.placement.plan.sharing import samplers_per_gpu
-from cluster.placement.ray_address import OWN, PROBE_SECONDS, Found, find_cluster
+from cluster.placement.ray_address import OWN, PROBE_SECONDS, FoundCluster, find_cluster
 from cluster.placement.sentinel import announced
 from cluster.placement.submit.persistent import is_job
 from cluster.setting_traits import Trait
@@ -101,16 +101,16 @@ def _start(log: Callable[[str], None]) -> Any:
         ) from error
 
 
-def _join(found: Found) -> Any:
+def _join(found: FoundCluster) -> Any:
     try:
         if _is_node(found.address):
             return _init(found.address)
     except Exception as error:  # Ray raises a plain Exception for a cluster of another version
         raise ResourcesError(
-            f"the Ray cluster at {found.address} ({found.by}) cannot be joined: {_one_line(error)}. {OWN}"
+            f"the Ray cluster at {found.address} ({found.source}) cannot be joined: {_one_line(error)}. {OWN}"
         ) from error
     raise ResourcesError(
-        f"the Ray cluster at {found.address} ({found.by}) cannot be joined from here: this machine is not part of it. Run "
+        f"the Ray cluster at {found.address} ({found.source}) cannot be joined from here: this machine is not part of it. Run "
         f"`ray start --address={found.address}` here first, or submit the run with `caravan submit`. {OWN}"
     )
 
@@ -134,23 +134,26 @@ def _one_line(error: Exception) -> str:
 
 
 @contextmanager
-def _shared(found: Found, cluster: Cluster, here: Mapping[str, Any], log: Callable[[str], None]) -> Iterator[None]:
+def _shared(
+    found: FoundCluster, cluster: Cluster, here: Mapping[str, Any], log: Callable[[str], None]
+) -> Iterator[None]:
     """Log which cluster was joined, and have its end reported should it end first."""
     log(_joined(found, cluster))
     node = next(node for node in cluster.nodes if node["NodeID"] == here["node_id"])
     ended = (
-        f"the Ray cluster at {found.address} ({found.by}), which this command had joined, has ended, and the command "
+        f"the Ray cluster at {found.address} ({found.source}), which this command had joined, has ended, and the command "
         f"with it. The same command resumes from what is saved. {OWN}"
     )
     with announced(ended, [found.address, f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}"]):
         yield
 
 
-def _joined(found: Found, cluster: "Cluster") -> str:
+def _joined(found: FoundCluster, cluster: "Cluster") -> str:
     machines = count(sum(bool(node["Alive"]) for node in cluster.nodes), "machine")
     has = ", ".join(f"{cluster.resources.get(name, 0.0):g} {name}" for name in ("CPU", "GPU"))
     own = "" if is_job() else f", and ends with it. {OWN}"
-    return f"joined the Ray cluster at {found.address} ({found.by}): {machines}, {has}; the run shares it with other work{own}"
+    where = f"{found.address} ({found.source})"
+    return f"joined the Ray cluster at {where}: {machines}, {has}; the run shares it with other work{own}"
 
 
 def place(config: Config, resources: Mapping[str, float], *, num_machines: int) -> Config:

@@ -34,8 +34,9 @@ def node_group(name: str) -> WorkerGroup:
     return group
 
 
-GPUS = ("spec", "rayClusterSpec", "workerGroupSpecs", 0)
-GPU_POD = (*GPUS, "template", "spec")
+# Paths in the file.
+GPU_GROUP = ("spec", "rayClusterSpec", "workerGroupSpecs", 0)
+GPU_POD = (*GPU_GROUP, "template", "spec")
 
 
 @pytest.mark.parametrize(
@@ -45,9 +46,9 @@ GPU_POD = (*GPUS, "template", "spec")
         (("spec", "rayClusterSpec"), "enableInTreeAutoScaling", True, "Extra inputs"),
         (("spec", "rayClusterSpec"), "headGroupSpec", None, "valid dictionary"),
         (("spec", "rayClusterSpec", "authOptions"), "mode", "tokens", "'disabled' or 'token'"),
-        (GPUS, "maxReplicas", "1", "valid integer"),
-        (GPUS, "maxReplicas", 0, "out of bounds"),
-        (GPUS, "rayStartParams", {"object-store-memory": 8589934592}, "valid string"),
+        (GPU_GROUP, "maxReplicas", "1", "valid integer"),
+        (GPU_GROUP, "maxReplicas", 0, "out of bounds"),
+        (GPU_GROUP, "rayStartParams", {"object-store-memory": 8589934592}, "valid string"),
         (GPU_POD, "toleration", [], "Extra inputs"),
         (GPU_POD, "volumes", [], "declared"),
         ((*GPU_POD, "tolerations", 0), "value", "true", "only with Equal"),
@@ -58,7 +59,7 @@ GPU_POD = (*GPUS, "template", "spec")
         ((*GPU_POD, "containers", 0, "env", 1), "valueFrom", {"secretKeyRef": {"name": "a", "key": "b"}}, "not both"),
     ],
 )
-def test_a_field_that_kuberay_does_not_know_or_take_is_refused(
+def test_a_field_or_value_that_kuberay_does_not_accept_is_refused(
     place: Sequence[str | int], key: str, value: object, complaint: str
 ) -> None:
     changed: Any = copy.deepcopy(rayjob())
@@ -96,7 +97,7 @@ def test_gpu_nodes_may_be_tainted() -> None:
     assert not node_group("graders").template.spec.tolerations
 
 
-def test_kubernetes_runs_the_ray_that_is_installed_with_the_jobs_environment() -> None:
+def test_kubernetes_runs_the_pinned_ray_with_the_environment_of_ray_job_yaml() -> None:
     spec = rayjob()["spec"]
     assert spec["rayClusterSpec"]["rayVersion"] == pinned("ray")
     ours = yaml.safe_load((ROOT / "ray_job.yaml").read_text())["env_vars"]

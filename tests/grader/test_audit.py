@@ -33,7 +33,7 @@ def test_a_reference_solution_that_fails_is_a_warning(grader: Grader) -> None:
     assert audit_problem(grader, wrong).solvable
 
 
-def test_a_reference_solution_that_passes_refutes_a_cause(grader: Grader) -> None:
+def test_a_reference_solution_that_passes_refutes_that_a_problem_is_unsolvable(grader: Grader) -> None:
     odd = one_line("(** f *)\nlet f (x : list) =", "assert (f 1 = 1)")
     assert unsolvable_causes(grader, odd)
     assert unsolvable_causes(grader, solved(odd, "let f x = x")) == ()
@@ -47,7 +47,7 @@ def test_asserts_that_a_stub_passes_are_a_warning(grader: Grader) -> None:
     assert warnings(grader, lenient) == ["stub_passes: a solution that only raises passes 1 of 2 asserts"]
 
 
-def test_a_stub_completes_a_function_by_cases_too(grader: Grader) -> None:
+def test_a_stub_also_completes_a_signature_that_ends_with_function(grader: Grader) -> None:
     lenient = one_line(
         "(** f *)\nlet f = function", "assert (f 1 = 1); assert (try ignore (f 2); false with _ -> true)"
     )
@@ -62,9 +62,9 @@ def test_a_constant_that_passes_half_of_the_asserts_is_a_warning(grader: Grader)
     assert warnings(grader, one_line(INT, "assert (f 1 = 1); assert (f 2 = 2); assert (f 3 = 3)")) == []
 
 
-def test_asserts_of_other_forms_count_for_a_constant_as_well(grader: Grader) -> None:
-    large = one_line(INT, "assert (f 1 = -7); assert (f 2 < 0); assert (f 3 < 1)")
-    assert warnings(grader, large) == ["constant_passes: (-7) for all arguments passes 3 of 3 asserts (100%)"]
+def test_a_constant_is_also_tried_on_asserts_that_are_no_equalities(grader: Grader) -> None:
+    negative = one_line(INT, "assert (f 1 = -7); assert (f 2 < 0); assert (f 3 < 1)")
+    assert warnings(grader, negative) == ["constant_passes: (-7) for all arguments passes 3 of 3 asserts (100%)"]
 
 
 def test_a_repeated_assert_is_a_warning(grader: Grader) -> None:

@@ -74,7 +74,9 @@ def test_a_rank_that_died_is_lost_regardless_of_the_others(killed: list[Any]) ->
     died = says(ActorDiedError(), after_seconds=0.3)
     for others in ([NEVER, died], [says(LOST_CONNECTION), died, NEVER]):
         began = time.monotonic()
-        with pytest.raises(_ProcessLost, match=rf"learner\.step on rank 1 of {len(others)} failed: its process died"):
+        with pytest.raises(
+            _ProcessLost, match=rf"learner\.step on rank 1 of {len(others)} failed: the actor's process died"
+        ):
             call(*others)
         assert time.monotonic() - began < 1.8  # the deadline is 2 seconds, and the grace 1
 

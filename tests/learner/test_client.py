@@ -219,7 +219,7 @@ def test_a_hanging_learner_is_replaced_once_and_a_second_loss_raises(model_folde
         with pytest.raises(LearnerError) as caught:
             await learner.step([Deadly()])  # type: ignore[list-item]
         message = str(caught.value)
-        assert message.count("learner.step failed: its process died") == 2
+        assert message.count("learner.step failed: the actor's process died") == 2
         assert "The same command resumes the run from checkpoint step 1" in message
         assert "\n" not in message
         assert learner.num_restarts == 2
@@ -272,7 +272,7 @@ def test_if_one_of_two_ranks_is_killed_both_are_replaced_with_the_same_adapter_b
         os.kill(victim, signal.SIGKILL)
         outcomes.append(await stepping)
         assert learner.num_restarts == 1
-        assert "learner.step on rank 1 of 2 failed: its process died" in caplog.text
+        assert "learner.step on rank 1 of 2 failed: the actor's process died" in caplog.text
         assert "restarted from step 1 and repeats 1 steps" in caplog.text
         processes = processes_of(learner)
         outcomes.append(await learner.step(STEPS[3]))
@@ -316,10 +316,11 @@ def test_a_learner_without_resources_reports_what_it_needs(
     monkeypatch.setattr("learner.client.PLACEMENT_SECONDS", 1.0)
     learner = RayLearner(settings(cpus=64), plan(model_folder, tmp_path))
     with pytest.raises(
-        ResourcesError, match=r"learner: 1 x \(64 CPU\), each on one node; .* 2 CPU, enough for 0 .*learner\.cpus"
+        ResourcesError,
+        match=r"learner: 1 x \(64 CPU\) needed, each on one node; .* 2 CPU, enough for 0 .*learner\.cpus",
     ):
         asyncio.run(learner.start())
     learner = RayLearner(settings(num_ranks=3), plan(model_folder, tmp_path))
-    wanted = r"learner: 3 x \(1 CPU\), each on one node; .* enough for 2 .*learner\.num_ranks"
+    wanted = r"learner: 3 x \(1 CPU\) needed, each on one node; .* enough for 2 .*learner\.num_ranks"
     with pytest.raises(ResourcesError, match=wanted):
         asyncio.run(learner.start())

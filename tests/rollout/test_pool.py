@@ -329,6 +329,6 @@ def test_more_samplers_than_the_cluster_has_resources_for_are_refused_with_the_n
 ) -> None:
     settings = SETTINGS.model_copy(update={"num_samplers": 3, "cpus_per_sampler": 1.5})
     with pytest.raises(
-        ResourcesError, match=r"samplers: 3 x \(1.5 CPU\), each on one node; .* have 2 CPU, enough for 1 "
+        ResourcesError, match=r"samplers: 3 x \(1.5 CPU\) needed, each on one node; .* have 2 CPU, enough for 1 "
     ):
         run(RaySamplerPool(settings, model="any", lora_rank=8).start())

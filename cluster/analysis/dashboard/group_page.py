@@ -39,9 +39,9 @@ class Card:
 def group_context(
     rows: Sequence[Row], *, prompt: str, previous: str | None, following: str | None, code: str
 ) -> dict[str, object]:
-    """Values of ``group.html`` for the completions of a group, at least one.
+    """Values of ``group.html`` for a group with at least one completion.
 
-    ``previous`` and ``following`` are groups of the same problem; ``code`` is the search to highlight.
+    ``previous`` and ``following`` are ids of groups of the same problem; ``code`` is the searched text, to be highlighted.
     """
     first = rows[0]
     rewards = [row["total_reward"] for row in rows if row["total_reward"] is not None]

@@ -1,4 +1,4 @@
-"""A run's report, read again after the run's files change and at a limited share of a core."""
+"""The report of a run: read again when the run's files have changed, with a limit on the CPU time for it."""
 
 import hashlib
 import threading

@@ -59,7 +59,7 @@ def overview_context(overview: Overview) -> dict[str, object]:
 
 
 def _recent_metrics(steps: Sequence[Row]) -> list[tuple[str, str, str]]:
-    """Label of each metric, its mean over the last steps, and its mean over the steps before (empty without any)."""
+    """Label of each metric, its mean over the last steps, and its mean over the steps before them, if there are any."""
     rows = []
     for name, label, spec in METRICS:
         values = [row[name] for row in steps[-2 * RECENT_STEPS :] if is_finite(row.get(name))]

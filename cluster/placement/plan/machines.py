@@ -58,7 +58,7 @@ class Machine:
 def parse_machines(texts: Sequence[str]) -> list[Machine]:
     """Machines of texts like ``cpus=96,gpus=8,gpu=H100,count=4``; raises ConfigError for any other text.
 
-    ``gpu_gib`` replaces ``gpu`` for a GPU that has no name here; ``count`` defaults to 1.
+    ``gpu_gib`` replaces ``gpu`` for a GPU model that is not in GPUS; ``count`` defaults to 1.
     """
     machines: list[Machine] = []
     for text in texts:
@@ -105,14 +105,14 @@ def _machine(name: str, resources: Mapping[str, float], found: MachineGpus) -> M
     num_gpus = int(resources.get("GPU", 0))
     gpu = Gpu(name="GPU", gib=None) if num_gpus else None
     if num_gpus and len(found.gpus) >= num_gpus:
-        # A GPU that is hidden from Ray is the smaller one, for a display.
+        # The machine may have more GPUs than Ray uses. The smallest are assumed to be the unused ones, for example for a display.
         used = sorted(found.gpus, key=lambda one: -one.total_bytes)[:num_gpus]
         gpu = _gpu_of(used[-1])
     return Machine(name=name, cpus=resources.get("CPU", 0.0), num_gpus=num_gpus, gpu=gpu)
 
 
 def _gpu_of(facts: GpuFacts) -> Gpu:
-    """A GPU with its own memory; its speed is that of the data sheet of its model, if it is known here."""
+    """GPU with the memory of ``facts``, and the speed of its model's data sheet if GPUS has the model."""
     gib = facts.total_bytes / GIB
     words = re.findall(r"[A-Z0-9]+", facts.name.upper())
     names = {"".join(words[start:end]) for start in range(len(words)) for end in range(start + 1, len(words) + 1)}

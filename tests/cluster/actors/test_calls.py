@@ -32,7 +32,7 @@ def task_error(cause: Exception) -> BaseException:
     "error", [ActorDiedError(), OutOfMemoryError("the machine is full\nand more"), RuntimeEnvSetupError("no such file")]
 )
 def test_a_dead_or_never_started_process_gives_one_error_of_one_line(error: Exception) -> None:
-    with pytest.raises(Died, match=r"^grading failed: its process died \([^\n]+\)$"):
+    with pytest.raises(Died, match=r"^grading failed: the actor's process died \([^\n]+\)$"):
         asyncio.run(call(error))
 
 

@@ -58,7 +58,7 @@ async def test_work_waits_while_all_workers_are_full_and_is_not_split() -> None:
     assert not waiting.done()
     dispatcher.release(worker)
     assert await waiting is worker
-    assert worker.load == 11  # may exceed the limit by less than its size
+    assert worker.load == 11  # the load may exceed the limit by less than one request
 
 
 @run
@@ -103,7 +103,7 @@ async def test_a_cancelled_request_takes_no_worker_even_when_it_just_got_one() -
     await cancel(waiting)
     assert dispatcher.oldest_wait_seconds() == 0.0
     unlucky = await queued(dispatcher, 1)
-    dispatcher.release(worker)  # in the same turn
+    dispatcher.release(worker)  # in the same iteration of the event loop
     await cancel(unlucky)
     assert worker.load == 0
     assert worker.idle.is_set()

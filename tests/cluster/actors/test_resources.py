@@ -53,7 +53,10 @@ def test_nodes_that_are_too_few_are_refused_with_the_numbers_unless_more_may_joi
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     cluster = Cluster(monkeypatch)
-    message = r"samplers: 3 x \(1.5 CPU\), each on one node; the cluster's 1 nodes have 4 CPU, enough for 2 after 0 s. Lower it"
+    message = (
+        r"samplers: 3 x \(1.5 CPU\) needed, each on one node; "
+        r"the cluster's 1 nodes have 4 CPU, enough for 2 after 0 s. Lower it"
+    )
     with pytest.raises(ResourcesError, match=message):
         wait(cpus=1.5, number=3, free_seconds=100.0)
     assert cluster.num_looks == 1

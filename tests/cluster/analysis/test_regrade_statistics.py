@@ -68,7 +68,7 @@ def test_groups_without_signal_are_counted_under_both_rewards() -> None:
 
 def test_the_best_completion_changes_where_none_is_best_under_both() -> None:
     comparison = comparison_of([(1.0, 0.5), (0.5, 1.0)], [(1.0, 0.5), (1.0, 0.4)], [(0.2, 0.2), (0.4, 0.3)])
-    assert comparison.best_changes == pytest.approx(1 / 3)
+    assert comparison.best_changed_share == pytest.approx(1 / 3)
     assert comparison.pairs.discordant == 1
     assert comparison.mean_tau_b == pytest.approx(0.0)  # of the first and the last group
     assert comparison.largest_change == 0.6

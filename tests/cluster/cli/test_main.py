@@ -46,7 +46,7 @@ def test_every_command_shows_examples(capsys: pytest.CaptureFixture[str]) -> Non
         assert f"  caravan {command} " in capsys.readouterr().out.split("examples:")[1]
 
 
-def test_a_file_is_graded_in_order_without_anything_heavy(tmp_path: Path) -> None:
+def test_a_file_is_graded_in_order_without_heavy_imports(tmp_path: Path) -> None:
     rows = [
         {"id": "a", **PROBLEM, "completion": "  2 * n\n(* END *)"},
         {"id": "a", **PROBLEM, "completion": "let twice n = n ^ 1"},
@@ -146,7 +146,7 @@ def test_characters_that_the_output_encoding_lacks_are_replaced(tmp_path: Path, 
     result = summarize(groups, "naïve → 山")
     evaluation = tmp_path / "evaluation.json"
     evaluation.write_text(json.dumps(result.as_row()), encoding="utf-8")
-    for arguments, right in (
+    for arguments, exit_status in (
         (["compare", str(evaluation), str(evaluation)], 0),
         (["audit", str(tmp_path / "→.jsonl")], 1),
         (["train", "-c", "→.yaml"], 2),
@@ -154,7 +154,7 @@ def test_characters_that_the_output_encoding_lacks_are_replaced(tmp_path: Path, 
         command = [sys.executable, "-m", "cluster.cli.main", *arguments]
         done = subprocess.run(command, env={**os.environ, **locale}, capture_output=True, check=False, timeout=120)
         output = done.stdout + done.stderr
-        assert done.returncode == right, output
+        assert done.returncode == exit_status, output
         assert b"Traceback" not in output and b"Unicode" not in output
         assert b"?" in output
 

@@ -14,16 +14,16 @@ def folder(*others: Path) -> tuple[Path, list[str]]:
     return temporary_folder(lines.append, others), lines
 
 
-def test_the_default_folder_is_used_where_it_does(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_default_folder_is_used_if_it_is_usable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
     monkeypatch.setenv("TMPDIR", "/tmp")
     assert folder(tmp_path / "ray") == (Path("/tmp/ray"), [])
-    assert list(tmp_path.iterdir()) == []  # what is not needed is not made
+    assert list(tmp_path.iterdir()) == []  # the other folder is not created
 
 
 @pytest.mark.parametrize("variable", ["TMPDIR", "RAY_TMPDIR"])
 @pytest.mark.parametrize("value", ["/tmp/" + 100 * "x", "/proc/none", "/dev/null/x"])
-def test_a_short_folder_is_taken_where_that_of_the_environment_does_not_do(
+def test_a_short_folder_is_used_if_the_one_in_the_environment_is_unusable(
     variable: str, value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
@@ -35,13 +35,15 @@ def test_a_short_folder_is_taken_where_that_of_the_environment_does_not_do(
     assert not Path("/tmp/" + 100 * "x").exists()
 
 
-def test_no_folder_at_all_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_names_each_folder_if_none_is_usable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_TMPDIR", "/tmp/" + 100 * "x")
     with pytest.raises(ResourcesError, match=r"too long for the sockets.*/proc/ray cannot be written.*Set RAY_TMPDIR"):
         folder(Path("/proc/ray"))
 
 
-def test_a_home_that_keeps_no_token_leaves_it_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_token_is_kept_in_the_environment_if_the_home_directory_is_not_writable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     from ray._private.authentication.authentication_token_setup import AuthenticationTokenLoader
 
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):

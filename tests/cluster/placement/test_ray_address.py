@@ -12,7 +12,7 @@ import cluster.placement.ray_address as ray_address
 import cluster.placement.ray_cluster as placement
 from cluster.cli.main import main
 from cluster.errors import ResourcesError
-from cluster.placement.ray_address import Found, find_cluster
+from cluster.placement.ray_address import FoundCluster, find_cluster
 
 TOKEN = "a-token-of-the-cluster"
 
@@ -22,7 +22,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_address, "PROBE_SECONDS", 1.0)
 
 
-def find(address: str = "", file: Path | None = None) -> tuple[Found | None, list[str]]:
+def find(address: str = "", file: Path | None = None) -> tuple[FoundCluster | None, list[str]]:
     lines: list[str] = []
     return find_cluster(lines.append, {"RAY_ADDRESS": address}, file or Path("/nowhere/ray_current_cluster")), lines
 
@@ -55,30 +55,30 @@ def silent_listener() -> Iterator[str]:
         yield f"127.0.0.1:{listener.getsockname()[1]}"
 
 
-def test_without_an_address_or_with_local_an_own_cluster_is_started(tmp_path: Path) -> None:
+def test_no_cluster_is_joined_without_an_address_or_with_local(tmp_path: Path) -> None:
     with control_service(grpc.StatusCode.OK) as address:
-        left = tmp_path / "ray_current_cluster"
-        left.write_text(address)
+        address_file = tmp_path / "ray_current_cluster"
+        address_file.write_text(address)
         assert find() == (None, [])
-        assert find("local", left) == (None, [])
+        assert find("local", address_file) == (None, [])
 
 
 def test_the_cluster_of_ray_start_is_joined(tmp_path: Path) -> None:
-    left = tmp_path / "ray_current_cluster"
+    address_file = tmp_path / "ray_current_cluster"
     with control_service(grpc.StatusCode.OK) as address:
-        left.write_text(f"{address}\n")
-        found, lines = find("", left)
+        address_file.write_text(f"{address}\n")
+        found, lines = find("", address_file)
         assert found is not None
         assert (found.address, lines) == (address, [])
-        assert str(left) in found.by
-        assert find("auto", left)[0] == found
-        assert find(address)[0] == Found(address=address, by="RAY_ADDRESS")
+        assert str(address_file) in found.source
+        assert find("auto", address_file)[0] == found
+        assert find(address)[0] == FoundCluster(address=address, source="RAY_ADDRESS")
 
 
 @pytest.mark.parametrize(
     "text", ["ray://127.0.0.1:10001", "http://127.0.0.1:8265", "127.0.0.1", "127.0.0.1:port", "a:0", ":1"]
 )
-def test_what_is_no_address_of_a_cluster_is_refused_in_one_line(text: str) -> None:
+def test_an_invalid_address_is_refused_in_one_line(text: str) -> None:
     with pytest.raises(ResourcesError) as caught:
         find(text)
     assert text in str(caught.value)
@@ -90,7 +90,7 @@ def test_what_is_no_address_of_a_cluster_is_refused_in_one_line(text: str) -> No
     ("address", "reason"),
     [("127.0.0.1:1", "nothing listens there"), ("no-such-host.invalid:6379", "has no address here")],
 )
-def test_an_address_where_nobody_is_is_refused_at_once(address: str, reason: str) -> None:
+def test_an_unreachable_address_is_refused_at_once(address: str, reason: str) -> None:
     started = time.monotonic()
     with pytest.raises(ResourcesError, match=reason) as caught:
         find(address)
@@ -98,18 +98,18 @@ def test_an_address_where_nobody_is_is_refused_at_once(address: str, reason: str
     assert "RAY_ADDRESS=local" in str(caught.value)
 
 
-def test_who_accepts_and_never_answers_is_not_waited_for() -> None:
+def test_a_service_that_accepts_and_never_answers_is_refused_after_the_deadline() -> None:
     with silent_listener() as address, pytest.raises(ResourcesError, match="does not answer within 1 s"):
         find(address)
 
 
-def test_a_name_that_is_looked_up_forever_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_name_whose_lookup_hangs_is_refused_after_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_address, "_connection_error", lambda _: time.sleep(60))
     with pytest.raises(ResourcesError, match=r"does not answer within 2\.5 s"):
         find("slow-names.invalid:6379")
 
 
-def test_another_service_is_said_to_be_no_cluster() -> None:
+def test_a_service_that_is_no_ray_cluster_is_refused() -> None:
     with (
         control_service(grpc.StatusCode.UNIMPLEMENTED) as address,
         pytest.raises(ResourcesError, match="no Ray cluster"),
@@ -117,14 +117,14 @@ def test_another_service_is_said_to_be_no_cluster() -> None:
         find(address)
 
 
-def test_a_token_that_is_asked_for_and_missing_or_wrong_is_named(
+def test_the_error_says_whether_a_required_token_is_missing_or_wrong(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from ray._private.authentication.authentication_token_setup import AuthenticationTokenLoader
 
     loader = AuthenticationTokenLoader.instance()
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
-        monkeypatch.setenv(name, "")  # put back afterwards: Ray sets the first
+        monkeypatch.setenv(name, "")  # so that it is restored afterwards: Ray sets RAY_AUTH_MODE
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
     loader.reset_cache()
@@ -141,21 +141,21 @@ def test_a_token_that_is_asked_for_and_missing_or_wrong_is_named(
         loader.reset_cache()
 
 
-def test_a_cluster_that_is_gone_is_passed_over_with_a_line(tmp_path: Path) -> None:
-    left = tmp_path / "ray_current_cluster"
-    left.write_text("127.0.0.1:1")
-    found, lines = find("", left)
+def test_a_recorded_cluster_that_is_gone_is_ignored_with_a_log_line(tmp_path: Path) -> None:
+    address_file = tmp_path / "ray_current_cluster"
+    address_file.write_text("127.0.0.1:1")
+    found, lines = find("", address_file)
     assert found is None
     assert len(lines) == 1
     assert "127.0.0.1:1" in lines[0]
-    assert str(left) in lines[0]
+    assert str(address_file) in lines[0]
     with pytest.raises(ResourcesError, match="RAY_ADDRESS=auto: the Ray cluster at 127"):
-        find("auto", left)
-    with pytest.raises(ResourcesError, match="has left no cluster on this machine"):
+        find("auto", address_file)
+    with pytest.raises(ResourcesError, match="has recorded no cluster on this machine"):
         find("auto")
 
 
-def test_a_command_ends_in_one_line_where_the_address_does_not_answer(
+def test_a_command_fails_with_one_line_if_the_address_does_not_answer(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
@@ -166,7 +166,7 @@ def test_a_command_ends_in_one_line_where_the_address_does_not_answer(
     )
 
 
-def test_a_cluster_of_another_version_or_of_other_machines_is_refused_in_one_line(
+def test_a_cluster_of_another_version_or_without_this_machine_is_refused_in_one_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def other_version(_address: str) -> None:
@@ -174,7 +174,7 @@ def test_a_cluster_of_another_version_or_of_other_machines_is_refused_in_one_lin
             "Version mismatch: The cluster was started with:\n    Ray: 2.9.0\n    Python: 3.8.1\nThis process"
         )
 
-    found = Found(address="10.0.0.5:6379", by="RAY_ADDRESS")
+    found = FoundCluster(address="10.0.0.5:6379", source="RAY_ADDRESS")
     monkeypatch.setattr(placement, "_init", other_version)
     for is_node, reason in ((True, "Ray: 2.9.0 Python: 3.8.1"), (False, "ray start --address=10.0.0.5:6379")):
         monkeypatch.setattr(placement, "_is_node", lambda _, answer=is_node: answer)

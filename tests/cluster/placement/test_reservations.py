@@ -78,12 +78,12 @@ def test_samplers_leave_the_resources_of_the_learner_and_the_minimum_of_graders_
 def test_a_sampler_fits_only_as_a_whole_on_one_node(cluster: ClusterState) -> None:
     reservations = Reservations(placed("tensor_parallel_size=4", "learner.gpus=1", gpus=64.0))
     cluster.nodes = ({"CPU": 32.0, "GPU": 6.0}, {"CPU": 32.0, "GPU": 6.0})
-    assert reservations.samplers.num_additional(0) == 2  # 12 GPUs but for the learner's: in sum it were 2 with 3 over
+    assert reservations.samplers.num_additional(0) == 2  # one on each node, next to the learner's GPU
     cluster.nodes = tuple({"CPU": 32.0, "GPU": 3.0} for _ in range(8))
     assert reservations.samplers.num_additional(0) == 0
 
 
-def test_machines_are_requested_for_all_components_at_once_after_resources_lacked_for_long(
+def test_machines_are_requested_for_all_components_at_once_after_a_persistent_shortage(
     cluster: ClusterState, clock: dict[str, float]
 ) -> None:
     lines: list[str] = []
@@ -99,7 +99,7 @@ def test_machines_are_requested_for_all_components_at_once_after_resources_lacke
     reservations.samplers.request(4, minimum=2, num_unplaced=2)
     assert cluster.requests == [[learner, *[sampler] * 4, *[grader] * 3]]
     assert len(lines) == 1 and lines[0].startswith("samplers: no free resources for 2 of 4; they start")
-    # Graders that have room change what is asked for; both then lack room, and it is taken back when neither does.
+    # A new number of graders that fit changes the request. It is withdrawn only when neither pool lacks resources.
     reservations.graders.request(5, minimum=3, num_unplaced=0)
     assert cluster.requests[-1] == [learner, *[sampler] * 4, *[grader] * 5]
     reservations.graders.request(8, minimum=3, num_unplaced=3)
@@ -119,12 +119,12 @@ def test_a_configuration_without_a_learner_reserves_nothing_for_it(cluster: Clus
     assert reservations.graders.num_additional(0) == 15
 
 
-def test_the_minimum_of_graders_takes_precedence_over_samplers_above_theirs(cluster: ClusterState) -> None:
+def test_the_minimum_of_graders_takes_precedence_over_samplers_above_their_minimum(cluster: ClusterState) -> None:
     reservations = Reservations(
         placed("num_samplers=12", "min_samplers=1", "num_graders=2", "cpus_per_sampler=1", "cpus_per_grader=1")
     )
     cluster.nodes = ({"CPU": 8.0},)
-    cluster.used = {"CPU": 5.5}  # five samplers and the learner have room; both graders died
+    cluster.used = {"CPU": 5.5}  # five samplers and the learner run; both graders died
     assert reservations.samplers.num_additional(5) == 0
     assert reservations.graders.num_additional(0) == 2
     assert reservations.graders.num_additional(2) == 0

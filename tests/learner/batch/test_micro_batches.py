@@ -1,4 +1,4 @@
-"""Micro-batches, for lengths whose best split is known or found by trying all."""
+"""Micro-batches of completions whose best split is known, or found by trying all splits."""
 
 import itertools
 import random
@@ -24,13 +24,14 @@ def row(prompt: int, length: int, *, prompt_length: int = 10, temperature: float
     )
 
 
-def sizes(plans: Sequence[MicroBatchPlan]) -> list[list[int]]:
+def completion_lengths(plans: Sequence[MicroBatchPlan]) -> list[list[int]]:
     return [[len(each.token_ids) for each in one.rows] for one in plans]
 
 
 def test_completions_of_one_prompt_that_fit_are_one_micro_batch_with_the_prompt_counted_once() -> None:
     (one,) = plan_micro_batches([row(1, 20), row(1, 30)], max_padded_tokens=1000, shares_prompts=True)
-    assert one.num_padded_tokens == 9 + 2 * 31  # the prompt but for its last token, and each completion with that
+    # The prompt without its last token is counted once; a row is this last token and a completion, padded to 30 tokens.
+    assert one.num_padded_tokens == 9 + 2 * (1 + 30)
     assert one.num_padding_tokens == 10
     (single,) = plan_micro_batches([row(1, 20), row(1, 30)], max_padded_tokens=1000, shares_prompts=False)
     assert (single.num_padded_tokens, single.num_padding_tokens) == (2 * (10 + 30), 10)
@@ -38,13 +39,16 @@ def test_completions_of_one_prompt_that_fit_are_one_micro_batch_with_the_prompt_
 
 def test_a_long_completion_gets_a_pass_of_its_own_if_that_is_cheaper_than_padding() -> None:
     rows = [row(1, 20), row(1, 2000), row(1, 22), row(1, 21)]
-    assert sizes(plan_micro_batches(rows, max_padded_tokens=100_000, shares_prompts=True)) == [[20, 21, 22], [2000]]
+    assert completion_lengths(plan_micro_batches(rows, max_padded_tokens=100_000, shares_prompts=True)) == [
+        [20, 21, 22],
+        [2000],
+    ]
 
 
 def test_long_completions_of_neighbouring_prompts_share_a_micro_batch() -> None:
     rows = [row(prompt, length) for prompt in (1, 2) for length in (10, 1000)]
     plans = plan_micro_batches(rows, max_padded_tokens=100_000, shares_prompts=True)
-    assert sizes(plans) == [[10], [1000, 1000], [10]]
+    assert completion_lengths(plans) == [[10], [1000, 1000], [10]]
 
 
 @pytest.mark.parametrize("max_padded_tokens", [40, 100, 300, 1000])
@@ -89,7 +93,7 @@ def test_no_other_split_of_the_same_order_is_cheaper(seed: int, shares_prompts: 
     assert sum(one.num_padded_tokens + PASS_OVERHEAD_TOKENS for one in found) == best
 
 
-def test_the_padding_is_that_of_the_whole_step() -> None:
+def test_padding_share_is_taken_over_all_micro_batches_of_a_step() -> None:
     plans = plan_micro_batches([row(1, 20), row(1, 30)], max_padded_tokens=1000, shares_prompts=True)
     assert padding_share(plans) == pytest.approx(10 / 71)
     assert padding_share([]) == 0.0
@@ -98,7 +102,7 @@ def test_the_padding_is_that_of_the_whole_step() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("max_padded_tokens", [60, 25])
-def test_no_pass_makes_logits_for_more_rows_than_allowed(
+def test_no_pass_computes_logits_at_more_tokens_than_allowed(
     max_padded_tokens: int, model_folder: Path, make_learner: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from trl.trainer import utils
@@ -106,17 +110,17 @@ def test_no_pass_makes_logits_for_more_rows_than_allowed(
     from tests.learner.made import group
 
     learner = make_learner(micro_batch_tokens=max_padded_tokens, kl_coefficient=0.1)
-    num_rows: list[int] = []
+    num_tokens: list[int] = []
     fused = utils._ChunkedLogProbFunction.apply
 
     def counting(hidden: Any, *arguments: Any) -> Any:
-        num_rows.append(hidden.size(0))
+        num_tokens.append(hidden.size(0))
         return fused(hidden, *arguments)
 
     monkeypatch.setattr(utils._ChunkedLogProbFunction, "apply", counting)
     head = learner._trainer.model.get_output_embeddings()
-    head.register_forward_hook(lambda _module, inputs, _output: num_rows.append(inputs[0][..., 0].numel()))
+    head.register_forward_hook(lambda _module, inputs, _output: num_tokens.append(inputs[0][..., 0].numel()))
     _, report = learner.step([group([1.0, 0.0, 0.5, 0.2, 0.1], seed=seed) for seed in range(3)])
     assert report.metrics["num_micro_batches"] > 2
-    assert len(num_rows) >= 2 * report.metrics["num_micro_batches"]  # with adapter and without
-    assert 10 < max(num_rows) <= max_padded_tokens
+    assert len(num_tokens) >= 2 * report.metrics["num_micro_batches"]  # with adapter and without
+    assert 10 < max(num_tokens) <= max_padded_tokens

@@ -1,4 +1,4 @@
-"""Metrics of micro-batches on two ranks, reduced by hand."""
+"""Metrics of the micro-batches of two ranks, compared with means and extremes that are worked out by hand."""
 
 import pytest
 import torch
@@ -40,7 +40,9 @@ NOTHING = MicroBatchMetrics(
 )
 
 
-@pytest.mark.parametrize("parts", [[FIRST, SECOND], [FIRST, NOTHING, SECOND]], ids=["two ranks", "one without a share"])
+@pytest.mark.parametrize(
+    "parts", [[FIRST, SECOND], [FIRST, NOTHING, SECOND]], ids=["two ranks", "a rank without micro-batches"]
+)
 def test_means_are_weighted_by_tokens_or_rows_of_the_step_and_extremes_are_over_all_ranks(
     parts: list[MicroBatchMetrics],
 ) -> None:

@@ -55,7 +55,7 @@ def one_row(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
 def flash_attn_func(
     q: Tensor, k: Tensor, v: Tensor, dropout_p: float = 0.0, softmax_scale: float = 0.0, causal: bool = False
 ) -> Tensor:
-    """The package's function of this name, for rows without padding."""
+    """Stand-in for the function of this name in flash_attn: rows without padding."""
     assert causal and dropout_p == 0
     return torch.stack([one_row(*row, scale=softmax_scale) for row in zip(q, k, v, strict=True)])
 
@@ -72,7 +72,7 @@ def flash_attn_varlen_func(
     softmax_scale: float = 0.0,
     causal: bool = False,
 ) -> Tensor:
-    """The package's function of this name, for rows of different lengths one after another."""
+    """Stand-in for the function of this name in flash_attn: rows of different lengths one after another."""
     assert causal and dropout_p == 0
     lengths_q, lengths_k = cu_seqlens_q.diff().tolist(), cu_seqlens_k.diff().tolist()
     assert (max_seqlen_q, max_seqlen_k) == (max(lengths_q), max(lengths_k))
@@ -117,5 +117,6 @@ def test_a_padded_micro_batch_has_the_same_gradient_with_flash_attention(
     monkeypatch.setattr(flash, "lazy_import_flash_attention", lambda *_: (functions, (process, dict)))
     monkeypatch.setattr(trainer.model.config, "_attn_implementation", attention.FLASH)
     found = learner._training.run(gradient)
-    assert len(calls) == (4 if shares_prompts else 2)  # of two layers, for prompts and completions
+    # One call in each of the two layers, or one for the prompts and one for the completions if prompts are shared.
+    assert len(calls) == (4 if shares_prompts else 2)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-3)
