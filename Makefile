@@ -1,4 +1,4 @@
-# The door. `make demo` and `make test` set everything up first; `make setup` is quick when nothing is missing.
+# `make demo` and `make test` set everything up first; `make setup` is quick when nothing is missing.
 .PHONY: setup cpu-setup demo test test-long test-gpu check format tiny-model bench bench-grader bench-ledger bench-learner bench-rollout bench-pipeline bench-swap bench-publish bench-noise bench-memory soak-grader
 
 setup:
@@ -7,8 +7,8 @@ setup:
 demo: setup
 	.venv/bin/caravan train -c configs/demo.yaml
 
-# The tests compute on the CPU, with the CPU packages. On a machine with a GPU, or with the GPU packages in .venv, these have an
-# environment of their own.
+# The tests compute on the CPU, with the CPU packages. On a machine with a GPU, or with the GPU packages in .venv, the CPU packages
+# are in .venv-cpu.
 TEST_VENV := $(shell (nvidia-smi -L || ls -d .venv/lib/*/site-packages/vllm-[0-9]*.dist-info) >/dev/null 2>&1 && echo .venv-cpu || echo .venv)
 PYTEST = CUDA_VISIBLE_DEVICES= $(TEST_VENV)/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
@@ -16,8 +16,8 @@ test: cpu-setup
 	@echo "tests: on the CPU, with the CPU packages in $(TEST_VENV)"
 	$(PYTEST) -m "not long"
 
-# Code that only GPUs run: with the GPU packages (9 GB in a scratch environment, or in the one that CARAVAN_GPU_ENV names), and in
-# Triton's interpreter.
+# Tests of code for GPUs, without a GPU: with the GPU packages (9 GB in a scratch environment, or in the environment that
+# CARAVAN_GPU_ENV names), and in Triton's interpreter.
 test-long: cpu-setup $(TEST_VENV)/triton
 	$(PYTEST) -m long
 	$(PYTEST) -m model_runner --model-runner v2 tests/rollout tests/learner
@@ -46,7 +46,7 @@ format: setup
 tiny-model: setup
 	.venv/bin/python -m cluster.models.tiny
 
-# Each ends with one line of JSON.
+# Each benchmark prints one line of JSON at its end.
 bench: bench-grader bench-ledger bench-learner bench-rollout bench-pipeline bench-swap bench-publish bench-noise bench-memory
 
 bench-grader: setup

@@ -77,12 +77,12 @@ class View:
     def counting(self, name: str, total: int) -> Iterator["Counter"]:
         """Show a progress bar for ``total`` equal pieces of work."""
         started = time.monotonic()
-        with nullcontext() if self._bar.live.is_started else self._bar:  # next to the bar of the training
+        with nullcontext() if self._bar.live.is_started else self._bar:  # the training may show a bar already
             task = self._bar.add_task(name, total=total, metrics="")
             try:
                 yield Counter(self._bar, task)
             finally:
-                done = next(one.completed for one in self._bar.tasks if one.id == task)
+                done = next(bar.completed for bar in self._bar.tasks if bar.id == task)
                 self._bar.remove_task(task)
         self.log(f"{name}: {total if done >= total else f'{done:g} of {total}'} in {time.monotonic() - started:.1f} s")
 

@@ -12,7 +12,7 @@ from cluster.cli import inspect, models, problems, rewards, runs
 from cluster.cli.command import note
 from cluster.cli.envrc import ignored_variables
 from cluster.cli.supervised import DATASET, OPTIONS, read_variables
-from cluster.config.environment import TRAVELLING
+from cluster.config.environment import FORWARDED_TO_JOBS
 from cluster.errors import CaravanError, ConfigError
 
 INTERRUPTED = 130
@@ -75,9 +75,9 @@ def main(arguments: list[str] | None = None) -> int:
 def _options(arguments: list[str]) -> argparse.Namespace:
     """Parse the arguments. argparse takes positional arguments in one place only; settings may also follow options."""
     parser = _parser()
-    names = TRAVELLING
+    names = FORWARDED_TO_JOBS
     if arguments[:1] == ["sft"]:
-        names = (*TRAVELLING, *OPTIONS, DATASET)
+        names = (*FORWARDED_TO_JOBS, *OPTIONS, DATASET)
         found = read_variables(os.environ, arguments[1:])
         arguments = ["sft", *found.arguments, *arguments[1:]]
         for line in found.lines:

@@ -1,7 +1,7 @@
 """The configuration: one typed, frozen tree of sections, with the schedule and the resume overrides of a run.
 
 Unknown keys, impossible values and contradictions are refused with the key, the value and the allowed values. ``load.py`` fills
-the tree from files, environment and overrides; ``keys.py`` knows its dotted keys.
+the tree from files, environment and overrides; ``keys.py`` lists its dotted keys.
 """
 
 import math
@@ -48,13 +48,14 @@ class Config(Sections):
         changes: tuple[ScheduleEntry | ResumeOverride, ...] = (*self.schedule, *self.resume_overrides)
         for change in changes:
             for key in LENGTH if any(key in change.set for key in LENGTH) else ():
-                assign(plain, key, None)  # one of the two replaces both
+                assign(plain, key, None)  # either key of the run length replaces both
             for key, value in change.set.items():
                 if isinstance(change, ScheduleEntry) and change.ramp and base[key] is None:
                     raise ValueError(f"schedule: a ramp of {key} needs a number to start from; set {key} for the run")
                 if key == "rollout.max_completion_tokens" and isinstance(value, int) and value > limit:
                     raise ValueError(
-                        f"{key}={value} is more than the engines are started for; set {key} of the run to the largest"
+                        f"{key}={value} is more than the {limit} that the engines start with; "
+                        f"set {key} of the run to the largest value"
                     )
                 base[key] = value
                 assign(plain, key, value)
@@ -64,7 +65,7 @@ class Config(Sections):
     def settings_schedule(self, adjustments: Sequence[ResumeOverride] = ()) -> Schedule:
         """Return the settings over the whole run, with automatic ``adjustments`` of the health monitor."""
         # The sort is stable: at the same step a resume override takes precedence.
-        overrides = sorted((*adjustments, *self.resume_overrides), key=lambda one: one.from_step)
+        overrides = sorted((*adjustments, *self.resume_overrides), key=lambda override: override.from_step)
         base = flatten(self.model_copy(update={"schedule": (), "resume_overrides": ()}))
         return Schedule(self.schedule, base, overrides=overrides)
 
@@ -88,8 +89,8 @@ class Config(Sections):
             assign(plain, key, value)
         return validate(plain)
 
-    def dated(self, day: date) -> "Config":
-        """Return the configuration with the date that chat templates may write, unless it has one."""
+    def with_prompt_date(self, day: date) -> "Config":
+        """Return the configuration with ``day`` as the date in prompts, unless it has a date."""
         if self.rollout.prompt_date is not None:
             return self
         return self.model_copy(update={"rollout": self.rollout.model_copy(update={"prompt_date": day})})
@@ -148,7 +149,7 @@ def leaves(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
 
 def _not_a_section(key: str, value: Any) -> str:
     """The message about a section that is given a single value."""
-    first = next(one for one in keys() if one.startswith(f"{key}."))
+    first = next(name for name in keys() if name.startswith(f"{key}."))
     example = f"{{{first.removeprefix(f'{key}.')}: {value if isinstance(value, str) and is_text(first) else '...'}}}"
     return f"{key}={value!r}: {key} is a section of settings: write `{key}: {example}`, or {first}=..."
 
@@ -165,7 +166,7 @@ def _explain(problem: Any) -> str:
             return str(error)
         return f"unknown key {key!r}"
     if problem["type"] == "value_error" and not isinstance(problem["input"], str | int | float | None):
-        return message  # about a whole section, so that the message names the keys
+        return message  # the error is about a whole section, and its message names the keys
     named = message.partition("=")[0]
     if named and key.endswith(named):  # the message names its key without the section
         return f"{key.removesuffix(named)}{message}"

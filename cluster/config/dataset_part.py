@@ -16,7 +16,7 @@ class Part:
     revision: str | None = None
 
     def refuse(self, *keys: str, because: str) -> None:
-        """Raise DatasetError if one of these keys is set, which has no effect."""
+        """Raise DatasetError if one of these keys is set; ``because`` says why it has no effect."""
         for key, value in asdict(self).items():
             if key in keys and value is not None:
                 raise DatasetError(f"data.{key}={value} has no effect: {because}; leave it out")

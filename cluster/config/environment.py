@@ -40,19 +40,19 @@ ENVIRONMENT: Mapping[str, str] = {
     BIAS: "learner.lora.bias",
     "LORA_TARGET_MODULES": "learner.lora.target_modules",
 }
-"""Variable -> key. Of two variables for one key, the later one counts."""
+"""Variable -> key. If two variables set the same key, the later one in this table counts."""
 
 NOT_USED: Mapping[str, str] = {
     "GRPO_LOGGING_STEPS": "every step is logged",
     "GRPO_GENERATION_BATCH_SIZE": "a step samples loop.groups_per_step groups of rollout.group_size completions",
     ACCUMULATION: f"it multiplies {BATCH_SIZE}, which is not set; loop.groups_per_step says how many groups a step has",
     NO_PROSE_PENALTY: "false leaves grader.degenerate_multiplier to the reward profile",
-    BIAS: "biases stay as they are: vLLM serves no adapter that changes them",
+    BIAS: "biases are not trained: vLLM serves no adapter that changes them",
 }
 """Variable -> why it sets no key, and what to set instead."""
 
-TRAVELLING = (*ENVIRONMENT, ACCUMULATION)
-"""Variables that a submitted job needs to have the same configuration."""
+FORWARDED_TO_JOBS = (*ENVIRONMENT, ACCUMULATION)
+"""Variables that are sent along with a submitted job, so that it has the same configuration."""
 
 FAMILIES = ("GRPO_", "SFT_", "LORA_")
 """Prefixes of variables that are meant for training."""
@@ -65,7 +65,7 @@ class EnvironmentSettings:
     """Settings found in the environment."""
 
     values: Mapping[str, str | list[str]] = field(default_factory=dict)  # by key
-    variables: Mapping[str, str] = field(default_factory=dict)  # variables that set it, by key
+    variables: Mapping[str, str] = field(default_factory=dict)  # variable and text that set a key, by key
     unused: tuple[str, ...] = ()  # variables that set no key, each with the reason
 
     def lines(self, overridden: Container[str] = ()) -> Iterator[str]:
@@ -89,17 +89,17 @@ def read_environment(environment: Mapping[str, str], keys: Iterable[str]) -> Env
     for variable, key in ENVIRONMENT.items():
         if variable in given and (value := _value(variable, given)) is not None:
             values[key] = value
-            variables[key] = _named(variable, given)
+            variables[key] = _origin(variable, given)
     return EnvironmentSettings(values=values, variables=variables, unused=tuple(_unused(given, list(keys))))
 
 
 def _value(variable: str, given: Mapping[str, str]) -> str | list[str] | None:
-    """Return the value of the key that a variable sets; None if it sets none."""
+    """Return the value that a variable gives its key; None if the variable sets no key."""
     text = given[variable]
     if variable == NO_PROSE_PENALTY:
         return "1" if _is_yes(variable, text) else None
     if variable == "LORA_TARGET_MODULES":
-        return [name for one in text.split(",") if (name := one.strip())]
+        return [name for part in text.split(",") if (name := part.strip())]
     if variable == BIAS and text != "none":
         return None  # see NOT_USED
     if variable == POOL_SIZE and text == "0":
@@ -110,9 +110,10 @@ def _value(variable: str, given: Mapping[str, str]) -> str | list[str] | None:
     return text
 
 
-def _named(variable: str, given: Mapping[str, str]) -> str:
-    folded = variable == BATCH_SIZE and given.get(ACCUMULATION, "1") != "1"
-    return f"{variable}={given[variable]} x {ACCUMULATION}={given[ACCUMULATION]}" if folded else variable
+def _origin(variable: str, given: Mapping[str, str]) -> str:
+    """Return the text of the log that names a variable, with both factors of a product."""
+    is_product = variable == BATCH_SIZE and given.get(ACCUMULATION, "1") != "1"
+    return f"{variable}={given[variable]} x {ACCUMULATION}={given[ACCUMULATION]}" if is_product else variable
 
 
 def _whole(variable: str, text: str) -> int:

@@ -1,4 +1,4 @@
-"""The Hugging Face hub: a check, within seconds, that it answers."""
+"""Availability of the Hugging Face hub, checked within seconds, and of models and datasets in its local cache."""
 
 import os
 import ssl
@@ -12,9 +12,9 @@ TIMEOUT_SECONDS = 5.0
 
 @cache
 def unreachable_reason() -> str | None:
-    """Reason why the hub does not answer; None if it does, or if HF_HUB_OFFLINE forbids asking it.
+    """Reason why the hub does not answer; None if it does, or if HF_HUB_OFFLINE forbids requests.
 
-    The hub's own client retries each request for half a minute before it reports the same.
+    The hub's own client retries each request for half a minute before it reports the same error.
     """
     from huggingface_hub import constants
 
@@ -24,7 +24,7 @@ def unreachable_reason() -> str | None:
     try:
         urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS).close()
     except urllib.error.HTTPError:
-        return None  # an answer, whatever it is
+        return None  # the hub answers, if only with an error
     except (OSError, ValueError) as error:
         cause = error.reason if isinstance(error, urllib.error.URLError) else error
         if isinstance(cause, ssl.SSLError):

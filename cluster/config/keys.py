@@ -22,7 +22,7 @@ RENAMED: Mapping[str, str] = {
 """Old key -> new key. Old names are accepted for one release, in files, overrides and run directories."""
 
 REFUSED = {
-    f"rollout.{name}": "completions that are trained are sampled from the whole distribution. With a truncated distribution the "
+    f"rollout.{name}": "training completions are sampled from the whole distribution. With a truncated distribution the "
     "sampler's policy is not the one that the learner's ratio compares with, and the gradient is biased. "
     f"Lower rollout.temperature instead; evaluation.{name} truncates the distribution in evaluations"
     for name in ("top_p", "top_k", "min_p")
@@ -80,7 +80,7 @@ def resolve_key(key: str, *, in_sections: bool = False) -> str:
     if len(matches) == 1:
         return matches[0]
     if matches:
-        reasons = "".join(f"; {one} cannot be set: {REFUSED[one]}" for one in matches if one in REFUSED)
+        reasons = "".join(f"; {match} cannot be set: {REFUSED[match]}" for match in matches if match in REFUSED)
         raise ConfigError(f"{key!r} is ambiguous: {', '.join(matches)}{reasons}")
     near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
     near += [candidate for candidate in known if candidate.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
@@ -89,7 +89,7 @@ def resolve_key(key: str, *, in_sections: bool = False) -> str:
 
 
 def old_name(key: str) -> str | None:
-    """Return the full old name that a key, or the end of one, stands for; None if it is not an old name."""
+    """Return the full old name for a key or the end of a key; None if it is not an old name."""
     return next((old for old in RENAMED if key == old or old.endswith(f".{key}")), None)
 
 

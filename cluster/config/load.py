@@ -142,10 +142,10 @@ def _nested(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _overlay(tree: dict[str, Any], values: Iterable[tuple[str, Any]]) -> None:
-    """Set values over those of the tree. The run length has two keys, of which the last one given counts."""
-    above = list(values)
-    if any(key in LENGTH for key, _ in above):
+    """Set values in the tree. The run length has two keys; a value for either of them replaces both."""
+    new_values = list(values)
+    if any(key in LENGTH for key, _ in new_values):
         for key in LENGTH:
             assign(tree, key, None)
-    for key, value in above:
+    for key, value in new_values:
         assign(tree, key, value)

@@ -1,4 +1,4 @@
-"""The path of the configured model, and the check that it can be one."""
+"""The path of the configured model, and a check that it can be a model."""
 
 import json
 import shlex
@@ -26,7 +26,7 @@ def model_path(config: Config) -> str:
 def tiny_model_path() -> Path:
     """The folder of the shipped model; raises ModelError if it is not there."""
     if not (FOLDER / "model.safetensors").is_file():
-        raise ModelError(f"the tiny model is not in {FOLDER}; make it with: python -m cluster.models.tiny")
+        raise ModelError(f"the tiny model is not in {FOLDER}; build it with: python -m cluster.models.tiny")
     return FOLDER
 
 
@@ -56,14 +56,14 @@ def check_model_path(config: Config) -> None:
         )
     if reason := unreachable_reason():
         raise ModelError(
-            f"{named}: there is no such folder here, and the Hugging Face hub cannot be asked for it ({reason}). Give a local "
+            f"{named}: there is no such folder here, and the Hugging Face hub cannot be used ({reason}). Give a local "
             "folder, or 'tiny' for the built-in model"
         )
 
 
 def _refuse_adapter(named: str, folder: Path) -> None:
-    """Raise ModelError for the folder of an adapter, or of a run with one, in place of a model."""
-    adapters = [one for one in (folder, folder / "adapter") if (one / ADAPTER_FILE).is_file()]
+    """Raise ModelError if ``folder`` holds an adapter, or a run with an adapter, and no model."""
+    adapters = [path for path in (folder, folder / "adapter") if (path / ADAPTER_FILE).is_file()]
     if (folder / "config.json").is_file() or not adapters:
         return
     adapter = adapters[0]

@@ -46,7 +46,7 @@ class ScheduleEntry(BaseModel):
 
 
 class ResumeOverride(BaseModel):
-    """Values of keys from the step on at which the run was resumed, or at which its health monitor adjusted them."""
+    """Values of keys from a step on: the step at which the run was resumed, or its health monitor adjusted them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -71,7 +71,7 @@ PRESETS: Mapping[str, Sequence[Mapping[str, Any]]] = {
             (1.0, {"structural": 0.05, "type_check": 0.20, "compile": 0.10, "tests": 0.65}),
         )
     ],
-    # The two phases of the second one (its epochs 8 to 10 and 11 to 15): find good patterns, then make them consistent.
+    # The two phases of the second training analysis (epochs 8 to 10 and 11 to 15): find good patterns, then make them consistent.
     "explore-refine": [
         {"from_epoch": 0.0, "set": {"learner.kl_coefficient": 0.05, "rollout.temperature": 1.3}},
         {"from_epoch": 3.0, "set": {"learner.kl_coefficient": 0.1, "rollout.temperature": 1.0}},
@@ -93,7 +93,7 @@ class Schedule:
         self._keys = sorted({key for change in changes for key in change.set} - set(keys_with(Trait.RUN_LENGTH)))
 
     def at(self, *, step: int, epoch: float) -> dict[str, Any]:
-        """Return values by dotted key after that many steps and epochs, of the keys that an entry or an override sets."""
+        """Return the values, after ``step`` steps and ``epoch`` epochs, of all keys that an entry or an override sets."""
         return {key: self._value(key, step=step, epoch=epoch) for key in self._keys}
 
     def _value(self, key: str, *, step: int, epoch: float) -> Any:
@@ -118,7 +118,7 @@ class Schedule:
 
 def check_changeable(key: str) -> None:
     """Raise ValueError, with the keys that can change, for a key that cannot change during a run."""
-    # The end of a key, or a misspelled one, gets a hint; another existing key is refused with the reason.
+    # The end of a key and a misspelled key get a hint; an existing key that cannot change gets the reason.
     ends = [name for name in CHANGEABLE if name.endswith(f".{key}")]
     meant = ends or difflib.get_close_matches(key, CHANGEABLE, n=1, cutoff=0.9)
     if not meant and "." not in key:
@@ -133,13 +133,13 @@ def check_changeable(key: str) -> None:
 
 
 def check_order(entries: Sequence[ScheduleEntry]) -> None:
-    """Raise ValueError if entries are not in order, or count differently."""
+    """Raise ValueError if entries are not in order, or if some count steps and others epochs."""
     if len({entry.from_step is None for entry in entries}) > 1:
         raise ValueError("schedule: count either steps (from_step) or epochs (from_epoch), not both in one run")
     starts = [entry.starts_at for entry in entries]
     if starts != sorted(set(starts)):
         raise ValueError(
-            f"schedule: each entry starts after the previous one, not at {', '.join(f'{one:g}' for one in starts)}"
+            f"schedule: each entry starts after the previous one, not at {', '.join(f'{start:g}' for start in starts)}"
         )
 
 

@@ -42,7 +42,7 @@ class RunSettings(BaseModel):
     seed: int = Field(
         default=0,
         ge=0,
-        le=2_000_000_000,  # every request has a seed of 64 bits, of which these are the upper 32
+        le=2_000_000_000,  # the upper 32 bits of the 64-bit seed of every request
         description="seed of the shuffle, the samples and the adapter's initial weights",
     )
 
@@ -52,7 +52,7 @@ class RunSettings(BaseModel):
         if name is not None:
             if name in ("", ".", "..") or "/" in name or not name.isprintable():
                 raise ValueError(
-                    "the name of one folder, without a slash or control characters (where it lies is run.folder)"
+                    "must be the name of one folder, without a slash or control characters (run.folder is its parent)"
                 )
             if (size := len(os.fsencode(name))) > MAX_NAME_BYTES:
                 raise ValueError(
@@ -62,7 +62,7 @@ class RunSettings(BaseModel):
 
     @field_validator("folder")
     @classmethod
-    def _of_the_user(cls, folder: Path) -> Path:
+    def _expand_home(cls, folder: Path) -> Path:
         if not str(folder).isprintable():
             raise ValueError("control characters cannot be in the name of a folder")
         return folder.expanduser()

@@ -1,4 +1,4 @@
-"""Gaps between samplers and learner under the base model: measured once per run and kept in its directory.
+"""Logprob gaps between samplers and learner under the base model: measured once per run and kept in its directory.
 
 They are the rounding noise of the run's machines and model, from which the tolerance of every policy follows
 (``rollout/weight_sync.py``). A resumed run uses them again; without the file, or in other precisions, they are measured again.
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 NUM_PROBES = 16
 PROBE_TOKENS = 64
-"""Together, the probe prompts take samplers and learner as long as one long prompt."""
+"""All probe prompts together take samplers and learner as long as one long prompt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +36,7 @@ class BaseGaps:
 
     @classmethod
     def read(cls, folder: RunFolder) -> "BaseGaps | None":
-        """Return what an earlier start of the run measured; None if it kept nothing. Raises RunFolderError for a broken file."""
+        """Return the gaps that an earlier start of the run measured; None without any. Raises RunFolderError for a broken file."""
         if not folder.base_gaps.exists():
             return None
         try:
@@ -53,12 +53,12 @@ class BaseGaps:
             ) from None
 
     def fits(self, config: Config) -> bool:
-        """Return True if samplers and learner compute in the precisions of the measurement, which their placement may change."""
+        """Return True if samplers and learner still compute in the measured precisions; another placement may change them."""
         return (self.sampler_dtype, self.learner_dtype) == (config.rollout.served_dtype, config.learner.computed_dtype)
 
 
 def choose_probes(prompts: Sequence[Prompt]) -> tuple[tuple[int, ...], ...]:
-    """Choose the tokens of the probe prompts: of evenly spaced prompts, the first token and the last ones, all of one length.
+    """Choose the tokens of the probe prompts, all of one length: the first token and the last tokens of evenly spaced prompts.
 
     The first token is begin-of-text in many models, which compute poorly without it. The ends of prompts differ most.
     """
@@ -77,9 +77,9 @@ async def set_tolerance(
     config: Config,
     view: View,
 ) -> None:
-    """Tell the samplers the tolerance of policies: from ``saved`` gaps, or else from those of the base model, which are kept.
+    """Set the samplers' tolerance of policies, from ``saved`` gaps or from newly measured gaps, which are written to ``folder``.
 
-    To be called before any policy is published. Raises ModelError for a base model that samplers and learner compute differently.
+    Call it before any policy is published. Raises ModelError for a base model that samplers and learner compute differently.
     """
     if saved and saved.fits(config):
         nats = tolerance(config.rollout, saved.gaps)

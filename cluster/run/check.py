@@ -1,4 +1,4 @@
-"""``caravan check``: what a run needs, on each machine of the cluster, and what is there; then a smoke run."""
+"""``caravan check``: the needs of a run compared with each machine of the cluster, then a smoke run."""
 
 import contextlib
 import tempfile
@@ -86,7 +86,7 @@ def _settings(config: Config) -> Check:
     wanted = "a run that can start"
     try:
         check_settings(config)
-    except ModelError:  # about the model's path, which comes last and has a check of its own
+    except ModelError:  # about the model's path, which is checked last; _shape reports it
         pass
     except CaravanError as error:
         return _refused("settings", wanted, error)
@@ -121,7 +121,7 @@ def _run_folder(config: Config, ray_folder: Path | None) -> Check:
         with contextlib.closing(tempfile.TemporaryFile(dir=existing(folder))):
             pass
     except CaravanError as error:
-        return _refused(name, "a folder that lasts", error)
+        return _refused(name, "a persistent folder", error)
     except OSError as error:
         way_out = f"run.folder={folder}: {error.strerror}; give another folder, or change its rights"
         return _failed(name, "cannot be written", "a folder that can be written", way_out)
@@ -129,7 +129,7 @@ def _run_folder(config: Config, ray_folder: Path | None) -> Check:
 
 
 def _plan(config: Config, shape: ModelShape | None, machines: Sequence[Machine]) -> tuple[Config, list[Check]]:
-    """The configuration with its shares of the machines, if it fits them, and the checks of the plan."""
+    """The configuration, with filled-in shares if it fits the machines, and the checks of the plan."""
     name, wanted = "plan", "a place for each part"
     try:
         placed = place(config, totals(machines), num_machines=sum(machine.cpus > 0 for machine in machines))

@@ -58,7 +58,7 @@ async def evaluate(
     name = config.model.adapter.name if config.model.adapter else Path(config.model.path).name
     with ray_cluster(view.log) as cluster:
         placed = place_run(config.without_learner(), cluster, view)
-        # All problems are taken without a split, which could leave nothing to train on and be refused.
+        # "all" needs no split, and a split that leaves nothing to train on would be refused.
         split = placed.changed({"data.held_out": 0}) if on == "all" else placed
         data = None if on == "all" else data_of_adapter(config, rendered, view)
         dataset = await audit_and_split(split, rendered, view, data=data)
@@ -145,7 +145,7 @@ def _check_base(console: Console, pass_rate: float) -> int:
 
 
 def _check_writable(path: Path) -> None:
-    """Raise RunFolderError, before the evaluation rather than after it, if the result has no folder."""
+    """Raise RunFolderError, before the evaluation starts, if the folder of the result does not exist."""
     if not path.absolute().parent.is_dir():
         raise RunFolderError(f"cannot write {path}: there is no folder {path.parent}")
 
@@ -187,7 +187,7 @@ async def sample(config: Config, view: View, ids: list[str], num_problems: int, 
 
 
 def _check_adapter(config: Config) -> None:
-    """Raise ModelError, before anything large starts, for a model.adapter that is no adapter or one of another model."""
+    """Raise ModelError, before anything large starts, for a model.adapter that is no adapter or belongs to another model."""
     if config.model.adapter:
         _, rank = read_adapter(config.model.adapter)
         if rank > LORA_RANKS_OF_VLLM[-1]:

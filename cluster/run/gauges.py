@@ -10,7 +10,7 @@ RAY = "ray_"
 
 
 def exported_name(metric: str) -> str:
-    """Return the name of a metric in Prometheus, which allows no slashes; TRL's names contain them."""
+    """Return the name of a metric in Prometheus; it has underscores for the slashes of TRL's names."""
     return f"{RAY}caravan_{re.sub(r'[^a-zA-Z0-9_]', '_', metric)}"
 
 

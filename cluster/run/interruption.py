@@ -18,7 +18,7 @@ Event = TypeVar("Event", asyncio.Event, threading.Event)
 
 
 class Interruption(Generic[Event]):
-    """The reaction to signals: ``requested`` is set by the first one in a ``graceful`` block, any other one aborts."""
+    """The reaction to signals: the first signal in a ``graceful`` block sets ``requested``, any other signal aborts."""
 
     def __init__(self, view: View, requested: Event, abort: Callable[[], object]) -> None:
         self.requested: Event = requested
@@ -58,7 +58,7 @@ def interruption_of_task(view: View) -> Interruption[asyncio.Event]:
 
 @contextmanager
 def interruption_of_thread(view: View) -> Iterator[Interruption[threading.Event]]:
-    """Handle signals during the block, in a main thread without event loop; one that aborts raises KeyboardInterrupt."""
+    """Handle signals during the block, in a main thread without event loop; a signal that aborts raises KeyboardInterrupt."""
     interruption = Interruption(view, threading.Event(), _raise_keyboard_interrupt)
     before = {number: signal.signal(number, interruption.on_signal) for number in SIGNALS}
     try:

@@ -1,4 +1,4 @@
-"""Loading of what a run works on: problems, their prompts, and the split into training and held-out problems."""
+"""Loading of a run's inputs: problems, their prompts, and the split into training and held-out problems."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -17,7 +17,7 @@ from cluster.types import Problem, Prompt
 from rollout.model import check_vocabulary
 from rollout.prompt import PromptRenderer, RenderedPrompts
 
-MANY_PROBLEMS = 5000  # rendering more takes seconds, so that a log line announces it
+MANY_PROBLEMS = 5000  # rendering more takes seconds, and a log line announces it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +61,7 @@ def load_and_render(
         view.log(f"{config.model.path}: {note}")
     for cause, excluded in (
         ("their length", rendered.too_long),
-        ("prompts without all of their text", rendered.incomplete),
+        ("incomplete prompts", rendered.incomplete),
     ):
         if excluded:
             more = f"; and {len(excluded) - 3} more" if len(excluded) > 3 else ""
@@ -108,7 +108,7 @@ async def audit_and_split(
 
 
 def problems_to_evaluate(config: Config, held_out: Sequence[Problem], view: View) -> Sequence[Problem]:
-    """The first ``evaluation.num_problems`` of the held-out problems; a log line names the number if there are fewer."""
+    """The first ``evaluation.num_problems`` of the held-out problems; a log line gives the number if there are fewer."""
     wanted = config.evaluation.num_problems
     if held_out and wanted > len(held_out):
         view.log(

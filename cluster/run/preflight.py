@@ -1,4 +1,4 @@
-"""Checks before a run starts anything large, and the one step that loads its model's prompts and its data."""
+"""Checks before a run starts its parts, and the loading of its prompts and data."""
 
 import json
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ class LoadedRun:
 
 
 def check_settings(config: Config) -> tuple[Config, RunFolder]:
-    """Refuse settings that no run can have; returns them with the date of the run's prompts, and the folder of the run.
+    """Refuse settings with which no run can start; returns them with the date of the run's prompts, and the run folder.
 
     Raises ConfigError, RunFolderError for a run that is finished, ModelError for a path that is no model.
     """
@@ -47,7 +47,7 @@ def check_settings(config: Config) -> tuple[Config, RunFolder]:
     if is_job():
         require_persistent(config.run.folder)
     folder = RunFolder(config.run.folder / (config.run.name or "run"))
-    config = config.dated(folder.prompt_date() or prompt_date(config))
+    config = config.with_prompt_date(folder.prompt_date() or prompt_date(config))
     with folder.explain_errors(folder.path):  # a path may be too long, or lead through a file
         _require_more_to_do(config, folder)
     check_model_path(config)
@@ -65,7 +65,7 @@ def refuse_adapter(config: Config, command: str) -> None:
 
 
 def load_run(config: Config, folder: RunFolder, view: View, *, allow_changed_data: bool) -> LoadedRun:
-    """Load the problems and render their prompts, and refuse a model or data that the run cannot be trained on.
+    """Load the problems, render their prompts, and refuse a model or data that cannot be trained.
 
     Raises RunFolderError for other data than an earlier start had, unless ``allow_changed_data``; ModelError, ConfigError and
     DatasetError.
@@ -93,7 +93,7 @@ def load_run(config: Config, folder: RunFolder, view: View, *, allow_changed_dat
 
 
 def inspect_model(config: Config) -> AbstractAsyncContextManager[Preflight]:
-    """Ask vLLM about the model, in another process, while the block runs."""
+    """Check in another process, while the block runs, that vLLM supports the model."""
     return preflight(
         config.rollout,
         model=model_path(config),
@@ -105,11 +105,13 @@ def inspect_model(config: Config) -> AbstractAsyncContextManager[Preflight]:
 async def require_served(inspection: Preflight, view: View) -> None:
     """Wait for vLLM's answer about the model; raises ModelError if vLLM refuses it."""
     if unknown := await inspection.wait():
-        view.warn(f"whether vLLM serves the model is not known before the samplers start: {unknown}")
+        view.warn(
+            f"the check that vLLM serves the model has no result; the samplers check it when they start: {unknown}"
+        )
 
 
 def place_run(config: Config, cluster: Cluster, view: View) -> Config:
-    """Fill in what the cluster decides, log it, and warn of GPUs that look too small.
+    """Fill in the settings that follow from the cluster, log them, and warn of GPUs that look too small.
 
     Raises ResourcesError for parts that the cluster cannot hold.
     """
@@ -137,7 +139,7 @@ def _placed(config: Config, cluster: Cluster, view: View) -> Config:
     if not cluster.resources.get("GPU"):
         return placed
     gpus = gpus_of_nodes(cluster.nodes)
-    for reason in {one.error for one in gpus.values() if one.error}:
+    for reason in {gpu.error for gpu in gpus.values() if gpu.error}:
         view.warn(f"GPU memory is not checked: {reason}")
     machines = machines_of(cluster.nodes, gpus)
     try:

@@ -22,30 +22,30 @@ from cluster.loop.metrics import percentile
 from cluster.types import Group, StepReport, WeightSync
 
 FLUSH_SECONDS = 5.0
-"""Longest time that rows of dropped groups wait for others before they are written as a file."""
+"""Longest time that rows of dropped groups wait for other rows before they are written to a file."""
 
 
 STEPS_BETWEEN_TABLES = 20
-"""Steps between two tables of epochs on the terminal: on a small data set an epoch takes few steps. The file has each epoch."""
+"""Steps between two tables of epochs on the terminal: on a small data set an epoch has few steps. epochs.jsonl has all."""
 
 
 class RunRecorder:
-    """The driver's Recorder: written to the run folder, shown on ``view``, and sent to other programs by ``export``."""
+    """The driver's Recorder: writes to the run folder, logs to ``view``, and sends metrics to other programs by ``export``."""
 
     def __init__(self, folder: RunFolder, view: View, export: Callable[[Mapping[str, float | None]], None]) -> None:
         self._folder = folder
         self._view = view
         self._export = export
-        self._part = 0  # Parquet files written by this process, so that names never repeat
+        self._part = 0  # number of the last Parquet file of this process; names never repeat
         self._pending: list[dict[str, Any]] = []
         self._flushed_at = time.monotonic()
-        self._set = folder.changed_settings()
+        self._recorded_settings = folder.changed_settings()
         self._epochs = Epochs()
         self._last_epoch: Window | None = None
         self._compared_at = -STEPS_BETWEEN_TABLES  # step of the last table that was shown
         for row in whole_rows(folder.metrics):
             self._last_epoch = self._epochs.add(row) or self._last_epoch
-        # The first conversion loads pandas, which takes more than a second: here, rather than between two steps.
+        # The first conversion loads pandas, which takes more than a second: load it here, not between two steps.
         pa.array([0])
 
     def group_dropped(self, dropped: DroppedGroup, step: int) -> None:
@@ -91,10 +91,11 @@ class RunRecorder:
 
     def settings_changed(self, step: int, values: Mapping[str, Any]) -> None:
         """Log and record changed settings, except those that were recorded before the run was resumed."""
-        values = {key: value for key, value in values.items() if key not in self._set or self._set[key] != value}
+        recorded = self._recorded_settings
+        values = {key: value for key, value in values.items() if key not in recorded or recorded[key] != value}
         if not values:
             return
-        self._set |= values
+        self._recorded_settings |= values
         self._folder.append_json(self._folder.phases, {"step": step, "set": values})
         changes = ", ".join(
             f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in values.items()

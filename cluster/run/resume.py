@@ -11,22 +11,22 @@ from cluster.errors import ConfigError, RunFolderError
 from cluster.ledger.run_folder import RunFolder
 from learner.training.checkpoints import newest_checkpoint, step_of
 
-WHERE_IT_LIES = {"run.folder", "run.name"}
+RUN_FOLDER_KEYS = {"run.folder", "run.name"}
 
 
 def resumed_config(run: Path, overrides: Sequence[str]) -> Config:
     """The configuration in the run folder; ``overrides`` take effect from the newest checkpoint.
 
-    Keys of placement (num_samplers, ...) are set as they are. Other keys, and a new length, which may extend a finished run,
-    become an entry of ``branches`` in config.yaml, which every later start applies. Raises RunFolderError if there is nothing
-    to resume, and ConfigError, which names the key, for one that cannot change.
+    Keys of placement (num_samplers, ...) are set directly. Other keys, and a new length, which may extend a finished run,
+    become an entry of ``resume_overrides`` in config.yaml, which every later start applies. Raises RunFolderError if there is
+    nothing to resume, and ConfigError for a key that cannot change.
     """
     folder = RunFolder(run)
     if not folder.config.exists():
         raise RunFolderError(f"{run} is not the folder of a run: it has no config.yaml")
     parsed = {override: parse_override(override) for override in overrides}
     moved = [override for override, (key, _) in parsed.items() if folder.may_differ(key)]
-    for key in WHERE_IT_LIES & {key for key, _ in parsed.values()}:
+    for key in RUN_FOLDER_KEYS & {key for key, _ in parsed.values()}:
         raise ConfigError(
             f"{key}: --resume continues in {run} itself; to continue elsewhere, copy the folder and resume the copy"
         )
@@ -42,26 +42,26 @@ def resumed_config(run: Path, overrides: Sequence[str]) -> Config:
         try:
             check_changeable(key)
         except ValueError as error:
-            raise ConfigError(f"{error}. Another run can have it: run.name=NAME") from None
+            raise ConfigError(f"{error}. Start another run with it: run.name=NAME") from None
     checkpoint = newest_checkpoint(folder.checkpoints)
     if checkpoint is None:
         raise RunFolderError(
             f"{run} has no checkpoint to resume from: start it again with `caravan train`, with any settings"
         )
-    length = dict.fromkeys(LENGTH) if any(key in wanted for key in LENGTH) else {}  # each replaces the other
+    length = dict.fromkeys(LENGTH) if any(key in wanted for key in LENGTH) else {}  # either key replaces the other
     plain = flatten(config.changed({**length, **wanted}))  # validated, with the types of the fields
     adjusted = _adjusted(config, folder)
     changes = {key: plain[key] for key in wanted if key in adjusted or plain[key] != _active_value(config, key)}
     if not changes:
         return config
     done = step_of(checkpoint)
-    branch = {"from_step": done, "set": changes}
-    branched = validate(
-        {**config.model_dump(exclude_unset=True), "resume_overrides": [*config.resume_overrides, branch]}
+    override = {"from_step": done, "set": changes}
+    resumed = validate(
+        {**config.model_dump(exclude_unset=True), "resume_overrides": [*config.resume_overrides, override]}
     )
     if length:
-        _check_long_enough(branched, folder, done)
-    return branched
+        _check_long_enough(resumed, folder, done)
+    return resumed
 
 
 def _check_long_enough(config: Config, folder: RunFolder, done: int) -> None:
@@ -72,23 +72,23 @@ def _check_long_enough(config: Config, folder: RunFolder, done: int) -> None:
     num_steps = value if key == "loop.max_steps" else config.num_steps(folder.num_problems(done))
     if num_steps < done:
         raise ConfigError(
-            f"{key}={value}: {folder.path} has done {done} steps, more than the {num_steps} that this would be. Give a larger "
+            f"{key}={value}: {folder.path} has done {done} steps, more than the {num_steps} of this length. Give a larger "
             "value, or start another run with run.name=NAME"
         )
 
 
 def _adjusted(config: Config, folder: RunFolder) -> set[str]:
     """Keys that an automatic adjustment has changed, and no resume override since."""
-    branched_at = {key: branch.from_step for branch in config.resume_overrides for key in branch.set}
+    overridden_at = {key: override.from_step for override in config.resume_overrides for key in override.set}
     rows = folder.rows(folder.health, missing_ok=True)
-    return {key for row in rows for key in row.get("set", ()) if row["step"] > branched_at.get(key, -1)}
+    return {key for row in rows for key in row.get("set", ()) if row["step"] > overridden_at.get(key, -1)}
 
 
 def _active_value(config: Config, key: str) -> Any:
     """The value of a key in all later steps; Ellipsis where the schedule changes it."""
     if key in LENGTH:
         return config.length()[key]
-    for branch in reversed(config.resume_overrides):
-        if key in branch.set:
-            return branch.set[key]
-    return ... if any(key in phase.set for phase in config.schedule) else flatten(config)[key]
+    for override in reversed(config.resume_overrides):
+        if key in override.set:
+            return override.set[key]
+    return ... if any(key in entry.set for entry in config.schedule) else flatten(config)[key]

@@ -18,7 +18,7 @@ from learner.plan import LearnerPlan
 
 
 def run_to_end(work: Callable[[View], Coroutine[Any, Any, int]]) -> int:
-    """Run a command in an event loop and return its exit code. A CaravanError leaves the exception groups around it."""
+    """Run a command in an event loop and return its exit code. Raises a CaravanError without the exception groups around it."""
     view = View()
     try:
         return asyncio.run(work(view))
@@ -26,10 +26,10 @@ def run_to_end(work: Callable[[View], Coroutine[Any, Any, int]]) -> int:
         view.log("interrupted")
         return INTERRUPTED
     except BaseExceptionGroup as group:
-        known = group.subgroup(CaravanError)
-        if known is None:
+        errors = group.subgroup(CaravanError)
+        if errors is None:
             raise
-        raise first_leaf(known) from None
+        raise first_leaf(errors) from None
 
 
 def first_leaf(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -17,16 +17,16 @@ from cluster.run.session import run_to_end
 from cluster.run.train import train
 
 MAX_TOKENS = 64
-"""Length of the completions. The engines start for the full length of the run's own."""
+"""Maximum length of the completions. The engines start with the run's own maximum."""
 
 MAX_WITHOUT_SIGNAL = 4
-"""Groups that are replaced if all their rewards are equal, since they would leave the adapter as it was."""
+"""Maximum number of groups that are replaced because all their rewards are equal, which would not change the adapter."""
 
 WANTED = "sampled, graded, learned, published, verified, saved"
 
 
 def smoke_config(config: Config, folder: Path) -> Config:
-    """The configuration of the smoke run; raises ConfigError if the run's own has no such variant."""
+    """The configuration of the smoke run; raises ConfigError if the run's configuration has no such variant."""
     tree = config.model_dump(mode="json", exclude=CHANGES, exclude_unset=True)
     settings: dict[str, Any] = {
         "run.folder": str(folder),
@@ -84,7 +84,7 @@ def _result(folder: RunFolder, seconds: float) -> Check:
     return _check(
         Level.WARN,
         found,
-        "all completions had the same reward, so the published adapter is still that of the base model: the run may start like "
+        "all completions had the same reward, so the published policy equals the base model: the run may start like "
         "this with a model that solves none of the problems (`caravan eval --base-check`)",
     )
 

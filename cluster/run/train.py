@@ -27,21 +27,23 @@ async def train(config: Config, view: View, *, allow_changed_data: bool = False)
             loaded = load_run(config, folder, view, allow_changed_data=allow_changed_data)
             # Signals are handled from here on. Until now nothing has to be stopped, and Ctrl-C interrupts blocking calls too.
             interruption = interruption_of_task(view)
-            with tracking(config, folder, step=loaded.num_steps_done) as show, ray_cluster(view.log) as cluster:
+            with tracking(config, folder, step=loaded.num_steps_done) as send_metrics, ray_cluster(view.log) as cluster:
                 folder.link_worker_logs(cluster.logs)
                 try:
                     placed = place_run(config, cluster, view)
                     folder.keep_config(with_kept_sizes(config, placed))
                     await require_served(inspection, view)
                     dataset = await audit_and_split(placed, loaded.rendered, view, folder, loaded.data)
-                    training = Training(placed, folder, dataset, view, interruption, show, loaded.adapter_targets)
+                    training = Training(
+                        placed, folder, dataset, view, interruption, send_metrics, loaded.adapter_targets
+                    )
                     return await training.run()
                 except* CaravanError:
-                    _log_what_is_left(folder, cluster, view)
+                    _log_how_to_resume(folder, cluster, view)
                     raise
 
 
-def _log_what_is_left(folder: RunFolder, cluster: Cluster, view: View) -> None:
+def _log_how_to_resume(folder: RunFolder, cluster: Cluster, view: View) -> None:
     """Log where the output of the failed parts is, and how to resume."""
     view.log(f"output of samplers, graders and learner: {cluster.logs}/worker-*")
     if newest := newest_checkpoint(folder.checkpoints):

@@ -32,7 +32,7 @@ from cluster.run.interruption import INTERRUPTED, Interruption
 from cluster.run.loading import Dataset, problems_to_evaluate
 from cluster.run.recorder import RunRecorder
 from cluster.run.session import learner_plan, samplers_and_graders
-from cluster.run.trackers import Metrics, Show
+from cluster.run.trackers import Metrics, SendMetrics
 from learner.training.checkpoints import best_step, forget_best_after, mark_best, newest_checkpoint
 
 if TYPE_CHECKING:
@@ -52,17 +52,17 @@ class Training:
         dataset: Dataset,
         view: View,
         interruption: Interruption[asyncio.Event],
-        show: Show,
+        send_metrics: SendMetrics,
         adapter_targets: Sequence[str] = (),
     ) -> None:
-        """``show`` sends metrics to the tracker; ``adapter_targets`` are the modules that the adapter trains."""
+        """``send_metrics`` sends metrics to the tracker; ``adapter_targets`` are the modules that the adapter trains."""
         self._adapter_targets = adapter_targets
         self._config = config
         self._folder = folder
         self._dataset = dataset
         self._view = view
         self._interruption = interruption
-        self._show = show
+        self._send_metrics = send_metrics
         self._gauges = Gauges(folder.path.name)
         self._max_steps = config.num_steps(len(dataset.training))
         self._evaluated = problems_to_evaluate(config, dataset.held_out, view)
@@ -117,7 +117,7 @@ class Training:
         return self._finish(progress.step, time.monotonic() - started_at)
 
     def _prepare_folder(self, step: int) -> None:
-        """Drop what was written after ``step``, the last one that is saved, and write the configuration and the data."""
+        """Delete rows and files after ``step``, the last saved step, and write the configuration and the data."""
         self._folder.truncate_after(step)
         forget_best_after(self._folder.checkpoints, step)
         self._folder.write_config()
@@ -176,7 +176,7 @@ class Training:
         """Return the recorder of the loop; it records the run's length if resuming changed it."""
         config = self._config
         recorder = RunRecorder(self._folder, self._view, self._export)
-        if any(key in branch.set for branch in config.resume_overrides for key in LENGTH):
+        if any(key in override.set for override in config.resume_overrides for key in LENGTH):
             recorder.settings_changed(step, {key: value for key, value in config.length().items() if value is not None})
             if config.learner.lr_scheduler_type not in INDEPENDENT_OF_LENGTH:
                 self._view.log(
@@ -185,9 +185,9 @@ class Training:
         return recorder
 
     def _export(self, metrics: Metrics) -> None:
-        """Send metrics, with ``step`` among them, to the tracker and to Ray."""
+        """Send metrics, ``step`` included, to the tracker and to Ray."""
         self._gauges.show(metrics)
-        self._show(metrics)
+        self._send_metrics(metrics)
 
     def _stopped_for(self, alert: CheckResult, step: int) -> int:
         """Warn of the reason why the run ends before its last step; returns the exit code."""
@@ -231,7 +231,7 @@ class Training:
         self._mark_best()
 
     def _mark_best(self) -> None:
-        """Mark the checkpoint of the last evaluation as the best one, if it is; it is then kept."""
+        """Mark the checkpoint of the last evaluation if it is the best so far; the best one is kept."""
         last = self._folder.evaluations()[-1:]
         if last and self._config.evaluation.at_checkpoints and not last[0].num_lost_problems:
             step, reward = last[0].step or 0, last[0].reward

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from cluster.config.environment import TRAVELLING
+from cluster.config.environment import FORWARDED_TO_JOBS
 from cluster.config.load import load_config
 from cluster.console import View
 from cluster.errors import ConfigError, ResourcesError
@@ -87,7 +87,7 @@ def runtime_environment(folder: Path, environment: Mapping[str, str]) -> dict[st
             f"there is no {RUNTIME_ENVIRONMENT} here: run `caravan submit` in Caravan's folder, which is uploaded"
         )
     described: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
-    settings = {name: environment[name] for name in TRAVELLING if name in environment}
+    settings = {name: environment[name] for name in FORWARDED_TO_JOBS if name in environment}
     variables = {**described.get("env_vars", {}), **settings}
     return {**described, "env_vars": variables, "working_dir": str(folder)}
 

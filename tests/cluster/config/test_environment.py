@@ -86,7 +86,7 @@ def test_what_the_command_line_sets_is_not_said_to_be_the_environments() -> None
         ("LORA_RANK", "8", ""),
         ("REWARD_POOL_SIZES", "4", "did you mean REWARD_POOL_SIZE?"),
         ("GRPO_GRAD_ACCUM_STEPS", "4", "multiplies GRPO_BATCH_SIZE, which is not set"),
-        ("LORA_BIAS", "all", "biases stay as they are"),
+        ("LORA_BIAS", "all", "biases are not trained"),
         ("GRPO_DISABLE_PROSE_PENALTY", "false", "leaves grader.degenerate_multiplier"),
     ],
 )

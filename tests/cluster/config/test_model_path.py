@@ -69,7 +69,7 @@ def test_a_name_that_no_model_of_the_hub_has_is_refused_without_asking_the_hub(
 @pytest.mark.parametrize("path", ["some/model", "gpt2"])
 def test_a_hub_that_does_not_answer_is_one_line(path: str, no_hub: None) -> None:
     with pytest.raises(
-        ModelError, match=r"the Hugging Face hub cannot be asked for it \(http://127\.0\.0\.1:1 does not answer"
+        ModelError, match=r"the Hugging Face hub cannot be used \(http://127\.0\.0\.1:1 does not answer"
     ) as refused:
         check(path)
     assert "\n" not in str(refused.value)

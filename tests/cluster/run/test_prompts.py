@@ -118,9 +118,7 @@ def test_problems_whose_text_is_lost_are_named_and_the_others_kept(config: Calla
     template = CHATML.replace("{{ message.content }}", "{{ message.content | replace('add_2', 'f') }}")
     usable = load_and_render(config(template), View())
     assert [problem.id for problem in usable.problems] == ["p0", "p1", "p3"]
-    assert "1 problems excluded for prompts without all of their text" in "".join(capsys.readouterr()).replace(
-        "\n", " "
-    )
+    assert "1 problems excluded for incomplete prompts" in "".join(capsys.readouterr()).replace("\n", " ")
     template = CHATML.replace("{{ message.content }}", "{{ message.content | replace('add_', 'f') }}")
     with pytest.raises(ModelError, match="has no prompt for any problem"):
         load_and_render(config(template), View())
@@ -148,14 +146,14 @@ def test_a_run_keeps_the_date_of_its_first_day(
     unset = config(LLAMA)
     folder = RunFolder(tmp_path / "runs" / "r")
     days(monkeypatch, NEW_YEAR)
-    with folder.opened(unset.dated(folder.prompt_date() or prompt_date(unset))):
-        first = texts(unset.dated(NEW_YEAR))
+    with folder.opened(unset.with_prompt_date(folder.prompt_date() or prompt_date(unset))):
+        first = texts(unset.with_prompt_date(NEW_YEAR))
     assert "01 Jan 2026" in first[0]
 
     days(monkeypatch, LATER)
     assert texts(unset) != first
     (folder.checkpoints / "checkpoint-1").mkdir()
-    again = unset.dated(folder.prompt_date() or prompt_date(unset))
+    again = unset.with_prompt_date(folder.prompt_date() or prompt_date(unset))
     with folder.opened(again):
         assert texts(again) == first
     assert texts(load_config(folder.config, environment={})) == first
@@ -163,7 +161,7 @@ def test_a_run_keeps_the_date_of_its_first_day(
     for adapter in (folder.adapter, folder.checkpoints / "checkpoint-1"):
         assert texts(unset.changed({"model.adapter": adapter})) == first
     assert texts(unset.changed({"model.adapter": tmp_path / "elsewhere" / "adapter"})) != first
-    with pytest.raises(RunFolderError, match=r"rollout\.prompt_date"), folder.opened(unset.dated(LATER)):
+    with pytest.raises(RunFolderError, match=r"rollout\.prompt_date"), folder.opened(unset.with_prompt_date(LATER)):
         pass
 
 
@@ -173,7 +171,7 @@ def test_a_run_without_a_date_gets_one_where_it_is_resumed(config: Callable[...,
     with folder.opened(unset):
         (folder.checkpoints / "checkpoint-1").mkdir()
     assert folder.prompt_date() is None
-    with folder.opened(unset.dated(NEW_YEAR)):
+    with folder.opened(unset.with_prompt_date(NEW_YEAR)):
         folder.write_config()
     assert folder.prompt_date() == NEW_YEAR
 

@@ -163,7 +163,7 @@ def finish(folder: Path, *, step: int, num_problems: int) -> None:
 def test_a_longer_run_is_a_branch_and_no_setting_of_its_steps(tmp_path: Path) -> None:
     started(tmp_path / "a", "max_steps=60")
     extended = go_on(tmp_path / "a", "max_steps=100", "temperature=1.2")
-    assert [branch.model_dump() for branch in extended.resume_overrides] == [
+    assert [override.model_dump() for override in extended.resume_overrides] == [
         {"from_step": 20, "set": {"loop.max_steps": 100, "rollout.temperature": 1.2}}
     ]
     assert (extended.loop.max_steps, extended.num_steps(1000)) == (60, 100)
