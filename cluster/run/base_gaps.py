@@ -36,7 +36,7 @@ class BaseGaps:
 
     @classmethod
     def read(cls, folder: RunFolder) -> "BaseGaps | None":
-        """Return the gaps that an earlier start of the run measured; None without any. Raises RunFolderError for a broken file."""
+        """Return the saved gaps of an earlier start of the run, or None. Raises RunFolderError for a broken file."""
         if not folder.base_gaps.exists():
             return None
         try:
