@@ -136,7 +136,7 @@ def test_setting_a_key_to_what_the_run_began_with_is_a_change_where_a_phase_sets
         ("learner.lora.r=8", "learner.lora.r cannot change during a run: all adapters in checkpoints and samplers"),
         ("model.path=other", "model.path cannot change during a run; these can: "),
         ("temperature=-1", "temperature"),
-        ("max_completion_tokens=4096", "more than the engines are started for"),
+        ("max_completion_tokens=4096", "that the engines start with"),
         ("nonsense=1", "unknown key"),
     ],
 )
