@@ -12,7 +12,7 @@ from cluster.types import AssertOutcome, Verdict
 
 from .made_programs import Program
 
-# Placed before the solution, which can therefore not shadow anything that it uses.
+# Placed before the solution, so that the solution cannot shadow a name that it uses.
 _CHOICE = """module Chosen__ = struct
   let number = int_of_string Sys.argv.(1)
   let is k = number = k || number = 0
@@ -31,7 +31,7 @@ class PlainResult:
 
 
 def written_tests(program: Program) -> str:
-    """The tests as a data set has them."""
+    """Return the tests of a program in the form of a data set."""
     return f"let () =\n  {program.set_up}\n  " + ";\n  ".join(f"assert ({one})" for one in program.asserts) + ";\n;;"
 
 

@@ -83,7 +83,7 @@ def test_a_closing_tag_alone_ends_a_thought_that_the_prompt_opened(opening: str,
 
 
 @pytest.mark.parametrize(
-    ("text", "left"),
+    ("text", "expected"),
     [
         # Nested, repeated, mismatched
         (f"<think>a <think>b</think> {DRAFT}", ""),
@@ -161,8 +161,8 @@ def test_a_closing_tag_alone_ends_a_thought_that_the_prompt_opened(opening: str,
         ("let x'assistantfinal = 1", None),
     ],
 )
-def test_find_answer_keeps_the_expected_text(text: str, left: str | None) -> None:
-    assert find_answer(text).text.strip() == (text if left is None else left)
+def test_find_answer_keeps_the_expected_text(text: str, expected: str | None) -> None:
+    assert find_answer(text).text.strip() == (text if expected is None else expected)
 
 
 def test_the_tokenizers_own_tokens_end_the_text_too() -> None:

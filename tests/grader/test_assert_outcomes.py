@@ -78,7 +78,7 @@ def test_an_assert_outside_steps_passes_only_if_the_run_ends_and_no_caller_fails
     assert outcome_of_events([0], ["start 1", "held 1", "false 1", "done 1", "end"]).asserts == (F,)
 
 
-def test_an_assert_outside_steps_is_unaffected_by_asserts_it_shares_no_step_with() -> None:
+def test_an_assert_outside_steps_is_unaffected_by_asserts_of_other_steps() -> None:
     def step(number: int, index: int, *rest: str) -> list[str]:
         return [f"start {number}", f"begin {index}", *(rest or (f"left {index}", f"held {index}", f"done {number}"))]
 

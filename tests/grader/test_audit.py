@@ -33,7 +33,7 @@ def test_a_reference_solution_that_fails_is_a_warning(grader: Grader) -> None:
     assert audit_problem(grader, wrong).solvable
 
 
-def test_a_reference_solution_that_passes_refutes_that_a_problem_is_unsolvable(grader: Grader) -> None:
+def test_a_reference_solution_that_passes_refutes_the_cause(grader: Grader) -> None:
     odd = one_line("(** f *)\nlet f (x : list) =", "assert (f 1 = 1)")
     assert unsolvable_causes(grader, odd)
     assert unsolvable_causes(grader, solved(odd, "let f x = x")) == ()
@@ -109,8 +109,10 @@ def test_a_renamed_copy_of_a_problem_is_a_warning(grader: Grader) -> None:
     ],
 )
 def test_a_comparison_of_functions_is_a_warning(grader: Grader, signature: str, tests: str, warned: bool) -> None:
-    found = warnings(grader, Problem(id="f", statement="(** F. *)", signature=signature, tests=f"let () = {tests}"))
-    assert any(one.startswith("functional_equality: line 1: ") for one in found) == warned
+    problem_warnings = warnings(
+        grader, Problem(id="f", statement="(** F. *)", signature=signature, tests=f"let () = {tests}")
+    )
+    assert any(one.startswith("functional_equality: line 1: ") for one in problem_warnings) == warned
 
 
 def test_a_signature_that_has_a_body_is_a_warning(grader: Grader) -> None:

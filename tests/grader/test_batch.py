@@ -38,7 +38,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("num_workers", [1, 3])
-def test_rows_come_out_in_input_order_with_all_their_fields(tmp_path: Path, num_workers: int) -> None:
+def test_results_have_all_fields_and_are_in_input_order(tmp_path: Path, num_workers: int) -> None:
     rows: list[object] = [row("slow", LOOP), *(row(f"r{i % 3}", RIGHT if i % 2 else WRONG) for i in range(20))]
     source = write(tmp_path / "in.jsonl", rows)
     seen: list[tuple[int, int]] = []
@@ -160,7 +160,7 @@ def test_a_full_disk_is_reported_in_one_message(tmp_path: Path) -> None:
         grade_file(source, Path("/dev/full"), settings=QUICK, num_workers=1)
 
 
-def test_the_console_shows_a_summary_and_the_exit_status_tells_if_all_rows_were_graded(
+def test_the_console_shows_a_summary_and_the_exit_status_is_1_if_a_row_is_malformed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     good = write(tmp_path / "good.jsonl", [row("a", RIGHT), row("b", WRONG)])
@@ -255,7 +255,7 @@ def test_rows_in_other_formats_get_the_same_grades(tmp_path: Path, others: dict[
     ]
 
 
-def test_a_completion_that_looks_like_a_chat_is_the_text_that_was_sampled() -> None:
+def test_a_completion_that_looks_like_a_chat_is_kept_as_text() -> None:
     assert parse_row(json.dumps(row("a", json.dumps(CHAT))), line=1).completion == json.dumps(CHAT)
 
 

@@ -19,7 +19,7 @@ from .made import TWICE
 SANDBOX = probe_sandbox(require_sandbox=False)
 needs_bubblewrap = pytest.mark.skipif(SANDBOX.bubblewrap is None, reason="bubblewrap does not work here")
 SHELL_FOLDERS = tuple(path for path in map(Path, ("/usr", "/bin", "/lib", "/lib64")) if path.exists())
-# One frame with one field: a greeting, so that the server counts as started. Answers are framed alike.
+# One frame with one field: a greeting, so that the server counts as started. An answer has the same form.
 FRAME = r"""frame() { n=${#1}; printf '\000\000\000'; printf "\\$(printf %o $((n+4)))"; printf '\000\000\000';
 printf "\\$(printf %o $n)"; printf '%s' "$1"; }; frame ready; """
 
@@ -27,7 +27,7 @@ printf "\\$(printf %o $n)"; printf '%s' "$1"; }; frame ready; """
 def serve(open_folder: Path, script: str, sandbox: Sandbox = SANDBOX) -> Server:
     """A server that greets and then runs a shell script."""
     program = open_folder / "hostile"
-    # It waits after the request, which it does not read.
+    # The loop keeps the program alive after the script; it ignores the request.
     program.write_text(f"#!/bin/sh\n{FRAME}\n{script}\nwhile read -r line; do :; done\n")
     program.chmod(0o755)
     return Server(Program(path=program, readable=SHELL_FOLDERS), Limits(memory_mib=256), sandbox)
@@ -56,7 +56,7 @@ def descendants() -> set[int]:
     return found - {os.getpid()}
 
 
-def test_the_helper_of_these_tests_distinguishes_success_from_refusal(open_folder: Path) -> None:
+def test_verdict_of_distinguishes_success_from_refusal(open_folder: Path) -> None:
     assert verdict_of(open_folder, "true") == "done"
     assert verdict_of(open_folder, "false") == "refused"
 

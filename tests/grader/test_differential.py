@@ -1,4 +1,4 @@
-"""The grader compared with plain ``ocamlc``: the same programs compile, and the same asserts hold."""
+"""The grader compared with plain ``ocamlc``: the same programs compile, and the same asserts pass."""
 
 import random
 import re
@@ -82,19 +82,19 @@ def graded(grader: Grader, program: Program) -> Facts:
     return grader.grade(problem, program.code, FinishReason.STOP).facts
 
 
-def disagreement(found: PlainResult, facts: Facts) -> str:
+def disagreement(plain: PlainResult, facts: Facts) -> str:
     """The difference between the grader's result and plain OCaml's; empty if they agree."""
-    if found.refused is not None:
-        return "" if facts.verdict is found.refused else f"plain: {found.refused}, grader: {facts.verdict}"
+    if plain.refused is not None:
+        return "" if facts.verdict is plain.refused else f"plain: {plain.refused}, grader: {facts.verdict}"
     if not facts.compiled:
         return f"plain: runs, grader: {facts.verdict}"
-    # The grader has one outcome more if the tests ended early outside the asserts.
-    if tuple(facts.asserts[: len(found.asserts)]) == found.asserts:
+    # The grader reports one more outcome if the tests end early outside the asserts.
+    if tuple(facts.asserts[: len(plain.asserts)]) == plain.asserts:
         return ""
-    return f"plain: {', '.join(found.asserts)}\n  grader: {', '.join(facts.asserts)}"
+    return f"plain: {', '.join(plain.asserts)}\n  grader: {', '.join(facts.asserts)}"
 
 
-def test_over_500_programs_get_the_same_results_as_from_plain_ocaml(tmp_path: Path) -> None:
+def test_over_500_programs_get_the_same_results_as_with_plain_ocaml(tmp_path: Path) -> None:
     waiting, lock = programs(), threading.Lock()
     wrong: list[str] = []
     kinds: Counter[str] = Counter()
@@ -107,9 +107,9 @@ def test_over_500_programs_get_the_same_results_as_from_plain_ocaml(tmp_path: Pa
                     name, program = next(waiting, ("", None))
                 if program is None:
                     return
-                found, facts = plain_result(program, folder), graded(grader, program)
-                difference = disagreement(found, facts)
-                kinds["passed" if set(found.asserts) == {AssertOutcome.PASSED} else found.refused or "not passed"] += 1
+                plain, facts = plain_result(program, folder), graded(grader, program)
+                difference = disagreement(plain, facts)
+                kinds["passed" if set(plain.asserts) == {AssertOutcome.PASSED} else plain.refused or "not passed"] += 1
                 if difference and name.split(",")[0] not in ACCEPTED_DIFFERENTLY:
                     wrong.append(f"{name}: {difference}\n  {facts.diagnostics}\n{program.code}\n{program.asserts}\n")
 

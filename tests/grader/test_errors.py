@@ -1,4 +1,4 @@
-"""Count of type errors: each independent error once, and none for its consequences."""
+"""Number of type errors: each independent error counts once, and its consequences do not count."""
 
 import random
 

@@ -36,7 +36,7 @@ def test_a_correct_answer_passes_in_every_text_form(grader: Grader, name: str) -
 @pytest.mark.parametrize("name", TEST_SHAPES)
 def test_the_asserts_of_tests_of_any_form_are_counted(grader: Grader, name: str) -> None:
     tests, num_asserts = TEST_SHAPES[name]
-    made = problem("(** Twice, of what is not negative. *)\nlet f (x : int) : int =", tests, name)
+    made = problem("(** Twice a number that is not negative. *)\nlet f (x : int) : int =", tests, name)
     right = grader.grade(made, 'let f x = if x < 0 then invalid_arg "f" else 2 * x', FinishReason.STOP).facts
     assert (right.verdict, right.tests_passed, right.tests_total) == (Verdict.PASSED, num_asserts, num_asserts)
     for wrong in ("let f x = (3 * x) + 1", 'let f _ = failwith "todo"', "let f _ = raise Exit"):
@@ -137,7 +137,7 @@ def test_the_same_program_gets_the_same_grade_in_any_order(grader: Grader) -> No
 
 
 def test_shared_compiled_tests_keep_their_meaning_for_each_completion(grader: Grader) -> None:
-    """Compiled tests are shared by all completions of which the tests see only a single type."""
+    """Completions that define only a value of the same type share the compiled tests."""
     pair = problem(
         "(** Twice the same. *)\nlet pair x =",
         'let () = assert (pair 1 = (1, 1))\nlet () = assert (pair "a" = ("a", "a"))',
@@ -199,6 +199,6 @@ def test_text_in_a_thought_that_the_prompt_opened_is_not_the_answer(
     assert facts.quality_flags == () or verdict is Verdict.NO_CODE
 
 
-def test_errors_behind_a_thought_that_the_prompt_opened_have_the_lines_of_the_completion(grader: Grader) -> None:
+def test_errors_after_a_thought_that_the_prompt_opened_have_the_lines_of_the_completion(grader: Grader) -> None:
     text = 'Hm.\n</think>\nlet twice x = x + "a"'
     assert [error.line for error in grader.grade(TWICE, text, FinishReason.STOP, "<think>").facts.errors] == [3]

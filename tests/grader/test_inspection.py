@@ -11,8 +11,8 @@ from grader.inspection import read_inspection
 from .made import problem
 from .made_audits import INT, SOLVABLE, UNSOLVABLE, one_line
 
-SHARED = Path(__file__).parents[3] / "shared/data/ocaml_problems.jsonl"
-HOPELESS = [(code, name) for code, cases in UNSOLVABLE.items() for name in cases]
+REAL_DATA_SET = Path(__file__).parents[3] / "shared/data/ocaml_problems.jsonl"
+UNSOLVABLE_CASES = [(code, name) for code, cases in UNSOLVABLE.items() for name in cases]
 
 
 @pytest.mark.parametrize("name", SOLVABLE)
@@ -20,7 +20,7 @@ def test_a_solvable_problem_has_no_cause(grader: Grader, name: str) -> None:
     assert grader.inspect(SOLVABLE[name]).causes == ()
 
 
-@pytest.mark.parametrize(("code", "name"), HOPELESS)
+@pytest.mark.parametrize(("code", "name"), UNSOLVABLE_CASES)
 def test_an_unsolvable_problem_has_its_cause(grader: Grader, code: str, name: str) -> None:
     causes = grader.inspect(UNSOLVABLE[code][name]).causes
     assert code in {cause.partition(":")[0] for cause in causes}, causes
@@ -43,8 +43,8 @@ def test_an_example_that_contradicts_the_tests_is_a_warning(grader: Grader) -> N
     )
 
 
-# Signature and statement, tests, and per assert "1" if an example covers it.
-SHOWN = {
+# Prompt, asserts, and for each assert "1" if an example covers it, else "0".
+COVERAGE = {
     "the value on the next line": (
         "(** f\n * >>> f [1; 2]\n * 3\n * >>> f []\n * 0 *)\nlet f l =",
         "assert (f [1;2] = 3); assert (0 = (f ([]))); assert (f [3] = 4)",
@@ -98,12 +98,15 @@ SHOWN = {
 }
 
 
-@pytest.mark.parametrize("name", SHOWN)
+@pytest.mark.parametrize("name", COVERAGE)
 def test_asserts_covered_by_an_example_are_found(grader: Grader, name: str) -> None:
-    prompt, asserts, expected = SHOWN[name]
-    asked = one_line(prompt, asserts)
-    assert "".join("01"[shown] for shown in grader.inspect(asked).covered_by_example) == expected
-    assert grader.inspect(asked, everything=False).covered_by_example == grader.inspect(asked).covered_by_example
+    prompt, asserts, expected = COVERAGE[name]
+    example_problem = one_line(prompt, asserts)
+    assert "".join("01"[covered] for covered in grader.inspect(example_problem).covered_by_example) == expected
+    assert (
+        grader.inspect(example_problem, everything=False).covered_by_example
+        == grader.inspect(example_problem).covered_by_example
+    )
 
 
 def test_asserts_are_in_the_order_in_which_they_are_graded(grader: Grader) -> None:
@@ -113,9 +116,9 @@ def test_asserts_are_in_the_order_in_which_they_are_graded(grader: Grader) -> No
     )
     # This solution fails only the covered assert, at the index that the inspection reports.
     facts = grader.grade(nested, "let f x = if x = 2 then 0 else x", FinishReason.STOP).facts
-    shown = grader.inspect(nested).covered_by_example
-    assert len(shown) == len(facts.asserts) == 4
-    assert [str(facts.asserts[place]) for place, is_shown in enumerate(shown) if is_shown] == ["failed"]
+    covered = grader.inspect(nested).covered_by_example
+    assert len(covered) == len(facts.asserts) == 4
+    assert [str(facts.asserts[index]) for index, is_covered in enumerate(covered) if is_covered] == ["failed"]
 
 
 def test_a_problem_is_inspected_once(grader: Grader) -> None:
@@ -134,9 +137,9 @@ def test_a_malformed_answer_is_an_error_of_the_machine() -> None:
         read_inspection([b"assert", b"f 1"])
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="the shared data set is not there")
+@pytest.mark.skipif(not REAL_DATA_SET.exists(), reason="the shared data set is missing")
 def test_exactly_the_86_broken_tests_of_the_real_set_are_found(grader: Grader) -> None:
-    problems = load_problems(str(SHARED)).problems
+    problems = load_problems(str(REAL_DATA_SET)).problems
     causes = [cause for one in problems for cause in grader.inspect(one).causes]
     assert len(causes) == 86
     assert {cause.partition(":")[0] for cause in causes} == {"tests_do_not_parse", "tests_do_not_type_check"}

@@ -23,11 +23,15 @@ from .made import TWICE
 from .test_containment import descendants
 
 SANDBOX = probe_sandbox(require_sandbox=False, runner=prepare_toolchain().runner)
-needs_seccomp = pytest.mark.skipif("seccomp" not in (SANDBOX.kernel or ()), reason="the kernel gives no seccomp")
-needs_landlock = pytest.mark.skipif("landlock" not in (SANDBOX.kernel or ()), reason="the kernel gives no landlock")
+needs_seccomp = pytest.mark.skipif(
+    "seccomp" not in (SANDBOX.kernel or ()), reason="the kernel does not support seccomp"
+)
+needs_landlock = pytest.mark.skipif(
+    "landlock" not in (SANDBOX.kernel or ()), reason="the kernel does not support landlock"
+)
 OWN_SOURCES = Path(__file__).parent / "ocaml"
-# Attempts that are refused without the layers too, so that these tests do not cover them.
-POSSIBLE_WITHOUT_WALLS = [
+# Attempts that work without the layers, so that the other tests show that the layers refuse them.
+POSSIBLE_WITHOUT_LAYERS = [
     "read_a_file",
     "write_a_file",
     "create_a_file",
@@ -91,8 +95,8 @@ def outcomes(hostile: Path, layers: str, *attempts: str) -> dict[str, str]:
     return dict(re.findall(r"^(\w+): (.*)$", done.output, re.MULTILINE))
 
 
-def test_without_layers_every_attempt_works(hostile: Path) -> None:
-    for attempt in POSSIBLE_WITHOUT_WALLS:
+def test_the_listed_attempts_work_without_layers(hostile: Path) -> None:
+    for attempt in POSSIBLE_WITHOUT_LAYERS:
         assert outcomes(hostile, "none", attempt) == {attempt: "worked"}
 
 
@@ -100,14 +104,19 @@ def test_without_layers_every_attempt_works(hostile: Path) -> None:
 def test_code_in_place_of_a_completion_cannot_reach_anything(hostile: Path) -> None:
     found = outcomes(hostile, "completion")
     assert len(found) > 80
-    assert {attempt: how for attempt, how in found.items() if not how.startswith(("refused", "killed"))} == {}
+    assert {
+        attempt: outcome for attempt, outcome in found.items() if not outcome.startswith(("refused", "killed"))
+    } == {}
 
 
 @needs_seccomp
 @needs_landlock
 def test_the_compiler_may_read_its_library_and_nothing_else(hostile: Path) -> None:
     found = outcomes(hostile, "compiler", *(outcomes(hostile, "completion").keys() - {"outlive_the_timers"}))
-    assert {attempt for attempt, how in found.items() if how == "worked"} == {"read_the_library", "list_the_library"}
+    assert {attempt for attempt, outcome in found.items() if outcome == "worked"} == {
+        "read_the_library",
+        "list_the_library",
+    }
 
 
 @needs_seccomp
@@ -126,11 +135,11 @@ HONEST = {
     "output": 'let twice x = Printf.printf "%d\\n%!" x; prerr_endline "twice"; print_string (String.make 100000 \'x\'); x + x',
     "input": "let twice x = try int_of_string (read_line ()) with End_of_file | Sys_error _ -> x + x",
     "the heap": "let twice x = Gc.compact (); let a = Array.make 500_000 x in a.(0) + a.(499_999)",
-    "a stack that ends": "let rec f n = 1 + f n\nlet twice x = try f x with Stack_overflow -> x + x",
-    "memory that ends": "let hold = ref []\nlet twice x = (try while true do hold := Bytes.create 9999999 :: !hold done with "
+    "an exhausted stack": "let rec f n = 1 + f n\nlet twice x = try f x with Stack_overflow -> x + x",
+    "exhausted memory": "let hold = ref []\nlet twice x = (try while true do hold := Bytes.create 9999999 :: !hold done with "
     "Out_of_memory -> hold := []); x + x",
     "ten gigabytes": "let twice x = try Array.length (Array.make 1_300_000_000 0) with Out_of_memory -> x + x",
-    "a hash that is random": "let t = Hashtbl.create ~random:true 3\nlet twice x = Hashtbl.replace t x x; x + Hashtbl.find t x",
+    "a randomized hash table": "let t = Hashtbl.create ~random:true 3\nlet twice x = Hashtbl.replace t x x; x + Hashtbl.find t x",
     "big arrays": "let a = Bigarray.(Array1.create int c_layout 100000)\nlet twice x = a.{9} <- x; a.{9} + x",
 }
 
@@ -152,7 +161,7 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("text", BOMBS.values(), ids=BOMBS.keys())
-def test_a_program_that_exhausts_the_compiler_affects_no_other(grader: Grader, text: str) -> None:
+def test_a_program_that_exhausts_a_resource_affects_no_other(grader: Grader, text: str) -> None:
     bomb = grader.grade(TWICE, text, FinishReason.STOP).facts
     assert bomb.verdict in (Verdict.TIMEOUT, Verdict.RAISED)
     assert bomb.seconds["run"] < 20
@@ -163,8 +172,8 @@ def test_one_line_lists_active_and_missing_layers() -> None:
     every = Sandbox(bubblewrap=Path("/bin/bwrap"), kernel=("seccomp", "landlock")).describe()
     assert "bubblewrap" in every and "seccomp, landlock" in every and "MISSING" not in every
     few = Sandbox(bubblewrap=None, why_no_bubblewrap="bwrap is not installed", kernel=("seccomp",)).describe()
-    standing, missing = few.split("; MISSING: ")
-    assert "seccomp" in standing and "bubblewrap" not in standing
+    active, missing = few.split("; MISSING: ")
+    assert "seccomp" in active and "bubblewrap" not in active
     assert "bubblewrap (bwrap is not installed)" in missing and "landlock" in missing
     assert "\n" not in few
 
@@ -179,7 +188,7 @@ def test_one_line_lists_active_and_missing_layers() -> None:
         (Sandbox(bubblewrap=Path("/bin/bwrap"), kernel=("landlock",)), "seccomp"),
     ],
 )
-def test_a_required_sandbox_is_bubblewrap_and_seccomp(
+def test_a_required_sandbox_needs_bubblewrap_and_seccomp(
     sandbox: Sandbox, named: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert not sandbox.sandboxed

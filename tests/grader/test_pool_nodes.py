@@ -13,7 +13,7 @@ from .test_pool_scaling import SETTINGS, slow_jobs, until
 
 pytestmark = pytest.mark.slow
 
-IN_ROOM_OF_THEIR_OWN = {"num_graders": 3, "min_graders": 1, "max_graders": 3, "cpus_per_grader": 1.0}
+ONE_CPU_PER_GRADER = {"num_graders": 3, "min_graders": 1, "max_graders": 3, "cpus_per_grader": 1.0}
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def cluster() -> Iterator[Any]:
     import ray
     from ray.cluster_utils import Cluster
 
-    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - Ray spells it so
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - Ray's spelling
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     ray.init(address=cluster.address, log_to_driver=False)
     yield cluster
@@ -34,7 +34,7 @@ def test_graders_start_on_nodes_that_join_and_the_work_of_a_node_that_leaves_is_
     from grader.pool import RayGraderPool
 
     async def scenario() -> None:
-        pool = RayGraderPool(SETTINGS.model_copy(update=IN_ROOM_OF_THEIR_OWN))
+        pool = RayGraderPool(SETTINGS.model_copy(update=ONE_CPU_PER_GRADER))
         await pool.start()
         jobs = slow_jobs(pool, 40)
         node = cluster.add_node(num_cpus=2)
@@ -45,7 +45,7 @@ def test_graders_start_on_nodes_that_join_and_the_work_of_a_node_that_leaves_is_
         assert (pool.counts.graded, pool.counts.ungradable) == (40, 0)
         assert pool.counts.replaced_actors == 2
         await until(lambda: pool.usage().num_replicas == 1)
-        # The next node replaces it.
+        # The graders start again on a new node.
         cluster.add_node(num_cpus=2)
         await until(lambda: pool.usage().num_replicas == 3)
         await pool.close()

@@ -38,7 +38,7 @@ QUICK_SCALING = replace(
 def ray_here() -> Iterator[None]:
     import ray
 
-    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - Ray spells it so
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - Ray's spelling
     folder = tempfile.mkdtemp(prefix="caravan-ray-", dir="/tmp")  # Ray's sockets need a short path
     start_ray(num_cpus=NUM_CPUS, include_dashboard=False, log_to_driver=False, _temp_dir=folder)
     yield
@@ -51,7 +51,7 @@ def run(work: Coroutine[Any, Any, None]) -> None:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    """Wait for a condition; the timeout of the test ends it."""
+    """Wait until a condition holds or the test times out."""
     while not condition():  # noqa: ASYNC110 - nothing signals it
         await asyncio.sleep(0.05)
 

@@ -30,22 +30,22 @@ OTHER = 4321  # id of some other user
 
 
 def scripts(finished: Path) -> None:
-    """Write two scripts in place of a build, since these tests are about the folders."""
+    """Write scripts in place of built programs, because these tests check only the folders."""
     for name in PROGRAMS:
         (finished / name).write_text("#!/bin/sh\n")
 
 
-def kept_in(*folders: Path) -> Path:
+def install_in(*folders: Path) -> Path:
     return programs_in_first_usable(folders, "build", scripts)
 
 
 def reason_for(folder: Path) -> str:
     with pytest.raises(ToolchainError) as caught:
-        kept_in(folder)
+        install_in(folder)
     return str(caught.value)
 
 
-def test_the_programs_are_built_once_and_found_again(open_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_programs_are_built_once_and_reused(open_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = open_folder / "cache"
     first = prepare_toolchain(cache)
     assert first.front.path.exists() and first.runner.path.exists()
@@ -72,13 +72,13 @@ def test_only_one_of_several_processes_builds(open_folder: Path) -> None:
 
 @pytest.mark.parametrize("name", [*PROGRAMS, DIGESTS])
 def test_a_damaged_copy_is_built_again(open_folder: Path, name: str) -> None:
-    damaged = kept_in(open_folder / "cache") / name
+    damaged = install_in(open_folder / "cache") / name
     os.truncate(damaged, 3)
     (open_folder / "cache" / "build-of-a-killed-process").mkdir()
-    assert kept_in(open_folder / "cache") == damaged.parent
+    assert install_in(open_folder / "cache") == damaged.parent
     assert damaged.stat().st_size > 3
     damaged.unlink()
-    assert (kept_in(open_folder / "cache") / name).exists()
+    assert (install_in(open_folder / "cache") / name).exists()
     assert sorted(path.name for path in (open_folder / "cache").iterdir()) == ["build", "building"]
 
 
@@ -104,10 +104,10 @@ def test_programs_that_cannot_be_built_again_are_a_failed_start(
 
 def test_an_unusable_folder_is_skipped(open_folder: Path) -> None:
     (open_folder / "file").touch()
-    assert kept_in(open_folder / "file", open_folder / "good") == open_folder / "good" / "build"
+    assert install_in(open_folder / "file", open_folder / "good") == open_folder / "good" / "build"
 
 
-def test_every_folder_that_was_tried_is_reported_with_its_reason_and_the_setting(open_folder: Path) -> None:
+def test_every_refused_folder_is_reported_with_its_reason_and_the_setting(open_folder: Path) -> None:
     (open_folder / "file").touch()
     reason = reason_for(open_folder / "file" / "below")
     assert f"{open_folder / 'file' / 'below'}: Not a directory" in reason
@@ -116,11 +116,15 @@ def test_every_folder_that_was_tried_is_reported_with_its_reason_and_the_setting
 
 @as_root
 def test_a_folder_that_another_user_could_change_is_not_used(open_folder: Path) -> None:
-    foreign, everybodys, of_a_group = open_folder / "foreign", open_folder / "everybodys", open_folder / "of_a_group"
-    for folder in (foreign, everybodys, of_a_group):
+    foreign, world_writable, of_a_group = (
+        open_folder / "foreign",
+        open_folder / "world_writable",
+        open_folder / "of_a_group",
+    )
+    for folder in (foreign, world_writable, of_a_group):
         folder.mkdir()
     os.chown(foreign, OTHER, OTHER)
-    everybodys.chmod(0o777)
+    world_writable.chmod(0o777)
     os.chown(of_a_group, 0, OTHER)
     of_a_group.chmod(0o775)
     link = open_folder / "link"
@@ -128,17 +132,17 @@ def test_a_folder_that_another_user_could_change_is_not_used(open_folder: Path) 
     os.lchown(link, OTHER, OTHER)
     for folder in (foreign, foreign / "below", link):
         assert f"user {OTHER}" in reason_for(folder)
-    for folder in (everybodys, everybodys / "below"):
-        assert f"every user may write to {everybodys}" in reason_for(folder)
+    for folder in (world_writable, world_writable / "below"):
+        assert f"every user may write to {world_writable}" in reason_for(folder)
     assert f"group {OTHER} may write to" in reason_for(of_a_group)
-    assert not any(list(folder.iterdir()) for folder in (foreign, everybodys, of_a_group))
+    assert not any(list(folder.iterdir()) for folder in (foreign, world_writable, of_a_group))
 
 
 @as_root
 @pytest.mark.parametrize("name", ["", *PROGRAMS])
-def test_programs_that_another_user_put_there_are_not_run(open_folder: Path, name: str) -> None:
+def test_programs_of_another_user_are_not_run(open_folder: Path, name: str) -> None:
     open_folder.chmod(0o1777)  # as /tmp is
-    planted = kept_in(open_folder / "cache") / name
+    planted = install_in(open_folder / "cache") / name
     os.chown(planted, OTHER, OTHER)
     assert f"{planted} belongs to user {OTHER}" in reason_for(open_folder / "cache")
 

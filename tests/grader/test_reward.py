@@ -13,7 +13,7 @@ from grader.reward import NOTHING, profile_of, score
 from grader.settings import GraderSettings, WeightSettings
 from tests.grader.made_facts import all_facts
 
-SEED = profile_named(DEFAULT_PROFILE)
+DEFAULT = profile_named(DEFAULT_PROFILE)
 NO_END = profile_named("no-end-25-10-65")
 BINARY = profile_named("binary")
 NOT_RUN = (AssertOutcome.NOT_RUN,) * 8
@@ -45,11 +45,11 @@ SYNTAX_ERROR = replace(TYPE_ERROR, verdict=Verdict.SYNTAX_ERROR, type_errors=0, 
 BOMB = replace(TYPE_ERROR, verdict=Verdict.TIMEOUT, type_errors=0)
 
 
-def reward(facts: Facts, profile: RewardProfile = SEED) -> float:
+def reward(facts: Facts, profile: RewardProfile = DEFAULT) -> float:
     return score(facts, profile).reward
 
 
-def terms(facts: Facts, profile: RewardProfile = SEED) -> RewardTerms:
+def terms(facts: Facts, profile: RewardProfile = DEFAULT) -> RewardTerms:
     return score(facts, profile).terms
 
 
@@ -97,14 +97,14 @@ def test_a_program_shorter_than_the_minimum_gets_nothing_but_keeps_its_terms() -
     short = replace(PASSED, num_code_lines=7)
     assert reward(short) == 0.0
     assert terms(short).tests == 0.65
-    assert reward(short, replace(SEED, min_code_lines=7)) == 1.0
+    assert reward(short, replace(DEFAULT, min_code_lines=7)) == 1.0
 
 
 def test_a_completion_truncated_without_end_marker_gets_three_tenths() -> None:
-    runaway = replace(PASSED, hit_length_limit=True, has_end_marker=False)
-    assert reward(runaway) == pytest.approx(0.95 * 0.3)
-    assert reward(replace(runaway, has_end_marker=True)) == 1.0
-    assert reward(replace(runaway, hit_length_limit=False)) == pytest.approx(0.95)
+    truncated = replace(PASSED, hit_length_limit=True, has_end_marker=False)
+    assert reward(truncated) == pytest.approx(0.95 * 0.3)
+    assert reward(replace(truncated, has_end_marker=True)) == 1.0
+    assert reward(replace(truncated, hit_length_limit=False)) == pytest.approx(0.95)
 
 
 def test_tests_without_an_assert_earn_nothing() -> None:
@@ -157,10 +157,10 @@ def test_without_end_marker_one_line_is_too_short() -> None:
     assert reward(replace(PASSED, num_code_lines=2), NO_END) == 1.0
 
 
-@pytest.mark.parametrize("signs", [("repetitive",), ("mostly_prose", "fence_spam", "stub")])
-def test_low_quality_gets_three_tenths_for_any_number_of_flags(signs: tuple[str, ...]) -> None:
-    assert reward(replace(HALF, quality_flags=signs), NO_END) == pytest.approx(0.675 * 0.3)
-    assert reward(replace(TYPE_ERROR, quality_flags=signs), NO_END) == pytest.approx(0.21 * 0.3)
+@pytest.mark.parametrize("flags", [("repetitive",), ("mostly_prose", "fence_spam", "stub")])
+def test_low_quality_gets_three_tenths_for_any_number_of_flags(flags: tuple[str, ...]) -> None:
+    assert reward(replace(HALF, quality_flags=flags), NO_END) == pytest.approx(0.675 * 0.3)
+    assert reward(replace(TYPE_ERROR, quality_flags=flags), NO_END) == pytest.approx(0.21 * 0.3)
 
 
 @pytest.mark.parametrize(
@@ -180,8 +180,8 @@ def test_the_style_penalty_comes_before_the_multiplier() -> None:
 
 def test_a_verbose_solution_stays_above_the_best_one_that_fails() -> None:
     verbose = replace(PASSED, num_code_blocks=9, has_trailing_prose=True)
-    nearly = replace(PASSED, verdict=Verdict.WRONG, asserts=outcomes(6))
-    assert reward(verbose, NO_END) > reward(nearly, NO_END)
+    almost_passed = replace(PASSED, verdict=Verdict.WRONG, asserts=outcomes(6))
+    assert reward(verbose, NO_END) > reward(almost_passed, NO_END)
 
 
 # The binary profile
@@ -207,7 +207,7 @@ def test_tests_that_end_early_after_the_last_assert_are_not_passed() -> None:
 
 # Asserts covered by an example
 
-SHOWN = replace(
+COVERED = replace(
     PASSED,
     verdict=Verdict.WRONG,
     asserts=(HELD, HELD, HELD, FALSE, HELD, FALSE, FALSE),
@@ -220,14 +220,14 @@ SHOWN = replace(
     [(1.0, 4 / 7), (0.5, (1.5 + 1) / (1.5 + 4)), (0.0, 1 / 4)],
 )
 def test_an_assert_covered_by_an_example_counts_with_its_weight(weight: float, fraction: float) -> None:
-    profile = replace(SEED, shown_assert_weight=weight)
-    assert terms(SHOWN, profile).tests == pytest.approx(0.65 * fraction, abs=1e-6)
-    assert terms(replace(SHOWN, asserts=(HELD,) * 7), profile).tests == 0.65
+    profile = replace(DEFAULT, shown_assert_weight=weight)
+    assert terms(COVERED, profile).tests == pytest.approx(0.65 * fraction, abs=1e-6)
+    assert terms(replace(COVERED, asserts=(HELD,) * 7), profile).tests == 0.65
 
 
 def test_if_all_asserts_are_covered_and_weigh_nothing_tests_earn_nothing() -> None:
     facts = replace(PASSED, covered_by_example=(True,) * 8)
-    for profile in (SEED, NO_END, BINARY):
+    for profile in (DEFAULT, NO_END, BINARY):
         assert terms(facts, replace(profile, shown_assert_weight=0.0)).tests == 0.0
         assert terms(facts, replace(profile, shown_assert_weight=0.01)).tests == profile.tests
 
@@ -241,7 +241,7 @@ def test_all_or_nothing_requires_the_covered_asserts_too() -> None:
 
 
 def test_an_assert_beyond_the_inspected_ones_is_not_covered() -> None:
-    profile = replace(SEED, shown_assert_weight=0.0)
+    profile = replace(DEFAULT, shown_assert_weight=0.0)
     facts = replace(
         PASSED, verdict=Verdict.RAISED, asserts=(HELD, HELD, AssertOutcome.RAISED), covered_by_example=(True, False)
     )
@@ -249,7 +249,7 @@ def test_an_assert_beyond_the_inspected_ones_is_not_covered() -> None:
     assert terms(replace(facts, asserts=(), covered_by_example=(True,)), profile).tests == 0.0
 
 
-# What holds under every profile
+# Properties of every profile
 
 
 @pytest.mark.parametrize("profile", PROFILES.values(), ids=PROFILES)
@@ -310,9 +310,9 @@ def test_a_weight_that_the_profile_lacks_scales_the_default_table() -> None:
     assert reward(PASSED, profile) == 1.0
 
 
-def test_the_profiles_own_weight_given_again_changes_nothing() -> None:
+def test_the_weights_of_the_profile_as_settings_change_nothing() -> None:
     weights = WeightSettings(structural=0.05, type_check=0.20, compile=0.10, tests=0.65)
-    assert profile_of(GraderSettings(weights=weights)) == SEED
+    assert profile_of(GraderSettings(weights=weights)) == DEFAULT
 
 
 def test_a_weight_of_zero_removes_its_part() -> None:

@@ -14,7 +14,7 @@ def short_soak() -> Soak:
 
 
 def test_hundreds_of_grades_leak_nothing_and_equal_those_of_fresh_workers() -> None:
-    # In a separate process: in this one, processes of other tests (Ray) start and end meanwhile.
+    # In a separate process, because processes of other tests (Ray) start and end in this one meanwhile.
     with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as own:
         found = own.submit(short_soak).result()
     assert found.left == []

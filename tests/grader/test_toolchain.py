@@ -7,7 +7,7 @@ from grader import toolchain
 from grader.toolchain import prepare_toolchain
 
 
-def test_a_missing_compiler_names_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_compiler_is_reported_with_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ToolchainError, match="apt-get install ocaml-nox"):
         prepare_toolchain(tmp_path)
@@ -28,14 +28,14 @@ def test_an_unsupported_version_is_refused_with_the_supported_ones(
         prepare_toolchain(tmp_path)
 
 
-def test_missing_compiler_libraries_name_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_compiler_libraries_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_compiler(tmp_path, "4.13.1", tmp_path)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     with pytest.raises(ToolchainError, match="no compiler-libs"):
         prepare_toolchain(tmp_path)
 
 
-def test_a_build_that_fails_shows_why(open_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_build_is_reported(open_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = open_folder / "ocaml"
     broken.mkdir()
     for source in toolchain.SOURCES.iterdir():

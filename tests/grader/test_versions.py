@@ -15,8 +15,8 @@ LISTED = set(re.findall(r'\(\s*"([A-Z]\w*)",', (SOURCES / "policy.ml").read_text
 
 def test_every_version_has_its_files_and_every_file_its_version() -> None:
     named = {name for files in COMPAT.values() for name in files.values()}
-    there = {path.name for path in SOURCES.glob("*.ml") if re.match(r"(compat|shared|load)_\d", path.name)}
-    assert named == there
+    existing = {path.name for path in SOURCES.glob("*.ml") if re.match(r"(compat|shared|load)_\d", path.name)}
+    assert named == existing
     assert RUNTIME_PARAMETERS.keys() == COMPAT.keys()
     assert {frozenset(files) for files in COMPAT.values()} == {frozenset({"shared", "compat", "load"})}
 
@@ -60,9 +60,9 @@ def test_only_listed_modules_of_the_standard_library_can_be_used(grader: Grader)
         "let twice x = ignore (Gc.Memprof.start ~sampling_rate:1. Gc.Memprof.null_tracker); x + x",
     ],
 )
-def test_effects_of_later_versions_are_denied(grader: Grader, text: str) -> None:
+def test_modules_and_functions_of_later_versions_are_denied(grader: Grader, text: str) -> None:
     facts = grader.grade(TWICE, text, FinishReason.STOP).facts
-    # An OCaml version that lacks it reports an unknown name.
+    # An OCaml version without the name reports it as unknown.
     assert facts.verdict in {Verdict.DENIED, Verdict.TYPE_ERROR, Verdict.SYNTAX_ERROR}
     assert facts.tests_passed == 0
 
