@@ -1,4 +1,4 @@
-"""The metrics of the two training analyses, as printed there."""
+"""Metrics of the two training analyses, as the analyses print them."""
 
 from pathlib import Path
 
@@ -24,9 +24,9 @@ def first() -> History:
     return History(steps=list(read_learning_log(FIRST_LOG.splitlines())), settings=settings)
 
 
-def epoch(figures: dict[str, float]) -> Window:
-    gap = figures["best_of_n"] - figures["reward"]
-    return Window(name=f"epoch {figures['epoch']:g}", means={**figures, "best_of_n_gap": gap})
+def epoch(metrics: dict[str, float]) -> Window:
+    gap = metrics["best_of_n"] - metrics["reward"]
+    return Window(name=f"epoch {metrics['epoch']:g}", means={**metrics, "best_of_n_gap": gap})
 
 
 def second() -> History:

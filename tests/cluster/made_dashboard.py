@@ -14,12 +14,12 @@ from cluster.types import CodeError, Drop, DropReason, Group, StepReport, Verdic
 from tests.cluster.made import grade, group, problem
 
 HOSTILE = "</script><script>pwned=1</script><img src=x onerror=\"pwned=2\"><svg onload='pwned=3'> {{7*7}} ${7*7}"
-FROM_ELSEWHERE = "<link rel=stylesheet href=https://example.org/x.css><img src='https://example.org/x.png'>"
+EXTERNAL_CONTENT = "<link rel=stylesheet href=https://example.org/x.css><img src='https://example.org/x.png'>"
 PROGRAMS = (
     (1.0, Verdict.PASSED, "let rec gcd a b = if b = 0 then a else gcd b (a mod b)\n(* END *)"),
     (0.35, Verdict.WRONG, "let gcd a b =\n  let Needle = a in\n  b\n(* END *)"),
     (0.21, Verdict.TYPE_ERROR, 'let gcd a b =\n  a ^ "needle"\n(* END *)'),
-    (0.05, Verdict.SYNTAX_ERROR, f"{HOSTILE}\n{FROM_ELSEWHERE}"),
+    (0.05, Verdict.SYNTAX_ERROR, f"{HOSTILE}\n{EXTERNAL_CONTENT}"),
 )
 HOSTILE_PROBLEM = "<b>p</b>&\"'"
 

@@ -18,7 +18,7 @@ from tests.learner.made import group, updated_in_flight
 MAX_STEPS = 4
 SETTINGS = (
     "model.path=tiny",
-    "loop.epochs=1",  # so that the configuration does not fix the number of steps, which the schedule uses
+    "loop.epochs=1",  # the number of steps of the learning-rate schedule comes from the test
     "loop.max_staleness=1",
     "learner.learning_rate=1e-3",
     "lr_scheduler_type=linear",
@@ -84,13 +84,13 @@ class Start:
 
 
 def make_unfinished(path: Path) -> Path:
-    """A run that was interrupted once, took a step again on other completions, and was killed a step after a checkpoint."""
+    """Make a run that was interrupted once, repeated a step on other completions, and was killed a step after a checkpoint."""
     folder = RunFolder(path)
     with folder.opened(config()):
         first = Start(folder)
         first.step(batch(1))
         first.learner.save_checkpoint()
-        first.step(batch(2, seed=500))  # lost: after the checkpoint
+        first.step(batch(2, seed=500))  # lost, because no checkpoint follows
         first.learner.close()
         second = Start(folder)
         second.step(batch(2))
@@ -115,7 +115,7 @@ def make_finished(unfinished: Path, path: Path) -> Path:
 
 
 def make_extended(finished: Path, path: Path) -> Path:
-    """The same run, finished and then extended by two steps; the learning rate falls linearly to the new end."""
+    """Copy a finished run and extend it by two steps; the learning rate falls linearly to the new end."""
     folder = RunFolder(path)
     shutil.copytree(finished, folder.path)
     with folder.opened(config()):

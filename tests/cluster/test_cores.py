@@ -6,7 +6,7 @@ import pytest
 from cluster.cores import usable_cores
 
 
-def test_the_cores_are_those_that_the_process_may_use() -> None:
+def test_usable_cores_are_those_that_the_process_may_use() -> None:
     allowed = os.sched_getaffinity(0)
     try:
         os.sched_setaffinity(0, {min(allowed)})
@@ -16,7 +16,7 @@ def test_the_cores_are_those_that_the_process_may_use() -> None:
     assert 1 <= usable_cores() <= len(allowed)
 
 
-def test_whole_cores_of_a_containers_quota_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_containers_quota_is_rounded_down_to_whole_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
     assert usable_cores(tmp_path) == 8
     (tmp_path / "cpu").mkdir()

@@ -13,7 +13,7 @@ from cluster.errors import SamplerError
 from cluster.types import Completion, PolicyVersion, Usage, WeightSync
 from rollout.pool import RaySamplerPool
 from rollout.settings import RolloutSettings
-from tests.cluster.actors.made import MadeReservation
+from tests.cluster.actors.made import FakeReservation
 from tests.rollout.conftest import MakeRequest, RunInLoop
 
 from .test_faults import ScriptedActor, collect
@@ -150,7 +150,7 @@ def test_samplers_that_die_without_free_resources_leave_their_work_to_the_others
     import ray
 
     async def scenario() -> None:
-        resources = MadeReservation(2)
+        resources = FakeReservation(2)
         settings = SETTINGS.model_copy(update={"num_samplers": 2})
         pool = RaySamplerPool(settings, model="fine", lora_rank=8, reservation=resources)
         await pool.start()

@@ -9,8 +9,8 @@ from cluster.errors import CaravanError, ResourcesError, SamplerError
 
 
 @dataclass(slots=True, eq=False)
-class MadeReplica(Replica):
-    """Starts once ``may_start`` is set, with an error if there is one."""
+class FakeReplica(Replica):
+    """A replica that starts, or fails with ``start_error``, once ``may_start`` is set."""
 
     may_start: asyncio.Event = field(default_factory=asyncio.Event)
     start_error: CaravanError | None = None
@@ -30,8 +30,8 @@ class MadeReplica(Replica):
         self.actor = None
 
 
-class MadeLifecycle(Lifecycle[MadeReplica]):
-    """Replicas that start at once, unless ``waits``."""
+class FakeLifecycle(Lifecycle[FakeReplica]):
+    """Replicas that start at once, unless ``waits`` is set."""
 
     def __init__(self, *, waits: bool = False) -> None:
         super().__init__("part", Dispatcher(max_load=2), self._new)
@@ -40,13 +40,13 @@ class MadeLifecycle(Lifecycle[MadeReplica]):
         self.events: list[str] = []
         self.num_checks = 0
 
-    def _new(self, name: str) -> MadeReplica:
-        replica = MadeReplica(name=name)
+    def _new(self, name: str) -> FakeReplica:
+        replica = FakeReplica(name=name)
         if not self.waits:
             replica.may_start.set()
         return replica
 
-    async def verify(self, replica: MadeReplica) -> None:
+    async def verify(self, replica: FakeReplica) -> None:
         self.verified.append(f"{replica.name} {replica.state}")
 
     def fail_if_none_ready(self) -> None:
@@ -55,17 +55,17 @@ class MadeLifecycle(Lifecycle[MadeReplica]):
     def broken(self, error: BaseException) -> CaravanError:
         return SamplerError(f"broken: {error!r}")
 
-    def on_ready(self, replica: MadeReplica, seconds: float) -> None:
+    def on_ready(self, replica: FakeReplica, seconds: float) -> None:
         self.events.append(f"{replica.name} ready")
 
-    def on_evicted(self, replica: MadeReplica, error: CaravanError) -> None:
+    def on_evicted(self, replica: FakeReplica, error: CaravanError) -> None:
         self.events.append(f"{replica.name} evicted: {error}")
 
-    def on_drained(self, replica: MadeReplica) -> None:
+    def on_drained(self, replica: FakeReplica) -> None:
         self.events.append(f"{replica.name} drained")
 
 
-class MadeReservation:
+class FakeReservation:
     """Resources for a fixed number of replicas; stores the newest request."""
 
     def __init__(self, size: int) -> None:
@@ -82,7 +82,7 @@ class MadeReservation:
 NO_START = ResourcesError("no OCaml here")
 
 
-async def turns(number: int = 5) -> None:
+async def let_tasks_run(number: int = 5) -> None:
     """Let other tasks run."""
     for _ in range(number):
         await asyncio.sleep(0)

@@ -14,7 +14,7 @@ from cluster.actors.lifecycle import ReplicaState
 from cluster.errors import ConfigError, SamplerError
 from cluster.types import Bounds
 from rollout.pool import SCALING
-from tests.cluster.actors.made import MadeLifecycle, MadeReplica, MadeReservation
+from tests.cluster.actors.made import FakeLifecycle, FakeReplica, FakeReservation
 
 QUICK_SCALING = replace(SCALING, scale_up_wait_seconds=0.1, settle_seconds=0.2, window_seconds=0.5)
 
@@ -33,7 +33,7 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 class Pool:
-    """An autoscaler of made replicas, with its log."""
+    """An autoscaler of fake replicas, with its log."""
 
     def __init__(
         self,
@@ -41,11 +41,11 @@ class Pool:
         minimum: int | None = None,
         maximum: int | None = None,
         *,
-        reservation: MadeReservation | None = None,
+        reservation: FakeReservation | None = None,
     ) -> None:
         self.lines: list[str] = []
-        self.lifecycle = MadeLifecycle()
-        self.autoscaler: Autoscaler[MadeReplica] = Autoscaler(
+        self.lifecycle = FakeLifecycle()
+        self.autoscaler: Autoscaler[FakeReplica] = Autoscaler(
             self.lifecycle,
             num_wanted=number,
             bounds=Bounds(minimum=minimum or number, maximum=maximum or number),
@@ -90,7 +90,7 @@ def test_the_number_of_replicas_follows_the_load_between_the_bounds() -> None:
 
 def test_a_pool_starts_the_replicas_that_fit_and_the_others_when_machines_join() -> None:
     async def scenario() -> None:
-        resources = MadeReservation(2)
+        resources = FakeReservation(2)
         pool = Pool(3, minimum=1, reservation=resources)
         await pool.start()
         assert pool.num_ready == 2
@@ -153,7 +153,7 @@ def test_an_evicted_replica_is_started_again_after_its_back_off() -> None:
 
 
 def test_an_unreadable_cluster_state_is_logged_and_read_again_later() -> None:
-    class Unreadable(MadeReservation):
+    class Unreadable(FakeReservation):
         def num_additional(self, num_present: int) -> int:
             if self.size < 0:
                 raise RayError("the head does not answer")

@@ -42,7 +42,7 @@ def test_a_caravan_error_of_the_actor_is_raised_unchanged() -> None:
 
 
 @pytest.mark.parametrize("cause", [MemoryError("no more\nof it"), TimeoutError("a socket's")])
-def test_another_error_of_the_actor_becomes_failure_error_or_stays_rays(cause: Exception) -> None:
+def test_any_other_error_of_the_actor_becomes_failure_error_or_stays_a_ray_error(cause: Exception) -> None:
     with pytest.raises(SamplerError, match=rf"^grading failed: {type(cause).__name__}: [^\n]+$"):
         asyncio.run(call(task_error(cause)))
     with pytest.raises(RayTaskError, match="the remote traceback"):
@@ -58,29 +58,29 @@ def test_a_late_answer_raises_an_error_with_the_deadline_and_its_key() -> None:
         asyncio.run(scenario())
 
 
-def test_a_stream_answers_item_by_item_and_its_end_is_an_error() -> None:
+def test_a_stream_yields_item_by_item_and_its_end_is_an_error() -> None:
     async def items() -> AsyncIterator[Any]:
         yield asyncio.sleep(0, "first")
         yield asyncio.sleep(10)
 
     async def scenario() -> None:
-        async def ask(stream: Any) -> Any:
+        async def next_item(stream: Any) -> Any:
             return await next_result(
                 stream, "sampling", death_error=Died, deadline_seconds=0.05, deadline_key="patience"
             )
 
         stream = items()
-        assert await ask(stream) == "first"
+        assert await next_item(stream) == "first"
         with pytest.raises(DeadlineExceeded, match=r"^sampling did not answer within 0.05 s \(patience\)$"):
-            await ask(stream)
+            await next_item(stream)
         with pytest.raises(Died, match="sampling ended too early"):
-            await ask(stream)
+            await next_item(stream)
 
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize("turns", range(6))
-def test_a_task_cancelled_together_with_the_answer_stays_cancelled(turns: int) -> None:
+@pytest.mark.parametrize("num_iterations", range(6))
+def test_a_task_cancelled_together_with_the_answer_stays_cancelled(num_iterations: int) -> None:
     async def scenario() -> None:
         result = asyncio.get_running_loop().create_future()
 
@@ -91,7 +91,7 @@ def test_a_task_cancelled_together_with_the_answer_stays_cancelled(turns: int) -
         task = asyncio.create_task(wait_and_continue())
         await asyncio.sleep(0.01)
         result.set_result(None)
-        for _ in range(turns):
+        for _ in range(num_iterations):
             await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

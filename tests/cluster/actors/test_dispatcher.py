@@ -87,8 +87,8 @@ async def test_a_failed_dispatcher_refuses_all_work_with_the_first_reason() -> N
 async def test_fail_waiting_refuses_only_the_work_that_waits() -> None:
     dispatcher, _ = pool(max_load=6)
     waiting = await queued(dispatcher, 1)
-    dispatcher.fail_waiting(UngradableError("nobody is there"))
-    with pytest.raises(UngradableError, match="nobody is there"):
+    dispatcher.fail_waiting(UngradableError("no worker is ready"))
+    with pytest.raises(UngradableError, match="no worker is ready"):
         await waiting
     later = await queued(dispatcher, 1)
     dispatcher.add(Worker(name="a"))
@@ -135,7 +135,7 @@ async def test_a_retry_keeps_its_place_in_the_queue() -> None:
     now = asyncio.get_running_loop().time()
     late = await queued(dispatcher, 1, since=now - 1)
     early = await queued(dispatcher, 1, since=now - 2)
-    assert dispatcher.oldest_wait_seconds() < 1  # since it was queued, not since its first attempt
+    assert dispatcher.oldest_wait_seconds() < 1  # counted from when it was queued, not from its first attempt
     dispatcher.release(second)
     assert await early is second
     assert not late.done()
@@ -149,7 +149,7 @@ async def test_exclusive_work_gets_an_idle_worker_and_keeps_other_work_away() ->
     taken = [await dispatcher.take(4), await dispatcher.take(6)]
     exclusive = await queued(dispatcher, 2, exclusive=True)
     assert not exclusive.done()
-    assert await dispatcher.take(10) is taken[1]  # the other one must become idle
+    assert await dispatcher.take(10) is taken[1]  # the other worker must become idle
     dispatcher.release(taken[0], 4)
     assert await exclusive is taken[0]
     assert await dispatcher.take(1) is taken[1]

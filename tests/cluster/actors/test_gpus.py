@@ -20,7 +20,7 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def starts_at_once(gpus: str, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Whether a start on these GPUs need not wait for the ones that are held."""
+    """Return True if a start on these GPUs does not wait for another start."""
     monkeypatch.setenv(VISIBLE_GPUS, gpus)
     started = threading.Event()
 
@@ -42,7 +42,7 @@ def hold(gpus: str, folder: str, holding: Connection) -> None:
         signal.pause()
 
 
-def test_a_start_waits_for_every_gpu_that_it_shares_with_another_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_start_waits_only_for_starts_that_share_a_gpu_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VISIBLE_GPUS, "GPU-b,MIG-a/1/0")
     with exclusive_start():
         assert starts_at_once("GPU-c,GPU-d", monkeypatch)
@@ -51,7 +51,7 @@ def test_a_start_waits_for_every_gpu_that_it_shares_with_another_and_no_other(mo
     assert starts_at_once("GPU-b", monkeypatch)
 
 
-def test_a_killed_process_holds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_process_releases_its_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     receiver, sender = multiprocessing.Pipe()
     holder = multiprocessing.get_context("spawn").Process(target=hold, args=("0", str(tmp_path), sender))
     holder.start()
@@ -73,7 +73,7 @@ def test_processes_with_several_gpus_lock_them_in_one_order(monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("before", [None, "0,1"])
-def test_the_driver_sees_its_gpus_again_after_ray(before: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_driver_sees_its_gpus_again_after_hidden_gpus(before: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(VISIBLE_GPUS, raising=False)
     if before is not None:
         monkeypatch.setenv(VISIBLE_GPUS, before)

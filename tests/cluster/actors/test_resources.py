@@ -24,12 +24,12 @@ class Cluster:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.nodes = [{"CPU": 4.0}]
         self.free = {"CPU": 4.0}
-        self.num_looks = 0
-        monkeypatch.setattr(resources, "alive_nodes", self._look)
+        self.num_reads = 0
+        monkeypatch.setattr(resources, "alive_nodes", self._read)
         monkeypatch.setattr("ray.available_resources", lambda: self.free)
 
-    def _look(self) -> list[dict[str, float]]:
-        self.num_looks += 1
+    def _read(self) -> list[dict[str, float]]:
+        self.num_reads += 1
         return self.nodes
 
 
@@ -44,12 +44,12 @@ def wait(*, cpus: float, number: int, free_seconds: float = 0.0, join_seconds: f
 def test_free_resources_need_no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = Cluster(monkeypatch)
     wait(cpus=2.0, number=2, free_seconds=100.0)
-    assert cluster.num_looks == 1
+    assert cluster.num_reads == 1
     asyncio.run(wait_for_resources("learner", {}, 1, free_seconds=0.0, join_seconds=0.0, advice=""))
-    assert cluster.num_looks == 1
+    assert cluster.num_reads == 1
 
 
-def test_nodes_that_are_too_few_are_refused_with_the_numbers_unless_more_may_join(
+def test_too_few_nodes_are_refused_with_the_numbers_unless_more_may_join(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     cluster = Cluster(monkeypatch)
@@ -59,13 +59,13 @@ def test_nodes_that_are_too_few_are_refused_with_the_numbers_unless_more_may_joi
     )
     with pytest.raises(ResourcesError, match=message):
         wait(cpus=1.5, number=3, free_seconds=100.0)
-    assert cluster.num_looks == 1
+    assert cluster.num_reads == 1
     with pytest.raises(ResourcesError, match="enough for 2 after 1 s"):
         wait(cpus=1.5, number=3, join_seconds=1.0)
-    assert cluster.num_looks > 2
+    assert cluster.num_reads > 2
 
 
-def test_resources_in_use_are_waited_for_up_to_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_start_waits_for_resources_in_use_up_to_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = Cluster(monkeypatch)
     cluster.free = {"CPU": 1.0}
     with pytest.raises(ResourcesError, match=r"of the cluster's 4 CPU, 1 CPU are free after 1 s"):

@@ -1,4 +1,4 @@
-"""Scaling policies of graders and samplers, by a clock that the test advances."""
+"""Scaling policies of graders and samplers, with a clock that the test advances."""
 
 import itertools
 
@@ -32,8 +32,8 @@ def load(
     )
 
 
-def number(policy: ScalingPolicy, at: PoolLoad, bounds: Bounds = BOUNDS) -> int:
-    return desired_replicas(at, bounds, policy)[0]
+def number(policy: ScalingPolicy, pool_load: PoolLoad, bounds: Bounds = BOUNDS) -> int:
+    return desired_replicas(pool_load, bounds, policy)[0]
 
 
 def usage(num_replicas: int, busy_seconds: float, capacity_seconds: float) -> Usage:
@@ -77,7 +77,7 @@ def test_idle_replicas_are_drained_but_no_more_than_half_and_not_below_the_minim
     assert number(policy, load(2, window=0.0)) == 2
     assert number(policy, load(window=policy.idle_share)) == 8
     assert number(policy, load(window=None)) == 8
-    # Replicas that wait for resources are dropped too.
+    # Replicas that wait for resources are no longer requested.
     assert number(policy, load(num_wanted=16, window=0.0)) == 4
     assert desired_replicas(load(window=0.05), BOUNDS, policy)[1] == f"busy 5% of the last {policy.window_seconds:g} s"
 
@@ -88,10 +88,10 @@ def test_idle_graders_are_kept_while_completions_sometimes_wait() -> None:
 
 
 @pytest.mark.parametrize("policy", [GRADERS, SAMPLERS])
-def test_equal_bounds_fix_the_number(policy: ScalingPolicy) -> None:
+def test_equal_bounds_fix_the_number_of_replicas(policy: ScalingPolicy) -> None:
     same = Bounds(minimum=8, maximum=8)
-    for at in (load(wait=1e6, recent=1.0), load(window=0.0)):
-        assert number(policy, at, same) == 8
+    for pool_load in (load(wait=1e6, recent=1.0), load(window=0.0)):
+        assert number(policy, pool_load, same) == 8
 
 
 @pytest.mark.parametrize("policy", [GRADERS, SAMPLERS])
@@ -117,7 +117,7 @@ def test_scaling_in_one_direction_does_not_trigger_the_other(num_samplers: int) 
             assert spread <= SAMPLERS.busy_share
 
 
-def test_a_window_has_both_shares_once_it_is_long_enough_and_restarts_with_another_number() -> None:
+def test_a_window_has_both_shares_once_it_is_long_enough_and_restarts_when_the_number_of_replicas_changes() -> None:
     window = LoadWindow(SAMPLERS)
     for second in range(0, 601, 10):
         # Idle for 8 minutes, then busy.
@@ -127,16 +127,21 @@ def test_a_window_has_both_shares_once_it_is_long_enough_and_restarts_with_anoth
             assert window.load(2).recent_share is None
         if second < 600:
             assert window.load(2).window_share is None
-    at = window.load(3)
-    assert (at.num_ready, at.num_wanted, at.wait_seconds, at.longest_wait_seconds) == (2, 3, 0.0, 3.0)
-    assert at.recent_share == pytest.approx(1.0)
-    assert at.window_share == pytest.approx(0.2)
+    pool_load = window.load(3)
+    assert (pool_load.num_ready, pool_load.num_wanted, pool_load.wait_seconds, pool_load.longest_wait_seconds) == (
+        2,
+        3,
+        0.0,
+        3.0,
+    )
+    assert pool_load.recent_share == pytest.approx(1.0)
+    assert pool_load.window_share == pytest.approx(0.2)
     for second in range(610, 960, 10):
         window.add(float(second), usage(2, 240.0, 2.0 * second), 0.0)
     assert window.load(2).longest_wait_seconds == 0.0  # the wait at 300 s has left the window
     window.add(960.0, usage(3, 250.0, 1930.0), 7.0)
-    at = window.load(3)
-    assert (at.recent_share, at.window_share, at.wait_seconds) == (None, None, 7.0)
+    pool_load = window.load(3)
+    assert (pool_load.recent_share, pool_load.window_share, pool_load.wait_seconds) == (None, None, 7.0)
 
 
 def simulated_graders(arrivals_per_second: dict[int, int], seconds: int) -> list[int]:

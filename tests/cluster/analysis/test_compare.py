@@ -23,10 +23,10 @@ def result(name: str, rewards: Mapping[str, Sequence[float]]) -> EvaluationResul
 def test_problems_are_paired_by_id_and_others_excluded() -> None:
     first = result("a", {"x": [0.0, 0.0], "y": [0.5, 0.5], "z": [1.0, 1.0]})
     second = result("b", {"y": [0.5, 1.0], "x": [0.0, 1.0], "w": [1.0, 1.0]})
-    found = compare(first, second)
-    assert set(found.by_problem) == {"x", "y"}
-    assert found.num_unpaired == 2
-    reward, pass_at_1, solved = found.differences
+    comparison = compare(first, second)
+    assert set(comparison.by_problem) == {"x", "y"}
+    assert comparison.num_unpaired == 2
+    reward, pass_at_1, solved = comparison.differences
     assert reward.mean == pytest.approx((0.5 + 0.25) / 2)
     assert pass_at_1.mean == pytest.approx(0.5)
     assert solved.mean == 1.0
@@ -34,8 +34,8 @@ def test_problems_are_paired_by_id_and_others_excluded() -> None:
 
 
 def test_an_evaluation_equals_itself() -> None:
-    one = result("a", {str(number): [0.0, number / 10] for number in range(10)})
-    for difference in compare(one, one).differences:
+    evaluation = result("a", {str(number): [0.0, number / 10] for number in range(10)})
+    for difference in compare(evaluation, evaluation).differences:
         assert (difference.mean, difference.low, difference.high, difference.p) == (0, 0, 0, 1)
 
 
@@ -44,7 +44,7 @@ def test_evaluations_without_a_common_problem_are_refused() -> None:
         compare(result("a", {"x": [1.0]}), result("b", {"y": [1.0]}))
 
 
-def test_a_run_is_read_by_the_name_of_its_evaluation_or_as_its_last_one(tmp_path: Path) -> None:
+def test_a_run_gives_its_named_or_its_last_evaluation(tmp_path: Path) -> None:
     rows = [
         {"step": 0, **result("before", {"x": [0.0]}).as_row()},
         {"step": 9, **result("after", {"x": [1.0]}).as_row()},
@@ -109,6 +109,6 @@ def test_evaluations_of_the_same_name_are_named_after_their_runs(
         row = {"step": 9, **result("after", {name: [1.0]}).as_row()}
         (tmp_path / run / "evaluation.jsonl").write_text(json.dumps(row) + "\n")
     one, other, elsewhere = (str(tmp_path / run) for run in ("one", "other", "elsewhere"))
-    assert [found.name for found in named_results(one, f"{other}:after")] == [f"{one}: after", f"{other}:after"]
+    assert [named.name for named in named_results(one, f"{other}:after")] == [f"{one}: after", f"{other}:after"]
     assert main(["compare", one, elsewhere]) == 1
     assert f"{one}: after and {elsewhere}: after have no problem in common" in capsys.readouterr().err

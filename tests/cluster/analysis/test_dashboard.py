@@ -1,4 +1,4 @@
-"""The dashboard without a browser: queries, the ledger as it grows, what is served and to whom."""
+"""The dashboard without a browser: queries, a growing ledger, responses and allowed hosts."""
 
 import os
 import shutil
@@ -24,7 +24,7 @@ from cluster.errors import ConfigError
 from cluster.ledger.columns import File, LedgerColumns, Rows, read_columns
 from tests.cluster.made_dashboard import HOSTILE_PROBLEM, GrowingRun
 
-PER_STEP = 11  # completions: two groups of four, and three of a dropped group
+PER_STEP = 11  # completions of a step: two groups of four, and three of a dropped group
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def test_filters_match_the_right_completions(run: GrowingRun) -> None:
     )
 
 
-def test_orders_put_equal_ones_newest_first_and_missing_values_last(run: GrowingRun) -> None:
+def test_orders_put_the_newest_of_equal_values_first_and_missing_values_last(run: GrowingRun) -> None:
     columns, finder = columns_of(run), Finder()
     rewards, steps = columns.numbers["total_reward"], columns.numbers["step"]
     best = finder.find(columns, query(order="best")).rows
@@ -217,12 +217,12 @@ def test_every_response_has_the_security_policy(run: GrowingRun) -> None:
             assert answer.headers["content-security-policy"].startswith(POLICY[:19])
             assert "<script>" not in answer.text
         assert client.post("/").status_code == 405
-        known = client.get("/problems").headers["etag"]
-        assert client.get("/problems", headers={"If-None-Match": known}).status_code == 304
+        etag = client.get("/problems").headers["etag"]
+        assert client.get("/problems", headers={"If-None-Match": etag}).status_code == 304
         assert client.get("/", headers={"Host": "example.org"}).status_code == 421
 
 
-def test_only_the_own_names_of_the_machine_are_served() -> None:
+def test_only_requests_for_the_machines_own_names_are_served() -> None:
     own = {"localhost", "box"}
     for host in ("localhost", "localhost:8642", "127.0.0.1:8642", "[::1]:8642", "[::1]", "BOX:1", "10.0.0.7"):
         assert is_own_host(host, own), host
@@ -250,7 +250,7 @@ def test_errors_of_the_command_are_reported_in_one_line(
     assert "of a..b (not a valid host name)" in capsys.readouterr().err
 
 
-def test_the_host_of_the_command_line_is_an_own_name(run: GrowingRun) -> None:
+def test_the_host_given_on_the_command_line_is_served(run: GrowingRun) -> None:
     with TestClient(application(run.folder.path, "TrainBox"), base_url="http://trainbox:8642") as client:
         assert client.get("/").status_code == 200
         assert client.get("/", headers={"Host": "example.org"}).status_code == 421

@@ -24,7 +24,7 @@ from tests.cluster.made_dashboard import GrowingRun
 
 PAYLOAD = "\"'></pre></style></title></script><script>x=1</script><img src=x onerror='x=2'>{{ 7*7 }}{% raw %}&\u202e\u200b\xad"
 HIDDEN = ("\u202e", "\u200b", "\xad")
-SHOWN = PAYLOAD[2 : PAYLOAD.index("onerror")]  # without the quotes, which messages write with backslashes
+VISIBLE = PAYLOAD[2 : PAYLOAD.index("onerror")]  # without the quotes, which messages escape with backslashes
 
 PAGE_TAGS = {
     *("html", "head", "meta", "title", "link", "script", "body", "header", "nav", "main", "section", "article"),
@@ -36,13 +36,13 @@ URL_STARTS = ("./", "#", "completions", "problems", "group?id=", "static/", "cod
 
 
 def hostile(value: Any) -> Any:
-    """The value with the payload after every text."""
+    """Return the value with the payload appended to every text."""
     if isinstance(value, str):
         return value + PAYLOAD
     if isinstance(value, list):
-        return [hostile(one) for one in value] or value
+        return [hostile(item) for item in value] or value
     if isinstance(value, dict):
-        return {key: hostile(one) for key, one in value.items()}
+        return {key: hostile(item) for key, item in value.items()}
     return value
 
 
@@ -83,7 +83,7 @@ def client(run: RunFolder) -> Iterator[TestClient]:
 
 
 def assert_harmless(html: str) -> HtmlPage:
-    """The page has no element, attribute or address that a payload could have made, and no hidden character."""
+    """Check that the page has no element, attribute or address from a payload, and no hidden character."""
     page = HtmlPage(html)
     assert {tag for tag, _ in page.tags} <= PAGE_TAGS
     for tag, attributes in page.tags:
@@ -94,7 +94,7 @@ def assert_harmless(html: str) -> HtmlPage:
             assert (attributes["src"] or "").startswith("static/")
         if tag in ("script", "img"):
             assert attributes["src"] != "x"
-    assert not [one for one in HIDDEN if one in html]
+    assert not [character for character in HIDDEN if character in html]
     return page
 
 
@@ -116,17 +116,17 @@ def test_every_page_of_the_dashboard_shows_hostile_texts_and_is_harmless(client:
         response = client.get(address)
         assert response.status_code == status, address
         page = assert_harmless(response.text)
-        assert page.text.count(SHOWN) >= num_payloads, address
+        assert page.text.count(VISIBLE) >= num_payloads, address
 
 
 def test_the_report_shows_hostile_texts_and_is_harmless(run: RunFolder, tmp_path: Path) -> None:
     for path in run.rollouts.glob("step-000009-*"):
         path.rename(tmp_path / "cut")  # a report refuses a file that it cannot read
     html = report_page([(read_report(run.path), {PAYLOAD: (PAYLOAD, b"<svg>")})], {})
-    assert assert_harmless(html).text.count(SHOWN) >= 20
+    assert assert_harmless(html).text.count(VISIBLE) >= 20
 
 
-def test_a_template_without_a_value_it_needs_is_an_error() -> None:
+def test_a_template_with_a_missing_value_is_an_error() -> None:
     with pytest.raises(UndefinedError, match="'state' is undefined"):
         render("error.html", tab="", title="", version="", refresh="ask", message="")
 

@@ -53,7 +53,9 @@ def group_of(facts: Sequence[Facts | None], config: Config, group_id: str) -> Gr
     )
 
 
-def made_run(path: Path, groups: Iterable[Sequence[Facts | None]], overrides: Sequence[str] = RUN_REWARD) -> RunFolder:
+def recorded_run(
+    path: Path, groups: Iterable[Sequence[Facts | None]], overrides: Sequence[str] = RUN_REWARD
+) -> RunFolder:
     """The folder of a run that trained these groups, one in each step."""
     folder, config = RunFolder(path), load_config(None, overrides, environment={})
     with folder.opened(config):
@@ -83,7 +85,7 @@ def test_the_runs_own_reward_reproduces_the_stored_rewards(
 ) -> None:
     groups = [*groups, [PASSED]]
     with TemporaryDirectory() as path:
-        folder = made_run(Path(path), groups, overrides)
+        folder = recorded_run(Path(path), groups, overrides)
         result = rescore(folder, profile_of(grader_settings_of(folder)))
     assert [one.new_reward for one in result.completions] == [one.old_reward for one in result.completions]
     assert [one.new_terms for one in result.completions] == [one.old_terms for one in result.completions]
@@ -94,7 +96,7 @@ def test_the_runs_own_reward_reproduces_the_stored_rewards(
 @given(all_facts())
 def test_the_facts_of_a_reward_are_restored_from_their_row(facts: Facts) -> None:
     with TemporaryDirectory() as path:
-        folder = made_run(Path(path), [[facts]])
+        folder = recorded_run(Path(path), [[facts]])
         (row,) = pq.read_table(folder.rollouts).to_pylist()
     restored = facts_of(row)
     assert all(getattr(restored, name) == getattr(facts, name) for name in FACT_COLUMNS.values())
@@ -103,7 +105,7 @@ def test_the_facts_of_a_reward_are_restored_from_their_row(facts: Facts) -> None
 
 @pytest.mark.parametrize("name", PROFILES)
 def test_another_reward_equals_the_score_of_a_grader(tmp_path: Path, name: str) -> None:
-    folder = made_run(tmp_path, [[PASSED, WRONG, TYPE_ERROR]])
+    folder = recorded_run(tmp_path, [[PASSED, WRONG, TYPE_ERROR]])
     result = rescore(folder, PROFILES[name])
     assert [one.new_reward for one in result.completions] == [
         score(facts, PROFILES[name]).reward for facts in (PASSED, WRONG, TYPE_ERROR)
@@ -111,13 +113,13 @@ def test_another_reward_equals_the_score_of_a_grader(tmp_path: Path, name: str) 
 
 
 def rows_of(text: str) -> dict[str, list[str]]:
-    """The tables of a report: name of the row -> its other cells."""
+    """Return the rows of the tables of a report: name of the row -> its other cells."""
     cells = [[cell.strip() for cell in line.strip("│┃ ").split("│")] for line in text.splitlines() if "│" in line]
     return {name: others for name, *others in cells}
 
 
 def test_the_changes_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    made_run(tmp_path, [[PASSED, WRONG, TYPE_ERROR], [WRONG, TYPE_ERROR, None], [None, None]])
+    recorded_run(tmp_path, [[PASSED, WRONG, TYPE_ERROR], [WRONG, TYPE_ERROR, None], [None, None]])
     assert main(["regrade", str(tmp_path), "--reward", "binary"]) == 0
     shown = capsys.readouterr().out
     rows = rows_of(shown)
@@ -138,13 +140,13 @@ def test_the_changes_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_without_a_reward_option_the_stored_rewards_are_confirmed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made_run(tmp_path, [[PASSED, WRONG]])
+    recorded_run(tmp_path, [[PASSED, WRONG]])
     assert main(["regrade", str(tmp_path)]) == 0
     assert "every reward equals the stored one" in capsys.readouterr().out
 
 
 def test_a_run_graded_with_other_settings_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = made_run(tmp_path, [[PASSED, WRONG]])
+    folder = recorded_run(tmp_path, [[PASSED, WRONG]])
     folder.config.write_text(folder.config.read_text().replace("min_code_lines: 1", "min_code_lines: 2"))
     assert main(["regrade", str(tmp_path)]) == 0
     shown = capsys.readouterr().out
@@ -153,7 +155,7 @@ def test_a_run_graded_with_other_settings_is_reported(tmp_path: Path, capsys: py
 
 
 def test_a_schedule_that_changed_the_reward_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = made_run(tmp_path, [[PASSED, WRONG]])
+    folder = recorded_run(tmp_path, [[PASSED, WRONG]])
     folder.append_json(folder.phases, {"step": 2, "set": {"learner.kl_coefficient": 0.1}})
     assert main(["regrade", str(tmp_path)]) == 0
     assert "schedule" not in capsys.readouterr().out
@@ -167,7 +169,7 @@ def test_a_schedule_that_changed_the_reward_is_reported(tmp_path: Path, capsys: 
 
 
 def test_keys_without_a_profile_change_the_runs_own_reward(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    made_run(tmp_path, [[PASSED, WRONG]])
+    recorded_run(tmp_path, [[PASSED, WRONG]])
     assert main(["regrade", str(tmp_path), "--reward", "shown_assert_weight=0"]) == 0
     shown = capsys.readouterr().out
     assert "shown_assert_weight: 1.0 -> 0.0" in shown
@@ -178,7 +180,7 @@ def test_keys_without_a_profile_change_the_runs_own_reward(tmp_path: Path, capsy
 @pytest.mark.parametrize("name", ["new.jsonl", "deep/new.parquet"])
 def test_old_and_new_rewards_are_written(tmp_path: Path, name: str) -> None:
     run, out = tmp_path / "run", tmp_path / name
-    made_run(run, [[PASSED, None, TYPE_ERROR]])
+    recorded_run(run, [[PASSED, None, TYPE_ERROR]])
     assert main(["regrade", str(run), "--reward", "no-end-25-10-65,min_code_lines=0", "--out", str(out)]) == 0
     if out.suffix == ".jsonl":
         rows = [json.loads(line) for line in out.read_text().splitlines()]
@@ -200,7 +202,7 @@ def test_old_and_new_rewards_are_written(tmp_path: Path, name: str) -> None:
 def test_a_running_or_killed_run_can_be_re_scored(tmp_path: Path) -> None:
     config = load_config(None, RUN_REWARD, environment={})
     folder = RunFolder(tmp_path)
-    with folder.opened(config):  # the lock is held, as by the run itself
+    with folder.opened(config):  # locks the folder, as a running run does
         records = RunRecorder(folder, View(), lambda _: None)
         records.step_done(0.1, [group_of([PASSED], config, "a")], StepReport(step=1, metrics={}), METRICS, {})
         (folder.rollouts / "step-000002-000002.tmp").write_bytes(b"PAR1 cut here")
@@ -214,7 +216,7 @@ def test_a_running_or_killed_run_can_be_re_scored(tmp_path: Path) -> None:
 
 
 def test_the_files_of_the_run_are_unchanged(tmp_path: Path) -> None:
-    folder = made_run(tmp_path, [[PASSED, WRONG]])
+    folder = recorded_run(tmp_path, [[PASSED, WRONG]])
     before = {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()}
     assert main(["regrade", str(tmp_path), "--reward", "binary"]) == 0
     assert {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()} == before
@@ -223,7 +225,7 @@ def test_the_files_of_the_run_are_unchanged(tmp_path: Path) -> None:
 def test_a_run_without_configuration_is_re_scored_under_a_named_profile(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made_run(tmp_path, [[PASSED, WRONG]]).config.unlink()
+    recorded_run(tmp_path, [[PASSED, WRONG]]).config.unlink()
     assert main(["regrade", str(tmp_path), "--reward", "binary"]) == 0
     assert "the run's own reward is unknown" in capsys.readouterr().out
     assert main(["regrade", str(tmp_path)]) == 1
@@ -259,19 +261,19 @@ def test_errors_are_reported_in_one_line(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     for name in ("good", "old", "broken", "foreign"):
-        made_run(tmp_path / name, [[PASSED, WRONG]])
-    made_run(tmp_path / "ungraded", [[None, None]])
-    made_run(tmp_path / "half", [])
+        recorded_run(tmp_path / name, [[PASSED, WRONG]])
+    recorded_run(tmp_path / "ungraded", [[None, None]])
+    recorded_run(tmp_path / "half", [])
     (tmp_path / "half" / "rollouts" / "step-000001-000001.tmp").write_bytes(b"PAR1")
     (tmp_path / "broken" / "rollouts" / "step-000002-000001.parquet").write_bytes(b"PAR1 cut here")
     rewrite(tmp_path / "old", lambda table: table.drop_columns(["asserts", "shown", "compiled"]))
     rewrite(tmp_path / "foreign", lambda table: replaced(table, {"verdict": "brilliant", "completion_id": "c"}))
     capsys.readouterr()
     assert main(["regrade", *arguments]) == code
-    ended = capsys.readouterr()
-    assert message in ended.err
-    assert len(ended.err.strip().splitlines()) == 1
-    assert ended.out == ""
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert len(captured.err.strip().splitlines()) == 1
+    assert captured.out == ""
 
 
 def rewrite(run: Path, change: Callable[[pa.Table], pa.Table]) -> None:

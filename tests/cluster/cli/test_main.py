@@ -65,7 +65,7 @@ def test_a_file_is_graded_in_order_without_heavy_imports(tmp_path: Path) -> None
     assert graded[2]["reward"] == pytest.approx(0.3 * (0.20 + 0.10 + 0.65 / 2))
 
 
-def test_a_file_is_graded_under_the_reward_that_was_named(tmp_path: Path) -> None:
+def test_a_file_is_graded_under_the_named_reward(tmp_path: Path) -> None:
     source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     source.write_text(json.dumps({"id": "a", **PROBLEM, "completion": "let twice n = n * n"}) + "\n")
     for reward, expected in (
@@ -187,7 +187,7 @@ def test_a_name_that_is_too_long_ends_in_one_message(
 
 
 @pytest.mark.parametrize(
-    ("settings", "was_there", "message"),
+    ("settings", "folder_exists", "message"),
     [
         (["dataset=none.jsonl"], True, "none.jsonl"),
         (["model.path=./no-model"], False, "no-model"),
@@ -199,7 +199,7 @@ def test_a_name_that_is_too_long_ends_in_one_message(
 )
 def test_a_refused_run_creates_no_folder_and_changes_no_existing_one(
     settings: list[str],
-    was_there: bool,
+    folder_exists: bool,
     message: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -208,7 +208,7 @@ def test_a_refused_run_creates_no_folder_and_changes_no_existing_one(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    if was_there:
+    if folder_exists:
         (tmp_path / "runs" / "run").mkdir(parents=True)
         (tmp_path / "runs" / "run" / "notes.txt").write_text("mine")
     before = sorted(tmp_path.rglob("*"))
@@ -225,7 +225,7 @@ def test_an_envrc_that_is_not_loaded_is_reported_with_the_settings_in_it(
     (tmp_path / ".envrc").write_text("export GRPO_TEMPERATURE=1.2\nPATH_add bin\nOTHER=1\nexport GRPO_BETA=0.1\n")
     monkeypatch.setenv("GRPO_BETA", "0.1")
     assert main(["eval", "held_out=0", "model.path=tiny", "dataset=builtin"]) == 1
-    named = [line for line in capsys.readouterr().err.splitlines() if ".envrc" in line]
-    assert named == [
+    warnings = [line for line in capsys.readouterr().err.splitlines() if ".envrc" in line]
+    assert warnings == [
         "caravan: .envrc sets GRPO_TEMPERATURE, and is not read: load it first, with `set -a; source .envrc` or direnv"
     ]

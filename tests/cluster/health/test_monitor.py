@@ -87,7 +87,7 @@ def test_a_repeated_alert_is_logged_every_hundred_steps() -> None:
     assert run.monitor.stopped_for is None
 
 
-def test_adapt_applies_the_mitigations_of_the_first_analysis_within_their_bounds_one_after_the_other() -> None:
+def test_adapt_applies_the_mitigations_of_the_first_analysis_within_their_bounds_in_turn() -> None:
     run = Run(config("adapt")).take_steps(steps(420, per_epoch=1000, first=301, **COLLAPSED))
     assert run.adjustments == [
         (324, {"rollout.temperature": 1.1, "rollout.group_size": 8}),
@@ -170,14 +170,14 @@ def test_a_setting_changed_on_resume_has_time_to_take_effect_before_a_stop() -> 
 @pytest.mark.parametrize("cut", [7, 301, 470, 485, 500, 600])
 def test_an_interruption_changes_no_adjustment(cut: int) -> None:
     rows = steps(460, per_epoch=1000, noise=0.1) + steps(200, first=461, per_epoch=1000, noise=0.1, **COLLAPSED)
-    phased = config("adapt", "schedule=[{from_step: 300, set: {rollout.max_completion_tokens: 300}}]")
-    whole = Run(phased).take_steps(rows)
-    first = Run(phased).take_steps(rows[:cut])
-    kept = [[row for row in some if row["step"] <= cut] for some in (first.phases, first.health)]
-    second = Run(phased, steps=rows[:cut], phases=kept[0], health=kept[1]).take_steps(rows[cut:])
-    assert whole.adjustments
-    assert second.adjustments == whole.adjustments
-    assert second.health == whole.health
+    scheduled = config("adapt", "schedule=[{from_step: 300, set: {rollout.max_completion_tokens: 300}}]")
+    uninterrupted = Run(scheduled).take_steps(rows)
+    first = Run(scheduled).take_steps(rows[:cut])
+    kept = [[row for row in rows_of_file if row["step"] <= cut] for rows_of_file in (first.phases, first.health)]
+    second = Run(scheduled, steps=rows[:cut], phases=kept[0], health=kept[1]).take_steps(rows[cut:])
+    assert uninterrupted.adjustments
+    assert second.adjustments == uninterrupted.adjustments
+    assert second.health == uninterrupted.health
 
 
 def test_the_metrics_that_the_monitor_keeps_are_sufficient() -> None:

@@ -28,14 +28,14 @@ def run_of(path: Path, rows: list[dict[str, Any]]) -> RunFolder:
         ({}, 3, 5, "not-enough-data"),
     ],
 )
-def test_the_exit_status_is_that_of_the_health(
+def test_the_exit_status_follows_from_the_health(
     metrics: dict[str, Any], num: int, code: int, health: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_of(tmp_path, steps(num, **metrics))
     assert main(["health", str(tmp_path), "--json"]) == code
-    found = json.loads(capsys.readouterr().out)
-    assert (found["health"], found["step"]) == (health, num)
-    assert all(one["source"] and one["threshold"] for one in found["findings"])
+    report = json.loads(capsys.readouterr().out)
+    assert (report["health"], report["step"]) == (health, num)
+    assert all(one["source"] and one["threshold"] for one in report["findings"])
 
 
 def test_the_text_has_evidence_action_and_source(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -47,7 +47,7 @@ def test_the_text_has_evidence_action_and_source(tmp_path: Path, capsys: pytest.
     assert "fix-filibuster-training.md" in shown
 
 
-def test_another_trainer_s_learning_log_is_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_learning_log_of_another_trainer_is_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "learning.log").write_text(f"{'=' * 80}\nGRPO Training\n\n{FIRST_LOG}", encoding="utf-8")
     assert main(["health", str(tmp_path), "--json"]) == 3
     found = {one["rule"]: one["health"] for one in json.loads(capsys.readouterr().out)["findings"]}

@@ -46,12 +46,12 @@ def steps(
     ]
 
 
-def found(history: History) -> dict[str, CheckResult]:
+def results_by_rule(history: History) -> dict[str, CheckResult]:
     return {result.rule.id: result for result in check_run(history)}
 
 
 def health(history: History) -> dict[str, Health]:
-    return {name: result.health for name, result in found(history).items()}
+    return {name: result.health for name, result in results_by_rule(history).items()}
 
 
 def test_the_first_analysis_metrics_give_its_diagnoses() -> None:
@@ -65,10 +65,10 @@ def test_the_first_analysis_metrics_give_its_diagnoses() -> None:
     }
     assert verdicts["gradient"] is verdicts["numbers"] is Health.OK
     assert worst(check_run(made_analyses.first())) is Health.WARN
-    assessment = found(made_analyses.first())["mode_collapse"].assessment
+    assessment = results_by_rule(made_analyses.first())["mode_collapse"].assessment
     assert "temperature" in assessment.action
     assert "group_size" in assessment.action
-    assert "learning_rate" in found(made_analyses.first())["reward_level"].assessment.action
+    assert "learning_rate" in results_by_rule(made_analyses.first())["reward_level"].assessment.action
 
 
 def test_the_second_analysis_metrics_give_its_diagnoses() -> None:
@@ -81,7 +81,7 @@ def test_the_second_analysis_metrics_give_its_diagnoses() -> None:
         "best_of_n_gap",
         "reward_level",
     }
-    results = found(history)
+    results = results_by_rule(history)
     assert "-5.4%" in results["reward_trend"].assessment.evidence
     assert "-7.5%" in results["kl_dominates"].assessment.evidence
     assert "0.2692 -> 0.2875" in results["best_of_n_gap"].assessment.evidence
@@ -137,7 +137,7 @@ def test_a_decline_within_an_epoch_is_detected() -> None:
 
 def test_a_decline_between_epochs_is_detected_even_if_the_latest_steps_hide_it() -> None:
     rows = steps(500, per_epoch=500, noise=0.3) + steps(500, first=501, per_epoch=500, noise=0.3, reward=0.40)
-    verdict = found(History(steps=rows, epochs=epochs_of(rows)))["reward_trend"]
+    verdict = results_by_rule(History(steps=rows, epochs=epochs_of(rows)))["reward_trend"]
     assert verdict.health is Health.WARN
     assert "epoch 1 -> epoch 2" in verdict.assessment.evidence
 
@@ -175,9 +175,9 @@ def test_half_of_the_groups_may_lack_signal_at_the_start() -> None:
 
 def test_different_programs_with_equal_rewards_indicate_problems_that_are_too_hard() -> None:
     rows = steps(40, per_epoch=100, frac_zero_std_sampled=0.6)
-    assert "too hard" in found(History(steps=rows))["mode_collapse"].assessment.action
+    assert "too hard" in results_by_rule(History(steps=rows))["mode_collapse"].assessment.action
     similar = steps(40, per_epoch=100, frac_zero_std_sampled=0.6, distinct_share_renamed=0.3)
-    assert "temperature" in found(History(steps=similar))["mode_collapse"].assessment.action
+    assert "temperature" in results_by_rule(History(steps=similar))["mode_collapse"].assessment.action
 
 
 @pytest.mark.parametrize(

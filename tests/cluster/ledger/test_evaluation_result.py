@@ -13,9 +13,9 @@ def test_a_result_is_restored_from_its_row() -> None:
     row = json.loads(json.dumps(result.as_row()))
     assert list(row)[:3] == ["step", "name", "reward"]
     assert row["verdict_passed"] == result.share_of(Verdict.PASSED) > 0
-    back = EvaluationResult.from_row(row)
-    assert json.loads(json.dumps(back.as_row())) == row
-    assert (back.by_problem, back.reward_terms) == (tuple(result.by_problem), result.reward_terms)
+    restored = EvaluationResult.from_row(row)
+    assert json.loads(json.dumps(restored.as_row())) == row
+    assert (restored.by_problem, restored.reward_terms) == (tuple(result.by_problem), result.reward_terms)
 
 
 def test_a_result_of_an_older_version_lacks_fields() -> None:

@@ -10,11 +10,11 @@ from tests.cluster.made_analyses import FIRST_LOG
 
 def test_the_lines_of_the_first_analysis_are_read_and_written_back_unchanged() -> None:
     lines = FIRST_LOG.splitlines()
-    figures = list(read_learning_log(lines))
-    assert [learning_log_line(each["epoch"], each) for each in figures] == lines
-    assert figures[2]["loss"] == 0.0111
-    assert figures[4]["frac_zero_std"] == 0.5
-    assert [each["step"] for each in figures] == [1, 2, 3, 4, 5, 6]
+    metrics = list(read_learning_log(lines))
+    assert [learning_log_line(row["epoch"], row) for row in metrics] == lines
+    assert metrics[2]["loss"] == 0.0111
+    assert metrics[4]["frac_zero_std"] == 0.5
+    assert [row["step"] for row in metrics] == [1, 2, 3, 4, 5, 6]
 
 
 def test_missing_metrics_are_nan() -> None:
@@ -22,9 +22,9 @@ def test_missing_metrics_are_nan() -> None:
     assert line == (
         "[Epoch 1.00]  loss=nan      grad=nan  lr=nan  reward=0.500±nan  syntax_rew=0.500±nan  entropy=nan  frac_zero_std=nan"
     )
-    (figures,) = read_learning_log([line])
-    assert math.isnan(figures["loss"])
-    assert "entropy" not in figures  # other trainers may not measure it
+    (metrics,) = read_learning_log([line])
+    assert math.isnan(metrics["loss"])
+    assert "entropy" not in metrics  # other trainers may not measure it
 
 
 def test_other_lines_are_skipped() -> None:

@@ -108,7 +108,7 @@ def test_a_start_without_checkpoint_does_not_fix_the_configuration(tmp_path: Pat
         assert "temperature: 0.7" in folder.config.read_text()
 
 
-def test_steps_that_are_taken_again_are_reported_once(tmp_path: Path) -> None:
+def test_rows_of_steps_that_will_be_repeated_are_removed(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     with folder.opened(config()):
         for step in (1, 2, 3):
@@ -179,9 +179,7 @@ def test_a_completion_may_contain_any_separator(text: str, tmp_path: Path) -> No
         ("health.jsonl", [1], "it is not an object"),
     ],
 )
-def test_a_row_that_no_reader_can_use_is_reported_with_its_line(
-    tmp_path: Path, name: str, row: object, why: str
-) -> None:
+def test_an_invalid_row_is_reported_with_its_line(tmp_path: Path, name: str, row: object, why: str) -> None:
     folder = RunFolder(tmp_path)
     good = {"step": 1, "epoch": 0.1, "set": {}, "name": "before", "rule": "entropy"}
     good |= dict.fromkeys(("reward", "reward_standard_error", "pass_rate", "solved_once"), 0.5)

@@ -136,23 +136,23 @@ def test_no_group_starts_that_the_run_will_not_train() -> None:
 def test_a_group_trained_in_order_is_never_staler_than_the_bound(size: int, staleness: int, steps: int) -> None:
     async def scenario() -> None:
         limit = InFlightLimit(groups_per_step=size, max_staleness=staleness, num_groups=size * steps)
-        loaded = 0
-        closed: list[int] = []
+        served_version = 0
+        sampled_versions: list[int] = []
 
         async def sample() -> None:
             while True:
                 await limit.acquire()
-                closed.append(loaded)
+                sampled_versions.append(served_version)
 
         sampling = asyncio.create_task(sample())
         for step in range(steps):
-            while len(closed) < size:  # noqa: ASYNC110
+            while len(sampled_versions) < size:  # noqa: ASYNC110
                 await asyncio.sleep(0)
-            batch = [closed.pop(0) for _ in range(size)]
+            batch = [sampled_versions.pop(0) for _ in range(size)]
             limit.next_version = step + 1
             assert all(step - version <= staleness for version in batch)
-            loaded = step + 1
-            await limit.release(trained=size, published=loaded)
+            served_version = step + 1
+            await limit.release(trained=size, published=served_version)
         sampling.cancel()
 
     asyncio.run(scenario())

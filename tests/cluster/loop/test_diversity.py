@@ -40,7 +40,7 @@ def test_programs_that_behave_differently_are_not_equal(one: str, other: str) ->
     assert canonical(one) != canonical(other)
 
 
-def made(
+def group_of(
     texts: list[str], rewards: list[float | None], *, verdict: Verdict = Verdict.WRONG, problem_id: str = "p"
 ) -> Group:
     base = group([0.0] * len(texts))
@@ -53,23 +53,23 @@ def made(
 
 
 def test_distinct_completions_are_counted_within_groups() -> None:
-    shares = diversity([made(["x + 1", "x + 1", "y + 1", "y + 2"], [0.0] * 4), made(["a", "b + a"], [0.0] * 2)])
+    shares = diversity([group_of(["x + 1", "x + 1", "y + 1", "y + 2"], [0.0] * 4), group_of(["a", "b + a"], [0.0] * 2)])
     assert shares["distinct_share"] == pytest.approx((3 / 4 + 1) / 2)
     assert shares["distinct_share_renamed"] == pytest.approx((2 / 4 + 1) / 2)
 
 
 def test_top_program_share_counts_only_programs_for_several_problems() -> None:
-    within = diversity([made(["[]"] * 4, [0.1] * 4), made(["a + 1"] * 4, [0.1] * 4, problem_id="q")])
+    within = diversity([group_of(["[]"] * 4, [0.1] * 4), group_of(["a + 1"] * 4, [0.1] * 4, problem_id="q")])
     assert within["top_program_share"] == 0
-    across = diversity([made(["[]"] * 4, [0.1] * 4), made(["[]"] * 3 + ["a + 1"], [0.1] * 4, problem_id="q")])
+    across = diversity([group_of(["[]"] * 4, [0.1] * 4), group_of(["[]"] * 3 + ["a + 1"], [0.1] * 4, problem_id="q")])
     assert across["top_program_share"] == 7 / 8
 
 
 def test_top_shares_exclude_completions_that_pass() -> None:
-    solved = [made(["x"] * 4, [1.0] * 4, verdict=Verdict.PASSED, problem_id=name) for name in "pq"]
+    solved = [group_of(["x"] * 4, [1.0] * 4, verdict=Verdict.PASSED, problem_id=name) for name in "pq"]
     assert diversity(solved)["top_program_share"] == diversity(solved)["top_reward_share"] == 0
 
 
 def test_top_reward_share_is_relative_to_all_graded_completions() -> None:
-    mixed = [made(["a", "b", "c", "d"], [0.05, 0.05, 0.3, None])]
+    mixed = [group_of(["a", "b", "c", "d"], [0.05, 0.05, 0.3, None])]
     assert diversity(mixed)["top_reward_share"] == pytest.approx(2 / 3)

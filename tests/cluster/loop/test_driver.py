@@ -85,7 +85,7 @@ class MemoryRecorder:
 
 
 class ScriptedGraders:
-    """Grades by a function of the completion's number in its group and its policy version."""
+    """Graders whose reward is a function of the completion."""
 
     def __init__(self, reward: Callable[[Completion], float | None]) -> None:
         self._reward = reward
@@ -175,7 +175,7 @@ def test_checkpoints_are_evaluated_during_the_next_step_while_the_samplers_serve
 ) -> None:
     samplers = FakeSamplerPool(lambda *_: "n + 1", publish_seconds=0.002)
     records = MemoryRecorder()
-    seen = []
+    evaluated = []
 
     async def measure(step: int) -> None:
         before = samplers.version
@@ -183,12 +183,12 @@ def test_checkpoints_are_evaluated_during_the_next_step_while_the_samplers_serve
             records.learned.clear()
             await records.learned.wait()
         await asyncio.sleep(0.02)
-        seen.append((step, before, samplers.version, step in records.saved, len(records.steps)))
+        evaluated.append((step, before, samplers.version, step in records.saved, len(records.steps)))
 
     config = settings(f"max_staleness={staleness}")
     learner = FakeLearner(tmp_path)
     run(make_driver(config, samplers=samplers, learner=learner, records=records, max_steps=6, measure=measure))
-    assert seen == [(2, 2, 2, True, 3), (4, 4, 4, True, 5)]  # the last policy is evaluated after the run
+    assert evaluated == [(2, 2, 2, True, 3), (4, 4, 4, True, 5)]  # the last policy is evaluated after the run
     assert positions(records.steps) == list(range(12))
 
 
@@ -291,8 +291,8 @@ def test_a_stop_saves_the_last_step_and_a_resume_skips_and_repeats_nothing(tmp_p
     assert positions(records.steps) == list(range(12))
 
 
-def test_a_dying_sampler_ends_the_run_and_the_last_step_can_still_be_saved(tmp_path: Path) -> None:
-    class DyingSamplers(FakeSamplerPool):
+def test_a_failed_publish_ends_the_run_and_the_last_step_can_still_be_saved(tmp_path: Path) -> None:
+    class FailingPublish(FakeSamplerPool):
         async def publish(self, policy: PolicyVersion) -> tuple[WeightSync, ...]:
             raise LearnerError("gone")
 
@@ -300,7 +300,7 @@ def test_a_dying_sampler_ends_the_run_and_the_last_step_can_still_be_saved(tmp_p
     learner = FakeLearner(tmp_path)
 
     async def scenario() -> None:
-        driver = make_driver(settings(), samplers=DyingSamplers(lambda *_: "x"), learner=learner, records=records)
+        driver = make_driver(settings(), samplers=FailingPublish(lambda *_: "x"), learner=learner, records=records)
         with pytest.raises(ExceptionGroup) as caught:
             await driver.train()
         assert caught.group_contains(LearnerError, match="gone")
@@ -320,8 +320,8 @@ def test_no_task_remains_after_a_run(tmp_path: Path) -> None:
     assert not asyncio.run(scenario())
 
 
-def ended(records: MemoryRecorder) -> list[int]:
-    """The stream positions that were trained, filtered or failed, with repetitions."""
+def finished_positions(records: MemoryRecorder) -> list[int]:
+    """Return the stream positions that were trained, filtered or failed, with repetitions."""
     final = [dropped.group for dropped in records.dropped if dropped.drop.outcome is not Outcome.STALE]
     return positions([*records.steps, final])
 
@@ -334,12 +334,12 @@ def ended(records: MemoryRecorder) -> list[int]:
     st.randoms(use_true_random=False),
 )
 def test_in_any_order_of_events_staleness_is_bounded_and_every_completion_ends_once(
-    max_staleness: int, oversampling: float, filtering: bool, chance: Random
+    max_staleness: int, oversampling: float, filtering: bool, rng: Random
 ) -> None:
     delays: dict[tuple[str, int], float] = {}
 
     def delay(request: GroupRequest, index: int) -> float:
-        return delays.setdefault((request.group_id, index), chance.choice([0.0, 0.001, 0.002, 0.02]))
+        return delays.setdefault((request.group_id, index), rng.choice([0.0, 0.001, 0.002, 0.02]))
 
     def reward(completion: Completion) -> float | None:
         position = int(completion.group_id[1:8])
@@ -360,17 +360,17 @@ def test_in_any_order_of_events_staleness_is_bounded_and_every_completion_ends_o
     assert records.published == list(range(1, 7))
     for step, groups in enumerate(records.steps):
         assert all(0 <= step - group.policy_version <= max_staleness for group in groups)
-    assert len(ended(records)) == len(set(ended(records)))
-    asked = {request.group_id for request in samplers.requests}
-    assert len(asked) == len(samplers.requests)
+    assert len(finished_positions(records)) == len(set(finished_positions(records)))
+    requested = {request.group_id for request in samplers.requests}
+    assert len(requested) == len(samplers.requests)
     for metrics in records.metrics:
         outcomes = sum(metrics[f"num_{outcome}_so_far"] for outcome in Outcome)
         assert metrics["num_asked_so_far"] == outcomes + metrics["num_under_way"]
     # At the end nothing is in flight: each requested group is trained or dropped.
-    decided = [one.id for groups in records.steps for one in groups] + [one.group.id for one in records.dropped]
-    never_began = {one.group.id for one in records.dropped if str(one.drop) == "not_started"}
-    assert len(decided) == len(set(decided))
-    assert set(decided) - never_began <= asked <= set(decided)
+    finished = [one.id for groups in records.steps for one in groups] + [one.group.id for one in records.dropped]
+    not_started = {one.group.id for one in records.dropped if str(one.drop) == "not_started"}
+    assert len(finished) == len(set(finished))
+    assert set(finished) - not_started <= requested <= set(finished)
 
 
 def test_an_overtaken_group_is_cancelled_during_the_step_and_sampled_again(tmp_path: Path) -> None:
@@ -390,7 +390,7 @@ def test_an_overtaken_group_is_cancelled_during_the_step_and_sampled_again(tmp_p
     samplers = FakeSamplerPool(lambda *_: "n + 1", delay_seconds=delay)
     config = settings("max_staleness=1")
     run(make_driver(config, samplers=samplers, learner=SlowLearner(tmp_path), records=records))
-    # Trained by step 2 it would have been one version old, by step 3 two: it is stale when the batch of step 2 is taken.
+    # The group would be one version old in step 2 and two in step 3: it becomes stale when the batch of step 2 is taken.
     assert stale_while_learning[:3] == [[], ["g0000000"], ["g0000000"]]
     (dropped,) = records.dropped
     assert (dropped.drop.outcome, str(dropped.drop), dropped.group_size, dropped.group.completions) == (
@@ -498,8 +498,10 @@ def test_the_schedule_changes_groups_filters_rewards_and_learner_at_their_step(t
     assert [one["learning_rate"] for one in learner.active_overrides] == [5e-6, 5e-6, 5e-6, 1e-6]
     assert [step for step, _ in records.phases] == [0, 1, 3]
     assert records.phases[1][1] == {"rollout.temperature": 1.5, "rollout.group_size": 3, "grader.weights.tests": 0.1}
-    paid = [max(grade.terms.tests for group in groups for grade in group.grades if grade) for groups in records.steps]
-    assert paid == [0.65, 0.1, 0.1, 0.1]
+    test_terms = [
+        max(grade.terms.tests for group in groups for grade in group.grades if grade) for groups in records.steps
+    ]
+    assert test_terms == [0.65, 0.1, 0.1, 0.1]
     assert (
         len({request.seed + index for request in samplers.requests for index in range(request.group_size)})
         == 2 * 2 + 6 * 3
@@ -557,10 +559,10 @@ class SlowToCancel(FakeSamplerPool):
 @pytest.mark.parametrize("max_staleness", [0, 1])
 @pytest.mark.parametrize("seed", range(4))
 def test_a_stale_group_that_ends_after_the_next_publish_is_released(max_staleness: int, seed: int) -> None:
-    chance, delays = Random(seed), dict[str, float]()
+    rng, delays = Random(seed), dict[str, float]()
 
     def delay(request: GroupRequest, index: int) -> float:
-        return delays.setdefault(request.group_id, chance.choice([0.01, 0.02, 0.2, 0.3]))
+        return delays.setdefault(request.group_id, rng.choice([0.01, 0.02, 0.2, 0.3]))
 
     records = MemoryRecorder()
     samplers = SlowToCancel(lambda *_: "n + 1", num_samplers=8, delay_seconds=delay)

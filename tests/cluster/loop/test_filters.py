@@ -11,8 +11,8 @@ from tests.cluster.made import group
 REWARDS = st.none() | st.sampled_from([0.0, 0.2, 0.5, 1.0])
 
 
-def cut(whole: Group, indexes: set[int]) -> Group:
-    """The group with these completions truncated at the length limit."""
+def with_truncated(whole: Group, indexes: set[int]) -> Group:
+    """Return the group with these completions truncated at the length limit."""
     return replace(
         whole,
         completions=tuple(
@@ -23,7 +23,7 @@ def cut(whole: Group, indexes: set[int]) -> Group:
 
 
 @pytest.mark.parametrize(
-    ("keep", "whole", "reason"),
+    ("group_filter", "whole", "reason"),
     [
         (GroupFilter(), group([0.0, 0.0]), None),
         (GroupFilter(drop_without_signal=True), group([0.5, 0.5]), "no_signal"),
@@ -32,15 +32,15 @@ def cut(whole: Group, indexes: set[int]) -> Group:
         (GroupFilter(min_mean_reward=0.25), group([0.1, 0.4]), None),
         (GroupFilter(max_mean_reward=0.9), group([1.0, 0.9]), "too_easy"),
         (GroupFilter(max_mean_reward=0.95), group([1.0, 0.9, None]), None),
-        (GroupFilter(max_truncated_share=0.5), cut(group([0.0, 1.0, 0.0, 1.0]), {0, 1}), None),
-        (GroupFilter(max_truncated_share=0.5), cut(group([0.0, 1.0, 0.0, 1.0]), {0, 1, 2}), "truncated"),
+        (GroupFilter(max_truncated_share=0.5), with_truncated(group([0.0, 1.0, 0.0, 1.0]), {0, 1}), None),
+        (GroupFilter(max_truncated_share=0.5), with_truncated(group([0.0, 1.0, 0.0, 1.0]), {0, 1, 2}), "truncated"),
         (GroupFilter(min_mean_reward=0.5), group([None, None]), None),
     ],
 )
 def test_a_group_is_dropped_for_the_first_bound_that_it_breaks(
-    keep: GroupFilter, whole: Group, reason: str | None
+    group_filter: GroupFilter, whole: Group, reason: str | None
 ) -> None:
-    assert keep.reason(whole) == reason
+    assert group_filter.reason(whole) == reason
 
 
 @given(
@@ -51,10 +51,10 @@ def test_a_group_is_dropped_for_the_first_bound_that_it_breaks(
     st.sampled_from([(0.0, 1.0), (0.3, 0.8), (0.0, 0.4), (0.6, 1.0)]),
 )
 def test_a_group_that_is_stopped_early_would_have_been_dropped_when_complete(
-    rewards: list[float | None], truncated: set[int], num_known: int, share: float, bounds: tuple[float, float]
+    rewards: list[float | None], truncated: set[int], num_ended: int, share: float, bounds: tuple[float, float]
 ) -> None:
-    keep = GroupFilter(max_truncated_share=share, min_mean_reward=bounds[0], max_mean_reward=bounds[1])
-    whole = cut(group(rewards), truncated)
-    known = replace(whole, completions=whole.completions[:num_known], grades=whole.grades[:num_known])
-    if keep.early_reason(known, len(rewards)) and whole.rewards:
-        assert keep.reason(whole) is not None
+    group_filter = GroupFilter(max_truncated_share=share, min_mean_reward=bounds[0], max_mean_reward=bounds[1])
+    whole = with_truncated(group(rewards), truncated)
+    partial = replace(whole, completions=whole.completions[:num_ended], grades=whole.grades[:num_ended])
+    if group_filter.early_reason(partial, len(rewards)) and whole.rewards:
+        assert group_filter.reason(whole) is not None

@@ -62,13 +62,13 @@ def test_the_time_to_reward_is_computed_from_graded_completions() -> None:
 
 def test_every_metric_of_a_step_is_documented() -> None:
     page = Path("docs/metrics.md").read_text(encoding="utf-8")
-    explained = [re.escape(name).replace(r"\*", ".*") for name in re.findall(r"`([a-z0-9_*/]+)`", page)]
+    documented = [re.escape(name).replace(r"\*", ".*") for name in re.findall(r"`([a-z0-9_*/]+)`", page)]
     without_signal = DroppedGroup(group=group([0.0, 0.0]), group_size=2, drop=Drop(DropReason.NO_SIGNAL))
     timestamps = (Timestamps(requested=10, sampled=12, graded=13),) * 2
     groups = [replace(group([0.0, 1.0]), timestamps=timestamps)]
     metrics = step_metrics(groups, [without_signal], StepReport(step=1, metrics={}), Progress(), {"step_seconds": 1})
-    unexplained = [name for name in metrics if not any(re.fullmatch(one, name) for one in explained)]
-    assert not unexplained
+    undocumented = [name for name in metrics if not any(re.fullmatch(one, name) for one in documented)]
+    assert not undocumented
 
 
 def test_every_column_of_the_ledger_is_documented() -> None:

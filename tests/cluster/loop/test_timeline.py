@@ -1,4 +1,4 @@
-"""Time accounting of the parts, by a clock that the test advances."""
+"""Time accounting of the parts, with a clock that the test advances."""
 
 import pytest
 

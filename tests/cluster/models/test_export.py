@@ -41,8 +41,8 @@ def finished(unfinished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return run
 
 
-def scores(model: Path, ids: list[int], adapter: Path | None = None) -> torch.Tensor:
-    """Logits of a model, loaded with transformers and peft."""
+def logprobs_of(model: Path, ids: list[int], adapter: Path | None = None) -> torch.Tensor:
+    """Return log-probabilities [T, V] of a model, loaded with transformers and peft."""
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
@@ -67,8 +67,8 @@ def test_an_exported_adapter_equals_the_runs_and_loads_in_peft(finished: Path, t
     weights = exporting.ADAPTER_FILES[1]
     assert (tmp_path / "out" / weights).read_bytes() == (finished / "adapter" / weights).read_bytes()
     ids = [5, 40, 7, 90]
-    with_it, without = scores(tiny_model_path(), ids, tmp_path / "out"), scores(tiny_model_path(), ids)
-    assert (with_it - without).abs().max() > 1e-4
+    with_adapter, without = logprobs_of(tiny_model_path(), ids, tmp_path / "out"), logprobs_of(tiny_model_path(), ids)
+    assert (with_adapter - without).abs().max() > 1e-4
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [("float32", 1e-4), ("bfloat16", 0.05)])
@@ -82,12 +82,12 @@ def test_a_merged_model_agrees_with_model_and_adapter(
     assert not list(out.glob("adapter*"))
     assert json.loads((out / "config.json").read_text())["dtype"] == dtype
     ids = list(range(10, 60))  # tokens that the export did not compare
-    wanted = scores(tiny_model_path(), ids, finished / "adapter")
-    picked = torch.arange(len(ids) - 1), torch.tensor(ids[1:])
-    gap = (scores(out, ids)[:-1][picked] - wanted[:-1][picked]).abs().mean()
+    expected = logprobs_of(tiny_model_path(), ids, finished / "adapter")
+    targets = torch.arange(len(ids) - 1), torch.tensor(ids[1:])
+    gap = (logprobs_of(out, ids)[:-1][targets] - expected[:-1][targets]).abs().mean()
     assert gap < bound
     if dtype == "float32":
-        assert gap < 0.1 * (scores(tiny_model_path(), ids)[:-1][picked] - wanted[:-1][picked]).abs().mean()
+        assert gap < 0.1 * (logprobs_of(tiny_model_path(), ids)[:-1][targets] - expected[:-1][targets]).abs().mean()
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ def test_an_export_contains_the_tokenizer_and_no_path_of_this_machine(
         assert json.loads(texts["adapter_config.json"])["base_model_name_or_path"] == (base or "my-model")
 
 
-def test_a_runs_own_adapter_names_its_model_without_its_folder(finished: Path, unfinished: Path) -> None:
+def test_the_adapter_of_a_run_names_its_model_without_a_path(finished: Path, unfinished: Path) -> None:
     for folder in (finished / "adapter", unfinished / "checkpoints/checkpoint-3"):
         assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == "tiny"
 
@@ -159,10 +159,10 @@ def test_a_merged_model_that_disagrees_is_refused_and_no_file_remains(
 ) -> None:
     from learner.training import merge
 
-    def half(model: str, adapter: Path, folder: Path, *, dtype: str) -> None:
+    def write_without_adapter(model: str, adapter: Path, folder: Path, *, dtype: str) -> None:
         shutil.copytree(model, folder, dirs_exist_ok=True)  # without the adapter
 
-    monkeypatch.setattr(merge, "write_merged", half)
+    monkeypatch.setattr(merge, "write_merged", write_without_adapter)
     with pytest.raises(ModelError, match=r"the merged model is .* nats per token away .* allowed for float32"):
         exporting.export(RunFolder(finished), tmp_path / "out", step=None, merge=True, dtype="float32")
     assert list(tmp_path.iterdir()) == []

@@ -19,7 +19,7 @@ CHANGES = [
 ]
 
 
-def made_card(run: Path, config: Config) -> str:
+def card_of_run(run: Path, config: Config) -> str:
     run.mkdir()
     (run / "metrics.jsonl").write_text(json.dumps({"step": 1, "epoch": 0.5, "reward": 0.25}) + "\n")
     return card(RunFolder(run), config, step=1, merged_dtype=None, base="some/model")
@@ -28,5 +28,5 @@ def made_card(run: Path, config: Config) -> str:
 def test_the_configuration_of_a_card_works_when_it_is_copied_to_a_file(tmp_path: Path) -> None:
     config = load_config(None, CHANGES, environment={})
     file = tmp_path / "copied.yaml"
-    file.write_text(made_card(tmp_path / "run", config).partition("```yaml\n")[2].partition("```")[0])
+    file.write_text(card_of_run(tmp_path / "run", config).partition("```yaml\n")[2].partition("```")[0])
     assert flatten(load_config(file, environment={})) == flatten(config)

@@ -35,7 +35,7 @@ def test_a_replay_reaches_the_adapter_of_the_run_bit_for_bit(
     assert written == {path.name: path.read_bytes() for path in (finished / "adapter").iterdir()}
 
 
-def test_a_run_that_was_extended_is_replayed_with_the_length_that_it_had_at_each_step(
+def test_an_extended_run_is_replayed_with_the_max_steps_of_each_step(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = make_extended(finished, tmp_path / "run")
@@ -44,7 +44,7 @@ def test_a_run_that_was_extended_is_replayed_with_the_length_that_it_had_at_each
 
     metrics = run / "metrics.jsonl"
     metrics.write_text(metrics.read_text().replace('"max_steps": 4.0', '"max_steps": 6.0'))
-    assert replay_and_report(run, None) == 1  # the learning rate would have gone down more slowly
+    assert replay_and_report(run, None) == 1  # the replayed learning rate falls more slowly
     assert "the loss differs from step" in capsys.readouterr().out
 
 

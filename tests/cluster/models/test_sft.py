@@ -14,8 +14,7 @@ import pytest
 from cluster.cli.main import main
 from cluster.config.load import load_config
 from cluster.config.model_path import tiny_model_path
-from cluster.models import sft as teaching
-from cluster.models import tiny
+from cluster.models import sft, tiny
 from cluster.models.sft_folder import SftFolder
 from cluster.models.sft_pairs import answer, pairs_of
 from cluster.problems.dataset import split
@@ -65,13 +64,13 @@ def mean_logprob(model: Path, problem: Problem, adapter: Path | None = None) -> 
 def test_sft_raises_the_likelihood_of_solutions_and_excludes_held_out_problems(
     full: bool, problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked: list[Problem] = []
+    trained_on: list[Problem] = []
 
-    def seen(wanted: list[Problem], *arguments: object, **options: object) -> object:
-        asked.extend(wanted)
+    def recording_pairs_of(wanted: list[Problem], *arguments: object, **options: object) -> object:
+        trained_on.extend(wanted)
         return pairs_of(wanted, *arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(teaching, "pairs_of", seen)
+    monkeypatch.setattr(sft, "pairs_of", recording_pairs_of)
     out = tmp_path / "out"
     options = ["--steps", "12", "--learning-rate", "1e-3", "--warmup-steps", "2", *(["--full"] if full else [])]
     assert main(command(problems, out, *options)) == 0
@@ -79,18 +78,18 @@ def test_sft_raises_the_likelihood_of_solutions_and_excludes_held_out_problems(
     from cluster.problems.dataset import load_problems
 
     training, held_out = split(load_problems(str(problems)).problems, 20, load_config(Path(CONFIG)).data.split_seed)
-    assert {one.id for one in asked} == {one.id for one in training if one.solution}
-    assert not {one.id for one in asked} & {one.id for one in held_out}
+    assert {one.id for one in trained_on} == {one.id for one in training if one.solution}
+    assert not {one.id for one in trained_on} & {one.id for one in held_out}
 
     before, after = (
-        statistics.fmean(mean_logprob(model, one) for one in asked[:10]) for model in (tiny_model_path(), out)
+        statistics.fmean(mean_logprob(model, one) for one in trained_on[:10]) for model in (tiny_model_path(), out)
     )
     assert after > before + 0.1
     assert json.loads((out / "config.json").read_text())["dtype"] == "bfloat16"  # like the base model
     assert (out / "adapter").exists() != full
     if not full:
-        assert mean_logprob(tiny_model_path(), asked[0], out / "adapter") == pytest.approx(
-            mean_logprob(out, asked[0]), abs=0.05
+        assert mean_logprob(tiny_model_path(), trained_on[0], out / "adapter") == pytest.approx(
+            mean_logprob(out, trained_on[0]), abs=0.05
         )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "problems.jsonl"]
     assert not (out / "training").exists()
@@ -119,21 +118,21 @@ def test_an_interrupted_training_resumes_and_makes_the_same_model(
     options = [*SHORT, *(["--full"] if full else [])]
     assert main(command(problems, tmp_path / "whole", *options)) == 0
     out = tmp_path / "out"
-    done = teaching.Steps.done
+    done = sft.Steps.done
 
-    def interrupted(self: teaching.Steps, step: int, loss: float) -> None:
+    def interrupted(self: sft.Steps, step: int, loss: float) -> None:
         done(self, step, loss)
-        if step == 2:  # takes effect after the next step
+        if step == 2:  # the interrupt takes effect after the next step
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(teaching.Steps, "done", interrupted)
+    monkeypatch.setattr(sft.Steps, "done", interrupted)
     assert main(command(problems, out, *options)) == 130
     printed = capsys.readouterr().err
     assert f"stopped after step 3 of 6, saved in {out}/training/checkpoint-3; the same command continues" in " ".join(
         printed.split()
     )
     assert not (out / "config.json").exists()
-    monkeypatch.setattr(teaching.Steps, "done", done)
+    monkeypatch.setattr(sft.Steps, "done", done)
 
     assert main(command(problems, out, *options[2:], "--steps", "7")) == 2
     assert "was started with other settings (num_steps was 6 and is 7)" in capsys.readouterr().err
@@ -148,7 +147,7 @@ def test_an_interrupted_training_resumes_and_makes_the_same_model(
     from learner.sft import train as supervised
 
     with monkeypatch.context() as patched:
-        patched.setattr(supervised, "fine_tune", None)  # nothing is left to be trained
+        patched.setattr(supervised, "fine_tune", None)  # no step is left
         assert main(command(problems, out, *options)) == 0
     whole, resumed = weights_of(tmp_path / "whole"), weights_of(out)
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)

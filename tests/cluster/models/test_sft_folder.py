@@ -44,7 +44,7 @@ def test_a_checkpoint_is_kept_and_resumed_only_with_the_same_settings(folder: Sf
     assert folder.newest() == folder.work / "checkpoint-5"
 
 
-def test_the_newest_checkpoint_may_be_the_spare_one(folder: SftFolder) -> None:
+def test_the_newest_checkpoint_may_be_in_the_spare_folder(folder: SftFolder) -> None:
     with folder.opened(SETTINGS):
         checkpoint(folder.work, 5)
         newest = checkpoint(folder.spare, 9)

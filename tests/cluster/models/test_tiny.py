@@ -30,7 +30,7 @@ def test_every_digit_is_a_token_of_its_own(tokenizer: Any) -> None:
 
 
 def test_auto_tokenizer_reads_the_saved_tokenizer_as_it_was_trained(tokenizer: Any, tmp_path: Path) -> None:
-    """AutoTokenizer replaces the word pattern by that of Qwen2: trained with another one, the model would see other tokens."""
+    """AutoTokenizer uses the word pattern of Qwen2: a tokenizer trained with another pattern would give other tokens."""
     from transformers import AutoTokenizer
 
     tokenizer.save_pretrained(tmp_path)

@@ -159,8 +159,8 @@ def test_an_audit_imports_neither_ray_nor_torch() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_no_builtin_problem_has_a_cause_and_none_refutes_one(tmp_path: Path) -> None:
-    # Training relies on it: it does not audit the built-in problems.
+def test_no_builtin_problem_has_a_cause_or_refutes_one(tmp_path: Path) -> None:
+    # Training relies on this test, because it does not audit the built-in problems.
     summary = audit_dataset("builtin", tmp_path / "out.jsonl", settings=QUICK)
     assert summary.num_audited == summary.num_rows > 1000
     assert (summary.num_unsolvable, summary.num_ungradable) == (0, 0)

@@ -25,7 +25,7 @@ def cases(problem: Problem) -> list[tuple[str, str]]:
     inner = [
         text.strip().removesuffix(";").removeprefix("assert (").removesuffix(")") for text in asserts if text.strip()
     ]
-    # In an assert, the result follows the last " = " outside of records, lists and strings: no call compares anything.
+    # The expected value follows the only " = " outside of records, lists and strings: no call contains a comparison.
     return [split_at_equals(text) for text in inner]
 
 
@@ -148,7 +148,7 @@ def arguments(call: str) -> list[str]:
     return found[1:]
 
 
-def test_statement_ends_in_one_comment_followed_by_nothing_but_type_definitions() -> None:
+def test_a_statement_is_one_comment_followed_only_by_type_definitions() -> None:
     for problem in PROBLEMS:
         comment, rest = problem.statement.split("*)", 1)
         assert comment.startswith("(** "), problem.id

@@ -41,8 +41,8 @@ def test_other_column_names_are_accepted() -> None:
     row = {"id": 3, "problem": PROMPT, "tests": TESTS, "solution": "let twice n = 2 * n", "difficulty": "easy"}
     (one,) = read_rows([row]).problems
     assert (one.id, one.difficulty, one.solution) == ("3", "easy", "let twice n = 2 * n")
-    (asked,) = read_rows([{"id": 4, "question": PROMPT, "tests": TESTS}]).problems
-    assert asked.prompt == PROMPT
+    (second,) = read_rows([{"id": 4, "question": PROMPT, "tests": TESTS}]).problems
+    assert second.prompt == PROMPT
 
 
 def test_bad_rows_are_reported_and_counted_and_the_others_are_kept(tmp_path: Path) -> None:

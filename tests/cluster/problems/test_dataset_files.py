@@ -286,10 +286,10 @@ class FakeHub:
 
     def __init__(self, error: Exception | None = None) -> None:
         self.error = error
-        self.asked: list[tuple[str | None, ...]] = []  # path, configuration, split, revision
+        self.requests: list[tuple[str | None, ...]] = []  # path, configuration, split, revision
 
     def load_dataset(self, path: str, name: str | None, *, split: str, revision: str | None) -> list[Any]:
-        self.asked.append((path, name, split, revision))
+        self.requests.append((path, name, split, revision))
         if self.error:
             raise self.error
         return ROWS
@@ -312,7 +312,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> FakeHub:
 def test_split_configuration_and_revision_reach_the_hub(hub: FakeHub) -> None:
     load_problems("some/set")
     load_problems("some/set", Part(split="test", config="hard", revision="v2"))
-    assert hub.asked == [("some/set", None, "train", None), ("some/set", "hard", "test", "v2")]
+    assert hub.requests == [("some/set", None, "train", None), ("some/set", "hard", "test", "v2")]
 
 
 @pytest.mark.parametrize(

@@ -27,12 +27,12 @@ from cluster.types import Problem
 HELD_OUT = 5
 
 
-def make(name: object, text: str = "") -> Problem:
+def make_problem(name: object, text: str = "") -> Problem:
     tests = f"let () = assert (f {text or name} = 1)"
     return Problem(id=str(name), statement="(** F. *)", signature="let f (n : int) : int =", tests=tests)
 
 
-PROBLEMS = [make(number) for number in range(20)]
+PROBLEMS = [make_problem(number) for number in range(20)]
 
 
 def config(*overrides: str) -> Config:
@@ -48,8 +48,8 @@ def ids(problems: Sequence[Problem]) -> list[str]:
     return [one.id for one in problems]
 
 
-def kept(folder: Path, data: RunData) -> RunData:
-    """Write the data and read it back."""
+def reread(folder: Path, data: RunData) -> RunData:
+    """Return the data after it was written to a folder and read again."""
     folder.mkdir(exist_ok=True)
     (folder / "data.jsonl").write_text(data.to_jsonl(), encoding="utf-8")
     again = RunData.read(RunFolder(folder))
@@ -59,17 +59,22 @@ def kept(folder: Path, data: RunData) -> RunData:
 
 def test_the_same_data_in_any_order_is_split_as_before(tmp_path: Path) -> None:
     data, training, held_out = started()
-    data = kept(tmp_path, data)
+    data = reread(tmp_path, data)
     assert data.check(PROBLEMS, tmp_path, allowed=False) == ""
     assert "another order" in data.check(PROBLEMS[::-1], tmp_path, allowed=False)
-    for some in (PROBLEMS, PROBLEMS[::-1]):
-        assert split_for_run(data, some, config()) == (training, held_out)
-        assert split_for_run(data, some, config("split_seed=7")) == (training, held_out)
+    for problems in (PROBLEMS, PROBLEMS[::-1]):
+        assert split_for_run(data, problems, config()) == (training, held_out)
+        assert split_for_run(data, problems, config("split_seed=7")) == (training, held_out)
 
 
 def test_other_data_is_refused_with_the_differences(tmp_path: Path) -> None:
     data, *_ = started()
-    now = [make("3", "changed"), *PROBLEMS[4:15], make("nineteen", "19"), *map(make, ("x", "y"))]
+    now = [
+        make_problem("3", "changed"),
+        *PROBLEMS[4:15],
+        make_problem("nineteen", "19"),
+        *map(make_problem, ("x", "y")),
+    ]
     with pytest.raises(RunFolderError) as error:
         data.check(now, tmp_path, allowed=False)
     message = str(error.value)
@@ -95,7 +100,7 @@ def test_other_solutions_and_difficulties_are_changes_too(tmp_path: Path) -> Non
 
 def test_data_without_a_common_problem_is_refused_even_if_changes_are_allowed(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match="no problem in common"):
-        started()[0].check([make(number, "other") for number in range(20)], tmp_path, allowed=True)
+        started()[0].check([make_problem(number, "other") for number in range(20)], tmp_path, allowed=True)
 
 
 @settings(max_examples=60, deadline=None)
@@ -110,7 +115,7 @@ def test_no_problem_ever_changes_sides(seed: int) -> None:
         now = [one for one in PROBLEMS if draw.random() < 0.7]
         if draw.random() < 0.5:  # use row numbers as ids
             now = [dataclasses.replace(one, id=str(number)) for number, one in enumerate(now)]
-        now += [make(f"new {start} {number}") for number in range(draw.randrange(3))]
+        now += [make_problem(f"new {start} {number}") for number in range(draw.randrange(3))]
         draw.shuffle(now)
         try:
             training, held_out = split_for_run(data, now, config())
@@ -118,8 +123,8 @@ def test_no_problem_ever_changes_sides(seed: int) -> None:
             return
         data = updated_data(data, now, training, held_out)
         assert sorted(ids([*training, *held_out])) == sorted(ids(now))
-        for side, some in (("training", training), ("held out", held_out)):
-            for one in some:
+        for side, problems in (("training", training), ("held out", held_out)):
+            for one in problems:
                 assert sides.setdefault(one.tests, side) == side
         assert split_for_run(data, now, config()) == (training, held_out)
 
@@ -127,7 +132,7 @@ def test_no_problem_ever_changes_sides(seed: int) -> None:
 def test_a_problem_whose_text_changed_stays_on_its_side() -> None:
     data, _, held_out = started()
     name = held_out[0].id
-    now = [make(one.id, "changed") if one.id == name else one for one in PROBLEMS]
+    now = [make_problem(one.id, "changed") if one.id == name else one for one in PROBLEMS]
     assert ids(split_for_run(data, now, config())[1]) == ids(held_out)
 
 
@@ -135,7 +140,7 @@ def test_an_excluded_problem_stays_excluded_until_its_text_changes() -> None:
     training, held_out = split(PROBLEMS[1:], HELD_OUT, 0)
     data = updated_data(None, PROBLEMS, training, held_out)
     assert split_for_run(data, PROBLEMS, config()) == (training, held_out)
-    changed = [make(0, "changed"), *PROBLEMS[1:]]
+    changed = [make_problem(0, "changed"), *PROBLEMS[1:]]
     assert ids(split_for_run(data, changed, config())[0]) == [*ids(training), "0"]
 
 
@@ -153,14 +158,14 @@ def test_damaged_data_is_refused_with_advice(tmp_path: Path) -> None:
 
 
 def interrupted(folder: Path, dataset: Path, problems: Sequence[Problem], *, has_recorded_data: bool = True) -> Config:
-    """Return a run that was started with these problems and has a checkpoint."""
+    """Make a run that was started with these problems and has a checkpoint; return its configuration."""
     keys = [f"run.folder={folder.parent}", f"run.name={folder.name}", f"dataset={dataset}", "model.path=tiny"]
     write(dataset, problems)
     made = load_config(None, [*keys, f"held_out={HELD_OUT}"], environment={})
     with RunFolder(folder).opened(made):
         (folder / "checkpoints/checkpoint-20").mkdir()
     if has_recorded_data:
-        kept(folder, started(problems)[0])
+        reread(folder, started(problems)[0])
     return made
 
 
@@ -221,10 +226,10 @@ def test_an_evaluation_of_changed_data_uses_the_held_out_problems_of_the_run(
         {"model.adapter": str(tmp_path / "run/adapter")}
     )
     _, _, held_out = started()
-    now = (*PROBLEMS[3:], make("new"))
+    now = (*PROBLEMS[3:], make_problem("new"))
     data = data_of_adapter(made, RenderedProblems(loaded=now, problems=now, prompts={}), View())
     assert data is not None
     assert set(ids(split_for_run(data, now, made)[1])) == set(ids(held_out)) & set(ids(now))
     assert "1 problems are not among those of" in " ".join(capsys.readouterr().err.split())
-    other = tuple(make(number, "other") for number in range(20))
+    other = tuple(make_problem(number, "other") for number in range(20))
     assert data_of_adapter(made, RenderedProblems(loaded=other, problems=other, prompts={}), View()) is None

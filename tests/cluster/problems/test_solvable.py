@@ -23,14 +23,14 @@ def config(*overrides: str) -> Config:
 
 
 class FakeAuditor:
-    """Finds a cause in some problems and fails on others."""
+    """Auditor that finds a cause in the problems ``bad`` and fails on the problems ``failing``."""
 
     def __init__(self, bad: tuple[str, ...] = (), failing: tuple[str, ...] = ()) -> None:
         self._bad, self._failing = bad, failing
-        self.asked: list[str] = []
+        self.audited_ids: list[str] = []
 
     async def unsolvable_causes(self, problem: Problem) -> tuple[str, ...]:
-        self.asked.append(problem.id)
+        self.audited_ids.append(problem.id)
         if problem.id in self._failing:
             raise UngradableError("no machine")
         return ("tests_do_not_parse: line 1",) if problem.id in self._bad else ()
@@ -54,12 +54,12 @@ def test_a_problem_on_which_the_machine_failed_is_kept() -> None:
 def test_a_resumed_run_audits_only_problems_without_result(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     first = audited(FakeAuditor(bad=("p1",), failing=("p3",)), AuditResults(folder))
-    # The recorded results of the run are used, even if another grader would differ, so that the split stays the same.
+    # A resumed run keeps its recorded results, even if a new audit would differ, so that the split stays the same.
     later = FakeAuditor(bad=("p0", "p2"))
     verdicts = AuditResults(folder)
     assert needs_audit(config(), PROBLEMS, verdicts)
     assert audited(later, verdicts) == first
-    assert later.asked == ["p3"]
+    assert later.audited_ids == ["p3"]
     assert not needs_audit(config(), PROBLEMS, AuditResults(folder))
 
 
