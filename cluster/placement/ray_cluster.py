@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -37,6 +38,9 @@ QUIET: Mapping[str, Any] = {
     "namespace": "caravan",
 }
 """Arguments of ``ray.init`` for every cluster, joined or started."""
+
+NEEDED_BYTES = 100 * 2**20
+"""Free bytes of Ray's folder with which a start that fails has another cause: logs, sockets and the first objects."""
 
 Section = TypeVar("Section", bound=BaseModel)
 
@@ -96,9 +100,17 @@ def _start(log: Callable[[str], None]) -> Any:
         return start_ray(log, num_cpus=usable_cores(), _temp_dir=str(folder), **QUIET)
     except Exception as error:  # Ray raises a plain Exception if its node does not start in time
         raise ResourcesError(
-            f"Ray does not start on this machine: {_one_line(error)}. Where the machine is busy with other work, try again; "
-            f"the logs of Ray's processes are in {folder}/session_latest/logs"
+            f"Ray does not start on this machine: {_one_line(error)}. {_way_out(folder)}; the logs of Ray's processes are in "
+            f"{folder}/session_latest/logs"
         ) from error
+
+
+def _way_out(folder: Path) -> str:
+    """What to do if Ray does not start with its files in ``folder``."""
+    free = shutil.disk_usage(folder).free
+    if free < NEEDED_BYTES:
+        return f"{folder} has {free / 2**20:.0f} MiB free: make room there, or set RAY_TMPDIR to another folder"
+    return "Where the machine is busy with other work, try again"
 
 
 def _join(found: FoundCluster) -> Any:
@@ -275,12 +287,12 @@ def _check(config: Config, resources: Mapping[str, float], *, set_by_user: Confi
     of_a_sampler = rollout.bundle
     parts = {
         "CPU": [
-            _of("samplers", rollout.minimum, of_a_sampler["CPU"]),
-            _of("graders", grader.minimum, grader.cpus_per_grader),
+            _of("sampler", rollout.minimum, of_a_sampler["CPU"]),
+            _of("grader", grader.minimum, grader.cpus_per_grader),
             _of_the_learner(learner.num_ranks, learner.cpus),
         ],
         "GPU": [
-            _of("samplers", rollout.minimum, of_a_sampler.get("GPU", 0.0)),
+            _of("sampler", rollout.minimum, of_a_sampler.get("GPU", 0.0)),
             _of_the_learner(learner.num_ranks, learner.gpus),
         ],
     }
@@ -297,9 +309,10 @@ def _check(config: Config, resources: Mapping[str, float], *, set_by_user: Confi
             )
 
 
-def _of(parts: str, number: int, amount: float) -> tuple[str, float]:
-    return f"{number} {parts} x {amount:g}", number * amount
+def _of(part: str, number: int, amount: float) -> tuple[str, float]:
+    return f"{count(number, part)} x {amount:g}", number * amount
 
 
 def _of_the_learner(num_ranks: int, amount: float) -> tuple[str, float]:
-    return (f"learner {amount:g}", amount) if num_ranks == 1 else _of("ranks of the learner", num_ranks, amount)
+    name = "learner" if num_ranks == 1 else f"{num_ranks} ranks of the learner x"
+    return f"{name} {amount:g}", num_ranks * amount

@@ -19,6 +19,7 @@ from cluster.placement.gpu_facts import MachineGpus, gpus_of_this_machine
 from grader.process import probe_sandbox, run_command
 from grader.sandbox import Sandbox
 from grader.toolchain import prepare_toolchain
+from rollout.model import check_model
 
 COMPARED = ("ray", "torch", "vllm", "transformers", "peft", "trl")
 """Packages whose versions have to be the same wherever a sampler or the learner runs."""
@@ -146,6 +147,9 @@ def _grading() -> tuple[str, bool, Sandbox | None, str | None]:
 def _model_error(config: Config) -> str | None:
     try:
         check_model_path(config)
+        rollout = config.rollout
+        num_tokens = rollout.max_prompt_tokens + rollout.max_completion_tokens
+        check_model(model_path(config), num_tokens, rollout.tensor_parallel_size)
     except CaravanError as error:
         return str(error)
     return None

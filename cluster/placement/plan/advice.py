@@ -17,9 +17,9 @@ def memory_advice(config: Config, plan: GpuPlan) -> list[str]:
     """Lines on memory that is too small or unused."""
     advice = []
     wanted = config.rollout.max_concurrent_requests
-    if plan.sampler is not None and plan.sampler.num_sequences < FEW_SEQUENCES * wanted:
+    if plan.sampler is not None and 1 <= plan.sampler.num_sequences < FEW_SEQUENCES * wanted:
         advice.append(
-            f"The KV cache holds {plan.sampler.num_sequences:.0f} completions of full length, not the {wanted} of "
+            f"The KV cache holds {count(int(plan.sampler.num_sequences), 'completion')} of full length, not the {wanted} of "
             "rollout.max_concurrent_requests: raise rollout.gpu_memory_utilization, or lower the latter."
         )
     if plan.learner is not None and plan.learner.total < plan.learner.limit / 3:
@@ -35,7 +35,7 @@ def pace_advice(config: Config, plan: GpuPlan) -> list[str]:
     """Lines on the bottleneck of a step and on parts that are too many."""
     speed, overlapping = plan.pace, plan.overlapping
     if speed is None:
-        return ["No pace is estimated: the data sheet of these GPUs is not known here."]
+        return [f"No pace is estimated: {_no_pace(plan)}."]
     advice = [_bottleneck(config, speed)]
     # With more samplers fewer completions run on each, which is hardly faster.
     if speed.overlaps and speed.sampling < BUSY_SHARE * speed.step and config.rollout.num_samplers > 1:
@@ -49,6 +49,15 @@ def pace_advice(config: Config, plan: GpuPlan) -> list[str]:
     if enough < config.grader.num_graders:
         advice.append(f"{count(enough, 'grader')} would do.")
     return advice
+
+
+def _no_pace(plan: GpuPlan) -> str:
+    """The reason why a plan has no pace."""
+    if plan.sampler is None or plan.learner is None:
+        return f"the {'samplers' if plan.sampler is None else 'learner'} would run on the CPU"
+    if plan.sampler.num_sequences < 1:
+        return "a sampler does not fit"
+    return "the data sheet of these GPUs is not known here"
 
 
 def _bottleneck(config: Config, speed: Pace) -> str:
@@ -65,8 +74,9 @@ def _bottleneck(config: Config, speed: Pace) -> str:
         return f"The learner is the bottleneck: {seconds}. Add ranks before samplers: learner.num_ranks={ranks} would keep pace."
     if speed.num_running < FULL_SHARE * config.rollout.max_concurrent_requests:
         return (
-            f"The samplers are the bottleneck: {seconds}. Each samples {speed.num_running} completions at a time, and more "
-            "samplers would have fewer; raise loop.groups_per_step or loop.max_staleness, or take fewer ranks of the learner."
+            f"The samplers are the bottleneck: {seconds}. Each samples {count(speed.num_running, 'completion')} at a time, and "
+            "more samplers would have fewer; raise loop.groups_per_step or loop.max_staleness, or take fewer ranks of the "
+            "learner."
         )
     balanced = math.ceil(config.rollout.num_samplers * speed.sampling / max(speed.learning, speed.grading))
     return f"The samplers are the bottleneck: {seconds}. {count(balanced, 'sampler')} would keep pace."

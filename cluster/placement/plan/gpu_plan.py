@@ -60,7 +60,7 @@ def plan_gpus(
     config = with_micro_batch(config, shape, left)
     learner = learner_memory(config, shape, left) if config.learner.gpus else None
     speed = overlapping = None
-    if sampler and learner:
+    if sampler and learner and sampler.num_sequences >= 1:
         shared = SharedGpu(samplers=samplers_on_one, with_learner=with_learner > 0)
         cores = sum(machine.cpus for machine in machines)
         speed = pace(config, shape, gpu, sampler, shared, grading_cpus=cores)
@@ -126,10 +126,13 @@ def _require_sampler(config: Config, memory: SamplerMemory, largest: float) -> N
     limit = memory.limit if rollout.gpus_per_sampler == 1 and not is_set else largest
     if memory.known > limit:
         weights = memory.parts["weights"]
+        more = "raise rollout.gpu_memory_utilization, " if limit < largest else ""
+        if is_set and weights < limit:
+            more = "lower rollout.kv_cache_memory_bytes, "
         raise ResourcesError(
             f"a sampler cannot run on these GPUs: weights {weights:.1f} GiB and KV cache {memory.known - weights:.1f} GiB exceed "
             f"the {limit:.1f} GiB that it may take of the largest GPU ({largest:.1f} GiB). Split it over several GPUs "
-            "(rollout.tensor_parallel_size), raise rollout.gpu_memory_utilization, or use a smaller model"
+            f"(rollout.tensor_parallel_size), {more}or use a smaller model"
         )
 
 
@@ -144,9 +147,10 @@ def _of_a_sampler(config: Config, plan: GpuPlan) -> str | None:
         return None
     return (
         f"a sampler does not fit on a {_smallest(plan)}: of {sampler.limit:.1f} GiB (rollout.gpu_memory_utilization="
-        f"{config.rollout.gpu_memory_utilization:g} of {plan.gib:g} GiB) it takes {_sum(sampler)}, which leaves "
-        f"{sampler.cache:.1f} GiB of KV cache, less than one completion needs. Give it more of a GPU, lower "
-        "rollout.max_completion_tokens, max_concurrent_requests or the model, or weight_sync_mode=merged (no adapters)"
+        f"{config.rollout.gpu_memory_utilization:g} of {plan.gib:g} GiB) it takes {_sum(sampler)}, and the KV "
+        f"cache of one completion {sampler.gib_per_sequence:.1f} GiB. Give it more of a GPU, lower "
+        "rollout.max_completion_tokens, max_concurrent_requests or max_num_batched_tokens (activations go with it), or use "
+        "a smaller model or weight_sync_mode=merged (no adapters)"
     )
 
 
@@ -169,8 +173,10 @@ def _of_the_learner(plan: GpuPlan) -> str | None:
     left = f"{learner.limit:.1f} GiB"
     if number and sampler is not None:
         left += f" of {plan.gib:.1f} GiB, next to {count(number, 'sampler')} with {number * sampler.limit:.1f} GiB"
+    share = plan.config.learner.gpu_memory_share
+    raise_share = "Lower " if number or share is None else f"Raise learner.gpu_memory_share={share:g}, or lower "
     return (
-        f"the learner does not fit on a {_smallest(plan)}: it takes {_sum(learner)}, and has {left}. Lower "
+        f"the learner does not fit on a {_smallest(plan)}: it takes {_sum(learner)}, and has {left}. {raise_share}"
         "learner.micro_batch_tokens (activations go with it), set learner.gradient_checkpointing=true, lower "
         "rollout.gpu_memory_utilization where they share a GPU, or spread the weights over ranks with learner.shard_base"
     )

@@ -144,7 +144,8 @@ def _number(values: Mapping[str, str], key: str, text: str, *, default: float | 
     except (KeyError, ValueError):
         found = f"{key}={values[key]!r} is no number" if key in values else f"{key}=NUMBER is missing"
         raise ConfigError(f"--machine {text}: {found}") from None
-    if not 0 <= number < 1e6 or (key in ("count", "gpus") and number != int(number)):
+    least = {"count": 1.0, "gpu_gib": 1.0}.get(key, 0.0)
+    if not least <= number < 1e6 or (key in ("count", "gpus") and number != int(number)):
         raise ConfigError(f"--machine {text}: there is no machine with {key}={values[key]}")
     return number
 

@@ -37,9 +37,9 @@ class PlannedNode:
         free = [number for number, left in enumerate(self.gpus) if gpu and gpu <= left + ROUNDING][:num_gpus]
         if cpus > self.cpus + ROUNDING or (gpu and len(free) < num_gpus):
             return None
-        self.cpus -= cpus
+        self.cpus = max(0.0, self.cpus - cpus)  # shares that are rounded may exceed it by their rounding
         for number in free:
-            self.gpus[number] -= gpu
+            self.gpus[number] = max(0.0, self.gpus[number] - gpu)
         return free
 
 

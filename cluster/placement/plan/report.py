@@ -49,7 +49,8 @@ def print_plan(plan: Plan) -> None:
 
 
 def _placement_table(plan: Plan) -> Table:
-    table = Table(title="Placement", caption="Where a part fits on several machines, Ray decides.")
+    ray_decides = "Where a part fits on several machines, Ray decides."
+    table = Table(title="Placement", caption=ray_decides if len(plan.nodes) > 1 else None)
     for column in ("machine", "GPUs", "other parts", "CPUs left"):
         table.add_column(column)
     for node in plan.nodes:
@@ -57,7 +58,7 @@ def _placement_table(plan: Plan) -> Table:
             node.machine.name,
             _gpus(node),
             _others(node),
-            f"{node.cpus:g} of {node.machine.cpus:g}",
+            f"{round(node.cpus, 2):g} of {node.machine.cpus:g}",
         )
     return table
 
@@ -87,7 +88,8 @@ def _memory_table(plan: GpuPlan) -> Table:
     for part in names:
         table.add_row(part, *(f"{memory.parts[part]:.1f}" if part in memory.parts else "" for _, memory in columns))
     if plan.sampler is not None:
-        cache = f"{plan.sampler.cache:.1f}, {plan.sampler.num_sequences:.0f} completions of full length"
+        sequences = count(int(plan.sampler.num_sequences), "completion")
+        cache = f"{max(0.0, plan.sampler.cache):.1f}, {sequences} of full length"
         table.add_row("KV cache", *(cache if name == "sampler" else "" for name, _ in columns))
     table.add_section()
     table.add_row("may take", *(f"{memory.limit:.1f}" for _, memory in columns))
@@ -112,7 +114,7 @@ def _pace_line(plan: GpuPlan) -> str:
     order = "at the same time" if speed.overlaps else "one after the other"
     return (
         f"A step takes about {speed.step:.1f} s, limited by {speed.bottleneck}: sampling {speed.sampling:.1f} "
-        f"({speed.num_running} concurrent completions per engine), grading up to {speed.grading:.1f}, learning "
+        f"({count(speed.num_running, 'concurrent completion')} per engine), grading up to {speed.grading:.1f}, learning "
         f"{speed.learning:.1f}; samplers and learner work {order}. "
         "Estimated from data sheets, for prompts and completions of half the longest length."
     )

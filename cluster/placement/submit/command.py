@@ -84,7 +84,7 @@ def runtime_environment(folder: Path, environment: Mapping[str, str]) -> dict[st
     file = folder / RUNTIME_ENVIRONMENT
     if not file.is_file():
         raise ConfigError(
-            f"there is no {RUNTIME_ENVIRONMENT} here: run `caravan submit` in Caravan's folder, which is uploaded"
+            f"there is no {RUNTIME_ENVIRONMENT} here: run this command in Caravan's folder, which is uploaded"
         )
     described: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
     settings = {name: environment[name] for name in FORWARDED_TO_JOBS if name in environment}

@@ -8,6 +8,7 @@ import pytest
 
 from cluster.config.config import Config
 from cluster.config.load import load_config
+from cluster.config.model_path import tiny_model_path
 from cluster.placement.check import node_facts
 from cluster.placement.check.checks import Check, Level, needs_of, node_checks, worst
 from cluster.placement.check.node_facts import NodeFacts, compiler_error, inspect_node, installed_versions
@@ -153,12 +154,20 @@ def test_nodes_with_the_same_result_share_a_row(capsys: pytest.CaptureFixture[st
 
 
 def test_this_machine_has_what_the_tests_need(tmp_path: Path) -> None:
-    facts = inspect_node(placed(f"model.path={tmp_path}"))
+    facts = inspect_node(placed())
     assert (facts.can_grade, facts.model_error, facts.versions["ray"]) == (True, None, installed_versions()[0]["ray"])
     assert facts.temporary[1] > 0
     assert "+" not in facts.versions["torch"]
     gone = inspect_node(placed(f"model.path={tmp_path / 'gone'}"))
     assert gone.model_error and "there is no such folder" in gone.model_error
+
+
+def test_a_model_without_weights_or_with_a_short_context_cannot_be_loaded(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text((tiny_model_path() / "config.json").read_text())
+    error = inspect_node(placed(f"model.path={tmp_path}")).model_error
+    assert error and "the folder holds no weights" in error
+    error = inspect_node(placed("max_completion_tokens=1000000")).model_error
+    assert error and "lower one of them" in error
 
 
 def test_a_node_without_ocaml_and_compiler_names_what_to_install(

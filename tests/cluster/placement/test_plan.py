@@ -143,6 +143,46 @@ def test_a_sampler_without_space_for_one_completion_is_reported() -> None:
     assert "a sampler does not fit" in plan.shortages[0]
 
 
+TWO_H100 = ["cpus=32,gpus=2,gpu=H100"]
+
+
+def test_a_sampler_that_does_not_fit_has_no_negative_cache_and_no_pace() -> None:
+    config = config_of(None, "max_num_batched_tokens=10000000")
+    plan = make_plan(config, SHAPE_7B, parse_machines(TWO_H100))
+    (line,) = plan.shortages
+    assert "activations 972.7" in line and "max_num_batched_tokens" in line
+    assert "-" not in re.sub(r"[a-z]-[a-z]", "", line)  # no negative number
+    assert plan.on_gpus is not None and plan.on_gpus.pace is None
+    assert "No pace is estimated: a sampler does not fit." in plan.advice
+    assert not any("KV cache holds" in advice for advice in plan.advice)
+
+
+@pytest.mark.parametrize(("setting", "part"), [("learner.gpus=0", "learner"), ("gpus_per_sampler=0", "samplers")])
+def test_without_a_part_on_gpus_no_pace_is_estimated_and_the_reason_is_the_part(setting: str, part: str) -> None:
+    plan = make_plan(config_of(None, setting), SHAPE, parse_machines(TWO_H100))
+    assert f"No pace is estimated: the {part} would run on the CPU." in plan.advice
+
+
+def test_a_kv_cache_that_is_set_too_large_is_refused_with_its_setting() -> None:
+    config = config_of(None, "kv_cache_memory_bytes=900000000000")
+    with pytest.raises(
+        ResourcesError, match=r"KV cache 838\.2 GiB exceed .*lower rollout\.kv_cache_memory_bytes"
+    ) as error:
+        make_plan(config, SHAPE_7B, parse_machines(TWO_H100))
+    assert "gpu_memory_utilization" not in str(error.value)
+
+
+def test_a_learner_that_its_share_does_not_hold_is_reported_with_the_share() -> None:
+    plan = make_plan(config_of(None, "gpu_memory_share=0.05"), SHAPE_7B, parse_machines(TWO_H100))
+    (line,) = plan.shortages
+    assert "Raise learner.gpu_memory_share=0.05" in line
+
+
+def test_no_machine_keeps_less_than_nothing() -> None:
+    plan = make_plan(config_of(None), SHAPE, parse_machines(["cpus=2"]))  # shares of 0.8, 0.8 and twice 0.2 cores
+    assert [node.cpus for node in plan.nodes] == [0.0]
+
+
 def test_every_sampler_on_the_learners_gpu_is_subtracted_from_what_the_learner_has() -> None:
     config = config_of(None, "num_samplers=2")
     plan = make_plan(config, SHAPE, parse_machines(["cpus=16,gpus=1,gpu=H100"]))
@@ -434,6 +474,8 @@ def test_machines_are_read_from_ray_and_their_gpus_from_the_driver() -> None:
         ("cpus=4,cpus=5", "each once"),
         ("cpus=4,disk=5", "disk=5"),
         ("cpus=-1", "no machine"),
+        ("cpus=4,count=0", "no machine with count=0"),
+        ("cpus=4,gpus=1,gpu_gib=0", "no machine with gpu_gib=0"),
         ("cpus=4,gpus=1.5,gpu=H100", "no machine"),
         ("", "an example"),
     ],

@@ -1,4 +1,5 @@
 import os
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +13,7 @@ from cluster.errors import ResourcesError
 from cluster.placement.plan.machines import Machine
 from cluster.placement.plan.model_shape import shape_of
 from cluster.placement.plan.places import make_plan
-from cluster.placement.ray_cluster import filled_in, place, ray_cluster
+from cluster.placement.ray_cluster import _way_out, filled_in, place, ray_cluster
 
 
 def config(*overrides: str) -> Config:
@@ -86,7 +87,7 @@ def test_each_rank_of_the_learner_takes_a_whole_gpu_and_the_samplers_share_the_o
     placed = place(config("num_ranks=2"), {"CPU": 16.0}, num_machines=2)
     assert (placed.rollout.gpus_per_sampler, placed.learner.gpus) == (0.0, 0.0)
     wanted = (
-        r"needs 3 GPU \(1 samplers x 1 \+ 2 ranks of the learner x 1\), but the cluster has 2\. .*learner\.num_ranks"
+        r"needs 3 GPU \(1 sampler x 1 \+ 2 ranks of the learner x 1\), but the cluster has 2\. .*learner\.num_ranks"
     )
     with pytest.raises(ResourcesError, match=wanted):
         place(config("num_ranks=2"), {"CPU": 16.0, "GPU": 2.0}, num_machines=2)
@@ -206,3 +207,9 @@ def test_filled_in_are_no_part_of_what_a_run_keeps() -> None:
     assert plain["learner"]["cpus"] == 0.5
     assert "cpus_per_sampler" not in plain["rollout"]
     assert "cpus_per_grader" not in plain["grader"]
+
+
+def test_a_full_folder_is_named_when_ray_does_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "busy with other work" in _way_out(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2**20))
+    assert _way_out(tmp_path) == (f"{tmp_path} has 1 MiB free: make room there, or set RAY_TMPDIR to another folder")
