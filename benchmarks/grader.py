@@ -73,14 +73,14 @@ def plain_grade_function(way: ThreeProcesses | OneCompiler) -> Grade:
     return grade
 
 
-def without_timeouts(made: Sequence[Job], grader: Grader) -> list[Job]:
+def without_timeouts(completions: Sequence[Job], grader: Grader) -> list[Job]:
     """Return the completions that end within the time limits; the others are measured separately."""
 
     def times_out(job: Job) -> bool:
         verdict = grader.grade(job.problem, job.text, FinishReason.STOP).facts.verdict
         return verdict is Verdict.TIMEOUT
 
-    return [job for job in made if not times_out(job)]
+    return [job for job in completions if not times_out(job)]
 
 
 def start_up() -> dict[str, float]:
@@ -110,9 +110,9 @@ def latency(measurements: Measurements) -> dict[str, float]:
 def measure_limit_bound(grader: Grader, number: int) -> dict[str, float]:
     """Measure completions whose asserts all loop, so that the time limits end them."""
     spent, servers, grade = Slice(), server_cpu_seconds(), grade_function(grader)
-    made = limit_bound(number)
+    completions = limit_bound(number)
     with measured(spent):
-        for job in made:
+        for job in completions:
             grade(job)
     cpu_seconds = spent.cpu_seconds + server_cpu_seconds() - servers
     return {
@@ -124,7 +124,7 @@ def measure_limit_bound(grader: Grader, number: int) -> dict[str, float]:
     }
 
 
-def two_workers(graders: Sequence[Grader], made: Sequence[Job], rounds: int) -> dict[str, float]:
+def two_workers(graders: Sequence[Grader], completions: Sequence[Job], rounds: int) -> dict[str, float]:
     """Compare one worker with two on the same completions. A worker is a thread with its own grader."""
     walls: dict[int, list[float]] = {1: [], 2: []}
     cpus: dict[int, list[float]] = {1: [], 2: []}
@@ -132,18 +132,18 @@ def two_workers(graders: Sequence[Grader], made: Sequence[Job], rounds: int) -> 
     for index in range(rounds):
         for number in rotated((1, 2), index):
             busy, cpu, started = busy_seconds_of_the_machine(), _all_cpu_seconds(), time.perf_counter()
-            _grade_together(graders[:number], made)
+            _grade_together(graders[:number], completions)
             walls[number].append(time.perf_counter() - started)
             cpus[number].append(_all_cpu_seconds() - cpu)
-            of_others = busy_seconds_of_the_machine() - busy - cpus[number][-1]
-            others.append(max(0.0, of_others) / walls[number][-1])
+            cpu_of_others = busy_seconds_of_the_machine() - busy - cpus[number][-1]
+            others.append(max(0.0, cpu_of_others) / walls[number][-1])
     return {
         "speedup": sum(walls[1]) / sum(walls[2]),
         "best_speedup": ratios_by_round(walls[1], walls[2])[-1],
-        "one_per_second": len(made) * rounds / sum(walls[1]),
-        "two_per_second": len(made) * rounds / sum(walls[2]),
-        "one_cpu_ms": 1e3 * sum(cpus[1]) / rounds / len(made),
-        "two_cpu_ms": 1e3 * sum(cpus[2]) / rounds / len(made),
+        "one_per_second": len(completions) * rounds / sum(walls[1]),
+        "two_per_second": len(completions) * rounds / sum(walls[2]),
+        "one_cpu_ms": 1e3 * sum(cpus[1]) / rounds / len(completions),
+        "two_cpu_ms": 1e3 * sum(cpus[2]) / rounds / len(completions),
         "cores_taken_by_others": statistics.mean(others),
     }
 
@@ -152,8 +152,8 @@ def _all_cpu_seconds() -> float:
     return own_cpu_seconds() + server_cpu_seconds()
 
 
-def _grade_together(graders: Sequence[Grader], made: Sequence[Job]) -> None:
-    waiting = iter(made)  # next() is atomic for Python threads
+def _grade_together(graders: Sequence[Grader], completions: Sequence[Job]) -> None:
+    waiting = iter(completions)  # next() is atomic for Python threads
 
     def work(grader: Grader) -> None:
         grade = grade_function(grader)
@@ -168,8 +168,8 @@ def _grade_together(graders: Sequence[Grader], made: Sequence[Job]) -> None:
 def row(measurements: Mapping[str, Measurements]) -> dict[str, dict[str, float]]:
     """Return the measurements of all three ways on one set of completions, and the ratios of CPU time."""
     found: dict[str, dict[str, float]] = {
-        name: {"cpu_ms": of.cpu_ms, "per_core": of.per_core, "wall_ms": of.wall_ms, "gradings": of.num_completions}
-        for name, of in measurements.items()
+        name: {"cpu_ms": way.cpu_ms, "per_core": way.per_core, "wall_ms": way.wall_ms, "gradings": way.num_completions}
+        for name, way in measurements.items()
     }
     found["ratio"] = {f"{name}/C": measurements[name].cpu_ms / measurements["C"].cpu_ms for name in ("A", "B")}
     return found
@@ -178,7 +178,7 @@ def row(measurements: Mapping[str, Measurements]) -> dict[str, dict[str, float]]
 def run(effort: Effort, log: Log) -> dict[str, object]:
     """Measure everything and return the result."""
     log("making completions and checking each with plain ocamlc")
-    made = jobs(effort.completions)
+    completions = jobs(effort.completions)
     log("starting workers")
     with ExitStack() as stack:
         starting = start_up()
@@ -186,35 +186,35 @@ def run(effort: Effort, log: Log) -> dict[str, object]:
         ways["B"] = plain_grade_function(stack.enter_context(OneCompiler()))
         grader = stack.enter_context(Grader(SETTINGS))
         ways["C"] = grade_function(grader)
-        made = without_timeouts(made, grader)
-        return {"start": starting, **_measured_with(ways, grader, made, effort, log)}
+        completions = without_timeouts(completions, grader)
+        return {"start": starting, **_measured_with(ways, grader, completions, effort, log)}
 
 
 def _measured_with(
-    ways: Mapping[str, Grade], grader: Grader, made: Sequence[Job], effort: Effort, log: Log
+    ways: Mapping[str, Grade], grader: Grader, completions: Sequence[Job], effort: Effort, log: Log
 ) -> dict[str, object]:
-    def rounds_of(of: Sequence[Job], number: int) -> list[list[Job]]:
-        return [one for one in in_rounds(of, number) if one]
+    def rounds_of(job_list: Sequence[Job], number: int) -> list[list[Job]]:
+        return [jobs_of_round for jobs_of_round in in_rounds(job_list, number) if jobs_of_round]
 
     log("the mix, three ways in alternating turns")
-    mix = measure(ways, rounds_of(made, effort.rounds), slice_seconds=1.0, on_round=lambda: None)
+    mix = measure(ways, rounds_of(completions, effort.rounds), slice_seconds=1.0, on_round=lambda: None)
     memory = memory_of_descendants()
     kinds = {}
     for kind in SHARES:
         log(f"{kind.replace('_', ' ')}, three ways in alternating turns")
-        of_kind = [job for job in made if job.kind == kind]
+        of_kind = [job for job in completions if job.kind == kind]
         chunks = rounds_of(of_kind * effort.kind_rounds, effort.kind_rounds)
         kinds[kind] = row(measure(ways, chunks, slice_seconds=effort.kind_slice_seconds, on_round=lambda: None))
     log("completions that loop")
     limits = measure_limit_bound(grader, effort.limit_bound)
     log("one worker and two")
     with Grader(SETTINGS) as second:
-        # A worker's processes end with the thread that started them: this thread, which outlives those of a round.
-        grade_function(second)(made[0])
-        together = two_workers([grader, second], made[: min(len(made), 200)], max(2, effort.rounds))
+        # A worker's processes end with the thread that started them. This thread outlives the threads of a round.
+        grade_function(second)(completions[0])
+        together = two_workers([grader, second], completions[: min(len(completions), 200)], max(2, effort.rounds))
         both = memory_of_descendants()
     return {
-        "completions": len(made),
+        "completions": len(completions),
         "mix": row(mix),
         "latency": latency(mix["C"]),
         "kinds": kinds,

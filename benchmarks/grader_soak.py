@@ -64,14 +64,14 @@ class Soak:
     ungradable: list[str] = field(default_factory=list)  # after all attempts
     num_compared: int = 0
     num_retried: int = 0
-    left: list[str] = field(default_factory=list)  # processes, descriptors
+    leaked: list[str] = field(default_factory=list)  # processes, descriptors
     grown: list[str] = field(default_factory=list)  # memory; a short soak grows while the workers are new
     seconds: float = 0.0
 
     @property
     def clean(self) -> bool:
         """True if nothing leaked and every grade equals that of a fresh worker."""
-        return not (self.left or self.grown or self.different or self.ungradable)
+        return not (self.leaked or self.grown or self.different or self.ungradable)
 
 
 def comparable(facts: Facts) -> Facts:
@@ -79,11 +79,11 @@ def comparable(facts: Facts) -> Facts:
     return replace(facts, seconds={})
 
 
-def fresh_facts(made: Sequence[Job], settings: GraderSettings) -> dict[str, Facts]:
-    """Grade each completion by a fresh worker; returns the facts by completion."""
+def fresh_facts(completions: Sequence[Job], settings: GraderSettings) -> dict[str, Facts]:
+    """Grade each completion with a fresh worker; return the facts by completion."""
     found = {}
     with Grader(settings) as grader:
-        for job in made:
+        for job in completions:
             grader.close()  # the next grading starts fresh processes
             found[job.text] = comparable(grader.grade(job.problem, job.text, FinishReason.STOP).facts)
     return found
@@ -123,7 +123,7 @@ def soak(
         finally:
             workers.close()
     found.seconds = time.monotonic() - started
-    found.left = _left(found.stages, before, files)
+    found.leaked = _leaks(found.stages, before, files)
     growth = growth_mib(found.stages)
     found.grown = [f"{mib:.1f} MiB of memory of {name}" for name, mib in growth.items() if mib > MAX_GROWTH_MIB]
     return found
@@ -145,7 +145,7 @@ class _Workers:
         self._expected = expected
         self._settings = settings
         self._lock = threading.Lock()
-        self._of_thread: dict[int, Grader] = {}
+        self._by_thread: dict[int, Grader] = {}
 
     def grade(self, pool: ThreadPoolExecutor, num_workers: int, batch: Sequence[Job]) -> None:
         """Grade a batch on every thread of the pool."""
@@ -162,9 +162,9 @@ class _Workers:
     def _own_grader(self) -> Grader:
         thread = threading.get_ident()
         with self._lock:
-            if thread not in self._of_thread:
-                self._of_thread[thread] = Grader(self._settings)
-            return self._of_thread[thread]
+            if thread not in self._by_thread:
+                self._by_thread[thread] = Grader(self._settings)
+            return self._by_thread[thread]
 
     def _grade_one(self, grader: Grader, job: Job) -> None:
         reason = ""
@@ -183,16 +183,16 @@ class _Workers:
 
     def _record(self, job: Job, facts: Facts) -> None:
         self._found.verdicts[str(facts.verdict)] += 1
-        wanted = self._expected.get(job.text)
-        if wanted is None:
+        expected = self._expected.get(job.text)
+        if expected is None:
             return
         self._found.num_compared += 1
-        if comparable(facts) != wanted:
-            self._found.different.append(f"{job.kind}: {comparable(facts)}\nfresh: {wanted}\n{job.text}")
+        if comparable(facts) != expected:
+            self._found.different.append(f"{job.kind}: {comparable(facts)}\nfresh: {expected}\n{job.text}")
 
     def close(self) -> None:
         """End every worker."""
-        for grader in self._of_thread.values():
+        for grader in self._by_thread.values():
             grader.close()
 
 
@@ -208,19 +208,19 @@ def _stage(done: int) -> Stage:
     )
 
 
-def _left(stages: Sequence[Stage], before: set[int], files: int) -> list[str]:
-    left = [
+def _leaks(stages: Sequence[Stage], before: set[int], files: int) -> list[str]:
+    leaked = [
         f"process {process.pid} ({process.name()})" for process in living_descendants() if process.pid not in before
     ]
     if (now := psutil.Process().num_fds()) > files:
-        left.append(f"{now - files} descriptors of this process")
+        leaked.append(f"{now - files} descriptors of this process")
     # Compared with the whole first half: in a short stage one thread may do all the work, while the other has no servers yet.
     early, last = stages[: len(stages) // 2], stages[-1]
     if (more := last.num_processes - max(stage.num_processes for stage in early)) > 0:
-        left.append(f"{more} processes more than the working servers")
+        leaked.append(f"{more} processes more than the working servers")
     if (more := last.most_server_descriptors - max(stage.most_server_descriptors for stage in early)) > 0:
-        left.append(f"{more} descriptors of a server")
-    return left
+        leaked.append(f"{more} descriptors of a server")
+    return leaked
 
 
 def growth_mib(stages: Sequence[Stage]) -> dict[str, float]:
@@ -247,7 +247,7 @@ def report(found: Soak, gradings: int, num_workers: int) -> dict[str, object]:
         "verdicts": dict(found.verdicts),
         "growth_mib": growth_mib(found.stages),
         "stages": [asdict(stage) for stage in found.stages],
-        "left": found.left,
+        "left": found.leaked,
         "grown": found.grown,
     }
 
@@ -267,7 +267,7 @@ def main() -> int:
             f"{stage.most_server_descriptors} in a server"
         )
 
-    console.print("making completions and grading each by a fresh worker")
+    console.print("making completions and grading each with a fresh worker")
     found = soak(
         max(NUM_STAGES, options.gradings),
         num_workers=options.workers,
@@ -275,7 +275,7 @@ def main() -> int:
         hostile=hostile_jobs(),
         on_stage=log,
     )
-    for line in (*found.left, *found.grown, *found.different[:5], *found.ungradable[:5]):
+    for line in (*found.leaked, *found.grown, *found.different[:5], *found.ungradable[:5]):
         console.print(line, markup=False)
     print_result(report(found, max(NUM_STAGES, options.gradings), options.workers))
     return 0 if found.clean else 1

@@ -3,7 +3,7 @@
 Both take LoRA steps on the same loss (the benchmark checks this), without gradient checkpointing, in micro-batches with the same
 limit of padded tokens. Each runs in its own process, and they take turns. Tokens per second are completion tokens in the fastest
 step. Memory is the largest resident set of the process on the CPU, and torch's largest allocation on a GPU. The last table
-measures the learner alone with other ``learner.micro_batch_tokens``, on uneven lengths; the default was chosen by it.
+measures the learner alone with other ``learner.micro_batch_tokens``, on uneven lengths; it is the basis of the default.
 
 The model is a random Qwen2 of 9 million parameters, or ``--model``.
 """
@@ -25,7 +25,7 @@ from learner.settings import LearnerSettings, LoraSettings
 
 WAYS: Mapping[str, Callable[..., None]] = {"TRL": plain_trl, "Caravan": caravan}
 TURN_SECONDS = 1800.0
-SAME_LOSS = {"float32": 1e-4, "bfloat16": 2e-2}
+MAX_LOSS_DIFFERENCE = {"float32": 1e-4, "bfloat16": 2e-2}
 
 
 def make_model(folder: Path) -> int:
@@ -62,14 +62,14 @@ def contest(ways: Mapping[str, tuple[Callable[..., None], Work]], num_turns: int
             contestants.append(Contestant(name, main, work, log=logs / f"{name}.log"))
             contestants[-1].wait_until_ready()
         for turn in range(num_turns):
-            for one in rotated(contestants, turn):
-                turns[one.name].append(one.run_turn(TURN_SECONDS))
+            for contestant in rotated(contestants, turn):
+                turns[contestant.name].append(contestant.run_turn(TURN_SECONDS))
     finally:
-        for one in contestants:
-            one.close()
+        for contestant in contestants:
+            contestant.close()
     found = {}
     for name, (_, work) in ways.items():
-        num_tokens = sum(len(each.token_ids) for group in work.groups for each in group.completions)
+        num_tokens = sum(len(completion.token_ids) for group in work.groups for completion in group.completions)
         wall, cpu = (min(seconds for turn in turns[name] for seconds in turn[clock]) for clock in ("wall", "cpu"))
         found[name] = {
             "tokens_per_second": num_tokens / wall,
@@ -113,11 +113,11 @@ def run(options: argparse.Namespace, log: Log) -> dict[str, Any]:
 
     found: dict[str, Any] = {}
     for lengths in ("uneven", "even"):
-        log(f"{lengths} lengths, two in alternating turns")
+        log(f"{lengths} lengths, both contestants in alternating turns")
         ways = {name: (main, work(lengths, options.micro_batch_tokens)) for name, main in WAYS.items()}
         both = found[lengths] = contest(ways, options.turns, scratch)
         losses = [both[name]["first_loss"] for name in WAYS]
-        if abs(losses[0] - losses[1]) > SAME_LOSS[dtype]:
+        if abs(losses[0] - losses[1]) > MAX_LOSS_DIFFERENCE[dtype]:
             raise ContestError(f"{lengths} lengths: the losses of the first step differ: {losses}")
         clock = "tokens_per_second" if options.gpu else "tokens_per_cpu_second"
         both["speedup"] = both["Caravan"][clock] / both["TRL"][clock]

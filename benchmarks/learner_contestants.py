@@ -120,11 +120,11 @@ def plain_trl(link: Link, work: Work) -> None:
     device = choose_device(work.settings)
     model, tokenizer = load_model(work.model, device)
     rows = [
-        (each, advantage)
+        (completion, advantage)
         for group, values in zip(
             work.groups, group_advantages([g.rewards for g in work.groups], scale="group"), strict=True
         )
-        for each, advantage in zip(group.completions, values, strict=True)
+        for completion, advantage in zip(group.completions, values, strict=True)
     ]
     batch = padded(rows, tokenizer.pad_token_id)
     width = batch["prompt_ids"].size(1) + batch["completion_ids"].size(1)
@@ -170,7 +170,7 @@ def plain_trl(link: Link, work: Work) -> None:
         cpu.clear()
         trainer.train()
         losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
-        real = sum(len(each.prompt_ids) + len(each.token_ids) for each, _ in rows)
+        real = sum(len(completion.prompt_ids) + len(completion.token_ids) for completion, _ in rows)
         return {
             "wall": wall[WARM_UP_STEPS:],
             "cpu": cpu[WARM_UP_STEPS:],
@@ -251,19 +251,19 @@ def padded(rows: Sequence[tuple[Completion, float]], pad: int) -> dict[str, Any]
     """Return completions and advantages as TRL's generation does: every row padded to the longest."""
     import torch
 
-    num_prompt = max(len(each.prompt_ids) for each, _ in rows)
-    num_completion = max(len(each.token_ids) for each, _ in rows)
-    found: dict[str, list[Any]] = {}
-    for each, advantage in rows:
-        left, right = num_prompt - len(each.prompt_ids), num_completion - len(each.token_ids)
+    num_prompt = max(len(completion.prompt_ids) for completion, _ in rows)
+    num_completion = max(len(completion.token_ids) for completion, _ in rows)
+    columns: dict[str, list[Any]] = {}
+    for completion, advantage in rows:
+        left, right = num_prompt - len(completion.prompt_ids), num_completion - len(completion.token_ids)
         for name, value in {
-            "prompt_ids": [pad] * left + list(each.prompt_ids),
-            "prompt_mask": [0] * left + [1] * len(each.prompt_ids),
-            "completion_ids": list(each.token_ids) + [pad] * right,
-            "completion_mask": [1] * len(each.token_ids) + [0] * right,
-            "old_per_token_logps": list(each.sampler_logprobs) + [0.0] * right,
+            "prompt_ids": [pad] * left + list(completion.prompt_ids),
+            "prompt_mask": [0] * left + [1] * len(completion.prompt_ids),
+            "completion_ids": list(completion.token_ids) + [pad] * right,
+            "completion_mask": [1] * len(completion.token_ids) + [0] * right,
+            "old_per_token_logps": list(completion.sampler_logprobs) + [0.0] * right,
             "advantages": advantage,
         }.items():
-            found.setdefault(name, []).append(value)
-    tensors = {name: torch.tensor(values) for name, values in found.items()}
+            columns.setdefault(name, []).append(value)
+    tensors = {name: torch.tensor(values) for name, values in columns.items()}
     return tensors | {"num_items_in_batch": tensors["completion_mask"].sum().float()}

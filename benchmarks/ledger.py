@@ -1,8 +1,8 @@
 """``make bench-ledger``: the dashboard, ``caravan report`` and ``caravan health`` on a run of a million completions.
 
-The recorder of real runs writes the ledger (``benchmarks.ledger_made``), about 290 completions per file. The baseline of each
-request to the dashboard is a script that reads the needed columns of the whole folder with pyarrow. Wall seconds and CPU seconds
-are measured; CPU seconds depend less on other load of the machine.
+The recorder of real runs writes the ledger (``benchmarks.synthetic_ledger``), about 290 completions per file. The baseline of
+each request to the dashboard is a script that reads the needed columns of the whole folder with pyarrow. Wall seconds and CPU
+seconds are measured; CPU seconds depend less on other load of the machine.
 """
 
 import json
@@ -24,11 +24,11 @@ import psutil
 from rich.table import Table
 
 from benchmarks.harness import Log, measure_and_print, option_parser
-from benchmarks.ledger_made import NEEDLE, make_ledger
+from benchmarks.synthetic_ledger import NEEDLE, make_ledger
 from cluster.ledger.run_folder import RunFolder
 
 CARAVAN = (sys.executable, "-c", "from cluster.cli.main import run; run()")
-NUM_TIMES = 5  # repetitions of a fast request
+NUM_REQUESTS = 5  # per fast page
 MIB = 1 << 20
 
 Row = Mapping[str, Any]
@@ -40,25 +40,25 @@ class ServedDashboard:
     def __init__(self, address: str, process: psutil.Process) -> None:
         self._address, self._process = address, process
 
-    def ask(self, path: str) -> str:
+    def get(self, path: str) -> str:
         """Return a page."""
         with urllib.request.urlopen(self._address + path) as answer:
             return str(answer.read().decode())
 
-    def measure(self, act: Callable[[], Any], times: int = 1) -> dict[str, float]:
+    def measure(self, action: Callable[[], Any], times: int = 1) -> dict[str, float]:
         """Measure an action: median seconds, and mean CPU seconds of the server."""
         before = self._process.cpu_times()
-        seconds = statistics.median(timed(act)[0] for _ in range(times))
+        seconds = statistics.median(timed(action)[0] for _ in range(times))
         after = self._process.cpu_times()
         return {"seconds": seconds, "cpu_seconds": (after.user + after.system - before.user - before.system) / times}
 
     def measure_repeated(self, path: str) -> dict[str, float]:
-        """Measure NUM_TIMES requests of a page."""
-        return self.measure(lambda: self.ask(path), NUM_TIMES)
+        """Measure NUM_REQUESTS requests of a page."""
+        return self.measure(lambda: self.get(path), NUM_REQUESTS)
 
     def complete_count(self, path: str) -> int:
         """Return the number of matching completions once the search is complete."""
-        while "completions so far; searched" in (page := self.ask(path)):
+        while "completions so far; searched" in (page := self.get(path)):
             pass
         return num_completions(page)
 
@@ -82,10 +82,10 @@ def num_completions(page: str) -> int:
     return int(found[1].replace(",", ""))
 
 
-def timed(act: Callable[[], Any]) -> tuple[float, Any]:
+def timed(action: Callable[[], Any]) -> tuple[float, Any]:
     """Return the seconds and the result of a call."""
     began = time.perf_counter()
-    result = act()
+    result = action()
     return time.perf_counter() - began, result
 
 
@@ -98,7 +98,7 @@ def served(run: Path) -> Iterator[tuple[ServedDashboard, float]]:
     ) as server:
         assert server.stdout is not None
         dashboard = ServedDashboard(server.stdout.readline().strip(), psutil.Process(server.pid))
-        dashboard.ask("completions")
+        dashboard.get("completions")
         yield dashboard, time.perf_counter() - began
         server.terminate()
 
@@ -179,20 +179,20 @@ def run(ledger: Path, log: Log) -> dict[str, Any]:
     found: dict[str, Any] = {"num_files": num_files}
     log("starting the dashboard")
     with served(ledger) as (dashboard, first_page):
-        _, page = timed(lambda: dashboard.ask("completions"))
+        _, page = timed(lambda: dashboard.get("completions"))
         began = time.perf_counter()
         while "reading the ledger" in page:
             time.sleep(0.5)  # about as often as the page refreshes itself
-            page = dashboard.ask("completions")
+            page = dashboard.get("completions")
         whole = first_page + time.perf_counter() - began
         found["num_completions"] = num_completions(page)
         log("measuring the dashboard")
         found["first_page"] = {"seconds": first_page}
         found["whole_ledger"] = {"seconds": whole, "cpu_seconds": dashboard.cpu_seconds}
-        found["overview"] = dashboard.measure(lambda: dashboard.ask(""))
-        found["filter"] = dashboard.measure(lambda: dashboard.ask(FILTER))
+        found["overview"] = dashboard.measure(lambda: dashboard.get(""))
+        found["filter"] = dashboard.measure(lambda: dashboard.get(FILTER))
         found["page_40"] = dashboard.measure_repeated(f"{FILTER}&page=40")
-        found["search_first"] = first = dashboard.measure(lambda: dashboard.ask(SEARCH))
+        found["search_first"] = first = dashboard.measure(lambda: dashboard.get(SEARCH))
         rest = dashboard.measure(lambda: dashboard.complete_count(SEARCH))
         found["search"] = {name: first[name] + rest[name] for name in rest}
         found["search_again"] = dashboard.measure_repeated(SEARCH)
@@ -214,9 +214,9 @@ def run(ledger: Path, log: Log) -> dict[str, Any]:
 
 def table(found: Mapping[str, Any]) -> Table:
     """Return the table of a result."""
-    made = Table(title=f"{found['num_completions']:,} completions in {found['num_files']:,} files: seconds")
+    times_table = Table(title=f"{found['num_completions']:,} completions in {found['num_files']:,} files: seconds")
     for name in ("", "Caravan", "CPU", "plain", "CPU", "plain / Caravan"):
-        made.add_column(name, justify="right" if name else "left")
+        times_table.add_column(name, justify="right" if name else "left")
     rows = (
         ("dashboard: first page", "first_page", None),
         ("dashboard: whole ledger read", "whole_ledger", None),
@@ -237,12 +237,12 @@ def table(found: Mapping[str, Any]) -> Table:
             other = found[plain]
             ratio = other["seconds"] / own["seconds"]
             cells += [f"{other['seconds']:.2f}", f"{other['cpu_seconds']:.2f}", f"{ratio:.1f}x"]
-        made.add_row(label, *cells)
-    made.caption = (
+        times_table.add_row(label, *cells)
+    times_table.caption = (
         f"The dashboard uses {found['memory_mib']:,.0f} MiB at the end. The plain baseline reads the columns that it needs each\n"
         "time; for report it only sums up problems, without plots; for health it only reads the metrics."
     )
-    return made
+    return times_table
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""``make bench-memory``: memory of the learner's activations, measured and by ``caravan plan``.
+"""``make bench-memory``: memory of the learner's activations, measured and as planned by ``caravan plan``.
 
 The real layers of a model run forward and backward in torch's fake mode: every tensor has its shape, dtype and lifetime, and no
 memory. Autocast, PEFT's adapters, checkpointing and shared prompts are those of the learner. Attention and dropout are the
@@ -74,7 +74,7 @@ def qwen(name: str, num_layers: int | None = None) -> Mapping[str, Any]:
 
 
 def measure(name: str, config: Config, *, casts: bool = False) -> Measured:
-    """Measure two depths of a model, and extrapolate to its own; ``casts``: with PEFT's casts, which the learner turns off."""
+    """Measure a model at two depths and extrapolate to its own depth; ``casts`` keeps the casts that the learner turns off."""
     few, more = DEPTHS
     small, large = (_run(qwen(name, depth), config, casts) for depth in DEPTHS)
     saved, peak = ((of_more - of_few) / (more - few) for of_few, of_more in zip(small, large, strict=True))
@@ -88,15 +88,15 @@ class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.peak = 0
         self._live = 0
-        self._known: weakref.WeakSet[Any] = weakref.WeakSet(one.untyped_storage() for one in model.parameters())
+        self._seen: weakref.WeakSet[Any] = weakref.WeakSet(one.untyped_storage() for one in model.parameters())
 
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
-            if isinstance(tensor, torch.Tensor) and (storage := tensor.untyped_storage()) not in self._known:
-                self._known.add(storage)
+            if isinstance(tensor, torch.Tensor) and (storage := tensor.untyped_storage()) not in self._seen:
+                self._seen.add(storage)
                 self._live += storage.nbytes()
                 weakref.finalize(storage, self._free, storage.nbytes())
         self.peak = max(self.peak, self._live)
@@ -183,7 +183,7 @@ def _inputs(rows: int, length: int, num_keys: int | None = None) -> dict[str, to
 
 @contextmanager
 def _operations_of_cuda() -> Iterator[None]:
-    """Attention and dropout by the operations that torch chooses on CUDA for a masked pass."""
+    """Run attention and dropout with the operations that torch chooses on CUDA for a masked pass."""
 
     def attention(
         query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attn_mask: torch.Tensor, **_: Any
@@ -213,7 +213,7 @@ def config_of(*settings: str) -> Config:
 
 
 def compare(name: str, settings: Sequence[str]) -> dict[str, Any]:
-    """One row: KiB per token measured and by plan, and plan's share of the measured peak."""
+    """Return one row: measured and planned KiB per token, and the planned peak as a share of the measured peak."""
     config, shape = config_of(*settings), shape_from(qwen(name))
     measured = measure(name, config)
     peak = activation_bytes_per_token(config, shape)
@@ -232,7 +232,7 @@ def main() -> None:
     """Print the table, then one line of JSON."""
     argparse.ArgumentParser(description=__doc__).parse_args()
     rows = [compare(name, settings) for name in QWEN for settings in SETTINGS]
-    table = Table(title="Activations of the learner, KiB per token: measured / by plan")
+    table = Table(title="Activations of the learner, KiB per token: measured / planned")
     for column in ("model", "settings", "saved per layer", "peak of a pass", "plan / measured"):
         table.add_column(column)
     for row in rows:

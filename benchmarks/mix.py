@@ -1,6 +1,6 @@
 """Completions to grade: 40 to 60 lines, 6 to 10 asserts, in the proportions of a training run.
 
-Each is made from a reference solution of the built-in set, one problem per function name and the longer ones first, with other
+Each is based on a reference solution of the built-in set, one problem per function name and the longer ones first, with other
 solutions in front as the helper functions of a long answer. Typical mistakes of models make it wrong, ill-typed or unparsable;
 plain ``ocamlc`` then determines its kind.
 """
@@ -71,10 +71,10 @@ def limit_bound(number: int, seed: int = 0) -> list[Job]:
     return list(_generate(["limit_bound"] * number, random.Random(seed)))
 
 
-def in_rounds(made: Sequence[Job], num_rounds: int, seed: int = 0) -> list[list[Job]]:
+def in_rounds(completions: Sequence[Job], num_rounds: int, seed: int = 0) -> list[list[Job]]:
     """Distribute the completions over rounds with equal proportions of kinds, in random order."""
     rounds: list[list[Job]] = [[] for _ in range(num_rounds)]
-    for index, job in enumerate(made):
+    for index, job in enumerate(completions):
         rounds[index % num_rounds].append(job)
     for one in rounds:
         random.Random(seed).shuffle(one)

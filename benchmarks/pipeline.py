@@ -227,7 +227,7 @@ class Pipeline:
 
 
 def num_at_load(needed: float) -> float:
-    """Return the number of learners or drivers, at least 1, with a busy share of ``LOAD``; ``needed`` is that at share 1."""
+    """Return the number of learners or drivers, at least 1, with a busy share of ``LOAD``; ``needed`` have a busy share of 1."""
     return max(1.0, needed / LOAD)
 
 
@@ -257,16 +257,20 @@ def sizes(quick: bool) -> dict[str, list[Size]]:
 def run(times: ServiceTimes, quick: bool, log: Log) -> dict[str, Any]:
     """Simulate every size and return the result."""
     found: dict[str, list[dict[str, Any]]] = {}
-    known: dict[Size, dict[str, Any]] = {}
-    for title, some in sizes(quick).items():
-        for size in some:
+    simulated: dict[Size, dict[str, Any]] = {}
+    for title, sizes_of_table in sizes(quick).items():
+        for size in sizes_of_table:
             log(f"{title}: {size.samplers} samplers, {size.graders} graders, staleness {size.allowed_staleness}")
-            if size not in known:
+            if size not in simulated:
                 # Few steps are enough for a large run: each has thousands of completions.
                 num_steps = 3 if quick or size.samplers > 32 else 8
                 measurements = simulate(Pipeline(size, times, num_steps).run())
-                known[size] = {"groups_per_step": size.groups_per_step(times), **asdict(size), **asdict(measurements)}
-        found[title] = [known[size] for size in some]
+                simulated[size] = {
+                    "groups_per_step": size.groups_per_step(times),
+                    **asdict(size),
+                    **asdict(measurements),
+                }
+        found[title] = [simulated[size] for size in sizes_of_table]
     return {
         "times": times.name,
         "completions_per_second_of_a_full_sampler": times.completions_per_second,

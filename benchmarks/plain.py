@@ -1,6 +1,6 @@
 """Grading with plain processes, the reference of the grader benchmark.
 
-It has no sandbox, no result per assert, and finds at most one type error.
+It has no sandbox and no result per assert, and it finds at most one type error.
 """
 
 import os

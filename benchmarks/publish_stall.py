@@ -1,8 +1,8 @@
 """``make bench-publish``: largest gap between tokens while an engine loads and compares an adapter.
 
 A model of random weights in the shape of Qwen2.5-0.5B, with half of its layers, samples on the CPU; its requests have no adapter,
-so that steps are short. Each turn samples undisturbed, then loads an adapter and compares its bound weights with the files. The
-same turns run with the code of another folder, if there is one:
+so that steps are short. Each turn samples undisturbed, then loads an adapter and compares its bound weights with the files. With
+``--before``, the same turns also run with the code of another folder:
 
     git worktree add /tmp/before 79406f6 && make bench-publish OPTIONS="--before /tmp/before"
 """
@@ -46,7 +46,7 @@ STAGES = ("undisturbed", "load", "compare")
 
 
 def make_model(folder: Path) -> None:
-    """Write the model, with the tokenizer of the built-in one, and two adapters, ``adapter-0`` and ``adapter-1``."""
+    """Write the model, with the tokenizer of the built-in model, and two adapters, ``adapter-0`` and ``adapter-1``."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -69,7 +69,7 @@ def make_model(folder: Path) -> None:
 def publishing(link: Link, code: Path, model: Path) -> None:
     """Serve turns on an engine of the code in a folder."""
     sys.path.insert(0, str(code))  # the engine's process is started with the same path
-    main: Any = sys.modules["__main__"]  # this file, which that process would look for in the folder
+    main: Any = sys.modules["__main__"]  # without the next line, that process looks for this file in the folder
     main.__spec__ = main.__file__ = None
     asyncio.run(_publishing(link, model))
 
@@ -89,7 +89,7 @@ async def _publishing(link: Link, model: Path) -> None:
         engine = await Engine.start(
             settings, model=str(model), lora_rank=RANK, lora_targets=(), max_staleness=1, sockets=Path(sockets)
         )
-        moments: list[float] = []  # of tokens
+        moments: list[float] = []  # times at which tokens arrive
         started = asyncio.Event()  # all requests of a turn are prefilled
         params = SamplingParams(
             temperature=1.0, max_tokens=NUM_TOKENS, ignore_eos=True, output_kind=RequestOutputKind.DELTA
@@ -124,7 +124,7 @@ async def _publishing(link: Link, model: Path) -> None:
                 raise RuntimeError(f"the comparison is wrong: {bound}")
             return dict(zip(STAGES, largest_gaps(moments, bounds), strict=True))
 
-        await turn(1)  # the first one compiles and allocates
+        await turn(1)  # the first turn compiles and allocates
         link.send({})
         version = 2
         while (await asyncio.to_thread(link.receive)) is not None:

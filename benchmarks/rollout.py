@@ -66,8 +66,8 @@ class Effort:
 def compare_sampling(config: Config, effort: Effort, folder: Path, log: Log) -> dict[str, Any]:
     """Compare the ways of sampling in alternating rounds, without and with an adapter."""
     adapter, rank = folder / "adapter", config.learner.lora.r
-    usable = load_and_render(config, View())
-    prompts = list(usable.prompts.values())
+    rendered = load_and_render(config, View())
+    prompts = list(rendered.prompts.values())
     in_a_process(make_adapter, model_path(config), rank, adapter, prompts[0].token_ids, 0)
 
     def start(name: str) -> Contestant:
@@ -90,16 +90,16 @@ def compare_sampling(config: Config, effort: Effort, folder: Path, log: Log) -> 
             ways.append(start(name))
             ways[-1].wait_until_ready()  # one at a time: on few cores, engines that start together take longer
         seeds = itertools.count()
-        for what, with_adapter in (("base", False), ("adapter", True)):
-            log(f"sampling from the {what}, in turns")
+        for policy, with_adapter in (("base", False), ("adapter", True)):
+            log(f"sampling from the {policy}, in turns")
             rounds = [
                 _run_round(rotated(ways, number), requests, with_adapter)
                 for number, requests in enumerate(_rounds(prompts, config, effort, seeds))
             ]
-            found[what] = sampling_measurements(rounds[1:])  # the first round warms up caches and kernels
+            found[policy] = sampling_measurements(rounds[1:])  # the first round warms up caches and kernels
         vllm, caravan_pool, prompt_ids = ways[0], ways[1], prompts[0].token_ids
         log("grading the last samples")
-        graded = caravan_pool.run_turn(ROUND_SECONDS, problems={problem.id: problem for problem in usable.problems})
+        graded = caravan_pool.run_turn(ROUND_SECONDS, problems={problem.id: problem for problem in rendered.problems})
         ms = 1e3 / graded["num_completions"]
         found["grading"] = {
             "driver_cpu_ms_per_completion": ms * graded["driver_cpu_seconds"],
@@ -119,7 +119,7 @@ def compare_sampling(config: Config, effort: Effort, folder: Path, log: Log) -> 
 
 
 def prompt_tokens(found: Mapping[str, Any]) -> float:
-    """Return the cost of a completion besides its tokens (prompt, call), in tokens of a full engine."""
+    """Return the cost of a completion in addition to its tokens (prompt, call), in tokens of a full engine."""
     row, full = found["adapter"]["vLLM"], NUM_RUNNING[-1]
     seconds_per_token = found["step_seconds"][str(full)] / full
     tokens = row["tokens_per_second"] / row["completions_per_second"]
@@ -150,8 +150,8 @@ def _rounds(
 def _run_round(
     ways: Sequence[Contestant], requests: Sequence[GroupRequest], with_adapter: bool
 ) -> dict[str, Mapping[str, Any]]:
-    played = {way.name: way.run_turn(ROUND_SECONDS, requests=requests, with_adapter=with_adapter) for way in ways}
-    return {name: played[name] for name in SAMPLING_WAYS}
+    results = {way.name: way.run_turn(ROUND_SECONDS, requests=requests, with_adapter=with_adapter) for way in ways}
+    return {name: results[name] for name in SAMPLING_WAYS}
 
 
 def sampling_measurements(rounds: Sequence[Mapping[str, Mapping[str, Any]]]) -> dict[str, Any]:
@@ -159,34 +159,34 @@ def sampling_measurements(rounds: Sequence[Mapping[str, Mapping[str, Any]]]) -> 
     return {way: _way_measurements([one[way] for one in rounds], [one["vLLM"] for one in rounds]) for way in rounds[0]}
 
 
-def _way_measurements(played: Sequence[Mapping[str, Any]], by_vllm: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _way_measurements(turns: Sequence[Mapping[str, Any]], by_vllm: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     def speed(one: Mapping[str, Any]) -> float:
         return float(one["num_tokens"] / one["seconds"])
 
-    def cpu_us(some: Sequence[Mapping[str, Any]]) -> float:
-        return float(1e6 * sum(one["cpu_seconds"] for one in some) / sum(one["num_tokens"] for one in some))
+    def cpu_us(turns: Sequence[Mapping[str, Any]]) -> float:
+        return float(1e6 * sum(one["cpu_seconds"] for one in turns) / sum(one["num_tokens"] for one in turns))
 
-    lengths = [len(tokens) for one in played for tokens in one["sampled"].values()]
-    ratios = ratios_by_round([speed(one) for one in played], [speed(one) for one in by_vllm])
+    lengths = [len(tokens) for one in turns for tokens in one["sampled"].values()]
+    ratios = ratios_by_round([speed(one) for one in turns], [speed(one) for one in by_vllm])
     same = [
         tokens == theirs["sampled"][name]
-        for ours, theirs in zip(played, by_vllm, strict=True)
+        for ours, theirs in zip(turns, by_vllm, strict=True)
         for name, tokens in ours["sampled"].items()
     ]
     found = {
-        "tokens_per_second": statistics.median(map(speed, played)),
-        "best_tokens_per_second": max(map(speed, played)),
-        "completions_per_second": statistics.median(len(one["sampled"]) / one["seconds"] for one in played),
-        "cpu_us_per_token": cpu_us(played),
+        "tokens_per_second": statistics.median(map(speed, turns)),
+        "best_tokens_per_second": max(map(speed, turns)),
+        "completions_per_second": statistics.median(len(one["sampled"]) / one["seconds"] for one in turns),
+        "cpu_us_per_token": cpu_us(turns),
         "token_deciles": [min(lengths), *statistics.quantiles(lengths, n=10, method="inclusive"), max(lengths)],
         "ratio": statistics.median(ratios),
         "lowest_ratio": ratios[0],
         "highest_ratio": ratios[-1],
-        "cpu_ratio": cpu_us(played) / cpu_us(by_vllm),
+        "cpu_ratio": cpu_us(turns) / cpu_us(by_vllm),
         "same_completions": statistics.fmean(same),
     }
-    if "driver_cpu_seconds" in played[0]:
-        driver = sum(one["driver_cpu_seconds"] for one in played)
+    if "driver_cpu_seconds" in turns[0]:
+        driver = sum(one["driver_cpu_seconds"] for one in turns)
         found["driver_cpu_ms_per_completion"] = 1e3 * driver / len(lengths)
     return found
 
@@ -202,7 +202,7 @@ def compare_steps(effort: Effort, folder: Path, log: Log) -> dict[str, Any]:
             with Contestant(name, main, argument, CONFIG, log=log_file) as way:
                 way.wait_until_ready()
                 runs[name].append(way.run_turn(RUN_SECONDS, num_steps=SETTLING_STEPS + effort.steps))
-    measurements = {name: step_measurements(some) for name, some in runs.items()}
+    measurements = {name: step_measurements(runs_of_way) for name, runs_of_way in runs.items()}
     # The reference is TRL with the number of threads that is faster on this machine.
     plain = max(row["completions_per_second"] for name, row in measurements.items() if name.startswith("TRL"))
     return {name: {**row, "ratio": row["completions_per_second"] / plain} for name, row in measurements.items()}
@@ -210,17 +210,17 @@ def compare_steps(effort: Effort, folder: Path, log: Log) -> dict[str, Any]:
 
 def step_measurements(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return medians over the counted steps of all runs."""
-    took = [
+    durations = [
         after - before for run in runs for before, after in itertools.pairwise(run["ended_at"][SETTLING_STEPS - 1 :])
     ]
     size = runs[0]["completions_per_step"]
     found = {
-        "step_seconds": statistics.median(took),
-        "slowest_step_seconds": max(took),
-        "completions_per_second": size / statistics.median(took),
+        "step_seconds": statistics.median(durations),
+        "slowest_step_seconds": max(durations),
+        "completions_per_second": size / statistics.median(durations),
         # Over whole runs too: the median over steps is too favourable if steps end in pairs.
-        "completions_per_second_of_runs": size * len(took) / sum(took),
-        "steps": len(took),
+        "completions_per_second_of_runs": size * len(durations) / sum(durations),
+        "steps": len(durations),
     }
     rows = [row for run in runs for row in run.get("metrics", ())[SETTLING_STEPS:]]
     if rows:

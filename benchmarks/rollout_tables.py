@@ -8,22 +8,22 @@ from rich.table import Table
 
 def tables(result: Mapping[str, Any]) -> list[Table]:
     """Return one table per comparison in a result of ``benchmarks.rollout.run``."""
-    made = []
+    result_tables = []
     if "sampling" in result:
-        made.append(_sampling(result["sampling"]))
+        result_tables.append(_sampling(result["sampling"]))
     if "steps" in result:
-        made.append(_steps(result["steps"]))
-    return made
+        result_tables.append(_steps(result["steps"]))
+    return result_tables
 
 
 def _sampling(found: Mapping[str, Any]) -> Table:
     table = Table(title="Sampling with one engine: tokens per second (required: at least 0.95x)")
     for name in ("", "", "tokens/s", "ratio", "lowest to highest", "CPU per token", "same tokens"):
         table.add_column(name, justify="right" if name else "left")
-    for what in ("base", "adapter"):
-        for number, (way, row) in enumerate(found[what].items()):
+    for policy in ("base", "adapter"):
+        for number, (way, row) in enumerate(found[policy].items()):
             table.add_row(
-                what if number == 0 else "",
+                policy if number == 0 else "",
                 way,
                 f"{row['tokens_per_second']:,.0f}",
                 f"{row['ratio']:.2f}x",
@@ -33,7 +33,7 @@ def _sampling(found: Mapping[str, Any]) -> Table:
             )
         table.add_section()
     steps = ", ".join(f"{1e3 * seconds:.1f} ms for {number}" for number, seconds in found["step_seconds"].items())
-    ms = [of["driver_cpu_ms_per_completion"] for of in (found["adapter"]["Caravan"], found["grading"])]
+    ms = [row["driver_cpu_ms_per_completion"] for row in (found["adapter"]["Caravan"], found["grading"])]
     table.caption = (
         "Medians of alternating rounds on the same prompts, seeds and settings; ratios to vLLM within each round.\n"
         f"An engine step under the adapter: {steps}.\n"

@@ -2,7 +2,7 @@
 
 Each contestant runs in its own process (``benchmarks.contestants``) and runs turns:
 
-- ``{"requests": [...], "with_adapter": bool}`` samples groups and measures it;
+- ``{"requests": [...], "with_adapter": bool}`` samples groups and measures the sampling;
 - ``{"num_running": n, "num_live": v}`` (only plain vLLM) times an engine step with n completions under v adapters;
 - ``{"problems": [...]}`` (only Caravan) grades the last samples and measures the driver's process.
 """
@@ -26,7 +26,7 @@ from rollout.environment import engine_arguments, environment_variables
 from rollout.settings import RolloutSettings
 
 CALIBRATION_TOKENS = 64
-_SEEDS = 1 << 40  # first seed of the calibration, beyond those of the rounds
+_FIRST_SEED = 1 << 40  # first seed of the calibration, beyond those of the rounds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +41,7 @@ class Setting:
     adapters: tuple[Path, ...]  # PEFT folders; one if the policy does not change
 
 
-def answer(seconds: float, sampled: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+def sampling_result(seconds: float, sampled: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     """Return the measurements of a turn, with sampled tokens by completion id for comparison."""
     return {"seconds": seconds, "sampled": sampled, "num_tokens": sum(map(len, sampled.values()))}
 
@@ -80,39 +80,39 @@ def plain_vllm(link: Link, setting: Setting) -> None:
         if "num_running" in turn:
             return step_seconds(turn["num_running"], turn["num_live"], turn["prompt_ids"])
         requests: Sequence[GroupRequest] = turn["requests"]
-        asked = [(request, index) for request in requests for index in range(request.group_size)]
+        requested = [(request, index) for request in requests for index in range(request.group_size)]
         began = time.perf_counter()
         outputs = engine.generate(
-            [{"prompt_token_ids": list(request.prompt.token_ids)} for request, _ in asked],
-            [parameters(request.sampling, request.seed + index) for request, index in asked],
+            [{"prompt_token_ids": list(request.prompt.token_ids)} for request, _ in requested],
+            [parameters(request.sampling, request.seed + index) for request, index in requested],
             use_tqdm=False,
             lora_request=adapters[0] if turn["with_adapter"] else None,
         )
         seconds = time.perf_counter() - began
-        names = [f"{request.group_id}-c{index}" for request, index in asked]
-        return answer(
+        names = [f"{request.group_id}-c{index}" for request, index in requested]
+        return sampling_result(
             seconds,
             {name: tuple(output.outputs[0].token_ids) for name, output in zip(names, outputs, strict=True)},
         )
 
     def step_seconds(num_running: int, num_live: int, prompt_ids: Sequence[int]) -> dict[str, Any]:
-        """Return seconds per engine step under several adapters: the difference of a long run and one of a quarter."""
+        """Return seconds per engine step under several adapters, from the difference of a long and a short run."""
         live = list(itertools.islice(itertools.cycle(adapters[:num_live]), num_running))
-        took = []
+        durations = []
         for num_tokens in (CALIBRATION_TOKENS // 4, CALIBRATION_TOKENS):
             sampling = Sampling(temperature=1.0, max_completion_tokens=num_tokens, stop=())
             began = time.perf_counter()
             engine.generate(
                 [{"prompt_token_ids": list(prompt_ids)}] * num_running,
-                [parameters(sampling, _SEEDS + index, ignore_eos=True) for index in range(num_running)],
+                [parameters(sampling, _FIRST_SEED + index, ignore_eos=True) for index in range(num_running)],
                 use_tqdm=False,
                 lora_request=live,
             )
-            took.append(time.perf_counter() - began)
-        return {"step_seconds": (took[1] - took[0]) / (CALIBRATION_TOKENS * 3 // 4)}
+            durations.append(time.perf_counter() - began)
+        return {"step_seconds": (durations[1] - durations[0]) / (CALIBRATION_TOKENS * 3 // 4)}
 
     link.serve(run_turn)
-    engine.llm_engine.engine_core.shutdown()  # otherwise this process waits for the engine's
+    engine.llm_engine.engine_core.shutdown()  # otherwise this process waits for the engine's process
 
 
 def pooled(link: Link, setting: Setting) -> None:
@@ -150,7 +150,7 @@ async def _pooled(link: Link, setting: Setting) -> None:
                 seconds = time.perf_counter() - began
                 completions = [completion for group in groups for completion in group]
                 driver = {"driver_cpu_seconds": time.process_time() - own}
-                link.send({**answer(seconds, {one.id: one.token_ids for one in completions}), **driver})
+                link.send({**sampling_result(seconds, {one.id: one.token_ids for one in completions}), **driver})
         finally:
             await pool.close()
 

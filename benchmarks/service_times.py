@@ -25,7 +25,7 @@ class ServiceTimes:
         float, ...
     ]  # tokens of a completion at equally spaced quantiles, from the shortest to the longest
     step_seconds: tuple[tuple[int, float], ...]  # running completions -> seconds of an engine step
-    prefill_tokens: float  # cost of a completion besides its tokens (prompt, call), in tokens of a full engine
+    prefill_tokens: float  # cost of a completion in addition to its tokens (prompt, call), in tokens of a full engine
     max_running: int  # completions that an engine samples at a time
     kinds: tuple[Kind, ...]
     grading_spread: float  # standard deviation of the logarithm of the grading time within a kind

@@ -1,4 +1,4 @@
-"""Simulated samplers, graders and learner, which only wait as long as real ones work, by the event loop's clock.
+"""Simulated samplers, graders and learner: each only waits, on the event loop's clock, for as long as a real one works.
 
 They implement the interfaces of ``cluster.protocols``, so that the real driver can run them; the real dispatcher of
 ``cluster.actors`` dispatches the work. A sampler is an engine with continuous batching: all running completions get a token in
@@ -230,7 +230,7 @@ class SimulatedGraders:
         self._source = random.Random(f"graders {seed}")
         self._num_graders = num_graders
         self._free = asyncio.Semaphore(num_graders)
-        self._num_asked = 0
+        self._num_unfinished = 0
         self._running: dict[object, float] = {}  # job -> start
         self._busy_seconds = 0.0
         self.num_graded = 0
@@ -239,7 +239,7 @@ class SimulatedGraders:
         """Wait for the grading time of a randomly drawn kind."""
         kind = self._times.kind(self._source)
         seconds = self._times.grading_seconds(kind, self._source)
-        self._num_asked += 1
+        self._num_unfinished += 1
         try:
             async with self._free:
                 job = object()
@@ -249,19 +249,19 @@ class SimulatedGraders:
                 finally:
                     self._busy_seconds += now() - self._running.pop(job)
         finally:
-            self._num_asked -= 1
+            self._num_unfinished -= 1
         await self._driver.spend(self._times.driver_seconds_per_graded)
         self.num_graded += 1
         return _grade(kind.reward)
 
     def usage(self) -> Usage:
         """Return exact usage."""
-        under_way = sum(now() - since for since in self._running.values())
+        running_seconds = sum(now() - since for since in self._running.values())
         return Usage(
             num_replicas=self._num_graders,
-            busy_seconds=self._busy_seconds + under_way,
+            busy_seconds=self._busy_seconds + running_seconds,
             num_running=len(self._running),
-            num_waiting=self._num_asked - len(self._running),
+            num_waiting=self._num_unfinished - len(self._running),
         )
 
     async def close(self) -> None:

@@ -23,13 +23,13 @@ from cluster.problems.dataset import split
 from cluster.run.loading import load_and_render
 from cluster.types import Problem
 
-# Roughly the rewards of the two baseline analyses: for parsing, for compiling, and for asserts that hold.
+# Roughly the rewards of the two baseline analyses: for parsing, for compiling, and for asserts that pass.
 REWARDS = {"syntax_error": 0.0, "type_error": 0.1, "wrong": 0.35, "stack_overflow": 0.35, "timeout": 0.35, "right": 1.0}
 POLL_SECONDS = 0.01
 
 
 def plain_reward(problems: Mapping[str, Problem], spent: list[float]) -> Any:
-    """A TRL reward function that runs three processes for each completion; seconds of each call go to ``spent``."""
+    """A TRL reward function that runs three processes for each completion; it appends the seconds of each call to ``spent``."""
     grader = ThreeProcesses()
 
     def reward(completions: Sequence[str], problem_id: Sequence[str], **_: object) -> list[float]:

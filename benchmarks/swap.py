@@ -63,11 +63,11 @@ async def _sync_weights(link: Link, setting: Setting, prompts: Sequence[Prompt],
 
             while (turn := await asyncio.to_thread(link.receive)) is not None:
                 num_syncs = turn["num_syncs"]
-                await sync()  # the first one compiles and allocates
+                await sync()  # the first weight sync compiles and allocates
                 idle = [(await sync()).seconds for _ in range(num_syncs)]
                 seconds = num_syncs * SECONDS_BETWEEN_SYNCS
                 busy: list[float] = []
-                async with _kept_busy(pool, prompts, group_size, setting) as tokens:
+                async with _sampling_in_background(pool, prompts, group_size, setting) as tokens:
                     await asyncio.sleep(SECONDS_BETWEEN_SYNCS)
                     before, began = tokens(), time.monotonic()
                     await asyncio.sleep(seconds)
@@ -83,7 +83,7 @@ async def _sync_weights(link: Link, setting: Setting, prompts: Sequence[Prompt],
 
 
 @asynccontextmanager
-async def _kept_busy(
+async def _sampling_in_background(
     pool: Any, prompts: Sequence[Prompt], group_size: int, setting: Setting
 ) -> AsyncIterator[Callable[[], int]]:
     """Keep ``NUM_GROUPS`` groups running within the block. Yields a function that returns the number of tokens so far."""
@@ -148,12 +148,12 @@ def run(settings: Sequence[str], num_syncs: int, log: Log) -> dict[str, Any]:
             mode, sync_weights, setting(mode), prompts[:64], size, log=folder / f"{mode}.log"
         ) as contestant:
             contestant.wait_until_ready()
-            took = contestant.run_turn(TURN_SECONDS, num_syncs=num_syncs)
+            measured = contestant.run_turn(TURN_SECONDS, num_syncs=num_syncs)
         found["swap"][mode] = {
-            "idle": percentiles(took["idle"]),
-            "busy": percentiles(took["busy"]),
-            "tokens_per_second": took["undisturbed"],
-            "tokens_per_second_with_swaps": took["disturbed"],
+            "idle": percentiles(measured["idle"]),
+            "busy": percentiles(measured["busy"]),
+            "tokens_per_second": measured["undisturbed"],
+            "tokens_per_second_with_swaps": measured["disturbed"],
             "seconds_between_swaps": SECONDS_BETWEEN_SYNCS,
         }
     log("live policy versions")
@@ -168,7 +168,7 @@ def run(settings: Sequence[str], num_syncs: int, log: Log) -> dict[str, Any]:
             for _ in range(4)
         ]
     for number in NUM_LIVE:  # the first round warms up
-        found["live"][str(number)] = min(one[number]["step_seconds"] for one in rounds[1:])
+        found["live"][str(number)] = min(steps[number]["step_seconds"] for steps in rounds[1:])
     return {**found, "model": config.model.path, "logs": str(folder)}
 
 
@@ -179,13 +179,13 @@ def tables(found: Mapping[str, Any]) -> list[Table]:
         swaps.add_column(name, justify="right" if name else "left")
     for mode, row in found["swap"].items():
         times = [f"{row[when][share]:.0f}" for when in ("idle", "busy") for share in ("p50_ms", "p95_ms")]
-        kept = row["tokens_per_second_with_swaps"] / row["tokens_per_second"]
-        swaps.add_row(mode, *times, f"{row['tokens_per_second']:,.0f}", f"{kept:.0%}")
+        speed_share = row["tokens_per_second_with_swaps"] / row["tokens_per_second"]
+        swaps.add_row(mode, *times, f"{row['tokens_per_second']:,.0f}", f"{speed_share:.0%}")
     live = Table(title=f"An engine step with {NUM_RUNNING} completions, by number of live policy versions")
     for number in found["live"]:
         live.add_column(number, justify="right")
-    one = found["live"]["1"]
-    live.add_row(*(f"{1e3 * seconds:.1f} ms ({seconds / one:.2f}x)" for seconds in found["live"].values()))
+    single = found["live"]["1"]
+    live.add_row(*(f"{1e3 * seconds:.1f} ms ({seconds / single:.2f}x)" for seconds in found["live"].values()))
     return [swaps, live]
 
 

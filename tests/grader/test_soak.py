@@ -17,7 +17,7 @@ def test_hundreds_of_grades_leak_nothing_and_equal_those_of_fresh_workers() -> N
     # In a separate process, because processes of other tests (Ray) start and end in this one meanwhile.
     with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as own:
         found = own.submit(short_soak).result()
-    assert found.left == []
+    assert found.leaked == []
     assert found.different == []
     assert found.ungradable == []
     assert found.num_compared > 300
