@@ -58,8 +58,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--model-runner",
         choices=["v1", *RUNNERS],
         default="v1",
-        help="v1: vLLM's model runner for CPUs. v2: the one for GPUs; v2-async: also their asynchronous scheduling. Both run "
-        "Triton's kernels in its interpreter, also those of the learner (tests/branches; needs `make test-long`)",
+        help="v1: vLLM's model runner for CPUs. v2: vLLM's model runner for GPUs. v2-async: v2 with asynchronous scheduling. "
+        "v2 and v2-async run all Triton kernels in Triton's interpreter (tests/branches; needs `make test-long`)",
     )
 
 
@@ -95,7 +95,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Leave with the suite's own status: as in cluster.cli.main.run, Ray's threads could crash the interpreter on its way out."""
+    """Exit at once with the suite's own status: Ray's threads could crash the exiting interpreter (see cluster.cli.main.run)."""
     if "ray" in sys.modules and EXIT_STATUS in config.stash:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -104,9 +104,9 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="module")
 def quick_engines() -> Iterator[None]:
-    """Fork the engines of this process from one that has imported vLLM and computed nothing: a third of the time.
+    """Fork engines from a process that has imported vLLM and computed nothing; they start in a third of the time.
 
-    An engine sees the environment of the first one, so this is not for tests that depend on it.
+    Every engine sees the environment of the first engine: not for tests that depend on the environment.
     """
     import multiprocessing
 
@@ -117,7 +117,7 @@ def quick_engines() -> Iterator[None]:
     server = multiprocessing.get_context("forkserver")
     server.set_forkserver_preload(["vllm.v1.engine.core", "vllm.v1.worker.cpu_worker"])
     with pytest.MonkeyPatch.context() as patch:
-        # vLLM has its engine on the CPU spawned, whatever is asked for.
+        # On the CPU vLLM spawns its engine, whatever start method is configured.
         patch.setattr(vllm.v1.engine.utils, "get_mp_context", lambda: server)
         patch.setattr(rollout.engine, "SHUTDOWN_SECONDS", 1.0)
         yield

@@ -1,4 +1,4 @@
-"""Simulated machines on this one, made of Linux namespaces as root.
+"""Simulated machines on this machine: Linux namespaces, which need root.
 
 Each has its own processes, network, /tmp and home: no machine sees the files of another.
 """
@@ -18,11 +18,11 @@ import psutil
 SUBNET = "10.77.0"
 ATTEMPTS = 3
 RAY = str(Path(sys.executable).parent / "ray")
-# Visible on every machine: the project, its environment, and the Python that this was made of.
+# Visible on every machine: the project, its environment, and the Python installation of that environment.
 INSTALLED = tuple(Path(path).resolve() for path in (Path(__file__).parent.parent, sys.prefix, sys.base_prefix))
 
 
-def cannot() -> str | None:
+def missing_requirement() -> str | None:
     """Return the reason why machines cannot be simulated here; None if they can."""
     if os.geteuid() != 0:
         return "simulated machines need Linux namespaces, and those need root"
@@ -36,12 +36,12 @@ def run(*command: str) -> None:
 
 @dataclass
 class Machine:
-    """A simulated machine, until it is turned off."""
+    """A simulated machine, which runs until ``turn_off``."""
 
     address: str
-    folder: Path  # its /tmp, as it is seen from here
+    folder: Path  # its /tmp, as a path of the real machine
     power: subprocess.Popen[bytes]
-    init: int  # process id of its first process, as it is seen from here
+    init: int  # process id of its first process, on the real machine
 
     def command(self, *words: str, **environment: str) -> list[str]:
         """Return a command line that runs a command on the machine, without the RAY_ variables of this process."""
@@ -131,7 +131,7 @@ class Network:
         unshare = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-c", begin]
         power = subprocess.Popen(["ip", "netns", "exec", name, *unshare])
         while not (folder / "is-up").exists():
-            assert power.poll() is None, f"machine {number} does not come up"
+            assert power.poll() is None, f"machine {number} does not start"
             time.sleep(0.02)
         (init,) = psutil.Process(power.pid).children()
         machine = Machine(address=address, folder=folder, power=power, init=init.pid)
@@ -139,18 +139,18 @@ class Network:
         return machine
 
     def start_node(self, *options: str) -> Machine:
-        """Start a machine with Ray on it. Ray allows itself 30 s to start; if they are too few, another machine is tried."""
-        said = ""
+        """Start a machine with Ray on it; try another machine if Ray exceeds its own limit of 30 s to start."""
+        failure = ""
         for _ in range(ATTEMPTS):
             machine = self.start_machine()
             try:
                 machine.start_ray(*options)
             except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-                said = f"{error}\n{error.stdout!r}\n{error.stderr!r}"
+                failure = f"{error}\n{error.stdout!r}\n{error.stderr!r}"
                 machine.turn_off()
             else:
                 return machine
-        raise AssertionError(f"Ray did not start on {ATTEMPTS} machines, one after another: {said}")
+        raise AssertionError(f"Ray started on none of {ATTEMPTS} machines: {failure}")
 
     def close(self) -> None:
         """Turn all machines off, and delete the network."""
@@ -165,8 +165,8 @@ class Network:
 @contextmanager
 def network(folder: Path) -> Iterator[Network]:
     """Create a network for the block; the disks of its machines are folders in ``folder``."""
-    made = Network(folder)
+    created = Network(folder)
     try:
-        yield made
+        yield created
     finally:
-        made.close()
+        created.close()

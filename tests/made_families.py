@@ -44,7 +44,7 @@ def make_model(folder: Path, family: str, **changes: Any) -> str:
     config = AutoConfig.for_model(family, **SIZE | FAMILIES.get(family, {}) | changes)
     model = AutoModelForCausalLM.from_config(config)
     for parameter in model.parameters():
-        if parameter.dim() == 1:  # norms and biases at 1 and 0 would hide that they are not read
+        if parameter.dim() == 1:  # with norms at 1 and biases at 0, nobody would notice that they are not read
             with torch.no_grad():
                 parameter.add_(0.05 * torch.randn_like(parameter))
     model.save_pretrained(folder)

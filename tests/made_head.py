@@ -1,4 +1,4 @@
-"""A separate Ray head, as ``ray start --head`` makes it, for the tests of jobs."""
+"""A separate Ray head, started by ``ray start --head``, for the tests of jobs."""
 
 import os
 import secrets
@@ -18,14 +18,14 @@ import psutil
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 START_SECONDS, CALL_SECONDS = 180.0, 420.0  # for machines that are busy with other work
-ATTEMPTS = 4  # Ray 2.60 gives a head 30 s to start, which such a machine does not always keep
+ATTEMPTS = 4  # Ray 2.60 gives a head 30 s to start, which a busy machine may exceed
 
 
 @dataclass(frozen=True)
 class Head:
     process: subprocess.Popen[bytes]
-    environment: dict[str, str]  # of clients
-    folder: Path  # of Ray itself
+    environment: dict[str, str]  # for clients
+    folder: Path  # Ray's temporary folder
     token: str
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
@@ -47,12 +47,12 @@ class Head:
 
 
 @contextmanager
-def started_head(known: dict[str, str]) -> Iterator[Head]:
-    """Start a head that requires a token, with ``known`` added to its environment, and remove it after the block."""
+def started_head(extra: dict[str, str]) -> Iterator[Head]:
+    """Start a head that requires a token, with ``extra`` added to its environment, and remove it after the block."""
     for attempt in range(1, ATTEMPTS + 1):
         folder = Path(tempfile.mkdtemp(prefix="ray-"))  # short, since paths of sockets must be short
         try:
-            if head := _start(folder, known):
+            if head := _start(folder, extra):
                 yield head
                 return
             assert attempt < ATTEMPTS, (folder / "start.log").read_text()
@@ -61,10 +61,10 @@ def started_head(known: dict[str, str]) -> Iterator[Head]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _start(folder: Path, known: dict[str, str]) -> Head | None:
+def _start(folder: Path, extra: dict[str, str]) -> Head | None:
     """Start a head; return None if Ray does not start in time."""
     token, dashboard = secrets.token_hex(32), _free_port()
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | known
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | extra
     environment |= {"PATH": f"{BIN}:{os.environ['PATH']}", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
     ports = [f"--{name}={_free_port()}" for name in ("port", "dashboard-agent-listen-port", "ray-client-server-port")]
     ports += [f"--dashboard-port={dashboard}", "--min-worker-port=0", "--max-worker-port=0"]
@@ -100,8 +100,8 @@ def _end_all_in(folder: Path) -> None:
             process.terminate()
         except psutil.Error:
             continue
-    _, left = psutil.wait_procs(found, timeout=120)
-    for process in left:
+    _, alive = psutil.wait_procs(found, timeout=120)
+    for process in alive:
         process.kill()
 
 

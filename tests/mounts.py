@@ -12,11 +12,11 @@ _UNSHARE = ("unshare", "--mount", "--propagation", "private", "/bin/sh", "-ec")
 def can_mount() -> bool:
     """Return True if this process may mount: as root, except in containers without CAP_SYS_ADMIN."""
     try:
-        return subprocess.run(behind("mount -t tmpfs none /mnt", ["true"]), capture_output=True).returncode == 0
+        return subprocess.run(with_mounts("mount -t tmpfs none /mnt", ["true"]), capture_output=True).returncode == 0
     except FileNotFoundError:
         return False
 
 
-def behind(mounts: str, command: Sequence[str]) -> list[str]:
+def with_mounts(mounts: str, command: Sequence[str]) -> list[str]:
     """Return a command line that runs the shell lines ``mounts`` and then the command."""
     return [*_UNSHARE, f'{mounts}\nexec "$@"', "sh", *command]

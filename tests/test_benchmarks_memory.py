@@ -1,4 +1,4 @@
-"""The estimate of the learner's activations against the tensors that its layers keep; see benchmarks.memory."""
+"""The estimate of the learner's activations, compared with the tensors that its layers keep; see benchmarks.memory."""
 
 import pytest
 
@@ -14,15 +14,15 @@ from benchmarks.memory import compare, config_of, measure
         ("1.5B", ("gradient_checkpointing=true",)),
     ],
 )
-def test_plan_estimates_the_activations_of_a_pass_to_a_tenth(name: str, settings: tuple[str, ...]) -> None:
+def test_plan_estimates_the_activations_of_a_pass_within_a_tenth(name: str, settings: tuple[str, ...]) -> None:
     row = compare(name, settings)
     assert 0.95 < row["ratio"] < 1.1, row
 
 
-def test_the_casts_that_the_learner_turns_off_would_copy_the_common_inputs_of_projections() -> None:
+def test_turning_off_casts_saves_the_copies_of_projection_inputs() -> None:
     config = config_of("lora.dropout=0")
     without, with_casts = (measure("0.5B", config, casts=casts).saved_per_layer for casts in (False, True))
-    # Two more for q, k, v, one for gate, up, and one for o, whose input attention saves anyway.
+    # Casts copy inputs: two more copies for q, k, v; one for gate and up; one for o, whose input attention saves anyway.
     assert with_casts - without == pytest.approx(4 * 896 * 2, rel=0.01)
 
 

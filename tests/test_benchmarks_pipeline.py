@@ -1,4 +1,4 @@
-"""The simulated parts of a run take the time that they should, and the real driver runs on them."""
+"""Times of a run's simulated parts, and the real driver on these parts."""
 
 import asyncio
 import random
@@ -29,45 +29,47 @@ EVEN = ServiceTimes(
 )
 
 
-async def ends(*work: Coroutine[Any, Any, object]) -> list[float]:
+async def end_times(*work: Coroutine[Any, Any, object]) -> list[float]:
     """Return the time at which each coroutine ended."""
 
-    async def timed(one: Coroutine[Any, Any, object]) -> float:
-        await one
+    async def timed(coroutine: Coroutine[Any, Any, object]) -> float:
+        await coroutine
         return now()
 
     return list(await asyncio.gather(*map(timed, work)))
 
 
-def sampled(tokens: Sequence[float], starts: Sequence[float] | None = None) -> tuple[list[float], Engine]:
+def run_engine(tokens: Sequence[float], starts: Sequence[float] | None = None) -> tuple[list[float], Engine]:
     async def run() -> tuple[list[float], Engine]:
         engine = Engine(EVEN)
 
-        async def one(number: float, start: float) -> None:
+        async def sample_later(num_tokens: float, start: float) -> None:
             await asyncio.sleep(start)
-            await engine.sample(number)
+            await engine.sample(num_tokens)
 
-        return await ends(*(one(*pair) for pair in zip(tokens, starts or [0.0] * len(tokens), strict=True))), engine
+        return await end_times(
+            *(sample_later(*pair) for pair in zip(tokens, starts or [0.0] * len(tokens), strict=True))
+        ), engine
 
     return simulate(run())
 
 
-def test_an_engine_takes_longer_for_a_token_the_more_completions_it_has() -> None:
-    assert sampled([10])[0] == pytest.approx([1.0])
-    # Two at 0.15 s a token, until the shorter one ends; then one at 0.1.
-    assert sampled([10, 20])[0] == pytest.approx([1.5, 2.5])
-    # One alone for 5 of its tokens, then both: it ends after 5 more at 0.15, and leaves 5 of the other's at 0.1.
-    assert sampled([10, 10], [0.0, 0.5])[0] == pytest.approx([1.25, 1.75])
+def test_a_token_takes_longer_the_more_completions_the_engine_runs() -> None:
+    assert run_engine([10])[0] == pytest.approx([1.0])
+    # Both take 0.15 s per token until the shorter one ends; then the longer one takes 0.1 s.
+    assert run_engine([10, 20])[0] == pytest.approx([1.5, 2.5])
+    # The first runs alone for 5 tokens, both run for 5 tokens at 0.15 s, and the second runs alone for 5 tokens at 0.1 s.
+    assert run_engine([10, 10], [0.0, 0.5])[0] == pytest.approx([1.25, 1.75])
 
 
-def test_an_engine_that_is_full_lets_others_wait_in_their_order() -> None:
-    took, engine = sampled([10, 10, 10, 10, 10, 10])
+def test_completions_of_a_full_engine_wait_in_order() -> None:
+    took, engine = run_engine([10, 10, 10, 10, 10, 10])
     assert took == pytest.approx([2.5, 2.5, 2.5, 2.5, 4.0, 4.0])
     assert engine.busy_seconds == pytest.approx(4.0)
     assert engine.output_seconds == pytest.approx(60 * 0.25 / 4)
 
 
-def test_a_completion_that_is_cancelled_makes_room_and_the_others_end_sooner() -> None:
+def test_a_cancelled_completion_lets_the_others_end_sooner() -> None:
     async def run() -> list[float]:
         engine = Engine(EVEN)
         cancelled = asyncio.create_task(engine.sample(100))
@@ -76,22 +78,22 @@ def test_a_completion_that_is_cancelled_makes_room_and_the_others_end_sooner() -
             await asyncio.sleep(0.75)
             cancelled.cancel()
 
-        return await ends(engine.sample(10), cancel())
+        return await end_times(engine.sample(10), cancel())
 
     # 5 tokens together with the cancelled completion, 5 after it.
     assert simulate(run())[0] == pytest.approx(0.75 + 0.5)
 
 
-def test_the_driver_does_one_thing_after_the_other_and_several_share_it_evenly() -> None:
+def test_one_driver_works_serially_and_several_drivers_share_the_work_evenly() -> None:
     async def run(num_drivers: float) -> list[float]:
         driver = DriverTime(num_drivers)
-        return await ends(*(driver.spend(0.2) for _ in range(3)))
+        return await end_times(*(driver.spend(0.2) for _ in range(3)))
 
     assert simulate(run(1)) == pytest.approx([0.2, 0.4, 0.6])
     assert simulate(run(2)) == pytest.approx([0.1, 0.2, 0.3])
 
 
-def test_what_is_drawn_follows_the_measured_quantiles() -> None:
+def test_drawn_lengths_and_times_follow_the_measured_quantiles() -> None:
     assert [at_share((0, 10, 40), share) for share in (0.0, 0.25, 0.5, 0.75, 1.0)] == [0, 5, 10, 25, 40]
     source = random.Random(0)
     drawn = [TINY_ON_CPU.num_tokens(source) for _ in range(20_000)]
@@ -104,7 +106,7 @@ def simulated(size: Size, times: ServiceTimes) -> Any:
     return simulate(Pipeline(size, times, num_steps=6).run())
 
 
-def test_a_full_sampler_gives_what_its_times_say() -> None:
+def test_a_full_sampler_has_the_throughput_of_its_service_times() -> None:
     measurements = simulated(Size(samplers=2, graders=8, allowed_staleness=2, fillings=4.0), EVEN)
     assert measurements.completions_per_second == pytest.approx(2 * EVEN.completions_per_second, rel=0.02)
     assert measurements.sampler_busy > 0.99
@@ -112,15 +114,15 @@ def test_a_full_sampler_gives_what_its_times_say() -> None:
     assert measurements.max_staleness <= 2
 
 
-def test_too_few_graders_hold_everything_up() -> None:
-    # A grading takes 0.1 s: one grader does 10 a second, and the two samplers would give 3.2.
+def test_too_few_graders_limit_the_throughput() -> None:
+    # A grading takes 1 s: one grader grades 1 completion per second, and two samplers could sample 3.2.
     slow = replace(EVEN, kinds=(Kind(share=1.0, cpu_ms=1000, reward=1.0),))
     measurements = simulated(Size(samplers=2, graders=1), slow)
     assert measurements.completions_per_second == pytest.approx(1.0, rel=0.05)
     assert (measurements.saturated, measurements.sampler_busy < 0.9) == ("graders", True)
 
 
-def test_one_learner_holds_up_more_samplers_than_it_can_learn_from() -> None:
+def test_one_learner_limits_the_throughput_of_too_many_samplers() -> None:
     slow = replace(EVEN, learner_seconds_per_token=0.1)
     measurements = simulated(Size(samplers=4, graders=8, one_learner=True), slow)
     assert measurements.completions_per_second == pytest.approx(1.0, rel=0.05)

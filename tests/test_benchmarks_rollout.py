@@ -12,17 +12,17 @@ from benchmarks.rollout import SETTLING_STEPS, sampling_measurements, step_measu
 from benchmarks.rollout_tables import tables
 
 
-def played(seconds: float, *lengths: int, first_token: int = 0) -> dict[str, Any]:
-    """One way's turn in a round: completions of these lengths."""
+def turn_of(seconds: float, *lengths: int, first_token: int = 0) -> dict[str, Any]:
+    """A contestant's turn in a round, with completions of these lengths."""
     sampled = {f"c{number}": (first_token, *range(1, length)) for number, length in enumerate(lengths)}
     return {"seconds": seconds, "sampled": sampled, "num_tokens": sum(lengths), "cpu_seconds": 2 * seconds}
 
 
 def test_ratios_are_taken_within_a_round_so_that_a_slow_minute_hits_both() -> None:
     rounds = [
-        {"vLLM": played(1.0, 60, 40), "Caravan": played(1.0, 60, 40)},
-        {"vLLM": played(10.0, 60, 40), "Caravan": played(8.0, 60, 40)},  # the machine was busy
-        {"vLLM": played(1.0, 60, 40), "Caravan": played(2.0, 60, 40)},
+        {"vLLM": turn_of(1.0, 60, 40), "Caravan": turn_of(1.0, 60, 40)},
+        {"vLLM": turn_of(10.0, 60, 40), "Caravan": turn_of(8.0, 60, 40)},  # the machine was busy
+        {"vLLM": turn_of(1.0, 60, 40), "Caravan": turn_of(2.0, 60, 40)},
     ]
     measurements = sampling_measurements(rounds)
     assert measurements["vLLM"]["tokens_per_second"] == 100
@@ -33,15 +33,15 @@ def test_ratios_are_taken_within_a_round_so_that_a_slow_minute_hits_both() -> No
     assert measurements["Caravan"]["completions_per_second"] == 1
 
 
-def test_completions_count_as_the_same_when_all_their_tokens_are() -> None:
-    rounds = [{"vLLM": played(1.0, 5, 5), "Caravan": played(1.0, 5, 5)}]
+def test_completions_count_as_the_same_if_all_their_tokens_are_equal() -> None:
+    rounds = [{"vLLM": turn_of(1.0, 5, 5), "Caravan": turn_of(1.0, 5, 5)}]
     assert sampling_measurements(rounds)["Caravan"]["same_completions"] == 1
-    rounds = [{"vLLM": played(1.0, 5, 5), "Caravan": played(1.0, 5, 5, first_token=9)}]
+    rounds = [{"vLLM": turn_of(1.0, 5, 5), "Caravan": turn_of(1.0, 5, 5, first_token=9)}]
     assert sampling_measurements(rounds)["Caravan"]["same_completions"] == 0
 
 
 def steps(*seconds: float, size: int = 10) -> dict[str, Any]:
-    """A run whose first steps, which settle, took very long."""
+    """A run whose settling steps took very long."""
     done = [100.0 * (number + 1) for number in range(SETTLING_STEPS)]
     for took in seconds:
         done.append(done[-1] + took)
@@ -59,7 +59,7 @@ def test_steps_in_which_a_run_settles_are_not_counted() -> None:
 
 def test_the_tables_fit_a_terminal() -> None:
     sampling = sampling_measurements(
-        [{"vLLM": played(1.0, 60, 40), "Caravan": {**played(1.0, 60, 40), "driver_cpu_seconds": 0.001}}]
+        [{"vLLM": turn_of(1.0, 60, 40), "Caravan": {**turn_of(1.0, 60, 40), "driver_cpu_seconds": 0.001}}]
     )
     result = {
         "sampling": {
@@ -90,7 +90,7 @@ def count(link: Link, start: int) -> None:
     link.serve(run_turn)
 
 
-def test_a_contestant_answers_its_turns_and_says_why_it_failed(tmp_path: Path) -> None:
+def test_a_contestant_returns_its_results_or_the_cause_of_its_failure(tmp_path: Path) -> None:
     with Contestant("adder", count, 40, log=tmp_path / "log") as adder:
         adder.wait_until_ready()
         result = adder.run_turn(60, number=2)

@@ -1,4 +1,4 @@
-"""A short real run whose parts are killed under way ends as one that was left alone: nothing is lost, nothing is done twice."""
+"""A short real run whose parts are killed ends like an undisturbed run: no completion is lost or trained twice."""
 
 import json
 import os
@@ -18,7 +18,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 CARAVAN = Path(sys.executable).parent / "caravan"
-# A Ray of its own, whatever else runs on this machine.
+# A separate Ray, whatever else runs on this machine.
 ENVIRONMENT = {**os.environ, "RAY_ADDRESS": "local", "HF_HUB_OFFLINE": "1"}
 
 SEED = 1
@@ -26,7 +26,7 @@ NUM_STEPS = 8
 GROUPS_PER_STEP = 4
 GROUP_SIZE = 4
 MAX_STALENESS = 1
-# What the processes of the parts call themselves.
+# Process titles of the parts.
 PARTS = {"sampler engine": "VLLM::EngineCore", "grader": "ray::GraderActor", "learner": "ray::LearnerActor"}
 
 pytestmark = pytest.mark.slow
@@ -61,7 +61,7 @@ class Run:
     folder: Path
     process: subprocess.Popen[str]
 
-    def family(self) -> list[psutil.Process]:
+    def descendants(self) -> list[psutil.Process]:
         children: list[psutil.Process] = psutil.Process(self.process.pid).children(recursive=True)
         return children
 
@@ -77,21 +77,21 @@ class Run:
             time.sleep(0.05)
 
     def kill(self, part: str, source: random.Random) -> None:
-        """kill -9 of one process of a part, wherever it is in its work; waits for one that is just being started."""
+        """Kill (-9) one process of a part at any point of its work; wait for the process if it is just starting."""
         deadline = time.monotonic() + 120
-        while not (found := [one for one in self.family() if title(one).startswith(PARTS[part])]):
-            assert time.monotonic() < deadline, f"no {part} among {[title(one) for one in self.family()]}"
+        while not (found := [process for process in self.descendants() if title(process).startswith(PARTS[part])]):
+            assert time.monotonic() < deadline, f"no {part} among {[title(process) for process in self.descendants()]}"
             time.sleep(0.05)
-        source.choice(sorted(found, key=lambda one: one.pid)).kill()
+        source.choice(sorted(found, key=lambda process: process.pid)).kill()
 
     def finish(self, *, seconds: float) -> str:
-        """Wait for its end, see that it ended well and left no process behind; returns what it said."""
-        family = self.family()
-        _, said = self.process.communicate(timeout=seconds)
-        assert self.process.returncode == 0, said
-        _, alive = psutil.wait_procs(family, timeout=120)
-        assert not alive, [title(one) for one in alive]
-        return said
+        """Wait for the run's end, check its exit status and that it left no process; return its standard error."""
+        descendants = self.descendants()
+        _, errors = self.process.communicate(timeout=seconds)
+        assert self.process.returncode == 0, errors
+        _, alive = psutil.wait_procs(descendants, timeout=120)
+        assert not alive, [title(process) for process in alive]
+        return errors
 
 
 def title(process: psutil.Process) -> str:
@@ -113,7 +113,7 @@ def ledger(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def ends(rows: list[dict[str, object]]) -> Mapping[int, Counter[str]]:
+def outcomes_by_position(rows: list[dict[str, object]]) -> Mapping[int, Counter[str]]:
     """Return the outcomes of the completions by position in the problem stream; stale groups are sampled again."""
     found: dict[int, Counter[str]] = {}
     for row in rows:
@@ -123,7 +123,7 @@ def ends(rows: list[dict[str, object]]) -> Mapping[int, Counter[str]]:
     return found
 
 
-def test_a_run_whose_parts_are_killed_ends_as_one_that_was_left_alone(tmp_path: Path) -> None:
+def test_a_run_whose_parts_are_killed_ends_like_an_undisturbed_run(tmp_path: Path) -> None:
     disturbed = start(tmp_path, "disturbed")
     try:
         source = random.Random(SEED)
@@ -136,8 +136,8 @@ def test_a_run_whose_parts_are_killed_ends_as_one_that_was_left_alone(tmp_path: 
         disturbed.process.kill()
 
     rows = ledger(disturbed.folder)
-    # As in a run that was left alone (tests/test_run.py): with nothing filtered, every position is trained once, and whole.
-    assert ends(rows) == {n: Counter(trained=GROUP_SIZE) for n in range(NUM_STEPS * GROUPS_PER_STEP)}
+    # As in an undisturbed run (tests/test_run.py): nothing is filtered, and the whole group of every position is trained once.
+    assert outcomes_by_position(rows) == {n: Counter(trained=GROUP_SIZE) for n in range(NUM_STEPS * GROUPS_PER_STEP)}
     assert max(Counter(row["completion_id"] for row in rows).values()) == 1
     steps = [json.loads(line)["step"] for line in (disturbed.folder / "metrics.jsonl").read_text().splitlines()]
     assert steps == list(range(1, NUM_STEPS + 1))

@@ -14,7 +14,7 @@ import pytest
 from tests.cluster.made_dashboard import HOSTILE, HOSTILE_PROBLEM, GrowingRun
 
 CHROMIUMS = ("chromium", "chromium-browser", "google-chrome")
-PER_STEP = 11  # completions: two groups of four, and three of one that was dropped
+PER_STEP = 11  # completions: two groups of four, and three of a dropped group
 pytestmark = pytest.mark.slow
 
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 def browser() -> Iterator[Any]:
     path = next(filter(None, map(shutil.which, CHROMIUMS)), None)
     if path is None:
-        pytest.skip(f"none of {', '.join(CHROMIUMS)} is here; on Debian: apt-get install -y chromium")
+        pytest.skip(f"none of {', '.join(CHROMIUMS)} is installed; on Debian: apt-get install -y chromium")
     sync_api = pytest.importorskip("playwright.sync_api")
     with sync_api.sync_playwright() as playwright:
         flags = ["--no-sandbox"] if os.getuid() == 0 else []
@@ -33,10 +33,10 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> GrowingRun:
-    made = GrowingRun(tmp_path_factory.mktemp("runs") / "run<i>")
+    growing = GrowingRun(tmp_path_factory.mktemp("runs") / "run<i>")
     for _ in range(12):
-        made.step()
-    return made
+        growing.step()
+    return growing
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def page(browser: Any, address: str) -> Iterator[Any]:
 
 
 def is_problem(message: Any) -> bool:
-    """Tell errors and warnings from other console messages; an invalid value in the form is a 400."""
+    """Return True for errors and warnings, except the 400 that answers an invalid value in the form."""
     return message.type in ("error", "warning") and "400 (Bad Request)" not in message.text
 
 
@@ -192,8 +192,8 @@ def test_a_group_shows_its_completions_and_leads_back_to_the_list(page: Any, run
 
 
 def test_completions_are_shown_and_never_run(page: Any, address: str, run: GrowingRun) -> None:
-    for where in ("completions?verdict=syntax_error", "group?id=s000012-3", "problems", ""):
-        page.goto(f"{address}{where}")
+    for path in ("completions?verdict=syntax_error", "group?id=s000012-3", "problems", ""):
+        page.goto(f"{address}{path}")
         page.locator("#hardest, table.list, article").first.wait_for()
         assert (
             page.locator("#main script, #main svg, #main iframe, #main link, #main [onerror], #main [onload]").count()
@@ -223,7 +223,7 @@ def test_a_list_changes_only_on_request(page: Any, address: str, run: GrowingRun
 
 def test_a_narrow_screen_needs_no_horizontal_scrolling(page: Any, address: str) -> None:
     page.set_viewport_size({"width": 390, "height": 800})
-    for where in ("", "completions", "problems", "group?id=s000012-3"):
-        page.goto(f"{address}{where}")
+    for path in ("", "completions", "problems", "group?id=s000012-3"):
+        page.goto(f"{address}{path}")
         page.locator("main").wait_for()
-        assert page.evaluate("document.documentElement.scrollWidth") <= 390, where
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, path

@@ -1,6 +1,6 @@
 """A whole step with a model of each family, in every weight-sync mode, on the real vLLM and TRL.
 
-A random model writes nothing that compiles, so that grades are made up here; the whole run with real ones is tests/test_run.py.
+A random model writes nothing that compiles, so the grades here are invented; tests/test_run.py has a run with real grades.
 """
 
 import asyncio
@@ -95,16 +95,16 @@ async def groups_of(sampler: Sampler, model: str, version: int) -> list[Group]:
 
 
 async def step(sampler: Sampler, learner: Any, model: str, version: int) -> PolicyVersion:
-    """Sample under a version, learn from it, and publish the next one, which has to be verified."""
+    """Sample under a version, learn from the groups, and publish and verify the next version."""
     policy: PolicyVersion
     policy, report = learner.step(await groups_of(sampler, model, version))
     assert report.metrics["sampling/sampling_logp_difference/mean"] < TOLERANCE
     assert report.metrics["grad_norm"] > 0
-    await verified(sampler, policy)
+    await assert_verified(sampler, policy)
     return policy
 
 
-async def verified(sampler: Sampler, policy: PolicyVersion) -> None:
+async def assert_verified(sampler: Sampler, policy: PolicyVersion) -> None:
     verification = await sampler.load_policy(policy, {policy.number}, TOLERANCE)
     assert verification.failure is None
     assert verification.gap is not None
@@ -124,17 +124,17 @@ def test_a_family_is_sampled_learned_published_and_exported_in_every_mode(
         try:
             await step(sampler, learner, model, 0)
             policy = await step(sampler, learner, model, 1)
-            # The same engine serves adapters in flight: both modes start it alike, but for the number of adapters.
+            # The same engine serves the in-flight mode: only the number of adapters differs between the two modes.
             assert sampler._engine is not None
             assert sampler._adapter_cache is not None
             sampler._mode = InFlight(sampler._engine, sampler._adapter_cache, sampler._settings, sampler._model)
-            await verified(sampler, policy)
+            await assert_verified(sampler, policy)
         finally:
             await sampler.shutdown()
         sampler = sampler_of(model, "merged", modules)
         await sampler.start()
         try:
-            await verified(sampler, policy)
+            await assert_verified(sampler, policy)
             await step(sampler, learner, model, policy.number)
         finally:
             await sampler.shutdown()

@@ -26,11 +26,11 @@ FREE_GB = 20
 INSTALL_SECONDS = 900
 FLASH_ATTENTION = {"A100": 2, "4090": 2, "L40S": 2, "H100": 3, "H200": 3, "B200": 4}
 VLLM_BATCHED_TOKENS = 2048  # vLLM's default
-LEFT_OUT = ("flashinfer-python",)
+EXCLUDED = ("flashinfer-python",)
 
 
 def install(folder: Path) -> None:
-    """Install requirements/gpu.txt in a new environment as requirements/setup does; skip the test where that is impossible."""
+    """Install requirements/gpu.txt in a new environment as requirements/setup does; skip the test if that is impossible."""
     free = shutil.disk_usage(folder.parent).free / 1e9
     if free < FREE_GB:
         pytest.skip(
@@ -59,8 +59,8 @@ def install(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    if named := os.environ.get("CARAVAN_GPU_ENV"):
-        yield Path(named)
+    if path := os.environ.get("CARAVAN_GPU_ENV"):
+        yield Path(path)
         return
     folder = tmp_path_factory.mktemp("gpu") / "environment"
     try:
@@ -77,8 +77,8 @@ def packages(environment: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def described(environment: Path, packages: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
-    """The lines of tests/gpu_packages/describe.py, for a model of the shape of Qwen2.5-Coder-1.5B."""
+def descriptions(environment: Path, packages: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    """The output lines of tests/gpu_packages/describe.py, for a model of the shape of Qwen2.5-Coder-1.5B."""
     import torch
     from safetensors.torch import save_file
     from transformers import Qwen2Config
@@ -122,7 +122,7 @@ def test_the_packages_fit_together(environment: Path) -> None:
         timeout=60,
     )
     complaints = [line for line in checked.stderr.splitlines() if line.startswith("The package")]
-    assert [line for line in complaints if not any(f"`{name}==" in line for name in LEFT_OUT)] == []
+    assert [line for line in complaints if not any(f"`{name}==" in line for name in EXCLUDED)] == []
 
 
 def test_no_package_overwrites_the_code_of_another(packages: Path) -> None:
@@ -135,15 +135,15 @@ def test_no_package_overwrites_the_code_of_another(packages: Path) -> None:
     assert {file: names for file, names in owners.items() if len(names) > 1 and "opencensus" not in names} == {}
 
 
-def test_every_module_is_imported_with_the_gpu_packages(described: list[Any]) -> None:
+def test_every_module_is_imported_with_the_gpu_packages(descriptions: list[Any]) -> None:
     files = [file for package in ("cluster", "grader", "learner", "rollout") for file in (ROOT / package).rglob("*.py")]
     inner = {".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for file in files}
-    assert inner - set(described[0]) <= {"cluster", "grader", "learner", "rollout"}
+    assert inner - set(descriptions[0]) <= {"cluster", "grader", "learner", "rollout"}
 
 
 @pytest.mark.parametrize("gpu", GPUS)
-def test_engines_are_configured_for_the_gpu(gpu: str, described: list[Any]) -> None:
-    engines = [line for line in described[1:] if line["gpu"] == gpu]
+def test_engines_are_configured_for_the_gpu(gpu: str, descriptions: list[Any]) -> None:
+    engines = [line for line in descriptions[1:] if line["gpu"] == gpu]
     assert len(engines) == 4  # one and two GPUs, with adapters and with merged weights
     for engine in engines:
         asked = engine["asked"]

@@ -1,4 +1,4 @@
-"""The rules of docs/design.md that the imports and the sizes of files show."""
+"""Rules of docs/design.md about imports, names, and the length of files and functions."""
 
 import ast
 import sys
@@ -40,7 +40,7 @@ def imports(path: Path) -> Iterator[str]:
 
 
 def folder_of(path: Path) -> str:
-    """The unit that must not be part of an import cycle: a folder; a file that lies directly in a package."""
+    """The unit of the rule against import cycles: a folder, or a file directly in a package."""
     inside = path.relative_to(ROOT)
     return ".".join(inside.parts[:2]).removesuffix(".py") if len(inside.parts) > 1 else str(inside)
 
@@ -67,7 +67,7 @@ def test_a_role_imports_only_itself_the_shared_types_and_the_ray_machinery(packa
     assert not crossings
 
 
-def test_no_folder_imports_another_in_a_circle() -> None:
+def test_folders_import_one_another_without_a_cycle() -> None:
     try:
         TopologicalSorter(folder_imports()).prepare()
     except CycleError as error:
@@ -83,7 +83,7 @@ def test_a_heavy_dependency_is_imported_by_one_file(module: str, package: str) -
     assert importers[0].startswith(f"{package}/")
 
 
-def test_the_shared_types_import_the_standard_library_alone() -> None:
+def test_the_shared_types_import_only_the_standard_library() -> None:
     paths = [ROOT / f"{name.replace('.', '/')}.py" for name in SHARED]
     names = {name for path in paths for name in imports(path) if not name.startswith(SHARED)}
     assert {name.split(".")[0] for name in names} <= sys.stdlib_module_names
@@ -95,7 +95,7 @@ def test_the_ray_machinery_imports_only_the_shared_types_and_ray() -> None:
     assert {name.split(".")[0] for name in foreign} <= {*sys.stdlib_module_names, "ray"}
 
 
-def test_no_module_has_a_name_that_says_nothing() -> None:
+def test_no_module_has_a_meaningless_name() -> None:
     forbidden = {"utils", "helpers", "common", "manager", "misc"}
     assert not [path for path in modules() if path.stem in forbidden]
 

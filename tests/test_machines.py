@@ -1,4 +1,4 @@
-"""A run over machines that share nothing but a network, of which one fails, one joins, and the driver is killed."""
+"""A run on machines that share only a network: one machine fails, one joins, and the driver is killed."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ import psutil
 import pyarrow.dataset
 import pytest
 
-from tests.machines import Machine, Network, cannot, network
+from tests.machines import Machine, Network, missing_requirement, network
 from tests.test_chaos import title
 
 ROOT = Path(__file__).parent.parent
@@ -39,7 +39,10 @@ SETTINGS = {
     "cpus_per_grader": 1,
 }
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(cannot() is not None, reason=str(cannot()))]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(missing_requirement() is not None, reason=str(missing_requirement())),
+]
 
 
 class Driver:
@@ -75,40 +78,40 @@ class Driver:
 
 
 @pytest.fixture
-def plugged(tmp_path: Path) -> Iterator[Network]:
-    with network(tmp_path) as made:
-        yield made
+def machine_network(tmp_path: Path) -> Iterator[Network]:
+    with network(tmp_path) as created:
+        yield created
 
 
-def join(plugged: Network, head: Machine) -> Machine:
-    """A machine with two CPUs, in the cluster of ``head``."""
-    return plugged.start_node(f"--address={head.address}:6379", "--num-cpus=2")
+def join(machine_network: Network, head: Machine) -> Machine:
+    """Start a machine with two CPUs that joins the cluster of ``head``."""
+    return machine_network.start_node(f"--address={head.address}:6379", "--num-cpus=2")
 
 
-def has(machine: Machine, part: str) -> bool:
+def runs_part(machine: Machine, part: str) -> bool:
     return any(part in title(process) for process in machine.processes())
 
 
-def test_a_run_goes_on_where_the_machine_of_the_learner_fails_and_another_joins_and_its_driver_is_killed(
-    plugged: Network,
+def test_a_run_continues_after_the_learners_machine_fails_another_joins_and_the_driver_is_killed(
+    machine_network: Network,
 ) -> None:
-    head = plugged.start_node("--head", "--port=6379", "--num-cpus=0", "--include-dashboard=false")
-    machines = [join(plugged, head) for _ in range(3)]
+    head = machine_network.start_node("--head", "--port=6379", "--num-cpus=0", "--include-dashboard=false")
+    machines = [join(machine_network, head) for _ in range(3)]
     driver = Driver(head)
     driver.start()
     try:
         driver.wait_for_step(3)
-        (victim,) = [machine for machine in machines if has(machine, "ray::LearnerActor")]
+        (victim,) = [machine for machine in machines if runs_part(machine, "ray::LearnerActor")]
         victim.turn_off()
         driver.wait_for_step(4)
         driver.kill()
         assert len(driver.rows("metrics.jsonl")) < NUM_STEPS
 
-        join(plugged, head)
+        join(machine_network, head)
         driver.start()
-        _, said = driver.process.communicate(timeout=240)
-        assert driver.process.returncode == 0, said
-        assert "resuming from the checkpoint of step" in said
+        _, log = driver.process.communicate(timeout=240)
+        assert driver.process.returncode == 0, log
+        assert "resuming from the checkpoint of step" in log
     finally:
         driver.process.kill()
 
@@ -117,7 +120,7 @@ def test_a_run_goes_on_where_the_machine_of_the_learner_fails_and_another_joins_
     trained = Counter(row["completion_id"] for row in rows if row["fate"] == "trained")
     assert len(trained) == NUM_STEPS * GROUPS_PER_STEP * GROUP_SIZE
     assert set(trained.values()) == {1}
-    # Nothing of the run is anywhere else: the checkpoints came to the driver.
+    # Only the driver's machine has files of the run: the checkpoints were sent to it.
     assert not any((machine.folder / "runs").exists() for machine in machines)
     replayed = subprocess.run(
         [CARAVAN, "replay", str(driver.folder)], capture_output=True, text=True, timeout=240, cwd=ROOT, check=False
@@ -125,9 +128,9 @@ def test_a_run_goes_on_where_the_machine_of_the_learner_fails_and_another_joins_
     assert replayed.returncode == 0, replayed.stdout + replayed.stderr
 
 
-def test_each_machine_of_a_cluster_is_checked_before_a_run_and_one_step_is_tried(plugged: Network) -> None:
-    head = plugged.start_node("--head", "--port=6379", "--num-cpus=0", "--include-dashboard=false")
-    others = [join(plugged, head) for _ in range(2)]
+def test_each_machine_of_a_cluster_is_checked_and_one_step_is_run(machine_network: Network) -> None:
+    head = machine_network.start_node("--head", "--port=6379", "--num-cpus=0", "--include-dashboard=false")
+    others = [join(machine_network, head) for _ in range(2)]
     shutil.copytree(ROOT / "assets/tiny", head.folder / "model")
     shutil.copytree(ROOT / "assets/tiny", others[0].folder / "model")
 

@@ -10,7 +10,7 @@ from tests.test_run import caravan, command
 pytestmark = pytest.mark.slow
 
 
-def test_a_model_that_vllm_computes_otherwise_is_refused_before_it_is_evaluated_or_trained(tmp_path: Path) -> None:
+def test_a_model_that_vllm_computes_differently_is_refused_before_it_is_evaluated_or_trained(tmp_path: Path) -> None:
     model = make_model(tmp_path / "model", "gpt_neox")
     done = caravan(command(tmp_path / "runs", f"model.path={model}", "run.name=neox", "max_steps=1"))
     assert done.returncode != 0

@@ -1,4 +1,4 @@
-"""The whole run, for real: vLLM, Ray, TRL and the OCaml compiler on this machine's CPU, through the command line."""
+"""A whole run through the command line: real vLLM, Ray, TRL and OCaml compiler on this machine's CPU."""
 
 import json
 import os
@@ -16,7 +16,7 @@ import psutil
 import pyarrow.dataset
 import pytest
 
-from tests.mounts import DOCKERS_SHARED_MEMORY, behind, can_mount
+from tests.mounts import DOCKERS_SHARED_MEMORY, can_mount, with_mounts
 
 ROOT = Path(__file__).parent.parent
 CARAVAN = Path(sys.executable).parent / "caravan"
@@ -25,7 +25,7 @@ LOG_LINE = re.compile(
     r"\[Epoch \d+\.\d\d\]  loss=-?\d+\.\d{4} ?  grad=\d+\.\d{4}  lr=\d\.\d\de[+-]\d\d  reward=\d\.\d{3}±\d\.\d{3}  "
     r"syntax_rew=\d\.\d{3}±\d\.\d{3}  entropy=\d+\.\d{3}  frac_zero_std=\d\.\d\d"
 )
-# A Ray of its own, whatever else runs on this machine.
+# A separate Ray, whatever else runs on this machine.
 ENVIRONMENT = {**os.environ, "RAY_ADDRESS": "local", "HF_HUB_OFFLINE": "1"}
 
 SYNCHRONOUS = ("max_steps=4", "max_staleness=0")
@@ -50,7 +50,7 @@ def caravan(arguments: list[str], *, timeout: float = 540) -> subprocess.Complet
 
 
 def completed(arguments: list[str]) -> str:
-    """Run a command that must go well; returns what it said."""
+    """Run a command that must succeed; return its standard error."""
     done = caravan(arguments)
     assert done.returncode == 0, done.stderr
     return done.stderr
@@ -64,10 +64,10 @@ class Finished:
 
 @pytest.fixture(scope="module")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """A run with the shared memory of a container where mounts can be made: 64 MiB, in which nothing is executed."""
+    """A run with the shared memory of a container (64 MiB, noexec) if it can be mounted."""
     runs = tmp_path_factory.mktemp("runs")
     train = command(runs, "run.name=short", *SYNCHRONOUS)
-    return Finished(runs / "short", completed(behind(DOCKERS_SHARED_MEMORY, train) if can_mount() else train))
+    return Finished(runs / "short", completed(with_mounts(DOCKERS_SHARED_MEMORY, train) if can_mount() else train))
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_a_run_leaves_its_logs_in_the_seeds_format(finished: Path) -> None:
+def test_a_run_writes_its_logs_in_the_format_of_the_baseline_analyses(finished: Path) -> None:
     lines = finished.joinpath("learning.log").read_text().splitlines()
     assert len(lines) == 4
     assert all(LOG_LINE.fullmatch(line) for line in lines), lines
@@ -91,10 +91,10 @@ def test_a_run_leaves_its_logs_in_the_seeds_format(finished: Path) -> None:
     assert {path.name for path in (finished / "checkpoints").iterdir()} == {"checkpoint-2", "checkpoint-4"}
 
 
-def test_every_figure_of_a_step_is_documented(finished: Path) -> None:
+def test_every_metric_of_a_step_is_documented(finished: Path) -> None:
     documented = re.findall(r"`([^` ]+)`", (ROOT / "docs/metrics.md").read_text())
-    figures = {name for row in rows(finished / "metrics.jsonl") for name in row}
-    assert not [name for name in figures if not any(fnmatch(name, pattern) for pattern in documented)]
+    metrics = {name for row in rows(finished / "metrics.jsonl") for name in row}
+    assert not [name for name in metrics if not any(fnmatch(name, pattern) for pattern in documented)]
 
 
 def test_samplers_and_learner_agree_on_the_tokens_log_probabilities(finished: Path) -> None:
@@ -103,20 +103,20 @@ def test_samplers_and_learner_agree_on_the_tokens_log_probabilities(finished: Pa
             assert row["sampling/sampling_logp_difference/mean"] < 1e-4, row
 
 
-def test_a_start_says_how_far_samplers_and_learner_are_apart(finished_run: Finished) -> None:
+def test_a_start_logs_the_gap_between_samplers_and_learner(finished_run: Finished) -> None:
     (line,) = [line for line in finished_run.output.splitlines() if "agree about the base model" in line]
     assert float(line.partition("base model: ")[2].split()[0]) < 1e-4
     assert "mean reward" in finished_run.output
 
 
-def test_the_rollouts_open_as_a_data_set_and_every_completion_has_one_fate(finished: Path) -> None:
+def test_the_rollouts_load_as_a_dataset_and_every_completion_has_one_outcome(finished: Path) -> None:
     import datasets
 
     files = [str(path) for path in (finished / "rollouts").glob("*.parquet")]
     rollouts = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(finished / "cache"))
     assert len(set(rollouts["completion_id"])) == len(rollouts) == 64
     assert set(rollouts["fate"]) == {"trained"}
-    # With nothing filtered, every position of the problem stream is trained once, and whole.
+    # Nothing is filtered: the whole group of every position of the problem stream is trained once.
     assert Counter(rollouts["group_id"]) == {f"g{position:07d}": 4 for position in range(16)}
     for row in rollouts:
         assert len(row["token_ids"]) == len(row["sampler_logprobs"]) > 0
@@ -180,15 +180,15 @@ def weights(run: Path) -> bytes:
 
 
 def kill_in_step(process: "subprocess.Popen[str]", run: Path, step: int) -> str:
-    """kill -9 the run once the step before this one is done; returns what it had printed."""
+    """Kill the run (-9) once the step before ``step`` is done; return its standard error."""
     try:
         deadline = time.monotonic() + 240
         while len(rows(run / "metrics.jsonl")) < step - 1:
             assert process.poll() is None, process.communicate()[1]
             assert time.monotonic() < deadline, f"step {step - 1} was not done"
             time.sleep(0.05)
-        family = psutil.Process(process.pid).children(recursive=True)
-        parts = [one for one in family if "Agent" not in one.name()]  # Ray's own agents go a minute later
+        descendants = psutil.Process(process.pid).children(recursive=True)
+        parts = [each for each in descendants if "Agent" not in each.name()]  # Ray's own agents end a minute later
     finally:
         process.kill()
     _, output = process.communicate()
@@ -201,7 +201,7 @@ def kill_in_step(process: "subprocess.Popen[str]", run: Path, step: int) -> str:
 
 
 @pytest.mark.timeout(900)  # several starts, perhaps while other tests run
-def test_a_run_that_is_extended_and_killed_under_way_ends_bit_for_bit_as_one_that_was_as_long_from_the_start(
+def test_a_run_that_is_extended_and_killed_ends_bit_for_bit_like_an_uninterrupted_run(
     finished: Path,
 ) -> None:
     run = finished.parent / "extended"

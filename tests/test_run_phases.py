@@ -1,4 +1,4 @@
-"""The schedules of both training analyses, and a ramp, in real runs: what a phase sets holds from its step on."""
+"""The schedules of both training analyses, and a ramp, in real runs: the settings of a phase apply from its first step."""
 
 import json
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ def phased_run(runs: Path, name: str, *settings: str, num_problems: int = 8) -> 
     data = runs / "problems.jsonl"
     some = builtin_problems()[:: len(builtin_problems()) // (num_problems + 2)][: num_problems + 2]
     data.write_text(
-        "".join(f"{json.dumps({'id': one.id, 'prompt': one.prompt, 'tests': one.tests})}\n" for one in some)
+        "".join(f"{json.dumps({'id': each.id, 'prompt': each.prompt, 'tests': each.tests})}\n" for each in some)
     )
     small = (f"dataset={data}", "held_out=2", "evaluation.num_problems=0", "max_staleness=0", f"run.name={name}")
     completed(command(runs, *small, *settings))
@@ -46,7 +46,7 @@ def ledger(run: Path) -> list[dict[str, Any]]:
 
 
 def rewards(run: Path, weights: Sequence[dict[str, float]]) -> list[tuple[int, float, float]]:
-    """Step, reward and what the facts are worth with the weights of that step, by completion."""
+    """Step, stored reward, and reward computed from the facts with the step's weights, of each graded completion."""
     profiles = [profile_of(GraderSettings.model_validate({"min_code_lines": 1, "weights": each})) for each in weights]
     return [
         (row["step"], row["total_reward"], score(facts_of(row), profiles[row["step"] - 1]).reward)
@@ -55,7 +55,7 @@ def rewards(run: Path, weights: Sequence[dict[str, float]]) -> list[tuple[int, f
     ]
 
 
-def test_staged_rewards_change_what_is_paid_and_a_ramp_moves_at_every_step_in_sampling_and_learning_alike(
+def test_staged_rewards_change_the_weights_and_a_ramp_changes_sampler_and_learner_at_every_step(
     tmp_path: Path,
 ) -> None:
     ramp = {"from_epoch": 1.5, "ramp": True, "set": {"learner.learning_rate": 4.0e-3, "rollout.temperature": 0.4}}
@@ -76,10 +76,10 @@ def test_staged_rewards_change_what_is_paid_and_a_ramp_moves_at_every_step_in_sa
         3: {},  # the end of the ramp
     }
     first, second, third = WEIGHTS
-    paid = rewards(run, [first, second, third, third, third])
-    assert {step for step, _, _ in paid} == {1, 2, 3, 4, 5}
-    assert all(stored == pytest.approx(expected) for _, stored, expected in paid)
-    # The weights of other steps would have paid differently; not in every step, since what passes earns 1 by any of them.
+    scored = rewards(run, [first, second, third, third, third])
+    assert {step for step, _, _ in scored} == {1, 2, 3, 4, 5}
+    assert all(stored == pytest.approx(expected) for _, stored, expected in scored)
+    # The weights of other steps give other rewards, but not in every step: a passing completion has reward 1 under all.
     for other in ([second, third, first, first, first], [third, first, second, second, second]):
         assert any(stored != pytest.approx(wrong) for _, stored, wrong in rewards(run, other))
 

@@ -17,7 +17,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 CARAVAN = Path(sys.executable).parent / "caravan"
-# A Ray of its own, whatever else runs on this machine.
+# A separate Ray, whatever else runs on this machine.
 ENVIRONMENT = {**os.environ, "RAY_ADDRESS": "local", "HF_HUB_OFFLINE": "1"}
 MAX_STALENESS = 1
 SETTINGS = {
@@ -53,33 +53,33 @@ def start(command: list[str], printed: Path) -> "subprocess.Popen[bytes]":
 
 def interrupt(process: "subprocess.Popen[bytes]", printed: Path) -> str:
     """Press Ctrl-C, and check that the run ends cleanly and leaves no process; returns what it printed."""
-    family = psutil.Process(process.pid).children(recursive=True)
+    descendants = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGINT)
     process.wait(timeout=240)
     assert process.returncode == 130, printed.read_text()
-    _, alive = psutil.wait_procs(family, timeout=120)
+    _, alive = psutil.wait_procs(descendants, timeout=120)
     assert not alive, alive
     return printed.read_text()
 
 
 @pytest.mark.timeout(900)  # several starts, perhaps while other tests run
-def test_samplers_come_and_go_ctrl_c_saves_a_checkpoint_and_the_same_command_goes_on(tmp_path: Path) -> None:
+def test_samplers_are_added_and_removed_ctrl_c_saves_a_checkpoint_and_the_same_command_resumes(tmp_path: Path) -> None:
     command = [str(CARAVAN), "train", "-c", str(ROOT / "configs/demo.yaml"), f"run.folder={tmp_path}"]
     command += [f"{key}={value}" for key, value in SETTINGS.items()]
     run, printed = tmp_path / "scaled", tmp_path / "printed"
     process = start(command, printed)
 
-    def until(condition: Callable[[], bool], what: str) -> None:
+    def until(condition: Callable[[], bool], event: str) -> None:
         deadline = time.monotonic() + 240
         while not condition():
             assert process.poll() is None, f"the run ended early: {printed.read_text()}"
-            assert time.monotonic() < deadline, f"not within 240 s: {what}"
+            assert time.monotonic() < deadline, f"not within 240 s: {event}"
             time.sleep(0.1)
 
     def num_samplers() -> int:
         return int(str((rows(run / "metrics.jsonl") or [{"num_samplers": 0}])[-1]["num_samplers"]).partition(".")[0])
 
-    def publishers() -> set[str]:
+    def receivers() -> set[str]:
         """Return the samplers that received the newest policy."""
         seconds = (rows(run / "publishes.jsonl") or [{"seconds_by_sampler": {}}])[-1]["seconds_by_sampler"]
         assert isinstance(seconds, dict)
@@ -96,22 +96,22 @@ def test_samplers_come_and_go_ctrl_c_saves_a_checkpoint_and_the_same_command_goe
         until(lambda: num_samplers() == 1, "the first step")
         assert scale(run, "samplers=2").startswith("scaling 1 -> 2 samplers")
         until(lambda: num_samplers() == 2, "a step with two samplers")
-        until(lambda: len(publishers()) == 2, "a policy that both receive")
+        until(lambda: len(receivers()) == 2, "a policy that both receive")
         assert scale(run, "samplers=1").startswith("scaling 2 -> 1 samplers")
         until(lambda: num_samplers() == 1, "a step with one sampler again")
-        until(lambda: len(publishers()) == 1, "a policy that one receives")
+        until(lambda: len(receivers()) == 1, "a policy that one receives")
         until(lambda: num_engines() == 1, "the end of the other engine")
-        until(lambda: ": drained and stopped" in printed.read_text(), "the line that says so")
+        until(lambda: ": drained and stopped" in printed.read_text(), "the line about its stop")
         num_steps = len(rows(run / "metrics.jsonl"))
         until(lambda: len(rows(run / "metrics.jsonl")) > num_steps + 1, "steps without it")
-        said = interrupt(process, printed)
+        output = interrupt(process, printed)
     finally:
         process.kill()
     stopped_at = rows(run / "metrics.jsonl")[-1]["step"]
-    assert f"stopped after step {stopped_at}" in said
+    assert f"stopped after step {stopped_at}" in output
 
     # The new sampler verified the policy published before its start, and both verified every later one, with tiny gaps.
-    assert "sampler 1: ready after" in said and ", verified on policy " in said
+    assert "sampler 1: ready after" in output and ", verified on policy " in output
     assert all(float(str(row["canary_gap_max"])) < 1e-3 for row in rows(run / "publishes.jsonl"))
 
     columns = ["group_id", "completion_id", "step", "fate", "policy_version"]
@@ -132,10 +132,10 @@ def test_samplers_come_and_go_ctrl_c_saves_a_checkpoint_and_the_same_command_goe
     process = start(command, printed)
     try:
         until(lambda: len(rows(run / "metrics.jsonl")) > int(str(stopped_at)) + 1, "two more steps")
-        said = interrupt(process, printed)
+        output = interrupt(process, printed)
     finally:
         process.kill()
-    assert f"resuming from the checkpoint of step {stopped_at}" in said
+    assert f"resuming from the checkpoint of step {stopped_at}" in output
     steps = [row["step"] for row in rows(run / "metrics.jsonl")]
     assert steps == list(range(1, len(steps) + 1))
     assert len((run / "learning.log").read_text().splitlines()) == len(steps)

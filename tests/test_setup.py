@@ -15,7 +15,9 @@ ROOT = Path(__file__).parent.parent
 TOOLS = ("bash", "env", "dirname", "cat", "sha256sum", "grep", "tail", "du", "id", "rm", "mkdir", "chmod")
 OCAML = ("ocamlc", "ocamlopt", "bwrap")
 MODERN = "580.65.06, 9.0"
-ALL_GOOD = "could not install from the package index"  # the first step after the checks; the fake Python fails at it
+CHECKS_PASSED = (
+    "could not install from the package index"  # the first step after the checks; the fake Python fails at it
+)
 
 
 @dataclass
@@ -30,7 +32,7 @@ class Bare:
         path.chmod(path.stat().st_mode | stat.S_IXUSR)
 
     def nvidia_smi(self, *rows: str) -> None:
-        """Answer -L and both queries; rows hold driver and capability, or only the driver: then compute_cap is unknown."""
+        """Install a fake nvidia-smi. A row is a driver and a capability; a driver alone makes compute_cap an unknown field."""
         drivers = "\n".join(row.partition(",")[0] for row in rows)
         unknown = 'echo "Field \\"compute_cap\\" is not a valid field to query."; exit 2'
         both = "echo '{}'".format("\n".join(rows)) if all("," in row for row in rows) else unknown
@@ -69,25 +71,25 @@ def bare(tmp_path: Path) -> Bare:
     for name in (*TOOLS, *OCAML):
         if found := shutil.which(name):
             (tmp_path / "bin" / name).symlink_to(found)
-    made = Bare(tmp_path)
-    made.tool("gcc", "exit 0")
+    created = Bare(tmp_path)
+    created.tool("gcc", "exit 0")
     include = tmp_path / "include"
     include.mkdir()
     (include / "Python.h").touch()
     venv = "mkdir -p .venv/bin; echo 'exit 1' >.venv/bin/python; chmod +x .venv/bin/python"
-    made.tool(
+    created.tool(
         "fake-python",
         f'case "$*" in "-m venv"*) {venv}; exit 0;; *sysconfig*) echo {include}; exit 0;; esac\nexec {sys.executable} "$@"',
     )
-    made.free(500)
-    made.nvidia_smi(MODERN)
-    return made
+    created.free(500)
+    created.nvidia_smi(MODERN)
+    return created
 
 
-def test_the_packages_for_a_gpu_are_installed_where_everything_is_there(bare: Bare) -> None:
-    said = bare.set_up()
-    assert "for gpu (10 GB on disk" in said
-    assert said.endswith(f"{ALL_GOOD}: is there a network?")
+def test_the_gpu_packages_are_installed_if_all_checks_pass(bare: Bare) -> None:
+    output = bare.set_up()
+    assert "for gpu (10 GB on disk" in output
+    assert output.endswith(f"{CHECKS_PASSED}: is there a network?")
 
 
 def test_without_a_gpu_the_smaller_set_is_installed(bare: Bare) -> None:
@@ -95,11 +97,11 @@ def test_without_a_gpu_the_smaller_set_is_installed(bare: Bare) -> None:
     assert "for cpu (4 GB on disk" in bare.set_up()
 
 
-def test_an_nvidia_smi_without_a_gpu_is_mentioned(bare: Bare) -> None:
+def test_an_nvidia_smi_without_a_gpu_is_reported(bare: Bare) -> None:
     bare.tool("nvidia-smi", "echo 'Failed to initialize NVML: Driver/library version mismatch'; exit 18")
-    said = bare.set_up()
-    assert "lists no GPU (Failed to initialize NVML: Driver/library version mismatch)" in said
-    assert "for cpu (4 GB on disk" in said
+    output = bare.set_up()
+    assert "lists no GPU (Failed to initialize NVML: Driver/library version mismatch)" in output
+    assert "for cpu (4 GB on disk" in output
     # An image for GPUs is built on a machine without one.
     assert "are not checked" in bare.set_up(CARAVAN_DEVICE="gpu")
 
@@ -114,44 +116,44 @@ def test_an_nvidia_smi_without_a_gpu_is_mentioned(bare: Bare) -> None:
 )
 def test_a_gpu_that_cannot_be_used_is_refused_before_a_download(bare: Bare, rows: list[str], words: str) -> None:
     bare.nvidia_smi(*rows)
-    said = bare.set_up()
-    assert words in said
-    assert said.endswith("or install for the CPU: CARAVAN_DEVICE=cpu requirements/setup")
+    output = bare.set_up()
+    assert words in output
+    assert output.endswith("or install for the CPU: CARAVAN_DEVICE=cpu requirements/setup")
     assert not (bare.folder / ".venv").exists()
-    assert ALL_GOOD in bare.set_up(CARAVAN_DEVICE="cpu")
+    assert CHECKS_PASSED in bare.set_up(CARAVAN_DEVICE="cpu")
 
 
-def test_an_old_gpu_next_to_a_usable_one_is_no_reason_to_refuse(bare: Bare) -> None:
+def test_an_old_gpu_next_to_a_usable_gpu_is_accepted(bare: Bare) -> None:
     bare.nvidia_smi("580.65.06, 7.5", "580.65.06, 8.9")
-    said = bare.set_up()
-    assert "compute capability 7.5" in said and "CUDA_VISIBLE_DEVICES" in said
-    assert ALL_GOOD in said
+    output = bare.set_up()
+    assert "compute capability 7.5" in output and "CUDA_VISIBLE_DEVICES" in output
+    assert CHECKS_PASSED in output
 
 
 def test_missing_headers_are_named_with_their_package(bare: Bare) -> None:
     (bare.folder / "include/Python.h").unlink()
-    said = bare.set_up()
+    output = bare.set_up()
     release = f"python{sys.version_info[0]}.{sys.version_info[1]}"
-    assert "Python.h is missing" in said
-    assert f"{release}-dev" in said
-    assert ALL_GOOD in bare.set_up(CARAVAN_DEVICE="cpu")
+    assert "Python.h is missing" in output
+    assert f"{release}-dev" in output
+    assert CHECKS_PASSED in bare.set_up(CARAVAN_DEVICE="cpu")
 
 
 def test_a_missing_c_compiler_is_named(bare: Bare) -> None:
     (bare.folder / "bin/gcc").unlink()
-    said = bare.set_up()
-    assert "there is no C compiler (gcc, clang or $CC)" in said
-    assert ALL_GOOD in bare.set_up(CC="/usr/local/bin/own-cc")
+    output = bare.set_up()
+    assert "there is no C compiler (gcc, clang or $CC)" in output
+    assert CHECKS_PASSED in bare.set_up(CC="/usr/local/bin/own-cc")
 
 
 @pytest.mark.parametrize(("device", "needed"), [("gpu", 10), ("cpu", 4)])
 def test_a_full_disk_is_refused_with_the_size_of_the_device(bare: Bare, device: str, needed: int) -> None:
     bare.free(needed - 1)
-    said = bare.set_up(CARAVAN_DEVICE=device)
-    assert f"the packages for {device} take {needed} GB" in said
-    assert f"has {needed - 1} GB left" in said
+    output = bare.set_up(CARAVAN_DEVICE=device)
+    assert f"the packages for {device} take {needed} GB" in output
+    assert f"has {needed - 1} GB left" in output
     bare.free(needed)
-    assert ALL_GOOD in bare.set_up(CARAVAN_DEVICE=device)
+    assert CHECKS_PASSED in bare.set_up(CARAVAN_DEVICE=device)
 
 
 def test_set_up_and_learner_have_the_same_requirements() -> None:
@@ -183,5 +185,5 @@ def test_the_tests_run_with_the_cpu_packages(has_gpu: int, has_cuda_build: int, 
     assert f"CUDA_VISIBLE_DEVICES= {venv}/bin/pytest" in done.stdout
 
 
-def test_no_other_folder_is_replaced_by_an_environment(bare: Bare) -> None:
+def test_only_the_folders_of_environments_are_replaced(bare: Bare) -> None:
     assert "CARAVAN_VENV=/home: allowed are .venv and .venv-cpu" in bare.set_up(CARAVAN_VENV="/home")

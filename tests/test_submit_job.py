@@ -1,4 +1,4 @@
-"""The scripted road of a cluster, for real: ``ray start --head``, a job that is followed to its end, and one that is stopped."""
+"""Jobs on a real Ray head (``ray start --head``): one is followed to its end, another is stopped."""
 
 import json
 import time
@@ -48,7 +48,7 @@ def test_a_run_is_checked_submitted_followed_and_leaves_its_results(head: Head, 
     assert head.token not in done.stdout + done.stderr
 
 
-def test_what_a_run_lacks_is_said_before_it_is_submitted(head: Head, runs: Path) -> None:
+def test_a_missing_model_and_dataset_are_reported_before_a_run_is_submitted(head: Head, runs: Path) -> None:
     done = head.run(
         *(str(BIN / "caravan"), "submit", "-c", "configs/demo.yaml", f"run.folder={runs}"),
         *("model.path=/nowhere/model", "dataset=/nowhere/problems.jsonl"),
@@ -71,7 +71,7 @@ def test_a_cluster_is_checked_with_one_step_of_the_run(head: Head, runs: Path) -
     assert not (runs / "checked").exists()
 
 
-def test_a_run_that_does_not_fit_is_refused_with_the_sum(head: Head, runs: Path) -> None:
+def test_a_run_that_does_not_fit_is_refused_with_the_numbers(head: Head, runs: Path) -> None:
     settings = (f"run.folder={runs}", "num_samplers=99")
     done = head.run(str(BIN / "caravan"), "submit", "-c", "configs/demo.yaml", *settings)
     assert done.returncode == 1
@@ -79,10 +79,10 @@ def test_a_run_that_does_not_fit_is_refused_with_the_sum(head: Head, runs: Path)
     assert "the cluster has 2" in done.stdout
 
 
-def test_a_cluster_that_asks_for_a_token_says_so(head: Head) -> None:
+def test_a_missing_token_is_reported(head: Head) -> None:
     without = {name: value for name, value in head.environment.items() if not name.startswith("RAY_AUTH")}
-    nobody = Head(head.process, {**without, "HOME": str(head.folder)}, folder=head.folder, token="")
-    done = nobody.run(str(BIN / "caravan"), "submit", "-c", "configs/demo.yaml", "run.folder=/tmp/runs")
+    client = Head(head.process, {**without, "HOME": str(head.folder)}, folder=head.folder, token="")
+    done = client.run(str(BIN / "caravan"), "submit", "-c", "configs/demo.yaml", "run.folder=/tmp/runs")
     assert done.returncode == 1
     assert "requires its token" in done.stderr
 
@@ -97,25 +97,25 @@ def test_a_plain_job_that_is_stopped_saves_a_checkpoint_and_leaves_no_process(he
     while len(steps(run)) < 2:
         assert time.monotonic() < deadline, "two steps took too long"
         time.sleep(0.5)
-    _assert_graders_know_no_secret(head)
+    _assert_graders_have_no_secret(head)
     stopped = head.run(ray, "job", "stop", job)
     assert "was stopped" in stopped.stdout + stopped.stderr
     (checkpoint,) = (run / "checkpoints").glob("checkpoint-*")
     assert checkpoint.name == f"checkpoint-{steps(run)[-1]}"
     deadline = time.monotonic() + 60
-    while (left := [one.cmdline() for one in head.processes(*PARTS)]) and time.monotonic() < deadline:
+    while (alive := [each.cmdline() for each in head.processes(*PARTS)]) and time.monotonic() < deadline:
         time.sleep(0.5)
-    assert not left
+    assert not alive
 
 
-def _assert_graders_know_no_secret(head: Head) -> None:
+def _assert_graders_have_no_secret(head: Head) -> None:
     graders = head.processes("ray::GraderActor")
     assert graders
     assert not [name for grader in graders for name in FAKE_SECRETS if grader.environ().get(name)]
     programs = [program for grader in graders for program in grader.children(recursive=True)]
     assert programs
     for program in programs:
-        # Where Ray does not run as root, the kernel hides the environment of a contained program from its own user too.
+        # If Ray does not run as root, the kernel hides the environment of a sandboxed program even from its own user.
         with suppress(psutil.Error):
             assert not {*FAKE_SECRETS, "RAY_AUTH_TOKEN"} & set(program.environ())
 

@@ -18,7 +18,7 @@ from grader.process import StartFailed
 from grader.programs import DIGESTS, PROGRAMS, candidate_folders, programs_in_first_usable
 from grader.sandbox import unprivileged_user_id
 from grader.toolchain import prepare_toolchain
-from tests.mounts import DOCKERS_SHARED_MEMORY, behind, can_mount
+from tests.mounts import DOCKERS_SHARED_MEMORY, can_mount, with_mounts
 
 from .conftest import QUICK
 from .made import TWICE
@@ -183,7 +183,7 @@ def within_mounts(mounts: str, *command: str, **variables: str) -> subprocess.Co
     """Run ``caravan`` with mounts that no other process sees."""
     caravan = [sys.executable, "-m", "cluster.cli.main", *command]
     return subprocess.run(
-        behind(mounts, caravan),
+        with_mounts(mounts, caravan),
         cwd=ROOT,
         env={**os.environ, "COLUMNS": "1000", **variables},
         capture_output=True,

@@ -101,7 +101,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
 
 @pytest.fixture(scope="session")
 def adapter_folders(tiny_model: TinyModel, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    """PEFT folders of policies 1 to 4, each with weights of its own."""
+    """PEFT folders of policies 1 to 4, each with its own weights."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
@@ -166,7 +166,7 @@ def local_ray() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def run() -> Iterator[RunInLoop]:
-    """Runs coroutines, all of a module in one event loop: the one that its pool lives in."""
+    """Runs all coroutines of a module in one event loop, as its pool needs."""
     with asyncio.Runner() as runner:
         yield runner.run
 

@@ -81,7 +81,7 @@ BOS, EOS = "<s>", "</s>"
 def tokenizer_with(
     chat_template: Any = None, *, adds: str = "", special: tuple[str, ...] = (), normalizer: Any = None
 ) -> Any:
-    """The tiny model's tokenizer with other special tokens. ``adds``: "bos", "eos" or "both", by its post-processor."""
+    """The tiny model's tokenizer with other special tokens. Its post-processor adds "bos", "eos" or "both"."""
     from tokenizers import AddedToken, Tokenizer, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -92,8 +92,8 @@ def tokenizer_with(
         backend.normalizer = normalizer
     if adds:
         front, end = f"{BOS} " * (adds != "eos"), f" {EOS}" * (adds != "bos")
-        known = [(token, backend.token_to_id(token)) for token in (BOS, EOS)]
-        backend.post_processor = processors.TemplateProcessing(single=f"{front}$A{end}", special_tokens=known)
+        special_ids = [(token, backend.token_to_id(token)) for token in (BOS, EOS)]
+        backend.post_processor = processors.TemplateProcessing(single=f"{front}$A{end}", special_tokens=special_ids)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token=BOS, eos_token=EOS)
     tokenizer.chat_template = chat_template
     return tokenizer

@@ -104,14 +104,14 @@ def test_the_shared_memory_of_a_killed_sampler_is_cleaned_up(tmp_path: Path) -> 
     with orphan.recording_engine():
         pass
     clean_up_orphans(tmp_path)
-    assert all(file.exists() for file in files)  # their owner lives
+    assert all(file.exists() for file in files)  # their owner is alive
     kill(orphan)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(psutil.Process, "create_time", lambda _: 0.0)  # spare this process's other children
         clean_up_orphans(tmp_path)
     assert not any(file.exists() for file in files)
     for file in files:
-        file.touch()  # for Python to tidy up
+        file.touch()  # for Python to delete
     memory.close()
     memory.unlink()
 
@@ -122,7 +122,7 @@ def test_the_processes_of_a_killed_sampler_are_killed_even_when_they_hang(tmp_pa
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
         child.send_signal(19)  # stopped
     clean_up_orphans(tmp_path)
-    assert child.poll() is None  # its sampler lives
+    assert child.poll() is None  # its sampler is alive
     kill(cache)
     clean_up_orphans(tmp_path)
     assert child.wait(timeout=120) == -9
@@ -154,7 +154,7 @@ def test_the_processes_of_a_sampler_that_is_killed_while_its_engine_starts_are_k
     assert not engine.is_running() or engine.status() == "zombie"
 
 
-def test_a_process_that_only_has_the_pid_of_an_orphan_is_spared(tmp_path: Path) -> None:
+def test_a_process_with_the_pid_of_an_orphan_and_another_start_time_is_not_killed(tmp_path: Path) -> None:
     cache = AdapterCache("pool", tmp_path)
     cache._sampler_lock.write(f"process {os.getpid()} 1.5\n")
     cache._sampler_lock.flush()

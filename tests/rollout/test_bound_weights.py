@@ -15,7 +15,8 @@ from rollout.bound_weights import BoundModules
 SLOTS, SLOT, RANK, WIDTH, VOCABULARY = 3, 1, 2, 6, 20
 PREFIX = "base_model.model."
 Weights = dict[str, torch.Tensor]
-Show = Callable[..., tuple[list[str], list[str], list[str]]]  # of an adapter: named, bound, differing
+# Returns names of an adapter's modules: named in the files, bound, differing.
+Compare = Callable[..., tuple[list[str], list[str], list[str]]]
 
 
 def linear(*, sizes: Sequence[int] = (WIDTH,), rank: int = RANK) -> SimpleNamespace:
@@ -77,10 +78,10 @@ def layers() -> dict[str, Any]:
 
 
 @pytest.fixture
-def shown(layers: dict[str, Any], tmp_path: Path) -> Show:
-    """Asks the worker that has these layers about an adapter of the given factors, by name."""
+def compare(layers: dict[str, Any], tmp_path: Path) -> Compare:
+    """Compares an adapter, given as its factors by name, with the layers of a worker."""
 
-    def show(
+    def compare_adapter(
         weights: Weights,
         *,
         mapper: Mapper | None = None,
@@ -111,7 +112,7 @@ def shown(layers: dict[str, Any], tmp_path: Path) -> Show:
         worker.model_runner = SimpleNamespace(lora_manager=SimpleNamespace(_adapter_manager=manager))
         return worker.bound_modules(7, str(tmp_path))
 
-    return show
+    return compare_adapter
 
 
 def test_targets_without_lora_support_are_named(layers: dict[str, Any]) -> None:
@@ -140,47 +141,49 @@ DOWN = "model.layers.0.mlp.down_proj"
 
 @pytest.fixture
 def weights(layers: dict[str, Any]) -> Weights:
-    """An adapter of attention and MLP that is loaded rightly."""
+    """An adapter of attention and MLP that is loaded correctly."""
     weights = factors(DOWN) | factors(QKV[0]) | factors(QKV[1], 4) | factors(QKV[2], 4)
     load(layers["model.layers.0.self_attn.qkv_proj"], weights, QKV)
     load(layers[DOWN], weights, [DOWN])
     return weights
 
 
-def test_embeddings_head_and_experts_without_weights_are_not_bound(shown: Show, weights: Weights) -> None:
-    named, bound, differing = shown(weights)
+def test_embeddings_head_and_experts_without_weights_are_not_bound(compare: Compare, weights: Weights) -> None:
+    named, bound, differing = compare(weights)
     assert named == bound == sorted([*QKV, DOWN])
     assert differing == []
 
 
-def test_other_weights_next_to_embeddings_are_caught(shown: Show, layers: dict[str, Any], weights: Weights) -> None:
+def test_differing_weights_are_found_next_to_embeddings(
+    compare: Compare, layers: dict[str, Any], weights: Weights
+) -> None:
     layers[DOWN].lora_b_stacked[0][SLOT, 0, 0, 0] += 1
     layers["model.layers.0.self_attn.qkv_proj"].lora_a_stacked[1][SLOT] = 0
-    assert shown(weights)[2] == [DOWN, QKV[1]]
+    assert compare(weights)[2] == [DOWN, QKV[1]]
 
 
 def test_a_projection_of_a_packed_layer_without_weights_is_not_bound(
-    shown: Show, layers: dict[str, Any], weights: Weights
+    compare: Compare, layers: dict[str, Any], weights: Weights
 ) -> None:
     for stacked in ("lora_a_stacked", "lora_b_stacked"):
         getattr(layers["model.layers.0.self_attn.qkv_proj"], stacked)[2][SLOT] = 0
-    named, bound, differing = shown(weights)
+    named, bound, differing = compare(weights)
     assert sorted(set(named) - set(bound)) == [QKV[2]]
     assert differing == []
 
 
 @pytest.mark.parametrize("name", ["model.embed_tokens", "lm_head"])
 def test_embeddings_and_head_with_weights_are_surplus_and_differ_from_the_files(
-    shown: Show, layers: dict[str, Any], weights: Weights, name: str
+    compare: Compare, layers: dict[str, Any], weights: Weights, name: str
 ) -> None:
     layers[name].lora_b_stacked[SLOT, 0, 0, 0] = 1
-    named, bound, differing = shown(weights)
+    named, bound, differing = compare(weights)
     assert set(bound) - set(named) == {name}
     assert differing == [name]
 
 
-def test_embeddings_and_head_of_the_files_are_compared_like_the_others(
-    shown: Show, layers: dict[str, Any], weights: Weights
+def test_embeddings_and_head_of_the_files_are_compared_like_other_modules(
+    compare: Compare, layers: dict[str, Any], weights: Weights
 ) -> None:
     a, b = torch.randn(RANK, VOCABULARY), torch.randn(WIDTH, RANK)
     weights |= {"model.embed_tokens.lora_embedding_A": a, "model.embed_tokens.lora_embedding_B": b}
@@ -189,33 +192,35 @@ def test_embeddings_and_head_of_the_files_are_compared_like_the_others(
     layers["model.embed_tokens"].lora_b_stacked[SLOT, 0] = 2 * b
     layers["lm_head"].lora_a_stacked[SLOT, 0] = weights["lm_head.lora_A.weight"]
     layers["lm_head"].lora_b_stacked[SLOT, 0] = 2 * weights["lm_head.lora_B.weight"]
-    named, bound, differing = shown(weights)
+    named, bound, differing = compare(weights)
     assert {"lm_head", "model.embed_tokens"} < set(named)
     assert (named, differing) == (bound, [])
     layers["model.embed_tokens"].lora_a_stacked[SLOT, 3] += 1
     layers["lm_head"].lora_b_stacked[SLOT, 0, 3] += 1
-    assert shown(weights)[2] == ["lm_head", "model.embed_tokens"]
+    assert compare(weights)[2] == ["lm_head", "model.embed_tokens"]
 
 
-def test_experts_with_weights_are_surplus(shown: Show, layers: dict[str, Any], weights: Weights) -> None:
+def test_experts_with_weights_are_surplus(compare: Compare, layers: dict[str, Any], weights: Weights) -> None:
     layers["model.layers.0.mlp.experts"].w2_lora_a_stacked[0][SLOT, 2, 0, 0] = 1
-    named, bound, differing = shown(weights)
+    named, bound, differing = compare(weights)
     assert set(bound) - set(named) == set(differing) == {"model.layers.0.mlp.experts"}
 
 
-def test_renamed_modules_have_the_names_of_the_files(shown: Show, layers: dict[str, Any], weights: Weights) -> None:
+def test_renamed_modules_have_the_names_of_the_files(
+    compare: Compare, layers: dict[str, Any], weights: Weights
+) -> None:
     for name in list(layers):
         if name.startswith("model."):
             layers[f"language_{name.replace('model.', 'model.model.', 1)}"] = layers.pop(name)
     weights = {name.replace("model.", "model.language_model.", 1): tensor for name, tensor in weights.items()}
-    named, bound, differing = shown(weights, mapper=Mapper())
+    named, bound, differing = compare(weights, mapper=Mapper())
     assert named == bound == sorted(name.replace("model.", "model.language_model.", 1) for name in [*QKV, DOWN])
     assert differing == []
 
 
 @pytest.mark.parametrize("packed", [["in_proj_qkvz"], ["in_proj_qkv", "in_proj_z"]])
 def test_a_module_of_the_files_may_be_several_slices_of_a_layer(
-    shown: Show, layers: dict[str, Any], packed: list[str]
+    compare: Compare, layers: dict[str, Any], packed: list[str]
 ) -> None:
     layers.clear()
     sizes = (4, 4, 6, 6)
@@ -230,20 +235,20 @@ def test_a_module_of_the_files_may_be_several_slices_of_a_layer(
     for index, owner in enumerate(owners):
         layer.lora_a_stacked[index][SLOT, 0] = weights[f"{owner}.lora_A.weight"]
         layer.lora_b_stacked[index][SLOT, 0] = 2 * held_b[index]
-    assert shown(weights, packed={"in_proj_qkvz": packed}) == (names, names, [])
+    assert compare(weights, packed={"in_proj_qkvz": packed}) == (names, names, [])
     layer.lora_b_stacked[3][SLOT, 0, 0, 0] += 1
-    assert shown(weights, packed={"in_proj_qkvz": packed})[2] == [names[-1]]
+    assert compare(weights, packed={"in_proj_qkvz": packed})[2] == [names[-1]]
 
 
-def test_a_fused_projection_of_the_files_is_one_part(shown: Show, layers: dict[str, Any]) -> None:
+def test_a_fused_projection_of_the_files_is_one_module(compare: Compare, layers: dict[str, Any]) -> None:
     layers.clear()
     layer = layers["model.layers.0.self_attn.qkv_proj"] = linear(sizes=(14,))
     weights = factors("model.layers.0.self_attn.qkv_proj", 14)
     load(layer, weights, ["model.layers.0.self_attn.qkv_proj"])
-    named, bound, differing = shown(weights, packed={"qkv_proj": ["qkv_proj"]})
+    named, bound, differing = compare(weights, packed={"qkv_proj": ["qkv_proj"]})
     assert (named, differing) == (bound, [])
     layer.lora_b_stacked[0][SLOT, 0, 13] += 1
-    assert shown(weights, packed={"qkv_proj": ["qkv_proj"]})[2] == named
+    assert compare(weights, packed={"qkv_proj": ["qkv_proj"]})[2] == named
 
 
 STEP = 5e-6  # an Adam step moves every weight by up to the learning rate
@@ -260,7 +265,7 @@ def vllm_load(layers: dict[str, Any], weights: Weights, scale: float) -> None:
 
 
 def moved(weights: Weights, distance: float) -> Weights:
-    """Return the weights some steps of Adam away: each B by ``distance`` in a direction of its own."""
+    """Return the weights after some Adam steps: each element of B is moved by ``distance``, up or down."""
     return {
         name: tensor + (distance * torch.randn_like(tensor).sign() if "lora_B" in name else 0)
         for name, tensor in weights.items()
@@ -281,8 +286,8 @@ def scaled(layers: dict[str, Any], weights: Weights) -> None:
 
 def one_projection(layers: dict[str, Any], weights: Weights) -> None:
     vllm_load(layers, weights, 2.0)
-    of_down = f"{DOWN}.lora_B.weight"
-    vllm_load(layers, weights | {of_down: moved(weights, STEP)[of_down]}, 2.0)
+    down_b = f"{DOWN}.lora_B.weight"
+    vllm_load(layers, weights | {down_b: moved(weights, STEP)[down_b]}, 2.0)
 
 
 @pytest.mark.parametrize("num_steps", [1, 1000])
@@ -291,11 +296,10 @@ def one_projection(layers: dict[str, Any], weights: Weights) -> None:
     [(wrong, {*QKV, DOWN}), (stale, {*QKV, DOWN}), (scaled, {*QKV, DOWN}), (one_projection, {DOWN})],
 )
 def test_a_single_small_step_in_bfloat16_is_a_difference(
-    shown: Show, layers: dict[str, Any], num_steps: int, fault: Fault, differing: set[str]
+    compare: Compare, layers: dict[str, Any], num_steps: int, fault: Fault, differing: set[str]
 ) -> None:
-    size = (
-        96  # so many weights that some change in bfloat16, which a step after 1000 others is too small to do for each
-    )
+    # Enough weights that some change in bfloat16: after 1000 steps, one more step is too small to change each weight.
+    size = 96
     layers["model.layers.0.self_attn.qkv_proj"], layers[DOWN] = linear(sizes=(size,) * 3), linear(sizes=(size,))
     start = {
         name: torch.randn_like(tensor) * (0.02 if "lora_A" in name else STEP * (num_steps - 1) / 2)
@@ -304,14 +308,14 @@ def test_a_single_small_step_in_bfloat16_is_a_difference(
     }
     published = moved(start, STEP)
     vllm_load(layers, published, 2.0)
-    assert shown(published, dtype=torch.bfloat16)[2] == []
+    assert compare(published, dtype=torch.bfloat16)[2] == []
     fault(layers, published)
-    assert set(shown(published, dtype=torch.bfloat16)[2]) == differing
+    assert set(compare(published, dtype=torch.bfloat16)[2]) == differing
 
 
-def test_a_part_of_the_modules_is_not_the_adapter(shown: Show, layers: dict[str, Any], weights: Weights) -> None:
+def test_a_module_without_weights_is_not_bound(compare: Compare, layers: dict[str, Any], weights: Weights) -> None:
     layers[DOWN].lora_a_stacked[0][SLOT] = layers[DOWN].lora_b_stacked[0][SLOT] = 0
-    named, bound, differing = shown(weights)
+    named, bound, differing = compare(weights)
     assert (set(named) - set(bound), differing) == ({DOWN}, [])
 
 
@@ -324,20 +328,20 @@ def test_a_part_of_the_modules_is_not_the_adapter(shown: Show, layers: dict[str,
     ],
 )
 def test_the_scale_is_that_of_the_adapters_configuration(
-    shown: Show, layers: dict[str, Any], config: dict[str, object], scale: float
+    compare: Compare, layers: dict[str, Any], config: dict[str, object], scale: float
 ) -> None:
     weights = factors(DOWN) | factors(QKV[0]) | factors(QKV[1], 4) | factors(QKV[2], 4)
     vllm_load(layers, weights, scale)
-    named, bound, differing = shown(weights, dtype=torch.bfloat16, **config)
+    named, bound, differing = compare(weights, dtype=torch.bfloat16, **config)
     assert (named, differing) == (bound, [])
-    assert shown(weights, dtype=torch.bfloat16)[2] == named
+    assert compare(weights, dtype=torch.bfloat16)[2] == named
 
 
-def test_weights_in_the_padding_are_a_difference(shown: Show, layers: dict[str, Any], weights: Weights) -> None:
+def test_weights_in_the_padding_are_a_difference(compare: Compare, layers: dict[str, Any], weights: Weights) -> None:
     layers[DOWN] = linear(rank=RANK + 2)
     for stacked, part in (("lora_a_stacked", (slice(RANK),)), ("lora_b_stacked", (slice(None), slice(RANK)))):
         factor = weights[f"{DOWN}.lora_{stacked[5].upper()}.weight"]
         getattr(layers[DOWN], stacked)[0][(SLOT, 0, *part)] = factor * (2 if "b_" in stacked else 1)
-    assert shown(weights)[2] == []
+    assert compare(weights)[2] == []
     layers[DOWN].lora_a_stacked[0][SLOT, 0, RANK] = 1
-    assert shown(weights)[2] == [DOWN]
+    assert compare(weights)[2] == [DOWN]

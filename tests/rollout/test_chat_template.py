@@ -50,8 +50,8 @@ def test_each_family_gets_one_complete_question_with_one_begin_token_and_an_open
     assert prompt.text.count(PROBLEM.prompt) == 1 and prompt.text.count(INSTRUCTION) == 1
     assert prompt.text.endswith(opening)
     tokens = tokenizer.convert_ids_to_tokens(prompt.token_ids)
-    writes_it = "bos_token" in template
-    assert tokens.count(BOS) == (1 if writes_it or adds else 0) and BOS not in tokens[1:]
+    writes_bos = "bos_token" in template
+    assert tokens.count(BOS) == (1 if writes_bos or adds else 0) and BOS not in tokens[1:]
     assert tokens[-1] != EOS and EOS not in tokens
 
 
@@ -145,9 +145,9 @@ def test_only_the_problem_with_lost_text_is_refused() -> None:
     used = renderer(tokenizer_with(f"{EACH}{{{{ message.content | replace('gcd', 'f') }}}}{{% endfor %}}{ASK}"))
     with pytest.raises(PromptIncomplete, match="'gcd'"):
         used.render(PROBLEM)
-    at_one = "{% if 'gcd' in messages[-1].content %}{{ raise_exception('No gcd') }}{% endif %}"
+    refuses_gcd = "{% if 'gcd' in messages[-1].content %}{{ raise_exception('No gcd') }}{% endif %}"
     with pytest.raises(PromptIncomplete, match="'gcd': line 1: TemplateError: No gcd"):
-        renderer(tokenizer_with(at_one + CHATML)).render(PROBLEM)
+        renderer(tokenizer_with(refuses_gcd + CHATML)).render(PROBLEM)
     rendered = used.render_all([PROBLEM])
     assert (rendered.prompts, len(rendered.incomplete), rendered.too_long) == ({}, 1, [])
 
@@ -174,7 +174,7 @@ def test_an_unusable_template_is_refused_in_one_line_with_the_line_number(templa
     assert named in str(refused.value) and "\n" not in str(refused.value)
 
 
-def test_of_several_templates_the_default_is_used() -> None:
+def test_the_default_of_several_templates_is_used() -> None:
     tokenizer = tokenizer_with({"default": CHATML, "tool_use": "Hello"})
     assert renderer(tokenizer).render(PROBLEM) == renderer(tokenizer_with(CHATML)).render(PROBLEM)
 
@@ -237,7 +237,7 @@ def test_each_tag_has_its_closing_tag(opening: str, closing: str) -> None:
     assert THOUGHT_OPENING.fullmatch(opening) and THOUGHT_CLOSING.search(closing)
 
 
-def test_a_bert_like_tokenizer_adds_its_beginning_and_no_end() -> None:
+def test_a_bert_like_tokenizer_adds_its_begin_token_and_no_end_token() -> None:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -245,8 +245,8 @@ def test_a_bert_like_tokenizer_adds_its_beginning_and_no_end() -> None:
     backend.pre_tokenizer, backend.decoder = pre_tokenizers.BertPreTokenizer(), decoders.WordPiece()
     texts = [PROBLEM.prompt, INSTRUCTION, *(example.prompt for example in FEW_SHOT_EXAMPLES)]
     backend.train_from_iterator(texts, trainers.WordPieceTrainer(special_tokens=["[UNK]", "[CLS]", "[SEP]"]))
-    known = [("[CLS]", 1), ("[SEP]", 2)]
-    backend.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=known)
+    special_ids = [("[CLS]", 1), ("[SEP]", 2)]
+    backend.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=special_ids)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend, cls_token="[CLS]", sep_token="[SEP]", unk_token="[UNK]"
     )

@@ -9,12 +9,12 @@ import pytest
 
 from rollout.engine_errors import CauseHandler, processes_log_to, root_cause
 
-VLLM_SAYS = RuntimeError(
+VLLM_ERROR = RuntimeError(
     "Engine core initialization failed. See root cause above. Failed core proc(s): {'EngineCore_DP0': -9}"
 )
 
 
-def logged(file: Path, *errors: Exception) -> None:
+def log_errors(file: Path, *errors: Exception) -> None:
     handler = CauseHandler(str(file))
     for error in errors:
         try:
@@ -26,18 +26,18 @@ def logged(file: Path, *errors: Exception) -> None:
 
 
 def test_the_cause_is_the_logged_exception_of_the_failed_process(tmp_path: Path) -> None:
-    logged(
+    log_errors(
         tmp_path / "causes",
         ValueError("head size 16 is not supported\n  at length"),
         RuntimeError("Worker failed, please check the stack trace above for the root cause"),
     )
-    assert root_cause(tmp_path / "causes", VLLM_SAYS) == "ValueError: head size 16 is not supported"
+    assert root_cause(tmp_path / "causes", VLLM_ERROR) == "ValueError: head size 16 is not supported"
 
 
 def test_a_killed_process_is_reported_with_its_exit_code(tmp_path: Path) -> None:
-    text = root_cause(tmp_path / "causes", VLLM_SAYS)
+    text = root_cause(tmp_path / "causes", VLLM_ERROR)
     assert "exit codes: {'EngineCore_DP0': -9}; -9 usually means" in text
-    assert text.endswith("ran out of memory)")  # of the machine: nothing to change on the GPU
+    assert text.endswith("ran out of memory)")  # the machine's memory: no advice about the GPU
 
 
 def test_an_error_of_the_samplers_own_process_is_reported_unchanged(tmp_path: Path) -> None:
@@ -75,14 +75,14 @@ def test_an_error_of_the_samplers_own_process_is_reported_unchanged(tmp_path: Pa
     ],
 )
 def test_causes_on_a_gpu_are_reported_with_what_to_do(cause: str, remedy: str, tmp_path: Path) -> None:
-    logged(
+    log_errors(
         tmp_path / "causes",
         RuntimeError(cause),
         RuntimeError(
             "WorkerProc initialization failed due to an exception in a background process. See stack trace for root cause."
         ),
     )
-    text = root_cause(tmp_path / "causes", VLLM_SAYS)
+    text = root_cause(tmp_path / "causes", VLLM_ERROR)
     assert text.startswith(f"RuntimeError: {cause}; ")
     assert remedy in text
     assert "root cause" not in text
@@ -102,4 +102,4 @@ def test_the_processes_of_an_engine_keep_their_exceptions(level: str, tmp_path: 
         logging.getLogger("vllm.v1.engine").exception("EngineCore failed to start.")
     finally:
         logging.getLogger("vllm").handlers.clear()
-    assert root_cause(tmp_path / "engine.causes", VLLM_SAYS) == "ValueError: no such weights"
+    assert root_cause(tmp_path / "engine.causes", VLLM_ERROR) == "ValueError: no such weights"

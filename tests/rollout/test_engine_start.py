@@ -1,4 +1,4 @@
-"""One-line errors of engines that do not start, also with the cause in another process."""
+"""One-line errors of engines that do not start, even if the cause is in another process."""
 
 import asyncio
 from pathlib import Path
@@ -35,15 +35,15 @@ def refusal(model: str, **changes: Any) -> str:
     return str(refused.value)
 
 
-def test_an_architecture_without_lora_in_vllm(tmp_path: Path) -> None:
+def test_an_architecture_without_lora_in_vllm_is_refused(tmp_path: Path) -> None:
     assert "StablelmForCausalLM does not support LoRA yet" in refusal(make_model(tmp_path / "model", "stablelm"))
 
 
-def test_a_cache_that_holds_no_request(tmp_path: Path) -> None:
+def test_a_cache_that_is_too_small_for_a_request_is_refused(tmp_path: Path) -> None:
     model = make_model(tmp_path / "model", "llama")
     assert "memory for the cache blocks" in refusal(model, kv_cache_gib=0.00001)
 
 
-def test_heads_that_the_attention_of_the_cpu_lacks(tmp_path: Path) -> None:
+def test_a_head_size_that_cpu_attention_does_not_support_is_refused(tmp_path: Path) -> None:
     model = make_model(tmp_path / "model", "llama", head_dim=16)
     assert "attention heads of 16 dimensions" in refusal(model)

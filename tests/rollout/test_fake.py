@@ -20,8 +20,8 @@ def request(size: int = 3, tokens: int = 100) -> GroupRequest:
     )
 
 
-async def collect(pool: SamplerPool, asked: GroupRequest) -> list[Completion]:
-    return await collect_from(pool.sample_group(asked))
+async def collect(pool: SamplerPool, group_request: GroupRequest) -> list[Completion]:
+    return await collect_from(pool.sample_group(group_request))
 
 
 async def collect_from(completions: AsyncIterator[Completion]) -> list[Completion]:
@@ -29,7 +29,7 @@ async def collect_from(completions: AsyncIterator[Completion]) -> list[Completio
 
 
 def test_the_fake_samples_the_texts_of_its_function() -> None:
-    pool = FakeSamplerPool(lambda asked, index, version: f"{asked.group_id}{index}v{version}")
+    pool = FakeSamplerPool(lambda group_request, index, version: f"{group_request.group_id}{index}v{version}")
     completions = asyncio.run(collect(pool, request()))
     assert [c.text for c in completions] == ["g0v0", "g1v0", "g2v0"]
     assert all(len(c.token_ids) == len(c.sampler_logprobs) == 4 for c in completions)
@@ -92,7 +92,9 @@ def test_the_fakes_samplers_respect_their_limit_and_other_groups_wait() -> None:
 
 def test_a_group_that_fails_frees_its_slots() -> None:
     async def scenario() -> None:
-        pool = FakeSamplerPool(lambda *_: "x", fails=lambda asked: asked.seed == 1, max_concurrent_requests=1)
+        pool = FakeSamplerPool(
+            lambda *_: "x", fails=lambda group_request: group_request.seed == 1, max_concurrent_requests=1
+        )
         with pytest.raises(GroupFailed):
             await collect(pool, replace(request(), seed=1))
         assert len(await collect(pool, request())) == 3

@@ -22,14 +22,14 @@ SETTINGS = RolloutSettings(cpus_per_sampler=0.5, request_deadline_seconds=20, st
 
 
 def first_time(mark: Path) -> bool:
-    """Return whether this is the first call with this file, in any process."""
+    """Return True on the first call with this file, in any process."""
     is_first = not mark.exists()
     mark.touch()
     return is_first
 
 
 class ScriptedActor:
-    """Stands in for the sampler; the model's name says how it starts, a group's id how it is sampled."""
+    """Stand-in for the sampler: the model's name sets how it starts, the group's id how it samples."""
 
     def __init__(self, settings: RolloutSettings, *, model: str, **_: object) -> None:
         self._model = model
@@ -70,7 +70,7 @@ class ScriptedActor:
         fault, _, text = request.group_id.partition(":")
         for index in indexes:
             if fault == "dies" or (fault == "dies at 0" and 0 in indexes and index == 1):
-                await asyncio.sleep(0.2)  # what was yielded before is on its way
+                await asyncio.sleep(0.2)  # time for the earlier completions to arrive
                 os._exit(1)
             if fault == "slow":
                 await asyncio.sleep(0.2)
@@ -117,7 +117,7 @@ async def collect(pool: RaySamplerPool, request: GroupRequest) -> list[Completio
     return [completion async for completion in pool.sample_group(request)]
 
 
-def test_no_completion_comes_twice_when_a_sampler_is_killed_in_the_middle_of_a_group(
+def test_no_completion_arrives_twice_when_a_sampler_is_killed_in_the_middle_of_a_group(
     pool: RaySamplerPool, run: RunInLoop, request_for: MakeRequest
 ) -> None:
     group = run(collect(pool, request_for("dies at 0:", size=4)))

@@ -19,10 +19,10 @@ DEADLINE_SECONDS = 5.0
 
 
 class Samplers:
-    """A lifecycle whose samplers start at once, and take policies once they are not ``held``."""
+    """A lifecycle whose samplers start at once and load policies, after the event in ``held`` if there is one."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.held: dict[str, asyncio.Event] = {}  # by name
+        self.held: dict[str, asyncio.Event] = {}  # by sampler name
         self.loaded: list[tuple[str, int]] = []
         self.lines: list[str] = []
 
@@ -60,7 +60,7 @@ class Samplers:
         self.lifecycle.policies.promote(number)
 
 
-def test_the_death_of_the_only_sampler_fails_nothing_when_only_another_one_has_lacked_resources_for_long(
+def test_the_death_of_the_only_ready_sampler_does_not_fail_the_pool_before_its_start_deadline(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def scenario() -> None:
@@ -73,7 +73,7 @@ def test_the_death_of_the_only_sampler_fails_nothing_when_only_another_one_has_l
         lifecycle.evict(working, working.actor, SamplerError("its process died"))
         lifecycle.fail_if_none_ready()
         assert not samplers.dispatcher.has_failed
-        working.down_since -= 2 * DEADLINE_SECONDS  # none has come back for as long as a start may take
+        working.down_since -= 2 * DEADLINE_SECONDS  # it has not restarted within the start deadline
         lifecycle.fail_if_none_ready()
         message = r"no sampler is left: sampler 0 has been down for 1\d s with 0 failed starts.*its process died"
         with pytest.raises(SamplerError, match=message):
@@ -82,7 +82,7 @@ def test_the_death_of_the_only_sampler_fails_nothing_when_only_another_one_has_l
     asyncio.run(scenario())
 
 
-def test_policies_are_published_while_samplers_that_join_still_verify_the_ones_before(
+def test_policies_are_published_while_new_samplers_verify_earlier_policies(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def scenario() -> None:
@@ -97,14 +97,14 @@ def test_policies_are_published_while_samplers_that_join_still_verify_the_ones_b
             lifecycle.start(replica)
         await asyncio.sleep(0.01)
         await samplers.publish(2)
-        assert samplers.loaded == [("sampler 0", 1), ("sampler 0", 2)]  # the new ones have verified none yet
+        assert samplers.loaded == [("sampler 0", 1), ("sampler 0", 2)]  # the new samplers have verified no policy yet
         for event in samplers.held.values():
             event.set()
         await asyncio.gather(*(replica.task for replica in lifecycle.replicas if replica.task))
         assert samplers.dispatcher.num_ready == 3
-        # Each got work only after the newest one too, and loaded each policy once, oldest first.
+        # Before it got work, each new sampler loaded each policy once, the oldest first.
         for name in ("sampler 1", "sampler 2"):
-            assert [number for one, number in samplers.loaded if one == name] == [1, 2]
+            assert [number for sampler, number in samplers.loaded if sampler == name] == [1, 2]
         assert {sync.sampler for sync in lifecycle.weight_syncs} == {"sampler 0", "sampler 1", "sampler 2"}
         assert sorted(samplers.lines) == [
             "sampler 1: ready after 0 s, verified on policy 2",
@@ -137,7 +137,7 @@ def test_a_sampler_that_gets_ready_at_any_moment_of_a_publish_has_the_policy(
     asyncio.run(scenario())
 
 
-def test_a_sampler_that_died_after_the_samplers_were_listed_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_publish_skips_a_sampler_that_died_after_the_samplers_were_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario() -> None:
         samplers = Samplers(monkeypatch)
         lifecycle = samplers.lifecycle
@@ -155,7 +155,7 @@ def test_a_sampler_that_died_after_the_samplers_were_listed_is_left_out(monkeypa
     asyncio.run(scenario())
 
 
-def test_a_drained_sampler_is_stopped_after_the_policy_that_is_on_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_drained_sampler_is_stopped_after_the_running_publish(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario() -> None:
         samplers = Samplers(monkeypatch)
         lifecycle = samplers.lifecycle

@@ -79,8 +79,8 @@ def test_a_file_that_is_not_an_adapter_is_refused(
         write_merged(weights_folder(tiny_model.path), adapter, tmp_path, "float32")
 
 
-def test_weights_are_found_under_the_names_that_transformers_saves_them_under(tmp_path: Path) -> None:
-    """A multi-modal Gemma 3 has its language model elsewhere in its files than in its modules."""
+def test_weights_are_found_under_their_names_in_the_saved_files(tmp_path: Path) -> None:
+    """The language model of a multi-modal Gemma 3 has other names in its files than in its modules."""
     from transformers import AutoModelForCausalLM, Gemma3Config
 
     text = {

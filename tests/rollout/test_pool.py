@@ -1,4 +1,4 @@
-"""The real pool: vLLM in a Ray actor, on a tiny model with random weights, against transformers and peft."""
+"""The real pool: vLLM in a Ray actor, on a tiny model with random weights, compared with transformers and peft."""
 
 import asyncio
 import os
@@ -41,11 +41,11 @@ async def collect(completions: AsyncIterator[Completion]) -> list[Completion]:
     return sorted([completion async for completion in completions], key=lambda completion: completion.index)
 
 
-async def inside(pool: RaySamplerPool, look: Callable[[Sampler], T]) -> T:
+async def inside(pool: RaySamplerPool, function: Callable[[Sampler], T]) -> T:
     """Call a function with the sampler in its actor."""
     actor = pool._lifecycle.replicas[0].actor
     assert actor is not None
-    seen: T = await actor.__ray_call__.remote(look)
+    seen: T = await actor.__ray_call__.remote(function)
     return seen
 
 
@@ -75,7 +75,7 @@ def worst_gap(tiny_model: TinyModel, completions: Sequence[Completion], adapter_
 
 
 def is_text_of(completion: Completion, model: TinyModel) -> bool:
-    """Return True if a text says what its tokens do, without the unfinished character that they may end in."""
+    """Return True if the text is that of its tokens, without an unfinished character at their end."""
     decoded = model.tokenizer.decode(completion.token_ids, skip_special_tokens=True)
     return decoded.startswith(completion.text) and set(decoded[len(completion.text) :]) <= {"\N{REPLACEMENT CHARACTER}"}
 
@@ -132,7 +132,7 @@ def test_a_completion_ends_at_its_length_or_with_the_end_token_among_its_ids(
     assert {completion.finish_reason for completion in group} == {FinishReason.STOP, FinishReason.LENGTH}
 
 
-def test_special_tokens_stay_in_the_text_where_the_prompt_asks_for_them(
+def test_special_tokens_stay_in_the_text_if_the_prompt_keeps_them(
     pool: RaySamplerPool, run: RunInLoop, request_for: MakeRequest
 ) -> None:
     request = request_for("g", size=48, tokens=64, stop=())
@@ -144,10 +144,10 @@ def test_special_tokens_stay_in_the_text_where_the_prompt_asks_for_them(
     assert {(c.opened_thought, p.opened_thought) for c, p in zip(group, plain, strict=True)} == {("[THINK]", "")}
 
 
-def test_more_prompts_at_once_than_one_pass_of_the_engine_holds_are_all_sampled(
+def test_more_prompts_than_one_pass_of_the_engine_holds_are_all_sampled(
     pool: RaySamplerPool, run: RunInLoop, request_for: MakeRequest
 ) -> None:
-    # Prompts that share nothing, so that none comes out of the prefix cache.
+    # Prompts without a common prefix, so that the prefix cache serves none.
     requests = [
         replace(
             request,
@@ -172,7 +172,7 @@ def test_the_options_of_evaluation_reach_the_engine(
 
 
 @pytest.mark.model_runner
-def test_an_adapter_changes_the_logprobs_as_peft_says(
+def test_an_adapter_changes_the_logprobs_as_in_peft(
     pool: RaySamplerPool,
     run: RunInLoop,
     tiny_model: TinyModel,
@@ -201,12 +201,12 @@ def test_a_running_group_ends_on_its_version_while_new_ones_use_the_next(
     async def scenario() -> tuple[list[Completion], list[Completion]]:
         begun: list[int] = []
         running = pool.sample_group(request_for("old", size=8, tokens=64, stop=()), begun.append)
-        asked = asyncio.create_task(anext(running))  # in the engine once the event loop has turned
+        first = asyncio.create_task(anext(running))  # reaches the engine in the next turn of the event loop
         await asyncio.sleep(0.02)
         assert begun == [1]
         await pool.publish(policies[2])
         new = asyncio.create_task(collect(pool.sample_group(request_for("new", size=8, tokens=64))))
-        return [await asked, *await collect(running)], await new
+        return [await first, *await collect(running)], await new
 
     old, new = run(scenario())
     assert {c.policy_version for c in old} == {1}
@@ -224,7 +224,7 @@ def test_superseded_adapters_are_deleted_and_the_last_two_kept(
 
 
 @pytest.mark.model_runner
-def test_an_adapter_that_vllm_refuses_is_an_error_and_the_pool_works_on(
+def test_an_adapter_that_vllm_refuses_is_an_error_and_the_pool_continues(
     pool: RaySamplerPool, run: RunInLoop, policies: dict[int, PolicyVersion], request_for: MakeRequest
 ) -> None:
     config = policies[4].adapter["adapter_config.json"].replace(b'"r": 8', b'"r": 16')
@@ -278,22 +278,22 @@ def test_a_sampler_whose_engine_hangs_is_replaced_and_its_group_completed_once_u
 ) -> None:
     async def scenario() -> tuple[list[Completion], list[str], list[psutil.Process], Collection[str]]:
         pid = await inside(pool, lambda _: os.getpid())
-        family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+        processes = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
         engine_files = shared_memory_files(pid)
         completions = pool.sample_group(request_for("g", size=32, tokens=64, stop=("i",)))
         first = await anext(completions)
-        for process in family[1:]:
+        for process in processes[1:]:
             process.suspend()
         monkeypatch.setattr(pool, "_settings", SETTINGS.model_copy(update={"request_deadline_seconds": 3.0}))
         rest = asyncio.create_task(collect(completions))
         while pool.usage().num_replicas:  # noqa: ASYNC110 - nothing signals the eviction
             await asyncio.sleep(0.05)
         monkeypatch.setattr(pool, "_settings", SETTINGS)
-        return [first, *await rest], await inside(pool, cached_policies), family, engine_files
+        return [first, *await rest], await inside(pool, cached_policies), processes, engine_files
 
-    group, cache, family, engine_files = run(scenario())
-    assert len(family) > 2
-    assert [process for process in family if is_alive(process)] == []
+    group, cache, processes, engine_files = run(scenario())
+    assert len(processes) > 2
+    assert [process for process in processes if is_alive(process)] == []
     assert len(engine_files) > 0
     assert [file for file in engine_files if Path(file).exists()] == []
     assert sorted(completion.index for completion in group) == list(range(32))
@@ -307,12 +307,12 @@ def test_a_closed_pool_leaves_no_process_and_no_file(
     pool: RaySamplerPool, run: RunInLoop, request_for: MakeRequest
 ) -> None:
     pid, cache = run(inside(pool, lambda sampler: (os.getpid(), cache_path(sampler))))
-    family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
-    assert len(family) > 2  # the engine and its worker
-    assert any(file.is_socket() for file in cache.iterdir())  # through which these two talk
+    processes = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    assert len(processes) > 2  # the engine and its worker
+    assert any(file.is_socket() for file in cache.iterdir())  # between the engine and its worker
     run(pool.close())
     run(pool.close())
-    _, alive = psutil.wait_procs(family, timeout=120)
+    _, alive = psutil.wait_procs(processes, timeout=120)
     assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
     assert not cache.exists()
     with pytest.raises(SamplerError, match="closed"):

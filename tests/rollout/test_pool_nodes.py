@@ -36,7 +36,7 @@ def request(text: str, *, size: int) -> GroupRequest:
 
 @pytest.fixture
 def cluster() -> Iterator[Any]:
-    """A head without GPUs, in processes of its own."""
+    """A head without GPUs, in separate processes."""
     import ray
     from ray.cluster_utils import Cluster
 
@@ -72,7 +72,7 @@ def test_samplers_start_on_nodes_that_join_and_the_work_of_a_failed_node_is_samp
         await asyncio.sleep(0.5)
         cluster.remove_node(first, allow_graceful=False)
         await asyncio.gather(*groups)
-        (swap,) = await pool.publish(PolicyVersion(number=2, adapter={}))  # the one that is down is not waited for
+        (swap,) = await pool.publish(PolicyVersion(number=2, adapter={}))  # does not wait for the sampler that is down
         gpu_node()
         await until(lambda: pool.usage().num_replicas == 2)
         last = await asyncio.gather(*(collect(pool, request("slow: ", size=6)) for _ in range(2)))
@@ -86,7 +86,7 @@ def test_samplers_start_on_nodes_that_join_and_the_work_of_a_failed_node_is_samp
     )
     assert {c.policy_version for group in groups for c in group} == {1}
     assert {c.policy_version for group in last for c in group} == {2}
-    # The one on the node that failed is not among the two that there are in the end.
+    # The sampler on the failed node is not one of the two at the end.
     survivors = {process_of(c) for group in last for c in group}
     assert len(survivors) == 2
     assert process_of(alone[0]) not in survivors

@@ -43,12 +43,12 @@ def process_of(completion: Completion) -> str:
     return completion.text.split()[0]
 
 
-def versions_held(completion: Completion) -> str:
-    """The policies that the sampler had loaded, in their order."""
+def loaded_versions(completion: Completion) -> str:
+    """The policies that the sampler had loaded, in order."""
     return completion.text.partition(" ")[2]
 
 
-def test_a_pool_grows_and_shrinks_while_groups_are_sampled_and_each_completion_comes_once(
+def test_a_pool_grows_and_shrinks_while_groups_are_sampled_and_each_completion_arrives_once(
     local_ray: None, run: RunInLoop, request_for: MakeRequest
 ) -> None:
     lines: list[str] = []
@@ -115,7 +115,7 @@ def test_a_policy_that_is_published_while_a_sampler_starts_is_verified_on_it_too
     assert [swap.sampler for swap in swaps[0]] == ["sampler 0"]
     assert len({c.text.split()[0] for group in groups for c in group}) == 3
     assert {c.policy_version for group in groups for c in group} == {number}
-    assert all(versions_held(c).endswith(f"{number}]") for group in groups for c in group)
+    assert all(loaded_versions(c).endswith(f"{number}]") for group in groups for c in group)
 
 
 def test_a_draining_sampler_that_dies_loses_nothing_and_is_not_replaced(
@@ -144,7 +144,7 @@ def test_a_draining_sampler_that_dies_loses_nothing_and_is_not_replaced(
     assert usage.num_replicas == 1
 
 
-def test_samplers_that_die_without_free_resources_leave_their_work_to_the_others_and_the_last_ends_the_run(
+def test_the_work_of_samplers_that_cannot_restart_goes_to_the_others_and_the_last_death_fails_the_pool(
     local_ray: None, run: RunInLoop, request_for: MakeRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import ray
@@ -158,7 +158,7 @@ def test_samplers_that_die_without_free_resources_leave_their_work_to_the_others
         monkeypatch.setattr(pool._lifecycle, "_settings", impatient)
         groups = [asyncio.create_task(collect(pool, request_for(f"slow: {n} ", size=6))) for n in range(2)]
         await asyncio.sleep(0.5)
-        resources.size = 0  # a machine leaves, and takes one along
+        resources.size = 0  # a machine leaves the cluster with its sampler
         ray.kill(pool._lifecycle.replicas[0].actor)
         assert [sorted(c.index for c in group) for group in await asyncio.gather(*groups)] == [list(range(6))] * 2
         await until(lambda: resources.requested == (2, 2, 1))

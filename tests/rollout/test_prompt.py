@@ -56,7 +56,7 @@ def test_a_prompt_has_the_problem_and_the_examples_and_no_test(template: str, nu
 def test_a_base_model_continues_after_the_signature() -> None:
     prompt = render(GCD, tokenizer_with(), num_few_shot=2)
     assert prompt.text.endswith(GCD.signature + "\n")
-    assert prompt.text.count(END_MARKER) == 2  # after each example, as the completion is to end
+    assert prompt.text.count(END_MARKER) == 2  # after each example, as a completion should end
 
 
 def test_the_question_asks_for_the_whole_definition_and_the_marker() -> None:
@@ -92,7 +92,7 @@ def test_qwens_chat_template_is_tokenized_once_with_its_special_tokens(qwen: Any
     prompt = render(GCD, qwen, num_few_shot=1, max_prompt_tokens=704)
     tokens = qwen.convert_ids_to_tokens(prompt.token_ids)
     assert tokens[0] == "<|im_start|>"
-    assert tokens.count("<|im_start|>") == 3  # system, user, and the answer that is to come
+    assert tokens.count("<|im_start|>") == 3  # system, user, and the opened answer
     assert prompt.text.endswith("<|im_start|>assistant\n")
     assert qwen.decode(prompt.token_ids) == prompt.text
 
@@ -101,12 +101,12 @@ def test_special_tokens_are_listed_for_the_graders(qwen: Any) -> None:
     renderer = PromptRenderer(qwen, num_few_shot=0, max_prompt_tokens=10_000, today=date(2025, 1, 1))
     tokens = renderer.render_all([]).special_tokens
     assert {"<|im_end|>", "<|fim_middle|>", "<tool_call>"} <= set(tokens)
-    made = SimpleNamespace(
+    tokenizer = SimpleNamespace(
         added_tokens_decoder={
             number: SimpleNamespace(content=text) for number, text in enumerate(["    ", "let", "->", "[|", "<s>"])
         }
     )
-    assert special_tokens(made) == ("<s>",)
+    assert special_tokens(tokenizer) == ("<s>",)
 
 
 def test_the_real_problems_fit_the_default_limit_in_qwens_tokens(qwen: Any) -> None:

@@ -13,8 +13,8 @@ from rollout.settings import RolloutSettings
 pytestmark = pytest.mark.slow  # vLLM is imported
 
 
-def made(folder: Path, kind: str, **changes: Any) -> str:
-    """A folder with a configuration and the name of a file of weights, which nobody opens."""
+def make_folder(folder: Path, kind: str, **changes: Any) -> str:
+    """Write a model folder with a configuration and an empty file of weights; return its path."""
     from transformers import AutoConfig
 
     size = {"hidden_size": 128, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -38,49 +38,49 @@ def refusal(model: str, **changes: Any) -> str:
     return str(refused.value)
 
 
-def test_a_model_that_is_served_passes(tmp_path: Path) -> None:
-    inspect(made(tmp_path, "llama", architectures=["LlamaForCausalLM"]))
+def test_a_supported_model_passes(tmp_path: Path) -> None:
+    inspect(make_folder(tmp_path, "llama", architectures=["LlamaForCausalLM"]))
 
 
 def test_an_architecture_without_lora_is_refused_in_modes_with_lora(tmp_path: Path) -> None:
-    model = made(tmp_path, "stablelm", architectures=["StableLmForCausalLM"])
+    model = make_folder(tmp_path, "stablelm", architectures=["StableLmForCausalLM"])
     assert "does not support LoRA yet" in refusal(model)
     inspect(model, weight_sync_mode="merged")
 
 
-def test_an_architecture_that_vllm_no_longer_has(tmp_path: Path) -> None:
-    model = made(tmp_path, "llama", architectures=["MPTForCausalLM"])
+def test_an_architecture_that_vllm_no_longer_supports_is_refused(tmp_path: Path) -> None:
+    model = make_folder(tmp_path, "llama", architectures=["MPTForCausalLM"])
     assert "is not supported anymore" in refusal(model)
 
 
-def test_heads_that_the_attention_of_the_cpu_lacks(tmp_path: Path) -> None:
-    model = made(tmp_path, "llama", architectures=["LlamaForCausalLM"], head_dim=16)
+def test_a_head_size_that_cpu_attention_does_not_support_is_refused(tmp_path: Path) -> None:
+    model = make_folder(tmp_path, "llama", architectures=["LlamaForCausalLM"], head_dim=16)
     assert "attention heads of 16 dimensions" in refusal(model)
 
 
-def answer(model: str, **changes: Any) -> str | None:
-    async def ask() -> str | None:
+def run_preflight(model: str, **changes: Any) -> str | None:
+    async def wait() -> str | None:
         settings = RolloutSettings(max_prompt_tokens=96, max_completion_tokens=32, **changes)
         async with preflight(settings, model=model, lora_rank=8, max_staleness=1) as inspection:
             return await inspection.wait()
 
-    return asyncio.run(ask())
+    return asyncio.run(wait())
 
 
 def test_the_process_returns_the_refusal(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="attention heads of 16 dimensions"):
-        answer(made(tmp_path, "llama", architectures=["LlamaForCausalLM"], head_dim=16))
+        run_preflight(make_folder(tmp_path, "llama", architectures=["LlamaForCausalLM"], head_dim=16))
 
 
 def test_a_process_that_fails_reports_it_and_refuses_nothing() -> None:
-    async def ask() -> str | None:
+    async def wait() -> str | None:
         process = await asyncio.create_subprocess_exec(
             "sh", "-c", "echo broken; exit 3", stdout=asyncio.subprocess.PIPE
         )
         return await Preflight(process).wait()
 
-    assert asyncio.run(ask()) == "its process ended with exit code 3: broken"
+    assert asyncio.run(wait()) == "its process ended with exit code 3: broken"
 
 
 def test_gpu_samplers_are_not_checked() -> None:
-    assert answer("/no/such/model", gpus_per_sampler=1) is None
+    assert run_preflight("/no/such/model", gpus_per_sampler=1) is None

@@ -155,7 +155,7 @@ def test_a_build_of_vllm_for_the_other_device_is_refused(
 
 
 @pytest.mark.parametrize(("max_staleness", "num_slots"), [(0, 2), (1, 3), (4, 6), (100, 9)])
-def test_there_is_a_slot_for_every_live_policy_and_one_to_verify_and_on_the_cpu_one_that_stays_empty(
+def test_an_engine_has_a_slot_for_each_live_policy_one_to_verify_and_an_empty_slot_on_the_cpu(
     max_staleness: int, num_slots: int
 ) -> None:
     for gpus, num_empty in ((0.0, 1), (0.5, 0)):
@@ -174,7 +174,7 @@ def test_an_in_flight_engine_holds_one_adapter_and_a_merged_one_none() -> None:
     assert not [name for name in merged if "lora" in name]
 
 
-def test_the_tokens_of_a_pass_are_those_of_the_setting() -> None:
+def test_the_setting_limits_the_tokens_of_a_pass() -> None:
     on_gpu, more = {"gpus_per_sampler": 1.0}, {"max_num_batched_tokens": 8192}
 
     def tokens(**changes: Any) -> int | None:
@@ -188,7 +188,7 @@ def test_the_tokens_of_a_pass_are_those_of_the_setting() -> None:
         RolloutSettings(max_num_batched_tokens=63)
 
 
-def test_without_bounds_nothing_scales_and_with_bounds_the_start_is_within() -> None:
+def test_the_number_of_samplers_is_fixed_without_bounds_and_starts_within_them() -> None:
     assert (RolloutSettings(num_samplers=3).minimum, RolloutSettings(num_samplers=3).maximum) == (3, 3)
     between = RolloutSettings(num_samplers=3, min_samplers=1, max_samplers=8)
     assert (between.minimum, between.maximum) == (1, 8)
@@ -197,13 +197,13 @@ def test_without_bounds_nothing_scales_and_with_bounds_the_start_is_within() -> 
 
 
 @pytest.mark.parametrize("mode", ["versions", "in_flight", "merged"])
-def test_every_argument_is_one_of_the_installed_vllm(mode: Any) -> None:
+def test_the_installed_vllm_has_every_argument(mode: Any) -> None:
     vllm = pytest.importorskip("vllm.engine.arg_utils")
-    known = {field.name for field in fields(vllm.AsyncEngineArgs)}
+    argument_names = {field.name for field in fields(vllm.AsyncEngineArgs)}
     filled_in = {"kv_cache_memory_bytes": 1024**3, "max_num_batched_tokens": 8192, "gpu_memory_utilization": 0.4}
     for gpus, more in ((0.0, {}), (1.0, {"tensor_parallel_size": 2}), (0.5, filled_in)):
         settings = RolloutSettings(weight_sync_mode=mode, gpus_per_sampler=gpus, **more)
-        assert engine_arguments(settings, "org/model", 16, ("q_proj",), max_staleness=1).keys() <= known
+        assert engine_arguments(settings, "org/model", 16, ("q_proj",), max_staleness=1).keys() <= argument_names
 
 
 def test_a_split_engine_needs_whole_gpus_and_a_process_for_each() -> None:
@@ -228,7 +228,7 @@ def test_ranks_of_an_engine_on_the_cpu_share_its_cores_and_its_cache() -> None:
 
 def test_a_model_whose_heads_cannot_be_split_is_refused_with_the_possible_numbers(tiny_model: TinyModel) -> None:
     check_model(tiny_model.path, 512, 2)
-    check_model(tiny_model.path, 512, 4)  # two heads of keys and values: two GPUs each have the same
+    check_model(tiny_model.path, 512, 4)  # two key-value heads: each is on two GPUs
     with pytest.raises(
         ModelError, match=r"tensor_parallel_size=3 does not split .* 4 attention heads .*: possible are 1, 2, 4$"
     ):
@@ -281,9 +281,7 @@ def test_compiled_engines_share_a_cache_that_can_be_written(tmp_path: Path, monk
     assert cache_variables(compiled) == fallback
 
 
-def test_what_differs_between_engines_of_a_machine_does_not_keep_them_from_sharing_compiled_code(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_engines_of_a_machine_share_compiled_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     envs = pytest.importorskip("vllm.envs")
     settings = RolloutSettings(gpus_per_sampler=1.0)
     keys = []

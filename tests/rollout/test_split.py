@@ -48,8 +48,8 @@ def test_a_split_engine_samples_like_the_whole_model_under_a_verified_adapter(
 def test_both_processes_have_their_slices_of_the_adapter(
     pool: RaySamplerPool, run: RunInLoop, adapter_folders: dict[int, Path], policies: dict[int, PolicyVersion]
 ) -> None:
-    async def shown(folder: str) -> list[Any]:
-        def ask(sampler: Sampler) -> list[Any]:
+    async def compared(folder: str) -> list[Any]:
+        def compare(sampler: Sampler) -> list[Any]:
             assert sampler._engine is not None
             engine = sampler._engine._engine
             call = engine.collective_rpc("bound_modules", args=(2, folder))
@@ -57,13 +57,13 @@ def test_both_processes_have_their_slices_of_the_adapter(
             seen: list[Any] = asyncio.run_coroutine_threadsafe(call, engine.output_handler.get_loop()).result(60)
             return seen
 
-        return await inside(pool, ask)
+        return await inside(pool, compare)
 
-    right = run(shown(str(adapter_folders[2])))
-    assert len(right) == 2
-    assert all((sorted(bound), differing) == (sorted(policies[2].modules), []) for _, bound, differing in right)
-    wrong = run(shown(str(adapter_folders[1])))
-    assert all(sorted(differing) == sorted(policies[2].modules) for _, _, differing in wrong)
+    same = run(compared(str(adapter_folders[2])))
+    assert len(same) == 2
+    assert all((sorted(bound), differing) == (sorted(policies[2].modules), []) for _, bound, differing in same)
+    other = run(compared(str(adapter_folders[1])))
+    assert all(sorted(differing) == sorted(policies[2].modules) for _, _, differing in other)
 
 
 def test_a_model_that_cannot_be_split_is_refused_before_an_engine_starts(

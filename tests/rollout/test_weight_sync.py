@@ -36,7 +36,7 @@ def test_logprobs_that_are_not_finite_fail(logprobs: tuple[float, ...]) -> None:
     assert verify(policy, WHOLE, [PROBE.logprobs, PROBE.logprobs, logprobs], ALLOWED).failure is not None
 
 
-def test_an_adapter_that_is_bound_to_nothing_fails_with_its_missing_modules_some_by_name() -> None:
+def test_an_adapter_that_is_bound_to_nothing_fails_with_the_names_of_some_modules() -> None:
     unbound = BoundAdapter(named=tuple(f"wrong.{name}" for name in MODULES), bound=(), differing=())
     failure = verify(POLICY, unbound, [PROBE.logprobs], ALLOWED).failure
     assert failure is not None
@@ -71,7 +71,7 @@ def test_the_gap_of_a_probe_prompt_has_its_mean_and_its_spread_over_tokens() -> 
     assert gap.spread == pytest.approx(0.4 / math.sqrt(6))
 
 
-# Of rounding noise. Published gaps between training and vLLM in bfloat16 have an RMS of 0.03 to 0.04 nats per token
+# Size of rounding noise. Published gaps between training and vLLM in bfloat16 have an RMS of 0.03 to 0.04 nats per token
 # (Qwen2.5-0.5B) or a standard deviation of 0.05 (Qwen3-1.7B, one prompt with a mean of 0.046).
 NUM_PROBES, NUM_TOKENS, RMS = 16, 63, 0.045
 Draw = Callable[[np.random.Generator, tuple[int, ...]], NDArray[np.float64]]
@@ -82,7 +82,7 @@ TAILS: dict[str, Draw] = {
 }
 
 
-class Machine:
+class NoisySampler:
     """Rounding noise of a sampler: each probe prompt has its own size of noise, and tokens of a prompt share a part of it."""
 
     def __init__(self, tail: str, seed: int) -> None:
@@ -111,35 +111,35 @@ class Machine:
 @pytest.mark.parametrize("tail", TAILS)
 def test_rounding_noise_of_published_size_is_never_refused(tail: str) -> None:
     """In 600,000 simulated publishes of this kind none was refused; the largest gap was 0.93 of its tolerance."""
-    machines = [Machine(tail, seed) for seed in range(60)]
-    assert all(typical_gap(machine.base) <= max_base_gap(RolloutSettings(dtype="bfloat16")) for machine in machines)
-    assert all(machine.verifies(0.0) for machine in machines for _ in range(8))
+    samplers = [NoisySampler(tail, seed) for seed in range(60)]
+    assert all(typical_gap(sampler.base) <= max_base_gap(RolloutSettings(dtype="bfloat16")) for sampler in samplers)
+    assert all(sampler.verifies(0.0) for sampler in samplers for _ in range(8))
 
 
 @pytest.mark.parametrize("tail", TAILS)
 def test_wrong_stale_partial_and_scaled_policies_are_refused_after_a_thousand_steps(tail: str) -> None:
     moved = 0.25  # nats per token, by a thousand steps
-    for machine in (Machine(tail, seed) for seed in range(60)):
-        policy, another = machine.movement(moved), machine.movement(moved)
-        assert not machine.verifies(another - policy)
-        assert not machine.verifies(-policy)  # the base model, or an adapter from the first steps
-        assert not machine.verifies(-0.75 * policy)  # a quarter of the modules, or of the scale
-        assert not machine.verifies(policy)  # twice the scale
+    for sampler in (NoisySampler(tail, seed) for seed in range(60)):
+        policy, another = sampler.movement(moved), sampler.movement(moved)
+        assert not sampler.verifies(another - policy)
+        assert not sampler.verifies(-policy)  # the base model, or an adapter from the first steps
+        assert not sampler.verifies(-0.75 * policy)  # a quarter of the modules, or of the scale
+        assert not sampler.verifies(policy)  # twice the scale
 
 
 @pytest.mark.parametrize("tail", TAILS)
-def test_a_single_step_is_below_the_noise_and_left_to_the_bound_weights(tail: str) -> None:
-    machine = Machine(tail, seed=0)
-    assert machine.verifies(machine.movement(2.5e-4))
+def test_a_single_step_is_below_the_noise_and_needs_the_comparison_of_weights(tail: str) -> None:
+    sampler = NoisySampler(tail, seed=0)
+    assert sampler.verifies(sampler.movement(2.5e-4))
 
 
 @pytest.mark.parametrize("tail", TAILS)
 def test_an_unlucky_probe_prompt_neither_refuses_a_policy_nor_raises_the_tolerance(tail: str) -> None:
-    machine = Machine(tail, seed=0)
+    sampler = NoisySampler(tail, seed=0)
     unlucky = np.zeros((NUM_PROBES, NUM_TOKENS))
     unlucky[3] = 1.0
-    assert machine.verifies(unlucky)
-    assert tolerance(RolloutSettings(dtype="bfloat16"), machine.gaps(unlucky)) < 1.5 * machine.tolerance
+    assert sampler.verifies(unlucky)
+    assert tolerance(RolloutSettings(dtype="bfloat16"), sampler.gaps(unlucky)) < 1.5 * sampler.tolerance
 
 
 def quiet(mean: float) -> list[ProbeGap]:
@@ -162,7 +162,7 @@ def test_a_configured_tolerance_replaces_the_measured_one_and_the_limit_of_the_b
 
 
 @pytest.mark.parametrize(("dtype", "gap"), [("float32", 0.087), ("bfloat16", 0.087), ("bfloat16", 1.4)])
-def test_a_base_model_that_is_computed_otherwise_is_above_the_limit(dtype: str, gap: float) -> None:
+def test_a_base_model_that_is_computed_differently_is_above_the_limit(dtype: str, gap: float) -> None:
     assert gap > max_base_gap(RolloutSettings(dtype=dtype))
 
 

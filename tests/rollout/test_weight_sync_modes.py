@@ -58,7 +58,7 @@ async def model_runner(sampler: Sampler) -> str:
 
 @pytest.fixture
 def num_running_tokens(pytestconfig: pytest.Config) -> int:
-    """Tokens of a completion that outlasts a publish; Triton's interpreter takes ten times as long for one."""
+    """Tokens of a completion that outlasts a publish; Triton's interpreter takes ten times as long for a token."""
     return 300 if pytestconfig.getoption("--model-runner") == "v1" else 40
 
 
@@ -70,7 +70,7 @@ async def collect(sampler: Sampler, request: GroupRequest, version: int) -> list
 def gap(
     tiny_model: TinyModel, adapter_folders: dict[int, Path], completion: Completion, temperature: float = TEMPERATURE
 ) -> float:
-    """The worst difference, over tokens, to the policy that each one says sampled it."""
+    """Largest difference, over tokens, to the log-probability under the policy that is recorded for the token."""
     versions = completion.token_versions
     expected = {
         version: tiny_model.logprobs(completion, temperature, adapter_folders.get(version)) for version in set(versions)
@@ -88,7 +88,7 @@ def edited(policy: PolicyVersion, edit: Callable[[str, torch.Tensor], torch.Tens
     return replace(policy, adapter={**policy.adapter, "adapter_model.safetensors": save(weights)})
 
 
-def verified(run: RunInLoop, sampler: Sampler, policy: PolicyVersion) -> Verification:
+def verify(run: RunInLoop, sampler: Sampler, policy: PolicyVersion) -> Verification:
     return run(sampler.load_policy(policy, {policy.number}, TOLERANCE))
 
 
@@ -111,7 +111,7 @@ def test_running_completions_record_the_policy_of_each_token(
                 before,
             )
         )
-        # Asked for after the others: when it has ended, they have begun.
+        # Requested after the running group: when this completion ends, the running ones have begun.
         await collect(sampler, request_for(f"begun-{version}", size=1, tokens=4), before)
         verification = await sampler.load_policy(policies[version], {before, version}, TOLERANCE)
         fresh = await collect(sampler, request_for(f"fresh-{version}", size=2, tokens=8), version)
@@ -133,7 +133,7 @@ def test_running_completions_record_the_policy_of_each_token(
 def test_the_weights_of_another_version_fail_verification(
     run: RunInLoop, sampler: Sampler, policies: dict[int, PolicyVersion]
 ) -> None:
-    verification = verified(run, sampler, replace(policies[1], number=11, probes=policies[2].probes))
+    verification = verify(run, sampler, replace(policies[1], number=11, probes=policies[2].probes))
     assert verification.gap is not None and verification.gap > 0.05
     assert verification.failure is not None and "nats per token away from the learner's" in verification.failure
 
@@ -142,7 +142,7 @@ def test_the_base_model_instead_of_the_adapter_fails_verification(
     run: RunInLoop, sampler: Sampler, policies: dict[int, PolicyVersion]
 ) -> None:
     zero = edited(policies[1], lambda name, tensor: tensor * (0 if "lora_B" in name else 1))
-    verification = verified(run, sampler, replace(zero, number=12))
+    verification = verify(run, sampler, replace(zero, number=12))
     assert verification.gap is not None and verification.gap > 0.05
     assert verification.failure is not None
 
@@ -155,9 +155,9 @@ def test_an_adapter_with_unknown_keys_fails_verification_and_its_modules_are_nam
     policy = replace(policies[1], number=13, adapter={**policies[1].adapter, "adapter_model.safetensors": foreign})
     if mode == "merged":
         with pytest.raises(ModelError, match=r"trains wrong.model.layers.\S+, and .* has no weight of that name"):
-            verified(run, sampler, policy)
+            verify(run, sampler, policy)
         return
-    verification = verified(run, sampler, policy)
+    verification = verify(run, sampler, policy)
     assert set(verification.missing) == set(policies[1].modules)
     assert verification.gap is not None and verification.gap > 0.05
 
@@ -168,14 +168,14 @@ def test_an_adapter_with_missing_modules_fails_verification_and_they_are_named(
     weights = load(policies[1].adapter["adapter_model.safetensors"])
     part = save({name: tensor for name, tensor in weights.items() if ".layers.1.mlp.up_proj." not in name})
     policy = replace(policies[1], number=14, adapter={**policies[1].adapter, "adapter_model.safetensors": part})
-    assert verified(run, sampler, policy).missing == ("model.layers.1.mlp.up_proj",)
+    assert verify(run, sampler, policy).missing == ("model.layers.1.mlp.up_proj",)
 
 
 def test_weight_comparison_finds_differences_that_the_probe_prompt_misses(
     run: RunInLoop, mode: str, sampler: Sampler, policies: dict[int, PolicyVersion]
 ) -> None:
     if mode == "merged":
-        pytest.skip("the engine holds no adapter whose weights could be looked at")
+        pytest.skip("the engine holds no adapter whose weights could be compared")
 
     async def scenario() -> tuple[Verification, list[BoundAdapter]]:
         verification = await sampler.load_policy(replace(policies[1], number=15), {15}, TOLERANCE)
@@ -198,7 +198,7 @@ def test_weight_comparison_finds_differences_that_the_probe_prompt_misses(
 
     verification, found = run(scenario())
     assert verification.failure is None
-    assert [len(one.bound) for one in found] == [14] * 3
+    assert [len(adapter.bound) for adapter in found] == [14] * 3
     assert found[0].differing == ("model.layers.0.mlp.up_proj", "model.layers.1.mlp.down_proj")
     assert set(found[1].differing) == set(found[2].differing) == set(policies[1].modules)
 
@@ -212,7 +212,7 @@ def test_after_failed_verifications_the_right_policy_is_served_again(
     adapter_folders: dict[int, Path],
     request_for: MakeRequest,
 ) -> None:
-    verification = verified(run, sampler, replace(policies[3], number=20))
+    verification = verify(run, sampler, replace(policies[3], number=20))
     assert verification.failure is None
     group = run(collect(sampler, request_for("g", size=4, tokens=32), 20))
     assert {completion.policy_version for completion in group} == {20}

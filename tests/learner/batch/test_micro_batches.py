@@ -37,7 +37,7 @@ def test_completions_of_one_prompt_that_fit_are_one_micro_batch_with_the_prompt_
     assert (single.num_padded_tokens, single.num_padding_tokens) == (2 * (10 + 30), 10)
 
 
-def test_a_long_completion_gets_a_pass_of_its_own_if_that_is_cheaper_than_padding() -> None:
+def test_a_long_completion_gets_its_own_pass_if_that_is_cheaper_than_padding() -> None:
     rows = [row(1, 20), row(1, 2000), row(1, 22), row(1, 21)]
     assert completion_lengths(plan_micro_batches(rows, max_padded_tokens=100_000, shares_prompts=True)) == [
         [20, 21, 22],
