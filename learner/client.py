@@ -46,7 +46,7 @@ GRACE_SECONDS = 30.0
 
 ON_GPU = {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
 """Environment of actors on GPUs, read when torch initializes CUDA. Micro-batches differ in size: without it, torch keeps blocks
-that fit none of the next ones. PYTORCH_CUDA_ALLOC_CONF, its older name, comes first if a machine sets it."""
+that fit none of the next ones. PYTORCH_CUDA_ALLOC_CONF, its older name, takes precedence if a machine sets it."""
 
 DEADLINES = {
     "open_rendezvous": "start_deadline_seconds",
@@ -89,12 +89,12 @@ class RayLearner:
         self._batches: list[tuple[ray.ObjectRef, dict[str, Any]]] = []
 
     async def place(self) -> None:
-        """Reserve the resources of all ranks, on one machine if they fit; ``start`` does it if nobody has before.
+        """Reserve the resources of all ranks, on one machine if they fit; ``start`` calls it if it was not called before.
 
         Raises ResourcesError if the cluster cannot place the actors.
         """
         settings = self._settings
-        # After the loss of a machine another may join.
+        # After the loss of a machine, another machine may join.
         seconds = PLACEMENT_SECONDS if self.num_restarts == 0 else settings.start_deadline_seconds
         await wait_for_resources(
             "learner",

@@ -51,7 +51,7 @@ class FakeLearner:
         if self.closed:
             raise LearnerError("the learner is closed")
         if self._step == self._max_steps:
-            raise LearnerError("the run's max_steps are taken: there is no further step to take")
+            raise LearnerError("all max_steps of the run are done: no further step can be taken")
         selection = select(
             groups,
             settings=apply_overrides(self._settings, active_overrides),
@@ -79,7 +79,7 @@ class FakeLearner:
     async def save_checkpoint(self) -> str:
         """Write a checkpoint with the fake adapter."""
         if self._checkpoints_dir is None:
-            raise LearnerError("this FakeLearner was made without a checkpoints_dir")
+            raise LearnerError("this FakeLearner has no checkpoints_dir")
         adapter = self._policy().adapter
         return str(write_checkpoint(self._checkpoints_dir, self._step, lambda to: write_files(adapter, to), keep=3))
 

@@ -94,7 +94,7 @@ class LearnerWorker:
         """Train on whole groups: ``num_iterations`` optimizer steps, with the metrics of the last.
 
         ``active_overrides``: settings for this step, see learner.overrides. If they exclude every completion, the step changes
-        nothing and counts. Raises Diverged, and LearnerError when no completion can be trained on and after the run's
+        nothing but still counts. Raises Diverged, and LearnerError when no completion can be trained on and after the run's
         ``max_steps``.
         """
         start = time.perf_counter()

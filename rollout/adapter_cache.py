@@ -30,12 +30,12 @@ RECORD_SECONDS = 1.0
 class AdapterCache:
     """One sampler's view of a folder that all samplers of a pool on a machine share.
 
-    The first sampler that needs a version writes it (it appears complete or not at all); the others find it. Each sampler keeps
-    a version locked while it serves it. The last one to release it deletes it, and a killed sampler holds no lock.
+    The first sampler that needs a version writes it (it appears complete or not at all); the others use it. Each sampler holds a
+    lock on each version that it serves. The last sampler to release a version deletes it; a killed sampler holds no lock.
     """
 
     def __init__(self, pool_id: str, root: Path | None = None) -> None:
-        """Join the samplers of a pool, and clean up what killed samplers left on this machine."""
+        """Join the samplers of a pool, and clean up after killed samplers on this machine."""
         root = root or fastest_root()
         clean_up_orphans(root)
         self.path = root / f"{FOLDER_PREFIX}{pool_id}"
@@ -47,7 +47,7 @@ class AdapterCache:
     def recording_engine(self) -> Iterator[None]:
         """Record the processes and shared memory of the engine that the block starts, for the clean-up after a kill.
 
-        A thread records them while they appear, because a starting engine blocks the event loop; and once more at the end.
+        A thread records them again and again, because a starting engine blocks the event loop; the last time at the block's end.
         """
         started = threading.Event()
 
@@ -74,7 +74,7 @@ class AdapterCache:
         with exclusive_access(self.path):
             self._delete_unused()
             if not folder.exists():
-                shutil.rmtree(draft, ignore_errors=True)  # of a sampler that was killed while it wrote
+                shutil.rmtree(draft, ignore_errors=True)  # left by a sampler that was killed while it wrote
                 self._write(version, draft, write)
                 draft.rename(folder)
             if version not in self._version_locks:

@@ -1,7 +1,7 @@
-"""Adapter weights that vLLM's worker has bound: it silently ignores adapter keys that match no module.
+"""Comparison of an adapter's files with the weights that vLLM's worker has bound: vLLM silently ignores unknown adapter keys.
 
 The comparison is exact. vLLM casts a factor, scales B and copies both into its layers; the same cast and the same product of
-the published factors give the same bits. So one step of training at any learning rate, and any other scale, is a difference.
+the published factors give the same bits. So one training step, at any learning rate, and any wrong scale are found.
 
 It runs on the layers' own device, between two steps of the engine: the file is copied there once, each pair of factors is
 compared there, and the host waits once, for a few numbers per module.
@@ -75,7 +75,7 @@ class BoundModules:
 
 
 def read_factors(folder: Path, device: torch.device, dtype: torch.dtype) -> dict[str, Factors]:
-    """Read an adapter in PEFT format as vLLM has to hold it, scale in B; returns factors by module name in the base model."""
+    """Read an adapter in PEFT format as vLLM must hold it, scaled in B; returns factors by module name in the base model."""
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     a: dict[str, torch.Tensor] = {}
     b: dict[str, torch.Tensor] = {}
@@ -85,15 +85,19 @@ def read_factors(folder: Path, device: torch.device, dtype: torch.dtype) -> dict
         if "A" in key.rpartition(".lora_")[2]:
             a[name] = tensor.to(dtype)
         else:
-            b[name] = tensor.to(dtype) * scale_of(config, name)  # rounded after each of the two, as vLLM does
+            b[name] = tensor.to(dtype) * scale_of(
+                config, name
+            )  # rounded after the cast and after the product, as in vLLM
     return {name: Factors(a.get(name), b.get(name)) for name in sorted(a.keys() | b.keys())}
 
 
 def scale_of(config: Mapping[str, Any], name: str) -> float:
-    """Return the factor of B A in a module, from an adapter's configuration; patterns match the end of a name, as in PEFT."""
+    """Return the scale of B A in a module, from an adapter's configuration; patterns match the end of a name, as in PEFT."""
 
     def value(pattern: str, default: str) -> float:
-        matching = (one for key, one in (config.get(pattern) or {}).items() if re.match(rf"(.*\.)?({key})$", name))
+        matching = (
+            number for key, number in (config.get(pattern) or {}).items() if re.match(rf"(.*\.)?({key})$", name)
+        )
         return float(next(matching, config[default]))
 
     rank = value("rank_pattern", "r")
@@ -192,7 +196,7 @@ def differences(held: Factors, file: Factors) -> Iterator[torch.Tensor]:
 
 
 def largest(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the largest absolute value without waiting for the device; NaN if there is one.
+    """Return the largest absolute value without waiting for the device; NaN if the tensor has one.
 
     ``Tensor.any`` takes five times as long on the CPU.
     """

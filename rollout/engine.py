@@ -54,7 +54,7 @@ class Engine:
 
     def __init__(self, engine: "AsyncLLM", max_tokens: int, causes: Path) -> None:
         self._engine = engine
-        self._causes = causes  # the exceptions of the engine's processes
+        self._causes = causes  # file with the exceptions of the engine's processes
         self._max_tokens = max_tokens  # of a prompt and its completion together
 
     @classmethod
@@ -181,7 +181,7 @@ class Engine:
         await self._await(self._engine.reset_prefix_cache(), "does not empty its prefix cache")
 
     async def load(self, adapter: Adapter) -> None:
-        """Load an adapter into its slot, in place of the present one.
+        """Load an adapter into its slot, replacing the adapter there.
 
         Raises ModelError when vLLM refuses it, SamplerError when the engine died.
         """
@@ -301,7 +301,7 @@ def inspect_model(settings: RolloutSettings, *, model: str, lora_rank: int, max_
 
 
 def _skip_logprob_texts() -> None:
-    """Patch vLLM not to decode every token a second time for a text next to its log-probability, which has no reader here.
+    """Patch vLLM not to decode every token a second time for a text next to its log-probability, which nothing reads here.
 
     This saves a quarter of a sampler process's CPU time; vLLM's own option for it excludes stop strings.
     """

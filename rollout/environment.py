@@ -24,8 +24,8 @@ CPU_BATCHED_TOKENS = 4096
 """Tokens in one forward pass of an engine on the CPU: the prompts of a few groups."""
 
 FREE_AT_START = 0.9
-"""Part of an engine's share of a GPU that must be free when it starts with a KV cache of a set size. CUDA's own memory, of this
-and of other processes, takes part of each share; without a margin no engine starts next to a learner that uses up its own."""
+"""Fraction of an engine's share of a GPU that must be free at its start if the size of its KV cache is set. The memory of CUDA
+itself takes part of each share: without a margin, no engine would start next to a learner that uses its whole share."""
 
 CPU_EXECUTOR = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 """Runs the model in the engine's own process. By default vLLM starts a separate CPU worker, to set its OpenMP threads (here
@@ -103,12 +103,12 @@ def compiler_variables(settings: RolloutSettings) -> dict[str, str]:
     ``enforce_eager``) keeps it on, and reports the error itself.
     """
     # Torch sets the variable to its default, also in the driver's environment, which actors inherit.
-    if _executes(Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or tempfile.gettempdir())):
+    if _allows_execution(Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or tempfile.gettempdir())):
         return {}
     try:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "caravan" / "torchinductor"
         cache.mkdir(parents=True, exist_ok=True)
-        if _executes(cache):
+        if _allows_execution(cache):
             return {"TORCHINDUCTOR_CACHE_DIR": str(cache)}
     except (OSError, RuntimeError):  # no home folder, or one that cannot be written
         pass
@@ -125,14 +125,14 @@ def cache_variables(settings: RolloutSettings) -> dict[str, str]:
         return {}
     try:
         default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vllm"
-        if _executes(Path(os.environ.get("VLLM_CACHE_ROOT") or default).expanduser()):
+        if _allows_execution(Path(os.environ.get("VLLM_CACHE_ROOT") or default).expanduser()):
             return {}
     except (OSError, RuntimeError):  # no home folder
         pass
     return {"VLLM_CACHE_ROOT": str(Path(tempfile.gettempdir()) / f"caravan-vllm-{os.getuid()}")}
 
 
-def _executes(folder: Path) -> bool:
+def _allows_execution(folder: Path) -> bool:
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     return os.access(folder, os.W_OK) and not os.statvfs(folder).f_flag & os.ST_NOEXEC
@@ -180,6 +180,6 @@ def engine_arguments(
         arguments["gpu_memory_utilization"] = settings.gpu_memory_utilization
         if settings.kv_cache_memory_bytes is not None:
             arguments["kv_cache_memory_bytes"] = settings.kv_cache_memory_bytes
-            # Without its use for the cache, this is only what has to be free at the start, when a CUDA context is there already.
+            # The cache has a set size: vLLM only checks that this fraction is free at its start, with a CUDA context.
             arguments["gpu_memory_utilization"] = round(FREE_AT_START * settings.gpu_memory_utilization, 4)
     return arguments

@@ -53,7 +53,7 @@ class FakeSamplerPool:
         self._samplers = [Worker(name=f"sampler {index}") for index in range(num_samplers)]
         for sampler in self._samplers:
             self._dispatcher.add(sampler)
-        self._changes: list[tuple[float, int]] = []  # when each policy was there, by the event loop's clock
+        self._changes: list[tuple[float, int]] = []  # time of each publish, by the event loop's clock
         self._tolerance = 1e-3
         self.version = 0
         self.requests: list[GroupRequest] = []
@@ -103,7 +103,7 @@ class FakeSamplerPool:
         )
 
     async def base_gaps(self, probes: Sequence[ProbePrompt]) -> tuple[ProbeGap, ...]:
-        """Agree with the learner about every token."""
+        """Return gaps of 0: the fake agrees with the learner about every token."""
         return tuple(ProbeGap(num_tokens=len(probe.logprobs), mean=0.0, spread=0.0) for probe in probes)
 
     def set_tolerance(self, nats: float) -> None:
@@ -111,7 +111,7 @@ class FakeSamplerPool:
         self._tolerance = nats
 
     def usage(self) -> Usage:
-        """Usage so far; to be called in the event loop of the pool."""
+        """Usage so far; call it in the event loop of the pool."""
         return self._dispatcher.usage()
 
     async def close(self) -> None:

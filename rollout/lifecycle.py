@@ -1,4 +1,4 @@
-"""Lifecycle of samplers: each gets work once every live policy is verified on it, and takes each new policy while it serves."""
+"""Lifecycle of samplers: a sampler gets work once every live policy is verified on it, and then loads each new policy."""
 
 import asyncio
 import logging
@@ -43,13 +43,13 @@ class SamplerLifecycle(Lifecycle[SamplerReplica]):
         self.tolerance = tolerance(plan.settings)  # nats per token, of all later policies
 
     def serving(self) -> Sequence[SamplerReplica]:
-        """Return the samplers that have to take a new policy.
+        """Return the samplers that have to load a new policy.
 
-        Draining ones are among them when a policy replaces the one of running completions.
+        Draining samplers are included if a new policy replaces the policy of running completions.
         """
-        draining = (one for one in self.draining if one.state is ReplicaState.DRAINING and one.load)
+        draining = (replica for replica in self.draining if replica.state is ReplicaState.DRAINING and replica.load)
         return [
-            *(one for one in self.replicas if one.state is ReplicaState.READY),
+            *(replica for replica in self.replicas if replica.state is ReplicaState.READY),
             *(draining if self._mode.updates_running else ()),
         ]
 
@@ -103,7 +103,7 @@ class SamplerLifecycle(Lifecycle[SamplerReplica]):
             for replica in self.down()
             if replica.num_failed_starts >= MAX_FAILED_STARTS or now - replica.down_since >= deadline
         ]
-        # All of them: a replica that lacks resources has been down for long, whatever became of the others.
+        # Only if this holds for all replicas: one that lacks resources may be down for long while others start.
         if hopeless and len(hopeless) == len(self.replicas):
             last = max(hopeless, key=lambda replica: replica.down_since)
             self.dispatcher.fail(

@@ -18,9 +18,10 @@ from rollout.weight_sync import BoundAdapter
 
 GIB = 1024**3
 
-OF_EXPERTS = re.compile(r"\.(experts|block_sparse_moe\.(input|output)_linear)\.").search
-"""Matches weights of experts. No adapter changes them and they are most of the model, so the engine keeps its own. vLLM 0.32 on
-the CPU cannot reload them either: it packs them only at the first load (_setup_kernel in unquantized_fused_moe_method.py)."""
+is_expert = re.compile(r"\.(experts|block_sparse_moe\.(input|output)_linear)\.").search
+"""Matches the names of weights of experts. No adapter changes these weights and they are most of the model, so the engine keeps
+its own. vLLM 0.32 on the CPU cannot reload them either: it packs them only at the first load (_setup_kernel in
+unquantized_fused_moe_method.py)."""
 
 
 def weights_folder(model: str) -> Path:
@@ -33,7 +34,7 @@ def weights_folder(model: str) -> Path:
 
 
 def write_merged(base: Path, adapter: Mapping[str, bytes], folder: Path, dtype: str) -> None:
-    """Write base weights + adapter, summed in float32 and then cast, without frozen experts, into files as the base has them.
+    """Write base weights + adapter, summed in float32 and then cast, without frozen experts, into files named as the base's.
 
     Holds the weights of one file at a time. Every version is added to the base weights, so rounding errors do not accumulate; in
     bfloat16, changes below 1/256 of a weight are lost. Raises ModelError for an adapter weight that the base does not have.
@@ -55,7 +56,7 @@ def write_merged(base: Path, adapter: Mapping[str, bytes], folder: Path, dtype: 
             served = {
                 name: _merged(weights.get_tensor(name), added.get(name)).to(getattr(torch, dtype)).contiguous()
                 for name in weights.keys()  # noqa: SIM118 - no mapping
-                if not OF_EXPERTS(name)
+                if not is_expert(name)
             }
         if served:
             save_file(served, folder / file.name)
@@ -64,7 +65,7 @@ def write_merged(base: Path, adapter: Mapping[str, bytes], folder: Path, dtype: 
 def require_space(base: Path, folder: Path, dtype: str, *, num_versions: int) -> None:
     """Raise ResourcesError if a number of merged versions does not fit on the disk of ``folder``, or into its shared memory."""
     size = getattr(torch, dtype).itemsize
-    served = sum(size * math.prod(shape) for name, shape in _shapes(base).items() if not OF_EXPERTS(name))
+    served = sum(size * math.prod(shape) for name, shape in _shapes(base).items() if not is_expert(name))
     free = shutil.disk_usage(folder).free
     if free < num_versions * served:
         raise ResourcesError(
@@ -141,13 +142,13 @@ class Deltas(Mapping[str, torch.Tensor]):
         return len(self._factors)
 
     def shape(self, name: str) -> tuple[int, int]:
-        """Shape of a change, which is not computed."""
+        """Shape of a change, without computing the change."""
         b, a = self._factors[name]
         return b.shape[0], a.shape[1]
 
 
 def merged_modules(adapter: Mapping[str, bytes]) -> BoundAdapter:
-    """Return the modules that ``write_merged`` changes: all that the adapter names, because it refuses others."""
+    """Return the modules that ``write_merged`` changes: all that the adapter names, because it refuses unknown names."""
     names = tuple(sorted({module_name(key) for key in load(adapter["adapter_model.safetensors"])}))
     return BoundAdapter(named=names, bound=names, differing=())
 

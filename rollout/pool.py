@@ -62,12 +62,12 @@ class RaySamplerPool:
         """Start nothing yet; raises ConfigError for a LoRA rank that vLLM does not support.
 
         Args:
-            settings: of the engines, and the bounds of their number.
+            settings: options of the engines, and the bounds of their number.
             model: folder or Hugging Face id.
-            lora_rank: of the adapters that will be published.
-            lora_targets: names of the modules that they train; empty: every module that can carry an adapter.
+            lora_rank: rank of the adapters that will be published.
+            lora_targets: names of the modules that the adapters train; empty: every module that can carry an adapter.
             max_staleness: number of policies before the current one under which groups may still be sampled.
-            reservation: resources next to the run's other components; None when the pool has the cluster alone.
+            reservation: resources next to the run's other components; None when no other component uses the cluster.
             log: takes a log line.
             scaling: conditions of scaling up and down.
         """
@@ -97,8 +97,8 @@ class RaySamplerPool:
     async def start(self, policy: PolicyVersion | None = None) -> None:
         """Start the engines and load the policy of a resumed run.
 
-        Waits for as many as have free resources, ``settings.min_samplers`` at least. Raises ResourcesError, ModelError,
-        SamplerError or DeadlineExceeded, and leaves nothing running then.
+        Waits for the samplers that fit into the free resources, at least ``settings.min_samplers``. Raises ResourcesError,
+        ModelError, SamplerError or DeadlineExceeded, and leaves nothing running then.
         """
         try:
             await wait_for_resources(
@@ -123,7 +123,7 @@ class RaySamplerPool:
     ) -> str:
         """Change the number of samplers or the bounds; returns a line about the consequences.
 
-        A number alone is kept until the next call; with a bound, the pool scales on from there. Raises ConfigError for
+        A number alone is kept until the next call; with a bound, the pool continues to scale by itself. Raises ConfigError for
         contradictions.
         """
         return await self._autoscaler.scale(number, min_samplers, max_samplers)
@@ -154,7 +154,8 @@ class RaySamplerPool:
                     num_failures += 1
                     if num_failures > MAX_RERUNS:
                         raise GroupFailed(
-                            f"group {request.group_id} failed on {num_failures} samplers, the last time alone on one: {error}"
+                            f"group {request.group_id} failed on {num_failures} samplers, on the last "
+                            f"one without other groups: {error}"
                         ) from error
                     replica = await self._dispatcher.take(len(missing), exclusive=num_failures == MAX_RERUNS)
         finally:
@@ -175,8 +176,8 @@ class RaySamplerPool:
     async def base_gaps(self, probes: Sequence[ProbePrompt]) -> tuple[ProbeGap, ...]:
         """Compare the scores of the base model with the learner's; returns the gap of each probe prompt.
 
-        They are those of the sampler with the largest typical gap. To be called before any policy is published. Raises ModelError
-        for a gap above what a base model may have, SamplerError or DeadlineExceeded when a sampler does not answer.
+        The gaps are those of the sampler with the largest typical gap. Call this before any policy is published. Raises
+        ModelError for a gap above what a base model may have, SamplerError or DeadlineExceeded when a sampler does not answer.
         """
         seconds = self._settings.publish_deadline_seconds
         by_sampler = await asyncio.gather(
@@ -241,7 +242,7 @@ class RaySamplerPool:
             self._dispatcher.release(replica, load)
 
     def _check_fits(self, request: GroupRequest) -> None:
-        """Refuse what the engine would refuse: sequences longer than it was started for."""
+        """Raise SamplerError for sequences that are longer than the engine accepts."""
         wanted = len(request.prompt.token_ids) + request.sampling.max_completion_tokens
         limit = self._settings.max_prompt_tokens + self._settings.max_completion_tokens
         if wanted > limit:

@@ -95,12 +95,12 @@ class SamplerReplica(Replica):
         return gaps
 
     def stream(self, request: GroupRequest, indexes: set[int], version: int) -> ray.ObjectRefGenerator:
-        """Sample completions of a group; each item is a tuple of some that ended."""
+        """Sample completions of a group; each item is a tuple of completions that ended."""
         assert self.actor is not None
         return self.actor.sample.options(num_returns="streaming").remote(request, sorted(indexes), version)
 
     async def stop_actor(self) -> None:
-        """Shut the engine down in good order."""
+        """Shut the engine down cleanly."""
         if self.actor is not None:
             await self._call(self.actor.shutdown.remote(), f"shutting {self.name} down", SHUTDOWN_SECONDS)
 

@@ -41,7 +41,7 @@ class Sampler:
         self._adapter_cache: AdapterCache | None = None
         self._mode: WeightSyncMode | None = None
         self._loaded_versions: set[int] = set()
-        self._num_running: Counter[int] = Counter()  # requests in the engine, by the policy version they were asked for
+        self._num_running: Counter[int] = Counter()  # requests in the engine, by the policy version that they name
         self._verified = asyncio.Event()  # cleared while the engine may serve a policy that is not verified yet
         self._probe_numbers = itertools.count()
 
@@ -54,7 +54,7 @@ class Sampler:
         with ExitStack() as start:
             if self._settings.gpus_per_sampler > 0:
                 await asyncio.to_thread(start.enter_context, exclusive_start())
-            # After the wait: it ends engines of killed samplers, also of one that was killed meanwhile.
+            # After the wait: the cache ends engines of killed samplers, also of one that was killed during the wait.
             self._adapter_cache = await asyncio.to_thread(AdapterCache, self._pool_id)
             start.enter_context(self._adapter_cache.recording_engine())
             self._engine = await Engine.start(
@@ -78,7 +78,7 @@ class Sampler:
         """
         if self._adapter_cache is None or self._mode is None:
             raise _no_engine()
-        # Chosen before the engine is called: an ended request may still be in its queue, ahead of what follows.
+        # Chosen before the engine is called: its queue may still hold ended requests, ahead of the calls below.
         idle = [
             version
             for version in self._loaded_versions
@@ -100,7 +100,7 @@ class Sampler:
     async def base_gaps(self, probes: Sequence[ProbePrompt]) -> tuple[ProbeGap, ...]:
         """Compare the engine's scores of the base model with the learner's; later samples are unaffected.
 
-        To be called before any policy is loaded.
+        Call this before any policy is loaded.
         """
         scored = await self._score(probes, BASE_VERSION, None)
         await self._running_engine().reset_prefix_cache()

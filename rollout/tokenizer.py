@@ -48,7 +48,7 @@ class Tokenizer(Protocol):
 
 
 class PromptEncoder:
-    """Encodes texts that a model continues: with the tokenizer's beginning of a text, and without its end."""
+    """Encodes texts that a model continues: with the tokenizer's begin-of-text token, and without its end-of-text token."""
 
     def __init__(self, tokenizer: Tokenizer, *, is_chat: bool) -> None:
         """``is_chat``: a chat template rendered the texts, and may have written special tokens already."""
@@ -58,7 +58,7 @@ class PromptEncoder:
         whole = tokenizer.encode(_WORD, add_special_tokens=True)
         starts = (start for start in range(len(whole)) if whole[start : start + len(plain)] == plain)
         start = next(starts, 0) if plain else 0
-        self._prefix = whole[:start]  # that the tokenizer's post-processor adds to every text
+        self._prefix = whole[:start]  # tokens that the tokenizer's post-processor puts before every text
         named = (tokenizer.eos_token, tokenizer.sep_token)
         self._ends = {tokenizer.convert_tokens_to_ids(token) for token in named if token} - {None}
         self._adds_end = bool(whole) and whole[-1] in self._ends

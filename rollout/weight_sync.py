@@ -5,15 +5,15 @@ request: they find a wrong scale or base model. The module names find an adapter
 modules were bound to nothing. The weights of the bound modules tell one version from the next, which after a single small step
 no probe prompt can.
 
-Learner and sampler never compute quite the same. The rounding noise of a run is measured with the base model, before anything is
-trained, and the tolerance of its policies follows from it:
+Learner and sampler never compute exactly the same values. The rounding noise of a run is measured with the base model, before
+anything is trained, and the tolerance of its policies follows from it:
 
 - The gap of a probe prompt is the mean absolute difference over its tokens. A policy's gap is the median over the probe prompts,
   so that no single prompt decides.
-- A policy's gap is compared with that of the base model, and not the differences with the base model's: after a few steps the
-  rounding errors of the same tokens are independent of those under the base model, while their size stays (``make bench-noise``).
-  A difference of differences would have 1.4 times the noise.
-- The tolerance is twice the median over the probe prompts of the base model's gap plus two standard errors.
+- A policy's gap is compared with the gap of the base model, not token by token: after a few steps the rounding errors of the
+  same tokens are independent of those under the base model, while their size stays (``make bench-noise``). The difference of
+  both errors would have 1.4 times the noise.
+- The tolerance is twice the median, over the probe prompts, of the base model's gap plus two standard errors.
 """
 
 import math
@@ -44,7 +44,7 @@ MAX_NAMED = 6
 class Adapter:
     """An adapter as vLLM identifies it.
 
-    vLLM caches by ``version`` and ``folder``: neither may ever stand for other weights. By ``slot`` it knows what is loaded: a
+    vLLM caches by ``version`` and ``folder``: neither may ever stand for other weights. The ``slot`` names a loaded adapter: a
     new adapter in the same slot replaces the old one for running requests.
     """
 
@@ -124,7 +124,7 @@ def max_base_gap(settings: RolloutSettings) -> float:
 
 
 def tolerance(settings: RolloutSettings, base_gaps: Sequence[ProbeGap] = ()) -> float:
-    """Return the largest gap with which a policy is verified, from the base model's; without them, the base model's own limit."""
+    """Return the largest gap with which a policy is verified, from ``base_gaps``; without gaps, the limit of a base model."""
     if settings.weight_sync_tolerance or not base_gaps:
         return max_base_gap(settings)
     noise = [gap.mean + NUM_STANDARD_ERRORS * gap.spread / math.sqrt(gap.num_tokens) for gap in base_gaps]

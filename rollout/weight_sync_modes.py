@@ -109,7 +109,7 @@ class WeightSyncMode(ABC):
 
     @abstractmethod
     async def load(self, policy: PolicyVersion) -> BoundAdapter:
-        """Make the engine ready to sample under a policy and return what it bound; raises what Engine.load raises."""
+        """Make the engine ready to sample under a policy and return the bound modules; raises the errors of Engine.load."""
 
     @abstractmethod
     def adapter(self, version: int) -> Adapter | None:
@@ -197,7 +197,7 @@ class InFlight(WeightSyncMode):
         self._adapter: Adapter | None = None
 
     async def load(self, policy: PolicyVersion) -> BoundAdapter:
-        """Replace the adapter; running requests continue under it. The engine drops the old one by that."""
+        """Replace the adapter; running requests continue under it, and the engine drops the old one."""
         adapter = await self._write_adapter(policy, slot=self.SLOT)
         async with self._engine.exchange(policy.number):
             await self._engine.load(adapter)

@@ -21,9 +21,9 @@ class MicroBatchPlan:
 def plan_micro_batches(rows: Sequence[Row], *, max_padded_tokens: int, shares_prompts: bool) -> list[MicroBatchPlan]:
     """Split the rows of a step into micro-batches with a small sum of padded tokens; each row is in exactly one.
 
-    All rows of a micro-batch have the same temperature, because logprobs are taken at one. A micro-batch has at most
-    ``max_padded_tokens``, or a single row that is longer. With ``shares_prompts`` a prompt is computed once for all its rows in a
-    micro-batch (see learner.training.shared_prompt).
+    All rows of a micro-batch have the same temperature, because logprobs are computed at one temperature. A micro-batch has at
+    most ``max_padded_tokens``, or a single row that is longer. With ``shares_prompts`` a prompt is computed once for all its
+    rows in a micro-batch (see learner.training.shared_prompt).
 
     Rows of one prompt stay adjacent, sorted by ascending length in one prompt and by descending length in the next, so that
     neighbours have similar lengths. Dynamic programming then finds the cheapest split of this order.

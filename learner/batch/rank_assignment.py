@@ -1,4 +1,4 @@
-"""Assignment of micro-batches to ranks, such that the slowest rank finishes early. Pure: all ranks compute the same one."""
+"""Assignment of micro-batches to ranks, such that the slowest rank finishes early. Pure: each rank computes the same one."""
 
 import math
 from collections.abc import Sequence

@@ -45,9 +45,9 @@ def select(
 ) -> Selection:
     """Select from whole groups the completions for a learner at a version.
 
-    ``temperature`` is that of completions that record none. An excluded completion still counts in the baseline of its group,
-    unless it is ungradable and has no reward. The result has no rows when the settings exclude every completion. Raises
-    LearnerError when all are excluded for other reasons.
+    ``temperature`` is used for completions that record no temperature. An excluded completion still counts in the baseline of
+    its group, unless it is ungradable and has no reward. The result has no rows when the settings exclude every completion.
+    Raises LearnerError when all are excluded for other reasons.
     """
     advantages = group_advantages(
         [[None if grade is None else grade.reward for grade in group.grades] for group in groups],
@@ -86,7 +86,7 @@ def fresh_tokens(token_versions: Sequence[int], *, learner_version: int, max_sta
 
 
 def best(rewards: Sequence[float | None], k: int) -> set[int]:
-    """Return the indices of the k highest rewards, the first of equal ones; rewards of None are skipped."""
+    """Return the indices of the k highest rewards, of equal rewards the first; rewards of None are skipped."""
     ranked = sorted((-reward, index) for index, reward in enumerate(rewards) if reward is not None)
     return {index for _, index in ranked[:k]}
 

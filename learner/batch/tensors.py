@@ -54,7 +54,7 @@ def pad_with_zero_weight(micro_batches: Sequence[MicroBatch], filler: MicroBatch
 
 
 def _loss_share(chunk: Sequence[Row], loss_type: LossType, *, num_rows: int, num_tokens: int) -> float:
-    """Factor of TRL's loss of a micro-batch, with which the sum over micro-batches is the loss of the step as one batch.
+    """Factor of a micro-batch's loss in TRL: the sum of the losses times their factors is the loss of the step as one batch.
 
     TRL's dapo, cispo and vespo divide by the step's tokens already, bnpo by the micro-batch's tokens, the others by its rows.
     Only tokens that enter the loss count, here and in TRL.

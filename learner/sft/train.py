@@ -64,7 +64,7 @@ class StepsOfSimilarLengths(torch.utils.data.Sampler[int]):
     """Order of an epoch: pairs of a step have similar lengths, for little padding, and the steps are in random order.
 
     transformers' group_by_length goes from long to short pairs over dozens of steps and then starts over, and the weights
-    oscillate with it. The order depends only on seed and epoch, so a resumed training has the same.
+    oscillate with it. The order depends only on seed and epoch, so a resumed training has the same order.
     """
 
     def __init__(self, lengths: Sequence[int], *, step_size: int, seed: int) -> None:
@@ -81,18 +81,18 @@ class StepsOfSimilarLengths(torch.utils.data.Sampler[int]):
         return len(self._lengths)
 
     def __iter__(self) -> Iterator[int]:
-        numbers = random.Random(self._seed)
+        generator = random.Random(self._seed)
         for _ in range(self._epoch):
-            self._ordered(numbers)
-        return iter(self._ordered(numbers))
+            self._ordered(generator)
+        return iter(self._ordered(generator))
 
-    def _ordered(self, numbers: random.Random) -> list[int]:
-        drawn = numbers.sample(range(len(self)), len(self))
+    def _ordered(self, generator: random.Random) -> list[int]:
+        drawn = generator.sample(range(len(self)), len(self))
         size = STEPS_PER_WINDOW * self._step_size
         windows = (drawn[start : start + size] for start in range(0, len(drawn), size))
         in_order = [pair for window in windows for pair in sorted(window, key=self._lengths.__getitem__)]
         *whole, last = (in_order[start : start + self._step_size] for start in range(0, len(drawn), self._step_size))
-        numbers.shuffle(whole)
+        generator.shuffle(whole)
         return [*chain(*whole, last)]  # the last step may be smaller, and must stay last
 
 
@@ -199,7 +199,7 @@ def fine_tune(
     Args:
         scratch: a folder for TRL.
         on_step: called after each step with its number, from 1, and its loss in nats per token.
-        saving: None writes no checkpoints; else the last step is among them.
+        saving: None writes no checkpoints; otherwise the last step gets one too.
         resumed: checkpoint to resume from.
         is_stopped: once it returns True, the running step is the last.
     """

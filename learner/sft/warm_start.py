@@ -1,4 +1,4 @@
-"""Supervised training of a new model before GRPO; it makes the tiny model."""
+"""Supervised training of a new model before GRPO; the tiny model is trained with it."""
 
 import tempfile
 from collections.abc import Callable, Sequence

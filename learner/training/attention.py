@@ -14,7 +14,7 @@ FLASH = "flash_attention_2"
 
 
 def attention_implementation(config: Any, *, use_cpu: bool, dtype: torch.dtype) -> str | None:
-    """Choose by model, device and installed packages, under transformers' name; None: its default, sdpa for most models.
+    """Return transformers' name of the implementation for this model and device; None: its default, sdpa for most models.
 
     FlashAttention 2 has not run on a GPU here.
     """

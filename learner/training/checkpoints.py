@@ -33,7 +33,7 @@ def best_step(root: Path) -> int | None:
 
 
 def mark_best(root: Path, step: int, reward: float) -> bool:
-    """Record a checkpoint's held-out reward, and keep it if none is better. Return True for the best."""
+    """Record a checkpoint as the best and return True, unless the best one has at least this held-out reward."""
     best = _best(root)
     if best and best[1] >= reward:
         return False

@@ -203,7 +203,7 @@ def generation_config(name: str) -> GenerationConfig | None:
 
 def _check_token_ids(key: str, value: Any) -> None:
     ids = value if isinstance(value, list) else [] if value is None else [value]
-    if not all(isinstance(one, int) and not isinstance(one, bool) for one in ids):
+    if not all(isinstance(token, int) and not isinstance(token, bool) for token in ids):
         raise ValueError(f"{key} is {value!r}, not a token id")
 
 

@@ -36,9 +36,9 @@ def training_gap(model: Any, token_ids: Sequence[int], *, temperature: float) ->
         model.eval()
         logits = model(input_ids=ids, logits_to_keep=len(labels) + 1).logits[0, -len(labels) - 1 : -1]
         model.train()
-        found = _fused(model, ids)[0, -len(labels) :]
+        fused = _fused(model, ids)[0, -len(labels) :]
     expected = (logits.float() / temperature).log_softmax(-1).gather(-1, labels[:, None])[:, 0]
-    return float((found.float() - expected).abs().mean())
+    return float((fused.float() - expected).abs().mean())
 
 
 def _fused(model: Any, ids: Tensor) -> Tensor:

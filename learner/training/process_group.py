@@ -30,12 +30,12 @@ class ProcessGroup:
     rank: int  # of this process
     world_size: int
 
-    def all_gather(self, mine: Item) -> list[Item]:
+    def all_gather(self, item: Item) -> list[Item]:
         """Return the items of all ranks, by rank."""
         if self.world_size == 1:
-            return [mine]
-        items: list[Item] = [mine] * self.world_size
-        dist.all_gather_object(items, mine)
+            return [item]
+        items: list[Item] = [item] * self.world_size
+        dist.all_gather_object(items, item)
         return items
 
     def all_reduce(self, tensors: Sequence[Tensor]) -> None:
@@ -52,7 +52,7 @@ SINGLE_RANK = ProcessGroup(rank=0, world_size=1)
 
 
 def open_rendezvous(host: str, world_size: int) -> TCPStore:
-    """Open the store at which the ranks meet, on a free ``port`` of this machine, whose address is ``host``; rank 0 keeps it."""
+    """Open the ranks' rendezvous store on a free ``port`` of this machine, whose address is ``host``; rank 0 keeps it open."""
     return TCPStore(host, 0, world_size=world_size, is_master=True, wait_for_workers=False)
 
 
@@ -65,7 +65,7 @@ def join_process_group(
     uses_gpu: bool,
     deadline_seconds: float,
 ) -> ProcessGroup:
-    """Join the group at the store of ``open_rendezvous`` (rank 0) or its host and port; returns when all ranks are there.
+    """Join the group at the store of ``open_rendezvous`` (rank 0) or its host and port; returns when all ranks have joined.
 
     ``host`` is the address of this machine for the other ranks. Raises torch.distributed.DistError or RuntimeError when ranks are
     missing or unreachable at the deadline.

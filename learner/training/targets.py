@@ -18,7 +18,7 @@ from learner.training.adapter import PREFIX, WEIGHTS_FILE
 from learner.training.error_text import describe_error
 from learner.training.model import folder_or_id, generation_config
 
-# Linear modules that route tokens to experts; with an adapter, other experts would compute.
+# Linear modules that route tokens to experts; an adapter on them would change which experts compute.
 ROUTERS = ("gate", "router", "shared_expert_gate")
 
 
@@ -97,10 +97,10 @@ def target_names(model: Any, lora: LoraSettings, model_name: str) -> list[str]:
                 f"learner.lora.target_modules: model {model_name!r} has no linear modules that support LoRA"
             )
         return linear
-    by_name = {one: [name for name in possible if _matches(name, one)] for one in lora.target_modules}
-    if missing := [one for one, names in by_name.items() if not names]:
+    by_target = {target: [name for name in possible if _matches(name, target)] for target in lora.target_modules}
+    if missing := [target for target, names in by_target.items() if not names]:
         raise ConfigError(_refusal(model, missing, possible, model_name))
-    wanted = {name for names in by_name.values() for name in names}
+    wanted = {name for names in by_target.values() for name in names}
     return [name for name in possible if name in wanted]
 
 
@@ -126,7 +126,7 @@ def check_adapter(model: str, adapter: Path) -> None:
 
 
 def _misfit(model: Any, possible: Collection[str], key: str, shape: Sequence[int]) -> str | None:
-    """Return why a weight of an adapter does not fit a model; None if it fits."""
+    """Return the reason why a weight of an adapter does not fit a model; None if it fits."""
     module, _, part = key.removeprefix(PREFIX).partition(".lora_")
     if part not in ("A.weight", "B.weight"):
         return f"it holds {key}, and vLLM serves only LoRA matrices of linear modules"

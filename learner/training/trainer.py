@@ -298,18 +298,20 @@ class GroupTrainer(GRPOTrainer):  # type: ignore[misc]
     def get_high_entropy_mask(self, entropies: Tensor, mask: Tensor, threshold: float) -> Tensor:
         """Mask of the tokens with the highest entropies of the step; TRL's mask is per micro-batch."""
         if self._entropy_threshold is None:
-            of_micro_batch: Tensor = super().get_high_entropy_mask(entropies, mask, threshold)
-            return of_micro_batch
+            mask_of_micro_batch: Tensor = super().get_high_entropy_mask(entropies, mask, threshold)
+            return mask_of_micro_batch
         return (entropies >= self._entropy_threshold) & mask.bool()
 
     def _step_entropy_threshold(self, micro_batches: list[MicroBatch]) -> float:
-        """Return the entropy above which lies the chosen share of the step's tokens, over all ranks."""
-        of_rank = [torch.empty(0)]
+        """Return the entropy that the chosen share of the step's tokens, over all ranks, exceeds."""
+        entropies_of_rank = [torch.empty(0)]
         for micro_batch in micro_batches:
             _, entropies = self._logprobs_and_entropies(self._to_device(micro_batch))
-            of_rank.append(entropies.cpu()[micro_batch["tool_mask"].bool() & micro_batch["weight"].bool()].float())
-        of_all = torch.cat(self._process_group.all_gather(torch.cat(of_rank)))
-        return of_all.quantile(1 - self.top_entropy_quantile).item()
+            entropies_of_rank.append(
+                entropies.cpu()[micro_batch["tool_mask"].bool() & micro_batch["weight"].bool()].float()
+            )
+        all_entropies = torch.cat(self._process_group.all_gather(torch.cat(entropies_of_rank)))
+        return all_entropies.quantile(1 - self.top_entropy_quantile).item()
 
     def _add_importance_weights(self, micro_batches: list[MicroBatch]) -> None:
         """Add the logprobs of the policy before the step's first iteration, and that policy's importance weights."""

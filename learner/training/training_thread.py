@@ -79,7 +79,7 @@ class BatchQueue:
     def serve_actions(self) -> None:
         """Call actions and refuse steps until the end."""
         while (step := self._next_step()) is not None:
-            step.answer.set_exception(LearnerError("the run's max_steps are taken: there is no further step to take"))
+            step.answer.set_exception(LearnerError("all max_steps of the run are done: no further step can be taken"))
 
     def submit(self, work: _Step | _Action) -> None:
         """Queue work; after a failure, answer it with the failure."""

@@ -272,7 +272,7 @@ def test_a_resumed_run_reaches_the_same_adapter_bit_for_bit(make_learner: MakeLe
         assert policy.number == report.step == expected_policy.number
         assert policy.adapter == expected_policy.adapter
         assert report.metrics["learning_rate"] == expected_report.metrics["learning_rate"]
-    with pytest.raises(LearnerError, match="max_steps are taken"):
+    with pytest.raises(LearnerError, match="max_steps of the run are done"):
         second.step(steps[0])
     assert second.save_checkpoint().endswith("checkpoint-4")
 
@@ -291,7 +291,7 @@ def test_start_returns_the_policy_of_the_newest_complete_checkpoint(
 
     resumed = LearnerWorker(settings(), plan(model_folder, saved.parent, max_steps=2))
     assert resumed.start() == policies[1]
-    with pytest.raises(LearnerError, match="max_steps are taken"):  # and no extra step of TRL's either
+    with pytest.raises(LearnerError, match="max_steps of the run are done"):  # and no extra step of TRL's either
         resumed.step([group([1.0, 0.0])])
     resumed.export_adapter(str(tmp_path / "final"))
     assert {path.name: path.read_bytes() for path in (tmp_path / "final").iterdir()} == policies[1].adapter

@@ -251,7 +251,7 @@ def test_compiled_code_goes_to_an_executable_folder(tmp_path: Path, monkeypatch:
     assert compiler_variables(eager) == {}
 
     noexec = {Path(tempfile.gettempdir())}
-    monkeypatch.setattr("rollout.environment._executes", lambda folder: folder not in noexec)
+    monkeypatch.setattr("rollout.environment._allows_execution", lambda folder: folder not in noexec)
     cache = tmp_path / "cache" / "caravan" / "torchinductor"
     assert compiler_variables(eager) == compiler_variables(compiled) == {"TORCHINDUCTOR_CACHE_DIR": str(cache)}
     noexec.add(cache)
@@ -267,7 +267,7 @@ def test_compiled_code_goes_to_an_executable_folder(tmp_path: Path, monkeypatch:
 def test_compiled_engines_share_a_cache_that_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     eager, compiled = RolloutSettings(enforce_eager=True), RolloutSettings(enforce_eager=False)
     noexec: set[Path] = set()
-    monkeypatch.setattr("rollout.environment._executes", lambda folder: folder not in noexec)
+    monkeypatch.setattr("rollout.environment._allows_execution", lambda folder: folder not in noexec)
     monkeypatch.setattr("tempfile.tempdir", "/scratch")
     monkeypatch.delenv("VLLM_CACHE_ROOT", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

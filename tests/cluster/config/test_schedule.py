@@ -73,7 +73,10 @@ def test_every_preset_is_a_possible_configuration(name: str) -> None:
         ("[{from_step: 1, set: {temprature: 1.2}}]", "did you mean rollout.temperature?"),
         ("[{from_step: 1, set: {loop.max_steps: 8}}]", "loop.max_steps cannot change during a run"),
         ("[{from_step: 1, set: {rollout.temperature: -1}}]", "rollout.temperature=-1"),
-        ("[{from_step: 1, set: {rollout.max_completion_tokens: 9000}}]", "more than the 512 that the engines start with"),
+        (
+            "[{from_step: 1, set: {rollout.max_completion_tokens: 9000}}]",
+            "more than the 512 that the engines start with",
+        ),
         (
             "[{from_step: 5, set: {rollout.temperature: 1}}, {from_step: 2, set: {rollout.temperature: 2}}]",
             "each entry starts after the previous one, not at 5, 2",

@@ -67,7 +67,7 @@ def test_calls_fail_if_training_fails_before_its_first_step() -> None:
 def test_after_the_last_step_actions_are_answered_and_steps_refused() -> None:
     loop = training_on(list, num_batches=1)
     loop.take_step([1])
-    with pytest.raises(LearnerError, match="max_steps are taken"):
+    with pytest.raises(LearnerError, match="max_steps of the run are done"):
         loop.take_step([2])
     assert loop.run(lambda: "saved") == "saved"
     loop.close(1)
@@ -78,7 +78,7 @@ def test_after_the_last_step_actions_are_answered_and_steps_refused() -> None:
 def test_resumed_at_its_last_step_the_trainer_gets_no_further_batch() -> None:
     taken: list[list[int]] = []
     loop = training_on(lambda batches: taken.extend(batches), num_batches=0)
-    with pytest.raises(LearnerError, match="max_steps are taken"):
+    with pytest.raises(LearnerError, match="max_steps of the run are done"):
         loop.take_step([1])
     assert taken == []
     loop.close(1)
