@@ -88,7 +88,7 @@ _REASONS = {
 }  # fmt: skip
 
 REFUSED: dict[str, str] = {
-    **{name: f"its name here is {key}" for name, key in _RENAMED.items()},
+    **{name: f"use {key}" for name, key in _RENAMED.items()},
     **{name: reason for reason, names in _REASONS.items() for name in names},
 }
 """Key below ``learner`` -> reason of the refusal."""

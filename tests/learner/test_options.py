@@ -84,12 +84,12 @@ def test_the_settings_of_trls_name_reach_trl() -> None:
 @pytest.mark.parametrize(
     ("key", "reported"),
     [
-        ("learner.beta", "learner.beta: its name here is learner.kl_coefficient"),
-        ("learner.num_generations", "that is rollout.group_size here"),
+        ("learner.beta", "learner.beta: use learner.kl_coefficient"),
+        ("learner.num_generations", "use rollout.group_size"),
         ("learner.use_vllm", "sampled by the rollout section's samplers"),
         ("learner.gradient_accumulation_steps", "a step is the sum of its micro-batches.*learner.micro_batch_tokens"),
         ("learner.fp16", "learner.dtype"),
-        ("learner.fsdp", "its name here is learner.shard_base"),
+        ("learner.fsdp", "use learner.shard_base"),
         ("learner.ddp_backend", "learner.num_ranks sets their number"),
         ("sync_ref_model", "the model under the adapter, which never changes"),
     ],
