@@ -53,7 +53,7 @@ POSSIBLE_WITHOUT_LAYERS = [
     "signal_a_thread_of_the_parent",
     "read_the_parents_memory",
     "make_a_pipe",
-    "double_a_descriptor",
+    "duplicate_a_descriptor",
     "executable_memory",
     "raise_a_limit",
     "make_a_timer",

@@ -178,7 +178,7 @@ def test_the_style_penalty_comes_before_the_multiplier() -> None:
     assert reward(facts, NO_END) == pytest.approx(0.97 * 0.3)
 
 
-def test_a_verbose_solution_stays_above_the_best_one_that_fails() -> None:
+def test_a_verbose_solution_earns_more_than_the_best_solution_that_fails() -> None:
     verbose = replace(PASSED, num_code_blocks=9, has_trailing_prose=True)
     almost_passed = replace(PASSED, verdict=Verdict.WRONG, asserts=outcomes(6))
     assert reward(verbose, NO_END) > reward(almost_passed, NO_END)
@@ -240,7 +240,7 @@ def test_all_or_nothing_requires_the_covered_asserts_too() -> None:
     assert reward(replace(facts, asserts=PASSED.asserts), profile) == 1.0
 
 
-def test_an_assert_beyond_the_inspected_ones_is_not_covered() -> None:
+def test_an_assert_after_the_inspected_asserts_is_not_covered() -> None:
     profile = replace(DEFAULT, shown_assert_weight=0.0)
     facts = replace(
         PASSED, verdict=Verdict.RAISED, asserts=(HELD, HELD, AssertOutcome.RAISED), covered_by_example=(True, False)
@@ -340,6 +340,6 @@ def test_weights_that_add_up_to_zero_are_refused() -> None:
         profile_of(GraderSettings(reward="binary", weights=WeightSettings(tests=0.0)))
 
 
-def test_an_unknown_profile_is_refused_with_the_known_ones() -> None:
+def test_an_unknown_profile_is_refused_with_the_available_profiles() -> None:
     with pytest.raises(ConfigError, match=f"binary, no-end-25-10-65, {DEFAULT_PROFILE}"):
         profile_of(GraderSettings(reward="nonsense"))

@@ -19,7 +19,7 @@ def fake_compiler(folder: Path, version: str, library: Path) -> None:
     compiler.chmod(0o755)
 
 
-def test_an_unsupported_version_is_refused_with_the_supported_ones(
+def test_an_unsupported_version_is_refused_with_the_supported_versions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake_compiler(tmp_path, "3.12.1", tmp_path)

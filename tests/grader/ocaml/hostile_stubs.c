@@ -30,14 +30,14 @@ static const struct {
 #else
     {"newfstatat", __NR3264_fstatat},
 #endif
-    {"x32", 0x40000000 | 39}, /* getpid of x86-64's 32-bit kind; nothing elsewhere */
+    {"x32", 0x40000000 | 39}, /* getpid in the x32 ABI of x86-64; no system call elsewhere */
 };
 
-/* An argument is an integer, or a string or bytes, whose address is meant. */
+/* Returns an integer argument, or the address of a string or bytes. */
 static long argument(value arguments, unsigned index) {
   if (index >= Wosize_val(arguments)) return 0;
-  value one = Field(arguments, index);
-  return Is_long(one) ? Long_val(one) : (long)String_val(one);
+  value field = Field(arguments, index);
+  return Is_long(field) ? Long_val(field) : (long)String_val(field);
 }
 
 value hostile_call(value name, value arguments) {
@@ -50,7 +50,7 @@ value hostile_call(value name, value arguments) {
   caml_failwith(String_val(name));
 }
 
-/* getpid as a 32-bit program would ask for it. */
+/* Calls getpid as a 32-bit program does. */
 value hostile_call_32_bit(value unit) {
   (void)unit;
 #ifdef __x86_64__
