@@ -109,7 +109,7 @@ The machines are those of the Ray cluster of RAY_ADDRESS or `ray start`; without
 makes the check a job of that cluster, with this folder uploaded as by `caravan submit`. `caravan submit` itself runs the check
 without the smoke run, since the run would find the same a minute later.
 
-The exit status is 1 if a check fails, 0 if there are only warnings.
+The exit status is 1 if a check fails, 0 if there are only warnings, 130 after Ctrl-C.
 
 {CONFIG_HELP}
 

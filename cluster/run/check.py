@@ -22,6 +22,7 @@ from cluster.placement.ray_address import find_cluster
 from cluster.placement.ray_cluster import place, ray_cluster
 from cluster.placement.submit.persistent import is_job, require_persistent
 from cluster.problems.dataset_sources import unavailable_reason
+from cluster.run.interruption import INTERRUPTED
 from cluster.run.preflight import check_settings
 from cluster.run.smoke import smoke_check
 
@@ -34,7 +35,7 @@ Inspect = Callable[[Config], Sequence[NodeFacts]]
 def check_and_report(config: Config, *, smoke: bool) -> int:
     """Check the cluster of RAY_ADDRESS or ``ray start``, else this machine, and print the results.
 
-    With ``smoke``, and if nothing fails, trains one step on one group. Returns 1 if a check fails, else 0.
+    With ``smoke``, and if nothing fails, trains one step on one group. Returns 1 if a check fails, 130 after Ctrl-C, else 0.
     """
     view = View()
     checks = _check_machines(config, view)
@@ -43,7 +44,10 @@ def check_and_report(config: Config, *, smoke: bool) -> int:
         view.log("the smoke run is left out, since a check has failed")
     elif smoke:
         view.log("smoke run: one step, in a folder that is deleted afterwards")
-        checks = [smoke_check(config)]
+        tried = smoke_check(config)
+        if tried is None:
+            return INTERRUPTED
+        checks = [tried]
         print_checks(checks, "Smoke run")
     return int(worst(checks) is Level.FAIL)
 

@@ -13,6 +13,7 @@ from cluster.config.config import CHANGES, Config, assign, validate
 from cluster.errors import CaravanError
 from cluster.ledger.run_folder import RunFolder
 from cluster.placement.check.checks import Check, Level
+from cluster.run.interruption import INTERRUPTED
 from cluster.run.session import run_to_end
 from cluster.run.train import train
 
@@ -56,8 +57,8 @@ def smoke_config(config: Config, folder: Path) -> Config:
     return validate(tree)
 
 
-def smoke_check(config: Config) -> Check:
-    """Train one step as a check. Nothing of it is kept."""
+def smoke_check(config: Config) -> Check | None:
+    """Train one step as a check; None if it is interrupted. Nothing of it is kept."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="caravan-check-") as folder:
         try:
@@ -66,6 +67,8 @@ def smoke_check(config: Config) -> Check:
         except CaravanError as error:
             return _check(Level.FAIL, "failed", str(error))
         seconds = time.monotonic() - began
+        if code == INTERRUPTED:
+            return None
         if code:
             return _check(Level.FAIL, f"ended with exit code {code}", "see the lines above")
         return _result(RunFolder(Path(folder) / "smoke"), seconds)

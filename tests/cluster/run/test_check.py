@@ -1,5 +1,6 @@
 """``caravan check``: the checks of a run as a whole, its smoke run, and its exit code."""
 
+import asyncio
 import json
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
@@ -107,15 +108,32 @@ def test_a_smoke_run_that_fails_is_a_failed_check(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(smoke, "train", refuse)
     check = smoke.smoke_check(demo(tmp_path))
+    assert check is not None
     assert (check.level, check.way_out) == (Level.FAIL, "vLLM does not serve it")
+
+
+def test_an_interrupted_smoke_run_is_no_failed_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def interrupted(_config: Config, _view: View) -> int:
+        raise asyncio.CancelledError
+
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    monkeypatch.setattr(checking, "inspect_node", lambda _: THERE)
+    monkeypatch.setattr(smoke, "train", interrupted)
+    assert main(["check", "-c", str(DEMO), f"run.folder={tmp_path}"]) == 130
+    printed = capsys.readouterr()
+    assert printed.err.count("interrupted") == 1
+    assert "FAIL" not in printed.out
 
 
 def test_a_smoke_run_without_a_gradient_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(smoke, "train", trained(gradient=0.0))
-    assert smoke.smoke_check(demo(tmp_path)).level is Level.WARN
+    check = smoke.smoke_check(demo(tmp_path))
+    assert check is not None and check.level is Level.WARN
     monkeypatch.setattr(smoke, "train", trained(gradient=0.5))
     check = smoke.smoke_check(demo(tmp_path))
-    assert check.level is Level.OK
+    assert check is not None and check.level is Level.OK
     assert "6 completions, reward 0.25, gradient norm 0.5, weight-sync gap 2.0e-07 nats" in check.found
 
 
