@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.console import View
-from cluster.errors import ResourcesError
+from cluster.errors import ConfigError, ResourcesError
 from cluster.placement.deadline import within
 
 INTERRUPTED = 130
@@ -20,10 +20,12 @@ CONNECT_SECONDS = 25.0
 def connect(address: str | None) -> Any:
     """A ``JobSubmissionClient`` of ``address``, of RAY_API_SERVER_ADDRESS or RAY_ADDRESS, or of the Ray on this machine.
 
-    Raises ResourcesError if no server answers, or it requires another token.
+    Raises ConfigError for an address that is no URL, ResourcesError if no server answers, or it requires another token.
     """
     _use_token()
     if address is not None:
+        if "://" not in address:  # Ray would take it for another port, and wait
+            raise ConfigError(f"--address {address!r}: give the address of the cluster's dashboard, http://HEAD:8265")
         os.environ["RAY_API_SERVER_ADDRESS"] = address  # Ray prefers the environment variable
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient

@@ -174,6 +174,8 @@ def test_where_no_cluster_answers_one_line_says_what_to_do(
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:1")  # put back afterwards, as --address replaces it
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     assert main(["submit", "-c", "configs/cluster.yaml", "--address", "http://127.0.0.1:9"]) == 1
+    for no_url in ("localhost:6379", ""):
+        assert main(["submit", "-c", "configs/cluster.yaml", "--address", no_url]) == 2
     said = capsys.readouterr().err
     assert "no job server answers at http://127.0.0.1:9" in said
     assert "ssh -L" in said
