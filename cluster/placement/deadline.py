@@ -9,7 +9,7 @@ Result = TypeVar("Result")
 
 
 def within(seconds: float, call: Callable[[], Result]) -> Result:
-    """Return or raise what a call does; raises TimeoutError after ``seconds``, and leaves the call to its thread."""
+    """Call a function in a thread; returns its result or raises its error. Raises TimeoutError after ``seconds``."""
     result: Future[Result] = Future()
 
     def run() -> None:

@@ -1,6 +1,6 @@
 """Facts about the GPUs of each machine, from NVML, the management library of NVIDIA's driver.
 
-NVML answers without CUDA: asking takes no memory of a GPU and does not depend on CUDA_VISIBLE_DEVICES. Tests use a double of the
+NVML answers without CUDA: a query takes no GPU memory and does not depend on CUDA_VISIBLE_DEVICES. Tests use a double of the
 library; the calls have not run on a machine with a GPU.
 """
 

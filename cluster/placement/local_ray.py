@@ -13,7 +13,7 @@ from cluster.errors import ResourcesError
 MAX_SOCKET_BYTES = 107
 """Linux limits the path of a socket to this length."""
 
-IN_THE_FOLDER = "/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store.1234"
+LONGEST_PATH = "/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store.1234"
 """The longest path that Ray creates in its folder."""
 
 MAX_STARTS = 3
@@ -77,7 +77,7 @@ def temporary_folder(log: Callable[[str], None], others: Sequence[Path] = OTHER_
 
 
 def _refusal(folder: Path) -> str | None:
-    too_long = len(os.fsencode(folder)) + len(IN_THE_FOLDER) - MAX_SOCKET_BYTES
+    too_long = len(os.fsencode(folder)) + len(LONGEST_PATH) - MAX_SOCKET_BYTES
     if too_long > 0:
         return f"is {too_long} characters too long for the sockets in it"
     try:
@@ -91,7 +91,7 @@ def _refusal(folder: Path) -> str | None:
 
 
 def provide_token() -> None:
-    """Make a token for the cluster that is started; it is kept in the environment if the home folder cannot be written."""
+    """Create a token for the cluster that is started; it is kept in the environment if the home folder cannot be written."""
     from ray._private.authentication.authentication_token_setup import (
         AuthenticationTokenLoader,
         generate_and_save_token,

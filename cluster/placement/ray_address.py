@@ -1,6 +1,6 @@
 """The Ray cluster to join, by RAY_ADDRESS or ``ray start``, checked before it is joined.
 
-Ray itself tries an address that does not answer for a quarter of an hour, and one that requires a token forever.
+Ray itself retries for a quarter of an hour if an address does not answer, and forever if the cluster requires a token.
 """
 
 import os
@@ -58,7 +58,7 @@ def find_cluster(
                 f"{VARIABLE}=auto: the Ray cluster at {address} ({file}) cannot be joined: {reason}. {OWN}"
             )
         log(
-            f"the Ray cluster at {address}, which {file} names, cannot be joined ({reason}): this command works without it"
+            f"the Ray cluster at {address}, which {file} names, cannot be joined ({reason}): this command continues without it"
         )
         return None
     return FoundCluster(address=address, source=f"`ray start`, {file}")
@@ -71,7 +71,7 @@ def _address_file() -> Path:
 
 
 def _parsed(text: str) -> str:
-    """The address, if it is HOST:PORT; raises ResourcesError for any other."""
+    """The address, if it is HOST:PORT; raises ResourcesError for any other text."""
     if "://" in text:
         other = (
             "that is Ray Client, whose driver is not part of the cluster"
@@ -112,12 +112,12 @@ def _refusal(address: str) -> str | None:
             return "it asks for a token: set RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to its file (~/.ray/auth_token of its head)"
         code, details = _ask(address, AuthenticationTokenLoader.instance().get_token_for_http_header())
         if code == "UNAUTHENTICATED":
-            return "it does not take the token of RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token"
+            return "it refuses the token of RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token"
     if code == "OK":
         return None
     if code in ("DEADLINE_EXCEEDED", "UNAVAILABLE"):
         return f"it does not answer within {PROBE_SECONDS:g} s"
-    return f"what answers there is no Ray cluster ({details or code})"
+    return f"the server there is no Ray cluster ({details or code})"
 
 
 def _connection_error(address: str) -> str | None:

@@ -28,7 +28,7 @@ from cluster.placement.submit.persistent import is_job
 from cluster.setting_traits import Trait
 from learner.settings import LearnerSettings
 
-LEAST_SHRINKING = 0.1
+MIN_CORES_FACTOR = 0.1
 """Lowest factor by which shares of cores shrink: with less, the parts would only slow each other down."""
 
 QUIET: Mapping[str, Any] = {
@@ -149,7 +149,7 @@ def _one_line(error: Exception) -> str:
 def _shared(
     found: FoundCluster, cluster: Cluster, here: Mapping[str, Any], log: Callable[[str], None]
 ) -> Iterator[None]:
-    """Log which cluster was joined, and have its end reported should it end first."""
+    """Log which cluster was joined, and report its end if it ends during the block."""
     log(_joined(found, cluster))
     node = next(node for node in cluster.nodes if node["NodeID"] == here["node_id"])
     ended = (
@@ -188,7 +188,7 @@ def place(config: Config, resources: Mapping[str, float], *, num_machines: int) 
             learner = _fill_in(learner, gpus=1.0)
         elif "gpus" not in learner.model_fields_set:
             learner = _fill_in(learner, gpus=_largest_share([1.0] * num_gpus, num_samplers + 1))
-        share = _largest_share(_left_by(learner.gpus, learner.num_ranks, [1.0] * num_gpus), num_samplers)
+        share = _largest_share(_free_shares(learner.gpus, learner.num_ranks, [1.0] * num_gpus), num_samplers)
     rollout = _fill_in(config.rollout, gpus_per_sampler=share)
     if rollout.gpus_per_sampler:
         ranks = rollout.tensor_parallel_size
@@ -215,7 +215,7 @@ def _fit_to_cores(config: Config, cores: float, *, set_by_user: Config) -> Confi
     shares = _shares_of_cores(config)
     fixed = sum(number * share for key, (number, share) in shares.items() if _is_set(set_by_user, key))
     left_open = sum(number * share for key, (number, share) in shares.items() if not _is_set(set_by_user, key))
-    if fixed + left_open <= cores + ROUNDING or not left_open or (cores - fixed) / left_open < LEAST_SHRINKING:
+    if fixed + left_open <= cores + ROUNDING or not left_open or (cores - fixed) / left_open < MIN_CORES_FACTOR:
         return config
     factor = (cores - fixed) / left_open
     # Ray counts in ten-thousandths.
@@ -264,7 +264,7 @@ def _largest_share(left: Sequence[float], num_parts: int) -> float:
     return 1.0
 
 
-def _left_by(share: float, num_parts: int, gpus: Sequence[float]) -> list[float]:
+def _free_shares(share: float, num_parts: int, gpus: Sequence[float]) -> list[float]:
     """Free share of each GPU after ``num_parts`` have taken ``share`` of the first GPU that has it."""
     left = list(gpus)
     for _ in range(num_parts):
@@ -284,15 +284,15 @@ def _fill_in(section: Section, **values: float) -> Section:
 
 def _check(config: Config, resources: Mapping[str, float], *, set_by_user: Config) -> None:
     rollout, grader, learner = config.rollout, config.grader, config.learner
-    of_a_sampler = rollout.bundle
+    sampler = rollout.bundle
     parts = {
         "CPU": [
-            _of("sampler", rollout.minimum, of_a_sampler["CPU"]),
+            _of("sampler", rollout.minimum, sampler["CPU"]),
             _of("grader", grader.minimum, grader.cpus_per_grader),
             _of_the_learner(learner.num_ranks, learner.cpus),
         ],
         "GPU": [
-            _of("sampler", rollout.minimum, of_a_sampler.get("GPU", 0.0)),
+            _of("sampler", rollout.minimum, sampler.get("GPU", 0.0)),
             _of_the_learner(learner.num_ranks, learner.gpus),
         ],
     }

@@ -50,7 +50,7 @@ class Reservations:
             bundles: list[Bundle] = []
             if any(pool.is_short for pool in pools):
                 # Ray compares the request with whole machines, used or not: so it has to name all components.
-                bundles = [*self._ranks, *(one for pool in pools for one in pool.bundles(pool.num_wanted))]
+                bundles = [*self._ranks, *(bundle for pool in pools for bundle in pool.bundles(pool.num_wanted))]
             if bundles != self._requested:
                 request_resources(bundles=[dict(bundle) for bundle in bundles])
                 self._requested = bundles

@@ -95,13 +95,13 @@ def scale_and_report(run: Path, settings: Sequence[str]) -> int:
             f"{run} is not running: nothing can be scaled. To resume it with another number: caravan train --resume "
             f"{folder.argument} num_graders=N (or num_samplers=N)"
         )
-    with _asked(folder, numbers) as answer:
+    with _sent_request(folder, numbers) as answer:
         deadline = time.monotonic() + ANSWER_SECONDS
         while not answer.exists():
             if time.monotonic() > deadline:
                 raise RunFolderError(
-                    f"{run} has not answered within {ANSWER_SECONDS:g} s: a run can be scaled from when all parts have started "
-                    "until its last step; try again then"
+                    f"{run} has not answered within {ANSWER_SECONDS:g} s: a run can be scaled while it trains, after all "
+                    "its parts have started; try again then"
                 )
             time.sleep(0.1)
         reply = json.loads(answer.read_text(encoding="utf-8"))
@@ -113,7 +113,7 @@ def scale_and_report(run: Path, settings: Sequence[str]) -> int:
 
 
 @contextmanager
-def _asked(folder: RunFolder, numbers: Mapping[str, int]) -> Iterator[Path]:
+def _sent_request(folder: RunFolder, numbers: Mapping[str, int]) -> Iterator[Path]:
     """Write a request and yield the path of its answer; both files are deleted at the end of the block."""
     request = folder.scaling / f"{time.time_ns()}-{os.getpid()}.request"
     answer = request.with_suffix(".answer")
@@ -132,9 +132,9 @@ async def answering_scale_requests(
     folder: RunFolder, samplers: ScalableSamplerPool, graders: ScalableGraderPool, view: View
 ) -> AsyncIterator[None]:
     """Answer scale requests during the block. Requests from before it are deleted."""
-    for left in folder.scaling.glob("*"):
-        if left.is_file():
-            left.unlink(missing_ok=True)
+    for file in folder.scaling.glob("*"):
+        if file.is_file():
+            file.unlink(missing_ok=True)
     answering = asyncio.create_task(_answer_requests(folder, samplers, graders, view))
     try:
         yield

@@ -1,4 +1,4 @@
-"""A report that a joined Ray cluster has ended. Ray then ends this process at once, so that a child process reports it.
+"""A report that a joined Ray cluster has ended. Ray then ends this process at once, so a child process reports it.
 
     python -m cluster.placement.sentinel MESSAGE HOST:PORT ...
 
@@ -27,7 +27,7 @@ def announced(message: str, addresses: Sequence[str]) -> Iterator[None]:
         [sys.executable, "-m", "cluster.placement.sentinel", message, *addresses],
         {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
         file_actions=[(os.POSIX_SPAWN_DUP2, reads, 0), (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)],
-        setsid=True,  # Ctrl-C goes to the parent alone
+        setsid=True,  # Ctrl-C goes only to the parent
     )
     os.close(reads)
     try:

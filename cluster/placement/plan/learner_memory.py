@@ -12,9 +12,9 @@ from cluster.placement.plan.model_shape import BYTES, GIB, ModelShape
 
 GRADIENT_BYTES = 8  # float32, per parameter of the adapter: itself and its gradient; every optimizer has them
 ADAPTER_STATE_BYTES = 16  # with Adam's two moments
-RECOMPUTED_LAYERS = 1.3  # activations in the backward pass of one checkpointed layer, in those that it saves
-FRAGMENTATION = 1.05  # memory of torch's allocator, in the tensors that it holds; assumed
-GATHERED_LAYERS = 2  # of a sharded model: one at work, and the next
+RECOMPUTED_LAYERS = 1.3  # activations in the backward pass of a checkpointed layer, as a multiple of the saved ones
+FRAGMENTATION = 1.05  # memory of torch's allocator, as a multiple of the tensors that it holds; assumed
+GATHERED_LAYERS = 2  # of a sharded model: the layer that computes, and the next one
 HEAD_TILE = (4096, 32768)  # rows and columns of logits that TRL's output head computes at a time
 
 

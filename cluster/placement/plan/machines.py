@@ -106,7 +106,7 @@ def _machine(name: str, resources: Mapping[str, float], found: MachineGpus) -> M
     gpu = Gpu(name="GPU", gib=None) if num_gpus else None
     if num_gpus and len(found.gpus) >= num_gpus:
         # The machine may have more GPUs than Ray uses. The smallest are assumed to be the unused ones, for example for a display.
-        used = sorted(found.gpus, key=lambda one: -one.total_bytes)[:num_gpus]
+        used = sorted(found.gpus, key=lambda gpu: -gpu.total_bytes)[:num_gpus]
         gpu = _gpu_of(used[-1])
     return Machine(name=name, cpus=resources.get("CPU", 0.0), num_gpus=num_gpus, gpu=gpu)
 

@@ -1,7 +1,7 @@
 """Estimate of the GPU memory of a sampler, before it is started.
 
-Weights, adapters and cache are counted exactly. Activations and the memory of CUDA, kernels and graphs are rough, on the careful
-side.
+Weights, adapters and cache are counted exactly. Activations and the memory of CUDA, kernels and graphs are rough, high
+estimates.
 """
 
 from collections.abc import Mapping

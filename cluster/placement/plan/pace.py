@@ -15,7 +15,7 @@ SHARE_OF_BANDWIDTH = 0.6  # share of the data sheet's bandwidth that decoding re
 SHARE_OF_TFLOPS = 0.35  # share of the data sheet's rate that an engine's passes over many tokens reach
 LEARNING_SHARE = 0.25  # the same of the learner: small adapters, dropout, and layers that are not fused
 SECONDS_PER_PASS = 0.004  # of an engine outside the GPU: scheduling, sampling, output
-GRADING_SECONDS = 0.02  # CPU seconds per completion, on the careful side
+GRADING_SECONDS = 0.02  # CPU seconds per completion, a high estimate
 MEAN_SHARE = 0.5  # assumed mean length of prompts and completions, as a share of the longest
 
 

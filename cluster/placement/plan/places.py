@@ -47,7 +47,7 @@ class PlannedNode:
 class Plan:
     """A configuration placed on machines."""
 
-    config: Config  # with every share of cores and GPUs filled in, and what follows from the GPUs' memory
+    config: Config  # with all shares of cores and GPUs, and the sizes that follow from the GPUs' memory
     filled_in: str | None  # a line on the settings that the plan has filled in
     nodes: Sequence[PlannedNode]
     on_gpus: GpuPlan | None  # None if no GPU is used, or the GPUs' memory is unknown
@@ -59,7 +59,7 @@ def make_plan(config: Config, shape: ModelShape, machines: Sequence[Machine]) ->
     """Place every part, and estimate memory and pace.
 
     Raises ResourcesError, with the arithmetic, if the shares of the parts do not fit the machines or their weights do not fit the
-    GPUs. What only the estimates say is in ``shortages``. Raises ModelError for a model that cannot be split over
+    GPUs. Parts that do not fit by estimate are in ``shortages``. Raises ModelError for a model that cannot be split over
     ``rollout.tensor_parallel_size`` GPUs.
     """
     check_split(config.model.path, config.rollout.tensor_parallel_size, heads=shape.heads, kv_heads=shape.kv_heads)

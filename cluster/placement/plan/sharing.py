@@ -22,9 +22,9 @@ def samplers_per_gpu(config: Config, *, next_to_learner: bool) -> int:
 def kv_cache_memory_bytes(config: Config, shape: ModelShape, gpu_gib: float) -> int | None:
     """Bytes of KV cache for an engine that shares a GPU of ``gpu_gib`` with other parts of the run.
 
-    None for an engine that has its GPUs alone or computes on the CPU. An engine that shares a GPU must not size its cache by what
-    is free: the other parts allocate and release memory while it measures. The cache gets what the estimates of its other parts
-    leave of ``rollout.gpu_memory_utilization``, and at least one completion of full length.
+    None for an engine that has its GPUs alone or computes on the CPU. An engine that shares a GPU must not size its cache by the
+    free memory: the other parts allocate and release memory while it measures. The cache gets what the estimates of its other
+    parts leave of ``rollout.gpu_memory_utilization``, and at least one completion of full length.
     """
     if not 0 < config.rollout.gpus_per_sampler < 1:
         return None

@@ -30,8 +30,8 @@ def connect(address: str | None) -> Any:
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
-    for talkative in ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
-        logging.getLogger(talkative).setLevel(logging.ERROR)
+    for logger in ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
+        logging.getLogger(logger).setLevel(logging.ERROR)
     where = address or os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS") or "this machine"
     try:
         return within(CONNECT_SECONDS, lambda: JobSubmissionClient(address))
@@ -75,7 +75,7 @@ def ray_job(verb: str, client: Any, job: str) -> str:
 
 
 def follow(client: Any, job: str, view: View) -> int:
-    """Print a job's log until it ends; returns the job's exit code, or 130 if the job or the following was stopped."""
+    """Print a job's log until it ends; returns the job's exit code, or 130 if the job was stopped or Ctrl-C was pressed."""
     try:
         info = print_log(client, job)
     except KeyboardInterrupt:

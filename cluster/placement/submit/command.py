@@ -24,7 +24,7 @@ SMOKE_SECONDS = 3600.0
 """The same with a smoke run, whose parts have deadlines of their own."""
 
 CHECKED = (1, 2)
-"""Exit codes of ``caravan check`` that a failed check or a refused setting has."""
+"""Exit codes of ``caravan check`` for a failed check and for a refused setting."""
 
 
 def submit_and_report(
@@ -102,7 +102,7 @@ def _submit(client: Any, entrypoint: str, environment: Mapping[str, Any]) -> str
                 "Ray again"
             ) from None
         raise ResourcesError(
-            f"the cluster does not take the job: {first_line(error)}. If the working directory is too large, add what "
+            f"the cluster refuses the job: {first_line(error)}. If the working directory is too large, add what "
             f"the job does not need to `excludes` in {RUNTIME_ENVIRONMENT}"
         ) from error
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cluster.errors import ConfigError
 
-JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for the driver of a submitted job alone
+JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it only for the driver of a submitted job
 
 
 def is_job(environment: Mapping[str, str] = os.environ) -> bool:

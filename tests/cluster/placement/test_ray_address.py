@@ -134,7 +134,7 @@ def test_the_error_says_whether_a_required_token_is_missing_or_wrong(
                 find(address)
             monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
             loader.reset_cache()
-            with pytest.raises(ResourcesError, match="does not take the token"):
+            with pytest.raises(ResourcesError, match="refuses the token"):
                 find(address)
     finally:
         monkeypatch.undo()
