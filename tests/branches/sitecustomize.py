@@ -3,8 +3,8 @@
 Python imports a module of this name when it starts, so every engine and actor of the tests is patched before it imports vLLM.
 Triton's kernels run in its interpreter. On the CPU vLLM and TRL would choose torch instead:
 
-- vLLM takes the installed Triton for unusable, and Model Runner V2 needs it;
-- vLLM's CPU platform turns asynchronous scheduling off, whatever was decided before;
+- vLLM considers the installed Triton unusable, and Model Runner V2 needs Triton;
+- vLLM's CPU platform turns asynchronous scheduling off, whatever was configured;
 - TRL computes its fused head with torch.
 """
 
@@ -29,7 +29,7 @@ def add_triton_backend(backends: Any) -> None:
 
 
 def keep_async_scheduling(platform: Any) -> None:
-    """Keep the scheduling that vLLM chose before the platform had its say, which is what CUDA gets."""
+    """Keep the scheduling that vLLM chose before the CPU platform changes it, as on CUDA."""
     check_and_update = platform.CpuPlatform.check_and_update_config.__func__
 
     def check_and_keep(cls: Any, config: Any) -> None:
@@ -41,7 +41,7 @@ def keep_async_scheduling(platform: Any) -> None:
 
 
 def name_model_runner(worker: Any) -> None:
-    """Let a test ask an engine's worker for the module of its model runner."""
+    """Add a method to the engine's worker that returns the module of its model runner."""
     worker.CPUWorker.model_runner_module = lambda self: type(self.model_runner).__module__
 
 

@@ -1,4 +1,4 @@
-"""What `docker build` reads: the instructions of a Dockerfile, and the files that a .dockerignore lets through."""
+"""Input of `docker build`: the instructions of a Dockerfile, and the files that a .dockerignore does not exclude."""
 
 import os
 import re
@@ -22,7 +22,7 @@ def is_ignored(path: PurePosixPath, patterns: Sequence[str]) -> bool:
     """Return True if a path below the root, or a folder above it, matches; raises ValueError for exceptions (``!``)."""
     for pattern in patterns:
         if pattern.startswith("!"):
-            raise ValueError(f"{pattern}: exceptions are not read here")
+            raise ValueError(f"{pattern}: exceptions are not supported")
         for part in (path, *path.parents):
             if pattern.startswith("**/"):
                 if fnmatchcase(part.name, pattern.removeprefix("**/")):
@@ -33,7 +33,7 @@ def is_ignored(path: PurePosixPath, patterns: Sequence[str]) -> bool:
 
 
 def context(root: Path, patterns: Sequence[str]) -> Iterator[PurePosixPath]:
-    """Yield the files below the root that are let through, relative to it."""
+    """Yield the files below the root that no pattern excludes, relative to the root."""
     for folder, names, files in os.walk(root):
         here = PurePosixPath(Path(folder).relative_to(root))
         names[:] = [name for name in names if not is_ignored(here / name, patterns)]

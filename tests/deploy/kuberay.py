@@ -17,7 +17,7 @@ Strings = dict[str, str]
 
 
 class Strict(BaseModel):
-    """A model whose fields are written in camel case, of exactly the declared types, and the only ones."""
+    """A model with fields in camel case that accepts only the declared fields and types."""
 
     model_config = ConfigDict(extra="forbid", strict=True, alias_generator=to_camel)
 
@@ -109,7 +109,7 @@ class PodSpec(Strict):
     termination_grace_period_seconds: int | None = None
 
     @model_validator(mode="after")
-    def mounts_what_it_has(self) -> "PodSpec":
+    def mounts_its_volumes(self) -> "PodSpec":
         names = [volume.name for volume in self.volumes]
         assert len(names) == len(set(names)), f"volumes of one name: {names}"
         for container in self.containers:
@@ -159,7 +159,7 @@ class WorkerGroup(Strict):
     resources: Strings = {}
 
     @model_validator(mode="after")
-    def has_its_number_within_its_bounds(self) -> "WorkerGroup":
+    def has_replicas_within_bounds(self) -> "WorkerGroup":
         assert self.min_replicas <= self.replicas <= self.max_replicas, f"{self.group_name}: replicas out of bounds"
         return self
 

@@ -52,7 +52,7 @@ def test_patterns_match_as_docker_matches_them(path: str, ignored: bool) -> None
     assert is_ignored(PurePosixPath(path), patterns) is ignored
 
 
-def test_the_image_has_a_python_that_the_set_up_takes() -> None:
+def test_the_image_has_a_python_that_the_set_up_accepts() -> None:
     version = re.fullmatch(r"python:3\.(\d+)-bookworm", argument("FROM"))
     assert version
     bounds = re.search(r"\(3, (\d+)\) <= sys\.version_info < \(3, (\d+)\)", (ROOT / "requirements/setup").read_text())
@@ -74,14 +74,14 @@ def test_the_steps_name_files_and_folders_that_exist(copied: set[str]) -> None:
     assert argument("ENV") == f"PATH={folder}/.venv/bin:$PATH"
 
 
-def test_the_build_is_the_set_up_that_everybody_uses(copied: set[str]) -> None:
+def test_the_build_runs_requirements_setup(copied: set[str]) -> None:
     script = (ROOT / argument("RUN").split()[0]).read_text()
     assert "CARAVAN_DEVICE=$1 requirements/setup" in script
     assert "requirements/setup" in copied
     subprocess.run(["bash", "-n", str(ROOT / "deploy/build_image")], check=True)
 
 
-def test_every_file_of_the_project_but_its_tests_is_in_the_image(copied: set[str]) -> None:
+def test_every_file_of_the_project_except_its_tests_is_in_the_image(copied: set[str]) -> None:
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split(
         "\n"
     )
@@ -89,12 +89,12 @@ def test_every_file_of_the_project_but_its_tests_is_in_the_image(copied: set[str
     assert {name.partition("/")[0] for name in tracked - copied} == {"tests"}
 
 
-def test_nothing_that_other_files_make_is_in_the_image(copied: set[str]) -> None:
-    made = ("*.pyc", ".git/*", ".venv*/*", "runs/*", "*_cache/*", "*.egg-info/*")
-    assert not [name for name in copied if any(fnmatch(name, pattern) for pattern in made)]
+def test_no_generated_file_is_in_the_image(copied: set[str]) -> None:
+    generated = ("*.pyc", ".git/*", ".venv*/*", "runs/*", "*_cache/*", "*.egg-info/*")
+    assert not [name for name in copied if any(fnmatch(name, pattern) for pattern in generated)]
 
 
-def test_what_is_left_out_is_not_imported_by_the_packages() -> None:
+def test_the_packages_do_not_import_excluded_files() -> None:
     imported: set[str] = set()
     for package in PACKAGES:
         for path in (ROOT / package).rglob("*.py"):

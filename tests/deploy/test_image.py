@@ -23,7 +23,7 @@ pytestmark = [
 ]
 
 HOME = "/home/image"
-# How package managers reach their archives is the machine's matter; downloads of uv that are there are used again.
+# Settings of package managers are those of this machine; uv's downloads are reused.
 KEPT = ("PIP_", "UV_", "SSL_", "http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "no_proxy", "NO_PROXY")
 ENTER = """
 mount -t overlay overlay -o lowerdir=/,upperdir={disk}/upper,workdir={disk}/work {root}
@@ -63,7 +63,7 @@ class Image:
         self.path(HOME).chmod(0o700)  # as /root is
 
     def path(self, inside: str) -> Path:
-        """Return where a file that the steps wrote lies on this machine."""
+        """Return the path on this machine of a file in the root."""
         return self._disk / "upper" / inside.removeprefix("/")
 
     def run(self, command: str) -> str:

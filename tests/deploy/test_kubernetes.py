@@ -40,7 +40,7 @@ GPU_POD = (*GPU_GROUP, "template", "spec")
 
 
 @pytest.mark.parametrize(
-    ("place", "key", "value", "complaint"),
+    ("place", "key", "value", "message"),
     [
         (("spec",), "shutdownAfterJobFinished", True, "Extra inputs"),
         (("spec", "rayClusterSpec"), "enableInTreeAutoScaling", True, "Extra inputs"),
@@ -60,7 +60,7 @@ GPU_POD = (*GPU_GROUP, "template", "spec")
     ],
 )
 def test_a_field_or_value_that_kuberay_does_not_accept_is_refused(
-    place: Sequence[str | int], key: str, value: object, complaint: str
+    place: Sequence[str | int], key: str, value: object, message: str
 ) -> None:
     changed: Any = copy.deepcopy(rayjob())
     RayJob.model_validate(changed)
@@ -68,7 +68,7 @@ def test_a_field_or_value_that_kuberay_does_not_accept_is_refused(
     for step in place:
         field = field[step]
     field[key] = value
-    with pytest.raises(ValidationError, match=complaint):
+    with pytest.raises(ValidationError, match=message):
         RayJob.model_validate(changed)
 
 
@@ -104,7 +104,7 @@ def test_kubernetes_runs_the_pinned_ray_with_the_environment_of_ray_job_yaml() -
     assert yaml.safe_load(spec["runtimeEnvYAML"])["env_vars"] == ours
 
 
-def test_on_kubernetes_graders_get_no_token() -> None:
+def test_graders_on_kubernetes_get_no_token() -> None:
     groups = {group["groupName"]: group for group in rayjob()["spec"]["rayClusterSpec"]["workerGroupSpecs"]}
     (container,) = groups["graders"]["template"]["spec"]["containers"]
     assert "env" not in container

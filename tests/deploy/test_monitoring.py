@@ -30,8 +30,8 @@ def alerts() -> list[dict[str, Any]]:
 
 def test_grafana_can_import_the_dashboard(dashboard: dict[str, Any]) -> None:
     assert dashboard["schemaVersion"] >= 36  # data sources as objects
-    assert "id" not in dashboard  # of one server's database
-    assert "__inputs" not in dashboard  # the variable asks for the data source
+    assert "id" not in dashboard  # ids belong to one server's database
+    assert "__inputs" not in dashboard  # a variable chooses the data source
     ids = [panel["id"] for panel in dashboard["panels"]]
     assert len(ids) == len(set(ids))
     datasource, run = dashboard["templating"]["list"]
@@ -39,7 +39,7 @@ def test_grafana_can_import_the_dashboard(dashboard: dict[str, Any]) -> None:
     assert (run["name"], run["datasource"], run["definition"]) == ("run", DATA_SOURCE, run["query"]["query"])
 
 
-def test_every_panel_asks_the_chosen_data_source_about_the_chosen_runs(dashboard: dict[str, Any]) -> None:
+def test_every_panel_queries_the_chosen_data_source_for_the_chosen_runs(dashboard: dict[str, Any]) -> None:
     panels = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
     assert len(panels) > 10
     for panel in panels:
@@ -63,7 +63,7 @@ def test_no_panel_covers_another(dashboard: dict[str, Any]) -> None:
         assert left_or_right or over_or_under, (one, other)
 
 
-def test_there_are_three_alerts_with_a_duration_and_a_way_out() -> None:
+def test_there_are_three_alerts_with_a_duration_and_a_description() -> None:
     assert [rule["alert"] for rule in alerts()] == ["CaravanNoStep", "CaravanNoSignal", "CaravanFailures"]
     for rule in alerts():
         assert rule.keys() == {"alert", "expr", "for", "labels", "annotations"}

@@ -25,12 +25,12 @@ def test_the_cluster_launcher_accepts_its_file() -> None:
     "change",
     [{"head_start_commands": []}, {"setup_commands": "requirements/setup"}, {"provider": {"head_ip": "10.0.0.1"}}],
 )
-def test_the_cluster_launcher_refuses_a_key_it_does_not_know_or_take(change: dict[str, object]) -> None:
+def test_the_cluster_launcher_refuses_an_unknown_key_or_value(change: dict[str, object]) -> None:
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({**cluster(), **change}, SCHEMA)
 
 
-def test_the_cluster_launcher_fills_in_the_rest() -> None:
+def test_the_cluster_launcher_fills_in_defaults() -> None:
     from ray.autoscaler._private.util import prepare_config
 
     prepared = prepare_config(cluster())

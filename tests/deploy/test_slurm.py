@@ -1,6 +1,6 @@
 """``deploy/slurm.sbatch`` with doubles of Slurm's commands. Slurm itself does not run here.
 
-``srun`` runs its command on this machine, so that each node of a job is a Ray node of its own here.
+``srun`` runs its command on this machine, so that each node of a job is a separate Ray node here.
 """
 
 import json
@@ -35,7 +35,7 @@ mkdir -p "$RAY_TMPDIR/ray"
 exec sleep 1000
 """
 QUICK_PYTHON = "#!/usr/bin/env bash\necho token\ncat >/dev/null\n"
-# The driver: says what it got and, where it is told to, ends on SIGTERM as a run does after its checkpoint.
+# The driver prints its arguments; with "stay" it waits for SIGTERM and ends as a run does after its checkpoint.
 QUICK_CARAVAN = """#!/usr/bin/env bash
 trap 'echo checkpoint; exit 130' TERM
 echo "driver: $* RAY_ADDRESS=$RAY_ADDRESS mode=$RAY_AUTH_MODE"
@@ -124,14 +124,14 @@ def submission(tmp_path: Path) -> Iterator[Submission]:
         "SLURM_CPUS_ON_NODE": "1",
         "RAY_ADDRESS": "another-cluster:6379",
     }
-    made = Submission(folder=tmp_path, environment=environment, temporary=Path(f"/tmp/caravan-{job}"))
-    yield made
-    for process in made.processes():
+    submission = Submission(folder=tmp_path, environment=environment, temporary=Path(f"/tmp/caravan-{job}"))
+    yield submission
+    for process in submission.processes():
         process.kill()
-    shutil.rmtree(made.temporary, ignore_errors=True)
+    shutil.rmtree(submission.temporary, ignore_errors=True)
 
 
-def test_the_script_is_bash_and_asks_for_what_it_uses() -> None:
+def test_the_script_is_valid_bash_and_requests_the_options_it_uses() -> None:
     subprocess.run(["bash", "-n", str(SCRIPT)], check=True)
     options = dict(re.findall(r"^#SBATCH --([a-z-]+)(?:=(\S+))?$", SCRIPT.read_text(), re.MULTILINE))
     assert options["ntasks-per-node"] == "1"
@@ -197,7 +197,7 @@ def test_the_signal_before_the_time_limit_lets_the_driver_save_and_ends_everythi
         ({}, [], "needs the arguments of caravan train"),
     ],
 )
-def test_what_cannot_start_ends_with_one_line(
+def test_a_job_that_cannot_start_ends_with_one_line(
     change: dict[str, str], arguments: list[str], message: str, submission: Submission
 ) -> None:
     submission.environment.update(change)

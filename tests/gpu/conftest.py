@@ -38,11 +38,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the files of the suite in order, so that a broken installation shows first; other tests stay where they are."""
-    rank = {f"test_{name}": place for place, name in enumerate(ORDER)}
-    places = [place for place, item in enumerate(items) if item.path.parent == Path(__file__).parent]
-    ordered = sorted((items[place] for place in places), key=lambda item: rank.get(item.path.stem, len(rank)))
-    for place, item in zip(places, ordered, strict=True):
-        items[place] = item
+    rank = {f"test_{name}": position for position, name in enumerate(ORDER)}
+    positions = [position for position, item in enumerate(items) if item.path.parent == Path(__file__).parent]
+    ordered = sorted((items[position] for position in positions), key=lambda item: rank.get(item.path.stem, len(rank)))
+    for position, item in zip(positions, ordered, strict=True):
+        items[position] = item
 
 
 @pytest.fixture(scope="session")
@@ -72,7 +72,7 @@ def shaped_model(device: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def skip_what_cannot_run(request: pytest.FixtureRequest, num_gpus: int) -> None:
+def skip_checks_that_cannot_run(request: pytest.FixtureRequest, num_gpus: int) -> None:
     """Skip a check that has no stand-in on this machine, or that needs the network."""
     if request.node.get_closest_marker("network") and not request.config.getoption("--network"):
         pytest.skip("needs the network: make test-gpu OPTIONS=--network")
@@ -97,7 +97,7 @@ def report(request: pytest.FixtureRequest, device: str) -> Report:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Make one row of each check, also of one that breaks or does not run."""
+    """Add a row for each check, even if it breaks or does not run."""
     outcome = yield
     if item.get_closest_marker("gpu") is None or (outcome.when == "teardown" and outcome.passed):
         return outcome

@@ -1,4 +1,4 @@
-"""Models of the suite with random weights in the shapes of real ones, made on the spot."""
+"""Models of the suite: random weights in the shapes of real models."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,7 +34,7 @@ SMALL: Mapping[str, Any] = {  # of the stand-ins
 
 
 def make_qwen(folder: Path, shape: Mapping[str, Any], device: str) -> Path:
-    """Write a Qwen2 in bfloat16 with random weights, made on ``device``, and a tokenizer with a word per token."""
+    """Write a Qwen2 in bfloat16 with random weights, created on ``device``, and a tokenizer with a word per token."""
     import torch
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM

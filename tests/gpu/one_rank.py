@@ -1,10 +1,10 @@
-"""A process group of one rank; a module of its own, so that its process imports little."""
+"""A process group of one rank, in a separate module so that its process imports little."""
 
 LOCALHOST = "127.0.0.1"
 
 
 def sum_over_one_rank(uses_gpu: bool) -> tuple[float, str]:
-    """Error of a sum over a process group of one rank, and its backend; to be called in a process of its own."""
+    """Error of a sum over a process group of one rank, and its backend; to be called in a separate process."""
     import torch
     import torch.distributed as dist
 

@@ -60,7 +60,7 @@ class Records:
 
 
 def describe_machine() -> dict[str, Any]:
-    """Return what a bug report needs of this machine."""
+    """Return the facts about this machine for a bug report."""
     found = gpus_of_this_machine()
     gpus = [
         f"{gpu.name}, {gpu.total_bytes / 1024**3:.1f} GiB, driver {gpu.driver}, compute capability "

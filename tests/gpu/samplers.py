@@ -37,7 +37,7 @@ def engines(device: str, request: pytest.FixtureRequest) -> None:
 @pytest.fixture
 def make_sampler(engines: None, run: RunInLoop, gpus: float) -> Iterator[MakeSampler]:
     """``make_sampler(model, **settings)`` -> a started sampler, which is shut down after the test."""
-    made: list[Sampler] = []
+    samplers: list[Sampler] = []
 
     def make(model: str, **changes: Any) -> Sampler:
         settings = {
@@ -56,12 +56,12 @@ def make_sampler(engines: None, run: RunInLoop, gpus: float) -> Iterator[MakeSam
             max_staleness=1,
             pool_id=f"gpu-suite-{uuid4().hex}",
         )
-        made.append(sampler)
+        samplers.append(sampler)
         run(sampler.start())
         return sampler
 
     yield make
-    for sampler in made:
+    for sampler in samplers:
         run(sampler.shutdown())
 
 

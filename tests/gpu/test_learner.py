@@ -1,4 +1,4 @@
-"""GPU acceptance suite: the learner's numbers against exact ones, its checkpoints, and its process group."""
+"""GPU acceptance suite: the learner's numbers compared with exact ones, its checkpoints, and its process group."""
 
 import concurrent.futures
 import multiprocessing
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 MakeLearner = Callable[..., Any]
 
 ALL_AT_ONCE, IN_PARTS = 100_000, 40  # learner.micro_batch_tokens
-# SGD shows gradients as they are; AdamW makes a whole step of one that is nearly 0.
+# SGD shows gradients unchanged; AdamW turns a gradient near 0 into a whole step.
 SGD = {"optim": "sgd", "learning_rate": 1.0, "lr_scheduler_type": "constant", "max_grad_norm": 1e6}
 MAX_PROBE_GIB = 0.3
 GIB = 1024**3
@@ -60,7 +60,7 @@ def test_the_fused_head_computes_the_logprobs_and_gradients_of_float64(report: R
 
 
 def batches(model_folder: Path) -> list[list[Group]]:
-    """Two batches of uneven groups, of a sampler whose logprobs are a little off."""
+    """Two batches of uneven groups, from a sampler with slightly wrong logprobs."""
     seeds = ((0, 1, 2), (3, 4))
     return [
         [sampled_by(model_folder, group([1.0, 0.0, 0.5, 0.25], seed=seed), shift=0.1) for seed in some]
@@ -82,7 +82,7 @@ def train(learner: Any, steps: list[list[Group]]) -> tuple[list[float], Tensor]:
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:
-    assert expected.norm().item() > 1e-3  # an update that is there
+    assert expected.norm().item() > 1e-3  # the update is not zero
     return float((found - expected).norm() / expected.norm())
 
 
@@ -100,7 +100,7 @@ def test_steps_in_float32_have_the_gradients_of_the_cpu(
 
 
 @pytest.mark.gpu("SGD step in bfloat16, against the CPU in float32", "loss < 0.02, update < 0.15 of its norm")
-def test_a_step_in_bfloat16_is_close_to_that_of_the_cpu_in_float32(
+def test_a_step_in_bfloat16_is_close_to_the_step_of_the_cpu_in_float32(
     report: Report, gpus: float, model_folder: Path, make_learner: MakeLearner
 ) -> None:
     steps = batches(model_folder)[:1]
@@ -114,7 +114,7 @@ def test_a_step_in_bfloat16_is_close_to_that_of_the_cpu_in_float32(
 
 
 @pytest.mark.gpu("save and resume, with dropout and AdamW", "update of the next step < 1e-3 of its norm")
-def test_a_resumed_learner_takes_the_step_that_the_first_one_took(
+def test_a_resumed_learner_takes_the_same_step_as_the_first_learner(
     report: Report, gpus: float, model_folder: Path, make_learner: MakeLearner
 ) -> None:
     first, second = batches(model_folder)
@@ -128,7 +128,7 @@ def test_a_resumed_learner_takes_the_step_that_the_first_one_took(
 
 
 def probes(vocabulary: int) -> list[list[int]]:
-    """As many probe prompts as a run has, and as long."""
+    """Probe prompts of the number and length that a run has."""
     source = random.Random(0)
     return [[source.randrange(3, vocabulary) for _ in range(PROBE_TOKENS)] for _ in range(NUM_PROBES)]
 

@@ -1,4 +1,4 @@
-"""GPU acceptance suite: memory and speed of the learner's steps, in a process of its own as in a run."""
+"""GPU acceptance suite: memory and speed of the learner's steps, in a separate process as in a run."""
 
 import os
 import threading
@@ -30,7 +30,7 @@ NUM_GROUPS_CPU, NUM_STEPS_CPU, TOKENS_CPU = 1, 2, 1024
 TURN_SECONDS = 300.0
 MIN_MFU, MIN_MFU_CPU = 0.25, 0.05
 MIN_BUSY = 0.7
-FLOPS_PER_PARAMETER = 4  # and token: forward, and backward to the inputs of frozen weights
+FLOPS_PER_PARAMETER = 4  # per token: forward, and backward to the inputs of frozen weights
 MEMORY_CASES = [
     *((tokens, checkpointing, 0.0) for tokens in (2048, 4096, 8192) for checkpointing in (False, True)),
     (4096, False, 0.05),
@@ -43,7 +43,7 @@ QUICK_CASES = ((2048, False, 0.0), (4096, True, 0.05))  # of the stand-ins in `m
 class Steps:
     """Measurements of a few steps."""
 
-    tokens_per_second: float  # that are computed: prompts once per group, and completions
+    tokens_per_second: float  # computed tokens: prompts once per group, and completions
     peak_gib: float  # of torch's allocations on a GPU, of the process on the CPU
     busy: float  # share of the time in which the GPU computes; 0 on the CPU
 
@@ -70,7 +70,7 @@ def config_of(tokens: int, checkpointing: bool, dropout: float, *, gpus: float) 
 
 @contextmanager
 def busy_share(device: str) -> Iterator[list[float]]:
-    """Record how busy the driver says the GPU is, ten times a second."""
+    """Record the GPU utilization that the driver reports, ten times a second."""
     import torch
 
     found: list[float] = []
@@ -94,7 +94,7 @@ def busy_share(device: str) -> Iterator[list[float]]:
 @pytest.fixture(scope="module")
 def measure(shaped_model: Path, device: str, gpus: float, tmp_path_factory: pytest.TempPathFactory) -> Measure:
     """Measure steps with ``micro_batch_tokens``, ``gradient_checkpointing`` and ``lora.dropout``, each combination once."""
-    os.environ |= ON_GPU  # as the learner's actor has it
+    os.environ |= ON_GPU  # as in the learner's actor
     num_groups, num_steps = (NUM_GROUPS, NUM_STEPS) if device == "cuda" else (NUM_GROUPS_CPU, NUM_STEPS_CPU)
 
     @cache
@@ -149,7 +149,7 @@ def test_plan_covers_the_memory_of_a_step(
     room = this_machine().gpu
     if room is not None and room.gib is not None and memory.total > room.gib:
         pytest.skip(f"plan needs {memory.total:.0f} GiB, and the GPU has {room.gib:.0f}")
-    planned = memory.total - memory.parts["runtime"]  # of CUDA, which torch does not count
+    planned = memory.total - memory.parts["runtime"]  # without CUDA's context, which torch does not count
     measured = request.getfixturevalue("measure")(tokens, checkpointing, dropout).peak_gib
     report(f"{planned / measured:.2f} ({planned:.1f} / {measured:.1f} GiB)", passed=1.0 <= planned / measured <= 1.3)
 
@@ -186,11 +186,11 @@ def test_steps_use_the_arithmetic_of_the_device(
             pytest.skip(
                 f"{tokens_per_second:,.0f} tokens/s; the data sheet of this GPU is not known (plan/machines.py)"
             )
-        peak, least = 1e12 * gpu.tflops, MIN_MFU
+        peak, min_mfu = 1e12 * gpu.tflops, MIN_MFU
     else:
-        peak, least = matmul_flops_per_second(), MIN_MFU_CPU
+        peak, min_mfu = matmul_flops_per_second(), MIN_MFU_CPU
     mfu = FLOPS_PER_PARAMETER * shape_of(str(shaped_model)).num_parameters * tokens_per_second / peak
-    report(f"{tokens_per_second:,.0f} tokens/s, {mfu:.2f} of {peak / 1e12:,.2f} TFLOP/s", passed=mfu >= least)
+    report(f"{tokens_per_second:,.0f} tokens/s, {mfu:.2f} of {peak / 1e12:,.2f} TFLOP/s", passed=mfu >= min_mfu)
 
 
 @pytest.mark.gpu("share of a step in which the GPU computes", f"> {MIN_BUSY}")

@@ -32,7 +32,7 @@ def test_every_gpu_computes_in_bfloat16(report: Report) -> None:
     )
 
 
-@pytest.mark.gpu("Python.h and a C compiler", "both are there")
+@pytest.mark.gpu("Python.h and a C compiler", "both are installed")
 def test_triton_can_compile_its_launchers(report: Report) -> None:
     header = Path(sysconfig.get_paths()["include"]) / "Python.h"
     compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
@@ -55,7 +55,7 @@ def test_a_triton_kernel_compiles_and_runs(report: Report) -> None:
 
 
 @pytest.mark.gpu("/dev/shm", f">= {MIN_SHARED_GIB} GiB; CPU: {MIN_SHARED_GIB_CPU} GiB")
-def test_shared_memory_has_room(report: Report, device: str) -> None:
+def test_shared_memory_is_large_enough(report: Report, device: str) -> None:
     size = shutil.disk_usage("/dev/shm").total / GIB
     needed = MIN_SHARED_GIB if device == "cuda" else MIN_SHARED_GIB_CPU
     report(f"{size:.1f} GiB", passed=size >= needed)

@@ -1,4 +1,4 @@
-"""The report of the GPU acceptance suite: a check that fails, breaks or waits is a row, and decides the exit status."""
+"""The report of the GPU acceptance suite: every check, failed, broken or waiting, is a row, and decides the exit status."""
 
 import json
 import subprocess

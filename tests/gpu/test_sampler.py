@@ -1,4 +1,4 @@
-"""GPU acceptance suite: the engine that runs, its numbers, its weight sync, and its memory."""
+"""GPU acceptance suite: the sampler's engine, its numbers, its weight sync, and its memory."""
 
 import asyncio
 from dataclasses import replace
@@ -99,7 +99,7 @@ def learner_of(model: str, folder: Path, gpus: float) -> LearnerWorker:
 
 
 def refused(run: RunInLoop, sampler: Sampler, policy: PolicyVersion, nats: float) -> str:
-    """Why a sampler does not serve a policy; empty if it would."""
+    """Return the reason why a sampler refuses a policy; empty if it serves the policy."""
     try:
         return run(sampler.load_policy(policy, {policy.number}, nats)).failure or ""
     except ModelError as error:
@@ -107,7 +107,7 @@ def refused(run: RunInLoop, sampler: Sampler, policy: PolicyVersion, nats: float
 
 
 def with_weights(policy: PolicyVersion, number: int, *, renamed: str = "", without: str = "-") -> PolicyVersion:
-    """The policy with a prefix before the names of its modules, or without one module."""
+    """Return the policy with a prefix before its module names, or without one module."""
     weights = load(policy.adapter["adapter_model.safetensors"])
     kept = {
         name.replace("base_model.model.", f"base_model.model.{renamed}"): tensor
@@ -117,15 +117,15 @@ def with_weights(policy: PolicyVersion, number: int, *, renamed: str = "", witho
     return replace(policy, number=number, adapter={**policy.adapter, "adapter_model.safetensors": save(kept)})
 
 
-WAYS = [(family, mode) for family in ("qwen2", "qwen3", "llama") for mode in ("versions", "in_flight", "merged")]
-QUICK = (("qwen2", "versions"), ("qwen3", "in_flight"), ("llama", "merged"))  # of the stand-ins in `make test`
+CASES = [(family, mode) for family in ("qwen2", "qwen3", "llama") for mode in ("versions", "in_flight", "merged")]
+QUICK_CASES = (("qwen2", "versions"), ("qwen3", "in_flight"), ("llama", "merged"))  # of the stand-ins in `make test`
 
 
 @pytest.mark.gpu(
     "weight sync", "gap below the tolerance; the wrong, a partial and a foreign adapter are refused for their fault"
 )
 @pytest.mark.parametrize(
-    ("family", "mode"), [pytest.param(*way, marks=() if way in QUICK else pytest.mark.long) for way in WAYS]
+    ("family", "mode"), [pytest.param(*case, marks=() if case in QUICK_CASES else pytest.mark.long) for case in CASES]
 )
 def test_a_published_policy_is_verified_and_wrong_ones_are_refused(
     family: str, mode: str, report: Report, gpus: float, make_sampler: MakeSampler, run: RunInLoop, tmp_path: Path
@@ -139,7 +139,7 @@ def test_a_published_policy_is_verified_and_wrong_ones_are_refused(
         allowed = tolerance(sampler._settings, run(sampler.base_gaps(base)))
         groups = [run(group_of(sampler, number, size=4)) for number in range(2)]
         first, _ = learner.step(groups)
-        right = run(sampler.load_policy(first, {first.number}, allowed))
+        served = run(sampler.load_policy(first, {first.number}, allowed))
         after = [run(group_of(sampler, number, size=4, version=first.number)) for number in range(2)]
         second, learned = learner.step(after)
         gap = learned.metrics["sampling/sampling_logp_difference/mean"]  # of whole completions under the policy
@@ -155,8 +155,8 @@ def test_a_published_policy_is_verified_and_wrong_ones_are_refused(
         learner.close()
     missed = [fault for fault, answer in answers.items() if not any(part in answer for part in fault.split("|"))]
     report(
-        f"gap {right.gap:.1e} of {allowed:.1e} allowed, {gap:.1e} over completions; refused: {3 - len(missed)} of 3",
-        passed=right.failure is None and gap < allowed and not missed,
+        f"gap {served.gap:.1e} of {allowed:.1e} allowed, {gap:.1e} over completions; refused: {3 - len(missed)} of 3",
+        passed=served.failure is None and gap < allowed and not missed,
     )
 
 

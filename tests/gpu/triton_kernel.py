@@ -1,4 +1,4 @@
-"""A Triton kernel, which is compiled where it is first called. Imported only on a machine with a GPU."""
+"""A Triton kernel, compiled at its first call. Imported only on a machine with a GPU."""
 
 import torch
 import triton

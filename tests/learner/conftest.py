@@ -45,17 +45,17 @@ def make_learner(model_folder: Path, tmp_path: Path) -> Iterator[Callable[..., A
     """``make_learner(max_steps=..., checkpoints="name", planned={...}, **settings)`` -> a started LearnerWorker."""
     from learner.worker import LearnerWorker
 
-    made = []
+    learners = []
 
     def make(
         *, max_steps: int = 20, checkpoints: str = "checkpoints", planned: Any = None, **changes: Any
     ) -> LearnerWorker:
-        where = plan(model_folder, tmp_path / checkpoints, max_steps=max_steps, **(planned or {}))
-        learner = LearnerWorker(settings(**changes), where)
-        made.append(learner)
+        learner_plan = plan(model_folder, tmp_path / checkpoints, max_steps=max_steps, **(planned or {}))
+        learner = LearnerWorker(settings(**changes), learner_plan)
+        learners.append(learner)
         learner.start()
         return learner
 
     yield make
-    for learner in made:
+    for learner in learners:
         learner.close()

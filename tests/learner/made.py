@@ -1,4 +1,4 @@
-"""Groups and learners for the tests."""
+"""Groups, plans and settings of learners."""
 
 import random
 from collections.abc import Sequence
@@ -72,7 +72,7 @@ def plan(model_folder: Path, checkpoints_dir: Path, **changes: Any) -> LearnerPl
             model=str(model_folder),
             temperature=TEMPERATURE,
             max_completion_tokens=MAX_COMPLETION_TOKENS,
-            max_staleness=1000,  # groups here are all of version 0, however many steps were taken
+            max_staleness=1000,  # all groups here are of version 0
             max_steps=20,
             seed=0,
             checkpoints_dir=checkpoints_dir,
@@ -83,7 +83,7 @@ def plan(model_folder: Path, checkpoints_dir: Path, **changes: Any) -> LearnerPl
 
 
 def settings(**changes: Any) -> LearnerSettings:
-    """Settings that learn visibly in a few steps; dropout only where a test asks for it."""
+    """Settings that learn visibly in a few steps, without dropout unless a test sets it."""
     dropout = changes.pop("dropout", 0.0)
     lora = LoraSettings(r=8, alpha=16, dropout=dropout)
     return LearnerSettings(**{"lora": lora, "learning_rate": 1e-2, **changes})

@@ -25,13 +25,13 @@ class RankProcesses:
         self, *checkpoints: Path, max_steps: int = 20, probe_ids: tuple[tuple[int, ...], ...] = (), **changes: Any
     ) -> list[Any]:
         """Start new workers in the same processes, with one folder of checkpoints or one per rank."""
-        made = settings(num_ranks=len(self._pipes), **changes)
-        of_ranks = checkpoints if len(checkpoints) > 1 else checkpoints * len(self._pipes)
-        plans = [plan(self._model_folder, each, max_steps=max_steps, probe_ids=probe_ids) for each in of_ranks]
-        return self.each("begin", [(made, each) for each in plans])
+        learner_settings = settings(num_ranks=len(self._pipes), **changes)
+        folders = checkpoints if len(checkpoints) > 1 else checkpoints * len(self._pipes)
+        plans = [plan(self._model_folder, each, max_steps=max_steps, probe_ids=probe_ids) for each in folders]
+        return self.each("begin", [(learner_settings, each) for each in plans])
 
     def __call__(self, method: str | Callable[..., Any], *arguments: Any) -> list[Any]:
-        """Return the answer or error of each rank's worker, or of a function of the worker."""
+        """Return the result or error on each rank of a method of the worker, or of a function of it."""
         return self.each(method, [arguments] * len(self._pipes))
 
     def each(self, method: str | Callable[..., Any], arguments_of_ranks: Sequence[tuple[Any, ...]]) -> list[Any]:
@@ -47,12 +47,12 @@ class RankProcesses:
     def step(self, groups: Any, active_overrides: Any = None) -> Any:
         """Return the step of rank 0; asserts that all ranks have the same policy and metrics."""
         outcomes = self("step", groups, active_overrides or {})
-        assert not [one for one in outcomes if isinstance(one, Exception)], outcomes
+        assert not [outcome for outcome in outcomes if isinstance(outcome, Exception)], outcomes
         policies = [policy for policy, _ in outcomes]
         assert all(policy == policies[0] for policy in policies)
-        of_the_rank = {"seconds", "train_runtime"}
-        metrics = [{k: v for k, v in report.metrics.items() if k not in of_the_rank} for _, report in outcomes]
-        assert all(one == metrics[0] for one in metrics)
+        differs_by_rank = {"seconds", "train_runtime"}
+        metrics = [{k: v for k, v in report.metrics.items() if k not in differs_by_rank} for _, report in outcomes]
+        assert all(each == metrics[0] for each in metrics)
         return outcomes[0]
 
 
@@ -109,6 +109,6 @@ def _rank(rank: int, world_size: int, port: int, pipe: Connection, uses_gpu: boo
                 answer = getattr(worker, method)(*arguments)
             else:
                 answer = method(worker, *arguments)
-        except Exception as error:  # noqa: BLE001 - it belongs to the test
+        except Exception as error:  # noqa: BLE001 - the test gets it
             answer = error
         pipe.send(answer)

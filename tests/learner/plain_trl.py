@@ -58,7 +58,7 @@ def loss_and_gradient_norm(
         reward_funcs=lambda **_: [],
     )
     set_peft_model_state_dict(trainer.model, load_file(adapter / "adapter_model.safetensors"))
-    trainer.current_gradient_accumulation_steps = 1  # which train() would have set
+    trainer.current_gradient_accumulation_steps = 1  # as train() would set it
     trainer.model.train()
     inputs = _inputs(groups, advantages)
     if weights is not None:

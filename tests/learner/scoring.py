@@ -47,9 +47,9 @@ def grpo_loss(
     adapter: Path | None = None,
     epsilon: float = 0.2,
 ) -> float:
-    """The clipped objective over the tokens of a step that a policy from ``oldest_version`` on sampled."""
+    """The clipped objective over the tokens of a step that were sampled by ``oldest_version`` or a later policy."""
     advantages = group_advantages([group.rewards for group in groups], scale="group")
-    rows: list[list[float]] = []  # what each token of each row adds
+    rows: list[list[float]] = []  # summand of each token of each row
     for group, group_values in zip(groups, advantages, strict=True):
         for each, advantage in zip(group.completions, group_values, strict=True):
             row = []

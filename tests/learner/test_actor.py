@@ -15,7 +15,7 @@ from tests.learner.made import plan, settings
 
 
 class Worker:
-    """Looks, while it starts, for the lock of its GPU."""
+    """Double that records the GPU locks held while it starts."""
 
     def __init__(self, *_: Any) -> None:
         pass

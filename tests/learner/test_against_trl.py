@@ -18,7 +18,7 @@ MakeLearner = Callable[..., Any]
 LEARNING_RATE = 2e-3
 REWARDS = [1.0, 0.0, 0.5, 0.25, 0.0]
 
-# Options of the learner, and those of TRL that differ.
+# Options of the learner, and TRL's options where they differ.
 OPTIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "dapo": ({"loss_type": "dapo"}, {}),
     "grpo": ({"loss_type": "grpo"}, {}),
@@ -63,20 +63,20 @@ def test_a_step_in_micro_batches_equals_trls_step_on_the_whole_batch(
     _, report = learner.step(groups)
     ids = [each.id for one in groups for each in one.completions]
     assert report.advantages == first.advantages
-    of_trl = {key: value for key, value in options.items() if not key.startswith("kl_")} | changed
+    trl_options = {key: value for key, value in options.items() if not key.startswith("kl_")} | changed
     loss, norm = loss_and_gradient_norm(
         model_folder,
         tmp_path / "adapter",
         groups,
         [report.advantages[one] for one in ids],
-        **{"loss_type": "dapo", "use_bias_correction_kl": True, **of_trl},
+        **{"loss_type": "dapo", "use_bias_correction_kl": True, **trl_options},
     )
     assert report.metrics["loss"] == pytest.approx(loss, abs=1e-5, rel=1e-4)
     assert report.metrics["grad_norm"] == pytest.approx(norm, rel=1e-3)
 
 
 def test_every_option_of_these_tests_changes_the_result(model_folder: Path, make_learner: MakeLearner) -> None:
-    """Without an effect of an option, the comparison above could not fail for it."""
+    """If an option had no effect, the comparison above could not fail for it."""
     groups = batch(model_folder)
     norms = {}
     for name, (options, _) in OPTIONS.items():
@@ -84,8 +84,8 @@ def test_every_option_of_these_tests_changes_the_result(model_folder: Path, make
         learner.step(groups)
         norms[name] = learner.step(groups)[1].metrics["grad_norm"]
         learner.close()
-    the_same_in_one_batch = [name for name, norm in norms.items() if norm == pytest.approx(norms["dapo"], rel=1e-3)]
-    assert the_same_in_one_batch == ["dapo", "bnpo"], norms
+    same_as_dapo = [name for name, norm in norms.items() if norm == pytest.approx(norms["dapo"], rel=1e-3)]
+    assert same_as_dapo == ["dapo", "bnpo"], norms
 
 
 @pytest.mark.parametrize("micro_batch_tokens", [10_000, 40])

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow
 def local_ray() -> Iterator[None]:
     import ray
 
-    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - Ray spells it so; else the actor waits behind whatever is busy
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - Ray spells it so; otherwise busy processes delay the actor
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # short: Unix socket names are limited
     root = str(Path(__file__).parents[2])
     start_ray(
@@ -50,7 +50,7 @@ OPTIONS: dict[str, Any] = {
     "dropout": 0.3,
     "lr_scheduler_type": "cosine",
     "warmup_steps": 2,
-}  # all that a checkpoint holds
+}  # settings with state in a checkpoint
 
 
 class Deadly:
@@ -79,7 +79,7 @@ def processes_of(learner: RayLearner) -> list[psutil.Process]:
     return [psutil.Process(process_id(learner, rank)) for rank in range(len(learner._actors))]
 
 
-def gone(processes: list[psutil.Process]) -> bool:
+def have_ended(processes: list[psutil.Process]) -> bool:
     _, alive = psutil.wait_procs(processes, timeout=60)
     return not alive
 
@@ -96,15 +96,15 @@ def test_the_actor_trains_saves_exports_resumes_and_reports_its_errors(
 ) -> None:
     async def scenario() -> None:
         learner = RayLearner(settings(), plan(model_folder, tmp_path / "checkpoints"))
-        seam: Learner = learner  # mypy holds it to the protocol
+        as_protocol: Learner = learner  # mypy checks the protocol
         lost = RayLearner(settings(), plan(tmp_path / "missing", tmp_path / "checkpoints"))
-        started, error = await asyncio.gather(seam.start(), lost.start(), return_exceptions=True)
+        started, error = await asyncio.gather(as_protocol.start(), lost.start(), return_exceptions=True)
         await lost.close()
         assert started is None
         assert isinstance(error, ModelError)
         assert str(error) == f"model '{tmp_path / 'missing'}': there is no such folder"
 
-        policy, report = await seam.step([group([1.0, 0.0]), group([0.5, None, 0.0], seed=1)])
+        policy, report = await as_protocol.step([group([1.0, 0.0]), group([0.5, None, 0.0], seed=1)])
         assert policy.number == report.step == 1
         assert set(policy.adapter) == {"adapter_config.json", "adapter_model.safetensors"}
         assert await learner.save_checkpoint() == str(tmp_path / "checkpoints" / "checkpoint-1")
@@ -116,9 +116,9 @@ def test_the_actor_trains_saves_exports_resumes_and_reports_its_errors(
             await learner.step([group([None, None])])
         with pytest.raises(LearnerError, match="step 2 diverged") as caught:
             await learner.step([group([1.0, None, 0.0], seed=1, logprob=float("nan"))])
-        (aside,) = (tmp_path / "diverged").iterdir()
-        assert str(caught.value).endswith(f"Its batch: {aside}")
-        rows = pq.read_table(aside).to_pylist()
+        (batch_file,) = (tmp_path / "diverged").iterdir()
+        assert str(caught.value).endswith(f"Its batch: {batch_file}")
+        rows = pq.read_table(batch_file).to_pylist()
         assert [(row["completion_id"], row["left_out"]) for row in rows] == [
             ("g1-c0", None),
             ("g1-c1", "ungradable"),
@@ -126,14 +126,14 @@ def test_the_actor_trains_saves_exports_resumes_and_reports_its_errors(
         ]
         assert rows[0]["advantage"] > 0 > rows[2]["advantage"]
         assert rows[0]["token_ids"] == list(group([1.0], seed=1).completions[0].token_ids)
-        aside.unlink()
-        aside.parent.rmdir()
-        aside.parent.write_text("in the way")
+        batch_file.unlink()
+        batch_file.parent.rmdir()
+        batch_file.parent.write_text("in the way")
         with pytest.raises(LearnerError, match=r"step 2 diverged.* could not be written to .*diverged: File exists"):
             await learner.step([group([1.0, 0.0], logprob=float("nan"))])
-        with pytest.raises(LearnerError, match="step 2 diverged"):  # it says so again, and does not hang
+        with pytest.raises(LearnerError, match="step 2 diverged"):  # the error repeats, and the call does not hang
             await learner.step([group([1.0, 0.0])])
-        assert learner.num_restarts == 0  # what the learner itself refuses is no reason to try again
+        assert learner.num_restarts == 0  # an error of the learner itself causes no restart
         await learner.close()
         await learner.close()
         with pytest.raises(LearnerError, match="not running"):
@@ -143,16 +143,16 @@ def test_the_actor_trains_saves_exports_resumes_and_reports_its_errors(
         assert await again.start() == policy
         call, called = again._call, asyncio.Event()
 
-        async def noticed(method: str, *arguments: Any) -> Any:
+        async def signalling_call(method: str, *arguments: Any) -> Any:
             called.set()
             return await call(method, *arguments)
 
-        monkeypatch.setattr(again, "_call", noticed)
+        monkeypatch.setattr(again, "_call", signalling_call)
         waiting = asyncio.ensure_future(again.step([group([1.0, 0.0], seed=seed) for seed in range(500)]))
         await called.wait()
         await asyncio.sleep(0.1)
         await again.close()
-        with pytest.raises(LearnerError, match="closed during step"):  # and nobody starts it again
+        with pytest.raises(LearnerError, match="closed during step"):  # and the learner is not restarted
             await waiting
         assert again.num_restarts == 0
 
@@ -179,7 +179,7 @@ def test_a_killed_learner_is_replaced_with_the_same_adapter_bit_for_bit(
 
         outcomes.append(await learner.step(STEPS[2]))
         victim = process_id(learner)
-        os.kill(victim, signal.SIGSTOP)  # so that the kill surely meets it in the middle of a step
+        os.kill(victim, signal.SIGSTOP)  # so that the kill happens in the middle of a step
         stepping = asyncio.ensure_future(learner.step(STEPS[3]))
         await asyncio.sleep(0.2)
         os.kill(victim, signal.SIGKILL)
@@ -189,7 +189,7 @@ def test_a_killed_learner_is_replaced_with_the_same_adapter_bit_for_bit(
 
         step, files = await learner._actors[0].save_checkpoint.remote()
         write_checkpoint(tmp_path / "checkpoints", step, lambda draft: write_files(files, draft), keep=3)
-        kill(learner)  # after a checkpoint was written, and before anybody knows of it
+        kill(learner)  # after the checkpoint is written, before the client knows of it
         outcomes.append(await learner.step(STEPS[4]))
         assert (await learner.save_checkpoint()).endswith("checkpoint-5")
         outcomes.append(await learner.step(STEPS[5]))
@@ -204,8 +204,8 @@ def test_a_killed_learner_is_replaced_with_the_same_adapter_bit_for_bit(
 
 def test_a_hanging_learner_is_replaced_once_and_a_second_loss_raises(model_folder: Path, tmp_path: Path) -> None:
     async def scenario() -> None:
-        patience = settings().model_copy(update={"step_deadline_seconds": 40})
-        learner = RayLearner(patience, plan(model_folder, tmp_path / "checkpoints"))
+        impatient = settings().model_copy(update={"step_deadline_seconds": 40})
+        learner = RayLearner(impatient, plan(model_folder, tmp_path / "checkpoints"))
         await learner.start()
         await learner.step(STEPS[0])
         await learner.save_checkpoint()
@@ -223,7 +223,7 @@ def test_a_hanging_learner_is_replaced_once_and_a_second_loss_raises(model_folde
         assert "The same command resumes the run from checkpoint step 1" in message
         assert "\n" not in message
         assert learner.num_restarts == 2
-        with pytest.raises(LearnerError, match="not running"):  # and nothing is left that could be saved by mistake
+        with pytest.raises(LearnerError, match="not running"):  # and no state is left to save by mistake
             await learner.save_checkpoint()
 
     asyncio.run(scenario())
@@ -250,14 +250,14 @@ def _unless_second_rank(group: Group) -> Group:
 def test_if_one_of_two_ranks_is_killed_both_are_replaced_with_the_same_adapter_bit_for_bit(
     model_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    made = settings(**OPTIONS, num_ranks=2, micro_batch_tokens=40, cpus=0.5)
+    learner_settings = settings(**OPTIONS, num_ranks=2, micro_batch_tokens=40, cpus=0.5)
 
     with rank_processes(model_folder, 2) as undisturbed:
         undisturbed.begin(tmp_path / "undisturbed", max_steps=5, micro_batch_tokens=40, **OPTIONS)
         expected = [undisturbed.step(groups) for groups in STEPS[:4]]
 
     async def scenario() -> list[tuple[PolicyVersion, StepReport]]:
-        learner = RayLearner(made, plan(model_folder, tmp_path / "checkpoints", max_steps=5))
+        learner = RayLearner(learner_settings, plan(model_folder, tmp_path / "checkpoints", max_steps=5))
         assert await learner.start() is None
         outcomes = [await learner.step(STEPS[0])]
         assert await learner.save_checkpoint() == str(tmp_path / "checkpoints" / "checkpoint-1")
@@ -277,7 +277,7 @@ def test_if_one_of_two_ranks_is_killed_both_are_replaced_with_the_same_adapter_b
         processes = processes_of(learner)
         outcomes.append(await learner.step(STEPS[3]))
         await learner.close()
-        assert gone(processes)
+        assert have_ended(processes)
         return outcomes
 
     with caplog.at_level("WARNING", logger="learner.client"):
@@ -292,8 +292,8 @@ def test_a_rank_that_fails_while_the_other_waits_ends_both_with_its_error(
     monkeypatch.setattr("learner.client.GRACE_SECONDS", 3.0)
 
     async def scenario() -> None:
-        made = settings(num_ranks=2, micro_batch_tokens=40, cpus=0.5)
-        learner = RayLearner(made, plan(model_folder, tmp_path / "checkpoints"))
+        learner_settings = settings(num_ranks=2, micro_batch_tokens=40, cpus=0.5)
+        learner = RayLearner(learner_settings, plan(model_folder, tmp_path / "checkpoints"))
         await learner.start()
         await learner.step(STEPS[0])
         with pytest.raises(LearnerError, match="nothing to learn from"):  # all ranks report it and continue
@@ -304,7 +304,7 @@ def test_a_rank_that_fails_while_the_other_waits_ends_both_with_its_error(
             await learner.step([failing])
         with pytest.raises(LearnerError, match="not running"):
             await learner.save_checkpoint()
-        assert gone(processes)
+        assert have_ended(processes)
         assert learner.num_restarts == 0
 
     asyncio.run(scenario())

@@ -11,7 +11,7 @@ from tests.learner.made import group
 
 def test_the_fake_numbers_its_policies_and_records_its_inputs() -> None:
     fake = FakeLearner(max_steps=2)
-    learner: Learner = fake  # mypy holds it to the protocol
+    learner: Learner = fake  # mypy checks the protocol
     assert asyncio.run(learner.start()) is None
     policy, report = asyncio.run(learner.step([group([1.0, 0.0])]))
     assert (policy.number, report.step) == (1, 1)

@@ -18,9 +18,9 @@ from tests.made_families import FAMILIES, make_model
 
 pytestmark = pytest.mark.slow
 
-PECULIAR: dict[str, dict[str, Any]] = {
+SPECIAL: dict[str, dict[str, Any]] = {
     "gpt2": {"n_embd": 64, "n_layer": 2, "n_head": 4},  # learned positions, and dropout by default
-    "opt": {"ffn_dim": 64, "word_embed_proj_dim": 128},  # the same, otherwise
+    "opt": {"ffn_dim": 64, "word_embed_proj_dim": 128},  # the same, in another implementation
     "hunyuan_v1_dense": {"head_dim": 32},  # queries are scaled after the rotation
     "granite": {"logits_scaling": 4.0},
     "gemma2": {"head_dim": 32, "sliding_window": 8},  # soft-capped logits
@@ -30,7 +30,7 @@ PECULIAR: dict[str, dict[str, Any]] = {
 
 
 def scored(model: str, groups: list[Group]) -> list[Group]:
-    """The groups with the log-probabilities that transformers gives each completion on its own."""
+    """The groups with the log-probabilities that transformers computes for each completion separately."""
     from transformers import AutoModelForCausalLM
 
     scorer = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, attn_implementation="eager").eval()
@@ -52,9 +52,9 @@ def scored(model: str, groups: list[Group]) -> list[Group]:
     ]
 
 
-@pytest.mark.parametrize("family", [*FAMILIES, *PECULIAR])
+@pytest.mark.parametrize("family", [*FAMILIES, *SPECIAL])
 def test_a_step_is_computed_from_the_log_probabilities_that_the_model_samples_with(family: str, tmp_path: Path) -> None:
-    model = make_model(tmp_path / "model", family, **PECULIAR.get(family, {}))
+    model = make_model(tmp_path / "model", family, **SPECIAL.get(family, {}))
     groups = scored(model, [group([1.0, 0.0, 0.5, 0.25], seed=seed, prompt_length=12 + 9 * seed) for seed in range(2)])
     probe = tuple(random.Random(0).randrange(3, 90) for _ in range(20))
     learner = LearnerWorker(settings(), plan(tmp_path / "model", tmp_path / "checkpoints", probe_ids=(probe,)))
@@ -87,9 +87,9 @@ def test_only_dropout_is_disabled() -> None:
     assert (config.attention_dropout, config.router_jitter_noise) == (0.0, 0.01)
 
 
-@pytest.mark.parametrize(("family", "does"), [("gemma3_text", True), ("lfm2", False)])
-def test_which_models_can_share_prompts(family: str, does: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("family", "shares"), [("gemma3_text", True), ("lfm2", False)])
+def test_only_models_with_a_plain_kv_cache_share_prompts(family: str, shares: bool, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
-    folder = make_model(tmp_path, family, **PECULIAR.get(family, {}))
-    assert has_plain_kv_cache(AutoModelForCausalLM.from_pretrained(folder)) == does
+    folder = make_model(tmp_path, family, **SPECIAL.get(family, {}))
+    assert has_plain_kv_cache(AutoModelForCausalLM.from_pretrained(folder)) == shares

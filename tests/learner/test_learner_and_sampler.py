@@ -20,7 +20,7 @@ from tests.learner.made import group
 
 pytestmark = [pytest.mark.slow, pytest.mark.model_runner]
 
-# Nats per token: of the mean and of the largest difference, and of the mean ratio to 1.
+# Bounds of the mean and the largest difference (nats per token), and of the mean ratio's distance to 1.
 BOUNDS = {"float32": (1e-5, 1e-3, 1e-4), "bfloat16": (0.02, 0.5, 0.02)}
 TEXT = "(** Twice a number.\n * >>> twice 2\n * 4\n *)\nlet twice (n : int) : int =\n"
 
@@ -84,7 +84,7 @@ async def sampled(
 
 
 async def check_that_another_scale_fails(pool: Any, policy: PolicyVersion) -> None:
-    """Publish the adapter with twice its scale, which its files say too, so that only the probe prompts can tell."""
+    """Publish the adapter with twice its scale in its files too, so that only the probe prompts show the error."""
     import ray
 
     config = json.loads(policy.adapter["adapter_config.json"])

@@ -21,15 +21,15 @@ def test_every_option_of_trl_is_a_setting_or_refused_and_nothing_else_is_refused
     from learner.training.trainer import GRPOConfig
 
     options = {field.name for field in fields(GRPOConfig)}
-    here = set(LearnerSettings.model_fields)
-    assert options - here - REFUSED.keys() == set(), "TRL has options that nobody has thought about"
-    assert REFUSED.keys() <= options, "TRL no longer has these"
-    assert here & REFUSED.keys() == set()
+    names = set(LearnerSettings.model_fields)
+    assert options - names - REFUSED.keys() == set(), "TRL has options that are neither settings nor refused"
+    assert REFUSED.keys() <= options, "TRL no longer has these options"
+    assert names & REFUSED.keys() == set()
 
 
 @pytest.mark.slow
-def test_the_settings_of_trls_name_reach_trl() -> None:
-    """All that are passed on, with values that are not TRL's defaults where a value is free."""
+def test_settings_with_the_names_of_trl_options_reach_trl() -> None:
+    """Every setting that is passed on has a value that differs from TRL's default."""
     import torch
 
     from learner.training.build import NOT_FOR_TRL, trl_arguments
@@ -69,10 +69,10 @@ def test_the_settings_of_trls_name_reach_trl() -> None:
         "max_grad_norm": 0.5,
         "gradient_checkpointing": True,
     }
-    not_with_these = {"delta": 2.0, "entropy_coef": 0.1}  # cispo has no delta; one of two ways to look at entropy
+    separate = {"delta": 2.0, "entropy_coef": 0.1}  # cispo has no delta; entropy_coef excludes top_entropy_quantile
     passed_on = {field.name for field in fields(GRPOConfig)} & set(LearnerSettings.model_fields) - set(NOT_FOR_TRL)
-    assert changed.keys() | not_with_these.keys() == passed_on
-    for values in (changed, not_with_these):
+    assert changed.keys() | separate.keys() == passed_on
+    for values in (changed, separate):
         arguments = trl_arguments(
             LearnerSettings(**values),
             plan(Path("model"), Path("checkpoints")),
@@ -94,7 +94,7 @@ def test_the_settings_of_trls_name_reach_trl() -> None:
         ("sync_ref_model", "the model under the adapter, which never changes"),
     ],
 )
-def test_other_options_of_trl_are_refused_in_one_line_with_the_reason_or_the_key_here(key: str, reported: str) -> None:
+def test_other_options_of_trl_are_refused_in_one_line_with_the_reason_or_the_key(key: str, reported: str) -> None:
     with pytest.raises(ConfigError, match=reported) as caught:
         load_config(None, [f"{key}=1"], environment={})
     assert "\n" not in str(caught.value)
@@ -154,12 +154,12 @@ def test_the_page_on_the_learner_names_only_existing_keys_and_every_option() -> 
     }
     assert len(named) > 20
     assert {one for one in named if one not in known and not any(key.startswith(f"{one}.") for key in known)} == set()
-    of_the_place = ("gpus", "gpu_memory_share", "cpus", "num_threads", "save_total_limit", "lora")
+    placement_settings = ("gpus", "gpu_memory_share", "cpus", "num_threads", "save_total_limit", "lora")
     families = ("sapo_temperature", "vespo", "adam", "vllm_importance_sampling_clip")  # reported together
     reported = [
         name
         for name in LearnerSettings.model_fields
-        if name not in of_the_place and not name.endswith("deadline_seconds") and not name.startswith(families)
+        if name not in placement_settings and not name.endswith("deadline_seconds") and not name.startswith(families)
     ]
     assert [name for name in reported if f"`{name}`" not in page] == []
     assert [name for name in CHANGEABLE if f"`{name}`" not in page and not name.startswith(families)] == []

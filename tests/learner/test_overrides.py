@@ -1,4 +1,4 @@
-"""Settings that change from step to step: refusals, and effects of the others."""
+"""Settings that change during a run: refusals of fixed settings, and effects of the changeable ones."""
 
 import shutil
 from collections.abc import Callable
@@ -17,9 +17,9 @@ from tests.learner.scoring import sampled_by
 
 MakeLearner = Callable[..., Any]
 BASE = LearnerSettings(kl_coefficient=0.1)
-TARGET = 1e-3  # nats per token, which a few of these steps leave behind
+TARGET = 1e-3  # nats per token, exceeded after a few of these steps
 
-# A value of each key that differs from what the learner of ``stepped`` has, and the settings under which it matters.
+# A value of each key that differs from the learner's value, and the settings under which it has an effect.
 CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "delta": (1.25, {}),
     "entropy_coef": (0.5, {}),
@@ -94,7 +94,7 @@ def test_overrides_do_not_change_the_settings_of_the_run() -> None:
 def test_a_step_with_an_override_equals_the_step_of_a_run_with_that_setting(
     key: str, model_folder: Path, make_learner: MakeLearner, tmp_path: Path
 ) -> None:
-    """The third step has an override: it differs from a step without it, and equals that of a resumed run with it."""
+    """The third step with an override differs from the step without it and equals that step of a resumed run with the setting."""
     value, options = CHANGES[key]
     options = {"learning_rate": 1e-3, **options}
 
@@ -163,10 +163,10 @@ def test_an_adaptive_coefficient_follows_the_divergence_and_is_resumed_exactly(
     assert coefficients[1] < 0.1  # nothing has diverged in the first step
     assert coefficients[5] > coefficients[1]
 
-    # Steered for three steps, held by a phase over the checkpoint, and steered again.
+    # Adaptive for two steps, fixed by overrides for two steps around the checkpoint, and adaptive again.
     changes: list[dict[str, Any]] = [{}, {}, {"kl_target": None}, {"kl_target": None}, {}, {}]
     whole = make_learner(checkpoints="two", **options)
-    wanted = [whole.step(each, change) for each, change in zip(steps, changes, strict=True)][-1]
+    expected_last = [whole.step(each, change) for each, change in zip(steps, changes, strict=True)][-1]
     first = make_learner(checkpoints="three", **options)
     for each, change in zip(steps[:3], changes, strict=False):
         first.step(each, change)
@@ -174,5 +174,5 @@ def test_an_adaptive_coefficient_follows_the_divergence_and_is_resumed_exactly(
     first.close()
     second = make_learner(checkpoints="three", **options)
     reached = [second.step(each, change) for each, change in zip(steps[3:], changes[3:], strict=True)][-1]
-    assert reached[1].metrics["kl_coefficient"] == wanted[1].metrics["kl_coefficient"]
-    assert reached[0].adapter == wanted[0].adapter
+    assert reached[1].metrics["kl_coefficient"] == expected_last[1].metrics["kl_coefficient"]
+    assert reached[0].adapter == expected_last[0].adapter

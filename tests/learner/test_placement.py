@@ -62,7 +62,7 @@ def test_ranks_are_on_one_machine_if_they_fit_and_on_several_only_if_they_must(
     with caplog.at_level("WARNING", logger="learner.placement"):
         assert len(set(place(2))) == 1
         assert caplog.text == ""
-        # Three fit on one machine in principle; but of each machine only a core is free, or two.
+        # A machine with three cores exists, but the ranks above leave at most two cores free on each machine.
         assert len(set(place(3))) > 1
         assert "the learner's 3 ranks are on 2 machines" in caplog.text
     assert ray.available_resources()["CPU"] == 1.0

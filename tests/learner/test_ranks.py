@@ -32,8 +32,8 @@ def test_ranks_use_the_network_interface_of_their_address() -> None:
 
 @pytest.fixture(scope="module")
 def two_ranks(model_folder: Path) -> Iterator[RankProcesses]:
-    with rank_processes(model_folder, 2) as made:
-        yield made
+    with rank_processes(model_folder, 2) as processes:
+        yield processes
 
 
 def random_state(worker: Any) -> bytes:
@@ -48,15 +48,15 @@ def furthest_apart(one: PolicyVersion, other: PolicyVersion) -> float:
 
 
 def assert_same(one: Any, other: Any, *, within: float) -> None:
-    """The same step to all that is measured and published, but for how long it took and how it was cut."""
+    """Assert that two steps agree in policy and metrics, except in durations and the split into micro-batches."""
     (policy, report), (other_policy, other_report) = one, other
     assert policy.number == other_policy.number
     assert furthest_apart(policy, other_policy) < within
     assert report.advantages == other_report.advantages
     assert report.excluded == other_report.excluded
-    of_the_place = {"seconds", "num_micro_batches", "padding_share", "train_runtime"}
+    differs = {"seconds", "num_micro_batches", "padding_share", "train_runtime"}
     assert report.metrics.keys() == other_report.metrics.keys() | {"rank_idle_share"}
-    for name in other_report.metrics.keys() - of_the_place:
+    for name in other_report.metrics.keys() - differs:
         assert report.metrics[name] == pytest.approx(other_report.metrics[name], rel=1e-3, abs=2e-5), name
 
 
@@ -87,7 +87,7 @@ def assert_same(one: Any, other: Any, *, within: float) -> None:
 def test_two_ranks_take_the_same_steps_as_one(
     options: dict[str, Any], two_ranks: RankProcesses, make_learner: MakeLearner, tmp_path: Path
 ) -> None:
-    # Where a weight's gradient is about 0, AdamW makes a whole step of what rounding makes of it; SGD shows what it is.
+    # AdamW turns the rounding error of a gradient near 0 into a whole step; SGD shows the gradient itself.
     options = {"optim": "sgd", "learning_rate": 1.0, **options}
     alone = make_learner(**{name: value for name, value in options.items() if name != "shard_base"})
     two_ranks.begin(tmp_path / "two", **options)
@@ -100,7 +100,7 @@ def test_two_ranks_take_the_same_steps_as_one(
         moved = one[0]
 
 
-def num_weights_held(worker: Any) -> tuple[int, int]:
+def num_local_weights(worker: Any) -> tuple[int, int]:
     """Return the sizes of the decoder layers on this rank and in total."""
     from torch.distributed.tensor import DTensor
 
@@ -113,12 +113,12 @@ def num_weights_held(worker: Any) -> tuple[int, int]:
     return sum(each.numel() for each in local), sum(each.numel() for each in frozen)
 
 
-def test_a_sharded_base_is_stored_in_halves_and_scores_and_saves_as_a_whole_one(
+def test_a_sharded_base_is_stored_in_halves_and_scores_and_saves_like_a_whole_base(
     two_ranks: RankProcesses, make_learner: MakeLearner, tmp_path: Path
 ) -> None:
     options: dict[str, Any] = {"micro_batch_tokens": 60, "dropout": 0.3}
     two_ranks.begin(tmp_path / "two", shard_base=True, probe_ids=((5, 40, 7),), **options)
-    (first, of_all), (second, _) = two_ranks(num_weights_held)
+    (first, of_all), (second, _) = two_ranks(num_local_weights)
     assert first + second == of_all
     assert 0.4 < first / of_all < 0.6
     two_ranks.step(STEPS[0])
@@ -142,7 +142,7 @@ def current_policy(worker: Any) -> PolicyVersion:
     return policy
 
 
-def test_a_step_with_fewer_micro_batches_than_ranks_and_one_with_none(
+def test_two_ranks_take_steps_with_one_or_no_micro_batch(
     two_ranks: RankProcesses, make_learner: MakeLearner, tmp_path: Path
 ) -> None:
     options: dict[str, Any] = {"optim": "sgd", "learning_rate": 1.0, "train_top_k": 1}
@@ -164,7 +164,7 @@ def test_ranks_draw_different_dropout_and_a_resumed_run_reaches_the_same_adapter
     two_ranks: RankProcesses, make_learner: MakeLearner, tmp_path: Path
 ) -> None:
     options: dict[str, Any] = {"dropout": 0.3, "lr_scheduler_type": "cosine", "warmup_steps": 2, "max_steps": 6}
-    options["micro_batch_tokens"] = 40  # so that both ranks have something to do
+    options["micro_batch_tokens"] = 40  # so that both ranks have micro-batches
     assert two_ranks.begin(tmp_path / "one", **options) == [None, None]
     first, second = two_ranks("step", STEPS[0], {}) and two_ranks(random_state)
     assert first != second
@@ -176,12 +176,12 @@ def test_ranks_draw_different_dropout_and_a_resumed_run_reaches_the_same_adapter
     folder, nothing = two_ranks("save_checkpoint")
     assert nothing is None
     assert Path(folder) == tmp_path / "two" / "checkpoint-1"
-    two_ranks.step(STEPS[1])  # lost: after the checkpoint
+    two_ranks.step(STEPS[1])  # lost, because it follows the checkpoint
     assert two_ranks.begin(tmp_path / "two", **options) == [expected[0][0]] * 2
     resumed = [two_ranks.step(groups) for groups in STEPS[1:]]
     assert [policy for policy, _ in resumed] == [policy for policy, _ in expected[1:]]
 
-    # One rank can resume a checkpoint of two ranks, and two that of one: the second rank then has a new random state.
+    # One rank resumes a checkpoint of two. Two ranks resume a checkpoint of one, the second with a new random state.
     options = {key: value for key, value in options.items() if key != "max_steps"}
     alone = make_learner(checkpoints="two", max_steps=6, **options)
     assert alone.step(STEPS[1])[0].number == 2

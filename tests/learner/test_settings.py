@@ -7,12 +7,12 @@ from learner.settings import LearnerSettings, LoraSettings
 def test_the_defaults_of_the_adapter_are_those_of_the_first_analysis() -> None:
     lora = LearnerSettings().lora
     assert (lora.r, lora.alpha, lora.dropout, lora.bias) == (32, 64, 0.05, "none")
-    assert lora.target_modules == ("all-linear",)  # of Qwen2 they are the analysis's seven: test_learner_targets
+    assert lora.target_modules == ("all-linear",)  # the seven of the analysis for Qwen2: see training/test_targets.py
     assert LearnerSettings().learning_rate == 5e-6
 
 
 @pytest.mark.parametrize("rank", [0, 2, 4, 24, 48, 1024])
-def test_a_rank_that_vllm_does_not_serve_is_refused_with_those_that_it_does(rank: int) -> None:
+def test_a_rank_that_vllm_does_not_serve_is_refused_with_the_served_ranks(rank: int) -> None:
     with pytest.raises(ValidationError, match=rf"lora.r={rank}: .*allowed are 1, 8, 16, 32, 64, 128, 256, 320, 512"):
         LoraSettings(r=rank)
 

@@ -38,7 +38,7 @@ def some_groups(model_folder: Path, *, count: int = 3, shift: float = 0.0) -> li
     return [sampled_by(model_folder, group(rewards, seed=seed), shift=shift) for seed in range(count)]
 
 
-def test_trl_reads_our_tensors() -> None:
+def test_trl_reads_the_tensors_of_a_micro_batch() -> None:
     from learner.training.trainer import GroupTrainer
 
     source = inspect.getsource(GroupTrainer._compute_loss)
@@ -78,7 +78,7 @@ def test_shifted_sampler_logprobs_move_the_ratio_the_clip_fraction_and_the_loss(
     _, report = make_learner().step(groups)
     assert report.metrics["sampling/sampling_logp_difference/mean"] == pytest.approx(0.5, abs=1e-4)
     assert report.metrics["sampling/importance_sampling_ratio/mean"] == pytest.approx(1.64872, rel=1e-4)
-    assert report.metrics["clip_ratio/high_mean"] > 0.2  # of the tokens with a positive advantage, all
+    assert report.metrics["clip_ratio/high_mean"] > 0.2  # all tokens with a positive advantage
     assert report.metrics["loss"] == pytest.approx(grpo_loss(model_folder, groups), abs=1e-4)
 
 
@@ -92,7 +92,7 @@ def test_the_split_into_micro_batches_does_not_change_the_step(
     for policy, report in outcomes[1:]:
         assert report.metrics["loss"] == pytest.approx(whole.metrics["loss"], abs=1e-5)
         assert report.metrics["grad_norm"] == pytest.approx(whole.metrics["grad_norm"], rel=1e-3)
-        assert furthest_apart(policy, whole_policy) < 1e-3  # a tenth of what AdamW's first step moves every weight
+        assert furthest_apart(policy, whole_policy) < 1e-3  # a tenth of AdamW's first step of every weight
 
 
 def test_sharing_a_prompt_gives_the_same_gradient_as_separate_rows(
@@ -177,7 +177,7 @@ def test_the_probe_prompt_is_the_policys_score_of_fixed_tokens_at_temperature_on
     assert policy.probes[1].logprobs == pytest.approx(scored["third"], abs=1e-5)
     assert (
         max(abs(one - other) for one, other in zip(*scored.values(), strict=True)) > 1e-3
-    )  # so that it tells them apart
+    )  # so that the probe distinguishes the two adapters
     learner.save_checkpoint()
     resumed = make_learner(dropout=0.3, planned=planned)
     assert resumed._training.run(resumed._policy) == policy
@@ -187,7 +187,7 @@ def test_the_probe_prompt_is_the_policys_score_of_fixed_tokens_at_temperature_on
 
 def test_scoring_a_probe_prompt_does_not_change_the_training(make_learner: MakeLearner) -> None:
     def adapter_after_three_steps(name: str, *probe_ids: tuple[int, ...]) -> Any:
-        # One learner after the other: dropout draws from the random state of the process.
+        # The learners run one after another: dropout draws from the random state of the process.
         learner = make_learner(checkpoints=name, dropout=0.3, planned={"probe_ids": probe_ids})
         learner.base_probes()
         return [learner.step([group([1.0, 0.0, 0.3], seed=seed)])[0].adapter for seed in range(3)]
@@ -237,7 +237,7 @@ def test_the_policy_is_a_peft_folder_with_the_keys_that_vllm_binds(
     assert all(base.get_submodule(name).weight.ndim == 2 for name in policy.modules)
 
 
-def test_the_adapter_equals_what_peft_writes(make_learner: MakeLearner, tmp_path: Path) -> None:
+def test_the_adapter_equals_the_files_that_peft_writes(make_learner: MakeLearner, tmp_path: Path) -> None:
     learner = make_learner()
     policy, _ = learner.step([group([1.0, 0.0])])
     learner._trainer.model.save_pretrained(tmp_path)
@@ -263,7 +263,7 @@ def test_a_resumed_run_reaches_the_same_adapter_bit_for_bit(make_learner: MakeLe
     for groups in steps[:2]:
         first.step(groups)
     first.save_checkpoint()
-    first.step(steps[2])  # lost: after the checkpoint
+    first.step(steps[2])  # lost, because it follows the checkpoint
     first.close()
     second = make_learner(checkpoints="two", **options)
     resumed = [second.step(groups) for groups in steps[2:]]
@@ -291,14 +291,14 @@ def test_start_returns_the_policy_of_the_newest_complete_checkpoint(
 
     resumed = LearnerWorker(settings(), plan(model_folder, saved.parent, max_steps=2))
     assert resumed.start() == policies[1]
-    with pytest.raises(LearnerError, match="max_steps of the run are done"):  # and no extra step of TRL's either
+    with pytest.raises(LearnerError, match="max_steps of the run are done"):  # and TRL takes no extra step
         resumed.step([group([1.0, 0.0])])
     resumed.export_adapter(str(tmp_path / "final"))
     assert {path.name: path.read_bytes() for path in (tmp_path / "final").iterdir()} == policies[1].adapter
     resumed.close()
 
 
-def test_a_checkpoint_that_does_not_fit_is_named_and_not_partly_loaded(
+def test_a_checkpoint_of_another_shape_or_without_a_file_is_refused_by_name(
     model_folder: Path, make_learner: MakeLearner
 ) -> None:
     from learner.settings import LoraSettings
@@ -324,7 +324,7 @@ def test_a_failed_checkpoint_leaves_the_earlier_ones_and_the_run_intact(
     earlier = Path(learner.save_checkpoint())
     learner.step([group([1.0, 0.0])])
     _, unlimited = limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, unlimited))  # the nearest thing to a full disk
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, unlimited))  # stands in for a full disk
     try:
         with pytest.raises(LearnerError, match=r"checkpoint cannot be written .* earlier checkpoints are intact"):
             learner.save_checkpoint()
@@ -407,8 +407,8 @@ def test_gradient_checkpointing_gives_the_same_step(make_learner: MakeLearner) -
 
 def test_a_step_reports_its_metrics(make_learner: MakeLearner) -> None:
     _, report = make_learner().step([group([1.0, 0.0])])
-    wanted = {"loss", "grad_norm", "learning_rate", "entropy", "clip_ratio/region_mean", "num_completions", "seconds"}
-    assert wanted <= report.metrics.keys()
+    names = {"loss", "grad_norm", "learning_rate", "entropy", "clip_ratio/region_mean", "num_completions", "seconds"}
+    assert names <= report.metrics.keys()
 
 
 def test_a_missing_model_is_named_in_one_line(tmp_path: Path) -> None:
@@ -424,6 +424,6 @@ def test_projections_that_the_model_lacks_are_refused(model_folder: Path, tmp_pa
     from learner.settings import LoraSettings
     from learner.worker import LearnerWorker
 
-    odd = settings().model_copy(update={"lora": LoraSettings(target_modules=("c_attn",))})
+    other_targets = settings().model_copy(update={"lora": LoraSettings(target_modules=("c_attn",))})
     with pytest.raises(ConfigError, match="c_attn"):
-        LearnerWorker(odd, plan(model_folder, tmp_path)).start()
+        LearnerWorker(other_targets, plan(model_folder, tmp_path)).start()

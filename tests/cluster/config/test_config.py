@@ -11,7 +11,7 @@ from cluster.errors import ConfigError
 CONFIGS = Path(__file__).parents[3] / "configs"
 
 
-def test_the_length_that_is_given_last_counts(tmp_path: Path) -> None:
+def test_the_length_of_the_last_source_takes_precedence(tmp_path: Path) -> None:
     file = tmp_path / "long.yaml"
     file.write_text("loop: {epochs: 3.0}\n")
     loop = load_config(file, ["max_steps=5"], environment={}).loop
@@ -27,7 +27,7 @@ def test_the_shipped_configurations_load(path: Path) -> None:
     assert load_config(path, environment={}).run.name == path.stem
 
 
-def test_later_sources_win(tmp_path: Path) -> None:
+def test_later_sources_take_precedence(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("rollout: {temperature: 0.5, group_size: 4}\nlearner: {learning_rate: 1e-5}\n")
     environment = {"GRPO_TEMPERATURE": "0.6", "GRPO_NUM_GENERATIONS": "8"}
@@ -35,7 +35,7 @@ def test_later_sources_win(tmp_path: Path) -> None:
     assert (config.rollout.temperature, config.rollout.group_size, config.learner.learning_rate) == (0.7, 8, 1e-5)
 
 
-def test_the_end_of_a_key_is_enough_where_it_is_unambiguous() -> None:
+def test_an_unambiguous_end_of_a_key_is_accepted() -> None:
     config = load_config(None, ["learning_rate=7e-6", "temperature=1.2"], environment={})
     assert (config.learner.learning_rate, config.rollout.temperature) == (7e-6, 1.2)
 
@@ -111,7 +111,7 @@ def test_a_file_may_hold_dotted_keys_and_their_ends(tmp_path: Path, content: str
         ("learner: {lora: 8}\n", "learner.lora is a section of settings: write `learner.lora: {r: ...}`"),
     ],
 )
-def test_a_file_with_a_slip_is_refused_with_what_was_meant(tmp_path: Path, content: str, message: str) -> None:
+def test_a_file_with_a_mistake_is_refused_with_the_correction(tmp_path: Path, content: str, message: str) -> None:
     path = tmp_path / "c.yaml"
     path.write_text(content)
     with pytest.raises(ConfigError) as caught:
@@ -120,7 +120,7 @@ def test_a_file_with_a_slip_is_refused_with_what_was_meant(tmp_path: Path, conte
 
 
 @pytest.mark.parametrize(("content", "message"), [("- a\n", "must hold sections"), ("a: [", "is not YAML")])
-def test_a_file_that_is_no_configuration_is_refused(tmp_path: Path, content: str, message: str) -> None:
+def test_a_file_that_is_not_a_configuration_is_refused(tmp_path: Path, content: str, message: str) -> None:
     path = tmp_path / "c.yaml"
     path.write_text(content)
     with pytest.raises(ConfigError, match=message):
@@ -142,7 +142,7 @@ def test_a_section_that_is_a_number_is_refused(tmp_path: Path, content: str) -> 
         load_config(path, environment={})
 
 
-def test_a_resolved_configuration_reads_back_as_itself() -> None:
+def test_a_written_configuration_loads_unchanged() -> None:
     config = load_config(CONFIGS / "demo.yaml", ["temperature=1.25"], environment={})
     assert validate(yaml.safe_load(dump_yaml(config))) == config
 
@@ -167,7 +167,7 @@ def test_every_key_is_explained() -> None:
         ("run.name=", None),
     ],
 )
-def test_a_text_on_the_command_line_is_what_it_says(override: str, name: str | None) -> None:
+def test_a_text_on_the_command_line_stays_a_text(override: str, name: str | None) -> None:
     assert load_config(None, [override], environment={}).run.name == name
 
 

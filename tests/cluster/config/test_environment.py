@@ -12,7 +12,7 @@ from cluster.errors import ConfigError
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 
-# The .envrc of the original project: every variable with a value other than Caravan's default, and what it means here.
+# The .envrc of the original project: every variable with a value other than Caravan's default, and the key that it sets.
 ENVRC = {
     "BASE_MODEL_ID": ("some/model", "model.path", "some/model"),
     "TRAINING_DATASET": ("mine.jsonl", "data.dataset", "mine.jsonl"),
@@ -54,7 +54,7 @@ def load(environment: dict[str, str], *overrides: str) -> tuple[Config, list[str
     return load_config(None, overrides, environment, log=lines.append), lines
 
 
-def test_every_variable_of_the_original_project_is_a_key_or_named_once() -> None:
+def test_every_variable_of_the_original_project_sets_a_key_or_is_reported_once() -> None:
     given = {name: value for name, (value, _, _) in ENVRC.items()}
     config, lines = load({**given, **UNUSED, "PYTHONUNBUFFERED": "1", "HOME": "/root"})
     plain = flatten(config)
@@ -66,12 +66,12 @@ def test_every_variable_of_the_original_project_is_a_key_or_named_once() -> None
     assert "PYTHONUNBUFFERED" not in used + unused
 
 
-def test_a_clean_environment_says_nothing() -> None:
+def test_an_environment_without_variables_logs_nothing() -> None:
     config, lines = load({"HOME": "/root", "GRPO_BETA": "", "LORA_R": "  ", "BASE_MODEL_ID": ""})
     assert (config, lines) == (Config(), [])
 
 
-def test_what_the_command_line_sets_is_not_said_to_be_the_environments() -> None:
+def test_a_value_of_the_command_line_is_not_reported_as_one_of_the_environment() -> None:
     config, lines = load({"GRPO_BETA": "0.04", "GRPO_TEMPERATURE": "1.2"}, "kl_coefficient=0.1")
     assert (config.learner.kl_coefficient, config.rollout.temperature) == (0.1, 1.2)
     assert lines == ["set by environment variables: rollout.temperature=1.2 (GRPO_TEMPERATURE)"]
@@ -90,7 +90,7 @@ def test_what_the_command_line_sets_is_not_said_to_be_the_environments() -> None
         ("GRPO_DISABLE_PROSE_PENALTY", "false", "leaves grader.degenerate_multiplier"),
     ],
 )
-def test_a_variable_that_sets_nothing_is_named_once_and_stops_nothing(variable: str, value: str, hint: str) -> None:
+def test_a_variable_that_sets_nothing_is_reported_once_and_is_no_error(variable: str, value: str, hint: str) -> None:
     config, lines = load({variable: value})
     assert config == Config()
     assert len(lines) == 1
@@ -118,22 +118,22 @@ def test_an_impossible_value_is_refused_with_the_variable(variable: str, value: 
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_a_batch_that_is_no_number_is_refused_with_its_variable() -> None:
+def test_a_batch_size_that_is_not_a_number_is_refused_with_its_variable() -> None:
     with pytest.raises(ConfigError, match="GRPO_GRAD_ACCUM_STEPS='two' is not a whole number"):
         load({"GRPO_BATCH_SIZE": "4", "GRPO_GRAD_ACCUM_STEPS": "two"})
 
 
-def test_a_value_that_the_command_line_set_is_not_blamed_on_a_variable() -> None:
+def test_an_invalid_value_of_the_command_line_is_not_reported_for_a_variable() -> None:
     with pytest.raises(ConfigError) as caught:
         load({"GRPO_BETA": "0.1"}, "kl_coefficient=-1")
     assert "GRPO_BETA" not in str(caught.value)
 
 
-def test_a_pool_of_none_grades_one_at_a_time() -> None:
+def test_a_pool_size_of_0_means_one_grader() -> None:
     assert load({"REWARD_POOL_SIZE": "0"})[0].grader.num_graders == 1
 
 
-def test_every_variable_is_listed_and_sets_a_key_that_there_is() -> None:
+def test_every_variable_is_listed_and_sets_an_existing_key() -> None:
     explained = explain_keys()
     assert all(variable in explained for variable in (*ENVIRONMENT, *NOT_USED))
     assert set(ENVIRONMENT.values()) <= set(keys())
@@ -162,7 +162,7 @@ SUPERVISED = {
 }
 
 
-def test_the_variables_of_supervised_training_are_options_or_named_once() -> None:
+def test_the_variables_of_supervised_training_are_options_or_reported_once() -> None:
     found = read_variables({**SUPERVISED, "GRPO_BETA": "0.1", "SFT_EVAL_STEPS": ""}, [])
     assert set(found.arguments) == {
         "data.dataset=pairs.jsonl",
@@ -178,7 +178,7 @@ def test_the_variables_of_supervised_training_are_options_or_named_once() -> Non
     assert all((used + unused).count(name) == 1 for name in SUPERVISED if name not in ("SFT_BATCH_SIZE",))
 
 
-def test_an_option_that_is_given_wins_over_its_variable() -> None:
+def test_an_option_takes_precedence_over_its_variable() -> None:
     given = ["--epochs", "1", "--out=here", "dataset=mine.jsonl"]
     found = read_variables(
         {name: SUPERVISED[name] for name in ("SFT_DATASET", "SFT_OUTPUT_DIR", "SFT_NUM_EPOCHS")}, given
@@ -191,7 +191,7 @@ def test_an_option_that_is_given_wins_over_its_variable() -> None:
 
 
 @pytest.mark.parametrize("name", ["SFT_NUM_EPOCHS", "SFT_BATCH_SIZE", "SFT_GRAD_ACCUM_STEPS", "SFT_LEARNING_RATE"])
-def test_a_bad_value_stops_supervised_training_alone(
+def test_a_bad_value_stops_only_supervised_training(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("SFT_BATCH_SIZE", "4")

@@ -1,4 +1,4 @@
-"""Paths that are no model: refused at once, with what to give in their place."""
+"""Paths that are not models: refused at once, with the path to use instead."""
 
 import json
 from collections.abc import Iterator
@@ -48,7 +48,7 @@ def test_the_folder_of_a_run_is_refused_with_its_adapter(tmp_path: Path) -> None
     assert f"model.adapter={adapter} " in str(refused.value)
 
 
-def test_a_model_that_holds_an_adapter_too_is_a_model(tmp_path: Path) -> None:
+def test_a_folder_with_a_model_and_an_adapter_is_accepted(tmp_path: Path) -> None:
     make_adapter(tmp_path / "model" / "adapter")
     (tmp_path / "model" / "config.json").write_text("{}")
     check(tmp_path / "model")
@@ -58,16 +58,14 @@ def test_a_model_that_holds_an_adapter_too_is_a_model(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "message"), [("nosuchdir", "OWNER/NAME"), ("a/b/c", "no such folder"), ("./a", "no such")]
 )
-def test_a_name_that_no_model_of_the_hub_has_is_refused_without_asking_the_hub(
-    path: str, message: str, no_hub: None
-) -> None:
+def test_an_impossible_name_of_a_hub_model_is_refused_without_a_request(path: str, message: str, no_hub: None) -> None:
     with pytest.raises(ModelError, match=message):
         check(path)
     assert unreachable_reason.cache_info().currsize == 0
 
 
 @pytest.mark.parametrize("path", ["some/model", "gpt2"])
-def test_a_hub_that_does_not_answer_is_one_line(path: str, no_hub: None) -> None:
+def test_a_hub_that_does_not_answer_is_reported_in_one_line(path: str, no_hub: None) -> None:
     with pytest.raises(
         ModelError, match=r"the Hugging Face hub cannot be used \(http://127\.0\.0\.1:1 does not answer"
     ) as refused:

@@ -30,7 +30,7 @@ def loaded(text: str, tmp_path: Path, *overrides: str) -> tuple[Config, list[str
         "policy_swap: merged\ncanary_tolerance: 0.2",
     ],
 )
-def test_a_file_with_old_names_sets_the_new_keys_and_one_line_says_so(text: str, tmp_path: Path) -> None:
+def test_a_file_with_old_names_sets_the_new_keys_and_logs_one_line(text: str, tmp_path: Path) -> None:
     config, lines = loaded(text, tmp_path)
     assert (config.rollout.weight_sync_mode, config.rollout.weight_sync_tolerance) == ("merged", 0.2)
     assert len(lines) == 1
@@ -38,7 +38,7 @@ def test_a_file_with_old_names_sets_the_new_keys_and_one_line_says_so(text: str,
     assert "rollout.canary_tolerance is now rollout.weight_sync_tolerance" in lines[0]
 
 
-def test_phases_of_an_old_file_are_the_schedule(tmp_path: Path) -> None:
+def test_phases_of_an_old_file_set_the_schedule(tmp_path: Path) -> None:
     config, lines = loaded(yaml.safe_dump({"phases": [ENTRY]}), tmp_path)
     assert config.settings_schedule().at(step=2, epoch=0.0) == {"rollout.temperature": 1.2}
     assert lines == ["deprecated names of settings: phases is now schedule"]
@@ -83,7 +83,7 @@ def test_both_names_are_refused_and_named(
     assert all(name in str(caught.value) for name in names)
 
 
-def test_a_run_folder_with_old_names_resumes_and_is_read(tmp_path: Path) -> None:
+def test_a_run_folder_with_old_names_is_read_and_resumed(tmp_path: Path) -> None:
     config = load_config(None, [f"run.folder={tmp_path}", "run.name=a", "policy_swap=in_flight"], environment={})
     config = validate({**config.model_dump(), "schedule": [ENTRY], "resume_overrides": [ENTRY]})
     folder = RunFolder(tmp_path / "a")
@@ -98,11 +98,11 @@ def test_a_run_folder_with_old_names_resumes_and_is_read(tmp_path: Path) -> None
     resumed = resumed_config(folder.path, [])
     assert (resumed.rollout, resumed.schedule) == (config.rollout, config.schedule)
     assert resumed.resume_overrides == config.resume_overrides
-    with folder.opened(resumed):  # the same configuration, as far as the run folder is concerned
+    with folder.opened(resumed):  # the run folder accepts it as the same configuration
         folder.write_config()
     assert RENAMED.keys().isdisjoint(yaml.safe_load(folder.config.read_text()))
 
 
-def test_old_names_are_listed_and_are_no_keys() -> None:
+def test_old_names_are_listed_and_are_not_keys() -> None:
     assert RENAMED.keys().isdisjoint(keys()) and set(RENAMED.values()) <= set(keys())
     assert all(f"{old}\n    now {new}" in explain_keys() for old, new in RENAMED.items())

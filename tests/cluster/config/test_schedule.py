@@ -27,7 +27,7 @@ def test_a_key_has_the_run_s_value_until_a_phase_sets_it_and_then_keeps_it() -> 
     assert at(config, step=500) == {"rollout.temperature": 1.2, "learner.learning_rate": 1e-6}
 
 
-def test_a_ramp_goes_in_a_straight_line_from_the_phase_before() -> None:
+def test_a_ramp_is_linear_from_the_previous_phase() -> None:
     config = scheduled(
         "{from_epoch: 1, set: {rollout.temperature: 1.0, rollout.group_size: 4}}",
         "{from_epoch: 3, set: {rollout.temperature: 2.0, rollout.group_size: 8}, ramp: true}",

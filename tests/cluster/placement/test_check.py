@@ -1,4 +1,4 @@
-"""The checks of a node, each with a typed double of the node's facts: there is no GPU here."""
+"""The checks of a node, each with a typed double of the node's facts."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -53,7 +53,7 @@ def checks_of(facts: NodeFacts, config: Config = ON_GPUS, machine: Machine = GPU
     return node_checks(config, machine, facts, versions=VERSIONS, download_gib=14.0)
 
 
-def the_one_that_is_not_ok(checks: list[Check]) -> Check:
+def only_failed(checks: list[Check]) -> Check:
     (check,) = [check for check in checks if check.level is not Level.OK]
     assert check.way_out and "\n" not in check.way_out
     return check
@@ -108,8 +108,8 @@ def test_a_node_that_has_everything_is_ok() -> None:
         ),
     ],
 )
-def test_what_a_node_lacks_has_a_way_out(facts: NodeFacts, name: str, level: Level, words: str) -> None:
-    check = the_one_that_is_not_ok(checks_of(facts))
+def test_each_failed_check_of_a_node_names_a_fix(facts: NodeFacts, name: str, level: Level, words: str) -> None:
+    check = only_failed(checks_of(facts))
     assert (check.name, check.level, check.place) == (name, level, f"{GPU_NODE.name} (n)")
     assert words in check.way_out
 
@@ -117,11 +117,11 @@ def test_what_a_node_lacks_has_a_way_out(facts: NodeFacts, name: str, level: Lev
 def test_a_required_sandbox_that_is_missing_fails() -> None:
     config = placed("grader.require_sandbox=true")
     without = replace(GOOD, sandbox=Sandbox(bubblewrap=None, why_no_bubblewrap="none"))
-    assert the_one_that_is_not_ok(checks_of(without, config)).level is Level.FAIL
+    assert only_failed(checks_of(without, config)).level is Level.FAIL
 
 
-def test_a_node_needs_only_what_the_parts_that_have_room_there_need() -> None:
-    nothing = replace(
+def test_a_node_needs_only_the_requirements_of_the_parts_that_fit_there() -> None:
+    bare = replace(
         GOOD,
         gpus=MachineGpus(error="no driver"),
         compiler_error="no compiler",
@@ -130,17 +130,17 @@ def test_a_node_needs_only_what_the_parts_that_have_room_there_need() -> None:
         has_cuda_build=False,
         model_error="no folder",
     )
-    assert checks_of(nothing, machine=HEAD) == []
-    # Only graders have room on a node without a GPU.
-    assert worst(checks_of(nothing, machine=CPU_NODE)) is Level.OK
-    assert {check.name for check in checks_of(nothing, ON_CPUS) if check.level is not Level.OK} == {"versions", "model"}
+    assert checks_of(bare, machine=HEAD) == []
+    # Only graders fit on a node without a GPU.
+    assert worst(checks_of(bare, machine=CPU_NODE)) is Level.OK
+    assert {check.name for check in checks_of(bare, ON_CPUS) if check.level is not Level.OK} == {"versions", "model"}
 
 
 def test_several_processes_of_a_part_need_shared_memory_without_a_gpu() -> None:
     assert not needs_of(ON_CPUS, CPU_NODE).shares_memory
     ranks = placed("gpus_per_sampler=0", "learner.gpus=0", "num_ranks=2")
     small = replace(GOOD, shared_memory_bytes=64 * 1024**2)
-    assert the_one_that_is_not_ok(checks_of(small, ranks, CPU_NODE)).name == "/dev/shm"
+    assert only_failed(checks_of(small, ranks, CPU_NODE)).name == "/dev/shm"
 
 
 def test_nodes_with_the_same_result_share_a_row(capsys: pytest.CaptureFixture[str]) -> None:
@@ -153,13 +153,13 @@ def test_nodes_with_the_same_result_share_a_row(capsys: pytest.CaptureFixture[st
     assert "FAIL: c: driver" in printed
 
 
-def test_this_machine_has_what_the_tests_need(tmp_path: Path) -> None:
+def test_the_facts_of_this_machine_are_read(tmp_path: Path) -> None:
     facts = inspect_node(placed())
     assert (facts.can_grade, facts.model_error, facts.versions["ray"]) == (True, None, installed_versions()[0]["ray"])
     assert facts.temporary[1] > 0
     assert "+" not in facts.versions["torch"]
-    gone = inspect_node(placed(f"model.path={tmp_path / 'gone'}"))
-    assert gone.model_error and "there is no such folder" in gone.model_error
+    missing = inspect_node(placed(f"model.path={tmp_path / 'missing'}"))
+    assert missing.model_error and "there is no such folder" in missing.model_error
 
 
 def test_a_model_without_weights_or_with_a_short_context_cannot_be_loaded(tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_a_model_without_weights_or_with_a_short_context_cannot_be_loaded(tmp_pa
     assert error and "lower one of them" in error
 
 
-def test_a_node_without_ocaml_and_compiler_names_what_to_install(
+def test_a_node_without_ocaml_and_compiler_names_the_packages_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -181,7 +181,7 @@ def test_a_node_without_ocaml_and_compiler_names_what_to_install(
     assert facts.compiler_error in ("there is no C compiler (gcc, clang or $CC)", compiler_error())
 
 
-def test_a_compiler_is_tried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_compiler_is_checked_by_compiling(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     include = tmp_path / "include"
     monkeypatch.setattr(
         node_facts, "sysconfig", SimpleNamespace(get_default_scheme=lambda: "venv", get_path=lambda *_: str(include))
@@ -193,5 +193,5 @@ def test_a_compiler_is_tried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     assert compiler_error() is None
     (include / "Python.h").write_text("#error no libc here\n")
     assert "no libc here" in (compiler_error() or "")
-    monkeypatch.setenv("CC", str(tmp_path / "gone"))
+    monkeypatch.setenv("CC", str(tmp_path / "missing"))
     assert "does not run" in (compiler_error() or "")

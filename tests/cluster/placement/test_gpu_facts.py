@@ -1,4 +1,4 @@
-"""Facts about GPUs from a double of NVML, and what plan makes of them."""
+"""Facts about GPUs from a double of NVML, and the machines of a plan with these facts."""
 
 # ruff: noqa: N802 - names of the library
 
@@ -13,7 +13,7 @@ from cluster.placement.plan.model_shape import GIB
 
 MIB = 1024**2
 
-# Product name, MiB in all, MiB that the driver reserves, compute capability: as nvidia-smi shows them.
+# Product name, total MiB, MiB reserved by the driver, compute capability: as nvidia-smi shows them.
 A100_40 = ("NVIDIA A100-SXM4-40GB", 40960, 625, (8, 0))
 A100_80 = ("NVIDIA A100-SXM4-80GB", 81920, 870, (8, 0))
 RTX_4090 = ("NVIDIA GeForce RTX 4090", 24564, 347, (8, 9))
@@ -116,16 +116,16 @@ def test_a_gpu_has_its_own_memory_and_the_speed_of_its_model(row: Row, sheet: st
     (machine,) = machines_of([node(2)], {"id": found})
     assert machine.num_gpus == 2 and machine.gpu is not None and machine.gpu.gib is not None
     assert machine.gpu.gib == pytest.approx((total - reserved) * MIB / GIB)
-    known = GPUS[sheet] if sheet else None
+    data_sheet = GPUS[sheet] if sheet else None
     assert (machine.gpu.tflops, machine.gpu.tb_per_second) == (
-        (known.tflops, known.tb_per_second) if known else (None, None)
+        (data_sheet.tflops, data_sheet.tb_per_second) if data_sheet else (None, None)
     )
-    # The data sheets that --machine goes by agree with the drivers.
-    if known is not None and known.gib is not None:
-        assert machine.gpu.gib == pytest.approx(known.gib, rel=0.01)
+    # The data sheets of --machine agree with the drivers.
+    if data_sheet is not None and data_sheet.gib is not None:
+        assert machine.gpu.gib == pytest.approx(data_sheet.gib, rel=0.01)
 
 
-def test_of_unequal_gpus_the_smallest_that_ray_uses_counts() -> None:
+def test_the_smallest_gpu_that_ray_uses_counts_if_gpus_differ() -> None:
     found = read_gpus(FakeNvml([T1000, RTX_4090, A100_80]))
     for num_gpus, name in ((1, "A100-SXM4-80GB"), (2, "GeForce RTX 4090"), (3, "T1000")):
         (machine,) = machines_of([node(num_gpus)], {"id": found})
@@ -150,23 +150,23 @@ def test_the_installed_library_has_the_functions_that_are_called() -> None:
     assert pynvml.nvmlMemory_v2 == 0x02000028
 
 
-def test_without_the_library_the_reason_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_library_is_reported_with_the_command_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "pynvml", None)
     assert "requirements/setup" in (gpus_of_this_machine().error or "")
 
 
-def test_every_living_node_with_gpus_is_asked_on_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpus_are_read_on_every_live_node_with_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     import ray
 
-    asked: list[str] = []
+    node_ids: list[str] = []
 
     class Remote:
         def options(self, *, scheduling_strategy: NodeAffinitySchedulingStrategy) -> "Remote":
-            asked.append(scheduling_strategy.node_id)
+            node_ids.append(scheduling_strategy.node_id)
             return self
 
         def remote(self) -> MachineGpus:
-            return MachineGpus(error=asked[-1])
+            return MachineGpus(error=node_ids[-1])
 
     monkeypatch.setattr(ray, "remote", lambda **_: lambda _function: Remote())
     monkeypatch.setattr(ray, "get", lambda calls, timeout: calls)
@@ -178,5 +178,5 @@ def test_every_living_node_with_gpus_is_asked_on_itself(monkeypatch: pytest.Monk
         node(1) | {"NodeID": ids[3]},
     ]
     found = gpus_of_nodes(nodes)
-    assert asked == [ids[0], ids[3]]
+    assert node_ids == [ids[0], ids[3]]
     assert {name: gpus.error for name, gpus in found.items()} == {ids[0]: ids[0], ids[3]: ids[3]}

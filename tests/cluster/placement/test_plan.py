@@ -55,7 +55,7 @@ def config_of(file: Path | None, *settings: str) -> Config:
 
 
 def test_the_size_of_a_model_is_counted_from_its_configuration() -> None:
-    assert SHAPE.num_parameters == 1_543_714_304  # what its weights' file says
+    assert SHAPE.num_parameters == 1_543_714_304  # as in its weights file
     assert SHAPE.cache_bytes_per_token("bfloat16") == 2 * 28 * 2 * 128 * 2
     # By hand: inputs + outputs of q, k, v, o, gate, up, down.
     per_layer = 3072 + 1792 + 1792 + 3072 + 10496 + 10496 + 10496
@@ -63,7 +63,7 @@ def test_the_size_of_a_model_is_counted_from_its_configuration() -> None:
     assert SHAPE.num_adapter_parameters(8, ["q_proj"]) == 28 * 8 * 3072
 
 
-def test_the_built_in_model_is_counted_right() -> None:
+def test_the_parameters_of_the_built_in_model_are_counted() -> None:
     from transformers import AutoModelForCausalLM
 
     from cluster.config.model_path import model_path
@@ -71,7 +71,7 @@ def test_the_built_in_model_is_counted_right() -> None:
 
     path = model_path(config_of(CONFIGS / "demo.yaml"))
     model = AutoModelForCausalLM.from_pretrained(path)
-    assert shape_of(path).num_parameters == sum(one.numel() for one in model.parameters())
+    assert shape_of(path).num_parameters == sum(each.numel() for each in model.parameters())
 
 
 def test_an_untied_head_counts_twice_and_attention_without_bias_counts_none() -> None:
@@ -79,12 +79,12 @@ def test_an_untied_head_counts_twice_and_attention_without_bias_counts_none() ->
     assert untied.num_parameters - SHAPE.num_parameters == 151936 * 1536 - 28 * (12 + 2 * 2) * 128
 
 
-def test_a_model_of_another_family_is_refused_by_the_name_of_what_it_lacks() -> None:
+def test_a_configuration_without_a_field_is_refused_with_its_name() -> None:
     with pytest.raises(ModelError, match="intermediate_size"):
         shape_from({name: value for name, value in QWEN_1_5B.items() if name != "intermediate_size"})
 
 
-def test_a_sampler_gives_to_the_cache_what_the_rest_leaves() -> None:
+def test_the_cache_of_a_sampler_takes_the_remaining_memory() -> None:
     memory = sampler_memory(config_of(ONE_GPU), SHAPE, 24.0)
     assert memory.limit == pytest.approx(0.40 * 24)
     assert memory.parts["weights"] == pytest.approx(1_543_714_304 * 2 / GIB)
@@ -97,13 +97,13 @@ def test_a_merged_engine_holds_no_adapters() -> None:
     assert sampler_memory(config_of(ONE_GPU), SHAPE, 24.0).parts["adapters"] > 0
 
 
-def test_the_optimizer_is_counted_for_the_adapter_alone() -> None:
+def test_the_optimizer_is_counted_only_for_the_adapter() -> None:
     parts = learner_memory(config_of(ONE_GPU), SHAPE, 24.0).parts
     assert parts["adapter and optimizer"] == pytest.approx(36_929_536 * 16 / GIB)
     assert parts["weights"] == pytest.approx(1_543_714_304 * 2 / GIB)
 
 
-def test_checkpointing_and_smaller_passes_take_less_of_the_learner() -> None:
+def test_checkpointing_and_smaller_passes_reduce_the_memory_of_the_learner() -> None:
     kept = learner_memory(config_of(ONE_GPU, "gradient_checkpointing=false", "micro_batch_tokens=4096"), SHAPE, 24.0)
     half = learner_memory(config_of(ONE_GPU, "gradient_checkpointing=false", "micro_batch_tokens=2048"), SHAPE, 24.0)
     again = learner_memory(config_of(ONE_GPU, "gradient_checkpointing=true", "micro_batch_tokens=4096"), SHAPE, 24.0)
@@ -128,7 +128,7 @@ def test_one_gpu_of_24_gib_holds_sampler_and_learner() -> None:
     assert plan.on_gpus.learner.limit == pytest.approx(24 * 0.60)
 
 
-def test_a_learner_that_does_not_fit_by_estimate_is_reported_with_the_sum_and_not_refused() -> None:
+def test_a_learner_that_does_not_fit_by_estimate_is_reported_with_the_numbers_and_not_refused() -> None:
     config = config_of(ONE_GPU, "gradient_checkpointing=false", "micro_batch_tokens=8192")
     plan = make_plan(config, SHAPE, parse_machines(["cpus=16,gpus=1,gpu_gib=24"]))
     (line,) = plan.shortages
@@ -183,7 +183,7 @@ def test_no_machine_keeps_less_than_nothing() -> None:
     assert [node.cpus for node in plan.nodes] == [0.0]
 
 
-def test_every_sampler_on_the_learners_gpu_is_subtracted_from_what_the_learner_has() -> None:
+def test_the_memory_of_every_sampler_on_the_learners_gpu_is_subtracted_from_the_learners() -> None:
     config = config_of(None, "num_samplers=2")
     plan = make_plan(config, SHAPE, parse_machines(["cpus=16,gpus=1,gpu=H100"]))
     assert (plan.config.rollout.gpus_per_sampler, plan.config.learner.gpus) == (0.33, 0.33)
@@ -198,7 +198,7 @@ def test_every_sampler_on_the_learners_gpu_is_subtracted_from_what_the_learner_h
     assert samplers_per_gpu(config_of(CLUSTER), next_to_learner=True) == 0
 
 
-def test_samplers_that_take_more_than_their_gpu_together_are_reported() -> None:
+def test_samplers_that_together_exceed_their_gpu_are_reported() -> None:
     config = config_of(None, "num_samplers=2", "gpus_per_sampler=0.5", "learner.gpus=1", "gpu_memory_utilization=0.85")
     plan = make_plan(config, SHAPE, parse_machines(["cpus=16,gpus=2,gpu=H100"]))
     (line,) = plan.shortages
@@ -246,13 +246,13 @@ def test_weights_and_caches_that_no_gpu_can_hold_are_refused(
         make_plan(config_of(None, *settings), SHAPE_7B, parse_machines([machine]))
 
 
-def test_nothing_is_refused_by_memory_while_the_memory_of_a_gpu_is_unknown() -> None:
+def test_no_run_is_refused_for_memory_if_the_memory_of_a_gpu_is_unknown() -> None:
     unknown = Machine(name="b", cpus=16, num_gpus=1, gpu=Gpu(name="Z9", gib=None))
     plan = make_plan(config_of(None), SHAPE_7B, [*parse_machines(["cpus=16,gpus=1,gpu=RTX4090"]), unknown])
     assert plan.shortages
 
 
-def test_on_many_machines_every_part_has_a_place_and_graders_keep_off_the_gpus() -> None:
+def test_every_part_is_placed_on_many_machines_and_graders_are_on_nodes_without_gpus() -> None:
     machines = parse_machines(["cpus=96,gpus=8,gpu=H100,count=4", "cpus=64,count=2"])
     plan = make_plan(config_of(CLUSTER, "num_samplers=31", "num_ranks=1"), SHAPE, machines)
     on_gpus = [name for node in plan.nodes for names in node.on_gpus for name in names]
@@ -261,7 +261,7 @@ def test_on_many_machines_every_part_has_a_place_and_graders_keep_off_the_gpus()
 
 
 @pytest.mark.parametrize(("num_ranks", "of_machines"), [(2, [0, 2]), (4, [0, 4]), (5, [1, 4])])
-def test_ranks_are_on_the_first_machine_that_has_enough_for_all(num_ranks: int, of_machines: list[int]) -> None:
+def test_ranks_are_on_the_first_machine_that_fits_all(num_ranks: int, of_machines: list[int]) -> None:
     machines = parse_machines(["cpus=32,gpus=1,gpu=H100", "cpus=64,gpus=4,gpu=H100", "cpus=8,gpus=1,gpu=H100"])
     plan = make_plan(config_of(CLUSTER, f"num_ranks={num_ranks}", "num_samplers=1"), SHAPE, machines)
     ranks = [sum(name.startswith("learner") for names in node.on_gpus for name in names) for node in plan.nodes]
@@ -284,12 +284,12 @@ def test_no_machine_is_given_more_than_it_has() -> None:
     assert sum(node.num_graders for node in plan.nodes) == 40
 
 
-def test_an_engine_that_is_split_over_gpus_keeps_of_weights_and_cache_its_part_on_each() -> None:
+def test_each_gpu_of_a_split_engine_holds_its_part_of_weights_and_cache() -> None:
     whole, split = (sampler_memory(config_of(ONE_GPU, *some), SHAPE, 80.0) for some in ((), SPLIT))
     assert split.parts["weights"] == pytest.approx(whole.parts["weights"] / 2)
     assert split.parts["adapters"] == whole.parts["adapters"]
     assert SHAPE.cache_bytes_per_token("bfloat16", 2) == SHAPE.cache_bytes_per_token("bfloat16") / 2
-    # There are two heads of keys and values: on four GPUs each has one of them.
+    # The model has two key-value heads: each of four GPUs has one of them.
     assert SHAPE.cache_bytes_per_token("bfloat16", 4) == SHAPE.cache_bytes_per_token("bfloat16", 2)
 
 
@@ -306,7 +306,7 @@ def test_an_engine_that_is_split_has_its_gpus_on_one_machine() -> None:
         make_plan(config_of(CLUSTER, "num_samplers=1", "tensor_parallel_size=4", "num_ranks=1"), SHAPE, machines)
 
 
-def test_a_model_whose_heads_cannot_be_split_is_refused_with_what_would() -> None:
+def test_a_model_whose_heads_cannot_be_split_is_refused_with_the_possible_sizes() -> None:
     machines = parse_machines(["cpus=32,gpus=9,gpu=H100"])
     with pytest.raises(
         ModelError, match=r"=8 does not split .* 12 attention heads and 2 heads .*: possible are 1, 2, 4, 6, 12"
@@ -314,7 +314,7 @@ def test_a_model_whose_heads_cannot_be_split_is_refused_with_what_would() -> Non
         make_plan(config_of(CLUSTER, "num_samplers=1", "tensor_parallel_size=8", "num_ranks=1"), SHAPE, machines)
 
 
-def test_samplers_beyond_the_least_number_need_no_place() -> None:
+def test_samplers_above_the_minimum_need_no_place() -> None:
     machines = parse_machines(["cpus=32,gpus=3,gpu=H100"])
     plan = make_plan(
         config_of(CLUSTER, "num_ranks=1", "num_samplers=8", "min_samplers=2", "max_samplers=8"), SHAPE, machines
@@ -327,7 +327,7 @@ def test_samplers_beyond_the_least_number_need_no_place() -> None:
         )
 
 
-def test_a_plan_says_how_much_of_what_may_grow_has_room_and_never_takes_that_from_what_starts() -> None:
+def test_a_plan_reports_how_far_pools_can_grow_next_to_the_parts_that_start() -> None:
     bounds = (
         "num_samplers=1",
         "max_samplers=9",
@@ -347,26 +347,26 @@ def test_a_plan_says_how_much_of_what_may_grow_has_room_and_never_takes_that_fro
     assert "room for 2 graders at most" in exact.advice[1]
 
 
-def test_parts_that_fit_in_sum_but_on_no_machine_are_refused_with_what_is_left() -> None:
+def test_parts_that_fit_in_sum_but_on_no_machine_are_refused_with_the_free_resources() -> None:
     machines = parse_machines(["cpus=2,count=4"])
     with pytest.raises(ResourcesError, match=r"learner needs 4 CPU and 0 GPU on one machine.*machine 1: 2 CPU"):
         make_plan(config_of(CONFIGS / "demo.yaml", "learner.cpus=4"), SHAPE, machines)
 
 
-def test_a_gpu_is_known_in_either_case_and_may_have_other_memory() -> None:
+def test_the_name_of_a_gpu_ignores_case_and_its_memory_may_be_set() -> None:
     (machine,) = parse_machines(["cpus=8,gpus=1,gpu=h100,gpu_gib=94"])
     assert machine.gpu is not None
     assert (machine.gpu.gib, machine.gpu.tflops) == (94, GPUS["H100"].tflops)
     assert parse_machines(["cpus=8,gpu=a100-80g"])[0].gpu == GPUS["A100-80G"]
 
 
-def test_samplers_that_bring_nothing_are_named() -> None:
+def test_samplers_that_do_not_speed_up_the_run_are_reported() -> None:
     config = config_of(CLUSTER, "num_samplers=31", "num_ranks=1")
     plan = make_plan(config, SHAPE, parse_machines(["cpus=96,gpus=8,gpu=H100,count=4"]))
     assert any("samplers would do" in line for line in plan.advice)
 
 
-def test_more_ranks_and_more_samplers_shorten_their_own_part() -> None:
+def test_more_ranks_shorten_learning_and_more_samplers_shorten_sampling() -> None:
     gpu, config = GPUS["H100"], config_of(CLUSTER)
     memory = gpu.gib
     assert memory is not None
@@ -387,7 +387,7 @@ def test_more_ranks_and_more_samplers_shorten_their_own_part() -> None:
     assert pace(config, SHAPE, Gpu(name="?", gib=80), sampler_memory(config, SHAPE, 80), alone, grading_cpus=1) is None
 
 
-def test_parts_that_share_a_gpu_take_turns_at_its_whole_speed() -> None:
+def test_parts_that_share_a_gpu_compute_alternately_at_its_full_speed() -> None:
     gpu = GPUS["H100"]
 
     def of(shared: SharedGpu, *settings: str) -> Pace:
@@ -421,7 +421,7 @@ def test_the_configuration_of_a_cluster_is_balanced_on_a_node_of_eight_gpus() ->
     ("machine", "prefill", "micro_batch"),
     [("gpu=RTX4090", 2048, 2048), ("gpu=A100", 8192, 4096), ("gpu=H100", 8192, 8192), ("gpu=H200", 8192, 16384)],
 )
-def test_sizes_of_passes_follow_from_the_gpus_memory(machine: str, prefill: int, micro_batch: int) -> None:
+def test_the_sizes_of_passes_depend_on_the_gpus_memory(machine: str, prefill: int, micro_batch: int) -> None:
     machines = parse_machines([f"cpus=32,gpus=2,{machine}"])
     plan = make_plan(config_of(None), SHAPE, machines)
     assert plan.config.rollout.max_num_batched_tokens == prefill
@@ -491,8 +491,8 @@ def test_the_command_prints_the_plan_and_refuses_what_does_not_fit(
     (tmp_path / "config.json").write_text(json.dumps({**QWEN_1_5B, "architectures": ["Qwen2ForCausalLM"]}))
     settings = ["plan", "-c", str(CLUSTER), f"model.path={tmp_path}"]
     assert main([*settings, "--machine", "cpus=96,gpus=9,gpu=H100"]) == 0
-    said = capsys.readouterr().out
-    assert "sampler 4" in said and "KV cache" in said and "A step takes about" in said
+    printed = capsys.readouterr().out
+    assert "sampler 4" in printed and "KV cache" in printed and "A step takes about" in printed
     assert main([*settings, "--machine", "cpus=96,gpus=2,gpu=H100", "num_samplers=2"]) == 1
     assert "needs 5 GPU" in capsys.readouterr().err
     assert main([*settings, "--machine", "cpus=96,gpus=8,gpu=H100", "micro_batch_tokens=65536"]) == 1
@@ -500,7 +500,7 @@ def test_the_command_prints_the_plan_and_refuses_what_does_not_fit(
     assert "Does not fit, by estimate: the learner" in shown.out and "1 part of the run will not fit" in shown.err
 
 
-def test_without_a_cluster_this_machine_is_planned_for_and_ray_does_not_start(
+def test_without_a_cluster_the_plan_is_for_this_machine_and_ray_does_not_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import ray

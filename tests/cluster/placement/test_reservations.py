@@ -1,4 +1,4 @@
-"""Reservations of the pools of a run, and the one request to Ray's autoscaler; Ray's cluster state is made up."""
+"""Reservations of the pools of a run, and the one request to Ray's autoscaler; Ray's cluster state is a double."""
 
 import pytest
 
@@ -55,7 +55,7 @@ def test_graders_leave_the_resources_of_all_wanted_samplers_and_the_learner_free
     reservations = Reservations(
         placed("num_samplers=2", "cpus_per_sampler=3", "learner.cpus=1", "num_graders=2", "cpus_per_grader=0.5")
     )
-    # One sampler is down: its CPUs are free, and are to stay so.
+    # One sampler is down: its CPUs are free and stay reserved.
     cluster.used = {"CPU": 3.0 + 1.0 + 2 * 0.5}
     assert reservations.graders.num_additional(2) == (16 - 6 - 1 - 1) / 0.5
     reservations.samplers.request(4, minimum=2, num_unplaced=0)

@@ -19,17 +19,17 @@ from rollout.fake import FakeSamplerPool
 
 
 class Graders:
-    """Remembers how it was scaled; more than 100 are too many for it."""
+    """Records how it was scaled; refuses more than 100 graders."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[int | None, int | None, int | None]] = []
+        self.requested: list[tuple[int | None, int | None, int | None]] = []
 
     async def scale(
         self, number: int | None = None, *, min_graders: int | None = None, max_graders: int | None = None
     ) -> str:
         if number is not None and number > 100:
             raise ConfigError("that contradicts something")
-        self.asked.append((number, min_graders, max_graders))
+        self.requested.append((number, min_graders, max_graders))
         return f"scaling 4 -> {number} graders"
 
     async def grade(self, problem: Problem, completion: Completion) -> Grade:
@@ -43,21 +43,21 @@ class Graders:
 
 
 class Samplers(FakeSamplerPool):
-    """Remembers how it was scaled."""
+    """Records how it was scaled."""
 
     def __init__(self) -> None:
         super().__init__(lambda *_: "")
-        self.asked: list[tuple[int | None, int | None, int | None]] = []
+        self.requested: list[tuple[int | None, int | None, int | None]] = []
 
     async def scale(
         self, number: int | None = None, *, min_samplers: int | None = None, max_samplers: int | None = None
     ) -> str:
-        self.asked.append((number, min_samplers, max_samplers))
+        self.requested.append((number, min_samplers, max_samplers))
         return f"scaling 1 -> {number} samplers"
 
 
 @contextlib.asynccontextmanager
-async def going_on(
+async def running(
     path: Path, graders: Graders, *, samplers: Samplers | None = None, answering: bool = True
 ) -> AsyncIterator[RunFolder]:
     with RunFolder(path).opened(load_config(None, (), environment={})) as folder:
@@ -73,53 +73,57 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cluster.placement.scale_requests.POLL_SECONDS", 0.01)
 
 
-def test_a_run_that_goes_on_is_scaled_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_running_run_is_scaled_and_the_command_prints_its_answer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     graders = Graders()
 
     async def scenario() -> None:
-        async with going_on(tmp_path / "run", graders) as folder:
-            asks = (["graders=64"], ["min_graders=4", "max_graders=9"], ["graders=5", "max_graders=9"])
-            for ask in asks:
-                assert await asyncio.to_thread(main, ["scale", str(tmp_path / "run"), *ask]) == 0
+        async with running(tmp_path / "run", graders) as folder:
+            requests = (["graders=64"], ["min_graders=4", "max_graders=9"], ["graders=5", "max_graders=9"])
+            for request in requests:
+                assert await asyncio.to_thread(main, ["scale", str(tmp_path / "run"), *request]) == 0
             assert list(folder.scaling.iterdir()) == []
 
     asyncio.run(scenario())
-    assert graders.asked == [(64, None, None), (None, 4, 9), (5, None, 9)]
+    assert graders.requested == [(64, None, None), (None, 4, 9), (5, None, 9)]
     assert capsys.readouterr().out.splitlines()[0] == "scaling 4 -> 64 graders"
 
 
-def test_samplers_and_graders_are_scaled_by_one_call_and_what_one_refuses_does_not_keep_the_other(
+def test_one_command_scales_samplers_and_graders_even_if_one_pool_refuses(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     graders, samplers = Graders(), Samplers()
 
     async def scenario() -> None:
-        async with going_on(tmp_path / "run", graders, samplers=samplers):
-            for ask, code in (
+        async with running(tmp_path / "run", graders, samplers=samplers):
+            for request, code in (
                 (["samplers=2"], 0),
                 (["max_samplers=8", "graders=7"], 0),
                 (["samplers=3", "graders=101"], 2),
             ):
-                assert await asyncio.to_thread(main, ["scale", str(tmp_path / "run"), *ask]) == code
+                assert await asyncio.to_thread(main, ["scale", str(tmp_path / "run"), *request]) == code
 
     asyncio.run(scenario())
-    assert samplers.asked == [(2, None, None), (None, None, 8), (3, None, None)]
-    assert graders.asked == [(7, None, None)]
-    said = capsys.readouterr()
-    assert said.out.splitlines()[-1] == "scaling 1 -> 3 samplers"
-    assert said.err == "caravan: that contradicts something\n"
+    assert samplers.requested == [(2, None, None), (None, None, 8), (3, None, None)]
+    assert graders.requested == [(7, None, None)]
+    printed = capsys.readouterr()
+    assert printed.out.splitlines()[-1] == "scaling 1 -> 3 samplers"
+    assert printed.err == "caravan: that contradicts something\n"
 
 
-def test_what_the_run_refuses_is_told_as_a_wrong_setting(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_request_that_the_run_refuses_exits_like_a_wrong_setting(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     graders = Graders()
 
     async def scenario() -> None:
-        async with going_on(tmp_path / "run", graders):
+        async with running(tmp_path / "run", graders):
             assert await asyncio.to_thread(main, ["scale", str(tmp_path / "run"), "graders=101"]) == 2
 
     asyncio.run(scenario())
     assert capsys.readouterr().err == "caravan: that contradicts something\n"
-    assert graders.asked == []
+    assert graders.requested == []
 
 
 @pytest.mark.parametrize(
@@ -139,9 +143,9 @@ def test_what_the_run_refuses_is_told_as_a_wrong_setting(tmp_path: Path, capsys:
         ["graders=1.5"],
     ],
 )
-def test_what_is_no_number_of_samplers_or_graders_is_refused_by_name(wrong: list[str]) -> None:
-    most = 1024 if "samplers" in wrong[0] else 4096
-    with pytest.raises(ConfigError, match=rf"^'{wrong[0]}' is not KEY=N with one of samplers, .* from 1 to {most}$"):
+def test_an_invalid_number_of_samplers_or_graders_is_refused_by_name(wrong: list[str]) -> None:
+    maximum = 1024 if "samplers" in wrong[0] else 4096
+    with pytest.raises(ConfigError, match=rf"^'{wrong[0]}' is not KEY=N with one of samplers, .* from 1 to {maximum}$"):
         parse_numbers(wrong)
 
 
@@ -150,28 +154,28 @@ def test_a_key_that_is_given_twice_is_refused() -> None:
         parse_numbers(["graders=3", "graders=4"])
 
 
-def test_a_run_that_is_not_going_on_is_not_scaled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_is_not_running_is_not_scaled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
     assert main(["scale", str(run), "graders=3"]) == 1
     assert f"{run} is not a run directory" in capsys.readouterr().err
 
     async def ended() -> None:
-        async with going_on(run, Graders()):
+        async with running(run, Graders()):
             pass
 
     asyncio.run(ended())
     assert main(["scale", str(run), "graders=3"]) == 1
-    said = capsys.readouterr().err
-    assert said.startswith(f"caravan: {run} is not running") and "--resume" in said and said.count("\n") == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"caravan: {run} is not running") and "--resume" in printed and printed.count("\n") == 1
 
 
-def test_a_run_that_does_not_answer_is_no_success_and_does_not_hear_of_it_later(
+def test_a_request_without_an_answer_fails_and_is_withdrawn(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cluster.placement.scale_requests.ANSWER_SECONDS", 0.2)
 
     async def scenario() -> None:
-        async with going_on(tmp_path / "run", Graders(), answering=False) as folder:
+        async with running(tmp_path / "run", Graders(), answering=False) as folder:
             assert await asyncio.to_thread(main, ["scale", str(tmp_path / "run"), "graders=3"]) == 1
             assert list(folder.scaling.iterdir()) == []
 
@@ -190,27 +194,27 @@ UNREADABLE = (
 )
 
 
-def test_what_was_asked_before_the_run_was_ready_or_is_not_readable_changes_nothing(tmp_path: Path) -> None:
+def test_requests_from_before_the_start_and_unreadable_requests_are_ignored(tmp_path: Path) -> None:
     graders = Graders()
 
     async def scenario() -> None:
-        async with going_on(tmp_path / "run", graders, answering=False) as folder:
+        async with running(tmp_path / "run", graders, answering=False) as folder:
             folder.scaling.mkdir()
             (folder.scaling / "0-0.request").write_text('{"graders": 7}')
             async with answering_scale_requests(folder, Samplers(), graders, View()):
-                (folder.scaling / "0-1.request").mkdir()  # nobody's request
+                (folder.scaling / "0-1.request").mkdir()  # not a request
                 for number, content in enumerate(UNREADABLE, start=1):
                     (folder.scaling / f"{number}.request").write_bytes(content)
                     answer = folder.scaling / f"{number}.answer"
-                    while not answer.exists():  # noqa: ASYNC110 - nobody tells
+                    while not answer.exists():  # noqa: ASYNC110 - nothing signals it
                         await asyncio.sleep(0.01)
                     assert "refused" in json.loads(answer.read_text())
 
     asyncio.run(scenario())
-    assert graders.asked == []
+    assert graders.requested == []
 
 
-def test_a_run_may_go_on_with_other_numbers_of_samplers_and_graders() -> None:
+def test_a_run_may_resume_with_other_numbers_of_samplers_and_graders() -> None:
     bounds = ("num", "min", "max")
     assert all(
         is_placement(f"grader.{bound}_graders") and is_placement(f"rollout.{bound}_samplers") for bound in bounds

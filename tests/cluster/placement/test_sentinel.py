@@ -33,14 +33,14 @@ def parent(how: str, address: str) -> subprocess.Popen[str]:
     return process
 
 
-def test_who_is_killed_with_the_cluster_leaves_one_line() -> None:
+def test_a_command_that_is_killed_with_the_cluster_prints_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as cluster:
         process = parent("dies", f"127.0.0.1:{cluster.getsockname()[1]}")
     process.kill()
     assert process.communicate(timeout=120)[1].splitlines() == ["caravan: the cluster has ended"]
 
 
-def test_a_cluster_that_ends_after_the_command_is_noticed_too() -> None:
+def test_a_cluster_that_ends_after_the_command_is_reported() -> None:
     with socket.create_server(("127.0.0.1", 0)) as cluster:
         process = parent("dies", f"127.0.0.1:{cluster.getsockname()[1]}")
         process.kill()
@@ -49,7 +49,7 @@ def test_a_cluster_that_ends_after_the_command_is_noticed_too() -> None:
 
 
 @pytest.mark.parametrize("how", ["is done", "dies"])
-def test_who_ends_while_the_cluster_is_there_is_left_alone(how: str) -> None:
+def test_a_command_that_ends_before_the_cluster_prints_nothing(how: str) -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=100) as cluster:
         process = parent(how, f"127.0.0.1:{cluster.getsockname()[1]}")
         if how == "dies":
@@ -57,11 +57,11 @@ def test_who_ends_while_the_cluster_is_there_is_left_alone(how: str) -> None:
         assert process.communicate(timeout=60)[1] == ""
 
 
-def test_nobody_is_left_behind() -> None:
+def test_the_sentinel_process_ends_with_the_block() -> None:
     with socket.create_server(("127.0.0.1", 0)) as cluster, announced("no", [f"127.0.0.1:{cluster.getsockname()[1]}"]):
         pass
-    left = []
+    alive = []
     for child in psutil.Process().children():
         with contextlib.suppress(psutil.Error):  # it has ended
-            left.append(child.cmdline())
-    assert not any("cluster.placement.sentinel" in words for words in left)
+            alive.append(child.cmdline())
+    assert not any("cluster.placement.sentinel" in words for words in alive)

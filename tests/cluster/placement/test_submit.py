@@ -21,7 +21,7 @@ IN_A_JOB = {JOB_VARIABLE: "{}"}
 HANGS = "hangs"
 
 
-def test_a_run_folder_that_goes_with_the_job_is_refused(tmp_path: Path) -> None:
+def test_a_run_folder_that_is_deleted_with_the_job_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"run\.folder=runs is in the job's working directory"):
         require_persistent(Path("runs"))
     with pytest.raises(ConfigError, match="outlives the job"):
@@ -31,11 +31,11 @@ def test_a_run_folder_that_goes_with_the_job_is_refused(tmp_path: Path) -> None:
     assert not is_job({})
 
 
-def test_the_clusters_configuration_leaves_its_results_in_a_place_that_lasts() -> None:
+def test_the_cluster_configuration_has_a_persistent_run_folder() -> None:
     require_persistent(load_config(ROOT / "configs/cluster.yaml", environment={}).run.folder)
 
 
-def test_only_a_file_that_travels_can_be_submitted(tmp_path: Path) -> None:
+def test_only_an_uploaded_file_can_be_submitted(tmp_path: Path) -> None:
     (tmp_path / "here/configs").mkdir(parents=True)
     inside, outside = tmp_path / "here/configs/a.yaml", tmp_path / "b.yaml"
     assert uploaded_path(inside, tmp_path / "here") == Path("configs/a.yaml")
@@ -43,23 +43,23 @@ def test_only_a_file_that_travels_can_be_submitted(tmp_path: Path) -> None:
         uploaded_path(outside, tmp_path / "here")
 
 
-def test_settings_in_the_environment_travel_and_secrets_do_not() -> None:
+def test_settings_in_the_environment_are_uploaded_and_secrets_are_not() -> None:
     environment = {"GRPO_TEMPERATURE": "1.2", "HF_TOKEN": "hf_secret", "WANDB_API_KEY": "secret", "HOME": "/home/me"}
-    made = runtime_environment(ROOT, environment)
+    runtime_env = runtime_environment(ROOT, environment)
     plain = yaml.safe_load((ROOT / "ray_job.yaml").read_text())
-    assert made == {
+    assert runtime_env == {
         **plain,
         "env_vars": {**plain["env_vars"], "GRPO_TEMPERATURE": "1.2"},
         "working_dir": str(ROOT),
     }
 
 
-def test_outside_of_caravans_folder_nothing_is_submitted(tmp_path: Path) -> None:
+def test_a_folder_without_ray_job_yaml_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no ray_job\.yaml here"):
         runtime_environment(tmp_path, {})
 
 
-def test_the_built_in_model_travels_and_what_need_not_does_not() -> None:
+def test_the_built_in_model_is_uploaded_and_unneeded_folders_are_not() -> None:
     excluded = yaml.safe_load((ROOT / "ray_job.yaml").read_text())["excludes"]
     assert {".git", ".venv", "runs"} <= set(excluded)
     assert not {"assets", "configs", "cluster", "grader", "learner", "rollout"} & set(excluded)
@@ -74,7 +74,7 @@ def test_the_exit_status_is_that_of_the_run(status: str, driver: int | None, cod
 
 
 class FakeClient:
-    """A job server that has one job: it says its log, and ends in one way."""
+    """A job server with one job, whose log and end are given."""
 
     def __init__(
         self,
@@ -115,9 +115,7 @@ def test_a_job_is_followed_to_its_end(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 @pytest.mark.parametrize("status", ["FAILED", "STOPPED"])
-def test_a_check_that_never_ran_is_no_passed_one_and_ray_s_reason_is_told(
-    status: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_check_that_never_ran_fails_with_rays_reason(status: str, capsys: pytest.CaptureFixture[str]) -> None:
     ended = FakeClient([], status, driver=None, message="runtime_env setup failed:\n  no such file")
     with pytest.raises(ResourcesError, match=rf"a-job {status.lower()} \(runtime_env setup failed: no such file\)$"):
         check(ended, "c.yaml", {})
@@ -125,7 +123,7 @@ def test_a_check_that_never_ran_is_no_passed_one_and_ray_s_reason_is_told(
     assert f"a-job: {status.lower()} (runtime_env setup failed: no such file)" in capsys.readouterr().err
 
 
-def test_a_check_that_fails_by_itself_is_told_with_its_status_and_a_passed_one_passes() -> None:
+def test_a_check_that_cannot_start_fails_with_its_status_and_a_passed_check_passes() -> None:
     with pytest.raises(ResourcesError, match=r"does not start on the head of the cluster \(status 127"):
         check(FakeClient(["caravan: not found\n"], "FAILED", driver=127), "c.yaml", {})
     check(FakeClient([]), "c.yaml", {})
@@ -149,17 +147,17 @@ def test_a_check_that_is_interrupted_or_takes_too_long_is_stopped(monkeypatch: p
     assert slow.stopped == "a-job"
 
 
-def test_ctrl_c_leaves_the_job_alone_and_says_how_to_stop_it(
+def test_ctrl_c_keeps_the_job_running_and_prints_how_to_stop_it(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     assert follow(FakeClient(["step 1/2\n", KeyboardInterrupt()], "RUNNING"), "a-job", View()) == 130
-    said = capsys.readouterr().err
-    assert "the job continues" in said
-    assert "RAY_AUTH_MODE=token ray job stop a-job --address http://head:8265" in said
+    printed = capsys.readouterr().err
+    assert "the job continues" in printed
+    assert "RAY_AUTH_MODE=token ray job stop a-job --address http://head:8265" in printed
 
 
-def test_a_log_that_breaks_off_is_not_taken_for_the_end_of_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_log_is_not_reported_as_the_end_of_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cluster.placement.submit.client.ENDED_SECONDS", 0.0)
     with pytest.raises(ResourcesError, match="broke off, and the job continues"):
         follow(FakeClient(["step 1/2\n", RuntimeError("closed")], "RUNNING"), "a-job", View())
@@ -167,22 +165,24 @@ def test_a_log_that_breaks_off_is_not_taken_for_the_end_of_the_job(monkeypatch: 
         follow(FakeClient([RuntimeError("closed")], error=ConnectionError("refused")), "a-job", View())
 
 
-def test_where_no_cluster_answers_one_line_says_what_to_do(
+def test_a_cluster_that_does_not_answer_is_reported_in_one_line_with_a_fix(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
-    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:1")  # put back afterwards, as --address replaces it
+    monkeypatch.setenv(
+        "RAY_API_SERVER_ADDRESS", "http://127.0.0.1:1"
+    )  # restored afterwards, because --address replaces it
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     assert main(["submit", "-c", "configs/cluster.yaml", "--address", "http://127.0.0.1:9"]) == 1
     for no_url in ("localhost:6379", ""):
         assert main(["submit", "-c", "configs/cluster.yaml", "--address", no_url]) == 2
-    said = capsys.readouterr().err
-    assert "no job server answers at http://127.0.0.1:9" in said
-    assert "ssh -L" in said
-    assert "Traceback" not in said
+    printed = capsys.readouterr().err
+    assert "no job server answers at http://127.0.0.1:9" in printed
+    assert "ssh -L" in printed
+    assert "Traceback" not in printed
 
 
-def test_a_wrong_setting_is_known_before_a_cluster_is_asked(
+def test_a_wrong_setting_is_refused_before_the_cluster_is_contacted(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
@@ -192,7 +192,7 @@ def test_a_wrong_setting_is_known_before_a_cluster_is_asked(
     assert "give an absolute path" in capsys.readouterr().err
 
 
-def test_a_server_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_does_not_answer_is_refused_after_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cluster.placement.submit.client.CONNECT_SECONDS", 0.5)
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "")
     with socket.create_server(("127.0.0.1", 0)) as server:

@@ -1,4 +1,4 @@
-"""Probe prompts of a run, and the gaps under its base model that a resume uses again."""
+"""Probe prompts of a run, and the gaps under its base model, which a resume reuses."""
 
 import asyncio
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ def prompts(*lengths: int) -> list[Prompt]:
     ]
 
 
-def test_probe_prompts_are_the_first_token_and_the_ends_of_prompts_over_the_whole_data_set() -> None:
+def test_probe_prompts_are_the_first_token_and_the_end_of_prompts_from_the_whole_dataset() -> None:
     probes = choose_probes(prompts(*[100 + number % 7 for number in range(160)]))
     assert len(set(probes)) == len(probes) == NUM_PROBES
     assert {len(ids) for ids in probes} == {PROBE_TOKENS}
@@ -35,12 +35,12 @@ def test_probe_prompts_are_the_first_token_and_the_ends_of_prompts_over_the_whol
     assert [ids[-1] for ids in probes] == [1000 + 10 * number for number in range(NUM_PROBES)]
 
 
-def test_short_prompts_are_left_out_if_there_are_enough_others() -> None:
+def test_short_prompts_are_excluded_if_there_are_enough_others() -> None:
     lengths = [5 if number % 2 else 40 for number in range(2 * NUM_PROBES)]
     assert {len(ids) for ids in choose_probes(prompts(*lengths))} == {40}
 
 
-def test_a_small_data_set_has_few_and_short_probe_prompts() -> None:
+def test_a_small_dataset_has_few_and_short_probe_prompts() -> None:
     assert choose_probes(prompts(9, 12, 10)) == (
         (*range(8), 1000),
         (0, *range(4, 11), 1001),
@@ -48,7 +48,7 @@ def test_a_small_data_set_has_few_and_short_probe_prompts() -> None:
     )
 
 
-def test_equal_probe_prompts_are_one() -> None:
+def test_equal_probe_prompts_are_used_once() -> None:
     assert len(choose_probes([prompts(20)[0]] * 5)) == 1
 
 
@@ -122,7 +122,7 @@ def test_a_run_that_resumes_in_another_precision_measures_again(folder: RunFolde
     assert saved is not None and saved.learner_dtype == "float32"
 
 
-def test_a_configured_tolerance_wins_at_the_start_and_at_a_resume(folder: RunFolder) -> None:
+def test_a_configured_tolerance_takes_precedence_at_the_start_and_at_a_resume(folder: RunFolder) -> None:
     assert start(folder, None, "weight_sync_tolerance=0.3").tolerance == 0.3
     assert start(folder, BaseGaps.read(folder), "weight_sync_tolerance=0.1").tolerance == 0.1
     assert start(folder, BaseGaps.read(folder)).tolerance == pytest.approx(0.04)

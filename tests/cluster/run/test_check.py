@@ -27,18 +27,18 @@ from tests.cluster.placement.test_check import GOOD
 ROOT = Path(__file__).parents[3]
 DEMO = ROOT / "configs/demo.yaml"
 MACHINES = parse_machines(["cpus=8"])
-THERE = replace(GOOD, versions=installed_versions()[0])
+COMPLETE = replace(GOOD, versions=installed_versions()[0])
 
 
 def demo(folder: Path, *settings: str) -> Config:
     return load_config(DEMO, [f"run.folder={folder}", *settings], environment={})
 
 
-def failures(config: Config, facts: Sequence[NodeFacts] = (THERE,)) -> list[Check]:
+def failures(config: Config, facts: Sequence[NodeFacts] = (COMPLETE,)) -> list[Check]:
     return [check for check in run_checks(config, MACHINES, lambda _: facts) if check.level is not Level.OK]
 
 
-def test_a_run_that_can_start_is_ok_and_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_run_that_can_start_is_ok_and_leaves_no_file(tmp_path: Path) -> None:
     assert failures(demo(tmp_path / "new" / "runs")) == []
     assert list(tmp_path.iterdir()) == []
 
@@ -61,22 +61,22 @@ def test_a_run_that_cannot_start_fails_with_its_cause(tmp_path: Path, setting: s
     assert words in check.way_out
 
 
-def test_every_fault_of_a_model_that_is_not_there_is_listed_at_once(tmp_path: Path) -> None:
+def test_a_missing_model_and_dataset_are_listed_together(tmp_path: Path) -> None:
     config = demo(tmp_path, "model.path=/nowhere/model", "dataset=/nowhere/problems.jsonl")
-    names = [check.name for check in failures(config, [replace(THERE, model_error="there is no such folder")])]
+    names = [check.name for check in failures(config, [replace(COMPLETE, model_error="there is no such folder")])]
     assert names == ["model", "data", "model"]
 
 
 def test_a_cluster_without_the_gpus_that_a_run_needs_names_the_driver(tmp_path: Path) -> None:
     plan, driver = failures(
-        demo(tmp_path, "learner.gpus=1"), [replace(THERE, gpus=MachineGpus(error="Driver Not Loaded"))]
+        demo(tmp_path, "learner.gpus=1"), [replace(COMPLETE, gpus=MachineGpus(error="Driver Not Loaded"))]
     )
     assert "the cluster has 0" in plan.way_out
     assert (driver.name, driver.level) == ("driver", Level.FAIL)
     assert "Driver Not Loaded" in driver.way_out
 
 
-def test_a_run_folder_that_cannot_be_written_or_goes_with_the_job_fails(tmp_path: Path) -> None:
+def test_a_run_folder_that_is_not_writable_or_is_deleted_with_the_job_fails(tmp_path: Path) -> None:
     (check,) = run_folder_checks(demo(Path("/proc")), None)
     assert (check.level, check.found) == (Level.FAIL, "cannot be written")
     (check,) = run_folder_checks(demo(tmp_path / "session/runs"), tmp_path)
@@ -85,11 +85,11 @@ def test_a_run_folder_that_cannot_be_written_or_goes_with_the_job_fails(tmp_path
 
 def run_folder_checks(config: Config, ray_folder: Path | None) -> list[Check]:
     return [
-        check for check in run_checks(config, MACHINES, lambda _: [THERE], ray_folder) if check.name == "run folder"
+        check for check in run_checks(config, MACHINES, lambda _: [COMPLETE], ray_folder) if check.name == "run folder"
     ]
 
 
-def test_the_smoke_run_is_the_users_run_but_short(tmp_path: Path) -> None:
+def test_the_smoke_run_has_the_users_settings_and_one_short_step(tmp_path: Path) -> None:
     config = demo(tmp_path, "loop.epochs=3", "schedule=staged-rewards", "learner.warmup_steps=0.1", "group_size=5")
     short = smoke.smoke_config(config, tmp_path / "temporary")
     assert short.num_steps(1000) == 1
@@ -119,7 +119,7 @@ def test_an_interrupted_smoke_run_is_no_failed_check(
         raise asyncio.CancelledError
 
     monkeypatch.setenv("RAY_ADDRESS", "local")
-    monkeypatch.setattr(checking, "inspect_node", lambda _: THERE)
+    monkeypatch.setattr(checking, "inspect_node", lambda _: COMPLETE)
     monkeypatch.setattr(smoke, "train", interrupted)
     assert main(["check", "-c", str(DEMO), f"run.folder={tmp_path}"]) == 130
     printed = capsys.readouterr()
@@ -151,7 +151,7 @@ def trained(*, gradient: float) -> Callable[[Config, View], Coroutine[Any, Any, 
     return train
 
 
-def test_the_exit_code_is_1_if_a_check_fails_and_then_nothing_is_started(
+def test_the_exit_code_is_1_if_a_check_fails_and_no_smoke_run_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "local")
@@ -161,7 +161,7 @@ def test_the_exit_code_is_1_if_a_check_fails_and_then_nothing_is_started(
         started.append(config)
         return Check(place="run", name="smoke run", found="1 step", wanted="1 step")
 
-    monkeypatch.setattr(checking, "inspect_node", lambda _: THERE)
+    monkeypatch.setattr(checking, "inspect_node", lambda _: COMPLETE)
     monkeypatch.setattr(checking, "smoke_check", smoke_check)
     command = ["check", "-c", str(DEMO), f"run.folder={tmp_path}"]
     assert main([*command, "dataset=/nowhere/problems.jsonl"]) == 1
@@ -176,7 +176,7 @@ def test_the_exit_code_is_1_if_a_check_fails_and_then_nothing_is_started(
     assert main(["check", "--address", "http://127.0.0.1:9"]) == 2
 
 
-def test_a_run_warns_of_little_shared_memory_where_several_processes_need_it(
+def test_a_run_warns_of_little_shared_memory_if_several_processes_need_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     nodes = [
@@ -184,24 +184,24 @@ def test_a_run_warns_of_little_shared_memory_where_several_processes_need_it(
         for name in ("large", "small", "gone")
     ]
     cluster = Cluster(resources={"CPU": 16.0}, nodes=nodes, logs=tmp_path)
-    asked: list[Any] = []
+    checked: list[Any] = []
 
     def sizes(nodes: Sequence[Any], _function: object) -> list[int]:
-        asked.extend(node["NodeID"] for node in nodes)
+        checked.extend(node["NodeID"] for node in nodes)
         return [16 << 30, 64 << 20][: len(nodes)]
 
     monkeypatch.setattr(preflight, "ask_nodes", sizes)
     preflight.place_run(demo(tmp_path), cluster, View())
-    assert not asked
+    assert not checked
     preflight.place_run(demo(tmp_path, "learner.num_ranks=2"), cluster, View())
-    assert asked == ["large", "small"]
+    assert checked == ["large", "small"]
     printed = capsys.readouterr().err
     assert printed.count("warning: ") == 1
     assert "small: /dev/shm has 0.062 GiB, and 2 GiB are needed: start the container with --shm-size=16g" in printed
 
 
 @pytest.mark.slow
-def test_the_demo_is_checked_and_tried(
+def test_the_demo_passes_its_checks_and_its_smoke_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "local")

@@ -27,7 +27,7 @@ from rollout.fake import FakeSamplerPool
 from tests.cluster.made import grade, group, problem
 
 
-def test_figures_are_over_completions_and_the_error_over_problems() -> None:
+def test_means_are_over_completions_and_the_standard_error_over_problems() -> None:
     result = summarize([group([1.0, 0.0]), group([0.5, 0.5, None]), group([None])], "x")
     assert result.reward == pytest.approx(0.5)
     assert result.reward_standard_error == pytest.approx(0.0)
@@ -36,20 +36,20 @@ def test_figures_are_over_completions_and_the_error_over_problems() -> None:
     assert (result.num_problems, result.num_completions, result.num_ungradable) == (2, 4, 2)
 
 
-def test_problems_that_could_not_be_measured_are_counted_and_told() -> None:
+def test_problems_that_could_not_be_measured_are_counted_and_reported() -> None:
     some = summarize([group([1.0]), group([None]), group([])], "x")
     assert (some.num_problems, some.num_lost_problems) == (1, 2)
     assert "2 of 3 problems could not be measured" in str(warning_of_lost(some))
     assert warning_of_lost(summarize([group([1.0]), group([0.5, None])], "x")) is None
 
 
-def test_an_evaluation_without_a_single_grade_is_no_result() -> None:
+def test_an_evaluation_without_a_single_grade_is_an_error() -> None:
     with pytest.raises(UngradableError):
         summarize([group([None])], "x")
 
 
 class ScriptedGraders:
-    """Passes every completion but those of some problems, at which it fails."""
+    """Passes every completion, except for some problems, on which it raises an error."""
 
     def __init__(self, *fails_at: str) -> None:
         self._fails_at = fails_at
@@ -65,7 +65,7 @@ class ScriptedGraders:
     async def close(self) -> None: ...
 
 
-def test_every_problem_is_attempted_with_seeds_of_its_own() -> None:
+def test_every_problem_is_sampled_with_its_own_seeds() -> None:
     problems = [problem(str(number)) for number in range(3)]
     samplers = FakeSamplerPool(lambda *_: "x")
     done = []
@@ -97,8 +97,8 @@ def test_the_table_shows_the_change_and_the_number_of_completions() -> None:
     assert "completions" in text
 
 
-FIGURES = {"reward": 0.5, "pass_rate": 0.5, "frac_zero_std": 0.0}
-ASKED = Sampling(temperature=0.8, max_completion_tokens=8)
+METRICS = {"reward": 0.5, "pass_rate": 0.5, "frac_zero_std": 0.0}
+SAMPLING = Sampling(temperature=0.8, max_completion_tokens=8)
 
 
 @pytest.mark.parametrize(
@@ -114,14 +114,14 @@ ASKED = Sampling(temperature=0.8, max_completion_tokens=8)
     ],
 )
 def test_equal_completions_are_sampled_once_and_counted_once(changes: dict[str, Any], greedy: bool) -> None:
-    said: list[str] = []
-    assert num_distinct(replace(ASKED, **changes), 8, said.append) == (1 if greedy else 8)
-    assert len(said) == greedy
-    assert num_distinct(replace(ASKED, **changes), 1, said.append) == 1 and len(said) == greedy
+    lines: list[str] = []
+    assert num_distinct(replace(SAMPLING, **changes), 8, lines.append) == (1 if greedy else 8)
+    assert len(lines) == greedy
+    assert num_distinct(replace(SAMPLING, **changes), 1, lines.append) == 1 and len(lines) == greedy
 
 
 def evaluated(config: Config, monkeypatch: pytest.MonkeyPatch, *fails_at: str) -> tuple[int, dict[str, Any]]:
-    """``caravan eval`` of three problems with samplers and graders that are none; its exit code and result."""
+    """``caravan eval`` of three problems with fake samplers and graders; returns its exit code and result."""
     problems = tuple(problem(str(number)) for number in range(3))
     prompts = {one.id: Prompt(problem_id=one.id, text="", token_ids=(1,)) for one in problems}
 
@@ -146,7 +146,7 @@ def evaluated(config: Config, monkeypatch: pytest.MonkeyPatch, *fails_at: str) -
         return code, json.loads(out.read_text())
 
 
-def test_an_evaluation_that_loses_problems_says_so_in_result_table_and_exit_status(
+def test_an_evaluation_reports_lost_problems_in_result_table_and_exit_status(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, result = evaluated(load_config(None, environment={}), monkeypatch, "1")
@@ -162,7 +162,7 @@ def test_an_evaluation_that_loses_problems_says_so_in_result_table_and_exit_stat
 
 
 @pytest.mark.parametrize("setting", ["evaluation.greedy=true", "evaluation.top_k=1"])
-def test_a_greedy_evaluation_has_pass_at_1_alone(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_greedy_evaluation_has_only_pass_at_1(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = [setting, "completions_per_problem=8"]
     _, result = evaluated(load_config(None, settings, environment={}), monkeypatch)
     assert (list(result["pass_at"]), result["num_completions"]) == (["1"], 3)
@@ -171,7 +171,7 @@ def test_a_greedy_evaluation_has_pass_at_1_alone(setting: str, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("lost", [0, 2])
-def test_a_run_whose_evaluation_lost_problems_says_so_in_summary_report_and_exit_status(
+def test_a_run_reports_lost_problems_of_its_evaluation_in_summary_report_and_exit_status(
     lost: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from cluster.run.training import Training
@@ -189,7 +189,7 @@ def test_a_run_whose_evaluation_lost_problems_says_so_in_summary_report_and_exit
     with folder.opened(config):
         for step, name in enumerate(("before", "after")):
             folder.append_json(folder.evaluation, summarize(groups, name, step).as_row())
-        folder.append_json(folder.metrics, {"step": 1, "epoch": 1.0, **FIGURES, "num_failed_so_far": float(lost)})
+        folder.append_json(folder.metrics, {"step": 1, "epoch": 1.0, **METRICS, "num_failed_so_far": float(lost)})
         assert training._finish(1, 1.0) == (LOST_PROBLEMS if lost else 0)
     summary = json.loads(folder.summary.read_text())
     assert (summary["num_lost_problems"], summary["num_failed_completions"]) == (2 * lost, lost)
@@ -198,7 +198,9 @@ def test_a_run_whose_evaluation_lost_problems_says_so_in_summary_report_and_exit
     assert ("completions were excluded from training" in shown) == bool(lost)
 
 
-def test_a_comparison_says_which_problems_it_is_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_comparison_reports_problems_that_could_not_be_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     whole = summarize([replace(group([1.0]), problem=problem(name)) for name in "ab"], "whole")
     partly = summarize(
         [replace(group([1.0]), problem=problem("a")), replace(group([None]), problem=problem("b"))], "partly"
@@ -211,7 +213,7 @@ def test_a_comparison_says_which_problems_it_is_of(tmp_path: Path, capsys: pytes
     assert "whole: " not in shown
 
 
-def test_the_change_is_shown_between_evaluations_of_the_same_problems_alone() -> None:
+def test_the_change_is_shown_only_between_evaluations_of_the_same_problems() -> None:
     one, other = (
         summarize([replace(group([reward]), problem=problem(name))], name) for name, reward in (("x", 0.0), ("y", 1.0))
     )

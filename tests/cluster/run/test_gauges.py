@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 DEADLINE_SECONDS = 60
 
 
-def test_the_figures_of_a_step_are_exported_by_the_node(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_metrics_of_a_step_are_exported_by_the_node(monkeypatch: pytest.MonkeyPatch) -> None:
     import ray
 
     monkeypatch.setenv("RAY_worker_niceness", "0")

@@ -1,4 +1,4 @@
-"""The placement of a run on GPUs: what is filled in, warned of and refused."""
+"""The placement of a run on GPUs: values that are filled in, warnings and refusals."""
 
 import json
 from pathlib import Path
@@ -64,7 +64,7 @@ def test_a_run_on_a_shared_gpu_gets_its_cache_and_sizes_from_the_drivers_memory(
     assert evaluated.rollout.gpus_per_sampler == 0.5 and evaluated.rollout.kv_cache_memory_bytes is not None
 
 
-def test_an_estimate_warns_and_a_fact_refuses(tmp_path: Path) -> None:
+def test_a_run_that_does_not_fit_is_warned_of_by_estimate_and_refused_by_its_weights(tmp_path: Path) -> None:
     view = Lines()
     assert place_run(config_of(tmp_path, QWEN_1_5B, "micro_batch_tokens=16384"), CLUSTER, view)
     assert (

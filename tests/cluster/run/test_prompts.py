@@ -46,7 +46,7 @@ def config(tmp_path: Path) -> Callable[..., Config]:
     return build
 
 
-def days(monkeypatch: pytest.MonkeyPatch, today: date) -> None:
+def set_today(monkeypatch: pytest.MonkeyPatch, today: date) -> None:
     class Calendar(date):
         @classmethod
         def today(cls) -> date:  # type: ignore[override]
@@ -59,11 +59,11 @@ def texts(config: Config) -> list[str]:
     return [prompt.text for prompt in render_prompts(config, load_and_render(config, View()).problems).prompts.values()]
 
 
-def test_what_is_special_about_a_tokenizer_is_said_once(config: Callable[..., Config], capsys: Any) -> None:
+def test_a_special_property_of_a_template_is_logged_once(config: Callable[..., Config], capsys: Any) -> None:
     usable = load_and_render(config(GEMMA), View())
     assert len(usable.prompts) == len(ROWS)
-    said = "".join(capsys.readouterr())
-    assert said.count("accepts no system message") == 1
+    printed = "".join(capsys.readouterr())
+    assert printed.count("accepts no system message") == 1
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_a_template_that_cannot_be_used_ends_each_command_in_one_line(
 
 
 @pytest.mark.parametrize("broken", ["{", '{"version": "1.0"}', '{"model": {"type": "Odd"}}'])
-def test_a_tokenizer_file_that_is_broken_is_one_line(
+def test_a_broken_tokenizer_file_is_refused_in_one_line(
     broken: str, config: Callable[..., Config], tmp_path: Path
 ) -> None:
     used = config(CHATML)
@@ -100,7 +100,7 @@ def test_a_tokenizer_file_that_is_broken_is_one_line(
     assert "\n" not in str(refused.value)
 
 
-def test_a_tokenizer_class_that_loses_the_spaces_of_its_file_is_refused_with_the_cure(
+def test_a_tokenizer_class_that_loses_the_spaces_of_its_file_is_refused_with_the_fix(
     config: Callable[..., Config], tmp_path: Path
 ) -> None:
     used, path = config(None), tmp_path / "model" / "tokenizer_config.json"
@@ -145,12 +145,12 @@ def test_a_run_keeps_the_date_of_its_first_day(
 ) -> None:
     unset = config(LLAMA)
     folder = RunFolder(tmp_path / "runs" / "r")
-    days(monkeypatch, NEW_YEAR)
+    set_today(monkeypatch, NEW_YEAR)
     with folder.opened(unset.with_prompt_date(folder.prompt_date() or prompt_date(unset))):
         first = texts(unset.with_prompt_date(NEW_YEAR))
     assert "01 Jan 2026" in first[0]
 
-    days(monkeypatch, LATER)
+    set_today(monkeypatch, LATER)
     assert texts(unset) != first
     (folder.checkpoints / "checkpoint-1").mkdir()
     again = unset.with_prompt_date(folder.prompt_date() or prompt_date(unset))
@@ -165,7 +165,7 @@ def test_a_run_keeps_the_date_of_its_first_day(
         pass
 
 
-def test_a_run_without_a_date_gets_one_where_it_is_resumed(config: Callable[..., Config], tmp_path: Path) -> None:
+def test_a_run_without_a_date_gets_one_when_it_is_resumed(config: Callable[..., Config], tmp_path: Path) -> None:
     unset = config(LLAMA)
     folder = RunFolder(tmp_path / "runs" / "r")
     with folder.opened(unset):

@@ -15,7 +15,7 @@ from cluster.types import Drop, DropReason, StepReport
 from tests.cluster.made import group
 
 
-def test_every_completion_is_written_once_with_its_fate(tmp_path: Path) -> None:
+def test_every_completion_is_written_once_with_its_outcome(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     with folder.opened(load_config(None, environment={})):
         records = RunRecorder(folder, View(), lambda _: None)
@@ -52,7 +52,7 @@ def test_every_completion_is_written_once_with_its_fate(tmp_path: Path) -> None:
         assert draw_curve(folder).stat().st_size > 10_000
 
 
-def test_an_epoch_is_written_with_its_means_once_it_is_complete_whether_or_not_the_run_was_interrupted(
+def test_a_complete_epoch_is_written_with_its_means_even_if_the_run_was_interrupted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = RunFolder(tmp_path)
@@ -63,8 +63,8 @@ def test_an_epoch_is_written_with_its_means_once_it_is_complete_whether_or_not_t
             if step == 4:  # interrupted after step 3
                 folder.truncate_after(3)
                 records = RunRecorder(folder, View(), lambda _: None)
-            figures = {**group_metrics([trained]), "tokens_per_second": 1.0, "step_seconds": 1.0, "reward": 0.1 * step}
-            records.step_done(0.3 * step, [trained], StepReport(step=step, metrics={}), figures, {})
+            metrics = {**group_metrics([trained]), "tokens_per_second": 1.0, "step_seconds": 1.0, "reward": 0.1 * step}
+            records.step_done(0.3 * step, [trained], StepReport(step=step, metrics={}), metrics, {})
     first, second = (json.loads(line) for line in folder.epochs.read_text().splitlines())
     assert (first["name"], first["step"], first["num_steps"]) == ("epoch 1", 4, 3)
     assert first["means"]["reward"] == pytest.approx(0.2)

@@ -26,7 +26,7 @@ def started(folder: Path, *overrides: str, checkpoint: int | None = 20) -> Confi
     return config
 
 
-def go_on(folder: Path, *overrides: str) -> Config:
+def resume(folder: Path, *overrides: str) -> Config:
     config = resumed_config(folder, overrides)
     with RunFolder(folder).opened(config) as opened:
         opened.write_config()
@@ -42,16 +42,16 @@ def test_a_start_that_fails_leaves_no_change_behind(tmp_path: Path) -> None:
     assert resumed_config(tmp_path / "a", []) == before
 
 
-def test_without_changes_a_run_goes_on_as_it_was_wherever_its_folder_is_now(tmp_path: Path) -> None:
+def test_a_run_resumes_unchanged_after_its_folder_was_renamed(tmp_path: Path) -> None:
     before = started(tmp_path / "a", "temperature=0.8")
-    assert go_on(tmp_path / "a") == before
+    assert resume(tmp_path / "a") == before
     (tmp_path / "a").rename(tmp_path / "b")
     moved = resumed_config(tmp_path / "b", ["num_samplers=3"])
     assert (moved.run.name, moved.rollout.num_samplers, moved.resume_overrides) == ("b", 3, ())
 
 
 @pytest.mark.parametrize("name", ["1.10", "007", "2026-11-22", "2024_11", "on", "null"])
-def test_a_run_is_gone_on_with_in_its_own_folder_whatever_its_name_means_to_yaml(tmp_path: Path, name: str) -> None:
+def test_a_run_resumes_in_its_folder_even_if_its_name_is_a_number_or_null_in_yaml(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "My runs #1: all" / name
     config = validate({"run": {"folder": str(folder.parent), "name": name}})
     with RunFolder(folder).opened(config):
@@ -61,23 +61,23 @@ def test_a_run_is_gone_on_with_in_its_own_folder_whatever_its_name_means_to_yaml
         assert resumed.run.folder / str(resumed.run.name) == folder
 
 
-def test_what_the_cluster_fills_in_is_filled_in_again_where_the_run_goes_on(tmp_path: Path) -> None:
+def test_values_filled_in_for_a_cluster_are_filled_in_again_at_a_resume(tmp_path: Path) -> None:
     one_gpu = {"CPU": 16.0, "GPU": 1.0}
     fresh = place(started(tmp_path / "a"), one_gpu, num_machines=2)
     assert (fresh.rollout.gpus_per_sampler, fresh.learner.gpus) == (0.5, 0.5)
     for overrides in ((), ("temperature=1.2",), ()):
-        resumed = place(go_on(tmp_path / "a", *overrides), one_gpu, num_machines=2)
+        resumed = place(resume(tmp_path / "a", *overrides), one_gpu, num_machines=2)
         assert (resumed.rollout, resumed.learner) == (fresh.rollout, fresh.learner)
-    assert place(go_on(tmp_path / "a"), {"CPU": 16.0}, num_machines=2).learner.gpus == 0
+    assert place(resume(tmp_path / "a"), {"CPU": 16.0}, num_machines=2).learner.gpus == 0
     set_by_hand = started(tmp_path / "b", "gpus_per_sampler=0", "learner.gpus=0")
     assert (
         place(set_by_hand, one_gpu, num_machines=2).learner.gpus
-        == place(go_on(tmp_path / "b"), one_gpu, num_machines=2).learner.gpus
+        == place(resume(tmp_path / "b"), one_gpu, num_machines=2).learner.gpus
         == 0
     )
 
 
-def test_a_line_that_a_crash_cut_short_keeps_nobody_from_going_on(tmp_path: Path) -> None:
+def test_a_run_with_an_incomplete_last_line_resumes(tmp_path: Path) -> None:
     started(tmp_path / "a")
     run = RunFolder(tmp_path / "a")
     run.append_json(run.health, {"step": 20, "rule": "entropy", "evidence": "low"})
@@ -86,21 +86,21 @@ def test_a_line_that_a_crash_cut_short_keeps_nobody_from_going_on(tmp_path: Path
         with path.open("ab") as file:
             file.write('{"step": 21, "completion": "→'.encode()[:-1])
     run.learning_log.write_bytes(b"[Epoch 0.28]\n" * 20 + "reward=0.1±".encode()[:-1])
-    assert go_on(tmp_path / "a", "temperature=1.2").resume_overrides
+    assert resume(tmp_path / "a", "temperature=1.2").resume_overrides
     run.truncate_after(20)
     assert [row["step"] for row in (*run.rows(run.health), *run.rows(run.completions))] == [20, 20]
     assert run.learning_log.read_text() == "[Epoch 0.28]\n" * 20
 
 
-def test_a_change_holds_from_the_checkpoint_on_and_for_every_further_start(tmp_path: Path) -> None:
+def test_a_change_applies_from_the_checkpoint_on_and_at_every_further_start(tmp_path: Path) -> None:
     started(tmp_path / "a", "learning_rate=1e-5")
-    changed = go_on(tmp_path / "a", "learning_rate=7e-6", "temperature=1.2")
+    changed = resume(tmp_path / "a", "learning_rate=7e-6", "temperature=1.2")
     assert changed.learner.learning_rate == 1e-5
     schedule = changed.settings_schedule()
     assert schedule.at(step=19, epoch=0.0) == {"learner.learning_rate": 1e-5, "rollout.temperature": 0.9}
     assert schedule.at(step=20, epoch=0.0) == {"learner.learning_rate": 7e-6, "rollout.temperature": 1.2}
-    assert go_on(tmp_path / "a") == changed
-    assert go_on(tmp_path / "a", "temperature=1.2") == changed  # the same command again
+    assert resume(tmp_path / "a") == changed
+    assert resume(tmp_path / "a", "temperature=1.2") == changed  # the same command again
     with (
         pytest.raises(RunFolderError, match=r"resume_overrides=\[\] .*--resume"),
         RunFolder(tmp_path / "a").opened(
@@ -110,12 +110,12 @@ def test_a_change_holds_from_the_checkpoint_on_and_for_every_further_start(tmp_p
         pass
 
 
-def test_a_second_change_comes_after_the_first_and_wins_over_phases(tmp_path: Path) -> None:
+def test_a_second_change_follows_the_first_and_takes_precedence_over_phases(tmp_path: Path) -> None:
     phases = "schedule=[{from_step: 30, set: {rollout.temperature: 0.7, learner.kl_coefficient: 0.1}}]"
     started(tmp_path / "a", phases)
-    go_on(tmp_path / "a", "temperature=1.2")
+    resume(tmp_path / "a", "temperature=1.2")
     (tmp_path / "a/checkpoints/checkpoint-40").mkdir()
-    changed = go_on(tmp_path / "a", "temperature=1.0")
+    changed = resume(tmp_path / "a", "temperature=1.0")
     temperatures = [
         changed.settings_schedule().at(step=step, epoch=0.0)["rollout.temperature"] for step in (0, 20, 39, 40)
     ]
@@ -123,9 +123,9 @@ def test_a_second_change_comes_after_the_first_and_wins_over_phases(tmp_path: Pa
     assert changed.settings_schedule().at(step=40, epoch=0.0)["learner.kl_coefficient"] == 0.1
 
 
-def test_setting_a_key_to_what_the_run_began_with_is_a_change_where_a_phase_sets_it(tmp_path: Path) -> None:
+def test_setting_a_key_to_its_initial_value_is_a_change_if_a_phase_set_it(tmp_path: Path) -> None:
     started(tmp_path / "a", "schedule=[{from_step: 10, set: {rollout.temperature: 0.7}}]")
-    assert go_on(tmp_path / "a", "temperature=0.9").settings_schedule().at(step=20, epoch=0.0) == {
+    assert resume(tmp_path / "a", "temperature=0.9").settings_schedule().at(step=20, epoch=0.0) == {
         "rollout.temperature": 0.9
     }
 
@@ -140,7 +140,7 @@ def test_setting_a_key_to_what_the_run_began_with_is_a_change_where_a_phase_sets
         ("nonsense=1", "unknown key"),
     ],
 )
-def test_what_cannot_change_is_refused_and_the_run_is_as_it_was(tmp_path: Path, override: str, message: str) -> None:
+def test_a_fixed_setting_is_refused_and_the_run_is_unchanged(tmp_path: Path, override: str, message: str) -> None:
     started(tmp_path / "a")
     before = (tmp_path / "a/config.yaml").read_text()
     with pytest.raises(ConfigError, match=message):
@@ -160,28 +160,28 @@ def finish(folder: Path, *, step: int, num_problems: int) -> None:
     run.curve.touch()
 
 
-def test_a_longer_run_is_a_branch_and_no_setting_of_its_steps(tmp_path: Path) -> None:
+def test_a_longer_run_is_a_resume_override_and_not_a_setting_of_its_steps(tmp_path: Path) -> None:
     started(tmp_path / "a", "max_steps=60")
-    extended = go_on(tmp_path / "a", "max_steps=100", "temperature=1.2")
+    extended = resume(tmp_path / "a", "max_steps=100", "temperature=1.2")
     assert [override.model_dump() for override in extended.resume_overrides] == [
         {"from_step": 20, "set": {"loop.max_steps": 100, "rollout.temperature": 1.2}}
     ]
     assert (extended.loop.max_steps, extended.num_steps(1000)) == (60, 100)
     assert extended.settings_schedule().at(step=20, epoch=0.0) == {"rollout.temperature": 1.2}
-    assert go_on(tmp_path / "a", "max_steps=100") == extended  # the same command again
-    assert go_on(tmp_path / "a", "max_steps=60").num_steps(1000) == 60  # and back
+    assert resume(tmp_path / "a", "max_steps=100") == extended  # the same command again
+    assert resume(tmp_path / "a", "max_steps=60").num_steps(1000) == 60  # and back
 
 
-def test_steps_and_epochs_take_the_place_of_one_another(tmp_path: Path) -> None:
+def test_max_steps_and_epochs_replace_each_other(tmp_path: Path) -> None:
     started(tmp_path / "a", "epochs=2", "groups_per_step=4")
     run = RunFolder(tmp_path / "a")
     run.append_json(run.metrics, {"step": 20, "epoch": 2.0})
     run.save_progress(20, Progress(step=20, num_trained=80).to_json())  # so that there are 40 problems
-    assert go_on(tmp_path / "a").num_steps(40) == 20
-    assert go_on(tmp_path / "a", "epochs=3").num_steps(40) == 30
-    assert go_on(tmp_path / "a", "max_steps=25").num_steps(40) == 25
-    assert go_on(tmp_path / "a", "epochs=2.5").num_steps(40) == 25
-    assert go_on(tmp_path / "a", "epochs=2").num_steps(40) == 20  # what the configuration began with
+    assert resume(tmp_path / "a").num_steps(40) == 20
+    assert resume(tmp_path / "a", "epochs=3").num_steps(40) == 30
+    assert resume(tmp_path / "a", "max_steps=25").num_steps(40) == 25
+    assert resume(tmp_path / "a", "epochs=2.5").num_steps(40) == 25
+    assert resume(tmp_path / "a", "epochs=2").num_steps(40) == 20  # the initial value of the configuration
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_steps_and_epochs_take_the_place_of_one_another(tmp_path: Path) -> None:
         ("max_steps=0", r"loop\.max_steps"),
     ],
 )
-def test_a_run_cannot_become_shorter_than_it_is_already(tmp_path: Path, override: str, message: str) -> None:
+def test_a_run_cannot_become_shorter_than_its_recorded_steps(tmp_path: Path, override: str, message: str) -> None:
     started(tmp_path / "a", "epochs=2", "groups_per_step=4")
     run = RunFolder(tmp_path / "a")
     run.append_json(run.metrics, {"step": 20, "epoch": 2.0})
@@ -221,7 +221,7 @@ def test_a_finished_run_is_refused_untouched_unless_it_becomes_longer(tmp_path: 
     assert (tmp_path / "a/config.yaml").read_text() == before
 
 
-def test_a_finished_run_without_checkpoints_is_not_begun_anew(tmp_path: Path) -> None:
+def test_a_finished_run_without_checkpoints_is_not_started_again(tmp_path: Path) -> None:
     started(tmp_path / "a", "max_steps=20", checkpoint=None)
     finish(tmp_path / "a", step=20, num_problems=40)
     longer = load_config(None, [f"run.folder={tmp_path}", "run.name=a", "max_steps=30"], environment={})
@@ -240,7 +240,7 @@ def test_the_former_end_of_an_extended_run_keeps_its_adapter_and_its_evaluation(
         assert not any(path.exists() for path in (run.adapter, run.summary, run.curve))
 
 
-def test_a_folder_with_nothing_to_go_on_with_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_a_configuration_or_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match=r"has no config\.yaml"):
         resumed_config(tmp_path / "none", [])
     started(tmp_path / "a", checkpoint=None)
@@ -270,7 +270,7 @@ def trained(folder: Path, *lengths: int, schedule: str) -> tuple[dict[str, bytes
 
 
 @pytest.mark.slow
-def test_with_a_constant_learning_rate_an_extended_run_ends_bit_for_bit_as_one_that_was_as_long_from_the_start(
+def test_an_extended_run_with_a_constant_learning_rate_ends_bit_for_bit_like_an_uninterrupted_run(
     tmp_path: Path,
 ) -> None:
     whole, _ = trained(tmp_path / "whole", 4, schedule="constant")
@@ -281,7 +281,7 @@ def test_with_a_constant_learning_rate_an_extended_run_ends_bit_for_bit_as_one_t
 
 
 @pytest.mark.slow
-def test_from_the_extension_on_the_learning_rate_is_that_of_a_run_as_long_from_the_start(tmp_path: Path) -> None:
+def test_an_extended_run_has_the_learning_rates_of_an_uninterrupted_run_after_the_extension(tmp_path: Path) -> None:
     _, whole = trained(tmp_path / "whole", 6, schedule="linear")
     _, extended = trained(tmp_path / "extended", 3, 6, schedule="linear")
     assert extended[3:] == whole[3:]
@@ -289,7 +289,7 @@ def test_from_the_extension_on_the_learning_rate_is_that_of_a_run_as_long_from_t
 
 
 @pytest.mark.parametrize("name", ["copy", "a (copy)", "语 é", "😀", "-x", ".hidden"])
-def test_a_copied_or_renamed_run_goes_on_where_it_lies_now(
+def test_a_copied_or_renamed_run_resumes_in_its_new_folder(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = tmp_path / "runs" / "a"
@@ -314,7 +314,7 @@ def test_a_copied_or_renamed_run_goes_on_where_it_lies_now(
 
 
 @pytest.mark.parametrize("override", ["run.name=other", "run.folder=/elsewhere"])
-def test_a_run_is_not_sent_elsewhere_on_the_way(override: str, tmp_path: Path) -> None:
+def test_a_resume_cannot_change_the_folder_of_a_run(override: str, tmp_path: Path) -> None:
     with RunFolder(tmp_path / "a").opened(load_config(None, environment={})):
         pass
     with pytest.raises(ConfigError, match="copy the folder and resume the copy"):

@@ -1,4 +1,4 @@
-"""The parts that a session starts with."""
+"""Adapters that a session reads or refuses at its start."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from cluster.run.preflight import refuse_adapter
 from cluster.run.session import read_adapter
 
 
-def test_a_run_in_place_of_its_adapter_is_refused_with_the_adapter(tmp_path: Path) -> None:
+def test_a_run_folder_in_place_of_an_adapter_is_refused_with_the_path_of_its_adapter(tmp_path: Path) -> None:
     with pytest.raises(ModelError) as refused:
         read_adapter(tmp_path)
     assert "Did you mean" not in str(refused.value)
@@ -21,7 +21,7 @@ def test_a_run_in_place_of_its_adapter_is_refused_with_the_adapter(tmp_path: Pat
     assert str(refused.value).endswith(f"Did you mean {tmp_path / 'adapter'}?")
 
 
-def test_training_from_an_adapter_is_refused_with_the_way_to_do_it() -> None:
+def test_training_from_an_adapter_is_refused_with_the_command_that_merges_it() -> None:
     config = load_config(None, ["model.adapter=runs/demo/adapter"], environment={})
     with pytest.raises(ConfigError, match="`caravan export RUN OUT --merge`"):
         refuse_adapter(config, "train")

@@ -27,7 +27,7 @@ def folder_at(path: Path) -> RunFolder:
 
 
 def scalars(folder: RunFolder) -> list[tuple[str, int, float]]:
-    """Tag, step and value of everything in the event files, in the order of the files."""
+    """Tag, step and value of every scalar in the event files, in the order of the files."""
     from tensorboardX.proto.event_pb2 import Event
     from tensorboardX.record_writer import RecordWriter  # noqa: F401  (the format that is read below)
 
@@ -43,7 +43,7 @@ def scalars(folder: RunFolder) -> list[tuple[str, int, float]]:
     return found
 
 
-def test_without_a_word_figures_go_to_tensorboard_files_in_the_run_s_folder(tmp_path: Path) -> None:
+def test_metrics_go_to_tensorboard_files_in_the_run_folder_by_default(tmp_path: Path) -> None:
     folder = folder_at(tmp_path / "run")
     with tracking(config(), folder, step=0) as show:
         show({"step": 1, "reward": 0.25, "canary_gap_max": None, "loss": math.nan, "kl/mean": 2.0})
@@ -71,7 +71,7 @@ class Fake:
 
 
 @pytest.mark.parametrize("name", ["wandb", "trackio"])
-def test_a_tracker_by_its_key_knows_the_run_again_when_it_goes_on(
+def test_a_resumed_run_has_the_same_key_in_its_tracker(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake = Fake()
@@ -79,8 +79,8 @@ def test_a_tracker_by_its_key_knows_the_run_again_when_it_goes_on(
     module.init = fake.init  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, name, module)
     folder, other = folder_at(tmp_path / "a"), folder_at(tmp_path / "b")
-    for where in (folder, folder, other):
-        with tracking(config(name), where, step=0) as show:
+    for run_folder in (folder, folder, other):
+        with tracking(config(name), run_folder, step=0) as show:
             show({"step": 3, "reward": 0.5, "kl": None})
     key = "id" if name == "wandb" else "name"
     first, second, third = (arguments[key] for arguments in fake.began)
@@ -90,9 +90,7 @@ def test_a_tracker_by_its_key_knows_the_run_again_when_it_goes_on(
     assert fake.finished == 3
 
 
-def test_mlflow_goes_on_with_the_run_that_bears_the_folder_s_tag(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_mlflow_resumes_the_run_with_the_tag_of_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs: dict[str, str] = {}  # tag -> run id
     logged: list[tuple[str, dict[str, float], int]] = []
     active: list[str] = []
@@ -135,14 +133,14 @@ def test_a_tracker_that_is_not_installed_is_named_before_anything_starts(
         pass
 
 
-def test_none_is_none(tmp_path: Path) -> None:
+def test_the_tracker_none_writes_no_file(tmp_path: Path) -> None:
     folder = folder_at(tmp_path / "a")
     with tracking(config("none"), folder, step=0) as show:
         show({"step": 1, "reward": 0.5})
     assert list(folder.path.iterdir()) == []
 
 
-def test_a_tracker_that_does_not_start_is_one_line_with_its_own_cause(
+def test_a_tracker_that_does_not_start_is_refused_in_one_line_with_its_cause(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(**_: Any) -> None:

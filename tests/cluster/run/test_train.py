@@ -44,7 +44,7 @@ class Learner(FakeLearner):
 ROOT = Path(__file__).parents[3]
 MEASURED_BY_TRL = ("entropy", "grad_norm", "kl")  # tests/learner/test_training.py has steps with each
 RESTARTS = "num_learner_restarts"  # tests/learner/test_client.py
-GPUS: dict[str, float] = {}  # of the cluster
+GPUS: dict[str, float] = {}  # GPUs of the cluster
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ FULL = "the checkpoint cannot be written: No space left on device"
 
 class FullDriver:
     async def train(self) -> int:
-        raise LearnerError(FULL)  # as at the last step, where no other part is under way
+        raise LearnerError(FULL)  # as at the last step, when no other part is running
 
     async def save_checkpoint(self) -> None:
         raise LearnerError(FULL)
@@ -32,7 +32,7 @@ class FakeLearner:
         self.written.append(folder)
 
 
-class Words:
+class Warnings:
     def __init__(self) -> None:
         self.warnings: list[str] = []
 
@@ -40,9 +40,9 @@ class Words:
         self.warnings.append(text)
 
 
-def last_words(tmp_path: Path, *refused: str) -> tuple[str, list[Path]]:
+def warning_and_written(tmp_path: Path, *refused: str) -> tuple[str, list[Path]]:
     training: Any = Training.__new__(Training)
-    training._view, training._folder = Words(), RunFolder(tmp_path / "run")
+    training._view, training._folder = Warnings(), RunFolder(tmp_path / "run")
     learner = FakeLearner(refused=refused)
     with pytest.raises(LearnerError, match="No space left"):
         asyncio.run(training._drive(FullDriver(), learner))
@@ -51,15 +51,17 @@ def last_words(tmp_path: Path, *refused: str) -> tuple[str, list[Path]]:
 
 
 def test_the_adapter_of_steps_that_cannot_be_saved_is_kept_in_the_run(tmp_path: Path) -> None:
-    warning, written = last_words(tmp_path)
+    warning, written = warning_and_written(tmp_path)
     assert written == [tmp_path / "run/unsaved-adapter"]
     assert warning.startswith(f"the steps since the last checkpoint cannot be resumed from: {FULL}")
     assert warning.endswith(f"The adapter after these steps is in {written[0]}")
 
 
-def test_or_elsewhere_where_the_runs_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_adapter_is_written_elsewhere_if_the_disk_of_the_run_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "tmp").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
-    warning, (written,) = last_words(tmp_path, "unsaved-adapter")
+    warning, (written,) = warning_and_written(tmp_path, "unsaved-adapter")
     assert written.parent == tmp_path / "tmp" and warning.endswith(f"is in {written}")
-    assert "They are lost: the adapter cannot be written" in last_words(tmp_path, "adapter")[0]
+    assert "They are lost: the adapter cannot be written" in warning_and_written(tmp_path, "adapter")[0]

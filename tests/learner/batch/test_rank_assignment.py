@@ -1,4 +1,4 @@
-"""Assignment to ranks, for sizes whose best assignment is found by trying all."""
+"""Assignment of micro-batches to ranks, compared with the best assignment, which is found by trying all assignments."""
 
 import itertools
 import random
@@ -37,8 +37,8 @@ def test_every_micro_batch_is_assigned_and_no_rank_exceeds_the_optimum_by_more_t
 ) -> None:
     rng = random.Random(seed)
     plans = [of_size(rng.randint(1, 3000)) for _ in range(rng.randint(1, 7))]
-    given = assign_to_ranks(plans, num_ranks)
-    assert sorted(index for indices in given for index in indices) == list(range(len(plans)))
+    assigned = assign_to_ranks(plans, num_ranks)
+    assert sorted(index for indices in assigned for index in indices) == list(range(len(plans)))
 
     def slowest(ranks: Sequence[int]) -> int:
         costs = [0] * num_ranks

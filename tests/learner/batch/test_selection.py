@@ -73,14 +73,14 @@ def test_every_completion_is_either_in_the_loss_or_excluded() -> None:
     assert sorted([*(row.completion_id for row in selection.rows), *selection.excluded]) == sorted(ids)
 
 
-def test_a_step_with_nothing_for_the_loss_is_refused_with_the_reasons() -> None:
+def test_a_step_without_completions_for_the_loss_is_refused_with_the_reasons() -> None:
     with pytest.raises(LearnerError, match=r"nothing to learn from: .* 2 groups .*\(2 ungradable, 1 stale\)"):
         selected([group([None, None]), group([0.5], seed=1)], version=1)
 
 
 def test_completions_below_the_threshold_are_excluded_but_stay_in_the_baseline() -> None:
     selection = selected([group([1.0, 0.2, 0.1, 0.3])], reward_threshold=0.2)
-    # The mean is 0.4, with the one that is left out; a reward at the threshold stays.
+    # The mean of 0.4 includes the excluded completion; a reward at the threshold is kept.
     assert {row.completion_id: row.advantage for row in selection.rows} == pytest.approx(
         {"g0-c0": 0.6, "g0-c1": -0.2, "g0-c3": -0.1}
     )
@@ -90,12 +90,12 @@ def test_completions_below_the_threshold_are_excluded_but_stay_in_the_baseline()
 def test_train_top_k_keeps_the_best_with_their_advantage_over_the_whole_group() -> None:
     selection = selected([group([0.1, 0.9, 0.5, 0.5]), group([0.0, 0.4], seed=1)], train_top_k=2)
     assert {row.completion_id: row.advantage for row in selection.rows} == pytest.approx(
-        {"g0-c1": 0.4, "g0-c2": 0.0, "g1-c0": -0.2, "g1-c1": 0.2}  # of equal ones the first
+        {"g0-c1": 0.4, "g0-c2": 0.0, "g1-c0": -0.2, "g1-c1": 0.2}  # the first of two equal rewards
     )
     assert selection.excluded == {"g0-c0": "not_in_top_k", "g0-c3": "not_in_top_k"}
 
 
-def test_excluded_completions_take_no_place_in_the_top_k() -> None:
+def test_excluded_completions_do_not_count_for_the_top_k() -> None:
     each = group([1.0, 0.9, 0.5, None])
     stale = replace(each.completions[0], policy_version=0)
     fresh = [replace(one, policy_version=3) for one in each.completions[1:]]

@@ -1,4 +1,4 @@
-"""Metrics of the micro-batches of two ranks, compared with means and extremes that are worked out by hand."""
+"""Metrics of the micro-batches of two ranks, compared with means and extremes that are computed by hand."""
 
 import pytest
 import torch

@@ -12,7 +12,7 @@ from tests.learner.made import group, updated_in_flight
 pytestmark = pytest.mark.slow  # imports torch
 
 
-def cut_up(
+def micro_batches(
     groups: Sequence[Group], *, tokens: int = 10_000, loss_type: LossType = "dapo", version: int = 0
 ) -> list[MicroBatch]:
     plain = LearnerSettings(scale_rewards="none")
@@ -22,7 +22,7 @@ def cut_up(
 
 
 def test_prompts_are_padded_on_the_left_and_completions_on_the_right() -> None:
-    (batch,) = cut_up([group([1.0, 0.0], seed=1, prompt_length=3), group([1.0, 0.0], seed=2, prompt_length=5)])
+    (batch,) = micro_batches([group([1.0, 0.0], seed=1, prompt_length=3), group([1.0, 0.0], seed=2, prompt_length=5)])
     for ids, mask in zip(batch["prompt_ids"].tolist(), batch["prompt_mask"].tolist(), strict=True):
         assert mask == sorted(mask)
         assert all((token == 2) == (kept == 0) for token, kept in zip(ids, mask, strict=True))
@@ -36,7 +36,7 @@ def test_every_row_is_in_exactly_one_micro_batch(tokens: int) -> None:
     groups = [group([1.0, 0.0, 0.5, 0.25], seed=seed) for seed in range(2)]
     found = [
         tuple(token for token, kept in zip(ids, mask, strict=True) if kept)
-        for batch in cut_up(groups, tokens=tokens)
+        for batch in micro_batches(groups, tokens=tokens)
         for ids, mask in zip(batch["completion_ids"].tolist(), batch["completion_mask"].tolist(), strict=True)
     ]
     assert sorted(found) == sorted(completion.token_ids for each in groups for completion in each.completions)
@@ -45,7 +45,7 @@ def test_every_row_is_in_exactly_one_micro_batch(tokens: int) -> None:
 @pytest.mark.parametrize("loss_type", ["grpo", "dr_grpo", "bnpo"])
 def test_the_shares_of_the_micro_batches_add_up_to_one(loss_type: LossType) -> None:
     groups = [group([1.0, 0.0, 0.5], seed=seed) for seed in range(3)]
-    shares = [batch["loss_share"].item() for batch in cut_up(groups, tokens=40, loss_type=loss_type)]
+    shares = [batch["loss_share"].item() for batch in micro_batches(groups, tokens=40, loss_type=loss_type)]
     assert len(shares) > 1
     assert sum(shares) == pytest.approx(1.0)
 
@@ -53,11 +53,11 @@ def test_the_shares_of_the_micro_batches_add_up_to_one(loss_type: LossType) -> N
 def test_the_normaliser_counts_the_tokens_of_the_whole_step() -> None:
     groups = [group([1.0, 0.0, 0.5], seed=seed) for seed in range(3)]
     num_tokens = sum(len(completion.token_ids) for each in groups for completion in each.completions)
-    assert {batch["num_items_in_batch"].item() for batch in cut_up(groups, tokens=40)} == {num_tokens}
+    assert {batch["num_items_in_batch"].item() for batch in micro_batches(groups, tokens=40)} == {num_tokens}
 
 
 def test_rows_point_at_their_prompt() -> None:
-    (batch,) = cut_up([group([1.0, 0.0, 0.5], seed=seed) for seed in range(3)])
+    (batch,) = micro_batches([group([1.0, 0.0, 0.5], seed=seed) for seed in range(3)])
     assert len(batch["first_rows"]) == 3
     shared = batch["prompt_ids"][batch["first_rows"]][batch["prompt_of_row"]]
     assert shared.tolist() == batch["prompt_ids"].tolist()
@@ -66,7 +66,7 @@ def test_rows_point_at_their_prompt() -> None:
 def test_stale_tokens_are_input_but_masked_and_not_counted() -> None:
     mixed = updated_in_flight(group([1.0, 0.0, 0.5, 0.25]), [1, 0, 2, 1], old=3, new=4)
     lengths = [len(completion.token_ids) for completion in mixed.completions]
-    (batch,) = cut_up([mixed], version=4)
+    (batch,) = micro_batches([mixed], version=4)
     assert sorted(batch["completion_mask"].sum(dim=1).tolist()) == sorted(lengths)
     fresh = [length - old for length, old in zip(lengths, [1, 0, 2, 1], strict=True) if length > old]
     assert sorted(batch["tool_mask"].sum(dim=1).tolist()) == sorted(fresh)
@@ -77,5 +77,5 @@ def test_the_shares_of_bnpo_count_the_tokens_that_enter_the_loss() -> None:
     # Lengths are those of group(seed=0); the micro-batches hold one row each.
     mixed = updated_in_flight(group([1.0, 0.0]), [1, 0], old=0, new=1)
     fresh = [len(mixed.completions[0].token_ids) - 1, len(mixed.completions[1].token_ids)]
-    shares = [batch["loss_share"].item() for batch in cut_up([mixed], tokens=1, loss_type="bnpo", version=1)]
+    shares = [batch["loss_share"].item() for batch in micro_batches([mixed], tokens=1, loss_type="bnpo", version=1)]
     assert sorted(shares) == pytest.approx(sorted(count / sum(fresh) for count in fresh))

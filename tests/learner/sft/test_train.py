@@ -25,7 +25,7 @@ LORA = LoraSettings(r=8, dropout=0.2)
 def train(
     folder: Path, *, lora: LoraSettings | None, stop_at: int | None = None, resumed: Path | None = None
 ) -> FineTuneResult:
-    """Three steps are an epoch, so that it is resumed in the second one."""
+    """Train for eight steps, of which three are an epoch: a resume falls into the second epoch."""
     torch.manual_seed(0)
     seen = [0]
     return fine_tune(
@@ -58,7 +58,7 @@ def test_a_resumed_training_equals_an_uninterrupted_one_bit_for_bit(lora: LoraSe
     stopped = train(tmp_path / "parts", lora=lora, stop_at=5)
     assert stopped.step == 5 and stopped.checkpoint == tmp_path / "parts/work/checkpoint-5"
     assert not all(torch.equal(one, weights(stopped)[name]) for name, one in weights(whole).items())
-    after_a_kill = tmp_path / "parts/work/checkpoint-4"  # 5 is as if it had never been
+    after_a_kill = tmp_path / "parts/work/checkpoint-4"  # as if checkpoint 5 had not been written
     for checkpoint in (stopped.checkpoint, after_a_kill):
         resumed = train(tmp_path / f"from-{checkpoint.name}", lora=lora, resumed=checkpoint)
         assert resumed.step == 8

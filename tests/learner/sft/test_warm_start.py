@@ -39,7 +39,7 @@ def train(pairs: list[Pair], num_steps: int, **schedule: float) -> tuple[Any, li
     return model, losses
 
 
-def test_the_model_learns_what_the_completions_say() -> None:
+def test_the_model_learns_the_completions() -> None:
     import torch
 
     pairs = successor_pairs(200)
@@ -66,7 +66,7 @@ def test_equal_seeds_give_equal_weights_and_different_ones_do_not() -> None:
 
 
 def test_prompts_carry_no_loss() -> None:
-    """With completions that are always the same, even random prompts leave nothing to lose."""
+    """All completions are the same, so the loss becomes small although the prompts are random."""
     rng = random.Random(0)
     pairs: list[Pair] = [([rng.randrange(2, 15) for _ in range(rng.randint(1, 9))], [7, EOS]) for _ in range(200)]
     assert train(pairs, 40)[1][-1] < 0.3
@@ -77,8 +77,8 @@ def test_label_smoothing_makes_the_model_less_confident() -> None:
     assert train(pairs, 40, label_smoothing=0.1)[1][-1] > train(pairs, 40)[1][-1] + 0.2
 
 
-def test_prompts_are_learned_where_their_loss_has_a_weight() -> None:
-    """Prompts that are always the same: with a weight the model knows their second token, without it it does not care."""
+def test_prompts_are_learned_if_their_loss_has_a_weight() -> None:
+    """All prompts are the same: only with a weight does the model learn their second token."""
     import torch
 
     pairs: list[Pair] = [([5, 9], [7, EOS])] * 64
@@ -134,7 +134,7 @@ def test_the_pairs_of_a_step_have_similar_lengths_and_steps_are_in_random_order(
         assert sorted(pairs) == list(range(len(lengths)))
         steps = [[lengths[pair] for pair in pairs[start : start + 16]] for start in range(0, len(pairs), 16)]
         padded = sum(max(step) * len(step) for step in steps)
-        assert sum(lengths) > 0.8 * padded  # shuffled, it would be half
+        assert sum(lengths) > 0.8 * padded  # in random order it would be half
         shorter_next = sum(one[0] > other[0] for one, other in pairwise(steps))
         assert 0.4 < shorter_next / len(steps) < 0.6
 

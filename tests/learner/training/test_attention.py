@@ -31,7 +31,7 @@ from tests.learner.scoring import sampled_by
     ],
     ids=["a GPU", "no package", "float32", "the CPU", "capped logits", "attention sinks"],
 )
-def test_flash_attention_is_used_where_it_is_installed_and_the_model_allows_it(
+def test_flash_attention_is_used_if_it_is_installed_and_the_model_allows_it(
     config: Any,
     use_cpu: bool,
     dtype: torch.dtype,

@@ -48,7 +48,7 @@ def test_the_best_checkpoint_is_kept_next_to_the_newest(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-5", "checkpoint-6"]
 
 
-def test_the_best_is_forgotten_with_the_steps_that_are_repeated(tmp_path: Path) -> None:
+def test_the_best_checkpoint_is_forgotten_if_its_step_is_repeated(tmp_path: Path) -> None:
     forget_best_after(tmp_path, 0)
     for step in (10, 20):
         save(tmp_path, step)
@@ -74,7 +74,7 @@ def test_a_failed_write_leaves_only_the_earlier_checkpoints(tmp_path: Path) -> N
 
 def test_a_draft_of_a_killed_process_is_ignored(tmp_path: Path) -> None:
     save(tmp_path, 1)
-    write_files({"weights": b"half"}, tmp_path / ".draft" / "checkpoint-2")  # as a killed process leaves it
+    write_files({"weights": b"half"}, tmp_path / ".draft" / "checkpoint-2")  # as left by a killed process
     assert newest_checkpoint(tmp_path) == tmp_path / "checkpoint-1"
     assert newest_checkpoint(tmp_path / ".draft" / "..") is not None
     save(tmp_path, 2)
@@ -87,7 +87,7 @@ def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
     assert (folder / "weights").read_bytes() == b"two"
 
 
-def test_foreign_files_are_no_checkpoints_and_a_broken_best_is_named(tmp_path: Path) -> None:
+def test_foreign_files_are_no_checkpoints_and_a_broken_best_json_is_named(tmp_path: Path) -> None:
     save(tmp_path, 2)
     (tmp_path / "checkpoint-9").write_text("no folder")
     (tmp_path / "checkpoint-2" / "below").mkdir()

@@ -48,7 +48,7 @@ def test_divergence_stops_with_step_and_cause_and_the_checkpoint_is_unchanged(
     assert resumed._training.run(resumed._policy).adapter == policy.adapter
 
 
-def test_the_checked_norm_is_that_before_clipping(make_learner: MakeLearner) -> None:
+def test_the_gradient_norm_is_checked_before_clipping(make_learner: MakeLearner) -> None:
     free = make_learner(max_grad_norm=1e-3, stop_at_grad_norm=None)
     norm = free.step([group([1.0, 0.0])])[1].metrics["grad_norm"]
     assert norm > 1e-2

@@ -1,4 +1,4 @@
-"""The reason why a GPU cannot be used, with a double in place of torch.cuda: there is no GPU here."""
+"""The reason why a GPU cannot be used, with a double of torch.cuda."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from learner.training.gpu import unusable_gpu
 from learner.training.model import TorchCuda, choose_device
 
 ON_A_GPU = LearnerSettings(gpus=0.5)
-# Texts of torch 2.13 (c10/cuda and torch/csrc/cuda), which are the same in its Python sources.
+# Messages of torch 2.13 (c10/cuda and torch/csrc/cuda).
 TOO_OLD = (
     "The NVIDIA driver on your system is too old (found version 12080). Please update your GPU driver by downloading and "
     "installing a new version from the URL: http://www.nvidia.com/Download/index.aspx"
@@ -26,7 +26,7 @@ NO_DRIVER = (
 class FakeCuda:
     version: str | None = "13.0"
     error: str | None = None
-    of_gpu: tuple[int, int] = (9, 0)
+    gpu_capability: tuple[int, int] = (9, 0)
 
     def init(self) -> None:
         if self.error:
@@ -36,12 +36,12 @@ class FakeCuda:
         return "Tesla T4"
 
     def capability(self) -> tuple[int, int]:
-        return self.of_gpu
+        return self.gpu_capability
 
 
 @pytest.mark.parametrize("capability", [(8, 0), (8, 9), (9, 0), (12, 0)])
 def test_a_gpu_from_capability_8_0_on_computes_in_bfloat16(capability: tuple[int, int]) -> None:
-    device = choose_device(ON_A_GPU, FakeCuda(of_gpu=capability))
+    device = choose_device(ON_A_GPU, FakeCuda(gpu_capability=capability))
     assert (device.use_cpu, device.dtype) == (False, torch.bfloat16)
 
 
@@ -52,7 +52,7 @@ def test_a_gpu_from_capability_8_0_on_computes_in_bfloat16(capability: tuple[int
         (FakeCuda(error=TOO_OLD), ["the NVIDIA driver is too old: it runs CUDA 12.8", "CUDA 13.0", "580 or newer"]),
         (FakeCuda(error=NO_DRIVER), ["torch finds no usable GPU here: Found no NVIDIA driver"]),
         (FakeCuda(error="No CUDA GPUs are available"), ["No CUDA GPUs are available"]),
-        (FakeCuda(of_gpu=(7, 5)), ["the Tesla T4 has compute capability 7.5", "8.0 or higher"]),
+        (FakeCuda(gpu_capability=(7, 5)), ["the Tesla T4 has compute capability 7.5", "8.0 or higher"]),
     ],
 )
 def test_a_reserved_gpu_that_cannot_be_used_is_refused_with_its_cause(cuda: FakeCuda, words: list[str]) -> None:
@@ -63,10 +63,10 @@ def test_a_reserved_gpu_that_cannot_be_used_is_refused_with_its_cause(cuda: Fake
     assert "\n" not in message
 
 
-def test_the_cpu_asks_no_gpu() -> None:
+def test_a_learner_on_the_cpu_does_not_query_a_gpu() -> None:
     assert choose_device(LearnerSettings(gpus=0), FakeCuda(error=NO_DRIVER)).use_cpu
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_the_installed_torch_has_a_reason_on_a_machine_without_a_gpu() -> None:
+def test_the_installed_torch_gives_a_reason_on_a_machine_without_a_gpu() -> None:
     assert unusable_gpu(TorchCuda())

@@ -17,7 +17,7 @@ GIB = 1024**3
 
 @pytest.fixture
 def fractions(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Fractions that torch is set to, on a GPU of 80 GiB."""
+    """Memory fractions set in torch, on a GPU of 80 GiB."""
     import torch
 
     found: list[float] = []
@@ -26,7 +26,7 @@ def fractions(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return found
 
 
-def test_torch_gets_the_share_without_what_cuda_takes(fractions: list[float]) -> None:
+def test_torch_gets_the_share_minus_the_memory_of_the_cuda_context(fractions: list[float]) -> None:
     limit_gpu_memory(0.5)
     limit_gpu_memory(0.001)
     assert fractions == [pytest.approx((40 * GIB - CONTEXT_BYTES) / (80 * GIB)), 0.0]
@@ -65,7 +65,7 @@ def test_the_limit_is_set_before_the_model_is_loaded(
         LearnerWorker(settings(**changes), plan).start()
 
 
-def test_torch_knows_the_variable_of_its_allocator() -> None:
+def test_torch_reads_the_variable_of_its_allocator() -> None:
     from pathlib import Path
 
     import torch

@@ -15,7 +15,7 @@ from learner.training.merge import write_model
 from learner.training.model import Device, check_saveable, load_model, remove_local_paths
 from learner.training.threads import MIN_PARAMETERS, num_threads
 
-PLACE = Device(use_cpu=True, dtype=torch.float32)
+DEVICE = Device(use_cpu=True, dtype=torch.float32)
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_a_generation_config_that_transformers_would_not_save_is_repaired_with_a
 ) -> None:
     (model / "generation_config.json").write_text(json.dumps(written | {"eos_token_id": [1, 3]}))
     with caplog.at_level(logging.WARNING):
-        loaded, tokenizer = load_model(str(model), PLACE)
+        loaded, tokenizer = load_model(str(model), DEVICE)
     check_saveable(str(model))
     if message:
         assert len(caplog.messages) == 1
@@ -72,7 +72,7 @@ def test_a_generation_config_that_transformers_would_not_save_is_repaired_with_a
 )  # fmt: skip
 def test_a_generation_config_that_cannot_be_used_is_refused_in_one_line(text: str, model: Path) -> None:
     (model / "generation_config.json").write_text(text)
-    for refuse in (lambda: load_model(str(model), PLACE), lambda: check_saveable(str(model))):
+    for refuse in (lambda: load_model(str(model), DEVICE), lambda: check_saveable(str(model))):
         with pytest.raises(
             ModelError, match=r"its generation_config.json cannot be used .*; correct it, or delete it"
         ) as caught:
@@ -82,7 +82,7 @@ def test_a_generation_config_that_cannot_be_used_is_refused_in_one_line(text: st
 
 def test_a_model_without_a_generation_config_loads(model: Path) -> None:
     (model / "generation_config.json").unlink()
-    load_model(str(model), PLACE)
+    load_model(str(model), DEVICE)
     check_saveable(str(model))
 
 
@@ -100,7 +100,7 @@ def test_weights_that_do_not_fit_the_configuration_are_refused(
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps(config | change))
     with pytest.raises(ModelError, match=r"its weights do not fit its config.json") as caught:
-        load_model(str(model), PLACE)
+        load_model(str(model), DEVICE)
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 

@@ -1,4 +1,4 @@
-"""The step in bfloat16: its loss and gradients against float32, and what it keeps for the backward pass."""
+"""The step in bfloat16: loss and gradients compared with float32, and tensors kept for the backward pass."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -79,7 +79,7 @@ def test_loss_and_gradients_in_bfloat16_are_close_to_float32_and_the_adapter_is_
     assert ((gradients_16 - gradients).norm() / gradients.norm()).item() < 0.05
 
 
-def test_in_bfloat16_projections_keep_their_common_input_once_and_compute_the_same(
+def test_without_casts_projections_keep_their_common_input_once_and_compute_the_same(
     model_folder: Path, make_learner: MakeLearner
 ) -> None:
     batch = micro_batch(model_folder)

@@ -41,7 +41,7 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def on_training_thread(learner: Any, action: Callable[[], Any]) -> tuple[Any, int]:
-    """The action's result, and the most rows of logits that it computed."""
+    """Return the action's result, and the largest number of rows of logits that it computed."""
 
     def recorded() -> tuple[Any, int]:
         with MostLogits() as logits:
@@ -62,7 +62,7 @@ def logprobs_of_logits(learner: Any) -> list[float]:
 
 def test_the_probe_prompt_has_the_logprobs_of_the_logits_without_a_tensor_of_them(make_learner: MakeLearner) -> None:
     learner = make_learner(dropout=0.5)
-    learner.step([group([1.0, 0.0, 0.5])])  # at another temperature, and so that the adapter is not zero
+    learner.step([group([1.0, 0.0, 0.5])])  # at another temperature; after it the adapter is not zero
     expected, num_rows = on_training_thread(learner, lambda: logprobs_of_logits(learner))
     assert num_rows == len(PROMPT)  # the recorder sees logits
     other = PROMPT[::-1]
@@ -71,7 +71,7 @@ def test_the_probe_prompt_has_the_logprobs_of_the_logits_without_a_tensor_of_the
     assert num_rows == 0
 
 
-def test_scoring_leaves_the_next_step_as_it_is(make_learner: MakeLearner) -> None:
+def test_scoring_does_not_change_the_next_step(make_learner: MakeLearner) -> None:
     reports = []
     for name in ("plain", "scoring"):
         learner = make_learner(dropout=0.5, checkpoints=name)  # seeds this process's random state
@@ -97,7 +97,7 @@ def test_the_training_gap_is_measured_at_the_runs_temperature_from_a_bounded_num
 
 
 @pytest.mark.parametrize("num_tokens", [2, 3, 40])
-def test_a_head_that_scales_its_logits_otherwise_has_a_gap(num_tokens: int, make_learner: MakeLearner) -> None:
+def test_a_head_that_scales_its_logits_differently_has_a_gap(num_tokens: int, make_learner: MakeLearner) -> None:
     learner = make_learner()
     trainer = learner._trainer
     trainer.temperature = trainer.args.temperature = 1.0  # while the head computes at TEMPERATURE

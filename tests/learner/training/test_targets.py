@@ -20,19 +20,19 @@ OTHERS = {
     "falcon": {"query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"},
     "gpt2": {"c_attn", "c_proj", "c_fc"},
     "starcoder2": {"q_proj", "k_proj", "v_proj", "o_proj", "c_fc", "c_proj"},
-    "qwen3_moe": {"q_proj", "k_proj", "v_proj", "o_proj"},  # its experts are no modules
+    "qwen3_moe": {"q_proj", "k_proj", "v_proj", "o_proj"},  # its experts are not modules
     "glm4_moe": {
         "q_proj",
         "k_proj",
         "v_proj",
         "o_proj",
-    },  # PEFT takes gate_proj for the experts, also of its dense layers
-    "qwen2_moe": SEVEN,  # and the gate of its shared expert chooses, it computes nothing
+    },  # PEFT excludes gate_proj as an expert, in dense layers too
+    "qwen2_moe": SEVEN,  # not the gate of its shared expert, which only weights it
 }
 
 
-def made(folder: Path, kind: str = "qwen2", **changes: Any) -> str:
-    """A folder with the configuration of a small model, and no weights: none are needed."""
+def write_config(folder: Path, kind: str = "qwen2", **changes: Any) -> str:
+    """Write the configuration of a small model, without weights; return its folder."""
     from transformers import AutoConfig
 
     size = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -53,7 +53,7 @@ def lora(targets: Any = "all-linear") -> LoraSettings:
 def test_targets_whose_weights_are_stored_transposed_are_named(
     tmp_path: Path, kind: str, transposed: tuple[str, ...]
 ) -> None:
-    assert adapter_size(made(tmp_path, kind), lora()).transposed == transposed
+    assert adapter_size(write_config(tmp_path, kind), lora()).transposed == transposed
 
 
 @pytest.mark.parametrize(
@@ -83,14 +83,14 @@ def test_values_that_name_no_modules_are_refused(written: Any, message: str) -> 
 
 
 def test_the_trained_weights_are_counted(tmp_path: Path) -> None:
-    """Return PEFT's own count for a model with weights."""
+    """The count equals PEFT's count for a model with weights."""
     from peft import get_peft_model
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from learner.training.build import lora_config
 
     for kind, targets in (("qwen2", "all-linear"), ("qwen2", "mlp.down_proj, q_proj"), ("gpt2", "c_attn")):
-        path = made(tmp_path / f"{kind}-{targets}", kind)
+        path = write_config(tmp_path / f"{kind}-{targets}", kind)
         size = adapter_size(path, lora(targets))
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(path))
         num_parameters = model.num_parameters()
@@ -101,7 +101,7 @@ def test_the_trained_weights_are_counted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("kind", "names"), [("qwen2", SEVEN), *OTHERS.items()])
 def test_by_default_every_linear_module_of_the_layers_is_a_target(kind: str, names: set[str], tmp_path: Path) -> None:
-    size = adapter_size(made(tmp_path, kind), LoraSettings())
+    size = adapter_size(write_config(tmp_path, kind), LoraSettings())
     assert {name.rpartition(".")[2] for name in size.targets} == names
 
 
@@ -128,9 +128,9 @@ def test_only_the_decoder_of_a_vision_model_is_adapted(tmp_path: Path) -> None:
         ("layers.7.self_attn.q_proj", "matches no module"),
     ],
 )
-def test_names_that_do_not_fit_are_refused_with_those_that_do(targets: str, message: str, tmp_path: Path) -> None:
+def test_names_that_do_not_fit_are_refused_with_names_that_fit(targets: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
-        adapter_size(made(tmp_path), lora(targets))
+        adapter_size(write_config(tmp_path), lora(targets))
     assert message in str(caught.value)
     assert "Its linear modules are q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj; all-linear" in str(
         caught.value
@@ -139,7 +139,7 @@ def test_names_that_do_not_fit_are_refused_with_those_that_do(targets: str, mess
 
 
 def test_a_quantized_model_is_refused_in_one_line(tmp_path: Path) -> None:
-    path = made(tmp_path)
+    path = write_config(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "fp8"}}))
     with pytest.raises(ModelError, match="is quantized") as caught:
@@ -182,15 +182,15 @@ Q = "model.layers.1.self_attn.q_proj"
     ],
 )
 def test_an_adapter_of_another_model_is_refused_in_one_line(weights: Any, message: str, tmp_path: Path) -> None:
-    path = made(tmp_path / "model")
+    path = write_config(tmp_path / "model")
     with pytest.raises(ModelError) as caught:
         check_adapter(path, adapter(tmp_path / "adapter", **weights))
     assert f"the adapter {tmp_path / 'adapter'} does not fit model '{path}': {message}" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_an_adapter_of_the_model_fits_and_one_that_cannot_be_read_does_not(tmp_path: Path) -> None:
-    path = made(tmp_path / "model")
+def test_an_adapter_of_the_model_is_accepted_and_an_unreadable_file_is_refused(tmp_path: Path) -> None:
+    path = write_config(tmp_path / "model")
     check_adapter(path, adapter(tmp_path / "good", **{f"{Q}.lora_A.weight": (8, 64), f"{Q}.lora_B.weight": (64, 8)}))
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "adapter_model.safetensors").write_bytes(b"none")

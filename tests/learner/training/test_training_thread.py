@@ -64,7 +64,7 @@ def test_calls_fail_if_training_fails_before_its_first_step() -> None:
         training_on(train).run(lambda: None)
 
 
-def test_after_the_last_step_actions_are_answered_and_steps_refused() -> None:
+def test_after_the_last_step_actions_run_and_steps_are_refused() -> None:
     loop = training_on(list, num_batches=1)
     loop.take_step([1])
     with pytest.raises(LearnerError, match="max_steps of the run are done"):
@@ -75,7 +75,7 @@ def test_after_the_last_step_actions_are_answered_and_steps_refused() -> None:
         loop.run(lambda: None)
 
 
-def test_resumed_at_its_last_step_the_trainer_gets_no_further_batch() -> None:
+def test_a_trainer_that_resumes_at_its_last_step_gets_no_batch() -> None:
     taken: list[list[int]] = []
     loop = training_on(lambda batches: taken.extend(batches), num_batches=0)
     with pytest.raises(LearnerError, match="max_steps of the run are done"):
@@ -84,13 +84,13 @@ def test_resumed_at_its_last_step_the_trainer_gets_no_further_batch() -> None:
     loop.close(1)
 
 
-def test_closing_twice_is_closing_once() -> None:
+def test_a_thread_can_be_closed_twice() -> None:
     loop = training_on(list)
     loop.close(1)
     loop.close(1)
 
 
-def test_lack_of_memory_is_reported_with_what_to_do() -> None:
+def test_a_lack_of_gpu_memory_is_reported_with_a_fix() -> None:
     def fail(_: BatchQueue) -> None:
         raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
