@@ -1,6 +1,7 @@
 """Fixtures and the report of the GPU acceptance suite (``make test-gpu``); see docs/gpu.md."""
 
-from collections.abc import Generator
+import gc
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -12,7 +13,7 @@ from tests.gpu.samplers import engines, make_sampler  # noqa: F401 - fixtures
 from tests.learner.conftest import make_learner, model_folder  # noqa: F401 - fixtures
 from tests.rollout.conftest import local_ray, run  # noqa: F401 - fixtures
 
-ORDER = ("preflight", "learner", "learner_speed", "sampler", "several_gpus")
+ORDER = ("preflight", "learner", "learner_speed", "sampler", "sampler_speed", "network", "several_gpus")
 RECORDS = pytest.StashKey[Records]()
 ROW = pytest.StashKey[Row]()
 
@@ -69,6 +70,17 @@ def gpus(num_gpus: int) -> float:
 def shaped_model(device: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a model with random weights: in the shape of Qwen2.5 1.5B on a GPU, of 9 million parameters on the CPU."""
     return make_qwen(tmp_path_factory.mktemp("shaped"), QWEN_1_5B if device == "cuda" else SMALL, device)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def give_memory_back(device: str) -> Iterator[None]:
+    """After each file, give the GPU's memory that torch keeps in this process to the processes of the next one."""
+    yield
+    if device == "cuda":
+        import torch
+
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 @pytest.fixture(autouse=True)
