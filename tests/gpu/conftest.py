@@ -13,7 +13,7 @@ from tests.gpu.samplers import engines, make_sampler  # noqa: F401 - fixtures
 from tests.learner.conftest import make_learner, model_folder  # noqa: F401 - fixtures
 from tests.rollout.conftest import local_ray, run  # noqa: F401 - fixtures
 
-ORDER = ("preflight", "learner", "learner_speed", "sampler", "sampler_speed", "network", "several_gpus")
+ORDER = ("preflight", "learner", "learner_speed", "sampler", "sampler_speed", "together", "network", "several_gpus")
 RECORDS = pytest.StashKey[Records]()
 ROW = pytest.StashKey[Row]()
 
