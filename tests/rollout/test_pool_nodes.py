@@ -35,11 +35,12 @@ def request(text: str, *, size: int) -> GroupRequest:
 
 
 @pytest.fixture
-def cluster() -> Iterator[Any]:
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A head without GPUs, in separate processes."""
     import ray
     from ray.cluster_utils import Cluster
 
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)  # Ray refuses nodes with more GPUs than it lists
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - Ray spells it so
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     cluster.connect()
