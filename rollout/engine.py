@@ -4,7 +4,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -222,8 +222,7 @@ class Engine:
     async def exchange(self, version: int) -> AsyncIterator[None]:
         """Pause all requests while the block replaces their weights; tokens sampled afterwards are labelled ``version``.
 
-        The KV cache is cleared and running requests are prefilled again: with the old cache, tokens would come from neither
-        policy.
+        The KV cache is cleared and running requests are prefilled again; with the old cache, tokens would mix two policies.
         """
         await self._await(self._engine.pause_generation(mode="keep", clear_cache=True), "does not pause")
         try:
@@ -234,7 +233,10 @@ class Engine:
 
     def shutdown(self) -> None:
         """Stop the engine and its processes; takes up to SHUTDOWN_SECONDS."""
-        self._engine.shutdown(SHUTDOWN_SECONDS)
+        import psutil
+
+        with suppress(psutil.NoSuchProcess):  # vLLM's kill_process_tree fails if a late engine ends just before
+            self._engine.shutdown(SHUTDOWN_SECONDS)
 
     async def _await(self, call: Awaitable[AnswerT], refusal: str) -> AnswerT:
         """Await a call to the engine's worker; raises ModelError when it refuses, SamplerError when it is dead.
