@@ -106,7 +106,7 @@ def _start(log: Callable[[str], None]) -> Any:
 
 
 def _way_out(folder: Path) -> str:
-    """What to do if Ray does not start with its files in ``folder``."""
+    """Advice for a start of Ray that fails with its files in ``folder``."""
     free = shutil.disk_usage(folder).free
     if free < NEEDED_BYTES:
         return f"{folder} has {free / 2**20:.0f} MiB free: make room there, or set RAY_TMPDIR to another folder"
