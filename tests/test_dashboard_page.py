@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.made_dashboard import HOSTILE, HOSTILE_PROBLEM, GrowingRun
+from tests.cluster.growing_run import HOSTILE, HOSTILE_PROBLEM, GrowingRun
 
 CHROMIUMS = ("chromium", "chromium-browser", "google-chrome")
 PER_STEP = 11  # completions: two groups of four, and three of a dropped group

@@ -18,7 +18,7 @@ from learner.settings import LearnerSettings, LoraSettings
 from rollout.sampler import Sampler
 from rollout.settings import RolloutSettings
 from rollout.weight_sync_modes import InFlight
-from tests.made_families import FAMILIES, make_model
+from tests.model_families import FAMILIES, make_model
 
 pytestmark = pytest.mark.slow
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.made_families import make_model
+from tests.model_families import make_model
 from tests.test_run import caravan, command
 
 pytestmark = pytest.mark.slow

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.made_head import BIN, Head, started_head
+from tests.ray_head import BIN, Head, started_head
 
 SMALL = ("groups_per_step=4", "group_size=4", "max_completion_tokens=48", "evaluation.num_problems=0")
 FAKE_SECRETS = {"HF_TOKEN": "hf_ThisIsNoToken0123456789", "WANDB_API_KEY": "wandbThisIsNoKey0123456789"}

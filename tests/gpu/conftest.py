@@ -7,7 +7,7 @@ from typing import Protocol
 
 import pytest
 
-from tests.gpu.made import QWEN_1_5B, SMALL, make_qwen
+from tests.gpu.random_models import QWEN_1_5B, SMALL, make_qwen
 from tests.gpu.records import Records, Result, Row, describe_machine
 from tests.gpu.samplers import engines, make_sampler  # noqa: F401 - fixtures
 from tests.learner.conftest import make_learner, model_folder  # noqa: F401 - fixtures

@@ -13,7 +13,7 @@ from learner.settings import LoraSettings
 from learner.training.targets import adapter_size
 from rollout.sampler import Sampler
 from rollout.settings import RolloutSettings
-from tests.learner.made import TEMPERATURE
+from tests.learner.factories import TEMPERATURE
 from tests.rollout.conftest import RunInLoop
 
 PROMPT = tuple(range(40, 72))

@@ -16,7 +16,7 @@ from cluster.run.base_gaps import NUM_PROBES, PROBE_TOKENS
 from cluster.types import Group
 from tests.gpu.conftest import Report
 from tests.gpu.one_rank import sum_over_one_rank
-from tests.learner.made import VOCABULARY, group
+from tests.learner.factories import VOCABULARY, group
 from tests.learner.scoring import sampled_by
 from tests.learner.training.test_probe import TILE, MostLogits
 

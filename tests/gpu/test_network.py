@@ -23,7 +23,7 @@ from rollout.weight_sync import probe_gaps, tolerance, typical_gap
 from tests.gpu.conftest import Report
 from tests.gpu.records import ROOT
 from tests.gpu.samplers import MakeSampler, group_of
-from tests.learner.made import TEMPERATURE
+from tests.learner.factories import TEMPERATURE
 from tests.rollout.conftest import RunInLoop
 
 pytestmark = pytest.mark.slow

@@ -21,9 +21,9 @@ from rollout.sampler import Sampler
 from rollout.weight_sync import tolerance
 from tests.gpu.conftest import Report
 from tests.gpu.samplers import NUM_TOKENS, MakeSampler, config_of, group_of
-from tests.learner.made import TEMPERATURE
+from tests.learner.factories import TEMPERATURE
 from tests.learner.test_families import scored
-from tests.made_families import make_model
+from tests.model_families import make_model
 from tests.rollout.conftest import RunInLoop
 
 pytestmark = pytest.mark.slow

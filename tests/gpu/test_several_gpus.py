@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from tests.gpu.conftest import Report
-from tests.gpu.made import QWEN_7B, make_qwen
+from tests.gpu.random_models import QWEN_7B, make_qwen
 from tests.gpu.test_learner import SGD, batches
-from tests.learner.made_ranks import RankProcesses, rank_processes
+from tests.learner.rank_group import RankProcesses, rank_processes
 from tests.learner.test_ranks import furthest_apart, num_local_weights
 
 pytestmark = pytest.mark.slow

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cluster.types import AssertOutcome, Verdict
 
-from .made_programs import Program
+from .programs import Program
 
 # Placed before the solution, so that the solution cannot shadow a name that it uses.
 _CHOICE = """module Chosen__ = struct

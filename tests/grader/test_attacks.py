@@ -5,9 +5,9 @@ import pytest
 from cluster.types import FinishReason, Problem, Verdict
 from grader.grade import Grader
 
-from .made import SORTED, TWICE, problem
-from .made_attacks import TEXT_ATTACKS, TWICE_ATTACKS, WORD_ATTACKS
-from .made_shape_attacks import SHAPES
+from .attacks import TEXT_ATTACKS, TWICE_ATTACKS, WORD_ATTACKS
+from .problems import SORTED, TWICE, problem
+from .shape_attacks import SHAPES
 
 ATTACKS = [
     *(pytest.param(TWICE, text, id=name) for name, text in TWICE_ATTACKS.items()),

@@ -7,8 +7,8 @@ from grader.audit import audit_problem, unsolvable_causes
 from grader.duplicates import DuplicateIndex, fingerprint
 from grader.grade import Grader
 
-from .made import TWICE, problem
-from .made_audits import INT, one_line
+from .audit_cases import INT, one_line
+from .problems import TWICE, problem
 
 
 def solved(one: Problem, solution: str) -> Problem:

@@ -18,7 +18,7 @@ from grader.process import StartFailed
 from grader.rows import parse_row
 
 from .conftest import QUICK
-from .made import TWICE
+from .problems import TWICE
 from .test_containment import descendants
 
 RIGHT, WRONG, LOOP = "let twice x = x + x", "let twice x = x", "let rec twice x = twice x"

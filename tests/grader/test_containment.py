@@ -14,7 +14,7 @@ from grader.process import Server, probe_sandbox, run_command
 from grader.sandbox import Limits, Program, Sandbox, unprivileged_user_id
 
 from .conftest import QUICK
-from .made import TWICE
+from .problems import TWICE
 
 SANDBOX = probe_sandbox(require_sandbox=False)
 needs_bubblewrap = pytest.mark.skipif(SANDBOX.bubblewrap is None, reason="bubblewrap does not work here")

@@ -14,9 +14,9 @@ from cluster.types import AssertOutcome, Facts, FinishReason, Problem, Verdict
 from grader.grade import Grader
 from grader.settings import GraderSettings
 
-from .made_programs import PROGRAMS, Program
-from .made_refusals import ACCEPTED_DIFFERENTLY, REFUSED
 from .plain_ocaml import PlainResult, plain_result, written_tests
+from .programs import PROGRAMS, Program
+from .refusals import ACCEPTED_DIFFERENTLY, REFUSED
 
 SETTINGS = GraderSettings(min_code_lines=0, assert_cpu_seconds=0.5, run_cpu_seconds=5.0)
 CHANGES_PER_PROGRAM = 6

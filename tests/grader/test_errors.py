@@ -7,7 +7,7 @@ import pytest
 from cluster.types import Facts, FinishReason, Verdict
 from grader.grade import Grader
 
-from .made import problem
+from .problems import problem
 
 # name -> (number of independent errors, program)
 ILL_TYPED: dict[str, tuple[int, str]] = {

@@ -9,9 +9,9 @@ from cluster.types import FinishReason, Verdict
 from grader.grade import Grader
 
 from .conftest import QUICK
-from .made import TWICE, problem
-from .made_honest import HONEST, TEST_SHAPES
-from .made_honest_texts import HONEST_TEXTS, PROMPT, TESTS
+from .honest_completions import HONEST_TEXTS, PROMPT, TESTS
+from .honest_programs import HONEST, TEST_SHAPES
+from .problems import TWICE, problem
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 

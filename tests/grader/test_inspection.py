@@ -8,8 +8,8 @@ from cluster.types import FinishReason
 from grader.grade import Grader
 from grader.inspection import read_inspection
 
-from .made import problem
-from .made_audits import INT, SOLVABLE, UNSOLVABLE, one_line
+from .audit_cases import INT, SOLVABLE, UNSOLVABLE, one_line
+from .problems import problem
 
 REAL_DATA_SET = Path(__file__).parents[3] / "shared/data/ocaml_problems.jsonl"
 UNSOLVABLE_CASES = [(code, name) for code, cases in UNSOLVABLE.items() for name in cases]

@@ -19,7 +19,7 @@ from grader.process import Server, probe_sandbox, run_command
 from grader.sandbox import Limits, Program, Sandbox
 from grader.toolchain import SOURCES, STUBS, prepare_toolchain
 
-from .made import TWICE
+from .problems import TWICE
 from .test_containment import descendants
 
 SANDBOX = probe_sandbox(require_sandbox=False, runner=prepare_toolchain().runner)
@@ -215,7 +215,7 @@ def test_the_servers_end_when_python_is_killed(bare: bool) -> None:
     before = descendants()
     script = (
         "import sys\nfrom cluster.types import FinishReason\nfrom grader import process\nfrom grader.grade import Grader\n"
-        "from grader.sandbox import Sandbox\nfrom tests.grader.conftest import QUICK\nfrom tests.grader.made import TWICE\n"
+        "from grader.sandbox import Sandbox\nfrom tests.grader.conftest import QUICK\nfrom tests.grader.problems import TWICE\n"
         f"if {bare}: process._probe_bubblewrap = lambda: Sandbox(bubblewrap=None)\n"
         "with Grader(QUICK) as grader:\n"
         "    grader.grade(TWICE, 'let twice x = x + x', FinishReason.STOP)\n"

@@ -9,7 +9,7 @@ from grader.languages import other_language
 from grader.profiles import PROFILES
 from grader.reward import score
 
-from .made import problem
+from .problems import problem
 
 GCD = problem(
     "(** Greatest common divisor. *)\nlet rec gcd (a : int) (b : int) : int =",

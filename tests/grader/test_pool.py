@@ -17,7 +17,7 @@ from grader.settings import GraderSettings
 from grader.toolchain import prepare_toolchain
 
 from .conftest import QUICK
-from .made import SORTED, TWICE
+from .problems import SORTED, TWICE
 
 Result = TypeVar("Result")
 POOL_SETTINGS = QUICK.model_copy(update={"num_graders": 2, "cpus_per_grader": 0.5, "run_cpu_seconds": 0.4})

@@ -21,7 +21,7 @@ from cluster.types import Grade, Verdict
 from grader.pool import JOBS_PER_GRADER, SCALING
 
 from .conftest import QUICK
-from .made import TWICE
+from .problems import TWICE
 from .test_pool import completion
 
 pytestmark = pytest.mark.slow

@@ -21,7 +21,7 @@ from grader.toolchain import prepare_toolchain
 from tests.mounts import DOCKERS_SHARED_MEMORY, can_mount, with_mounts
 
 from .conftest import QUICK
-from .made import TWICE
+from .problems import TWICE
 
 ROOT = Path(toolchain.__file__).parents[1]
 RIGHT = "let twice x = x + x"

@@ -11,7 +11,7 @@ from cluster.types import AssertOutcome, Facts, RewardTerms, Verdict
 from grader.profiles import DEFAULT_PROFILE, PROFILES, RewardProfile, profile_named
 from grader.reward import NOTHING, profile_of, score
 from grader.settings import GraderSettings, WeightSettings
-from tests.grader.made_facts import all_facts
+from tests.grader.facts_strategies import all_facts
 
 DEFAULT = profile_named(DEFAULT_PROFILE)
 NO_END = profile_named("no-end-25-10-65")

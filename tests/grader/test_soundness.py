@@ -5,7 +5,7 @@ import pytest
 from cluster.types import FinishReason, Problem, Verdict
 from grader.grade import Grader
 
-from .made import problem
+from .problems import problem
 
 EVEN = problem(
     "(** Even? *)\nlet is_even (n : int) : bool =",

@@ -8,7 +8,7 @@ from cluster.types import FinishReason, Verdict
 from grader.grade import Grader
 from grader.toolchain import COMPAT, RUNTIME_PARAMETERS, SOURCES
 
-from .made import TWICE
+from .problems import TWICE
 
 LISTED = set(re.findall(r'\(\s*"([A-Z]\w*)",', (SOURCES / "policy.ml").read_text()))
 

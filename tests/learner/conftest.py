@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from learner.training.quiet import silence_libraries
-from tests.learner.made import VOCABULARY, plan, settings
+from tests.learner.factories import VOCABULARY, plan, settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 silence_libraries()

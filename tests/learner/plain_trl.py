@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.learner_contestants import padded
 from cluster.types import Group
-from tests.learner.made import MAX_COMPLETION_TOKENS, TEMPERATURE
+from tests.learner.factories import MAX_COMPLETION_TOKENS, TEMPERATURE
 
 
 def loss_and_gradient_norm(

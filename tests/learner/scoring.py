@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 from cluster.types import Completion, Group
 from learner.batch.advantages import group_advantages
 from learner.settings import LossType
-from tests.learner.made import MAX_COMPLETION_TOKENS, TEMPERATURE
+from tests.learner.factories import MAX_COMPLETION_TOKENS, TEMPERATURE
 
 
 def logprobs(

@@ -11,7 +11,7 @@ import pytest
 
 from cluster.actors.gpus import VISIBLE_GPUS
 from learner.actor import LearnerActor
-from tests.learner.made import plan, settings
+from tests.learner.factories import plan, settings
 
 
 class Worker:

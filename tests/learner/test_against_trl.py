@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cluster.types import Group
-from tests.learner.made import group
+from tests.learner.factories import group
 from tests.learner.plain_trl import loss_and_gradient_norm
 from tests.learner.scoring import logprobs, sampled_by
 

@@ -12,7 +12,7 @@ from ray.exceptions import ActorDiedError, RayTaskError
 from cluster.errors import LearnerError
 from learner.client import RayLearner, _ProcessLost
 from learner.training.checkpoints import read_files, write_files
-from tests.learner.made import plan, settings
+from tests.learner.factories import plan, settings
 
 Answer = Callable[[], Awaitable[Any]]
 

@@ -19,8 +19,8 @@ from cluster.protocols import Learner
 from cluster.types import Group, PolicyVersion, StepReport
 from learner.client import RayLearner
 from learner.training.checkpoints import write_checkpoint, write_files
-from tests.learner.made import group, plan, settings
-from tests.learner.made_ranks import rank_processes
+from tests.learner.factories import group, plan, settings
+from tests.learner.rank_group import rank_processes
 
 pytestmark = pytest.mark.slow
 

@@ -6,7 +6,7 @@ import pytest
 from cluster.errors import LearnerError
 from cluster.protocols import Learner
 from learner.fake import FakeLearner
-from tests.learner.made import group
+from tests.learner.factories import group
 
 
 def test_the_fake_numbers_its_policies_and_records_its_inputs() -> None:

@@ -13,8 +13,8 @@ from cluster.types import Group
 from learner.training.model import disable_dropout, has_plain_kv_cache
 from learner.training.trainer import GroupTrainer
 from learner.worker import LearnerWorker
-from tests.learner.made import TEMPERATURE, group, plan, settings
-from tests.made_families import FAMILIES, make_model
+from tests.learner.factories import TEMPERATURE, group, plan, settings
+from tests.model_families import FAMILIES, make_model
 
 pytestmark = pytest.mark.slow
 

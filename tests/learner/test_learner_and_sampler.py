@@ -16,7 +16,7 @@ from cluster.config.model_path import tiny_model_path
 from cluster.placement.local_ray import start_ray
 from cluster.types import Completion, Group, GroupRequest, PolicyVersion, ProbePrompt, Problem, Prompt, Sampling
 from grader.fake import grade_of
-from tests.learner.made import group
+from tests.learner.factories import group
 
 pytestmark = [pytest.mark.slow, pytest.mark.model_runner]
 

@@ -35,7 +35,7 @@ def test_settings_with_the_names_of_trl_options_reach_trl() -> None:
     from learner.training.build import NOT_FOR_TRL, trl_arguments
     from learner.training.model import Device
     from learner.training.trainer import GRPOConfig
-    from tests.learner.made import plan
+    from tests.learner.factories import plan
 
     changed: dict[str, Any] = {
         "loss_type": "cispo",

@@ -12,7 +12,7 @@ from cluster.errors import LearnerError
 from cluster.types import FinishReason
 from learner.overrides import CHANGEABLE, apply_overrides, check_changeable
 from learner.settings import LearnerSettings
-from tests.learner.made import group
+from tests.learner.factories import group
 from tests.learner.scoring import sampled_by
 
 MakeLearner = Callable[..., Any]

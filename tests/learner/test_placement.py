@@ -12,7 +12,7 @@ from cluster.errors import ResourcesError
 from learner import placement
 from learner.client import RayLearner
 from learner.placement import place_ranks
-from tests.learner.made import plan, settings
+from tests.learner.factories import plan, settings
 
 pytestmark = pytest.mark.slow
 

@@ -9,8 +9,8 @@ from safetensors.torch import load
 
 from cluster.types import Group, PolicyVersion
 from learner.training.divergence import Diverged
-from tests.learner.made import group
-from tests.learner.made_ranks import LOCALHOST, RankProcesses, rank_processes
+from tests.learner.factories import group
+from tests.learner.rank_group import LOCALHOST, RankProcesses, rank_processes
 
 pytestmark = pytest.mark.slow
 MakeLearner = Callable[..., Any]

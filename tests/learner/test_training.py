@@ -16,7 +16,7 @@ from safetensors.torch import load
 from cluster.errors import ConfigError, LearnerError, ModelError
 from cluster.types import PolicyVersion
 from learner.settings import LossType
-from tests.learner.made import TEMPERATURE, group, plan, settings, updated_in_flight
+from tests.learner.factories import TEMPERATURE, group, plan, settings, updated_in_flight
 from tests.learner.scoring import grpo_loss, logprobs, sampled_by
 
 pytestmark = pytest.mark.slow

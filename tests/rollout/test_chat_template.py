@@ -11,8 +11,8 @@ from cluster.types import Problem
 from rollout.chat_template import closing_tag
 from rollout.prompt import FEW_SHOT_EXAMPLES, INSTRUCTION, PromptRenderer
 
-from . import made_templates as made
-from .made_templates import BOS, CHATML, EOS, tokenizer_with
+from . import chat_templates as made
+from .chat_templates import BOS, CHATML, EOS, tokenizer_with
 
 PROBLEM = Problem(
     id="gcd",

@@ -10,7 +10,7 @@ import pytest
 from cluster.errors import ModelError
 from rollout.sampler import Sampler
 from rollout.settings import RolloutSettings
-from tests.made_families import make_model
+from tests.model_families import make_model
 
 pytestmark = pytest.mark.slow
 

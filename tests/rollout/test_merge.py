@@ -128,7 +128,7 @@ def test_only_the_weights_in_the_index_are_read(
 
 
 def test_only_frozen_experts_are_omitted(tmp_path: Path) -> None:
-    from tests.made_families import make_model
+    from tests.model_families import make_model
 
     base = make_model(tmp_path / "base", "qwen3_moe")
     name = "model.layers.0.self_attn.q_proj"

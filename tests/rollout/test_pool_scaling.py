@@ -13,7 +13,7 @@ from cluster.errors import SamplerError
 from cluster.types import Completion, PolicyVersion, Usage, WeightSync
 from rollout.pool import RaySamplerPool
 from rollout.settings import RolloutSettings
-from tests.cluster.actors.made import FakeReservation
+from tests.cluster.actors.controlled_pool import FakeReservation
 from tests.rollout.conftest import MakeRequest, RunInLoop
 
 from .test_faults import ScriptedActor, collect

@@ -13,7 +13,7 @@ from cluster.types import Problem, Prompt
 from rollout.prompt import END_MARKER, FEW_SHOT_EXAMPLES, PromptRenderer
 from rollout.tokenizer import special_tokens
 
-from .made_templates import CHATML, tokenizer_with
+from .chat_templates import CHATML, tokenizer_with
 
 SHARED_DATA = Path(__file__).parents[3] / "shared" / "data"
 

@@ -14,7 +14,7 @@ from cluster.actors.lifecycle import ReplicaState
 from cluster.errors import ConfigError, SamplerError
 from cluster.types import Bounds
 from rollout.pool import SCALING
-from tests.cluster.actors.made import FakeLifecycle, FakeReplica, FakeReservation
+from tests.cluster.actors.controlled_pool import FakeLifecycle, FakeReplica, FakeReservation
 
 QUICK_SCALING = replace(SCALING, scale_up_wait_seconds=0.1, settle_seconds=0.2, window_seconds=0.5)
 

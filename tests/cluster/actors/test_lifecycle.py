@@ -7,7 +7,7 @@ import pytest
 
 from cluster.actors.lifecycle import BACK_OFF_SECONDS, ReplicaState
 from cluster.errors import ResourcesError, SamplerError
-from tests.cluster.actors.made import NO_START, FakeLifecycle, let_tasks_run
+from tests.cluster.actors.controlled_pool import NO_START, FakeLifecycle, let_tasks_run
 
 
 def test_a_replica_gets_work_once_it_has_started_and_was_verified() -> None:

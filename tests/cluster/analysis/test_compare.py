@@ -12,7 +12,7 @@ from cluster.cli.main import main
 from cluster.errors import RunFolderError
 from cluster.ledger.evaluation_result import EvaluationResult
 from cluster.loop.evaluation import summarize
-from tests.cluster.made import group, problem
+from tests.cluster.records import group, problem
 
 
 def result(name: str, rewards: Mapping[str, Sequence[float]]) -> EvaluationResult:

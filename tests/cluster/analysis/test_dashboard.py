@@ -22,7 +22,7 @@ from cluster.analysis.dashboard.watch import LedgerWatch
 from cluster.cli.main import main
 from cluster.errors import ConfigError
 from cluster.ledger.columns import File, LedgerColumns, Rows, read_columns
-from tests.cluster.made_dashboard import HOSTILE_PROBLEM, GrowingRun
+from tests.cluster.growing_run import HOSTILE_PROBLEM, GrowingRun
 
 PER_STEP = 11  # completions of a step: two groups of four, and three of a dropped group
 

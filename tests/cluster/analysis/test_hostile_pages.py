@@ -20,7 +20,7 @@ from cluster.analysis.report.run import read_report
 from cluster.ledger.columns import read_columns
 from cluster.ledger.run_folder import RunFolder
 from tests.cluster.analysis.html_page import HtmlPage
-from tests.cluster.made_dashboard import GrowingRun
+from tests.cluster.growing_run import GrowingRun
 
 PAYLOAD = "\"'></pre></style></title></script><script>x=1</script><img src=x onerror='x=2'>{{ 7*7 }}{% raw %}&\u202e\u200b\xad"
 HIDDEN = ("\u202e", "\u200b", "\xad")

@@ -23,8 +23,8 @@ from cluster.run.recorder import RunRecorder
 from cluster.types import AssertOutcome, Drop, DropReason, Facts, Group, StepReport, Verdict
 from grader.profiles import PROFILES
 from grader.reward import profile_of, score
-from tests.cluster.made import completion, grade, problem
-from tests.grader.made_facts import all_facts
+from tests.cluster.records import completion, grade, problem
+from tests.grader.facts_strategies import all_facts
 
 METRICS = dict.fromkeys(
     ("reward", "pass_rate", "frac_zero_std", "tokens_per_second", "num_completions", "step_seconds"), 1.0

@@ -22,8 +22,8 @@ from cluster.loop.metrics import step_metrics
 from cluster.run.recorder import RunRecorder
 from cluster.types import Drop, DropReason, Group, StepReport, Verdict
 from tests.cluster.analysis.html_page import HtmlPage
-from tests.cluster.made import grade, group, problem
-from tests.cluster.made_analyses import FIRST_LOG
+from tests.cluster.baseline_analyses import FIRST_LOG
+from tests.cluster.records import grade, group, problem
 
 HOSTILE = (
     "</script><script>alert(1)</script>",

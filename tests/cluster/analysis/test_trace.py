@@ -14,7 +14,7 @@ from cluster.ledger.run_folder import RunFolder
 from cluster.loop.metrics import step_metrics
 from cluster.run.recorder import RunRecorder
 from cluster.types import Drop, DropReason, StepReport, Timestamps, WeightSync
-from tests.cluster.made import group
+from tests.cluster.records import group
 
 
 def test_a_trace_has_every_completion_step_and_publish_in_threads_without_overlap(tmp_path: Path) -> None:

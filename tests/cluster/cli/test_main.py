@@ -10,7 +10,7 @@ import pytest
 from cluster.cli.main import main
 from cluster.loop.evaluation import summarize
 from grader.profiles import PROFILES
-from tests.cluster.made import group, problem
+from tests.cluster.records import group, problem
 
 HEAVY = ("torch", "vllm", "ray", "transformers", "trl", "peft", "datasets", "pyarrow", "matplotlib")
 PROBLEM = {

@@ -2,12 +2,12 @@
 
 from cluster.health.comparison import as_cells, compare, latest
 from cluster.health.history import History
-from tests.cluster import made_analyses
+from tests.cluster import baseline_analyses
 from tests.cluster.health.test_rules import steps
 
 
 def test_the_table_of_the_second_analysis_is_reproduced() -> None:
-    pair = latest(made_analyses.second())
+    pair = latest(baseline_analyses.second())
     assert pair is not None
     rows = {row[0]: row[1:] for row in as_cells(compare(pair))}
     assert rows["average reward"] == ("0.2537", "0.2401", "-0.0136 (-5.4%)", "declining")
@@ -18,7 +18,7 @@ def test_the_table_of_the_second_analysis_is_reproduced() -> None:
 
 
 def test_a_falling_metric_is_good_or_bad_depending_on_the_metric() -> None:
-    pair = latest(made_analyses.second())
+    pair = latest(baseline_analyses.second())
     assert pair is not None
     good = {one.metric.name: one.is_good for one in compare(pair)}
     assert good == {"reward": False, "best_of_n": True, "best_of_n_gap": False, "loss": None, "reward_variance": True}

@@ -24,7 +24,7 @@ from learner.fake import FakeLearner
 from rollout.fake import FakeSamplerPool
 from tests.cluster.health.test_rules import HEALTHY, steps
 from tests.cluster.loop.test_driver import MemoryRecorder, ScriptedGraders
-from tests.cluster.made import problem
+from tests.cluster.records import problem
 
 SETTINGS = ("temperature=0.9", "group_size=6", "learning_rate=5e-6", "kl_coefficient=0.1")
 

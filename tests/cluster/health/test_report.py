@@ -8,8 +8,8 @@ import pytest
 
 from cluster.cli.main import main
 from cluster.ledger.run_folder import RunFolder
+from tests.cluster.baseline_analyses import FIRST_LOG
 from tests.cluster.health.test_rules import steps
-from tests.cluster.made_analyses import FIRST_LOG
 
 
 def run_of(path: Path, rows: list[dict[str, Any]]) -> RunFolder:

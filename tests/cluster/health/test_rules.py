@@ -9,7 +9,7 @@ import pytest
 from cluster.health.checks import RULES, CheckResult, check_run, last_change, worst
 from cluster.health.history import History, Window, epochs_of
 from cluster.health.rules import Health
-from tests.cluster import made_analyses
+from tests.cluster import baseline_analyses
 
 HEALTHY = {
     "loss": -0.02,
@@ -56,7 +56,7 @@ def health(history: History) -> dict[str, Health]:
 
 def test_the_first_analysis_metrics_give_its_diagnoses() -> None:
     """Mode collapse, low reward, high variation, unstable entropy; loss and gradient healthy; worth continuing with changes."""
-    verdicts = health(made_analyses.first())
+    verdicts = health(baseline_analyses.first())
     assert {name for name, verdict in verdicts.items() if verdict is Health.WARN} == {
         "mode_collapse",
         "reward_level",
@@ -64,16 +64,16 @@ def test_the_first_analysis_metrics_give_its_diagnoses() -> None:
         "entropy",
     }
     assert verdicts["gradient"] is verdicts["numbers"] is Health.OK
-    assert worst(check_run(made_analyses.first())) is Health.WARN
-    assessment = results_by_rule(made_analyses.first())["mode_collapse"].assessment
+    assert worst(check_run(baseline_analyses.first())) is Health.WARN
+    assessment = results_by_rule(baseline_analyses.first())["mode_collapse"].assessment
     assert "temperature" in assessment.action
     assert "group_size" in assessment.action
-    assert "learning_rate" in results_by_rule(made_analyses.first())["reward_level"].assessment.action
+    assert "learning_rate" in results_by_rule(baseline_analyses.first())["reward_level"].assessment.action
 
 
 def test_the_second_analysis_metrics_give_its_diagnoses() -> None:
     """Reward declining while the loss falls under a KL penalty, and a growing gap between best-of-n and mean."""
-    history = made_analyses.second()
+    history = baseline_analyses.second()
     verdicts = health(history)
     assert {name for name, verdict in verdicts.items() if verdict is Health.WARN} == {
         "kl_dominates",
@@ -92,7 +92,7 @@ def test_the_second_analysis_metrics_give_its_diagnoses() -> None:
 
 
 def test_the_first_analysis_metrics_at_epoch_1_would_be_stopped() -> None:
-    history = made_analyses.first()
+    history = baseline_analyses.first()
     at_epoch_1 = [
         {**row, "step": 1260 + row["step"], "epoch": 1.0, "frac_zero_std": row["frac_zero_std"] + 0.2}
         for row in history.steps

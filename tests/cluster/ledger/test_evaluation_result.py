@@ -5,7 +5,7 @@ import json
 from cluster.ledger.evaluation_result import EvaluationResult
 from cluster.loop.evaluation import summarize
 from cluster.types import Verdict
-from tests.cluster.made import group
+from tests.cluster.records import group
 
 
 def test_a_result_is_restored_from_its_row() -> None:

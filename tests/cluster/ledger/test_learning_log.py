@@ -5,7 +5,7 @@ import math
 import pytest
 
 from cluster.ledger.learning_log import learning_log_line, read_learning_log
-from tests.cluster.made_analyses import FIRST_LOG
+from tests.cluster.baseline_analyses import FIRST_LOG
 
 
 def test_the_lines_of_the_first_analysis_are_read_and_written_back_unchanged() -> None:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from cluster.loop.buffer import Buffer, InFlightLimit
 from cluster.loop.filters import GroupFilter
 from cluster.types import Outcome
-from tests.cluster.made import group
+from tests.cluster.records import group
 
 
 def buffer(*, drop: bool = False, size: int = 2) -> Buffer:

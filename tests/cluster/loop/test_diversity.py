@@ -6,7 +6,7 @@ import pytest
 
 from cluster.loop.diversity import canonical, diversity
 from cluster.types import Group, Verdict
-from tests.cluster.made import grade, group, problem
+from tests.cluster.records import grade, group, problem
 
 
 @pytest.mark.parametrize(

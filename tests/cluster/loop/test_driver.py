@@ -38,7 +38,7 @@ from cluster.types import (
 )
 from learner.fake import FakeLearner
 from rollout.fake import FakeSamplerPool
-from tests.cluster.made import grade, problem
+from tests.cluster.records import grade, problem
 
 
 class MemoryRecorder:

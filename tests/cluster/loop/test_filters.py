@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from cluster.loop.filters import GroupFilter
 from cluster.types import FinishReason, Group
-from tests.cluster.made import group
+from tests.cluster.records import group
 
 REWARDS = st.none() | st.sampled_from([0.0, 0.2, 0.5, 1.0])
 

@@ -10,7 +10,7 @@ from cluster.ledger.progress import Progress
 from cluster.ledger.rows import rollout_schema
 from cluster.loop.metrics import group_metrics, histogram, signal_shares, stage_seconds, step_metrics, wasted_tokens
 from cluster.types import Drop, DropReason, StepReport, Timestamps
-from tests.cluster.made import group
+from tests.cluster.records import group
 
 
 def test_rewards_are_averaged_over_graded_completions_only() -> None:

@@ -14,7 +14,7 @@ from cluster.errors import ConfigError, ModelError, RunFolderError
 from cluster.ledger.run_folder import RunFolder
 from cluster.models import export as exporting
 from cluster.models.export_card import card
-from tests.cluster.made_run import make_extended, make_finished, make_unfinished
+from tests.cluster.small_run import make_extended, make_finished, make_unfinished
 
 pytestmark = pytest.mark.slow
 

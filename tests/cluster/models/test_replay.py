@@ -11,7 +11,7 @@ from cluster.errors import ConfigError, ModelError, RunFolderError
 from cluster.ledger.batches import batch_of
 from cluster.ledger.run_folder import RunFolder
 from cluster.models.replay import replay_and_report
-from tests.cluster.made_run import batch, make_extended, make_finished, make_unfinished
+from tests.cluster.small_run import batch, make_extended, make_finished, make_unfinished
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,7 @@ import pytest
 
 from cluster.errors import DatasetError
 from cluster.problems.dataset import ProblemStream, load_problems, read_rows, split
-from tests.cluster.made import problem
+from tests.cluster.records import problem
 
 PROMPT = "(** Twice a number.\n * >>> twice 2\n * 4\n *)\nlet twice (n : int) : int ="
 TESTS = "let () =\n  assert (twice 2 = 4);\n  assert (twice 0 = 0)"

@@ -11,7 +11,7 @@ from cluster.errors import DatasetError, UngradableError
 from cluster.ledger.run_folder import RunFolder
 from cluster.problems.solvable import AuditResults, audit_all, needs_audit, solvable_problems
 from cluster.types import Problem
-from tests.cluster.made import problem
+from tests.cluster.records import problem
 
 PROBLEMS = [
     dataclasses.replace(problem(f"p{number}"), tests=f"let () = assert (f {number} = 2)") for number in range(6)

@@ -24,7 +24,7 @@ from cluster.run.loading import Dataset, RenderedProblems, problems_to_evaluate
 from cluster.run.session import run_to_end
 from cluster.types import Completion, Grade, Problem, Prompt, Sampling, Usage
 from rollout.fake import FakeSamplerPool
-from tests.cluster.made import grade, group, problem
+from tests.cluster.records import grade, group, problem
 
 
 def test_means_are_over_completions_and_the_standard_error_over_problems() -> None:

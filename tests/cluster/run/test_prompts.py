@@ -18,7 +18,7 @@ from cluster.models.sft_pairs import pairs_of
 from cluster.run import loading
 from cluster.run.loading import load_and_render, prompt_date, render_prompts
 from rollout.prompt import INSTRUCTION
-from tests.rollout.made_templates import CHATML, DEEPSEEK, GEMMA, LLAMA, PARTS, tokenizer_with
+from tests.rollout.chat_templates import CHATML, DEEPSEEK, GEMMA, LLAMA, PARTS, tokenizer_with
 
 ROWS = [
     {

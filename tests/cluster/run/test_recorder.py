@@ -12,7 +12,7 @@ from cluster.loop.metrics import group_metrics
 from cluster.run.curve import draw_curve
 from cluster.run.recorder import RunRecorder
 from cluster.types import Drop, DropReason, StepReport
-from tests.cluster.made import group
+from tests.cluster.records import group
 
 
 def test_every_completion_is_written_once_with_its_outcome(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from cluster.placement.ray_cluster import place
 from cluster.run.resume import resumed_config
 from cluster.run.train import train
 from learner.settings import LearnerSettings, LoraSettings
-from tests.learner.made import group, plan
+from tests.learner.factories import group, plan
 
 
 def started(folder: Path, *overrides: str, checkpoint: int | None = 20) -> Config:

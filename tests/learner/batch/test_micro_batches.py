@@ -107,7 +107,7 @@ def test_no_pass_computes_logits_at_more_tokens_than_allowed(
 ) -> None:
     from trl.trainer import utils
 
-    from tests.learner.made import group
+    from tests.learner.factories import group
 
     learner = make_learner(micro_batch_tokens=max_padded_tokens, kl_coefficient=0.1)
     num_tokens: list[int] = []

@@ -7,7 +7,7 @@ from cluster.errors import LearnerError
 from cluster.types import FinishReason, Group
 from learner.batch.selection import Selection, fresh_tokens, select
 from learner.settings import LearnerSettings
-from tests.learner.made import group, updated_in_flight
+from tests.learner.factories import group, updated_in_flight
 
 
 def selected(groups: list[Group], *, version: int = 0, max_staleness: int = 0, **settings: Any) -> Selection:

@@ -7,7 +7,7 @@ from learner.batch.micro_batches import plan_micro_batches
 from learner.batch.selection import select
 from learner.batch.tensors import MicroBatch, micro_batch_tensors
 from learner.settings import LearnerSettings, LossType
-from tests.learner.made import group, updated_in_flight
+from tests.learner.factories import group, updated_in_flight
 
 pytestmark = pytest.mark.slow  # imports torch
 

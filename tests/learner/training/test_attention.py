@@ -15,7 +15,7 @@ from learner.batch.selection import select
 from learner.batch.tensors import micro_batch_tensors
 from learner.training import attention
 from learner.training.attention import attention_implementation
-from tests.learner.made import TEMPERATURE, group, settings
+from tests.learner.factories import TEMPERATURE, group, settings
 from tests.learner.scoring import sampled_by
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from learner.training.divergence import Diverged
-from tests.learner.made import group
+from tests.learner.factories import group
 
 pytestmark = pytest.mark.slow
 MakeLearner = Callable[..., Any]

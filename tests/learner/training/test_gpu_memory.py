@@ -10,7 +10,7 @@ from learner.plan import LearnerPlan
 from learner.training.gpu_memory import CONTEXT_BYTES, limit_gpu_memory
 from learner.training.model import Device
 from learner.worker import LearnerWorker
-from tests.learner.made import settings
+from tests.learner.factories import settings
 
 GIB = 1024**3
 

@@ -11,7 +11,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from learner.batch.micro_batches import plan_micro_batches
 from learner.batch.selection import select
 from learner.batch.tensors import MicroBatch, micro_batch_tensors
-from tests.learner.made import TEMPERATURE, group, settings
+from tests.learner.factories import TEMPERATURE, group, settings
 from tests.learner.scoring import sampled_by
 
 pytestmark = pytest.mark.slow

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from trl.trainer import utils as trl_utils
 
 from learner.training import probe
-from tests.learner.made import TEMPERATURE, VOCABULARY, group
+from tests.learner.factories import TEMPERATURE, VOCABULARY, group
 
 pytestmark = pytest.mark.slow
 MakeLearner = Callable[..., Any]

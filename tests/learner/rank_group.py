@@ -8,7 +8,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from tests.learner.made import plan, settings
+from tests.learner.factories import plan, settings
 
 LOCALHOST = "127.0.0.1"
 DEADLINE_SECONDS = 120.0

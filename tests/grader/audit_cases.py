@@ -2,7 +2,7 @@
 
 from cluster.types import Problem
 
-from .made import problem
+from .problems import problem
 
 
 def one_line(prompt: str, asserts: str) -> Problem:

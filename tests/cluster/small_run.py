@@ -13,7 +13,7 @@ from cluster.loop.metrics import group_metrics
 from cluster.run.recorder import RunRecorder
 from cluster.run.session import learner_plan
 from cluster.types import Drop, DropReason, Group
-from tests.learner.made import group, updated_in_flight
+from tests.learner.factories import group, updated_in_flight
 
 MAX_STEPS = 4
 SETTINGS = (

@@ -11,7 +11,7 @@ from cluster.ledger.run_folder import RunFolder
 from cluster.loop.metrics import step_metrics
 from cluster.run.recorder import RunRecorder
 from cluster.types import CodeError, Drop, DropReason, Group, StepReport, Verdict
-from tests.cluster.made import grade, group, problem
+from tests.cluster.records import grade, group, problem
 
 HOSTILE = "</script><script>pwned=1</script><img src=x onerror=\"pwned=2\"><svg onload='pwned=3'> {{7*7}} ${7*7}"
 EXTERNAL_CONTENT = "<link rel=stylesheet href=https://example.org/x.css><img src='https://example.org/x.png'>"
