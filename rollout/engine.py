@@ -1,4 +1,4 @@
-"""The vLLM engine, as the few calls that a sampler makes; the only file that imports vLLM."""
+"""The vLLM engine, as the few calls that a sampler makes; only this file and ``patches.py`` import vLLM."""
 
 import asyncio
 import os
@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
 from cluster.errors import ModelError, SamplerError
@@ -15,6 +15,7 @@ from cluster.types import FinishReason, ProbePrompt, Sampling, VersionSpan
 from rollout.engine_errors import processes_log_to, root_cause
 from rollout.environment import engine_arguments, environment_variables, folder_variables
 from rollout.model import check_model, one_line
+from rollout.patches import skip_logprob_texts
 from rollout.settings import RolloutSettings
 from rollout.weight_sync import Adapter, BoundAdapter
 from rollout.weight_sync_modes import BASE_VERSION, weight_sync_mode
@@ -78,7 +79,7 @@ class Engine:
         check_model(model, max_tokens, settings.tensor_parallel_size)
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        _skip_logprob_texts()
+        skip_logprob_texts()
         causes = sockets / f"engine-{uuid4().hex}.causes"
         try:
             with processes_log_to(causes, variables["VLLM_LOGGING_LEVEL"]):
@@ -239,9 +240,36 @@ class Engine:
             self._engine.shutdown(SHUTDOWN_SECONDS)
 
     async def _await(self, call: Awaitable[AnswerT], refusal: str) -> AnswerT:
-        """Await a call to the engine's worker; raises ModelError when it refuses, SamplerError when it is dead.
+        """Await a call to the engine's worker; raises ModelError when it refuses, SamplerError when it is dead."""
+        from vllm.v1.engine.exceptions import EngineDeadError
 
-        vLLM never answers a call whose engine died meanwhile, so the wait polls the engine's state.
+        try:
+            return await self._while_alive(call)
+        except EngineDeadError as error:
+            raise SamplerError(f"vLLM {refusal}: its engine died of {root_cause(self._causes, error)}") from error
+        except Exception as error:  # vLLM turns every error of its worker into a plain Exception
+            raise ModelError(f"vLLM {refusal}: {one_line(error)}") from error
+
+    async def _run(
+        self, token_ids: Sequence[int], params: "SamplingParams", request_id: str, adapter: Adapter | None
+    ) -> "RequestOutput":
+        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+        outputs = self._engine.generate(
+            {"prompt_token_ids": list(token_ids)},
+            params,
+            request_id=request_id,
+            lora_request=None if adapter is None else _lora_request(adapter),
+        )
+        try:
+            return await self._while_alive(_last(outputs))
+        except (EngineDeadError, EngineGenerateError) as error:
+            raise SamplerError(f"the engine failed at {request_id}: {root_cause(self._causes, error)}") from error
+
+    async def _while_alive(self, call: Awaitable[AnswerT]) -> AnswerT:
+        """Await a call to vLLM, which never answers a call that it receives between its engine's death and noticing it.
+
+        Raises EngineDeadError, and what vLLM raises.
         """
         from vllm.v1.engine.exceptions import EngineDeadError
 
@@ -251,29 +279,15 @@ class Engine:
                 if self._engine.errored:
                     raise EngineDeadError
             return await answer
-        except EngineDeadError as error:
-            raise SamplerError(f"vLLM {refusal}: its engine died of {root_cause(self._causes, error)}") from error
-        except Exception as error:  # vLLM turns every error of its worker into a plain Exception
-            raise ModelError(f"vLLM {refusal}: {one_line(error)}") from error
         finally:
             answer.cancel()
 
-    async def _run(
-        self, token_ids: Sequence[int], params: "SamplingParams", request_id: str, adapter: Adapter | None
-    ) -> "RequestOutput":
-        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
-        try:
-            async for output in self._engine.generate(
-                {"prompt_token_ids": list(token_ids)},
-                params,
-                request_id=request_id,
-                lora_request=None if adapter is None else _lora_request(adapter),
-            ):
-                ended = output
-        except (EngineDeadError, EngineGenerateError) as error:
-            raise SamplerError(f"the engine failed at {request_id}: {root_cause(self._causes, error)}") from error
-        return ended
+async def _last(items: AsyncIterator[AnswerT]) -> AnswerT:
+    """Return the last of at least one item."""
+    async for item in items:
+        last = item
+    return last
 
 
 def engine_config(
@@ -300,56 +314,6 @@ def inspect_model(settings: RolloutSettings, *, model: str, lora_rank: int, max_
             raise ValueError(f"{name} does not support LoRA yet; rollout.weight_sync_mode=merged needs none")
     except REFUSALS as error:
         raise ModelError(f"vLLM does not start with model {model!r}: {one_line(error)}") from error
-
-
-def _skip_logprob_texts() -> None:
-    """Patch vLLM not to decode every token a second time for a text next to its log-probability, which nothing reads here.
-
-    This saves a quarter of a sampler process's CPU time; vLLM's own option for it excludes stop strings.
-    """
-    from vllm.v1.engine import EngineCoreRequest, output_processor
-    from vllm.v1.engine.logprobs import LogprobsProcessor
-
-    class WithoutText(LogprobsProcessor):  # type: ignore[misc]  # vLLM is not typed
-        @classmethod
-        def from_new_request(cls, tokenizer: object, request: EngineCoreRequest) -> "WithoutText":  # noqa: ARG003
-            return cast("WithoutText", super().from_new_request(None, request))
-
-    output_processor.LogprobsProcessor = WithoutText
-
-
-def disable_lora_of_experts() -> None:
-    """Patch vLLM on the CPU not to compute experts with LoRA kernels, which are written in Triton for GPUs.
-
-    vLLM 0.32 uses them in every engine with LoRA; Caravan's adapters have no weights of experts.
-    """
-    from vllm.model_executor.layers.fused_moe import layer
-    from vllm.model_executor.layers.fused_moe.config import FusedMoEConfig
-    from vllm.platforms import current_platform
-
-    def without_lora(*args: Any, **kwargs: Any) -> Any:
-        return FusedMoEConfig(*args, **kwargs | {"is_lora_enabled": False})
-
-    if current_platform.is_cpu():
-        layer.FusedMoEConfig = without_lora
-
-
-def accept_fused_projections() -> None:
-    """Patch vLLM to load the adapter of a projection that is fused in the checkpoint; it expects adapters of the parts.
-
-    GLM-4 has ``gate_up_proj`` in transformers and in vLLM, and vLLM maps it to ``gate_proj`` and ``up_proj`` as in Llama. Here,
-    an adapter target with the name of the packed layer means that layer.
-    """
-    from vllm.lora.model_manager import LoRAModelManager
-
-    create_modules = LoRAModelManager._create_lora_modules
-
-    def with_whole(self: Any) -> None:
-        whole = set(self.lora_config.target_modules or ()) & self.packed_modules_mapping.keys()
-        self.packed_modules_mapping = self.packed_modules_mapping | {name: [name] for name in whole}
-        create_modules(self)
-
-    LoRAModelManager._create_lora_modules = with_whole
 
 
 def _check_attention(config: Any, model: str) -> None:

@@ -1,7 +1,7 @@
 """Extension of vLLM's worker; the worker imports it before it builds the model."""
 
 from rollout.bound_weights import BoundModules
-from rollout.engine import accept_fused_projections, disable_lora_of_experts
+from rollout.patches import accept_fused_projections, disable_lora_of_experts
 
 disable_lora_of_experts()
 accept_fused_projections()

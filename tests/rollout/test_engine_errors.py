@@ -1,13 +1,22 @@
 """Root causes of engine failures, from the logs of the engine's processes."""
 
+import asyncio
 import json
 import logging
 import os
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
+from cluster.errors import SamplerError
+from cluster.types import Sampling
+from rollout.engine import Engine
 from rollout.engine_errors import CauseHandler, processes_log_to, root_cause
+
+if TYPE_CHECKING:
+    from vllm.v1.engine.async_llm import AsyncLLM
 
 VLLM_ERROR = RuntimeError(
     "Engine core initialization failed. See root cause above. Failed core proc(s): {'EngineCore_DP0': -9}"
@@ -103,3 +112,23 @@ def test_the_processes_of_an_engine_keep_their_exceptions(level: str, tmp_path: 
     finally:
         logging.getLogger("vllm").handlers.clear()
     assert root_cause(tmp_path / "engine.causes", VLLM_ERROR) == "ValueError: no such weights"
+
+
+class DeadEngine:
+    """vLLM's engine between its death and the moment at which vLLM notices: requests are never answered."""
+
+    errored = False
+
+    async def generate(self, *_args: object, **_kwargs: object) -> AsyncIterator[object]:
+        self.errored = True
+        await asyncio.Event().wait()
+        yield None
+
+
+def test_a_request_to_an_engine_that_has_just_died_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rollout.engine.DEATH_POLL_SECONDS", 0.01)
+    engine = Engine(cast("AsyncLLM", DeadEngine()), 10, tmp_path / "none.causes")
+    sampling = Sampling(temperature=1.0, max_completion_tokens=4)
+    sample = engine.sample([1], sampling, seed=0, request_id="s0-g0-c0", adapter=None)
+    with pytest.raises(SamplerError, match="the engine failed at s0-g0-c0"):
+        asyncio.run(asyncio.wait_for(sample, 60))
