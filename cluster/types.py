@@ -120,6 +120,7 @@ class Prompt:
     token_ids: tuple[int, ...]  # [P]
     opened_thought: str = ""  # the thought tag that the prompt opens and does not close, "<think>"; empty: none
     keeps_special_tokens: bool = False  # completions are decoded with special tokens, some of which mark thoughts
+    template_hash: str = ""  # digest of the prompt template as rendered for an example
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

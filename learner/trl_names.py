@@ -4,6 +4,7 @@ _RENAMED = {
     "beta": "learner.kl_coefficient",
     "bf16": "learner.dtype=bfloat16 (or float32)",
     "bf16_full_eval": "learner.dtype",
+    "chat_template_kwargs": "prompt.chat_template_kwargs",
     "data_seed": "run.seed",
     "fsdp": "learner.shard_base",
     "fsdp_config": "learner.shard_base",
@@ -30,7 +31,7 @@ _RENAMED = {
 
 _REASONS = {
     "completions are sampled by the rollout section's samplers, and the driver orders the batches": (
-        "cache_implementation", "chat_template_kwargs", "dataloader_drop_last", "dataloader_in_order",
+        "cache_implementation", "dataloader_drop_last", "dataloader_in_order",
         "dataloader_multiprocessing_context", "dataloader_num_workers", "dataloader_persistent_workers",
         "dataloader_pin_memory", "dataloader_prefetch_factor", "ds3_gather_for_generation", "generation_kwargs",
         "ignore_data_skip", "label_names", "length_column_name", "max_tool_calling_iterations", "min_p",

@@ -8,20 +8,16 @@ from typing import Any
 
 from cluster.errors import ModelError
 from cluster.thought_tags import THOUGHT_CLOSING, THOUGHT_OPENING
+from rollout.template_errors import TemplateFailure, where_and_why
 from rollout.tokenizer import Tokenizer, contains
 
 Message = dict[str, Any]
 
-TEMPLATE_FILE = "<template>"  # Jinja's file name for a template compiled from a string
 SENTINEL = "let it_be_found = 7"
 NUM_PROBES = 8
 """Renderings of one conversation that must be equal; a random choice between two texts is missed once in 128 runs."""
 
 ANOTHER_DAY = timedelta(days=400)  # another day, month and year
-
-
-class TemplateFailure(Exception):
-    """A template raised an error; the message has its line and reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,19 +35,26 @@ FORMS = (Form(True, False), Form(True, True), Form(False, False), Form(False, Tr
 class ChatTemplate:
     """Renders an instruction and a question as a conversation for a chat model to continue."""
 
-    def __init__(self, tokenizer: Tokenizer, *, instruction: str, probe: str, today: date) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, *, instruction: str, probe: str, today: date, variables: Mapping[str, Any]
+    ) -> None:
         """Find the form that the template accepts. Raises ModelError, with one line, for a template that cannot be used.
 
         Args:
+            instruction: the system message; empty: none.
             probe: an example of a question.
             today: the date that the template may write.
+            variables: prompt.chat_template_kwargs.
         """
         self._tokenizer = tokenizer
         self._template = _default_template(tokenizer.chat_template)
+        self._variables = variables
+        self._check_variables()
         self._instruction = instruction
         self._today = today
         self._header = ""  # opening of an answer, if the template omits it
         self._ends: tuple[str, ...] = ()
+        self.turn_end = ""  # what the template writes after an answer, up to the first space
         self._notes: list[str] = []
         self._form = self._find_form(probe)
         try:
@@ -64,6 +67,15 @@ class ChatTemplate:
             self._notes.append(
                 f"the chat template opens a thought: the answer comes after {closing_tag(self.opened_thought)}, and "
                 "rollout.max_completion_tokens is the limit of both"
+            )
+
+    def _check_variables(self) -> None:
+        """Raise ModelError for variables that the template does not read, which would have no effect."""
+        unread = [name for name in self._variables if not re.search(rf"\b{re.escape(name)}\b", self._template)]
+        if unread:
+            raise ModelError(
+                f"its chat template does not read {', '.join(unread)}, and prompt.chat_template_kwargs sets it: remove it, or "
+                "correct its name"
             )
 
     @property
@@ -88,19 +100,18 @@ class ChatTemplate:
         today: date | None = None,
     ) -> str:
         instruction = self._instruction
-        texts = (
-            {"system": instruction, "user": question} if form.with_system else {"user": f"{instruction}\n\n{question}"}
-        )
+        joined = f"{instruction}\n\n{question}" if instruction else question
+        texts = {"system": instruction, "user": question} if form.with_system else {"user": joined}
         if reply is not None:
             texts["assistant"] = reply
         messages: list[Message] = [
             {"role": role, "content": [{"type": "text", "text": text}] if form.in_parts else text}
             for role, text in texts.items()
         ]
-        variables: Mapping[str, Any] = {}
+        variables = dict(self._variables)
         if "strftime_now" in self._template:  # transformers' own would write the current day
             midnight = datetime.combine(today or self._today, time())
-            variables = {"strftime_now": midnight.strftime}
+            variables["strftime_now"] = midnight.strftime
         try:
             return self._tokenizer.apply_chat_template(
                 messages,
@@ -110,12 +121,12 @@ class ChatTemplate:
                 **variables,
             )
         except Exception as error:  # noqa: BLE001 - a template is foreign code and may raise anything
-            raise TemplateFailure(_where_and_why(error)) from None
+            raise TemplateFailure(where_and_why(error)) from None
 
     def _find_form(self, probe: str) -> Form:
         refusal = "the prompt lacks it"
         failures: dict[Form, str] = {}
-        for form in FORMS:
+        for form in FORMS if self._instruction else FORMS[2:]:
             try:
                 text = self._apply(form, probe)
             except TemplateFailure as failure:
@@ -123,7 +134,7 @@ class ChatTemplate:
                 continue
             # Some templates write the list of parts itself into the prompt.
             if contains(text, probe) and contains(text, self._instruction) and "{'type'" not in text:
-                if not form.with_system:
+                if self._instruction and not form.with_system:
                     refusal = failures.get(FORMS[0], refusal)
                     self._notes.append(
                         f"the chat template accepts no system message ({refusal}): the instruction precedes each question"
@@ -131,7 +142,8 @@ class ChatTemplate:
                 return form
         plainest = Form(with_system=False, in_parts=False)
         if plainest in failures:
-            raise ModelError(_unusable(f"it fails: {failures[plainest]}"))
+            with_variables = f" with prompt.chat_template_kwargs={self._variables}" if self._variables else ""
+            raise ModelError(_unusable(f"it fails{with_variables}: {failures[plainest]}"))
         raise ModelError(_unusable("its output does not contain the problem's text"))
 
     def _check_repeatable(self, probe: str) -> None:
@@ -139,7 +151,7 @@ class ChatTemplate:
         if any(self._apply(self._form, probe) != first for _ in range(NUM_PROBES - 1)):
             raise ModelError(_unusable("its output differs between calls with the same conversation"))
         if self._apply(self._form, probe, today=self._today + ANOTHER_DAY) != first:
-            self._notes.append(f"the chat template writes the date, which stays rollout.prompt_date={self._today}")
+            self._notes.append(f"the chat template writes the date, which stays prompt.date={self._today}")
 
     def _complete_opening(self, probe: str) -> None:
         """Take the opening of an answer from a complete conversation if the template ignores add_generation_prompt."""
@@ -151,7 +163,8 @@ class ChatTemplate:
             self._notes.append(
                 f"the chat template ignores add_generation_prompt: {self._header!r}, the opening of an answer, is added"
             )
-        tokens = (*after.split()[:1], self._tokenizer.eos_token, self._tokenizer.sep_token)
+        self.turn_end = next(iter(after.split()), "")
+        tokens = (self.turn_end, self._tokenizer.eos_token, self._tokenizer.sep_token)
         self._ends = tuple(dict.fromkeys(token for token in tokens if token))
         complete = (text + self._header).rstrip()
         for end in self._ends:
@@ -238,16 +251,3 @@ def _unusable(cause: str) -> str:
         f"its chat template cannot be used: {cause}. Use a local copy of the model with a corrected chat_template.jinja, or one "
         "without a chat template, which then gets texts to continue"
     )
-
-
-def _where_and_why(error: Exception) -> str:
-    """Return one line about an error in a template, with its line if known."""
-    line = getattr(error, "lineno", None)
-    frame = error.__traceback__
-    while frame is not None:
-        if frame.tb_frame.f_code.co_filename == TEMPLATE_FILE:  # Jinja sets the line numbers to those of the template
-            line = frame.tb_lineno
-        frame = frame.tb_next
-    reason = " ".join(str(error).split()).rstrip(".") or "no reason given"
-    place = f"line {line}: " if line else ""
-    return f"{place}{type(error).__name__}: {reason[:300]}"

@@ -1,12 +1,18 @@
 """Rendering of problems as prompts, text and token ids."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import hashlib
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 
 from cluster.errors import ModelError, PromptIncomplete, PromptTooLong
 from cluster.types import Problem, Prompt
-from rollout.chat_template import ChatTemplate, TemplateFailure
+from rollout.chat_template import ChatTemplate
+from rollout.examples import BUILT_IN_EXAMPLES
+from rollout.prompt_settings import PromptSettings
+from rollout.prompt_template import CONTINUATION, QUESTION, PromptTemplate
+from rollout.template_errors import TemplateFailure
 from rollout.tokenizer import (
     PromptEncoder,
     Tokenizer,
@@ -14,46 +20,6 @@ from rollout.tokenizer import (
     keeps,
     marks_thoughts_by_special_tokens,
     special_tokens,
-)
-
-END_MARKER = "(* END *)"
-
-INSTRUCTION = (
-    "Solve the problem in OCaml. Reply with code only: no explanation, no Markdown. "
-    f"Use nothing but the standard library. End with {END_MARKER}"
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Example:
-    """A solved problem for few-shot prompts."""
-
-    prompt: str
-    body: str
-
-
-FEW_SHOT_EXAMPLES = (
-    Example(
-        prompt="(** Sum of the squares of the even numbers of a list.\n"
-        " * >>> sum_even_squares [1; 2; 3; 4]\n * 20\n *)\n"
-        "let sum_even_squares (numbers : int list) : int =",
-        body="  List.fold_left\n    (fun total n -> if n mod 2 = 0 then total + (n * n) else total)\n    0 numbers",
-    ),
-    Example(
-        prompt="(** The longest word of a sentence, the first one where several are as long; None without words.\n"
-        ' * >>> longest_word "a quiet river"\n * Some "quiet"\n *)\n'
-        "let longest_word (sentence : string) : string option =",
-        body="  let longer best word =\n    match best with\n"
-        "    | Some found when String.length found >= String.length word -> best\n    | _ -> Some word\n  in\n"
-        "  String.split_on_char ' ' sentence\n  |> List.filter (fun word -> word <> \"\")\n  |> List.fold_left longer None",
-    ),
-    Example(
-        prompt="(** Replace every run of equal neighbours by one of them.\n"
-        " * >>> squeeze [1; 1; 2; 1]\n * [1; 2; 1]\n *)\n"
-        "let rec squeeze (items : int list) : int list =",
-        body="  match items with\n  | first :: (second :: _ as rest) when first = second -> squeeze rest\n"
-        "  | first :: rest -> first :: squeeze rest\n  | [] -> []",
-    ),
 )
 
 
@@ -66,32 +32,57 @@ class RenderedPrompts:
     incomplete: Sequence[str]  # problems of which the chat template or the tokenizer loses text
     notes: Sequence[str]  # log lines about the tokenizer and its chat template
     special_tokens: tuple[str, ...]  # tokens that completions may contain as characters
+    template_hash: str
 
 
 class PromptRenderer:
     """Renders problems for one tokenizer: with its chat template if it has one, else as a text to continue."""
 
-    def __init__(self, tokenizer: Tokenizer, *, num_few_shot: int, max_prompt_tokens: int, today: date) -> None:
-        """Test the tokenizer on an example. ``today`` is the date that a chat template may write.
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        settings: PromptSettings,
+        *,
+        max_prompt_tokens: int,
+        today: date,
+        end_token_ids: Collection[int] = (),
+    ) -> None:
+        """Test the tokenizer on an example.
 
+        ``today`` is the date that a chat template may write; ``end_token_ids`` end a completion (empty: not checked).
         Raises ModelError, with one line, if the tokenizer or its chat template cannot be used.
         """
-        self._examples = FEW_SHOT_EXAMPLES[:num_few_shot]
+        self._settings = settings
         self._max_prompt_tokens = max_prompt_tokens
-        probe = _problem_of(FEW_SHOT_EXAMPLES[0])
-        self._template: ChatTemplate | None = None
-        if tokenizer.chat_template:
-            self._template = ChatTemplate(
-                tokenizer, instruction=INSTRUCTION, probe=question(probe, self._examples), today=today
+        is_chat = _uses_chat_template(tokenizer, settings)
+        source = settings.template or (QUESTION if is_chat else CONTINUATION)
+        self._template = PromptTemplate(source)
+        probe = BUILT_IN_EXAMPLES[0].as_problem()
+        self._chat: ChatTemplate | None = None
+        if is_chat:
+            self._chat = ChatTemplate(
+                tokenizer,
+                instruction="" if "system" in self._template.fields else settings.instruction,
+                probe=self._question(probe),
+                today=today,
+                variables=settings.chat_template_kwargs,
             )
-        self._encoder = PromptEncoder(tokenizer, is_chat=self._template is not None)
+        self._encoder = PromptEncoder(tokenizer, is_chat=is_chat)
         self._keeps_special_tokens = marks_thoughts_by_special_tokens(tokenizer)
         self._special_tokens = special_tokens(tokenizer)
         text = self._text(probe)
-        self.notes = (*(self._template.notes if self._template else ()), *self._encoder.notes(text))
+        token_ids = self._encoder.encode(text)
+        self.template_hash = _digest(source, text, token_ids)
+        """Digest of the prompt template as rendered for an example."""
+        self.notes = (
+            *self._template_notes(text, probe),
+            *(self._chat.notes if self._chat else ()),
+            *self._encoder.notes(text),
+            *self._end_notes(tokenizer, end_token_ids),
+        )
         """Log lines about the adjustments for this tokenizer."""
         try:
-            self._check_kept(probe, self._encoder.encode(text))
+            self._check_kept(probe, token_ids)
         except PromptIncomplete as error:
             raise ModelError(
                 f"its tokenizer cannot be used: {error}. Use the tokenizer that the model was trained with; if "
@@ -117,6 +108,7 @@ class PromptRenderer:
             incomplete=incomplete,
             notes=self.notes,
             special_tokens=self._special_tokens,
+            template_hash=self.template_hash,
         )
 
     def render(self, problem: Problem) -> Prompt:
@@ -127,9 +119,9 @@ class PromptRenderer:
         try:
             text = self._text(problem)
         except TemplateFailure as failure:
-            raise PromptIncomplete(f"the chat template fails at problem {problem.id!r}: {failure}") from None
-        if not contains(text, problem.prompt):
-            raise PromptIncomplete(f"the chat template omits some of the text of problem {problem.id!r}")
+            raise PromptIncomplete(f"the template fails at problem {problem.id!r}: {failure}") from None
+        if not all(contains(text, part) for part in self._written(problem)):
+            raise PromptIncomplete(f"the template omits some of the text of problem {problem.id!r}")
         token_ids = self._encoder.encode(text)
         if len(token_ids) > self._max_prompt_tokens:
             raise PromptTooLong(
@@ -141,40 +133,67 @@ class PromptRenderer:
             problem_id=problem.id,
             text=text,
             token_ids=tuple(token_ids),
-            opened_thought=self._template.opened_thought if self._template else "",
+            opened_thought=self._chat.opened_thought if self._chat else "",
             keeps_special_tokens=self._keeps_special_tokens,
+            template_hash=self.template_hash,
         )
 
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Return the text that token ids stand for, special tokens included."""
+        return self._encoder.decode(list(token_ids))
+
     def _text(self, problem: Problem) -> str:
-        if self._template is None:
-            return continuation(problem, self._examples)
-        return self._template.render(question(problem, self._examples))
+        question = self._question(problem)
+        return self._chat.render(question) if self._chat else question
 
-    def _check_kept(self, problem: Problem, token_ids: list[int]) -> None:
+    def _question(self, problem: Problem) -> str:
+        return self._template.render(problem, system=self._settings.instruction, examples=self._settings.examples)
+
+    def _template_notes(self, text: str, probe: Problem) -> Iterable[str]:
+        if not contains(text, probe.signature):
+            yield "prompt.template leaves out {{ signature }}: the model has to guess the name and type that the tests use"
+        if self._chat is None and self._settings.system and "system" not in self._template.fields:
+            yield "prompt.system is in no prompt: without a chat template, prompt.template is the whole text; write {{ system }}"
+
+    def _end_notes(self, tokenizer: Tokenizer, end_token_ids: Collection[int]) -> Iterable[str]:
+        turn_end = self._chat.turn_end if self._chat else ""
+        tokens = {token.content: number for number, token in tokenizer.added_tokens_decoder.items()}
+        if end_token_ids and turn_end in tokens and tokens[turn_end] not in end_token_ids:
+            ends = ", ".join(self.decode([number]) for number in end_token_ids)
+            yield (
+                f"the chat template ends an answer with {turn_end}, at which no completion ends (only at {ends}): a completion "
+                "without a stop string continues after its answer. Add the token to eos_token_id in the generation_config.json "
+                "of a local copy of the model"
+            )
+
+    def _written(self, problem: Problem) -> tuple[str, ...]:
+        """Return the parts of a problem that its prompt must contain."""
+        signature = (problem.signature,) if {"prompt", "signature"} & self._template.fields else ()
+        return (problem.statement, *signature) if problem.statement else (problem.signature,)
+
+    def _check_kept(self, problem: Problem, token_ids: Sequence[int]) -> None:
         """Raise PromptIncomplete if the tokens decode to another text: lower case, or unknown characters."""
-        decoded = self._encoder.decode(token_ids)
-        if not keeps(decoded, problem.prompt):
-            lost = next((word for word in problem.prompt.split() if not keeps(decoded, word)), problem.prompt[:40])
-            raise PromptIncomplete(f"the tokens do not decode to {lost!r} of problem {problem.id!r}")
+        decoded = self.decode(token_ids)
+        for part in self._written(problem):
+            if not keeps(decoded, part):
+                lost = next((word for word in part.split() if not keeps(decoded, word)), part[:40])
+                raise PromptIncomplete(f"the tokens do not decode to {lost!r} of problem {problem.id!r}")
 
 
-def _problem_of(example: Example) -> Problem:
-    statement, _, signature = example.prompt.rpartition("\n")
-    return Problem(id="example", statement=statement, signature=signature, tests="")
+def _uses_chat_template(tokenizer: Tokenizer, settings: PromptSettings) -> bool:
+    """Return True if prompts are rendered with the chat template. Raises ModelError if the settings need one that is missing."""
+    has_one = bool(tokenizer.chat_template)
+    if settings.chat == "on" and not has_one:
+        raise ModelError(
+            "its tokenizer has no chat template, and prompt.chat=on requires one: take an instruct model, write the template to "
+            "chat_template.jinja in a local copy of the model, or set prompt.chat=auto"
+        )
+    is_chat = has_one and settings.chat != "off"
+    if settings.chat_template_kwargs and not is_chat:
+        why = "prompt.chat=off turns it off" if has_one else "the tokenizer has none"
+        raise ModelError(f"prompt.chat_template_kwargs are variables of the chat template, and {why}: remove them")
+    return is_chat
 
 
-def question(problem: Problem, examples: Sequence[Example]) -> str:
-    """Build the question for a chat model: solved examples, then the problem; the answer repeats the signature."""
-    shown = "".join(f"Problem:\n{example.prompt}\n\nAnswer:\n{_answer(example)}\n\n" for example in examples)
-    return f"{shown}Problem:\n{problem.prompt}\n\nAnswer with the whole definition, from its `let` on."
-
-
-def continuation(problem: Problem, examples: Sequence[Example]) -> str:
-    """Build the text that a base model continues: it ends in the signature, so the completion is the body."""
-    shown = "".join(f"{example.prompt}\n{example.body}\n{END_MARKER}\n\n" for example in examples)
-    return f"(* {INSTRUCTION.replace(END_MARKER, 'END')} *)\n\n{shown}{problem.prompt}\n"
-
-
-def _answer(example: Example) -> str:
-    signature = example.prompt.rsplit("*)\n", 1)[-1]
-    return f"{signature}\n{example.body}\n{END_MARKER}"
+def _digest(*parts: object) -> str:
+    return hashlib.blake2b(json.dumps(parts).encode(), digest_size=8).hexdigest()

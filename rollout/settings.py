@@ -1,6 +1,5 @@
 """The ``rollout`` section of the configuration."""
 
-from datetime import date
 from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -46,12 +45,6 @@ class RolloutSettings(BaseModel):
     max_completion_tokens: Annotated[int, Trait.CHANGEABLE] = Field(512, ge=1, description="maximum completion length")
     stop: tuple[str, ...] = Field(
         ("(* END *)",), description="strings that end a completion; its text includes the string"
-    )
-    num_few_shot: int = Field(0, ge=0, le=3, description="solved examples before each problem")
-    prompt_date: date | None = Field(
-        None,
-        description="the date that a chat template may write into prompts; null: the day of the run's first start, also when it "
-        "is resumed or its adapter is evaluated",
     )
 
     cpus_per_sampler: Annotated[float, Trait.PLACEMENT, Trait.FROM_CLUSTER] = Field(

@@ -58,12 +58,17 @@ class PromptEncoder:
         whole = tokenizer.encode(_WORD, add_special_tokens=True)
         starts = (start for start in range(len(whole)) if whole[start : start + len(plain)] == plain)
         start = next(starts, 0) if plain else 0
-        self._prefix = whole[:start]  # tokens that the tokenizer's post-processor puts before every text
+        self._prefix = whole[:start]
         named = (tokenizer.eos_token, tokenizer.sep_token)
         self._ends = {tokenizer.convert_tokens_to_ids(token) for token in named if token} - {None}
         self._adds_end = bool(whole) and whole[-1] in self._ends
         beginning = tokenizer.convert_tokens_to_ids(tokenizer.bos_token) if tokenizer.bos_token else None
         self._beginning = self._prefix or ([] if beginning is None else [beginning])
+
+    @property
+    def prefix(self) -> tuple[int, ...]:
+        """Tokens that the tokenizer's post-processor puts before every text."""
+        return tuple(self._prefix)
 
     def encode(self, text: str) -> list[int]:
         """Encode a rendered prompt."""

@@ -77,6 +77,38 @@ def _sample(options: argparse.Namespace) -> int:
     return run_to_end(lambda view: sample(config, view, options.ids, options.problems, options.completions))
 
 
+PROMPTS_HELP = f"""\
+Prints the prompt of a problem exactly as the model reads it: the text of its tokens with special tokens (a terminal shows these
+inverted), their number, and the begin-of-text token. Then what ends a completion: stop strings, end-of-sequence tokens, length.
+Adjustments for the tokenizer and its chat template are logged as in a run. Nothing is sampled, and no weights are loaded.
+
+The prompt settings are those of train, eval, sample and sft. With model.adapter=RUN/adapter they are those of the run.
+
+{CONFIG_HELP}
+
+examples:
+  caravan prompts -c configs/qwen1.5b-1gpu.yaml            the first problem, and the lengths of all prompts
+  caravan prompts -c configs/demo.yaml --problem ID
+  caravan prompts model.path=Qwen/Qwen3-1.7B chat_template_kwargs.enable_thinking=false
+  caravan prompts -c configs/demo.yaml prompt.template=my.jinja prompt.few_shot=examples.jsonl
+  caravan prompts -c runs/demo/config.yaml                 the prompts of a run"""
+
+
+def _prompts_arguments(parser: argparse.ArgumentParser) -> None:
+    add_config(parser)
+    parser.add_argument(
+        "--problem", action="append", default=[], dest="ids", metavar="ID", help="id of a problem; may be repeated"
+    )
+
+
+def _prompts(options: argparse.Namespace) -> int:
+    from cluster.config.load import load_config
+    from cluster.console import View
+    from cluster.run.show_prompts import show_prompts
+
+    return show_prompts(load_config(options.config, options.settings, log=note), options.ids, View())
+
+
 COMPARE_HELP = """\
 Compares two evaluations of the same problems, with the significance of the difference: 95% intervals by bootstrap over problems,
 and a paired sign-flip test. Each evaluation is a file of `caravan eval --out`, RUN (its last evaluation), or RUN:NAME with a name
@@ -228,6 +260,7 @@ def _export(options: argparse.Namespace) -> int:
 
 COMMANDS = (
     Command("eval", "evaluate a model or an adapter on the held-out problems", EVAL_HELP, _eval_arguments, _eval),
+    Command("prompts", "print prompts as the model reads them", PROMPTS_HELP, _prompts_arguments, _prompts),
     Command("sample", "show graded completions of a few problems", SAMPLE_HELP, _sample_arguments, _sample),
     Command(
         "compare",

@@ -6,15 +6,14 @@ the tree from files, environment and overrides; ``keys.py`` lists its dotted key
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import date
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
-from cluster.config.keys import is_text, keys, keys_with, rename_old_keys, resolve_key, sections
+from cluster.config.keys import is_text, keys, keys_with, mappings, rename_old_keys, resolve_key, sections
 from cluster.config.schedule import PRESETS, ResumeOverride, Schedule, ScheduleEntry, check_order, preset
 from cluster.config.sections import Sections
+from cluster.config.yaml_text import dump_yaml_text
 from cluster.errors import ConfigError
 from cluster.setting_traits import Trait
 
@@ -89,11 +88,10 @@ class Config(Sections):
             assign(plain, key, value)
         return validate(plain)
 
-    def with_prompt_date(self, day: date) -> "Config":
-        """Return the configuration with ``day`` as the date in prompts, unless it has a date."""
-        if self.rollout.prompt_date is not None:
-            return self
-        return self.model_copy(update={"rollout": self.rollout.model_copy(update={"prompt_date": day})})
+    def with_prompt(self, **values: Any) -> "Config":
+        """Return the configuration with these settings of the ``prompt`` section, without those that it sets itself."""
+        unset = {key: value for key, value in values.items() if getattr(self.prompt, key) is None}
+        return self.model_copy(update={"prompt": self.prompt.model_copy(update=unset)})
 
     def without_learner(self) -> "Config":
         """Return the configuration with no resources for a learner, for commands that do not train."""
@@ -124,16 +122,18 @@ def dump_yaml(config: Config) -> str:
         section, name = key.split(".")
         if name not in getattr(config, section).model_fields_set:
             del tree[section][name]
-    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
+    return dump_yaml_text(tree)
 
 
 def assign(tree: dict[str, Any], key: str, value: Any) -> None:
     """Set a dotted key in a tree of plain values."""
     *parents, leaf = key.split(".")
-    for section in parents:
+    for number, section in enumerate(parents, start=1):
         child = tree.setdefault(section, {})
+        if child is None:
+            child = tree[section] = {}
         if not isinstance(child, dict):
-            raise ConfigError(_not_a_section(section, child))
+            raise ConfigError(_not_a_section(".".join(parents[:number]), child))
         tree = child
     tree[leaf] = value
 
@@ -148,7 +148,9 @@ def leaves(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
 
 
 def _not_a_section(key: str, value: Any) -> str:
-    """The message about a section that is given a single value."""
+    """The message about a section, or a mapping, that is given a single value."""
+    if key in mappings():
+        return f"{key}={value!r}: {key} is a mapping: write `{key}: {{NAME: VALUE}}`, or {key}.NAME=VALUE"
     first = next(name for name in keys() if name.startswith(f"{key}."))
     example = f"{{{first.removeprefix(f'{key}.')}: {value if isinstance(value, str) and is_text(first) else '...'}}}"
     return f"{key}={value!r}: {key} is a section of settings: write `{key}: {example}`, or {first}=..."

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -16,6 +16,8 @@ from learner.trl_names import REFUSED as REFUSED_LEARNER_OPTIONS
 RENAMED: Mapping[str, str] = {
     "rollout.policy_swap": "rollout.weight_sync_mode",
     "rollout.canary_tolerance": "rollout.weight_sync_tolerance",
+    "rollout.num_few_shot": "prompt.num_few_shot",
+    "rollout.prompt_date": "prompt.date",
     "phases": "schedule",
     "branches": "resume_overrides",
 }
@@ -60,14 +62,25 @@ def sections(model: type[BaseModel] = Sections, prefix: str = "") -> Iterator[st
             yield from sections(section, f"{prefix}{name}.")
 
 
+def mappings() -> Iterator[str]:
+    """Yield the dotted keys whose value is a mapping with names of its own."""
+    for key, info in fields_of(Sections):
+        if any(get_origin(kind) is dict for kind in (info.annotation, *get_args(info.annotation))):
+            yield key
+
+
 def resolve_key(key: str, *, in_sections: bool = False) -> str:
     """Return the full key for a dotted key, an old name, or an unambiguous end (``temperature``: ``rollout.temperature``).
 
-    With ``in_sections`` the key is that of a section (``lora``: ``learner.lora``). Raises ConfigError for any other key.
+    A key may name an entry of a mapping (``chat_template_kwargs.enable_thinking``). With ``in_sections`` the key is that of a
+    section (``lora``: ``learner.lora``). Raises ConfigError for any other key.
     """
     known = list(sections()) if in_sections else list(keys())
     if key in known:
         return key
+    parent, _, name = key.rpartition(".")
+    if parent and (mapping := next((one for one in mappings() if f".{one}".endswith(f".{parent}")), None)):
+        return f"{mapping}.{name}"
     if old := old_name(key):
         return RENAMED[old]
     if key in REFUSED:
@@ -105,9 +118,15 @@ def rename_old_keys(tree: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]
         parent = renamed.get(section[0]) if section else renamed
         if not isinstance(parent, dict) or name not in parent:
             continue
-        if (new_name := new.rpartition(".")[2]) in parent:
+        *new_section, new_name = new.split(".")
+        target = parent if new_section == section else renamed.get(new_section[0])
+        if target is None:
+            target = renamed[new_section[0]] = {}
+        if not isinstance(target, dict):
+            continue  # the message about a section that is given a single value follows
+        if new_name in target:
             raise ConfigError(f"{old} is the old name of {new}, and both are given: keep {new}")
-        parent[new_name] = parent.pop(name)
+        target[new_name] = parent.pop(name)
         found.append(old)
     return renamed, found
 

@@ -15,6 +15,7 @@ from cluster.setting_traits import Trait
 from grader.reward import profile_of
 from grader.settings import GraderSettings
 from learner.settings import LearnerSettings
+from rollout.prompt_settings import PromptSettings
 from rollout.settings import RolloutSettings
 
 STRICT = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
@@ -239,6 +240,7 @@ class Sections(BaseModel):
     run: RunSettings = RunSettings()
     model: ModelSettings = ModelSettings()
     data: DataSettings = DataSettings()
+    prompt: PromptSettings = PromptSettings()
     loop: LoopSettings = LoopSettings()
     rollout: RolloutSettings = RolloutSettings()
     grader: GraderSettings = GraderSettings()

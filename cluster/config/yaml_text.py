@@ -1,4 +1,4 @@
-"""YAML parser that refuses repeated keys."""
+"""YAML: a parser that refuses repeated keys, and a writer that keeps the lines of texts."""
 
 from typing import Any
 
@@ -21,6 +21,19 @@ def parse_yaml(text: str, source: str) -> Any:
         raise ConfigError(f"{source} is not YAML: {problem}{place}") from None
     except _RepeatedKeyError as error:
         raise ConfigError(f"{source}: {error}") from None
+
+
+def dump_yaml_text(tree: Any) -> str:
+    """Return plain values as YAML; a text with several lines is written as such."""
+    return str(yaml.dump(tree, Dumper=_BlockDumper, sort_keys=False, allow_unicode=True))
+
+
+class _BlockDumper(yaml.SafeDumper):
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style="|" if "\n" in data else None)
+
+
+_BlockDumper.add_representer(str, _BlockDumper.represent_str)
 
 
 class _RepeatedKeyError(Exception):

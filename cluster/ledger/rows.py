@@ -138,6 +138,8 @@ def rollout_schema() -> Any:
             "version_spans": pa.list_(
                 pa.struct({"policy_version": number, "num_tokens": number})
             ),  # empty: one version
+            "prompt": text,  # as the chat template wrote it; prompt_ids has the begin-of-text token too
+            "template_hash": text,  # digest of the prompt template as rendered for an example
             "prompt_ids": pa.list_(pa.int32()),  # [P]
             "token_ids": pa.list_(pa.int32()),  # [T]
             "sampler_logprobs": pa.list_(pa.float32()),  # [T]

@@ -41,6 +41,7 @@ from typing import Any
 
 import yaml
 
+from cluster.config.change_text import describe_change
 from cluster.config.config import Config, dump_yaml, flatten, validate
 from cluster.config.keys import keys_with, rename_old_keys
 from cluster.errors import ConfigError, RunFolderError
@@ -51,7 +52,7 @@ from cluster.ledger.progress import Progress
 from cluster.ledger.refused_start import restored_on_refusal
 from cluster.setting_traits import Trait
 
-PROMPT_DATE = "rollout.prompt_date"
+PROMPT_DATE, TEMPLATE_HASH = "prompt.date", "prompt.template_hash"
 
 
 def is_placement(key: str) -> bool:
@@ -262,6 +263,11 @@ class RunFolder:
                 found[key] = value
         return found
 
+    def prompt_settings(self) -> dict[str, Any]:
+        """Return the run's settings of prompts; nothing if there are none yet or config.yaml cannot be read."""
+        kept = self.settings("prompt").get("prompt")
+        return kept if isinstance(kept, dict) else {}
+
     def prompt_date(self) -> date | None:
         """Return the date in the run's prompts; None if there is none yet or config.yaml cannot be read."""
         kept = self.settings(PROMPT_DATE).get(PROMPT_DATE)
@@ -269,6 +275,11 @@ class RunFolder:
             return None if kept is None else date.fromisoformat(str(kept))
         except ValueError:
             return None
+
+    def template_hash(self) -> str | None:
+        """Return the digest of the run's prompts; None if there is none yet or config.yaml cannot be read."""
+        kept = self.settings(TEMPLATE_HASH).get(TEMPLATE_HASH)
+        return None if kept is None else str(kept)
 
     def _progress_file(self, step: int) -> Path:
         return self.progress / f"step-{step:06d}.json"
@@ -309,11 +320,13 @@ class RunFolder:
         now = flatten(config)
         earlier = before["resume_overrides"]
         if now["resume_overrides"][: len(earlier)] == earlier:  # a run may get further ones
-            del now["resume_overrides"]
-        other = {key: value for key, value in now.items() if value != before.get(key) and not self.may_differ(key)}
-        if before[PROMPT_DATE] is None:
-            other.pop(PROMPT_DATE, None)
-        return [f"{key}={value} (was {before.get(key)})" for key, value in other.items()]
+            del now["resume_overrides"], before["resume_overrides"]
+        for key in (PROMPT_DATE, TEMPLATE_HASH):
+            if None in (now[key], before[key]):
+                del now[key], before[key]
+        keys = dict.fromkeys((*now, *before))
+        changed = [key for key in keys if now.get(key) != before.get(key) and not self.may_differ(key)]
+        return [describe_change(key, before.get(key), now.get(key)) for key in changed]
 
     @contextmanager
     def explain_errors(self, path: Path) -> Iterator[None]:

@@ -123,7 +123,7 @@ def _training(rows: Sequence[Mapping[str, Any]]) -> str:
 def _settings(config: Config, base: str) -> str:
     defaults = flatten(Config())
     changed = {
-        key: base if key == "model.path" else _without_folder(value)
+        key: base if key == "model.path" else value if key.startswith("prompt.") else _without_folder(value)
         for key, value in flatten(config).items()
         if defaults.get(key) != value and not any(name in key for name in NOT_SHOWN)
     }

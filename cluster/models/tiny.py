@@ -18,7 +18,9 @@ from cluster.problems.dataset import split
 from cluster.types import Problem, Prompt
 from learner.sft.examples import SftSchedule
 from learner.sft.warm_start import Shape, warm_start
-from rollout.prompt import PromptRenderer, continuation
+from rollout.prompt import PromptRenderer
+from rollout.prompt_settings import PromptSettings
+from rollout.prompt_template import CONTINUATION, INSTRUCTION, PromptTemplate
 
 NUM_HELD_OUT = 200
 SPLIT_SEED = 0
@@ -47,7 +49,7 @@ def make(
     import torch
 
     training, _ = training_split()
-    tokenizer = train_tokenizer([continuation(problem, ()) + answer(problem, is_chat=False) for problem in training])
+    tokenizer = train_tokenizer([text_of(problem) for problem in training])
     shape = Shape(
         vocab_size=VOCAB_SIZE,
         hidden_size=192,
@@ -66,9 +68,15 @@ def make(
     tokenizer.save_pretrained(folder)
 
 
+def text_of(problem: Problem) -> str:
+    """The prompt and the answer of a problem, from which the tokenizer is made."""
+    text = PromptTemplate(CONTINUATION).render(problem, system=INSTRUCTION, examples=())
+    return text + answer(problem, Prompt(problem_id=problem.id, text=text, token_ids=()))
+
+
 def prompts_of(problems: Sequence[Problem], tokenizer: Any) -> Mapping[str, Prompt]:
     """The prompts of problems for the tiny model, by problem id."""
-    renderer = PromptRenderer(tokenizer, num_few_shot=0, max_prompt_tokens=MAX_TOKENS, today=date.today())
+    renderer = PromptRenderer(tokenizer, PromptSettings(), max_prompt_tokens=MAX_TOKENS, today=date.today())
     return renderer.render_all(problems).prompts
 
 

@@ -13,6 +13,7 @@ from grader.grade import Grader
 from grader.settings import GraderSettings
 from learner.sft.examples import SftSchedule
 from rollout.prompt import PromptRenderer
+from rollout.prompt_settings import PromptSettings
 
 MAX_COMPLETION_TOKENS = 96
 BATCH = 100  # completions sampled at once
@@ -84,7 +85,7 @@ def _sample(
 ) -> list[tuple[str, FinishReason]]:
     import torch
 
-    renderer = PromptRenderer(tokenizer, num_few_shot=0, max_prompt_tokens=1024, today=date.today())
+    renderer = PromptRenderer(tokenizer, PromptSettings(), max_prompt_tokens=1024, today=date.today())
     prompts = [renderer.render(problem).token_ids for problem in problems]
     width = max(map(len, prompts))
     input_ids = torch.full((len(prompts), width), tokenizer.pad_token_id)

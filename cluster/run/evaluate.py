@@ -136,7 +136,7 @@ def _check_base(console: Console, pass_rate: float) -> int:
         return 0
     console.print(
         f"{found}, fewer than {BASE_PASS_RATE:.0%}: most groups would teach nothing. Take a stronger model, show it more solved "
-        "examples (rollout.num_few_shot), train it on the reference solutions first (`caravan sft`), or keep the problems that "
+        "examples (prompt.num_few_shot), train it on the reference solutions first (`caravan sft`), or keep the problems that "
         "it sometimes solves (`caravan eval --on all --out FILE`, then `caravan filter`).",
         highlight=False,
         soft_wrap=True,

@@ -3,19 +3,18 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from datetime import date
 
 from cluster.config.config import Config
-from cluster.config.model_path import check_model_path, model_path
+from cluster.config.model_path import check_model_path
 from cluster.console import View
 from cluster.errors import DatasetError, ModelError
 from cluster.ledger.run_folder import RunFolder
 from cluster.problems.dataset import describe, load_problems
-from cluster.problems.run_data import RunData, run_of_evaluation, split_for_run, updated_data
+from cluster.problems.run_data import RunData, split_for_run, updated_data
 from cluster.problems.solvable import AuditResults, audit_all, needs_audit, solvable_problems
+from cluster.run.prompts import check_template_hash, render_prompts, with_prompt_of_run
 from cluster.types import Problem, Prompt
-from rollout.model import check_vocabulary
-from rollout.prompt import PromptRenderer, RenderedPrompts
+from rollout.prompt_settings import PromptSettings
 
 MANY_PROBLEMS = 5000  # rendering more takes seconds, and a log line announces it
 
@@ -28,6 +27,8 @@ class RenderedProblems:
     problems: tuple[Problem, ...]  # those with a prompt
     prompts: Mapping[str, Prompt]  # by problem id
     special_tokens: tuple[str, ...] = ()  # of the model's tokenizer
+    template_hash: str = ""  # digest of the prompt template as rendered for an example
+    prompt_settings: PromptSettings = field(default_factory=PromptSettings)  # with those of the adapter's run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,10 +44,15 @@ class Dataset:
 
 
 def load_and_render(
-    config: Config, view: View, check: Callable[[Sequence[Problem]], None] = lambda _problems: None
+    config: Config,
+    view: View,
+    check: Callable[[Sequence[Problem]], None] = lambda _problems: None,
+    *,
+    accept_any_hash: bool = False,
 ) -> RenderedProblems:
     """Load the problems and render their prompts; the log names excluded problems. ``check`` may refuse the loaded problems.
 
+    With ``accept_any_hash`` prompts with another digest than prompt.template_hash only get a warning.
     Raises ModelError for a model without a usable tokenizer, DatasetError if no problem is left.
     """
     check_model_path(config)
@@ -54,11 +60,15 @@ def load_and_render(
     if loaded.bad_rows:
         view.warn(loaded.describe_bad_rows())
     check(loaded.problems)
+    prompted = with_prompt_of_run(config, view)
     number = len(loaded.problems)
     with view.timed(f"rendering the prompts of {number} problems") if number >= MANY_PROBLEMS else nullcontext():
-        rendered = render_prompts(config, loaded.problems)
+        rendered = render_prompts(prompted, loaded.problems)
     for note in rendered.notes:
         view.log(f"{config.model.path}: {note}")
+    check_template_hash(
+        prompted, rendered, view, is_refused=config.prompt.template_hash is not None and not accept_any_hash
+    )
     for cause, excluded in (
         ("their length", rendered.too_long),
         ("incomplete prompts", rendered.incomplete),
@@ -72,7 +82,12 @@ def load_and_render(
             raise ModelError(f"model.path={config.model.path} has no prompt for any problem: {rendered.incomplete[0]}")
         raise DatasetError(f"no problem of {config.data.dataset} fits rollout.max_prompt_tokens")
     return RenderedProblems(
-        loaded=loaded.problems, problems=problems, prompts=rendered.prompts, special_tokens=rendered.special_tokens
+        loaded=loaded.problems,
+        problems=problems,
+        prompts=rendered.prompts,
+        special_tokens=rendered.special_tokens,
+        template_hash=rendered.template_hash,
+        prompt_settings=prompted.prompt,
     )
 
 
@@ -116,40 +131,3 @@ def problems_to_evaluate(config: Config, held_out: Sequence[Problem], view: View
             "(data.held_out)"
         )
     return held_out[:wanted]
-
-
-def render_prompts(config: Config, problems: Sequence[Problem]) -> RenderedPrompts:
-    """Render the prompts of training, evaluation and SFT; raises ModelError for a model without a usable tokenizer."""
-    from transformers import AutoTokenizer, logging
-
-    logging.set_verbosity_error()  # transformers would warn of long prompts, which are counted and excluded below
-
-    path = model_path(config)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-    except Exception as error:  # noqa: BLE001 - broken files make transformers and tokenizers raise anything
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelError(
-            f"model.path={config.model.path}: no tokenizer can be loaded ({reason}). Give a local folder, a model of the Hugging "
-            "Face hub (is there a network?), or 'tiny'"
-        ) from None
-    try:
-        renderer = PromptRenderer(
-            tokenizer,
-            num_few_shot=config.rollout.num_few_shot,
-            max_prompt_tokens=config.rollout.max_prompt_tokens,
-            today=prompt_date(config),
-        )
-        rendered = renderer.render_all(problems)
-        check_vocabulary(path, rendered.prompts.values())
-        return rendered
-    except ModelError as error:
-        raise ModelError(f"model.path={config.model.path}: {error}") from None
-
-
-def prompt_date(config: Config) -> date:
-    """The date that chat templates may write: that of the configuration, else of the evaluated run, else today."""
-    if config.rollout.prompt_date is not None:
-        return config.rollout.prompt_date
-    run = run_of_evaluation(config)
-    return (run and run.prompt_date()) or date.today()

@@ -21,7 +21,8 @@ from cluster.placement.plan.places import make_plan
 from cluster.placement.ray_cluster import Cluster, filled_in, place
 from cluster.placement.submit.persistent import is_job, require_persistent
 from cluster.problems.run_data import RunData, split_for_run
-from cluster.run.loading import RenderedProblems, load_and_render, prompt_date
+from cluster.run.loading import RenderedProblems, load_and_render
+from cluster.run.prompts import prompt_date
 from cluster.types import Problem
 from learner.training.checkpoints import newest_checkpoint, step_of
 from rollout.model import check_split
@@ -39,7 +40,7 @@ class LoadedRun:
 
 
 def check_settings(config: Config) -> tuple[Config, RunFolder]:
-    """Refuse settings with which no run can start; returns them with the date of the run's prompts, and the run folder.
+    """Refuse settings with which no run can start; returns them with date and digest of the run's prompts, and the run folder.
 
     Raises ConfigError, RunFolderError for a run that is finished, ModelError for a path that is no model.
     """
@@ -47,7 +48,9 @@ def check_settings(config: Config) -> tuple[Config, RunFolder]:
     if is_job():
         require_persistent(config.run.folder)
     folder = RunFolder(config.run.folder / (config.run.name or "run"))
-    config = config.with_prompt_date(folder.prompt_date() or prompt_date(config))
+    config = config.with_prompt(date=folder.prompt_date() or prompt_date(config))
+    if newest_checkpoint(folder.checkpoints):
+        config = config.with_prompt(template_hash=folder.template_hash())
     with folder.explain_errors(folder.path):  # a path may be too long, or lead through a file
         _require_more_to_do(config, folder)
     check_model_path(config)

@@ -19,7 +19,7 @@ from cluster.ledger.outcomes import DroppedGroup
 from cluster.ledger.rows import breakdown, dropped_rows, rollout_schema, trained_rows
 from cluster.ledger.run_folder import RunFolder
 from cluster.loop.metrics import percentile
-from cluster.types import Group, StepReport, WeightSync
+from cluster.types import Group, Prompt, StepReport, WeightSync
 
 FLUSH_SECONDS = 5.0
 """Longest time that rows of dropped groups wait for other rows before they are written to a file."""
@@ -32,10 +32,18 @@ STEPS_BETWEEN_TABLES = 20
 class RunRecorder:
     """The driver's Recorder: writes to the run folder, logs to ``view``, and sends metrics to other programs by ``export``."""
 
-    def __init__(self, folder: RunFolder, view: View, export: Callable[[Mapping[str, float | None]], None]) -> None:
+    def __init__(
+        self,
+        folder: RunFolder,
+        view: View,
+        export: Callable[[Mapping[str, float | None]], None],
+        prompts: Mapping[str, Prompt] | None = None,
+    ) -> None:
+        """``prompts``: by problem id; rows of completions contain them."""
         self._folder = folder
         self._view = view
         self._export = export
+        self._prompts = prompts or {}
         self._part = 0  # number of the last Parquet file of this process; names never repeat
         self._pending: list[dict[str, Any]] = []
         self._flushed_at = time.monotonic()
@@ -157,12 +165,17 @@ class RunRecorder:
         )
         self._folder.append_json(self._folder.breakdown, *({**row, **breakdown(grade)} for row, _, grade in graded))
 
+    def _prompt_columns(self, problem_id: str) -> dict[str, str]:
+        prompt = self._prompts.get(problem_id)
+        return {"prompt": prompt.text, "template_hash": prompt.template_hash} if prompt else {}
+
     def _write_rollouts(self, step: int) -> None:
         self._part += 1
         path = self._folder.rollouts / f"step-{step:06d}-{self._part:06d}.parquet"
         temporary = path.with_suffix(".tmp")
         with self._folder.explain_errors(path):
-            pq.write_table(pa.Table.from_pylist(self._pending, schema=rollout_schema()), temporary)
+            rows = [{**row, **self._prompt_columns(row["problem_id"])} for row in self._pending]
+            pq.write_table(pa.Table.from_pylist(rows, schema=rollout_schema()), temporary)
             temporary.replace(path)
         self._pending.clear()
         self._flushed_at = time.monotonic()

@@ -25,6 +25,7 @@ async def train(config: Config, view: View, *, allow_changed_data: bool = False)
         prepare_toolchain()  # a missing compiler is reported before anything large is loaded
         async with inspect_model(config) as inspection:
             loaded = load_run(config, folder, view, allow_changed_data=allow_changed_data)
+            config = config.with_prompt(template_hash=loaded.rendered.template_hash)
             # Signals are handled from here on. Until now nothing has to be stopped, and Ctrl-C interrupts blocking calls too.
             interruption = interruption_of_task(view)
             with tracking(config, folder, step=loaded.num_steps_done) as send_metrics, ray_cluster(view.log) as cluster:

@@ -175,7 +175,7 @@ class Training:
     def _recorder(self, step: int) -> RunRecorder:
         """Return the recorder of the loop; it records the run's length if resuming changed it."""
         config = self._config
-        recorder = RunRecorder(self._folder, self._view, self._export)
+        recorder = RunRecorder(self._folder, self._view, self._export, self._dataset.prompts)
         if any(key in override.set for override in config.resume_overrides for key in LENGTH):
             recorder.settings_changed(step, {key: value for key, value in config.length().items() if value is not None})
             if config.learner.lr_scheduler_type not in INDEPENDENT_OF_LENGTH:

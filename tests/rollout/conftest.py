@@ -13,7 +13,7 @@ import pytest
 
 from cluster.placement.local_ray import start_ray
 from cluster.types import Completion, GroupRequest, PolicyVersion, ProbePrompt, Prompt, Sampling
-from rollout.prompt import FEW_SHOT_EXAMPLES
+from rollout.examples import BUILT_IN_EXAMPLES
 
 T = TypeVar("T")
 LORA_RANK = 8
@@ -75,7 +75,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
-    texts = [f"{example.prompt}\n{example.body}\n" for example in FEW_SHOT_EXAMPLES]
+    texts = [f"{example.statement}\n{example.solution}\n" for example in BUILT_IN_EXAMPLES]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     bpe.train_from_iterator(
         texts, trainers.BpeTrainer(vocab_size=384, special_tokens=["<|end|>"], initial_alphabet=alphabet)
@@ -176,7 +176,7 @@ def request_for(tiny_model: TinyModel) -> MakeRequest:
     def build(
         group_id: str, *, size: int = 4, tokens: int = 16, seed: int = 0, temperature: float = 0.8, **sampling: Any
     ) -> GroupRequest:
-        example = FEW_SHOT_EXAMPLES[0]
+        example = BUILT_IN_EXAMPLES[0]
         return GroupRequest(
             group_id=group_id,
             prompt=tiny_model.prompt(f"{example.prompt}\n"),

@@ -9,7 +9,10 @@ from cluster.errors import ModelError, PromptIncomplete
 from cluster.thought_tags import THOUGHT_CLOSING, THOUGHT_OPENING
 from cluster.types import Problem
 from rollout.chat_template import closing_tag
-from rollout.prompt import FEW_SHOT_EXAMPLES, INSTRUCTION, PromptRenderer
+from rollout.examples import BUILT_IN_EXAMPLES
+from rollout.prompt import PromptRenderer
+from rollout.prompt_settings import PromptSettings
+from rollout.prompt_template import INSTRUCTION
 
 from . import chat_templates as made
 from .chat_templates import BOS, CHATML, EOS, tokenizer_with
@@ -38,7 +41,7 @@ FAMILIES = {
 
 
 def renderer(tokenizer: Any, today: date = NEW_YEAR) -> PromptRenderer:
-    return PromptRenderer(tokenizer, num_few_shot=0, max_prompt_tokens=10_000, today=today)
+    return PromptRenderer(tokenizer, PromptSettings(), max_prompt_tokens=10_000, today=today)
 
 
 @pytest.mark.parametrize("adds", ["", "bos", "both"])
@@ -185,7 +188,7 @@ def test_a_template_writes_the_configured_date(family: str) -> None:
     first, again, later = (renderer(tokenizer, day) for day in (NEW_YEAR, NEW_YEAR, LATER))
     assert first.render(PROBLEM) == again.render(PROBLEM) != later.render(PROBLEM)
     assert "2026" in first.render(PROBLEM).text and "2027" in later.render(PROBLEM).text
-    assert "rollout.prompt_date=2026-01-01" in first.notes[0]
+    assert "prompt.date=2026-01-01" in first.notes[0]
 
 
 @pytest.mark.parametrize(
@@ -243,7 +246,7 @@ def test_a_bert_like_tokenizer_adds_its_begin_token_and_no_end_token() -> None:
 
     backend = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     backend.pre_tokenizer, backend.decoder = pre_tokenizers.BertPreTokenizer(), decoders.WordPiece()
-    texts = [PROBLEM.prompt, INSTRUCTION, *(example.prompt for example in FEW_SHOT_EXAMPLES)]
+    texts = [PROBLEM.prompt, INSTRUCTION, *(example.prompt for example in BUILT_IN_EXAMPLES)]
     backend.train_from_iterator(texts, trainers.WordPieceTrainer(special_tokens=["[UNK]", "[CLS]", "[SEP]"]))
     special_ids = [("[CLS]", 1), ("[SEP]", 2)]
     backend.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=special_ids)

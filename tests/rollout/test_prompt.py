@@ -10,7 +10,10 @@ import pytest
 
 from cluster.errors import PromptTooLong
 from cluster.types import Problem, Prompt
-from rollout.prompt import END_MARKER, FEW_SHOT_EXAMPLES, PromptRenderer
+from rollout.examples import BUILT_IN_EXAMPLES
+from rollout.prompt import PromptRenderer
+from rollout.prompt_settings import PromptSettings
+from rollout.prompt_template import END_MARKER
 from rollout.tokenizer import special_tokens
 
 from .chat_templates import CHATML, tokenizer_with
@@ -29,7 +32,9 @@ TODAY = date(2026, 1, 2)
 
 
 def render(problem: Problem, tokenizer: Any, *, num_few_shot: int = 0, max_prompt_tokens: int = 10_000) -> Prompt:
-    renderer = PromptRenderer(tokenizer, num_few_shot=num_few_shot, max_prompt_tokens=max_prompt_tokens, today=TODAY)
+    renderer = PromptRenderer(
+        tokenizer, PromptSettings(num_few_shot=num_few_shot), max_prompt_tokens=max_prompt_tokens, today=TODAY
+    )
     return renderer.render(problem)
 
 
@@ -48,7 +53,7 @@ def qwen() -> Any:
 def test_a_prompt_has_the_problem_and_the_examples_and_no_test(template: str, num_few_shot: int) -> None:
     prompt = render(GCD, tokenizer_with(template), num_few_shot=num_few_shot)
     assert GCD.prompt in prompt.text
-    assert [example.prompt in prompt.text for example in FEW_SHOT_EXAMPLES] == [n < num_few_shot for n in range(3)]
+    assert [example.prompt in prompt.text for example in BUILT_IN_EXAMPLES] == [n < num_few_shot for n in range(3)]
     assert "assert" not in prompt.text
     assert prompt.problem_id == "gcd"
 
@@ -77,7 +82,9 @@ def test_the_few_shot_examples_compile(tmp_path: Path) -> None:
     if shutil.which("ocamlc") is None:
         pytest.skip("ocamlc is not installed")
     source = tmp_path / "examples.ml"
-    source.write_text("".join(f"{example.prompt}\n{example.body}\n{END_MARKER}\n" for example in FEW_SHOT_EXAMPLES))
+    source.write_text(
+        "".join(f"{example.statement}\n{example.solution}\n{END_MARKER}\n" for example in BUILT_IN_EXAMPLES)
+    )
     source.write_text(
         source.read_text()
         + "let () = assert (sum_even_squares [1; 2; 3; 4] = 20)\n"
@@ -98,7 +105,7 @@ def test_qwens_chat_template_is_tokenized_once_with_its_special_tokens(qwen: Any
 
 
 def test_special_tokens_are_listed_for_the_graders(qwen: Any) -> None:
-    renderer = PromptRenderer(qwen, num_few_shot=0, max_prompt_tokens=10_000, today=date(2025, 1, 1))
+    renderer = PromptRenderer(qwen, PromptSettings(), max_prompt_tokens=10_000, today=date(2025, 1, 1))
     tokens = renderer.render_all([]).special_tokens
     assert {"<|im_end|>", "<|fim_middle|>", "<tool_call>"} <= set(tokens)
     tokenizer = SimpleNamespace(
@@ -111,7 +118,7 @@ def test_special_tokens_are_listed_for_the_graders(qwen: Any) -> None:
 
 def test_the_real_problems_fit_the_default_limit_in_qwens_tokens(qwen: Any) -> None:
     rows = [json.loads(line) for line in (SHARED_DATA / "ocaml_problems.jsonl").read_text().splitlines()]
-    renderer = PromptRenderer(qwen, num_few_shot=0, max_prompt_tokens=100_000, today=TODAY)
+    renderer = PromptRenderer(qwen, PromptSettings(), max_prompt_tokens=100_000, today=TODAY)
     lengths = []
     for row in rows:
         statement, _, signature = row["prompt"].rpartition("\n")

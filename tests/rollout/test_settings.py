@@ -42,7 +42,6 @@ def test_a_group_of_one_is_refused_with_the_reason() -> None:
     "wrong",
     [
         {"temperature": 0.0},
-        {"num_few_shot": 4},
         {"num_samplers": 0},
         {"num_samplers": 2, "max_samplers": 1},
         {"num_samplers": 2, "min_samplers": 3},

@@ -104,7 +104,7 @@ def test_a_file_may_hold_dotted_keys_and_their_ends(tmp_path: Path, content: str
             "learner.lora: {r: 8}\nlearner: {lora: {r: 16}}\n",
             "learner.lora.r is given twice, once under 'learner.lora'",
         ),
-        ("rolout: {temperature: 1}\n", "unknown key 'rolout'; did you mean rollout?"),
+        ("rolout: {temperature: 1}\n", "unknown key 'rolout'; did you mean rollout"),
         ("temprature: 1\n", "unknown key 'temprature'; did you mean rollout.temperature"),
         ("model: tiny\n", "write `model: {path: tiny}`"),
         ("model: tiny\nmodel.adapter: x\n", "write `model: {path: tiny}`"),

@@ -38,6 +38,30 @@ def test_a_file_with_old_names_sets_the_new_keys_and_logs_one_line(text: str, tm
     assert "rollout.canary_tolerance is now rollout.weight_sync_tolerance" in lines[0]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "rollout: {num_few_shot: 2, prompt_date: 2026-01-02}",
+        "rollout.num_few_shot: 2\nprompt_date: 2026-01-02\nprompt:",
+        "rollout: {num_few_shot: 2}\nprompt: {date: 2026-01-02}",
+    ],
+)
+def test_old_names_move_to_another_section(text: str, tmp_path: Path) -> None:
+    config, lines = loaded(text, tmp_path)
+    assert (config.prompt.num_few_shot, str(config.prompt.date)) == (2, "2026-01-02")
+    assert len(lines) == 1 and "rollout.num_few_shot is now prompt.num_few_shot" in lines[0]
+    with pytest.raises(ConfigError, match=r"num_few_shot"):
+        loaded(f"{text}\nprompt.num_few_shot: 1", tmp_path)
+
+
+def test_entries_of_a_mapping_are_keys(tmp_path: Path) -> None:
+    config, _ = loaded("chat_template_kwargs.a: 1", tmp_path, "prompt.chat_template_kwargs.b=false")
+    assert config.prompt.chat_template_kwargs == {"a": 1, "b": False}
+    assert validate(yaml.safe_load(dump_yaml(config))) == config
+    with pytest.raises(ConfigError, match="prompt.chat_template_kwargs is a mapping"):
+        loaded("chat_template_kwargs: 1", tmp_path, "chat_template_kwargs.b=1")
+
+
 def test_phases_of_an_old_file_set_the_schedule(tmp_path: Path) -> None:
     config, lines = loaded(yaml.safe_dump({"phases": [ENTRY]}), tmp_path)
     assert config.settings_schedule().at(step=2, epoch=0.0) == {"rollout.temperature": 1.2}

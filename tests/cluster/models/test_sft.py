@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import statistics
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from cluster.models import sft, tiny
 from cluster.models.sft_folder import SftFolder
 from cluster.models.sft_pairs import answer, pairs_of
 from cluster.problems.dataset import split
-from cluster.types import Problem
+from cluster.types import Problem, Prompt
 
 pytestmark = pytest.mark.slow
 
@@ -171,9 +172,11 @@ def test_a_generation_config_that_cannot_be_saved_does_not_prevent_saving_the_mo
 
 def test_a_chat_model_learns_the_whole_definition_and_a_base_model_the_body() -> None:
     problem = Problem(id="p", statement="", signature="let f x =", tests="", solution="let f x =\n  x + 1\n")
-    assert answer(problem, is_chat=True) == "let f x =\n  x + 1\n(* END *)"
-    assert answer(problem, is_chat=False) == "  x + 1\n(* END *)"
-    thinking = answer(problem, is_chat=True, opened_thought="<think>")
+    chat = Prompt(problem_id="p", text="let f x =\n<|assistant|>\n", token_ids=())
+    assert answer(problem, chat) == "let f x =\n  x + 1\n(* END *)"
+    assert answer(problem, replace(chat, text="let f x =\n")) == "  x + 1\n(* END *)"
+    assert answer(problem, replace(chat, text="let f x =")) == "\n  x + 1\n(* END *)"
+    thinking = answer(problem, replace(chat, opened_thought="<think>"))
     assert thinking == "\n</think>\n\nlet f x =\n  x + 1\n(* END *)"
 
 

@@ -10,7 +10,7 @@ from cluster.errors import ModelError
 from cluster.models import tiny
 from cluster.models.sft_pairs import answer, pairs_of
 from cluster.models.tiny_card import measure
-from cluster.types import Problem, Verdict
+from cluster.types import Problem, Prompt, Verdict
 
 TRAINING, HELD_OUT = tiny.training_split()
 PROBLEM = Problem(
@@ -21,7 +21,7 @@ PROBLEM = Problem(
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
-    return tiny.train_tokenizer([problem.prompt + answer(problem, is_chat=False) for problem in TRAINING[:300]])
+    return tiny.train_tokenizer([tiny.text_of(problem) for problem in TRAINING[:300]])
 
 
 def test_every_digit_is_a_token_of_its_own(tokenizer: Any) -> None:
@@ -44,14 +44,10 @@ def test_any_text_is_restored_from_its_tokens(tokenizer: Any) -> None:
     assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text
 
 
-def test_the_completion_is_the_body_and_the_end_marker() -> None:
-    assert answer(PROBLEM, is_chat=False) == "  n * 2\n(* END *)"
-
-
 def test_a_problem_without_a_solution_is_refused() -> None:
     unsolved = Problem(id="u", statement="", signature="let f x =", tests="")
     with pytest.raises(ModelError, match="'u' has no reference solution"):
-        answer(unsolved, is_chat=False)
+        answer(unsolved, Prompt(problem_id="u", text="", token_ids=()))
 
 
 def test_pairs_are_the_rendered_prompt_and_the_completion_with_its_end_of_sequence(tokenizer: Any) -> None:

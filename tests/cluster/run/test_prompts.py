@@ -1,6 +1,7 @@
 """The prompts of a run: rendering by tokenizer and chat template, and the date in them."""
 
 import json
+import textwrap
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -12,13 +13,17 @@ from cluster.cli.main import main
 from cluster.config.config import Config
 from cluster.config.load import load_config
 from cluster.console import View
-from cluster.errors import ModelError, RunFolderError
+from cluster.errors import ConfigError, ModelError, RunFolderError
 from cluster.ledger.run_folder import RunFolder
 from cluster.models.sft_pairs import pairs_of
-from cluster.run import loading
-from cluster.run.loading import load_and_render, prompt_date, render_prompts
-from rollout.prompt import INSTRUCTION
-from tests.rollout.chat_templates import CHATML, DEEPSEEK, GEMMA, LLAMA, PARTS, tokenizer_with
+from cluster.run import prompts
+from cluster.run.loading import load_and_render
+from cluster.run.preflight import check_settings
+from cluster.run.prompts import prompt_date, render_prompts
+from cluster.run.resume import resumed_config
+from rollout.prompt_settings import PromptSettings
+from rollout.prompt_template import CONTINUATION, FIELDS, INSTRUCTION, QUESTION
+from tests.rollout.chat_templates import CHATML, DEEPSEEK, GEMMA, LLAMA, PARTS, QWEN3, tokenizer_with
 
 ROWS = [
     {
@@ -52,11 +57,11 @@ def set_today(monkeypatch: pytest.MonkeyPatch, today: date) -> None:
         def today(cls) -> date:  # type: ignore[override]
             return today
 
-    monkeypatch.setattr(loading, "date", Calendar)
+    monkeypatch.setattr(prompts, "date", Calendar)
 
 
 def texts(config: Config) -> list[str]:
-    return [prompt.text for prompt in render_prompts(config, load_and_render(config, View()).problems).prompts.values()]
+    return [prompt.text for prompt in load_and_render(config, View()).prompts.values()]
 
 
 def test_a_special_property_of_a_template_is_logged_once(config: Callable[..., Config], capsys: Any) -> None:
@@ -146,14 +151,14 @@ def test_a_run_keeps_the_date_of_its_first_day(
     unset = config(LLAMA)
     folder = RunFolder(tmp_path / "runs" / "r")
     set_today(monkeypatch, NEW_YEAR)
-    with folder.opened(unset.with_prompt_date(folder.prompt_date() or prompt_date(unset))):
-        first = texts(unset.with_prompt_date(NEW_YEAR))
+    with folder.opened(unset.with_prompt(date=folder.prompt_date() or prompt_date(unset))):
+        first = texts(unset.with_prompt(date=NEW_YEAR))
     assert "01 Jan 2026" in first[0]
 
     set_today(monkeypatch, LATER)
     assert texts(unset) != first
     (folder.checkpoints / "checkpoint-1").mkdir()
-    again = unset.with_prompt_date(folder.prompt_date() or prompt_date(unset))
+    again = unset.with_prompt(date=folder.prompt_date() or prompt_date(unset))
     with folder.opened(again):
         assert texts(again) == first
     assert texts(load_config(folder.config, environment={})) == first
@@ -161,7 +166,7 @@ def test_a_run_keeps_the_date_of_its_first_day(
     for adapter in (folder.adapter, folder.checkpoints / "checkpoint-1"):
         assert texts(unset.changed({"model.adapter": adapter})) == first
     assert texts(unset.changed({"model.adapter": tmp_path / "elsewhere" / "adapter"})) != first
-    with pytest.raises(RunFolderError, match=r"rollout\.prompt_date"), folder.opened(unset.with_prompt_date(LATER)):
+    with pytest.raises(RunFolderError, match=r"prompt\.date"), folder.opened(unset.with_prompt(date=LATER)):
         pass
 
 
@@ -171,9 +176,121 @@ def test_a_run_without_a_date_gets_one_when_it_is_resumed(config: Callable[..., 
     with folder.opened(unset):
         (folder.checkpoints / "checkpoint-1").mkdir()
     assert folder.prompt_date() is None
-    with folder.opened(unset.with_prompt_date(NEW_YEAR)):
+    with folder.opened(unset.with_prompt(date=NEW_YEAR)):
         folder.write_config()
     assert folder.prompt_date() == NEW_YEAR
+
+
+CHANGES = [
+    ("prompt.system=Other.", "prompt.system=Other. (was Be brief.)"),
+    (
+        "prompt.template=other.jinja",
+        r"prompt.template: 'Different: {{ system }}' in line 1 (was 'Solve: {{ system }}')",
+    ),
+    ("prompt.chat=off", "prompt.chat=off (was auto)"),
+    ("prompt.chat_template_kwargs={}", "prompt.chat_template_kwargs.enable_thinking=None (was False)"),
+    ("chat_template_kwargs.enable_thinking=true", "prompt.chat_template_kwargs.enable_thinking=True (was False)"),
+    ("prompt.few_shot=other.jsonl", "prompt.few_shot=[{"),
+]
+
+
+@pytest.fixture
+def started(config: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The prompt settings of a run with a checkpoint; its files of prompts are in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    for name, word in (("mine", "Solve"), ("other", "Different")):
+        body = "{% for one in examples %}\n{{ one.solution }}\n{% endfor %}\n{{ prompt }}"
+        Path(f"{name}.jinja").write_text(f"{word}: {{{{ system }}}}\n{body}")
+        Path(f"{name}.jsonl").write_text(json.dumps({"prompt": f"let {name} x =", "solution": f"let {name} x = x"}))
+    files = ["prompt.template=mine.jinja", "prompt.few_shot=mine.jsonl"]
+    settings = [*files, "prompt.system=Be brief.", "chat_template_kwargs.enable_thinking=false"]
+    used, folder = check_settings(config(QWEN3, *settings))
+    with folder.opened(used):
+        used = used.with_prompt(template_hash=load_and_render(used, View()).template_hash)
+        folder.keep_config(used)
+        (folder.checkpoints / "checkpoint-1").mkdir()
+        (folder.path / "data.jsonl").touch()
+    return settings
+
+
+@pytest.mark.parametrize(("change", "message"), CHANGES)
+def test_a_resumed_run_notices_a_changed_prompt(
+    change: str, message: str, started: list[str], config: Callable[..., Config]
+) -> None:
+    same, folder = check_settings(config(QWEN3, *started))
+    with folder.opened(same):
+        pass
+    changed = config(QWEN3, *started, change)
+    with (
+        pytest.raises(RunFolderError, match="was started with another configuration") as refused,
+        folder.opened(changed),
+    ):
+        pass
+    assert message in str(refused.value) and "\n" not in str(refused.value)
+    with pytest.raises(ConfigError, match="cannot change during a run"):
+        resumed_config(folder.path, [change])
+
+
+def test_a_resumed_run_needs_neither_the_template_nor_the_examples_and_notices_another_chat_template(
+    started: list[str], config: Callable[..., Config], tmp_path: Path
+) -> None:
+    first = texts(config(QWEN3, *started))
+    for file in tmp_path.glob("mine.*"):
+        file.unlink()
+    run = tmp_path / "runs" / "r"
+    assert "Solve: {{ system }}\n" in (run / "config.yaml").read_text()
+    assert texts(resumed_config(run, [])) == first
+    (config)(QWEN3.replace("<|im_start|>", "<|eot_id|>"))  # writes the tokenizer
+    with pytest.raises(ModelError, match=r"prompt\.template_hash=.*has changed"):
+        load_and_render(resumed_config(run, []), View())
+    Path("mine.jinja").write_text("{{ prompt }}{% for one in examples %}{% endfor %}{{ system }}")
+    Path("mine.jsonl").write_text(json.dumps({"prompt": "let mine x =", "solution": "let mine x = x"}))
+    with pytest.raises(RunFolderError, match=r"prompt\.template: "):
+        again, folder = check_settings(config(QWEN3, *started))
+        folder.opened(again).__enter__()
+
+
+def test_an_adapter_is_evaluated_with_the_prompt_of_its_run(
+    started: list[str], config: Callable[..., Config], tmp_path: Path, capsys: Any
+) -> None:
+    first = texts(config(QWEN3, *started))
+    adapter = f"model.adapter={tmp_path / 'runs' / 'r' / 'adapter'}"
+    capsys.readouterr()
+    assert texts(config(QWEN3, adapter)) == first
+    logged = "".join(capsys.readouterr())
+    assert "prompt.system" in logged and "the run that trained the adapter" in logged and "warning" not in logged
+    other = texts(config(QWEN3, adapter, "prompt.system=Other."))
+    assert other == [text.replace("Be brief.", "Other.") for text in first]
+    assert "warning: prompt.system: the adapter was trained with another value" in "".join(capsys.readouterr())
+    assert texts(config(CHATML.replace("<|im_start|>", "<|eot_id|>"), adapter, "chat_template_kwargs={}")) != first
+
+
+def test_prompts_shows_what_the_model_reads_and_what_ends_a_completion(
+    config: Callable[..., Config], tmp_path: Path, capsys: Any
+) -> None:
+    used = config("{{ bos_token }}" + QWEN3, adds="bos")
+    (prompt, *_) = load_and_render(used, View()).prompts.values()
+    places = [f"model.path={tmp_path / 'model'}", f"data.dataset={tmp_path / 'problems.jsonl'}", "rollout.stop=[STOP]"]
+    capsys.readouterr()
+    assert main(["prompts", *places, "chat_template_kwargs.enable_thinking=false", "--problem", "p2"]) == 0
+    shown = capsys.readouterr().out
+    text = prompt.text.replace("add_0", "add_2").replace("Add 0", "Add 2")
+    assert f"\n{text}<think>\n\n</think>\n\n\n" in shown and "add_0" not in shown
+    for line in (
+        "begin of text   <s> (",
+        ") x 1, which",
+        "stop strings    'STOP'",
+        "EOS tokens      </s> (",
+        "template hash",
+    ):
+        assert line in shown
+    assert main(["prompts", *places]) == 0
+    assert "4 problems of 4" in capsys.readouterr().out
+    assert main(["prompts", *places, "--problem", "none"]) == 1
+    assert "has no problem 'none'" in capsys.readouterr().err
+    assert main(["prompts", *places, "--problem", "p2", "max_prompt_tokens=9"]) == 1
+    assert main(["prompts", *places, "prompt.template={{ x }}"]) == 2
+    assert "prompt.template: line 1: there is no field 'x'" in capsys.readouterr().err
 
 
 def test_tokens_without_an_embedding_are_refused_with_both_numbers(
@@ -192,6 +309,10 @@ def test_tokens_without_an_embedding_are_refused_with_both_numbers(
         load_and_render(settings, View())
 
 
-def test_the_page_on_data_holds_the_instruction() -> None:
-    page = (Path(__file__).parents[3] / "docs" / "data.md").read_text()
+def test_the_page_on_prompts_holds_the_instruction_and_both_templates() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "prompts.md").read_text()
     assert f"\n> {INSTRUCTION}\n" in page
+    for template in (QUESTION, CONTINUATION):
+        assert textwrap.indent(template.rstrip("\n"), "    ") in page
+    assert all(f"`{field}`" in page for field in FIELDS)
+    assert all(f"`{name}`" in page for name in PromptSettings.model_fields)

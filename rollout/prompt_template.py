@@ -1,0 +1,147 @@
+"""Jinja templates over the fields of a problem, and Caravan's own two templates."""
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import StrictUndefined, TemplateSyntaxError, meta, nodes
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from cluster.types import Problem
+from rollout.examples import Example
+from rollout.template_errors import TemplateFailure, where_and_why
+from rollout.tokenizer import contains
+
+END_MARKER = "(* END *)"
+
+INSTRUCTION = (
+    "Solve the problem in OCaml. Reply with code only: no explanation, no Markdown. "
+    f"Use nothing but the standard library. End with {END_MARKER}"
+)
+
+QUESTION = """\
+{% for example in examples %}
+Problem:
+{{ example.prompt }}
+
+Answer:
+{{ example.solution }}
+{{ end_marker }}
+
+{% endfor %}
+Problem:
+{{ prompt }}
+
+Answer with the whole definition, from its `let` on.
+"""
+"""The user turn for a chat template."""
+
+CONTINUATION = """\
+{% if system %}
+(* {{ system | replace(end_marker, 'END') }} *)
+
+{% endif %}
+{% for example in examples %}
+{% if example.statement %}
+{{ example.statement }}
+{% endif %}
+{{ example.solution }}
+{{ end_marker }}
+
+{% endfor %}
+{{ prompt }}
+
+"""
+"""The text that a model continues without a chat template. It ends in the signature, so the completion is the body."""
+
+FIELDS: Mapping[str, str] = {
+    "prompt": "statement and signature, one after the other",
+    "statement": "the OCaml doc comment with its examples, and type definitions before the signature",
+    "signature": "the first line of the definition: let rec gcd (a : int) (b : int) : int =",
+    "id": "the problem's id",
+    "difficulty": "the problem's difficulty; none if the data set has none",
+    "system": "the instruction: prompt.system, or Caravan's own. A template that writes it leaves no system message",
+    "examples": "prompt.num_few_shot solved examples, each with prompt, statement, signature and solution",
+    "end_marker": f"{END_MARKER}, the text that ends an answer",
+}
+"""Field of a prompt template -> meaning. Tests and reference solutions are no fields: a model never sees them."""
+
+_HIDDEN = ("tests", "solution")
+
+
+class PromptTemplate:
+    """A Jinja template that renders a problem."""
+
+    def __init__(self, text: str) -> None:
+        """Raises TemplateFailure, with the line, for a syntax error or an unknown field."""
+        environment = _environment()
+        try:
+            tree = environment.parse(text)
+            self._template = environment.from_string(text)
+        except TemplateSyntaxError as error:
+            raise TemplateFailure(f"line {error.lineno}: {error.message}") from None
+        names = meta.find_undeclared_variables(tree) - environment.globals.keys()
+        self.fields = frozenset(names)
+        """Names of the fields that the template uses."""
+        if unknown := names - FIELDS.keys():
+            first = next(node for node in tree.find_all(nodes.Name) if node.name in unknown and node.ctx == "load")
+            why = "a model never sees it" if first.name in _HIDDEN else f"the fields are {', '.join(FIELDS)}"
+            raise TemplateFailure(f"line {first.lineno}: there is no field {first.name!r}: {why}")
+
+    def render(self, problem: Problem, *, system: str, examples: Sequence[Example]) -> str:
+        """Return the text for a problem. Raises TemplateFailure if the template fails for it."""
+        values: dict[str, Any] = {
+            "prompt": problem.prompt,
+            "statement": problem.statement,
+            "signature": problem.signature,
+            "id": problem.id,
+            "difficulty": problem.difficulty,
+            "system": system,
+            "examples": [example.fields() for example in examples],
+            "end_marker": END_MARKER,
+        }
+        try:
+            return self._template.render(values)
+        except Exception as error:  # noqa: BLE001 - a template is foreign code and may raise anything
+            raise TemplateFailure(where_and_why(error)) from None
+
+
+def read_template(template: str) -> str:
+    """Return a template's text: the argument itself if it has Jinja's braces, else the content of the file that it names.
+
+    Raises ValueError for a file that cannot be read or has no Jinja.
+    """
+    if is_template(template):
+        return template
+    try:
+        text = Path(template).expanduser().read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ValueError(
+            f"{template!r} is neither a template, which would hold {{{{ prompt }}}}, nor a file that can be read: {reason} "
+            f"(in {Path.cwd()})"
+        ) from None
+    if not is_template(text):
+        raise ValueError(f"the file {template} holds no {{{{ prompt }}}}: every prompt would be the same text")
+    return text
+
+
+def is_template(text: str) -> bool:
+    """Return True for a text with Jinja's braces."""
+    return "{{" in text or "{%" in text
+
+
+def has_problem(text: str, problem: Problem) -> bool:
+    """Return True if a prompt contains the problem's statement; its signature, if it has no statement."""
+    return contains(text, problem.statement or problem.signature)
+
+
+@lru_cache(maxsize=1)
+def _environment() -> ImmutableSandboxedEnvironment:
+    """The environment of prompt templates, with the same white-space rules as that of chat templates."""
+    environment = ImmutableSandboxedEnvironment(
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    del environment.filters["random"], environment.globals["lipsum"]  # a problem has one prompt
+    return environment
