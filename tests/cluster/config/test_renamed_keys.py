@@ -58,7 +58,7 @@ def test_entries_of_a_mapping_are_keys(tmp_path: Path) -> None:
     config, _ = loaded("chat_template_kwargs.a: 1", tmp_path, "prompt.chat_template_kwargs.b=false")
     assert config.prompt.chat_template_kwargs == {"a": 1, "b": False}
     assert validate(yaml.safe_load(dump_yaml(config))) == config
-    with pytest.raises(ConfigError, match="prompt.chat_template_kwargs is a mapping"):
+    with pytest.raises(ConfigError, match=r"prompt.chat_template_kwargs is a mapping"):
         loaded("chat_template_kwargs: 1", tmp_path, "chat_template_kwargs.b=1")
 
 
