@@ -117,7 +117,7 @@ def test_a_template_that_omits_the_signature_is_logged_and_one_problems_statemen
 def test_the_chat_template_is_required_or_turned_off() -> None:
     assert text(CHATML, chat="off") == text(None)
     assert text(CHATML, chat=True) == text(CHATML)  # YAML's on
-    assert PromptSettings(chat=False).chat == "off"  # type: ignore[arg-type]
+    assert PromptSettings(chat=False).chat == "off"
     with pytest.raises(ModelError, match=r"has no chat template, and prompt.chat=on requires one"):
         renderer(None, chat="on")
 
@@ -155,7 +155,7 @@ def test_variables_that_a_chat_template_refuses_or_does_not_read_are_refused() -
 def test_own_examples_come_from_a_file(tmp_path: Path) -> None:
     file = tmp_path / "examples.jsonl"
     file.write_text(f"{json.dumps(EXAMPLE | {'tests': 'unused'})}\n\n{json.dumps(EXAMPLE)}\n")
-    settings = PromptSettings(few_shot=file)  # type: ignore[arg-type]
+    settings = PromptSettings(few_shot=file)
     assert settings.num_few_shot == 2 and settings.model_dump()["few_shot"] == (EXAMPLE, EXAMPLE)
     assert "Answer:\nlet twice n =\n  2 * n\n(* END *)\n\nProblem:\n(** Greatest" in text(CHATML, few_shot=file)
     one = text(None, few_shot=str(file), num_few_shot=1)
@@ -183,7 +183,7 @@ def test_a_file_of_examples_with_a_mistake_is_refused_with_its_line(
     if content is not None:
         file.write_text(content)
     with pytest.raises(ValidationError, match=r"prompt.few_shot=") as refused:
-        PromptSettings(few_shot=str(file))  # type: ignore[arg-type]
+        PromptSettings(few_shot=str(file))
     assert message in refused.value.errors()[0]["msg"]
 
 
@@ -191,7 +191,7 @@ def test_more_examples_than_there_are_and_examples_that_no_prompt_shows_are_refu
     with pytest.raises(ValidationError, match="num_few_shot=4: the built-in examples are 3"):
         PromptSettings(num_few_shot=4)
     with pytest.raises(ValidationError, match=r"num_few_shot=2: prompt.few_shot has 1"):
-        PromptSettings(few_shot=[EXAMPLE], num_few_shot=2)  # type: ignore[arg-type]
+        PromptSettings(few_shot=[EXAMPLE], num_few_shot=2)
     with pytest.raises(ValidationError, match="shows no examples"):
         PromptSettings(template="{{ prompt }}", num_few_shot=1)
     (note,) = renderer(None, template="{{ prompt }}", system="Be brief.").notes
