@@ -12,12 +12,15 @@ from grader import lexical
 from grader.chat_tokens import CHANNEL, KNOWN_TOKENS, ChatToken, TokenKind, TokenPatterns, find_tokens
 from grader.lexical import Span
 from grader.lines import begins_with_code, first_code_line, starts_line
+from grader.thoughts import EditedText, Thought
 
+_CARRIAGE_RETURN = re.compile(r"\r\n?")
 _FENCE_LINE = re.compile(r"^[^\S\n]*(?:```|~~~)[^\n]*\n?", re.MULTILINE)
 _LINE_ENDS = re.compile(r"[ \t]*(?:\n|<|\Z)")
 _QUOTES = {'"': '"', "'": "'", "`": "`", "\u201c": "\u201d", "\u2018": "\u2019"}
 _MAX_LINE_CHARS = 200  # examined on each side of a token, on its line
 _MAX_NESTED_THOUGHTS = 30
+_MAY_PRECEDE_ANSWER = (TokenKind.STARTS_TEXT, TokenKind.ASSISTANT_TURN)  # also between a thought and the answer
 # Formats whose tags are words, and tags that became words because special tokens were dropped from the text.
 _WORD_TAGS = (
     (re.compile(r"\s*Here(?:'s| is) my thought process:"), re.compile(r"Here(?:'s| is) my response:")),
@@ -36,13 +39,14 @@ class Answer:
     text: str
     no_answer_reason: str = ""  # what was dropped (thoughts, tokens, other turns): the message if no code remains
     verbatim: str = ""  # the whole completion, if all dropped tokens may be literals or comments of its code
+    thoughts: tuple[Thought, ...] = ()  # what was dropped before the answer and within it, in order
 
 
 def with_opened_thought(tag: str, text: str) -> str:
     """Prepend the tag of a thought that the prompt left open, without changing line numbers."""
     tag = " ".join(tag.split())
-    if tag and not any(token.kind is TokenKind.OPENS_THOUGHT for token in find_tokens(tag)):
-        tag = "<think>"  # an unknown tag: the text is a thought nonetheless
+    if tag and not any(token.kind is TokenKind.OPENS_THOUGHT for token in find_tokens(f"{tag} x")):
+        tag = "<think>"  # unknown, or no tag before a word on its line: the text is a thought nonetheless
     return f"{tag} {text}" if tag else text
 
 
@@ -53,43 +57,49 @@ def find_answer(text: str, patterns: TokenPatterns = KNOWN_TOKENS) -> Answer:
         text: the completion as sampled, after ``with_opened_thought``.
         patterns: token patterns of the tokenizer that sampled it.
     """
+    edited = EditedText(text)
     if "\r" in text:
-        text = text.replace("\r\n", "\n").replace("\r", "\n")
+        edited = edited.replaced((found.start(), found.end(), "\n") for found in _CARRIAGE_RETURN.finditer(text))
     if text.startswith("\ufeff"):
-        text = " " + text[1:]
-    text = _with_tags_for_words(text)
-    tokens = find_tokens(text, patterns)
-    return _Scan(text).answer(tokens) if tokens else Answer(text)
+        edited = edited.replaced([(0, 1, " ")])
+    edited = edited.replaced(_tags_for_words(edited.text))
+    tokens = find_tokens(edited.text, patterns)
+    return _Scan(edited).answer(tokens) if tokens else Answer(edited.text)
 
 
-def _with_tags_for_words(text: str) -> str:
+def _tags_for_words(text: str) -> list[tuple[int, int, str]]:
+    """Return the replacements (start, end, tag) that turn a format whose tags are words into one with tags."""
     for opening, closing in _WORD_TAGS:
         opened = opening.match(text)
         if opened:
-            return "<think>" + closing.sub("</think>", text[opened.end() :], count=1)
+            closed = closing.search(text, opened.end())
+            return [(0, opened.end(), "<think>"), *([(*closed.span(), "</think>")] if closed else [])]
     opened = _CHANNEL.match(text)
     final = _FINAL.search(text) if opened or "final" in text else None
     if opened and (final or _CHANNEL_AND_PROSE.match(text)):
-        thought = text[opened.end() : final.start() if final else len(text)]
-        return f"<think>{thought}</think>{text[final.end() :]}" if final else f"<think>{thought}"
+        return [(0, opened.end(), "<think>"), *([(*final.span(), "</think>")] if final else [])]
     if final and (final.start() == 0 or _BEFORE_FINAL.search(text, max(0, final.start() - 2), final.start())):
-        return f"{text[: final.start()]}</think>{text[final.end() :]}"
-    return text
+        return [(*final.span(), "</think>")]
+    return []
 
 
 class _Scan:
     """One pass over the tokens of a text that decides which parts are kept."""
 
-    def __init__(self, text: str) -> None:
-        self._text = text
+    def __init__(self, edited: EditedText) -> None:
+        self._edited = edited
+        self._text = text = edited.text
         self._literals = _Literals(text)
         self._kept: list[str] = []
+        self._kept_length = 0
+        self._thoughts: list[Thought] = []
         self._decided = 0  # text[:decided] is kept or dropped already
         self._restart = 0  # text[:restart] is dropped except its newlines
         self._num_leading_lines = 0  # newlines of text[:restart]
         self._open: list[ChatToken] = []  # open thoughts, outermost first
         self._last_end = 0  # end of the previous token
         self._has_begun = False  # the text so far holds more than tokens
+        self._answer_has_begun = False  # so does the part of it that is kept
         self._in_other_turn = False
         self._acted_on: list[ChatToken] = []
         self._last_closing: dict[str, int] = {}  # opening tag in square brackets -> position of its last closing tag
@@ -98,17 +108,35 @@ class _Scan:
         """Scan the text's tokens and return the answer."""
         text, end = self._text, len(self._text)
         for token in tokens[_first_to_process(tokens) :]:
-            self._has_begun = self._has_begun or bool(text[self._last_end : token.start].strip())
+            has_text = bool(text[self._last_end : token.start].strip())
+            self._has_begun = self._has_begun or has_text
+            self._answer_has_begun = self._answer_has_begun or (has_text and not (self._open or self._in_other_turn))
             if self._is_quoted(token):
                 self._has_begun = True
+                self._answer_has_begun = self._answer_has_begun or not self._open
             elif self._in_thought(token) if self._open else self._outside_thought(token):
                 end = token.start
                 self._acted_on.append(token)
                 break
             self._last_end = token.end
         rest = text[self._decided : end]
-        self._kept.append(_newlines(rest) if self._open or self._in_other_turn else rest)
-        return Answer("\n" * self._num_leading_lines + "".join(self._kept), self._no_answer_reason(), self._verbatim())
+        if self._open or self._in_other_turn:
+            self._add_thought(self._decided, end)
+            rest = _newlines(rest)
+        answer = "".join([*self._kept, rest])
+        if self._open and not lexical.has_end_marker(answer):
+            answer = _newlines(answer)  # the model has begun to think again: it may have changed its answer
+        return Answer(
+            text="\n" * self._num_leading_lines + answer,
+            no_answer_reason=self._no_answer_reason(),
+            verbatim=self._verbatim(),
+            thoughts=self._all_thoughts(),
+        )
+
+    def _all_thoughts(self) -> tuple[Thought, ...]:
+        end, moved_by = self._restart, self._num_leading_lines
+        first = [Thought(0, self._edited.original(end), 0, self._text[:end])] if end else []
+        return (*first, *(thought._replace(at=moved_by + thought.at) for thought in self._thoughts))
 
     def _no_answer_reason(self) -> str:
         if self._open:
@@ -147,11 +175,12 @@ class _Scan:
             if closed in families:
                 del self._open[len(families) - 1 - families[::-1].index(closed) :]
             if not self._open:
+                self._add_thought(self._decided, token.end)
                 self._drop_to(token)
         elif kind is TokenKind.STARTS_ANSWER:
             self._open.clear()
             self._restart_after(token)
-        elif kind is TokenKind.ENDS_TEXT:
+        elif kind in (TokenKind.ENDS_TEXT, TokenKind.STARTS_TEXT):
             return self._open[0].family != CHANNEL and _LINE_ENDS.match(self._text, token.end) is not None
         return kind is TokenKind.OTHER_TURN
 
@@ -171,7 +200,7 @@ class _Scan:
             if self._is_at_edge(token):
                 self._keep_to(token)
                 self._drop_to(token)
-        elif self._has_begun and not self._in_other_turn:
+        elif (self._answer_has_begun if kind in _MAY_PRECEDE_ANSWER else self._has_begun) and not self._in_other_turn:
             return True
         else:
             self._drop_to(token)
@@ -179,12 +208,20 @@ class _Scan:
         return False
 
     def _keep_to(self, token: ChatToken) -> None:
-        self._kept.append(self._text[self._decided : token.start])
+        self._keep(self._text[self._decided : token.start])
         self._decided = token.start
+
+    def _keep(self, text: str) -> None:
+        self._kept.append(text)
+        self._kept_length += len(text)
+
+    def _add_thought(self, start: int, end: int) -> None:
+        original = self._edited.original
+        self._thoughts.append(Thought(original(start), original(end), self._kept_length, self._text[start:end]))
 
     def _drop_to(self, token: ChatToken) -> None:
         # The space separates the words before and after the dropped text.
-        self._kept.append(_newlines(self._text[self._decided : token.end]) + " ")
+        self._keep(_newlines(self._text[self._decided : token.end]) + " ")
         self._decided = token.end
         self._acted_on.append(token)
 
@@ -192,9 +229,10 @@ class _Scan:
         """Drop all text before the token: it was a thought or another role's turn."""
         self._num_leading_lines += self._text.count("\n", self._restart, token.end)
         self._restart = self._decided = token.end
-        self._kept = [" "]
+        self._kept, self._kept_length = [" "], 1
+        self._thoughts = []
         self._acted_on.append(token)
-        self._has_begun = self._in_other_turn = False
+        self._has_begun = self._answer_has_begun = self._in_other_turn = False
 
     def _is_tag(self, token: ChatToken) -> bool:
         """Return whether a tag in square brackets is a tag rather than a list in code."""

@@ -18,6 +18,7 @@ from grader.lexical import Kind, Span
 from grader.lines import begins_with_code, blank, first_code_line
 from grader.prose import end_of_leading_prose, start_of_trailing_prose, without_statement, without_transcript
 from grader.signature import comments
+from grader.thoughts import Thought
 
 _SPACES = dict.fromkeys(map(ord, "\u00a0\u2007\u202f\u200b\ufeff"), " ")
 
@@ -40,6 +41,7 @@ class Extraction:
     answer: str  # without thoughts, special tokens and copies of the statement's comments
     fences: tuple[Fence, ...]  # of the answer
     blocks: tuple[Block, ...]  # fenced ones, of the answer
+    thoughts: tuple[Thought, ...]  # and other text that was dropped before the answer or within it
     candidates: tuple[CandidateProgram, ...] = ()  # best first; empty: the answer holds no code
     no_code_reason: str = ""  # content of a completion without code; empty: nothing special
     verbatim: CandidateProgram | None = None  # the whole completion, compiled first: its tokens may be literals
@@ -74,7 +76,8 @@ def extract(
     statement_comments = comments(statement)
     answer = without_statement(found.text, statement_comments)
     fences = find_fences(answer)
-    extraction = Extraction(answer=answer, fences=tuple(fences), blocks=tuple(fenced_blocks(answer, fences)))
+    blocks = tuple(fenced_blocks(answer, fences))
+    extraction = Extraction(answer=answer, fences=tuple(fences), blocks=blocks, thoughts=found.thoughts)
     if is_too_long:
         # A text cut in the middle may parse by accident: the lone bracket makes it a syntax error.
         return replace(extraction, candidates=(CandidateProgram(source=f"{text}\n(", has_signature=False),))

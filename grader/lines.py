@@ -2,7 +2,7 @@
 
 The extraction reads a completion in stages, and each stage imports only earlier ones::
 
-    lexical, lines -> chat_tokens -> answer -> blocks -> prose -> extract -> quality_flags
+    lexical, lines -> chat_tokens, thoughts -> answer -> blocks -> prose -> extract -> quality_flags
 """
 
 import re

@@ -18,6 +18,7 @@ _LANGUAGE_LINE = re.compile(
     r"\s*(?:(?:ocaml|OCaml|Ocaml|OCAML)[ \t]*:?|(?:ml|caml)[ \t]*:?(?=\s*(?:let|type|module|open|exception|\(\*)\s))"
     r"[ \t]*\n(?=\s*\S)"
 )
+_SHEBANG = re.compile(r"\s*#![^\n]*")
 _INPUT = re.compile(r"(?:utop(?:\[\d+\])?[ \t]?[#>]|#) ")
 _DEFINING_INPUT = re.compile(rf"^{_INPUT.pattern}(?:let|type|module|open|exception|class)\b", re.MULTILINE)
 _REPLY = re.compile(r"^(?:val [^\n]*? = <[^\n]*|- : [^\n]*? = [^\n]*)$", re.MULTILINE)
@@ -56,8 +57,8 @@ def _is_copy(comment: str, statement_comments: Sequence[str]) -> bool:
 
 
 def without_transcript(code: str) -> str:
-    """Blank the prompts and replies of a toplevel session, and a first line that only names the language."""
-    language = _LANGUAGE_LINE.match(code)
+    """Blank the prompts and replies of a toplevel session, and a first line that names the language or its interpreter."""
+    language = _LANGUAGE_LINE.match(code) or _SHEBANG.match(code)
     if language:
         code = blank(language.group()) + code[language.end() :]
     if ("# " in code or "utop" in code) and _DEFINING_INPUT.search(code):

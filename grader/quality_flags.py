@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from grader import lexical
-from grader.blocks import Block
+from grader.blocks import Block, find_fences
 from grader.extract import CandidateProgram, Extraction
 from grader.lexical import Kind
 from grader.lines import is_prose
@@ -66,19 +66,22 @@ def text_quality(extraction: Extraction, candidate: CandidateProgram | None, *, 
         name: the name that the problem asks for.
     """
     text = extraction.answer
+    # A thought after the program, or within it, is text of the answer: its tags hide nothing from the flags.
+    late = [thought for thought in extraction.thoughts if candidate and thought.at > candidate.start]
+    late_text = "\n".join(thought.text for thought in late)
     source = candidate.source if candidate else ""
     code = lexical.without_comments(source)
     num_code_lines = lexical.num_lines(code)
     flags = {
-        "repetitive": _is_repetitive(text),
-        "mostly_prose": _is_mostly_prose(source, code, _text_around(text, candidate, extraction.blocks)),
-        "fence_spam": len(extraction.fences) > MAX_FENCE_LINES,
+        "repetitive": _is_repetitive(f"{text}\n{late_text}"),
+        "mostly_prose": _is_mostly_prose(source, code, _text_around(text, candidate, extraction.blocks) + late_text),
+        "fence_spam": len(extraction.fences) + len(find_fences(late_text)) > MAX_FENCE_LINES,
         "stub": num_code_lines <= MAX_STUB_LINES and _is_stub(source, name),
     }
     return TextQuality(
         quality_flags=tuple(flag for flag, is_set in flags.items() if is_set),
         num_code_blocks=len(extraction.blocks),
-        has_trailing_prose=_has_trailing_prose(extraction, candidate),
+        has_trailing_prose=_has_trailing_prose(extraction, candidate) or len(late_text.strip()) > MIN_TRAILING_CHARS,
         num_code_lines=num_code_lines,
     )
 

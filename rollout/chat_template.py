@@ -210,6 +210,8 @@ _PAIRS = {
     "<|channel>": "<channel|>",
     "<|inner_prefix|>": "<|inner_suffix|>",
     "<unused94>": "<unused95>",
+    "<|im_start|>think": "<|im_end|>\n<|im_start|>answer\n",
+    "<|open|>think": "<|close|>think<|sep|><|open|>response<|sep|>",
 }
 """Closing tags with another name than the opening tag, by the start of the opening tag."""
 

@@ -43,6 +43,14 @@ TAGS = [
     ("<|channel>thought\n", "<channel|>"),
     ("<unused94>thought\n", "<unused95>"),
     ("<|inner_prefix|>", "<|inner_suffix|>"),
+    ("<plan>", "</plan>"),
+    ("<self_reflection>", "</self_reflection>"),
+    ("<|startofthought|>", "<|endofthought|>"),
+    ("<\uff5cbegin\u2581of\u2581thinking\uff5c>", "<\uff5cend\u2581of\u2581thinking\uff5c>"),
+    ("<|plamo:begin_think:plamo|>", "<|plamo:end_think:plamo|>"),
+    ("<|content_thinking|>", "<|end_message|><|message_model|><|content_text|>"),
+    ("<|open|>think<|sep|>", "<|close|>think<|sep|><|open|>response<|sep|>"),
+    ("<|im_start|>think\n", "<|im_end|>\n<|im_start|>answer\n"),
     ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"),
     ("<|channel|>commentary to=functions.x <|constrain|>json<|message|>", "<|channel|>final<|message|>"),
     ("<|start|>assistant<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|message|>"),
@@ -93,7 +101,10 @@ def test_a_closing_tag_alone_ends_a_thought_that_the_prompt_opened(opening: str,
         (f"<think>a</think><think>b</think>{CODE}", CODE),
         (f"<think>a</think>{DRAFT}</think>{CODE}", CODE),
         (f"<think>a</think>\n{DRAFT}\n<think>b</think>\n</think>{CODE}", CODE),
-        (f"<think>a</think>{CODE}\n<think>{DRAFT}", CODE),
+        (f"<think>a</think>{CODE}\n<think>{DRAFT}", ""),
+        (f"{CODE}\n<think>{DRAFT}", ""),
+        (f"{CODE}\n<think>{DRAFT}</think>\n", CODE),
+        (f"{CODE}\n(* END *)\n<think>{DRAFT}", f"{CODE}\n(* END *)"),
         (f"<think>a <reflection>b</reflection> {DRAFT}", ""),
         (f"<think>a <reflection>b</think>{CODE}", CODE),
         (f"<seed:think>a<seed:cot_budget_reflect>b</seed:cot_budget_reflect>c</seed:think>{CODE}", CODE),
@@ -111,8 +122,8 @@ def test_a_closing_tag_alone_ends_a_thought_that_the_prompt_opened(opening: str,
         (f'let tag = "a <think> b </think>"\n{CODE}', f'let tag = "a <think> b </think>"\n{CODE}'),
         (f"let tag = {{|<think>|}}\n{CODE}", f"let tag = {{|<think>|}}\n{CODE}"),
         (f"(* no <think> here *)\n{CODE}", f"(* no <think> here *)\n{CODE}"),
-        (f"(* <think> {DRAFT}", "(*"),
-        (f'let tag = "<think> {DRAFT}', 'let tag = "'),
+        (f"(* <think> {DRAFT}", ""),
+        (f'let tag = "<think> {DRAFT}', ""),
         (f"let tag = {{|\n<s>\n</s>|}}\n{CODE}", f"let tag = {{|\n<s>\n</s>|}}\n{CODE}"),
         (f"let f = function [thought] -> [\n  thought] | _ -> []\n{CODE}", None),
         ("let f reason = if reason then\n  [reason]\nelse []", None),
@@ -165,12 +176,68 @@ def test_find_answer_keeps_the_expected_text(text: str, expected: str | None) ->
     assert find_answer(text).text.strip() == (text if expected is None else expected)
 
 
+TOKENS = [
+    "<\uff5cend\u2581of\u2581sentence\uff5c>", "<seed:eos>", "<[end\u2581of\u2581sentence]>", "<[fim-middle]>",
+    "<fim_middle>", "<fim-prefix>", "<|fim_suffix|>", "<file_sep>", "<|file_sep|>", "<filename>lib/a.ml\n",
+    "<issue_start>", "<|im_end|>", "<|im_sep|>", "<|eot_id|>", "<|eom|>", "<end_of_turn>", "<end_of_utterance>", "<turn|>",
+    "<eos>", "</s>", "<eoa>", "\u2581<EOT>", "<PRE>", "<|EOT|>", "<|return|>", "<|END_OF_TURN_TOKEN|>", "<|END_TEXT|>",
+    "<|end_of_role|>", "<|message_sep|>", "<|assistant_end|>", "<|endofassistant|>", "<tool_call>",
+    "<\uff5ctool\u2581calls\u2581end\uff5c>", "[e~[", "<minimax:eos>", "[|endofturn|]", "[/INST]",
+    "<|start_header_id|>user<|end_header_id|>", "<|header_start|>user<|header_end|>", "<|im_user|>user<|im_middle|>",
+    "<|user_start|>", "<start_of_turn>user\n", "<|call|>",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("token", TOKENS)
+def test_the_answer_ends_at_the_end_of_a_text_a_file_or_a_turn(token: str) -> None:
+    assert find_answer(f"{CODE}{token}{DRAFT}").text.strip() in (CODE, DRAFT)  # [/INST] starts the assistant's turn
+    assert find_answer(f"{CODE}\n{token}").text.strip() == CODE
+    assert find_answer(f'let s = "{token.strip()}"\n{CODE}').text == f'let s = "{token.strip()}"\n{CODE}'
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        "<pad>", "<unk>", "<s>", "<bos>", "<seed:bos>", "<|begin_of_text|>", "<\uff5cbegin\u2581of\u2581sentence\uff5c>",
+        "[gMASK]<sop>", "<|assistant|>", "<start_of_turn>model\n", "<|header_start|>assistant<|header_end|>\n",
+        "<|im_assistant|>assistant<|im_middle|>", "<|assistant_start|>", "<unused12>", "<extra_id_0>",
+        "<[PAD\u2581TOKEN]>",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("before", ["", "<think>a</think>"])
+def test_a_token_may_precede_the_answer(before: str, token: str) -> None:
+    assert find_answer(f"{before}{token}{CODE}").text.strip() == CODE
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "let l = [EOS]",
+        "let l = [BOS; EOS]",
+        "let l =\n  [PAD]\nlet m = 1",
+        "let f = g [MASK] x",
+        "let l = f x[EOS]",
+        "a <b> c",
+        "let f x <b> = x",
+    ],
+)
+def test_lists_that_look_like_tokens_are_code(code: str) -> None:
+    assert find_answer(f"{code}\n{CODE}").text == f"{code}\n{CODE}"
+
+
+def test_tokens_in_square_brackets_end_the_answer_behind_it() -> None:
+    for token in ("[EOS]", "[PAD]", "[SUFFIX]", "[TOOL_CALLS]", "[unused3]"):
+        for text in (f"{CODE}{token}", f"{CODE}\n{token}\n", f"```ocaml\n{CODE}{token}\n```", f"{CODE}{token}{token}"):
+            assert token not in find_answer(text).text
+
+
 def test_the_tokenizers_own_tokens_end_the_text_too() -> None:
     own = token_patterns(("<0xEOT>", "\u2581END", "</s>", ""))
     assert find_answer(f"{CODE}<0xEOT>{DRAFT}", own).text == CODE
     assert find_answer(f"{CODE}\u2581END", own).text == CODE
     assert find_answer(f'let s = "<0xEOT>"\n{CODE}<0xEOT>', own).text == f'let s = "<0xEOT>"\n{CODE}'
     assert find_answer(f"{CODE}<0xEOT>").text == f"{CODE}<0xEOT>"
+    assert find_answer(f"{CODE} [MIDDLE] {DRAFT}", token_patterns(("[MIDDLE]",))).text == f"{CODE} "
 
 
 def test_a_program_with_tokens_in_its_literals_is_kept_verbatim() -> None:

@@ -8,11 +8,13 @@ from grader.grade import Grader
 from .attacks import TEXT_ATTACKS, TWICE_ATTACKS, WORD_ATTACKS
 from .problems import SORTED, TWICE, problem
 from .shape_attacks import SHAPES
+from .thought_attacks import THOUGHT_ATTACKS
 
 ATTACKS = [
     *(pytest.param(TWICE, text, id=name) for name, text in TWICE_ATTACKS.items()),
     *(pytest.param(SORTED, text, id=name) for name, text in WORD_ATTACKS.items()),
     *(pytest.param(TWICE, text, id=name) for name, text in TEXT_ATTACKS.items()),
+    *(pytest.param(TWICE, text, id=name) for name, text in THOUGHT_ATTACKS.items()),
     *(
         pytest.param(problem(prompt, tests, shape), text, id=f"{shape}-{name}")
         for shape, (prompt, tests, _, attacks) in SHAPES.items()

@@ -223,6 +223,7 @@ UNITS = [
     "(* END *)", "A: ", "**A", "` ", "x' ", "\r\n", "\u2028", " \n", "1. ", "((((", "ignore x;", "raise (", "then ", "*)",
     "[think]", "[/think]", "</think>x", "<think>x", "x <|a|>b ", "<|channel|>analysis<|message|>", "<|channel|>final<|message|>",
     '"<s>" ', "assistantfinal", "```\n<s>\n", "<think>a<reason>",
+    "[EOS] ", "a[EOS] ", "\u2581<", "<[a]>", "<|open|>think<|sep|>", "<|im_start|>think\n", "<think>a</think>b", "<filename>a.",
 ]  # fmt: skip
 
 

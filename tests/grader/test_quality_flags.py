@@ -135,3 +135,14 @@ def test_a_completion_without_code_has_flags_too() -> None:
     )
     found = extract("\0" * 500, signature="", name="", statement="")
     assert text_quality(found, None, name="").quality_flags == ("repetitive", "mostly_prose")
+
+
+@pytest.mark.parametrize(
+    ("thought", "flag"), [(PROSE * 8, "repetitive"), (PROSE * 2, "mostly_prose"), ("```\n" * 8, "fence_spam")]
+)
+def test_the_tags_of_a_thought_after_the_code_hide_nothing_from_the_flags(thought: str, flag: str) -> None:
+    assert quality_of(f"<think>{thought}</think>\nlet f x = x * 2 + x").quality_flags == ()
+    for text in (f"let f x = x * 2 + x\n<think>{thought}</think>", f"let f x =\n<think>{thought}</think>\n x * 2 + x"):
+        found = quality_of(text)
+        assert flag in found.quality_flags
+        assert found.has_trailing_prose
