@@ -93,6 +93,7 @@ class _Scan:
         self._kept: list[str] = []
         self._kept_length = 0
         self._thoughts: list[Thought] = []
+        self._thought_start = 0  # end of the last tag that opened a thought outside thoughts
         self._decided = 0  # text[:decided] is kept or dropped already
         self._restart = 0  # text[:restart] is dropped except its newlines
         self._num_leading_lines = 0  # newlines of text[:restart]
@@ -121,7 +122,7 @@ class _Scan:
             self._last_end = token.end
         rest = text[self._decided : end]
         if self._open or self._in_other_turn:
-            self._add_thought(self._decided, end)
+            self._add_thought(end, end)
             rest = _newlines(rest)
         answer = "".join([*self._kept, rest])
         if self._open and not lexical.has_end_marker(answer):
@@ -175,7 +176,7 @@ class _Scan:
             if closed in families:
                 del self._open[len(families) - 1 - families[::-1].index(closed) :]
             if not self._open:
-                self._add_thought(self._decided, token.end)
+                self._add_thought(token.start, token.end)
                 self._drop_to(token)
         elif kind is TokenKind.STARTS_ANSWER:
             self._open.clear()
@@ -190,6 +191,7 @@ class _Scan:
         if kind is TokenKind.OPENS_THOUGHT:
             if not token.may_be_code or self._is_tag(token):
                 self._keep_to(token)
+                self._thought_start = token.end
                 self._open.append(token)
                 self._acted_on.append(token)
         elif kind in (TokenKind.CLOSES_THOUGHT, TokenKind.STARTS_ANSWER) or (
@@ -215,9 +217,10 @@ class _Scan:
         self._kept.append(text)
         self._kept_length += len(text)
 
-    def _add_thought(self, start: int, end: int) -> None:
-        original = self._edited.original
-        self._thoughts.append(Thought(original(start), original(end), self._kept_length, self._text[start:end]))
+    def _add_thought(self, closing: int, end: int) -> None:
+        """Record the thought from the last decided position on; its closing tag is ``text[closing:end]``."""
+        original, text = self._edited.original, self._text[self._thought_start : closing]
+        self._thoughts.append(Thought(original(self._decided), original(end), self._kept_length, text))
 
     def _drop_to(self, token: ChatToken) -> None:
         # The space separates the words before and after the dropped text.

@@ -73,7 +73,7 @@ def text_quality(extraction: Extraction, candidate: CandidateProgram | None, *, 
     code = lexical.without_comments(source)
     num_code_lines = lexical.num_lines(code)
     flags = {
-        "repetitive": _is_repetitive(f"{text}\n{late_text}"),
+        "repetitive": _is_repetitive(f"{text}\n{late_text}") or _is_repetitive(late_text),
         "mostly_prose": _is_mostly_prose(source, code, _text_around(text, candidate, extraction.blocks) + late_text),
         "fence_spam": len(extraction.fences) + len(find_fences(late_text)) > MAX_FENCE_LINES,
         "stub": num_code_lines <= MAX_STUB_LINES and _is_stub(source, name),

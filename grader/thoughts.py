@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 
 class Thought(NamedTuple):
-    """Text that precedes the answer or interrupts it, with its tags: a thought, or another role's turn."""
+    """Text that precedes the answer or interrupts it: a thought, or another role's turn."""
 
-    start: int  # completion[start:end]
+    start: int  # completion[start:end], tags included
     end: int
     at: int  # position in the answer where it was
-    text: str
+    text: str  # without its tags
 
 
 @dataclass(frozen=True, slots=True)
