@@ -12,6 +12,7 @@
     ├── RunFolderError      the run folder is in use, belongs to another run, or cannot be written
     ├── PromptTooLong       a prompt exceeds max_prompt_tokens
     ├── PromptIncomplete    a prompt lacks part of its problem's text
+    ├── PromptHasSolution   a prompt holds its problem's solution, as a few-shot example
     ├── SamplerError        a sampler died or refused a request
     │   └── GroupFailed     several samplers died on one group; other groups can continue
     ├── UngradableError     the machine, not the completion, failed to grade
@@ -58,6 +59,10 @@ class PromptTooLong(CaravanError):
 
 class PromptIncomplete(CaravanError):
     """A prompt lacks part of its problem's text: the chat template or the tokenizer drops it."""
+
+
+class PromptHasSolution(CaravanError):
+    """A prompt holds the solution of its problem, which is one of the few-shot examples."""
 
 
 class SamplerError(CaravanError):

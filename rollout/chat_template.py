@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from typing import Any
@@ -16,6 +17,8 @@ Message = dict[str, Any]
 SENTINEL = "let it_be_found = 7"
 NUM_PROBES = 8
 """Renderings of one conversation that must be equal; a random choice between two texts is missed once in 128 runs."""
+
+_USUAL_VARIABLES = {"messages", "add_generation_prompt", "bos_token", "eos_token", "pad_token", "unk_token", "tools"}
 
 ANOTHER_DAY = timedelta(days=400)  # another day, month and year
 
@@ -49,7 +52,6 @@ class ChatTemplate:
         self._tokenizer = tokenizer
         self._template = _default_template(tokenizer.chat_template)
         self._variables = variables
-        self._check_variables()
         self._instruction = instruction
         self._today = today
         self._header = ""  # opening of an answer, if the template omits it
@@ -57,6 +59,7 @@ class ChatTemplate:
         self.turn_end = ""  # what the template writes after an answer, up to the first space
         self._notes: list[str] = []
         self._form = self._find_form(probe)
+        self._check_variables(probe)
         try:
             self._check_repeatable(probe)
             self._complete_opening(probe)
@@ -69,14 +72,25 @@ class ChatTemplate:
                 "rollout.max_completion_tokens is the limit of both"
             )
 
-    def _check_variables(self) -> None:
+    def _check_variables(self, probe: str) -> None:
         """Raise ModelError for variables that the template does not read, which would have no effect."""
-        unread = [name for name in self._variables if not re.search(rf"\b{re.escape(name)}\b", self._template)]
-        if unread:
+        # transformers passes every name on and ignores those that the template does not use.
+        from transformers.utils.chat_template_utils import _get_template_variables
+
+        if not self._variables:
+            return
+        read = _get_template_variables(self._template)
+        if unread := [name for name in self._variables if name not in read]:
+            own = ", ".join(sorted(name for name in read if name not in _USUAL_VARIABLES)) or "none but the usual ones"
             raise ModelError(
                 f"its chat template does not read {', '.join(unread)}, and prompt.chat_template_kwargs sets it: remove it, or "
-                "correct its name"
+                f"correct its name. Variables that the template reads, or sets itself: {own}"
             )
+        with suppress(TemplateFailure):  # it may fail without a variable
+            if self._apply(self._form, probe, variables={}) == self._apply(self._form, probe):
+                self._notes.append(
+                    "prompt.chat_template_kwargs change nothing: the chat template writes the same without them"
+                )
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -98,6 +112,7 @@ class ChatTemplate:
         reply: str | None = None,
         add_generation_prompt: bool = True,
         today: date | None = None,
+        variables: Mapping[str, Any] | None = None,
     ) -> str:
         instruction = self._instruction
         joined = f"{instruction}\n\n{question}" if instruction else question
@@ -108,17 +123,17 @@ class ChatTemplate:
             {"role": role, "content": [{"type": "text", "text": text}] if form.in_parts else text}
             for role, text in texts.items()
         ]
-        variables = dict(self._variables)
+        names = dict(self._variables if variables is None else variables)
         if "strftime_now" in self._template:  # transformers' own would write the current day
             midnight = datetime.combine(today or self._today, time())
-            variables["strftime_now"] = midnight.strftime
+            names["strftime_now"] = midnight.strftime
         try:
             return self._tokenizer.apply_chat_template(
                 messages,
                 chat_template=self._template,
                 tokenize=False,
                 add_generation_prompt=add_generation_prompt,
-                **variables,
+                **names,
             )
         except Exception as error:  # noqa: BLE001 - a template is foreign code and may raise anything
             raise TemplateFailure(where_and_why(error)) from None

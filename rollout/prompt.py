@@ -6,12 +6,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 
-from cluster.errors import ModelError, PromptIncomplete, PromptTooLong
+from cluster.errors import ModelError, PromptHasSolution, PromptIncomplete, PromptTooLong
 from cluster.types import Problem, Prompt
 from rollout.chat_template import ChatTemplate
 from rollout.examples import BUILT_IN_EXAMPLES
 from rollout.prompt_settings import PromptSettings
-from rollout.prompt_template import CONTINUATION, QUESTION, PromptTemplate
+from rollout.prompt_template import CONTINUATION, END_MARKER, QUESTION, PromptTemplate
 from rollout.template_errors import TemplateFailure
 from rollout.tokenizer import (
     PromptEncoder,
@@ -30,6 +30,7 @@ class RenderedPrompts:
     prompts: Mapping[str, Prompt]  # by problem id
     too_long: Sequence[str]
     incomplete: Sequence[str]  # problems of which the chat template or the tokenizer loses text
+    with_solution: Sequence[str]  # problems that are few-shot examples
     notes: Sequence[str]  # log lines about the tokenizer and its chat template
     special_tokens: tuple[str, ...]  # tokens that completions may contain as characters
     template_hash: str
@@ -54,6 +55,7 @@ class PromptRenderer:
         """
         self._settings = settings
         self._max_prompt_tokens = max_prompt_tokens
+        self._shown = {_normalized(example.prompt) for example in settings.examples}
         is_chat = _uses_chat_template(tokenizer, settings)
         source = settings.template or (QUESTION if is_chat else CONTINUATION)
         self._template = PromptTemplate(source)
@@ -91,10 +93,11 @@ class PromptRenderer:
             ) from None
 
     def render_all(self, problems: Iterable[Problem]) -> RenderedPrompts:
-        """Render problems, and list those whose prompt is too long or incomplete."""
+        """Render problems, and list those that have no usable prompt."""
         prompts: dict[str, Prompt] = {}
         too_long: list[str] = []
         incomplete: list[str] = []
+        with_solution: list[str] = []
         for problem in problems:
             try:
                 prompts[problem.id] = self.render(problem)
@@ -102,10 +105,13 @@ class PromptRenderer:
                 too_long.append(str(error))
             except PromptIncomplete as error:
                 incomplete.append(str(error))
+            except PromptHasSolution as error:
+                with_solution.append(str(error))
         return RenderedPrompts(
             prompts=prompts,
             too_long=too_long,
             incomplete=incomplete,
+            with_solution=with_solution,
             notes=self.notes,
             special_tokens=self._special_tokens,
             template_hash=self.template_hash,
@@ -114,8 +120,11 @@ class PromptRenderer:
     def render(self, problem: Problem) -> Prompt:
         """Render a problem; prompts are never truncated.
 
-        Raises PromptTooLong for too many tokens, PromptIncomplete for a prompt without some of the problem's text.
+        Raises PromptTooLong for too many tokens, PromptIncomplete for a prompt without some of the problem's text,
+        PromptHasSolution for a problem that is a few-shot example.
         """
+        if _normalized(problem.prompt) in self._shown:
+            raise PromptHasSolution(f"problem {problem.id!r} is one of the few-shot examples, which hold its solution")
         try:
             text = self._text(problem)
         except TemplateFailure as failure:
@@ -155,6 +164,12 @@ class PromptRenderer:
         if self._chat is None and self._settings.system and "system" not in self._template.fields:
             yield "prompt.system is in no prompt: without a chat template, prompt.template is the whole text; write {{ system }}"
 
+        if "END" not in text:
+            yield (
+                f"no prompt asks for {END_MARKER}, which the structural term of the reward counts: write {{{{ end_marker }}}} in "
+                "prompt.template or the text in prompt.system"
+            )
+
     def _end_notes(self, tokenizer: Tokenizer, end_token_ids: Collection[int]) -> Iterable[str]:
         turn_end = self._chat.turn_end if self._chat else ""
         tokens = {token.content: number for number, token in tokenizer.added_tokens_decoder.items()}
@@ -193,6 +208,10 @@ def _uses_chat_template(tokenizer: Tokenizer, settings: PromptSettings) -> bool:
         why = "prompt.chat=off turns it off" if has_one else "the tokenizer has none"
         raise ModelError(f"prompt.chat_template_kwargs are variables of the chat template, and {why}: remove them")
     return is_chat
+
+
+def _normalized(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _digest(*parts: object) -> str:

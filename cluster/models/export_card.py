@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from cluster.config.config import Config, flatten
+from cluster.config.yaml_text import dump_yaml_text
 from cluster.console import standard_error
 from cluster.ledger.evaluation_result import EvaluationResult
 from cluster.ledger.run_folder import RunFolder
@@ -127,7 +128,7 @@ def _settings(config: Config, base: str) -> str:
         for key, value in flatten(config).items()
         if defaults.get(key) != value and not any(name in key for name in NOT_SHOWN)
     }
-    return str(yaml.safe_dump(changed, sort_keys=False))
+    return dump_yaml_text(changed)
 
 
 def _without_folder(value: Any) -> Any:

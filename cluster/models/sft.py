@@ -135,7 +135,8 @@ def _train(job: SftJob, view: View, dataset: Dataset, folder: SftFolder) -> int:
     if job.full:
         view.log(f"trained weights: all {num_parameters:,}")
     num_steps = job.schedule.total_steps(len(pairs))
-    with folder.opened(job.settings() | {"pairs": _fingerprint(pairs)}):
+    template_hash = next(iter(dataset.prompts.values())).template_hash
+    with folder.opened(job.settings() | {"prompt.template_hash": template_hash, "pairs": _fingerprint(pairs)}):
         checkpoint = folder.newest()
         if checkpoint is None or step_of(checkpoint) < num_steps:
             _require_space(job, folder, num_parameters=num_parameters)

@@ -72,6 +72,7 @@ def load_and_render(
     for cause, excluded in (
         ("their length", rendered.too_long),
         ("incomplete prompts", rendered.incomplete),
+        ("being few-shot examples", rendered.with_solution),
     ):
         if excluded:
             more = f"; and {len(excluded) - 3} more" if len(excluded) > 3 else ""
@@ -80,7 +81,9 @@ def load_and_render(
     if not problems:
         if rendered.incomplete:
             raise ModelError(f"model.path={config.model.path} has no prompt for any problem: {rendered.incomplete[0]}")
-        raise DatasetError(f"no problem of {config.data.dataset} fits rollout.max_prompt_tokens")
+        if rendered.too_long:
+            raise DatasetError(f"no problem of {config.data.dataset} fits rollout.max_prompt_tokens")
+        raise DatasetError(f"{config.data.dataset} has no problem that is not an example of prompt.few_shot")
     return RenderedProblems(
         loaded=loaded.problems,
         problems=problems,

@@ -143,13 +143,23 @@ def test_variables_that_a_chat_template_refuses_or_does_not_read_are_refused() -
     assert renderer(REASONING, chat_template_kwargs={"reasoning_effort": "low"}).render(GCD)
     with pytest.raises(ModelError, match=r"with prompt.chat_template_kwargs=.*: TemplateError: no such effort"):
         renderer(REASONING, chat_template_kwargs={"reasoning_effort": "lo"})
-    with pytest.raises(ModelError, match="does not read enable_thinkin, and"):
+    with pytest.raises(ModelError, match=r"does not read enable_thinkin, and.*itself: enable_thinking$"):
         renderer(made.QWEN3, chat_template_kwargs={"enable_thinkin": False})
     for template, chat in ((None, "auto"), (made.QWEN3, "off")):
         with pytest.raises(ModelError, match="are variables of the chat template, and"):
             renderer(template, chat=chat, chat_template_kwargs={"enable_thinking": False})
     with pytest.raises(ValidationError, match="Caravan sets add_generation_prompt, strftime_now itself"):
         PromptSettings(chat_template_kwargs={"add_generation_prompt": False, "strftime_now": 1})
+
+
+def test_settings_without_effect_are_logged() -> None:
+    (note,) = renderer(made.QWEN3, chat_template_kwargs={"enable_thinking": True}).notes
+    assert "change nothing" in note
+    assert renderer(made.QWEN3, chat_template_kwargs={"enable_thinking": False}).notes == ()
+    (note,) = renderer(CHATML, system="Be brief.").notes
+    assert "no prompt asks for (* END *)" in note
+    assert renderer(CHATML, system="Be brief.", template="{{ prompt }}\nEnd with {{ end_marker }}").notes == ()
+    assert renderer(None, template="{{ prompt }}", num_few_shot=0, system="Be brief. END").notes != ()
 
 
 def test_own_examples_come_from_a_file(tmp_path: Path) -> None:
@@ -163,6 +173,13 @@ def test_own_examples_come_from_a_file(tmp_path: Path) -> None:
         one.endswith(f"(** Twice n. *)\nlet twice n =\n  2 * n\n(* END *)\n\n{GCD.prompt}\n")
         and one.count("twice") == 1
     )
+
+
+def test_a_problem_that_is_an_example_has_no_prompt() -> None:
+    own = [EXAMPLE, {"prompt": GCD.prompt.replace("\n", "  \n"), "solution": GCD.solution}]
+    (line,) = renderer(CHATML, few_shot=own).render_all([GCD]).with_solution
+    assert "'gcd' is one of the few-shot examples" in line
+    assert renderer(CHATML, few_shot=own, num_few_shot=1).render_all([GCD]).prompts
 
 
 @pytest.mark.parametrize(
@@ -194,8 +211,7 @@ def test_more_examples_than_there_are_and_examples_that_no_prompt_shows_are_refu
         PromptSettings(few_shot=[EXAMPLE], num_few_shot=2)
     with pytest.raises(ValidationError, match="shows no examples"):
         PromptSettings(template="{{ prompt }}", num_few_shot=1)
-    (note,) = renderer(None, template="{{ prompt }}", system="Be brief.").notes
-    assert "prompt.system is in no prompt" in note
+    assert "prompt.system is in no prompt" in renderer(None, template="{{ prompt }}", system="Be brief.").notes[0]
 
 
 @pytest.mark.parametrize("template", [None, "{{ bos_token }}" + CHATML, CHATML])
