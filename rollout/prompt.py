@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -31,6 +32,7 @@ class RenderedPrompts:
     too_long: Sequence[str]
     incomplete: Sequence[str]  # problems of which the chat template or the tokenizer loses text
     with_solution: Sequence[str]  # problems that are few-shot examples
+    with_special_tokens: Sequence[str]  # problems whose own text has special tokens; they have a prompt
     notes: Sequence[str]  # log lines about the tokenizer and its chat template
     special_tokens: tuple[str, ...]  # tokens that completions may contain as characters
     template_hash: str
@@ -98,7 +100,11 @@ class PromptRenderer:
         too_long: list[str] = []
         incomplete: list[str] = []
         with_solution: list[str] = []
+        special = re.compile("|".join(map(re.escape, self._special_tokens)) or "(?!)")
+        with_special_tokens: list[str] = []
         for problem in problems:
+            if found := special.search(problem.prompt):
+                with_special_tokens.append(f"{found.group()} in problem {problem.id!r}")
             try:
                 prompts[problem.id] = self.render(problem)
             except PromptTooLong as error:
@@ -112,6 +118,7 @@ class PromptRenderer:
             too_long=too_long,
             incomplete=incomplete,
             with_solution=with_solution,
+            with_special_tokens=with_special_tokens,
             notes=self.notes,
             special_tokens=self._special_tokens,
             template_hash=self.template_hash,

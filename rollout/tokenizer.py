@@ -139,6 +139,8 @@ def keeps(text: str, part: str) -> bool:
 
 
 def _contains_normalized(text: str, part: str, normal: Callable[[str], str]) -> bool:
+    if part in text:
+        return True
     whole = normal(text)
     if normal(part) in whole:
         return True

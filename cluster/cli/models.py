@@ -140,8 +140,8 @@ OUT/sft.log has a line per step. Checkpoints are in OUT/training until the model
 the command after Ctrl-C, a crash or a full disk resumes from the newest checkpoint, with the same result as without interruption.
 
 On the CPU, models of 20 million parameters or more are trained with one thread per usable core, and smaller models with a single
-thread; learner.num_threads overrides this. These settings apply: model, data, the prompt settings of rollout, and the learner's
-lora, dtype, gpus, num_threads and gradient_checkpointing.
+thread; learner.num_threads overrides this. These settings apply: model, data, prompt, rollout.max_prompt_tokens, and the lora,
+dtype, gpus, num_threads and gradient_checkpointing of the learner.
 
 {CONFIG_HELP}
 

@@ -77,6 +77,11 @@ def load_and_render(
         if excluded:
             more = f"; and {len(excluded) - 3} more" if len(excluded) > 3 else ""
             view.warn(f"{len(excluded)} problems excluded for {cause}: {'; '.join(excluded[:3])}{more}")
+    if special := rendered.with_special_tokens:
+        more = f"; and {len(special) - 3} more" if len(special) > 3 else ""
+        view.warn(
+            f"the tokenizer reads text of {len(special)} problems as special tokens: {'; '.join(special[:3])}{more}"
+        )
     problems = tuple(problem for problem in loaded.problems if problem.id in rendered.prompts)
     if not problems:
         if rendered.incomplete:

@@ -1,6 +1,7 @@
 """The ``prompt`` section: instruction, templates, chat templates with variables, and examples of a file."""
 
 import json
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -173,6 +174,13 @@ def test_own_examples_come_from_a_file(tmp_path: Path) -> None:
         one.endswith(f"(** Twice n. *)\nlet twice n =\n  2 * n\n(* END *)\n\n{GCD.prompt}\n")
         and one.count("twice") == 1
     )
+
+
+def test_special_tokens_in_the_text_of_a_problem_are_reported() -> None:
+    marked = replace(GCD, id="html", statement="(** Wrap a text in <s> and </s>. *)")
+    rendered = renderer(CHATML).render_all([GCD, marked])
+    assert len(rendered.prompts) == 2
+    assert rendered.with_special_tokens == ["<s> in problem 'html'"]
 
 
 def test_a_problem_that_is_an_example_has_no_prompt() -> None:
