@@ -35,3 +35,14 @@ THOUGHT_CLOSING = re.compile(
     re.IGNORECASE,
 )
 """Tags that close a thought."""
+
+_MARK_OF_THOUGHT = re.compile(
+    rf"<(?:[/|\\\uff5c<\[]|[ ]?{ELEMENT_NAME}|unused9|channel|start_of_turn|tool_)|&lt;|\u25c1"
+    rf"|\[/?(?:{THOUGHT_NAME}|INST|\|assistant)|analysis|commentary|final|thought process|Thinking\.\.\.",
+    re.IGNORECASE,
+)
+
+
+def may_hold_thought(text: str) -> bool:
+    """Return False if a completion's text certainly holds no thought and no turn of another role."""
+    return _MARK_OF_THOUGHT.search(text) is not None

@@ -173,6 +173,9 @@ class Completion:
     seconds: float  # time in the engine, from the request to the last token
     temperature: float | None = None  # sampling temperature; None: the run's
     opened_thought: str = ""  # the prompt's: the text starts inside that thought
+    token_ends: tuple[
+        int, ...
+    ] = ()  # [T], position in the text where each token ends; empty: the text holds no thought
 
     @property
     def token_versions(self) -> tuple[int, ...]:
@@ -208,6 +211,7 @@ class Facts:
     quality_flags: tuple[str, ...] = ()  # low quality: "repetitive", "mostly_prose", "fence_spam", "stub"
     num_code_blocks: int = 0  # fenced blocks in the completion
     has_trailing_prose: bool = False  # text after the code
+    num_thought_tokens: int | None = 0  # tokens before and within the answer that are no part of it; None: unknown
     diagnostics: str = ""  # compiler or run-time messages, bounded to a few KiB
     seconds: Mapping[str, float] = field(default_factory=dict)  # wall seconds by stage: {"compile": 0.02, "run": 0.01}
 

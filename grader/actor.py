@@ -1,5 +1,7 @@
 """One grader as a Ray actor."""
 
+from collections.abc import Sequence
+
 from cluster.actors.gpus import hide_gpus
 from cluster.types import FinishReason, Grade, Problem
 from grader.audit import unsolvable_causes
@@ -21,9 +23,16 @@ class GraderActor:
         self._grader = Grader(self._settings, special_tokens=self._special_tokens)
         return self._grader.sandbox.describe()
 
-    def grade(self, problem: Problem, text: str, finish_reason: FinishReason, opened_thought: str = "") -> Grade:
-        """Grade one completion; ``opened_thought`` is the thought tag that its prompt ends with. Raises UngradableError."""
-        return self._started().grade(problem, text, finish_reason, opened_thought)
+    def grade(
+        self,
+        problem: Problem,
+        text: str,
+        finish_reason: FinishReason,
+        opened_thought: str = "",
+        token_ends: Sequence[int] = (),
+    ) -> Grade:
+        """Grade one completion as Grader.grade does; raises UngradableError."""
+        return self._started().grade(problem, text, finish_reason, opened_thought, token_ends)
 
     def unsolvable_causes(self, problem: Problem) -> tuple[str, ...]:
         """Return the reasons why no solution can pass a problem; empty if none is known. Raises UngradableError."""

@@ -57,7 +57,7 @@ def grade_file(
     """Grade the rows of a JSONL file and write the results to another one.
 
     Args:
-        in_path: rows ``{id, prompt, tests, completion[, finish_reason]}``; ids may repeat, blank lines are skipped.
+        in_path: rows ``{id, prompt, tests, completion[, finish_reason][, ...]}``; ids may repeat, blank lines are skipped.
         out_path: overwritten with one row per graded row, in input order.
         settings: limits, sandbox and reward.
         num_workers: OCaml workers; by default one per core.
@@ -77,14 +77,15 @@ def grade_file(
     total = _count_rows(in_path)
     if total == 0:
         raise DatasetError(f"{in_path} holds no rows: each line must be one completion")
-    min_code_lines = profile_of(settings).min_code_lines
+    profile = profile_of(settings)
     graders = GraderThreads(settings, num_workers)
     on_start(graders.sandbox.describe())
     summary = GradingSummary()
     try:
         with _opened(in_path, "r") as source, _opened(out_path, "w") as target:
-            for done, outcome in enumerate(_graded(source, graders, settings.attempts), start=1):
-                _record(outcome, target, summary, min_code_lines, on_error)
+            graded = _graded(source, graders, settings.attempts, profile.depends_on_thoughts)
+            for done, outcome in enumerate(graded, start=1):
+                _record(outcome, target, summary, profile.min_code_lines, on_error)
                 on_progress(done, total)
     except KeyboardInterrupt:
         summary.interrupted = True
@@ -134,19 +135,27 @@ class _RowOutcome:
     ungradable: str = ""
 
 
-def _graded(source: TextIO, graders: GraderThreads, attempts: int) -> Iterator[_RowOutcome]:
-    """Grade the lines of a file and yield them in the file's order."""
+def _graded(source: TextIO, graders: GraderThreads, attempts: int, needs_tokens: bool) -> Iterator[_RowOutcome]:
+    """Grade the lines of a file and yield them in the file's order.
+
+    ``needs_tokens``: the reward depends on the number of thought tokens, which a row without ``num_tokens`` does not tell.
+    """
     lines = ((line, text) for line, text in enumerate(source, start=1) if text.strip())
-    return graders.in_order(lines, lambda grader, numbered: _grade_line(grader, *numbered, attempts))
+    return graders.in_order(lines, lambda grader, numbered: _grade_line(grader, *numbered, attempts, needs_tokens))
 
 
-def _grade_line(grader: Grader, line: int, text: str, attempts: int) -> _RowOutcome:
+def _grade_line(grader: Grader, line: int, text: str, attempts: int, needs_tokens: bool) -> _RowOutcome:
     try:
         row = parse_row(text, line=line)
+        if needs_tokens and row.num_tokens is None:
+            raise MalformedRow(
+                "num_tokens is missing: thought_tokens of --reward need the number of the completion's tokens"
+            )
     except MalformedRow as error:
         return _RowOutcome(line, None, None, malformed=str(error))
     grade = with_retries(
-        attempts, lambda: grader.grade(row.problem, row.completion, row.finish_reason, row.opened_thought)
+        attempts,
+        lambda: grader.grade(row.problem, row.completion, row.finish_reason, row.opened_thought, row.token_ends),
     )
     if isinstance(grade, UngradableError):
         return _RowOutcome(line, row, None, ungradable=str(grade))

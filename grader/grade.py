@@ -24,6 +24,7 @@ from grader.reward import profile_of, score
 from grader.sandbox import Sandbox
 from grader.settings import GraderSettings
 from grader.signature import defined_name
+from grader.thoughts import num_thought_tokens
 from grader.toolchain import Toolchain, prepare_toolchain
 from grader.worker import Worker
 
@@ -59,14 +60,29 @@ class Grader:
         self._num_graded = 0  # completions graded by the current processes
         self._inspections: dict[tuple[str, str, bool], Inspection] = {}
 
-    def grade(self, problem: Problem, text: str, finish_reason: FinishReason, opened_thought: str = "") -> Grade:
-        """Grade one completion's text; ``opened_thought`` is the tag of a thought that its prompt left open.
+    def grade(
+        self,
+        problem: Problem,
+        text: str,
+        finish_reason: FinishReason,
+        opened_thought: str = "",
+        token_ends: Sequence[int] = (),
+    ) -> Grade:
+        """Grade one completion's text.
+
+        Args:
+            problem: what the completion has to solve.
+            text: the completion as sampled.
+            finish_reason: why it ended.
+            opened_thought: tag of a thought that its prompt left open.
+            token_ends: position in ``text`` where each token ends; empty: unknown, so that a thought's tokens are not counted.
 
         Raises UngradableError (StartFailed included) if the machine, not the completion, failed; the next call starts fresh
         processes.
         """
-        text = with_opened_thought(opened_thought, text)
-        facts = self._close_on_error(problem, "graded", lambda: self._observe(problem, text, finish_reason))
+        read = with_opened_thought(opened_thought, text)
+        ends = [len(read) - len(text) + end for end in token_ends]
+        facts = self._close_on_error(problem, "graded", lambda: self._observe(problem, read, finish_reason, ends))
         self._num_graded += 1
         if self._num_graded >= self._settings.jobs_per_worker:
             self.close()
@@ -99,7 +115,7 @@ class Grader:
             self.close()
             raise UngradableError(f"problem {problem.id!r} could not be {done}: {error}") from error
 
-    def _observe(self, problem: Problem, text: str, finish_reason: FinishReason) -> Facts:
+    def _observe(self, problem: Problem, text: str, finish_reason: FinishReason, token_ends: Sequence[int]) -> Facts:
         seconds: dict[str, float] = {}
         name = defined_name(problem.signature)
         with _timed(seconds, "extract"):
@@ -114,6 +130,8 @@ class Grader:
         with _timed(seconds, "compile"):
             compiled, candidate = self._compile(problem, extraction)
             compiled = _no_code_if_other_language(compiled, extraction, name)
+        if candidate and candidate is extraction.verbatim:
+            extraction = replace(extraction, thoughts=())  # their tags are in literals or comments of the program
         verdict, asserts, messages = _without_run(compiled, candidate, extraction.no_code_reason)
         if compiled.blob:
             with _timed(seconds, "run"):
@@ -136,6 +154,7 @@ class Grader:
             quality_flags=quality.quality_flags,
             num_code_blocks=quality.num_code_blocks,
             has_trailing_prose=quality.has_trailing_prose,
+            num_thought_tokens=num_thought_tokens(extraction.thoughts, token_ends),
             diagnostics=_cut("\n".join([*map(_described, errors), *messages]), self._settings.diagnostics_bytes),
             seconds=seconds,
         )

@@ -178,7 +178,7 @@ class RayGraderPool:
     async def _grade_once(self, problem: Problem, completion: Completion) -> Grade:
         grade: Grade = await self._with_retries(
             lambda actor: actor.grade.remote(
-                problem, completion.text, completion.finish_reason, completion.opened_thought
+                problem, completion.text, completion.finish_reason, completion.opened_thought, completion.token_ends
             ),
             f"completion {completion.id!r}",
             "grading a completion",
@@ -236,7 +236,8 @@ class RayGraderPool:
 def _key(problem: Problem, completion: Completion) -> bytes:
     digest = hashlib.blake2b(digest_size=16)
     answer = (completion.finish_reason, completion.opened_thought, completion.text)
-    parts = (problem.id, problem.prompt, problem.tests, *answer)
+    tokens = ",".join(map(str, completion.token_ends))  # one text can be sampled as different tokens
+    parts = (problem.id, problem.prompt, problem.tests, *answer, tokens)
     for part in parts:
         encoded = part.encode(errors="surrogatepass")
         digest.update(len(encoded).to_bytes(8, "big") + encoded)

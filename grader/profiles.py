@@ -33,10 +33,17 @@ class RewardProfile:
     min_code_lines: int = 0  # a shorter program gets reward 0
     runaway_multiplier: float = 1.0  # if truncated at the length limit without an END marker
     degenerate_multiplier: float = 1.0  # if the completion has a low-quality flag
+    thought_token_cap: int | None = None  # a completion with more thought tokens gets reward 0
+    thought_token_price: float = 0.0  # subtracted for each 1,000 thought tokens; the reward is at least 0
     style: StylePenalty | None = None
     shown_assert_weight: float = (
         1.0  # weight of an assert that an example in the statement covers; other asserts have weight 1
     )
+
+    @property
+    def depends_on_thoughts(self) -> bool:
+        """True if the number of thought tokens changes rewards."""
+        return self.thought_token_cap is not None or self.thought_token_price > 0
 
 
 # The default is the reward of the baseline analysis A of 2025-12-10: 5% END marker, 20% types by error count, 10% compilation,

@@ -7,7 +7,8 @@ Rules of every profile:
 - tests count only if solution and tests compile together;
 - a program shorter than ``min_code_lines`` gets reward 0; its terms are still reported;
 - the style penalty is subtracted from the sum of the terms, only if every assert holds; then the multipliers apply, for a
-  completion truncated without END marker (at the length limit) and for one with a low-quality flag, or both.
+  completion truncated without END marker (at the length limit) and for one with a low-quality flag, or both;
+- thought tokens only lower a reward: their price is subtracted last, down to 0, and above their cap the reward is 0.
 """
 
 from collections.abc import Sequence
@@ -85,6 +86,10 @@ def _after_penalties(facts: Facts, terms: RewardTerms, profile: RewardProfile) -
         total *= profile.runaway_multiplier
     if facts.quality_flags:
         total *= profile.degenerate_multiplier
+    num_thought_tokens = facts.num_thought_tokens or 0
+    if profile.thought_token_cap is not None and num_thought_tokens > profile.thought_token_cap:
+        return 0.0
+    total -= profile.thought_token_price * num_thought_tokens / 1000
     return min(max(round(total, 6), 0.0), 1.0)
 
 
@@ -104,7 +109,7 @@ def profile_of(settings: GraderSettings) -> RewardProfile:
     A weight scales the profile's table, which keeps the ratios between its entries; a table of zeros is replaced by that of
     the default profile. Raises ConfigError for an unknown profile and for weights that add up to 0 or more than 1.
     """
-    profile, weights = profile_named(settings.reward), settings.weights
+    profile, weights, thoughts = profile_named(settings.reward), settings.weights, settings.thought_tokens
     default = PROFILES[DEFAULT_PROFILE]
     compilation = (profile.compiles, profile.only_type_checks, profile.only_parses)
     compiles, only_type_checks, only_parses = _scaled(
@@ -126,6 +131,8 @@ def profile_of(settings: GraderSettings) -> RewardProfile:
         runaway_multiplier=_setting_or(settings.runaway_multiplier, profile.runaway_multiplier),
         degenerate_multiplier=_setting_or(settings.degenerate_multiplier, profile.degenerate_multiplier),
         shown_assert_weight=_setting_or(settings.shown_assert_weight, profile.shown_assert_weight),
+        thought_token_cap=profile.thought_token_cap if thoughts.cap is None else thoughts.cap,
+        thought_token_price=_setting_or(thoughts.price, profile.thought_token_price),
     )
 
 

@@ -8,15 +8,16 @@ from pydantic import ValidationError
 from cluster.errors import ConfigError
 from grader.profiles import profile_named
 from grader.reward import profile_of
-from grader.settings import GraderSettings, WeightSettings
+from grader.settings import GraderSettings, ThoughtTokenSettings, WeightSettings
 
 WEIGHTS = tuple(WeightSettings.model_fields)
 OVERRIDES = ("min_code_lines", "runaway_multiplier", "degenerate_multiplier", "shown_assert_weight")
-KEYS = (*WEIGHTS, *OVERRIDES)
+SECTIONS = ("weights", "thought_tokens")
+KEYS = (*WEIGHTS, *OVERRIDES, *(f"thought_tokens.{name}" for name in ThoughtTokenSettings.model_fields))
 
 
 def parse_reward_option(text: str) -> dict[str, Any]:
-    """Parse the option to GraderSettings fields: ``reward`` if it has a NAME, ``weights`` and overrides as numbers.
+    """Parse the option to GraderSettings fields: ``reward`` if it has a NAME, sections and overrides as numbers.
 
     Raises ConfigError for an unknown name or key, a key given twice, and a value out of range.
     """
@@ -38,7 +39,8 @@ def parse_reward_option(text: str) -> dict[str, Any]:
         if key in given:
             raise ConfigError(f"--reward: {key} is given twice")
         given.add(key)
-        (tree.setdefault("weights", {}) if key in WEIGHTS else tree)[key] = value
+        section, _, name = f"weights.{key}".rpartition(".") if key in WEIGHTS else key.rpartition(".")
+        (tree.setdefault(section, {}) if section else tree)[name] = value
     return _checked(tree).model_dump(exclude_unset=True)
 
 
@@ -50,8 +52,9 @@ def with_reward_option(text: str, settings: GraderSettings) -> GraderSettings:
     given = parse_reward_option(text)
     kept = settings.model_dump()
     if "reward" in given:
-        kept = {key: value for key, value in kept.items() if key not in ("weights", *OVERRIDES)}
-    changed = _checked({**kept, **given, "weights": {**kept.get("weights", {}), **given.get("weights", {})}})
+        kept = {key: value for key, value in kept.items() if key not in (*SECTIONS, *OVERRIDES)}
+    sections = {name: {**kept.get(name, {}), **given.get(name, {})} for name in SECTIONS}
+    changed = _checked({**kept, **given, **sections})
     try:
         profile_of(changed)
     except ConfigError as error:

@@ -31,6 +31,10 @@ _STOP = frozenset(
 )  # fmt: skip
 
 
+MAX_TOKENS = 10_000_000
+"""Largest number of tokens of a completion."""
+
+
 class MalformedRow(Exception):
     """A row that cannot be graded; the message gives the reason."""
 
@@ -45,10 +49,17 @@ class Row:
     completion: str
     finish_reason: FinishReason
     opened_thought: str = ""  # tag of a thought that the prompt left open; empty: none
+    num_tokens: int | None = None  # of the completion; None: unknown
+
+    @property
+    def token_ends(self) -> tuple[int, ...]:
+        """Position in the completion where each token ends, estimated: tokens of equal length."""
+        length, number = len(self.completion), self.num_tokens or 0
+        return tuple(length * (index + 1) // number for index in range(number))
 
 
 def parse_row(text: str, *, line: int) -> Row:
-    """Parse ``{id, prompt, tests, completion[, finish_reason][, opened_thought]}``; raises MalformedRow."""
+    """Parse ``{id, prompt, tests, completion[, finish_reason][, opened_thought][, num_tokens]}``; raises MalformedRow."""
     try:
         row = json.loads(text)
     except (ValueError, RecursionError) as error:  # ValueError: not JSON, or a number of thousands of digits
@@ -73,6 +84,9 @@ def parse_row(text: str, *, line: int) -> Row:
     opened_thought = row.get("opened_thought") or ""
     if not isinstance(opened_thought, str):
         raise MalformedRow("opened_thought is not a string (the tag that the prompt ends with, such as <think>)")
+    num_tokens = row.get("num_tokens")
+    if num_tokens is not None and not (type(num_tokens) is int and 0 <= num_tokens <= MAX_TOKENS):
+        raise MalformedRow(f"num_tokens is {num_tokens!r}: write the number of tokens of the completion")
     return Row(
         line=line,
         id=problem_id,
@@ -80,6 +94,7 @@ def parse_row(text: str, *, line: int) -> Row:
         completion=completion,
         finish_reason=finish_reason,
         opened_thought=opened_thought.strip() or opened_at_its_end,
+        num_tokens=num_tokens,
     )
 
 
@@ -144,5 +159,6 @@ def result_row(row: Row, grade: Grade) -> dict[str, Any]:
         "hit_length_limit": facts.hit_length_limit,
         "num_code_lines": facts.num_code_lines,
         "degenerate": list(facts.quality_flags),
+        "thought_tokens": facts.num_thought_tokens,
         "seconds": {stage: round(seconds, 6) for stage, seconds in facts.seconds.items()},
     }

@@ -30,6 +30,22 @@ class WeightSettings(BaseModel):
     )
 
 
+class ThoughtTokenSettings(BaseModel):
+    """Effect of the tokens of a completion's thoughts on its reward; it only lowers rewards."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cap: Annotated[int | None, Trait.CHANGEABLE] = Field(
+        default=None, ge=0, description="a completion with more tokens in its thoughts gets reward 0; null: no cap"
+    )
+    price: Annotated[float | None, Trait.CHANGEABLE] = Field(
+        default=None,
+        ge=0,
+        le=1000,
+        description="subtracted from the reward, down to 0, for each 1,000 tokens in thoughts",
+    )
+
+
 class GraderSettings(BaseModel):
     """Settings of grading: workers, limits, sandbox and reward."""
 
@@ -82,6 +98,7 @@ class GraderSettings(BaseModel):
         le=1,
         description="weight of an assert that is covered by an example of the statement; any other weighs 1",
     )
+    thought_tokens: ThoughtTokenSettings = ThoughtTokenSettings()
     compile_cpu_seconds: float = Field(default=2.0, gt=0, le=600, description="CPU seconds to parse, check and compile")
     assert_cpu_seconds: float = Field(
         default=1.0,

@@ -15,7 +15,7 @@ from cluster.types import FinishReason, ProbePrompt, Sampling, VersionSpan
 from rollout.engine_errors import processes_log_to, root_cause
 from rollout.environment import engine_arguments, environment_variables, folder_variables
 from rollout.model import check_model, one_line
-from rollout.patches import skip_logprob_texts
+from rollout.patches import record_token_ends, skip_logprob_texts
 from rollout.settings import RolloutSettings
 from rollout.weight_sync import Adapter, BoundAdapter
 from rollout.weight_sync_modes import BASE_VERSION, weight_sync_mode
@@ -45,6 +45,7 @@ class Sampled:
     token_ids: tuple[int, ...]  # [T]
     logprobs: tuple[float, ...]  # [T]
     text: str
+    token_ends: tuple[int, ...]  # [T], position in the text where each token ends
     finish_reason: FinishReason
     spans: tuple[VersionSpan, ...]  # labels of Engine.exchange; their lengths sum to T
     seconds: float
@@ -80,6 +81,7 @@ class Engine:
         from vllm.v1.engine.async_llm import AsyncLLM
 
         skip_logprob_texts()
+        record_token_ends()
         causes = sockets / f"engine-{uuid4().hex}.causes"
         try:
             with processes_log_to(causes, variables["VLLM_LOGGING_LEVEL"]):
@@ -129,10 +131,12 @@ class Engine:
         completion = output.outputs[0]
         if completion.finish_reason not in tuple(FinishReason):
             raise SamplerError(f"the engine aborted {request_id}: {completion.finish_reason}")
+        num_tokens = len(completion.token_ids)
         sampled = Sampled(
             token_ids=tuple(completion.token_ids),
             logprobs=tuple(completion.logprobs.logprobs),
             text=completion.text,
+            token_ends=tuple(min(end, len(completion.text)) for end in completion.token_ends[:num_tokens]),
             finish_reason=FinishReason(completion.finish_reason),
             spans=tuple(
                 VersionSpan(policy_version=int(span.version), num_tokens=span.end - span.start)
@@ -142,10 +146,12 @@ class Engine:
             seconds=time.monotonic() - begin,
         )
         num_in_spans = sum(span.num_tokens for span in sampled.spans)
-        if tuple(completion.logprobs.token_ids) != sampled.token_ids or num_in_spans != len(sampled.token_ids):
+        counts = {num_tokens, num_in_spans, len(sampled.token_ends)}
+        if tuple(completion.logprobs.token_ids) != sampled.token_ids or len(counts) > 1:
             raise SamplerError(
-                f"{request_id} returned {len(sampled.token_ids)} tokens, {len(sampled.logprobs)} log-probabilities "
-                f"and versions of {num_in_spans} tokens: the installed vLLM is not the pinned version"
+                f"{request_id} returned {num_tokens} tokens, {len(sampled.logprobs)} log-probabilities, "
+                f"{len(sampled.token_ends)} positions in the text and versions of {num_in_spans} tokens: the installed vLLM is "
+                "not the pinned version"
             )
         return sampled
 

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 
 from cluster.actors.dispatcher import Dispatcher, Worker
 from cluster.errors import GroupFailed, SamplerError
+from cluster.thought_tags import may_hold_thought
 from cluster.types import (
     Completion,
     FinishReason,
@@ -123,6 +124,7 @@ class FakeSamplerPool:
         tokens = self._complete(request, index, version).encode()
         limit = request.sampling.max_completion_tokens
         spans = self._spans(len(tokens[:limit]), version, begin, seconds) if self._in_flight else ()
+        text, opened_thought = tokens[:limit].decode(errors="ignore"), request.prompt.opened_thought
         return Completion(
             id=f"{request.group_id}-c{index}",
             group_id=request.group_id,
@@ -131,13 +133,14 @@ class FakeSamplerPool:
             prompt_ids=request.prompt.token_ids,
             token_ids=tuple(tokens[:limit]),
             sampler_logprobs=(LOGPROB,) * len(tokens[:limit]),
-            text=tokens[:limit].decode(errors="ignore"),
+            text=text,
             finish_reason=FinishReason.LENGTH if len(tokens) > limit else FinishReason.STOP,
             policy_version=spans[-1].policy_version if spans else version,
             version_spans=spans if len(spans) > 1 else (),
             seconds=seconds,
             temperature=request.sampling.temperature,
-            opened_thought=request.prompt.opened_thought,
+            opened_thought=opened_thought,
+            token_ends=_token_ends(tokens[:limit]) if opened_thought or may_hold_thought(text) else (),
         )
 
     def _spans(self, num_tokens: int, version: int, begin: float, seconds: float) -> tuple[VersionSpan, ...]:
@@ -151,3 +154,7 @@ class FakeSamplerPool:
             for number, start, end in zip(versions, starts, ends, strict=True)
             if end > start
         )
+
+
+def _token_ends(tokens: bytes) -> tuple[int, ...]:
+    return tuple(len(tokens[: end + 1].decode(errors="ignore")) for end in range(len(tokens)))

@@ -1,5 +1,7 @@
 """Patches of vLLM, each with its reason."""
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any, cast
 
 
@@ -17,6 +19,35 @@ def skip_logprob_texts() -> None:
             return cast("WithoutText", super().from_new_request(None, request))
 
     output_processor.LogprobsProcessor = WithoutText
+
+
+@cache
+def record_token_ends() -> None:
+    """Patch vLLM to return the position in the text where each token ends, as ``token_ends`` of a completion.
+
+    vLLM computes these positions for its stop strings and drops them; to decode the tokens again would cost as much CPU time.
+    """
+    from vllm.v1.engine import detokenizer, output_processor
+
+    for decoder in (detokenizer.FastIncrementalDetokenizer, detokenizer.SlowIncrementalDetokenizer):
+        decoder.decode_next = _recording(decoder.decode_next)
+    new_output = output_processor.RequestState._new_completion_output
+
+    def with_ends(self: Any, *args: Any) -> Any:
+        output = new_output(self, *args)
+        output.token_ends = getattr(self.detokenizer, "token_ends", [])
+        return output
+
+    output_processor.RequestState._new_completion_output = with_ends
+
+
+def _recording(decode_next: Callable[[Any, int], str]) -> Callable[[Any, int], str]:
+    def recorded(self: Any, next_token_id: int) -> str:
+        text = decode_next(self, next_token_id)
+        self.__dict__.setdefault("token_ends", []).append(len(self.output_text) + len(text))
+        return text
+
+    return recorded
 
 
 def disable_lora_of_experts() -> None:

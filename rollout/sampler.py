@@ -8,6 +8,7 @@ from contextlib import ExitStack
 
 from cluster.actors.gpus import exclusive_start
 from cluster.errors import ModelError, SamplerError
+from cluster.thought_tags import may_hold_thought
 from cluster.types import Completion, GroupRequest, PolicyVersion, ProbeGap, ProbePrompt, VersionSpan
 from rollout.adapter_cache import AdapterCache
 from rollout.engine import Engine, Sampled
@@ -188,6 +189,8 @@ def _no_engine() -> SamplerError:
 
 
 def _completion(request: GroupRequest, index: int, sampled: Sampled, spans: tuple[VersionSpan, ...]) -> Completion:
+    opened_thought = request.prompt.opened_thought
+    has_token_ends = bool(opened_thought) or may_hold_thought(sampled.text)
     return Completion(
         id=f"{request.group_id}-c{index}",
         group_id=request.group_id,
@@ -202,5 +205,6 @@ def _completion(request: GroupRequest, index: int, sampled: Sampled, spans: tupl
         version_spans=spans if len(spans) > 1 else (),
         seconds=sampled.seconds,
         temperature=request.sampling.temperature,
-        opened_thought=request.prompt.opened_thought,
+        opened_thought=opened_thought,
+        token_ends=sampled.token_ends if has_token_ends else (),
     )

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from cluster.analysis.regrade_statistics import Rescored
 from cluster.errors import ConfigError, RunFolderError
-from cluster.ledger.files import open_rollout_file
+from cluster.ledger.files import iterate_rows
 from cluster.ledger.row_files import SUFFIXES, write_rows
 from cluster.ledger.rows import FACT_COLUMNS, TERMS, facts_of
 from cluster.ledger.run_folder import RunFolder
@@ -125,9 +125,7 @@ def _rollout_files(folder: RunFolder) -> list[Path]:
 
 def _read_rows(path: Path) -> Iterator[Mapping[str, Any]]:
     hint = ": an older version of Caravan wrote the file; grade its texts with `caravan grade`, or start a new run"
-    with open_rollout_file(path, COLUMNS, missing_columns_hint=hint) as file:
-        for batch in file.iter_batches(columns=list(COLUMNS)):
-            yield from batch.to_pylist()
+    return iterate_rows(path, COLUMNS, missing_columns_hint=hint)
 
 
 def _rescore_row(path: Path, row: Mapping[str, Any], profile: RewardProfile) -> Rescored:
@@ -135,6 +133,11 @@ def _rescore_row(path: Path, row: Mapping[str, Any], profile: RewardProfile) -> 
         facts = facts_of(row)
     except ValueError as error:
         raise RunFolderError(f"{path}, completion {row['completion_id']}: {error}") from None
+    if facts.num_thought_tokens is None and profile.depends_on_thoughts:
+        raise RunFolderError(
+            f"{path}, completion {row['completion_id']}: its thought tokens are unknown, because an older version of "
+            "Caravan wrote the file; leave out thought_tokens.cap and thought_tokens.price"
+        )
     new = score(facts, profile)
     return Rescored(
         group_id=row["group_id"],

@@ -13,16 +13,18 @@ rewards (--reward [NAME][,key=value...]):
 {PROFILE_LINES}
 Keys: structural, type_check, compile and tests are weights: the maximum reward of each part. Their sum is at most 1.
 Further keys: min_code_lines, runaway_multiplier, degenerate_multiplier, and shown_assert_weight (0 to 1), the weight of
-an assert that is covered by an example in the statement."""
+an assert that is covered by an example in the statement. thought_tokens.cap: a completion with more tokens in its thoughts gets
+reward 0; thought_tokens.price is subtracted, down to 0, for each 1,000 of them."""
 
 
 GRADE_HELP = f"""\
 Each line of FILE has "id", "prompt", "tests" and "completion", and optionally "finish_reason" ("stop" or "length"; names
-of other systems are accepted) and "opened_thought", the tag of a thought that the prompt has opened ("<think>"). Ids may repeat.
+of other systems are accepted) and "opened_thought", the tag of a thought that the prompt has opened ("<think>"),
+and "num_tokens", the number of its tokens, from which those of its thoughts are estimated by their characters. Ids may repeat.
 Each line of OUT, in the same order, has id, line (of FILE), verdict, reward, terms, type_errors, syntax_error, tests_passed,
 tests_total, asserts (the outcome of each), errors (each with its line), diagnostics, has_end_marker, hit_length_limit,
-num_code_lines, degenerate and seconds. A row that cannot be read, or that the machine fails to grade, is reported with its line
-number and skipped. The exit status is 1 if a row was skipped.
+num_code_lines, degenerate, thought_tokens (null: unknown) and seconds. A row that cannot be read, or that the machine fails to
+grade, is reported with its line number and skipped. The exit status is 1 if a row was skipped.
 
 {REWARD_HELP}
 

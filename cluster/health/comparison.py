@@ -47,6 +47,7 @@ METRICS = (
     Metric(name="entropy", label="entropy", good=NEITHER, words=MOVE),
     Metric(name="kl", label="KL divergence", good=NEITHER, words=MOVE),
     Metric(name="mean_length", label="tokens per completion", good=NEITHER, words=("longer", "stable", "shorter")),
+    Metric(name="mean_thought_length", label="tokens in thoughts", good=NEITHER, words=("longer", "stable", "shorter")),
     Metric(name="frac_truncated", label="truncated", good=FALL_IS_GOOD, words=AMOUNT),
 )
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.errors import RunFolderError
-from cluster.ledger.files import open_rollout_file
+from cluster.ledger.files import iterate_rows
 from cluster.ledger.rows import FACT_COLUMNS, TERMS, facts_of
 from cluster.ledger.run_folder import RunFolder
 from cluster.types import (
@@ -65,14 +65,12 @@ def batch_of(folder: RunFolder, step: int) -> tuple[Group, ...]:
 
 
 def _rows(path: Path) -> Iterator[Row]:
-    with open_rollout_file(
+    return iterate_rows(
         path,
         COLUMNS,
         missing_columns_hint=": an older version wrote it; start the run again",
         unreadable_hint=", and its step cannot be replayed",
-    ) as file:
-        for batch in file.iter_batches(columns=list(COLUMNS)):
-            yield from batch.to_pylist()
+    )
 
 
 def _group(group_id: str, rows: list[Row]) -> Group:

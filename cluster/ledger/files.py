@@ -11,6 +11,11 @@ from typing import Any
 
 from cluster.errors import RunFolderError
 
+UNREADABLE_HINT = "; move it away to exclude it"
+
+LATER_COLUMNS = frozenset({"thought_tokens"})
+"""Columns that files of older versions lack; they are read as nulls."""
+
 RowReference = tuple[Path, int]  # rollout file, and row of a completion in it
 
 
@@ -20,9 +25,9 @@ def open_rollout_file(
     columns: Sequence[str],
     *,
     missing_columns_hint: str = ": an older version wrote it",
-    unreadable_hint: str = "; move it away to exclude it",
+    unreadable_hint: str = UNREADABLE_HINT,
 ) -> Iterator[Any]:
-    """Open a rollout file as a ``pyarrow.parquet.ParquetFile``, and check that it has the columns.
+    """Open a rollout file as a ``pyarrow.parquet.ParquetFile``, and check that it has the columns but LATER_COLUMNS.
 
     Raises RunFolderError if columns are missing or if the file cannot be read, also when reading fails during the block. The
     hints end the messages of the two cases.
@@ -33,7 +38,7 @@ def open_rollout_file(
     try:
         with pq.ParquetFile(path, pre_buffer=False) as file:  # files of one step are too small for read-ahead
             known = set(file.schema_arrow.names)
-            missing = [name for name in columns if name not in known]
+            missing = [name for name in columns if name not in known and name not in LATER_COLUMNS]
             if missing:
                 raise RunFolderError(f"{path} has no column {', '.join(missing)}{missing_columns_hint}")
             yield file
@@ -45,8 +50,25 @@ def open_rollout_file(
 
 def read_rollouts(path: Path, columns: Sequence[str]) -> Any:
     """Return columns of a rollout file as a ``pyarrow.Table``; raises RunFolderError."""
+    import pyarrow as pa
+
     with open_rollout_file(path, columns) as file:
-        return file.read(columns=list(columns), use_threads=False)
+        table = file.read(columns=list(columns), use_threads=False)
+    for name in LATER_COLUMNS.intersection(columns).difference(table.column_names):
+        table = table.append_column(name, pa.nulls(table.num_rows))
+    return table
+
+
+def iterate_rows(
+    path: Path, columns: Sequence[str], *, missing_columns_hint: str, unreadable_hint: str = UNREADABLE_HINT
+) -> Iterator[Mapping[str, Any]]:
+    """Yield columns of each row of a rollout file; raises RunFolderError as ``open_rollout_file`` does."""
+    nulls = dict.fromkeys(LATER_COLUMNS.intersection(columns))
+    with open_rollout_file(
+        path, columns, missing_columns_hint=missing_columns_hint, unreadable_hint=unreadable_hint
+    ) as file:
+        for batch in file.iter_batches(columns=list(columns)):
+            yield from (nulls | row for row in batch.to_pylist())
 
 
 def read_rows(references: Sequence[RowReference], columns: Sequence[str]) -> list[Mapping[str, Any]]:

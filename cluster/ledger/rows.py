@@ -9,7 +9,11 @@ from cluster.types import AssertOutcome, Drop, Facts, Grade, Group, Outcome, Ste
 
 TERMS = ("structural", "type_check", "compile", "tests")
 
-_RENAMED = {"shown": "covered_by_example", "degenerate": "quality_flags"}  # column -> field, where the names differ
+_RENAMED = {
+    "shown": "covered_by_example",
+    "degenerate": "quality_flags",
+    "thought_tokens": "num_thought_tokens",
+}  # column -> field, where the names differ
 _OWN_COLUMNS = (
     "asserts",
     "shown",
@@ -18,6 +22,7 @@ _OWN_COLUMNS = (
     "degenerate",
     "num_code_blocks",
     "has_trailing_prose",
+    "thought_tokens",
 )  # not in breakdown()
 FACT_COLUMNS = {
     column: _RENAMED.get(column, column)
@@ -171,6 +176,7 @@ def rollout_schema() -> Any:
             "degenerate": pa.list_(text),  # low-quality flags
             "num_code_blocks": number,
             "has_trailing_prose": flag,
+            "thought_tokens": number,  # in thoughts; null: unknown
             "errors": pa.list_(pa.struct({"line": number, "message": text})),
             "diagnostics": text,
             "grading_seconds": real,

@@ -35,6 +35,7 @@ def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
     per_group = [group.rewards for group in groups if group.rewards]
     passes = [passes_of(group) for group in groups if group.rewards]
     lengths = [len(completion.token_ids) for completion in completions]
+    thoughts = [grade.facts.num_thought_tokens or 0 for grade in grades]
     truncated = sum(completion.finish_reason is FinishReason.LENGTH for completion in completions)
     metrics = {
         "reward": statistics.fmean(rewards),
@@ -53,6 +54,9 @@ def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
         "mean_length": statistics.fmean(lengths),
         "p95_length": float(percentile(lengths, 0.95)),
         "frac_truncated": truncated / len(completions),
+        "thought_tokens": float(sum(thoughts)),
+        "mean_thought_length": statistics.fmean(thoughts),
+        "p95_thought_length": float(percentile(thoughts, 0.95)),
     }
     metrics["reward_cv"] = metrics["reward_std"] / metrics["reward"] if metrics["reward"] else 0.0
     metrics["reward_variance"] = metrics["reward_batch_std"] ** 2

@@ -30,6 +30,7 @@ def all_facts(draw: st.DrawFn) -> Facts:
         quality_flags=tuple(draw(st.lists(st.sampled_from(LOW_QUALITY_FLAGS), max_size=2, unique=True))),
         num_code_blocks=draw(st.integers(0, 8)),
         has_trailing_prose=draw(st.booleans()),
+        num_thought_tokens=draw(st.integers(0, 3000)),
         diagnostics="a message",
         seconds={"compile": 0.01},
     )

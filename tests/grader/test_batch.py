@@ -16,6 +16,7 @@ from grader.batch import grade_file
 from grader.console import grade_with_progress
 from grader.process import StartFailed
 from grader.rows import parse_row
+from grader.settings import ThoughtTokenSettings
 
 from .conftest import QUICK
 from .problems import TWICE
@@ -73,6 +74,7 @@ def test_results_have_all_fields_and_are_in_input_order(tmp_path: Path, num_work
         "hit_length_limit",
         "num_code_lines",
         "degenerate",
+        "thought_tokens",
     }
     assert out[2]["terms"] == {"structural": 0.0, "type_check": 0.2, "compile": 0.1, "tests": 0.65}
     assert (out[2]["reward"], out[2]["tests_passed"], out[2]["tests_total"]) == (0.95, 4, 4)
@@ -85,6 +87,26 @@ def test_a_row_may_name_the_thought_that_its_prompt_opened(tmp_path: Path) -> No
     summary = grade_file(write(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl", settings=QUICK, num_workers=1)
     assert [one["verdict"] for one in read(tmp_path / "out.jsonl")] == ["no_code", "passed", "passed", "no_code"]
     assert len(summary.malformed) == 1 and "line 4: opened_thought" in summary.malformed[0]
+
+
+def test_thought_tokens_are_priced_by_the_tokens_of_a_row(tmp_path: Path) -> None:
+    text = f"<think>{'x' * 185}</think>{RIGHT}"
+    rows: list[object] = [
+        row(1, text, num_tokens=len(text)),
+        row(2, text),
+        row(3, RIGHT, num_tokens=9),
+        row(4, text, num_tokens="9"),
+    ]
+    source, out = write(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
+    grade_file(source, out, settings=QUICK, num_workers=1)
+    assert [one["thought_tokens"] for one in read(out)] == [200, None, 0]
+    priced = QUICK.model_copy(update={"thought_tokens": ThoughtTokenSettings(price=0.5)})
+    summary = grade_file(source, out, settings=priced, num_workers=1)
+    assert [one["reward"] for one in read(out)] == [pytest.approx(0.85), 0.95]
+    assert [
+        "line 2: num_tokens is missing" in summary.malformed[0],
+        "line 4: num_tokens is '9'" in summary.malformed[1],
+    ] == [True] * 2
 
 
 def test_finish_reason_and_minimum_lines_affect_the_reward(tmp_path: Path) -> None:

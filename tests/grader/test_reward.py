@@ -10,7 +10,7 @@ from cluster.errors import ConfigError
 from cluster.types import AssertOutcome, Facts, RewardTerms, Verdict
 from grader.profiles import DEFAULT_PROFILE, PROFILES, RewardProfile, profile_named
 from grader.reward import NOTHING, profile_of, score
-from grader.settings import GraderSettings, WeightSettings
+from grader.settings import GraderSettings, ThoughtTokenSettings, WeightSettings
 from tests.grader.facts_strategies import all_facts
 
 DEFAULT = profile_named(DEFAULT_PROFILE)
@@ -343,3 +343,33 @@ def test_weights_that_add_up_to_zero_are_refused() -> None:
 def test_an_unknown_profile_is_refused_with_the_available_profiles() -> None:
     with pytest.raises(ConfigError, match=f"binary, no-end-25-10-65, {DEFAULT_PROFILE}"):
         profile_of(GraderSettings(reward="nonsense"))
+
+
+@pytest.mark.parametrize(
+    ("cap", "price", "num_thought_tokens", "expected"),
+    [
+        (None, None, 5000, 1.0),
+        (None, 0.1, 0, 1.0),
+        (None, 0.1, 500, 0.95),
+        (None, 0.1, 5000, 0.5),
+        (None, 0.1, 50_000, 0.0),
+        (1000, None, 1000, 1.0),
+        (1000, None, 1001, 0.0),
+        (0, None, 1, 0.0),
+        (1000, 0.1, 1000, 0.9),
+        (1000, 0.1, None, 1.0),  # unknown: regrade and grade refuse it before
+    ],
+)
+def test_thought_tokens_have_a_cap_and_a_price(
+    cap: int | None, price: float | None, num_thought_tokens: int | None, expected: float
+) -> None:
+    profile = profile_of(GraderSettings(thought_tokens=ThoughtTokenSettings(cap=cap, price=price)))
+    assert reward(replace(PASSED, num_thought_tokens=num_thought_tokens), profile) == pytest.approx(expected)
+
+
+@given(all_facts(), st.none() | st.integers(0, 3000), st.floats(0, 2), st.sampled_from(sorted(PROFILES)))
+def test_thought_tokens_only_lower_a_reward(facts: Facts, cap: int | None, price: float, name: str) -> None:
+    thoughts = ThoughtTokenSettings(cap=cap, price=price)
+    priced = profile_of(GraderSettings(reward=name, thought_tokens=thoughts))
+    assert 0 <= reward(facts, priced) <= reward(facts, PROFILES[name])
+    assert score(facts, priced).terms == score(facts, PROFILES[name]).terms

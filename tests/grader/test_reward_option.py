@@ -4,7 +4,7 @@ from cluster.errors import ConfigError
 from grader.profiles import DEFAULT_PROFILE
 from grader.reward import profile_of
 from grader.reward_option import parse_reward_option, with_reward_option
-from grader.settings import GraderSettings, WeightSettings
+from grader.settings import GraderSettings, ThoughtTokenSettings, WeightSettings
 
 
 def test_a_name_alone_is_a_profile() -> None:
@@ -24,6 +24,14 @@ def test_keys_after_the_name_are_weights_and_overrides() -> None:
     }
 
 
+def test_thought_tokens_have_a_section() -> None:
+    given = parse_reward_option("binary,thought_tokens.cap=900,thought_tokens.price=.2")
+    assert given == {"reward": "binary", "thought_tokens": {"cap": 900, "price": 0.2}}
+    settings = with_reward_option("thought_tokens.price=0.5", GraderSettings.model_validate(given))
+    assert (settings.thought_tokens.cap, settings.thought_tokens.price) == (900, 0.5)
+    assert with_reward_option("binary", settings).thought_tokens == ThoughtTokenSettings()
+
+
 def test_keys_without_a_name_leave_the_profile_open() -> None:
     assert parse_reward_option("degenerate_multiplier=0.1") == {"degenerate_multiplier": 0.1}
 
@@ -39,7 +47,7 @@ def test_keys_without_a_name_leave_the_profile_open() -> None:
             "binary,speed=1",
             "'speed=1' is not key=value with one of structural, type_check, compile, tests, min_code_lines",
         ),
-        ("binary,weights.test=1", "shown_assert_weight (did you mean tests?)"),
+        ("binary,weights.test=1", "thought_tokens.price (did you mean tests?)"),
         ("binary,num_graders=1", "is not key=value with one of"),
         ("binary,seed-5-20-10-65", "is not key=value"),
         ("binary,tests=much", "tests=much: Input should be a valid number"),

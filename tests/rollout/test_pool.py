@@ -133,7 +133,7 @@ def test_a_completion_ends_at_its_length_or_with_the_end_token_among_its_ids(
 
 
 def test_special_tokens_stay_in_the_text_if_the_prompt_keeps_them(
-    pool: RaySamplerPool, run: RunInLoop, request_for: MakeRequest
+    pool: RaySamplerPool, run: RunInLoop, request_for: MakeRequest, tiny_model: TinyModel
 ) -> None:
     request = request_for("g", size=48, tokens=64, stop=())
     thinking = replace(request, prompt=replace(request.prompt, keeps_special_tokens=True, opened_thought="[THINK]"))
@@ -142,6 +142,14 @@ def test_special_tokens_stay_in_the_text_if_the_prompt_keeps_them(
     stopped = [c.index for c in group if c.finish_reason is FinishReason.STOP]
     assert stopped == [c.index for c in group if c.text.endswith("<|end|>")] != []
     assert {(c.opened_thought, p.opened_thought) for c, p in zip(group, plain, strict=True)} == {("[THINK]", "")}
+    for completion in group:
+        ends = completion.token_ends
+        assert (
+            len(ends) == len(completion.token_ids) and list(ends) == sorted(ends) and ends[-1] == len(completion.text)
+        )
+        for number in (1, len(ends) // 2):
+            begun = tiny_model.tokenizer.decode(list(completion.token_ids[:number]), skip_special_tokens=False)
+            assert completion.text[: ends[number - 1]] == begun.rstrip("\ufffd")
 
 
 def test_more_prompts_than_one_pass_of_the_engine_holds_are_all_sampled(

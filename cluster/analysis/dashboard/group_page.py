@@ -112,6 +112,7 @@ def _details(row: Row) -> list[str]:
     details = [
         f"{row['fate']}: {row['reason']}" if row["reason"] else row["fate"],
         f"{len(row['token_ids'] or ())} tokens",
+        f"{row['thought_tokens']} of them in thoughts" if row["thought_tokens"] else "",
         f"mean logprob {statistics.fmean(logprobs):.3f}" if logprobs else "",
         f"finish reason {row['finish_reason']}" if row["finish_reason"] else "",
         "no END marker" if row["has_end_marker"] is False else "",

@@ -20,7 +20,16 @@ GROUP_COLUMNS = (
     *LIST_COLUMNS,
     *("policy_version", "version_spans", "prompt_ids", "token_ids", "sampler_logprobs", "finish_reason", "temperature"),
     *("sampling_seconds", "grading_seconds", "structural", "type_check", "compile", "tests", "type_errors"),
-    *("hit_length_limit", "has_end_marker", "asserts", "shown", "degenerate", "errors", "diagnostics"),
+    *(
+        "hit_length_limit",
+        "has_end_marker",
+        "asserts",
+        "shown",
+        "degenerate",
+        "errors",
+        "diagnostics",
+        "thought_tokens",
+    ),
 )
 """Columns that the page of a group shows."""
 

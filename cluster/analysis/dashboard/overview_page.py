@@ -18,6 +18,7 @@ METRICS = (
     ("frac_zero_std_sampled", "groups without signal", ".0%"),
     ("entropy", "entropy (nats)", ".3f"),
     ("mean_length", "tokens per completion", ".0f"),
+    ("mean_thought_length", "of these in thoughts", ".0f"),
     ("frac_truncated", "truncated at the limit", ".0%"),
     ("step_seconds", "seconds per step", ".1f"),
     ("completions_per_second", "completions per second", ".1f"),

@@ -168,7 +168,9 @@ PLOTS = (
     Plot(
         name="length",
         title="Tokens per completion",
-        draw=_lines(("mean_length", "mean"), ("p95_length", "95th percentile")),
+        draw=_lines(
+            ("mean_length", "mean"), ("p95_length", "95th percentile"), ("mean_thought_length", "mean in thoughts")
+        ),
         requires="mean_length",
     ),
     Plot(

@@ -16,6 +16,8 @@ from cluster.cli.main import main
 from cluster.config.config import Config
 from cluster.config.load import load_config
 from cluster.console import View
+from cluster.ledger.batches import batch_of
+from cluster.ledger.files import read_rollouts
 from cluster.ledger.outcomes import DroppedGroup
 from cluster.ledger.rows import FACT_COLUMNS, facts_of
 from cluster.ledger.run_folder import RunFolder
@@ -23,6 +25,7 @@ from cluster.run.recorder import RunRecorder
 from cluster.types import AssertOutcome, Drop, DropReason, Facts, Group, StepReport, Verdict
 from grader.profiles import PROFILES
 from grader.reward import profile_of, score
+from grader.settings import GraderSettings
 from tests.cluster.records import completion, grade, problem
 from tests.grader.facts_strategies import all_facts
 
@@ -274,6 +277,32 @@ def test_errors_are_reported_in_one_line(
     assert message in captured.err
     assert len(captured.err.strip().splitlines()) == 1
     assert captured.out == ""
+
+
+def test_thought_tokens_are_priced_from_stored_facts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    groups = [[replace(PASSED, num_thought_tokens=number) for number in (0, 500, 5000)]]
+    folder = recorded_run(tmp_path, groups)
+    settings = GraderSettings.model_validate({"thought_tokens": {"cap": 1000, "price": 0.2}, "min_code_lines": 1})
+    assert [one.new_reward for one in rescore(folder, profile_of(settings)).completions] == pytest.approx(
+        [1.0, 0.9, 0.0]
+    )
+    assert main(["regrade", str(tmp_path), "--reward", "thought_tokens.price=0.2"]) == 0
+    assert "thought_token_price: 0.0 -> 0.2" in capsys.readouterr().out
+
+
+def test_a_ledger_of_an_older_version_has_no_thought_tokens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recorded_run(tmp_path, [[PASSED, WRONG]])
+    rewrite(tmp_path, lambda table: table.drop_columns(["thought_tokens"]))
+    assert main(["regrade", str(tmp_path)]) == 0
+    (path,) = (tmp_path / "rollouts").glob("*.parquet")
+    assert read_rollouts(path, ["text", "thought_tokens"]).column("thought_tokens").to_pylist() == [None, None]
+    assert [grade.facts.num_thought_tokens for grade in batch_of(RunFolder(tmp_path), 1)[0].grades if grade] == [
+        None,
+        None,
+    ]
+    capsys.readouterr()
+    assert main(["regrade", str(tmp_path), "--reward", "thought_tokens.cap=9"]) != 0
+    assert "leave out thought_tokens.cap and thought_tokens.price" in capsys.readouterr().err
 
 
 def rewrite(run: Path, change: Callable[[pa.Table], pa.Table]) -> None:

@@ -45,6 +45,18 @@ def test_tokens_that_were_sampled_and_not_trained_are_counted_by_outcome() -> No
     assert metrics["frac_tokens_wasted"] == pytest.approx(4 / 12)
 
 
+def test_tokens_in_thoughts_are_counted_over_graded_completions() -> None:
+    one = group([1.0, 0.0, None])
+    facts = [
+        replace(grade.facts, num_thought_tokens=number)
+        for grade, number in zip(one.grades, (30, None), strict=False)
+        if grade
+    ]
+    grades = [replace(grade, facts=fact) for grade, fact in zip(one.grades, facts, strict=False) if grade]
+    metrics = group_metrics([replace(one, grades=(*grades, None))])
+    assert (metrics["thought_tokens"], metrics["mean_thought_length"], metrics["p95_thought_length"]) == (30, 15, 30)
+
+
 def test_the_time_to_reward_is_computed_from_graded_completions() -> None:
     timestamps = (
         Timestamps(requested=10, sampled=12, graded=13),
