@@ -20,6 +20,10 @@ from grader.reward import profile_of
 from grader.rows import MalformedRow, Row, parse_row, result_row
 from grader.settings import GraderSettings
 
+NO_NUM_TOKENS = (
+    "num_tokens is missing: the price of the completion's thought (thought_tokens of --reward) depends on it"
+)
+
 
 @dataclass(slots=True)
 class GradingSummary:
@@ -138,7 +142,7 @@ class _RowOutcome:
 def _graded(source: TextIO, graders: GraderThreads, attempts: int, needs_tokens: bool) -> Iterator[_RowOutcome]:
     """Grade the lines of a file and yield them in the file's order.
 
-    ``needs_tokens``: the reward depends on the number of thought tokens, which a row without ``num_tokens`` does not tell.
+    ``needs_tokens``: the reward depends on the number of thought tokens, unknown for a row without ``num_tokens``.
     """
     lines = ((line, text) for line, text in enumerate(source, start=1) if text.strip())
     return graders.in_order(lines, lambda grader, numbered: _grade_line(grader, *numbered, attempts, needs_tokens))
@@ -147,10 +151,6 @@ def _graded(source: TextIO, graders: GraderThreads, attempts: int, needs_tokens:
 def _grade_line(grader: Grader, line: int, text: str, attempts: int, needs_tokens: bool) -> _RowOutcome:
     try:
         row = parse_row(text, line=line)
-        if needs_tokens and row.num_tokens is None:
-            raise MalformedRow(
-                "num_tokens is missing: thought_tokens of --reward need the number of the completion's tokens"
-            )
     except MalformedRow as error:
         return _RowOutcome(line, None, None, malformed=str(error))
     grade = with_retries(
@@ -159,6 +159,8 @@ def _grade_line(grader: Grader, line: int, text: str, attempts: int, needs_token
     )
     if isinstance(grade, UngradableError):
         return _RowOutcome(line, row, None, ungradable=str(grade))
+    if needs_tokens and grade.facts.num_thought_tokens is None:
+        return _RowOutcome(line, None, None, malformed=NO_NUM_TOKENS)
     return _RowOutcome(line, row, grade)
 
 

@@ -94,7 +94,7 @@ def test_thought_tokens_are_priced_by_the_tokens_of_a_row(tmp_path: Path) -> Non
     rows: list[object] = [
         row(1, text, num_tokens=len(text)),
         row(2, text),
-        row(3, RIGHT, num_tokens=9),
+        row(3, RIGHT),
         row(4, text, num_tokens="9"),
     ]
     source, out = write(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
