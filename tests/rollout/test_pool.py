@@ -147,9 +147,9 @@ def test_special_tokens_stay_in_the_text_if_the_prompt_keeps_them(
         assert (
             len(ends) == len(completion.token_ids) and list(ends) == sorted(ends) and ends[-1] == len(completion.text)
         )
-        for number in (1, len(ends) // 2):
+        for number, end in enumerate(ends, start=1):
             begun = tiny_model.tokenizer.decode(list(completion.token_ids[:number]), skip_special_tokens=False)
-            assert completion.text[: ends[number - 1]] == begun.rstrip("\ufffd")
+            assert "\ufffd" in begun or completion.text[:end] == begun  # the bytes of a character may be several tokens
 
 
 def test_more_prompts_than_one_pass_of_the_engine_holds_are_all_sampled(
