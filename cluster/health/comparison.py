@@ -16,6 +16,7 @@ class Metric:
     label: str
     good: int
     words: tuple[str, str, str]
+    hides_zero: bool = False  # no row if it is 0 in both windows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +48,13 @@ METRICS = (
     Metric(name="entropy", label="entropy", good=NEITHER, words=MOVE),
     Metric(name="kl", label="KL divergence", good=NEITHER, words=MOVE),
     Metric(name="mean_length", label="tokens per completion", good=NEITHER, words=("longer", "stable", "shorter")),
-    Metric(name="mean_thought_length", label="tokens in thoughts", good=NEITHER, words=("longer", "stable", "shorter")),
+    Metric(
+        name="mean_thought_length",
+        label="tokens in thoughts",
+        good=NEITHER,
+        words=("longer", "stable", "shorter"),
+        hides_zero=True,
+    ),
     Metric(name="frac_truncated", label="truncated", good=FALL_IS_GOOD, words=AMOUNT),
 )
 
@@ -57,7 +64,7 @@ def compare(pair: tuple[Window, Window]) -> list[Compared]:
     found = []
     for metric in METRICS:
         moved = change(pair, metric.name)
-        if moved:
+        if moved and not (metric.hides_zero and moved.before == moved.now == 0):
             direction = moved.rises - moved.falls
             better, same, worse = metric.words
             if metric.good == NEITHER:

@@ -64,7 +64,7 @@ def _recent_metrics(steps: Sequence[Row]) -> list[tuple[str, str, str]]:
     rows = []
     for name, label, spec in METRICS:
         values = [row[name] for row in steps[-2 * RECENT_STEPS :] if is_finite(row.get(name))]
-        if values:
+        if values and (any(values) or name != "mean_thought_length"):  # a model without thoughts has no row of zeros
             before = f"{statistics.fmean(values[:-RECENT_STEPS]):{spec}}" if len(values) > RECENT_STEPS else ""
             rows.append((label, f"{statistics.fmean(values[-RECENT_STEPS:]):{spec}}", before))
     return rows
