@@ -39,6 +39,17 @@ def completion(text: str, index: int = 0) -> Completion:
     )
 
 
+def ocaml_programs() -> list[psutil.Process]:
+    """Return the OCaml programs among the descendants of this process, which starts Ray."""
+    folder = str(prepare_toolchain().front.path.parent)
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # it has just ended
+            if any(folder in word for word in process.cmdline()):
+                found.append(process)
+    return found
+
+
 @pytest.fixture(scope="module")
 def ray_here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     import ray
@@ -140,27 +151,34 @@ def test_a_completion_that_no_grader_can_grade_raises_and_gets_no_reward(ray_her
 def test_a_closed_pool_leaves_no_ocaml_process(ray_here: None) -> None:
     from grader.pool import RayGraderPool
 
-    folder = str(prepare_toolchain().front.path.parent)
-
-    def programs() -> list[psutil.Process]:
-        """Return the OCaml programs among the descendants of this process, which starts Ray."""
-        found = []
-        for process in psutil.Process().children(recursive=True):
-            with suppress(psutil.Error):  # it has just ended
-                if any(folder in word for word in process.cmdline()):
-                    found.append(process)
-        return found
+    others = set(ocaml_programs())  # of actors that an earlier test killed: they end when Ray has ended their actors
 
     async def scenario() -> list[psutil.Process]:
         pool = RayGraderPool(POOL_SETTINGS)
         await pool.grade(TWICE, completion("let twice x = x + x"))
-        started = programs()
+        started = [program for program in ocaml_programs() if program not in others]
         await pool.close()
         return started
 
     started = run(scenario())
     assert started
     _, alive = psutil.wait_procs(started, timeout=5)
+    assert not alive
+
+
+@pytest.mark.slow
+def test_killed_graders_leave_no_ocaml_process(ray_here: None) -> None:
+    from grader.pool import RayGraderPool
+
+    async def scenario() -> None:
+        pool = RayGraderPool(POOL_SETTINGS)
+        await pool.grade(TWICE, completion("let twice x = x + x"))
+        assert ocaml_programs()
+        pool._lifecycle.kill_all()
+        await pool.close()
+
+    run(scenario())
+    _, alive = psutil.wait_procs(ocaml_programs(), timeout=60)  # Ray takes some seconds to end a killed actor
     assert not alive
 
 
