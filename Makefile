@@ -1,5 +1,5 @@
 # `make demo` and `make test` set everything up first; `make setup` is quick when nothing is missing.
-.PHONY: setup cpu-setup demo test test-long test-gpu check format tiny-model bench bench-grader bench-ledger bench-learner bench-rollout bench-pipeline bench-swap bench-publish bench-noise bench-memory soak-grader
+.PHONY: setup cpu-setup demo test test-long test-gpu-code test-gpu check format tiny-model bench bench-grader bench-ledger bench-learner bench-rollout bench-pipeline bench-swap bench-publish bench-noise bench-memory soak-grader
 
 setup:
 	@requirements/setup
@@ -16,10 +16,14 @@ test: cpu-setup
 	@echo "tests: on the CPU, with the CPU packages in $(TEST_VENV)"
 	$(PYTEST) -m "not long"
 
+# Whole runs that are scaled, killed, resumed, submitted and spread over several machines.
+test-long: cpu-setup
+	$(PYTEST) -m long --ignore=tests/gpu --ignore=tests/gpu_packages
+
 # Tests of code for GPUs, without a GPU: with the GPU packages (9 GB in a scratch environment, or in the environment that
 # CARAVAN_GPU_ENV names), and in Triton's interpreter.
-test-long: cpu-setup $(TEST_VENV)/triton
-	$(PYTEST) -m long
+test-gpu-code: cpu-setup $(TEST_VENV)/triton
+	$(PYTEST) -m long tests/gpu tests/gpu_packages
 	$(PYTEST) -m model_runner --model-runner v2 tests/rollout tests/learner
 	$(PYTEST) -m model_runner --model-runner v2-async tests/rollout tests/learner/test_learner_and_sampler.py
 

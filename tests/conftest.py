@@ -10,7 +10,7 @@ import pytest
 import tests.branches.sitecustomize
 from tests.branches.sitecustomize import RUNNER_VARIABLE, RUNNERS
 
-TRITON = Path(sys.prefix) / "triton"  # `make test-long` installs it there; the CPU packages have none
+TRITON = Path(sys.prefix) / "triton"  # `make test-gpu-code` installs it there; the CPU packages have none
 EXIT_STATUS = pytest.StashKey[int]()
 # `make test` runs files in two processes. Those that take minutes start first, so that both processes end together.
 LONGEST_FIRST = (
@@ -59,7 +59,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         choices=["v1", *RUNNERS],
         default="v1",
         help="v1: vLLM's model runner for CPUs. v2: vLLM's model runner for GPUs. v2-async: v2 with asynchronous scheduling. "
-        "v2 and v2-async run all Triton kernels in Triton's interpreter (tests/branches; needs `make test-long`)",
+        "v2 and v2-async run all Triton kernels in Triton's interpreter (tests/branches; needs `make test-gpu-code`)",
     )
 
 
@@ -69,7 +69,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if runner == "v1":
         return
     if not TRITON.is_dir():
-        raise pytest.UsageError(f"--model-runner {runner} needs Triton in {TRITON}: `make test-long` installs it")
+        raise pytest.UsageError(f"--model-runner {runner} needs Triton in {TRITON}: `make test-gpu-code` installs it")
     branches = str(Path(__file__).parent / "branches")
     os.environ |= {
         RUNNER_VARIABLE: runner,

@@ -29,7 +29,7 @@ MAX_STALENESS = 1
 # Process titles of the parts.
 PARTS = {"sampler engine": "VLLM::EngineCore", "grader": "ray::GraderActor", "learner": "ray::LearnerActor"}
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 def command(runs: Path, name: str) -> list[str]:

@@ -40,7 +40,7 @@ SETTINGS = {
 }
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.skipif(missing_requirement() is not None, reason=str(missing_requirement())),
 ]
 

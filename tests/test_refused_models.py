@@ -7,7 +7,7 @@ import pytest
 from tests.model_families import make_model
 from tests.test_run import caravan, command
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 def test_a_model_that_vllm_computes_differently_is_refused_before_it_is_evaluated_or_trained(tmp_path: Path) -> None:

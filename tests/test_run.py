@@ -151,6 +151,7 @@ if __name__ == "__main__":
     path = finished / "load.py"
     path.write_text(script)
     environment = {**ENVIRONMENT, "OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine in this process: one import of vLLM less
     done = subprocess.run(
         [sys.executable, str(path), str(ROOT / "assets/tiny"), str(finished / "adapter")],
         capture_output=True,
@@ -200,6 +201,7 @@ def kill_in_step(process: "subprocess.Popen[str]", run: Path, step: int) -> str:
     return output
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)  # several starts, perhaps while other tests run
 def test_a_run_that_is_extended_and_killed_ends_bit_for_bit_like_an_uninterrupted_run(
     finished: Path,
@@ -231,6 +233,7 @@ def test_a_run_that_is_extended_and_killed_ends_bit_for_bit_like_an_uninterrupte
     assert "has done 4 steps" in again.stderr
 
 
+@pytest.mark.long
 def test_real_problems_and_the_real_tokenizer_train(tmp_path: Path) -> None:
     if not SHARED.exists():
         pytest.skip("the shared data is not next to the repository")

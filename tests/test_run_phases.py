@@ -15,7 +15,7 @@ from grader.reward import profile_of, score
 from grader.settings import GraderSettings
 from tests.test_run import command, completed, rows
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 WEIGHTS = [
     {"structural": 0.10, "type_check": 0.40, "compile": 0.30, "tests": 0.20},

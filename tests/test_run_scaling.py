@@ -31,7 +31,7 @@ SETTINGS = {
     "drop_unpassable": "false",
 }
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 def rows(path: Path) -> list[dict[str, object]]:

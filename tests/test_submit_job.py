@@ -16,7 +16,7 @@ FAKE_SECRETS = {"HF_TOKEN": "hf_ThisIsNoToken0123456789", "WANDB_API_KEY": "wand
 PARTS = ("ray::Sampler", "ray::GraderActor", "ray::LearnerActor", "VLLM::EngineCore", "caravan train")
 RUN_SECONDS = 420.0  # for machines that are busy with other work
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")

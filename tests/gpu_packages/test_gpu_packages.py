@@ -21,7 +21,7 @@ from tests.gpu_packages.stub_driver import GPUS, compile_driver
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 FREE_GB = 20
 INSTALL_SECONDS = 900
 FLASH_ATTENTION = {"A100": 2, "4090": 2, "L40S": 2, "H100": 3, "H200": 3, "B200": 4}
