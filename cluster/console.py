@@ -149,7 +149,7 @@ def evaluation_table(results: Sequence[EvaluationResult], title: str) -> Table:
     passes = [result.pass_rate for result in results]
     row(
         "mean reward",
-        [f"{result.reward:.3f} ± {standard_error(result)}" for result in results],
+        [result.reward_text for result in results],
         f"{rewards[-1] - rewards[0]:+.3f}",
     )
     row("passed all tests", [f"{value:.1%}" for value in passes], f"{100 * (passes[-1] - passes[0]):+.1f} points")
@@ -174,11 +174,6 @@ def evaluation_table(results: Sequence[EvaluationResult], title: str) -> Table:
         if any(numbers):
             row(name, [str(number) for number in numbers])
     return table
-
-
-def standard_error(result: EvaluationResult) -> str:
-    """The standard error of an evaluation's mean reward; "-" for a single problem, which has none."""
-    return "-" if result.num_problems == 1 else f"{result.reward_standard_error:.3f}"
 
 
 def difficulty_table(by_difficulty: Mapping[str, Mapping[str, float]]) -> Table:

@@ -26,6 +26,15 @@ _ROLES = {
 _NUM_KEYS_SHOWN = 6
 
 
+class IncompleteRow(ValueError):
+    """A row without a part that every problem needs."""
+
+    def __init__(self, message: str, *, code: str) -> None:
+        """``code`` names the missing part in the results of an audit."""
+        super().__init__(message)
+        self.code = code
+
+
 class PromptCell(NamedTuple):
     """The prompt of a cell, and the answer if the cell is a conversation with one."""
 
@@ -115,7 +124,7 @@ def tests(value: Any) -> str:
     else:
         raise ValueError(f"the tests are {_kind_of_tests(value)}, not OCaml with asserts")
     if "assert" not in code:
-        raise ValueError("the tests hold no assert")
+        raise IncompleteRow("the tests hold no assert", code="no_assert")
     return code
 
 

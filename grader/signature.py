@@ -5,6 +5,7 @@ Pure and lenient: real statements hold unterminated strings inside their comment
 
 import re
 
+from grader.fields import IncompleteRow
 from grader.prompt_code import Segment, as_comment, segments, without_placeholder
 
 _SPACES = {
@@ -23,7 +24,7 @@ def split_prompt(prompt: str) -> tuple[str, str]:
     """Split a prompt into statement and signature; the signature is the last ``let`` outside comments.
 
     Markdown fences are unwrapped, and the text around them becomes comments. A placeholder body is removed, and a missing ``=``
-    is added. Raises ValueError if there is no signature.
+    is added. Raises IncompleteRow if there is no signature.
     """
     prompt = _with_plain_spaces(prompt)
     ranges = _comment_ranges(prompt)
@@ -33,7 +34,9 @@ def split_prompt(prompt: str) -> tuple[str, str]:
         ranges = _comment_ranges(prompt)
     start = _signature_start(prompt, ranges)
     if start is None:
-        raise ValueError("the prompt has no signature: no line after the doc comment starts with `let`")
+        raise IncompleteRow(
+            "the prompt has no signature: no line after the doc comment starts with `let`", code="no_signature"
+        )
     signature, notes = without_placeholder(prompt[start:].rstrip("`~ \r\n\t").translate(_SPACES))
     if not signature.endswith("=") and "=" not in _without_parentheses(signature):
         signature += " ="

@@ -42,6 +42,12 @@ class EvaluationResult:
     by_difficulty: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     by_problem: Sequence[ProblemResult] = ()
 
+    @property
+    def reward_text(self) -> str:
+        """Mean reward with its standard error; "0.500 ± -" for a single problem, which has none."""
+        error = "-" if self.num_problems == 1 else f"{self.reward_standard_error:.3f}"
+        return f"{self.reward:.3f} ± {error}"
+
     def share_of(self, verdict: Verdict) -> float:
         """Return the share of completions with a verdict."""
         return self.verdict_shares.get(f"verdict_{verdict}", 0.0)

@@ -10,7 +10,6 @@ import yaml
 
 from cluster.config.config import Config, flatten
 from cluster.config.yaml_text import dump_yaml_text
-from cluster.console import standard_error
 from cluster.ledger.evaluation_result import EvaluationResult
 from cluster.ledger.run_folder import RunFolder
 from cluster.loop.evaluation import warning_of_lost
@@ -95,7 +94,7 @@ def _data(folder: RunFolder, config: Config) -> str:
 def _evaluation(results: Sequence[EvaluationResult]) -> str:
     lines = [_line("held-out problems", *HELD_OUT.values(), "problems", "completions"), _line("---", *["---:"] * 5)]
     for result in results:
-        reward = f"{result.reward:.3f} ± {standard_error(result)}"
+        reward = result.reward_text
         shares = [f"{getattr(result, name):.1%}" for name in HELD_OUT if name != "reward"]
         counts = [str(getattr(result, name)) for name in ("num_problems", "num_completions")]
         when = f"{result.name} training (step {result.step})" if result.name in ("before", "after") else result.name

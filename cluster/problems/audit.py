@@ -15,7 +15,7 @@ from cluster.problems.dataset_files import Row
 from cluster.types import Problem
 from grader.audit import ProblemAudit, audit_problem
 from grader.duplicates import DuplicateIndex, fingerprint
-from grader.fields import is_missing
+from grader.fields import IncompleteRow, is_missing
 from grader.grade import Grader
 from grader.parallel import GraderThreads, with_retries
 from grader.settings import GraderSettings
@@ -167,18 +167,13 @@ def _entry(number: int, row: Row, seen: SeenIds) -> _Entry:
     try:
         problem = read_row(row)
     except ValueError as error:
-        text = str(error)
-        code = next((code for part, code in _ROW_CAUSES.items() if part in text), MALFORMED)
-        return _Entry(id=given, problem=None, cause=f"{code}: row {number}: {text}")
+        code = error.code if isinstance(error, IncompleteRow) else MALFORMED
+        return _Entry(id=given, problem=None, cause=f"{code}: row {number}: {error}")
     repeated = seen.add(problem, number)
     warnings = (
         (f"duplicate_id: {repeated.removeprefix('duplicate id ')}; training takes the first only",) if repeated else ()
     )
     return _Entry(id=given, problem=problem, warnings=warnings)
-
-
-# Part of an error message of read_row -> code of the cause.
-_ROW_CAUSES = {"hold no assert": "no_assert", "no signature": "no_signature"}
 
 
 def _audited(entries: Sequence[_Entry], graders: GraderThreads, attempts: int) -> Iterator[AuditedRow]:

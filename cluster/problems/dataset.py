@@ -107,6 +107,8 @@ def read_row(row: Mapping[str, Any]) -> Problem:
         solution = None if solution is None else fields.plain_code(solution, "solution")
         difficulty = None if values["difficulty"] is None else str(values["difficulty"]).strip()
         statement, signature = split_prompt(asked.prompt)
+    except fields.IncompleteRow as error:
+        raise fields.IncompleteRow(f"{error} (id {named})", code=error.code) from None
     except ValueError as error:
         raise ValueError(f"{error} (id {named})") from None
     problem = Problem(

@@ -23,12 +23,12 @@ def summary(reports: Sequence[RunReport], plots: Sequence[str]) -> str:
         if report.held_out:
             held_out = [
                 (
-                    str(row["name"]),
-                    f"{row['reward']:.3f} ± {row['reward_standard_error']:.3f}",
-                    f"{row['pass_rate']:.1%}",
-                    str(row.get("num_lost_problems", 0)),
+                    result.name,
+                    result.reward_text,
+                    f"{result.pass_rate:.1%}",
+                    str(result.num_lost_problems),
                 )
-                for row in report.held_out
+                for result in report.held_out
             ]
             heads = ("", "mean reward", "passed all tests", "problems lost")
             lines += ["## Held-out problems", "", *_table(heads, held_out)]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.health.history import Row
+from cluster.ledger.evaluation_result import EvaluationResult
 from cluster.ledger.jsonl import is_finite
 from cluster.types import Verdict
 
@@ -35,7 +36,7 @@ class PlotData:
     name: str
     rows: Sequence[Row]  # of metrics.jsonl
     changed_after: Sequence[int] = ()  # steps after which settings changed
-    held_out: Sequence[Row] = ()  # of evaluation.jsonl
+    held_out: Sequence[EvaluationResult] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +77,7 @@ def _draw_rewards(axes: Any, data: PlotData) -> None:
     """Draw mean reward, best reward and pass rate as lines, and held-out results as points."""
     _draw_reward_lines(axes, data)
     for name, colour in (("reward", "C0"), ("pass_rate", "C2")):
-        points = [(row["step"], row[name]) for row in data.held_out]
+        points = [(result.step, getattr(result, name)) for result in data.held_out]
         if points:
             axes.plot(*zip(*points, strict=True), "o", color=colour, markeredgecolor="black", markersize=5)
 

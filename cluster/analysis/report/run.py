@@ -12,6 +12,7 @@ from cluster.health.comparison import Compared, as_cells, compare, latest
 from cluster.health.history import History
 from cluster.health.rules import Health
 from cluster.health.run_history import history_of
+from cluster.ledger.evaluation_result import EvaluationResult
 from cluster.ledger.jsonl import whole_rows
 from cluster.ledger.run_folder import RunFolder
 
@@ -49,7 +50,7 @@ class RunReport:
     checks: Sequence[CheckResult]
     compared: Sequence[Compared]
     changes: Sequence[Change]
-    held_out: Sequence[Mapping[str, Any]]  # rows of evaluation.jsonl
+    held_out: Sequence[EvaluationResult]
     ledger: LedgerSummary
     is_finished: bool
 
@@ -98,7 +99,7 @@ def read_report(run: Path, ledger: LedgerSummary | None = None) -> RunReport:
         checks=check_run(history),
         compared=compare(pair) if pair else (),
         changes=_changes(folder),
-        held_out=list(whole_rows(folder.evaluation)),
+        held_out=[EvaluationResult.from_row(row) for row in whole_rows(folder.evaluation)],
         ledger=read_summary(folder) if ledger is None else ledger,
         is_finished=folder.summary.is_file(),
     )
