@@ -10,7 +10,7 @@ from cluster.ledger.progress import Progress
 from cluster.ledger.run_folder import RunFolder
 from cluster.loop.metrics import step_metrics
 from cluster.run.recorder import RunRecorder
-from cluster.types import CodeError, Drop, DropReason, Group, StepReport, Verdict
+from cluster.types import CodeError, Drop, DropReason, Group, Prompt, StepReport, Verdict
 from tests.cluster.records import grade, group, problem
 
 HOSTILE = "</script><script>pwned=1</script><img src=x onerror=\"pwned=2\"><svg onload='pwned=3'> {{7*7}} ${7*7}"
@@ -22,6 +22,10 @@ PROGRAMS = (
     (0.05, Verdict.SYNTAX_ERROR, f"{HOSTILE}\n{EXTERNAL_CONTENT}"),
 )
 HOSTILE_PROBLEM = "<b>p</b>&\"'"
+PROMPTS = {
+    name: Prompt(problem_id=name, text=f"<|im_start|>user\n(** {HOSTILE} *)", token_ids=(1, 2))
+    for name in ("gcd", HOSTILE_PROBLEM)
+}
 
 
 def programs_group(step: int, problem_id: str) -> Group:
@@ -50,7 +54,7 @@ class GrowingRun:
     def __init__(self, path: Path) -> None:
         self.folder = RunFolder(path)
         with self.folder.opened(load_config(None, environment={})):
-            self.records = RunRecorder(self.folder, View(), lambda _: None)
+            self.records = RunRecorder(self.folder, View(), lambda _: None, PROMPTS)
         self.num_steps = 0
 
     def step(self) -> None:

@@ -1,8 +1,6 @@
 """Rows of the ledger for the pages, read from its files on request."""
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +16,7 @@ LIST_COLUMNS = (
 
 GROUP_COLUMNS = (
     *LIST_COLUMNS,
-    *("policy_version", "version_spans", "prompt_ids", "token_ids", "sampler_logprobs", "finish_reason", "temperature"),
+    *("policy_version", "version_spans", "prompt", "token_ids", "sampler_logprobs", "finish_reason", "temperature"),
     *("sampling_seconds", "grading_seconds", "structural", "type_check", "compile", "tests", "type_errors"),
     *(
         "hit_length_limit",
@@ -58,16 +56,3 @@ def neighbour_groups(columns: LedgerColumns, group_id: str) -> tuple[str | None,
     previous = group_ids[in_order[index - 1]] if index else None
     following = group_ids[in_order[index + 1]] if index + 1 < len(in_order) else None
     return previous, following
-
-
-def decode_prompt(run: Path, prompt_ids: Sequence[int]) -> str:
-    """Decode a prompt with the tokenizer of a checkpoint; empty if no checkpoint has a tokenizer file."""
-    files = list((run / "checkpoints").glob("checkpoint-*/tokenizer.json"))
-    return str(_tokenizer(files[0]).decode(list(prompt_ids), skip_special_tokens=False)) if files and prompt_ids else ""
-
-
-@lru_cache(maxsize=1)
-def _tokenizer(path: Path) -> Any:
-    from tokenizers import Tokenizer
-
-    return Tokenizer.from_file(str(path))

@@ -22,7 +22,6 @@ from cluster.analysis.dashboard.group_page import group_context
 from cluster.analysis.dashboard.ledger_rows import (
     GROUP_COLUMNS,
     LIST_COLUMNS,
-    decode_prompt,
     neighbour_groups,
     read_completions,
     rows_of_group,
@@ -146,7 +145,7 @@ class Dashboard:
         def context() -> dict[str, object]:
             completions = read_completions(columns, rows, GROUP_COLUMNS)
             previous, following = neighbour_groups(columns, group_id)
-            prompt = decode_prompt(self.run, next((one["prompt_ids"] for one in completions if one["prompt_ids"]), ()))
+            prompt = next((one["prompt"] for one in completions if one["prompt"]), "")
             return group_context(completions, prompt=prompt, previous=previous, following=following, code=code)
 
         title = f"{columns.words['problem_id'][columns.codes['problem_id'][rows[0]]]} {group_id}"

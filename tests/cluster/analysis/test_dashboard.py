@@ -5,6 +5,7 @@ import shutil
 import socket
 import time
 from collections.abc import Callable
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from cluster.analysis.dashboard.watch import LedgerWatch
 from cluster.cli.main import main
 from cluster.errors import ConfigError
 from cluster.ledger.columns import File, LedgerColumns, Rows, read_columns
-from tests.cluster.growing_run import HOSTILE_PROBLEM, GrowingRun
+from tests.cluster.growing_run import HOSTILE_PROBLEM, PROMPTS, GrowingRun
 
 PER_STEP = 11  # completions of a step: two groups of four, and three of a dropped group
 
@@ -220,6 +221,12 @@ def test_every_response_has_the_security_policy(run: GrowingRun) -> None:
         etag = client.get("/problems").headers["etag"]
         assert client.get("/problems", headers={"If-None-Match": etag}).status_code == 304
         assert client.get("/", headers={"Host": "example.org"}).status_code == 421
+
+
+def test_a_group_shows_the_prompt_that_the_model_read(run: GrowingRun) -> None:
+    with TestClient(application(run.folder.path), base_url="http://localhost") as client:
+        page = client.get("/group", params={"id": "s000001-3"}).text
+    assert PROMPTS["gcd"].text in unescape(page)
 
 
 def test_only_requests_for_the_machines_own_names_are_served() -> None:
