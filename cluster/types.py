@@ -303,11 +303,14 @@ class ProbeGap:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyVersion:
-    """One published LoRA adapter, with the data that verifies the weight sync."""
+    """One published policy, a LoRA adapter or all weights, with the data that verifies the weight sync."""
 
     number: int  # 1 after the first learner step
-    adapter: Mapping[str, bytes]  # file name -> content of a PEFT adapter folder
-    modules: tuple[str, ...] = ()  # full names of the modules that carry trained weights; empty: unknown
+    adapter: Mapping[str, bytes]  # file name -> content of a PEFT adapter folder, or the weights of a whole model
+    modules: tuple[str, ...] = ()  # full names of the modules that carry trained weights, or layers; empty: unknown
+    weight_sums: Mapping[str, int] = field(
+        default_factory=dict
+    )  # of all weights: checksum by layer (cluster.weight_sums)
     probes: tuple[ProbePrompt, ...] = ()  # empty: no learner of this run made the adapter
 
 

@@ -17,3 +17,6 @@ class LearnerPlan:
     checkpoints_dir: Path
     # Tokens of the probe prompts, all of one length, that are scored under every policy to verify samplers; empty: none.
     probe_ids: tuple[tuple[int, ...], ...]
+    served_dtype: str | None = (
+        None  # of the samplers' weights: the dtype of published whole weights; None: the learner's
+    )

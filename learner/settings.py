@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from cluster.setting_traits import Trait
+from learner.method import method_conflict, with_learning_rate
 
 ALL_LINEAR = "all-linear"  # as in PEFT
 MODULE_NAME = re.compile(r"\w+(\.\w+)*")
@@ -91,6 +92,11 @@ class LearnerSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    method: Literal["lora", "full"] = Field(
+        "lora",
+        description="lora: train an adapter next to frozen weights; full: train all weights, which takes 16 bytes per parameter, "
+        "and 4 more for the reference with a kl_coefficient",
+    )
     lora: LoraSettings = LoraSettings()
 
     loss_type: LossType = Field(
@@ -160,7 +166,7 @@ class LearnerSettings(BaseModel):
     kl_coefficient: Annotated[float, Trait.CHANGEABLE] = Field(
         0.0,
         ge=0,
-        description="weight of the KL divergence to the model without adapter (TRL: beta); 0 skips its forward pass",
+        description="weight of the KL divergence to the model before training (TRL: beta); 0 skips its forward pass",
     )
     kl_target: Annotated[float | None, Trait.CHANGEABLE] = Field(
         None,
@@ -199,7 +205,7 @@ class LearnerSettings(BaseModel):
     )
 
     learning_rate: Annotated[float, Trait.CHANGEABLE] = Field(
-        5e-6, gt=0, description="peak learning rate of the optimizer"
+        5e-6, gt=0, description="peak learning rate of the optimizer; with method=full the default is 1e-6"
     )
     lr_scheduler_type: Literal[
         "constant",
@@ -323,9 +329,19 @@ class LearnerSettings(BaseModel):
         """The longest deadline of all calls of the learner."""
         return max(self.start_deadline_seconds, self.step_deadline_seconds, self.save_deadline_seconds)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _learning_rate_of_method(cls, values: Any) -> Any:
+        return with_learning_rate(values) if isinstance(values, dict) else values
+
     @model_validator(mode="after")
     def _check_combinations(self) -> "LearnerSettings":
-        for conflict in (self._loss_conflict(), self._importance_weight_conflict(), self._other_conflict()):
+        for conflict in (
+            method_conflict(self),
+            self._loss_conflict(),
+            self._importance_weight_conflict(),
+            self._other_conflict(),
+        ):
             if conflict:
                 raise ValueError(f"learner.{conflict}")
         return self

@@ -24,6 +24,7 @@ from learner.settings import LearnerSettings
 from learner.training.adapter import pack_adapter, trained_modules
 from learner.training.build import build_trainer
 from learner.training.checkpoints import checkpoint_error, newest_checkpoint, step_of, write_adapter, write_checkpoint
+from learner.training.full import FullModel, check_is_full, pack_weights
 from learner.training.gpu_memory import limit_gpu_memory
 from learner.training.model import choose_device, load_model
 from learner.training.process_group import SINGLE_RANK, ProcessGroup
@@ -55,7 +56,7 @@ class LearnerWorker:
         self._device = choose_device(self._settings)
         if not self._device.use_cpu and self._settings.gpu_memory_share is not None:
             limit_gpu_memory(self._settings.gpu_memory_share)
-        model, self._tokenizer = load_model(self._plan.model, self._device, keep_dropout=False)
+        model = self._load_model(checkpoint)
         batches = BatchQueue(num_batches=max(0, self._plan.max_steps - step) * self._settings.num_iterations)
         self._trainer = build_trainer(
             model,
@@ -76,10 +77,7 @@ class LearnerWorker:
         except LearnerError as error:
             if checkpoint is None:
                 raise
-            raise LearnerError(
-                f"cannot resume from {checkpoint}: {error}. Use the settings that it was written with (learner.lora above all), "
-                "or move it away to resume from the previous one"
-            ) from error
+            raise _cannot_resume(checkpoint, error) from error
         self._check_training_gap()
         self._training.run(
             lambda: self._check_ranks_agree(
@@ -87,6 +85,23 @@ class LearnerWorker:
             )
         )
         return policy if checkpoint else None
+
+    def _load_model(self, checkpoint: Path | None) -> Any:
+        """Load the model, or all its weights from the checkpoint of a run that trains them, and the tokenizer."""
+        if self._settings.method == "lora":
+            model, self._tokenizer = load_model(self._plan.model, self._device, keep_dropout=False)
+            return model
+
+        def load(name: str) -> tuple[Any, Any]:
+            return load_model(name, self._device, keep_dropout=False, weights_dtype=torch.float32)
+
+        if checkpoint is not None:
+            try:
+                check_is_full(checkpoint)
+            except LearnerError as error:
+                raise _cannot_resume(checkpoint, error) from error
+        model, self._tokenizer = load(str(checkpoint or self._plan.model))
+        return FullModel(model, lambda: load(self._plan.model)[0])
 
     def step(
         self, groups: Sequence[Group], active_overrides: Mapping[str, Any] = MappingProxyType({})
@@ -157,8 +172,8 @@ class LearnerWorker:
         return self._running().run(self._save)
 
     def adapter_files(self) -> dict[str, bytes]:
-        """Return the adapter as the files of a PEFT folder, in float32, as it is trained."""
-        return self._running().run(lambda: pack_adapter(self._trainer.model, dtype=torch.float32))
+        """Return the files of a PEFT folder, or of a whole model with its tokenizer, in float32, as it is trained."""
+        return self._running().run(self._trainer.files)
 
     def export_adapter(self, folder: str) -> None:
         """Write ``adapter_files`` into a folder; raises LearnerError when that fails."""
@@ -180,6 +195,16 @@ class LearnerWorker:
             self._training.close(CLOSE_SECONDS)
 
     def _policy(self) -> PolicyVersion:
+        if isinstance(self._trainer.model, FullModel):
+            # In the samplers' dtype: checksums of the same numbers can be compared exactly.
+            files, sums = pack_weights(self._trainer.model, getattr(torch, self._plan.served_dtype or "float32"))
+            return PolicyVersion(
+                number=self._step_number(),
+                adapter=files,
+                modules=tuple(sums),
+                weight_sums=sums,
+                probes=self._probes(),
+            )
         # Samplers cast the adapter to the dtype of their weights; casting it here halves the bytes to send.
         adapter = pack_adapter(self._trainer.model, dtype=self._device.dtype)
         return PolicyVersion(
@@ -248,3 +273,10 @@ class LearnerWorker:
 
     def _set_num_threads(self) -> None:
         torch.set_num_threads(self._settings.num_threads)
+
+
+def _cannot_resume(checkpoint: Path, error: LearnerError) -> LearnerError:
+    return LearnerError(
+        f"cannot resume from {checkpoint}: {error}. Use the settings that it was written with (learner.method and learner.lora "
+        "above all), or move it away to resume from the previous one"
+    )

@@ -225,6 +225,28 @@ class Engine:
         except ModelError as error:
             raise SamplerError(str(error)) from error
 
+    async def transfer(self, folder: Path, version: int) -> dict[str, int]:
+        """Replace the weights of the model by those of a folder, in place, by vLLM's weight-transfer API.
+
+        Returns the checksum of what each layer loaded, which is the same on all ranks. Raises SamplerError when that fails: the
+        engine's weights are undefined then.
+        """
+        from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
+
+        async def update() -> list[dict[str, int]]:
+            await self._engine.start_weight_update()
+            await self._engine.update_weights(WeightTransferUpdateRequest(update_info={"folder": str(folder)}))
+            await self._engine.finish_weight_update()
+            sums: list[dict[str, int]] = await self._engine.collective_rpc("loaded_weight_sums")
+            return sums
+
+        try:
+            by_rank = await self._await(update(), f"does not load the weights of policy {version}")
+        except ModelError as error:
+            raise SamplerError(str(error)) from error
+        wrong = [sums for sums in by_rank if sums != by_rank[0]]
+        return wrong[0] if wrong else by_rank[0]
+
     @asynccontextmanager
     async def exchange(self, version: int) -> AsyncIterator[None]:
         """Pause all requests while the block replaces their weights; tokens sampled afterwards are labelled ``version``.

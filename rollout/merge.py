@@ -66,12 +66,21 @@ def require_space(base: Path, folder: Path, dtype: str, *, num_versions: int) ->
     """Raise ResourcesError if a number of merged versions does not fit on the disk of ``folder``, or into its shared memory."""
     size = getattr(torch, dtype).itemsize
     served = sum(size * math.prod(shape) for name, shape in _shapes(base).items() if not is_expert(name))
+    require_bytes(
+        folder,
+        served,
+        num_versions=num_versions,
+        way_out=", or use rollout.weight_sync_mode=versions, which writes adapters alone",
+    )
+
+
+def require_bytes(folder: Path, size: int, *, num_versions: int, way_out: str = "") -> None:
+    """Raise ResourcesError if a number of versions of ``size`` bytes does not fit on the disk of ``folder``."""
     free = shutil.disk_usage(folder).free
-    if free < num_versions * served:
+    if free < num_versions * size:
         raise ResourcesError(
-            f"{num_versions} x {served / GIB:.1f} GiB of merged weights do not fit into {folder.parent}, which has "
-            f"{free / GIB:.1f} GiB free: enlarge it (Docker: --shm-size), or use rollout.weight_sync_mode=versions, which writes "
-            "adapters alone"
+            f"{num_versions} x {size / GIB:.1f} GiB of whole weights do not fit into {folder.parent}, which has "
+            f"{free / GIB:.1f} GiB free: enlarge it (Docker: --shm-size){way_out}"
         )
 
 

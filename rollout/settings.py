@@ -89,10 +89,11 @@ class RolloutSettings(BaseModel):
         description="tokens of one forward pass of an engine, at least max_concurrent_requests: with more, prompts are prefilled "
         "in fewer passes, which take more memory; null: 8192 on GPUs from 40 GB on and 2048 on others, 4096 on the CPU",
     )
-    weight_sync_mode: Literal["versions", "in_flight", "merged"] = Field(
+    weight_sync_mode: Literal["versions", "in_flight", "merged", "full"] = Field(
         "versions",
         description="weight sync mode. versions: running completions end on the policy that they started with; in_flight: they "
-        "continue under the new adapter; merged: they continue under new weights (no LoRA in the engine: faster on the CPU)",
+        "continue under the new adapter; merged: they continue under new weights (no LoRA in the engine: faster on the CPU); full: the same with weights that were "
+        "all trained, and the default with learner.method=full",
     )
     weight_sync_tolerance: Annotated[float | None, Trait.PLACEMENT] = Field(
         None,

@@ -8,6 +8,8 @@ in_flight continues under the new policy       holds one adapter, replaced    th
                                                                               are prefilled again
 merged    continues under the new policy       has no LoRA: whole weights     write and load the whole model, and
                                                are replaced                   prefill running completions again
+full      continues under the new policy       has no LoRA: whole weights     the same; the weights were all trained
+                                               are replaced                   (learner.method=full)
 ========= ==================================== ============================== ==================================
 
 Each mode is one class: its class attributes and class methods answer before an engine exists, an instance serves one engine.
@@ -52,6 +54,10 @@ class PolicyEngine(Protocol):
 
     async def reload(self, folder: Path, version: int) -> None:
         """Replace the weights of the model."""
+        ...
+
+    async def transfer(self, folder: Path, version: int) -> dict[str, int]:
+        """Replace the weights of the model, and return the checksum of what each layer loaded."""
         ...
 
     def exchange(self, version: int) -> AbstractAsyncContextManager[None]:
@@ -266,7 +272,54 @@ class Merged(WeightSyncMode):
         return None
 
 
-MODES: dict[str, type[WeightSyncMode]] = {"versions": Versions, "in_flight": InFlight, "merged": Merged}
+class Full(Merged):
+    """New weights for the whole engine, all of which were trained; written once per machine."""
+
+    @classmethod
+    def engine_arguments(
+        cls,
+        *,
+        lora_rank: int,  # noqa: ARG003
+        lora_targets: Sequence[str],  # noqa: ARG003
+        max_staleness: int,  # noqa: ARG003
+        on_cpu: bool,  # noqa: ARG003
+    ) -> dict[str, Any]:
+        """Return the arguments for vLLM's weight-transfer API."""
+        return {
+            "worker_extension_cls": "rollout.worker_extension.FullWorkerExtension",
+            "weight_transfer_config": {"backend": "shared_memory"},  # rollout.weight_transfer
+        }
+
+    async def load(self, policy: PolicyVersion) -> BoundAdapter:
+        """Replace the weights; running requests continue under them, and the layers are the modules that are verified.
+
+        Raises ResourcesError, before the first policy is written, if its files and those of the next one do not fit.
+        """
+        from rollout.merge import require_bytes
+
+        def write(folder: Path) -> None:
+            size = sum(map(len, policy.adapter.values()))
+            require_bytes(folder, size, num_versions=1 if self._has_loaded else 2)
+            write_files(folder, policy.adapter)
+
+        folder = await asyncio.to_thread(self._cache.put, policy.number, write)
+        async with self._engine.exchange(policy.number):
+            sums = await self._engine.transfer(folder, policy.number)
+        self._has_loaded = True
+        published = policy.weight_sums
+        return BoundAdapter(
+            named=tuple(published),
+            bound=tuple(sums),
+            differing=tuple(layer for layer in sums if layer in published and sums[layer] != published[layer]),
+        )
+
+
+MODES: dict[str, type[WeightSyncMode]] = {
+    "versions": Versions,
+    "in_flight": InFlight,
+    "merged": Merged,
+    "full": Full,
+}
 
 
 def weight_sync_mode(settings: RolloutSettings) -> type[WeightSyncMode]:

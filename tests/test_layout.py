@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("rollout", "grader", "learner", "cluster")
 ONLY_IMPORTED_BY = {
-    "vllm": {"rollout/engine.py", "rollout/patches.py"},
+    "vllm": {"rollout/engine.py", "rollout/patches.py", "rollout/weight_transfer.py"},
     "trl": {"learner/training/trainer.py"},
     "subprocess": {"grader/process.py"},
 }
@@ -23,6 +23,7 @@ SHARED = (
     "cluster.thought_tags",
     "cluster.cores",
     "cluster.setting_traits",
+    "cluster.weight_sums",
 )  # standard library only
 DATA = ROOT / "cluster" / "problems" / "builtin"  # problems as code: long functions and files are data there
 MAX_FILE_LINES = 400

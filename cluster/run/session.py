@@ -101,4 +101,5 @@ def learner_plan(
         seed=config.run.seed,
         checkpoints_dir=checkpoints_dir.resolve(),
         probe_ids=probe_ids,
+        served_dtype=config.rollout.served_dtype,
     )

@@ -43,7 +43,7 @@ def build_trainer(
             model=model,
             processing_class=tokenizer,
             args=trl_arguments(settings, plan, device),
-            peft_config=lora_config(settings.lora, model, plan.model),
+            peft_config=None if settings.method == "full" else lora_config(settings.lora, model, plan.model),
             # TRL requires a dataset and a reward function; it reads neither here.
             train_dataset=Dataset.from_dict({"prompt": [""]}),
             reward_funcs=_no_reward,
@@ -62,7 +62,8 @@ def trl_arguments(settings: LearnerSettings, plan: LearnerPlan, device: Device) 
         seed=plan.seed,
         temperature=plan.temperature,
         max_completion_length=plan.max_completion_tokens,
-        beta=settings.kl_coefficient,
+        # With a coefficient, TRL would load a reference of all weights at once; FullModel loads one when it is needed.
+        beta=0.0 if settings.method == "full" else settings.kl_coefficient,
         # Routers are frozen: a load-balancing loss would only change the attention layers before them.
         router_aux_loss_coef=0.0,
         use_cpu=device.use_cpu,

@@ -75,12 +75,14 @@ def choose_device(settings: LearnerSettings, cuda: Cuda = TORCH_CUDA) -> Device:
     return Device(use_cpu=use_cpu, dtype=getattr(torch, settings.computed_dtype))
 
 
-def load_model(name: str, device: Device, *, keep_dropout: bool = True) -> tuple[Any, Any]:
+def load_model(
+    name: str, device: Device, *, keep_dropout: bool = True, weights_dtype: torch.dtype | None = None
+) -> tuple[Any, Any]:
     """Load the causal language model ``name`` (folder or Hugging Face id) and its tokenizer.
 
-    With ``keep_dropout=False`` the base model's dropout is off, so that training computes the same as sampling. A generation
-    config that transformers would refuse to save later is repaired, with a warning in the log. Raises ModelError, with a message
-    of one line.
+    ``weights_dtype``: dtype of the weights; None: that of the computation. With ``keep_dropout=False`` the base model's dropout is
+    off, so that training computes the same as sampling. A generation config that transformers would refuse to save later is
+    repaired, with a warning in the log. Raises ModelError, with a message of one line.
     """
     source = folder_or_id(name)
     generation = generation_config(name)
@@ -93,7 +95,7 @@ def load_model(name: str, device: Device, *, keep_dropout: bool = True) -> tuple
         model, loading = AutoModelForCausalLM.from_pretrained(
             source,
             config=config,
-            dtype=device.dtype,
+            dtype=weights_dtype or device.dtype,
             attn_implementation=attention_implementation(config, use_cpu=device.use_cpu, dtype=device.dtype),
             output_loading_info=True,
             ignore_mismatched_sizes=True,

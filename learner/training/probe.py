@@ -4,10 +4,13 @@ At 1,000 tokens and a vocabulary of 152,000 these logits are the learner's large
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from learner.training.full import FullModel
 
 NUM_COMPARED = 64
 """Number of the prompt's last tokens that ``training_gap`` compares; only for them logits exist."""
@@ -28,11 +31,12 @@ def fused_logprobs(model: Any, token_ids: Sequence[Sequence[int]]) -> Tensor:
 def training_gap(model: Any, token_ids: Sequence[int], *, temperature: float) -> float:
     """Mean difference between the fused head's logprobs in training and those of the model's logits, in nats per token.
 
-    Without the adapter, and over the last NUM_COMPARED tokens. ``temperature`` is that of the fused head.
+    Without an adapter, and over the last NUM_COMPARED tokens. ``temperature`` is that of the fused head.
     """
     ids = torch.tensor([token_ids], device=model.device)
     labels = ids[0, 1:][-NUM_COMPARED:]
-    with torch.no_grad(), model.disable_adapter(), torch.random.fork_rng():
+    without_adapter = nullcontext() if isinstance(model, FullModel) else model.disable_adapter()
+    with torch.no_grad(), without_adapter, torch.random.fork_rng():
         model.eval()
         logits = model(input_ids=ids, logits_to_keep=len(labels) + 1).logits[0, -len(labels) - 1 : -1]
         model.train()

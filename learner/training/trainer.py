@@ -19,9 +19,6 @@ If several ranks share a step (learner.training.process_group), each computes so
 and metrics in ``training_step``; every rank computes the rest of the step from the same values.
 """
 
-import json
-import random
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -33,14 +30,13 @@ from peft.helpers import disable_input_dtype_casting
 from torch import Tensor
 from transformers import PrinterCallback, set_seed
 
-from cluster.errors import LearnerError
 from learner.batch.policy_ratio import RatioStatistics, importance_weights
 from learner.batch.step_metrics import MicroBatchMetrics, concatenate, reduce_to_step
 from learner.batch.tensors import MicroBatch
 from learner.settings import LearnerSettings
-from learner.training.adapter import pack_adapter
-from learner.training.checkpoints import write_files
+from learner.training.checkpoint_files import CheckpointFiles
 from learner.training.divergence import check_divergence
+from learner.training.full import FullModel
 from learner.training.kl import AdaptiveKl
 from learner.training.model import has_plain_kv_cache
 from learner.training.probe import fused_logprobs, training_gap
@@ -56,13 +52,8 @@ from trl.trainer.utils import add_fused_lm_head  # noqa: E402
 # The rest of the learner imports TRL's classes from here.
 __all__ = ["GRPOConfig", "GRPOTrainer", "GroupTrainer", "SFTConfig", "SFTTrainer"]
 
-# A run that resumes without one of these would differ from the interrupted run.
-CHECKPOINT_FILES = ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
-RANDOM_STATE_FILE = "rng_state.pth"  # of rank 0, under TRL's name; rank 1 has rng_state_1.pth, and so on
-ADAPTIVE_KL_FILE = "adaptive_kl.json"  # the adapted kl_coefficient for the next step
 
-
-class GroupTrainer(GRPOTrainer):  # type: ignore[misc]
+class GroupTrainer(CheckpointFiles, GRPOTrainer):  # type: ignore[misc]
     """TRL's GRPO on batches from Caravan's samplers and graders."""
 
     def __init__(
@@ -76,6 +67,10 @@ class GroupTrainer(GRPOTrainer):  # type: ignore[misc]
         self._process_group = process_group
         self._shards_base = settings.shard_base  # read in the next line, which moves the model to its device
         super().__init__(**trl_arguments)
+        self.beta = settings.kl_coefficient  # TRL gets none for a FullModel: it would load a reference of its own
+        if isinstance(self.model, FullModel):
+            del self.model.forward  # TRL's fused head is for the model inside
+            self.model.set_head(self._add_head)
         # The new adapter is the same on all ranks; later random draws differ by rank.
         set_seed(self.args.seed + process_group.rank)
         self.step_metrics: Mapping[str, float] = {}  # of the last step, under TRL's names if TRL has one
@@ -121,12 +116,8 @@ class GroupTrainer(GRPOTrainer):  # type: ignore[misc]
     def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any) -> Any:
         """Take the steps of the batch queue. Raises LearnerError if the checkpoint lacks a file, which TRL would ignore."""
         if resume_from_checkpoint is not None:
-            missing = [name for name in CHECKPOINT_FILES if not (Path(resume_from_checkpoint) / name).is_file()]
-            if missing:
-                raise LearnerError(f"it has no {', '.join(missing)}")
-            adapted = Path(resume_from_checkpoint) / ADAPTIVE_KL_FILE
-            if adapted.is_file():
-                self._adaptive_kl = AdaptiveKl(json.loads(adapted.read_text())["kl_coefficient"], has_adapted=True)
+            self.check_checkpoint(Path(resume_from_checkpoint))
+            self._adaptive_kl = self.saved_kl(Path(resume_from_checkpoint)) or self._adaptive_kl
         # PEFT would cast the input of each adapter to float32, and autocast back to bfloat16: copies that are kept for the
         # backward pass. Without autocast the input has the adapter's dtype.
         with disable_input_dtype_casting(self.model, active=self.args.bf16):
@@ -219,27 +210,6 @@ class GroupTrainer(GRPOTrainer):  # type: ignore[misc]
             measured = {name: value for name, value in logs.items() if name not in skipped and value is not None}
             self.step_metrics = measured | self._ratio.metrics() | ({"kl_coefficient": self.beta} if self.beta else {})
 
-    def random_state(self) -> bytes:
-        """Return this rank's random state for ``save_to``; only between two steps."""
-        with tempfile.TemporaryDirectory() as folder:
-            super()._save_rng_state(folder)
-            return (Path(folder) / RANDOM_STATE_FILE).read_bytes()
-
-    def save_to(self, folder: Path, other_random_states: Sequence[bytes]) -> None:
-        """Write adapter, optimizer, schedule, step and all random states: this rank's, and those of ranks 1 and up."""
-        self.args.output_dir = str(folder.parent)
-        self._save_checkpoint(self.model, trial=None)
-        (folder.parent / f"checkpoint-{self.state.global_step}").rename(folder)
-        for rank, random_state in enumerate(other_random_states, start=1):
-            (folder / _random_state_file(rank)).write_bytes(random_state)
-        if self._adaptive_kl.has_adapted:
-            state = {"kl_coefficient": self._adaptive_kl.coefficient}
-            (folder / ADAPTIVE_KL_FILE).write_text(json.dumps(state))
-
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:  # noqa: ARG002
-        """Write the adapter, the only weights that training changes, without tokenizer, model configuration and hub requests."""
-        write_files(pack_adapter(self.model, dtype=torch.float32), Path(output_dir or self.args.output_dir))
-
     def score(self, token_ids: Sequence[Sequence[int]], *, under_base: bool = False) -> list[list[float]]:
         """Return the logprobs at temperature 1 of all tokens but the first, ``[P, N - 1]``, of rows of one length, ``[P, N]``.
 
@@ -247,9 +217,12 @@ class GroupTrainer(GRPOTrainer):  # type: ignore[misc]
         """
         self._set_temperature(1.0)  # each micro-batch sets its own again
         model = self.accelerator.unwrap_model(self.model)
-        without_adapter = model.disable_adapter() if under_base else nullcontext()
+        is_base = isinstance(model, FullModel) and self.state.global_step == 0  # no reference is loaded for it
+        without_adapter = model.disable_adapter() if under_base and not is_base else nullcontext()
         with self.accelerator.autocast(), without_adapter:
             logprobs: list[list[float]] = fused_logprobs(model, token_ids).tolist()
+        if isinstance(model, FullModel) and self.beta == 0:
+            model.drop_reference()
         return logprobs
 
     def training_gap(self, token_ids: Sequence[int]) -> float:
@@ -257,20 +230,6 @@ class GroupTrainer(GRPOTrainer):  # type: ignore[misc]
         self._set_temperature(self.args.temperature)
         with self.accelerator.autocast():
             return training_gap(self.accelerator.unwrap_model(self.model), token_ids, temperature=self.args.temperature)
-
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        """Load this rank's random state; a rank that the checkpoint does not have is seeded by seed, step and rank."""
-        if checkpoint is None or self._process_group.rank == 0:
-            super()._load_rng_state(checkpoint)
-            return
-        own = Path(checkpoint) / _random_state_file(self._process_group.rank)
-        if not own.is_file():
-            seed = f"{self.args.seed} {self.state.global_step} {self._process_group.rank}"
-            set_seed(random.Random(seed).getrandbits(32))
-            return
-        with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / RANDOM_STATE_FILE).write_bytes(own.read_bytes())
-            super()._load_rng_state(folder)
 
     def checksum(self) -> int:
         """Checksum of all bits of the adapter, computed on its device."""
@@ -354,10 +313,16 @@ class GroupTrainer(GRPOTrainer):  # type: ignore[misc]
     def _set_temperature(self, temperature: float) -> None:
         """Replace the model's fused head, which TRL builds for one temperature, by one for this temperature."""
         if temperature != self.temperature:
-            model = self.accelerator.unwrap_model(self.model).get_base_model()
-            del model.forward  # the fused forward, which hides the class's
-            add_fused_lm_head(model, temperature=temperature, outputs=("log_probs", "entropy"))
             self.temperature = temperature
+            model = self.accelerator.unwrap_model(self.model)
+            if isinstance(model, FullModel):
+                model.set_head(self._add_head)
+            else:
+                del model.get_base_model().forward  # the fused forward, which hides the class's
+                self._add_head(model.get_base_model())
+
+    def _add_head(self, model: Any) -> None:
+        add_fused_lm_head(model, temperature=self.temperature, outputs=("log_probs", "entropy"))
 
     def _set_peak_learning_rate(self, peak: float) -> None:
         """Scale the schedule to another peak, without changing its position."""
@@ -387,8 +352,3 @@ class GroupTrainer(GRPOTrainer):  # type: ignore[misc]
             gradient_norm=torch.nn.utils.get_total_norm(gradients).item(),
             kl=kl[0] if kl else None,
         )
-
-
-def _random_state_file(rank: int) -> str:
-    """File name of a rank's random state; TRL writes and reads that of rank 0."""
-    return f"rng_state_{rank}.pth"

@@ -185,5 +185,5 @@ def test_weights_that_do_not_fit_twice_are_refused_with_numbers(
     require_space(base, tmp_path, "bfloat16", num_versions=2)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2 * size - 1))
     require_space(base, tmp_path, "bfloat16", num_versions=1)
-    with pytest.raises(ResourcesError, match=r"2 x 0.0 GiB of merged weights do not fit into .*--shm-size.*=versions"):
+    with pytest.raises(ResourcesError, match=r"2 x 0.0 GiB of whole weights do not fit into .*--shm-size.*=versions"):
         require_space(base, tmp_path, "bfloat16", num_versions=2)
