@@ -16,15 +16,15 @@ def with_learning_rate(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def method_conflict(settings: Any) -> str | None:
-    """Return the first setting of the ``learner`` section that ``method=full`` excludes, and the way out; None if there is none."""
+    """Return a setting of the ``learner`` section that ``method=full`` excludes, with the way out; None without one."""
     if settings.method != "full":
         return None
     lora, defaults = settings.lora, type(settings.lora)()
     for name in sorted(lora.model_fields_set):
         if getattr(lora, name) != getattr(defaults, name):
             return (
-                f"lora.{name}={getattr(lora, name)}: learner.method=full trains all weights and no adapter; remove the adapter's "
-                "settings (on a command line: learner.lora={}), or set learner.method=lora"
+                f"lora.{name}={getattr(lora, name)}: learner.method=full trains all weights, and no adapter; remove it (or set "
+                f"its default, {getattr(defaults, name)}), or set learner.method=lora"
             )
     if settings.shard_base:
         return "shard_base: learner.method=full has no frozen base to shard; remove it, or set learner.method=lora"

@@ -92,8 +92,8 @@ class RolloutSettings(BaseModel):
     weight_sync_mode: Literal["versions", "in_flight", "merged", "full"] = Field(
         "versions",
         description="weight sync mode. versions: running completions end on the policy that they started with; in_flight: they "
-        "continue under the new adapter; merged: they continue under new weights (no LoRA in the engine: faster on the CPU); full: the same with weights that were "
-        "all trained, and the default with learner.method=full",
+        "continue under the new adapter; merged: they continue under new weights (no LoRA in the engine: faster on the CPU); "
+        "full: the same with weights that were all trained, the only mode of learner.method=full and its default",
     )
     weight_sync_tolerance: Annotated[float | None, Trait.PLACEMENT] = Field(
         None,

@@ -32,12 +32,12 @@ BACKEND = "shared_memory"
 
 
 @dataclass
-class InitInfo(WeightTransferInitInfo):
+class InitInfo(WeightTransferInitInfo):  # type: ignore[misc]  # vLLM is not typed
     """Nothing: there is no connection to open."""
 
 
 @dataclass
-class UpdateInfo(WeightTransferUpdateInfo):
+class UpdateInfo(WeightTransferUpdateInfo):  # type: ignore[misc]
     """The folder with the policy's weights, as *.safetensors in the format of a checkpoint."""
 
     folder: str

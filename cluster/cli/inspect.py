@@ -99,8 +99,8 @@ def _trace(options: argparse.Namespace) -> int:
 
 
 REPLAY_HELP = """\
-Trains again from the completions stored under RUN/rollouts, without samplers, graders or Ray, and compares the adapter with the
-run's. On the CPU a synchronous run is reproduced bit for bit. The exit status is 1 if the adapters differ.
+Trains again from the completions stored under RUN/rollouts, without samplers, graders or Ray, and compares the weights with the
+run's. On the CPU a synchronous run is reproduced bit for bit. The exit status is 1 if the weights differ.
 
 examples:
   caravan replay runs/demo
@@ -109,7 +109,7 @@ examples:
 
 def _replay_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a run")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="output folder of the adapter, in PEFT format")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="output folder of the weights")
 
 
 def _replay(options: argparse.Namespace) -> int:

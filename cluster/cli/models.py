@@ -6,7 +6,6 @@ from pathlib import Path
 
 from cluster.cli.command import CONFIG_HELP, Command, add_config, count, note, positive
 from cluster.cli.supervised import without_supervised
-from cluster.errors import ConfigError
 
 EVAL_HELP = f"""\
 {CONFIG_HELP}
@@ -209,10 +208,10 @@ def _sft(options: argparse.Namespace) -> int:
 
 EXPORT_HELP = """\
 Writes to OUT the adapter in PEFT format or, with --merge, a complete model that transformers and vLLM load directly; the
-tokenizer with its chat template; and a model card (README.md) with data, configuration, curve and evaluation. A merged model is
-compared with base model and adapter on completions of the run; the tolerance is 0.0001 nats per token in float32 and 0.05 in
-bfloat16. OUT contains no path of this machine: the name of a base model in a folder is --base-name, by default the folder's name.
-Nothing is uploaded without --push-to-hub.
+tokenizer with its chat template; and a model card (README.md) with data, configuration, curve and evaluation. A run with
+learner.method=full is always exported as a complete model. A complete model is compared with the trained one on completions of
+the run; the tolerance is 0.0001 nats per token in float32 and 0.05 in bfloat16. OUT contains no path of this machine: the name
+of a base model in a folder is --base-name, by default the folder's name. Nothing is uploaded without --push-to-hub.
 
 examples:
   caravan export runs/demo demo-adapter
@@ -228,7 +227,7 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype",
         choices=("float32", "bfloat16"),
-        help="precision of the merged weights (default bfloat16); only with --merge",
+        help="precision of a whole model (default bfloat16); for an adapter only with --merge",
     )
     parser.add_argument(
         "--base-name",
@@ -243,16 +242,12 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
 def _export(options: argparse.Namespace) -> int:
     from cluster.models.export import export_and_report
 
-    if options.dtype and not options.merge:
-        raise ConfigError(
-            f"--dtype {options.dtype} has no effect without --merge: an adapter is exported in the precision it was trained in"
-        )
     return export_and_report(
         options.run,
         options.out,
         step=options.step,
         merge=options.merge,
-        dtype=options.dtype or "bfloat16",
+        dtype=options.dtype,
         push_to_hub=options.push_to_hub,
         base_name=options.base_name,
     )

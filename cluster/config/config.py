@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from cluster.config.keys import is_text, keys, keys_with, mappings, rename_old_keys, resolve_key, sections
+from cluster.config.method import FULL
 from cluster.config.schedule import PRESETS, ResumeOverride, Schedule, ScheduleEntry, check_order, preset
 from cluster.config.sections import Sections
 from cluster.config.yaml_text import dump_yaml_text
@@ -122,6 +123,8 @@ def dump_yaml(config: Config) -> str:
         section, name = key.split(".")
         if name not in getattr(config, section).model_fields_set:
             del tree[section][name]
+    if config.learner.method == FULL:
+        del tree["learner"]["lora"]
     return dump_yaml_text(tree)
 
 

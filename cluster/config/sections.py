@@ -5,11 +5,12 @@ The roles define their own sections: rollout.settings, grader.settings and learn
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from cluster.config.dataset_part import Part
+from cluster.config.method import sync_mode_conflict, with_sync_mode
 from cluster.errors import ConfigError
 from cluster.setting_traits import Trait
 from grader.reward import profile_of
@@ -247,6 +248,17 @@ class Sections(BaseModel):
     learner: LearnerSettings = LearnerSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     health: HealthSettings = HealthSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sync_mode_of_method(cls, tree: Any) -> Any:
+        return with_sync_mode(tree) if isinstance(tree, dict) else tree
+
+    @model_validator(mode="after")
+    def _the_sync_mode_fits(self) -> "Sections":
+        if conflict := sync_mode_conflict(self.learner.method, self.rollout.weight_sync_mode):
+            raise ValueError(conflict)
+        return self
 
     @field_validator("grader")
     @classmethod

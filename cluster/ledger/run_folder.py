@@ -22,6 +22,7 @@
         progress/step-000020.json           state of the loop at each checkpoint
         adapter/                            the final adapter in PEFT format
         adapter-20/                         the adapter of step 20, if the run ended before it was extended
+        model/, model-20/                   the same with learner.method=full: a whole model with its tokenizer
         reward.png                          the reward curve
         summary.json                        the results; written when the run is finished
         tensorboard/                        the metrics for TensorBoard
@@ -44,6 +45,7 @@ import yaml
 from cluster.config.change_text import describe_change
 from cluster.config.config import Config, dump_yaml, flatten, validate
 from cluster.config.keys import keys_with, rename_old_keys
+from cluster.config.method import FULL
 from cluster.errors import ConfigError, RunFolderError
 from cluster.ledger.evaluation_result import EvaluationResult
 from cluster.ledger.file_lock import is_locked, locked
@@ -84,6 +86,7 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.progress = path / "progress"
         self.adapter = path / "adapter"
+        self.model = path / "model"
         self.curve = path / "reward.png"
         self.summary = path / "summary.json"
         self.tensorboard = path / "tensorboard"
@@ -182,17 +185,22 @@ class RunFolder:
             raise RunFolderError(f"{self.metrics} has no row of step {step}, which has a checkpoint")
         return self.load_progress(step).problems_per_epoch(json.loads(line)["epoch"])
 
-    def former_adapter(self, step: int) -> Path:
-        """Return the path of the adapter of a step at which the run ended before it was extended."""
-        return self.path / f"{self.adapter.name}-{step}"
+    def final(self, method: str) -> Path:
+        """Return the path of the final weights of a run with this ``learner.method``."""
+        return self.model if method == FULL else self.adapter
+
+    def former(self, step: int, method: str) -> Path:
+        """Return the path of the final weights of a step at which the run ended before it was extended."""
+        return self.path / f"{self.final(method).name}-{step}"
 
     def reopen(self, step: int) -> None:
         """Reopen a finished run to extend it: rename its final adapter and evaluation after their step."""
-        former = self.former_adapter(step)
         with self.explain_errors(self.path):
-            if self.adapter.exists():
-                shutil.rmtree(former, ignore_errors=True)  # same content, from an earlier end at this step
-                self.adapter.rename(former)
+            for weights in (self.adapter, self.model):
+                if weights.exists():
+                    former = self.path / f"{weights.name}-{step}"
+                    shutil.rmtree(former, ignore_errors=True)  # same content, from an earlier end at this step
+                    weights.rename(former)
             self.curve.unlink(missing_ok=True)
             self.summary.unlink(missing_ok=True)
         results = self.rows(self.evaluation, missing_ok=True)

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from cluster.config.config import Config, flatten
+from cluster.config.method import FULL
 from cluster.config.yaml_text import dump_yaml_text
 from cluster.ledger.evaluation_result import EvaluationResult
 from cluster.ledger.run_folder import RunFolder
@@ -41,17 +42,17 @@ NOT_SHOWN = (
 )
 
 
-def card(folder: RunFolder, config: Config, *, step: int, merged_dtype: str | None, base: str) -> str:
-    """The card of the model after ``step``; ``merged_dtype`` is None for an adapter, ``base`` is the base model's name.
+def card(folder: RunFolder, config: Config, *, step: int, written_dtype: str | None, base: str) -> str:
+    """The card of the model after ``step``; ``written_dtype`` is None for an adapter, ``base`` is the base model's name.
 
     Paths on this machine are written without their folders. Raises RunFolderError.
     """
     rows = [row for row in folder.rows(folder.metrics) if row["step"] <= step]
     evaluations = [result for result in folder.evaluations() if (result.step or 0) <= step]
     parts = [
-        _front_matter(base, merged=merged_dtype is not None),
+        _front_matter(base, is_adapter=written_dtype is None),
         f"# {folder.path.resolve().name}, step {step}",
-        _description(config, merged_dtype, base),
+        _description(config, written_dtype, base),
         "## Data\n\n" + _data(folder, config),
         "## Evaluation\n\n" + (_evaluation(evaluations) if evaluations else "No held-out problem was measured."),
         "## Training\n\n" + _training(rows),
@@ -63,21 +64,20 @@ def card(folder: RunFolder, config: Config, *, step: int, merged_dtype: str | No
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _front_matter(base: str, *, merged: bool) -> str:
+def _front_matter(base: str, *, is_adapter: bool) -> str:
     known = {"base_model": base} if "/" in base else {}  # the hub accepts only ids
     tags = {
-        "library_name": "transformers" if merged else "peft",
-        "tags": ["ocaml", "grpo", *(() if merged else ("lora",))],
+        "library_name": "peft" if is_adapter else "transformers",
+        "tags": ["ocaml", "grpo", *(("lora",) if is_adapter else ())],
     }
     return f"---\n{yaml.safe_dump({**known, **tags}, sort_keys=False)}---"
 
 
-def _description(config: Config, merged_dtype: str | None, model: str) -> str:
+def _description(config: Config, written_dtype: str | None, model: str) -> str:
     made = "Trained with GRPO on OCaml problems by Caravan: the reward comes from the OCaml compiler and the problems' tests."
-    if merged_dtype:
-        return (
-            f"{made} `{model}` with the adapter merged in, in {merged_dtype}: transformers and vLLM load it directly."
-        )
+    if written_dtype:
+        how = "with all weights trained" if config.learner.method == FULL else "with the adapter merged in"
+        return f"{made} `{model}` {how}, in {written_dtype}: transformers and vLLM load it directly."
     lora = config.learner.lora
     return f"{made} A LoRA adapter (rank {lora.r}, alpha {lora.alpha}) in PEFT format for `{model}`."
 

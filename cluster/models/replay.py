@@ -1,7 +1,7 @@
 """``caravan replay``: train a run's steps again from its ledger, without samplers, graders or Ray.
 
 The learner's result depends only on its batches and their order, and the ledger stores both. A replay therefore reaches the
-adapter of the run: on the CPU bit for bit, even if the run was interrupted or its learner was replaced.
+adapter, or the model, of the run: on the CPU bit for bit, even if the run was interrupted or its learner was replaced.
 """
 
 import tempfile
@@ -27,15 +27,14 @@ from learner.training.quiet import silence_libraries
 if TYPE_CHECKING:
     import numpy as np
 
-WEIGHTS_FILE = "adapter_model.safetensors"
 Weights = Mapping[str, "np.ndarray[Any, Any]"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Goal:
-    """The adapter that a replay should reach."""
+    """The weights that a replay should reach: an adapter, or a whole model."""
 
-    adapter: Path  # its folder
+    weights: Path  # their folder
     step: int  # step at which it was saved
 
 
@@ -50,7 +49,7 @@ class Logged:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replayed:
-    """Difference between the adapters of a replay and of the run."""
+    """Difference between the weights of a replay and of the run."""
 
     num_differing: int  # tensors that differ in any bit
     largest_difference: float  # between two weights; 0 if nothing differs
@@ -58,9 +57,9 @@ class Replayed:
 
 
 def replay_and_report(run: Path, out: Path | None) -> int:
-    """Train from a run's ledger and print the difference; returns 0 if the adapters are the same bit for bit, else 1.
+    """Train from a run's ledger and print the difference; returns 0 if the weights are the same bit for bit, else 1.
 
-    ``out`` is a folder for the adapter. Raises RunFolderError for a run that cannot be replayed, ConfigError for ``out``, and
+    ``out`` is a folder for the weights. Raises RunFolderError for a run that cannot be replayed, ConfigError for ``out``, and
     the learner's errors.
     """
     folder = RunFolder(run)
@@ -71,7 +70,7 @@ def replay_and_report(run: Path, out: Path | None) -> int:
             "processes, whose sums are rounded differently from those of a single one"
         )
     logged = _logged(folder)
-    goal = find_goal(folder, last_step=max(logged, default=0))
+    goal = find_goal(folder, config, last_step=max(logged, default=0))
     if out:
         _prepare(out, folder)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -84,18 +83,17 @@ def replay_and_report(run: Path, out: Path | None) -> int:
     return 1 if outcome.num_differing else 0
 
 
-def find_goal(folder: RunFolder, *, last_step: int) -> Goal:
-    """The final adapter of a run, or that of its newest checkpoint; raises RunFolderError if it has neither."""
-    newest = newest_checkpoint(folder.checkpoints)
-    if newest is None and not (folder.adapter / WEIGHTS_FILE).is_file():
+def find_goal(folder: RunFolder, config: Config, *, last_step: int) -> Goal:
+    """The final weights of a run, or those of its newest checkpoint; raises RunFolderError if it has neither."""
+    newest, final = newest_checkpoint(folder.checkpoints), folder.final(config.learner.method)
+    if _weight_files(final):
+        return Goal(weights=final, step=last_step)
+    if newest is None:
         raise RunFolderError(
-            f"{folder.path} has no adapter and no checkpoint to compare a replay with: resume the run until its first "
+            f"{folder.path} has no {final.name} and no checkpoint to compare a replay with: resume the run until its first "
             "checkpoint (loop.save_every_steps), or give the folder of another run"
         )
-    if (folder.adapter / WEIGHTS_FILE).is_file():
-        return Goal(adapter=folder.adapter, step=last_step)
-    assert newest is not None
-    return Goal(adapter=newest, step=step_of(newest))
+    return Goal(weights=newest, step=step_of(newest))
 
 
 def replay(
@@ -113,7 +111,7 @@ def replay(
         hide_gpus()
     from learner.worker import LearnerWorker
 
-    expected = _read_weights(goal.adapter)
+    expected = _read_weights(goal.weights)
     first_different_step = None
     with tempfile.TemporaryDirectory(prefix="caravan-replay-") as scratch:
         untrained, trained = Path(scratch) / "untrained", out or Path(scratch) / "trained"
@@ -150,12 +148,12 @@ def _result_lines(goal: Goal, outcome: Replayed, out: Path | None) -> list[str]:
             f"; the loss differs from step {outcome.first_different_step} on" if outcome.first_different_step else ""
         )
         lines = [
-            f"after {goal.step} steps the adapter differs from {goal.adapter}: {outcome.num_differing} tensors differ, by "
+            f"after {goal.step} steps the weights differ from {goal.weights}: {outcome.num_differing} tensors differ, by "
             f"{outcome.largest_difference:.3g} at most{since}"
         ]
     else:
-        lines = [f"after {goal.step} steps the adapter equals {goal.adapter} bit for bit"]
-    return lines + ([f"adapter: {out}"] if out else [])
+        lines = [f"after {goal.step} steps the weights equal {goal.weights} bit for bit"]
+    return lines + ([f"weights: {out}"] if out else [])
 
 
 def _prepare(out: Path, folder: RunFolder) -> None:
@@ -201,15 +199,20 @@ def _windows_by_length(folder: RunFolder, logged: Mapping[int, Logged], last_ste
     return [(max_steps, list(steps)) for max_steps, steps in by_length]
 
 
-def _read_weights(adapter: Path) -> Weights:
+def _weight_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.safetensors"))
+
+
+def _read_weights(folder: Path) -> Weights:
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
-    path = adapter / WEIGHTS_FILE
-    try:
-        weights: Weights = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise RunFolderError(f"{path} cannot be read: {error}") from None
+    weights: dict[str, np.ndarray[Any, Any]] = {}
+    for path in _weight_files(folder):
+        try:
+            weights |= load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise RunFolderError(f"{path} cannot be read: {error}") from None
     return weights
 
 
@@ -222,6 +225,6 @@ def _check_same_shapes(expected: Weights, actual: Weights, model: str, goal: Goa
     ]
     if other:
         raise RunFolderError(
-            f"{goal.adapter} was not trained on {model} as it is now: {len(other)} of its tensors have no counterpart of "
+            f"{goal.weights} was not trained on {model} as it is now: {len(other)} of its tensors have no counterpart of "
             f"their shape, for example {other[0]}. Use the model of the run"
         )

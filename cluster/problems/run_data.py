@@ -213,12 +213,15 @@ def updated_data(
 
 
 def run_of_evaluation(config: Config) -> RunFolder | None:
-    """Return the run whose split an evaluation uses: the run of the adapter, or the run that the configuration names."""
+    """Return the run whose split an evaluation uses: that of the adapter or model, or the run that the configuration names."""
     named = config.run.folder / (config.run.name or "run")
-    adapter = config.model.adapter
-    if adapter is not None:
-        folders = [RunFolder(path) for path in adapter.absolute().parents[:2]]
-        return next((one for one in folders if one.data.exists() and one.config.exists()), None)
+    model = Path(config.model.path)
+    weights = config.model.adapter or (model if model.is_dir() else None)
+    if weights is not None:
+        folders = [RunFolder(path) for path in weights.absolute().parents[:2]]
+        trained_by = next((one for one in folders if one.data.exists() and one.config.exists()), None)
+        if trained_by or config.model.adapter:
+            return trained_by
     folder = RunFolder(named)
     keys = ("data.dataset", "data.held_out", "data.split_seed")
     now = dict(zip(keys, (config.data.dataset, config.data.held_out, config.data.split_seed), strict=True))

@@ -15,7 +15,7 @@ from cluster.placement.check.table import print_checks
 from cluster.placement.gpu_facts import gpus_of_nodes
 from cluster.placement.nodes import ask_nodes
 from cluster.placement.plan.machines import Machine, machines_of, this_machine, totals
-from cluster.placement.plan.model_shape import BYTES, GIB, ModelShape, shape_of, trainable_adapter
+from cluster.placement.plan.model_shape import BYTES, GIB, ModelShape, shape_of, trained_size
 from cluster.placement.plan.places import Plan, make_plan
 from cluster.placement.plan.report import print_plan
 from cluster.placement.ray_address import find_cluster
@@ -98,12 +98,12 @@ def _settings(config: Config) -> Check:
 
 
 def _shape(config: Config) -> tuple[ModelShape | None, list[Check]]:
-    """The shape of the model, and the check that an adapter can be trained on it."""
-    wanted = "a model that the adapter fits"
+    """The shape of the model, and the check that it, or an adapter on it, can be trained."""
+    wanted = "a model that can be trained"
     try:
         check_model_path(config)
         shape = shape_of(model_path(config))
-        size = trainable_adapter(config)
+        size = trained_size(config)
     except CaravanError as error:
         return None, [_refused("model", wanted, error)]
     return shape, [Check(place=RUN, name="model", found=str(size), wanted=wanted)]

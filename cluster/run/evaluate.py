@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.syntax import Syntax
 
 from cluster.config.config import Config
+from cluster.config.method import FULL
 from cluster.config.model_path import model_path
 from cluster.console import View, difficulty_table, evaluation_table, output
 from cluster.errors import DatasetError, ModelError, RunFolderError
@@ -210,10 +211,12 @@ async def _sample_and_grade(
         policy, rank = read_adapter(config.model.adapter)
         rank = next(served for served in LORA_RANKS_OF_VLLM if served >= rank)
         targets = merged_modules(policy.adapter).named
+        if config.rollout.weight_sync_mode == FULL:  # of the configuration's own learner, which does not run here
+            config = _with_mode(config, "versions")
     else:
         policy, rank, targets = None, config.learner.lora.r, ()
         # The base model alone needs no LoRA in the engine; vLLM does not support LoRA for every model.
-        config = config.model_copy(update={"rollout": config.rollout.model_copy(update={"weight_sync_mode": "merged"})})
+        config = _with_mode(config, "merged")
     async with samplers_and_graders(
         config, view, lora_rank=rank, lora_targets=targets, special_tokens=dataset.special_tokens, policy=policy
     ) as (samplers, graders):
@@ -228,6 +231,10 @@ async def _sample_and_grade(
             name=name,
             title="problems",
         )
+
+
+def _with_mode(config: Config, mode: str) -> Config:
+    return config.model_copy(update={"rollout": config.rollout.model_copy(update={"weight_sync_mode": mode})})
 
 
 def _print_completions(console: Console, group: Group) -> None:

@@ -16,7 +16,7 @@ from cluster.placement.gpu_facts import gpus_of_nodes
 from cluster.placement.nodes import ask_nodes
 from cluster.placement.plan.gpu_plan import require_fit
 from cluster.placement.plan.machines import machines_of
-from cluster.placement.plan.model_shape import shape_of, trainable_adapter
+from cluster.placement.plan.model_shape import shape_of, trained_size
 from cluster.placement.plan.places import make_plan
 from cluster.placement.ray_cluster import Cluster, filled_in, place
 from cluster.placement.submit.persistent import is_job, require_persistent
@@ -83,7 +83,7 @@ def load_run(config: Config, folder: RunFolder, view: View, *, allow_changed_dat
             view.log(changes)
 
     rendered = load_and_render(config, view, check)
-    size = trainable_adapter(config)
+    size = trained_size(config)
     view.log(str(size))
     num_gpus = config.rollout.tensor_parallel_size
     if num_gpus > 1:

@@ -167,7 +167,7 @@ class Training:
                 return self._stopped_for(monitor.stopped_for, progress.step)
             view.log(f"stopped after step {progress.step}; to resume: caravan train --resume {self._folder.argument}")
             return INTERRUPTED
-        await learner.export_adapter(self._folder.adapter.resolve())
+        await learner.export_adapter(self._folder.final(config.learner.method).resolve())
         await self._evaluate("after", progress.step, samplers, graders)
         self._mark_best()
         return None
@@ -207,22 +207,23 @@ class Training:
             try:
                 await driver.save_checkpoint()
             except CaravanError as error:
-                kept = await self._keep_adapter(learner)
+                kept = await self._keep_weights(learner)
                 self._view.warn(f"the steps since the last checkpoint cannot be resumed from: {error}. {kept}")
             raise
 
-    async def _keep_adapter(self, learner: "RayLearner") -> str:
-        """Write the adapter where there is space, since the run's own disk may be full; returns a sentence that says where."""
-        own = self._folder.path / "unsaved-adapter"
+    async def _keep_weights(self, learner: "RayLearner") -> str:
+        """Write the weights where there is space, since the run's own disk may be full; returns a sentence that says where."""
+        kind = self._folder.final(self._config.learner.method).name
+        own = self._folder.path / f"unsaved-{kind}"
         try:
             await learner.export_adapter(own.resolve())
-            return f"The adapter after these steps is in {own}"
+            return f"The {kind} after these steps is in {own}"
         except CaravanError:
             pass
         try:
-            other = Path(tempfile.mkdtemp(prefix="caravan-adapter-"))
+            other = Path(tempfile.mkdtemp(prefix=f"caravan-{kind}-"))
             await learner.export_adapter(other)
-            return f"The adapter after these steps is in {other}"
+            return f"The {kind} after these steps is in {other}"
         except (CaravanError, OSError) as error:
             return f"They are lost: {error}"
 
@@ -290,11 +291,12 @@ class Training:
         shown = [one for one in evaluations if show_all or one.name in ("before", "after") or one.step == best]
         if shown:
             view.console.print(evaluation_table(shown, f"{folder.path.name}: held-out problems"))
-        for name, path in (("reward curve", curve), ("adapter", folder.adapter), ("everything", folder.path)):
+        final = folder.final(self._config.learner.method)
+        for name, path in (("reward curve", curve), (final.name, final), ("everything", folder.path)):
             view.log(f"{name}: {path}")
         if num_failed:
             view.warn(f"{num_failed} completions were excluded from training: samplers or graders failed at them")
         for result in evaluations:
             if warning := warning_of_lost(result):
-                view.warn(f"{warning}. The adapter is complete; `caravan eval` measures it again")
+                view.warn(f"{warning}. The result is complete; `caravan eval` measures it again")
         return LOST_PROBLEMS if num_lost else 0

@@ -23,6 +23,12 @@ def write_merged(model: str, adapter: Path, folder: Path, *, dtype: str) -> None
     write_model(adapted.merge_and_unload(), tokenizer, folder, dtype=dtype)
 
 
+def write_copy(source: Path, folder: Path, *, dtype: str) -> None:
+    """Write a model folder again, in ``dtype``; raises ModelError."""
+    model, tokenizer = load_model(str(source), Device(use_cpu=True, dtype=torch.float32))
+    write_model(model, tokenizer, folder, dtype=dtype)
+
+
 def write_model(model: Any, tokenizer: Any, folder: Path, *, dtype: str) -> None:
     """Write a model and its tokenizer as a transformers folder; raises ModelError when that fails."""
     try:

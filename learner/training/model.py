@@ -80,8 +80,8 @@ def load_model(
 ) -> tuple[Any, Any]:
     """Load the causal language model ``name`` (folder or Hugging Face id) and its tokenizer.
 
-    ``weights_dtype``: dtype of the weights; None: that of the computation. With ``keep_dropout=False`` the base model's dropout is
-    off, so that training computes the same as sampling. A generation config that transformers would refuse to save later is
+    ``weights_dtype``: dtype of the weights; None: that of the computation. With ``keep_dropout=False`` the base model's dropout
+    is off, so that training computes the same as sampling. A generation config that transformers would refuse to save later is
     repaired, with a warning in the log. Raises ModelError, with a message of one line.
     """
     source = folder_or_id(name)

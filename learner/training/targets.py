@@ -19,6 +19,7 @@ from learner.training.error_text import describe_error
 from learner.training.model import folder_or_id, generation_config
 
 # Linear modules that route tokens to experts; an adapter on them would change which experts compute.
+EXPERTS = ("experts.", "block_sparse_moe.")  # parts of the names of experts' weights
 ROUTERS = ("gate", "router", "shared_expert_gate")
 
 
@@ -39,6 +40,28 @@ class AdapterSize:
             f"trained weights: {self.num_trained:,}, {self.num_trained / self.num_parameters:.2%} of the model's "
             f"{self.num_parameters:,}: an adapter of rank {self.rank} on {self.num_modules} modules ({', '.join(self.targets)})"
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FullSize:
+    """Number of weights of a model that are all trained."""
+
+    num_parameters: int
+    has_experts: bool
+    targets: tuple[str, ...] = ()  # no module has an adapter
+
+    def __str__(self) -> str:
+        """Return one line for the log."""
+        return f"trained weights: all {self.num_parameters:,} of the model"
+
+
+def full_size(model: str) -> FullSize:
+    """Return the size of a model whose weights are all trained; raises ModelError."""
+    on_meta = meta_model(model)
+    return FullSize(
+        num_parameters=num_weights(on_meta),
+        has_experts=any(f".{part}" in name for name, _ in on_meta.named_parameters() for part in EXPERTS),
+    )
 
 
 def meta_model(model: str) -> Any:

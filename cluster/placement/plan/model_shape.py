@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cluster.config.config import Config
+from cluster.config.method import FULL
 from cluster.config.model_path import model_path
 from cluster.errors import ModelError
 from learner.settings import ALL_LINEAR
@@ -12,7 +13,7 @@ from learner.training.quiet import silence_libraries
 from rollout.weight_sync_modes import weight_sync_mode
 
 if TYPE_CHECKING:
-    from learner.training.targets import AdapterSize
+    from learner.training.targets import AdapterSize, FullSize
 
 GIB = 1024**3
 BYTES = {"float32": 4, "bfloat16": 2}
@@ -119,8 +120,23 @@ def adapter_size(config: Config) -> "AdapterSize":
     return adapter_size(model_path(config), config.learner.lora)
 
 
-def trainable_adapter(config: Config) -> "AdapterSize":
-    """The size of a run's adapter; raises also ModelError if samplers could not merge it."""
+def trained_size(config: Config) -> "AdapterSize | FullSize":
+    """The size of what a run trains; raises also ModelError if samplers could not load or merge it."""
+    if config.learner.method == FULL:
+        return _full_size(config)
     size = adapter_size(config)
     weight_sync_mode(config.rollout).check_model(config.model.path, size.transposed)
+    return size
+
+
+def _full_size(config: Config) -> "FullSize":
+    silence_libraries()
+    from learner.training.targets import full_size
+
+    size = full_size(model_path(config))
+    if size.has_experts and not config.rollout.gpus_per_sampler:
+        raise ModelError(
+            f"model.path={config.model.path} has experts, and vLLM on the CPU cannot replace their weights, which it packs at "
+            "its start: sample on a GPU (rollout.gpus_per_sampler), or train an adapter (learner.method=lora)"
+        )
     return size

@@ -11,7 +11,7 @@ from cluster.errors import ResourcesError
 from cluster.placement.plan.gpu_plan import GpuPlan
 from cluster.placement.plan.machines import Machine
 from cluster.placement.plan.memory import Memory
-from cluster.placement.plan.model_shape import shape_of, trainable_adapter
+from cluster.placement.plan.model_shape import shape_of, trained_size
 from cluster.placement.plan.places import Plan, PlannedNode, make_plan
 
 
@@ -22,7 +22,7 @@ def plan_and_report(config: Config, machines: Sequence[Machine]) -> int:
     """
     check_model_path(config)
     plan = make_plan(config, shape_of(model_path(config)), machines)
-    size = trainable_adapter(config)
+    size = trained_size(config)
     print_plan(plan)
     output().print(str(size), soft_wrap=True, highlight=False, markup=False)
     if plan.shortages:

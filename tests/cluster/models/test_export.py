@@ -201,7 +201,7 @@ def test_a_finished_run_without_its_checkpoints_still_has_its_adapter(finished: 
     shutil.copytree(finished, run, ignore=shutil.ignore_patterns("checkpoints"))
     problems = {"training": 1, "held_out": 2, "unpassable": 3}
     (run / "summary.json").write_text(json.dumps({"steps": 4, "problems": problems}))
-    source = exporting.find_source(RunFolder(run), 4)
+    source = exporting.find_source(RunFolder(run), exporting._config_of(RunFolder(run)), 4)
     assert (source.folder, source.step) == (run / "adapter", 4)
     assert main(["export", str(run), str(tmp_path / "out")]) == 0
     assert "Problems: 1 training, 2 held out, 3 unpassable." in (tmp_path / "out/README.md").read_text()
@@ -226,7 +226,7 @@ def test_the_card_has_data_configuration_curve_and_evaluation(finished: Path, tm
     assert "![Reward over the steps of the run](reward.png)" in text
     assert (tmp_path / "merged/reward.png").read_bytes() == b"a picture"
     assert "after training" not in card(
-        RunFolder(finished), exporting._config_of(RunFolder(finished)), step=3, merged_dtype=None, base="tiny"
+        RunFolder(finished), exporting._config_of(RunFolder(finished)), step=3, written_dtype=None, base="tiny"
     )
 
 

@@ -22,7 +22,7 @@ CHANGES = [
 def card_of_run(run: Path, config: Config) -> str:
     run.mkdir()
     (run / "metrics.jsonl").write_text(json.dumps({"step": 1, "epoch": 0.5, "reward": 0.25}) + "\n")
-    return card(RunFolder(run), config, step=1, merged_dtype=None, base="some/model")
+    return card(RunFolder(run), config, step=1, written_dtype=None, base="some/model")
 
 
 def test_the_configuration_of_a_card_works_when_it_is_copied_to_a_file(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def test_a_replay_reaches_the_adapter_of_the_run_bit_for_bit(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert replay_and_report(finished, tmp_path / "again") == 0
-    assert "after 4 steps the adapter equals " in capsys.readouterr().out
+    assert "after 4 steps the weights equal " in capsys.readouterr().out
     written = {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()}
     assert written == {path.name: path.read_bytes() for path in (finished / "adapter").iterdir()}
 
@@ -40,7 +40,7 @@ def test_an_extended_run_is_replayed_with_the_max_steps_of_each_step(
 ) -> None:
     run = make_extended(finished, tmp_path / "run")
     assert replay_and_report(run, None) == 0
-    assert "after 6 steps the adapter equals " in capsys.readouterr().out
+    assert "after 6 steps the weights equal " in capsys.readouterr().out
 
     metrics = run / "metrics.jsonl"
     metrics.write_text(metrics.read_text().replace('"max_steps": 4.0', '"max_steps": 6.0'))
