@@ -163,7 +163,7 @@ def test_a_merged_model_that_disagrees_is_refused_and_no_file_remains(
         shutil.copytree(model, folder, dirs_exist_ok=True)  # without the adapter
 
     monkeypatch.setattr(merge, "write_merged", write_without_adapter)
-    with pytest.raises(ModelError, match=r"the merged model is .* nats per token away .* allowed for float32"):
+    with pytest.raises(ModelError, match=r"the written model is .* nats per token away .* allowed for float32"):
         exporting.export(RunFolder(finished), tmp_path / "out", step=None, merge=True, dtype="float32")
     assert list(tmp_path.iterdir()) == []
 
