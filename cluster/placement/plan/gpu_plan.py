@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cluster.config.config import Config
+from cluster.config.method import FULL
 from cluster.console import count
 from cluster.errors import ResourcesError
 from cluster.placement.plan.gpu_defaults import with_micro_batch, with_prefill
@@ -104,16 +105,28 @@ def require_fit(config: Config, shape: ModelShape, machines: Sequence[Machine]) 
         rank = learner_memory(config, shape, largest)
         if rank.known > largest:
             raise ResourcesError(
-                f"the learner cannot run on these GPUs: weights, adapter and gradient take {rank.known:.1f} GiB; the largest "
-                f"GPU has {largest:.1f} GiB. Spread the weights over ranks with learner.shard_base, or use a smaller model"
+                f"the learner cannot run on these GPUs: {_known(config)} take {rank.known:.1f} GiB; the largest GPU has "
+                f"{largest:.1f} GiB. To fit, {_way_out(config)}, or use a smaller model"
             )
         total += learner.num_ranks * rank.known
-        terms.append(f"{learner.num_ranks} x {rank.known:.1f} (learner: weights, adapter, gradient)")
+        terms.append(f"{learner.num_ranks} x {rank.known:.1f} (learner: {_known(config)})")
     if total > sum(gpus):
         raise ResourcesError(
             f"the run cannot fit on {count(len(gpus), 'GPU')} with {sum(gpus):.1f} GiB: its parts take at least "
             f"{' + '.join(terms)} = {total:.1f} GiB. Add GPUs, lower rollout.num_samplers, or use a smaller model"
         )
+
+
+def _way_out(config: Config) -> str:
+    """What makes the learner's weights fit."""
+    if config.learner.method == FULL:
+        return "train an adapter (learner.method=lora)"
+    return "spread the weights over ranks with learner.shard_base"
+
+
+def _known(config: Config) -> str:
+    """What a rank of the learner keeps for certain."""
+    return "weights, gradients and optimizer" if config.learner.method == FULL else "weights, adapter and gradient"
 
 
 def _require_sampler(config: Config, memory: SamplerMemory, largest: float) -> None:
@@ -183,7 +196,7 @@ def _learner_shortage(plan: GpuPlan) -> str | None:
     return (
         f"the learner does not fit on a {_smallest(plan)}: it takes {_sum(learner)}, and has {left}. {raise_share}"
         "learner.micro_batch_tokens (activations go with it), set learner.gradient_checkpointing=true, lower "
-        "rollout.gpu_memory_utilization where they share a GPU, or spread the weights over ranks with learner.shard_base"
+        f"rollout.gpu_memory_utilization where they share a GPU, or {_way_out(plan.config)}"
     )
 
 

@@ -1,12 +1,13 @@
 """Estimate of the GPU memory of a rank of the learner, before it is started.
 
-Weights, adapter and optimizer state are counted exactly. Activations are counted operation by operation, for a gated MLP under
+Weights, gradients and optimizer state are counted exactly. Activations are counted operation by operation, for a gated MLP under
 autocast, with the tensors that ``make bench-memory`` finds saved for the backward pass.
 """
 
 from collections.abc import Collection
 
 from cluster.config.config import Config
+from cluster.config.method import FULL
 from cluster.placement.plan.memory import RUNTIME_GIB, Memory
 from cluster.placement.plan.model_shape import BYTES, GIB, ModelShape
 
@@ -20,25 +21,62 @@ HEAD_TILE = (4096, 32768)  # rows and columns of logits that TRL's output head c
 
 def learner_memory(config: Config, shape: ModelShape, limit: float) -> Memory:
     """Memory of one rank of the learner that may take ``limit`` GiB."""
-    learner, rollout = config.learner, config.rollout
+    learner = config.learner
     bytes_each = BYTES["bfloat16" if learner.dtype == "auto" else learner.dtype]
+    if learner.method == FULL:
+        return _full_memory(config, shape, limit)
     trained = shape.num_adapter_parameters(learner.lora.r, learner.lora.target_modules)
     weights = float(shape.num_parameters * bytes_each)
     if learner.shard_base:  # FSDP: embeddings and head are whole, and the layers at work are gathered
         in_layers = shape.layers * shape.layer_parameters * bytes_each
         weights += in_layers / learner.num_ranks - in_layers + GATHERED_LAYERS * shape.layer_parameters * bytes_each
+    parts = {
+        "weights": weights / GIB,
+        "adapter and optimizer": ADAPTER_STATE_BYTES * trained / GIB,
+        **_pass_memory(config, shape, bytes_each),
+    }
+    return Memory(parts=parts, limit=limit, known=parts["weights"] + GRADIENT_BYTES * trained / GIB)
+
+
+def training_state(config: Config, num_parameters: int) -> dict[str, float]:
+    """GiB that a rank keeps from step to step where all weights are trained: name -> size.
+
+    The weights are float32 in every dtype of the computation (learner/training/full.py), and so is the reference.
+    """
+    moments = {"adamw_torch_fused": 2, "adamw_torch": 2}.get(config.learner.optim, 0)  # others: none, or a few per row
+    names = {"weights": 1, "gradients": 1, "optimizer": moments, "reference": 1 if uses_reference(config) else 0}
+    return {name: number * 4 * num_parameters / GIB for name, number in names.items() if number}
+
+
+def uses_reference(config: Config) -> bool:
+    """Return True if any step of the run has a KL coefficient, for which the model before training is loaded."""
+    key = "learner.kl_coefficient"
+    sets = [*(entry.set for entry in config.schedule), *(override.set for override in config.resume_overrides)]
+    changes = [values[key] for values in sets if key in values]
+    return any(value > 0 for value in (config.learner.kl_coefficient, *changes))
+
+
+def _full_memory(config: Config, shape: ModelShape, limit: float) -> Memory:
+    bytes_each = BYTES["bfloat16" if config.learner.dtype == "auto" else config.learner.dtype]
+    state = training_state(config, shape.num_parameters)
+    # Autocast keeps a copy of the weights in the dtype of the pass, from the forward to the backward pass.
+    copies = {"cast weights": bytes_each * shape.num_parameters / GIB} if bytes_each < 4 else {}
+    parts = {**state, **copies, **_pass_memory(config, shape, bytes_each)}
+    return Memory(parts=parts, limit=limit, known=sum(state.values()))
+
+
+def _pass_memory(config: Config, shape: ModelShape, bytes_each: int) -> dict[str, float]:
+    """GiB of a forward and backward pass: name -> size."""
+    learner, rollout = config.learner, config.rollout
     # A completion that exceeds the budget has a pass of its own.
     num_tokens = max(learner.micro_batch_tokens, rollout.max_prompt_tokens + rollout.max_completion_tokens)
     # The head scores the tokens of completions, at most all: its gradient is float32, then the dtype of the pass.
     head = min(num_tokens, HEAD_TILE[0]) * HEAD_TILE[1] * bytes_each + num_tokens * shape.hidden * (4 + bytes_each)
-    parts = {
-        "weights": weights / GIB,
-        "adapter and optimizer": ADAPTER_STATE_BYTES * trained / GIB,
+    return {
         "activations": FRAGMENTATION * num_tokens * activation_bytes_per_token(config, shape) / GIB,
         "output head": head / GIB,
         "runtime": RUNTIME_GIB,
     }
-    return Memory(parts=parts, limit=limit, known=parts["weights"] + GRADIENT_BYTES * trained / GIB)
 
 
 def activation_bytes_per_token(config: Config, shape: ModelShape) -> float:
@@ -66,11 +104,13 @@ def layer_bytes_per_token(config: Config, shape: ModelShape) -> float:
     # Queries and output; keys and values, repeated for all heads; the mask; the log-sum of each head.
     attention = bytes_each * (2 * width + 2 * width * keys + length) + 4 * shape.heads
     mlp = bytes_each * 3 * shape.intermediate  # gate, its activation, up
-    return norms + attention + mlp + _adapter_bytes_per_token(config, shape, bytes_each)
+    return norms + attention + mlp + _trained_bytes_per_token(config, shape, bytes_each)
 
 
-def _adapter_bytes_per_token(config: Config, shape: ModelShape, bytes_each: int) -> int:
-    """Bytes per token that the adapters of a layer save: their inputs, and the inputs of their second matrices."""
+def _trained_bytes_per_token(config: Config, shape: ModelShape, bytes_each: int) -> int:
+    """Bytes per token that the trained weights of a layer save: their inputs, and the inputs of adapters' second matrices."""
+    if config.learner.method == FULL:  # two norms; the inputs of q, k and v, of o, of gate and up, and of down
+        return 2 * 4 * shape.hidden + bytes_each * (3 * shape.hidden + shape.intermediate)
     lora = config.learner.lora
     targets = shape.targets(lora.target_modules)
     inner = bytes_each * lora.r * len(targets)

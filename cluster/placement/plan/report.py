@@ -5,13 +5,15 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from cluster.config.config import Config
+from cluster.config.method import FULL
 from cluster.config.model_path import check_model_path, model_path
 from cluster.console import count, output
 from cluster.errors import ResourcesError
 from cluster.placement.plan.gpu_plan import GpuPlan
+from cluster.placement.plan.learner_memory import training_state
 from cluster.placement.plan.machines import Machine
 from cluster.placement.plan.memory import Memory
-from cluster.placement.plan.model_shape import shape_of, trained_size
+from cluster.placement.plan.model_shape import BYTES, GIB, shape_of, trained_size
 from cluster.placement.plan.places import Plan, PlannedNode, make_plan
 
 
@@ -25,9 +27,27 @@ def plan_and_report(config: Config, machines: Sequence[Machine]) -> int:
     size = trained_size(config)
     print_plan(plan)
     output().print(str(size), soft_wrap=True, highlight=False, markup=False)
+    if config.learner.method == FULL:
+        output().print(_training_state_line(config, size.num_parameters), soft_wrap=True, highlight=False)
     if plan.shortages:
         raise ResourcesError(f"by estimate, {count(len(plan.shortages), 'part')} of the run will not fit: see above")
     return 0
+
+
+def _training_state_line(config: Config, num_parameters: int) -> str:
+    """What training all weights keeps in the memory of each rank, and a published policy in that of each sampler's machine."""
+    state = training_state(config, num_parameters)
+    place = "GPU" if config.learner.gpus else "main memory"
+    policy = BYTES[config.rollout.served_dtype] * num_parameters / GIB
+    return (
+        f"The learner keeps {_gib(sum(state.values()))} in its {place}: "
+        f"{', '.join(f'{name} {_gib(size)}' for name, size in state.items())}. A policy takes {_gib(policy)}; during a weight "
+        "sync the shared memory of each machine with samplers holds two."
+    )
+
+
+def _gib(size: float) -> str:
+    return f"{size:.2g} GiB"
 
 
 def print_plan(plan: Plan) -> None:

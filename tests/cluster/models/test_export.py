@@ -233,7 +233,7 @@ def test_the_card_has_data_configuration_curve_and_evaluation(finished: Path, tm
 def test_an_impossible_export_is_refused_in_one_line(finished: Path, unfinished: Path, tmp_path: Path) -> None:
     def refused(run: Path, out: Path, error: type[Exception], step: int | None = None) -> str:
         with pytest.raises(error) as caught:
-            exporting.export(RunFolder(run), out, step=step, merge=False, dtype="float32")
+            exporting.export(RunFolder(run), out, step=step, merge=False, dtype=None)
         assert "\n" not in str(caught.value)
         return str(caught.value)
 

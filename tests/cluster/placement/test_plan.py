@@ -47,6 +47,7 @@ QWEN_7B = {
 SHAPE_7B = shape_from(QWEN_7B)
 CONFIGS = Path(__file__).parents[3] / "configs"
 SPLIT = ("tensor_parallel_size=2", "gpus_per_sampler=1", "gpu_memory_utilization=0.45")
+FULL_DEMO = ("learner.method=full", "lora.r=32", "lora.alpha=64", "lora.dropout=0.05")
 ONE_GPU, CLUSTER = CONFIGS / "qwen1.5b-1gpu.yaml", CONFIGS / "cluster.yaml"
 
 
@@ -514,3 +515,28 @@ def test_without_a_cluster_the_plan_is_for_this_machine_and_ray_does_not_start(
     assert main(["plan", "model.path=tiny", "dataset=builtin"]) == 0
     assert "this machine" in capsys.readouterr().out
     assert this_machine().cpus == usable_cores()
+
+
+def test_training_all_weights_keeps_16_bytes_per_parameter_and_4_more_for_the_reference() -> None:
+    def memory(*settings: str) -> dict[str, float]:
+        config = config_of(ONE_GPU, "learner.method=full", *settings)
+        return dict(learner_memory(config, SHAPE, 80.0).parts)
+
+    gib = SHAPE.num_parameters / GIB
+    parts = memory()
+    kept = {name: parts[name] / gib for name in ("weights", "gradients", "optimizer", "cast weights")}
+    assert kept == pytest.approx({"weights": 4, "gradients": 4, "optimizer": 8, "cast weights": 2})
+    assert "reference" not in parts
+    assert memory("optim=sgd").keys() == parts.keys() - {"optimizer"}
+    assert "cast weights" not in memory("learner.dtype=float32")
+    later = json.dumps([{"from_step": 5, "set": {"learner.kl_coefficient": 0.1}}])
+    for settings in ("kl_coefficient=0.1", f"schedule={later}"):
+        assert memory(settings)["reference"] / gib == pytest.approx(4)
+    assert learner_memory(config_of(ONE_GPU), SHAPE, 80.0).total < sum(parts.values()) / 2
+
+
+def test_the_plan_states_what_training_all_weights_keeps(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "-c", str(CONFIGS / "demo.yaml"), *FULL_DEMO, "--machine", "cpus=4"]) == 0
+    printed = capsys.readouterr().out
+    assert "trained weights: all 1,772,480 of the model" in printed
+    assert "main memory: weights 0.0066 GiB, gradients 0.0066 GiB, optimizer 0.013 GiB" in printed

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from cluster.config.config import Config
 from cluster.errors import LearnerError
 from cluster.ledger.run_folder import RunFolder
 from cluster.run.training import Training
@@ -42,7 +43,7 @@ class Warnings:
 
 def warning_and_written(tmp_path: Path, *refused: str) -> tuple[str, list[Path]]:
     training: Any = Training.__new__(Training)
-    training._view, training._folder = Warnings(), RunFolder(tmp_path / "run")
+    training._view, training._folder, training._config = Warnings(), RunFolder(tmp_path / "run"), Config()
     learner = FakeLearner(refused=refused)
     with pytest.raises(LearnerError, match="No space left"):
         asyncio.run(training._drive(FullDriver(), learner))
