@@ -210,14 +210,19 @@ class ChatTemplate:
         opening = text[len(closed) :] if closed and text.startswith(closed) else ""
         if not opening:
             # Only a tag at the very end opens a thought: the question may contain others.
-            opening = text[-_MAX_OPENING:]
-            found = _last(THOUGHT_OPENING.finditer(opening))
-            return found.group() if found and not opening[found.end() :].strip() else ""
+            return opened_at_end(text)
         opened, ended = _last(THOUGHT_OPENING.finditer(opening)), _last(THOUGHT_CLOSING.finditer(opening))
         return opened.group() if opened and (ended is None or ended.start() < opened.start()) else ""
 
 
 _MAX_OPENING = 200
+
+
+def opened_at_end(text: str) -> str:
+    """Return the tag of a thought that a prompt opens at its end; empty if it opens none there."""
+    end = text[-_MAX_OPENING:]
+    found = _last(THOUGHT_OPENING.finditer(end))
+    return str(found.group()) if found and not end[found.end() :].strip() else ""
 
 
 _PAIRS = {

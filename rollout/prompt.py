@@ -9,7 +9,7 @@ from datetime import date
 
 from cluster.errors import ModelError, PromptHasSolution, PromptIncomplete, PromptTooLong
 from cluster.types import Problem, Prompt
-from rollout.chat_template import ChatTemplate
+from rollout.chat_template import ChatTemplate, closing_tag, opened_at_end
 from rollout.examples import BUILT_IN_EXAMPLES
 from rollout.prompt_settings import PromptSettings
 from rollout.prompt_template import CONTINUATION, END_MARKER, QUESTION, PromptTemplate
@@ -149,7 +149,7 @@ class PromptRenderer:
             problem_id=problem.id,
             text=text,
             token_ids=tuple(token_ids),
-            opened_thought=self._chat.opened_thought if self._chat else "",
+            opened_thought=self._chat.opened_thought if self._chat else opened_at_end(text),
             keeps_special_tokens=self._keeps_special_tokens,
             template_hash=self.template_hash,
         )
@@ -171,6 +171,11 @@ class PromptRenderer:
         if self._chat is None and self._settings.system and "system" not in self._template.fields:
             yield "prompt.system is in no prompt: without a chat template, prompt.template is the whole text; write {{ system }}"
 
+        if self._chat is None and (tag := opened_at_end(text)):
+            yield (
+                f"prompt.template opens a thought: the answer comes after {closing_tag(tag)}, and rollout.max_completion_tokens "
+                "is the limit of both"
+            )
         if "END" not in text:
             yield (
                 f"no prompt asks for {END_MARKER}, which the structural term of the reward counts: write {{{{ end_marker }}}} in "

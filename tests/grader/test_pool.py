@@ -83,6 +83,11 @@ def test_a_pool_grades_many_completions_at_once(ray_here: None) -> None:
         assert pool.counts.graded == 42
         inside_a_thought = replace(completion("let twice x = x * 2"), opened_thought="<think>")
         assert (await pool.grade(TWICE, inside_a_thought)).facts.verdict is Verdict.NO_CODE
+        counts = [
+            (await pool.grade(TWICE, replace(inside_a_thought, token_ends=ends))).facts.num_thought_tokens
+            for ends in ((), (20,), (5, 20), (5, 5, 20))  # the same text in other tokens is graded again
+        ]
+        assert counts == [None, 1, 2, 3]
         await pool.close()
         await pool.close()
         with pytest.raises(UngradableError, match="closed"):

@@ -67,6 +67,19 @@ def test_a_template_is_the_user_message_or_the_whole_text() -> None:
     assert text(CHATML, chat="off", template=template) == body
 
 
+def test_a_thought_that_a_template_of_a_whole_text_opens_is_known() -> None:
+    thinking = renderer(None, template="{{ prompt }}\n<think>\n")
+    assert thinking.render(GCD).opened_thought == "<think>"
+    assert any("the answer comes after </think>" in note for note in thinking.notes)
+    for closed in (
+        renderer(None),
+        renderer(None, template="Write <think> first. {{ prompt }}"),
+        renderer(CHATML, template="{{ prompt }}<think>"),
+    ):
+        assert closed.render(GCD).opened_thought == ""
+        assert not any("thought" in note for note in closed.notes)
+
+
 def test_a_template_may_place_the_instruction_and_the_examples_itself(tmp_path: Path) -> None:
     file = tmp_path / "prompt.jinja"
     file.write_text(
