@@ -38,7 +38,8 @@ THOUGHT_CLOSING = re.compile(
 
 _MARK_OF_THOUGHT = re.compile(
     rf"<(?:[/|\\\uff5c<\[]|[ ]?{ELEMENT_NAME}|unused9|channel|start_of_turn|tool_)|&lt;|\u25c1"
-    rf"|\[/?(?:{THOUGHT_NAME}|INST|\|assistant)|analysis|commentary|final|thought process|Thinking\.\.\.",
+    rf"|\[/?(?:{THOUGHT_NAME}|INST|\|assistant)|[`~]{{3}}[ \t]*(?:think|thought|reason)"
+    r"|analysis|commentary|final|thought process|Thinking\.\.\.",
     re.IGNORECASE,
 )
 

@@ -25,6 +25,12 @@ _MAY_PRECEDE_ANSWER = (TokenKind.STARTS_TEXT, TokenKind.ASSISTANT_TURN)  # also 
 _WORD_TAGS = (
     (re.compile(r"\s*Here(?:'s| is) my thought process:"), re.compile(r"Here(?:'s| is) my response:")),
     (re.compile(r"\s*Thinking\.\.\.(?=\n)"), re.compile(r"\.\.\.done thinking\.")),
+    (
+        re.compile(
+            r"\s*(?:```|~~~)[ \t]*(?:think(?:ing)?|thoughts?|reason(?:ing)?|analysis)[ \t]*(?=\n|\Z)", re.IGNORECASE
+        ),
+        re.compile(r"^[ \t]*(?:```|~~~)[ \t]*$", re.MULTILINE),
+    ),
 )
 _CHANNEL = re.compile(r"\s*(?:assistant)?(?:analysis|commentary)(?=[^\s_'.,:;=(])")
 _CHANNEL_AND_PROSE = re.compile(r"\s*(?:assistant)?(?:analysis|commentary)(?:[A-Z][a-z']*[ ,]|[a-z]+ (?!=))")

@@ -112,6 +112,12 @@ def test_a_closing_tag_alone_ends_a_thought_that_the_prompt_opened(opening: str,
         (f"<think>a</reasoning>{DRAFT}", ""),
         (f"<think/>{CODE}", CODE),
         (f"<think></think>{CODE}", CODE),
+        # In a fence
+        (f"```thinking\n{DRAFT}\n```\n{CODE}", CODE),
+        (f"```thinking\n{DRAFT}\n```\n```ocaml\n{CODE}\n```", f"```ocaml\n{CODE}\n```"),
+        (f"```Reasoning\n{DRAFT}\n", ""),
+        (f"```thinking\n{DRAFT}\n```", ""),
+        (f"```ocaml\n{CODE}\n```", None),
         # Tags that are mentioned
         (f"<think>I close it with `</think>` and write {DRAFT}", ""),
         (f'<think>The tag "</think>" ends it. {DRAFT}', ""),

@@ -55,6 +55,8 @@ THOUGHT_ATTACKS: dict[str, str] = {
     "right_between_thoughts": f"<think>a</think>\n<think>\n{_RIGHT}\n</think>\n<think>b</think>\n{_WRONG}",
     "right_before_a_thought_that_never_ends": f"{_RIGHT}\n<think>No, that is wrong:\n{_WRONG}",
     "right_in_a_thought_in_a_fence": f"```ocaml\n<think>\n{_RIGHT}\n</think>\n{_WRONG}\n```",
+    "right_in_a_fence_of_a_thought": f"```thinking\n{_RIGHT}\n```\n{_WRONG}",
+    "right_in_a_fence_of_a_thought_that_never_ends": f"```thinking\n{_RIGHT}\n",
     "right_in_a_thought_of_the_body": "<think>x + x</think>  x",
     "right_behind_a_thought_that_a_string_closes": f'<think>a\nlet s = " </think> "\n{_RIGHT}\n</reasoning>',
     "right_behind_a_string_that_opens_a_thought": f'let s = "a <think> b\n{_RIGHT}\n</think>"\n{_WRONG}',
