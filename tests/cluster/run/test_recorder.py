@@ -11,14 +11,15 @@ from cluster.ledger.run_folder import RunFolder
 from cluster.loop.metrics import group_metrics
 from cluster.run.curve import draw_curve
 from cluster.run.recorder import RunRecorder
-from cluster.types import Drop, DropReason, StepReport
+from cluster.types import Drop, DropReason, Prompt, StepReport
 from tests.cluster.records import group
 
 
 def test_every_completion_is_written_once_with_its_outcome(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     with folder.opened(load_config(None, environment={})):
-        records = RunRecorder(folder, View(), lambda _: None)
+        prompt = Prompt(problem_id="p", text="the prompt", token_ids=(0,), template_hash="d1")
+        records = RunRecorder(folder, View(), lambda _: None, {"p": prompt})
         dropped = group([0.5, 0.5], group_id="g0000000")
         trained = group([0.0, 1.0, None], group_id="g0000001")
         records.group_dropped(DroppedGroup(group=dropped, group_size=2, drop=Drop(DropReason.NO_SIGNAL)), step=0)
@@ -35,6 +36,7 @@ def test_every_completion_is_written_once_with_its_outcome(tmp_path: Path) -> No
         ]
         assert rows[2]["token_ids"] == [0, 1, 2, 3]
         assert rows[4]["total_reward"] is None
+        assert {(row["prompt"], row["template_hash"]) for row in rows} == {("the prompt", "d1")}
 
         logged = [json.loads(line) for line in folder.completions.read_text().splitlines()]
         assert [row["completion_id"] for row in logged] == [row["completion_id"] for row in rows[:4]]
