@@ -21,7 +21,8 @@ from benchmarks.contestants import Contestant, ContestError
 from benchmarks.harness import Log, measure_and_print, option_parser, rotated
 from benchmarks.learner_contestants import Work, caravan, make_groups, plain_trl
 from cluster.config.model_path import tiny_model_path
-from learner.settings import LearnerSettings, LoraSettings
+from learner.lora_settings import LoraSettings
+from learner.settings import LearnerSettings
 
 WAYS: Mapping[str, Callable[..., None]] = {"TRL": plain_trl, "Caravan": caravan}
 TURN_SECONDS = 1800.0

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.contestants import ContestError, Link
-from cluster.run.session import read_adapter
 from cluster.types import Completion, GroupRequest, PolicyVersion, ProbePrompt, Problem, Sampling
 from grader.settings import GraderSettings
+from learner.adapter_folder import read_adapter
 from rollout.environment import engine_arguments, environment_variables
 from rollout.settings import RolloutSettings
 
@@ -189,7 +189,7 @@ def make_adapter(model: str, rank: int, folder: Path, probe_ids: Sequence[int], 
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
-    from learner.settings import LoraSettings
+    from learner.lora_settings import LoraSettings
     from learner.training.targets import target_names
 
     torch.manual_seed(seed)
@@ -210,9 +210,9 @@ def make_adapter(model: str, rank: int, folder: Path, probe_ids: Sequence[int], 
 
 def policy_from(folder: Path, number: int) -> PolicyVersion:
     """Return the adapter of a folder as a policy."""
-    policy, _ = read_adapter(folder)
+    policy = PolicyVersion(number=number, adapter=read_adapter(folder).files)
     probe = {name: tuple(values) for name, values in json.loads((folder / "probe.json").read_text()).items()}
-    return replace(policy, number=number, probes=(ProbePrompt(**probe),))
+    return replace(policy, probes=(ProbePrompt(**probe),))
 
 
 def in_a_process(work: Callable[..., None], *arguments: object) -> None:

@@ -168,7 +168,7 @@ class Completion:
     sampler_logprobs: tuple[float, ...]  # [T], natural log, after temperature ("processed")
     text: str
     finish_reason: FinishReason
-    policy_version: int  # the adapter that sampled its last token; 0 is the base model
+    policy_version: int  # the adapter that sampled its last token; 0 is the base model, or the initial adapter
     version_spans: tuple[VersionSpan, ...] = ()  # in order; empty: one version sampled all tokens
     seconds: float  # time in the engine, from the request to the last token
     temperature: float | None = None  # sampling temperature; None: the run's

@@ -109,7 +109,9 @@ class RayLearner:
             self._group = await place_ranks(settings.bundle, settings.num_ranks, deadline_seconds=seconds)
 
     async def start(self) -> PolicyVersion | None:
-        """Place the actors, load the model and the newest complete checkpoint; return its policy, None without a checkpoint.
+        """Place the actors, load the model and the newest complete checkpoint; return its policy.
+
+        Without a checkpoint: the policy of the initial adapter, or None without one.
 
         Raises ModelError if the model cannot be loaded, ResourcesError if the cluster cannot place the actors.
         """

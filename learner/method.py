@@ -26,6 +26,16 @@ def method_conflict(settings: Any) -> str | None:
                 f"lora.{name}={getattr(lora, name)}: learner.method=full trains all weights, and no adapter; remove it (or set "
                 f"its default, {getattr(defaults, name)}), or set learner.method=lora"
             )
+    if settings.adapter is not None:
+        return (
+            f"adapter={settings.adapter}: learner.method=full trains all weights, and no adapter; merge it into its base model "
+            "(`caravan export RUN OUT --merge`) and give model.path=OUT, or set learner.method=lora"
+        )
+    if settings.quantization is not None:
+        return (
+            f"quantization={settings.quantization}: learner.method=full has no frozen base to quantize; remove it, or set "
+            "learner.method=lora"
+        )
     if settings.shard_base:
         return "shard_base: learner.method=full has no frozen base to shard; remove it, or set learner.method=lora"
     return None

@@ -46,7 +46,7 @@ def apply_overrides(settings: LearnerSettings, changes: Mapping[str, Any]) -> Le
 
 
 def _reason_fixed(key: str) -> str:
-    if key.startswith("lora"):
+    if key.startswith(("lora", "adapter")):
         return "all adapters in checkpoints and samplers have one shape"
     if key not in LearnerSettings.model_fields:
         return "there is no such setting"

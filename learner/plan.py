@@ -1,5 +1,6 @@
 """Settings of other configuration sections that the learner needs."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,3 +21,4 @@ class LearnerPlan:
     served_dtype: str | None = (
         None  # of the samplers' weights: the dtype of published whole weights; None: the learner's
     )
+    initial_adapter: Mapping[str, bytes] | None = None  # its files, by name; None: a new adapter, which changes nothing

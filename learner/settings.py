@@ -1,18 +1,13 @@
 """The ``learner`` section of the configuration. Options of TRL have TRL's names, and its documentation applies to them."""
 
-import re
-from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from cluster.setting_traits import Trait
+from learner.lora_settings import LoraSettings
 from learner.method import method_conflict, with_learning_rate
-
-ALL_LINEAR = "all-linear"  # as in PEFT
-MODULE_NAME = re.compile(r"\w+(\.\w+)*")
-
-LORA_RANKS_OF_VLLM = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 LossType = Literal["dapo", "grpo", "bnpo", "dr_grpo", "cispo", "sapo", "luspo", "vespo"]
 ScaleRewards = Literal["group", "batch", "none"]
@@ -26,67 +21,6 @@ CLIPPED_LOSSES = (
 )  # they clip the ratio to 1 - epsilon .. 1 + epsilon_high
 
 
-class LoraSettings(BaseModel):
-    """The trained low-rank adapter (Hu et al. 2021); the defaults are those of the first training analysis."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    r: int = Field(32, description="rank of the update matrices; vLLM serves 1, 8, 16, 32, 64, 128, 256, 320 and 512")
-    alpha: int = Field(64, ge=1, description="the update is scaled by alpha / r")
-    dropout: float = Field(
-        0.05,
-        ge=0,
-        lt=1,
-        description="dropout before the adapter in training; it adds a little noise to the ratio to the sampler",
-    )
-    bias: Literal["none"] = Field(
-        "none", description="biases are not trained: vLLM serves no adapter that changes them"
-    )
-    target_modules: tuple[str, ...] = Field(
-        (ALL_LINEAR,),
-        min_length=1,
-        description="names of the linear modules that get an adapter, for example q_proj,v_proj; all-linear: all in the "
-        "decoder's layers (in Qwen2: q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj). Unknown names are refused; "
-        "regular expressions are not supported",
-    )
-
-    @field_validator("r")
-    @classmethod
-    def _check_rank(cls, rank: int) -> int:
-        if rank not in LORA_RANKS_OF_VLLM:
-            allowed = ", ".join(map(str, LORA_RANKS_OF_VLLM))
-            raise ValueError(f"lora.r={rank}: vLLM serves no adapter of this rank; allowed are {allowed}")
-        return rank
-
-    @field_validator("target_modules", mode="before")
-    @classmethod
-    def _split_names(cls, value: Any) -> Any:
-        """Split names: a list, or a text with commas or spaces between them."""
-        parts = [value] if isinstance(value, str) else value
-        if not isinstance(parts, Iterable) or not all(isinstance(part, str) for part in parts):
-            return value  # pydantic refuses its type
-        names = (name for part in parts for name in re.split(r"[\s,\[\]\"']+", part) if name)
-        return tuple(dict.fromkeys(ALL_LINEAR if name.lower() == ALL_LINEAR else name for name in names))
-
-    @field_validator("target_modules")
-    @classmethod
-    def _check_module_names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        if "lm_head" in names:
-            raise ValueError(
-                "lora.target_modules contains lm_head: TRL reads the head's own weight, so an adapter on it would never be "
-                "trained; remove it"
-            )
-        if ALL_LINEAR in names and len(names) > 1:
-            raise ValueError(f"lora.target_modules contains {ALL_LINEAR} and other names: use one or the other")
-        for name in names:
-            if name != ALL_LINEAR and not MODULE_NAME.fullmatch(name):
-                raise ValueError(
-                    f"lora.target_modules contains {name!r}, which is not a module name; list names, for example q_proj,v_proj "
-                    "(regular expressions are not supported)"
-                )
-        return names
-
-
 class LearnerSettings(BaseModel):
     """Loss, optimizer, resources and deadlines of the learner."""
 
@@ -98,6 +32,11 @@ class LearnerSettings(BaseModel):
         "and 4 more for the reference with a kl_coefficient",
     )
     lora: LoraSettings = LoraSettings()
+    adapter: Path | None = Field(
+        None,
+        description="a LoRA adapter folder in PEFT format from which the training starts, made here or elsewhere; learner.lora "
+        "follows from it; null: a new adapter, which changes nothing",
+    )
 
     loss_type: LossType = Field(
         "dapo",
@@ -261,6 +200,11 @@ class LearnerSettings(BaseModel):
         "auto",
         description="dtype of the frozen weights and the forward pass; auto: float32 on the CPU, bfloat16 on a GPU",
     )
+    quantization: Literal["nf4", "fp8"] | None = Field(
+        None,
+        description="precision in which the frozen linear layers of the decoder are kept, for small GPUs: nf4 (4 bits, QLoRA) or "
+        "fp8 (8 bits); slower, and further from the samplers' model; null: dtype",
+    )
     num_ranks: Annotated[int, Trait.PLACEMENT] = Field(
         1,
         ge=1,
@@ -306,6 +250,11 @@ class LearnerSettings(BaseModel):
     save_deadline_seconds: Annotated[float, Trait.PLACEMENT] = Field(
         600, gt=0, description="seconds to write a checkpoint or an adapter"
     )
+
+    @field_validator("adapter")
+    @classmethod
+    def _expand_home(cls, adapter: Path | None) -> Path | None:
+        return adapter.expanduser() if adapter else None
 
     @property
     def bundle(self) -> dict[str, float]:
@@ -382,6 +331,8 @@ class LearnerSettings(BaseModel):
     def _other_conflict(self) -> str | None:
         if self.shard_base and self.num_ranks == 1:
             return "shard_base: a single rank must hold all weights; set learner.num_ranks"
+        if self.shard_base and self.quantization:
+            return f"shard_base: shards plain weights only; remove it, or learner.quantization={self.quantization}"
         if self.num_ranks > 1 and 0 < self.gpus < 1:
             return f"num_ranks={self.num_ranks}: NCCL needs a whole GPU per rank; set learner.gpus=1"
         if self.kl_target is not None and self.kl_coefficient == 0:

@@ -21,7 +21,7 @@ from learner.batch.tensors import MicroBatch, micro_batch_tensors, pad_with_zero
 from learner.overrides import apply_overrides
 from learner.plan import LearnerPlan
 from learner.settings import LearnerSettings
-from learner.training.adapter import pack_adapter, trained_modules
+from learner.training.adapter import load_weights, pack_adapter, trained_modules
 from learner.training.build import build_trainer
 from learner.training.checkpoints import checkpoint_error, newest_checkpoint, step_of, write_adapter, write_checkpoint
 from learner.training.full import FullModel, check_is_full, pack_weights
@@ -47,7 +47,7 @@ class LearnerWorker:
         self._trainer: Any = None
 
     def start(self) -> PolicyVersion | None:
-        """Load the model and the newest complete checkpoint; return its policy, or None without a checkpoint.
+        """Load the model and the newest complete checkpoint, or the initial adapter; return its policy, None without both.
 
         Raises ModelError, or LearnerError if the checkpoint does not fit the settings.
         """
@@ -67,6 +67,8 @@ class LearnerWorker:
             batches=batches,
             process_group=self._process_group,
         )
+        if checkpoint is None and self._plan.initial_adapter is not None:
+            load_weights(self._trainer.model, self._plan.initial_adapter)
         self._training = TrainingThread(self._trainer, batches, prepare_thread=self._set_num_threads)
         self._training.start(str(checkpoint) if checkpoint else None)
         # The first call returns when training has started: the optimizer is created and the checkpoint is loaded.
@@ -84,12 +86,14 @@ class LearnerWorker:
                 "started with", f"check that {self._plan.model} is the same model on all their machines"
             )
         )
-        return policy if checkpoint else None
+        return policy if checkpoint or self._plan.initial_adapter else None
 
     def _load_model(self, checkpoint: Path | None) -> Any:
         """Load the model, or all its weights from the checkpoint of a run that trains them, and the tokenizer."""
         if self._settings.method == "lora":
-            model, self._tokenizer = load_model(self._plan.model, self._device, keep_dropout=False)
+            model, self._tokenizer = load_model(
+                self._plan.model, self._device, keep_dropout=False, quantization=self._settings.quantization
+            )
             return model
 
         def load(name: str) -> tuple[Any, Any]:
@@ -187,7 +191,10 @@ class LearnerWorker:
         """Describe how the forward pass is computed, in one line for the log."""
         attention = self._trainer.model.config.get_text_config()._attn_implementation
         place = "the CPU" if self._device.use_cpu else torch.cuda.get_device_name()
-        return f"learner: {str(self._device.dtype).removeprefix('torch.')} on {place}, attention by {attention}"
+        quantized = f", base model in {self._settings.quantization}" if self._settings.quantization else ""
+        return (
+            f"learner: {str(self._device.dtype).removeprefix('torch.')} on {place}{quantized}, attention by {attention}"
+        )
 
     def close(self) -> None:
         """End the training; may be called twice."""

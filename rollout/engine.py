@@ -90,7 +90,7 @@ class Engine:
             engine = cls(started, max_tokens, causes)
         except REFUSALS as error:
             raise ModelError(
-                f"vLLM does not start with model {model!r}: {root_cause(causes, error)} (more in the sampler's log)"
+                f"{_no_start(settings, model)}: {root_cause(causes, error)} (more in the sampler's log)"
             ) from error
         await engine._engine.update_weight_version(str(BASE_VERSION))
         if weight_sync_mode(settings).uses_lora:
@@ -341,7 +341,12 @@ def inspect_model(settings: RolloutSettings, *, model: str, lora_rank: int, max_
         if weight_sync_mode(settings).uses_lora and not supports_lora(layers):
             raise ValueError(f"{name} does not support LoRA yet; rollout.weight_sync_mode=merged needs none")
     except REFUSALS as error:
-        raise ModelError(f"vLLM does not start with model {model!r}: {one_line(error)}") from error
+        raise ModelError(f"{_no_start(settings, model)}: {one_line(error)}") from error
+
+
+def _no_start(settings: RolloutSettings, model: str) -> str:
+    options = f" and rollout.engine={settings.engine}" if settings.engine else ""
+    return f"vLLM does not start with model {model!r}{options}"
 
 
 def _check_attention(config: Any, model: str) -> None:

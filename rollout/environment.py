@@ -176,10 +176,15 @@ def engine_arguments(
         arguments["max_num_batched_tokens"] = max(
             settings.max_num_batched_tokens or CPU_BATCHED_TOKENS, arguments["max_model_len"]
         )
+        if settings.engine.get("enable_chunked_prefill"):
+            raise ModelError(
+                "rollout.engine.enable_chunked_prefill: an engine on the CPU dies of the chunks of a request that has a "
+                "seed: remove it"
+            )
     else:
         arguments["gpu_memory_utilization"] = settings.gpu_memory_utilization
         if settings.kv_cache_memory_bytes is not None:
             arguments["kv_cache_memory_bytes"] = settings.kv_cache_memory_bytes
             # The cache has a set size: vLLM only checks that this fraction is free at its start, with a CUDA context.
             arguments["gpu_memory_utilization"] = round(FREE_AT_START * settings.gpu_memory_utilization, 4)
-    return arguments
+    return arguments | settings.engine

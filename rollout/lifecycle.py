@@ -59,7 +59,7 @@ class SamplerLifecycle(Lifecycle[SamplerReplica]):
         Raises ModelError when vLLM refuses the adapter, SamplerError for an old version, ResourcesError.
         """
         async with self._publishing:
-            if policy.number <= self.policies.current:
+            if not self.policies.is_new(policy.number):
                 raise SamplerError(f"policy {policy.number} comes after policy {self.policies.current} was published")
             # One copy in the object store, from where every node fetches it; an argument would be copied for each call.
             handle = await asyncio.to_thread(ray.put, policy)
@@ -119,8 +119,9 @@ class SamplerLifecycle(Lifecycle[SamplerReplica]):
 
     def on_ready(self, replica: SamplerReplica, seconds: float) -> None:
         """Log that a sampler is ready."""
-        newest = self.policies.newest
-        verified = f"verified on policy {newest}" if newest else "no policy to verify yet"
+        verified = (
+            f"verified on policy {self.policies.newest}" if self.policies.handles() else "no policy to verify yet"
+        )
         self._log(f"{replica.name}: ready after {seconds:.0f} s, {verified}")
 
     def on_evicted(self, replica: SamplerReplica, error: CaravanError) -> None:

@@ -6,13 +6,14 @@ import re
 import shutil
 from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save_file
 
 from cluster.errors import ModelError, ResourcesError
-from rollout.bound_weights import module_name
+from rollout.bound_weights import module_name, scale_of
 from rollout.model import one_line
 from rollout.weight_sync import BoundAdapter
 
@@ -121,18 +122,11 @@ class Deltas(Mapping[str, torch.Tensor]):
             tensors = load(adapter["adapter_model.safetensors"])
         except (KeyError, ValueError, SafetensorError) as error:
             raise ModelError(f"the adapter cannot be read: {one_line(error)}") from error
-        if (
-            config.get("use_dora")
-            or config.get("rank_pattern")
-            or config.get("alpha_pattern")
-            or config.get("fan_in_fan_out")
-        ):
+        if config.get("use_dora") or config.get("fan_in_fan_out"):
             raise ModelError(
-                "rollout.weight_sync_mode=merged merges only plain LoRA: one rank and one alpha, no DoRA; use versions"
+                "rollout.weight_sync_mode=merged merges only plain LoRA, without DoRA and into plain weights; use versions"
             )
-        self._scale: float = config["lora_alpha"] / (
-            math.sqrt(config["r"]) if config.get("use_rslora") else config["r"]
-        )
+        self._config: Mapping[str, Any] = config
         self._factors: dict[str, tuple[torch.Tensor, torch.Tensor]] = {
             f"{module_name(key)}.weight": (tensors[key.replace("lora_A", "lora_B")], tensors[key])
             for key in tensors
@@ -141,7 +135,7 @@ class Deltas(Mapping[str, torch.Tensor]):
 
     def __getitem__(self, name: str) -> torch.Tensor:
         b, a = self._factors[name]
-        delta: torch.Tensor = self._scale * (b.float() @ a.float())
+        delta: torch.Tensor = scale_of(self._config, name.removesuffix(".weight")) * (b.float() @ a.float())
         return delta
 
     def __iter__(self) -> Iterator[str]:

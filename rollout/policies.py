@@ -8,7 +8,9 @@ Handle = TypeVar("Handle")
 
 
 class LivePolicies(Generic[Handle]):
-    """Handles of published policies, each kept while a sampler may need it; version 0, the base model, has none."""
+    """Handles of published policies, each kept while a sampler may need it; version 0 has one only if it is an
+    adapter, and none if it is the base model.
+    """
 
     def __init__(self) -> None:
         self.current = 0  # the version of new groups
@@ -42,6 +44,10 @@ class LivePolicies(Generic[Handle]):
     def promote(self, version: int) -> None:
         """Make a version the current one."""
         self.current = version
+
+    def is_new(self, version: int) -> bool:
+        """Return True if a version may be published: it is newer than the current one, or the initial adapter."""
+        return version > self.current or (version == 0 and not self._handles)
 
     @property
     def newest(self) -> int:

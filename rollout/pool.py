@@ -24,7 +24,7 @@ from cluster.protocols import Reservation
 from cluster.types import Bounds, Completion, GroupRequest, PolicyVersion, ProbeGap, ProbePrompt, Usage, WeightSync
 from rollout.lifecycle import MAX_RERUNS, SamplerLifecycle
 from rollout.replica import SamplerPlan, SamplerReplica
-from rollout.settings import RolloutSettings, check_lora_rank
+from rollout.settings import RolloutSettings, max_lora_rank
 from rollout.weight_sync import max_base_gap, typical_gap
 
 QUEUED_AHEAD = 1.25
@@ -55,6 +55,7 @@ class RaySamplerPool:
         lora_rank: int,
         lora_targets: Sequence[str] = (),
         max_staleness: int = 0,
+        learner_is_quantized: bool = False,
         reservation: Reservation | None = None,
         log: Callable[[str], None] = lambda _line: None,
         scaling: ScalingPolicy = SCALING,
@@ -67,13 +68,15 @@ class RaySamplerPool:
             lora_rank: rank of the adapters that will be published.
             lora_targets: names of the modules that the adapters train; empty: every module that can carry an adapter.
             max_staleness: number of policies before the current one under which groups may still be sampled.
+            learner_is_quantized: the learner's base model has fewer bits than that of the engines.
             reservation: resources next to the run's other components; None when no other component uses the cluster.
             log: takes a log line.
             scaling: conditions of scaling up and down.
         """
-        check_lora_rank(lora_rank)
+        max_lora_rank(lora_rank)  # refuses ranks that no engine would serve
         self._settings = settings
         self._model = model
+        self._max_base_gap = max_base_gap(settings, learner_is_quantized=learner_is_quantized)
         plan = SamplerPlan(
             settings=settings,
             model=model,
@@ -185,7 +188,7 @@ class RaySamplerPool:
         )
         if not by_sampler:
             raise SamplerError("no sampler is left to score the base model")
-        allowed = max_base_gap(self._settings)
+        allowed = self._max_base_gap
         for gaps in by_sampler:
             if not (gap := typical_gap(gaps)) <= allowed:
                 raise ModelError(

@@ -13,13 +13,13 @@ from cluster.types import Completion, GroupRequest, PolicyVersion, ProbeGap, Pro
 from rollout.adapter_cache import AdapterCache
 from rollout.engine import Engine, Sampled
 from rollout.environment import check_build
-from rollout.settings import RolloutSettings, check_lora_rank
+from rollout.settings import RolloutSettings
 from rollout.weight_sync import Adapter, Verification, probe_gaps, verify
 from rollout.weight_sync_modes import BASE_VERSION, WeightSyncMode, weight_sync_mode
 
 
 class Sampler:
-    """An engine and the policy versions that it can sample from; version 0 is the base model."""
+    """An engine and the policy versions that it can sample from; version 0 is the base model, or the initial adapter."""
 
     def __init__(
         self,
@@ -31,7 +31,6 @@ class Sampler:
         max_staleness: int,
         pool_id: str,
     ) -> None:
-        check_lora_rank(lora_rank)
         self._settings = settings
         self._model = model
         self._lora_rank = lora_rank

@@ -1,14 +1,15 @@
 """The ``rollout`` section of the configuration."""
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from cluster.errors import ConfigError
 from cluster.setting_traits import Trait
+from rollout.engine_options import check_options, is_quantized
 
-LoraRank = Literal[1, 8, 16, 32, 64, 128, 256, 320, 512]
-LORA_RANKS: tuple[int, ...] = get_args(LoraRank)
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""Values of vLLM's max_lora_rank."""
 
 MAX_SAMPLERS = 1024
 """Maximum number of engines of a run; far fewer keep one driver busy."""
@@ -89,6 +90,12 @@ class RolloutSettings(BaseModel):
         description="tokens of one forward pass of an engine, at least max_concurrent_requests: with more, prompts are prefilled "
         "in fewer passes, which take more memory; null: 8192 on GPUs from 40 GB on and 2048 on others, 4096 on the CPU",
     )
+    engine: dict[str, Any] = Field(
+        {},
+        description="further options of vLLM's engines, by the names of its AsyncEngineArgs, for example {kv_cache_dtype: fp8, "
+        "quantization: fp8, cpu_offload_gb: 8, speculative_config: {method: ngram, num_speculative_tokens: 3}}; options that "
+        "follow from other settings are refused",
+    )
     weight_sync_mode: Literal["versions", "in_flight", "merged", "full"] = Field(
         "versions",
         description="weight sync mode. versions: running completions end on the policy that they started with; in_flight: they "
@@ -116,6 +123,25 @@ class RolloutSettings(BaseModel):
     publish_deadline_seconds: Annotated[float, Trait.PLACEMENT] = Field(
         120, gt=0, description="seconds for every sampler to load a new policy"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _move_max_num_batched_tokens(cls, values: Any) -> Any:
+        """Accept ``engine.max_num_batched_tokens`` for the setting of the same name."""
+        engine, name = (values.get("engine") if isinstance(values, dict) else None), "max_num_batched_tokens"
+        if not isinstance(engine, dict) or name not in engine:
+            return values
+        if values.get(name, engine[name]) not in (None, engine[name]):
+            raise ValueError(
+                f"rollout.engine.{name}={engine[name]} contradicts rollout.{name}={values[name]}: keep one"
+            )
+        return {**values, name: engine[name], "engine": {key: engine[key] for key in engine if key != name}}
+
+    @field_validator("engine")
+    @classmethod
+    def _check_engine(cls, engine: dict[str, Any]) -> dict[str, Any]:
+        check_options(engine)
+        return engine
 
     @field_validator("group_size")
     @classmethod
@@ -183,6 +209,11 @@ class RolloutSettings(BaseModel):
         return int(1 / self.gpus_per_sampler + 1e-6) if 0 < self.gpus_per_sampler < 1 else 1
 
     @property
+    def is_quantized(self) -> bool:
+        """True if the engines compute in fewer bits than ``served_dtype``."""
+        return is_quantized(self.engine)
+
+    @property
     def served_dtype(self) -> Literal["float32", "bfloat16"]:
         """Dtype of the engine. On most CPUs, float32 samples as fast as bfloat16, and it agrees with the learner."""
         if self.dtype != "auto":
@@ -190,7 +221,9 @@ class RolloutSettings(BaseModel):
         return "float32" if self.gpus_per_sampler == 0 else "bfloat16"
 
 
-def check_lora_rank(rank: int) -> None:
-    """Raise ConfigError for a LoRA rank that vLLM cannot serve."""
-    if rank not in LORA_RANKS:
-        raise ConfigError(f"LoRA rank {rank} cannot be served by vLLM; possible are {', '.join(map(str, LORA_RANKS))}")
+def max_lora_rank(rank: int) -> int:
+    """Return vLLM's max_lora_rank for adapters of a rank: the same or the next larger; raises ConfigError above the largest."""
+    for served in LORA_RANKS:
+        if served >= rank:
+            return served
+    raise ConfigError(f"LoRA rank {rank} cannot be served: vLLM serves none above {LORA_RANKS[-1]}")

@@ -30,6 +30,10 @@ MAX_BASE_GAP_NATS = {"float32": 1e-3, "bfloat16": 0.08}
 """Largest gap of a base model, by the dtype that a sampler serves. Two implementations differ by 1e-6 (float32) and by 0.002 to
 0.05 (bfloat16); different computations, by 0.09 and more."""
 
+MAX_QUANTIZED_GAP_NATS = 0.5
+"""The same where samplers or learner compute in fewer bits: the tiny model in NF4 is 0.28 nats away from itself in float32. Scale
+and base model of an adapter are then checked up to this noise; its names and weights are still checked exactly."""
+
 MIN_TOLERANCE_NATS = {"float32": 1e-3, "bfloat16": 0.01}
 """Smallest tolerance, for a machine whose base model happens to have little noise: an adapter adds some."""
 
@@ -118,9 +122,12 @@ def typical_gap(gaps: Sequence[ProbeGap]) -> float:
     return statistics.median(means) if all(map(math.isfinite, means)) else math.nan
 
 
-def max_base_gap(settings: RolloutSettings) -> float:
+def max_base_gap(settings: RolloutSettings, *, learner_is_quantized: bool = False) -> float:
     """Return the largest gap of a base model that may be trained."""
-    return settings.weight_sync_tolerance or MAX_BASE_GAP_NATS[settings.served_dtype]
+    if settings.weight_sync_tolerance:
+        return settings.weight_sync_tolerance
+    is_quantized = settings.is_quantized or learner_is_quantized
+    return MAX_QUANTIZED_GAP_NATS if is_quantized else MAX_BASE_GAP_NATS[settings.served_dtype]
 
 
 def tolerance(settings: RolloutSettings, base_gaps: Sequence[ProbeGap] = ()) -> float:

@@ -25,7 +25,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 from cluster.errors import ModelError
 from cluster.types import PolicyVersion, VersionSpan
 from rollout.adapter_cache import AdapterCache
-from rollout.settings import RolloutSettings
+from rollout.settings import RolloutSettings, max_lora_rank
 from rollout.weight_sync import Adapter, BoundAdapter
 
 T = TypeVar("T")
@@ -86,7 +86,7 @@ class WeightSyncMode(ABC):
         arguments: dict[str, Any] = {
             "worker_extension_cls": "rollout.worker_extension.WorkerExtension",
             "enable_lora": True,
-            "max_lora_rank": lora_rank,
+            "max_lora_rank": max_lora_rank(lora_rank),
             # One slot stays empty on the CPU, whose kernels apply the last one to requests without an adapter. CUDA graphs are
             # captured for as many adapters as there are slots.
             "max_loras": min(num_adapters, MAX_ADAPTERS) + on_cpu,
@@ -166,14 +166,14 @@ class Versions(WeightSyncMode):
 
     async def load(self, policy: PolicyVersion) -> BoundAdapter:
         """Load the adapter next to the others."""
-        adapter = await self._write_adapter(policy, slot=policy.number)
+        adapter = await self._write_adapter(policy, slot=policy.number + 1)  # vLLM's ids start at 1
         await self._engine.load(adapter)
         self._adapters[policy.number] = adapter
         return await self._engine.bound(adapter)
 
     def adapter(self, version: int) -> Adapter | None:
-        """Return the adapter of exactly this version; None for the base model."""
-        return self._adapters[version] if version != BASE_VERSION else None
+        """Return the adapter of exactly this version; None for the base model, which version 0 is without an initial adapter."""
+        return self._adapters.get(version) if version == BASE_VERSION else self._adapters[version]
 
     async def drop(self, version: int) -> None:
         """Remove the adapter from the engine, then from the cache."""

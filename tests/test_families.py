@@ -13,8 +13,9 @@ import pytest
 
 from cluster.types import Group, GroupRequest, PolicyVersion, Problem, Prompt, Sampling
 from grader.fake import grade_of
+from learner.lora_settings import LoraSettings
 from learner.plan import LearnerPlan
-from learner.settings import LearnerSettings, LoraSettings
+from learner.settings import LearnerSettings
 from rollout.sampler import Sampler
 from rollout.settings import RolloutSettings
 from rollout.weight_sync_modes import InFlight

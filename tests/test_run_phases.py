@@ -7,12 +7,15 @@ from typing import Any
 
 import pyarrow.dataset
 import pytest
+import yaml
 
+from cluster.config.model_path import tiny_model_path
 from cluster.config.schedule import PRESETS
 from cluster.ledger.rows import facts_of
 from cluster.problems.builtin import builtin_problems
 from grader.reward import profile_of, score
 from grader.settings import GraderSettings
+from learner.adapter_folder import read_adapter
 from tests.test_run import command, completed, rows
 
 pytestmark = pytest.mark.long
@@ -60,7 +63,9 @@ def test_staged_rewards_change_the_weights_and_a_ramp_changes_sampler_and_learne
 ) -> None:
     ramp = {"from_epoch": 1.5, "ramp": True, "set": {"learner.learning_rate": 4.0e-3, "rollout.temperature": 0.4}}
     schedule = json.dumps([*PRESETS["staged-rewards"], ramp])
-    run = phased_run(tmp_path, "staged", f"schedule={schedule}", "learning_rate=1e-3", "temperature=1.0", "max_steps=5")
+    quantized = ("learner.quantization=fp8", "rollout.engine.disable_cascade_attn=true")
+    steps = ("learning_rate=1e-3", "temperature=1.0", "max_steps=5")
+    run = phased_run(tmp_path, "staged", f"schedule={schedule}", *steps, *quantized)
     metrics = rows(run / "metrics.jsonl")
     assert [row["epoch"] for row in metrics] == [0.5, 1.0, 1.5, 2.0, 2.5]
 
@@ -89,8 +94,53 @@ def test_staged_rewards_change_the_weights_and_a_ramp_changes_sampler_and_learne
     assert rates == pytest.approx([1e-3, 2e-3, 3e-3, 4e-3, 4e-3])
 
 
-def test_the_two_phases_of_the_second_analysis_explore_for_three_epochs_and_then_refine(tmp_path: Path) -> None:
-    run = phased_run(tmp_path, "explore", "schedule=explore-refine", "max_steps=5", num_problems=4)
+def plain_adapter(folder: Path) -> Path:
+    """An adapter of the tiny model as plain PEFT writes it, with another rank, scale and targets than the defaults."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    lora = LoraConfig(
+        r=6,
+        lora_alpha=5,
+        use_rslora=True,
+        target_modules=r".*\.(q_proj|down_proj)",
+        task_type="CAUSAL_LM",
+        init_lora_weights=False,
+    )
+    adapted = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_model_path()), lora)
+    for name, parameter in adapted.named_parameters():
+        if "lora_" in name:
+            parameter.data *= 0.3
+    adapted.save_pretrained(folder)
+    return folder
+
+
+def test_the_two_phases_of_the_second_analysis_explore_for_three_epochs_and_then_refine_an_adapter(
+    tmp_path: Path,
+) -> None:
+    adapter = plain_adapter(tmp_path / "made")
+    run = phased_run(
+        tmp_path,
+        "explore",
+        "schedule=explore-refine",
+        "max_steps=5",
+        "lora.r=6",
+        "lora.alpha=5",
+        f"learner.adapter={adapter}",
+        num_problems=4,
+    )
+    lora = yaml.safe_load((run / "config.yaml").read_text())["learner"]["lora"]
+    assert (lora["r"], lora["alpha"], lora["use_rslora"], lora["target_modules"]) == (
+        6,
+        5,
+        True,
+        ["q_proj", "down_proj"],
+    )
+    before, kept, trained = (read_adapter(each) for each in (adapter, run / "initial_adapter", run / "adapter"))
+    assert kept.files == before.files
+    assert trained.shapes == before.shapes
+    # The first step's tokens were sampled from the adapter itself, not from the base model.
+    assert rows(run / "metrics.jsonl")[0]["sampling/sampling_logp_difference/mean"] < 1e-4
     assert PRESETS["explore-refine"][1]["from_epoch"] == 3.0
     assert [row["epoch"] for row in rows(run / "metrics.jsonl")] == [1.0, 2.0, 3.0, 4.0, 5.0]
     assert changes(run) == [

@@ -72,15 +72,17 @@ def mappings() -> Iterator[str]:
 def resolve_key(key: str, *, in_sections: bool = False) -> str:
     """Return the full key for a dotted key, an old name, or an unambiguous end (``temperature``: ``rollout.temperature``).
 
-    A key may name an entry of a mapping (``chat_template_kwargs.enable_thinking``). With ``in_sections`` the key is that of a
-    section (``lora``: ``learner.lora``). Raises ConfigError for any other key.
+    A key may name an entry of a mapping (``chat_template_kwargs.enable_thinking``), or an entry of an entry. With
+    ``in_sections`` the key is that of a section (``lora``: ``learner.lora``). Raises ConfigError for any other key.
     """
     known = list(sections()) if in_sections else list(keys())
     if key in known:
         return key
-    parent, _, name = key.rpartition(".")
-    if parent and (mapping := next((one for one in mappings() if f".{one}".endswith(f".{parent}")), None)):
-        return f"{mapping}.{name}"
+    parts = key.split(".")
+    for length in range(1, len(parts)):
+        parent, entry = ".".join(parts[:length]), ".".join(parts[length:])
+        if mapping := next((one for one in mappings() if f".{one}".endswith(f".{parent}")), None):
+            return f"{mapping}.{entry}"
     if old := old_name(key):
         return RENAMED[old]
     if key in REFUSED:

@@ -72,8 +72,10 @@ def _refuse_adapter(named: str, folder: Path) -> None:
     except (OSError, ValueError, KeyError, TypeError):
         base = None
     what = "a LoRA adapter" if adapter == folder else "the folder of a run"
-    settings = shlex.join([f"model.path={base or 'BASE'}", f"model.adapter={adapter}"])
+    settings, further = (
+        shlex.join([f"model.path={base or 'BASE'}", f"{key}={adapter}"]) for key in ("model.adapter", "learner.adapter")
+    )
     raise ModelError(
         f"{named} is {what}, not a model. To measure the adapter: {settings} (`caravan eval`, `caravan sample`). To train it "
-        "further, merge it into its base model (`caravan export RUN OUT --merge`), and give model.path=OUT"
+        f"further: {further} (`caravan train`)"
     )

@@ -20,6 +20,7 @@
         rollouts/step-000001-….parquet      every completion with tokens, logprobs, facts and outcome
         checkpoints/                        checkpoints of the learner, newest last; best.json names the best one
         progress/step-000020.json           state of the loop at each checkpoint
+        initial_adapter/                    the adapter that training started from (learner.adapter)
         adapter/                            the final adapter in PEFT format
         adapter-20/                         the adapter of step 20, if the run ended before it was extended
         model/, model-20/                   the same with learner.method=full: a whole model with its tokenizer
@@ -85,6 +86,7 @@ class RunFolder:
         self.rollouts = path / "rollouts"
         self.checkpoints = path / "checkpoints"
         self.progress = path / "progress"
+        self.initial_adapter = path / "initial_adapter"
         self.adapter = path / "adapter"
         self.model = path / "model"
         self.curve = path / "reward.png"

@@ -79,7 +79,8 @@ def _description(config: Config, written_dtype: str | None, model: str) -> str:
         how = "with all weights trained" if config.learner.method == FULL else "with the adapter merged in"
         return f"{made} `{model}` {how}, in {written_dtype}: transformers and vLLM load it directly."
     lora = config.learner.lora
-    return f"{made} A LoRA adapter (rank {lora.r}, alpha {lora.alpha}) in PEFT format for `{model}`."
+    scale = f"alpha {lora.alpha}" + (", scaled by alpha / sqrt(rank): rsLoRA" if lora.use_rslora else "")
+    return f"{made} A LoRA adapter (rank {lora.r}, {scale}) in PEFT format for `{model}`."
 
 
 def _data(folder: RunFolder, config: Config) -> str:

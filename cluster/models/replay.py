@@ -21,6 +21,7 @@ from cluster.errors import ConfigError, RunFolderError
 from cluster.ledger.batches import batch_of
 from cluster.ledger.run_folder import RunFolder
 from cluster.run.session import learner_plan
+from learner.adapter_folder import read_adapter
 from learner.training.checkpoints import newest_checkpoint, step_of
 from learner.training.quiet import silence_libraries
 
@@ -112,16 +113,22 @@ def replay(
     from learner.worker import LearnerWorker
 
     expected = _read_weights(goal.weights)
+    initial = read_adapter(folder.initial_adapter).files if config.learner.adapter else None
     first_different_step = None
     with tempfile.TemporaryDirectory(prefix="caravan-replay-") as scratch:
         untrained, trained = Path(scratch) / "untrained", out or Path(scratch) / "trained"
         for max_steps, steps in _windows_by_length(folder, logged, goal.step):
             plan = learner_plan(
-                config, max_steps=max_steps, probe_ids=(), checkpoints_dir=Path(scratch) / "checkpoints"
+                config,
+                max_steps=max_steps,
+                probe_ids=(),
+                checkpoints_dir=Path(scratch) / "checkpoints",
+                initial_adapter=initial,
             )
             learner = LearnerWorker(config.learner, plan)
             try:
-                if learner.start() is None:
+                policy = learner.start()
+                if policy is None or policy.number == 0:
                     learner.export_adapter(str(untrained))
                     _check_same_shapes(expected, _read_weights(untrained), plan.model, goal)
                 for step in steps:

@@ -127,6 +127,8 @@ def _train(job: SftJob, view: View, dataset: Dataset, folder: SftFolder) -> int:
     check_saveable(model_path(config))
     # All weights are trained in float32: in bfloat16 small updates would be rounded away.
     weights = Device(use_cpu=device.use_cpu, dtype=torch.float32) if job.full else device
+    if config.learner.quantization:
+        view.log(f"learner.quantization={config.learner.quantization} is not used: sft trains on the plain weights")
     model, tokenizer = load_model(model_path(config), weights)
     num_parameters = model.num_parameters()
     pairs = pairs_of(problems, dataset.prompts, tokenizer)
@@ -267,8 +269,8 @@ def _write(job: SftJob, folder: SftFolder, checkpoint: Path) -> None:
 def _write_draft(job: SftJob, checkpoint: Path, draft: Path) -> None:
     import torch
 
+    from learner.adapter_folder import CONFIG_FILE, WEIGHTS_FILE
     from learner.sft.train import load_weights
-    from learner.training.adapter import CONFIG_FILE, WEIGHTS_FILE
     from learner.training.merge import write_merged, write_model
     from learner.training.model import Device, load_model
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cluster.config.config import Config
+from cluster.config.initial_adapter import with_initial_adapter
 from cluster.config.model_path import check_model_path, model_path
 from cluster.console import View, count
 from cluster.errors import CaravanError, ModelError
@@ -71,8 +72,9 @@ def run_checks(
 
     ``ray_folder`` is where Ray keeps the files of a job, which it deletes.
     """
+    config, refusals = _with_initial_adapter(config)
     shape, checks = _shape(config)
-    checks = [_settings(config), *checks, _data(config), _run_folder(config, ray_folder)]
+    checks = [_settings(config), *refusals, *checks, _data(config), _run_folder(config, ray_folder)]
     placed, planned = _plan(config, shape, machines)
     checks += planned
     versions, _ = installed_versions()
@@ -90,11 +92,18 @@ def _settings(config: Config) -> Check:
     wanted = "a run that can start"
     try:
         check_settings(config)
-    except ModelError:  # about the model's path, which is checked last; _shape reports it
+    except ModelError:  # about the paths of model and adapter, which are checked last; they have checks of their own
         pass
     except CaravanError as error:
         return _refused("settings", wanted, error)
     return Check(place=RUN, name="settings", found="accepted", wanted=wanted)
+
+
+def _with_initial_adapter(config: Config) -> tuple[Config, list[Check]]:
+    try:
+        return with_initial_adapter(config), []
+    except CaravanError as error:
+        return config, [_refused("learner.adapter", "an adapter that can be trained further", error)]
 
 
 def _shape(config: Config) -> tuple[ModelShape | None, list[Check]]:

@@ -12,7 +12,7 @@ from cluster.config.config import Config
 from cluster.config.method import FULL
 from cluster.config.model_path import model_path
 from cluster.console import View, difficulty_table, evaluation_table, output
-from cluster.errors import DatasetError, ModelError, RunFolderError
+from cluster.errors import DatasetError, RunFolderError
 from cluster.loop.evaluation import (
     LOST_PROBLEMS,
     evaluation_sampling,
@@ -27,11 +27,12 @@ from cluster.protocols import GraderPool, SamplerPool
 from cluster.run.interruption import interruption_of_task
 from cluster.run.loading import Dataset, RenderedProblems, audit_and_split, load_and_render, problems_to_evaluate
 from cluster.run.preflight import place_run
-from cluster.run.session import read_adapter, samplers_and_graders
-from cluster.types import Group, Problem, Prompt
+from cluster.run.session import samplers_and_graders
+from cluster.types import Group, PolicyVersion, Problem, Prompt
 from grader.toolchain import prepare_toolchain
-from learner.settings import LORA_RANKS_OF_VLLM
+from learner.adapter_folder import read_adapter
 from learner.training.quiet import silence_libraries
+from rollout.settings import max_lora_rank
 
 BASE_PASS_RATE = 0.20
 """Pass rate below which the first baseline analysis ("Test Base Model Capability") takes a stronger model or easier problems."""
@@ -55,7 +56,7 @@ async def evaluate(
     if config.evaluation.num_problems == 0 or (on == "held-out" and config.data.held_out == 0):
         raise DatasetError("nothing to evaluate: data.held_out and evaluation.num_problems must both be at least 1")
     rendered = load_and_render(config, view)
-    _check_adapter(config)
+    _check_adapter(config, view)
     name = config.model.adapter.name if config.model.adapter else Path(config.model.path).name
     with ray_cluster(view.log) as cluster:
         placed = place_run(config.without_learner(), cluster, view)
@@ -163,7 +164,7 @@ async def sample(config: Config, view: View, ids: list[str], num_problems: int, 
     interruption_of_task(view)
     prepare_toolchain()
     rendered = load_and_render(config, view)
-    _check_adapter(config)
+    _check_adapter(config, view)
     by_id = {problem.id: problem for problem in rendered.problems}
     unknown = [problem_id for problem_id in ids if problem_id not in by_id]
     if unknown:
@@ -187,18 +188,19 @@ async def sample(config: Config, view: View, ids: list[str], num_problems: int, 
     return LOST_PROBLEMS if reasons else 0
 
 
-def _check_adapter(config: Config) -> None:
+def _check_adapter(config: Config, view: View) -> None:
     """Raise ModelError, before anything large starts, for a model.adapter that is no adapter or belongs to another model."""
+    if config.learner.adapter and not config.model.adapter:
+        view.log("the base model is measured; to measure the adapter of learner.adapter, give it as model.adapter")
     if config.model.adapter:
-        _, rank = read_adapter(config.model.adapter)
-        if rank > LORA_RANKS_OF_VLLM[-1]:
-            raise ModelError(
-                f"the adapter {config.model.adapter} has rank {rank}, and vLLM serves none above {LORA_RANKS_OF_VLLM[-1]}"
-            )
+        adapter = read_adapter(config.model.adapter)
+        max_lora_rank(adapter.rank)  # refuses ranks that no engine would serve
         silence_libraries()
-        from learner.training.targets import check_adapter
+        from learner.training.targets import base_difference, check_adapter
 
-        check_adapter(model_path(config), config.model.adapter)
+        check_adapter(model_path(config), adapter)
+        if line := base_difference(adapter, model_path(config)):
+            view.warn(line)
 
 
 async def _sample_and_grade(
@@ -206,11 +208,8 @@ async def _sample_and_grade(
 ) -> tuple[list[Group], dict[str, str]]:
     """Start the pools in the Ray cluster, with the placed configuration, and measure the problems."""
     if config.model.adapter:
-        from rollout.merge import merged_modules
-
-        policy, rank = read_adapter(config.model.adapter)
-        rank = next(served for served in LORA_RANKS_OF_VLLM if served >= rank)
-        targets = merged_modules(policy.adapter).named
+        adapter = read_adapter(config.model.adapter)
+        policy, rank, targets = PolicyVersion(number=1, adapter=adapter.files), adapter.rank, adapter.modules
         if config.rollout.weight_sync_mode == FULL:  # of the configuration's own learner, which does not run here
             config = _with_mode(config, "versions")
     else:

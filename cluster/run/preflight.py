@@ -6,6 +6,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
 from cluster.config.config import Config
+from cluster.config.initial_adapter import with_initial_adapter
 from cluster.config.model_path import check_model_path, model_path
 from cluster.console import View
 from cluster.errors import CaravanError, ConfigError, ModelError, RunFolderError
@@ -21,6 +22,7 @@ from cluster.placement.plan.places import make_plan
 from cluster.placement.ray_cluster import Cluster, filled_in, place
 from cluster.placement.submit.persistent import is_job, require_persistent
 from cluster.problems.run_data import RunData, split_for_run
+from cluster.run.initial_adapter import initial_adapter, log_initial_adapter
 from cluster.run.loading import RenderedProblems, load_and_render
 from cluster.run.prompts import prompt_date
 from cluster.types import Problem
@@ -40,9 +42,10 @@ class LoadedRun:
 
 
 def check_settings(config: Config) -> tuple[Config, RunFolder]:
-    """Refuse settings with which no run can start; returns them with date and digest of the run's prompts, and the run folder.
+    """Refuse settings with which no run can start; returns them with date and digest of its prompts and with its initial adapter.
 
-    Raises ConfigError, RunFolderError for a run that is finished, ModelError for a path that is no model.
+    Also returns the run folder. Raises ConfigError, RunFolderError for a run that is finished, ModelError for a path that is no
+    model or adapter.
     """
     refuse_adapter(config, "train")
     if is_job():
@@ -54,16 +57,20 @@ def check_settings(config: Config) -> tuple[Config, RunFolder]:
     with folder.explain_errors(folder.path):  # a path may be too long, or lead through a file
         _require_more_to_do(config, folder)
     check_model_path(config)
-    return config, folder
+    return with_initial_adapter(config, initial_adapter(config, folder)), folder
 
 
 def refuse_adapter(config: Config, command: str) -> None:
-    """Raise ConfigError for a ``model.adapter``, which ``command`` would ignore."""
+    """Raise ConfigError for an adapter that ``command`` would ignore."""
+    if command == "sft" and config.learner.adapter:
+        raise ConfigError(
+            f"learner.adapter={config.learner.adapter}: sft trains a new adapter; merge the first one into its base model "
+            "(`caravan export RUN OUT --merge`) and give model.path=OUT"
+        )
     if config.model.adapter:
         raise ConfigError(
-            f"model.adapter={config.model.adapter}: {command} starts from a base model. To train an adapter further, merge it "
-            "into its base model (`caravan export RUN OUT --merge`) and give model.path=OUT; the OUT of `caravan sft` is such a "
-            "model already. To continue the run itself: `caravan train --resume RUN`"
+            f"model.adapter={config.model.adapter}: {command} does not read it. To train an adapter further: `caravan train "
+            f"learner.adapter={config.model.adapter}`. To continue the run itself: `caravan train --resume RUN`"
         )
 
 
@@ -85,6 +92,7 @@ def load_run(config: Config, folder: RunFolder, view: View, *, allow_changed_dat
     rendered = load_and_render(config, view, check)
     size = trained_size(config)
     view.log(str(size))
+    log_initial_adapter(config, folder, view)
     num_gpus = config.rollout.tensor_parallel_size
     if num_gpus > 1:
         shape = shape_of(model_path(config))

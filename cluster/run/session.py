@@ -1,16 +1,15 @@
 """A session: the event loop of a command, its sampler and grader pools, and the adapter and plan that they start with."""
 
 import asyncio
-import json
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from cluster.config.config import Config
-from cluster.config.model_path import ADAPTER_FILE, model_path
+from cluster.config.model_path import model_path
 from cluster.console import View, count
-from cluster.errors import CaravanError, ModelError
+from cluster.errors import CaravanError
 from cluster.placement.scale_requests import ScalableGraderPool, ScalableSamplerPool
 from cluster.run.interruption import INTERRUPTED
 from cluster.types import PolicyVersion
@@ -38,18 +37,6 @@ def first_leaf(group: BaseExceptionGroup[BaseException]) -> BaseException:
     return first_leaf(error) if isinstance(error, BaseExceptionGroup) else error
 
 
-def read_adapter(folder: Path) -> tuple[PolicyVersion, int]:
-    """The policy and the rank of a PEFT adapter folder; raises ModelError for any other folder."""
-    try:
-        config = json.loads((folder / ADAPTER_FILE).read_text(encoding="utf-8"))
-        files = {name: (folder / name).read_bytes() for name in (ADAPTER_FILE, "adapter_model.safetensors")}
-        return PolicyVersion(number=1, adapter=files), int(config["r"])
-    except (OSError, ValueError, KeyError) as error:
-        inner = folder / "adapter"
-        hint = f". Did you mean {inner}?" if (inner / ADAPTER_FILE).is_file() else ""
-        raise ModelError(f"{folder} is no LoRA adapter in PEFT format: {error}{hint}") from None
-
-
 @asynccontextmanager
 async def samplers_and_graders(
     config: Config,
@@ -72,6 +59,7 @@ async def samplers_and_graders(
         lora_rank=lora_rank,
         lora_targets=lora_targets,
         max_staleness=config.loop.max_staleness,
+        learner_is_quantized=config.learner.quantization is not None,
         reservation=reservations.samplers,
         log=view.log,
     )
@@ -89,7 +77,12 @@ async def samplers_and_graders(
 
 
 def learner_plan(
-    config: Config, *, max_steps: int, probe_ids: tuple[tuple[int, ...], ...], checkpoints_dir: Path
+    config: Config,
+    *,
+    max_steps: int,
+    probe_ids: tuple[tuple[int, ...], ...],
+    checkpoints_dir: Path,
+    initial_adapter: Mapping[str, bytes] | None = None,
 ) -> LearnerPlan:
     """The run's settings that the learner needs; ``probe_ids`` are tokens of the probe prompts, scored under every policy."""
     return LearnerPlan(
@@ -102,4 +95,5 @@ def learner_plan(
         checkpoints_dir=checkpoints_dir.resolve(),
         probe_ids=probe_ids,
         served_dtype=config.rollout.served_dtype,
+        initial_adapter=initial_adapter,
     )

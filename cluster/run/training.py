@@ -28,6 +28,7 @@ from cluster.run.base_gaps import BaseGaps, choose_probes, set_tolerance
 from cluster.run.curve import draw_curve
 from cluster.run.evaluate import measure
 from cluster.run.gauges import Gauges
+from cluster.run.initial_adapter import keep_initial_adapter
 from cluster.run.interruption import INTERRUPTED, Interruption
 from cluster.run.loading import Dataset, problems_to_evaluate
 from cluster.run.recorder import RunRecorder
@@ -79,6 +80,7 @@ class Training:
             max_steps=self._max_steps,
             probe_ids=saved.token_ids if saved else choose_probes(prompts),
             checkpoints_dir=self._folder.checkpoints,
+            initial_adapter=keep_initial_adapter(self._config, self._folder),
         )
         learner = RayLearner(self._config.learner, plan)
         started_at = time.monotonic()
@@ -105,8 +107,9 @@ class Training:
                 progress = self._folder.load_progress(policy.number if policy else 0)
                 self._prepare_folder(progress.step)
                 await set_tolerance(samplers, learner, saved, self._folder, self._config, self._view)
-                if policy:
-                    self._view.log(f"resuming from the checkpoint of step {policy.number}")
+                if policy:  # of a checkpoint, or the initial adapter as policy 0
+                    if policy.number:
+                        self._view.log(f"resuming from the checkpoint of step {policy.number}")
                     await samplers.publish(policy)
                 exit_code = await self._train(samplers, graders, learner, progress)
                 if exit_code is not None:

@@ -21,7 +21,7 @@ from safetensors.torch import save_model
 from transformers import PrinterCallback, TrainerCallback
 
 from cluster.errors import LearnerError
-from learner.settings import LoraSettings
+from learner.lora_settings import LoraSettings
 from learner.sft.examples import Pair, SftSchedule
 from learner.training.adapter import pack_adapter
 from learner.training.build import lora_config

@@ -2,16 +2,16 @@
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import get_peft_model_state_dict
-from safetensors.torch import save
+from peft import get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load, save
 
-CONFIG_FILE = "adapter_config.json"
-WEIGHTS_FILE = "adapter_model.safetensors"
-PREFIX = "base_model.model."  # PEFT's keys begin with this, followed by the base model's module name
+from cluster.errors import ModelError
+from learner.adapter_folder import CONFIG_FILE, WEIGHTS_FILE, module_of
 
 HUB_CACHE_FOLDER = re.compile(r"models--([\w.-]+?)--([\w.-]+)/snapshots/")
 
@@ -46,4 +46,23 @@ def pack_adapter(model: Any, *, dtype: torch.dtype) -> dict[str, bytes]:
 def trained_modules(model: Any) -> tuple[str, ...]:
     """Names, in the base model, of the modules with an adapter: ``model.layers.0.self_attn.q_proj``, ..."""
     weights = get_peft_model_state_dict(model, save_embedding_layers=False)
-    return tuple(sorted({name.removeprefix(PREFIX).partition(".lora_")[0] for name in weights}))
+    return tuple(sorted({module_of(name) for name in weights}))
+
+
+def load_weights(model: Any, files: Mapping[str, bytes]) -> None:
+    """Replace the weights of a PEFT model's adapter by those of adapter files, in float32.
+
+    Raises ModelError for weights of other names or shapes.
+    """
+    weights = {name: tensor.float() for name, tensor in load(files[WEIGHTS_FILE]).items()}
+    own = get_peft_model_state_dict(model, save_embedding_layers=False)
+    if differing := sorted(
+        name
+        for name in own.keys() | weights.keys()
+        if name not in own or name not in weights or own[name].shape != weights[name].shape
+    ):
+        raise ModelError(
+            f"the initial adapter does not fit learner.lora: {len(differing)} of its weights have no counterpart of their "
+            f"shape, for example {differing[0]}"
+        )
+    set_peft_model_state_dict(model, weights)

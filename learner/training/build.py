@@ -10,8 +10,9 @@ from peft import LoraConfig
 
 from cluster.errors import LearnerError
 from learner.batch.tensors import MicroBatch
+from learner.lora_settings import LoraSettings
 from learner.plan import LearnerPlan
-from learner.settings import LearnerSettings, LoraSettings
+from learner.settings import LearnerSettings
 from learner.training.model import Device
 from learner.training.process_group import ProcessGroup
 from learner.training.targets import short_names, target_names
@@ -88,6 +89,7 @@ def lora_config(settings: LoraSettings, model: Any, model_name: str) -> LoraConf
     return LoraConfig(
         r=settings.r,
         lora_alpha=settings.alpha,
+        use_rslora=settings.use_rslora,
         lora_dropout=settings.dropout,
         bias=settings.bias,
         target_modules=short_names(model, target_names(model, settings, model_name)),

@@ -11,7 +11,8 @@ import torch
 from transformers import Trainer, set_seed
 
 from cluster.errors import LearnerError
-from learner.training.adapter import WEIGHTS_FILE, pack_adapter
+from learner.adapter_folder import WEIGHTS_FILE
+from learner.training.adapter import pack_adapter
 from learner.training.checkpoints import read_files, write_files
 from learner.training.full import FullModel, check_is_full, write_full
 from learner.training.kl import AdaptiveKl

@@ -18,6 +18,7 @@ from learner.settings import LearnerSettings
 from learner.training.attention import attention_implementation
 from learner.training.error_text import describe_error
 from learner.training.gpu import Cuda, unusable_gpu
+from learner.training.quantization import Quantization, quantize_base
 
 logger = logging.getLogger(__name__)
 _logged: set[tuple[str, str]] = set()  # model and repair
@@ -76,13 +77,19 @@ def choose_device(settings: LearnerSettings, cuda: Cuda = TORCH_CUDA) -> Device:
 
 
 def load_model(
-    name: str, device: Device, *, keep_dropout: bool = True, weights_dtype: torch.dtype | None = None
+    name: str,
+    device: Device,
+    *,
+    keep_dropout: bool = True,
+    weights_dtype: torch.dtype | None = None,
+    quantization: Quantization | None = None,
 ) -> tuple[Any, Any]:
     """Load the causal language model ``name`` (folder or Hugging Face id) and its tokenizer.
 
-    ``weights_dtype``: dtype of the weights; None: that of the computation. With ``keep_dropout=False`` the base model's dropout
-    is off, so that training computes the same as sampling. A generation config that transformers would refuse to save later is
-    repaired, with a warning in the log. Raises ModelError, with a message of one line.
+    ``weights_dtype``: dtype of the weights; None: that of the computation. ``quantization``: precision of the decoder's linear
+    layers; None: that of the weights. With ``keep_dropout=False`` the base model's dropout is off, so that training computes the
+    same as sampling. A generation config that transformers would refuse to save later is repaired, with a warning in the log.
+    Raises ModelError, with a message of one line.
     """
     source = folder_or_id(name)
     generation = generation_config(name)
@@ -109,6 +116,9 @@ def load_model(
             f"model {name!r} cannot be loaded: its weights do not fit its config.json, {len(random_keys)} are missing or of "
             f"another size ({names})"
         )
+    if quantization is not None:
+        place = torch.device("cpu") if device.use_cpu else torch.device("cuda", torch.cuda.current_device())
+        quantize_base(model, quantization, device=place, dtype=device.dtype)
     if generation:
         model.generation_config = generation
     return model, tokenizer

@@ -3,18 +3,18 @@
 import difflib
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from peft.utils.transformers_weight_conversion import _MODEL_TO_CONVERSION_PATTERN, _MOE_TARGET_MODULE_MAPPING
-from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
 from cluster.errors import ConfigError, ModelError
-from learner.settings import ALL_LINEAR, LoraSettings
-from learner.training.adapter import PREFIX, WEIGHTS_FILE
+from learner.adapter_folder import PREFIX, AdapterFolder
+from learner.lora_settings import ALL_LINEAR, LoraSettings
+from learner.training.adapter import base_name
+from learner.training.decoder import linear_names
 from learner.training.error_text import describe_error
 from learner.training.model import folder_or_id, generation_config
 
@@ -112,7 +112,7 @@ def target_names(model: Any, lora: LoraSettings, model_name: str) -> list[str]:
     ConfigError, in one line, if a name matches none of them.
     """
     experts = _expert_names(model)
-    possible = [name for name in _linear(model) if _leaf(name) not in experts]
+    possible = [name for name in linear_names(model) if _leaf(name) not in experts]
     if lora.target_modules == (ALL_LINEAR,):
         linear = [name for name in possible if _leaf(name) not in ROUTERS]
         if not linear:
@@ -134,18 +134,62 @@ def short_names(model: Any, wanted: Sequence[str]) -> list[str]:
     return leaves if matched == set(wanted) else list(wanted)
 
 
-def check_adapter(model: str, adapter: Path) -> None:
-    """Raise ModelError, in one line, if the weights of an adapter folder do not fit the model."""
+def check_adapter(model: str, adapter: AdapterFolder) -> None:
+    """Raise ModelError, in one line, if the weights of an adapter do not fit the model."""
+    _check_fits(meta_model(model), model, adapter)
+
+
+def settings_of(adapter: AdapterFolder, model: str, lora: LoraSettings) -> dict[str, Any]:
+    """Return the values of ``learner.lora`` that describe an adapter: rank, alpha, scale and target modules.
+
+    Raises ModelError for an adapter that cannot be trained further on this model, ConfigError if ``lora`` sets other values.
+    """
+    if adapter.config.get("rank_pattern") or adapter.config.get("alpha_pattern"):
+        raise ModelError(
+            f"the adapter {adapter.path} has ranks or alphas of its own for some modules (rank_pattern, alpha_pattern), and "
+            "learner.lora trains one rank and one alpha: merge it into its base model with PEFT, and train a new adapter"
+        )
     on_meta = meta_model(model)
-    possible = set(_linear(on_meta))
-    try:
-        with safe_open(adapter / WEIGHTS_FILE, framework="pt") as file:
-            shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise ModelError(f"the adapter {adapter} cannot be read: {describe_error(error)}") from error
-    for key, shape in shapes.items():
+    _check_fits(on_meta, model, adapter)
+    values = {
+        "r": adapter.config["r"],
+        "alpha": adapter.config["lora_alpha"],
+        "use_rslora": bool(adapter.config.get("use_rslora")),
+        "target_modules": tuple(
+            short_names(on_meta, [name for name in linear_names(on_meta) if name in adapter.modules])
+        ),
+    }
+    for name, value in values.items():
+        given = getattr(lora, name)
+        if name not in lora.model_fields_set or given == value:
+            continue
+        if name == "target_modules" and set(target_names(on_meta, lora, model)) == set(adapter.modules):
+            continue
+        shown = ",".join(given) if isinstance(given, tuple) else given
+        of_adapter = ",".join(value) if isinstance(value, tuple) else value
+        raise ConfigError(
+            f"learner.lora.{name}={shown} contradicts the adapter that training starts from, {adapter.path}: set "
+            f"learner.lora.{name}={of_adapter}, or remove it"
+        )
+    return values
+
+
+def base_difference(adapter: AdapterFolder, model: str) -> str | None:
+    """Return a line about an adapter that names another base model; None if it names none or this one."""
+    if adapter.base is None or base_name(adapter.base).lower() == base_name(model).lower():
+        return None
+    return (
+        f"the adapter {adapter.path} names the base model {adapter.base}, and it is used on {base_name(model)}: its weights fit, "
+        "and only you know whether both are the same model"
+    )
+
+
+def _check_fits(on_meta: Any, model: str, adapter: AdapterFolder) -> None:
+    possible = set(linear_names(on_meta))
+    for key, shape in adapter.shapes.items():
         if cause := _misfit(on_meta, possible, key, shape):
-            raise ModelError(f"the adapter {adapter} does not fit model {model!r}: {cause}")
+            named = f" (it names {adapter.base} as its base model)" if adapter.base else ""
+            raise ModelError(f"the adapter {adapter.path} does not fit model {model!r}: {cause}{named}")
 
 
 def _misfit(model: Any, possible: Collection[str], key: str, shape: Sequence[int]) -> str | None:
@@ -161,17 +205,6 @@ def _misfit(model: Any, possible: Collection[str], key: str, shape: Sequence[int
     if has != needs:
         return f"its {module} has {has} {side}, and the model's has {needs}; use the model that it was trained on"
     return None
-
-
-def _linear(model: Any) -> list[str]:
-    """Full names of the linear modules of the text decoder, without the output head."""
-    decoder, head = model.get_decoder(), model.get_output_embeddings()
-    inside = {id(module) for module in decoder.modules()}
-    return [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear | Conv1D) and module is not head and id(module) in inside
-    ]
 
 
 def _expert_names(model: Any) -> Collection[str]:

@@ -25,7 +25,9 @@ SETTINGS = (
     "learner.kl_coefficient=0.01",
     "learner.kl_target=1e-4",
     "learner.kl_horizon=20",
-    "learner.lora.r=8",
+    "learner.lora.r=12",  # not a rank of vLLM
+    "learner.lora.alpha=28",
+    "learner.lora.use_rslora=true",
     "learner.lora.dropout=0.1",
     "learner.micro_batch_tokens=64",
 )

@@ -9,7 +9,7 @@ import pytest
 
 from cluster.types import Completion, Group, GroupRequest, Problem, Prompt, Sampling
 from grader.fake import grade_of
-from learner.settings import LoraSettings
+from learner.lora_settings import LoraSettings
 from learner.training.targets import adapter_size
 from rollout.sampler import Sampler
 from rollout.settings import RolloutSettings

@@ -113,6 +113,21 @@ def test_a_step_in_bfloat16_is_close_to_the_step_of_the_cpu_in_float32(
     )
 
 
+@pytest.mark.gpu(
+    "SGD step in float32 on a quantized base, against the CPU in one micro-batch", "error < 0.02 of the update's norm"
+)
+@pytest.mark.parametrize("kind", ["nf4", "fp8"])
+def test_a_step_on_a_quantized_base_is_close_to_the_step_of_the_cpu(
+    kind: str, report: Report, gpus: float, model_folder: Path, make_learner: MakeLearner
+) -> None:
+    steps = batches(model_folder)[:1]
+    options = {"quantization": kind, **SGD}
+    reference = make_learner(checkpoints="cpu", dtype="float32", micro_batch_tokens=ALL_AT_ONCE, **options)
+    found = make_learner(checkpoints="found", dtype="float32", micro_batch_tokens=IN_PARTS, gpus=gpus, **options)
+    error = relative_error(train(found, steps)[1], train(reference, steps)[1])
+    report(f"{error:.1e}", passed=error < 0.02)
+
+
 @pytest.mark.gpu("save and resume, with dropout and AdamW", "update of the next step < 1e-3 of its norm")
 def test_a_resumed_learner_takes_the_same_step_as_the_first_learner(
     report: Report, gpus: float, model_folder: Path, make_learner: MakeLearner

@@ -16,8 +16,9 @@ from cluster.console import View
 from cluster.run.base_gaps import PROBE_TOKENS
 from cluster.run.loading import load_and_render
 from cluster.types import Group, ProbeGap
+from learner.lora_settings import LoraSettings
 from learner.plan import LearnerPlan
-from learner.settings import LearnerSettings, LoraSettings
+from learner.settings import LearnerSettings
 from learner.worker import LearnerWorker
 from rollout.weight_sync import probe_gaps, tolerance, typical_gap
 from tests.gpu.conftest import Report

@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load, save
@@ -14,11 +15,12 @@ from cluster.placement.plan.machines import this_machine
 from cluster.placement.plan.memory import sampler_memory
 from cluster.placement.plan.model_shape import GIB, shape_of
 from cluster.types import Group, PolicyVersion
+from learner.lora_settings import LoraSettings
 from learner.plan import LearnerPlan
-from learner.settings import LearnerSettings, LoraSettings
+from learner.settings import LearnerSettings
 from learner.worker import LearnerWorker
 from rollout.sampler import Sampler
-from rollout.weight_sync import tolerance
+from rollout.weight_sync import max_base_gap, tolerance, typical_gap
 from tests.gpu.conftest import Report
 from tests.gpu.samplers import NUM_TOKENS, MakeSampler, config_of, group_of
 from tests.learner.factories import TEMPERATURE
@@ -82,7 +84,7 @@ def test_completions_have_the_logprobs_that_transformers_computes(
     report(f"{mean:.1e} over {num_groups * size} completions", passed=mean < GAPS[dtype])
 
 
-def learner_of(model: str, folder: Path, gpus: float) -> LearnerWorker:
+def learner_of(model: str, folder: Path, gpus: float, **changes: Any) -> LearnerWorker:
     """A learner whose policies are far apart."""
     plan = LearnerPlan(
         model=model,
@@ -95,7 +97,7 @@ def learner_of(model: str, folder: Path, gpus: float) -> LearnerWorker:
         probe_ids=PROBES,
     )
     lora = LoraSettings(r=8, alpha=16, dropout=0.0)
-    return LearnerWorker(LearnerSettings(lora=lora, learning_rate=3e-2, gpus=gpus), plan)
+    return LearnerWorker(LearnerSettings(lora=lora, learning_rate=3e-2, gpus=gpus, **changes), plan)
 
 
 def refused(run: RunInLoop, sampler: Sampler, policy: PolicyVersion, nats: float) -> str:
@@ -157,6 +159,28 @@ def test_a_published_policy_is_verified_and_wrong_ones_are_refused(
     report(
         f"gap {served.gap:.1e} of {allowed:.1e} allowed, {gap:.1e} over completions; refused: {3 - len(missed)} of 3",
         passed=served.failure is None and gap < allowed and not missed,
+    )
+
+
+@pytest.mark.gpu("engine with weights and KV cache in FP8", "gap to the learner < 0.5 nats, and a policy is verified")
+@pytest.mark.needs_gpus(1)  # vLLM's CPU build has no FP8 weights
+def test_an_engine_in_fp8_serves_a_learner_on_an_nf4_base(
+    report: Report, gpus: float, make_sampler: MakeSampler, run: RunInLoop, tmp_path: Path
+) -> None:
+    folder = make_model(tmp_path / "model", "qwen2", hidden_size=256)
+    learner = learner_of(folder, tmp_path / "checkpoints", gpus, quantization="nf4")
+    learner.start()
+    try:
+        sampler = make_sampler(folder, engine={"quantization": "fp8", "kv_cache_dtype": "fp8"})
+        gaps = run(sampler.base_gaps(learner.base_probes()))
+        policy, _ = learner.step([run(group_of(sampler, number, size=4)) for number in range(2)])
+        served = run(sampler.load_policy(policy, {policy.number}, tolerance(sampler._settings, gaps)))
+    finally:
+        learner.close()
+    allowed = max_base_gap(sampler._settings, learner_is_quantized=True)
+    report(
+        f"gap {typical_gap(gaps):.1e}, under the policy {served.gap:.1e}",
+        passed=typical_gap(gaps) < allowed and served.failure is None,
     )
 
 

@@ -168,8 +168,9 @@ WAYS: Mapping[str, Way] = {
 def policy(shaped_model: Path, gpus: float, tmp_path_factory: pytest.TempPathFactory) -> PolicyVersion:
     """A policy of the learner for the shaped model, after one step."""
     from benchmarks.learner_contestants import make_groups
+    from learner.lora_settings import LoraSettings
     from learner.plan import LearnerPlan
-    from learner.settings import LearnerSettings, LoraSettings
+    from learner.settings import LearnerSettings
     from learner.worker import LearnerWorker
 
     plan = LearnerPlan(

@@ -8,8 +8,9 @@ from typing import Any
 
 from cluster.types import Completion, FinishReason, Group, Problem, VersionSpan
 from grader.fake import grade_of
+from learner.lora_settings import LoraSettings
 from learner.plan import LearnerPlan
-from learner.settings import LearnerSettings, LoraSettings
+from learner.settings import LearnerSettings
 
 VOCABULARY = 96
 TEMPERATURE = 0.7

@@ -1,7 +1,8 @@
 import pytest
 from pydantic import ValidationError
 
-from learner.settings import LearnerSettings, LoraSettings
+from learner.lora_settings import LoraSettings
+from learner.settings import LearnerSettings
 
 
 def test_the_defaults_of_the_adapter_are_those_of_the_first_analysis() -> None:
@@ -11,9 +12,9 @@ def test_the_defaults_of_the_adapter_are_those_of_the_first_analysis() -> None:
     assert LearnerSettings().learning_rate == 5e-6
 
 
-@pytest.mark.parametrize("rank", [0, 2, 4, 24, 48, 1024])
-def test_a_rank_that_vllm_does_not_serve_is_refused_with_the_served_ranks(rank: int) -> None:
-    with pytest.raises(ValidationError, match=rf"lora.r={rank}: .*allowed are 1, 8, 16, 32, 64, 128, 256, 320, 512"):
+@pytest.mark.parametrize("rank", [0, 513])
+def test_a_rank_that_vllm_does_not_serve_is_refused(rank: int) -> None:
+    with pytest.raises(ValidationError, match="equal to"):
         LoraSettings(r=rank)
 
 

@@ -5,6 +5,7 @@ import json
 import re
 import resource
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,10 @@ from safetensors.torch import load
 
 from cluster.errors import ConfigError, LearnerError, ModelError
 from cluster.types import PolicyVersion
+from learner.adapter_folder import read_adapter
+from learner.lora_settings import LoraSettings
 from learner.settings import LossType
+from learner.training.targets import settings_of
 from tests.learner.factories import TEMPERATURE, group, plan, settings, updated_in_flight
 from tests.learner.scoring import grpo_loss, logprobs, sampled_by
 
@@ -33,9 +37,58 @@ def furthest_apart(one: PolicyVersion, other: PolicyVersion) -> float:
     return max((left[name] - right[name]).abs().max().item() for name in left)
 
 
+def current_policy(learner: Any) -> PolicyVersion:
+    policy: PolicyVersion = learner._running().run(learner._policy)
+    return policy
+
+
 def some_groups(model_folder: Path, *, count: int = 3, shift: float = 0.0) -> list[Any]:
     rewards = [1.0, 0.0, 0.5, 0.25, 0.0]
     return [sampled_by(model_folder, group(rewards, seed=seed), shift=shift) for seed in range(count)]
+
+
+def test_training_starts_from_an_adapter_that_plain_peft_made(
+    make_learner: MakeLearner, model_folder: Path, tmp_path: Path
+) -> None:
+    """Policy 0 is that adapter, the base model stays the reference, and a checkpoint takes its place."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    made = LoraConfig(
+        r=6,
+        lora_alpha=4.5,
+        use_rslora=True,
+        target_modules=["q_proj", "down_proj"],
+        init_lora_weights=False,
+        task_type="CAUSAL_LM",
+    )
+    adapted = get_peft_model(AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32), made)
+    adapted.save_pretrained(tmp_path / "made")
+    adapter = read_adapter(tmp_path / "made")
+    lora = LoraSettings(dropout=0.0, **settings_of(adapter, str(model_folder), LoraSettings()))
+    planned = {"initial_adapter": adapter.files, "probe_ids": ((1, 5, 9, 3, 7),)}
+    learner = make_learner(lora=lora, planned=planned)
+    policy = current_policy(learner)
+    assert policy.number == 0
+    assert weights(policy).keys() == load(adapter.files["adapter_model.safetensors"]).keys()
+    assert all(
+        torch.equal(weights(policy)[name], tensor)
+        for name, tensor in load(adapter.files["adapter_model.safetensors"]).items()
+    )
+    (probe,) = policy.probes
+    ids = torch.tensor([probe.token_ids])
+    for scores, without in (
+        (probe.logprobs, nullcontext()),
+        (learner.base_probes()[0].logprobs, adapted.disable_adapter()),
+    ):
+        with torch.no_grad(), without:
+            expected = adapted.eval()(ids).logits[0, :-1].log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0]
+        assert torch.allclose(torch.tensor(scores), expected, atol=1e-5)
+    trained, _ = learner.step(some_groups(model_folder))
+    assert furthest_apart(policy, trained) > 0
+    learner.save_checkpoint()
+    resumed = current_policy(make_learner(lora=lora, planned=planned))
+    assert (resumed.number, furthest_apart(resumed, trained)) == (1, 0)
 
 
 def test_trl_reads_the_tensors_of_a_micro_batch() -> None:
@@ -301,7 +354,7 @@ def test_start_returns_the_policy_of_the_newest_complete_checkpoint(
 def test_a_checkpoint_of_another_shape_or_without_a_file_is_refused_by_name(
     model_folder: Path, make_learner: MakeLearner
 ) -> None:
-    from learner.settings import LoraSettings
+    from learner.lora_settings import LoraSettings
     from learner.worker import LearnerWorker
 
     learner = make_learner()
@@ -421,7 +474,7 @@ def test_a_missing_model_is_named_in_one_line(tmp_path: Path) -> None:
 
 
 def test_projections_that_the_model_lacks_are_refused(model_folder: Path, tmp_path: Path) -> None:
-    from learner.settings import LoraSettings
+    from learner.lora_settings import LoraSettings
     from learner.worker import LearnerWorker
 
     other_targets = settings().model_copy(update={"lora": LoraSettings(target_modules=("c_attn",))})

@@ -16,7 +16,7 @@ from cluster.types import Completion, GroupRequest, PolicyVersion, ProbePrompt, 
 from rollout.examples import BUILT_IN_EXAMPLES
 
 T = TypeVar("T")
-LORA_RANK = 8
+LORA_RANK = 12  # not a rank of vLLM
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
@@ -111,7 +111,8 @@ def adapter_folders(tiny_model: TinyModel, tmp_path_factory: pytest.TempPathFact
         torch.manual_seed(version)
         lora = LoraConfig(
             r=LORA_RANK,
-            lora_alpha=2 * LORA_RANK,
+            lora_alpha=7,  # a scale of 2.02
+            use_rslora=True,
             target_modules=PROJECTIONS,
             init_lora_weights=False,
             task_type="CAUSAL_LM",

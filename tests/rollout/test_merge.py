@@ -45,12 +45,12 @@ def test_every_version_is_added_to_the_base_weights_and_cast_at_the_end(
     name = "model.layers.0.self_attn.q_proj"
     adapter = load(policies[1].adapter["adapter_model.safetensors"])
     a, b = (adapter[f"base_model.model.{name}.lora_{part}.weight"] for part in "AB")
-    assert torch.equal(weights[f"{name}.weight"], (base[f"{name}.weight"] + 2.0 * (b @ a)).bfloat16())
+    assert torch.equal(weights[f"{name}.weight"], (base[f"{name}.weight"] + 7 / 12**0.5 * (b @ a)).bfloat16())
 
 
 @pytest.mark.parametrize(
     ("config", "message"),
-    [(b'"use_dora": true', "merges only plain LoRA"), (b'"rank_pattern": {"q_proj": 4}', "one rank")],
+    [(b'"use_dora": true', "merges only plain LoRA"), (b'"fan_in_fan_out": true', "into plain weights")],
 )
 def test_an_adapter_that_is_not_plain_lora_is_refused(
     tiny_model: TinyModel, policies: dict[int, PolicyVersion], tmp_path: Path, config: bytes, message: str

@@ -17,7 +17,7 @@ from rollout.orphans import shared_memory_files
 from rollout.pool import RaySamplerPool
 from rollout.sampler import Sampler
 from rollout.settings import RolloutSettings
-from tests.rollout.conftest import MakeRequest, RunInLoop, TinyModel
+from tests.rollout.conftest import LORA_RANK, MakeRequest, RunInLoop, TinyModel
 
 pytestmark = pytest.mark.slow
 
@@ -31,7 +31,7 @@ SETTINGS = RolloutSettings(
 
 @pytest.fixture(scope="module")
 def pool(local_ray: None, run: RunInLoop, tiny_model: TinyModel) -> Iterator[RaySamplerPool]:
-    pool = RaySamplerPool(SETTINGS, model=tiny_model.path, lora_rank=8)
+    pool = RaySamplerPool(SETTINGS, model=tiny_model.path, lora_rank=LORA_RANK)
     run(pool.start())
     yield pool
     run(pool.close())
@@ -235,7 +235,7 @@ def test_superseded_adapters_are_deleted_and_the_last_two_kept(
 def test_an_adapter_that_vllm_refuses_is_an_error_and_the_pool_continues(
     pool: RaySamplerPool, run: RunInLoop, policies: dict[int, PolicyVersion], request_for: MakeRequest
 ) -> None:
-    config = policies[4].adapter["adapter_config.json"].replace(b'"r": 8', b'"r": 16')
+    config = policies[4].adapter["adapter_config.json"].replace(b'"r": 12', b'"r": 24')
     broken = PolicyVersion(number=4, adapter={**policies[4].adapter, "adapter_config.json": config})
     with pytest.raises(ModelError, match="policy 4"):
         run(pool.publish(broken))

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from cluster.errors import ModelError
+from rollout.engine_options import OWNED, REMOVED, option_names
+from rollout.environment import engine_arguments
 from rollout.preflight import Preflight, preflight
 from rollout.settings import RolloutSettings
 
@@ -56,6 +58,40 @@ def test_an_architecture_that_vllm_no_longer_supports_is_refused(tmp_path: Path)
 def test_a_head_size_that_cpu_attention_does_not_support_is_refused(tmp_path: Path) -> None:
     model = make_folder(tmp_path, "llama", architectures=["LlamaForCausalLM"], head_dim=16)
     assert "attention heads of 16 dimensions" in refusal(model)
+
+
+def test_options_reach_the_configuration_of_the_engine_and_vllm_checks_their_values(tmp_path: Path) -> None:
+    from rollout.engine import engine_config
+
+    model = make_folder(tmp_path, "llama", architectures=["LlamaForCausalLM"], num_key_value_heads=4)
+    options = {
+        "kv_cache_dtype": "fp8",
+        "disable_cascade_attn": True,
+        "speculative_config": {"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 3},
+    }
+    settings = RolloutSettings(max_prompt_tokens=96, max_completion_tokens=32, enforce_eager=True, engine=options)
+    config = engine_config(settings, model, 8, (), 1)
+    assert config.cache_config.cache_dtype == "fp8"
+    assert config.model_config.disable_cascade_attn
+    assert config.speculative_config.num_speculative_tokens == 2
+    for wrong in ({"kv_cache_dtype": "fp9"}, {"quantization": "fp9"}, {"stream_interval": "often"}):
+        (name,) = wrong
+        assert f"and rollout.engine={wrong}: " in (refused := refusal(model, engine=wrong))
+        assert "fp9" in refused or name in refused
+
+
+def test_the_options_are_the_fields_of_the_engine_arguments() -> None:
+    from dataclasses import fields
+
+    from vllm.engine.arg_utils import AsyncEngineArgs
+
+    names = {field.name for field in fields(AsyncEngineArgs)}
+    assert option_names() == names
+    settable = ("max_num_batched_tokens", "block_size", "enable_chunked_prefill")
+    assert names >= OWNED.keys()
+    assert not names & REMOVED.keys()
+    arguments = engine_arguments(RolloutSettings(), "org/model", 8, ("q_proj",), 1)
+    assert arguments.keys() <= {*OWNED, *settable}
 
 
 def run_preflight(model: str, **changes: Any) -> str | None:

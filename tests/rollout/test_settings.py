@@ -23,7 +23,7 @@ from rollout.environment import (
     socket_variables,
 )
 from rollout.model import check_model
-from rollout.settings import LORA_RANKS, RolloutSettings, check_lora_rank
+from rollout.settings import LORA_RANKS, RolloutSettings, max_lora_rank
 from tests.rollout.conftest import TinyModel
 
 
@@ -62,9 +62,17 @@ def test_every_field_has_a_description() -> None:
     assert all(field.description for field in RolloutSettings.model_fields.values())
 
 
-def test_lora_ranks_that_vllm_refuses_are_refused_by_name() -> None:
-    with pytest.raises(ConfigError, match=r"12 cannot be served.*8, 16, 32"):
-        check_lora_rank(12)
+@pytest.mark.parametrize(
+    ("rank", "served"), [(1, 1), (2, 8), (8, 8), (12, 16), (24, 32), (48, 64), (300, 320), (512, 512)]
+)
+def test_a_rank_is_served_under_the_next_rank_that_vllm_knows(rank: int, served: int) -> None:
+    arguments = engine_arguments(RolloutSettings(), "org/model", rank, (), max_staleness=0)
+    assert arguments["max_lora_rank"] == served
+
+
+def test_a_rank_above_the_largest_of_vllm_is_refused() -> None:
+    with pytest.raises(ConfigError, match="513 cannot be served: vLLM serves none above 512"):
+        max_lora_rank(513)
 
 
 def test_the_lora_ranks_are_those_of_the_installed_vllm() -> None:

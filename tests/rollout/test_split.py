@@ -11,7 +11,7 @@ from cluster.errors import ModelError
 from cluster.types import PolicyVersion
 from rollout.pool import RaySamplerPool
 from rollout.sampler import Sampler
-from tests.rollout.conftest import MakeRequest, RunInLoop, TinyModel
+from tests.rollout.conftest import LORA_RANK, MakeRequest, RunInLoop, TinyModel
 
 from .test_pool import SETTINGS, TOLERANCE, collect, inside, worst_gap
 
@@ -21,7 +21,10 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def pool(local_ray: None, run: RunInLoop, tiny_model: TinyModel) -> Iterator[RaySamplerPool]:
     pool = RaySamplerPool(
-        SETTINGS.model_copy(update={"tensor_parallel_size": 2}), model=tiny_model.path, lora_rank=8, max_staleness=1
+        SETTINGS.model_copy(update={"tensor_parallel_size": 2}),
+        model=tiny_model.path,
+        lora_rank=LORA_RANK,
+        max_staleness=1,
     )
     run(pool.start())
     yield pool
@@ -71,4 +74,4 @@ def test_a_model_that_cannot_be_split_is_refused_before_an_engine_starts(
 ) -> None:
     settings = SETTINGS.model_copy(update={"tensor_parallel_size": 3})
     with pytest.raises(ModelError, match=r"rollout.tensor_parallel_size=3 does not split .*: possible are 1, 2, 4"):
-        run(RaySamplerPool(settings, model=tiny_model.path, lora_rank=8).start())
+        run(RaySamplerPool(settings, model=tiny_model.path, lora_rank=LORA_RANK).start())

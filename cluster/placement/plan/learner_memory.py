@@ -16,17 +16,21 @@ ADAPTER_STATE_BYTES = 16  # with Adam's two moments
 RECOMPUTED_LAYERS = 1.3  # activations in the backward pass of a checkpointed layer, as a multiple of the saved ones
 FRAGMENTATION = 1.05  # memory of torch's allocator, as a multiple of the tensors that it holds; assumed
 GATHERED_LAYERS = 2  # of a sharded model: the layer that computes, and the next one
+QUANTIZED = {"nf4": "4 bits", "fp8": "8 bits"}  # learner.quantization -> precision
 HEAD_TILE = (4096, 32768)  # rows and columns of logits that TRL's output head computes at a time
 
 
 def learner_memory(config: Config, shape: ModelShape, limit: float) -> Memory:
     """Memory of one rank of the learner that may take ``limit`` GiB."""
     learner = config.learner
-    bytes_each = BYTES["bfloat16" if learner.dtype == "auto" else learner.dtype]
+    learner_dtype = "bfloat16" if learner.dtype == "auto" else learner.dtype
+    bytes_each = BYTES[learner_dtype]
     if learner.method == FULL:
         return _full_memory(config, shape, limit)
     trained = shape.num_adapter_parameters(learner.lora.r, learner.lora.target_modules)
-    weights = float(shape.num_parameters * bytes_each)
+    # A quantized layer is dequantized while it computes; the largest one counts.
+    largest = max(inputs * outputs for inputs, outputs in shape.projections.values()) if learner.quantization else 0
+    weights = shape.weight_bytes(learner_dtype, QUANTIZED.get(learner.quantization or "")) + largest * bytes_each
     if learner.shard_base:  # FSDP: embeddings and head are whole, and the layers at work are gathered
         in_layers = shape.layers * shape.layer_parameters * bytes_each
         weights += in_layers / learner.num_ranks - in_layers + GATHERED_LAYERS * shape.layer_parameters * bytes_each
@@ -65,7 +69,7 @@ def _full_memory(config: Config, shape: ModelShape, limit: float) -> Memory:
     return Memory(parts=parts, limit=limit, known=sum(state.values()))
 
 
-def _pass_memory(config: Config, shape: ModelShape, bytes_each: int) -> dict[str, float]:
+def _pass_memory(config: Config, shape: ModelShape, bytes_each: float) -> dict[str, float]:
     """GiB of a forward and backward pass: name -> size."""
     learner, rollout = config.learner, config.rollout
     # A completion that exceeds the budget has a pass of its own.
@@ -107,7 +111,7 @@ def layer_bytes_per_token(config: Config, shape: ModelShape) -> float:
     return norms + attention + mlp + _trained_bytes_per_token(config, shape, bytes_each)
 
 
-def _trained_bytes_per_token(config: Config, shape: ModelShape, bytes_each: int) -> int:
+def _trained_bytes_per_token(config: Config, shape: ModelShape, bytes_each: float) -> float:
     """Bytes per token that the trained weights of a layer save: their inputs, and the inputs of adapters' second matrices."""
     if config.learner.method == FULL:  # two norms; the inputs of q, k and v, of o, of gate and up, and of down
         return 2 * 4 * shape.hidden + bytes_each * (3 * shape.hidden + shape.intermediate)

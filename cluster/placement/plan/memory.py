@@ -53,20 +53,21 @@ def sampler_memory(config: Config, shape: ModelShape, gpu_gib: float) -> Sampler
     num_gpus = rollout.tensor_parallel_size
     bytes_each = BYTES[rollout.served_dtype]
     arguments = engine_arguments(rollout, config.model.path, config.learner.lora.r, (), config.loop.max_staleness)
-    adapter = shape.num_adapter_parameters(config.learner.lora.r, config.learner.lora.target_modules) * bytes_each
+    rank = arguments.get("max_lora_rank", 0)
+    adapter = shape.num_adapter_parameters(rank, config.learner.lora.target_modules) * bytes_each
     rows = rollout.max_num_batched_tokens or PREFILL_TOKENS
     activations = rows * (2 * shape.intermediate + 4 * shape.hidden) * bytes_each
     # Three float32 copies: as computed, at temperature, as probabilities. Of a probe prompt, only as computed.
     probe = min(PROBE_ROWS, rollout.max_prompt_tokens) * bytes_each
     logits = max(3 * 4 * rollout.max_concurrent_requests, probe) * shape.vocabulary
     parts = {
-        "weights": shape.num_parameters * bytes_each / num_gpus / GIB,
+        "weights": _weight_bytes(config, shape) / num_gpus / GIB,
         "adapters": arguments.get("max_loras", 0) * adapter / GIB,
         "activations": activations / GIB,
         "logits": logits / GIB,
         "runtime": RUNTIME_GIB + (0.0 if rollout.enforce_eager else GRAPHS_GIB),
     }
-    sequence = arguments["max_model_len"] * shape.cache_bytes_per_token(rollout.served_dtype, num_gpus) / GIB
+    sequence = arguments["max_model_len"] * shape.cache_bytes_per_token(cache_dtype(config), num_gpus) / GIB
     total = sum(parts.values())
     if rollout.kv_cache_memory_bytes is None:
         limit = rollout.gpu_memory_utilization * gpu_gib
@@ -77,3 +78,24 @@ def sampler_memory(config: Config, shape: ModelShape, gpu_gib: float) -> Sampler
     return SamplerMemory(
         parts=parts, limit=limit, known=parts["weights"] + least, cache=cache, gib_per_sequence=sequence
     )
+
+
+def cache_dtype(config: Config) -> str:
+    """Precision of the keys and values in an engine's cache, a key of BYTES."""
+    return _precision(config.rollout.engine.get("kv_cache_dtype")) or config.rollout.served_dtype
+
+
+def _precision(method: str | None) -> str | None:
+    """Precision that a name of vLLM's for a dtype or a method of quantization states."""
+    name = method or ""
+    if "fp4" in name:
+        return "4 bits"
+    return "8 bits" if "fp8" in name or "int8" in name else None
+
+
+def _weight_bytes(config: Config, shape: ModelShape) -> float:
+    """Bytes of an engine's weights on all of its GPUs."""
+    rollout = config.rollout
+    weights = shape.weight_bytes(rollout.served_dtype, _precision(rollout.engine.get("quantization")))
+    offloaded = float(rollout.engine.get("cpu_offload_gb") or 0) * GIB * rollout.tensor_parallel_size
+    return max(0.0, weights - offloaded)

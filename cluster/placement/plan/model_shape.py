@@ -8,7 +8,7 @@ from cluster.config.config import Config
 from cluster.config.method import FULL
 from cluster.config.model_path import model_path
 from cluster.errors import ModelError
-from learner.settings import ALL_LINEAR
+from learner.lora_settings import ALL_LINEAR
 from learner.training.quiet import silence_libraries
 from rollout.weight_sync_modes import weight_sync_mode
 
@@ -16,7 +16,12 @@ if TYPE_CHECKING:
     from learner.training.targets import AdapterSize, FullSize
 
 GIB = 1024**3
-BYTES = {"float32": 4, "bfloat16": 2}
+BYTES: Mapping[str, float] = {
+    "float32": 4,
+    "bfloat16": 2,
+    "8 bits": 1,
+    "4 bits": 0.5625,
+}  # of a value; 4 bits with their scales
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +43,11 @@ class ModelShape:
         """Parameters of the whole model."""
         embeddings = self.vocabulary * self.hidden * (1 if self.tied else 2)
         return embeddings + self.layers * self.layer_parameters + self.hidden
+
+    def weight_bytes(self, dtype: str, of_layers: str | None = None) -> float:
+        """Bytes of the whole model; ``of_layers`` is the precision of the layers, if these are quantized."""
+        in_layers = self.layers * self.layer_parameters
+        return (self.num_parameters - in_layers) * BYTES[dtype] + in_layers * BYTES[of_layers or dtype]
 
     @property
     def layer_parameters(self) -> int:
@@ -72,7 +82,7 @@ class ModelShape:
         """Parameters of a LoRA adapter: ``rank`` x (inputs + outputs) of each target, in every layer."""
         return self.layers * rank * sum(inputs + outputs for inputs, outputs in self.targets(targets).values())
 
-    def cache_bytes_per_token(self, dtype: str, num_gpus: int = 1) -> int:
+    def cache_bytes_per_token(self, dtype: str, num_gpus: int = 1) -> float:
         """Bytes of one token's keys and values on each GPU that the model is split over, which has at least one head."""
         return 2 * self.layers * max(1, self.kv_heads // num_gpus) * self.head_dim * BYTES[dtype]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from cluster.config.config import Config
 from cluster.placement.plan.machines import Gpu
-from cluster.placement.plan.memory import SamplerMemory
+from cluster.placement.plan.memory import SamplerMemory, cache_dtype
 from cluster.placement.plan.model_shape import BYTES, ModelShape
 
 SHARE_OF_BANDWIDTH = 0.6  # share of the data sheet's bandwidth that decoding reaches
@@ -71,7 +71,7 @@ def pace(
 
     flops_per_second = SHARE_OF_TFLOPS * gpu.tflops * 1e12
     read = shape.num_parameters * BYTES[rollout.served_dtype]
-    read += int(num_running * (prompt + completion / 2) * shape.cache_bytes_per_token(rollout.served_dtype))
+    read += int(num_running * (prompt + completion / 2) * shape.cache_bytes_per_token(cache_dtype(config)))
     share = rollout.tensor_parallel_size / max(1, shared.samplers)  # without communication between GPUs
     busy = read / (SHARE_OF_BANDWIDTH * gpu.tb_per_second * 1e12) / share
     busy += 2 * shape.num_parameters * num_running / flops_per_second / share

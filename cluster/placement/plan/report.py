@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from cluster.config.config import Config
+from cluster.config.initial_adapter import with_initial_adapter
 from cluster.config.method import FULL
 from cluster.config.model_path import check_model_path, model_path
 from cluster.console import count, output
@@ -23,6 +24,7 @@ def plan_and_report(config: Config, machines: Sequence[Machine]) -> int:
     Raises ResourcesError if a part does not fit, ConfigError for adapter targets that the model lacks, and ModelError.
     """
     check_model_path(config)
+    config = with_initial_adapter(config)
     plan = make_plan(config, shape_of(model_path(config)), machines)
     size = trained_size(config)
     print_plan(plan)

@@ -4,7 +4,7 @@ import math
 
 from cluster.actors.resources import ROUNDING
 from cluster.config.config import Config
-from cluster.placement.plan.memory import sampler_memory
+from cluster.placement.plan.memory import cache_dtype, sampler_memory
 from cluster.placement.plan.model_shape import GIB, ModelShape
 
 BLOCK_TOKENS = 64  # largest block of vLLM's KV cache on a GPU; a completion takes whole blocks
@@ -32,7 +32,7 @@ def kv_cache_memory_bytes(config: Config, shape: ModelShape, gpu_gib: float) -> 
     max_tokens = config.rollout.max_prompt_tokens + config.rollout.max_completion_tokens
     # vLLM keeps one block empty.
     blocks = (math.ceil(max_tokens / BLOCK_TOKENS) + 1) * BLOCK_TOKENS
-    least = blocks * shape.cache_bytes_per_token(config.rollout.served_dtype)
+    least = int(blocks * shape.cache_bytes_per_token(cache_dtype(config)))
     return max(least, int(memory.cache * GIB))
 
 

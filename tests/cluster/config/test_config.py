@@ -50,7 +50,7 @@ def test_an_unambiguous_end_of_a_key_is_accepted() -> None:
         (["group_size=1"], "group_size=1"),
         (["temperature=-1"], "rollout.temperature=-1"),
         (["temperature=warm"], "rollout.temperature='warm'"),
-        (["learner.lora.r=20"], "allowed are 1, 8, 16"),
+        (["learner.lora.r=600"], "learner.lora.r=600: Input should be less than or equal to 512"),
         (["max_steps=5", "epochs=2"], "loop.max_steps and loop.epochs contradict each other"),
         (["run.name=../elsewhere"], "run.name"),
         (["run.name=.."], "run.name='..'"),

@@ -105,7 +105,7 @@ def test_a_variable_that_sets_nothing_is_reported_once_and_is_no_error(variable:
         ("GRPO_NUM_GENERATIONS", "1"),
         ("GRPO_NUM_GENERATIONS", "4.5"),
         ("REWARD_POOL_SIZE", "auto"),
-        ("LORA_R", "24"),
+        ("LORA_R", "600"),
         ("GRPO_TOP_ENTROPY_QUANTILE", "20"),
         ("GRPO_DISABLE_PROSE_PENALTY", "maybe"),
         ("GRPO_SAVE_TOTAL_LIMIT", "-1"),

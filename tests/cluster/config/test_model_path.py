@@ -38,7 +38,7 @@ def test_the_folder_of_an_adapter_is_refused_with_its_base_and_the_ways_to_use_i
         check(adapter)
     assert f"model.path={adapter} is a LoRA adapter, not a model" in str(refused.value)
     assert f"model.path=some/base model.adapter={adapter} " in str(refused.value)
-    assert "`caravan export RUN OUT --merge`" in str(refused.value)
+    assert f"model.path=some/base learner.adapter={adapter} (`caravan train`)" in str(refused.value)
 
 
 def test_the_folder_of_a_run_is_refused_with_its_adapter(tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ def test_an_impossible_replay_is_refused_in_one_line(finished: Path, tmp_path: P
     text = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(text.replace("path: tiny", f"path: {tmp_path}/gone"))
     assert "there is no such folder" in refused(run, error=ModelError)
-    (run / "config.yaml").write_text(text.replace("    r: 8\n", "    r: 16\n"))
+    (run / "config.yaml").write_text(text.replace("    r: 12\n", "    r: 16\n"))
     assert "was not trained on" in refused(run)
     (run / "config.yaml").write_text(text)
     shutil.rmtree(run / "adapter")

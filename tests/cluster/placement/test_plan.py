@@ -247,6 +247,27 @@ def test_weights_and_caches_that_no_gpu_can_hold_are_refused(
         make_plan(config_of(None, *settings), SHAPE_7B, parse_machines([machine]))
 
 
+def test_quantized_parts_of_a_7b_model_fit_on_a_small_gpu() -> None:
+    machine = parse_machines(["cpus=16,gpus=1,gpu=RTX4090"])
+    halves = ("gpus_per_sampler=0.5", "learner.gpus=0.5", "gpu_memory_utilization=0.45", "max_concurrent_requests=8")
+    small = (
+        *halves,
+        "learner.quantization=nf4",
+        "rollout.engine.quantization=fp8",
+        "rollout.engine.kv_cache_dtype=fp8",
+    )
+    with pytest.raises(ResourcesError):
+        make_plan(config_of(None, *halves), SHAPE_7B, machine)
+    memory = make_plan(config_of(None, *small), SHAPE_7B, machine).on_gpus
+    assert memory is not None and memory.sampler is not None and memory.learner is not None
+    plain = sampler_memory(config_of(None, *halves), SHAPE_7B, 24.0)
+    assert memory.sampler.gib_per_sequence == pytest.approx(plain.gib_per_sequence / 2)
+    assert 0.5 < memory.sampler.parts["weights"] / plain.parts["weights"] < 0.6
+    assert memory.learner.parts["weights"] < 0.45 * plain.parts["weights"]
+    offloaded = sampler_memory(config_of(None, *small, "rollout.engine.cpu_offload_gb=2"), SHAPE_7B, 24.0)
+    assert offloaded.parts["weights"] == pytest.approx(memory.sampler.parts["weights"] - 2)
+
+
 def test_no_run_is_refused_for_memory_if_the_memory_of_a_gpu_is_unknown() -> None:
     unknown = Machine(name="b", cpus=16, num_gpus=1, gpu=Gpu(name="Z9", gib=None))
     plan = make_plan(config_of(None), SHAPE_7B, [*parse_machines(["cpus=16,gpus=1,gpu=RTX4090"]), unknown])

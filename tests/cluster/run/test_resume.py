@@ -14,7 +14,8 @@ from cluster.ledger.run_folder import RunFolder
 from cluster.placement.ray_cluster import place
 from cluster.run.resume import resumed_config
 from cluster.run.train import train
-from learner.settings import LearnerSettings, LoraSettings
+from learner.lora_settings import LoraSettings
+from learner.settings import LearnerSettings
 from tests.learner.factories import group, plan
 
 

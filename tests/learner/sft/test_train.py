@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cluster.errors import LearnerError
-from learner.settings import LoraSettings
+from learner.lora_settings import LoraSettings
 from learner.sft import train as supervised
 from learner.sft.examples import SftSchedule
 from learner.sft.train import CheckpointSettings, FineTuneResult, fine_tune, load_weights

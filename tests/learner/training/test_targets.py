@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import save_file
 
 from cluster.errors import ConfigError, ModelError
-from learner.settings import LoraSettings
-from learner.training.targets import adapter_size, check_adapter
+from learner.adapter_folder import AdapterFolder, read_adapter
+from learner.lora_settings import LoraSettings
+from learner.training.targets import adapter_size, base_difference, check_adapter, settings_of
 
 SEVEN = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 OTHERS = {
@@ -157,11 +158,18 @@ def test_an_invalid_configuration_is_refused_in_one_line(broken: str, tmp_path: 
     assert "\n" not in str(caught.value)
 
 
-def adapter(folder: Path, **shapes: tuple[int, int]) -> Path:
+def adapter(folder: Path, changes: Any = None, **shapes: tuple[int, int]) -> AdapterFolder:
+    """An adapter folder as PEFT writes it, with weights of these shapes."""
     folder.mkdir()
+    config = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "base_model_name_or_path": "org/other"} | (changes or {})
+    (folder / "adapter_config.json").write_text(json.dumps(config))
     weights = {f"base_model.model.{name}": torch.zeros(shape) for name, shape in shapes.items()}
     save_file(weights, folder / "adapter_model.safetensors")
-    return folder
+    return read_adapter(folder)
+
+
+def pair(module: str, rank: int = 8, width: int = 64) -> dict[str, tuple[int, int]]:
+    return {f"{module}.lora_A.weight": (rank, 64), f"{module}.lora_B.weight": (width, rank)}
 
 
 Q = "model.layers.1.self_attn.q_proj"
@@ -186,13 +194,77 @@ def test_an_adapter_of_another_model_is_refused_in_one_line(weights: Any, messag
     with pytest.raises(ModelError) as caught:
         check_adapter(path, adapter(tmp_path / "adapter", **weights))
     assert f"the adapter {tmp_path / 'adapter'} does not fit model '{path}': {message}" in str(caught.value)
+    assert "names org/other as its base model" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_an_adapter_of_the_model_is_accepted_and_an_unreadable_file_is_refused(tmp_path: Path) -> None:
+def test_an_adapter_made_elsewhere_sets_the_adapter_that_is_trained(tmp_path: Path) -> None:
     path = write_config(tmp_path / "model")
-    check_adapter(path, adapter(tmp_path / "good", **{f"{Q}.lora_A.weight": (8, 64), f"{Q}.lora_B.weight": (64, 8)}))
-    (tmp_path / "bad").mkdir()
+    changes = {"r": 6, "lora_alpha": 4.5, "use_rslora": True, "target_modules": ".*q_proj"}
+    made = adapter(tmp_path / "made", changes, **pair("model.layers.0.self_attn.q_proj", 6), **pair(Q, 6))
+    check_adapter(path, made)
+    assert settings_of(made, path, LoraSettings()) == {
+        "r": 6, "alpha": 4.5, "use_rslora": True, "target_modules": ("q_proj",)
+    }  # fmt: skip
+    of_one_layer = adapter(tmp_path / "one", **pair(Q))
+    assert settings_of(of_one_layer, path, LoraSettings())["target_modules"] == (Q,)
+    assert settings_of(of_one_layer, path, LoraSettings(r=8, target_modules=("layers.1.self_attn.q_proj",)))
+
+
+@pytest.mark.parametrize(
+    ("lora", "message"),
+    [
+        ({"r": 16}, "learner.lora.r=16 contradicts the adapter"),
+        ({"alpha": 8}, "set learner.lora.alpha=16, or remove it"),
+        ({"target_modules": "q_proj"}, "learner.lora.target_modules=q_proj contradicts"),
+    ],
+)
+def test_settings_that_contradict_the_initial_adapter_are_refused(lora: Any, message: str, tmp_path: Path) -> None:
+    path = write_config(tmp_path / "model")
+    with pytest.raises(ConfigError, match=message):
+        settings_of(adapter(tmp_path / "adapter", **pair(Q)), path, LoraSettings(**lora))
+
+
+def test_an_adapter_with_ranks_of_its_own_per_module_cannot_be_trained_further(tmp_path: Path) -> None:
+    path = write_config(tmp_path / "model")
+    made = adapter(tmp_path / "adapter", {"rank_pattern": {"q_proj": 24}}, **pair(Q))
+    assert made.rank == 24  # of the engines that serve it
+    with pytest.raises(ModelError, match=r"learner\.lora trains one rank"):
+        settings_of(made, path, LoraSettings())
+
+
+@pytest.mark.parametrize(
+    ("named", "differs"), [("org/other", True), ("org/My-Model", False), ("/elsewhere/My-Model", False), (None, False)]
+)
+def test_another_base_model_is_named(named: str | None, differs: bool, tmp_path: Path) -> None:
+    made = adapter(tmp_path / "adapter", {"base_model_name_or_path": named}, **pair(Q))
+    line = base_difference(made, "org/my-model" if named != "/elsewhere/My-Model" else "My-Model")
+    assert (line is not None and "names the base model org/other, and it is used on org/my-model" in line) == differs
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"peft_type": "LOHA"}, "is of PEFT's type LOHA"),
+        ({"use_dora": True}, "is a DoRA adapter, which vLLM does not serve"),
+        ({"modules_to_save": ["embed_tokens", "lm_head"]}, "replaces the whole weights of embed_tokens, lm_head"),
+        ({"bias": "all", "lora_bias": True}, r"bias=all\), .*; it trains biases of the adapter"),
+        ({"init_lora_weights": "pissa_niter_4"}, "also changes the base model's weights"),
+        ({"target_parameters": ["experts.down_proj"]}, "changes weights of experts"),
+        ({"r": "many"}, "is no LoRA adapter in PEFT format"),
+    ],
+)
+def test_an_adapter_that_vllm_does_not_serve_is_refused_in_one_line(config: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=message) as caught:
+        adapter(tmp_path / "adapter", config, **pair(Q))
+    assert "\n" not in str(caught.value)
+
+
+def test_unreadable_weights_of_an_adapter_are_refused(tmp_path: Path) -> None:
+    adapter(tmp_path / "bad", **pair(Q))
     (tmp_path / "bad" / "adapter_model.safetensors").write_bytes(b"none")
-    with pytest.raises(ModelError, match="cannot be read"):
-        check_adapter(path, tmp_path / "bad")
+    with pytest.raises(ModelError, match="is no LoRA adapter in PEFT format"):
+        read_adapter(tmp_path / "bad")
+    (tmp_path / "bad" / "adapter_model.safetensors").rename(tmp_path / "bad" / "adapter_model.bin")
+    with pytest.raises(ModelError, match="save it with safe_serialization=True"):
+        read_adapter(tmp_path / "bad")
