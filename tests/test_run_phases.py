@@ -63,7 +63,7 @@ def test_staged_rewards_change_the_weights_and_a_ramp_changes_sampler_and_learne
 ) -> None:
     ramp = {"from_epoch": 1.5, "ramp": True, "set": {"learner.learning_rate": 4.0e-3, "rollout.temperature": 0.4}}
     schedule = json.dumps([*PRESETS["staged-rewards"], ramp])
-    quantized = ("learner.quantization=fp8", "rollout.engine.disable_cascade_attn=true")
+    quantized = ("learner.quantization=fp8", "rollout.engine.stream_interval=2")
     steps = ("learning_rate=1e-3", "temperature=1.0", "max_steps=5")
     run = phased_run(tmp_path, "staged", f"schedule={schedule}", *steps, *quantized)
     metrics = rows(run / "metrics.jsonl")

@@ -28,8 +28,11 @@ REFUSED = {
     "sampler's policy is not the one that the learner's ratio compares with, and the gradient is biased. "
     f"Lower rollout.temperature instead; evaluation.{name} truncates the distribution in evaluations"
     for name in ("top_p", "top_k", "min_p")
+} | {
+    "learner.lora.target_parameters": "weights of experts are frozen. vLLM computes adapters of experts in kernels for GPUs, "
+    "reads PEFT's format of them for few models, and Caravan could not compare the loaded weights with the published ones"
 }
-"""Keys of other trainers that would bias training here, with the reason."""
+"""Keys of other trainers that would bias training here, or that samplers could not serve, with the reason."""
 
 
 def fields_of(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:

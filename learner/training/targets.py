@@ -221,8 +221,13 @@ def _refusal(model: Any, missing: Sequence[str], possible: Iterable[str], model_
     leaves = list(dict.fromkeys(map(_leaf, possible)))
     experts = _expert_names(model)
     others = {one: next((name for name, _ in model.named_modules() if _matches(name, one)), None) for one in missing}
+    weights = {
+        one: next((name for name, _ in model.named_parameters() if _matches(name, one)), None) for one in missing
+    }
     causes = [
-        f"{one!r} matches no module"
+        f"{one!r} is the weight {weights[one]}, not a module, and vLLM serves no adapters of single weights here"
+        if name is None and weights[one]
+        else f"{one!r} matches no module"
         if name is None
         else f"{one!r} means the experts in PEFT, and vLLM serves no adapters of experts here"
         if _leaf(one) in experts

@@ -66,13 +66,13 @@ def test_options_reach_the_configuration_of_the_engine_and_vllm_checks_their_val
     model = make_folder(tmp_path, "llama", architectures=["LlamaForCausalLM"], num_key_value_heads=4)
     options = {
         "kv_cache_dtype": "fp8",
-        "disable_cascade_attn": True,
+        "stream_interval": 2,
         "speculative_config": {"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 3},
     }
     settings = RolloutSettings(max_prompt_tokens=96, max_completion_tokens=32, enforce_eager=True, engine=options)
     config = engine_config(settings, model, 8, (), 1)
     assert config.cache_config.cache_dtype == "fp8"
-    assert config.model_config.disable_cascade_attn
+    assert config.scheduler_config.stream_interval == 2
     assert config.speculative_config.num_speculative_tokens == 2
     for wrong in ({"kv_cache_dtype": "fp9"}, {"quantization": "fp9"}, {"stream_interval": "often"}):
         (name,) = wrong

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from cluster.config.load import load_config
 from cluster.errors import ConfigError, ModelError
 from learner.adapter_folder import AdapterFolder, read_adapter
 from learner.lora_settings import LoraSettings
@@ -137,6 +138,18 @@ def test_names_that_do_not_fit_are_refused_with_names_that_fit(targets: str, mes
         caught.value
     )
     assert "\n" not in str(caught.value)
+
+
+def test_weights_of_experts_are_refused_with_the_reason(tmp_path: Path) -> None:
+    path = write_config(tmp_path, "qwen3_moe", num_experts=4, moe_intermediate_size=32)
+    with pytest.raises(
+        ConfigError, match=r"'experts.gate_up_proj' is the weight \S+experts.gate_up_proj, not a module"
+    ):
+        adapter_size(path, lora("experts.gate_up_proj"))
+    with pytest.raises(ConfigError, match=r"'experts' matches .*experts, which is not a linear module"):
+        adapter_size(path, lora("experts"))
+    with pytest.raises(ConfigError, match=r"learner\.lora\.target_parameters: weights of experts are frozen"):
+        load_config(None, ["learner.lora.target_parameters=[experts.gate_up_proj]"], environment={})
 
 
 def test_a_quantized_model_is_refused_in_one_line(tmp_path: Path) -> None:
