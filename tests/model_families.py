@@ -1,9 +1,10 @@
-"""Tiny random models of many families, with the built-in model's tokenizer."""
+"""Tiny random models of many families, with the built-in model's tokenizer and a chat template like their family's."""
 
 from pathlib import Path
 from typing import Any
 
 from cluster.config.model_path import tiny_model_path
+from tests.rollout.chat_templates import CHATML, GEMMA, HARMONY, LLAMA, MISTRAL, PHI, QWEN3
 
 SIZE = {
     "vocab_size": 1024,
@@ -32,6 +33,21 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "olmo2": {},
     "glm4": {"head_dim": 32, "partial_rotary_factor": 0.5},
     "qwen3_moe": {"head_dim": 32, **EXPERTS},
+    "ministral3": {"head_dim": 32, "sliding_window": None},
+    "phi3": {"sliding_window": None},  # one projection for queries, keys and values, and one for gate and up
+    "gpt_oss": {"head_dim": 32, "num_local_experts": 4, "num_experts_per_tok": 2, **LOCAL},
+}
+
+CHAT_TEMPLATES = {
+    "qwen2": CHATML,
+    "qwen3": QWEN3,  # opens thoughts
+    "llama": LLAMA,
+    "mistral": MISTRAL,
+    "gemma3_text": GEMMA,  # refuses a system message
+    "qwen3_moe": QWEN3,
+    "ministral3": MISTRAL,
+    "phi3": PHI,
+    "gpt_oss": HARMONY,
 }
 
 
@@ -48,5 +64,7 @@ def make_model(folder: Path, family: str, **changes: Any) -> str:
             with torch.no_grad():
                 parameter.add_(0.05 * torch.randn_like(parameter))
     model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(tiny_model_path()).save_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_path())
+    tokenizer.chat_template = CHAT_TEMPLATES.get(family)  # the others are base models
+    tokenizer.save_pretrained(folder)
     return str(folder)

@@ -5,6 +5,7 @@ A random model writes nothing that compiles, so the grades here are invented; te
 
 import asyncio
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -16,6 +17,8 @@ from grader.fake import grade_of
 from learner.lora_settings import LoraSettings
 from learner.plan import LearnerPlan
 from learner.settings import LearnerSettings
+from rollout.prompt import PromptRenderer
+from rollout.prompt_settings import PromptSettings
 from rollout.sampler import Sampler
 from rollout.settings import RolloutSettings
 from rollout.weight_sync_modes import InFlight
@@ -23,8 +26,16 @@ from tests.model_families import FAMILIES, make_model
 
 pytestmark = pytest.mark.slow
 
-TEXT = "(** Twice a number.\n * >>> twice {0}\n * 4\n *)\nlet twice (n : int) : int =\n"
-PROBLEM = Problem(id="p", statement="", signature="", tests="")
+PROBLEMS = [
+    Problem(
+        id=f"times-{number}",
+        statement=f"(** {number} times a number. *)",
+        signature="let times (n : int) : int =",
+        tests="",
+    )
+    for number in range(3)
+]
+MAX_PROMPT_TOKENS = 320
 TEMPERATURE = 1.2
 TOLERANCE = 1e-4  # nats per token, in float32; another adapter is off by far more
 
@@ -34,10 +45,21 @@ def model(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return make_model(tmp_path / "model", request.param)
 
 
-@pytest.fixture
-def learner(model: str, tmp_path: Path) -> Iterator[Any]:
+def prompts_of(model: str) -> list[Prompt]:
+    """Prompts as a run renders them, with the chat template of the family."""
     from transformers import AutoTokenizer
 
+    renderer = PromptRenderer(
+        AutoTokenizer.from_pretrained(model),
+        PromptSettings(),
+        max_prompt_tokens=MAX_PROMPT_TOKENS,
+        today=date(2026, 1, 2),
+    )
+    return [renderer.render(problem) for problem in PROBLEMS]
+
+
+@pytest.fixture
+def learner(model: str, tmp_path: Path) -> Iterator[Any]:
     from learner.worker import LearnerWorker
 
     plan = LearnerPlan(
@@ -48,7 +70,7 @@ def learner(model: str, tmp_path: Path) -> Iterator[Any]:
         max_steps=8,
         seed=0,
         checkpoints_dir=tmp_path / "checkpoints",
-        probe_ids=(tuple(AutoTokenizer.from_pretrained(model).encode(TEXT.format(2))),),
+        probe_ids=(prompts_of(model)[2].token_ids,),
     )
     learner = LearnerWorker(LearnerSettings(lora=LoraSettings(r=8, alpha=16, dropout=0.0), learning_rate=1e-2), plan)
     learner.start()
@@ -58,7 +80,7 @@ def learner(model: str, tmp_path: Path) -> Iterator[Any]:
 
 def sampler_of(model: str, mode: str, modules: tuple[str, ...]) -> Sampler:
     settings = RolloutSettings(
-        max_prompt_tokens=96,
+        max_prompt_tokens=MAX_PROMPT_TOKENS,
         max_completion_tokens=32,
         enforce_eager=True,
         kv_cache_gib=0.1,
@@ -76,14 +98,11 @@ def sampler_of(model: str, mode: str, modules: tuple[str, ...]) -> Sampler:
 
 
 async def groups_of(sampler: Sampler, model: str, version: int) -> list[Group]:
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(model)
     groups = []
-    for number in range(2):
+    for number, prompt in enumerate(prompts_of(model)[:2]):
         request = GroupRequest(
             group_id=f"v{version}g{number}",
-            prompt=Prompt(problem_id="p", text="", token_ids=tuple(tokenizer.encode(TEXT.format(number)))),
+            prompt=prompt,
             group_size=4,
             sampling=Sampling(temperature=TEMPERATURE, max_completion_tokens=32),
             seed=number,
@@ -91,7 +110,9 @@ async def groups_of(sampler: Sampler, model: str, version: int) -> list[Group]:
         completions = [each async for ended in sampler.sample(request, range(4), version) for each in ended]
         completions.sort(key=lambda completion: completion.index)
         grades = tuple(grade_of(reward) for reward in (1.0, 0.0, 0.5, 0.25))
-        groups.append(Group(id=request.group_id, problem=PROBLEM, completions=tuple(completions), grades=grades))
+        groups.append(
+            Group(id=request.group_id, problem=PROBLEMS[number], completions=tuple(completions), grades=grades)
+        )
     return groups
 
 
@@ -115,7 +136,7 @@ async def assert_verified(sampler: Sampler, policy: PolicyVersion) -> None:
 def test_a_family_is_sampled_learned_published_and_exported_in_every_mode(
     model: str, learner: Any, quick_engines: None, tmp_path: Path
 ) -> None:
-    from learner.training.merge import write_merged
+    from learner.training.merge import logprobs, write_merged
     from learner.training.targets import adapter_size
 
     async def scenario() -> None:
@@ -143,6 +164,7 @@ def test_a_family_is_sampled_learned_published_and_exported_in_every_mode(
     asyncio.run(scenario())
     learner.export_adapter(str(tmp_path / "adapter"))
     write_merged(model, tmp_path / "adapter", tmp_path / "merged", dtype="float32")
-    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {
-        file.name for file in (tmp_path / "merged").iterdir()
-    }
+    assert (tmp_path / "merged/tokenizer.json").is_file()
+    texts = [prompt.token_ids for prompt in prompts_of(model)]
+    adapted = logprobs(model, texts, dtype="float32", adapter=tmp_path / "adapter")
+    assert logprobs(str(tmp_path / "merged"), texts, dtype="float32") == pytest.approx(adapted, abs=TOLERANCE)

@@ -48,6 +48,19 @@ def test_a_run_is_checked_submitted_followed_and_leaves_its_results(head: Head, 
     assert head.token not in done.stdout + done.stderr
 
 
+def test_fine_tuning_is_submitted_and_leaves_a_model(head: Head, runs: Path) -> None:
+    out, address = runs / "warm", head.environment["RAY_API_SERVER_ADDRESS"]
+    options = ("--out", str(out), "--address", address, "--steps", "2", "--batch-size", "4")
+    done = head.run(str(BIN / "caravan"), "sft", "-c", "configs/demo.yaml", *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "step 2/2" in done.stdout
+    assert (out / "config.json").is_file()
+    refused = head.run(str(BIN / "caravan"), "sft", "-c", "configs/demo.yaml", *options, "learner.gpus=1")
+    assert refused.returncode == 1
+    assert "no node of the cluster has the learner.cpus=0.5 and learner.gpus=1" in refused.stderr
+    assert "(nodes: 2 CPU, 0 GPU)" in refused.stderr
+
+
 def test_a_missing_model_and_dataset_are_reported_before_a_run_is_submitted(head: Head, runs: Path) -> None:
     done = head.run(
         *(str(BIN / "caravan"), "submit", "-c", "configs/demo.yaml", f"run.folder={runs}"),

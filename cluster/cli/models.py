@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cluster.cli.command import CONFIG_HELP, Command, add_config, count, note, positive
 from cluster.cli.supervised import without_supervised
+from cluster.errors import ConfigError
 
 EVAL_HELP = f"""\
 {CONFIG_HELP}
@@ -140,13 +141,17 @@ the command after Ctrl-C, a crash or a full disk resumes from the newest checkpo
 
 On the CPU, models of 20 million parameters or more are trained with one thread per usable core, and smaller models with a single
 thread; learner.num_threads overrides this. These settings apply: model, data, prompt, rollout.max_prompt_tokens, and the lora,
-dtype, gpus, num_threads and gradient_checkpointing of the learner.
+quantization, dtype, cpus, gpus, num_threads and gradient_checkpointing of the learner.
+
+With --address it runs as a job of that cluster, with this folder uploaded as by `caravan submit`: on a node with learner.cpus
+and learner.gpus free, by default a whole GPU if the cluster has one. OUT must be an absolute path, on a disk that nodes share.
 
 {CONFIG_HELP}
 
 examples:
   caravan sft -c configs/qwen1.5b-1gpu.yaml --out qwen-ocaml model.path=Qwen/Qwen2.5-Coder-1.5B
-  caravan sft -c configs/demo.yaml --out taught --full --steps 100 --learning-rate 3e-4"""
+  caravan sft -c configs/demo.yaml --out taught --full --steps 100 --learning-rate 3e-4
+  caravan sft -c configs/cluster.yaml --address http://localhost:8265 --out /shared/warm"""
 
 
 def _sft_arguments(parser: argparse.ArgumentParser) -> None:
@@ -179,6 +184,24 @@ def _sft_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--keep", type=count, default=1, metavar="N", help="number of newest checkpoints to keep (default %(default)s)"
     )
+    parser.add_argument("--address", metavar="URL", help="run as a job of the cluster with this dashboard address")
+    parser.add_argument("--no-wait", action="store_true", help="with --address: do not follow the job's log")
+
+
+def _sft_options(options: argparse.Namespace) -> list[str]:
+    """The options of the same command in a job: all but those of the submission."""
+    values = {
+        "--epochs": options.epochs,
+        "--steps": options.steps,
+        "--batch-size": options.batch_size,
+        "--micro-batch-size": options.micro_batch_size,
+        "--learning-rate": options.learning_rate,
+        "--warmup-steps": options.warmup_steps,
+        "--save-steps": options.save_steps,
+        "--keep": options.keep,
+    }
+    given = [f"{name}={value}" for name, value in values.items() if value is not None]
+    return ["--full", *given] if options.full else given
 
 
 def _sft(options: argparse.Namespace) -> int:
@@ -187,6 +210,20 @@ def _sft(options: argparse.Namespace) -> int:
     from learner.sft.examples import SftSchedule
 
     config = load_config(options.config, options.settings, without_supervised(os.environ), log=note)
+    if options.address is not None:
+        from cluster.placement.submit.sft_job import submit_sft
+
+        return submit_sft(
+            config,
+            config_file=options.config,
+            settings=options.settings,
+            options=_sft_options(options),
+            out=options.out,
+            address=options.address,
+            wait=not options.no_wait,
+        )
+    if options.no_wait:
+        raise ConfigError("--no-wait has no effect without --address")
     schedule = SftSchedule(
         num_steps=options.steps,
         num_epochs=options.epochs,

@@ -22,6 +22,7 @@ from cluster.models.sft_folder import SftFolder
 from cluster.models.sft_pairs import pairs_of
 from cluster.placement.plan.model_shape import adapter_size
 from cluster.placement.ray_cluster import place, ray_cluster
+from cluster.placement.submit.persistent import is_job, require_persistent
 from cluster.problems.solvable import AuditResults, needs_audit
 from cluster.run.interruption import INTERRUPTED, interruption_of_task, interruption_of_thread
 from cluster.run.loading import Dataset, audit_and_split, load_and_render
@@ -60,6 +61,7 @@ class SftJob:
             **asdict(self.schedule),
             "learner.lora": None if self.full else learner.lora.model_dump(mode="json"),
             "learner.dtype": learner.dtype,
+            "learner.quantization": learner.quantization,
         }
 
 
@@ -72,6 +74,12 @@ def sft(job: SftJob, out: Path) -> int:
     solution, and the learner's errors.
     """
     refuse_adapter(job.config, "sft")
+    if is_job():
+        require_persistent(out, name="--out ")
+    if job.full and (quantization := job.config.learner.quantization):
+        raise ConfigError(
+            f"--full trains all weights, and learner.quantization={quantization} freezes them: remove one"
+        )
     silence_libraries()
     # Set before torch is imported, so that idle threads sleep. Two spinning threads took 13 times as long as one thread while
     # other programs used the cores.
@@ -119,6 +127,7 @@ def _train(job: SftJob, view: View, dataset: Dataset, folder: SftFolder) -> int:
 
     from learner.sft.train import check_batch
     from learner.training.model import Device, check_saveable, choose_device, load_model
+    from learner.training.targets import num_weights
 
     config = job.config
     problems = with_solution(dataset.training)
@@ -127,10 +136,8 @@ def _train(job: SftJob, view: View, dataset: Dataset, folder: SftFolder) -> int:
     check_saveable(model_path(config))
     # All weights are trained in float32: in bfloat16 small updates would be rounded away.
     weights = Device(use_cpu=device.use_cpu, dtype=torch.float32) if job.full else device
-    if config.learner.quantization:
-        view.log(f"learner.quantization={config.learner.quantization} is not used: sft trains on the plain weights")
-    model, tokenizer = load_model(model_path(config), weights)
-    num_parameters = model.num_parameters()
+    model, tokenizer = load_model(model_path(config), weights, quantization=config.learner.quantization)
+    num_parameters = num_weights(model) if job.full else adapter_size(config).num_parameters
     pairs = pairs_of(problems, dataset.prompts, tokenizer)
     num_unsolved = len(dataset.training) - len(problems)
     view.log(f"{len(pairs)} pairs of prompt and solution; {num_unsolved} problems have no solution")

@@ -38,10 +38,8 @@ def submit_and_report(
     client, arguments, environment = _connect(config_file, settings, address, view)
     check(client, arguments, environment)
     options = f" {CHANGED_DATA_FLAG}" if allow_changed_data else ""
-    job = _submit(client, f"caravan train -c {arguments}{options}", environment)
-    for purpose, verb in (("log", "logs --follow"), ("to stop it, with a checkpoint", "stop")):
-        view.log(f"{job}, {purpose}: {ray_job(verb, client, job)}")
-    return follow(client, job, view) if wait else 0
+    job = submit_job(client, f"caravan train -c {arguments}{options}", environment)
+    return report_job(client, job, view, wait=wait)
 
 
 def check_and_report(config_file: Path, settings: Sequence[str], *, address: str, smoke: bool) -> int:
@@ -92,9 +90,10 @@ def runtime_environment(folder: Path, environment: Mapping[str, str]) -> dict[st
     return {**described, "env_vars": variables, "working_dir": str(folder)}
 
 
-def _submit(client: Any, entrypoint: str, environment: Mapping[str, Any]) -> str:
+def submit_job(client: Any, entrypoint: str, environment: Mapping[str, Any], **resources: float) -> str:
+    """Submit a command; returns the job's id. ``resources`` are those of the command itself. Raises ResourcesError."""
     try:
-        return str(client.submit_job(entrypoint=entrypoint, runtime_env=dict(environment)))
+        return str(client.submit_job(entrypoint=entrypoint, runtime_env=dict(environment), **resources))
     except (ValueError, TypeError, KeyError, RuntimeError) as error:
         if "No available agent" in str(error):
             raise ResourcesError(
@@ -107,10 +106,17 @@ def _submit(client: Any, entrypoint: str, environment: Mapping[str, Any]) -> str
         ) from error
 
 
+def report_job(client: Any, job: str, view: View, *, wait: bool) -> int:
+    """Log how to follow and stop a job and, with ``wait``, follow it; returns the exit code."""
+    for purpose, verb in (("log", "logs --follow"), ("to stop it, with a checkpoint", "stop")):
+        view.log(f"{job}, {purpose}: {ray_job(verb, client, job)}")
+    return follow(client, job, view) if wait else 0
+
+
 def check(client: Any, arguments: str, environment: Mapping[str, Any], *, smoke: bool = False) -> None:
     """Run ``caravan check`` as a job and print its output; raises ResourcesError if the cluster cannot hold the run."""
     options = "" if smoke else " --no-smoke"
-    job = _submit(client, f"caravan check -c {arguments}{options}", environment)
+    job = submit_job(client, f"caravan check -c {arguments}{options}", environment)
     seconds = SMOKE_SECONDS if smoke else CHECK_SECONDS
     try:
         info = print_log(client, job, seconds)

@@ -14,12 +14,12 @@ def is_job(environment: Mapping[str, str] = os.environ) -> bool:
     return JOB_VARIABLE in environment
 
 
-def require_persistent(folder: Path, *, temporary: Path | None = None) -> None:
-    """Raise ConfigError for a ``run.folder`` that Ray would delete: in the job's working directory, or in ``temporary``.
+def require_persistent(folder: Path, *, name: str = "run.folder=", temporary: Path | None = None) -> None:
+    """Raise ConfigError for a folder of results that Ray would delete: in the job's working directory, or in ``temporary``.
 
-    ``temporary`` is Ray's own folder, if it is known.
+    ``name`` is the setting that names the folder, ``temporary`` is Ray's own folder, if it is known.
     """
-    setting = f"run.folder={folder}"
+    setting = f"{name}{folder}"
     if not folder.is_absolute():
         raise ConfigError(
             f"{setting} is in the job's working directory, which Ray deletes with the job: give an absolute path, or one "

@@ -61,9 +61,14 @@ def mean_logprob(model: Path, problem: Problem, adapter: Path | None = None) -> 
     return mean
 
 
-@pytest.mark.parametrize("full", [True, False])
+@pytest.mark.parametrize(("full", "quantization"), [(True, "null"), (False, "null"), (False, "nf4")])
 def test_sft_raises_the_likelihood_of_solutions_and_excludes_held_out_problems(
-    full: bool, problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    full: bool,
+    quantization: str,
+    problems: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     trained_on: list[Problem] = []
 
@@ -74,7 +79,7 @@ def test_sft_raises_the_likelihood_of_solutions_and_excludes_held_out_problems(
     monkeypatch.setattr(sft, "pairs_of", recording_pairs_of)
     out = tmp_path / "out"
     options = ["--steps", "12", "--learning-rate", "1e-3", "--warmup-steps", "2", *(["--full"] if full else [])]
-    assert main(command(problems, out, *options)) == 0
+    assert main([*command(problems, out, *options), f"learner.quantization={quantization}"]) == 0
 
     from cluster.problems.dataset import load_problems
 
@@ -198,6 +203,8 @@ def test_an_impossible_training_is_refused_in_one_line(
     assert "none of 40 problems has a reference solution" in refused(command(without, tmp_path / "out"))
     printed = refused(command(problems, tmp_path / "out", "--batch-size", "10", "--micro-batch-size", "4"))
     assert "a batch of 10 pairs cannot be split into micro-batches of 4" in printed
+    printed = refused([*command(problems, tmp_path / "out", "--full"), "learner.quantization=nf4"])
+    assert "--full trains all weights, and learner.quantization=nf4 freezes them" in printed
     assert not (tmp_path / "out").exists()
 
 

@@ -12,9 +12,11 @@ from cluster.cli.main import main
 from cluster.config.load import load_config
 from cluster.console import View
 from cluster.errors import ConfigError, ResourcesError
+from cluster.placement.submit import sft_job
 from cluster.placement.submit.client import connect, exit_code, follow
 from cluster.placement.submit.command import check, runtime_environment, uploaded_path
 from cluster.placement.submit.persistent import JOB_VARIABLE, is_job, require_persistent
+from cluster.placement.submit.sft_job import reserved
 
 ROOT = Path(__file__).parents[3]
 IN_A_JOB = {JOB_VARIABLE: "{}"}
@@ -102,11 +104,64 @@ class FakeClient:
             raise self._error
         return SimpleNamespace(status=JobStatus(self._status), driver_exit_code=self._driver, message=self._message)
 
-    def submit_job(self, *, entrypoint: str, runtime_env: dict[str, object]) -> str:
+    def submit_job(self, *, entrypoint: str, runtime_env: dict[str, object], **resources: float) -> str:
+        self.submitted = (entrypoint, resources)
         return "a-job"
 
     def stop_job(self, job: str) -> None:
         self.stopped = job
+
+
+NO_GPU, ONE_GPU = {"CPU": 4.0}, {"CPU": 8.0, "GPU": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("settings", "nodes", "resources"),
+    [
+        ([], [NO_GPU], (1.0, 0.0)),
+        ([], [NO_GPU, ONE_GPU], (1.0, 1.0)),
+        (["learner.gpus=0"], [NO_GPU, ONE_GPU], (1.0, 0.0)),
+        (["learner.gpus=0.5", "learner.cpus=6"], [NO_GPU, ONE_GPU], (6.0, 0.5)),
+    ],
+)
+def test_fine_tuning_reserves_a_gpu_where_the_cluster_has_one(
+    settings: list[str], nodes: list[dict[str, float]], resources: tuple[float, float]
+) -> None:
+    assert reserved(load_config(None, settings, environment={}), nodes) == resources
+
+
+@pytest.mark.parametrize(
+    ("settings", "nodes"), [(["learner.gpus=1"], [NO_GPU]), (["learner.cpus=6"], [NO_GPU]), ([], [])]
+)
+def test_fine_tuning_that_no_node_has_room_for_is_refused(settings: list[str], nodes: list[dict[str, float]]) -> None:
+    with pytest.raises(ResourcesError, match=r"no node of the cluster has the learner\.cpus=\d and learner\.gpus=\d"):
+        reserved(load_config(None, settings, environment={}), nodes)
+
+
+def test_fine_tuning_is_submitted_with_the_options_and_settings_of_the_command(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    client = FakeClient([])
+    monkeypatch.setattr(sft_job, "connect", lambda _: client)
+    monkeypatch.setattr(sft_job, "node_resources", lambda _: [ONE_GPU])
+    options = ["--out", str(tmp_path / "warm"), "--full", "--steps", "5", "--address", "http://head:8265", "--no-wait"]
+    assert main(["sft", "-c", str(ROOT / "configs/demo.yaml"), *options, "learner.cpus=2"]) == 0
+    entrypoint, resources = client.submitted
+    assert entrypoint == (
+        f"caravan sft -c configs/demo.yaml --out {tmp_path}/warm --full --epochs=1.0 --steps=5 --batch-size=16 "
+        "--micro-batch-size=4 --learning-rate=0.0001 --warmup-steps=10 --save-steps=100 --keep=1 learner.cpus=2 learner.gpus=1"
+    )
+    assert resources == {"entrypoint_num_cpus": 2.0, "entrypoint_num_gpus": 1.0}
+
+
+def test_fine_tuning_to_a_folder_that_is_deleted_with_the_job_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["sft", "--out", "warm", "--address", "http://head:8265"]) == 2
+    assert "--out warm is in the job's working directory" in capsys.readouterr().err
+    monkeypatch.setenv(JOB_VARIABLE, "{}")
+    assert main(["sft", "--out", "warm"]) == 2
+    assert "--out warm is in the job's working directory" in capsys.readouterr().err
 
 
 def test_a_job_is_followed_to_its_end(capsys: pytest.CaptureFixture[str]) -> None:
