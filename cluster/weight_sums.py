@@ -15,9 +15,14 @@ def weight_sums(weights: Iterable[tuple[str, Any]]) -> dict[str, int]:
     """Return the checksum of each layer, from names and tensors (of torch) in the format of a checkpoint."""
     sums: dict[str, int] = {}
     for name, tensor in weights:
-        layer = layer_of(name)
-        sums[layer] = sums.get(layer, 0) + bit_sum(tensor)
+        add_weight(sums, name, tensor)
     return sums
+
+
+def add_weight(sums: dict[str, int], name: str, tensor: Any) -> None:
+    """Add a weight to the checksum of its layer."""
+    layer = layer_of(name)
+    sums[layer] = sums.get(layer, 0) + bit_sum(tensor)
 
 
 def layer_of(name: str) -> str:

@@ -204,7 +204,9 @@ class LearnerWorker:
     def _policy(self) -> PolicyVersion:
         if isinstance(self._trainer.model, FullModel):
             # In the samplers' dtype: checksums of the same numbers can be compared exactly.
-            files, sums = pack_weights(self._trainer.model, getattr(torch, self._plan.served_dtype or "float32"))
+            dtype = getattr(torch, self._plan.served_dtype or "float32")
+            # Only rank 0 publishes; every rank has the same weights.
+            files, sums = pack_weights(self._trainer.model, dtype) if self._process_group.rank == 0 else ({}, {})
             return PolicyVersion(
                 number=self._step_number(),
                 adapter=files,

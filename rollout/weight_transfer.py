@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import safe_open
 from torch import Tensor
 from vllm.distributed.weight_transfer import WeightTransferEngineFactory
@@ -26,7 +27,7 @@ from vllm.distributed.weight_transfer.base import (
 from vllm.model_executor.layers.quantization.base_config import QuantizeMethodBase
 from vllm.model_executor.model_loader.reload import layerwise
 
-from cluster.weight_sums import bit_sum, layer_of
+from cluster.weight_sums import add_weight
 
 BACKEND = "shared_memory"
 
@@ -64,7 +65,7 @@ class SharedMemoryEngine(WeightTransferEngine[InitInfo, UpdateInfo]):  # type: i
     def receive_weights(self, update_info: UpdateInfo) -> None:
         """Load the weights of the folder."""
         with _recording(self.model, self.sums):
-            self.model.load_weights(_weights(Path(update_info.folder)))
+            self.model.load_weights(_weights(Path(update_info.folder), self.device))
 
     def finish_weight_update(self) -> None:
         """Load layers of which vLLM expects more weights than a checkpoint has, for example because of padding."""
@@ -106,9 +107,9 @@ def _recording(model: Any, sums: dict[str, int]) -> Iterator[None]:
 
     def process_and_record(layer: Any, info: Any) -> None:
         for parameter, arguments in info.loaded_weights:
-            name = layer_of(f"{names[layer]}.{parameter}")
-            values = (value for key, value in arguments.arguments.items() if key != "param")
-            sums[name] = sums.get(name, 0) + sum(bit_sum(value) for value in values if isinstance(value, Tensor))
+            for key, value in arguments.arguments.items():
+                if key != "param" and isinstance(value, Tensor):
+                    add_weight(sums, f"{names[layer]}.{parameter}", value)
         process(layer, info)
 
     layerwise._layerwise_process = process_and_record
@@ -118,8 +119,9 @@ def _recording(model: Any, sums: dict[str, int]) -> Iterator[None]:
         layerwise._layerwise_process = process
 
 
-def _weights(folder: Path) -> Iterator[tuple[str, Tensor]]:
+def _weights(folder: Path, device: torch.device) -> Iterator[tuple[str, Tensor]]:
+    """Yield the weights of a folder on the device, where their checksums are computed."""
     for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(file, framework="pt") as weights:
+        with safe_open(file, framework="pt", device=str(device)) as weights:
             for name in weights.keys():  # noqa: SIM118 - no mapping
                 yield name, weights.get_tensor(name)

@@ -63,6 +63,10 @@ def check_model_path(config: Config) -> None:
 
 def _refuse_adapter(named: str, folder: Path) -> None:
     """Raise ModelError if ``folder`` holds an adapter, or a run with an adapter, and no model."""
+    if not (folder / "config.json").is_file() and (folder / "model" / "config.json").is_file():
+        raise ModelError(
+            f"{named} is the folder of a run that trained all weights, not a model: model.path={folder / 'model'}"
+        )
     adapters = [path for path in (folder, folder / "adapter") if (path / ADAPTER_FILE).is_file()]
     if (folder / "config.json").is_file() or not adapters:
         return

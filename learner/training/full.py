@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers.core_model_loading import revert_weight_conversion
 
 from cluster.errors import LearnerError
-from cluster.weight_sums import weight_sums
+from cluster.weight_sums import add_weight
 from learner.training.model import remove_local_paths
 
 WEIGHTS_FILE = "model.safetensors"
@@ -80,24 +80,31 @@ class FullModel(nn.Module):
         self._references.clear()
 
 
-def saved_weights(model: FullModel, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Return the policy's weights on the CPU, named and laid out as in the model's files; tied ones once."""
-    policy = model.model
+def pack_weights(model: FullModel, dtype: torch.dtype) -> tuple[dict[str, bytes], dict[str, int]]:
+    """Return the file of the policy's weights in ``dtype``, name -> content, and the checksum of each layer.
+
+    The checksums are computed on the model's device.
+    """
+    weights: dict[str, Tensor] = {}
+    sums: dict[str, int] = {}
+    for name, tensor in saved_weights(model).items():
+        cast = tensor.to(dtype)
+        add_weight(sums, name, cast)
+        weights[name] = cast.cpu().contiguous()
+    return {WEIGHTS_FILE: save(weights)}, sums
+
+
+def saved_weights(model: FullModel) -> Mapping[str, Tensor]:
+    """Return the policy's weights, named and laid out as in the model's files; tied ones once."""
     seen: set[tuple[int, torch.Size]] = set()
     weights: dict[str, Tensor] = {}
-    for name, tensor in policy.state_dict().items():
+    for name, tensor in model.model.state_dict().items():
         identity = (tensor.data_ptr(), tensor.shape)
         if identity not in seen:
             seen.add(identity)
             weights[name] = tensor.detach()
-    converted: Mapping[str, Tensor] = revert_weight_conversion(policy, weights)
-    return {name: tensor.to("cpu", dtype).contiguous() for name, tensor in converted.items()}
-
-
-def pack_weights(model: FullModel, dtype: torch.dtype) -> tuple[dict[str, bytes], dict[str, int]]:
-    """Return the file of the policy's weights in ``dtype``, name -> content, and the checksum of each layer."""
-    weights = saved_weights(model, dtype)
-    return {WEIGHTS_FILE: save(weights)}, weight_sums(weights.items())
+    converted: Mapping[str, Tensor] = revert_weight_conversion(model.model, weights)
+    return converted
 
 
 def write_full(model: FullModel, tokenizer: Any, folder: Path) -> None:

@@ -20,6 +20,7 @@ from learner.plan import LearnerPlan
 from learner.settings import LearnerSettings
 from learner.worker import LearnerWorker
 from rollout.sampler import Sampler
+from rollout.settings import RolloutSettings
 from rollout.weight_sync import max_base_gap, tolerance, typical_gap
 from tests.gpu.conftest import Report
 from tests.gpu.samplers import NUM_TOKENS, MakeSampler, config_of, group_of
@@ -84,9 +85,8 @@ def test_completions_have_the_logprobs_that_transformers_computes(
     report(f"{mean:.1e} over {num_groups * size} completions", passed=mean < GAPS[dtype])
 
 
-def learner_of(model: str, folder: Path, gpus: float, **changes: Any) -> LearnerWorker:
-    """A learner whose policies are far apart."""
-    plan = LearnerPlan(
+def plan_of(model: str, folder: Path) -> LearnerPlan:
+    return LearnerPlan(
         model=model,
         temperature=TEMPERATURE,
         max_completion_tokens=NUM_TOKENS,
@@ -96,8 +96,12 @@ def learner_of(model: str, folder: Path, gpus: float, **changes: Any) -> Learner
         checkpoints_dir=folder,
         probe_ids=PROBES,
     )
+
+
+def learner_of(model: str, folder: Path, gpus: float, **changes: Any) -> LearnerWorker:
+    """A learner whose policies are far apart."""
     lora = LoraSettings(r=8, alpha=16, dropout=0.0)
-    return LearnerWorker(LearnerSettings(lora=lora, learning_rate=3e-2, gpus=gpus, **changes), plan)
+    return LearnerWorker(LearnerSettings(lora=lora, learning_rate=3e-2, gpus=gpus, **changes), plan_of(model, folder))
 
 
 def refused(run: RunInLoop, sampler: Sampler, policy: PolicyVersion, nats: float) -> str:
@@ -181,6 +185,41 @@ def test_an_engine_in_fp8_serves_a_learner_on_an_nf4_base(
     report(
         f"gap {typical_gap(gaps):.1e}, under the policy {served.gap:.1e}",
         passed=typical_gap(gaps) < allowed and served.failure is None,
+    )
+
+
+@pytest.mark.gpu(
+    "weight sync of all weights",
+    "gap below the tolerance; other weights, and a layer too few, are refused for their fault",
+)
+def test_a_policy_of_all_weights_is_verified_and_wrong_ones_are_refused(
+    report: Report, gpus: float, make_sampler: MakeSampler, run: RunInLoop, tmp_path: Path
+) -> None:
+    folder = make_model(tmp_path / "model", "qwen2", hidden_size=256)
+    served_dtype = RolloutSettings(gpus_per_sampler=gpus).served_dtype
+    settings = LearnerSettings(method="full", learning_rate=1e-3, gpus=gpus)
+    learner = LearnerWorker(settings, replace(plan_of(folder, tmp_path / "checkpoints"), served_dtype=served_dtype))
+    learner.start()
+    try:
+        sampler = make_sampler(folder, weight_sync_mode="full")
+        allowed = tolerance(sampler._settings, run(sampler.base_gaps(learner.base_probes())))
+        first, _ = learner.step([run(group_of(sampler, number, size=4)) for number in range(2)])
+        served = run(sampler.load_policy(first, {first.number}, allowed))
+        after = [run(group_of(sampler, number, size=4, version=first.number)) for number in range(2)]
+        second, learned = learner.step(after)
+    finally:
+        learner.close()
+    gap = learned.metrics["sampling/sampling_logp_difference/mean"]  # of whole completions under the policy
+    weights = load(second.adapter["model.safetensors"])
+    part = {name: tensor for name, tensor in weights.items() if "layers.1." not in name}
+    faults = {
+        "other weights than were published": replace(second, number=11, adapter=first.adapter),
+        "not bound (layer 1)": replace(second, number=12, adapter={"model.safetensors": save(part)}),
+    }
+    missed = [fault for fault, policy in faults.items() if fault not in refused(run, sampler, policy, allowed)]
+    report(
+        f"gap {served.gap:.1e} of {allowed:.1e} allowed, {gap:.1e} over completions; refused: {2 - len(missed)} of 2",
+        passed=served.failure is None and gap < allowed and not missed,
     )
 
 

@@ -100,6 +100,32 @@ def test_two_ranks_take_the_same_steps_as_one(
         moved = one[0]
 
 
+def test_two_ranks_train_all_weights_like_one(
+    two_ranks: RankProcesses, make_learner: MakeLearner, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {
+        "method": "full",
+        "lora": {},
+        "optim": "sgd",
+        "learning_rate": 1e-2,
+        "kl_coefficient": 0.1,
+    }
+    options["micro_batch_tokens"] = 60
+    alone = make_learner(**options)
+    two_ranks.begin(tmp_path / "two", **options)
+    for groups in STEPS[:2]:
+        one = alone.step(groups)
+        two, other = two_ranks("step", groups, {})
+        assert not other[0].adapter  # rank 0 publishes
+        left, right = (load(policy.adapter["model.safetensors"]) for policy, _ in (one, two))
+        assert max((left[name] - right[name]).abs().max().item() for name in left) < 1e-5
+        assert two[1].metrics["kl"] == pytest.approx(one[1].metrics["kl"], rel=1e-3, abs=1e-6)
+    two_ranks("save_checkpoint")
+    expected = two_ranks("step", STEPS[2], {})[0][0]
+    two_ranks.begin(tmp_path / "two", **options)
+    assert two_ranks("step", STEPS[2], {})[0][0] == expected
+
+
 def num_local_weights(worker: Any) -> tuple[int, int]:
     """Return the sizes of the decoder layers on this rank and in total."""
     from torch.distributed.tensor import DTensor

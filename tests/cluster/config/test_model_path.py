@@ -71,3 +71,11 @@ def test_a_hub_that_does_not_answer_is_reported_in_one_line(path: str, no_hub: N
     ) as refused:
         check(path)
     assert "\n" not in str(refused.value)
+
+
+def test_the_folder_of_a_run_that_trained_all_weights_is_refused_with_its_model(tmp_path: Path) -> None:
+    model = tmp_path / "run" / "model"
+    model.mkdir(parents=True)
+    (model / "config.json").write_text("{}")
+    with pytest.raises(ModelError, match=f"trained all weights, not a model: model.path={model}$"):
+        check(tmp_path / "run")

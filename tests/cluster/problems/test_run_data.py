@@ -209,12 +209,16 @@ def test_another_split_is_refused_by_name(tmp_path: Path, override: str) -> None
         asyncio.run(train(other, View()))
 
 
-def test_an_adapter_is_evaluated_by_the_split_of_its_run(tmp_path: Path) -> None:
+def test_an_adapter_or_a_trained_model_is_evaluated_by_the_split_of_its_run(tmp_path: Path) -> None:
     made = interrupted(tmp_path / "run", tmp_path / "p.jsonl", PROBLEMS)
     assert run_of_evaluation(made).path == tmp_path / "run"  # type: ignore[union-attr]
     assert run_of_evaluation(made.changed({"data.held_out": 3})) is None
     for adapter in ("adapter", "checkpoints/checkpoint-20"):
         found = run_of_evaluation(made.changed({"model.adapter": str(tmp_path / "run" / adapter), "run.name": "other"}))
+        assert found is not None and found.path == tmp_path / "run"
+    for model in ("model", "checkpoints/checkpoint-20"):
+        (tmp_path / "run" / model).mkdir(parents=True)
+        found = run_of_evaluation(made.changed({"model.path": str(tmp_path / "run" / model), "run.name": "other"}))
         assert found is not None and found.path == tmp_path / "run"
     assert run_of_evaluation(made.changed({"model.adapter": str(tmp_path / "elsewhere/adapter")})) is None
 
