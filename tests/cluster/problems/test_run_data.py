@@ -217,7 +217,7 @@ def test_an_adapter_or_a_trained_model_is_evaluated_by_the_split_of_its_run(tmp_
         found = run_of_evaluation(made.changed({"model.adapter": str(tmp_path / "run" / adapter), "run.name": "other"}))
         assert found is not None and found.path == tmp_path / "run"
     for model in ("model", "checkpoints/checkpoint-20"):
-        (tmp_path / "run" / model).mkdir(parents=True)
+        (tmp_path / "run" / model).mkdir(parents=True, exist_ok=True)
         found = run_of_evaluation(made.changed({"model.path": str(tmp_path / "run" / model), "run.name": "other"}))
         assert found is not None and found.path == tmp_path / "run"
     assert run_of_evaluation(made.changed({"model.adapter": str(tmp_path / "elsewhere/adapter")})) is None
