@@ -21,6 +21,7 @@ LONGEST_FIRST = (
     "test_chaos.py",
     "test_machines.py",
     "test_submit_job.py",
+    "test_run_full.py",
     "test_run_scaling.py",
     "test_refused_models.py",
     "rollout/test_weight_sync_modes.py",

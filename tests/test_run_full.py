@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from tests.cluster.placement.test_plan import FULL_DEMO
 from tests.test_run import CARAVAN, ENVIRONMENT, ROOT, command, completed, rows
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 SETTINGS = (
     *FULL_DEMO,

@@ -247,6 +247,8 @@ def test_an_impossible_export_is_refused_in_one_line(finished: Path, unfinished:
     assert f"{full / 'mine'} is not an empty folder" in refused(finished, full / "mine", ConfigError)
     assert "cannot be written" in refused(finished, full / "mine" / "below", ConfigError)
     assert [path.name for path in full.iterdir()] == ["mine"]
+    with pytest.raises(ConfigError, match="--dtype float32 has no effect without --merge"):
+        exporting.export(RunFolder(finished), tmp_path / "x", step=None, merge=False, dtype="float32")
     run = tmp_path / "run"
     run.mkdir()
     shutil.copy(finished / "config.yaml", run)
