@@ -114,7 +114,11 @@ def test_a_malformed_row_is_reported_and_the_others_are_graded(
             2,
             "--min-lines and min_code_lines of --reward differ",
         ),
-        (["train", "model.path=tiny", "model.adapter=runs/a/adapter"], 2, "`caravan train learner.adapter=runs/a/adapter`"),
+        (
+            ["train", "model.path=tiny", "model.adapter=runs/a/adapter"],
+            2,
+            "`caravan train learner.adapter=runs/a/adapter`",
+        ),
         (["train", "weights.tests=0.9"], 2, "weights.compile 0.1 + weights.tests 0.9 = 1.25"),
         (["train", "grader.reward=fame"], 2, "grader.reward='fame': there is no reward profile 'fame'"),
     ],
