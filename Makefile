@@ -1,5 +1,5 @@
 # `make demo` and `make test` set everything up first; `make setup` is quick when nothing is missing.
-.PHONY: setup cpu-setup demo test test-long test-gpu-code test-gpu check format tiny-model bench bench-grader bench-ledger bench-learner bench-rollout bench-pipeline bench-swap bench-publish bench-noise bench-memory soak-grader
+.PHONY: setup cpu-setup demo test test-long test-gpu-code test-gpu check format tiny-model real-model bench bench-grader bench-ledger bench-learner bench-rollout bench-pipeline bench-swap bench-publish bench-noise bench-memory soak-grader
 
 setup:
 	@requirements/setup
@@ -49,6 +49,10 @@ format: setup
 
 tiny-model: setup
 	.venv/bin/python -m cluster.models.tiny
+
+# Prints the folder of SmolLM2-135M-Instruct, which the first call downloads to the cache (docs/real-model.md).
+real-model: setup
+	@.venv/bin/python -m tests.real_model
 
 # Each benchmark prints one line of JSON at its end.
 bench: bench-grader bench-ledger bench-learner bench-rollout bench-pipeline bench-swap bench-publish bench-noise bench-memory

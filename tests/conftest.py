@@ -16,6 +16,7 @@ EXIT_STATUS = pytest.StashKey[int]()
 LONGEST_FIRST = (
     "test_run.py",
     "test_families.py",
+    "test_real_model.py",
     "grader/test_differential.py",
     "test_run_phases.py",
     "test_chaos.py",
