@@ -150,7 +150,7 @@ def test_two_steps_are_sampled_graded_learned_and_verified_in_float32(finished: 
     saved = BaseGaps.read(RunFolder(finished))
     assert saved is not None
     assert saved.sampler_dtype == "float32"
-    assert typical_gap(saved.gaps) < 1e-5
+    assert typical_gap(saved.gaps) < 1e-4
 
 
 def test_the_policy_is_verified_in_bfloat16(finished: Path, quick_engines: None) -> None:
