@@ -55,7 +55,7 @@ def test_both_processes_have_their_slices_of_the_adapter(
         def compare(sampler: Sampler) -> list[Any]:
             assert sampler._engine is not None
             engine = sampler._engine._engine
-            call = engine.collective_rpc("bound_modules", args=(2, folder))
+            call = engine.collective_rpc("bound_modules", args=(policies[2].number + 1, folder))  # its slot
             # Ray runs this concurrently with the engine's event loop.
             seen: list[Any] = asyncio.run_coroutine_threadsafe(call, engine.output_handler.get_loop()).result(60)
             return seen
