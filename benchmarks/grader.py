@@ -1,4 +1,4 @@
-"""``make bench-grader``: the grader compared with two ways of grading by plain processes.
+"""``make bench-grader``: the grader compared with two baselines of plain processes.
 
 A  ``ocamlc -c``, ``ocamlc -o``, the program; a folder per completion, as is common
 B  one ``ocamlc -o`` and the program, in memory
@@ -62,11 +62,11 @@ def grade_function(grader: Grader) -> Grade:
     return grade
 
 
-def plain_grade_function(way: ThreeProcesses | OneCompiler) -> Grade:
+def plain_grade_function(baseline: ThreeProcesses | OneCompiler) -> Grade:
     """Return a function that grades a completion and raises ValueError if the outcome is not its kind."""
 
     def grade(job: Job) -> None:
-        kind = way.grade(job.problem, job.text)
+        kind = baseline.grade(job.problem, job.text)
         if kind != job.kind:
             raise ValueError(f"{job.kind}: plain processes found {kind}\n{job.text}")
 
@@ -166,10 +166,10 @@ def _grade_together(graders: Sequence[Grader], completions: Sequence[Job]) -> No
 
 
 def row(measurements: Mapping[str, Measurements]) -> dict[str, dict[str, float]]:
-    """Return the measurements of all three ways on one set of completions, and the ratios of CPU time."""
+    """Return the measurements of all three methods on one set of completions, and the ratios of CPU time."""
     found: dict[str, dict[str, float]] = {
-        name: {"cpu_ms": way.cpu_ms, "per_core": way.per_core, "wall_ms": way.wall_ms, "gradings": way.num_completions}
-        for name, way in measurements.items()
+        name: {"cpu_ms": one.cpu_ms, "per_core": one.per_core, "wall_ms": one.wall_ms, "gradings": one.num_completions}
+        for name, one in measurements.items()
     }
     found["ratio"] = {f"{name}/C": measurements[name].cpu_ms / measurements["C"].cpu_ms for name in ("A", "B")}
     return found
@@ -182,29 +182,29 @@ def run(effort: Effort, log: Log) -> dict[str, object]:
     log("starting workers")
     with ExitStack() as stack:
         starting = start_up()
-        ways: dict[str, Grade] = {"A": plain_grade_function(ThreeProcesses())}
-        ways["B"] = plain_grade_function(stack.enter_context(OneCompiler()))
+        methods: dict[str, Grade] = {"A": plain_grade_function(ThreeProcesses())}
+        methods["B"] = plain_grade_function(stack.enter_context(OneCompiler()))
         grader = stack.enter_context(Grader(SETTINGS))
-        ways["C"] = grade_function(grader)
+        methods["C"] = grade_function(grader)
         completions = without_timeouts(completions, grader)
-        return {"start": starting, **_measured_with(ways, grader, completions, effort, log)}
+        return {"start": starting, **_measured_with(methods, grader, completions, effort, log)}
 
 
 def _measured_with(
-    ways: Mapping[str, Grade], grader: Grader, completions: Sequence[Job], effort: Effort, log: Log
+    methods: Mapping[str, Grade], grader: Grader, completions: Sequence[Job], effort: Effort, log: Log
 ) -> dict[str, object]:
     def rounds_of(job_list: Sequence[Job], number: int) -> list[list[Job]]:
         return [jobs_of_round for jobs_of_round in in_rounds(job_list, number) if jobs_of_round]
 
-    log("the mix, three ways in alternating turns")
-    mix = measure(ways, rounds_of(completions, effort.rounds), slice_seconds=1.0, on_round=lambda: None)
+    log("the mix, three methods in alternating turns")
+    mix = measure(methods, rounds_of(completions, effort.rounds), slice_seconds=1.0, on_round=lambda: None)
     memory = memory_of_descendants()
     kinds = {}
     for kind in SHARES:
-        log(f"{kind.replace('_', ' ')}, three ways in alternating turns")
+        log(f"{kind.replace('_', ' ')}, three methods in alternating turns")
         of_kind = [job for job in completions if job.kind == kind]
         chunks = rounds_of(of_kind * effort.kind_rounds, effort.kind_rounds)
-        kinds[kind] = row(measure(ways, chunks, slice_seconds=effort.kind_slice_seconds, on_round=lambda: None))
+        kinds[kind] = row(measure(methods, chunks, slice_seconds=effort.kind_slice_seconds, on_round=lambda: None))
     log("completions that loop")
     limits = measure_limit_bound(grader, effort.limit_bound)
     log("one worker and two")

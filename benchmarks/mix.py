@@ -1,8 +1,8 @@
 """Completions to grade: 40 to 60 lines, 6 to 10 asserts, in the proportions of a training run.
 
-Each is based on a reference solution of the built-in set, one problem per function name and the longer ones first, with other
-solutions in front as the helper functions of a long answer. Typical mistakes of models make it wrong, ill-typed or unparsable;
-plain ``ocamlc`` then determines its kind.
+Each is a reference solution of a built-in problem, preceded by other solutions in the place of helper functions. The problems are
+those with the longest solutions, one per function name. Edits that imitate typical mistakes of models make a completion wrong,
+ill-typed or unparsable, and a run with plain ``ocamlc`` confirms its kind.
 """
 
 import random
@@ -36,9 +36,8 @@ MIN_LINES, MAX_LINES = 40, 60
 _MIN_ASSERTS, _MAX_ASSERTS = 6, 10
 _NUM_TRIES = 200
 
-Change = Callable[
-    [str, random.Random], str
-]  # code, random source -> changed code, or the same code if nothing can be changed
+Change = Callable[[str, random.Random], str]
+"""Edit of a program: code, random source -> changed code, or the same code if the edit does not apply."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,8 +61,8 @@ def base_problems() -> list[Problem]:
 
 def jobs(number: int, seed: int = 0) -> list[Job]:
     """Make different completions in the proportions of ``SHARES``, grouped by kind."""
-    with_kind = [kind for kind, share in SHARES.items() for _ in range(round(number * share))]
-    return list(_generate(with_kind, random.Random(seed)))
+    kinds = [kind for kind, share in SHARES.items() for _ in range(round(number * share))]
+    return list(_generate(kinds, random.Random(seed)))
 
 
 def limit_bound(number: int, seed: int = 0) -> list[Job]:
@@ -132,7 +131,7 @@ def _unchanged(code: str, _rng: random.Random) -> str:
 
 
 def _replacing(pairs: Sequence[tuple[str, str]], max_places: int) -> Change:
-    """Return a change that replaces a first element by its second at one to ``max_places`` random places."""
+    """Return a change that applies random pairs (pattern, replacement) at one to ``max_places`` places."""
 
     def change(code: str, rng: random.Random) -> str:
         for _ in range(rng.randint(1, max_places)):
@@ -221,3 +220,4 @@ _CHANGES: Mapping[str, Change] = {
     "limit_bound": _beginning_with("while Sys.opaque_identity true do () done;"),
 }
 _ANSWER_ONLY = frozenset({"wrong", "stack_overflow", "limit_bound"})
+"""Kinds whose edit must be in the tested function; the others may have it in a helper function."""

@@ -1,4 +1,4 @@
-"""Grading with plain processes, the reference of the grader benchmark.
+"""Grading with plain processes, the baseline of the grader benchmark.
 
 It has no sandbox and no result per assert, and it finds at most one type error.
 """
@@ -56,7 +56,7 @@ def _outcome(status: int, message: str) -> str:
 
 
 class ThreeProcesses:
-    """``ocamlc -c``, ``ocamlc -o`` and the program, in a new folder for every completion."""
+    """Baseline of three processes per completion, in a new folder: ``ocamlc -c``, ``ocamlc -o`` and the program."""
 
     def grade(self, problem: Problem, completion: str) -> str:
         """Return the kind of a completion, as in ``benchmarks.mix``, or ``timeout``."""
@@ -75,7 +75,7 @@ class ThreeProcesses:
 
 
 class OneCompiler:
-    """One ``ocamlc -o`` and the program, in one folder in memory."""
+    """Baseline of two processes per completion, in one folder in memory: ``ocamlc -o`` and the program."""
 
     def __init__(self) -> None:
         memory = Path("/dev/shm")

@@ -24,7 +24,7 @@ from typing import Any
 from benchmarks.contestants import Contestant
 from benchmarks.harness import Log, measure_and_print, option_parser, ratios_by_round, rotated
 from benchmarks.rollout_tables import tables
-from benchmarks.sampling_contestants import Setting, in_a_process, make_adapter, plain_vllm, pooled
+from benchmarks.sampling_contestants import SamplingSettings, caravan_pool, in_a_process, make_adapter, plain_vllm
 from benchmarks.step_contestants import caravan, plain_trl
 from cluster.config.config import Config
 from cluster.config.load import load_config
@@ -40,8 +40,8 @@ SETTLING_STEPS = 2  # first steps of a run, in which caches and pipeline fill; n
 NUM_RUNNING = (1, 4, 16, 64)  # concurrent completions at which an engine step is timed
 SAMPLING_WAYS: Mapping[str, tuple[Callable[..., None], str]] = {  # with rollout.weight_sync_mode
     "vLLM": (plain_vllm, "versions"),
-    "Caravan": (pooled, "versions"),
-    "Caravan, merged": (pooled, "merged"),
+    "Caravan": (caravan_pool, "versions"),
+    "Caravan, merged": (caravan_pool, "merged"),
 }
 BUSY_SHARES = ("samplers_busy_share", "graders_busy_share", "learner_busy_share")
 STEP_WAYS: Mapping[str, tuple[Callable[..., None], int | tuple[str, ...]]] = {
@@ -72,7 +72,7 @@ def compare_sampling(config: Config, effort: Effort, folder: Path, log: Log) -> 
 
     def start(name: str) -> Contestant:
         main, weight_sync_mode = SAMPLING_WAYS[name]
-        setting = Setting(
+        settings = SamplingSettings(
             rollout=config.rollout.model_copy(update={"weight_sync_mode": weight_sync_mode}),
             grader=config.grader,
             model=model_path(config),
@@ -80,7 +80,7 @@ def compare_sampling(config: Config, effort: Effort, folder: Path, log: Log) -> 
             max_staleness=config.loop.max_staleness,
             adapters=(adapter,),
         )
-        return stack.enter_context(Contestant(name, main, setting, log=folder / f"{name.replace(' ', '-')}.log"))
+        return stack.enter_context(Contestant(name, main, settings, log=folder / f"{name.replace(' ', '-')}.log"))
 
     found: dict[str, Any] = {}
     with ExitStack() as stack:
@@ -97,9 +97,11 @@ def compare_sampling(config: Config, effort: Effort, folder: Path, log: Log) -> 
                 for number, requests in enumerate(_rounds(prompts, config, effort, seeds))
             ]
             found[policy] = sampling_measurements(rounds[1:])  # the first round warms up caches and kernels
-        vllm, caravan_pool, prompt_ids = ways[0], ways[1], prompts[0].token_ids
+        vllm, pool_contestant, prompt_ids = ways[0], ways[1], prompts[0].token_ids
         log("grading the last samples")
-        graded = caravan_pool.run_turn(ROUND_SECONDS, problems={problem.id: problem for problem in rendered.problems})
+        graded = pool_contestant.run_turn(
+            ROUND_SECONDS, problems={problem.id: problem for problem in rendered.problems}
+        )
         ms = 1e3 / graded["num_completions"]
         found["grading"] = {
             "driver_cpu_ms_per_completion": ms * graded["driver_cpu_seconds"],

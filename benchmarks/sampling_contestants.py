@@ -30,8 +30,8 @@ _FIRST_SEED = 1 << 40  # first seed of the calibration, beyond those of the roun
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Setting:
-    """Settings of a way to sample."""
+class SamplingSettings:
+    """Settings of a contestant."""
 
     rollout: RolloutSettings
     grader: GraderSettings
@@ -46,18 +46,18 @@ def sampling_result(seconds: float, sampled: Mapping[str, tuple[int, ...]]) -> d
     return {"seconds": seconds, "sampled": sampled, "num_tokens": sum(map(len, sampled.values()))}
 
 
-def plain_vllm(link: Link, setting: Setting) -> None:
+def plain_vllm(link: Link, settings: SamplingSettings) -> None:
     """``vllm.LLM.generate`` on all completions of a round at once, with Caravan's engine arguments."""
-    os.environ.update(environment_variables(setting.rollout, setting.model))
+    os.environ.update(environment_variables(settings.rollout, settings.model))
     from vllm import LLM, SamplingParams
     from vllm.lora.request import LoRARequest
     from vllm.sampling_params import RequestOutputKind
 
-    arguments = engine_arguments(setting.rollout, setting.model, setting.lora_rank, (), setting.max_staleness)
+    arguments = engine_arguments(settings.rollout, settings.model, settings.lora_rank, (), settings.max_staleness)
     del arguments["enable_log_requests"]  # only AsyncLLM has it
     engine = LLM(**arguments)
     adapters = [
-        LoRARequest(f"policy-{number}", number, str(path)) for number, path in enumerate(setting.adapters, start=1)
+        LoRARequest(f"policy-{number}", number, str(path)) for number, path in enumerate(settings.adapters, start=1)
     ]
 
     def parameters(sampling: Sampling, seed: int, **more: Any) -> SamplingParams:
@@ -115,22 +115,22 @@ def plain_vllm(link: Link, setting: Setting) -> None:
     engine.llm_engine.engine_core.shutdown()  # otherwise this process waits for the engine's process
 
 
-def pooled(link: Link, setting: Setting) -> None:
-    """Serve rounds of Caravan's sampler pool with one sampler; all groups of a round are requested at once."""
-    asyncio.run(_pooled(link, setting))
+def caravan_pool(link: Link, settings: SamplingSettings) -> None:
+    """Caravan's sampler pool with one sampler; all groups of a round are requested at once."""
+    asyncio.run(_caravan_pool(link, settings))
 
 
-async def _pooled(link: Link, setting: Setting) -> None:
+async def _caravan_pool(link: Link, settings: SamplingSettings) -> None:
     from cluster.placement.ray_cluster import ray_cluster
     from rollout.pool import RaySamplerPool
 
     os.environ["RAY_ADDRESS"] = "local"  # its own Ray, independent of others on this machine
     with ray_cluster(print):
         pool = RaySamplerPool(
-            setting.rollout,
-            model=setting.model,
-            lora_rank=setting.lora_rank,
-            max_staleness=setting.max_staleness,
+            settings.rollout,
+            model=settings.model,
+            lora_rank=settings.lora_rank,
+            max_staleness=settings.max_staleness,
         )
         try:
             await pool.start()
@@ -139,17 +139,17 @@ async def _pooled(link: Link, setting: Setting) -> None:
             completions: list[Completion] = []
             while (turn := await asyncio.to_thread(link.receive)) is not None:
                 if "problems" in turn:
-                    link.send(await _grade(setting.grader, completions, turn["problems"]))
+                    link.send(await _grade(settings.grader, completions, turn["problems"]))
                     continue
                 if turn["with_adapter"] and not has_adapter:
-                    await pool.publish(policy_from(setting.adapters[0], 1))
+                    await pool.publish(policy_from(settings.adapters[0], 1))
                     has_adapter = True
-                own = time.process_time()
+                cpu_before = time.process_time()
                 began = time.perf_counter()
                 groups = await asyncio.gather(*(_group(pool, request) for request in turn["requests"]))
                 seconds = time.perf_counter() - began
                 completions = [completion for group in groups for completion in group]
-                driver = {"driver_cpu_seconds": time.process_time() - own}
+                driver = {"driver_cpu_seconds": time.process_time() - cpu_before}
                 link.send({**sampling_result(seconds, {one.id: one.token_ids for one in completions}), **driver})
         finally:
             await pool.close()
@@ -164,12 +164,12 @@ async def _grade(
     pool = RayGraderPool(settings.model_copy(update={"num_graders": 1}))
     try:
         await pool.start()
-        different = {(completion.problem_id, completion.text): completion for completion in completions}.values()
-        own, began = time.process_time(), time.perf_counter()
-        await asyncio.gather(*(pool.grade(problems[completion.problem_id], completion) for completion in different))
+        unique = {(completion.problem_id, completion.text): completion for completion in completions}.values()
+        cpu_before, began = time.process_time(), time.perf_counter()
+        await asyncio.gather(*(pool.grade(problems[completion.problem_id], completion) for completion in unique))
         return {
-            "num_completions": len(different),
-            "driver_cpu_seconds": time.process_time() - own,
+            "num_completions": len(unique),
+            "driver_cpu_seconds": time.process_time() - cpu_before,
             "seconds": time.perf_counter() - began,
         }
     finally:

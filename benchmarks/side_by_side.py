@@ -1,4 +1,4 @@
-"""Comparison of ways to grade, in alternating turns on the same completions, so that noise affects all equally."""
+"""Comparison of grading methods, in alternating turns on the same completions, so that noise affects all equally."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +13,7 @@ Grade = Callable[[Job], None]  # raises if the outcome is not the completion's k
 
 @dataclass(slots=True)
 class Measurements:
-    """Measurements of one way."""
+    """Measurements of one grading method."""
 
     spent: Slice = field(default_factory=Slice)
     num_completions: int = 0
@@ -37,20 +37,20 @@ class Measurements:
 
 
 def measure(
-    ways: Mapping[str, Grade], rounds: Sequence[Sequence[Job]], *, slice_seconds: float, on_round: Callable[[], None]
+    methods: Mapping[str, Grade], rounds: Sequence[Sequence[Job]], *, slice_seconds: float, on_round: Callable[[], None]
 ) -> dict[str, Measurements]:
-    """Grade the completions of every round in every way.
+    """Grade the completions of every round with every method.
 
-    Each round has a turn per way, in rotating order. A turn repeats the round until ``slice_seconds`` have passed, so that fast
-    and slow ways are measured for the same time.
+    Each round has a turn per method, in rotating order. A turn repeats the round until ``slice_seconds`` have passed, so that
+    fast and slow methods are measured for the same time.
     """
-    measurements = {name: Measurements() for name in ways}
-    names = list(ways)
+    measurements = {name: Measurements() for name in methods}
+    names = list(methods)
     with persistent_servers():
-        # CPU time of servers is in ticks of 10 ms, so it is measured over a whole turn, in which the other ways are idle.
+        # CPU time of servers is in ticks of 10 ms, so it is measured over a whole turn, in which the other methods are idle.
         for index, jobs in enumerate(rounds):
             for name in rotated(names, index):
-                _turn(measurements[name], ways[name], jobs, slice_seconds)
+                _turn(measurements[name], methods[name], jobs, slice_seconds)
             on_round()
     return measurements
 

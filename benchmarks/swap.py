@@ -23,7 +23,7 @@ from rich.table import Table
 from benchmarks.contestants import Contestant, Link
 from benchmarks.harness import Log, measure_and_print, option_parser, percentile
 from benchmarks.rollout import CONFIG
-from benchmarks.sampling_contestants import Setting, in_a_process, make_adapter, plain_vllm, policy_from
+from benchmarks.sampling_contestants import SamplingSettings, in_a_process, make_adapter, plain_vllm, policy_from
 from cluster.config.load import load_config
 from cluster.config.model_path import model_path
 from cluster.console import View
@@ -38,24 +38,24 @@ TURN_SECONDS = 600.0
 SECONDS_BETWEEN_SYNCS = 1.0
 
 
-def sync_weights(link: Link, setting: Setting, prompts: Sequence[Prompt], group_size: int) -> None:
+def sync_weights(link: Link, settings: SamplingSettings, prompts: Sequence[Prompt], group_size: int) -> None:
     """Run turns that publish policies in one weight sync mode, and time each weight sync."""
-    asyncio.run(_sync_weights(link, setting, prompts, group_size))
+    asyncio.run(_sync_weights(link, settings, prompts, group_size))
 
 
-async def _sync_weights(link: Link, setting: Setting, prompts: Sequence[Prompt], group_size: int) -> None:
+async def _sync_weights(link: Link, settings: SamplingSettings, prompts: Sequence[Prompt], group_size: int) -> None:
     from cluster.placement.ray_cluster import ray_cluster
     from rollout.pool import RaySamplerPool
 
     os.environ["RAY_ADDRESS"] = "local"  # its own Ray, independent of others on this machine
     with ray_cluster(print):
         pool = RaySamplerPool(
-            setting.rollout, model=setting.model, lora_rank=setting.lora_rank, max_staleness=setting.max_staleness
+            settings.rollout, model=settings.model, lora_rank=settings.lora_rank, max_staleness=settings.max_staleness
         )
         try:
             await pool.start()
             link.send({})
-            numbers, adapters = itertools.count(1), itertools.cycle(setting.adapters)
+            numbers, adapters = itertools.count(1), itertools.cycle(settings.adapters)
 
             async def sync() -> WeightSync:
                 (weight_sync,) = await pool.publish(policy_from(next(adapters), next(numbers)))
@@ -67,7 +67,7 @@ async def _sync_weights(link: Link, setting: Setting, prompts: Sequence[Prompt],
                 idle = [(await sync()).seconds for _ in range(num_syncs)]
                 seconds = num_syncs * SECONDS_BETWEEN_SYNCS
                 busy: list[float] = []
-                async with _sampling_in_background(pool, prompts, group_size, setting) as tokens:
+                async with _sampling_in_background(pool, prompts, group_size, settings) as tokens:
                     await asyncio.sleep(SECONDS_BETWEEN_SYNCS)
                     before, began = tokens(), time.monotonic()
                     await asyncio.sleep(seconds)
@@ -84,11 +84,11 @@ async def _sync_weights(link: Link, setting: Setting, prompts: Sequence[Prompt],
 
 @asynccontextmanager
 async def _sampling_in_background(
-    pool: Any, prompts: Sequence[Prompt], group_size: int, setting: Setting
+    pool: Any, prompts: Sequence[Prompt], group_size: int, settings: SamplingSettings
 ) -> AsyncIterator[Callable[[], int]]:
     """Keep ``NUM_GROUPS`` groups running within the block. Yields a function that returns the number of tokens so far."""
     numbers, num_tokens = itertools.count(), 0
-    sampling = Sampling(temperature=1.0, max_completion_tokens=setting.rollout.max_completion_tokens)
+    sampling = Sampling(temperature=1.0, max_completion_tokens=settings.rollout.max_completion_tokens)
 
     async def keep_sampling() -> None:
         nonlocal num_tokens
@@ -130,8 +130,8 @@ def run(settings: Sequence[str], num_syncs: int, log: Log) -> dict[str, Any]:
         log(f"making adapter {seed + 1}")
         in_a_process(make_adapter, model_path(config), rank, adapter, prompts[0].token_ids, seed)
 
-    def setting(weight_sync_mode: str) -> Setting:
-        return Setting(
+    def settings_of(weight_sync_mode: str) -> SamplingSettings:
+        return SamplingSettings(
             rollout=config.rollout.model_copy(update={"weight_sync_mode": weight_sync_mode}),
             grader=config.grader,
             model=model_path(config),
@@ -145,7 +145,7 @@ def run(settings: Sequence[str], num_syncs: int, log: Log) -> dict[str, Any]:
         log(f"weight sync: {mode}")
         size = config.rollout.group_size
         with Contestant(
-            mode, sync_weights, setting(mode), prompts[:64], size, log=folder / f"{mode}.log"
+            mode, sync_weights, settings_of(mode), prompts[:64], size, log=folder / f"{mode}.log"
         ) as contestant:
             contestant.wait_until_ready()
             measured = contestant.run_turn(TURN_SECONDS, num_syncs=num_syncs)
@@ -157,7 +157,7 @@ def run(settings: Sequence[str], num_syncs: int, log: Log) -> dict[str, Any]:
             "seconds_between_swaps": SECONDS_BETWEEN_SYNCS,
         }
     log("live policy versions")
-    with Contestant("vLLM", plain_vllm, setting("versions"), log=folder / "vLLM.log") as vllm:
+    with Contestant("vLLM", plain_vllm, settings_of("versions"), log=folder / "vLLM.log") as vllm:
         vllm.wait_until_ready()
         prompt_ids = prompts[0].token_ids
         rounds = [
@@ -174,19 +174,19 @@ def run(settings: Sequence[str], num_syncs: int, log: Log) -> dict[str, Any]:
 
 def tables(found: Mapping[str, Any]) -> list[Table]:
     """Return the tables of a result."""
-    swaps = Table(title=f"Weight sync of a sampler ({found['model']}): milliseconds, verification included")
+    syncs = Table(title=f"Weight sync of a sampler ({found['model']}): milliseconds, verification included")
     for name in ("", "idle p50", "idle p95", "busy p50", "busy p95", "tokens/s", "with syncs"):
-        swaps.add_column(name, justify="right" if name else "left")
+        syncs.add_column(name, justify="right" if name else "left")
     for mode, row in found["swap"].items():
         times = [f"{row[when][share]:.0f}" for when in ("idle", "busy") for share in ("p50_ms", "p95_ms")]
         speed_share = row["tokens_per_second_with_swaps"] / row["tokens_per_second"]
-        swaps.add_row(mode, *times, f"{row['tokens_per_second']:,.0f}", f"{speed_share:.0%}")
+        syncs.add_row(mode, *times, f"{row['tokens_per_second']:,.0f}", f"{speed_share:.0%}")
     live = Table(title=f"An engine step with {NUM_RUNNING} completions, by number of live policy versions")
     for number in found["live"]:
         live.add_column(number, justify="right")
     single = found["live"]["1"]
     live.add_row(*(f"{1e3 * seconds:.1f} ms ({seconds / single:.2f}x)" for seconds in found["live"].values()))
-    return [swaps, live]
+    return [syncs, live]
 
 
 def main() -> None:

@@ -153,7 +153,7 @@ class _Source:
         )
 
     def _program(self, problem: Problem) -> str:
-        """Return the solution after two others, all with changed names and numbers."""
+        """Join two other solutions and the problem's own, and change names and numbers at random."""
         pick = self._random
         names = {
             name: f"{name}{pick.randrange(100)}" for name in ("xs", "acc", "n", "rest", "x", "y", "s", "l", "i", "go")

@@ -1,6 +1,6 @@
 """Event loop with virtual time: the clock jumps to the next timer as soon as nothing else is ready.
 
-Simulated hours take only the seconds of computation that the simulation's code needs. ``asyncio.sleep``, timeouts and
+A simulated hour takes no longer than the simulation's own computation. ``asyncio.sleep``, timeouts and
 ``call_later`` use the virtual clock. Threads, processes and sockets do not, and a simulation must not use them.
 """
 

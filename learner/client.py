@@ -45,8 +45,8 @@ GRACE_SECONDS = 30.0
 """Wait for the other ranks after one has failed: they may return a better error, or wait for the failed rank forever."""
 
 ON_GPU = {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
-"""Environment of actors on GPUs, read when torch initializes CUDA. Micro-batches differ in size: without it, torch keeps blocks
-that fit none of the next ones. PYTORCH_CUDA_ALLOC_CONF, its older name, takes precedence if a machine sets it."""
+"""Environment of actors on GPUs, read when torch initializes CUDA. Micro-batches differ in size: without it, torch keeps
+free blocks that fit no later micro-batch. PYTORCH_CUDA_ALLOC_CONF, its older name, takes precedence if a machine sets it."""
 
 DEADLINES = {
     "open_rendezvous": "start_deadline_seconds",
@@ -69,10 +69,10 @@ class RayLearner:
 
     When a process dies or misses a deadline, all ranks are replaced. The new ones load the newest complete checkpoint, repeat the
     steps since then on the same batches (which stay in the object store until the next checkpoint), and answer the interrupted
-    call. So each batch is trained once on the way to the current policy, and a policy number always means the same adapter. This
+    call. So each batch counts exactly once in the current policy, and a policy number always means the same adapter. This
     happens once per call; if a process is lost again, the call raises LearnerError.
 
-    Every call also raises the learner's own errors, and ResourcesError if the cluster cannot place the processes. ``close()``
+    Every call raises the errors of the remote learner, and ResourcesError if the cluster cannot place the processes. ``close()``
     ends them in any state.
     """
 

@@ -1,4 +1,4 @@
-"""Options of TRL's GRPOConfig that the ``learner`` section refuses, with the reason or the name of the key here."""
+"""Options of TRL's GRPOConfig that the ``learner`` section refuses, with the reason or the key to use instead."""
 
 _RENAMED = {
     "beta": "learner.kl_coefficient",
@@ -47,13 +47,13 @@ _REASONS = {
     "the learner gets one reward per completion; the grader section weights its terms": (
         "multi_objective_aggregation",
     ),
-    "the reference is the model under the adapter, which never changes": (
+    "the reference policy is the base model of model.path, which never changes": (
         "ref_model_mixup_alpha", "ref_model_sync_steps", "sync_ref_model",
     ),
-    "its controller counts micro-batches as steps; change learner.entropy_coef with a schedule instead": (
+    "TRL's entropy controller counts micro-batches as steps; change learner.entropy_coef with a schedule instead": (
         "entropy_coef_delta", "entropy_coef_max", "entropy_coef_min", "entropy_target", "use_adaptive_entropy",
     ),
-    "the model is loaded as in model.path; its dtype is learner.dtype": (
+    "the model is loaded as model.path defines it, in learner.dtype": (
         "cast_lm_head_to_fp32", "fp16", "fp16_full_eval", "model_init_kwargs", "router_aux_loss_coef", "tf32",
         "trust_remote_code", "liger_kernel_config", "use_liger_kernel", "torch_compile", "torch_compile_backend",
         "torch_compile_mode", "use_cache", "full_determinism",
@@ -79,7 +79,7 @@ _REASONS = {
         "output_dir", "restore_callback_states_from_checkpoint", "resume_from_checkpoint", "save_on_each_node",
         "save_only_model", "save_strategy",
     ),
-    "a run publishes nothing": (
+    "training uploads nothing: use `caravan export --push-to-hub`": (
         "hub_always_push", "hub_model_id", "hub_private_repo", "hub_revision", "hub_strategy", "hub_token", "push_to_hub",
     ),
     "Ray places the learner's processes: learner.num_ranks sets their number": (

@@ -71,17 +71,17 @@ def require_space(base: Path, folder: Path, dtype: str, *, num_versions: int) ->
         folder,
         served,
         num_versions=num_versions,
-        way_out=", or use rollout.weight_sync_mode=versions, which writes adapters alone",
+        advice=", or use rollout.weight_sync_mode=versions, which writes adapters alone",
     )
 
 
-def require_bytes(folder: Path, size: int, *, num_versions: int, way_out: str = "") -> None:
+def require_bytes(folder: Path, size: int, *, num_versions: int, advice: str = "") -> None:
     """Raise ResourcesError if a number of versions of ``size`` bytes does not fit on the disk of ``folder``."""
     free = shutil.disk_usage(folder).free
     if free < num_versions * size:
         raise ResourcesError(
             f"{num_versions} x {size / GIB:.1f} GiB of whole weights do not fit into {folder.parent}, which has "
-            f"{free / GIB:.1f} GiB free: enlarge it (Docker: --shm-size){way_out}"
+            f"{free / GIB:.1f} GiB free: enlarge it (Docker: --shm-size){advice}"
         )
 
 

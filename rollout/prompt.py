@@ -136,7 +136,7 @@ class PromptRenderer:
             text = self._text(problem)
         except TemplateFailure as failure:
             raise PromptIncomplete(f"the template fails at problem {problem.id!r}: {failure}") from None
-        if not all(contains(text, part) for part in self._written(problem)):
+        if not all(contains(text, part) for part in self._required_parts(problem)):
             raise PromptIncomplete(f"the template omits some of the text of problem {problem.id!r}")
         token_ids = self._encoder.encode(text)
         if len(token_ids) > self._max_prompt_tokens:
@@ -167,9 +167,9 @@ class PromptRenderer:
 
     def _template_notes(self, text: str, probe: Problem) -> Iterable[str]:
         if not contains(text, probe.signature):
-            yield "prompt.template leaves out {{ signature }}: the model has to guess the name and type that the tests use"
+            yield "prompt.template lacks {{ signature }}: the model has to guess the name and type that the tests use"
         if self._chat is None and self._settings.system and "system" not in self._template.fields:
-            yield "prompt.system is in no prompt: without a chat template, prompt.template is the whole text; write {{ system }}"
+            yield "prompt.system has no effect: without a chat template, the prompt is prompt.template; write {{ system }} there"
 
         if self._chat is None and (tag := opened_at_end(text)):
             yield (
@@ -188,20 +188,20 @@ class PromptRenderer:
         if end_token_ids and turn_end in tokens and tokens[turn_end] not in end_token_ids:
             ends = ", ".join(self.decode([number]) for number in end_token_ids)
             yield (
-                f"the chat template ends an answer with {turn_end}, at which no completion ends (only at {ends}): a completion "
-                "without a stop string continues after its answer. Add the token to eos_token_id in the generation_config.json "
-                "of a local copy of the model"
+                f"the chat template ends an answer with {turn_end}, which is no end token of the model (only {ends}): a "
+                "completion without a stop string continues after its answer. Add the token to eos_token_id in the "
+                "generation_config.json of a local copy of the model"
             )
 
-    def _written(self, problem: Problem) -> tuple[str, ...]:
+    def _required_parts(self, problem: Problem) -> tuple[str, ...]:
         """Return the parts of a problem that its prompt must contain."""
         signature = (problem.signature,) if {"prompt", "signature"} & self._template.fields else ()
         return (problem.statement, *signature) if problem.statement else (problem.signature,)
 
     def _check_kept(self, problem: Problem, token_ids: Sequence[int]) -> None:
-        """Raise PromptIncomplete if the tokens decode to another text: lower case, or unknown characters."""
+        """Raise PromptIncomplete if the tokens decode to another text, for example in lower case."""
         decoded = self.decode(token_ids)
-        for part in self._written(problem):
+        for part in self._required_parts(problem):
             if not keeps(decoded, part):
                 lost = next((word for word in part.split() if not keeps(decoded, word)), part[:40])
                 raise PromptIncomplete(f"the tokens do not decode to {lost!r} of problem {problem.id!r}")

@@ -1,4 +1,4 @@
-"""Extensions of vLLM's worker; the worker imports them before it builds the model."""
+"""Extensions of vLLM's worker, imported before the worker builds the model."""
 
 from typing import Any
 
@@ -21,6 +21,6 @@ class FullWorkerExtension:
     weight_transfer_engine: Any
 
     def loaded_weight_sums(self) -> dict[str, int]:
-        """Return the checksum of what each layer loaded in the last update."""
+        """Return the checksums of the weights that each layer loaded in the last update."""
         sums: dict[str, int] = self.weight_transfer_engine.sums
         return sums

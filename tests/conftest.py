@@ -18,7 +18,7 @@ LONGEST_FIRST = (
     "test_families.py",
     "test_real_model.py",
     "grader/test_differential.py",
-    "test_run_phases.py",
+    "test_run_schedule.py",
     "test_chaos.py",
     "test_machines.py",
     "test_submit_job.py",

@@ -15,8 +15,8 @@ from cluster.protocols import Reservation
 from cluster.types import Bounds
 
 TICK_SECONDS = 1.0
-PAUSE_SECONDS = 30.0
-"""Pause before the next try after Ray did not answer."""
+RETRY_SECONDS = 30.0
+"""Delay before the next attempt after a failed request to Ray."""
 
 UNLIMITED = 2**31
 
@@ -112,8 +112,8 @@ class Autoscaler(Generic[R]):
                 self._drain_surplus()
                 await self._start_missing()
             except RayError as error:  # the cluster state cannot be read; the replicas continue
-                self._log(f"{self._pool}: cannot scale now, next try in {PAUSE_SECONDS:g} s: {error}")
-                await asyncio.sleep(PAUSE_SECONDS)
+                self._log(f"{self._pool}: cannot scale now, next try in {RETRY_SECONDS:g} s: {error}")
+                await asyncio.sleep(RETRY_SECONDS)
             self._lifecycle.fail_if_none_ready()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(TICK_SECONDS):  # wait_for of Python 3.11 can lose a cancellation
@@ -129,7 +129,7 @@ class Autoscaler(Generic[R]):
     def _drain_surplus(self) -> None:
         """Drain surplus replicas: those that are not ready before the others, and the least loaded before the more loaded.
 
-        Of equal ones the newest is drained first, so that the machines that joined last become idle.
+        Among equals the newest is drained first, so that the machines that joined last become idle.
         """
         newest_first = self._lifecycle.replicas[::-1]
         order = sorted(newest_first, key=lambda replica: (replica.state is ReplicaState.READY, replica.load))

@@ -14,7 +14,7 @@ from cluster.errors import RunFolderError
 from cluster.ledger.evaluation_result import EvaluationResult, ProblemResult
 from cluster.ledger.run_folder import RunFolder
 from cluster.loop.estimates import interval, pass_at_k, sign_flip_p
-from cluster.loop.evaluation import warning_of_lost
+from cluster.loop.evaluation import lost_problems_warning
 
 ProblemPair = tuple[ProblemResult, ProblemResult]  # results of one problem in both evaluations
 NUM_SHOWN = 5  # problems with the largest gains, and with the largest losses
@@ -64,7 +64,7 @@ def read_result(text: str) -> EvaluationResult:
 
 
 def named_results(first: str, second: str) -> list[EvaluationResult]:
-    """Two evaluations; if their names are equal, each is named after its run or file."""
+    """Read two evaluations; name each after its run or file if their names are equal."""
     results = [read_result(first), read_result(second)]
     if results[0].name != results[1].name:
         return results
@@ -86,7 +86,7 @@ def compare(first: EvaluationResult, second: EvaluationResult) -> Comparison:
         low, high = interval(values)
         return Difference(metric=metric, mean=sum(values) / len(values), low=low, high=high, p=sign_flip_p(values))
 
-    # With more completions per problem more problems are solved: unequal numbers are compared by pass@k at the smallest one.
+    # "Solved at least once" grows with the completions per problem: unequal numbers need pass@k, with the smallest number as k.
     counts = {row.num_completions for pair in both.values() for row in pair}
     k = min(counts)
     differences = [
@@ -112,7 +112,7 @@ def compare_and_report(first: str, second: str) -> int:
     console = output()
     console.print(evaluation_table(results, "held-out problems"))
     for result in results:
-        if warning := warning_of_lost(result):
+        if warning := lost_problems_warning(result):
             console.print(
                 f"[yellow]{escape(warning)}; the comparison uses the problems that both evaluations have[/]",
                 soft_wrap=True,

@@ -131,7 +131,7 @@ def summarize(groups: Sequence[Group], name: str, step: int | None = None) -> Ev
     )
 
 
-def warning_of_lost(result: EvaluationResult, reasons: Mapping[str, str] | None = None) -> str | None:
+def lost_problems_warning(result: EvaluationResult, reasons: Mapping[str, str] | None = None) -> str | None:
     """Return a warning if samplers or graders failed on problems, which the metrics then lack; else None.
 
     ``reasons``: by problem id, as ``on_lost`` of sample_and_grade receives them.

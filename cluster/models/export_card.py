@@ -13,7 +13,7 @@ from cluster.config.method import FULL
 from cluster.config.yaml_text import dump_yaml_text
 from cluster.ledger.evaluation_result import EvaluationResult
 from cluster.ledger.run_folder import RunFolder
-from cluster.loop.evaluation import warning_of_lost
+from cluster.loop.evaluation import lost_problems_warning
 
 NUM_STEPS_SHOWN = 8  # rows of the training table
 METRICS = {
@@ -100,7 +100,7 @@ def _evaluation(results: Sequence[EvaluationResult]) -> str:
         counts = [str(getattr(result, name)) for name in ("num_problems", "num_completions")]
         when = f"{result.name} training (step {result.step})" if result.name in ("before", "after") else result.name
         lines.append(_line(when, reward, *shares, *counts))
-    warnings = [f"\n\n{warning}." for result in results if (warning := warning_of_lost(result))]
+    warnings = [f"\n\n{warning}." for result in results if (warning := lost_problems_warning(result))]
     return "\n".join(lines) + "\n\nThe error is the standard error over problems." + "".join(warnings)
 
 

@@ -263,7 +263,7 @@ def _write(job: SftJob, folder: SftFolder, checkpoint: Path) -> None:
         shutil.rmtree(folder.draft, ignore_errors=True)
         folder.draft.mkdir()
         _write_draft(job, checkpoint, folder.draft)
-        folder.publish()
+        folder.move_into_place()
     except (CaravanError, OSError) as error:
         shutil.rmtree(folder.draft, ignore_errors=True)
         cause = str(error) if isinstance(error, CaravanError) else describe_error(error)

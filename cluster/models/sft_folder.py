@@ -49,8 +49,8 @@ class SftFolder:
         if others:
             changes = "; ".join(f"{name} was {started[name]} and is {settings[name]}" for name in others)
             raise ConfigError(
-                f"{self.path} has a training that was started with other settings ({changes}): continue it with those, "
-                "choose another folder, or delete it"
+                f"{self.path} has a training that was started with other settings ({changes}): repeat those "
+                "settings, choose another folder, or delete this one"
             )
 
     @contextmanager
@@ -84,7 +84,7 @@ class SftFolder:
         with suppress(OSError), self.log.open("a", encoding="utf-8") as file:
             file.write(f"{text}\n")
 
-    def publish(self) -> None:
+    def move_into_place(self) -> None:
         """Move the files of ``draft`` to their place, and delete settings and checkpoints. Raises OSError."""
         for path in sorted(self.draft.iterdir(), key=lambda path: path.name == LAST_FILE):
             target = self.path / path.name

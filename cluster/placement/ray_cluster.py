@@ -100,12 +100,12 @@ def _start(log: Callable[[str], None]) -> Any:
         return start_ray(log, num_cpus=usable_cores(), _temp_dir=str(folder), **QUIET)
     except Exception as error:  # Ray raises a plain Exception if its node does not start in time
         raise ResourcesError(
-            f"Ray does not start on this machine: {_one_line(error)}. {_way_out(folder)}; the logs of Ray's processes are in "
-            f"{folder}/session_latest/logs"
+            f"Ray does not start on this machine: {_one_line(error)}. {_start_advice(folder)}; the logs of Ray's processes are "
+            f"in {folder}/session_latest/logs"
         ) from error
 
 
-def _way_out(folder: Path) -> str:
+def _start_advice(folder: Path) -> str:
     """Advice for a start of Ray that fails with its files in ``folder``."""
     free = shutil.disk_usage(folder).free
     if free < NEEDED_BYTES:

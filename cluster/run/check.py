@@ -42,7 +42,7 @@ def check_and_report(config: Config, *, smoke: bool) -> int:
     checks = _check_machines(config, view)
     print_checks(checks, "Checks")
     if smoke and worst(checks) is Level.FAIL:
-        view.log("the smoke run is left out, since a check has failed")
+        view.log("the smoke run is skipped, because a check failed")
     elif smoke:
         view.log("smoke run: one step, in a folder that is deleted afterwards")
         tried = smoke_check(config)
@@ -136,8 +136,8 @@ def _run_folder(config: Config, ray_folder: Path | None) -> Check:
     except CaravanError as error:
         return _refused(name, "a persistent folder", error)
     except OSError as error:
-        way_out = f"run.folder={folder}: {error.strerror}; give another folder, or change its rights"
-        return _failed(name, "cannot be written", "a folder that can be written", way_out)
+        advice = f"run.folder={folder}: {error.strerror}; give another folder, or change its rights"
+        return _failed(name, "cannot be written", "a folder that can be written", advice)
     return disk(RUN, name, folder, free_bytes(folder), needed_gib=0.0, variable="run.folder")
 
 
@@ -164,7 +164,7 @@ def _plan_checks(plan: Plan, wanted: str) -> list[Check]:
                 found="too little memory, by estimate",
                 wanted=wanted,
                 level=Level.WARN,
-                way_out=line,
+                advice=line,
             )
             for line in plan.shortages
         ]
@@ -177,5 +177,5 @@ def _refused(name: str, wanted: str, error: CaravanError) -> Check:
     return _failed(name, "refused", wanted, str(error))
 
 
-def _failed(name: str, found: str, wanted: str, way_out: str) -> Check:
-    return Check(place=RUN, name=name, found=found, wanted=wanted, level=Level.FAIL, way_out=way_out)
+def _failed(name: str, found: str, wanted: str, advice: str) -> Check:
+    return Check(place=RUN, name=name, found=found, wanted=wanted, level=Level.FAIL, advice=advice)

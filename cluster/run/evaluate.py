@@ -16,10 +16,10 @@ from cluster.errors import DatasetError, RunFolderError
 from cluster.loop.evaluation import (
     LOST_PROBLEMS,
     evaluation_sampling,
+    lost_problems_warning,
     num_distinct,
     sample_and_grade,
     summarize,
-    warning_of_lost,
 )
 from cluster.placement.ray_cluster import ray_cluster
 from cluster.problems.run_data import RunData, run_of_evaluation
@@ -69,7 +69,7 @@ async def evaluate(
             placed, view, dataset, problems, config.evaluation.completions_per_problem, name
         )
     result = summarize(groups, name)
-    if warning := warning_of_lost(result, reasons):
+    if warning := lost_problems_warning(result, reasons):
         view.warn(warning)
     console = output()
     console.print(evaluation_table([result], f"{config.data.dataset}: {on} problems"))

@@ -142,7 +142,7 @@ def _warn_of_shared_memory(config: Config, cluster: Cluster, view: View) -> None
     for (node, needs), size in zip(concerned, sizes, strict=True):
         check = shared_memory(node["NodeManagerAddress"], size, needs)
         if check.level is not Level.OK:
-            view.warn(f"{check.place}: {check.name} has {check.found}, and {check.wanted} are needed: {check.way_out}")
+            view.warn(f"{check.place}: {check.name} has {check.found}, and {check.wanted} are needed: {check.advice}")
 
 
 def _placed(config: Config, cluster: Cluster, view: View) -> Config:

@@ -92,5 +92,5 @@ def _result(folder: RunFolder, seconds: float) -> Check:
     )
 
 
-def _check(level: Level, found: str, way_out: str) -> Check:
-    return Check(place="run", name="smoke run", found=found, wanted=WANTED, level=level, way_out=way_out)
+def _check(level: Level, found: str, advice: str) -> Check:
+    return Check(place="run", name="smoke run", found=found, wanted=WANTED, level=level, advice=advice)

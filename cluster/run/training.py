@@ -19,7 +19,7 @@ from cluster.health.rules import Health
 from cluster.ledger.progress import Progress
 from cluster.ledger.run_folder import RunFolder
 from cluster.loop.driver import Driver
-from cluster.loop.evaluation import LOST_PROBLEMS, summarize, warning_of_lost
+from cluster.loop.evaluation import LOST_PROBLEMS, lost_problems_warning, summarize
 from cluster.loop.parts import Hooks, Pools, TrainingProblems
 from cluster.placement.scale_requests import ScalableGraderPool, ScalableSamplerPool, answering_scale_requests
 from cluster.problems.dataset import ProblemStream
@@ -259,7 +259,7 @@ class Training:
             title=f"held-out problems {when}",
         )
         result = summarize(groups, name, step)
-        if warning := warning_of_lost(result, reasons):
+        if warning := lost_problems_warning(result, reasons):
             self._view.warn(warning)
         self._folder.append_json(self._folder.evaluation, result.as_row())
         shown = ("reward", "pass_rate", "solved_once")
@@ -300,6 +300,6 @@ class Training:
         if num_failed:
             view.warn(f"{num_failed} completions were excluded from training: samplers or graders failed at them")
         for result in evaluations:
-            if warning := warning_of_lost(result):
+            if warning := lost_problems_warning(result):
                 view.warn(f"{warning}. The result is complete; `caravan eval` measures it again")
         return LOST_PROBLEMS if num_lost else 0

@@ -9,11 +9,12 @@ graders instead of TRL's generation. Three overridden methods do that; tests cov
 
 The clipped ratio compares the trainer's logprobs with the *sampler's* (TRL's ``old_per_token_logps``). This corrects for
 staleness and for the numerical difference of the two engines, without a second forward pass.
-``vllm_importance_sampling_correction`` separates the two, as TRL does: it clips the ratio to the policy at the start of the
-step, and weights the loss by that policy's ratio to the sampler.
+``vllm_importance_sampling_correction`` splits the ratio in two, as in TRL: the clipped one is the current policy to the policy
+at the start of the step; the other, the policy at the start of the step to the sampler's, weights the loss.
 
 TRL takes means and quantiles over a micro-batch. Caravan needs them over the step: for the loss, the entropy bonus, the entropy
-quantile and the metrics. The shares that learner.batch computes for each micro-batch convert them.
+quantile and the metrics. Means are weighted with the micro-batch's shares of the step (learner.batch); the quantile is computed
+over all micro-batches (``_step_entropy_threshold``).
 
 If several ranks share a step (learner.training.process_group), each computes some of its micro-batches. They exchange gradients
 and metrics in ``training_step``; every rank computes the rest of the step from the same values.
@@ -81,7 +82,7 @@ class GroupTrainer(CheckpointFiles, GRPOTrainer):  # type: ignore[misc]
         self._entropy_threshold: float | None = None  # nats; tokens below are masked; None: TRL's own
         self._ratio = RatioStatistics()
         self._trainer_logprobs = torch.empty(0)  # [B, T] of the last micro-batch
-        # Checkpointed layers keep no keys and values; sharded layers need equally many forward passes on all ranks.
+        # Gradient checkpointing keeps no keys and values; sharding needs the same number of forward passes on all ranks.
         self.shares_prompts = (
             not settings.gradient_checkpointing
             and not settings.shard_base
@@ -92,7 +93,7 @@ class GroupTrainer(CheckpointFiles, GRPOTrainer):  # type: ignore[misc]
         self.remove_callback(PrinterCallback)
 
     def apply_settings(self, settings: LearnerSettings) -> None:
-        """Apply the changeable settings from the next step on; only between two steps."""
+        """Apply the settings that may change during a run, from the next step on. Call it only between two steps."""
         self._settings = settings
         self.beta = self._adaptive_kl.coefficient if settings.kl_target else settings.kl_coefficient
         self.epsilon_low = settings.epsilon
@@ -128,11 +129,11 @@ class GroupTrainer(CheckpointFiles, GRPOTrainer):  # type: ignore[misc]
 
         Raises Diverged when loss or gradient are not finite or too large.
         """
-        model.train()  # TRL does so per micro-batch; a rank without one needs it for the right set of metrics
+        model.train()  # TRL does so per micro-batch; a rank without one would log its metrics as evaluation
         num_micro_batches = sum(self._process_group.all_gather(len(inputs)))
         if self._settings.vllm_importance_sampling_correction:
             self._add_importance_weights(inputs)
-        # If the step is one micro-batch, TRL's own threshold is the step's.
+        # With a single micro-batch, TRL's quantile is already that of the step.
         by_quantile = self.top_entropy_quantile < 1 and num_micro_batches > 1
         self._entropy_threshold = self._step_entropy_threshold(inputs) if by_quantile else None
         metrics = concatenate(
@@ -161,7 +162,7 @@ class GroupTrainer(CheckpointFiles, GRPOTrainer):  # type: ignore[misc]
     ) -> MicroBatchMetrics:
         """Accumulate this rank's part of the step's gradient, and return its metrics."""
         losses, ratio = [], RatioStatistics()
-        weighted = [each for each in micro_batches if each["weight"].item()]  # the fillers come after them
+        weighted = [each for each in micro_batches if each["weight"].item()]  # the padding, of weight 0, comes last
         for micro_batch in micro_batches:
             losses.append(super().training_step(model, micro_batch, num_items_in_batch))
             if len(losses) <= len(weighted):
@@ -211,7 +212,7 @@ class GroupTrainer(CheckpointFiles, GRPOTrainer):  # type: ignore[misc]
             self.step_metrics = measured | self._ratio.metrics() | ({"kl_coefficient": self.beta} if self.beta else {})
 
     def score(self, token_ids: Sequence[Sequence[int]], *, under_base: bool = False) -> list[list[float]]:
-        """Return the logprobs at temperature 1 of all tokens but the first, ``[P, N - 1]``, of rows of one length, ``[P, N]``.
+        """Score rows of equal length ``[P, N]``: the logprobs at temperature 1 of all tokens but the first, ``[P, N - 1]``.
 
         ``under_base``: without the adapter. Dropout is off and the random state untouched: scoring does not change the training.
         """
@@ -262,7 +263,7 @@ class GroupTrainer(CheckpointFiles, GRPOTrainer):  # type: ignore[misc]
         return (entropies >= self._entropy_threshold) & mask.bool()
 
     def _step_entropy_threshold(self, micro_batches: list[MicroBatch]) -> float:
-        """Return the entropy that the chosen share of the step's tokens, over all ranks, exceeds."""
+        """Return the entropy quantile over the step's tokens of all ranks; only tokens from it upward are trained."""
         entropies_of_rank = [torch.empty(0)]
         for micro_batch in micro_batches:
             _, entropies = self._logprobs_and_entropies(self._to_device(micro_batch))

@@ -42,16 +42,16 @@ GIB = 1024**3
 
 
 def prompts_of(model: str) -> list[tuple[int, ...]]:
-    """Prompts of the built-in problems, cut to their first token and their last ones as the probe prompts of a run are."""
-    words = [f"model.path={model}", "data.dataset=builtin", "max_prompt_tokens=704"]
-    config = load_config(None, words, environment={})
+    """Prompts of the built-in problems, cut like the probe prompts of a run: to the first token and the last ones."""
+    overrides = [f"model.path={model}", "data.dataset=builtin", "max_prompt_tokens=704"]
+    config = load_config(None, overrides, environment={})
     rendered = [prompt.token_ids for prompt in load_and_render(config, View()).prompts.values()]
     long = [token_ids for token_ids in rendered if len(token_ids) >= PROBE_TOKENS]
     return [(token_ids[0], *token_ids[1 - PROBE_TOKENS :]) for token_ids in long[:NUM_PROMPTS]]
 
 
-def share_of_choices(gaps: tuple[ProbeGap, ...], share: float) -> float:
-    """The policy's gap that this share of 1000 random choices of a run's probe prompts does not exceed."""
+def gap_quantile(gaps: tuple[ProbeGap, ...], share: float) -> float:
+    """Quantile of the policy's weight-sync gap over 1000 random choices of a run's probe prompts."""
     source = random.Random(0)
     found = sorted(typical_gap(source.sample(gaps, NUM_PROBES)) for _ in range(1000))
     return found[int(share * len(found)) - 1]
@@ -94,7 +94,7 @@ def test_the_tolerance_holds_whichever_prompts_are_the_probes(
     verification = run(sampler.load_policy(policy, {1}, allowed))
     assert sampler._mode is not None
     gaps = probe_gaps(policy.probes, run(sampler._score(policy.probes, 1, sampler._mode.adapter(1))))
-    worst = share_of_choices(gaps, 0.99)
+    worst = gap_quantile(gaps, 0.99)
     report(f"{worst:.1e} of {allowed:.1e}", passed=worst < allowed and verification.failure is None)
 
 
@@ -102,7 +102,7 @@ def test_the_tolerance_holds_whichever_prompts_are_the_probes(
 @pytest.mark.network
 @pytest.mark.needs_gpus(1)
 @pytest.mark.timeout(2400)
-def test_the_first_analysis_runs_on_one_gpu(report: Report, tmp_path: Path) -> None:
+def test_the_qwen_config_runs_on_one_gpu(report: Report, tmp_path: Path) -> None:
     import torch
 
     total = torch.cuda.get_device_properties(0).total_memory / GIB
@@ -115,9 +115,9 @@ def test_the_first_analysis_runs_on_one_gpu(report: Report, tmp_path: Path) -> N
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
-    words = [f"run.folder={tmp_path}", "run.name=run", f"max_steps={NUM_STEPS}", "evaluation.num_problems=0"]
+    overrides = [f"run.folder={tmp_path}", "run.name=run", f"max_steps={NUM_STEPS}", "evaluation.num_problems=0"]
     done = subprocess.run(
-        [str(CARAVAN), "train", "-c", str(ROOT / "configs/qwen1.5b-1gpu.yaml"), *words],
+        [str(CARAVAN), "train", "-c", str(ROOT / "configs/qwen1.5b-1gpu.yaml"), *overrides],
         capture_output=True,
         text=True,
         timeout=2300,

@@ -91,7 +91,7 @@ def test_settings_with_the_names_of_trl_options_reach_trl() -> None:
         ("learner.fp16", "learner.dtype"),
         ("learner.fsdp", "use learner.shard_base"),
         ("learner.ddp_backend", "learner.num_ranks sets their number"),
-        ("sync_ref_model", "the model under the adapter, which never changes"),
+        ("sync_ref_model", "the base model of model.path, which never changes"),
     ],
 )
 def test_other_options_of_trl_are_refused_in_one_line_with_the_reason_or_the_key(key: str, reported: str) -> None:

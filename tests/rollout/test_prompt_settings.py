@@ -120,7 +120,7 @@ def test_a_template_that_cannot_be_used_is_refused_in_one_line(template: str, me
 
 
 def test_a_template_that_omits_the_signature_is_logged_and_one_problems_statement_refused() -> None:
-    assert "leaves out {{ signature }}" in renderer(CHATML, template="{{ statement }}").notes[0]
+    assert "lacks {{ signature }}" in renderer(CHATML, template="{{ statement }}").notes[0]
     used = renderer(CHATML, template="{{ prompt if difficulty != 'easy' else id }}")
     with pytest.raises(PromptIncomplete, match="omits some of the text of problem 'gcd'"):
         used.render(GCD)
@@ -232,7 +232,7 @@ def test_more_examples_than_there_are_and_examples_that_no_prompt_shows_are_refu
         PromptSettings(few_shot=[EXAMPLE], num_few_shot=2)
     with pytest.raises(ValidationError, match="shows no examples"):
         PromptSettings(template="{{ prompt }}", num_few_shot=1)
-    assert "prompt.system is in no prompt" in renderer(None, template="{{ prompt }}", system="Be brief.").notes[0]
+    assert "prompt.system has no effect" in renderer(None, template="{{ prompt }}", system="Be brief.").notes[0]
 
 
 @pytest.mark.parametrize("template", [None, "{{ bos_token }}" + CHATML, CHATML])
@@ -269,5 +269,6 @@ def test_an_answer_whose_last_token_ends_no_completion_is_logged() -> None:
             tokenizer, PromptSettings(), max_prompt_tokens=1000, today=date(2026, 1, 1), end_token_ids=ids
         )
         assert (
-            any("ends an answer with <|im_end|>, at which no completion ends" in note for note in used.notes) == logged
+            any("ends an answer with <|im_end|>, which is no end token of the model" in note for note in used.notes)
+            == logged
         )

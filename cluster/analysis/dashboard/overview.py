@@ -1,4 +1,4 @@
-"""The report of a run: read again when the run's files have changed, with a limit on the CPU time for it."""
+"""The report of a run, read again when the run's files have changed, within a CPU budget."""
 
 import hashlib
 import threading
@@ -17,7 +17,7 @@ from cluster.ledger.run_folder import RunFolder
 from learner.training.divergence import FOLDER as DIVERGED
 
 MAX_CPU_SHARE = 0.2
-"""Share of a core for reading the report again while a run continues and a page is open."""
+"""CPU budget, as a share of one core, for reading the report of a live run while a page is open."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +84,7 @@ class OverviewReader:
         return None if learned_at is None else float(learned_at)
 
     def _file_state(self) -> tuple[object, ...]:
-        """The state of everything that an overview is read from."""
+        """Return a value that changes when any file of an overview changes."""
         folder = self._folder
         paths = (
             *(folder.config, folder.metrics, folder.learning_log, folder.publishes, folder.phases, folder.health),

@@ -14,11 +14,11 @@ ORDERS: Mapping[str, tuple[str, Callable[[ProblemSummary], tuple[float, str]]]] 
     "completions": ("completions", lambda problem: (-problem.num_completions, problem.id)),
     "seconds": ("seconds to sample and grade", lambda problem: (-problem.mean_seconds, problem.id)),
 }
-"""Sort keys by name: the column's head and the key of a problem."""
+"""Sort order by name -> heading of its column, and sort key of a problem."""
 
 
 def problems_context(problems: Sequence[ProblemSummary], *, order: str, part: str) -> dict[str, object]:
-    """Values of ``problems.html``: the problems whose id contains ``part``, sorted by a name of ORDERS."""
+    """Return the variables of ``problems.html``: the problems whose id contains ``part``, in an order of ORDERS."""
     matching = [problem for problem in problems if part.lower() in problem.id.lower()]
     return {
         "part": part,

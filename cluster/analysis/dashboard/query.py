@@ -1,4 +1,4 @@
-"""A query for completions as a URL expresses it: filters, order and page."""
+"""Query for completions, to and from a URL: filters, order and page."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -69,7 +69,7 @@ class Query:
         )
 
     def with_page(self, page: int) -> "Query":
-        """The same query at another page."""
+        """Return the query with another page."""
         return replace(self, page=page)
 
     def url(self, **changes: Any) -> str:

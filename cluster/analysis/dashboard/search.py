@@ -15,7 +15,7 @@ from cluster.ledger.columns import MISSING, File, LedgerColumns, Rows, as_numpy
 from cluster.ledger.files import read_rollouts
 
 FIRST_CPU_SECONDS, NEXT_CPU_SECONDS = 0.4, 1.0
-"""CPU seconds that a text search may take in its first request and in each further one, which continues it."""
+"""CPU budget of a text search: in its first request, and in each later request, which continues the search."""
 
 MAX_TEXT_SEARCHES = 8  # text searches whose matches are cached
 MAX_RESULTS = 6  # complete results that are cached
@@ -130,7 +130,7 @@ class TextSearch:
 
 
 def matching(columns: LedgerColumns, query: Query, *, any_verdict: bool = False) -> Mask:
-    """Mask ``[N]`` of the completions that match all filters except the text, and except the verdict on request."""
+    """Mask ``[N]`` of the completions that match all filters except the text; ``any_verdict`` ignores the verdict too."""
     mask = np.ones(columns.num_rows, dtype=bool)
     if query.problem:
         mask &= _has_word(columns, "problem_id", _matching_problems(columns, query.problem))
@@ -162,7 +162,7 @@ def verdict_counts(columns: LedgerColumns, query: Query) -> dict[str, int]:
 
 
 def ordered(columns: LedgerColumns, rows: Rows, order: str) -> Rows:
-    """Sort rows, given in ascending order, by an order of query.ORDERS: newest first among equals, rows without a value last."""
+    """Sort ascending rows by an order of query.ORDERS. Ties: newest first; rows without a value come last."""
     numbers = columns.numbers
     newest_first = rows[::-1]
     keys = {
@@ -189,7 +189,7 @@ def _matching_problems(columns: LedgerColumns, text: str) -> Mapping[str, bool]:
 
 
 def _has_word(columns: LedgerColumns, name: str, wanted: Mapping[str, bool], *, missing: bool = False) -> Mask:
-    """Mask of the completions with a wanted word in a column; ``missing`` is the result for those without a word."""
+    """Mask ``[N]`` of the completions whose text in a column is wanted; ``missing`` is the result for those without a text."""
     by_code = np.array([*(wanted[word] for word in columns.words[name]), missing], dtype=bool)
     mask: Mask = by_code[columns.codes[name]]  # MISSING is -1, the last element
     return mask

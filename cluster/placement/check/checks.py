@@ -39,7 +39,7 @@ class Check:
     found: str
     wanted: str
     level: Level = Level.OK
-    way_out: str = ""  # of a check that is not ok
+    advice: str = ""  # of a check that is not ok
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +139,7 @@ def _capabilities(place: str, facts: NodeFacts) -> Iterator[Check]:
             yield Check(place=place, name="GPU", found=found, wanted=wanted)
         elif best >= MIN_CAPABILITY:
             hide = "hide it from Ray with CUDA_VISIBLE_DEVICES, unless it is hidden already"
-            yield Check(place=place, name="GPU", found=found, wanted=wanted, level=Level.WARN, way_out=hide)
+            yield Check(place=place, name="GPU", found=found, wanted=wanted, level=Level.WARN, advice=hide)
         else:
             yield _failed(place, "GPU", found, wanted, f"use a GPU with bfloat16 ({WITH_BFLOAT16}), {ON_CPU}")
 
@@ -175,8 +175,8 @@ def shared_memory(place: str, num_bytes: int, needs: Needs) -> Check:
     wanted = f"{MIN_SHARED_MEMORY_GIB} GiB"
     if num_bytes >= MIN_SHARED_MEMORY_GIB * GIB:
         return Check(place=place, name="/dev/shm", found=found, wanted=wanted)
-    way_out = "start the container with --shm-size=16g (docker), or mount a memory volume there (Kubernetes)"
-    return Check(place=place, name="/dev/shm", found=found, wanted=wanted, level=Level.WARN, way_out=way_out)
+    advice = "start the container with --shm-size=16g (docker), or mount a memory volume there (Kubernetes)"
+    return Check(place=place, name="/dev/shm", found=found, wanted=wanted, level=Level.WARN, advice=advice)
 
 
 def disk(place: str, name: str, folder: Path, free: int, *, needed_gib: float, variable: str) -> Check:
@@ -189,15 +189,15 @@ def disk(place: str, name: str, folder: Path, free: int, *, needed_gib: float, v
         found=f"{free / GIB:.0f} GiB free in {folder}",
         wanted=f"{wanted_gib:.0f} GiB",
         level=level,
-        way_out="" if level is Level.OK else f"make room in {folder}, or choose another folder ({variable})",
+        advice="" if level is Level.OK else f"make room in {folder}, or choose another folder ({variable})",
     )
 
 
 def _grading(place: str, config: Config, facts: NodeFacts) -> Iterator[Check]:
     wanted = f"one of {', '.join(COMPAT)}"
     if not facts.can_grade:
-        way_out = f"graders may run there, but {facts.ocaml}; or start its Ray with --num-cpus=0"
-        yield _failed(place, "OCaml", "cannot be used", wanted, way_out)
+        advice = f"graders may run there, but {facts.ocaml}; or start its Ray with --num-cpus=0"
+        yield _failed(place, "OCaml", "cannot be used", wanted, advice)
         return
     yield Check(place=place, name="OCaml", found=facts.ocaml, wanted=wanted)
     wanted = "bubblewrap, seccomp, landlock"
@@ -215,13 +215,13 @@ def _grading(place: str, config: Config, facts: NodeFacts) -> Iterator[Check]:
             found=f"missing: {', '.join(facts.sandbox.missing)}",
             wanted=wanted,
             level=Level.FAIL if required else Level.WARN,
-            way_out="the other layers hold (docs/security.md); to have all, install bubblewrap and allow user namespaces"
+            advice="the other layers hold (docs/security.md); to have all, install bubblewrap and allow user namespaces"
             + (", or do not require it (grader.require_sandbox)" if required else ""),
         )
 
 
-def _failed(place: str, name: str, found: str, wanted: str, way_out: str) -> Check:
-    return Check(place=place, name=name, found=found, wanted=wanted, level=Level.FAIL, way_out=way_out)
+def _failed(place: str, name: str, found: str, wanted: str, advice: str) -> Check:
+    return Check(place=place, name=name, found=found, wanted=wanted, level=Level.FAIL, advice=advice)
 
 
 def worst(checks: Sequence[Check]) -> Level:

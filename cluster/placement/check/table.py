@@ -25,7 +25,7 @@ def print_checks(checks: Sequence[Check], title: str) -> None:
     console.print(table)
     for check in merged:
         if check.level is not Level.OK:
-            line = f"{check.level}: {check.place}: {check.name}: {check.way_out}"
+            line = f"{check.level}: {check.place}: {check.name}: {check.advice}"
             console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 

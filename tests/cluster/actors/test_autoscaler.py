@@ -22,7 +22,7 @@ QUICK_SCALING = replace(SCALING, scale_up_wait_seconds=0.1, settle_seconds=0.2, 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "TICK_SECONDS", 0.01)
-    monkeypatch.setattr(module, "PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(module, "RETRY_SECONDS", 0.05)
     monkeypatch.setattr(module, "SETTLE_SECONDS", 0.0)
 
 

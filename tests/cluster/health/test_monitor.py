@@ -224,7 +224,7 @@ def test_the_driver_samples_with_the_changed_settings_and_records_them(tmp_path:
     ((step, response),) = [(step, response) for step, response in records.responses if response.mitigation]
     assert response.mitigation is not None
     assert response.mitigation.values == {"rollout.group_size": 4, "rollout.temperature": 1.1}
-    assert (step, response.mitigation.values) in records.phases
+    assert (step, response.mitigation.values) in records.settings_changes
     sizes = [{len(group.completions) for group in groups} for groups in records.steps]
     assert all(size == {3} for size in sizes[:step])
     assert sizes[-1] == {4}

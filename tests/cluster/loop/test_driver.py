@@ -50,7 +50,7 @@ class MemoryRecorder:
         self.num_suspensions = 0
         self.metrics: list[Mapping[str, float]] = []
         self.published: list[int] = []
-        self.phases: list[tuple[int, dict[str, object]]] = []
+        self.settings_changes: list[tuple[int, dict[str, object]]] = []
         self.responses: list[tuple[int, Response]] = []
 
     def group_dropped(self, dropped: DroppedGroup, step: int) -> None:
@@ -69,7 +69,7 @@ class MemoryRecorder:
         self.learned.set()
 
     def settings_changed(self, step: int, values: Mapping[str, object]) -> None:
-        self.phases.append((step, dict(values)))
+        self.settings_changes.append((step, dict(values)))
 
     def health_checked(self, step: int, response: Response) -> None:
         self.responses.append((step, response))
@@ -122,7 +122,7 @@ def make_driver(
     progress: Progress | None = None,
     stop: asyncio.Event | None = None,
     num_problems: int = 5,
-    measure: Callable[[int], Coroutine[Any, Any, None]] | None = None,
+    evaluate: Callable[[int], Coroutine[Any, Any, None]] | None = None,
 ) -> Driver:
     problems = [problem(f"p{number}") for number in range(num_problems)]
     return Driver(
@@ -136,7 +136,7 @@ def make_driver(
             stream=ProblemStream(problems, seed=0),
             prompts={one.id: Prompt(problem_id=one.id, text="", token_ids=(1,)) for one in problems},
         ),
-        Hooks(recorder=records or MemoryRecorder(), evaluate=measure),
+        Hooks(recorder=records or MemoryRecorder(), evaluate=evaluate),
         max_steps=max_steps,
         progress=progress or Progress(),
         stop=stop or asyncio.Event(),
@@ -177,7 +177,7 @@ def test_checkpoints_are_evaluated_during_the_next_step_while_the_samplers_serve
     records = MemoryRecorder()
     evaluated = []
 
-    async def measure(step: int) -> None:
+    async def evaluate(step: int) -> None:
         before = samplers.version
         while len(records.steps) == step:  # until the next step is done
             records.learned.clear()
@@ -187,7 +187,7 @@ def test_checkpoints_are_evaluated_during_the_next_step_while_the_samplers_serve
 
     config = settings(f"max_staleness={staleness}")
     learner = FakeLearner(tmp_path)
-    run(make_driver(config, samplers=samplers, learner=learner, records=records, max_steps=6, measure=measure))
+    run(make_driver(config, samplers=samplers, learner=learner, records=records, max_steps=6, evaluate=evaluate))
     assert evaluated == [(2, 2, 2, True, 3), (4, 4, 4, True, 5)]  # the last policy is evaluated after the run
     assert positions(records.steps) == list(range(12))
 
@@ -195,11 +195,11 @@ def test_checkpoints_are_evaluated_during_the_next_step_while_the_samplers_serve
 def test_a_stopped_run_does_not_wait_for_an_evaluation(tmp_path: Path) -> None:
     stop = asyncio.Event()
 
-    async def measure(_step: int) -> None:
+    async def evaluate(_step: int) -> None:
         stop.set()
         await asyncio.sleep(60)
 
-    assert run(make_driver(settings(), learner=FakeLearner(tmp_path), stop=stop, measure=measure)) == 2
+    assert run(make_driver(settings(), learner=FakeLearner(tmp_path), stop=stop, evaluate=evaluate)) == 2
 
 
 def test_the_same_seed_requests_the_same_groups(tmp_path: Path) -> None:
@@ -373,7 +373,7 @@ def test_in_any_order_of_events_staleness_is_bounded_and_every_completion_ends_o
     assert set(finished) - not_started <= requested <= set(finished)
 
 
-def test_an_overtaken_group_is_cancelled_during_the_step_and_sampled_again(tmp_path: Path) -> None:
+def test_a_stale_group_is_cancelled_during_the_step_and_sampled_again(tmp_path: Path) -> None:
     class SlowLearner(FakeLearner):
         async def step(
             self, groups: Sequence[Group], active_overrides: Mapping[str, object] = MappingProxyType({})
@@ -402,7 +402,7 @@ def test_an_overtaken_group_is_cancelled_during_the_step_and_sampled_again(tmp_p
     assert "g0000000-2" in {group.id for groups in records.steps for group in groups}
 
 
-def test_a_problem_that_is_always_overtaken_is_dropped_as_too_slow(tmp_path: Path) -> None:
+def test_a_problem_whose_groups_are_always_stale_is_dropped_as_too_slow(tmp_path: Path) -> None:
     def delay(request: GroupRequest, index: int) -> float:
         return 5.0 if request.group_id.startswith("g0000000") else 0.0
 
@@ -479,14 +479,14 @@ def test_a_checkpoint_has_the_progress_of_its_step(tmp_path: Path) -> None:
 
 
 def test_the_schedule_changes_groups_filters_rewards_and_learner_at_their_step(tmp_path: Path) -> None:
-    phases = (
+    schedule = (
         "schedule=[{from_step: 1, set: {rollout.temperature: 1.5, rollout.group_size: 3, grader.weights.tests: 0.1}}, "
         "{from_step: 3, set: {learner.learning_rate: 1.0e-6}}]"
     )
     records, samplers, learner = MemoryRecorder(), FakeSamplerPool(lambda *_: "n + 1"), FakeLearner(tmp_path)
     run(
         make_driver(
-            settings("temperature=0.8", "learning_rate=5e-6", phases),
+            settings("temperature=0.8", "learning_rate=5e-6", schedule),
             samplers=samplers,
             learner=learner,
             records=records,
@@ -496,8 +496,12 @@ def test_the_schedule_changes_groups_filters_rewards_and_learner_at_their_step(t
     assert {(one.sampling.temperature, one.group_size) for one in first} == {(0.8, 2)}
     assert {(one.sampling.temperature, one.group_size) for batch in later for one in batch} == {(1.5, 3)}
     assert [one["learning_rate"] for one in learner.active_overrides] == [5e-6, 5e-6, 5e-6, 1e-6]
-    assert [step for step, _ in records.phases] == [0, 1, 3]
-    assert records.phases[1][1] == {"rollout.temperature": 1.5, "rollout.group_size": 3, "grader.weights.tests": 0.1}
+    assert [step for step, _ in records.settings_changes] == [0, 1, 3]
+    assert records.settings_changes[1][1] == {
+        "rollout.temperature": 1.5,
+        "rollout.group_size": 3,
+        "grader.weights.tests": 0.1,
+    }
     test_terms = [
         max(grade.terms.tests for group in groups for grade in group.grades if grade) for groups in records.steps
     ]

@@ -60,7 +60,7 @@ def test_only_the_model_and_its_log_remain_after_publishing(folder: SftFolder) -
         (folder.draft / "config.json").write_text("new")
         (folder.path / "config.json").write_text("of a run that was killed while it was published")
         checkpoint(folder.path / "adapter", 1)
-        folder.publish()
+        folder.move_into_place()
     assert sorted(path.name for path in folder.path.iterdir()) == ["adapter", "config.json", "sft.log"]
     assert (folder.path / "config.json").read_text() == "new" and not any((folder.path / "adapter").iterdir())
     assert not folder.spare.exists()

@@ -55,7 +55,7 @@ def checks_of(facts: NodeFacts, config: Config = ON_GPUS, machine: Machine = GPU
 
 def only_failed(checks: list[Check]) -> Check:
     (check,) = [check for check in checks if check.level is not Level.OK]
-    assert check.way_out and "\n" not in check.way_out
+    assert check.advice and "\n" not in check.advice
     return check
 
 
@@ -111,7 +111,7 @@ def test_a_node_that_has_everything_is_ok() -> None:
 def test_each_failed_check_of_a_node_names_a_fix(facts: NodeFacts, name: str, level: Level, words: str) -> None:
     check = only_failed(checks_of(facts))
     assert (check.name, check.level, check.place) == (name, level, f"{GPU_NODE.name} (n)")
-    assert words in check.way_out
+    assert words in check.advice
 
 
 def test_a_required_sandbox_that_is_missing_fails() -> None:
@@ -144,7 +144,7 @@ def test_several_processes_of_a_part_need_shared_memory_without_a_gpu() -> None:
 
 
 def test_nodes_with_the_same_result_share_a_row(capsys: pytest.CaptureFixture[str]) -> None:
-    bad = Check(place="a", name="driver", found="570", wanted="580", level=Level.FAIL, way_out="update it [now]")
+    bad = Check(place="a", name="driver", found="570", wanted="580", level=Level.FAIL, advice="update it [now]")
     print_checks([replace(bad, place=place) for place in "abcd"], "Checks")
     print_checks([bad, replace(bad, place="b"), replace(bad, place="c", found="550")], "Checks")
     printed = capsys.readouterr().out

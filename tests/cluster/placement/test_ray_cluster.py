@@ -13,7 +13,7 @@ from cluster.errors import ResourcesError
 from cluster.placement.plan.machines import Machine
 from cluster.placement.plan.model_shape import shape_of
 from cluster.placement.plan.places import make_plan
-from cluster.placement.ray_cluster import _way_out, filled_in, place, ray_cluster
+from cluster.placement.ray_cluster import _start_advice, filled_in, place, ray_cluster
 
 
 def config(*overrides: str) -> Config:
@@ -208,6 +208,8 @@ def test_filled_in_shares_are_not_written_to_the_configuration() -> None:
 
 
 def test_a_full_folder_is_named_when_ray_does_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "busy with other work" in _way_out(tmp_path)
+    assert "busy with other work" in _start_advice(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2**20))
-    assert _way_out(tmp_path) == (f"{tmp_path} has 1 MiB free: make room there, or set RAY_TMPDIR to another folder")
+    assert _start_advice(tmp_path) == (
+        f"{tmp_path} has 1 MiB free: make room there, or set RAY_TMPDIR to another folder"
+    )

@@ -58,7 +58,7 @@ def test_a_run_that_can_start_is_ok_and_leaves_no_file(tmp_path: Path) -> None:
 def test_a_run_that_cannot_start_fails_with_its_cause(tmp_path: Path, setting: str, name: str, words: str) -> None:
     (check,) = failures(demo(tmp_path, setting))
     assert (check.place, check.name, check.level) == ("run", name, Level.FAIL)
-    assert words in check.way_out
+    assert words in check.advice
 
 
 def test_a_missing_model_and_dataset_are_listed_together(tmp_path: Path) -> None:
@@ -71,16 +71,16 @@ def test_a_cluster_without_the_gpus_that_a_run_needs_names_the_driver(tmp_path: 
     plan, driver = failures(
         demo(tmp_path, "learner.gpus=1"), [replace(COMPLETE, gpus=MachineGpus(error="Driver Not Loaded"))]
     )
-    assert "the cluster has 0" in plan.way_out
+    assert "the cluster has 0" in plan.advice
     assert (driver.name, driver.level) == ("driver", Level.FAIL)
-    assert "Driver Not Loaded" in driver.way_out
+    assert "Driver Not Loaded" in driver.advice
 
 
 def test_a_run_folder_that_is_not_writable_or_is_deleted_with_the_job_fails(tmp_path: Path) -> None:
     (check,) = run_folder_checks(demo(Path("/proc")), None)
     assert (check.level, check.found) == (Level.FAIL, "cannot be written")
     (check,) = run_folder_checks(demo(tmp_path / "session/runs"), tmp_path)
-    assert "which Ray deletes" in check.way_out
+    assert "which Ray deletes" in check.advice
 
 
 def run_folder_checks(config: Config, ray_folder: Path | None) -> list[Check]:
@@ -109,7 +109,7 @@ def test_a_smoke_run_that_fails_is_a_failed_check(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(smoke, "train", refuse)
     check = smoke.smoke_check(demo(tmp_path))
     assert check is not None
-    assert (check.level, check.way_out) == (Level.FAIL, "vLLM does not serve it")
+    assert (check.level, check.advice) == (Level.FAIL, "vLLM does not serve it")
 
 
 def test_an_interrupted_smoke_run_is_no_failed_check(
@@ -167,7 +167,7 @@ def test_the_exit_code_is_1_if_a_check_fails_and_no_smoke_run_starts(
     assert main([*command, "dataset=/nowhere/problems.jsonl"]) == 1
     printed = capsys.readouterr()
     assert "FAIL: run: data: data.dataset=/nowhere/problems.jsonl" in printed.out
-    assert "the smoke run is left out" in printed.err
+    assert "the smoke run is skipped" in printed.err
     assert not started
     assert main([*command, "--no-smoke"]) == 0
     assert not started

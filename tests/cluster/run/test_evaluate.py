@@ -17,7 +17,7 @@ from cluster.config.load import load_config
 from cluster.console import View, evaluation_table
 from cluster.errors import UngradableError
 from cluster.ledger.run_folder import RunFolder
-from cluster.loop.evaluation import LOST_PROBLEMS, num_distinct, sample_and_grade, summarize, warning_of_lost
+from cluster.loop.evaluation import LOST_PROBLEMS, lost_problems_warning, num_distinct, sample_and_grade, summarize
 from cluster.problems.run_data import RunData
 from cluster.run import evaluate as tryout
 from cluster.run.loading import Dataset, RenderedProblems, problems_to_evaluate
@@ -39,8 +39,8 @@ def test_means_are_over_completions_and_the_standard_error_over_problems() -> No
 def test_problems_that_could_not_be_measured_are_counted_and_reported() -> None:
     some = summarize([group([1.0]), group([None]), group([])], "x")
     assert (some.num_problems, some.num_lost_problems) == (1, 2)
-    assert "2 of 3 problems could not be measured" in str(warning_of_lost(some))
-    assert warning_of_lost(summarize([group([1.0]), group([0.5, None])], "x")) is None
+    assert "2 of 3 problems could not be measured" in str(lost_problems_warning(some))
+    assert lost_problems_warning(summarize([group([1.0]), group([0.5, None])], "x")) is None
 
 
 def test_an_evaluation_without_a_single_grade_is_an_error() -> None:

@@ -1,4 +1,4 @@
-"""The schedules of both training analyses, and a ramp, in real runs: the settings of a phase apply from its first step."""
+"""Schedules in real runs: both presets and a ramp. The settings of an entry apply from its first step."""
 
 import json
 from collections.abc import Sequence
@@ -27,8 +27,8 @@ WEIGHTS = [
 ]
 
 
-def phased_run(runs: Path, name: str, *settings: str, num_problems: int = 8) -> Path:
-    """A synchronous run of steps of four problems, on so few training problems that epochs pass quickly."""
+def scheduled_run(runs: Path, name: str, *settings: str, num_problems: int = 8) -> Path:
+    """A synchronous run with four problems per step and ``num_problems`` training problems: an epoch is one or two steps."""
     data = runs / "problems.jsonl"
     some = builtin_problems()[:: len(builtin_problems()) // (num_problems + 2)][: num_problems + 2]
     data.write_text(
@@ -65,7 +65,7 @@ def test_staged_rewards_change_the_weights_and_a_ramp_changes_sampler_and_learne
     schedule = json.dumps([*PRESETS["staged-rewards"], ramp])
     quantized = ("learner.quantization=fp8", "rollout.engine.stream_interval=2")
     steps = ("learning_rate=1e-3", "temperature=1.0", "max_steps=5")
-    run = phased_run(tmp_path, "staged", f"schedule={schedule}", *steps, *quantized)
+    run = scheduled_run(tmp_path, "staged", f"schedule={schedule}", *steps, *quantized)
     metrics = rows(run / "metrics.jsonl")
     assert [row["epoch"] for row in metrics] == [0.5, 1.0, 1.5, 2.0, 2.5]
 
@@ -77,7 +77,7 @@ def test_staged_rewards_change_the_weights_and_a_ramp_changes_sampler_and_learne
     assert set_after == {
         0: WEIGHTS[0],
         1: {"structural": 0.05, "type_check": 0.25, "compile": 0.20, "tests": 0.50},
-        2: {"type_check": 0.20, "compile": 0.10, "tests": 0.65},  # the marker's weight stays
+        2: {"type_check": 0.20, "compile": 0.10, "tests": 0.65},  # structural, unchanged, is not set again
         3: {},  # the end of the ramp
     }
     first, second, third = WEIGHTS
@@ -115,11 +115,11 @@ def plain_adapter(folder: Path) -> Path:
     return folder
 
 
-def test_the_two_phases_of_the_second_analysis_explore_for_three_epochs_and_then_refine_an_adapter(
+def test_explore_refine_explores_for_three_epochs_and_then_refines_an_adapter(
     tmp_path: Path,
 ) -> None:
     adapter = plain_adapter(tmp_path / "made")
-    run = phased_run(
+    run = scheduled_run(
         tmp_path,
         "explore",
         "schedule=explore-refine",
