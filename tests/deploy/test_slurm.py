@@ -213,6 +213,7 @@ def test_a_head_that_does_not_start_ends_the_job(submission: Submission) -> None
     assert "driver:" not in submission.log
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_two_nodes_become_one_ray_cluster_with_the_jobs_token(submission: Submission) -> None:
     for name in ("ray", "python"):

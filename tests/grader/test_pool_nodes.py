@@ -11,7 +11,7 @@ from cluster.types import Verdict
 
 from .test_pool_scaling import SETTINGS, slow_jobs, until
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 ONE_CPU_PER_GRADER = {"num_graders": 3, "min_graders": 1, "max_graders": 3, "cpus_per_grader": 1.0}
 

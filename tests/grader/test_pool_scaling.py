@@ -24,7 +24,7 @@ from .conftest import QUICK
 from .problems import TWICE
 from .test_pool import completion
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 NUM_CPUS = 2
 SETTINGS = QUICK.model_copy(update={"num_graders": 1, "cpus_per_grader": 0.5, "run_cpu_seconds": 0.3})

@@ -202,6 +202,7 @@ def test_a_killed_learner_is_replaced_with_the_same_adapter_bit_for_bit(
         asyncio.run(scenario())
 
 
+@pytest.mark.long
 def test_a_hanging_learner_is_replaced_once_and_a_second_loss_raises(model_folder: Path, tmp_path: Path) -> None:
     async def scenario() -> None:
         impatient = settings().model_copy(update={"step_deadline_seconds": 40})
@@ -247,6 +248,7 @@ def _unless_second_rank(group: Group) -> Group:
     return group
 
 
+@pytest.mark.long
 def test_if_one_of_two_ranks_is_killed_both_are_replaced_with_the_same_adapter_bit_for_bit(
     model_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

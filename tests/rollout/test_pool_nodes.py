@@ -17,7 +17,7 @@ from rollout.pool import RaySamplerPool
 from .test_faults import collect
 from .test_pool_scaling import SETTINGS, _scripted, process_of, until  # noqa: F401 - a fixture
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 DEMO = Path(__file__).parents[2] / "configs" / "demo.yaml"
 TWO_ON_GPUS = {"num_samplers": 2, "min_samplers": 1, "max_samplers": 2, "gpus_per_sampler": 1.0}

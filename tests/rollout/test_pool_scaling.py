@@ -18,7 +18,7 @@ from tests.rollout.conftest import MakeRequest, RunInLoop
 
 from .test_faults import ScriptedActor, collect
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 SETTINGS = RolloutSettings(
     cpus_per_sampler=0.5, request_deadline_seconds=60, start_deadline_seconds=60, max_concurrent_requests=8

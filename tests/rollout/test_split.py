@@ -15,7 +15,7 @@ from tests.rollout.conftest import LORA_RANK, MakeRequest, RunInLoop, TinyModel
 
 from .test_pool import SETTINGS, TOLERANCE, collect, inside, worst_gap
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture(scope="module")

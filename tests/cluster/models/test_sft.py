@@ -144,7 +144,9 @@ def test_an_interrupted_training_resumes_and_makes_the_same_model(
     assert "was started with other settings (num_steps was 6 and is 7)" in capsys.readouterr().err
 
     with monkeypatch.context() as patched:
-        patched.setattr(SftFolder, "publish", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left")))
+        patched.setattr(
+            SftFolder, "move_into_place", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left"))
+        )
         assert main(command(problems, out, *options)) == 1
     printed = " ".join(capsys.readouterr().err.split())
     assert f"cannot be written to {out}: OSError: [Errno 28] No space left" in printed

@@ -200,6 +200,7 @@ def test_a_run_warns_of_little_shared_memory_if_several_processes_need_it(
     assert "small: /dev/shm has 0.062 GiB, and 2 GiB are needed: start the container with --shm-size=16g" in printed
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_demo_passes_its_checks_and_its_smoke_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -13,6 +13,7 @@ pytestmark = pytest.mark.slow
 DEADLINE_SECONDS = 60
 
 
+@pytest.mark.long
 def test_the_metrics_of_a_step_are_exported_by_the_node(monkeypatch: pytest.MonkeyPatch) -> None:
     import ray
 
