@@ -1,4 +1,4 @@
-"""What ``learner.method`` changes in other settings: defaults, and combinations that make no sense."""
+"""Effects of ``learner.method`` on other settings: defaults, and combinations that make no sense."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -106,7 +106,7 @@ def require_fit(config: Config, shape: ModelShape, machines: Sequence[Machine]) 
         if rank.known > largest:
             raise ResourcesError(
                 f"the learner cannot run on these GPUs: {_known(config)} take {rank.known:.1f} GiB; the largest GPU has "
-                f"{largest:.1f} GiB. To fit, {_way_out(config)}, or use a smaller model"
+                f"{largest:.1f} GiB. To fit, {_advice(config)}, or use a smaller model"
             )
         total += learner.num_ranks * rank.known
         terms.append(f"{learner.num_ranks} x {rank.known:.1f} (learner: {_known(config)})")
@@ -117,15 +117,15 @@ def require_fit(config: Config, shape: ModelShape, machines: Sequence[Machine]) 
         )
 
 
-def _way_out(config: Config) -> str:
-    """What makes the learner's weights fit."""
+def _advice(config: Config) -> str:
+    """The change of settings with which the learner's weights fit."""
     if config.learner.method == FULL:
         return "train an adapter (learner.method=lora)"
     return "spread the weights over ranks with learner.shard_base"
 
 
 def _known(config: Config) -> str:
-    """What a rank of the learner keeps for certain."""
+    """The parts of the learner's memory that every rank keeps."""
     return "weights, gradients and optimizer" if config.learner.method == FULL else "weights, adapter and gradient"
 
 
@@ -196,7 +196,7 @@ def _learner_shortage(plan: GpuPlan) -> str | None:
     return (
         f"the learner does not fit on a {_smallest(plan)}: it takes {_sum(learner)}, and has {left}. {raise_share}"
         "learner.micro_batch_tokens (activations go with it), set learner.gradient_checkpointing=true, lower "
-        f"rollout.gpu_memory_utilization where they share a GPU, or {_way_out(plan.config)}"
+        f"rollout.gpu_memory_utilization where they share a GPU, or {_advice(plan.config)}"
     )
 
 

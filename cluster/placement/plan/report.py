@@ -37,7 +37,7 @@ def plan_and_report(config: Config, machines: Sequence[Machine]) -> int:
 
 
 def _training_state_line(config: Config, num_parameters: int) -> str:
-    """What training all weights keeps in the memory of each rank, and a published policy in that of each sampler's machine."""
+    """A line about the memory that training all weights takes on each rank, and a published policy on each sampler's machine."""
     state = training_state(config, num_parameters)
     place = "GPU" if config.learner.gpus else "main memory"
     policy = BYTES[config.rollout.served_dtype] * num_parameters / GIB
