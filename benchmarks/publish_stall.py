@@ -83,7 +83,11 @@ async def _publishing(link: Link, model: Path) -> None:
     from rollout.weight_sync import Adapter
 
     settings = RolloutSettings(
-        max_prompt_tokens=64, max_completion_tokens=NUM_TOKENS, max_concurrent_requests=NUM_RUNNING, enforce_eager=True
+        max_prompt_tokens=64,
+        max_completion_tokens=NUM_TOKENS,
+        max_concurrent_requests=NUM_RUNNING,
+        enforce_eager=True,
+        weight_sync_mode="versions",
     )
     with tempfile.TemporaryDirectory(prefix="bench-", dir="/tmp") as sockets:
         engine = await Engine.start(

@@ -49,7 +49,7 @@ STEP_WAYS: Mapping[str, tuple[Callable[..., None], int | tuple[str, ...]]] = {
     "TRL, 2 threads": (plain_trl, 2),
     "Caravan, staleness 0": (caravan, ("max_staleness=0",)),
     "Caravan, staleness 1": (caravan, ("max_staleness=1",)),
-    "Caravan, merged": (caravan, ("max_staleness=1", "weight_sync_mode=merged")),
+    "Caravan, adapters": (caravan, ("max_staleness=1", "weight_sync_mode=versions")),
 }
 
 

@@ -44,6 +44,12 @@ def check_model(model: str, num_tokens: int, tensor_parallel_size: int = 1) -> N
         )
 
 
+def has_safetensors(model: str) -> bool:
+    """Return False for a model folder whose weights are in another format only; models of the hub are taken to have them."""
+    folder = Path(model).expanduser()
+    return not folder.is_dir() or any(folder.glob("*.safetensors"))
+
+
 def check_vocabulary(model: str, prompts: Iterable[Prompt]) -> None:
     """Raise ModelError for prompts with token ids for which the model has no embedding.
 

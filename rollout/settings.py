@@ -96,11 +96,12 @@ class RolloutSettings(BaseModel):
         "quantization: fp8, cpu_offload_gb: 8, speculative_config: {method: ngram, num_speculative_tokens: 3}}; options that "
         "follow from other settings are refused",
     )
-    weight_sync_mode: Literal["versions", "in_flight", "merged", "full"] = Field(
-        "versions",
-        description="weight sync mode. versions: running completions end on the policy that they started with; in_flight: they "
-        "continue under the new adapter; merged: they continue under new weights (no LoRA in the engine: faster on the CPU); "
-        "full: the same with weights that were all trained, the only mode of learner.method=full and its default",
+    weight_sync_mode: Literal["auto", "versions", "in_flight", "merged", "full"] = Field(
+        "auto",
+        description="weight sync mode. auto: merged for samplers on the CPU, versions on GPUs; versions: running completions end "
+        "on the policy that they started with; in_flight: they continue under the new adapter; merged: they continue under new "
+        "weights (no LoRA in the engine: faster on the CPU); full: the same with weights that were all trained, the only mode "
+        "of learner.method=full and its default",
     )
     weight_sync_tolerance: Annotated[float | None, Trait.PLACEMENT] = Field(
         None,
@@ -212,6 +213,13 @@ class RolloutSettings(BaseModel):
     def is_quantized(self) -> bool:
         """True if the engines compute in fewer bits than ``served_dtype``."""
         return is_quantized(self.engine)
+
+    @property
+    def chosen_sync_mode(self) -> Literal["versions", "in_flight", "merged", "full"]:
+        """Weight sync mode. vLLM computes adapters slowly on the CPU, and a quantizing engine has no plain weights."""
+        if self.weight_sync_mode != "auto":
+            return self.weight_sync_mode
+        return "merged" if self.gpus_per_sampler == 0 and not self.engine.get("quantization") else "versions"
 
     @property
     def served_dtype(self) -> Literal["float32", "bfloat16"]:

@@ -323,8 +323,8 @@ MODES: dict[str, type[WeightSyncMode]] = {
 
 
 def weight_sync_mode(settings: RolloutSettings) -> type[WeightSyncMode]:
-    """Return the mode that ``rollout.weight_sync_mode`` names."""
-    return MODES[settings.weight_sync_mode]
+    """Return the mode that ``rollout.weight_sync_mode`` names or, if it is ``auto``, that suits the samplers."""
+    return MODES[settings.chosen_sync_mode]
 
 
 def write_files(folder: Path, files: Mapping[str, bytes]) -> None:

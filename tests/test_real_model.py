@@ -170,6 +170,7 @@ def test_the_policy_is_verified_in_bfloat16(finished: Path, quick_engines: None)
         kv_cache_gib=0.1,
         dtype="bfloat16",
         max_concurrent_requests=16,
+        weight_sync_mode="versions",
     )
     sampler = Sampler(
         settings,

@@ -3,15 +3,19 @@
 from collections.abc import Mapping
 from typing import Any
 
+AUTO = "auto"
+"""Value of rollout.weight_sync_mode that lets Caravan choose the mode."""
+
 FULL = "full"
 """Value of learner.method that trains all weights, and of the only weight sync mode that replaces them."""
 
 
 def with_sync_mode(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the sections of a configuration, with the mode of ``learner.method=full`` unless a mode is set."""
+    """Return the sections of a configuration, with the mode of ``learner.method=full`` unless a mode other than auto is set."""
     learner, rollout = tree.get("learner"), tree.get("rollout", {})
-    if isinstance(learner, dict) and learner.get("method") == FULL and isinstance(rollout, dict):
-        return {**tree, "rollout": {"weight_sync_mode": FULL, **rollout}}
+    trains_all = isinstance(learner, dict) and learner.get("method") == FULL
+    if trains_all and isinstance(rollout, dict) and rollout.get("weight_sync_mode", AUTO) == AUTO:
+        return {**tree, "rollout": {**rollout, "weight_sync_mode": FULL}}
     return dict(tree)
 
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.syntax import Syntax
 
 from cluster.config.config import Config
-from cluster.config.method import FULL
+from cluster.config.method import AUTO, FULL
 from cluster.config.model_path import model_path
 from cluster.console import View, difficulty_table, evaluation_table, output
 from cluster.errors import DatasetError, RunFolderError
@@ -211,7 +211,7 @@ async def _sample_and_grade(
         adapter = read_adapter(config.model.adapter)
         policy, rank, targets = PolicyVersion(number=1, adapter=adapter.files), adapter.rank, adapter.modules
         if config.rollout.weight_sync_mode == FULL:  # of the configuration's own learner, which does not run here
-            config = _with_mode(config, "versions")
+            config = _with_mode(config, AUTO)
     else:
         policy, rank, targets = None, config.learner.lora.r, ()
         # The base model alone needs no LoRA in the engine; vLLM does not support LoRA for every model.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from cluster.config.config import Config
 from cluster.config.initial_adapter import with_initial_adapter
+from cluster.config.method import AUTO
 from cluster.config.model_path import check_model_path, model_path
 from cluster.console import View
 from cluster.errors import CaravanError, ConfigError, ModelError, RunFolderError
@@ -27,7 +28,7 @@ from cluster.run.loading import RenderedProblems, load_and_render
 from cluster.run.prompts import prompt_date
 from cluster.types import Problem
 from learner.training.checkpoints import newest_checkpoint, step_of
-from rollout.model import check_split
+from rollout.model import check_split, has_safetensors
 from rollout.preflight import Preflight, preflight
 
 
@@ -129,8 +130,20 @@ def place_run(config: Config, cluster: Cluster, view: View) -> Config:
     placed = _placed(config, cluster, view)
     if line := filled_in(config, placed):
         view.log(line)
+    placed = _with_sync_mode(placed, view)
     _warn_of_shared_memory(placed, cluster, view)
     return placed
+
+
+def _with_sync_mode(config: Config, view: View) -> Config:
+    """Choose the weight sync mode that ``auto`` stands for, and log it."""
+    if config.rollout.weight_sync_mode != AUTO:
+        return config
+    mode, reason = config.rollout.chosen_sync_mode, "auto"
+    if mode == "merged" and not has_safetensors(model_path(config)):
+        mode, reason = "versions", "auto; the model has no *.safetensors into which adapters could be merged"
+    view.log(f"rollout.weight_sync_mode={mode} ({reason})")
+    return config.model_copy(update={"rollout": config.rollout.model_copy(update={"weight_sync_mode": mode})})
 
 
 def _warn_of_shared_memory(config: Config, cluster: Cluster, view: View) -> None:

@@ -41,6 +41,7 @@ def make_sampler(engines: None, run: RunInLoop, gpus: float) -> Iterator[MakeSam
 
     def make(model: str, **changes: Any) -> Sampler:
         settings = {
+            "weight_sync_mode": "versions",
             "max_prompt_tokens": 64,
             "max_completion_tokens": 64,
             "enforce_eager": True,

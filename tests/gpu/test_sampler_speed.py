@@ -41,6 +41,7 @@ CACHES = {"VLLM_CACHE_ROOT": "vllm", "TORCHINDUCTOR_CACHE_DIR": "inductor", "TRI
 
 def new_sampler(model: Path, gpus: float, **changes: Any) -> Sampler:
     settings = {
+        "weight_sync_mode": "versions",
         "max_prompt_tokens": 128,
         "max_completion_tokens": 1900,
         "max_concurrent_requests": 256,

@@ -44,7 +44,12 @@ async def sampling(dtype: str, base: tuple[ProbePrompt, ...], policy: PolicyVers
     from rollout.weight_sync import tolerance
 
     settings = RolloutSettings(
-        max_prompt_tokens=192, max_completion_tokens=64, enforce_eager=True, kv_cache_gib=0.25, dtype=dtype
+        max_prompt_tokens=192,
+        max_completion_tokens=64,
+        enforce_eager=True,
+        kv_cache_gib=0.25,
+        dtype=dtype,
+        weight_sync_mode="versions",
     )
     pool = RaySamplerPool(settings, model=str(tiny_model_path()), lora_rank=8)
     try:

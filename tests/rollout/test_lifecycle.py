@@ -46,7 +46,7 @@ class Samplers:
         monkeypatch.setattr(SamplerReplica, "start_actor", start_actor)
         monkeypatch.setattr(SamplerReplica, "stop_actor", stop_actor)
         monkeypatch.setattr(SamplerReplica, "load_policy", load_policy)
-        settings = RolloutSettings(start_deadline_seconds=DEADLINE_SECONDS)
+        settings = RolloutSettings(start_deadline_seconds=DEADLINE_SECONDS, weight_sync_mode="versions")
         plan = SamplerPlan(settings=settings, model="m", lora_rank=8, max_staleness=1, pool_id="x")
         self.dispatcher: Dispatcher[SamplerReplica] = Dispatcher(8)
         self.lifecycle = SamplerLifecycle(plan, self.dispatcher, self.lines.append)

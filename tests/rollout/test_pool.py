@@ -25,7 +25,12 @@ T = TypeVar("T")
 TEMPERATURE = 0.8
 TOLERANCE = 1e-4  # nats; a wrong temperature or adapter is off by more than 0.1
 SETTINGS = RolloutSettings(
-    max_prompt_tokens=192, max_completion_tokens=64, enforce_eager=True, kv_cache_gib=0.25, cpus_per_sampler=1
+    max_prompt_tokens=192,
+    max_completion_tokens=64,
+    enforce_eager=True,
+    kv_cache_gib=0.25,
+    cpus_per_sampler=1,
+    weight_sync_mode="versions",
 )
 
 

@@ -21,7 +21,11 @@ from .test_faults import ScriptedActor, collect
 pytestmark = pytest.mark.long
 
 SETTINGS = RolloutSettings(
-    cpus_per_sampler=0.5, request_deadline_seconds=60, start_deadline_seconds=60, max_concurrent_requests=8
+    cpus_per_sampler=0.5,
+    request_deadline_seconds=60,
+    start_deadline_seconds=60,
+    max_concurrent_requests=8,
+    weight_sync_mode="versions",
 )
 
 

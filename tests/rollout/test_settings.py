@@ -66,7 +66,7 @@ def test_every_field_has_a_description() -> None:
     ("rank", "served"), [(1, 1), (2, 8), (8, 8), (12, 16), (24, 32), (48, 64), (300, 320), (512, 512)]
 )
 def test_a_rank_is_served_under_the_next_rank_that_vllm_knows(rank: int, served: int) -> None:
-    arguments = engine_arguments(RolloutSettings(), "org/model", rank, (), max_staleness=0)
+    arguments = engine_arguments(RolloutSettings(weight_sync_mode="versions"), "org/model", rank, (), max_staleness=0)
     assert arguments["max_lora_rank"] == served
 
 
@@ -166,7 +166,7 @@ def test_an_engine_has_a_slot_for_each_live_policy_one_to_verify_and_an_empty_sl
     max_staleness: int, num_slots: int
 ) -> None:
     for gpus, num_empty in ((0.0, 1), (0.5, 0)):
-        settings = RolloutSettings(gpus_per_sampler=gpus)
+        settings = RolloutSettings(weight_sync_mode="versions", gpus_per_sampler=gpus)
         arguments = engine_arguments(settings, "org/model", 16, (), max_staleness)
         assert arguments["max_loras"] == num_slots + num_empty
         assert arguments["max_cpu_loras"] == max_staleness + 3
@@ -179,6 +179,19 @@ def test_an_in_flight_engine_holds_one_adapter_and_a_merged_one_none() -> None:
         assert (in_flight["max_loras"], in_flight["max_cpu_loras"]) == (num_slots, 2)
     merged = engine_arguments(RolloutSettings(weight_sync_mode="merged"), "org/model", 16, (), max_staleness=4)
     assert not [name for name in merged if "lora" in name]
+
+
+@pytest.mark.parametrize(
+    ("changes", "mode"),
+    [
+        ({}, "merged"),
+        ({"engine": {"quantization": "fp8"}}, "versions"),
+        ({"gpus_per_sampler": 0.5}, "versions"),
+        ({"weight_sync_mode": "in_flight"}, "in_flight"),
+    ],
+)
+def test_the_default_mode_merges_adapters_on_the_cpu(changes: Any, mode: str) -> None:
+    assert RolloutSettings(**changes).chosen_sync_mode == mode
 
 
 def test_the_setting_limits_the_tokens_of_a_pass() -> None:
@@ -244,9 +257,10 @@ def test_a_model_whose_heads_cannot_be_split_is_refused_with_the_possible_number
 
 def test_only_the_targets_of_the_adapter_have_lora_in_the_engine() -> None:
     targets = ("v_proj", "model.layers.0.self_attn.q_proj")
-    arguments = engine_arguments(RolloutSettings(), "org/model", 16, targets, max_staleness=0)
+    settings = RolloutSettings(weight_sync_mode="versions")
+    arguments = engine_arguments(settings, "org/model", 16, targets, max_staleness=0)
     assert arguments["lora_target_modules"] == ["q_proj", "v_proj"]
-    assert "lora_target_modules" not in engine_arguments(RolloutSettings(), "org/model", 16, (), max_staleness=0)
+    assert "lora_target_modules" not in engine_arguments(settings, "org/model", 16, (), max_staleness=0)
     merged = engine_arguments(RolloutSettings(weight_sync_mode="merged"), "org/model", 16, targets, max_staleness=0)
     assert not any("lora" in name for name in merged)
 

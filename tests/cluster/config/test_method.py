@@ -7,12 +7,16 @@ import pytest
 from cluster.config.config import dump_yaml
 from cluster.config.load import load_config
 from cluster.errors import ConfigError
+from rollout.settings import RolloutSettings
 
 
 def test_training_all_weights_sets_its_weight_sync_mode_and_keeps_it_in_the_run(tmp_path: Path) -> None:
-    assert load_config(None, [], environment={}).rollout.weight_sync_mode == "versions"
+    assert load_config(None, [], environment={}).rollout.weight_sync_mode == "auto"
     config = load_config(None, ["learner.method=full", "rollout.group_size=4"], environment={})
     assert (config.rollout.weight_sync_mode, config.rollout.group_size) == ("full", 4)
+    assert load_config(
+        None, ["learner.method=full", "weight_sync_mode=auto"], environment={}
+    ).rollout == RolloutSettings(weight_sync_mode="full")
     written = tmp_path / "config.yaml"
     written.write_text(dump_yaml(config))
     assert "lora:" not in written.read_text()

@@ -1,6 +1,7 @@
 """The placement of a run on GPUs: values that are filled in, warnings and refusals."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -58,10 +59,22 @@ def test_a_run_on_a_shared_gpu_gets_its_cache_and_sizes_from_the_drivers_memory(
     placed = place_run(config_of(tmp_path, QWEN_1_5B), CLUSTER, view)
     size = placed.rollout.kv_cache_memory_bytes
     assert size is not None and 2e9 < size < 0.5 * RTX_4090.total_bytes
-    (line,) = view.lines
+    line, mode = view.lines
+    assert mode == "rollout.weight_sync_mode=versions (auto)"
     assert line.startswith("filled in for these machines:") and f"rollout.kv_cache_memory_bytes={size}" in line
     evaluated = place_run(config_of(tmp_path, QWEN_1_5B, "num_samplers=2").without_learner(), CLUSTER, Lines())
     assert evaluated.rollout.gpus_per_sampler == 0.5 and evaluated.rollout.kv_cache_memory_bytes is not None
+
+
+@pytest.mark.parametrize(("weights", "mode"), [("model.safetensors", "merged"), ("pytorch_model.bin", "versions")])
+def test_adapters_are_merged_on_the_cpu_if_the_model_has_files_for_it(tmp_path: Path, weights: str, mode: str) -> None:
+    config, cluster = config_of(tmp_path, QWEN_1_5B), replace(CLUSTER, resources={"CPU": 16.0})
+    (tmp_path / weights).touch()
+    view = Lines()
+    assert place_run(config, cluster, view).rollout.weight_sync_mode == mode
+    assert f"rollout.weight_sync_mode={mode} (auto" in view.lines[-1]
+    given = config.changed({"rollout.weight_sync_mode": "in_flight"})
+    assert place_run(given, cluster, view).rollout.weight_sync_mode == "in_flight"
 
 
 def test_a_run_that_does_not_fit_is_warned_of_by_estimate_and_refused_by_its_weights(tmp_path: Path) -> None:
