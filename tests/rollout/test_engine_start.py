@@ -36,7 +36,8 @@ def refusal(model: str, **changes: Any) -> str:
 
 
 def test_an_architecture_without_lora_in_vllm_is_refused(tmp_path: Path) -> None:
-    assert "StablelmForCausalLM does not support LoRA yet" in refusal(make_model(tmp_path / "model", "stablelm"))
+    model = make_model(tmp_path / "model", "stablelm")
+    assert "StablelmForCausalLM does not support LoRA yet" in refusal(model, weight_sync_mode="versions")
 
 
 def test_a_cache_that_is_too_small_for_a_request_is_refused(tmp_path: Path) -> None:
