@@ -10,6 +10,9 @@ import pytest
 import tests.branches.sitecustomize
 from tests.branches.sitecustomize import RUNNER_VARIABLE, RUNNERS
 
+# For torch in the tests' own processes, which run side by side: threads that wait for each other spin.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 TRITON = Path(sys.prefix) / "triton"  # `make test-gpu-code` installs it there; the CPU packages have none
 EXIT_STATUS = pytest.StashKey[int]()
 # `make test` runs files in two processes. Those that take minutes start first, so that both processes end together.

@@ -10,7 +10,6 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -46,17 +45,6 @@ SETTINGS = (
 )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Compute with one thread in this process, for the same reason as ``caravan`` below."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 TWICE = Problem(
     id="twice",
     statement="(** Twice a number.\n * >>> twice 2\n * 4\n *)",
@@ -74,7 +62,7 @@ def model() -> str:
 
 
 def caravan(*arguments: str) -> None:
-    """Run a command in a process of its own: the threads of this one's torch spin while other programs use the cores."""
+    """Run a command in a process of its own."""
     completed([str(CARAVAN), *arguments])
 
 

@@ -252,6 +252,7 @@ async def decode(sampler: Sampler, way: Way, *, num_requests: int, num_tokens: i
     "tokens per second with seeds, logprobs and LoRA over plain decoding",
     ", ".join(f"{name} >= {least} (CPU: {LEAST_CPU[name]})" for name, least in LEAST.items()),
 )
+@pytest.mark.long
 @pytest.mark.parametrize("num_requests", [16, 64, 128, 256])
 def test_what_training_asks_for_costs_little_of_the_decoding(
     num_requests: int, report: Report, device: str, sampler: Sampler, run: RunInLoop

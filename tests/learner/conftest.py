@@ -1,6 +1,5 @@
 """A tiny random model on disk, and a factory of learners that closes them at the end of the test."""
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ import pytest
 from learner.training.quiet import silence_libraries
 from tests.learner.factories import VOCABULARY, plan, settings
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 silence_libraries()
 
 

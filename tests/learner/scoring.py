@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from cluster.types import Completion, Group
 from learner.batch.advantages import group_advantages
@@ -14,12 +15,20 @@ from learner.settings import LossType
 from tests.learner.factories import MAX_COMPLETION_TOKENS, TEMPERATURE
 
 
+@cache
+def base_model(folder: Path) -> PreTrainedModel:
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return model.eval()
+
+
 def logprobs(
     model_folder: Path, completion: Completion, adapter: Path | None = None, *, temperature: float = TEMPERATURE
 ) -> list[float]:
-    model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
-    if adapter is not None:
-        model = PeftModel.from_pretrained(model, adapter)
+    model = base_model(model_folder)
+    if adapter is not None:  # changes the model
+        model = PeftModel.from_pretrained(
+            AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32), adapter
+        )
     tokens = torch.tensor([[*completion.prompt_ids, *completion.token_ids]])
     with torch.no_grad():
         scores = (model.eval()(tokens).logits[0, len(completion.prompt_ids) - 1 : -1] / temperature).log_softmax(-1)
