@@ -9,7 +9,7 @@ from typing import Any
 
 from cluster.errors import ModelError
 from cluster.thought_tags import THOUGHT_CLOSING, THOUGHT_OPENING
-from rollout.template_errors import TemplateFailure, where_and_why
+from rollout.template_errors import TemplateFailure, TemplateTooSlow, checked, template_limits
 from rollout.tokenizer import Tokenizer, contains
 
 Message = dict[str, Any]
@@ -127,16 +127,15 @@ class ChatTemplate:
         if "strftime_now" in self._template:  # transformers' own would write the current day
             midnight = datetime.combine(today or self._today, time())
             names["strftime_now"] = midnight.strftime
-        try:
-            return self._tokenizer.apply_chat_template(
+        with template_limits():
+            text = self._tokenizer.apply_chat_template(
                 messages,
                 chat_template=self._template,
                 tokenize=False,
                 add_generation_prompt=add_generation_prompt,
                 **names,
             )
-        except Exception as error:  # noqa: BLE001 - a template is foreign code and may raise anything
-            raise TemplateFailure(where_and_why(error)) from None
+            return checked(text)
 
     def _find_form(self, probe: str) -> Form:
         refusal = "the prompt lacks it"
@@ -146,6 +145,8 @@ class ChatTemplate:
                 text = self._apply(form, probe)
             except TemplateFailure as failure:
                 failures[form] = str(failure)
+                if isinstance(failure, TemplateTooSlow):
+                    raise ModelError(_unusable(f"it fails: {failure}")) from None
                 continue
             # Some templates write the list of parts itself into the prompt.
             if contains(text, probe) and contains(text, self._instruction) and "{'type'" not in text:

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from cluster.types import Problem
+from rollout.text_file import read_text_file
 
 
 class Example(BaseModel):
@@ -85,17 +86,16 @@ BUILT_IN_EXAMPLES = (
 def read_examples(path: Path) -> list[dict[str, str]]:
     """Read a JSONL file of examples, without further columns. Raises ValueError, which names the line and the cause."""
     try:
-        lines = path.expanduser().read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise ValueError(f"cannot be read: {reason} (in {Path.cwd()})") from None
+        lines = read_text_file(path).split("\n")
+    except ValueError as error:
+        raise ValueError(f"cannot be read: {error} (in {Path.cwd()})") from None
     found = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
             row: Any = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"line {number} is not JSON ({error}): give one object per line (JSONL)") from None
         try:
             found.append(Example.model_validate(row).model_dump())

@@ -13,7 +13,7 @@ from rollout.chat_template import ChatTemplate, closing_tag, opened_at_end
 from rollout.examples import BUILT_IN_EXAMPLES
 from rollout.prompt_settings import PromptSettings
 from rollout.prompt_template import CONTINUATION, END_MARKER, QUESTION, PromptTemplate
-from rollout.template_errors import TemplateFailure
+from rollout.template_errors import TemplateFailure, TemplateTooSlow
 from rollout.tokenizer import (
     PromptEncoder,
     Tokenizer,
@@ -134,10 +134,17 @@ class PromptRenderer:
             raise PromptHasSolution(f"problem {problem.id!r} is one of the few-shot examples, which hold its solution")
         try:
             text = self._text(problem)
+        except TemplateTooSlow as failure:
+            raise ModelError(f"the template fails at problem {problem.id!r}: {failure}") from None
         except TemplateFailure as failure:
             raise PromptIncomplete(f"the template fails at problem {problem.id!r}: {failure}") from None
         if not all(contains(text, part) for part in self._required_parts(problem)):
             raise PromptIncomplete(f"the template omits some of the text of problem {problem.id!r}")
+        if len(text) > self._max_prompt_tokens * self._encoder.max_chars_per_token:
+            raise PromptTooLong(
+                f"the prompt of problem {problem.id!r} has {len(text):,} characters, "
+                f"more than rollout.max_prompt_tokens={self._max_prompt_tokens} can hold"
+            )
         token_ids = self._encoder.encode(text)
         if len(token_ids) > self._max_prompt_tokens:
             raise PromptTooLong(

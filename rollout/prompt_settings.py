@@ -1,6 +1,7 @@
 """The ``prompt`` section of the configuration."""
 
 import datetime
+import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -8,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from rollout.examples import BUILT_IN_EXAMPLES, Example, read_examples
 from rollout.prompt_template import INSTRUCTION, PromptTemplate, has_problem, read_template
-from rollout.template_errors import TemplateFailure
+from rollout.template_errors import TemplateFailure, lone_surrogate
 
 TAKEN_BY_CARAVAN = (
     "add_generation_prompt",
@@ -107,6 +108,13 @@ class PromptSettings(BaseModel):
         if isinstance(kwargs, dict) and (taken := [name for name in kwargs if name in TAKEN_BY_CARAVAN]):
             raise ValueError(f"chat_template_kwargs={kwargs}: Caravan sets {', '.join(taken)} itself: remove it")
         return kwargs
+
+    @model_validator(mode="after")
+    def _check_characters(self) -> "PromptSettings":
+        for name, value in self.model_dump().items():
+            if half := lone_surrogate(json.dumps(value, ensure_ascii=False, default=str)):
+                raise ValueError(f"prompt.{name}: holds {half}, half of a character (a UTF-16 surrogate): remove it")
+        return self
 
     @model_validator(mode="after")
     def _check_examples(self) -> "PromptSettings":

@@ -6,14 +6,20 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import StrictUndefined, TemplateSyntaxError, meta, nodes
+from jinja2.exceptions import SecurityError
+from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from cluster.types import Problem
 from rollout.examples import Example
-from rollout.template_errors import TemplateFailure, where_and_why
+from rollout.template_errors import TemplateFailure, checked, template_limits, where_and_why
+from rollout.text_file import read_text_file
 from rollout.tokenizer import contains
 
 END_MARKER = "(* END *)"
+MAX_SHOWN_CHARS = 200  # of a template in a message
+MAX_FACTOR = 1_000_000
+MAX_EXPONENT = 64
 
 INSTRUCTION = (
     "Solve the problem in OCaml. Reply with code only: no explanation, no Markdown. "
@@ -81,6 +87,8 @@ class PromptTemplate:
             self._template = environment.from_string(text)
         except TemplateSyntaxError as error:
             raise TemplateFailure(f"line {error.lineno}: {error.message}") from None
+        except Exception as error:  # noqa: BLE001 - Python's own limits on nesting, and constants that Jinja computes
+            raise TemplateFailure(where_and_why(error)) from None
         names = meta.find_undeclared_variables(tree) - environment.globals.keys()
         self.fields = frozenset(names)
         """Names of the fields that the template uses."""
@@ -101,10 +109,8 @@ class PromptTemplate:
             "examples": [example.fields() for example in examples],
             "end_marker": END_MARKER,
         }
-        try:
-            return self._template.render(values)
-        except Exception as error:  # noqa: BLE001 - a template is foreign code and may raise anything
-            raise TemplateFailure(where_and_why(error)) from None
+        with template_limits():
+            return checked(self._template.render(values))
 
 
 def read_template(template: str) -> str:
@@ -115,11 +121,11 @@ def read_template(template: str) -> str:
     if is_template(template):
         return template
     try:
-        text = Path(template).expanduser().read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        text = read_text_file(Path(template))
+    except ValueError as error:
+        shown = template if len(template) <= MAX_SHOWN_CHARS else f"{template[:MAX_SHOWN_CHARS]}..."
         raise ValueError(
-            f"{template!r} is neither a template, which would hold {{{{ prompt }}}}, nor a file that can be read: {reason} "
+            f"{shown!r} is neither a template, which would hold {{{{ prompt }}}}, nor a file that can be read: {error} "
             f"(in {Path.cwd()})"
         ) from None
     if not is_template(text):
@@ -137,10 +143,24 @@ def has_problem(text: str, problem: Problem) -> bool:
     return contains(text, problem.statement or problem.signature)
 
 
+class _Environment(ImmutableSandboxedEnvironment):
+    """A sandbox without computations that no signal interrupts, such as ``9 ** (9 ** 9)``."""
+
+    intercepted_binops = frozenset({"*", "**"})
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        """Compute a product or a power; prompts need small ones."""
+        numbers = [value for value in (left, right) if isinstance(value, int | float)]
+        is_small = all(abs(value) <= MAX_FACTOR for value in numbers)
+        if not is_small or (operator == "**" and not all(abs(value) <= MAX_EXPONENT for value in numbers[-1:])):
+            raise SecurityError(f"the operands of {operator} are too large")
+        return super().call_binop(context, operator, left, right)
+
+
 @lru_cache(maxsize=1)
 def _environment() -> ImmutableSandboxedEnvironment:
     """The environment of prompt templates, with the same white-space rules as that of chat templates."""
-    environment = ImmutableSandboxedEnvironment(
+    environment = _Environment(
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
     del environment.filters["random"], environment.globals["lipsum"]  # a problem has one prompt

@@ -30,6 +30,10 @@ class Tokenizer(Protocol):
         """Return the text of token ids."""
         ...
 
+    def get_vocab(self) -> dict[str, int]:
+        """Return the id of every token."""
+        ...
+
     def convert_tokens_to_ids(self, tokens: str) -> int | None:
         """Return the id of one token."""
         ...
@@ -54,6 +58,8 @@ class PromptEncoder:
         """``is_chat``: a chat template rendered the texts, and may have written special tokens already."""
         self._tokenizer = tokenizer
         self._is_chat = is_chat
+        self.max_chars_per_token = max(map(len, tokenizer.get_vocab()), default=1)
+        """Longest token: a longer text than this for each token need not be encoded to be too long."""
         plain = tokenizer.encode(_WORD, add_special_tokens=False)
         whole = tokenizer.encode(_WORD, add_special_tokens=True)
         starts = (start for start in range(len(whole)) if whole[start : start + len(plain)] == plain)

@@ -1,6 +1,8 @@
 """The ``prompt`` section: instruction, templates, chat templates with variables, and examples of a file."""
 
 import json
+import os
+import signal
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -9,12 +11,14 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from cluster.errors import ModelError, PromptIncomplete
+from cluster.errors import ModelError, PromptIncomplete, PromptTooLong
 from cluster.types import Problem
+from rollout import template_errors
 from rollout.examples import BUILT_IN_EXAMPLES
 from rollout.prompt import PromptRenderer
 from rollout.prompt_settings import PromptSettings
 from rollout.prompt_template import INSTRUCTION
+from rollout.tokenizer import PromptEncoder
 
 from . import chat_templates as made
 from .chat_templates import BOS, CHATML, tokenizer_with
@@ -117,6 +121,66 @@ def test_a_template_that_cannot_be_used_is_refused_in_one_line(template: str, me
         PromptSettings(template=template)
     (error,) = refused.value.errors()
     assert message in error["msg"] and "\n" not in error["msg"]
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{{ prompt }}{{ 9 ** (9 ** 9) }}", "line 1: SecurityError: the operands of ** are too large"),
+        ("{{ prompt }}{{ 'x' * 50000000 }}", "line 1: SecurityError: the operands of * are too large"),
+        ("{{ prompt }}{{ 'x' * 1000000 }}", "its output has 1,000,1"),
+        ("{{ prompt }}{{ '\\ud800' }}", "its output holds '\\ud800', half of a character"),
+        ("{{ prompt }}{{ " + "(" * 3000 + "1" + ")" * 3000 + " }}", "RecursionError"),
+        ("x" * 5000, "xxx...' is neither a template"),
+    ],
+)
+def test_a_template_of_no_usable_size_is_refused(template: str, message: str) -> None:
+    with pytest.raises(ValidationError, match=r"prompt.template") as refused:
+        PromptSettings(template=template)
+    (error,) = refused.value.errors()
+    assert message in error["msg"] and len(error["msg"]) < 500
+
+
+def test_a_template_that_loops_forever_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(template_errors, "MAX_CPU_SECONDS", 0.2)
+    endless = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+    with pytest.raises(ValidationError, match=r"prompt.template: it runs for more than 0.2 seconds"):
+        PromptSettings(template=f"{{{{ prompt }}}}{endless}")
+    with pytest.raises(ModelError, match=r"chat template cannot be used: it fails: it runs for more than 0.2 seconds"):
+        renderer(f"{endless}{CHATML}")
+    with pytest.raises(ModelError, match=r"fails at problem 'gcd': it runs for more than 0.2 seconds"):
+        renderer(None, template=f"{{{{ prompt }}}}{{% if id == 'gcd' %}}{endless}{{% endif %}}").render_all([GCD])
+    assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0, 0)
+
+
+def test_a_prompt_of_many_characters_is_too_long_without_being_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    used = renderer(None, template="{{ prompt }}{{ 'many words ' * 90000 if id == 'gcd' else '' }}")
+    monkeypatch.setattr(used, "_max_prompt_tokens", 100)
+    monkeypatch.setattr(PromptEncoder, "encode", lambda _self, _text: pytest.fail("encoded"))
+    with pytest.raises(PromptTooLong, match=r"990,\d+ characters, more than rollout.max_prompt_tokens=100 can hold"):
+        used.render(GCD)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"system": "\ud800"},
+        {"few_shot": [{"prompt": "(** \ud800 *)\nlet f x =", "solution": "let f x = x"}]},
+        {"chat_template_kwargs": {"name": ["\ud800"]}},
+    ],
+)
+def test_half_of_a_character_is_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match=rf"prompt.{next(iter(settings))}: holds '.ud800', half of a character"):
+        PromptSettings(**settings)
+
+
+@pytest.mark.parametrize("setting", ["template", "few_shot"])
+def test_a_file_without_an_end_is_refused(setting: str, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for path in ("/dev/zero", str(pipe)):
+        with pytest.raises(ValidationError, match="it is no regular file"):
+            PromptSettings(**{setting: path})
 
 
 def test_a_template_that_omits_the_signature_is_logged_and_one_problems_statement_refused() -> None:
