@@ -1,5 +1,5 @@
 # `make demo` and `make test` set everything up first; `make setup` is quick when nothing is missing.
-.PHONY: setup cpu-setup demo test test-long test-gpu-code test-gpu check format tiny-model real-model bench bench-grader bench-ledger bench-learner bench-rollout bench-pipeline bench-swap bench-publish bench-noise bench-memory soak-grader
+.PHONY: setup cpu-setup demo test test-long test-gpu-code test-gpu check format tiny-model real-model bench bench-grader bench-ledger bench-learner bench-rollout bench-pipeline bench-driver bench-swap bench-publish bench-noise bench-memory soak-grader
 
 setup:
 	@requirements/setup
@@ -55,7 +55,7 @@ real-model: setup
 	@.venv/bin/python -m tests.real_model
 
 # Each benchmark prints one line of JSON at its end.
-bench: bench-grader bench-ledger bench-learner bench-rollout bench-pipeline bench-swap bench-publish bench-noise bench-memory
+bench: bench-grader bench-ledger bench-learner bench-rollout bench-pipeline bench-driver bench-swap bench-publish bench-noise bench-memory
 
 bench-grader: setup
 	@.venv/bin/python -m benchmarks.grader $(OPTIONS)
@@ -71,6 +71,9 @@ bench-rollout: setup
 
 bench-pipeline: setup
 	@.venv/bin/python -m benchmarks.pipeline $(OPTIONS)
+
+bench-driver: setup
+	@.venv/bin/python -m benchmarks.driver $(OPTIONS)
 
 bench-swap: setup
 	@.venv/bin/python -m benchmarks.swap $(OPTIONS)
