@@ -65,12 +65,17 @@ def _bottleneck(config: Config, speed: Pace) -> str:
     seconds = f"sampling takes {speed.sampling:.1f} s of a step, learning {speed.learning:.1f} s"
     if speed.bottleneck == "grading":
         return f"The graders may be the bottleneck: up to {speed.grading:.1f} s of a step. Add graders and machines for them."
+    if speed.bottleneck == "the driver":
+        return (
+            f"The driver is the bottleneck: its process works for {speed.driving:.1f} s of a step. It keeps up with "
+            f"{count(speed.fed_samplers, 'sampler')} of the {config.rollout.num_samplers}; more would wait."
+        )
     if speed.shared_gpu and not speed.overlaps:
         return f"Samplers and learner take turns on a GPU: {seconds}."
     if speed.shared_gpu == speed.step:
         return f"The GPU that samplers and learner share is the bottleneck: {seconds}. Another GPU would shorten it."
     if speed.bottleneck == "learning":
-        ranks = math.ceil(config.learner.num_ranks * speed.learning / max(speed.sampling, speed.grading))
+        ranks = math.ceil(config.learner.num_ranks * speed.learning / max(speed.sampling, speed.grading, speed.driving))
         return f"The learner is the bottleneck: {seconds}. Add ranks before samplers: learner.num_ranks={ranks} would keep pace."
     if speed.num_running < FULL_SHARE * config.rollout.max_concurrent_requests:
         return (
@@ -78,5 +83,7 @@ def _bottleneck(config: Config, speed: Pace) -> str:
             "more samplers would have fewer; raise loop.groups_per_step or loop.max_staleness, or take fewer ranks of the "
             "learner."
         )
-    balanced = math.ceil(config.rollout.num_samplers * speed.sampling / max(speed.learning, speed.grading))
+    balanced = math.ceil(
+        config.rollout.num_samplers * speed.sampling / max(speed.learning, speed.grading, speed.driving)
+    )
     return f"The samplers are the bottleneck: {seconds}. {count(balanced, 'sampler')} would keep pace."

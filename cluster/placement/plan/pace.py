@@ -1,4 +1,4 @@
-"""Estimates of the seconds of sampling, grading and learning in one step, and of the bottleneck among them.
+"""Estimates of the seconds of sampling, grading, driving and learning in one step, and of the bottleneck among them.
 
 They compare parts and settings and do not predict hours. Sampling is bound by memory bandwidth (each token reads the weights and
 the cache of every running completion), learning by arithmetic.
@@ -16,6 +16,8 @@ SHARE_OF_TFLOPS = 0.35  # share of the data sheet's rate that an engine's passes
 LEARNING_SHARE = 0.25  # the same of the learner: small adapters, dropout, and layers that are not fused
 SECONDS_PER_PASS = 0.004  # of an engine outside the GPU: scheduling, sampling, output
 GRADING_SECONDS = 0.02  # CPU seconds per completion, a high estimate
+# CPU seconds of the driver's process per completion and per token of it, on one core (`make bench-driver`, docs/rollouts.md).
+DRIVING_SECONDS, DRIVING_SECONDS_PER_TOKEN = 2.5e-3, 0.8e-6
 MEAN_SHARE = 0.5  # assumed mean length of prompts and completions, as a share of the longest
 
 
@@ -34,20 +36,27 @@ class Pace:
     sampling: float
     grading: float
     learning: float
+    driving: float  # CPU time of the driver's process
+    fed_samplers: int  # samplers that one driver keeps busy
     num_running: int  # concurrent completions per engine
     overlaps: bool  # sampling continues while the learner works
     shared_gpu: float = 0.0  # work for a GPU that samplers share with the learner
 
     @property
     def step(self) -> float:
-        """Seconds of the whole step; grading overlaps with sampling."""
-        rollouts = max(self.sampling, self.grading)
+        """Seconds of the whole step; grading and driving overlap with sampling."""
+        rollouts = max(self.sampling, self.grading, self.driving)
         return max(rollouts, self.learning, self.shared_gpu) if self.overlaps else rollouts + self.learning
 
     @property
     def bottleneck(self) -> str:
         """The part that takes longest."""
-        parts = {"sampling": self.sampling, "grading": self.grading, "learning": self.learning}
+        parts = {
+            "sampling": self.sampling,
+            "grading": self.grading,
+            "learning": self.learning,
+            "the driver": self.driving,
+        }
         if self.overlaps and self.shared_gpu:
             parts["the shared GPU"] = self.shared_gpu
         return max(parts, key=lambda name: parts[name])
@@ -88,7 +97,10 @@ def pace(
     work = 2 * passes * shape.num_parameters * num_tokens * learner.num_iterations
     learning = work / (LEARNING_SHARE * gpu.tflops * 1e12) / learner.num_ranks
 
+    driving = num_completions * (DRIVING_SECONDS + DRIVING_SECONDS_PER_TOKEN * completion)
     return Pace(
+        driving=driving,
+        fed_samplers=int(rollout.num_samplers * sampling / driving),
         sampling=sampling,
         grading=num_completions * GRADING_SECONDS / max(1e-9, min(grading_cpus, config.grader.num_graders)),
         learning=learning,

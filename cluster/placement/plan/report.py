@@ -137,6 +137,7 @@ def _pace_line(plan: GpuPlan) -> str:
     return (
         f"A step takes about {speed.step:.1f} s, limited by {speed.bottleneck}: sampling {speed.sampling:.1f} "
         f"({count(speed.num_running, 'concurrent completion')} per engine), grading up to {speed.grading:.1f}, learning "
-        f"{speed.learning:.1f}; samplers and learner work {order}. "
+        f"{speed.learning:.1f}, driving {speed.driving:.1f}; samplers and learner work {order}. "
+        f"The driver keeps up with {count(speed.fed_samplers, 'such sampler')}. "
         "Estimated from data sheets, for prompts and completions of half the longest length."
     )

@@ -388,6 +388,23 @@ def test_samplers_that_do_not_speed_up_the_run_are_reported() -> None:
     assert any("samplers would do" in line for line in plan.advice)
 
 
+def test_the_plan_says_how_many_samplers_one_driver_feeds() -> None:
+    settings = (
+        "num_samplers=24",
+        "learner.num_ranks=8",
+        "groups_per_step=4096",
+        "num_graders=4000",
+        "max_graders=4000",
+    )
+    machines = parse_machines(["cpus=4096,gpus=8,gpu=H100,count=4"])
+    plan = make_plan(config_of(CLUSTER, *settings), SHAPE, machines)
+    assert plan.on_gpus is not None and plan.on_gpus.pace is not None
+    speed = plan.on_gpus.pace
+    assert speed.bottleneck == "the driver" and speed.step == speed.driving > speed.sampling
+    assert speed.fed_samplers == int(24 * speed.sampling / speed.driving) < 24
+    assert any(f"It keeps up with {speed.fed_samplers} samplers of the 24" in line for line in plan.advice)
+
+
 def test_more_ranks_shorten_learning_and_more_samplers_shorten_sampling() -> None:
     gpu, config = GPUS["H100"], config_of(CLUSTER)
     memory = gpu.gib
@@ -404,7 +421,7 @@ def test_more_ranks_shorten_learning_and_more_samplers_shorten_sampling() -> Non
     assert of("learner.num_ranks=2").learning == pytest.approx(of().learning / 2)
     assert of("num_samplers=4").sampling > of().sampling
     assert of("num_graders=16").grading == pytest.approx(2 * of().grading)
-    assert of("max_staleness=0").step > of().step == max(of().sampling, of().grading, of().learning)
+    assert of("max_staleness=0").step > of().step == max(of().sampling, of().grading, of().learning, of().driving)
     assert of("gradient_checkpointing=true").learning > 2 * of().learning  # and prompts are not shared
     assert pace(config, SHAPE, Gpu(name="?", gib=80), sampler_memory(config, SHAPE, 80), alone, grading_cpus=1) is None
 
