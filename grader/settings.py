@@ -14,7 +14,7 @@ MAX_GRADERS = 4096
 class WeightSettings(BaseModel):
     """Weights that replace the profile's own; each is the maximum that its part can earn."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     structural: Annotated[float | None, Trait.CHANGEABLE] = Field(
         default=None, ge=0, le=1, description="for the END marker"
@@ -33,7 +33,7 @@ class WeightSettings(BaseModel):
 class ThoughtTokenSettings(BaseModel):
     """Effect of the tokens of a completion's thoughts on its reward; it only lowers rewards."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     cap: Annotated[int | None, Trait.CHANGEABLE] = Field(
         default=None, ge=0, description="a completion with more tokens in its thoughts gets reward 0; null: no cap"
@@ -49,7 +49,7 @@ class ThoughtTokenSettings(BaseModel):
 class GraderSettings(BaseModel):
     """Settings of grading: workers, limits, sandbox and reward."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     num_graders: Annotated[int, Trait.PLACEMENT] = Field(
         default=2, ge=1, le=MAX_GRADERS, description="grader actors in the pool, at the start"

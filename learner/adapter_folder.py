@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+import numpy as np
+from safetensors import SafetensorError, deserialize
 
 from cluster.errors import ModelError
 
@@ -66,11 +67,13 @@ def read_adapter(folder: Path) -> AdapterFolder:
     try:
         files = {name: (folder / name).read_bytes() for name in (CONFIG_FILE, WEIGHTS_FILE)}
         config = json.loads(files[CONFIG_FILE])
-        with safe_open(folder / WEIGHTS_FILE, framework="np") as weights:
-            shapes = {key: tuple(weights.get_slice(key).get_shape()) for key in weights.keys()}  # noqa: SIM118 - no mapping
+        weights = dict(sorted(deserialize(files[WEIGHTS_FILE])))  # type: ignore[no-untyped-call]
+        shapes = {key: tuple(weight["shape"]) for key, weight in weights.items()}
         if config.get("peft_type", "LORA") == "LORA":
-            int(config["r"]), float(config["lora_alpha"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+            if type(config["r"]) is not int:
+                raise TypeError(f"{CONFIG_FILE} has r={config['r']!r}, which is no whole number")
+            float(config["lora_alpha"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         inner = folder / "adapter"
         hint = f". Did you mean {inner}?" if (inner / CONFIG_FILE).is_file() else ""
         if (folder / "adapter_model.bin").is_file():
@@ -78,7 +81,34 @@ def read_adapter(folder: Path) -> AdapterFolder:
         raise ModelError(f"{folder} is no LoRA adapter in PEFT format: {error}{hint}") from None
     if reasons := list(_unserved(config)):
         raise ModelError(f"the adapter {folder} {'; it '.join(reasons)}")
+    if cause := _broken_weights(weights, config):
+        raise ModelError(f"the adapter {folder} cannot be used: {cause}; save it again with PEFT")
     return AdapterFolder(path=folder, files=files, config=config, shapes=shapes)
+
+
+def _broken_weights(weights: Mapping[str, Any], config: Mapping[str, Any]) -> str | None:
+    """Return the reason why no model can use the weights of an adapter: incomplete, of another rank, or not finite."""
+    if not weights:
+        return f"{WEIGHTS_FILE} holds no weights"
+    for key, weight in weights.items():
+        if not _is_finite(weight["dtype"], weight["data"]):
+            return f"{key} holds values that are not finite, or no floating-point numbers ({weight['dtype']})"
+        side, other, axis = ("A", "B", 0) if ".lora_A." in key else ("B", "A", 1)
+        if f".lora_{side}." not in key:
+            continue  # refused with the model, which names the module
+        if key.replace(f".lora_{side}.", f".lora_{other}.") not in weights:
+            return f"it holds {key} without its lora_{other}"
+        shape = weight["shape"]
+        if not config.get("rank_pattern") and len(shape) == 2 and shape[axis] != config["r"]:
+            return f"{key} has rank {shape[axis]}, and {CONFIG_FILE} says r={config['r']}"
+    return None
+
+
+def _is_finite(dtype: str, data: bytes) -> bool:
+    if dtype == "BF16":  # NumPy has no such type: a number is infinite or NaN if all bits of its exponent are set
+        return bool((np.frombuffer(data, np.uint16) & 0x7F80 != 0x7F80).all())
+    plain = {"F16": np.float16, "F32": np.float32, "F64": np.float64}.get(dtype)
+    return plain is not None and bool(np.isfinite(np.frombuffer(data, plain)).all())
 
 
 def _unserved(config: Mapping[str, Any]) -> Iterator[str]:

@@ -25,7 +25,7 @@ class LoraSettings(BaseModel):
         description="rank of the update matrices; samplers reserve memory for the next rank that vLLM knows: 1, 8, 16, 32, 64, "
         "128, 256, 320 or 512",
     )
-    alpha: int | float = Field(64, gt=0, description="the update is scaled by alpha / r")
+    alpha: int | float = Field(64, gt=0, le=1_000_000, description="the update is scaled by alpha / r")
     use_rslora: bool = Field(
         False,
         description="scale the update by alpha / sqrt(r) instead, so that its size does not shrink with the rank (rsLoRA, "

@@ -24,7 +24,7 @@ CLIPPED_LOSSES = (
 class LearnerSettings(BaseModel):
     """Loss, optimizer, resources and deadlines of the learner."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     method: Literal["lora", "full"] = Field(
         "lora",

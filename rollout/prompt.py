@@ -183,6 +183,9 @@ class PromptRenderer:
                 f"prompt.template opens a thought: the answer comes after {closing_tag(tag)}, and rollout.max_completion_tokens "
                 "is the limit of both"
             )
+        examples = "\n".join(f"{example.prompt}\n{example.solution}" for example in self._settings.examples)
+        if special := [token for token in self._special_tokens if token in examples]:
+            yield f"the tokenizer reads {', '.join(special)} in prompt.few_shot as special tokens: remove them from the examples"
         if "END" not in text:
             yield (
                 f"no prompt asks for {END_MARKER}, which the structural term of the reward counts: write {{{{ end_marker }}}} in "

@@ -107,6 +107,10 @@ class PromptSettings(BaseModel):
         kwargs = {} if kwargs is None else kwargs
         if isinstance(kwargs, dict) and (taken := [name for name in kwargs if name in TAKEN_BY_CARAVAN]):
             raise ValueError(f"chat_template_kwargs={kwargs}: Caravan sets {', '.join(taken)} itself: remove it")
+        try:
+            json.dumps(kwargs, default=str)
+        except (TypeError, ValueError, RecursionError) as error:  # a YAML anchor inside itself, a key that is no text
+            raise ValueError(f"chat_template_kwargs cannot be passed on: {error}") from None
         return kwargs
 
     @model_validator(mode="after")

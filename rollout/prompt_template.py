@@ -106,11 +106,16 @@ class PromptTemplate:
             "id": problem.id,
             "difficulty": problem.difficulty,
             "system": system,
-            "examples": [example.fields() for example in examples],
+            "examples": [_without_end_marker(example.fields()) for example in examples],
             "end_marker": END_MARKER,
         }
         with template_limits():
             return checked(self._template.render(values))
+
+
+def _without_end_marker(fields: dict[str, str]) -> dict[str, str]:
+    """Remove the end marker from an example's solution: templates write one after it."""
+    return {**fields, "solution": fields["solution"].removesuffix(END_MARKER).rstrip()}
 
 
 def read_template(template: str) -> str:

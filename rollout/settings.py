@@ -18,7 +18,7 @@ MAX_SAMPLERS = 1024
 class RolloutSettings(BaseModel):
     """Number of samplers, sampling parameters, engine options and deadlines."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     num_samplers: Annotated[int, Trait.PLACEMENT] = Field(
         1, ge=1, le=MAX_SAMPLERS, description="Ray actors with one vLLM engine each, at the start of the run"

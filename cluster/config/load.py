@@ -106,6 +106,8 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], list[str]]:
         tree = parse_yaml(path.read_text(encoding="utf-8"), str(path))
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"cannot read the configuration {path}: it is not UTF-8 text") from None
     if not isinstance(tree, dict | None):
         raise ConfigError(f"{path} must hold sections such as 'rollout:', not {type(tree).__name__}")
     try:

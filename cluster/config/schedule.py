@@ -22,7 +22,7 @@ CHANGEABLE = tuple(sorted(keys_with(Trait.CHANGEABLE)))
 class ScheduleEntry(BaseModel):
     """Values of keys from a step or an epoch on."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     from_step: int | None = Field(default=None, ge=0, description="steps done when the entry starts")
     from_epoch: float | None = Field(default=None, ge=0, description="epochs done when the entry starts")
@@ -48,7 +48,7 @@ class ScheduleEntry(BaseModel):
 class ResumeOverride(BaseModel):
     """Values of keys from a step on: the step at which the run was resumed, or its health monitor adjusted them."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     from_step: int = Field(ge=0, description="steps done when the override starts")
     set: dict[str, Any] = Field(min_length=1, description="values by dotted key")

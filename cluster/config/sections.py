@@ -19,7 +19,7 @@ from learner.settings import LearnerSettings
 from rollout.prompt_settings import PromptSettings
 from rollout.settings import RolloutSettings
 
-STRICT = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
+STRICT = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, coerce_numbers_to_str=True)
 
 MAX_NAME_BYTES = 255
 """Longest name of a folder on Linux's usual file systems."""

@@ -6,6 +6,8 @@ import yaml
 
 from cluster.errors import ConfigError
 
+MAX_SHOWN_CHARS = 200  # of a text in a message
+
 
 def parse_yaml(text: str, source: str) -> Any:
     """Parse a YAML text; ``source`` names its file or option in messages.
@@ -21,6 +23,8 @@ def parse_yaml(text: str, source: str) -> Any:
         raise ConfigError(f"{source} is not YAML: {problem}{place}") from None
     except _RepeatedKeyError as error:
         raise ConfigError(f"{source}: {error}") from None
+    except (ValueError, RecursionError) as error:  # a date such as 2026-13-45, thousands of digits or brackets
+        raise ConfigError(f"{source[:MAX_SHOWN_CHARS]} is not YAML: {error}") from None
 
 
 def dump_yaml_text(tree: Any) -> str:

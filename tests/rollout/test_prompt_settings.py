@@ -253,6 +253,17 @@ def test_own_examples_come_from_a_file(tmp_path: Path) -> None:
     )
 
 
+def test_an_end_marker_of_an_example_is_not_doubled() -> None:
+    examples = [EXAMPLE | {"solution": "let twice n = 2 * n\n(* END *)\n"}]
+    assert text(None, few_shot=examples).startswith("(* Solve")
+    assert "let twice n = 2 * n\n(* END *)\n\n(** Greatest" in text(None, few_shot=examples)
+
+
+def test_special_tokens_in_an_example_are_reported() -> None:
+    (note,) = renderer(CHATML, few_shot=[EXAMPLE | {"solution": "let twice n = n + n <s>"}]).notes
+    assert note.startswith("the tokenizer reads <s> in prompt.few_shot as special tokens")
+
+
 def test_special_tokens_in_the_text_of_a_problem_are_reported() -> None:
     marked = replace(GCD, id="html", statement="(** Wrap a text in <s> and </s>. *)")
     rendered = renderer(CHATML).render_all([GCD, marked])

@@ -176,3 +176,26 @@ def test_a_model_and_an_adapter_may_lie_in_the_home_folder(monkeypatch: pytest.M
     config = load_config(None, ["model.path=~/models/tiny", "model.adapter=~/runs/r/adapter"], environment={})
     assert config.model.path == "/home/ada/models/tiny"
     assert config.model.adapter == Path("/home/ada/runs/r/adapter")
+
+
+@pytest.mark.parametrize("value", ["2026-13-45", "9" * 5000, "[" * 5000])
+def test_a_value_that_yaml_cannot_construct_is_refused(value: str) -> None:
+    with pytest.raises(ConfigError, match="is not YAML: ") as refused:
+        load_config(None, [f"prompt.date={value}"], environment={})
+    assert len(str(refused.value)) < 500
+
+
+def test_a_configuration_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="it is not UTF-8 text"):
+        load_config(path, environment={})
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["learner.learning_rate", "grader.assert_cpu_seconds", "rollout.request_deadline_seconds", "learner.lora.alpha"],
+)
+def test_an_infinite_value_is_refused(key: str) -> None:
+    with pytest.raises(ConfigError, match=r"inf: Input should be"):
+        load_config(None, [f"{key}=.inf"], environment={})

@@ -191,13 +191,13 @@ Q = "model.layers.1.self_attn.q_proj"
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        ({f"{Q}.lora_A.weight": (8, 32)}, f"its {Q} has 32 inputs, and the model's has 64"),
-        ({f"{Q}.lora_B.weight": (32, 8)}, f"its {Q} has 32 outputs, and the model's has 64"),
+        ({**pair(Q), f"{Q}.lora_A.weight": (8, 32)}, f"its {Q} has 32 inputs, and the model's has 64"),
+        ({**pair(Q), f"{Q}.lora_B.weight": (32, 8)}, f"its {Q} has 32 outputs, and the model's has 64"),
         (
-            {"model.layers.5.mlp.up_proj.lora_A.weight": (8, 64)},
+            pair("model.layers.5.mlp.up_proj"),
             "it changes model.layers.5.mlp.up_proj, which the model's",
         ),
-        ({"lm_head.lora_A.weight": (8, 64)}, "it changes lm_head"),
+        (pair("lm_head"), "it changes lm_head"),
         ({"model.embed_tokens.lora_embedding_A": (8, 100)}, "it holds base_model.model.model.embed_tokens.lora_"),
         ({"lm_head.weight": (100, 64)}, "it holds base_model.model.lm_head.weight, and vLLM serves only LoRA"),
     ],
