@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any
 from unittest.mock import patch
 
+from cluster.actors.calls import packed, unpacked
 from cluster.problems.builtin import builtin_problems
 from cluster.types import (
     AssertOutcome,
@@ -22,12 +23,12 @@ from cluster.types import (
     Group,
     GroupRequest,
     PolicyVersion,
-    Problem,
     StepReport,
     Verdict,
 )
 from grader.reward import profile_of, score
 from grader.settings import GraderSettings
+from rollout.sampler import SampleStream
 from rollout.weight_sync import Verification
 
 CHARACTERS_PER_TOKEN = 3
@@ -38,7 +39,7 @@ NUM_TESTS = 8
 MEAN_SECONDS = 0.01  # of made-up measurements
 
 
-class StubSampler:
+class StubSampler(SampleStream):
     """A sampler that returns each completion of a group as an item of its own."""
 
     def __init__(self, *arguments: object, **named: object) -> None:
@@ -97,16 +98,15 @@ class StubGrader:
         """Start nothing."""
         return "no sandbox"
 
-    def grade(
-        self,
-        problem: Problem,
-        text: str,
-        finish_reason: FinishReason,
-        opened_thought: str = "",
-        token_ends: Sequence[int] = (),
-    ) -> Grade:
+    def grade(self, job: bytes) -> bytes:
         """Draw a grade."""
-        del problem, opened_thought, token_ends
+        _, text, finish_reason, *_ = unpacked(job)
+        return packed(self._grade(text, finish_reason))
+
+    def close(self) -> None:
+        """End nothing."""
+
+    def _grade(self, text: str, finish_reason: FinishReason) -> Grade:
         verdict = self._random.choice((Verdict.PASSED, Verdict.WRONG, Verdict.WRONG, Verdict.TYPE_ERROR))
         type_errors = self._random.randint(1, 3) if verdict is Verdict.TYPE_ERROR else 0
         is_run = verdict is not Verdict.TYPE_ERROR
@@ -129,9 +129,6 @@ class StubGrader:
             seconds={"compile": MEAN_SECONDS, "run": MEAN_SECONDS},
         )
         return score(facts, self._profile)
-
-    def close(self) -> None:
-        """End nothing."""
 
 
 class StubLearner:

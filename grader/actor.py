@@ -2,11 +2,15 @@
 
 from collections.abc import Sequence
 
+from cluster.actors.calls import packed, unpacked
 from cluster.actors.gpus import hide_gpus
-from cluster.types import FinishReason, Grade, Problem
+from cluster.types import FinishReason, Problem
 from grader.audit import unsolvable_causes
 from grader.grade import Grader
 from grader.settings import GraderSettings
+
+GradeJob = tuple[Problem, str, FinishReason, str, Sequence[int]]
+"""The arguments of Grader.grade: problem, text, finish reason, opened thought, ends of tokens."""
 
 
 class GraderActor:
@@ -23,16 +27,9 @@ class GraderActor:
         self._grader = Grader(self._settings, special_tokens=self._special_tokens)
         return self._grader.sandbox.describe()
 
-    def grade(
-        self,
-        problem: Problem,
-        text: str,
-        finish_reason: FinishReason,
-        opened_thought: str = "",
-        token_ends: Sequence[int] = (),
-    ) -> Grade:
-        """Grade one completion as Grader.grade does; raises UngradableError."""
-        return self._started().grade(problem, text, finish_reason, opened_thought, token_ends)
+    def grade(self, job: bytes) -> bytes:
+        """Grade one completion; ``job`` is the packed GradeJob, the result the packed Grade. Raises UngradableError."""
+        return packed(self._started().grade(*unpacked(job)))
 
     def unsolvable_causes(self, problem: Problem) -> tuple[str, ...]:
         """Return the reasons why no solution can pass a problem; empty if none is known. Raises UngradableError."""

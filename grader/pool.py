@@ -15,12 +15,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cluster.actors.autoscaler import Autoscaler
-from cluster.actors.calls import result_of
+from cluster.actors.calls import packed, result_of, unpacked
 from cluster.actors.dispatcher import Dispatcher
 from cluster.actors.scaling import ScalingPolicy
 from cluster.errors import DeadlineExceeded, UngradableError
 from cluster.protocols import Reservation
 from cluster.types import Bounds, Completion, Grade, Problem, Usage
+from grader.actor import GradeJob
 from grader.lifecycle import GraderDied, GraderLifecycle, GraderReplica
 from grader.process import StartFailed
 from grader.settings import GraderSettings
@@ -176,14 +177,19 @@ class RayGraderPool:
         return causes
 
     async def _grade_once(self, problem: Problem, completion: Completion) -> Grade:
-        grade: Grade = await self._with_retries(
-            lambda actor: actor.grade.remote(
-                problem, completion.text, completion.finish_reason, completion.opened_thought, completion.token_ends
-            ),
-            f"completion {completion.id!r}",
-            "grading a completion",
+        job: GradeJob = (
+            problem,
+            completion.text,
+            completion.finish_reason,
+            completion.opened_thought,
+            completion.token_ends,
+        )
+        argument = packed(job)
+        answer: bytes = await self._with_retries(
+            lambda actor: actor.grade.remote(argument), f"completion {completion.id!r}", "grading a completion"
         )
         self.counts.graded += 1
+        grade: Grade = unpacked(answer)
         return grade
 
     async def _with_retries(self, call: Callable[[Any], Any], subject: str, purpose: str) -> Any:

@@ -15,7 +15,7 @@ from uuid import uuid4
 import ray
 
 from cluster.actors.autoscaler import Autoscaler
-from cluster.actors.calls import next_result
+from cluster.actors.calls import next_result, unpacked
 from cluster.actors.dispatcher import Dispatcher
 from cluster.actors.resources import SETTLE_SECONDS, wait_for_resources
 from cluster.actors.scaling import ScalingPolicy
@@ -224,14 +224,14 @@ class RaySamplerPool:
             stream = replica.stream(request, missing, version)
             try:
                 while missing:
-                    completions = await next_result(
+                    item = await next_result(
                         stream,
                         call,
                         death_error=SamplerError,
                         deadline_seconds=self._settings.request_deadline_seconds,
                         deadline_key="rollout.request_deadline_seconds",
                     )
-                    for completion in completions:
+                    for completion in unpacked(item):
                         missing.remove(completion.index)
                         load -= 1
                         self._dispatcher.release(replica)

@@ -7,7 +7,7 @@ from typing import Any
 
 import ray
 
-from cluster.actors.calls import result_of
+from cluster.actors.calls import packed, result_of
 from cluster.actors.lifecycle import Replica
 from cluster.errors import SamplerError
 from cluster.types import GroupRequest, ProbeGap, ProbePrompt, WeightSync
@@ -95,9 +95,10 @@ class SamplerReplica(Replica):
         return gaps
 
     def stream(self, request: GroupRequest, indexes: set[int], version: int) -> ray.ObjectRefGenerator:
-        """Sample completions of a group; each item is a tuple of completions that ended."""
+        """Sample completions of a group; each item is a packed tuple of completions that ended."""
         assert self.actor is not None
-        return self.actor.sample.options(num_returns="streaming").remote(request, sorted(indexes), version)
+        stream: ray.ObjectRefGenerator = self.actor.stream.remote(packed((request, sorted(indexes), version)))
+        return stream
 
     async def stop_actor(self) -> None:
         """Shut the engine down cleanly."""

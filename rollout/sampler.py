@@ -2,10 +2,12 @@
 
 import asyncio
 import itertools
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import AsyncGenerator, Collection, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, aclosing
 
+from cluster.actors.calls import packed, unpacked
 from cluster.actors.gpus import exclusive_start
 from cluster.errors import ModelError, SamplerError
 from cluster.thought_tags import may_hold_thought
@@ -18,7 +20,23 @@ from rollout.weight_sync import Adapter, Verification, probe_gaps, verify
 from rollout.weight_sync_modes import BASE_VERSION, WeightSyncMode, weight_sync_mode
 
 
-class Sampler:
+class SampleStream(ABC):
+    """The actor method that streams samples."""
+
+    @abstractmethod
+    def sample(
+        self, request: GroupRequest, indexes: Sequence[int], policy_version: int
+    ) -> AsyncGenerator[tuple[Completion, ...]]:
+        """Yield the requested completions of a group as they end."""
+
+    async def stream(self, call: bytes) -> AsyncGenerator[bytes]:
+        """Yield the packed items of ``sample``; ``call`` is the packed tuple of its arguments."""
+        async with aclosing(self.sample(*unpacked(call))) as items:
+            async for item in items:
+                yield packed(item)
+
+
+class Sampler(SampleStream):
     """An engine and the policy versions that it can sample from; version 0 is the base model, or the initial adapter."""
 
     def __init__(

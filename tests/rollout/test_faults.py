@@ -12,6 +12,7 @@ import rollout.replica
 from cluster.errors import CaravanError, DeadlineExceeded, GroupFailed, ModelError, SamplerError
 from cluster.types import Completion, FinishReason, GroupRequest, PolicyVersion, Usage, WeightSync
 from rollout.pool import RaySamplerPool
+from rollout.sampler import SampleStream
 from rollout.settings import RolloutSettings
 from rollout.weight_sync import Verification
 from tests.rollout.conftest import MakeRequest, RunInLoop
@@ -28,7 +29,7 @@ def first_time(mark: Path) -> bool:
     return is_first
 
 
-class ScriptedActor:
+class ScriptedActor(SampleStream):
     """Stand-in for the sampler: the model's name sets how it starts, the group's id how it samples."""
 
     def __init__(self, settings: RolloutSettings, *, model: str, **_: object) -> None:

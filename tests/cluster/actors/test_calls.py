@@ -1,14 +1,21 @@
 """Remote calls: deadlines, named errors, cancellation. The results are futures that the test completes."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
-from ray.exceptions import ActorDiedError, OutOfMemoryError, RayTaskError, RuntimeEnvSetupError
+from ray.exceptions import (
+    ActorDiedError,
+    ObjectRefStreamEndOfStreamError,
+    OutOfMemoryError,
+    RayTaskError,
+    RuntimeEnvSetupError,
+)
 
 from cluster.actors.calls import next_result, result_of
 from cluster.errors import DeadlineExceeded, ModelError, SamplerError, UngradableError
+
+END = ObjectRefStreamEndOfStreamError()
 
 
 class Died(UngradableError):
@@ -59,22 +66,31 @@ def test_a_late_answer_raises_an_error_with_the_deadline_and_its_key() -> None:
 
 
 def test_a_stream_yields_item_by_item_and_its_end_is_an_error() -> None:
-    async def items() -> AsyncIterator[Any]:
-        yield asyncio.sleep(0, "first")
-        yield asyncio.sleep(10)
+    class Stream:
+        """Items as Ray's streams have them; the end is an item that raises."""
+
+        def __init__(self) -> None:
+            self.items = [asyncio.sleep(0, "first"), asyncio.sleep(0, "second"), raised(END)]
+
+        def _get_next_ref_n(self, num_refs: int) -> list[Any]:
+            return self.items[:num_refs]
+
+        def _consume_next_ref_n(self, num_refs: int) -> None:
+            del self.items[:num_refs]
 
     async def scenario() -> None:
-        async def next_item(stream: Any) -> Any:
+        async def next_item() -> Any:
             return await next_result(
-                stream, "sampling", death_error=Died, deadline_seconds=0.05, deadline_key="patience"
+                cast(Any, stream), "sampling", death_error=Died, deadline_seconds=0.05, deadline_key="patience"
             )
 
-        stream = items()
-        assert await next_item(stream) == "first"
-        with pytest.raises(DeadlineExceeded, match=r"^sampling did not answer within 0.05 s \(patience\)$"):
-            await next_item(stream)
+        stream = Stream()
+        assert [await next_item(), await next_item()] == ["first", "second"]
         with pytest.raises(Died, match="sampling ended too early"):
-            await next_item(stream)
+            await next_item()
+        stream.items[:0] = [asyncio.sleep(10)]
+        with pytest.raises(DeadlineExceeded, match=r"^sampling did not answer within 0.05 s \(patience\)$"):
+            await next_item()
 
     asyncio.run(scenario())
 
