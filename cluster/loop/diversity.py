@@ -7,8 +7,13 @@ from collections.abc import Sequence
 from cluster.types import Group, Verdict
 from grader.lexical import without_comments
 
-_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+"|[A-Za-z_][A-Za-z0-9_\']*+|[0-9][0-9A-Za-z_.]*+|\S')
-_NAME = re.compile(r"[a-z_][A-Za-z0-9_']*+")
+_WORD = r"[a-z_][A-Za-z0-9_']*+"
+# Names after a dot (List.map) and labels are kept: one token with what precedes them, so that a name has the same form in all its
+# places.
+_KEPT = rf"[.~?](?:\s*+[.~?])*+(?:\s*+{_WORD})?+"
+_TOKEN = re.compile(rf'"(?:[^"\\]|\\.)*+"|[A-Za-z_][A-Za-z0-9_\']*+|[0-9][0-9A-Za-z_.]*+|{_KEPT}|\S')
+_NAME = re.compile(_WORD)
+_PART = re.compile(rf"{_WORD}|\S")
 # Names with a fixed meaning: keywords, and the values of Stdlib that short programs use.
 _FIXED_NAMES = """
 and as assert asr begin class constraint do done downto else end exception external false for fun function functor if in
@@ -21,7 +26,25 @@ mod_float nan not pred print_char print_endline print_float print_int print_newl
 snd sqrt string_of_bool string_of_float string_of_int succ truncate
 array bool bytes char exn format int list option result string unit
 """
-_FIXED = frozenset(_FIXED_NAMES.split())
+_FIXED = frozenset(("_", *_FIXED_NAMES.split()))
+
+
+class _Forms(dict[str, str]):
+    """Token -> its canonical form, in one program."""
+
+    def __init__(self) -> None:
+        self._num_names = 0
+
+    def __missing__(self, token: str) -> str:
+        if token[0] in ".~?":
+            form = " ".join(_PART.findall(token))
+        elif token in _FIXED or not _NAME.fullmatch(token):
+            form = token
+        else:
+            form = f"v{self._num_names}"
+            self._num_names += 1
+        self[token] = form
+        return form
 
 
 def canonical(program: str) -> str:
@@ -30,16 +53,7 @@ def canonical(program: str) -> str:
     Programs that differ only in the names of their variables have the same canonical form. Names after a dot (``List.map``) and
     labels are kept.
     """
-    numbers: dict[str, str] = {}
-    tokens: list[str] = []
-    before = ""
-    for token in _TOKEN.findall(without_comments(program)):
-        if before not in (".", "~", "?") and _NAME.fullmatch(token) and token not in _FIXED and token != "_":
-            tokens.append(numbers.setdefault(token, f"v{len(numbers)}"))
-        else:
-            tokens.append(token)
-        before = token
-    return " ".join(tokens)
+    return " ".join(map(_Forms().__getitem__, _TOKEN.findall(without_comments(program))))
 
 
 def diversity(groups: Sequence[Group]) -> dict[str, float]:

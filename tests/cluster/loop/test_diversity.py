@@ -18,6 +18,7 @@ from tests.cluster.records import grade, group, problem
             "let rec go acc = function [] -> acc | h :: t -> go (h :: acc) t",
             "let rec r s = function [] -> s | a :: b -> r (a :: s) b",
         ),
+        ("let f x = x.x + y.x", "let f z = z . x + a.\n x"),
     ],
 )
 def test_programs_that_differ_in_names_and_layout_are_equal(one: str, other: str) -> None:
