@@ -79,8 +79,9 @@ def finished(warm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two steps, whose samplers serve float32."""
     runs = tmp_path_factory.mktemp("runs")
     settings = (
-        *("loop.max_steps=2", "loop.groups_per_step=2", "loop.max_staleness=0", "rollout.group_size=4"),
+        *("loop.max_steps=2", "loop.groups_per_step=1", "loop.max_staleness=0", "rollout.group_size=3"),
         *("rollout.enforce_eager=true", "rollout.dtype=float32", "grader.num_graders=1", "grader.min_code_lines=1"),
+        "data.drop_unpassable=false",
         *("learner.learning_rate=1e-3", "lr_scheduler_type=constant", "evaluation.num_problems=0"),
         "learner.entropy_coef=0.01",  # a gradient, also where no completion earns a reward
     )

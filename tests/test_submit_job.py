@@ -11,7 +11,13 @@ import pytest
 
 from tests.ray_head import BIN, Head, started_head
 
-SMALL = ("groups_per_step=4", "group_size=4", "max_completion_tokens=48", "evaluation.num_problems=0")
+SMALL = (
+    "groups_per_step=4",
+    "group_size=4",
+    "max_completion_tokens=48",
+    "evaluation.num_problems=0",
+    "drop_unpassable=false",
+)
 FAKE_SECRETS = {"HF_TOKEN": "hf_ThisIsNoToken0123456789", "WANDB_API_KEY": "wandbThisIsNoKey0123456789"}
 PARTS = ("ray::Sampler", "ray::GraderActor", "ray::LearnerActor", "VLLM::EngineCore", "caravan train")
 RUN_SECONDS = 420.0  # for machines that are busy with other work
