@@ -104,7 +104,9 @@ class ScriptedGraders:
 
 
 def settings(*overrides: str) -> Config:
-    return load_config(None, ["groups_per_step=2", "group_size=2", "save_every_steps=2", *overrides], environment={})
+    mode = "weight_sync_mode=versions"  # the fake samplers': running completions end under their policy
+    defaults = ["groups_per_step=2", "group_size=2", "save_every_steps=2", mode]
+    return load_config(None, [*defaults, *overrides], environment={})
 
 
 def alternating(completion: Completion) -> float:
