@@ -29,6 +29,7 @@ from cluster.ledger.outcomes import DroppedGroup, drops_of_dropped, drops_of_tra
 from cluster.ledger.progress import Progress
 from cluster.loop.buffer import Buffer, InFlightLimit
 from cluster.loop.filters import GroupFilter
+from cluster.loop.garbage import existing_objects_frozen
 from cluster.loop.group_rollout import GroupRollout, rescorer
 from cluster.loop.metrics import step_metrics
 from cluster.loop.parts import Evaluate, Hooks, Pools, TrainingProblems
@@ -106,6 +107,12 @@ class Driver:
 
     async def train(self) -> int:
         """Run to the last step or until stopped. Return the last step done, which has a checkpoint."""
+        with existing_objects_frozen():
+            await self._loop()
+        await self.save_checkpoint()
+        return self._progress.step
+
+    async def _loop(self) -> None:
         async with asyncio.TaskGroup() as tasks:
             sampling = tasks.create_task(self._keep_sampling(tasks))
             publishing: asyncio.Task[None] | None = None
@@ -134,8 +141,6 @@ class Driver:
             sampling.cancel()
             for task in self._rollouts:
                 task.cancel()
-        await self.save_checkpoint()
-        return self._progress.step
 
     async def _keep_sampling(self, tasks: asyncio.TaskGroup) -> None:
         """Start a group whenever the in-flight limit allows it."""
