@@ -139,6 +139,8 @@ class Dashboard:
         columns = state.ledger.columns
         group_id, code = request.query_params.get("id", ""), request.query_params.get("code", "")
         rows = rows_of_group(columns, group_id)
+        if not rows and not state.ledger.is_complete:
+            return self._error(state, f"group {group_id} is not among the completions read so far", 404, "reading")
         if not rows:
             return self._error(state, f"there is no group {group_id}", 404)
 
@@ -215,8 +217,10 @@ class Dashboard:
         html = render(template, state=state, tab=tab, title=title, version=etag, refresh=refresh, **values)
         return HTMLResponse(html, headers={"ETag": etag})
 
-    def _error(self, state: PageState, message: str, status: int) -> Response:
-        html = render("error.html", state=state, tab="", title=state.name, version='""', refresh="ask", message=message)
+    def _error(self, state: PageState, message: str, status: int, refresh: str = "ask") -> Response:
+        html = render(
+            "error.html", state=state, tab="", title=state.name, version='""', refresh=refresh, message=message
+        )
         return HTMLResponse(html, status_code=status)
 
 

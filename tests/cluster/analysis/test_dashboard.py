@@ -224,9 +224,15 @@ def test_every_response_has_the_security_policy(run: GrowingRun) -> None:
 
 
 def test_a_group_shows_the_prompt_that_the_model_read(run: GrowingRun) -> None:
+    deadline = time.monotonic() + 60
     with TestClient(application(run.folder.path), base_url="http://localhost") as client:
-        page = client.get("/group", params={"id": "s000001-3"}).text
-    assert PROMPTS["gcd"].text in unescape(page)
+        while (answer := client.get("/group", params={"id": "s000001-3"})).status_code == 404:
+            assert 'data-refresh="reading"' in answer.text, answer.text
+            assert time.monotonic() < deadline, "the ledger was not read within 60 s"
+            time.sleep(0.05)
+        missing = client.get("/group", params={"id": "s000009-3"})
+    assert PROMPTS["gcd"].text in unescape(answer.text)
+    assert "there is no group s000009-3" in missing.text and 'data-refresh="ask"' in missing.text
 
 
 def test_only_requests_for_the_machines_own_names_are_served() -> None:
