@@ -274,6 +274,7 @@ def test_what_training_asks_for_costs_little_of_the_decoding(
     )
 
 
+@pytest.mark.long
 @pytest.mark.gpu(
     "largest gap between tokens while a policy is loaded and verified",
     f"< {PAUSE_SECONDS} s; CPU: < {PAUSE_SECONDS_CPU:g} s",

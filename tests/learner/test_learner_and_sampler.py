@@ -102,7 +102,9 @@ async def check_that_another_scale_fails(pool: Any, policy: PolicyVersion) -> No
     assert "nats per token away from the learner's" in verification.failure
 
 
-@pytest.mark.parametrize("dtype", BOUNDS)
+@pytest.mark.parametrize(
+    "dtype", [dtype if dtype == "float32" else pytest.param(dtype, marks=pytest.mark.long) for dtype in BOUNDS]
+)
 def test_learner_and_sampler_agree_on_the_tokens_of_an_adapter(
     dtype: str, make_learner: Callable[..., Any], local_ray: None
 ) -> None:

@@ -79,6 +79,7 @@ def test_more_ranks_than_any_machine_holds_are_spread_at_once(
     assert "the learner's 5 ranks are on 2 machines" in caplog.text
 
 
+@pytest.mark.long
 def test_the_learner_runs_on_the_machine_of_its_group_and_frees_it(
     machines: Any, model_folder: Path, tmp_path: Path
 ) -> None:

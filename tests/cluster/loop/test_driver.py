@@ -40,6 +40,8 @@ from learner.fake import FakeLearner
 from rollout.fake import FakeSamplerPool
 from tests.cluster.records import grade, problem
 
+DEADLINE_SECONDS = 120.0  # of a run that takes less than a second on an idle machine
+
 
 class MemoryRecorder:
     def __init__(self) -> None:
@@ -146,7 +148,7 @@ def make_driver(
 
 
 def run(driver: Driver) -> int:
-    return asyncio.run(asyncio.wait_for(driver.train(), 10))
+    return asyncio.run(asyncio.wait_for(driver.train(), DEADLINE_SECONDS))
 
 
 def positions(steps: Sequence[Sequence[Group]]) -> list[int]:
@@ -308,7 +310,7 @@ def test_a_failed_publish_ends_the_run_and_the_last_step_can_still_be_saved(tmp_
         assert caught.group_contains(LearnerError, match="gone")
         await driver.save_checkpoint()
 
-    asyncio.run(asyncio.wait_for(scenario(), 10))
+    asyncio.run(asyncio.wait_for(scenario(), DEADLINE_SECONDS))
     assert list(records.saved) == [1]
     assert len(records.steps) == 1
     assert (tmp_path / "checkpoint-1").exists()
@@ -535,7 +537,11 @@ def test_a_step_missing_in_the_ledger_gets_no_checkpoint(tmp_path: Path) -> None
             await driver.save_checkpoint()
 
     records = FullDisk()
-    asyncio.run(asyncio.wait_for(scenario(make_driver(settings(), learner=FakeLearner(tmp_path), records=records)), 10))
+    asyncio.run(
+        asyncio.wait_for(
+            scenario(make_driver(settings(), learner=FakeLearner(tmp_path), records=records)), DEADLINE_SECONDS
+        )
+    )
     assert list(records.saved) == [2]
 
 
