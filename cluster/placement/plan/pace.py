@@ -17,7 +17,7 @@ LEARNING_SHARE = 0.25  # the same of the learner: small adapters, dropout, and l
 SECONDS_PER_PASS = 0.004  # of an engine outside the GPU: scheduling, sampling, output
 GRADING_SECONDS = 0.02  # CPU seconds per completion, a high estimate
 # CPU seconds of the driver's process per completion and per token of it, on one core (`make bench-driver`, docs/rollouts.md).
-DRIVING_SECONDS, DRIVING_SECONDS_PER_TOKEN = 2.5e-3, 0.8e-6
+DRIVING_SECONDS, DRIVING_SECONDS_PER_TOKEN = 2.0e-3, 0.7e-6
 MEAN_SHARE = 0.5  # assumed mean length of prompts and completions, as a share of the longest
 
 
