@@ -22,12 +22,12 @@ def _by_kind(result: Mapping[str, Any]) -> Table:
     for name in ("A", "B", "C", *TARGETS):
         table.add_column(name, justify="right")
     for name, row in {"mix": result["mix"], **result["kinds"]}.items():
-        times = [f"{row[way]['cpu_ms']:.2f}" for way in "ABC"]
+        times = [f"{row[method]['cpu_ms']:.2f}" for method in "ABC"]
         table.add_row(name.replace("_", " "), *times, *(f"{row['ratio'][ratio]:.1f}x" for ratio in TARGETS))
     table.add_section()
     mix = result["mix"]
-    table.add_row("mix, per second and core", *(f"{mix[way]['per_core']:.0f}" for way in "ABC"), "", "")
-    table.add_row("mix, wall ms", *(f"{mix[way]['wall_ms']:.2f}" for way in "ABC"), "", "")
+    table.add_row("mix, per second and core", *(f"{mix[method]['per_core']:.0f}" for method in "ABC"), "", "")
+    table.add_row("mix, wall ms", *(f"{mix[method]['wall_ms']:.2f}" for method in "ABC"), "", "")
     table.add_row("required for the mix: at least", "", "", "", *(f"{least:g}x" for least, _ in TARGETS.values()))
     table.add_row("aim", "", "", "", *(f"{aim:g}x" for _, aim in TARGETS.values()))
     return table

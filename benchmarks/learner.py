@@ -24,7 +24,7 @@ from cluster.config.model_path import tiny_model_path
 from learner.lora_settings import LoraSettings
 from learner.settings import LearnerSettings
 
-WAYS: Mapping[str, Callable[..., None]] = {"TRL": plain_trl, "Caravan": caravan}
+CONTESTANTS: Mapping[str, Callable[..., None]] = {"TRL": plain_trl, "Caravan": caravan}
 TURN_SECONDS = 1800.0
 MAX_LOSS_DIFFERENCE = {"float32": 1e-4, "bfloat16": 2e-2}
 
@@ -54,22 +54,22 @@ def make_model(folder: Path) -> int:
     return shape.vocab_size
 
 
-def contest(ways: Mapping[str, tuple[Callable[..., None], Work]], num_turns: int, logs: Path) -> dict[str, Any]:
+def contest(contestants: Mapping[str, tuple[Callable[..., None], Work]], num_turns: int, logs: Path) -> dict[str, Any]:
     """Run alternating turns. Returns each contestant's best measurements."""
-    contestants: list[Contestant] = []
-    turns: dict[str, list[Mapping[str, Any]]] = {name: [] for name in ways}
+    started: list[Contestant] = []
+    turns: dict[str, list[Mapping[str, Any]]] = {name: [] for name in contestants}
     try:
-        for name, (main, work) in ways.items():
-            contestants.append(Contestant(name, main, work, log=logs / f"{name}.log"))
-            contestants[-1].wait_until_ready()
+        for name, (main, work) in contestants.items():
+            started.append(Contestant(name, main, work, log=logs / f"{name}.log"))
+            started[-1].wait_until_ready()
         for turn in range(num_turns):
-            for contestant in rotated(contestants, turn):
+            for contestant in rotated(started, turn):
                 turns[contestant.name].append(contestant.run_turn(TURN_SECONDS))
     finally:
-        for contestant in contestants:
+        for contestant in started:
             contestant.close()
     found = {}
-    for name, (_, work) in ways.items():
+    for name, (_, work) in contestants.items():
         num_tokens = sum(len(completion.token_ids) for group in work.groups for completion in group.completions)
         wall, cpu = (min(seconds for turn in turns[name] for seconds in turn[clock]) for clock in ("wall", "cpu"))
         found[name] = {
@@ -115,9 +115,9 @@ def run(options: argparse.Namespace, log: Log) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for lengths in ("uneven", "even"):
         log(f"{lengths} lengths, both contestants in alternating turns")
-        ways = {name: (main, work(lengths, options.micro_batch_tokens)) for name, main in WAYS.items()}
-        both = found[lengths] = contest(ways, options.turns, scratch)
-        losses = [both[name]["first_loss"] for name in WAYS]
+        contestants = {name: (main, work(lengths, options.micro_batch_tokens)) for name, main in CONTESTANTS.items()}
+        both = found[lengths] = contest(contestants, options.turns, scratch)
+        losses = [both[name]["first_loss"] for name in CONTESTANTS]
         if abs(losses[0] - losses[1]) > MAX_LOSS_DIFFERENCE[dtype]:
             raise ContestError(f"{lengths} lengths: the losses of the first step differ: {losses}")
         clock = "tokens_per_second" if options.gpu else "tokens_per_cpu_second"
@@ -146,7 +146,7 @@ def tables(found: Mapping[str, Any]) -> list[Table]:
         for name in columns:
             table.add_column(name, justify="right" if name else "left")
     for lengths in ("uneven", "even"):
-        for name in WAYS:
+        for name in CONTESTANTS:
             steps.add_row(f"{lengths}: {name}", *_cells(found[lengths][name]))
         row = found[lengths]
         steps.add_row("speedup", f"{row['wall_speedup']:.2f}x", f"{row['speedup']:.2f}x", "", "", "", end_section=True)

@@ -38,13 +38,13 @@ ROUND_SECONDS = 300.0  # deadline of a round
 RUN_SECONDS = 1200.0  # deadline of a run of steps
 SETTLING_STEPS = 2  # first steps of a run, in which caches and pipeline fill; not counted
 NUM_RUNNING = (1, 4, 16, 64)  # concurrent completions at which an engine step is timed
-SAMPLING_WAYS: Mapping[str, tuple[Callable[..., None], str]] = {  # with rollout.weight_sync_mode
+SAMPLING_CONTESTANTS: Mapping[str, tuple[Callable[..., None], str]] = {  # with rollout.weight_sync_mode
     "vLLM": (plain_vllm, "versions"),
     "Caravan": (caravan_pool, "versions"),
     "Caravan, merged": (caravan_pool, "merged"),
 }
 BUSY_SHARES = ("samplers_busy_share", "graders_busy_share", "learner_busy_share")
-STEP_WAYS: Mapping[str, tuple[Callable[..., None], int | tuple[str, ...]]] = {
+STEP_CONTESTANTS: Mapping[str, tuple[Callable[..., None], int | tuple[str, ...]]] = {
     "TRL, 1 thread": (plain_trl, 1),
     "TRL, 2 threads": (plain_trl, 2),
     "Caravan, staleness 0": (caravan, ("max_staleness=0",)),
@@ -64,14 +64,14 @@ class Effort:
 
 
 def compare_sampling(config: Config, effort: Effort, folder: Path, log: Log) -> dict[str, Any]:
-    """Compare the ways of sampling in alternating rounds, without and with an adapter."""
+    """Compare the contestants of sampling in alternating rounds, without and with an adapter."""
     adapter, rank = folder / "adapter", config.learner.lora.r
     rendered = load_and_render(config, View())
     prompts = list(rendered.prompts.values())
     in_a_process(make_adapter, model_path(config), rank, adapter, prompts[0].token_ids, 0)
 
     def start(name: str) -> Contestant:
-        main, weight_sync_mode = SAMPLING_WAYS[name]
+        main, weight_sync_mode = SAMPLING_CONTESTANTS[name]
         settings = SamplingSettings(
             rollout=config.rollout.model_copy(update={"weight_sync_mode": weight_sync_mode}),
             grader=config.grader,
@@ -84,20 +84,20 @@ def compare_sampling(config: Config, effort: Effort, folder: Path, log: Log) -> 
 
     found: dict[str, Any] = {}
     with ExitStack() as stack:
-        ways = []
-        for name in SAMPLING_WAYS:
+        contestants: list[Contestant] = []
+        for name in SAMPLING_CONTESTANTS:
             log(f"starting an engine: {name}")
-            ways.append(start(name))
-            ways[-1].wait_until_ready()  # one at a time: on few cores, engines that start together take longer
+            contestants.append(start(name))
+            contestants[-1].wait_until_ready()  # one at a time: on few cores, engines that start together take longer
         seeds = itertools.count()
         for policy, with_adapter in (("base", False), ("adapter", True)):
             log(f"sampling from the {policy}, in turns")
             rounds = [
-                _run_round(rotated(ways, number), requests, with_adapter)
+                _run_round(rotated(contestants, number), requests, with_adapter)
                 for number, requests in enumerate(_rounds(prompts, config, effort, seeds))
             ]
             found[policy] = sampling_measurements(rounds[1:])  # the first round warms up caches and kernels
-        vllm, pool_contestant, prompt_ids = ways[0], ways[1], prompts[0].token_ids
+        vllm, pool_contestant, prompt_ids = contestants[0], contestants[1], prompts[0].token_ids
         log("grading the last samples")
         graded = pool_contestant.run_turn(
             ROUND_SECONDS, problems={problem.id: problem for problem in rendered.problems}
@@ -150,26 +150,32 @@ def _rounds(
 
 
 def _run_round(
-    ways: Sequence[Contestant], requests: Sequence[GroupRequest], with_adapter: bool
+    contestants: Sequence[Contestant], requests: Sequence[GroupRequest], with_adapter: bool
 ) -> dict[str, Mapping[str, Any]]:
-    results = {way.name: way.run_turn(ROUND_SECONDS, requests=requests, with_adapter=with_adapter) for way in ways}
-    return {name: results[name] for name in SAMPLING_WAYS}
+    results = {
+        contestant.name: contestant.run_turn(ROUND_SECONDS, requests=requests, with_adapter=with_adapter)
+        for contestant in contestants
+    }
+    return {name: results[name] for name in SAMPLING_CONTESTANTS}
 
 
 def sampling_measurements(rounds: Sequence[Mapping[str, Mapping[str, Any]]]) -> dict[str, Any]:
-    """Return medians over rounds by way; ratios to vLLM are taken within rounds, then their median."""
-    return {way: _way_measurements([one[way] for one in rounds], [one["vLLM"] for one in rounds]) for way in rounds[0]}
+    """Return medians over rounds by contestant; ratios to vLLM are taken within rounds, then their median."""
+    return {
+        name: _measurements_of([results[name] for results in rounds], [results["vLLM"] for results in rounds])
+        for name in rounds[0]
+    }
 
 
-def _way_measurements(turns: Sequence[Mapping[str, Any]], by_vllm: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    def speed(one: Mapping[str, Any]) -> float:
-        return float(one["num_tokens"] / one["seconds"])
+def _measurements_of(turns: Sequence[Mapping[str, Any]], by_vllm: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def speed(turn: Mapping[str, Any]) -> float:
+        return float(turn["num_tokens"] / turn["seconds"])
 
     def cpu_us(turns: Sequence[Mapping[str, Any]]) -> float:
-        return float(1e6 * sum(one["cpu_seconds"] for one in turns) / sum(one["num_tokens"] for one in turns))
+        return float(1e6 * sum(turn["cpu_seconds"] for turn in turns) / sum(turn["num_tokens"] for turn in turns))
 
-    lengths = [len(tokens) for one in turns for tokens in one["sampled"].values()]
-    ratios = ratios_by_round([speed(one) for one in turns], [speed(one) for one in by_vllm])
+    lengths = [len(tokens) for turn in turns for tokens in turn["sampled"].values()]
+    ratios = ratios_by_round([speed(turn) for turn in turns], [speed(turn) for turn in by_vllm])
     same = [
         tokens == theirs["sampled"][name]
         for ours, theirs in zip(turns, by_vllm, strict=True)
@@ -178,7 +184,7 @@ def _way_measurements(turns: Sequence[Mapping[str, Any]], by_vllm: Sequence[Mapp
     found = {
         "tokens_per_second": statistics.median(map(speed, turns)),
         "best_tokens_per_second": max(map(speed, turns)),
-        "completions_per_second": statistics.median(len(one["sampled"]) / one["seconds"] for one in turns),
+        "completions_per_second": statistics.median(len(turn["sampled"]) / turn["seconds"] for turn in turns),
         "cpu_us_per_token": cpu_us(turns),
         "token_deciles": [min(lengths), *statistics.quantiles(lengths, n=10, method="inclusive"), max(lengths)],
         "ratio": statistics.median(ratios),
@@ -188,23 +194,23 @@ def _way_measurements(turns: Sequence[Mapping[str, Any]], by_vllm: Sequence[Mapp
         "same_completions": statistics.fmean(same),
     }
     if "driver_cpu_seconds" in turns[0]:
-        driver = sum(one["driver_cpu_seconds"] for one in turns)
+        driver = sum(turn["driver_cpu_seconds"] for turn in turns)
         found["driver_cpu_ms_per_completion"] = 1e3 * driver / len(lengths)
     return found
 
 
 def compare_steps(effort: Effort, folder: Path, log: Log) -> dict[str, Any]:
     """Compare runs of GRPO steps in alternating turns."""
-    runs: dict[str, list[Mapping[str, Any]]] = {name: [] for name in STEP_WAYS}
+    runs: dict[str, list[Mapping[str, Any]]] = {name: [] for name in STEP_CONTESTANTS}
     for turn in range(effort.turns):
-        for name in rotated(list(STEP_WAYS), turn):
+        for name in rotated(list(STEP_CONTESTANTS), turn):
             log(f"GRPO steps: {name}, run {turn + 1} of {effort.turns}")
-            main, argument = STEP_WAYS[name]
+            main, argument = STEP_CONTESTANTS[name]
             log_file = folder / f"{name.replace(' ', '-')}-{turn}.log"
-            with Contestant(name, main, argument, CONFIG, log=log_file) as way:
-                way.wait_until_ready()
-                runs[name].append(way.run_turn(RUN_SECONDS, num_steps=SETTLING_STEPS + effort.steps))
-    measurements = {name: step_measurements(runs_of_way) for name, runs_of_way in runs.items()}
+            with Contestant(name, main, argument, CONFIG, log=log_file) as contestant:
+                contestant.wait_until_ready()
+                runs[name].append(contestant.run_turn(RUN_SECONDS, num_steps=SETTLING_STEPS + effort.steps))
+    measurements = {name: step_measurements(contestant_runs) for name, contestant_runs in runs.items()}
     # The reference is TRL with the number of threads that is faster on this machine.
     plain = max(row["completions_per_second"] for name, row in measurements.items() if name.startswith("TRL"))
     return {name: {**row, "ratio": row["completions_per_second"] / plain} for name, row in measurements.items()}

@@ -21,10 +21,10 @@ def _sampling(found: Mapping[str, Any]) -> Table:
     for name in ("", "", "tokens/s", "ratio", "lowest to highest", "CPU per token", "same tokens"):
         table.add_column(name, justify="right" if name else "left")
     for policy in ("base", "adapter"):
-        for number, (way, row) in enumerate(found[policy].items()):
+        for number, (name, row) in enumerate(found[policy].items()):
             table.add_row(
                 policy if number == 0 else "",
-                way,
+                name,
                 f"{row['tokens_per_second']:,.0f}",
                 f"{row['ratio']:.2f}x",
                 f"{row['lowest_ratio']:.2f} to {row['highest_ratio']:.2f}",
