@@ -52,29 +52,32 @@ def kill_after_first_checkpoint(train: list[str], run: Path) -> None:
 
 
 def test_a_killed_run_of_all_weights_resumes_bit_for_bit_and_its_export_is_the_trained_model(tmp_path: Path) -> None:
-    train = command(tmp_path, "run.name=whole", *SETTINGS)
+    train = command(tmp_path, "run.name=uninterrupted", *SETTINGS)
     completed(train)
-    whole = tmp_path / "whole"
+    uninterrupted = tmp_path / "uninterrupted"
     killed = tmp_path / "killed"
     kill_after_first_checkpoint(command(tmp_path, "run.name=killed", *SETTINGS), killed)
     done = sorted(path.name for path in (killed / "checkpoints").glob("checkpoint-*"))
     assert "checkpoint-3" not in done
     completed(command(tmp_path, "run.name=killed", *SETTINGS))
-    assert bits(killed / "model") == bits(whole / "model")
-    assert not (whole / "adapter").exists()
+    assert bits(killed / "model") == bits(uninterrupted / "model")
+    assert not (uninterrupted / "adapter").exists()
 
-    for row in rows(whole / "metrics.jsonl"):
+    for row in rows(uninterrupted / "metrics.jsonl"):
         assert row["sampling/sampling_logp_difference/mean"] < 1e-4
-    assert rows(whole / "metrics.jsonl")[-1]["kl"] > 0
-    assert [row["step"] for row in rows(whole / "publishes.jsonl")] == [1, 2, 3]
+    assert rows(uninterrupted / "metrics.jsonl")[-1]["kl"] > 0
+    assert [row["step"] for row in rows(uninterrupted / "publishes.jsonl")] == [1, 2, 3]
 
     # Every weight moved, and stays the same through the export.
-    base, trained = weights(ROOT / "assets/tiny"), weights(whole / "model")
+    base, trained = weights(ROOT / "assets/tiny"), weights(uninterrupted / "model")
     assert base.keys() == trained.keys()
     assert not [name for name in base if bool((base[name] == trained[name]).all())]
     exported = tmp_path / "exported"
     printed = subprocess.run(
-        [CARAVAN, "export", whole, exported, "--dtype", "float32"], env=ENVIRONMENT, capture_output=True, text=True
+        [CARAVAN, "export", uninterrupted, exported, "--dtype", "float32"],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
     )
     assert "written: 0 nats per token from the trained model" in printed.stdout, printed.stderr
     assert {path.name for path in exported.iterdir()} > {
@@ -86,5 +89,5 @@ def test_a_killed_run_of_all_weights_resumes_bit_for_bit_and_its_export_is_the_t
     exported_weights = weights(exported)
     assert all(bool((trained[name] == exported_weights[name]).all()) for name in trained)
 
-    replayed = subprocess.run([CARAVAN, "replay", whole], env=ENVIRONMENT, capture_output=True, text=True)
+    replayed = subprocess.run([CARAVAN, "replay", uninterrupted], env=ENVIRONMENT, capture_output=True, text=True)
     assert "after 3 steps the weights equal" in replayed.stdout, replayed.stderr

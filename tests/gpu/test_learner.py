@@ -63,8 +63,8 @@ def batches(model_folder: Path) -> list[list[Group]]:
     """Two batches of uneven groups, from a sampler with slightly wrong logprobs."""
     seeds = ((0, 1, 2), (3, 4))
     return [
-        [sampled_by(model_folder, group([1.0, 0.0, 0.5, 0.25], seed=seed), shift=0.1) for seed in some]
-        for some in seeds
+        [sampled_by(model_folder, group([1.0, 0.0, 0.5, 0.25], seed=seed), shift=0.1) for seed in batch_seeds]
+        for batch_seeds in seeds
     ]
 
 
@@ -133,10 +133,10 @@ def test_a_resumed_learner_takes_the_same_step_as_the_first_learner(
     report: Report, gpus: float, model_folder: Path, make_learner: MakeLearner
 ) -> None:
     first, second = batches(model_folder)
-    one = make_learner(dropout=0.3, gpus=gpus)
-    one.step(first)
-    one.save_checkpoint()
-    expected = train(one, [second])[1]
+    learner = make_learner(dropout=0.3, gpus=gpus)
+    learner.step(first)
+    learner.save_checkpoint()
+    expected = train(learner, [second])[1]
     resumed = make_learner(dropout=0.3, gpus=gpus)  # from the same checkpoints
     error = relative_error(train(resumed, [second])[1], expected)
     report(f"{error:.1e}", passed=error < 1e-3)

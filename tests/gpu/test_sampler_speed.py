@@ -149,7 +149,7 @@ def test_a_killed_engine_gives_its_memory_back_and_another_one_starts(
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class Variant:
     """What requests ask for."""
 
     seeds: bool = False
@@ -157,11 +157,11 @@ class Way:
     policy: int = 0
 
 
-WAYS: Mapping[str, Way] = {
-    "plain": Way(),
-    "seeds": Way(seeds=True),
-    "logprobs": Way(logprobs=True),
-    "LoRA": Way(policy=1),
+VARIANTS: Mapping[str, Variant] = {
+    "plain": Variant(),
+    "seeds": Variant(seeds=True),
+    "logprobs": Variant(logprobs=True),
+    "LoRA": Variant(policy=1),
 }
 
 
@@ -212,7 +212,7 @@ def sampler(
     run(sampler.shutdown())
 
 
-async def decode(sampler: Sampler, way: Way, *, num_requests: int, num_tokens: int) -> float:
+async def decode(sampler: Sampler, variant: Variant, *, num_requests: int, num_tokens: int) -> float:
     """Tokens per second of so many requests at once, none of which ends early."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
@@ -220,7 +220,7 @@ async def decode(sampler: Sampler, way: Way, *, num_requests: int, num_tokens: i
     from rollout.engine import _lora_request
 
     assert sampler._engine is not None and sampler._mode is not None
-    adapter = sampler._mode.adapter(way.policy)
+    adapter = sampler._mode.adapter(variant.policy)
     name = uuid4().hex
 
     async def one(number: int) -> int:
@@ -228,9 +228,9 @@ async def decode(sampler: Sampler, way: Way, *, num_requests: int, num_tokens: i
             temperature=1.0,
             max_tokens=num_tokens,
             ignore_eos=True,
-            seed=number if way.seeds else None,
-            logprobs=0 if way.logprobs else None,
-            flat_logprobs=way.logprobs,
+            seed=number if variant.seeds else None,
+            logprobs=0 if variant.logprobs else None,
+            flat_logprobs=variant.logprobs,
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
@@ -260,9 +260,9 @@ def test_what_training_asks_for_costs_little_of_the_decoding(
     if device == "cpu" and num_requests > 16:
         pytest.skip("waits for a GPU: an engine on the CPU is busy with 16 requests")
     num_tokens = 256 if device == "cuda" else 24
-    found: dict[str, float] = dict.fromkeys(WAYS, 0.0)
-    for number, (name, way) in itertools.product(range(NUM_ROUNDS + 1), WAYS.items()):
-        speed = run(decode(sampler, way, num_requests=num_requests, num_tokens=num_tokens))
+    found: dict[str, float] = dict.fromkeys(VARIANTS, 0.0)
+    for number, (name, variant) in itertools.product(range(NUM_ROUNDS + 1), VARIANTS.items()):
+        speed = run(decode(sampler, variant, num_requests=num_requests, num_tokens=num_tokens))
         if number:  # the first round warms up
             found[name] = max(found[name], speed)
     least = LEAST if device == "cuda" else LEAST_CPU

@@ -1,4 +1,4 @@
-"""The packages of requirements/gpu.txt without a GPU: they fit together, import, and configure engines as intended.
+"""The packages of requirements/gpu.txt without a GPU: they are compatible, import, and configure engines as intended.
 
 The packages are installed in a scratch environment (about 9 GB, removed at the end), or taken from the one that CARAVAN_GPU_ENV
 names. Nothing is computed: the driver is a stand-in (tests/gpu_packages).
@@ -112,7 +112,7 @@ def descriptions(environment: Path, packages: Path, tmp_path_factory: pytest.Tem
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith(("[", "{"))]
 
 
-def test_the_packages_fit_together(environment: Path) -> None:
+def test_the_packages_are_compatible(environment: Path) -> None:
     uv = Path(sys.executable).with_name("uv")
     checked = subprocess.run(
         [str(uv), "pip", "check", "--python", str(environment)],
@@ -137,8 +137,8 @@ def test_no_package_overwrites_the_code_of_another(packages: Path) -> None:
 
 def test_every_module_is_imported_with_the_gpu_packages(descriptions: list[Any]) -> None:
     files = [file for package in ("cluster", "grader", "learner", "rollout") for file in (ROOT / package).rglob("*.py")]
-    inner = {".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for file in files}
-    assert inner - set(descriptions[0]) <= {"cluster", "grader", "learner", "rollout"}
+    modules = {".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for file in files}
+    assert modules - set(descriptions[0]) <= {"cluster", "grader", "learner", "rollout"}
 
 
 @pytest.mark.parametrize("gpu", GPUS)

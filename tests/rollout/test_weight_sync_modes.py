@@ -70,7 +70,7 @@ async def collect(sampler: Sampler, request: GroupRequest, version: int) -> list
 def gap(
     tiny_model: TinyModel, adapter_folders: dict[int, Path], completion: Completion, temperature: float = TEMPERATURE
 ) -> float:
-    """Largest difference, over tokens, to the log-probability under the policy that is recorded for the token."""
+    """Largest difference between a token's sampler logprob and its logprob under the policy recorded for the token."""
     versions = completion.token_versions
     expected = {
         version: tiny_model.logprobs(completion, temperature, adapter_folders.get(version)) for version in set(versions)
@@ -183,14 +183,14 @@ def test_weight_comparison_finds_differences_that_the_probe_prompt_misses(
         adapter = sampler._mode.adapter(15)
         assert adapter is not None
         up, down = "layers.0.mlp.up_proj.lora_A", "layers.1.mlp.down_proj.lora_B"
-        nudged = edited(policies[1], lambda name, tensor: tensor * (1.1 if up in name else 1))
-        nudged = edited(nudged, lambda name, tensor: tensor + 1e-4 * (down in name))
-        a_step = edited(policies[1], lambda name, tensor: tensor + 5e-6 * ("lora_B" in name))
+        two_changed = edited(policies[1], lambda name, tensor: tensor * (1.1 if up in name else 1))
+        two_changed = edited(two_changed, lambda name, tensor: tensor + 1e-4 * (down in name))
+        small_update = edited(policies[1], lambda name, tensor: tensor + 5e-6 * ("lora_B" in name))
         config = json.loads(policies[1].adapter["adapter_config.json"])
         halved = json.dumps(config | {"lora_alpha": config["lora_alpha"] / 2}).encode()
-        scaled = replace(policies[1], adapter={**policies[1].adapter, "adapter_config.json": halved})
+        half_alpha = replace(policies[1], adapter={**policies[1].adapter, "adapter_config.json": halved})
         found = []
-        for policy in (nudged, a_step, scaled):
+        for policy in (two_changed, small_update, half_alpha):
             folder = sampler._adapter_cache.put(16, partial(write_files, files=policy.adapter))
             found.append(await sampler._engine.bound(Adapter(version=16, slot=adapter.slot, folder=folder)))
             sampler._adapter_cache.remove(16)

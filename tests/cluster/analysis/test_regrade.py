@@ -52,7 +52,9 @@ def group_of(facts: Sequence[Facts | None], config: Config, group_id: str) -> Gr
         id=group_id,
         problem=problem(),
         completions=tuple(completion(group_id, index) for index in range(len(facts))),
-        grades=tuple(None if one is None else score(one, profile) for one in facts),
+        grades=tuple(
+            None if completion_facts is None else score(completion_facts, profile) for completion_facts in facts
+        ),
     )
 
 
@@ -90,8 +92,12 @@ def test_the_runs_own_reward_reproduces_the_stored_rewards(
     with TemporaryDirectory() as path:
         folder = recorded_run(Path(path), groups, overrides)
         result = rescore(folder, profile_of(grader_settings_of(folder)))
-    assert [one.new_reward for one in result.completions] == [one.old_reward for one in result.completions]
-    assert [one.new_terms for one in result.completions] == [one.old_terms for one in result.completions]
+    assert [rescored.new_reward for rescored in result.completions] == [
+        rescored.old_reward for rescored in result.completions
+    ]
+    assert [rescored.new_terms for rescored in result.completions] == [
+        rescored.old_terms for rescored in result.completions
+    ]
     assert len(result.completions) + result.num_ungraded == sum(map(len, groups))
 
 
@@ -110,7 +116,7 @@ def test_the_facts_of_a_reward_are_restored_from_their_row(facts: Facts) -> None
 def test_another_reward_equals_the_score_of_a_grader(tmp_path: Path, name: str) -> None:
     folder = recorded_run(tmp_path, [[PASSED, WRONG, TYPE_ERROR]])
     result = rescore(folder, PROFILES[name])
-    assert [one.new_reward for one in result.completions] == [
+    assert [rescored.new_reward for rescored in result.completions] == [
         score(facts, PROFILES[name]).reward for facts in (PASSED, WRONG, TYPE_ERROR)
     ]
 
@@ -215,7 +221,12 @@ def test_a_running_or_killed_run_can_be_re_scored(tmp_path: Path) -> None:
         )
         records.group_dropped(dropped, step=1)
         records.step_done(0.1, [group_of([PASSED], config, "c")], StepReport(step=2, metrics={}), METRICS, {})
-        assert [one.group_id for one in rescore(folder, PROFILES["binary"]).completions] == ["a", "b", "b", "c"]
+        assert [rescored.group_id for rescored in rescore(folder, PROFILES["binary"]).completions] == [
+            "a",
+            "b",
+            "b",
+            "c",
+        ]
 
 
 def test_the_files_of_the_run_are_unchanged(tmp_path: Path) -> None:
@@ -283,7 +294,7 @@ def test_thought_tokens_are_priced_from_stored_facts(tmp_path: Path, capsys: pyt
     groups = [[replace(PASSED, num_thought_tokens=number) for number in (0, 500, 5000)]]
     folder = recorded_run(tmp_path, groups)
     settings = GraderSettings.model_validate({"thought_tokens": {"cap": 1000, "price": 0.2}, "min_code_lines": 1})
-    assert [one.new_reward for one in rescore(folder, profile_of(settings)).completions] == pytest.approx(
+    assert [rescored.new_reward for rescored in rescore(folder, profile_of(settings)).completions] == pytest.approx(
         [1.0, 0.9, 0.0]
     )
     assert main(["regrade", str(tmp_path), "--reward", "thought_tokens.price=0.2"]) == 0

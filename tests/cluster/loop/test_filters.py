@@ -11,19 +11,19 @@ from tests.cluster.records import group
 REWARDS = st.none() | st.sampled_from([0.0, 0.2, 0.5, 1.0])
 
 
-def with_truncated(whole: Group, indexes: set[int]) -> Group:
+def with_truncated(complete: Group, indexes: set[int]) -> Group:
     """Return the group with these completions truncated at the length limit."""
     return replace(
-        whole,
+        complete,
         completions=tuple(
-            replace(one, finish_reason=FinishReason.LENGTH) if one.index in indexes else one
-            for one in whole.completions
+            replace(completion, finish_reason=FinishReason.LENGTH) if completion.index in indexes else completion
+            for completion in complete.completions
         ),
     )
 
 
 @pytest.mark.parametrize(
-    ("group_filter", "whole", "reason"),
+    ("group_filter", "complete", "reason"),
     [
         (GroupFilter(), group([0.0, 0.0]), None),
         (GroupFilter(drop_without_signal=True), group([0.5, 0.5]), "no_signal"),
@@ -38,9 +38,9 @@ def with_truncated(whole: Group, indexes: set[int]) -> Group:
     ],
 )
 def test_a_group_is_dropped_for_the_first_bound_that_it_breaks(
-    group_filter: GroupFilter, whole: Group, reason: str | None
+    group_filter: GroupFilter, complete: Group, reason: str | None
 ) -> None:
-    assert group_filter.reason(whole) == reason
+    assert group_filter.reason(complete) == reason
 
 
 @given(
@@ -54,7 +54,7 @@ def test_a_group_that_is_stopped_early_would_have_been_dropped_when_complete(
     rewards: list[float | None], truncated: set[int], num_ended: int, share: float, bounds: tuple[float, float]
 ) -> None:
     group_filter = GroupFilter(max_truncated_share=share, min_mean_reward=bounds[0], max_mean_reward=bounds[1])
-    whole = with_truncated(group(rewards), truncated)
-    partial = replace(whole, completions=whole.completions[:num_ended], grades=whole.grades[:num_ended])
-    if group_filter.early_reason(partial, len(rewards)) and whole.rewards:
-        assert group_filter.reason(whole) is not None
+    complete = with_truncated(group(rewards), truncated)
+    partial = replace(complete, completions=complete.completions[:num_ended], grades=complete.grades[:num_ended])
+    if group_filter.early_reason(partial, len(rewards)) and complete.rewards:
+        assert group_filter.reason(complete) is not None

@@ -1,4 +1,4 @@
-"""Micro-batches of completions whose best split is known, or found by trying all splits."""
+"""Micro-batches compared with the cheapest split, which is known or found by trying all splits."""
 
 import itertools
 import random
@@ -25,14 +25,14 @@ def row(prompt: int, length: int, *, prompt_length: int = 10, temperature: float
 
 
 def completion_lengths(plans: Sequence[MicroBatchPlan]) -> list[list[int]]:
-    return [[len(each.token_ids) for each in one.rows] for one in plans]
+    return [[len(row.token_ids) for row in plan.rows] for plan in plans]
 
 
 def test_completions_of_one_prompt_that_fit_are_one_micro_batch_with_the_prompt_counted_once() -> None:
-    (one,) = plan_micro_batches([row(1, 20), row(1, 30)], max_padded_tokens=1000, shares_prompts=True)
+    (shared,) = plan_micro_batches([row(1, 20), row(1, 30)], max_padded_tokens=1000, shares_prompts=True)
     # The prompt without its last token is counted once; a row is this last token and a completion, padded to 30 tokens.
-    assert one.num_padded_tokens == 9 + 2 * (1 + 30)
-    assert one.num_padding_tokens == 10
+    assert shared.num_padded_tokens == 9 + 2 * (1 + 30)
+    assert shared.num_padding_tokens == 10
     (single,) = plan_micro_batches([row(1, 20), row(1, 30)], max_padded_tokens=1000, shares_prompts=False)
     assert (single.num_padded_tokens, single.num_padding_tokens) == (2 * (10 + 30), 10)
 
@@ -56,16 +56,16 @@ def test_no_micro_batch_is_larger_than_allowed_unless_it_is_a_single_row(max_pad
     rng = random.Random(max_padded_tokens)
     rows = [row(prompt, rng.randint(1, 90)) for prompt in range(6) for _ in range(5)]
     plans = plan_micro_batches(rows, max_padded_tokens=max_padded_tokens, shares_prompts=True)
-    assert all(one.num_padded_tokens <= max_padded_tokens or len(one.rows) == 1 for one in plans)
-    assert sorted(each.completion_id for one in plans for each in one.rows) == sorted(
-        each.completion_id for each in rows
+    assert all(plan.num_padded_tokens <= max_padded_tokens or len(plan.rows) == 1 for plan in plans)
+    assert sorted(member.completion_id for plan in plans for member in plan.rows) == sorted(
+        member.completion_id for member in rows
     )
 
 
 def test_no_micro_batch_mixes_temperatures() -> None:
     rows = [row(prompt, 5, temperature=temperature) for prompt in (1, 2) for temperature in (1.3, 1.0, 1.3)]
     plans = plan_micro_batches(rows, max_padded_tokens=1000, shares_prompts=True)
-    assert sorted(tuple(each.temperature for each in one.rows) for one in plans) == [(1.0,) * 2, (1.3,) * 4]
+    assert sorted(tuple(member.temperature for member in plan.rows) for plan in plans) == [(1.0,) * 2, (1.3,) * 4]
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -74,23 +74,23 @@ def test_no_other_split_of_the_same_order_is_cheaper(seed: int, shares_prompts: 
     rng = random.Random(seed)
     rows = [row(prompt, rng.randint(1, 900)) for prompt in range(3) for _ in range(3)]
     found = plan_micro_batches(rows, max_padded_tokens=2000, shares_prompts=shares_prompts)
-    ordered = [each for one in found for each in one.rows]
+    ordered = [member for plan in found for member in plan.rows]
 
     def cost_of(chunk: Sequence[Row]) -> float:
-        longest = max(len(each.token_ids) for each in chunk)
-        num_prompts = len({each.prompt_ids for each in chunk})
+        longest = max(len(member.token_ids) for member in chunk)
+        num_prompts = len({member.prompt_ids for member in chunk})
         if shares_prompts and num_prompts < len(chunk):
             size = num_prompts * 9 + len(chunk) * (longest + 1)
         else:
             size = len(chunk) * (10 + longest)
         return float("inf") if size > 2000 and len(chunk) > 1 else size + PASS_OVERHEAD_TOKENS
 
-    def total(begins: Sequence[int]) -> float:
-        return sum(cost_of(ordered[one:other]) for one, other in itertools.pairwise([0, *begins, len(ordered)]))
+    def total(starts: Sequence[int]) -> float:
+        return sum(cost_of(ordered[start:end]) for start, end in itertools.pairwise([0, *starts, len(ordered)]))
 
     inner = range(1, len(ordered))
-    best = min(total(begins) for count in range(len(ordered)) for begins in itertools.combinations(inner, count))
-    assert sum(one.num_padded_tokens + PASS_OVERHEAD_TOKENS for one in found) == best
+    best = min(total(starts) for count in range(len(ordered)) for starts in itertools.combinations(inner, count))
+    assert sum(plan.num_padded_tokens + PASS_OVERHEAD_TOKENS for plan in found) == best
 
 
 def test_padding_share_is_taken_over_all_micro_batches_of_a_step() -> None:

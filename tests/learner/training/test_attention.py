@@ -45,8 +45,8 @@ def test_flash_attention_is_used_if_it_is_installed_and_the_model_allows_it(
 
 def one_row(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
     """Causal attention as FlashAttention computes it, aligned to the last key; ``[Q, heads, D]`` and ``[K, groups, D]``."""
-    query, key, value = (each.transpose(0, 1) for each in (query, key, value))
-    key, value = (each.repeat_interleave(query.size(0) // each.size(0), dim=0) for each in (key, value))
+    query, key, value = (tensor.transpose(0, 1) for tensor in (query, key, value))
+    key, value = (tensor.repeat_interleave(query.size(0) // tensor.size(0), dim=0) for tensor in (key, value))
     num_queries, num_keys = query.size(1), key.size(1)
     visible = torch.ones(num_queries, num_keys, dtype=torch.bool).tril(num_keys - num_queries)
     return torch.nn.functional.scaled_dot_product_attention(query, key, value, visible, scale=scale).transpose(0, 1)
@@ -103,7 +103,9 @@ def test_a_padded_micro_batch_has_the_same_gradient_with_flash_attention(
     def gradient() -> Tensor:
         trainer.model.zero_grad()
         trainer.compute_loss(trainer.model, trainer._prepare_inputs(batch)).backward()
-        return torch.cat([each.grad.reshape(-1) for each in trainer.model.parameters() if each.grad is not None])
+        return torch.cat(
+            [parameter.grad.reshape(-1) for parameter in trainer.model.parameters() if parameter.grad is not None]
+        )
 
     expected = learner._training.run(gradient)
     calls = []

@@ -38,12 +38,12 @@ def test_a_quantized_layer_is_close_to_its_layer_and_passes_gradients(
         outputs.float().square().sum().backward()
         assert given.grad is not None
         results.append((outputs.detach().float(), given.grad.float()))
-    bound, bytes_each = KINDS[kind]
+    bound, bytes_per_number = KINDS[kind]
     for exact, found in zip(*results, strict=True):
         assert (exact - found).norm() / exact.norm() < bound
     weight = quantized.get_parameter("weight")
     assert not weight.requires_grad
-    assert weight.numel() * weight.element_size() <= bytes_each * layer.weight.numel()
+    assert weight.numel() * weight.element_size() <= bytes_per_number * layer.weight.numel()
 
 
 @pytest.mark.parametrize("kind", KINDS)
