@@ -156,10 +156,10 @@ def evaluation_table(results: Sequence[EvaluationResult], title: str) -> Table:
     row("problems solved at least once", [f"{result.solved_once:.1%}" for result in results])
     for k in results[0].pass_at:
         if all(k in result.pass_at for result in results):
-            some = [result.pass_at[k] for result in results]
+            estimates = [result.pass_at[k] for result in results]
             # Intervals of single evaluations say little about a change: `caravan compare` has the interval of the change.
-            interval = "" if compared else f" ({some[0]['low']:.1%} to {some[0]['high']:.1%})"
-            row(f"pass@{k}", [f"{one['value']:.1%}{interval}" for one in some])
+            interval = "" if compared else f" ({estimates[0]['low']:.1%} to {estimates[0]['high']:.1%})"
+            row(f"pass@{k}", [f"{estimate['value']:.1%}{interval}" for estimate in estimates])
     for verdict in Verdict:
         shares = [result.share_of(verdict) for result in results]
         if verdict is not Verdict.PASSED and any(shares):

@@ -43,7 +43,7 @@ class Answer:
     """The answer in a completion, on the same lines as in the completion."""
 
     text: str
-    no_answer_reason: str = ""  # what was dropped (thoughts, tokens, other turns): the message if no code remains
+    no_answer_reason: str = ""  # message if no code remains; names what was dropped (thoughts, tokens, other turns)
     verbatim: str = ""  # the whole completion, if all dropped tokens may be literals or comments of its code
     thoughts: tuple[Thought, ...] = ()  # what was dropped before the answer and within it, in order
 
@@ -52,7 +52,7 @@ def with_opened_thought(tag: str, text: str) -> str:
     """Prepend the tag of a thought that the prompt left open, without changing line numbers."""
     tag = " ".join(tag.split())
     if tag and not any(token.kind is TokenKind.OPENS_THOUGHT for token in find_tokens(f"{tag} x")):
-        tag = "<think>"  # unknown, or no tag before a word on its line: the text is a thought nonetheless
+        tag = "<think>"  # the tag is unknown, or no tag if text follows it on its line; the text is a thought anyway
     return f"{tag} {text}" if tag else text
 
 
@@ -105,8 +105,8 @@ class _Scan:
         self._num_leading_lines = 0  # newlines of text[:restart]
         self._open: list[ChatToken] = []  # open thoughts, outermost first
         self._last_end = 0  # end of the previous token
-        self._has_begun = False  # the text so far holds more than tokens
-        self._answer_has_begun = False  # so does the part of it that is kept
+        self._has_begun = False  # the text so far holds more than special tokens
+        self._answer_has_begun = False  # the kept part of the text so far holds more than special tokens
         self._in_other_turn = False
         self._acted_on: list[ChatToken] = []
         self._last_closing: dict[str, int] = {}  # opening tag in square brackets -> position of its last closing tag

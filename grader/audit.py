@@ -58,7 +58,9 @@ def audit_problem(grader: Grader, problem: Problem) -> ProblemAudit:
     warnings += _repetition_warnings(inspection)
     if not causes:
         warnings += [*_stub_warning(grader, problem), *_constant_warning(grader, problem, inspection.asserts)]
-    return ProblemAudit(causes=causes, warnings=tuple(warnings), asserts=tuple(one.text for one in inspection.asserts))
+    return ProblemAudit(
+        causes=causes, warnings=tuple(warnings), asserts=tuple(assertion.text for assertion in inspection.asserts)
+    )
 
 
 def _reference_passes(grader: Grader, problem: Problem) -> bool:
@@ -118,9 +120,9 @@ def _constant_warning(grader: Grader, problem: Problem, asserts: Sequence[Inspec
     """Warn if a constant passes many asserts. The constants tried are the values that the asserts expect."""
     if len(asserts) < 2:
         return []
-    values = Counter(one.value for one in asserts if one.value and one.direct)
+    values = Counter(assertion.value for assertion in asserts if assertion.value and assertion.direct)
     # Asserts of another form than ``f x = value``: only running them shows if a constant passes.
-    num_other_form = sum(not (one.value and one.direct) for one in asserts)
+    num_other_form = sum(not (assertion.value and assertion.direct) for assertion in asserts)
     candidates = [
         value for value, count in values.most_common() if count + num_other_form >= _MIN_CONSTANT_SHARE * len(asserts)
     ]

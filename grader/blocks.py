@@ -55,7 +55,7 @@ class Choice:
 
     block: Block  # the whole text if nothing in it is marked as code
     earlier: tuple[Block, ...] = ()  # OCaml blocks before it
-    is_marked: bool = True
+    is_marked: bool = True  # False if ``block`` is the whole text
 
 
 def choose_block(text: str, name: str) -> Choice:
@@ -93,8 +93,8 @@ def _solution_among(text: str, found: Sequence[Block], scope: Block, name: str) 
             return defining[-1]
     usage = re.compile(rf"{_USAGE.pattern}|\s*{re.escape(name)}\s") if name else _USAGE
     without_usage = [block for block in filled if not usage.match(text, block.start, block.end)]
-    for among in (without_usage, filled):
-        ocaml = [block for block in among if block.language in _OCAML_LANGUAGES]
+    for blocks in (without_usage, filled):
+        ocaml = [block for block in blocks if block.language in _OCAML_LANGUAGES]
         if ocaml:
             return ocaml[-1]
     # If no fence names a language, the first block is the code and later ones show its output.
@@ -177,7 +177,7 @@ def _line_start(text: str, position: int, floor: int) -> int | None:
 
 
 def fenced_blocks(text: str, fences: Sequence[Fence], start: int = 0, end: int | None = None) -> list[Block]:
-    """Pair the fences of ``text[start:end]`` to blocks; a block that is never closed ends with the text.
+    """Pair the fences of ``text[start:end]`` into blocks; a block that is never closed ends with the text.
 
     A fence that names a language always opens a block and ends an unclosed one.
     """

@@ -117,8 +117,8 @@ def tests(value: Any) -> str:
     value = _decoded(value, "tests")
     if isinstance(value, str):
         code = plain_code(value, "tests")
-    elif isinstance(value, list) and all(isinstance(one, str) or is_missing(one) for one in value):
-        parts = [plain_code(one, "tests").strip() for one in value if not is_missing(one)]
+    elif isinstance(value, list) and all(isinstance(text, str) or is_missing(text) for text in value):
+        parts = [plain_code(text, "tests").strip() for text in value if not is_missing(text)]
         # ";;" ends expressions and definitions; a ";" at the end of a part would join it to the next one.
         code = "\n;;\n".join(re.sub(r"[;\s]+\Z", "", part) for part in parts)
     else:
@@ -154,16 +154,15 @@ def _turns(value: Any) -> list[tuple[str, str]] | None:
     """Return role and text of each message, or None if the value is not a chat."""
     if isinstance(value, Mapping) and len(value) == 1:  # {"messages": [...]}
         value = next(iter(value.values()))
-    if isinstance(value, Mapping) and value and all(isinstance(_plain(one, ""), list) for one in value.values()):
-        columns = [
-            _plain(one, "") for one in value.values()
-        ]  # {"role": [...], "content": [...]}: a sequence of datasets
+    if isinstance(value, Mapping) and value and all(isinstance(_plain(column, ""), list) for column in value.values()):
+        # {"role": [...], "content": [...]}: a sequence of datasets
+        columns = [_plain(column, "") for column in value.values()]
         if len({len(column) for column in columns}) == 1:
             value = [dict(zip(value, cells, strict=True)) for cells in zip(*columns, strict=True)]
     value = _plain(value, "chat")
-    if not isinstance(value, list) or not value or not all(_is_message(one) for one in value):
+    if not isinstance(value, list) or not value or not all(_is_message(message) for message in value):
         return None
-    return [_turn(one) for one in value]
+    return [_turn(message) for message in value]
 
 
 def _is_message(value: Any) -> bool:
@@ -202,7 +201,7 @@ def _kind(value: Any) -> str:
 
 
 def _kind_of_tests(value: Any) -> str:
-    if isinstance(value, list) and value and all(isinstance(one, Mapping) for one in value):
+    if isinstance(value, list) and value and all(isinstance(test, Mapping) for test in value):
         return f"a list of {len(value)} objects ({_keys(value[0])})"
     return _kind(value)
 

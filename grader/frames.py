@@ -17,7 +17,7 @@ def _prefixed(payload: bytes) -> bytes:
 
 def encode(fields: Sequence[bytes]) -> bytes:
     """Encode fields as one frame."""
-    return _prefixed(b"".join(_prefixed(one) for one in fields))
+    return _prefixed(b"".join(_prefixed(field) for field in fields))
 
 
 def payload_length(header: bytes) -> int:

@@ -36,7 +36,7 @@ class Inspection:
     @property
     def covered_by_example(self) -> tuple[bool, ...]:
         """Per assert, whether an example of the statement covers it."""
-        return tuple(one.covered_by_example for one in self.asserts)
+        return tuple(assertion.covered_by_example for assertion in self.asserts)
 
 
 def inspection_request(problem: Problem, *, cpu_seconds: float, everything: bool) -> list[bytes]:

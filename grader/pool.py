@@ -222,8 +222,8 @@ class RayGraderPool:
     def _job_deadline_seconds(self) -> float:
         """Return the wall seconds within which a live actor answers, jobs queued before this one included."""
         settings = self._settings
-        one = (settings.compile_cpu_seconds + settings.run_cpu_seconds) * settings.wall_multiplier + 60.0
-        return JOBS_PER_GRADER * one
+        job_seconds = (settings.compile_cpu_seconds + settings.run_cpu_seconds) * settings.wall_multiplier + 60.0
+        return JOBS_PER_GRADER * job_seconds
 
     def usage(self) -> Usage:
         """Return the work of the graders so far."""

@@ -126,7 +126,7 @@ def _sandboxed_command(program: Program, limits: Limits, sandbox: Sandbox) -> li
 
 
 def _start_failure(command: Sequence[str], status: int | None) -> str:
-    """Start a program that ended before its greeting once more, and return a message with its output."""
+    """Restart a program that ended before its greeting, and return an error message with the restarted program's output."""
     if status == LIMITS_REFUSED:
         return "the limits of a grading process cannot be set: is a hard limit of this user lower (ulimit -Ha)?"
     try:

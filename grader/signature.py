@@ -76,7 +76,7 @@ def _unwrapped(parts: list[Segment]) -> str:
 
 def _signature_start(prompt: str, ranges: list[tuple[int, int]]) -> int | None:
     # Quotes inside comments are ignored: strict OCaml lexing would fail on prose.
-    found = [one for one in _LET_AT_LINE_START.finditer(prompt) if not _is_inside(ranges, one.start(2))]
+    found = [match for match in _LET_AT_LINE_START.finditer(prompt) if not _is_inside(ranges, match.start(2))]
     while len(found) > 1 and _is_local(prompt, *found[-2:]):
         found.pop()
     return found[-1].start(2) if found else None

@@ -288,10 +288,10 @@ class RayLearner:
             deadline = DEADLINES[method]
             seconds = getattr(self._settings, deadline)
             done, waiting = await asyncio.wait(calls, timeout=seconds, return_when=asyncio.FIRST_EXCEPTION)
-            early = [error for each in done if (error := each.exception())]
+            early = [error for call in done if (error := call.exception())]
             if waiting and early and not any(isinstance(error, _ProcessLost) for error in early):
                 _, waiting = await asyncio.wait(waiting, timeout=GRACE_SECONDS)
-            failures = [error for each in calls if each.done() and (error := each.exception())]
+            failures = [error for call in calls if call.done() and (error := call.exception())]
             # A rank whose peer died reports only a lost connection: the loss comes first.
             failures.sort(key=lambda error: not isinstance(error, _ProcessLost))
             if waiting and not failures:
@@ -304,8 +304,8 @@ class RayLearner:
                 raise failures[0]
             return calls[0].result()
         finally:
-            for each in calls:
-                each.cancel()
+            for call in calls:
+                call.cancel()
 
     def _call_rank(self, rank: int, reference: Awaitable[Any], method: str) -> Coroutine[Any, Any, Any]:
         """Await the answer of one rank; ``_call`` enforces the deadline over all ranks."""

@@ -16,7 +16,7 @@ def with_learning_rate(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def method_conflict(settings: Any) -> str | None:
-    """Return a setting of the ``learner`` section that ``method=full`` excludes, with the way out; None without one."""
+    """Return a setting of the ``learner`` section that ``method=full`` excludes, with advice; None without one."""
     if settings.method != "full":
         return None
     lora, defaults = settings.lora, type(settings.lora)()

@@ -227,7 +227,8 @@ class LearnerWorker:
         ids = self._plan.probe_ids
         scores = self._trainer.score(ids, under_base=under_base) if ids else []
         return tuple(
-            ProbePrompt(token_ids=each, logprobs=tuple(logprobs)) for each, logprobs in zip(ids, scores, strict=True)
+            ProbePrompt(token_ids=token_ids, logprobs=tuple(logprobs))
+            for token_ids, logprobs in zip(ids, scores, strict=True)
         )
 
     def _check_training_gap(self) -> None:

@@ -132,8 +132,8 @@ def held_and_published(
     elif isinstance(a, torch.Tensor):  # embeddings [slot, vocabulary, r] and head [slot, 1, r, in]
         yield names[0], Factors(a[slot].T if a.dim() == 3 else a[slot, 0], b[slot, 0]), files[0]
     else:  # experts, with one tensor per projection; Caravan's adapters have none, so no weight is expected here
-        for each in (*layer.w13_lora_a_stacked, *layer.w2_lora_a_stacked):
-            yield names[0].partition(".experts")[0] + ".experts", Factors(each[slot], None), NOTHING
+        for stacked in (*layer.w13_lora_a_stacked, *layer.w2_lora_a_stacked):
+            yield names[0].partition(".experts")[0] + ".experts", Factors(stacked[slot], None), NOTHING
 
 
 def by_slices(layer: Any, names: Sequence[str], files: Sequence[Factors]) -> tuple[list[str], list[Factors]]:

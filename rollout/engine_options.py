@@ -82,7 +82,9 @@ def check_options(options: Mapping[str, Any]) -> None:
         if known and name not in known:
             if name in REMOVED:
                 raise ValueError(f"rollout.engine.{name}: vLLM {_version()} has no such option: {REMOVED[name]}")
-            near = difflib.get_close_matches(name, [each for each in known if not _governor(each)], n=3, cutoff=0.6)
+            near = difflib.get_close_matches(
+                name, [option for option in known if not _governor(option)], n=3, cutoff=0.6
+            )
             hint = f"; did you mean {', '.join(near)}?" if near else "; its options are the fields of AsyncEngineArgs"
             raise ValueError(f"rollout.engine.{name}: vLLM {_version()} has no such option{hint}")
 

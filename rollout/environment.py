@@ -24,8 +24,8 @@ CPU_BATCHED_TOKENS = 4096
 """Tokens in one forward pass of an engine on the CPU: the prompts of a few groups."""
 
 FREE_AT_START = 0.9
-"""Fraction of an engine's share of a GPU that must be free at its start if the size of its KV cache is set. The memory of CUDA
-itself takes part of each share: without a margin, no engine would start next to a learner that uses its whole share."""
+"""Fraction of an engine's GPU share that must be free when the engine starts. Used only if the size of the KV cache is set.
+CUDA itself occupies some memory: without a margin, no engine would start next to a learner that uses its whole share."""
 
 CPU_EXECUTOR = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 """Runs the model in the engine's own process. By default vLLM starts a separate CPU worker, to set its OpenMP threads (here
@@ -45,14 +45,13 @@ def environment_variables(settings: RolloutSettings, model: str) -> dict[str, st
         variables["HF_HUB_OFFLINE"] = "1"  # a local model needs no network; vLLM would wait for one
     if settings.gpus_per_sampler == 0:
         variables[VISIBLE_GPUS] = ""
-        variables["VLLM_TARGET_DEVICE"] = (
-            "cpu"  # else vLLM's CUDA build takes a GPU that the driver knows, visible or not
-        )
+        # Otherwise vLLM's CUDA build uses a GPU that NVIDIA's driver reports, even if it is not visible.
+        variables["VLLM_TARGET_DEVICE"] = "cpu"
         variables["OMP_NUM_THREADS"] = str(max(1, int(settings.cpus_per_sampler / settings.tensor_parallel_size)))
         # Ray assigns cores; pinning would put all samplers of a machine on the first ones.
         variables["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
     else:
-        variables["VLLM_USE_FLASHINFER_SAMPLER"] = "0"  # requirements/gpu.txt leaves FlashInfer out, and says why
+        variables["VLLM_USE_FLASHINFER_SAMPLER"] = "0"  # requirements/gpu.txt excludes FlashInfer and gives the reason
     return variables
 
 
@@ -116,7 +115,9 @@ def compiler_variables(settings: RolloutSettings) -> dict[str, str]:
 
 
 def cache_variables(settings: RolloutSettings) -> dict[str, str]:
-    """Variables that let the compiled engines of a machine share the code that vLLM compiles, also without a usable home folder.
+    """Variables that select vLLM's compile cache, which the engines of a machine share.
+
+    Without a usable home folder they share it as well.
 
     vLLM keeps it in VLLM_CACHE_ROOT, by default ``~/.cache/vllm``. If that cannot be written or is noexec, it goes to the folder
     for temporary files.
@@ -141,7 +142,7 @@ def _allows_execution(folder: Path) -> bool:
 def engine_arguments(
     settings: RolloutSettings, model: str, lora_rank: int, lora_targets: Sequence[str], max_staleness: int
 ) -> dict[str, Any]:
-    """Keyword arguments of vLLM's ``AsyncEngineArgs``; with no ``lora_targets``, every layer with LoRA support has it."""
+    """Keyword arguments of vLLM's ``AsyncEngineArgs``; empty ``lora_targets`` enable LoRA in all layers that support it."""
     arguments: dict[str, Any] = {
         "model": model,
         "max_model_len": settings.max_prompt_tokens + settings.max_completion_tokens,
@@ -178,8 +179,8 @@ def engine_arguments(
         )
         if settings.engine.get("enable_chunked_prefill"):
             raise ModelError(
-                "rollout.engine.enable_chunked_prefill: an engine on the CPU dies of the chunks of a request that has a "
-                "seed: remove it"
+                "rollout.engine.enable_chunked_prefill: chunked prefill of a request with a seed crashes an engine on the "
+                "CPU: remove the option"
             )
     else:
         arguments["gpu_memory_utilization"] = settings.gpu_memory_utilization

@@ -219,7 +219,9 @@ class Lifecycle(ABC, Generic[R]):
             await self._start(replica)
         except (CaravanError, RayError) as error:
             self._set_down(replica)
-            same_failure = [one for one in self.replicas if one.num_failed_starts and one.last_error == str(error)]
+            same_failure = [
+                other for other in self.replicas if other.num_failed_starts and other.last_error == str(error)
+            ]
             if not replica.num_failed_starts and not same_failure and not self.dispatcher.has_failed:
                 logger.warning("%s: start failed, retrying with back-off: %s", replica.name, error)
             replica.num_failed_starts += 1

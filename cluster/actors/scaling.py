@@ -11,8 +11,8 @@ from cluster.types import Bounds, Usage
 class ScalingPolicy:
     """Thresholds of scaling up and down.
 
-    Right after scaling up at ``busy_share`` to twice the replicas, or down to ``target_share``, a pool must not count as idle:
-    its size would oscillate.
+    The thresholds must leave a gap: a pool that counted as idle right after it scaled up (to at most twice its replicas) or down
+    would oscillate in size.
     """
 
     unit: str  # name of a unit of work in log lines: "group"

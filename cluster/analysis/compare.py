@@ -144,8 +144,13 @@ def _differences_table(comparison: Comparison) -> Table:
     table = Table(title=f"second minus first, over {len(comparison.by_problem)} problems", title_justify="left")
     for column in ("", "difference", "95% interval", "p"):
         table.add_column(column, justify="left" if not column else "right")
-    for one in comparison.differences:
-        table.add_row(one.metric, f"{one.mean:+.3f}", f"{one.low:+.3f} to {one.high:+.3f}", f"{one.p:.4f}")
+    for difference in comparison.differences:
+        table.add_row(
+            difference.metric,
+            f"{difference.mean:+.3f}",
+            f"{difference.low:+.3f} to {difference.high:+.3f}",
+            f"{difference.p:.4f}",
+        )
     table.caption = "bootstrap intervals over problems; p: two-sided sign-flip test"
     return table
 

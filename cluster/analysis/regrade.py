@@ -50,7 +50,7 @@ def rescore(
         on_file(done, len(paths))
     if not completions:
         raise RunFolderError(f"{folder.rollouts} holds no graded completion: nothing to re-score")
-    graded_groups = {one.group_id for one in completions}
+    graded_groups = {completion.group_id for completion in completions}
     return RescoredRun(
         completions=tuple(completions),
         num_ungraded=len(ungraded),
@@ -95,15 +95,15 @@ def write_rewards(completions: Sequence[Rescored], out: Path) -> None:
     """Write old and new rewards and terms, one row per completion, atomically; raises RunFolderError."""
     rows = [
         {
-            "group_id": one.group_id,
-            "completion_id": one.completion_id,
-            "verdict": str(one.verdict),
-            "old_reward": one.old_reward,
-            "new_reward": one.new_reward,
-            "old_terms": asdict(one.old_terms),
-            "new_terms": asdict(one.new_terms),
+            "group_id": completion.group_id,
+            "completion_id": completion.completion_id,
+            "verdict": str(completion.verdict),
+            "old_reward": completion.old_reward,
+            "new_reward": completion.new_reward,
+            "old_terms": asdict(completion.old_terms),
+            "new_terms": asdict(completion.new_terms),
         }
-        for one in completions
+        for completion in completions
     ]
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

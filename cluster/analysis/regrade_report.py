@@ -134,7 +134,7 @@ def _remarks(
             f"the schedule changed the reward {len(reward_changes)} times (after step {steps}): an old reward uses the "
             "settings of its step (phases.jsonl), all new rewards use one profile"
         )
-    too_short = sum(one.num_code_lines < profile.min_code_lines for one in result.completions)
+    too_short = sum(completion.num_code_lines < profile.min_code_lines for completion in result.completions)
     if too_short:
         yield (
             f"{too_short} completions have fewer than {profile.min_code_lines} code lines: reward 0 "

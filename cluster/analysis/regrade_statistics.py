@@ -89,14 +89,17 @@ def compare_rewards(completions: Sequence[Rescored]) -> RewardComparison:
     groups: dict[str, list[Rescored]] = defaultdict(list)
     for completion in completions:
         groups[completion.group_id].append(completion)
-    rewards = [([one.old_reward for one in group], [one.new_reward for one in group]) for group in groups.values()]
+    rewards = [
+        ([completion.old_reward for completion in group], [completion.new_reward for completion in group])
+        for group in groups.values()
+    ]
     pairs = [count_pairs(old, new) for old, new in rewards]
     taus = [tau for tau in (counts.tau_b for counts in pairs) if tau is not None]
     return RewardComparison(
         num_completions=len(completions),
         num_groups=len(groups),
-        old_mean=statistics.fmean(one.old_reward for one in completions),
-        new_mean=statistics.fmean(one.new_reward for one in completions),
+        old_mean=statistics.fmean(completion.old_reward for completion in completions),
+        new_mean=statistics.fmean(completion.new_reward for completion in completions),
         old_without_signal=statistics.fmean(not _has_signal(old) for old, _ in rewards),
         new_without_signal=statistics.fmean(not _has_signal(new) for _, new in rewards),
         mean_tau_b=statistics.fmean(taus) if taus else None,
@@ -104,7 +107,7 @@ def compare_rewards(completions: Sequence[Rescored]) -> RewardComparison:
         best_changed_share=statistics.fmean(not _best(old) & _best(new) for old, new in rewards),
         pairs=sum(pairs, PairCounts()),
         by_verdict=tuple(_by_verdict(completions)),
-        largest_change=max(abs(one.new_reward - one.old_reward) for one in completions),
+        largest_change=max(abs(completion.new_reward - completion.old_reward) for completion in completions),
     )
 
 
@@ -140,11 +143,11 @@ def _best(rewards: Sequence[float]) -> set[int]:
 
 def _by_verdict(completions: Sequence[Rescored]) -> Iterable[VerdictMeans]:
     for verdict in Verdict:
-        group = [one for one in completions if one.verdict is verdict]
-        if group:
+        of_verdict = [completion for completion in completions if completion.verdict is verdict]
+        if of_verdict:
             yield VerdictMeans(
                 verdict=verdict,
-                num_completions=len(group),
-                old_mean=statistics.fmean(one.old_reward for one in group),
-                new_mean=statistics.fmean(one.new_reward for one in group),
+                num_completions=len(of_verdict),
+                old_mean=statistics.fmean(completion.old_reward for completion in of_verdict),
+                new_mean=statistics.fmean(completion.new_reward for completion in of_verdict),
             )

@@ -83,7 +83,11 @@ def _options(arguments: list[str]) -> argparse.Namespace:
         for line in found.lines:
             note(line)
     options, rest = parser.parse_known_args(arguments)
-    unknown = rest if "settings" not in options else [one for one in rest if one.startswith("-") or "=" not in one]
+    unknown = (
+        rest
+        if "settings" not in options
+        else [argument for argument in rest if argument.startswith("-") or "=" not in argument]
+    )
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     if rest:
@@ -99,15 +103,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:
-        one = commands.add_parser(
+        subparser = commands.add_parser(
             command.name,
             help=command.summary,
             description=command.summary,
             epilog=command.epilog,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        command.add_arguments(one)
-        one.set_defaults(command=command.run)
+        command.add_arguments(subparser)
+        subparser.set_defaults(command=command.run)
     return parser
 
 

@@ -99,7 +99,7 @@ def _submit(options: argparse.Namespace) -> int:
 
 
 CHECK_HELP = f"""\
-Prints a table of what the run needs and what is there, with a way out for everything that is not ok: the settings, model, data,
+Prints a table of what the run needs and what is there, with advice for everything that is not ok: the settings, model, data,
 run folder and plan; and on each machine NVIDIA's driver, the GPUs and their compute capability, headers and compiler for GPU
 kernels, package versions, the model, shared memory, disk space, OCaml and the sandbox. Then a smoke run trains one step on one
 group of short completions with the run's own settings, in a temporary folder: it is sampled, graded, learned, published, verified
@@ -122,7 +122,7 @@ examples:
 def _check_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser)
     parser.add_argument("--address", metavar="URL", help="address of a cluster's dashboard; needs -c")
-    parser.add_argument("--no-smoke", action="store_true", help="leave out the smoke run: nothing is started")
+    parser.add_argument("--no-smoke", action="store_true", help="skip the smoke run: nothing is started")
 
 
 def _check(options: argparse.Namespace) -> int:

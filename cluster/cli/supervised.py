@@ -60,10 +60,10 @@ def read_variables(environment: Mapping[str, str], given: Sequence[str]) -> Supe
     unused += [f"{name} ({NOT_USED.get(name, 'unknown')})" for name in texts if name not in (*OPTIONS, DATASET)]
     arguments, named = [], []
     for name, (option, value) in values.items():
-        if not any(one == option or one.startswith(f"{option}=") for one in given):
+        if not any(argument == option or argument.startswith(f"{option}=") for argument in given):
             arguments.append(f"{option}={value}")
             named.append(f"{option}={value} ({f'{BATCH_SIZE} x {ACCUMULATION}' if name == ACCUMULATION else name})")
-    if DATASET in texts and not any(one.split("=")[0] in ("dataset", "data.dataset") for one in given):
+    if DATASET in texts and not any(argument.split("=")[0] in ("dataset", "data.dataset") for argument in given):
         arguments.append(f"data.dataset={texts[DATASET]}")
         named.append(f"data.dataset={texts[DATASET]} ({DATASET})")
     lines = [f"set by environment variables: {', '.join(named)}"] if named else []

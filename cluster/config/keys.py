@@ -84,7 +84,7 @@ def resolve_key(key: str, *, in_sections: bool = False) -> str:
     parts = key.split(".")
     for length in range(1, len(parts)):
         parent, entry = ".".join(parts[:length]), ".".join(parts[length:])
-        if mapping := next((one for one in mappings() if f".{one}".endswith(f".{parent}")), None):
+        if mapping := next((name for name in mappings() if f".{name}".endswith(f".{parent}")), None):
             return f"{mapping}.{entry}"
     if old := old_name(key):
         return RENAMED[old]

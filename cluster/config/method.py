@@ -20,7 +20,7 @@ def with_sync_mode(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def sync_mode_conflict(method: str, mode: str) -> str | None:
-    """Return why a weight sync mode does not fit a method, with the way out; None if it fits."""
+    """Return why a weight sync mode does not fit a method, with advice; None if it fits."""
     if (method == FULL) == (mode == FULL):
         return None
     if method == FULL:

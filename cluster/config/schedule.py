@@ -16,7 +16,7 @@ from cluster.setting_traits import Trait
 from learner.overrides import check_changeable as check_changeable_in_the_learner
 
 CHANGEABLE = tuple(sorted(keys_with(Trait.CHANGEABLE)))
-"""Keys that are read for every group, grade or step. All others are fixed when the parts of a run start."""
+"""Keys that are read for every group, grade or step. All others are fixed when the components of a run start."""
 
 
 class ScheduleEntry(BaseModel):
@@ -30,7 +30,7 @@ class ScheduleEntry(BaseModel):
     set: dict[str, Any] = Field(min_length=1, description="values by dotted key")
 
     @model_validator(mode="after")
-    def _starts_once(self) -> "ScheduleEntry":
+    def _check(self) -> "ScheduleEntry":
         if (self.from_step is None) == (self.from_epoch is None):
             raise ValueError("schedule: each entry has either from_step or from_epoch")
         for key, value in self.set.items():
@@ -46,7 +46,7 @@ class ScheduleEntry(BaseModel):
 
 
 class ResumeOverride(BaseModel):
-    """Values of keys from a step on: the step at which the run was resumed, or its health monitor adjusted them."""
+    """Values of keys from the step on at which a user resumed the run with them or the health monitor adjusted them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -118,7 +118,7 @@ class Schedule:
 
 def check_changeable(key: str) -> None:
     """Raise ValueError, with the keys that can change, for a key that cannot change during a run."""
-    # The end of a key and a misspelled key get a hint; an existing key that cannot change gets the reason.
+    # A misspelled key, or one without its section, gets a suggestion; an existing key that cannot change gets the reason.
     ends = [name for name in CHANGEABLE if name.endswith(f".{key}")]
     meant = ends or difflib.get_close_matches(key, CHANGEABLE, n=1, cutoff=0.9)
     if not meant and "." not in key:

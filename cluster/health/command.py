@@ -56,7 +56,7 @@ def _print(run: Path, history: History, results: Sequence[CheckResult]) -> None:
                 Text(result.assessment.evidence),
             )
     console.print(table)
-    for result in sorted(results, key=lambda one: one.health is not Health.STOP):
+    for result in sorted(results, key=lambda check: check.health is not Health.STOP):
         if result.is_alert:
             console.print()
             console.print(Text.assemble((result.rule.id, STYLES[result.health]), f": {result.assessment.action}"))

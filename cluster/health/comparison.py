@@ -84,8 +84,8 @@ def latest(history: History) -> tuple[Window, Window] | None:
 def as_cells(compared: Sequence[Compared]) -> list[tuple[str, str, str, str, str]]:
     """Return table cells: metric, before, now, change, status."""
     cells = []
-    for one in compared:
-        before, now = one.change.before, one.change.now
-        difference = f"{now - before:+.4f}{one.change.relative}"
-        cells.append((one.metric.label, f"{before:.4f}", f"{now:.4f}", difference, one.word))
+    for comparison in compared:
+        before, now = comparison.change.before, comparison.change.now
+        difference = f"{now - before:+.4f}{comparison.change.relative}"
+        cells.append((comparison.metric.label, f"{before:.4f}", f"{now:.4f}", difference, comparison.word))
     return cells

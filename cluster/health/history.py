@@ -140,7 +140,7 @@ class History:
         """
         found = []
         complete = self.epochs[-2:]
-        if len(complete) == 2 and all(self._is_comparable(one) for one in complete):
+        if len(complete) == 2 and all(self._is_comparable(epoch) for epoch in complete):
             found.append((complete[0], complete[1]))
         num_after = sum(row["step"] > self.changed_at for row in self.steps[-2 * TREND_STEPS :])
         half = num_after // 2

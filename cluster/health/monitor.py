@@ -127,7 +127,7 @@ class HealthMonitor:
         return result.is_alert and (alerted_at is None or step - alerted_at >= STEPS_TO_SHOW)
 
     def _has_had_time(self, step: int) -> bool:
-        since = max([self._changed_at, *(one.from_step for one in self.adjustments[-1:])])
+        since = max([self._changed_at, *(adjustment.from_step for adjustment in self.adjustments[-1:])])
         return since == 0 or step - since >= STEPS_TO_SHOW
 
     def _mitigation(self, results: Sequence[CheckResult], step: int) -> Mitigation | None:

@@ -178,7 +178,7 @@ def entropy(history: History) -> Assessment:
         return NO_DATA
     values = sorted(row["entropy"] for row in rows)
     mean = statistics.fmean(values)
-    num_low, num_high = sum(one < LOW_ENTROPY for one in values), sum(one > HIGH_ENTROPY for one in values)
+    num_low, num_high = sum(value < LOW_ENTROPY for value in values), sum(value > HIGH_ENTROPY for value in values)
     evidence = (
         f"{mean:.3f} nats, {values[0]:.3f} to {values[-1]:.3f} in {len(values)} steps; "
         f"{num_low} below {LOW_ENTROPY:.2f}, {num_high} above {HIGH_ENTROPY:.2f}"

@@ -78,9 +78,9 @@ class LedgerColumns:
         """Return the columns with the completions of further files appended, each a ``pyarrow.Table`` of STORED columns."""
         import pyarrow as pa
 
-        ends = self.num_rows + np.cumsum([one.num_rows for _, one in read])
+        ends = self.num_rows + np.cumsum([rows.num_rows for _, rows in read])
         files, starts = (*self.files, *(file for file, _ in read)), np.concatenate([self.starts, ends])
-        table = pa.concat_tables([one for _, one in read]).combine_chunks()
+        table = pa.concat_tables([rows for _, rows in read]).combine_chunks()
         if not table.num_rows:
             return replace(self, files=files, starts=starts)
         codes, words = {}, {}

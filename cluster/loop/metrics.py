@@ -119,7 +119,10 @@ def signal_shares(groups: Sequence[Group], dropped: Sequence[DroppedGroup]) -> d
 
     All completions of a group in ``frac_zero_std_solved`` pass: the problem is solved, which is not a collapse.
     """
-    sampled = [*groups, *(one.group for one in dropped if one.drop.reason is DropReason.NO_SIGNAL)]
+    sampled = [
+        *groups,
+        *(dropped_group.group for dropped_group in dropped if dropped_group.drop.reason is DropReason.NO_SIGNAL),
+    ]
     without_signal = [group for group in sampled if not group.has_signal]
     solved = [group for group in without_signal if group.rewards and all(passes_of(group))]
     return {
@@ -131,8 +134,10 @@ def signal_shares(groups: Sequence[Group], dropped: Sequence[DroppedGroup]) -> d
 def wasted_tokens(dropped: Sequence[DroppedGroup]) -> dict[str, float]:
     """Return the tokens that were sampled and not trained, ``wasted_tokens_<outcome>``."""
     tokens: Counter[str] = Counter()
-    for one in dropped:
-        tokens[one.drop.outcome] += sum(len(completion.token_ids) for completion in one.group.completions)
+    for dropped_group in dropped:
+        tokens[dropped_group.drop.outcome] += sum(
+            len(completion.token_ids) for completion in dropped_group.group.completions
+        )
     return {f"wasted_tokens_{outcome}": float(tokens[outcome]) for outcome in Outcome if outcome is not Outcome.TRAINED}
 
 

@@ -191,12 +191,12 @@ def _write_and_compare(folder: RunFolder, config: Config, source: Source, draft:
         wanted = logprobs(model, texts, dtype="float32", adapter=source.folder)
     merged = logprobs(str(draft), texts, dtype=dtype)
     base = logprobs(model, texts, dtype="float32")
-    gaps = [abs(one - other) for one, other in zip(merged, wanted, strict=True)]
+    gaps = [abs(logprob - expected) for logprob, expected in zip(merged, wanted, strict=True)]
     found = Agreement(
         num_tokens=len(gaps),
         mean=statistics.fmean(gaps),
         largest=max(gaps),
-        base=statistics.fmean(abs(one - other) for one, other in zip(base, wanted, strict=True)),
+        base=statistics.fmean(abs(logprob - expected) for logprob, expected in zip(base, wanted, strict=True)),
     )
     if not found.mean <= BOUNDS[dtype]:
         raise ModelError(
@@ -208,8 +208,10 @@ def _write_and_compare(folder: RunFolder, config: Config, source: Source, draft:
 
 def _texts(folder: RunFolder, step: int) -> Sequence[Sequence[int]]:
     """Token ids of prompts with their completions that the run trained at a step."""
-    completions = [each for group in batch_of(folder, step) for each in group.completions if each.token_ids]
-    return [(*each.prompt_ids, *each.token_ids) for each in completions[:NUM_COMPLETIONS_COMPARED]]
+    completions = [
+        completion for group in batch_of(folder, step) for completion in group.completions if completion.token_ids
+    ]
+    return [(*completion.prompt_ids, *completion.token_ids) for completion in completions[:NUM_COMPLETIONS_COMPARED]]
 
 
 def _push(out: Path, name: str) -> str:

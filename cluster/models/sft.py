@@ -247,8 +247,8 @@ def _fingerprint(pairs: Sequence[Pair]) -> str:
 def _require_space(job: SftJob, folder: SftFolder, *, num_parameters: int) -> None:
     """Raise ConfigError, before the training, if the disk has no space for the last checkpoint and the model."""
     trained = num_parameters if job.full else adapter_size(job.config).num_trained
-    bytes_each = 4 if _dtype_of(model_path(job.config)) == "float32" else 2
-    needed = trained * (4 + OPTIMIZER_BYTES) + num_parameters * bytes_each
+    bytes_per_number = 4 if _dtype_of(model_path(job.config)) == "float32" else 2
+    needed = trained * (4 + OPTIMIZER_BYTES) + num_parameters * bytes_per_number
     free = shutil.disk_usage(folder.work).free
     if free < needed:
         raise ConfigError(

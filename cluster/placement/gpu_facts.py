@@ -1,7 +1,7 @@
 """Facts about the GPUs of each machine, from NVML, the management library of NVIDIA's driver.
 
-NVML answers without CUDA: a query takes no GPU memory and does not depend on CUDA_VISIBLE_DEVICES. Tests use a double of the
-library; the calls have not run on a machine with a GPU.
+NVML answers without CUDA: a query takes no GPU memory and does not depend on CUDA_VISIBLE_DEVICES. Tests replace the
+library by a stub; the calls have not run on a machine with a GPU.
 """
 
 # ruff: noqa: N802 - names of the library
@@ -13,7 +13,8 @@ from typing import Any, Protocol, cast
 
 from cluster.placement.nodes import ask_nodes
 
-MEMORY_VERSION = 0x02000028  # nvmlMemory_v2: its total is all memory, its reserved what the driver keeps for itself
+MEMORY_VERSION = 0x02000028
+"""nvmlMemory_v2: ``total`` is all memory, ``reserved`` is the part that NVIDIA's driver uses itself."""
 
 
 class MemoryInfo(Protocol):
@@ -65,7 +66,7 @@ class GpuFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MachineGpus:
-    """All GPUs of one machine, also those that Ray does not use; or the reason why they are unknown."""
+    """All GPUs of one machine, including those that Ray does not use. If they are unknown, ``error`` is the reason."""
 
     gpus: tuple[GpuFacts, ...] = ()
     error: str | None = None

@@ -30,7 +30,7 @@ def read_source(dataset: str, part: Part, wanted: Collection[str]) -> Sequence[R
 
 
 def unavailable_reason(dataset: str) -> str | None:
-    """Reason why a data set cannot be read on this machine, with the way out; None if nothing is known against it.
+    """Reason why a data set cannot be read on this machine, with advice; None if nothing is known against it.
 
     Neither the content of files nor the names of data sets on the hub are looked up.
     """

@@ -130,7 +130,7 @@ class RunData:
                 changed.append(problem.id)
         return DataMatch(
             entries=found,
-            added=tuple(one.id for one in problems if one.id not in found or not found[one.id].present),
+            added=tuple(problem.id for problem in problems if problem.id not in found or not found[problem.id].present),
             removed=tuple(entry.id for entry in self._entries if entry.present and entry not in known),
             changed=tuple(changed),
             renamed=tuple((entry.id, now) for now, entry in found.items() if entry.present and entry.id != now),
@@ -173,7 +173,7 @@ class RunData:
             else:
                 parts[entry.part].append((entry.position, problem))
         training, held_out = (
-            [problem for _, problem in sorted(parts[part], key=lambda one: one[0])]
+            [problem for _, problem in sorted(parts[part], key=lambda pair: pair[0])]
             for part in (Side.TRAINING, Side.HELD_OUT)
         )
         return training, held_out, unknown
@@ -219,7 +219,7 @@ def run_of_evaluation(config: Config) -> RunFolder | None:
     weights = config.model.adapter or (model if model.is_dir() else None)
     if weights is not None:
         folders = [RunFolder(path) for path in weights.absolute().parents[:2]]
-        trained_by = next((one for one in folders if one.data.exists() and one.config.exists()), None)
+        trained_by = next((folder for folder in folders if folder.data.exists() and folder.config.exists()), None)
         if trained_by or config.model.adapter:
             return trained_by
     folder = RunFolder(named)

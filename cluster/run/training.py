@@ -291,7 +291,11 @@ class Training:
         folder.write(folder.summary, json.dumps(summary, indent=2))
         # Without evaluations at checkpoints there are two, and one more for each extension of the run.
         show_all = not self._config.evaluation.at_checkpoints
-        shown = [one for one in evaluations if show_all or one.name in ("before", "after") or one.step == best]
+        shown = [
+            evaluation
+            for evaluation in evaluations
+            if show_all or evaluation.name in ("before", "after") or evaluation.step == best
+        ]
         if shown:
             view.console.print(evaluation_table(shown, f"{folder.path.name}: held-out problems"))
         final = folder.final(self._config.learner.method)

@@ -58,8 +58,8 @@ def select(
     num_tokens = num_fresh = 0
     for group, group_advantage in zip(groups, advantages, strict=True):
         fresh = [
-            fresh_tokens(each.token_versions, learner_version=learner_version, max_staleness=max_staleness)
-            for each in group.completions
+            fresh_tokens(completion.token_versions, learner_version=learner_version, max_staleness=max_staleness)
+            for completion in group.completions
         ]
         reasons = _reasons(group, fresh, settings)
         for completion, is_fresh, advantage, reason in zip(

@@ -32,7 +32,7 @@ class Cuda(Protocol):
 
 
 def unusable_gpu(cuda: Cuda) -> str | None:
-    """Return the reason why this process cannot compute on a GPU, with the way out, in one line; None if it can.
+    """Return the reason why this process cannot compute on a GPU, with advice, in one line; None if it can.
 
     Initializes CUDA in this process. Has not run on a machine with a GPU.
     """

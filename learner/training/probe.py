@@ -13,13 +13,13 @@ from torch import Tensor
 from learner.training.full import FullModel
 
 NUM_COMPARED = 64
-"""Number of the prompt's last tokens that ``training_gap`` compares; only for them logits exist."""
+"""Number of the prompt's last tokens that ``training_gap`` compares. Logits are computed only for them."""
 
 
 def fused_logprobs(model: Any, token_ids: Sequence[Sequence[int]]) -> Tensor:
-    """Logprobs ``[P, N - 1]`` of all tokens but the first of rows of one length, ``[P, N]``.
+    """Logprobs ``[P, N - 1]`` of rows of equal length, ``[P, N]``; the first token of a row has none.
 
-    Without dropout, at the temperature of the model's fused head (TRL's).
+    Dropout is off. The temperature is that of the model's fused head (TRL's).
     """
     was_training = model.training
     model.eval()
@@ -31,7 +31,7 @@ def fused_logprobs(model: Any, token_ids: Sequence[Sequence[int]]) -> Tensor:
 def training_gap(model: Any, token_ids: Sequence[int], *, temperature: float) -> float:
     """Mean difference between the fused head's logprobs in training and those of the model's logits, in nats per token.
 
-    Without an adapter, and over the last NUM_COMPARED tokens. ``temperature`` is that of the fused head.
+    The adapter is disabled. The mean is over the last NUM_COMPARED tokens. ``temperature`` is that of the fused head.
     """
     ids = torch.tensor([token_ids], device=model.device)
     labels = ids[0, 1:][-NUM_COMPARED:]

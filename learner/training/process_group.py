@@ -51,7 +51,7 @@ class ProcessGroup:
         bucket: list[Tensor] = []
         for tensor in tensors:
             bucket.append(tensor)
-            if sum(each.numel() for each in bucket) >= BUCKET_NUMBERS:
+            if sum(queued.numel() for queued in bucket) >= BUCKET_NUMBERS:
                 _all_reduce(bucket)
                 bucket = []
         _all_reduce(bucket)

@@ -220,21 +220,24 @@ def _expert_names(model: Any) -> Collection[str]:
 def _refusal(model: Any, missing: Sequence[str], possible: Iterable[str], model_name: str) -> str:
     leaves = list(dict.fromkeys(map(_leaf, possible)))
     experts = _expert_names(model)
-    others = {one: next((name for name, _ in model.named_modules() if _matches(name, one)), None) for one in missing}
+    others = {
+        target: next((name for name, _ in model.named_modules() if _matches(name, target)), None) for target in missing
+    }
     weights = {
-        one: next((name for name, _ in model.named_parameters() if _matches(name, one)), None) for one in missing
+        target: next((name for name, _ in model.named_parameters() if _matches(name, target)), None)
+        for target in missing
     }
     causes = [
-        f"{one!r} is the weight {weights[one]}, not a module, and vLLM serves no adapters of single weights here"
-        if name is None and weights[one]
-        else f"{one!r} matches no module"
+        f"{target!r} is the weight {weights[target]}, not a module, and vLLM serves no adapters of single weights here"
+        if name is None and weights[target]
+        else f"{target!r} matches no module"
         if name is None
-        else f"{one!r} means the experts in PEFT, and vLLM serves no adapters of experts here"
-        if _leaf(one) in experts
-        else f"{one!r} matches {name}, which is not a linear module of the decoder"
-        for one, name in others.items()
+        else f"{target!r} means the experts in PEFT, and vLLM serves no adapters of experts here"
+        if _leaf(target) in experts
+        else f"{target!r} matches {name}, which is not a linear module of the decoder"
+        for target, name in others.items()
     ]
-    near = [close for one in missing for close in difflib.get_close_matches(one, leaves, n=1)]
+    near = [close for target in missing for close in difflib.get_close_matches(target, leaves, n=1)]
     hint = f" Did you mean {', '.join(dict.fromkeys(near))}?" if near else ""
     return (
         f"learner.lora.target_modules: {', '.join(causes)} of model {model_name!r}.{hint} Its linear modules are "

@@ -162,16 +162,17 @@ class GroupTrainer(CheckpointFiles, GRPOTrainer):  # type: ignore[misc]
     ) -> MicroBatchMetrics:
         """Accumulate this rank's part of the step's gradient, and return its metrics."""
         losses, ratio = [], RatioStatistics()
-        weighted = [each for each in micro_batches if each["weight"].item()]  # the padding, of weight 0, comes last
+        # Padding micro-batches have weight 0 and come last.
+        weighted = [micro_batch for micro_batch in micro_batches if micro_batch["weight"].item()]
         for micro_batch in micro_batches:
             losses.append(super().training_step(model, micro_batch, num_items_in_batch))
             if len(losses) <= len(weighted):
                 ratio.add(self._trainer_logprobs, micro_batch["sampling_per_token_logps"], micro_batch["tool_mask"])
         return MicroBatchMetrics(
             losses=[loss.item() for loss in losses[: len(weighted)]],
-            token_shares=[each["token_share"].item() for each in weighted],
-            row_shares=[each["row_share"].item() for each in weighted],
-            num_completions=sum(len(each["advantages"]) for each in weighted),
+            token_shares=[micro_batch["token_share"].item() for micro_batch in weighted],
+            row_shares=[micro_batch["row_share"].item() for micro_batch in weighted],
+            num_completions=sum(len(micro_batch["advantages"]) for micro_batch in weighted),
             trl_metrics={name: values[: len(weighted)] for name, values in self._metrics["train"].items()},
             ratio=ratio,
         )
@@ -234,9 +235,11 @@ class GroupTrainer(CheckpointFiles, GRPOTrainer):  # type: ignore[misc]
 
     def checksum(self) -> int:
         """Checksum of all bits of the adapter, computed on its device."""
-        bits = [each.detach().view(torch.int32) for each in self.model.parameters() if each.requires_grad]
-        sums: list[int] = torch.stack([each.sum(dtype=torch.int64) for each in bits]).tolist()
-        return sum(number * each for number, each in enumerate(sums, start=1))
+        bits = [
+            parameter.detach().view(torch.int32) for parameter in self.model.parameters() if parameter.requires_grad
+        ]
+        sums: list[int] = torch.stack([values.sum(dtype=torch.int64) for values in bits]).tolist()
+        return sum(number * total for number, total in enumerate(sums, start=1))
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write no model card: a checkpoint is not a release."""

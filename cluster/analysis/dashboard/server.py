@@ -147,7 +147,7 @@ class Dashboard:
         def context() -> dict[str, object]:
             completions = read_completions(columns, rows, GROUP_COLUMNS)
             previous, following = neighbour_groups(columns, group_id)
-            prompt = next((one["prompt"] for one in completions if one["prompt"]), "")
+            prompt = next((completion["prompt"] for completion in completions if completion["prompt"]), "")
             return group_context(completions, prompt=prompt, previous=previous, following=following, code=code)
 
         title = f"{columns.words['problem_id'][columns.codes['problem_id'][rows[0]]]} {group_id}"

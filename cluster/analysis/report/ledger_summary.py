@@ -169,7 +169,7 @@ def _repeated_program(paths: Sequence[Path]) -> Iterator[Example]:
         if len(problems) > 1 and count[program] >= MIN_REPEAT_SHARE * num_failed
     ]
     if repeated:
-        program = max(repeated, key=lambda one: (len(problems_of[one]), count[one]))
+        program = max(repeated, key=lambda candidate: (len(problems_of[candidate]), count[candidate]))
         reason = (
             f"the same program for {len(problems_of[program])} different problems, {count[program]} of the {num_failed} "
             "newest failed completions"

@@ -15,7 +15,9 @@ def summary(reports: Sequence[RunReport], plots: Sequence[str]) -> str:
         lines += [f"# {escape(report.name)}: {report.health}", ""]
         lines += [f"{len(report.history.steps)} steps, epoch {report.history.epoch or 0.0:.2f}", ""]
         measured = [check for check in report.checks if check.health is not Health.NO_DATA]
-        health = [(str(one.health), one.rule.id, one.assessment.evidence, one.assessment.action) for one in measured]
+        health = [
+            (str(check.health), check.rule.id, check.assessment.evidence, check.assessment.action) for check in measured
+        ]
         lines += _table(("", "rule", "evidence", "recommended"), health)
         if report.compared:
             lines += [f"## {escape(report.compared[0].change.between)}", ""]

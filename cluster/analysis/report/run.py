@@ -78,7 +78,10 @@ class RunReport:
     @property
     def comparison_rows(self) -> list[tuple[tuple[str, str, str, str, str], bool | None]]:
         """Cells of the comparison table by metric, each with True for better, False for worse, None for neither."""
-        return [(cells, one.is_good) for cells, one in zip(as_cells(self.compared), self.compared, strict=True)]
+        return [
+            (cells, comparison.is_good)
+            for cells, comparison in zip(as_cells(self.compared), self.compared, strict=True)
+        ]
 
     @property
     def plot_data(self) -> PlotData:

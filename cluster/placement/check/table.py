@@ -1,4 +1,4 @@
-"""The printed table of checks, with a way out for each that is not ok."""
+"""The printed table of checks, with advice for each check that is not ok."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -30,7 +30,7 @@ def print_checks(checks: Sequence[Check], title: str) -> None:
 
 
 def _merged(checks: Sequence[Check]) -> list[Check]:
-    """Put checks of different nodes with the same content together, at the place of the first."""
+    """Merge checks that differ only in the node; a merged check has the position of its first one."""
     places: dict[Check, list[str]] = {}
     for check in checks:
         places.setdefault(replace(check, place=""), []).append(check.place)

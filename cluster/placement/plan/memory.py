@@ -51,14 +51,14 @@ def sampler_memory(config: Config, shape: ModelShape, gpu_gib: float) -> Sampler
     """
     rollout = config.rollout
     num_gpus = rollout.tensor_parallel_size
-    bytes_each = BYTES[rollout.served_dtype]
+    bytes_per_number = BYTES[rollout.served_dtype]
     arguments = engine_arguments(rollout, config.model.path, config.learner.lora.r, (), config.loop.max_staleness)
     rank = arguments.get("max_lora_rank", 0)
-    adapter = shape.num_adapter_parameters(rank, config.learner.lora.target_modules) * bytes_each
+    adapter = shape.num_adapter_parameters(rank, config.learner.lora.target_modules) * bytes_per_number
     rows = rollout.max_num_batched_tokens or PREFILL_TOKENS
-    activations = rows * (2 * shape.intermediate + 4 * shape.hidden) * bytes_each
+    activations = rows * (2 * shape.intermediate + 4 * shape.hidden) * bytes_per_number
     # Three float32 copies: as computed, at temperature, as probabilities. Of a probe prompt, only as computed.
-    probe = min(PROBE_ROWS, rollout.max_prompt_tokens) * bytes_each
+    probe = min(PROBE_ROWS, rollout.max_prompt_tokens) * bytes_per_number
     logits = max(3 * 4 * rollout.max_concurrent_requests, probe) * shape.vocabulary
     parts = {
         "weights": _weight_bytes(config, shape) / num_gpus / GIB,

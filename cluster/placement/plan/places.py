@@ -111,8 +111,8 @@ def _assign_parts(config: Config, machines: Sequence[Machine]) -> list[PlannedNo
 
 def _samplers_on_one_gpu(nodes: Sequence[PlannedNode]) -> int:
     """Largest number of samplers that are placed on one GPU."""
-    names = [names for node in nodes for names in node.on_gpus]
-    return max((sum(name.startswith("sampler") for name in each) for each in names), default=0)
+    gpus = [names for node in nodes for names in node.on_gpus]
+    return max((sum(name.startswith("sampler") for name in names) for names in gpus), default=0)
 
 
 def _fill(numbers: range, place_one: Callable[[int], None], *, minimum: int = 0) -> None:

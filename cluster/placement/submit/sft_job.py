@@ -37,8 +37,8 @@ def submit_sft(
     client = connect(address)
     view.log(f"the cluster at {client.get_address()} answers")
     cpus, gpus = reserved(config, node_resources(client))
-    placed = [] if gpus == config.learner.gpus else [f"learner.gpus={gpus:g}"]
-    command = ["caravan", "sft", *file, "--out", str(out), *options, *settings, *placed]
+    gpu_override = [] if gpus == config.learner.gpus else [f"learner.gpus={gpus:g}"]
+    command = ["caravan", "sft", *file, "--out", str(out), *options, *settings, *gpu_override]
     job = submit_job(client, shlex.join(command), environment, entrypoint_num_cpus=cpus, entrypoint_num_gpus=gpus)
     view.log(f"{job} starts when a node has {cpus:g} CPU and {gpus:g} GPU free")
     return report_job(client, job, view, wait=wait)
